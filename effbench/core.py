@@ -1,0 +1,390 @@
+"""The nouns of effbench: frozen dataclasses, standard library only. Read this file first.
+
+A *study* (an `Experiment`) holds `Case`s. A case on one device, runtime, thread count and batch is a
+`Cell`. Carrying a study out once on one machine gives a `Run`: raw `Block`s, launch by launch,
+and the `Environment` they were measured in. Everything else (estimates, verdicts, tables) is computed
+from these when asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+Label = str | int | float | bool
+"""The value of one label of a case, such as ``groups=8`` or ``scale="x2"``."""
+
+CLOCKS = ("wall", "cpu", "device")
+"""Which clock a ratio is computed from: host wall clock, thread CPU time, device events."""
+
+LEVELS = ("layer", "eager", "pointwise", "epilogue")
+"""Named levels of memory access cost, from the paper's closed form to what a deployment runtime reaches."""
+
+DEFAULT_LEVEL = "eager"
+"""The level that ``memory_access`` means when no level is named."""
+
+
+# --- what is measured -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a study: a network, its arguments, and what it is fed.
+
+    `input_shape` excludes the batch: ``(3, 224, 224)``. `labels` are the axes of the study
+    (``{"scale": "x2", "groups": 8}``) and name the case in tables.
+    """
+
+    model: str
+    input_shape: tuple[int, ...]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
+    labels: Mapping[str, Label] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """Readable, stable and unique within a study: the key that pairs two runs."""
+        if self.labels:
+            return ",".join(f"{key}={value}" for key, value in self.labels.items())
+        return self.model
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A case on one device, runtime, thread count and batch. `threads` is 0 where it has no meaning."""
+
+    case: Case
+    device: str = "cpu"
+    runtime: str = "eager"
+    threads: int = 1
+    batch: int = 1
+    memory_format: str = "contiguous"
+
+    @property
+    def id(self) -> str:
+        return self.case.id
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An ordering that a guideline predicts: within each pair the first case runs slower.
+
+    `slower` and `faster` select levels of the study's factor; every pair must hold for the claim to hold.
+    `headline` is the pair whose ratio is printed beside the paper's.
+    """
+
+    name: str
+    text: str
+    pairs: tuple[tuple[Label, Label], ...]
+    headline: tuple[Label, Label]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How long and how often to measure. Times in seconds, `precision` a relative half-width."""
+
+    launches: int = 5
+    min_rounds: int = 10
+    max_rounds: int = 60
+    precision: float = 0.01
+    budget_s: float = 120.0
+    block_s: float = 0.005
+    max_block_s: float = 0.1
+    warmup_s: float = 0.1
+    max_warmup_s: float = 1.5
+    launch_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A study: a claim, its cases, and how its results are to be read.
+
+    `factor` is the label that the study varies, `levels` its values in the predicted order from fast to slow,
+    `reference` the level that every ratio is taken to, within the same values of all other labels.
+    `defaults` narrows each remaining label to the values that run when nothing is selected; a mapping
+    from device kind (``{"cuda": …, "cpu": …}``) makes that choice depend on the device.
+    """
+
+    name: str
+    title: str
+    claim: str
+    factor: str
+    levels: tuple[Label, ...]
+    reference: Label
+    cases: tuple[Case, ...]
+    claims: tuple[Claim, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Sampling = field(default_factory=Sampling)
+    paper: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def label_values(self) -> dict[str, tuple[Label, ...]]:
+        """Every label of the study with the values it takes, in order of appearance."""
+        values: dict[str, dict[Label, None]] = {}
+        for case in self.cases:
+            for key, value in case.labels.items():
+                values.setdefault(key, {})[value] = None
+        return {key: tuple(seen) for key, seen in values.items()}
+
+    def with_cases(self, cases: Iterable[Case]) -> Experiment:
+        return replace(self, cases=tuple(cases))
+
+
+# --- what it costs ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Memory access at one level, for one forward pass of the whole batch: weights and activations apart.
+
+    Elements and bytes moved, each read and each write counted once. ``total(batch b) = weights + b × activations``
+    of batch 1, exactly.
+    """
+
+    weights: int = 0
+    activations: int = 0
+    weight_bytes: int = 0
+    activation_bytes: int = 0
+
+    @property
+    def elements(self) -> int:
+        return self.weights + self.activations
+
+    @property
+    def bytes(self) -> int:
+        return self.weight_bytes + self.activation_bytes
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(
+            self.weights + other.weights,
+            self.activations + other.activations,
+            self.weight_bytes + other.weight_bytes,
+            self.activation_bytes + other.activation_bytes,
+        )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Analytic cost of one forward pass of the whole batch. Counts, not times.
+
+    `madds` are multiply-adds of convolutions and matrix products (the ShuffleNetV2 paper's "FLOPs");
+    `activations` their output elements; `elementwise` the operations of every other counted operator;
+    `memory_access` the paper's *memory access cost*, in elements, at the named levels.
+    `status` is "partial" when an operator has no formula; `uncounted` then names it with its number of calls.
+    """
+
+    params: int
+    madds: int
+    activations: int
+    elementwise: int
+    memory_access_levels: Mapping[str, Traffic]
+    status: Literal["complete", "partial"] = "complete"
+    uncounted: Mapping[str, int] = field(default_factory=dict)
+    traced_on: str = "meta"
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations: 2 per multiply-add, plus the element-wise operations."""
+        return 2 * self.madds + self.elementwise
+
+    @property
+    def memory_access(self) -> int:
+        """Memory access cost in elements at the default level (eager)."""
+        return self.memory_access_levels[DEFAULT_LEVEL].elements
+
+    @property
+    def memory_access_bytes(self) -> int:
+        """Memory access cost in bytes at the default level (eager)."""
+        return self.memory_access_levels[DEFAULT_LEVEL].bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, with the keys that ``effbench profile --json`` promises."""
+        return {
+            "params": self.params,
+            "madds": self.madds,
+            "activations": self.activations,
+            "elementwise": self.elementwise,
+            "memory_access": self.memory_access,
+            "memory_access_bytes": self.memory_access_bytes,
+            "memory_access_levels": {
+                level: {**asdict(traffic), "elements": traffic.elements, "bytes": traffic.bytes}
+                for level, traffic in self.memory_access_levels.items()
+            },
+            "status": self.status,
+            "uncounted": dict(self.uncounted),
+            "traced_on": self.traced_on,
+        }
+
+
+# --- what the clock said ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a device reports about one timed block of `calls` back-to-back calls. Times in nanoseconds, whole block.
+
+    `cpu_ns` is the calling thread's CPU time, `device_ns` the time between device events; each is None where
+    the device has no such clock. `flags` name outside causes that disturbed the block, never its value.
+    """
+
+    calls: int
+    wall_ns: int
+    cpu_ns: int | None = None
+    device_ns: int | None = None
+    minor_faults: int = 0
+    switches: int = 0
+    run_delay_ns: int = 0
+    steal_ns: int = 0
+    clocks: Mapping[str, float] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Block:
+    """A timed block in its place: which launch, which round, at which position of the round, of which cell."""
+
+    launch: int
+    round: int
+    position: int
+    cell: str
+    timing: Timing
+
+    def per_call_s(self, clock: str = "wall") -> float | None:
+        """Seconds per call on the given clock, or None where that clock was absent."""
+        spent = {
+            "wall": self.timing.wall_ns,
+            "cpu": self.timing.cpu_ns,
+            "device": self.timing.device_ns,
+        }[clock]
+        return None if spent is None else spent / self.timing.calls * 1e-9
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """How one cell warmed up in one launch: `steady` says whether it reached a steady state before the cap."""
+
+    cell: str
+    calls: int
+    seconds: float
+    steady: bool
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One fresh process. `slot` is its place in the plan; a resumed slot has several launches.
+
+    `stopped` says why it ended: "precision", "budget", "rounds" or "interrupted". `probes` holds what was read once per cell: device against
+    host time, graph replay, peak memory.
+    """
+
+    number: int
+    slot: int
+    stopped: str = "interrupted"
+    seconds: float = 0.0
+    warmups: Mapping[str, Warmup] = field(default_factory=dict)
+    null_call_ns: float | None = None
+    probes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The conditions of a run: device and runtime by name, and every fact that could be read."""
+
+    device: str
+    runtime: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One cell of a run with its cost, its frozen calls per block, its blocks; or the reason it was skipped."""
+
+    cell: Cell
+    cost: Cost | None = None
+    calls: int | None = None
+    blocks: tuple[Block, ...] = ()
+    skipped: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A study carried out once on one machine: the unit of storage."""
+
+    experiment: Experiment
+    environment: Environment
+    sampling: Sampling
+    results: tuple[Result, ...]
+    launches: tuple[Launch, ...] = ()
+    clock: str = "wall"
+    seed: int = 0
+    created: str = ""
+    command: str = ""
+    path: str | None = None
+    complete: bool = False
+
+    def __iter__(self) -> Iterator[Result]:
+        return iter(self.results)
+
+    def result(self, cell: str) -> Result:
+        """The result of the cell with this id. Raises KeyError."""
+        for item in self.results:
+            if item.cell.id == cell:
+                return item
+        raise KeyError(cell)
+
+
+# --- what it means ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval. `low` and `high` are None where the data cannot give an interval."""
+
+    point: float
+    low: float | None = None
+    high: float | None = None
+    confidence: float = 0.95
+    n: int = 0
+
+    @property
+    def half_width(self) -> float | None:
+        """Relative half-width of the interval."""
+        if self.low is None or self.high is None or self.point == 0:
+            return None
+        return (self.high - self.low) / 2 / abs(self.point)
+
+
+@dataclass(frozen=True)
+class PairEvidence:
+    """One pair of a claim: how much slower the first level ran than the second, and whether that is shown."""
+
+    slower: Label
+    faster: Label
+    ratio: Estimate | None
+    verdict: Literal["holds", "fails", "unsure"]
+    reason: str = ""
+    paper_ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a claim holds within one group of the study (one scale, say), and the evidence for it."""
+
+    claim: str
+    text: str
+    group: Mapping[str, Label]
+    verdict: Literal["holds", "fails", "unsure"]
+    headline: PairEvidence
+    evidence: tuple[PairEvidence, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One cell in two runs: `change` is candidate time over baseline time."""
+
+    cell: str
+    verdict: Literal["faster", "slower", "same", "unsure", "missing"]
+    change: Estimate | None
+    reason: str = ""

@@ -1,0 +1,49 @@
+"""Errors for people: each is one sentence that says what is wrong and what to do.
+
+Everything a user can cause derives from `EffbenchError`; the command line prints it as one line and
+exits with 2. Any other exception is a bug in effbench.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EffbenchError(Exception):
+    """Something the user can put right. The message is one line."""
+
+
+class UnknownName(EffbenchError):
+    """A name that is not registered; names the nearest one and lists the rest."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
+        self.kind, self.name, self.known = kind, name, tuple(known)
+        near = difflib.get_close_matches(name, self.known, n=1, cutoff=0.5)
+        guess = f" Did you mean '{near[0]}'?" if near else ""
+        choices = ", ".join(self.known)
+        super().__init__(f"there is no {kind} named '{name}'.{guess} Known: {choices}.{hint}")
+
+
+class InvalidValue(EffbenchError):
+    """A value that breaks a rule; the message shows the value and the rule."""
+
+
+class ModelError(EffbenchError):
+    """A network that cannot be built, or that raises in its forward pass."""
+
+
+class DeviceUnavailable(EffbenchError):
+    """A device that effbench knows but that this machine does not have."""
+
+
+class CorruptRun(EffbenchError):
+    """A run file that cannot be read as one: the message names the line."""
+
+
+class NotComparable(EffbenchError):
+    """Two runs whose conditions differ; the message names the fields."""
+
+
+class StorageError(EffbenchError):
+    """The output folder cannot be written, is full, or is in use by another run."""
