@@ -1,0 +1,59 @@
+"""What every device can do: say what it is, hold a network, and time one block of calls.
+
+`time_block` is the only place of a device that looks at a clock. A device is final: `cpu`, `cuda` and `fake` implement
+this class and nothing overrides them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from effbench.core import Timing
+
+Call = Callable[[], object]
+"""One forward pass with its inputs bound."""
+
+
+class OutOfMemory(Exception):
+    """The device ran out of memory in this cell. A result to record, never a reason for a smaller batch."""
+
+
+class Device(ABC):
+    """A place where networks run. Adapters hold state (threads, streams); everything else is functions."""
+
+    kind: str
+    """"cpu", "cuda" or "fake": what studies choose their defaults by."""
+    name: str
+    """As written on the command line: "cpu", "cuda:1"."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What this device is, for the environment record. JSON values only; unreadable facts are None."""
+
+    @abstractmethod
+    def setup(self) -> None:
+        """Called once in a worker before anything runs: threads, denormals, precision and autotune policy."""
+
+    @abstractmethod
+    def place(self, value: Any) -> Any:
+        """The module or tensor on this device."""
+
+    @abstractmethod
+    def time_block(self, call: Call, calls: int) -> Timing:
+        """Time `calls` back-to-back calls. Raises OutOfMemory; lets the model's own errors through."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait for all work given to the device."""
+
+    def probe(self, call: Call, calls: int) -> Mapping[str, Any]:
+        """Facts measured once per cell and launch, outside the rounds: device against host time, peak memory.
+
+        Keys: ``bound`` ("host", "device", "mixed" or None), ``host_over_device``, ``graph_s``, ``peak_memory_bytes``.
+        """
+        return {}
+
+    def release(self) -> None:
+        """Give back memory cached for a cell that has ended."""
