@@ -6,6 +6,7 @@ this class and nothing overrides them.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -47,6 +48,20 @@ class Device(ABC):
     @abstractmethod
     def synchronize(self) -> None:
         """Wait for all work given to the device."""
+
+    def bind(self, call: Call | None, cost: Mapping[str, Any]) -> Call:
+        """The call as this device wants to time it. Only a scripted clock changes it; it needs no real call at all."""
+        if call is None:
+            raise ValueError(f"{self.name} times real calls only")
+        return call
+
+    def now_s(self) -> float:
+        """Seconds on the clock that budgets are kept by."""
+        return time.perf_counter()
+
+    def rotations(self, input_bytes: int) -> int:
+        """How many different inputs consecutive calls should rotate through, so that no cache holds the next one."""
+        return 1
 
     def probe(self, call: Call, calls: int) -> Mapping[str, Any]:
         """Facts measured once per cell and launch, outside the rounds: device against host time, peak memory.

@@ -1,0 +1,45 @@
+"""Devices by name. Importing this imports no torch; making a `cuda` device does."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from effbench.devices.base import Call, Device, OutOfMemory
+from effbench.errors import DeviceUnavailable, UnknownName
+
+__all__ = ["NAMES", "Call", "Device", "OutOfMemory", "get", "kind_of"]
+
+NAMES = ("cpu", "cuda", "fake")
+
+
+def kind_of(name: str) -> str:
+    """"cuda" for "cuda:1". Raises UnknownName."""
+    match = re.fullmatch(r"(cpu|cuda|fake)(?::(\d+))?", name)
+    if not match or (match[2] is not None and match[1] != "cuda"):
+        raise UnknownName("device", name, NAMES, hint=" A second GPU is 'cuda:1'.")
+    return match[1]
+
+
+def get(name: str, **options: Any) -> Device:
+    """The device of this name, ready for `setup()`.
+
+    `options` go to its constructor: `threads` (cpu); `precision`, `autotune`, `cache` (cuda); `seed`, `noise`, `script` (fake).
+    Raises UnknownName, DeviceUnavailable, InvalidValue.
+    """
+    kind = kind_of(name)
+    if kind == "cpu":
+        from effbench.devices.cpu import Cpu
+
+        return Cpu(**options)
+    if kind == "fake":
+        from effbench.devices.fake import Fake
+
+        return Fake(**options)
+    from effbench.devices import cuda
+
+    index = int(name.partition(":")[2] or 0)
+    reason = cuda.available(index)
+    if reason:
+        raise DeviceUnavailable(f"device '{name}' cannot be used: {reason}. Present here: cpu")
+    return cuda.Cuda(index, **options)

@@ -1,0 +1,130 @@
+"""The CPU: one block between two reads of the clock, with what the kernel did to us meanwhile.
+
+Counters are read once per block, outside the clocks: page faults and involuntary switches (getrusage), time
+spent runnable but not running (schedstat), and time stolen by the hypervisor (/proc/stat). A kernel without one of them reads as zero.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from typing import Any
+
+from effbench.core import Timing
+from effbench.devices.base import Call, Device, OutOfMemory
+from effbench.errors import InvalidValue
+
+RUN_DELAY_SHARE = 0.05
+"""A block that waited this share of its time for a core was disturbed from outside."""
+
+_ALLOCATOR_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc")
+
+
+class Cpu(Device):
+    """`threads` intra-op threads (0 = one per core that this process may use), one inter-op thread."""
+
+    kind = "cpu"
+    name = "cpu"
+
+    def __init__(self, threads: int = 1) -> None:
+        if threads < 0:
+            raise InvalidValue(f"threads (={threads}) must be 1 or more, or 0 for every core")
+        self.threads = threads or usable_cores()
+        self._one_thread = self.threads == 1
+        self._cpu_clock = time.thread_time_ns if self._one_thread else time.process_time_ns
+        self._schedstat = _open("/proc/thread-self/schedstat")
+        self._stat = _open("/proc/stat")
+
+    def facts(self) -> dict[str, Any]:
+        return {"kind": "cpu", "name": "cpu", "threads": self.threads, "machine": platform.machine()}
+
+    def setup(self) -> None:
+        import torch
+
+        torch.set_num_threads(self.threads)
+        torch.set_num_interop_threads(1)
+        # Denormals cost up to 40x on some layers and say nothing about the network (pytorch issue 21734).
+        torch.set_flush_denormal(True)
+
+    def place(self, value: Any) -> Any:
+        return value.to("cpu")
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: CPU calls return when they are done."""
+
+    def time_block(self, call: Call, calls: int) -> Timing:
+        faults, switches = _rusage(self._one_thread)
+        delay, steal = self._run_delay_ns(), self._steal_ns()
+        cpu_clock, wall_clock = self._cpu_clock, time.perf_counter_ns
+        try:
+            cpu_start = cpu_clock()
+            start = wall_clock()
+            for _ in range(calls):
+                call()
+            wall = wall_clock() - start
+            cpu = cpu_clock() - cpu_start
+        except MemoryError as error:
+            raise OutOfMemory(str(error)) from error
+        except RuntimeError as error:
+            if any(word in str(error) for word in _ALLOCATOR_WORDS):
+                raise OutOfMemory(str(error).splitlines()[0]) from error
+            raise
+        delay, steal = self._run_delay_ns() - delay, self._steal_ns() - steal
+        faults_after, switches_after = _rusage(self._one_thread)
+        return Timing(
+            calls=calls,
+            wall_ns=wall,
+            cpu_ns=cpu,
+            minor_faults=faults_after - faults,
+            switches=switches_after - switches,
+            run_delay_ns=delay,
+            steal_ns=steal,
+            flags=disturbances(wall, delay, steal),
+        )
+
+    def _run_delay_ns(self) -> int:
+        return int(os.pread(self._schedstat, 128, 0).split()[1]) if self._schedstat is not None else 0
+
+    def _steal_ns(self) -> int:
+        """Steal of all cores since boot. The kernel counts it in ticks of 10 ms."""
+        if self._stat is None:
+            return 0
+        fields = os.pread(self._stat, 256, 0).split(b"\n", 1)[0].split()
+        return int(fields[8]) * 10_000_000 if len(fields) > 8 else 0
+
+
+def disturbances(wall_ns: int, run_delay_ns: int, steal_ns: int) -> tuple[str, ...]:
+    """Outside causes that disturbed a block, by name. Never the block's own value."""
+    flags = []
+    if run_delay_ns > RUN_DELAY_SHARE * wall_ns:
+        flags.append("waited for a core")
+    if steal_ns > 0:
+        flags.append("steal")
+    return tuple(flags)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on (affinity respected where the system has it)."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _open(path: str) -> int | None:
+    try:
+        return os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+
+
+def _rusage(one_thread: bool) -> tuple[int, int]:
+    """(minor faults, involuntary switches) of this thread, or of the process when several threads compute."""
+    if sys.platform == "win32":
+        return 0, 0
+    import resource
+
+    who = resource.RUSAGE_THREAD if one_thread and sys.platform == "linux" else resource.RUSAGE_SELF
+    usage = resource.getrusage(who)
+    return usage.ru_minflt, usage.ru_nivcsw

@@ -1,0 +1,76 @@
+"""A device with a scripted clock: the whole pipeline with exact numbers, no torch, no waiting.
+
+A call takes the time that a roofline would give it (`seconds_of`), with seeded log-normal noise. For tests,
+`--device fake` dry runs and documentation; a run on it is labelled fake and proves nothing about hardware.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from effbench.core import Timing
+from effbench.devices.base import Call, Device
+
+PEAK_MADDS = 50e9
+BANDWIDTH_BYTES = 20e9
+LAUNCH_S = 2e-6
+
+
+@dataclass(frozen=True)
+class ScriptedCall:
+    """A call that only knows how long it takes."""
+
+    seconds: float
+
+    def __call__(self) -> None:
+        return None
+
+
+class Fake(Device):
+    """`noise` is the standard deviation of the log of a block's time; `script` overrides the roofline."""
+
+    kind = "fake"
+    name = "fake"
+
+    def __init__(
+        self,
+        seed: int = 0,
+        noise: float = 0.005,
+        script: Callable[[Mapping[str, Any]], float] | None = None,
+    ) -> None:
+        self._random = random.Random(seed)
+        self._noise = noise
+        self._script = script or seconds_of
+        self._now_s = 0.0
+
+    def facts(self) -> dict[str, Any]:
+        return {"kind": "fake", "name": "fake", "note": "scripted clock, not hardware"}
+
+    def setup(self) -> None:
+        """Nothing to set."""
+
+    def place(self, value: Any) -> Any:
+        return value
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+    def now_s(self) -> float:
+        return self._now_s
+
+    def bind(self, call: Call | None, cost: Mapping[str, Any]) -> ScriptedCall:
+        return ScriptedCall(self._script(cost))
+
+    def time_block(self, call: Call, calls: int) -> Timing:
+        seconds = call.seconds if isinstance(call, ScriptedCall) else 60e-9
+        spent = seconds * calls * self._random.lognormvariate(0.0, self._noise)
+        self._now_s += spent
+        return Timing(calls=calls, wall_ns=round(spent * 1e9), cpu_ns=round(spent * 1e9))
+
+
+def seconds_of(cost: Mapping[str, Any]) -> float:
+    """Launch overhead plus the larger of compute and memory time, from a cost's `madds` and `memory_access_bytes`."""
+    return LAUNCH_S + max(cost["madds"] / PEAK_MADDS, cost["memory_access_bytes"] / BANDWIDTH_BYTES)

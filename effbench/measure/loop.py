@@ -1,0 +1,118 @@
+"""Calibrate, warm up, then visit every cell once a round. Nothing else decides what is timed next.
+
+The caller supplies the device and the calls; this module never looks at a clock itself, so a scripted device
+drives it in tests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from effbench.core import Block, Sampling, Warmup
+from effbench.devices.base import Call, Device
+from effbench.measure import schedule, stop, warmup
+
+MIN_WARMUP_CALLS = 3
+NULL_CALLS = 10_000
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What one launch is asked to do: which cells, from which round on, for how long."""
+
+    launch: int
+    seed: int
+    first_round: int
+    budget_s: float
+    references: Mapping[str, str]
+    """Cell id → id of the cell its ratio is taken to (itself for a reference)."""
+    clock: str = "wall"
+
+
+def calls_per_block(seconds_per_call: float, sampling: Sampling) -> int:
+    """k, so that a block lasts at least `block_s` but, where more than one call fits, no more than `max_block_s`."""
+    if seconds_per_call <= 0:
+        return 1
+    wanted = math.ceil(sampling.block_s / seconds_per_call)
+    allowed = max(1, math.floor(sampling.max_block_s / seconds_per_call))
+    return max(1, min(wanted, allowed))
+
+
+def warm_up(device: Device, call: Call, cell: str, calls: int | None, sampling: Sampling) -> tuple[Warmup, int]:
+    """Run one cell to its steady state. Returns how that went and the calls per block.
+
+    `calls` is the frozen k of earlier launches, or None in the first, where it is calibrated on the warmed-up cell.
+    """
+    start, done, times = device.now_s(), 0, []
+    first = [device.time_block(call, 1).wall_ns * 1e-9 for _ in range(MIN_WARMUP_CALLS)]
+    done += len(first)
+    block = calls or calls_per_block(min(first), sampling)
+    is_steady = False
+    while True:
+        timing = device.time_block(call, block)
+        done += block
+        times.append(timing.wall_ns * 1e-9 / block)
+        spent = device.now_s() - start
+        is_steady = warmup.steady(times)
+        if (is_steady and spent >= sampling.warmup_s) or spent >= sampling.max_warmup_s:
+            break
+    recent = sorted(times[-warmup.WINDOW :])
+    frozen = calls or calls_per_block(recent[len(recent) // 2], sampling)
+    return Warmup(cell, done, device.now_s() - start, is_steady), frozen
+
+
+def null_call_ns(device: Device) -> float:
+    """What the harness itself costs: nanoseconds per call of an empty function, timed like any cell."""
+    timings = [device.time_block(_nothing, NULL_CALLS).wall_ns / NULL_CALLS for _ in range(5)]
+    return sorted(timings)[2]
+
+
+def _nothing() -> None:
+    return None
+
+
+def rounds(
+    device: Device,
+    calls: Mapping[str, Call],
+    blocks: Mapping[str, int],
+    sampling: Sampling,
+    task: Slice,
+    on_visit: Callable[[str], None] = lambda cell: None,
+) -> Iterator[Block | str]:
+    """Yield every block as it is measured, and last the reason for stopping.
+
+    `on_visit` hears of each cell before it runs, so that whoever watches knows which cell a crash belongs to. Each visit makes one untimed call first: the cell before has left its own code and data in the caches.
+    """
+    series: dict[str, list[float]] = {cell: [] for cell in calls}
+    start, done = device.now_s(), 0
+    while True:
+        seen: dict[str, float] = {}
+        number = task.first_round + done
+        for position, cell in enumerate(schedule.order(list(calls), seed=task.seed, launch=task.launch, round=number)):
+            on_visit(cell)
+            device.time_block(calls[cell], 1)
+            timing = device.time_block(calls[cell], blocks[cell])
+            block = Block(task.launch, number, position, cell, timing)
+            yield block
+            seconds = block.per_call_s(task.clock)
+            seen[cell] = math.log(max(seconds if seconds is not None else block.per_call_s() or 0.0, 1e-12))
+        done += 1
+        for cell, value in seen.items():
+            reference = task.references.get(cell, cell)
+            # The reference itself is judged by its time, every other cell by its ratio, in which drift cancels.
+            series[cell].append(value if reference == cell else value - seen.get(reference, value))
+        judged = {cell: values for cell, values in series.items() if task.references.get(cell, cell) != cell} or series
+        reason = stop.reason_to_stop(
+            judged, rounds=done, spent_s=device.now_s() - start, budget_s=task.budget_s, sampling=sampling
+        )
+        if reason:
+            yield reason
+            return
+
+
+def references(cells: Sequence[tuple[str, str | None]]) -> dict[str, str]:
+    """Each cell with its reference; a cell whose reference is not being measured stands for itself."""
+    present = {cell for cell, _ in cells}
+    return {cell: reference if reference in present and reference else cell for cell, reference in cells}
