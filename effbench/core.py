@@ -68,10 +68,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Claim:
-    """An ordering that a guideline predicts: within each pair the first case runs slower.
+    """An ordering that a guideline predicts. Each pair is (slower level, faster level) of the study's factor.
 
-    `slower` and `faster` select levels of the study's factor; every pair must hold for the claim to hold.
-    `headline` is the pair whose ratio is printed beside the paper's.
+    Every pair must hold for the claim to hold; `headline` is the pair whose ratio is printed beside the paper's.
     """
 
     name: str
@@ -93,7 +92,8 @@ class Sampling:
     max_block_s: float = 0.1
     warmup_s: float = 0.1
     max_warmup_s: float = 1.5
-    launch_timeout_s: float = 600.0
+    silence_s: float = 300.0
+    """A worker that says nothing for this long is taken for hung."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,18 @@ class Experiment:
             for key, value in case.labels.items():
                 values.setdefault(key, {})[value] = None
         return {key: tuple(seen) for key, seen in values.items()}
+
+    def group_of(self, case: Case) -> dict[str, Label]:
+        """The case's labels without the factor: cases that share them are compared with each other."""
+        return {key: value for key, value in case.labels.items() if key != self.factor}
+
+    def reference_of(self, case: Case) -> Case | None:
+        """The reference case of the case's group, or None where the study has none for it."""
+        group = self.group_of(case)
+        for other in self.cases:
+            if other.labels.get(self.factor) == self.reference and self.group_of(other) == group:
+                return other
+        return None
 
     def with_cases(self, cases: Iterable[Case]) -> Experiment:
         return replace(self, cases=tuple(cases))

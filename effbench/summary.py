@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from effbench.core import Cell, Cost, Estimate
+from effbench import paper, stats
+from effbench.core import Block, Cell, Cost, Estimate, Result, Run
+
+CONTAMINATED_SHARE = 0.10
+"""A cell that had to set aside more than this share of its blocks was measured on a disturbed machine."""
+
+FAULTS_PER_CALL = 0.01
+"""More minor faults a call than this, after warm-up, and the allocator is part of what was measured."""
 
 
 @dataclass(frozen=True)
 class CellSummary:
     """One cell of a run, estimated.
 
-    `latency` is wall seconds per call of the whole batch: the median over launches of each launch's median block.
-    `ratio` is the cell's time over its reference cell's, paired within rounds, on the run's clock; None for a skipped cell, exactly 1
-    without interval for the reference itself. `paper_speed` is the paper's figure in `paper_unit` for the matching platform,
-    `paper_ratio` the paper's reference speed over it (so that it reads like `ratio`). `flags` are reasons why the cell cannot
-    confirm a claim: "host-bound", "contaminated", "not steady". `notes` are worth a line but forbid nothing: "page faults".
+    `latency` is wall seconds per call of the whole batch: the median over launches of each launch's median block; `busy` the same on
+    the run's own clock (thread CPU time, or device events). `ratio` is the cell's time over its reference cell's, paired within rounds, on the
+    run's clock; exactly 1 without interval for the reference itself. `paper_speed` is the paper's figure in `paper_unit` for the matching
+    platform, `paper_ratio` the paper's reference speed over it, so that it reads like `ratio`. `flags` are reasons why the cell cannot confirm a
+    claim: "host-bound", "contaminated", "not steady". `notes` are worth a line but forbid nothing: "page faults".
+    Anything that could not be estimated is None.
     """
 
     cell: Cell
@@ -36,3 +47,109 @@ class CellSummary:
     blocks: int = 0
     set_aside: int = 0
     skipped: str | None = None
+
+
+Rounds = Mapping[tuple[int, int], Block]
+"""The undisturbed blocks of one cell by (launch, round)."""
+
+
+def summarise(run: Run) -> tuple[CellSummary, ...]:
+    """Every cell of the run, in the order of the study."""
+    quiet = {result.cell.id: quiet_rounds(result) for result in run.results}
+    return tuple(_summarise(run, result, quiet) for result in run.results)
+
+
+def quiet_rounds(result: Result) -> dict[tuple[int, int], Block]:
+    """The cell's blocks that no outside cause disturbed. Blocks are set aside by cause, never by value."""
+    return {(block.launch, block.round): block for block in result.blocks if not block.timing.flags}
+
+
+def paired_ratio(slower: Rounds, faster: Rounds, clock: str, confidence: float = 0.95) -> Estimate | None:
+    """Time of one cell over another's, paired within rounds in which neither was disturbed. None without such a round."""
+    by_launch: dict[int, list[float]] = {}
+    for key in sorted(slower.keys() & faster.keys()):
+        above, below = slower[key].per_call_s(clock), faster[key].per_call_s(clock)
+        if above and below:
+            by_launch.setdefault(key[0], []).append(math.log(above / below))
+    return stats.ratio_over_launches(list(by_launch.values()), confidence)
+
+
+def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSummary:
+    cell, rounds = result.cell, quiet[result.cell.id]
+    latency, busy = _time(rounds, "wall"), _time(rounds, run.clock)
+    reference = run.experiment.reference_of(cell.case)
+    ratio = None
+    if reference is not None and reference.id == cell.id:
+        ratio = Estimate(1.0, n=len({launch for launch, _ in rounds})) if rounds else None
+    elif reference is not None and reference.id in quiet:
+        ratio = paired_ratio(rounds, quiet[reference.id], run.clock)
+    speed, reference_speed = _paper_speed(run, cell), None
+    if reference is not None:
+        reference_speed = _paper_speed(run, Cell(reference, cell.device))
+    bound = _bound(run, cell.id)
+    return CellSummary(
+        cell=cell,
+        cost=result.cost,
+        latency=latency,
+        busy=busy,
+        ratio=ratio,
+        reference=None if reference is None else reference.id,
+        throughput=None if latency is None else cell.batch / latency.point,
+        paper_speed=None if speed is None else speed[0],
+        paper_unit=None if speed is None else speed[1],
+        paper_ratio=reference_speed[0] / speed[0] if speed and reference_speed else None,
+        bound=bound,
+        flags=_flags(run, result, bound),
+        notes=_notes(result),
+        launches=len({launch for launch, _ in rounds}),
+        blocks=len(result.blocks),
+        set_aside=len(result.blocks) - len(rounds),
+        skipped=result.skipped,
+    )
+
+
+def _time(rounds: Rounds, clock: str) -> Estimate | None:
+    by_launch: dict[int, list[float]] = {}
+    for (launch, _), block in sorted(rounds.items()):
+        seconds = block.per_call_s(clock)
+        if seconds:
+            by_launch.setdefault(launch, []).append(seconds)
+    return stats.time_over_launches(list(by_launch.values()))
+
+
+def _paper_speed(run: Run, cell: Cell) -> tuple[float, str] | None:
+    if run.experiment.paper is not None:
+        return paper.speed(run.experiment.paper, cell.case.labels)
+    found = paper.model_speed(cell.case.model, "GPU" if cell.device.startswith("cuda") else "ARM")
+    return None if found is None else found[:2]
+
+
+def _bound(run: Run, cell: str) -> str | None:
+    """What most launches found this cell to be bound by; None where the device cannot tell."""
+    seen = Counter(launch.probes[cell].get("bound") for launch in run.launches if cell in launch.probes)
+    seen.pop(None, None)
+    return seen.most_common(1)[0][0] if seen else None
+
+
+def _flags(run: Run, result: Result, bound: str | None) -> tuple[str, ...]:
+    flags = []
+    if bound == "host":
+        flags.append("host-bound")
+    disturbed = sum(1 for block in result.blocks if block.timing.flags)
+    if disturbed > CONTAMINATED_SHARE * len(result.blocks):
+        flags.append("contaminated")
+    warmups = [launch.warmups[result.cell.id] for launch in run.launches if result.cell.id in launch.warmups]
+    if any(not warmup.steady for warmup in warmups):
+        flags.append("not steady")
+    return tuple(flags)
+
+
+def _notes(result: Result) -> tuple[str, ...]:
+    calls = sum(block.timing.calls for block in result.blocks)
+    faults = sum(block.timing.minor_faults for block in result.blocks)
+    notes = []
+    if calls and faults / calls > FAULTS_PER_CALL:
+        notes.append(f"{faults / calls:.2g} page faults a call")
+    causes = Counter(flag for block in result.blocks for flag in block.timing.flags)
+    notes += [f"{number} blocks: {cause}" for cause, number in causes.most_common()]
+    return tuple(notes)

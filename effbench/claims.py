@@ -1,0 +1,101 @@
+"""Does a guideline hold here? Ordering claims against a run's paired ratios. Pure, no torch.
+
+A pair holds when the whole interval of its ratio lies above 1 by the smallest effect that matters (1 %), fails
+when it lies wholly below that, and is unsure otherwise. The pairs of a claim share its error rate
+(Bonferroni), so a claim of three pairs is judged by three 98.3 % intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from effbench.core import Claim, Label, PairEvidence, Run, Verdict
+from effbench.summary import CellSummary, Rounds, paired_ratio, quiet_rounds, summarise
+
+SMALLEST_EFFECT = 0.01
+CONFIDENCE = 0.95
+MIN_LAUNCHES = 5
+"""Fewer fresh processes than this cannot carry a verdict (design of the measurement: launches are the replicates)."""
+
+
+def judge(run: Run, cells: tuple[CellSummary, ...] | None = None) -> tuple[Verdict, ...]:
+    """One verdict per claim and group (one scale of one channel set, say) of the study, in study order."""
+    summaries = {cell.cell.id: cell for cell in cells or summarise(run)}
+    rounds = {result.cell.id: quiet_rounds(result) for result in run.results}
+    groups: list[dict[str, Label]] = []
+    for result in run.results:
+        group = run.experiment.group_of(result.cell.case)
+        if group not in groups:
+            groups.append(group)
+    return tuple(
+        verdict
+        for claim in run.experiment.claims
+        for group in groups
+        if (verdict := _judge(run, claim, group, summaries, rounds)) is not None
+    )
+
+
+def _judge(
+    run: Run,
+    claim: Claim,
+    group: Mapping[str, Label],
+    summaries: Mapping[str, CellSummary],
+    rounds: Mapping[str, Rounds],
+) -> Verdict | None:
+    members = {
+        result.cell.case.labels[run.experiment.factor]: summaries[result.cell.id]
+        for result in run.results
+        if run.experiment.group_of(result.cell.case) == group
+    }
+    if not any(level in members for level in claim.headline):
+        return None
+    confidence = 1 - (1 - CONFIDENCE) / len(claim.pairs)
+    evidence = tuple(_pair(run, pair, members, rounds, confidence) for pair in claim.pairs)
+    headline = next(
+        (item for item in evidence if (item.slower, item.faster) == claim.headline),
+        None,
+    ) or _pair(run, claim.headline, members, rounds, CONFIDENCE)
+    failed = [item for item in evidence if item.verdict == "fails"]
+    unsure = [item for item in evidence if item.verdict == "unsure"]
+    if failed:
+        return Verdict(claim.name, claim.text, dict(group), "fails", headline, evidence, _because(failed))
+    if unsure:
+        return Verdict(claim.name, claim.text, dict(group), "unsure", headline, evidence, _because(unsure))
+    return Verdict(claim.name, claim.text, dict(group), "holds", headline, evidence)
+
+
+def _because(items: list[PairEvidence]) -> str:
+    return "; ".join(f"{item.slower} against {item.faster}: {item.reason}" for item in items)
+
+
+def _pair(
+    run: Run,
+    pair: tuple[Label, Label],
+    members: Mapping[Label, CellSummary],
+    rounds: Mapping[str, Rounds],
+    confidence: float,
+) -> PairEvidence:
+    slower, faster = pair
+    missing = [str(level) for level in pair if level not in members]
+    if missing:
+        return PairEvidence(slower, faster, None, "unsure", f"{' and '.join(missing)} not measured")
+    cells = [members[level] for level in pair]
+    paper_ratio = None
+    if cells[0].paper_speed and cells[1].paper_speed:
+        paper_ratio = cells[1].paper_speed / cells[0].paper_speed
+    ratio = paired_ratio(rounds[cells[0].cell.id], rounds[cells[1].cell.id], run.clock, confidence)
+    skipped = [f"{cell.cell.id} skipped ({cell.skipped})" for cell in cells if cell.skipped]
+    flagged = list(dict.fromkeys(flag for cell in cells for flag in cell.flags))
+    if skipped or ratio is None:
+        return PairEvidence(slower, faster, ratio, "unsure", "; ".join(skipped) or "no round measured both", paper_ratio)
+    if flagged:
+        return PairEvidence(slower, faster, ratio, "unsure", ", ".join(flagged), paper_ratio)
+    if ratio.n < MIN_LAUNCHES or ratio.low is None or ratio.high is None:
+        reason = f"{ratio.n} of {MIN_LAUNCHES} launches that a verdict needs"
+        return PairEvidence(slower, faster, ratio, "unsure", reason, paper_ratio)
+    threshold = 1 + SMALLEST_EFFECT
+    if ratio.low > threshold:
+        return PairEvidence(slower, faster, ratio, "holds", "", paper_ratio)
+    if ratio.high < threshold:
+        return PairEvidence(slower, faster, ratio, "fails", "not slower by 1 %", paper_ratio)
+    return PairEvidence(slower, faster, ratio, "unsure", "the interval spans a 1 % difference", paper_ratio)

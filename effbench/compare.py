@@ -1,0 +1,74 @@
+"""Two stored runs, cell by cell: what got faster or slower. Pure, no torch.
+
+Runs made at different times on a shared machine differ by themselves (measured: 21 % in the median), so this is for reading;
+its verdicts need the launches of both runs to agree, and a comparison that must not cry wolf alternates both sides in one job.
+"""
+
+from __future__ import annotations
+
+import math
+
+from effbench import stats
+from effbench.core import Comparison, Estimate, Run
+from effbench.summary import quiet_rounds, summarise
+
+SMALLEST_EFFECT = 0.01
+TOLERANCE = 0.03
+
+
+def diff(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
+    """One comparison per cell of either run: candidate time over baseline time on the runs' clock.
+
+    "slower" or "faster" when the whole 95 % interval (Welch, over launch medians of log time) lies beyond 1 %; "same" when it lies
+    within ± 3 %; "missing" when only one run has the cell; "unsure" otherwise. Conditions are not checked here.
+    """
+    sides = [{result.cell.id: result for result in run.results} for run in (baseline, candidate)]
+    flags = [{cell.cell.id: cell for cell in summarise(run)} for run in (baseline, candidate)]
+    comparisons = []
+    for cell in dict.fromkeys([*sides[0], *sides[1]]):
+        absent = [name for name, side in zip(("baseline", "candidate"), sides, strict=True) if cell not in side]
+        if absent:
+            comparisons.append(Comparison(cell, "missing", None, f"not in the {absent[0]}"))
+            continue
+        if sides[0][cell].cell.case != sides[1][cell].cell.case or sides[0][cell].cell.batch != sides[1][cell].cell.batch:
+            comparisons.append(Comparison(cell, "missing", None, "the same name, but another network, input or batch"))
+            continue
+        medians = [_launch_medians(run, cell) for run in (baseline, candidate)]
+        if not all(medians):
+            reason = next((side[cell].skipped for side in sides if side[cell].skipped), "no undisturbed block")
+            comparisons.append(Comparison(cell, "missing", None, str(reason)))
+            continue
+        log_change = stats.welch_interval(*medians)
+        change = Estimate(
+            math.exp(log_change.point),
+            None if log_change.low is None else math.exp(log_change.low),
+            None if log_change.high is None else math.exp(log_change.high),
+            log_change.confidence,
+            log_change.n,
+        )
+        disturbed = list(dict.fromkeys(flag for side in flags for flag in side[cell].flags))
+        comparisons.append(_classify(cell, change, disturbed))
+    return tuple(comparisons)
+
+
+def _launch_medians(run: Run, cell: str) -> list[float]:
+    by_launch: dict[int, list[float]] = {}
+    for (launch, _), block in quiet_rounds(run.result(cell)).items():
+        seconds = block.per_call_s(run.clock)
+        if seconds:
+            by_launch.setdefault(launch, []).append(math.log(seconds))
+    return [stats.median(values) for values in by_launch.values()]
+
+
+def _classify(cell: str, change: Estimate, disturbed: list[str]) -> Comparison:
+    if change.low is None or change.high is None:
+        return Comparison(cell, "unsure", change, f"{change.n} launch a side; an interval needs two")
+    if disturbed:
+        return Comparison(cell, "unsure", change, ", ".join(disturbed))
+    if change.low > 1 + SMALLEST_EFFECT:
+        return Comparison(cell, "slower", change)
+    if change.high < 1 / (1 + SMALLEST_EFFECT):
+        return Comparison(cell, "faster", change)
+    if change.low > 1 / (1 + TOLERANCE) and change.high < 1 + TOLERANCE:
+        return Comparison(cell, "same", change)
+    return Comparison(cell, "unsure", change, "the interval is too wide to tell")
