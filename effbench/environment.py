@@ -1,0 +1,285 @@
+"""The conditions of a run: what is recorded, which of it must agree before two runs are compared, and how they differ.
+
+Facts are flat JSON scalars under dotted names. No user, host name, home folder or network address is among them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from effbench import machine
+from effbench.core import Environment
+from effbench.errors import NotComparable
+
+MUST_AGREE: tuple[str, ...] = (
+    "device",
+    "runtime",
+    "run.threads",
+    "run.allocator",
+    "host.machine",
+    "host.emulated",
+    "cpu.model",
+    "cpu.logical",
+    "cpu.allowed",
+    "cpu.quota",
+    "cpu.governor",
+    "cpu.boost",
+    "python.version",
+    "torch.version",
+    "torch.cpu_capability",
+    "torch.float32_matmul_precision",
+    "runtime.version",
+    "env.DNNL_DEFAULT_FPMATH_MODE",
+    "env.LD_PRELOAD",
+    "gpu.name",
+    "gpu.driver",
+    "gpu.cuda",
+    "gpu.mig",
+    "gpu.precision",
+    "gpu.autotune",
+    "gpu.cache",
+)
+"""Conditions without which a difference between two runs says nothing about the code."""
+
+_MAJOR_MINOR = ("python.version", "torch.version", "runtime.version")
+
+_PACKAGES = ("numpy", "onnxruntime", "openvino", "executorch", "ncnn", "triton")
+
+_VARIABLES = re.compile(
+    r"(OMP|GOMP|KMP|MKL|DNNL|ONEDNN|OPENBLAS|MALLOC|ACL|TORCH_CUDNN|CUBLAS|TORCHINDUCTOR)_\w+"
+    r"|GLIBC_TUNABLES|LD_PRELOAD|CUDA_VISIBLE_DEVICES|CUDA_DEVICE_ORDER|CUDA_LAUNCH_BLOCKING|CUDA_MODULE_LOADING"
+    r"|NVIDIA_TF32_OVERRIDE|LRU_CACHE_CAPACITY|THP_MEM_ALLOC_ENABLE|ATEN_CPU_CAPABILITY|PYTORCH_(CUDA_)?ALLOC_CONF"
+    r"|PYTHON(MALLOC|HASHSEED)"
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One condition in which two runs differ. None is "not recorded"."""
+
+    field: str
+    baseline: Any
+    candidate: Any
+
+    def __str__(self) -> str:
+        return f"{self.field} ({_shown(self.baseline)} / {_shown(self.candidate)})"
+
+
+def collect(
+    device_facts: Mapping[str, Any],
+    runtime: str,
+    *,
+    threads: int,
+    allocator: str,
+    torch_facts: Mapping[str, Any] | None = None,
+    root: Path = machine.HERE,
+    variables: Mapping[str, str] | None = None,
+) -> Environment:
+    """The environment of a run on the device that gave `device_facts` (`Device.facts()`).
+
+    `allocator` is the policy's name ("retain", "system"). `torch_facts` come from `about_torch()` in the
+    process that measured; None asks this process, which imports torch where it is installed. `root` and
+    `variables` stand in for this machine's files and environment variables.
+    """
+    device = _flat(device_facts)
+    facts: dict[str, Any] = {
+        **_host(root),
+        **machine.cpu(root),
+        **_limits(root),
+        **_software(root),
+        **_variables(os.environ if variables is None else variables),
+        **_flat(torch_facts if torch_facts is not None else about_torch(), "torch"),
+        **device,
+        "run.threads": threads,
+        "run.allocator": allocator,
+    }
+    if runtime in _PACKAGES:
+        facts["runtime.version"] = _version(runtime)
+    found = Environment(str(device.get("device.name") or "unknown"), runtime, facts)
+    return Environment(found.device, runtime, {**facts, "host.fingerprint": fingerprint(found)})
+
+
+def differences(baseline: Environment, candidate: Environment) -> tuple[Difference, ...]:
+    """The conditions of `MUST_AGREE` in which the two differ, in that order.
+
+    Versions are compared by major and minor number. A fact that neither recorded agrees; one that only one
+    of the two recorded does not.
+    """
+    pairs = ((name, _condition(baseline, name), _condition(candidate, name)) for name in MUST_AGREE)
+    return tuple(Difference(name, before, after) for name, before, after in pairs if before != after)
+
+
+def require_alike(baseline: Environment, candidate: Environment) -> None:
+    """Raises NotComparable, naming every condition that differs, unless the two environments agree."""
+    found = differences(baseline, candidate)
+    if found:
+        raise NotComparable(
+            f"the runs were measured under unlike conditions: {', '.join(map(str, found))}; "
+            "measure both on the same machine with the same settings"
+        )
+
+
+def fingerprint(environment: Environment) -> str:
+    """A stable anonymous name of the conditions: equal exactly where `differences` is empty."""
+    told = "\n".join(f"{name}={_condition(environment, name)!r}" for name in MUST_AGREE)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def about_torch() -> dict[str, Any]:
+    """What torch says about itself in this process, under ``torch.…``; empty where torch is not installed."""
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError:
+        return {}
+    parallel = torch.__config__.parallel_info()
+    return {
+        "torch.version": str(torch.__version__),
+        "torch.threads": torch.get_num_threads(),
+        "torch.interop_threads": torch.get_num_interop_threads(),
+        "torch.parallel_backend": _first(r"ATen parallel backend: (.+)", parallel),
+        "torch.openmp": _first(r"^OpenMP (\d+)", parallel),
+        "torch.mkl": _first(r"Math Kernel Library Version (\S+)", parallel),
+        "torch.onednn": _first(r"MKL-DNN v(\S+)", parallel),
+        "torch.cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "torch.mkldnn": bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled),
+        "torch.float32_matmul_precision": _matmul_precision(torch),
+        "torch.cuda_build": torch.version.cuda,
+    }
+
+
+# --- parts ------------------------------------------------------------------------------------------
+
+
+def _host(root: Path) -> dict[str, Any]:
+    here = root == machine.HERE
+    libc = " ".join(platform.libc_ver()).strip() if here else ""
+    kind = platform.machine()
+    return {
+        "host.os": platform.system(),
+        "host.kernel": platform.release() if here else machine.text(root / "proc/sys/kernel/osrelease"),
+        "host.machine": kind,
+        "host.emulated": machine.emulated(root, kind),
+        "host.board": machine.text(root / "proc/device-tree/model"),
+        "host.hypervisor": machine.hypervisor(root),
+        "host.container": machine.container(root),
+        "host.libc": libc or None,
+        "host.load_1m": machine.load_average(root),
+    }
+
+
+def _limits(root: Path) -> dict[str, Any]:
+    memory, quota = machine.memory(root), machine.quota(root)
+    return {
+        "cpu.quota": quota.cores if quota else None,
+        "cpu.throttled_periods": quota.throttled if quota else None,
+        "memory.total_bytes": memory.get("MemTotal"),
+        "memory.swap_bytes": memory.get("SwapTotal"),
+        "memory.huge_pages": machine.huge_pages(root),
+        "memory.aslr": machine.number(root / "proc/sys/kernel/randomize_va_space"),
+    }
+
+
+def _software(root: Path) -> dict[str, Any]:
+    commit, dirty = checkout(Path(__file__).resolve().parent.parent) if root == machine.HERE else (None, None)
+    versions = {f"{name}.version": version for name in _PACKAGES if (version := _version(name)) is not None}
+    return {
+        "python.version": platform.python_version(),
+        "python.implementation": platform.python_implementation(),
+        "effbench.version": _version("effbench"),
+        "effbench.commit": commit,
+        "effbench.dirty": dirty,
+        **versions,
+    }
+
+
+def checkout(folder: Path) -> tuple[str | None, bool | None]:
+    """The commit of the git checkout at `folder` and whether tracked files differ from it; None where it is none."""
+    if not (folder / ".git").exists():
+        return None, None
+    commit = _git(folder, "rev-parse", "HEAD")
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return commit or None, None if changed is None else bool(changed)
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(folder), *words],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _variables(variables: Mapping[str, str]) -> dict[str, str]:
+    chosen = sorted((name, value) for name, value in variables.items() if _VARIABLES.fullmatch(name))
+    return {f"env.{name}": _without_folders(value) for name, value in chosen}
+
+
+def _without_folders(value: str) -> str:
+    """Which library is preloaded matters; whose home folder it lies in is nobody's business."""
+    if "/" not in value:
+        return value
+    return " ".join(re.findall(r"[^/\\\s:;,]+\.(?:so|dylib)[\w.]*", value)) or "(a path)"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _matmul_precision(torch: Any) -> str | None:
+    try:
+        return str(torch.get_float32_matmul_precision())
+    except RuntimeError:  # raised where the model mixed torch's old and new precision switches
+        return None
+
+
+def _first(pattern: str, where: str) -> str | None:
+    found = re.search(pattern, where, re.M)
+    return found.group(1).strip() if found else None
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "device") -> dict[str, Any]:
+    """Nested mappings as dotted names, sequences as one string; a scalar's name without a dot belongs to `prefix`."""
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        name = key if "." in key else f"{prefix}.{key}"
+        if isinstance(value, Mapping):
+            flat |= _flat({f"{key}.{inner}": v for inner, v in value.items()})
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            flat[name] = " ".join(str(item) for item in value)
+        else:
+            flat[name] = value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+    return flat
+
+
+def _condition(environment: Environment, name: str) -> Any:
+    if name == "device":
+        return environment.device
+    if name == "runtime":
+        return environment.runtime
+    value = environment.facts.get(name)
+    if name in _MAJOR_MINOR and isinstance(value, str):
+        return ".".join(value.split(".")[:2])
+    return value
+
+
+def _shown(value: Any) -> str:
+    return "not recorded" if value is None else str(value)

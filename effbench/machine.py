@@ -1,0 +1,328 @@
+"""What the operating system says about this machine: small readers of /proc and /sys, standard library only.
+
+Every reader takes `root`, so that a copy of another machine's files can be read like this machine. What cannot be
+read is None: a container, a Raspberry Pi and a Mac each lack a different half of these files.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path("/")
+
+Facts = dict[str, "str | int | float | bool | None"]
+
+# Arm's own part numbers (implementer 0x41), from the MIDR_EL1 tables of the Arm technical reference manuals.
+_ARM_PARTS = {
+    0xB76: "ARM1176", 0xC07: "Cortex-A7", 0xC09: "Cortex-A9", 0xC0F: "Cortex-A15", 0xD03: "Cortex-A53",
+    0xD04: "Cortex-A35", 0xD05: "Cortex-A55", 0xD07: "Cortex-A57", 0xD08: "Cortex-A72", 0xD09: "Cortex-A73",
+    0xD0A: "Cortex-A75", 0xD0B: "Cortex-A76", 0xD0C: "Neoverse-N1", 0xD0D: "Cortex-A77", 0xD40: "Neoverse-V1",
+    0xD41: "Cortex-A78", 0xD42: "Cortex-A78AE", 0xD44: "Cortex-X1", 0xD46: "Cortex-A510", 0xD47: "Cortex-A710",
+    0xD48: "Cortex-X2", 0xD49: "Neoverse-N2", 0xD4D: "Cortex-A715", 0xD4E: "Cortex-X3", 0xD4F: "Neoverse-V2",
+    0xD80: "Cortex-A520", 0xD81: "Cortex-A720", 0xD82: "Cortex-X4", 0xD8E: "Neoverse-N3",
+}  # fmt: skip
+_IMPLEMENTERS = {0x41: "Arm", 0x42: "Broadcom", 0x48: "HiSilicon", 0x4E: "NVIDIA", 0x51: "Qualcomm", 0x61: "Apple"}
+_IMPLEMENTERS |= {0xC0: "Ampere", 0x46: "Fujitsu", 0x6D: "Microsoft"}
+
+
+def text(path: Path) -> str | None:
+    """The stripped text of a file, or None. Device-tree strings end in a zero byte; sysfs files may refuse a read."""
+    try:
+        return path.read_text(errors="replace").strip("\x00 \n\t")
+    except (OSError, ValueError):
+        return None
+
+
+def number(path: Path) -> int | None:
+    """The one integer that a file holds, or None."""
+    found = text(path)
+    try:
+        return None if found is None else int(found)
+    except ValueError:
+        return None
+
+
+def cpu_list(spec: str | None) -> tuple[int, ...]:
+    """The kernel's list format, ``"0-2,8"``, as numbers; empty for None."""
+    numbers: list[int] = []
+    for part in (spec or "").split(","):
+        first, _, last = part.strip().partition("-")
+        if first.isdigit():
+            numbers.extend(range(int(first), int(last or first) + 1))
+    return tuple(numbers)
+
+
+def sysctl(name: str) -> str | None:
+    """One value of macOS's ``sysctl``, or None elsewhere."""
+    try:
+        done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+# --- processor --------------------------------------------------------------------------------------
+
+
+def cpu(root: Path = HERE, *, ask: Callable[[str], str | None] | None = None) -> Facts:
+    """The processor: model, cores, clocks in MHz, caches in bytes, governors, boost, SMT, clusters, NUMA nodes.
+
+    `ask` answers a macOS ``sysctl`` name and is used only where there is no /proc/cpuinfo.
+    """
+    entries = _cpuinfo(root)
+    base = root / "sys/devices/system/cpu"
+    numbers = cpu_list(text(base / "online")) or tuple(range(len(entries)))
+    if not entries:
+        return _cpu_without_proc(root, ask)
+    cores = {
+        (number(base / f"cpu{n}/topology/physical_package_id"), text(base / f"cpu{n}/topology/thread_siblings_list"))
+        for n in numbers
+    }
+    known = {core for core in cores if core[1] is not None}
+    running = _mean(_khz(base / f"cpu{n}/cpufreq/scaling_cur_freq") for n in numbers)
+    capacities = Counter(c for n in numbers if (c := number(base / f"cpu{n}/cpu_capacity")) is not None)
+    clusters = [f"{count}x{capacity}" for capacity, count in sorted(capacities.items(), reverse=True)]
+    return {
+        "cpu.model": _model(entries),
+        "cpu.logical": len(numbers) or None,
+        "cpu.physical": len(known) or None,
+        "cpu.sockets": len({package for package, _ in known if package is not None and package >= 0}) or None,
+        "cpu.mhz_base": _khz(base / "cpu0/cpufreq/base_frequency"),
+        "cpu.mhz_max": max(
+            (f for n in numbers if (f := _khz(base / f"cpu{n}/cpufreq/cpuinfo_max_freq"))), default=None
+        ),
+        "cpu.mhz_now": running or _mean(_float(entry.get("cpu MHz")) for entry in entries),
+        **{f"cpu.{level}_bytes": size for level, size in _caches(base).items()},
+        "cpu.governor": governors(root),
+        "cpu.boost": boost(root),
+        "cpu.smt": text(base / "smt/control"),
+        "cpu.clusters": " + ".join(clusters) or None,
+        "cpu.numa_nodes": len(cpu_list(text(root / "sys/devices/system/node/online"))) or None,
+        "cpu.allowed": len(allowed(root)) or None,
+    }
+
+
+def governors(root: Path = HERE) -> str | None:
+    """The frequency governors in use, counted where they differ: ``4x ondemand + 4x powersave``."""
+    found = Counter(name for path in _cpu_files(root, "cpufreq/scaling_governor") if (name := text(path)) is not None)
+    if len(found) <= 1:
+        return next(iter(found), None)
+    return " + ".join(f"{count}x {name}" for name, count in sorted(found.items()))
+
+
+def boost(root: Path = HERE) -> bool | None:
+    """Whether the processor may run above its base clock. None where the kernel does not say."""
+    base = root / "sys/devices/system/cpu"
+    if (off := number(base / "intel_pstate/no_turbo")) is not None:
+        return off == 0
+    on = number(base / "cpufreq/boost")
+    return None if on is None else on == 1
+
+
+def allowed(root: Path = HERE) -> tuple[int, ...]:
+    """The processors this process may run on."""
+    found = re.search(r"^Cpus_allowed_list:\s*(\S+)", text(root / "proc/self/status") or "", re.M)
+    return cpu_list(found.group(1)) if found else ()
+
+
+def emulated(root: Path, machine: str) -> bool:
+    """Whether an Arm program runs on an x86 kernel: user-mode emulation shows the host's /proc/cpuinfo."""
+    entries = _cpuinfo(root)
+    return machine in ("aarch64", "arm64") and bool(entries) and "vendor_id" in entries[0]
+
+
+def _cpuinfo(root: Path) -> list[dict[str, str]]:
+    """One mapping per processor; the board lines at the end of an Arm file form no processor."""
+    blocks = re.split(r"\n\s*\n", text(root / "proc/cpuinfo") or "")
+    entries = []
+    for block in blocks:
+        pairs = (line.partition(":") for line in block.splitlines())
+        entry = {key.strip(): value.strip() for key, _, value in pairs}
+        if "processor" in entry:
+            entries.append(entry)
+    return entries
+
+
+def _model(entries: list[dict[str, str]]) -> str | None:
+    for key in ("model name", "cpu", "uarch"):
+        if entries[0].get(key):
+            return re.sub(r"\s+", " ", entries[0][key])
+    parts = Counter(_arm_part(entry) for entry in entries if entry.get("CPU part"))
+    if len(parts) <= 1:
+        return next(iter(parts), None)
+    return " + ".join(f"{count}x {part}" for part, count in sorted(parts.items()))
+
+
+def _arm_part(entry: dict[str, str]) -> str:
+    implementer, part = int(entry.get("CPU implementer", "0"), 16), int(entry["CPU part"], 16)
+    if implementer == 0x41 and part in _ARM_PARTS:
+        return f"Arm {_ARM_PARTS[part]}"
+    return f"{_IMPLEMENTERS.get(implementer, f'implementer {implementer:#04x}')} part {part:#05x}"
+
+
+def _cpu_without_proc(root: Path, ask: Callable[[str], str | None] | None) -> Facts:
+    question = ask or (sysctl if root == HERE else lambda name: None)
+    logical = question("hw.logicalcpu")
+    physical = question("hw.physicalcpu")
+    return {
+        "cpu.model": question("machdep.cpu.brand_string"),
+        "cpu.logical": int(logical) if logical else (os.cpu_count() if root == HERE else None),
+        "cpu.physical": int(physical) if physical else None,
+    }
+
+
+def _caches(base: Path) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for index in sorted(base.glob("cpu0/cache/index*")):
+        kind, level, size = (text(index / name) for name in ("type", "level", "size"))
+        found = re.fullmatch(r"(\d+)([KM]?)", size or "")
+        if found and level and kind != "Instruction":
+            name = f"l{level}d" if kind == "Data" and level == "1" else f"l{level}"
+            sizes[name] = int(found.group(1)) * {"": 1, "K": 1024, "M": 1024**2}[found.group(2)]
+    return sizes
+
+
+def _cpu_files(root: Path, tail: str) -> list[Path]:
+    return sorted((root / "sys/devices/system/cpu").glob(f"cpu[0-9]*/{tail}"))
+
+
+def _khz(path: Path) -> float | None:
+    value = number(path)
+    return None if value is None else value / 1000
+
+
+def _float(value: str | None) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return round(sum(present) / len(present), 1) if present else None
+
+
+# --- limits, memory, host ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Quota:
+    """The processor time that a control group may use: in cores (None is unlimited), and how often it ran out."""
+
+    cores: float | None = None
+    periods: int | None = None
+    throttled: int | None = None
+
+
+def quota(root: Path = HERE) -> Quota | None:
+    """The tightest quota of this process's control groups, version 2 or 1; None where there are no control groups.
+
+    A container often sees its own group as the top of the mount although /proc/self/cgroup names a longer path, so
+    every ancestor up to the mount is asked.
+    """
+    mount = root / "sys/fs/cgroup"
+    lines = [line.split(":", 2) for line in (text(root / "proc/self/cgroup") or "").splitlines()]
+    places: list[Path] = []
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers == "":
+            tops = [mount]
+        elif "cpu" in controllers.split(","):
+            tops = [mount / controllers, mount / "cpu"]
+        else:
+            continue
+        inner = Path(path.lstrip("/"))
+        places += [top / step for top in tops for step in (inner, *inner.parents)]
+    found = [limit for place in places if (limit := _group_quota(place)) is not None]
+    if not found:
+        return None
+    throttled = max(found, key=lambda limit: limit.throttled or 0)
+    tightest = min(limit.cores or float("inf") for limit in found)
+    return Quota(tightest if tightest != float("inf") else None, throttled.periods, throttled.throttled)
+
+
+def _group_quota(group: Path) -> Quota | None:
+    limit, stat = text(group / "cpu.max"), text(group / "cpu.stat")
+    if limit is not None:
+        amount, _, period = limit.partition(" ")
+        cores = None if amount == "max" else int(amount) / int(period or 100_000)
+    else:
+        micros, length = number(group / "cpu.cfs_quota_us"), number(group / "cpu.cfs_period_us")
+        if micros is None and stat is None:
+            return None
+        cores = micros / length if micros and length and micros > 0 else None
+    counts = dict(line.split(" ", 1) for line in (stat or "").splitlines() if " " in line)
+    return Quota(cores, _int(counts.get("nr_periods")), _int(counts.get("nr_throttled")))
+
+
+def _int(value: str | None) -> int | None:
+    return int(value) if value is not None and value.isdigit() else None
+
+
+def memory(root: Path = HERE) -> dict[str, int]:
+    """/proc/meminfo in bytes; empty where there is none."""
+    found = re.findall(r"^(\w+):\s+(\d+) kB", text(root / "proc/meminfo") or "", re.M)
+    return {name: int(value) * 1024 for name, value in found}
+
+
+def huge_pages(root: Path = HERE) -> str | None:
+    """The mode of transparent huge pages: "always", "madvise" or "never"."""
+    found = re.search(r"\[(\w+)\]", text(root / "sys/kernel/mm/transparent_hugepage/enabled") or "")
+    return found.group(1) if found else None
+
+
+def hypervisor(root: Path = HERE) -> str | None:
+    """The hypervisor underneath, as far as it shows itself; None on bare metal or where nothing tells."""
+    named = text(root / "sys/hypervisor/type") or text(root / "proc/device-tree/hypervisor/compatible")
+    entries = _cpuinfo(root)
+    if named is None and entries and "hypervisor" in entries[0].get("flags", "").split():
+        named = text(root / "sys/class/dmi/id/sys_vendor") or "unnamed"
+    return named
+
+
+def container(root: Path = HERE) -> str | None:
+    """The kind of container this process lives in, or None."""
+    if (root / ".dockerenv").exists():
+        return "docker"
+    if (root / "run/.containerenv").exists():
+        return "podman"
+    found = re.search(r"kubepods|docker|lxc|containerd", text(root / "proc/1/cgroup") or "")
+    return found.group(0) if found else None
+
+
+def load_average(root: Path = HERE) -> float | None:
+    """Runnable processes, averaged over the last minute."""
+    found = (text(root / "proc/loadavg") or "").split()
+    if found:
+        return float(found[0])
+    return os.getloadavg()[0] if root == HERE and hasattr(os, "getloadavg") else None
+
+
+def cpu_ticks(root: Path = HERE) -> tuple[int, int] | None:
+    """Clock ticks stolen by the hypervisor, and all ticks, since boot: the ``cpu`` line of /proc/stat."""
+    line = (text(root / "proc/stat") or "").split("\n", 1)[0].split()
+    if len(line) < 9 or line[0] != "cpu":
+        return None
+    ticks = [int(value) for value in line[1:9]]
+    return ticks[7], sum(ticks)
+
+
+def temperatures(root: Path = HERE) -> dict[str, float]:
+    """Degrees Celsius by sensor name, from thermal zones and hardware monitors."""
+    found: dict[str, float] = {}
+    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
+        value = number(zone / "temp")
+        if value is not None and value > 0:
+            found[text(zone / "type") or zone.name] = value / 1000
+    for sensor in sorted((root / "sys/class/hwmon").glob("hwmon*/temp*_input")):
+        value = number(sensor)
+        if value is not None and value > 0:
+            label = text(sensor.with_name(sensor.name.replace("_input", "_label"))) or sensor.name.split("_")[0]
+            found[f"{text(sensor.parent / 'name') or sensor.parent.name} {label}"] = value / 1000
+    return found
