@@ -1,0 +1,167 @@
+"""The words that tables and figures share: labels, groups, the setting of a run, the paper's platform. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from effbench.core import Label, PairEvidence, Run, Verdict
+from effbench.summary import CellSummary
+
+_CLOCKS = {"wall": "wall-clock time", "cpu": "thread CPU time", "device": "device time"}
+_PLATFORMS = {"GPU": "GTX 1080 Ti", "ARM": "Snapdragon 810"}
+_DEVICE_NAMES = ("gpu.name", "cpu.model", "device.model", "device.name", "name")
+"""Facts that say which hardware it was, the most telling first."""
+
+
+def label_text(value: Label) -> str:
+    """One label for people: truth values as yes and no."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def shape_text(shape: Iterable[Any]) -> str:
+    """``3×224×224``; several shapes are joined by commas."""
+    parts = list(shape)
+    if any(isinstance(part, (list, tuple)) for part in parts):
+        return ", ".join(shape_text(part) if isinstance(part, (list, tuple)) else str(part) for part in parts)
+    return "×".join(map(str, parts))
+
+
+def group_text(group: Mapping[str, Label]) -> str:
+    """The labels of a group in a row: ``scale x2, block conv``."""
+    return ", ".join(f"{key} {label_text(value)}" for key, value in group.items())
+
+
+def varying(groups: Iterable[Mapping[str, Label]]) -> tuple[str, ...]:
+    """The labels that take more than one value (absence counts as one), in order of appearance."""
+    groups = list(groups)
+    keys = dict.fromkeys(key for group in groups for key in group)
+    return tuple(key for key in keys if len({repr(group.get(key)) for group in groups}) > 1)
+
+
+def grouping(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
+    """The labels besides the factor that the cells vary: each of their combinations is one group."""
+    return tuple(key for key in varying(cell.cell.case.labels for cell in cells) if key != run.experiment.factor)
+
+
+def is_comparison(run: Run) -> bool:
+    """Whether the run sets models side by side, rather than varying the factor of a guideline."""
+    return run.experiment.factor in ("", "model")
+
+
+def is_reference(cell: CellSummary) -> bool:
+    """Whether this is the cell that ratios are taken to: its own ratio is 1 by definition, so it has no interval."""
+    return cell.ratio is not None and cell.ratio.low is None and cell.reference in (None, cell.cell.id)
+
+
+def launches_text(cells: Sequence[CellSummary]) -> str:
+    """``5 launches``: the most that any cell saw."""
+    number = max((cell.launches for cell in cells), default=0)
+    return "1 launch" if number == 1 else f"{number} launches"
+
+
+def setting(run: Run, cells: Sequence[CellSummary]) -> str:
+    """What ran where: hardware, threads, runtime, batch, dtype, input; values that differ are joined by a slash."""
+    parts = [_hardware(run)]
+    threads = sorted({cell.cell.threads for cell in cells} - {0})
+    if threads:
+        parts.append("/".join(map(str, threads)) + (" thread" if threads == [1] else " threads"))
+    parts.append("/".join(dict.fromkeys(cell.cell.runtime for cell in cells)) or run.environment.runtime)
+    if cells:
+        parts.append("batch " + "/".join(map(str, sorted({cell.cell.batch for cell in cells}))))
+        parts.append("/".join(dict.fromkeys(cell.cell.case.dtype for cell in cells)))
+        shapes = {cell.cell.case.input_shape for cell in cells}
+        if len(shapes) == 1:
+            parts.append(f"input {shape_text(shapes.pop())}")
+    return ", ".join(parts)
+
+
+def platforms(run: Run, cells: Sequence[CellSummary]) -> str | None:
+    """The hardware behind the paper's figures of these cells; None where no cell has one."""
+    with_paper = [cell for cell in cells if cell.paper_ratio is not None or cell.paper_speed is not None]
+    if not with_paper:
+        return None
+    default = "GPU" if run.environment.device.startswith("cuda") else "ARM"
+    names = (_PLATFORMS.get(str(cell.cell.case.labels.get("channels", default))) for cell in with_paper)
+    return " and ".join(dict.fromkeys(name for name in names if name)) or None
+
+
+def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
+    """What a reader must know to read the numbers: the ratio and its clock, the sample, the setting, the paper."""
+    lines = []
+    if any(cell.ratio is not None for cell in cells):
+        lines.append(
+            f"Ratio: {_CLOCKS.get(run.clock, run.clock)} over that of {_reference(run, cells)} in the same round; "
+            "above 1 is slower."
+        )
+    lines.append(f"{_sample(cells)} Measured on {setting(run, cells)}.")
+    paper = platforms(run, cells)
+    if paper is not None:
+        lines.append(f"Paper: ShuffleNet V2 (arXiv 1807.11164), measured on a {paper}.")
+    if any(cell.flags for cell in cells):
+        lines.append("A flagged cell cannot confirm a claim.")
+    if not run.complete:
+        lines.append("The run is not complete: the table shows what was measured before it stopped.")
+    return tuple(lines)
+
+
+def pair_words(pair: PairEvidence, factor: str) -> str:
+    """``groups 8 runs 2.87× slower than groups 1 (95 % interval 2.71–3.05; the paper: 10.67×)``."""
+    name = f"{factor} " if factor else ""
+    slower, faster = (
+        f"{name}{label_text(pair.slower)}",
+        f"{name}{label_text(pair.faster)}",
+    )
+    paper = [] if pair.paper_ratio is None else [f"the paper: {pair.paper_ratio:.2f}×"]
+    if pair.ratio is None:
+        return f"{slower} against {faster} was not measured" + (f" ({paper[0]})" if paper else "")
+    ratio = pair.ratio
+    details = list(paper)
+    if ratio.low is not None and ratio.high is not None:
+        details.insert(0, f"{100 * ratio.confidence:g} % interval {ratio.low:.2f}–{ratio.high:.2f}")
+    # The interval belongs to the ratio as the claim states it, so a ratio below 1 is said as such and not turned over.
+    verb = f"runs {ratio.point:.2f}× slower than" if ratio.point >= 1 else f"takes {ratio.point:.2f}× the time of"
+    return f"{slower} {verb} {faster}" + (f" ({'; '.join(details)})" if details else "")
+
+
+def verdict_sentence(verdict: Verdict, *, factor: str = "") -> str:
+    """A verdict as two sentences: the headline ratio with its interval and the paper's number, then the word.
+
+    `factor` names the label of the study (``"groups"``), so that levels read as ``groups 8``.
+    """
+    where = group_text(verdict.group)
+    pair = pair_words(verdict.headline, factor)
+    reason = verdict.reason or verdict.headline.reason
+    word = f"{verdict.claim} is unsure" if verdict.verdict == "unsure" else f"{verdict.claim} {verdict.verdict}"
+    end = f"{word}: {reason.rstrip('.')}." if reason and verdict.verdict != "holds" else f"{word}."
+    return f"{where}: {pair}. {end}" if where else f"{pair[0].upper()}{pair[1:]}. {end}"
+
+
+def _hardware(run: Run) -> str:
+    facts = run.environment.facts
+    names = [str(facts[key]) for key in _DEVICE_NAMES if facts.get(key)]
+    device = run.environment.device
+    return f"{names[0]} ({device})" if names and names[0] != device else device
+
+
+def _reference(run: Run, cells: Sequence[CellSummary]) -> str:
+    experiment = run.experiment
+    if not is_comparison(run):
+        return f"{experiment.factor} {label_text(experiment.reference)}"
+    return next(
+        (cell.reference for cell in cells if cell.reference),
+        label_text(experiment.reference),
+    )
+
+
+def _sample(cells: Sequence[CellSummary]) -> str:
+    blocks, aside = (
+        sum(cell.blocks for cell in cells),
+        sum(cell.set_aside for cell in cells),
+    )
+    estimates = [item for cell in cells for item in (cell.ratio, cell.latency) if item and item.low is not None]
+    brackets = f" Brackets and ± are {100 * estimates[0].confidence:g} % intervals." if estimates else ""
+    excluded = f", {aside} set aside for outside causes" if aside else ", none set aside"
+    return f"Medians over {launches_text(cells)}, {blocks} blocks{excluded}.{brackets}"
