@@ -124,7 +124,7 @@ def g2() -> tuple[Run, list[CellSummary], list[Verdict]]:
         title="G2: group convolution raises memory access cost",
         factor="groups",
         levels=(1, 2, 4, 8),
-        facts={"cpu.model": "Intel Xeon 8370C"},
+        facts={"cpu.model": "Intel Xeon 8370C", "gpu.name": None},
     )
     verdicts = []
     for name, rows in GROUPS.items():
@@ -194,7 +194,7 @@ def models(number: int, *, skipped: Sequence[str] = (), prefix: str = "") -> tup
         rows += [(f"{name}_again{len(rows)}", p, madds * 1.01, mem, ms * 1.01) for name, p, madds, mem, ms in MODELS]
     reference = prefix + rows[0][0]
     for place, (name, params, madds, memory, ms) in enumerate(rows[:number]):
-        cell = Cell(Case(prefix + name, (3, 224, 224), labels={"model": prefix + name}))
+        cell = Cell(Case(prefix + name, (3, 224, 224), labels={"model": prefix + name}), device="cuda:0", threads=0)
         if name in skipped:
             cells.append(CellSummary(cell, skipped="out of memory: 12.4 GB needed, 8 GB on the device"))
             continue
@@ -223,7 +223,7 @@ def models(number: int, *, skipped: Sequence[str] = (), prefix: str = "") -> tup
         levels=tuple(cell.cell.case.model for cell in cells),
         device="cuda:0",
         clock="device",
-        facts={"gpu.name": "NVIDIA H100 80GB HBM3"},
+        facts={"cpu.model": "AMD EPYC 9554", "gpu.name": "NVIDIA H100 80GB HBM3"},
         probes={cells[0].cell.id: {"peak_memory_bytes": 48_200_000}},
     )
     return run, cells

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from effbench.core import Case, Cell, Comparison, Estimate
 from effbench.report import table as tables
+from effbench.report.grid import one_line
 from effbench.report.table import Column, Table, Value, render_csv, render_markdown, render_terminal
 from effbench.summary import CellSummary
 
@@ -143,7 +144,8 @@ def test_the_papers_platform_follows_the_channels_then_the_device() -> None:
     assert "measured on a GTX 1080 Ti." in " ".join(tables.study_rows(run, [gpu]).notes)
     notes = " ".join(tables.compare_rows(*examples.models(3)).notes)
     assert "GTX 1080 Ti" in notes
-    assert "1 set aside" in notes
+    assert "NVIDIA H100 80GB HBM3 (cuda:0), eager" in notes
+    assert "1 of them set aside" in notes
     assert "flagged cell cannot confirm" in notes
 
 
@@ -292,7 +294,7 @@ def test_csv_reads_back_to_the_raw_values(rows: list[list[str | int | float | No
     )
     back = list(csv.reader(io.StringIO(render_csv(table), newline="")))
     assert back[0] == ["a", "b", "c"]
-    assert back[1:] == [["" if raw is None else str(raw) for raw in row] for row in rows]
+    assert back[1:] == [["" if raw is None else one_line(str(raw)) for raw in row] for row in rows]
 
 
 def test_an_empty_run_gives_an_empty_table() -> None:

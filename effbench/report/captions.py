@@ -10,8 +10,8 @@ from effbench.summary import CellSummary
 
 _CLOCKS = {"wall": "wall-clock time", "cpu": "thread CPU time", "device": "device time"}
 _PLATFORMS = {"GPU": "GTX 1080 Ti", "ARM": "Snapdragon 810"}
-_DEVICE_NAMES = ("gpu.name", "cpu.model", "device.model", "device.name", "name")
-"""Facts that say which hardware it was, the most telling first."""
+_HARDWARE = {"cpu": "cpu.model", "cuda": "gpu.name", "fake": "device.note"}
+"""Which fact says what the device of this kind is."""
 
 
 def label_text(value: Label) -> str:
@@ -64,7 +64,7 @@ def launches_text(cells: Sequence[CellSummary]) -> str:
 
 def setting(run: Run, cells: Sequence[CellSummary]) -> str:
     """What ran where: hardware, threads, runtime, batch, dtype, input; values that differ are joined by a slash."""
-    parts = [_hardware(run)]
+    parts = [_hardware(run, cells)]
     threads = sorted({cell.cell.threads for cell in cells} - {0})
     if threads:
         parts.append("/".join(map(str, threads)) + (" thread" if threads == [1] else " threads"))
@@ -78,13 +78,15 @@ def setting(run: Run, cells: Sequence[CellSummary]) -> str:
     return ", ".join(parts)
 
 
-def platforms(run: Run, cells: Sequence[CellSummary]) -> str | None:
+def platforms(cells: Sequence[CellSummary]) -> str | None:
     """The hardware behind the paper's figures of these cells; None where no cell has one."""
     with_paper = [cell for cell in cells if cell.paper_ratio is not None or cell.paper_speed is not None]
     if not with_paper:
         return None
-    default = "GPU" if run.environment.device.startswith("cuda") else "ARM"
-    names = (_PLATFORMS.get(str(cell.cell.case.labels.get("channels", default))) for cell in with_paper)
+    names = []
+    for cell in with_paper:
+        default = "GPU" if cell.cell.device.startswith("cuda") else "ARM"
+        names.append(_PLATFORMS.get(str(cell.cell.case.labels.get("channels", default))))
     return " and ".join(dict.fromkeys(name for name in names if name)) or None
 
 
@@ -97,7 +99,7 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
             "above 1 is slower."
         )
     lines.append(f"{_sample(cells)} Measured on {setting(run, cells)}.")
-    paper = platforms(run, cells)
+    paper = platforms(cells)
     if paper is not None:
         lines.append(f"Paper: ShuffleNet V2 (arXiv 1807.11164), measured on a {paper}.")
     if any(cell.flags for cell in cells):
@@ -139,11 +141,10 @@ def verdict_sentence(verdict: Verdict, *, factor: str = "") -> str:
     return f"{where}: {pair}. {end}" if where else f"{pair[0].upper()}{pair[1:]}. {end}"
 
 
-def _hardware(run: Run) -> str:
-    facts = run.environment.facts
-    names = [str(facts[key]) for key in _DEVICE_NAMES if facts.get(key)]
-    device = run.environment.device
-    return f"{names[0]} ({device})" if names and names[0] != device else device
+def _hardware(run: Run, cells: Sequence[CellSummary]) -> str:
+    device = cells[0].cell.device if cells else run.environment.device
+    name = run.environment.facts.get(_HARDWARE.get(device.partition(":")[0], "device.name"))
+    return f"{name} ({device})" if name and name != device else device
 
 
 def _reference(run: Run, cells: Sequence[CellSummary]) -> str:
@@ -163,5 +164,5 @@ def _sample(cells: Sequence[CellSummary]) -> str:
     )
     estimates = [item for cell in cells for item in (cell.ratio, cell.latency) if item and item.low is not None]
     brackets = f" Brackets and ± are {100 * estimates[0].confidence:g} % intervals." if estimates else ""
-    excluded = f", {aside} set aside for outside causes" if aside else ", none set aside"
+    excluded = f", {aside} of them set aside for outside causes" if aside else ", none set aside"
     return f"Medians over {launches_text(cells)}, {blocks} blocks{excluded}.{brackets}"

@@ -196,6 +196,8 @@ def _with_unit(heading: str, unit: str) -> str:
 def _fields(raw: Raw, wide: bool) -> Sequence[object]:
     if isinstance(raw, Estimate):
         return (raw.point, raw.low, raw.high)
+    if isinstance(raw, str):
+        raw = one_line(raw)
     return (raw, None, None) if wide else (raw,)
 
 
