@@ -8,7 +8,7 @@ from typing import Any
 from effbench.devices.base import Call, Device, OutOfMemory
 from effbench.errors import DeviceUnavailable, UnknownName
 
-__all__ = ["NAMES", "Call", "Device", "OutOfMemory", "get", "kind_of"]
+__all__ = ["NAMES", "Call", "Device", "OutOfMemory", "get", "kind_of", "require_cuda"]
 
 NAMES = ("cpu", "cuda", "fake")
 
@@ -36,10 +36,17 @@ def get(name: str, **options: Any) -> Device:
         from effbench.devices.fake import Fake
 
         return Fake(**options)
-    from effbench.devices import cuda
+    from effbench.devices.cuda import Cuda
+
+    return Cuda(require_cuda(name), **options)
+
+
+def require_cuda(name: str) -> int:
+    """The index of this CUDA device. Raises DeviceUnavailable with the reason where it cannot be used."""
+    from effbench.devices.cuda import available
 
     index = int(name.partition(":")[2] or 0)
-    reason = cuda.available(index)
+    reason = available(index)
     if reason:
         raise DeviceUnavailable(f"device '{name}' cannot be used: {reason}. Present here: cpu")
-    return cuda.Cuda(index, **options)
+    return index

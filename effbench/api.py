@@ -1,0 +1,322 @@
+"""The Python API: what notebooks and scripts call, and what the command line is a thin skin over."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effbench import catalog, claims, plan, runner, storage, summary, zoo
+from effbench.core import Case, Cell, Cost, Experiment, Run, Verdict
+from effbench.errors import EffbenchError, InvalidValue, StorageError
+from effbench.runner import Progress, Watch
+from effbench.summary import CellSummary
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+    from torch import nn
+
+    from effbench.cost import Profile
+
+Model = "str | nn.Module"
+Shape = tuple[int, ...]
+
+
+def profile(
+    model: str | nn.Module,
+    input_shape: Shape | Sequence[Shape] | None = None,
+    *,
+    batch: int = 1,
+    dtype: str = "float32",
+    arguments: Mapping[str, Any] | None = None,
+) -> Profile:
+    """Analytic cost of one forward pass: counts, no clock. Nothing about the model is changed.
+
+    `model` is a name (``"shufflenet_v2"``, ``"path/file.py:factory"``) or a module; `input_shape` excludes the batch and defaults to what a
+    named network was published with. Raises UnknownName, ModelError, InvalidValue.
+    """
+    from effbench import cost
+
+    if isinstance(model, str):
+        shape = input_shape or _default_shape(model)
+        found = cost.profile(_on_meta(model, arguments or {}), shape, batch=batch, dtype=dtype)
+        return dataclasses.replace(found, model=model)
+    return cost.profile(model, input_shape or (3, 224, 224), batch=batch, dtype=dtype)
+
+
+def measure(
+    model: str | nn.Module | Sequence[str | nn.Module],
+    input_shape: Shape | None = None,
+    **options: Any,
+) -> Results:
+    """Measure a model, or several side by side, in fresh worker processes.
+
+    `model` as for `profile`; a module is sent to the workers by cloudpickle. Options are those of `run`, less `scale` and `select`. With several
+    models every ratio is to the first. Raises EffbenchError and its kin.
+    """
+    models = [model] if isinstance(model, str) or not isinstance(model, Sequence) else list(model)
+    with tempfile.TemporaryDirectory(prefix="effbench-") as scratch:
+        experiment = _side_by_side(models, input_shape, options.pop("dtype", None) or "float32", Path(scratch))
+        return _execute(experiment, experiment.name, **options)
+
+
+def compare(*models: str | nn.Module, input_shape: Shape | None = None, **options: Any) -> Results:
+    """Models side by side: costs, speed, the paper's row. The same as `measure` on a list of at least two."""
+    if len(models) < 2:
+        raise InvalidValue(f"compare needs two models or more, and was given {len(models)}")
+    return measure(list(models), input_shape, **options)
+
+
+def run(study: str | Experiment, *, scale: str | Sequence[str] | None = None, **options: Any) -> Results:
+    """Carry out a study: by name (``"g2_groups"``), by path, or an `Experiment` of your own.
+
+    Keyword options: `device`, `runtime`, `threads`, `batch`, `dtype`, `allocator`, `select` (label → values), `quick`,
+    `launches`, `budget_s`, `precision`, `seed`, `out` (the run's folder), `device_options`, `watch`. Everything measured is on disk
+    before this returns. Raises UnknownName, InvalidValue, DeviceUnavailable, StorageError, runner.Interrupted.
+    """
+    experiment = catalog.load(study) if isinstance(study, str) else study
+    if scale:
+        wanted = scale.split(",") if isinstance(scale, str) else list(scale)
+        options["select"] = {**(options.get("select") or {}), "scale": wanted}
+    return _execute(experiment, experiment.name, **options)
+
+
+def resume(directory: str | Path, watch: Watch | None = None) -> Results:
+    """Finish an interrupted run without measuring what it already holds."""
+    return Results(runner.resume(Path(directory), watch=watch or _unwatched))
+
+
+def load(reference: str | Path) -> Results:
+    """A stored run. Parses JSON and executes nothing. Raises StorageError, CorruptRun."""
+    return Results(storage.load(reference))
+
+
+@dataclass(frozen=True)
+class Results:
+    """A run with what follows from it: estimates, verdicts, tables and figures, computed when asked for."""
+
+    run: Run
+
+    @cached_property
+    def cells(self) -> tuple[CellSummary, ...]:
+        """One estimate per cell, in study order."""
+        return summary.summarise(self.run)
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """One verdict per claim and scale; empty for a comparison of models."""
+        return claims.judge(self.run, self.cells)
+
+    @property
+    def directory(self) -> Path | None:
+        """The folder that holds the raw blocks."""
+        return None if self.run.path is None else Path(self.run.path).parent
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of ``--json``."""
+        from effbench.report import document
+
+        return document.run_document(self.run, self.cells, self.verdicts)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a cell: labels, costs, `latency_s`, `ratio` with bounds, the paper's ratio, flags."""
+        import pandas
+
+        return pandas.DataFrame([_frame_row(cell) for cell in self.cells])
+
+    def blocks_frame(self) -> pandas.DataFrame:
+        """One row a raw block: launch, round, position, cell, calls and every clock in nanoseconds."""
+        import pandas
+
+        return pandas.DataFrame(
+            {"launch": block.launch, "round": block.round, "position": block.position, "cell": block.cell}
+            | dataclasses.asdict(block.timing)
+            for result in self.run.results
+            for block in result.blocks
+        )
+
+    def plot(self) -> Figure:
+        """The figure of a study (ratio against its factor) or of a comparison (speed against costs)."""
+        from effbench.report import plots
+
+        if self.run.experiment.claims:
+            return plots.study_figure(self.run, self.cells, self.verdicts)
+        return plots.compare_figure(self.run, self.cells)
+
+    def write(self, directory: str | Path | None = None) -> dict[str, Path]:
+        """Write tables and figures beside the run, or into `directory`. Returns the files by what they are. Raises StorageError."""
+        from effbench import report
+
+        target = self.directory if directory is None else Path(directory)
+        if target is None:
+            raise StorageError("this run was never stored; name a directory to write to")
+        return report.write_all(self.run, self.cells, self.verdicts, target)
+
+    def __str__(self) -> str:
+        from effbench.report import table
+
+        rows = table.study_rows if self.run.experiment.claims else table.compare_rows
+        return table.render_markdown(rows(self.run, self.cells))
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+
+def _frame_row(cell: CellSummary) -> dict[str, Any]:
+    cost = cell.cost
+    return {
+        "id": cell.cell.id,
+        **cell.cell.case.labels,
+        "batch": cell.cell.batch,
+        "params": None if cost is None else cost.params,
+        "madds": None if cost is None else cost.madds,
+        "memory_access": None if cost is None else cost.memory_access,
+        "memory_access_bytes": None if cost is None else cost.memory_access_bytes,
+        "latency_s": None if cell.latency is None else cell.latency.point,
+        "latency_low_s": None if cell.latency is None else cell.latency.low,
+        "latency_high_s": None if cell.latency is None else cell.latency.high,
+        "throughput": cell.throughput,
+        "ratio": None if cell.ratio is None else cell.ratio.point,
+        "ratio_low": None if cell.ratio is None else cell.ratio.low,
+        "ratio_high": None if cell.ratio is None else cell.ratio.high,
+        "paper_ratio": cell.paper_ratio,
+        "bound": cell.bound,
+        "flags": ", ".join(cell.flags),
+        "skipped": cell.skipped,
+    }
+
+
+def _unwatched(progress: Progress) -> None:
+    return None
+
+
+def _execute(
+    experiment: Experiment,
+    name: str,
+    *,
+    device: str = "cpu",
+    runtime: str = "eager",
+    threads: int = 1,
+    batch: int = 1,
+    dtype: str | None = None,
+    allocator: str = "retain",
+    select: Mapping[str, Sequence[str]] | None = None,
+    quick: bool = False,
+    launches: int | None = None,
+    budget_s: float | None = None,
+    precision: float | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    device_options: Mapping[str, Any] | None = None,
+    command: str = "",
+    watch: Watch | None = None,
+) -> Results:
+    chosen = {"launches": launches, "budget_s": budget_s, "precision": precision}
+    planned = plan.make(
+        experiment,
+        device=device,
+        runtime=runtime,
+        threads=threads,
+        batch=batch,
+        dtype=dtype,
+        allocator=allocator,
+        select=select,
+        quick=quick,
+        sampling={key: value for key, value in chosen.items() if value is not None},
+        seed=seed,
+        device_options=device_options,
+    )
+    _require_device(device)
+    directory = Path(out) if out is not None else _new_directory(name, device)
+    finished = runner.execute(planned, directory, profile=_cost_of, command=command, watch=watch or _unwatched)
+    return Results(finished)
+
+
+def _require_device(name: str) -> None:
+    """Fail before anything is built when the device is not there. Only asks; makes no context on it."""
+    if name.startswith("cuda"):
+        from effbench.devices import require_cuda
+
+        require_cuda(name)
+
+
+def _new_directory(name: str, device: str) -> Path:
+    """A folder of its own under results/runs: time, study, device."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    stem = f"{stamp}-{name}-{device.replace(':', '')}"
+    number, path = 1, storage.RUNS / stem
+    while path.exists():
+        number += 1
+        path = storage.RUNS / f"{stem}-{number}"
+    return path
+
+
+def _cost_of(cell: Cell) -> Cost:
+    found = profile(
+        cell.case.model, cell.case.input_shape, batch=cell.batch, dtype=cell.case.dtype, arguments=cell.case.arguments
+    )
+    return found.cost
+
+
+def _default_shape(model: str) -> Shape:
+    """The input that a named network was published with; 3x224x224 for any other."""
+    return zoo.default_input(model)
+
+
+def _on_meta(model: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The network without its weights, where it can be built so; some constructors compute with their tensors."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return zoo.resolve(model, arguments)
+    except EffbenchError:
+        return zoo.resolve(model, arguments)
+
+
+def _side_by_side(
+    models: Sequence[str | nn.Module], input_shape: Shape | None, dtype: str, scratch: Path
+) -> Experiment:
+    """The study of these models, the first of them the reference."""
+    cases, seen = [], set()
+    for number, model in enumerate(models):
+        if isinstance(model, str):
+            spec, name, shape = model, model, input_shape or _default_shape(model)
+        else:
+            spec, name, shape = _pickled(model, scratch / f"{number}.pkl"), type(model).__name__, input_shape or (3, 224, 224)
+        if name in seen:
+            if isinstance(model, str):
+                raise InvalidValue(f"'{name}' is named twice; a model is compared with itself by `effbench diff` of two runs")
+            name = f"{name}-{number + 1}"
+        seen.add(name)
+        cases.append(Case(spec, tuple(shape), dtype=dtype, labels={"model": name}))
+    names = tuple(case.labels["model"] for case in cases)
+    return Experiment(
+        name="compare" if len(cases) > 1 else "measure",
+        title="Models side by side" if len(cases) > 1 else str(names[0]),
+        claim="How fast is each model on this device, and what does it cost?",
+        factor="model",
+        levels=names,
+        reference=names[0],
+        cases=tuple(cases),
+    )
+
+
+def _pickled(module: nn.Module, path: Path) -> str:
+    """A module on disk for the worker processes, in a folder that only this user can read and that is gone afterwards."""
+    import cloudpickle
+
+    try:
+        path.write_bytes(cloudpickle.dumps(module))
+    except Exception as error:  # cloudpickle raises whatever the module's own state raises
+        first = str(error).partition("\n")[0]
+        raise EffbenchError(
+            f"{type(module).__name__} cannot be sent to a worker process ({first}); put it into a file and name it 'path/file.py:factory'"
+        ) from error
+    return f"pickle:{path}"

@@ -1,0 +1,105 @@
+"""Start a worker process, hand it its job, and read its events. One worker is one launch."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+ALLOCATORS = ("retain", "system")
+
+_KEEP = {
+    # glibc gives big blocks back to the kernel and faults them in again: a grouped convolution then reads 2x slower in
+    # some launches. Raising both thresholds keeps the pages; one alone does not.
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+
+
+class WorkerFailed(Exception):
+    """The worker ended, or fell silent, before its job was done. The message says how."""
+
+
+def worker_environment(threads: int, allocator: str, base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Environment variables of a worker: thread counts that must be set before torch loads, and the allocator policy."""
+    environment = dict(os.environ if base is None else base)
+    if threads > 0:
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            environment[name] = str(threads)
+    if allocator == "retain":
+        environment.update(_KEEP)
+    environment["PYTHONUNBUFFERED"] = "1"
+    return environment
+
+
+class Worker:
+    """A running worker. Use as a context manager: leaving it ends the process, whatever happened."""
+
+    def __init__(self, job: Mapping[str, Any], environment: Mapping[str, str], silence_s: float) -> None:
+        self._silence_s = silence_s
+        self._errors = tempfile.TemporaryFile()
+        # A session of its own: Ctrl-C reaches only the parent, which still has to save and to say how to go on.
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "effbench.measure.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=dict(environment),
+            start_new_session=True,
+        )
+        self._lines: queue.Queue[bytes | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(job).encode() + b"\n")
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass  # it died at once; events() tells why
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Events as they come. Raises WorkerFailed when the process dies or says nothing for `silence_s`."""
+        while True:
+            try:
+                line = self._lines.get(timeout=self._silence_s)
+            except queue.Empty:
+                raise WorkerFailed(f"no sign of life for {self._silence_s:g} s, taken for hung and ended") from None
+            if line is None:
+                break
+            yield json.loads(line)
+        code = self._process.wait()
+        if code:
+            raise WorkerFailed(self._how_it_ended(code))
+
+    def _how_it_ended(self, code: int) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        last = f": {lines[-1].strip()}" if lines else ""
+        if code < 0:
+            import signal
+
+            name = signal.Signals(-code).name
+            hint = " (out of memory?)" if name == "SIGKILL" else ""
+            return f"the process was ended by {name}{hint}{last}"
+        return f"the process ended with exit code {code}{last}"
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._errors.close()

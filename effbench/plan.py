@@ -1,0 +1,161 @@
+"""From a study and a user's options to a plan: which cells, on what, how often. Pure, no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from effbench import devices, runtimes
+from effbench.core import Case, Cell, Experiment, Label, Sampling
+from effbench.errors import InvalidValue, UnknownName
+from effbench.measure.launcher import ALLOCATORS
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+QUICK: Mapping[str, Any] = {
+    "launches": 3,
+    "min_rounds": 4,
+    "max_rounds": 8,
+    "warmup_s": 0.03,
+    "max_warmup_s": 0.3,
+    "budget_s": 45.0,
+}
+"""What ``--quick`` changes: a look in under a minute. Three launches carry an interval, but no verdict."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run needs to know before it starts."""
+
+    experiment: Experiment
+    cells: tuple[Cell, ...]
+    device: str = "cpu"
+    device_options: Mapping[str, Any] = field(default_factory=dict)
+    runtime: str = "eager"
+    threads: int = 1
+    allocator: str = "retain"
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int = 0
+    clock: str = "wall"
+
+
+def make(
+    experiment: Experiment,
+    *,
+    device: str = "cpu",
+    runtime: str = "eager",
+    threads: int = 1,
+    batch: int = 1,
+    dtype: str | None = None,
+    allocator: str = "retain",
+    select: Mapping[str, Sequence[str]] | None = None,
+    quick: bool = False,
+    sampling: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device_options: Mapping[str, Any] | None = None,
+) -> Plan:
+    """The plan for a study under these options. `sampling` overrides single fields of the study's own.
+
+    Raises UnknownName and InvalidValue for options that name nothing or break a rule.
+    """
+    kind = devices.kind_of(device)
+    if runtime not in runtimes.NAMES:
+        raise UnknownName("runtime", runtime, runtimes.NAMES)
+    if allocator not in ALLOCATORS:
+        raise UnknownName("allocator policy", allocator, ALLOCATORS)
+    if dtype is not None and dtype not in DTYPES:
+        raise UnknownName("dtype", dtype, DTYPES)
+    if batch < 1:
+        raise InvalidValue(f"batch (={batch}) must be 1 or more")
+    if threads < 0:
+        raise InvalidValue(f"threads (={threads}) must be 1 or more, or 0 for every core")
+    if kind == "cpu" and threads == 0:
+        from effbench.devices.cpu import usable_cores
+
+        threads = usable_cores()
+    if kind != "cpu":
+        threads = 0
+    cases = choose(experiment, kind, select or {})
+    if dtype is not None:
+        cases = tuple(replace(case, dtype=dtype) for case in cases)
+    options = dict(device_options or {})
+    if kind == "cpu":
+        options["threads"] = threads
+    if kind == "fake":
+        options.setdefault("seed", seed)
+    merged = {**dataclasses.asdict(experiment.sampling), **(QUICK if quick else {}), **(sampling or {})}
+    return Plan(
+        experiment=experiment.with_cases(cases),
+        cells=tuple(Cell(case, device, runtime, threads, batch) for case in cases),
+        device=device,
+        device_options=options,
+        runtime=runtime,
+        threads=threads,
+        allocator=allocator,
+        sampling=check(Sampling(**merged)),
+        seed=seed,
+        clock=clock_of(kind, threads),
+    )
+
+
+def clock_of(kind: str, threads: int) -> str:
+    """Which clock ratios use. One CPU thread: its CPU time, which a busy neighbour does not lengthen. Several: wall time, since CPU time
+    misses waiting. CUDA: the time between device events.
+    """
+    if kind == "cuda":
+        return "device"
+    return "cpu" if kind == "fake" or threads == 1 else "wall"
+
+
+def check(sampling: Sampling) -> Sampling:
+    """The sampling, if its numbers make sense. Raises InvalidValue."""
+    for name in ("launches", "min_rounds", "max_rounds"):
+        if getattr(sampling, name) < 1:
+            raise InvalidValue(f"{name.replace('_', ' ')} (={getattr(sampling, name)}) must be 1 or more")
+    for name in ("budget_s", "precision", "block_s"):
+        value = getattr(sampling, name)
+        if not (value > 0 and math.isfinite(value)):
+            raise InvalidValue(f"{name.removesuffix('_s')} (={value:g}) must be a positive number")
+    if sampling.max_rounds < sampling.min_rounds:
+        return replace(sampling, max_rounds=sampling.min_rounds)
+    return sampling
+
+
+def choose(experiment: Experiment, kind: str, select: Mapping[str, Sequence[str]]) -> tuple[Case, ...]:
+    """The cases that run: `select` names values of labels; every other label is narrowed by the study's defaults.
+
+    Selecting values of the factor keeps the reference, without which there is no ratio. Raises UnknownName.
+    """
+    values = experiment.label_values()
+    allowed: dict[str, set[str]] = {}
+    for label, wanted in select.items():
+        if label not in values:
+            raise UnknownName(f"label of {experiment.name}", label, values)
+        known = [str(value) for value in values[label]]
+        for value in wanted:
+            if value not in known:
+                raise UnknownName(f"{label} in {experiment.name}", value, known)
+        allowed[label] = set(wanted)
+        if label == experiment.factor:
+            allowed[label].add(str(experiment.reference))
+    for label, default in experiment.defaults.items():
+        if label not in allowed:
+            allowed[label] = {str(value) for value in _for_device(default, kind)}
+    chosen = tuple(
+        case
+        for case in experiment.cases
+        if all(str(case.labels[label]) in wanted for label, wanted in allowed.items() if label in case.labels)
+    )
+    if not chosen:
+        raise InvalidValue(f"no case of {experiment.name} has all of {dict(select)}; drop one of these choices")
+    return chosen
+
+
+def _for_device(default: Any, kind: str) -> tuple[Label, ...]:
+    """A default may be one value, several, or depend on the device kind (any other kind follows "cpu")."""
+    if isinstance(default, Mapping):
+        default = default.get(kind, default.get("cpu"))
+    return tuple(default) if isinstance(default, (tuple, list)) else (default,)

@@ -1,0 +1,97 @@
+"""A run as one JSON object: the contract of ``run --json`` and ``compare --json``. Scripts and CI rely on its keys."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from effbench.core import Comparison, Estimate, PairEvidence, Run, Verdict
+from effbench.summary import CellSummary
+
+
+def run_document(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Keys: run_dir, study, environment, clock, cells, verdicts. Times in seconds, memory access in elements; missing is null."""
+    return {
+        "run_dir": None if run.path is None else str(Path(run.path).parent),
+        "study": run.experiment.name,
+        "claim": run.experiment.claim,
+        "complete": run.complete,
+        "clock": run.clock,
+        "environment": dataclasses.asdict(run.environment),
+        "sampling": dataclasses.asdict(run.sampling),
+        "cells": [cell_document(cell) for cell in cells],
+        "verdicts": [verdict_document(verdict) for verdict in verdicts],
+    }
+
+
+def cell_document(cell: CellSummary) -> dict[str, Any]:
+    """One cell: what it is, what it costs, how fast it ran, and why it may not count."""
+    return {
+        "id": cell.cell.id,
+        "model": cell.cell.case.model,
+        "labels": dict(cell.cell.case.labels),
+        "input_shape": list(cell.cell.case.input_shape),
+        "batch": cell.cell.batch,
+        "dtype": cell.cell.case.dtype,
+        "device": cell.cell.device,
+        "runtime": cell.cell.runtime,
+        "threads": cell.cell.threads,
+        **({} if cell.cost is None else cell.cost.to_dict()),
+        "latency_s": _time(cell.latency),
+        "busy_s": _time(cell.busy),
+        "throughput": cell.throughput,
+        "throughput_unit": cell.throughput_unit,
+        "ratio": _ratio(cell.ratio),
+        "reference": cell.reference,
+        "paper": {"speed": cell.paper_speed, "unit": cell.paper_unit, "ratio": cell.paper_ratio},
+        "bound": cell.bound,
+        "flags": list(cell.flags),
+        "notes": list(cell.notes),
+        "launches": cell.launches,
+        "blocks": cell.blocks,
+        "set_aside": cell.set_aside,
+        "skipped": cell.skipped,
+    }
+
+
+def verdict_document(verdict: Verdict) -> dict[str, Any]:
+    """One claim in one group; `scale` repeats the group's scale, since most studies have one."""
+    return {
+        "claim": verdict.claim,
+        "text": verdict.text,
+        "scale": verdict.group.get("scale"),
+        "group": dict(verdict.group),
+        "verdict": verdict.verdict,
+        "reason": verdict.reason,
+        "headline": _evidence(verdict.headline),
+        "evidence": [_evidence(item) for item in verdict.evidence],
+    }
+
+
+def diff_document(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """``diff --json``: one object a cell."""
+    return [
+        {"cell": item.cell, "verdict": item.verdict, "change": _ratio(item.change), "reason": item.reason}
+        for item in comparisons
+    ]
+
+
+def _evidence(item: PairEvidence) -> dict[str, Any]:
+    return {
+        "slower": item.slower,
+        "faster": item.faster,
+        "ratio": _ratio(item.ratio),
+        "paper_ratio": item.paper_ratio,
+        "verdict": item.verdict,
+        "reason": item.reason,
+    }
+
+
+def _time(estimate: Estimate | None) -> dict[str, float | None] | None:
+    return None if estimate is None else {"median": estimate.point, "low": estimate.low, "high": estimate.high}
+
+
+def _ratio(estimate: Estimate | None) -> dict[str, float | None] | None:
+    return None if estimate is None else {"point": estimate.point, "low": estimate.low, "high": estimate.high}
