@@ -1,0 +1,80 @@
+"""Pieces that several families share: convolution with norm and activation, channel shuffle, rounding of widths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from effbench.errors import InvalidValue
+
+
+def conv_norm_act(
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    activation: type[nn.Module] | None = nn.ReLU,
+) -> nn.Sequential:
+    """Convolution without bias, batch norm and, unless `activation` is None, an in-place activation.
+
+    Keeps h and w at stride 1.
+    """
+    layers: list[nn.Module] = [
+        nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(out_channels),
+    ]
+    if activation is not None:
+        # Safe in place: the norm's output is fresh and nobody else holds it.
+        layers.append(activation(inplace=True))
+    return nn.Sequential(*layers)
+
+
+def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """Interleave `groups` equal parts of the channels: (n, c, h, w) to the same shape, one copy.
+
+    Figure 1 of arXiv:1707.01083.
+    """
+    n, c, h, w = x.shape
+    return x.view(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def make_divisible(value: float, divisor: int = 8) -> int:
+    """The multiple of `divisor` nearest to `value` (half up), at least `divisor`, never more than 10 % below `value`."""
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+def check_choice(name: str, value: float, choices: Sequence[float]) -> None:
+    """Raise InvalidValue naming the nearest choices unless `value` is one of them."""
+    if value not in choices:
+        near = sorted(sorted(choices, key=lambda choice: abs(choice - value))[:2])
+        listed = ", ".join(str(choice) for choice in choices)
+        advice = " or ".join(str(choice) for choice in near)
+        raise InvalidValue(f"`{name}` (={value}) must be one of {listed}: use {advice}")
+
+
+def check_width(value: float, published: Sequence[float]) -> None:
+    """Raise InvalidValue unless `value` can multiply channels: above 0, and at most 16 so that a slip fills no memory."""
+    if not 0 < value <= 16:
+        near = min(published, key=lambda choice: abs(choice - value))
+        raise InvalidValue(f"`width` (={value}) must be above 0 and at most 16: use {near}, the nearest published one")
+
+
+def init_for_timing(network: nn.Module) -> None:
+    """Scale random convolution weights so that activations stay of order one through a network without trained norms.
+
+    Untrained norms in eval mode scale nothing, so PyTorch's default initial weights shrink the signal by about 0.4 a
+    layer. Deep plain networks then compute on denormal numbers or, in half precision, on zeros, which run at another
+    speed than real data.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+
+def global_pool(x: Tensor) -> Tensor:
+    """Mean over h and w: (n, c, h, w) to (n, c)."""
+    return torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1)

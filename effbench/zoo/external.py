@@ -1,0 +1,147 @@
+"""Networks from outside the zoo: ``package.module:factory``, ``path/file.py:factory``, ``torchvision:name``,
+``timm:name``.
+
+A factory is anything that returns an ``nn.Module`` when called, a class included, or a module that is ready.
+``pickle:PATH`` is how a network that exists only in memory reaches our own worker processes; unpickling runs code, so
+never point it at a stranger's file.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+from effbench.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_LIBRARIES = {"torchvision": ("torchvision.models", "get_model"), "timm": ("timm", "create_model")}
+
+
+def split_arguments(spec: str) -> tuple[str, dict[str, Any]]:
+    """``name?width=0.5&norm=batch`` as the name and its arguments.
+
+    Values are Python literals where they parse, else text.
+    """
+    name, _, query = spec.partition("?")
+    return name, {key: _literal(text) for key, text in parse_qsl(query, keep_blank_values=True)}
+
+
+def load(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+    """The network that `spec` leads to, made with `arguments`. Raises ModelError with the step that failed."""
+    name, written = split_arguments(spec)
+    place, _, attribute = name.rpartition(":")
+    if not place or not attribute:
+        raise ModelError(f"'{name}' is no network; write package.module:factory or path/file.py:factory")
+    arguments = {**written, **(arguments or {})}
+    if place == "pickle":
+        return _checked(_unpickle(Path(attribute)), name)
+    if place in _LIBRARIES:
+        module, function = _LIBRARIES[place]
+        factory = getattr(_import(module, name), function)
+        return _checked(_call(lambda **given: factory(attribute, **given), arguments, name), name)
+    module = _import_file(Path(place), name) if place.endswith(".py") else _import(place, name)
+    factory = _attribute(module, attribute, place)
+    if _is_network(factory):
+        if arguments:
+            raise ModelError(f"{name} is a finished network and takes no arguments; name a function that builds it")
+        return _checked(factory, name)
+    return _checked(_call(factory, arguments, name), name)
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _import(module: str, name: str) -> Any:
+    # A user's package usually lies in the current folder, which a console script does not search.
+    sys.path.insert(0, "")
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModelError(f"{name}: there is no module '{error.name}'; install it or run where it lies") from error
+    except Exception as error:  # a user's module may raise anything
+        raise ModelError(f"{name}: importing {module} fails: {_reason(error)}; correct {module} first") from error
+    finally:
+        sys.path.remove("")
+
+
+def _import_file(path: Path, name: str) -> Any:
+    if not path.is_file():
+        raise ModelError(f"{name}: there is no file {path}; check the path (now in {Path.cwd()})")
+    path = path.resolve()
+    title = f"effbench_user_{path.stem}_{abs(hash(str(path))):x}"
+    specification = importlib.util.spec_from_file_location(title, path)
+    assert specification is not None and specification.loader is not None, "a .py file always has a loader"
+    module = importlib.util.module_from_spec(specification)
+    # As for a script: its neighbours can be imported, and dataclasses find their module.
+    sys.modules[title] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        specification.loader.exec_module(module)
+    except Exception as error:  # a user's file may raise anything
+        del sys.modules[title]
+        raise ModelError(f"{name}: loading the file fails: {_reason(error)}; correct it first") from error
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def _attribute(module: Any, attribute: str, place: str) -> Any:
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        public = [known for known in vars(module) if not known.startswith("_") and callable(getattr(module, known))]
+        near = difflib.get_close_matches(attribute, public, n=1)
+        advice = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(public) or 'nothing to call'}"
+        raise ModelError(f"{place} has no '{attribute}'; {advice}") from None
+
+
+def _call(factory: Callable[..., Any], arguments: Mapping[str, Any], name: str) -> Any:
+    if not callable(factory):
+        raise ModelError(f"{name} is a {type(factory).__name__}; name a function or class that makes a network")
+    try:
+        return factory(**arguments)
+    except Exception as error:  # a user's factory may raise anything
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items()) or "no arguments"
+        raise ModelError(f"{name} raises {_reason(error)}; called with {given}") from error
+
+
+def _unpickle(path: Path) -> Any:
+    import cloudpickle  # type: ignore[import-untyped]
+
+    try:
+        with path.open("rb") as file:
+            return cloudpickle.load(file)
+    except Exception as error:  # a pickle may raise anything
+        raise ModelError(f"pickle:{path} cannot be read: {_reason(error)}; write it again with cloudpickle") from error
+
+
+def _is_network(value: Any) -> bool:
+    from torch import nn
+
+    return isinstance(value, nn.Module)
+
+
+def _checked(value: Any, name: str) -> nn.Module:
+    if not _is_network(value):
+        raise ModelError(
+            f"{name} gives a {type(value).__name__}, not a torch.nn.Module; name a function that returns one"
+        )
+    network: nn.Module = value
+    return network
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

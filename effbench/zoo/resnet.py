@@ -1,0 +1,119 @@
+"""ResNet-18, 34, 50, 101 and 152 for ImageNet.
+
+Stride 2 sits on the 3x3 convolution of a bottleneck, as in torchvision, which gives ResNet-50 its 4.09 G multiply-adds;
+the paper's own 3.8 G has it on the first 1x1.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from effbench.zoo._blocks import check_choice, conv_norm_act, global_pool
+from effbench.zoo._registry import register
+
+# depth: (bottleneck, units in each of the four stages); Table 1 of arXiv:1512.03385
+LAYOUTS = {
+    18: (False, (2, 2, 2, 2)),
+    34: (False, (3, 4, 6, 3)),
+    50: (True, (3, 4, 6, 3)),
+    101: (True, (3, 4, 23, 3)),
+    152: (True, (3, 8, 36, 3)),
+}
+
+
+class Unit(nn.Module):
+    """relu(branch(x) + shortcut(x)): two 3x3 convolutions, or 1x1, 3x3, 1x1 widening four times."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, bottleneck: bool) -> None:
+        super().__init__()
+        out_channels = 4 * channels if bottleneck else channels
+        if bottleneck:
+            self.branch = nn.Sequential(
+                conv_norm_act(in_channels, channels),
+                conv_norm_act(channels, channels, 3, stride),
+                conv_norm_act(channels, out_channels, activation=None),
+            )
+        else:
+            self.branch = nn.Sequential(
+                conv_norm_act(in_channels, channels, 3, stride),
+                conv_norm_act(channels, out_channels, 3, activation=None),
+            )
+        # Projects when, and only when, the shape changes.
+        same_shape = stride == 1 and in_channels == out_channels
+        self.shortcut = (
+            nn.Identity() if same_shape else conv_norm_act(in_channels, out_channels, 1, stride, activation=None)
+        )
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.branch(x) + self.shortcut(x))
+        return x
+
+
+class ResNet(nn.Module):
+    """7x7 stem, max pooling, four stages of units, global average pooling, linear classifier."""
+
+    def __init__(self, depth: int, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        bottleneck, repeats = LAYOUTS[depth]
+        self.stem = conv_norm_act(in_channels, 64, 7, 2)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        units = []
+        previous = 64
+        for stage, repeat in enumerate(repeats):
+            channels = 64 * 2**stage
+            for position in range(repeat):
+                units.append(Unit(previous, channels, 2 if stage > 0 and position == 0 else 1, bottleneck))
+                previous = 4 * channels if bottleneck else channels
+        self.stages = nn.Sequential(*units)
+        self.fc = nn.Linear(previous, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(global_pool(self.stages(self.pool(self.stem(x)))))
+        return x
+
+
+@register(
+    "resnet18",
+    arguments={"depth": 18},
+    params=11_689_512,
+    madds_million=1814,
+    source="torchvision",
+    paper="arXiv:1512.03385",
+)
+@register(
+    "resnet34",
+    arguments={"depth": 34},
+    params=21_797_672,
+    madds_million=3664,
+    source="torchvision",
+    paper="arXiv:1512.03385",
+)
+@register(
+    "resnet50",
+    arguments={"depth": 50},
+    params=25_557_032,
+    madds_million=4089,
+    source="torchvision",
+    paper="arXiv:1512.03385",
+)
+@register(
+    "resnet101",
+    arguments={"depth": 101},
+    params=44_549_160,
+    madds_million=7801,
+    source="torchvision",
+    paper="arXiv:1512.03385",
+)
+@register(
+    "resnet152",
+    arguments={"depth": 152},
+    params=60_192_808,
+    madds_million=11514,
+    source="torchvision",
+    paper="arXiv:1512.03385",
+)
+def resnet(depth: int, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
+    """A ResNet of this depth. Raises InvalidValue for a depth that the paper does not lay out."""
+    check_choice("depth", depth, tuple(LAYOUTS))
+    return ResNet(depth, num_classes, in_channels)

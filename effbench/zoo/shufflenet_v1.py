@@ -1,0 +1,270 @@
+"""ShuffleNetV1 with 1, 2, 3, 4 or 8 groups at any width: grouped 1x1 convolutions joined by channel shuffles.
+
+The shuffle stands before the depthwise convolution, as Figure 2 of the paper draws it. The authors' code shuffles after
+it; both compute the same function up to the order of channels, at the same multiply-adds. Table 1 of the paper counts
+convolutions only: with the classifier left out all five of its figures come out to the digit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from effbench.zoo._blocks import channel_shuffle, check_choice, check_width, conv_norm_act, global_pool, make_divisible
+from effbench.zoo._registry import register
+
+# groups: output channels of stage 2 at 1.0x, doubled in stages 3 and 4; Table 1 of arXiv:1707.01083
+STAGE_2 = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
+REPEATS = (4, 8, 4)
+
+
+class Unit(nn.Module):
+    """Grouped 1x1, shuffle, 3x3 depthwise, grouped 1x1; then added to the input or, at stride 2, concatenated with its
+    average.
+
+    The inner width is a quarter of the unit's output. `first_groups` is 1 in the first unit of stage 2, whose input is
+    too thin.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, groups: int, first_groups: int) -> None:
+        super().__init__()
+        inner = out_channels // 4
+        branch_channels = out_channels - in_channels if stride == 2 else out_channels
+        self.groups = groups
+        self.compress = conv_norm_act(in_channels, inner, groups=first_groups)
+        self.depthwise = conv_norm_act(inner, inner, 3, stride, groups=inner, activation=None)
+        self.expand = conv_norm_act(inner, branch_channels, groups=groups, activation=None)
+        self.pool = nn.AvgPool2d(3, 2, 1) if stride == 2 else None
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.compress(x)
+        if self.groups > 1:
+            y = channel_shuffle(y, self.groups)
+        y = self.expand(self.depthwise(y))
+        y = x + y if self.pool is None else torch.cat((self.pool(x), y), dim=1)
+        y = self.relu(y)
+        return y
+
+
+class ShuffleNetV1(nn.Module):
+    """3x3 stem, max pooling, three stages of units, global average pooling, linear classifier."""
+
+    def __init__(self, groups: int, width: float, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        # Widths of the authors' code: 12 or 16 at 0.5, 24 at 1.0 and at 1.5, 48 at 2.0.
+        stem = 24 * width if width < 1 else 24 * int(width)
+        previous = -(-int(stem) // groups) * groups
+        # A quarter of it is grouped; only 2 and 4 groups at fractional widths are not exact already.
+        channels = make_divisible(STAGE_2[groups] * width, 4 * groups)
+        self.stem = conv_norm_act(in_channels, previous, 3, 2)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        units: list[nn.Module] = []
+        for repeat in REPEATS:
+            for position in range(repeat):
+                stride = 2 if position == 0 else 1
+                units.append(Unit(previous, channels, stride, groups, groups if units else 1))
+                previous = channels
+            channels *= 2
+        self.stages = nn.Sequential(*units)
+        self.fc = nn.Linear(previous, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(global_pool(self.stages(self.pool(self.stem(x)))))
+        return x
+
+
+@register("shufflenet_v1_g{groups}_x{width}", paper="arXiv:1707.01083", source="no count published for this form")
+@register(
+    "shufflenet_v1_g{groups}",
+    arguments={"width": 1.0},
+    paper="arXiv:1707.01083",
+    source="no count published for this form",
+)
+@register(
+    "shufflenet_v1_x{width}",
+    arguments={"groups": 3},
+    paper="arXiv:1707.01083",
+    source="no count published for this form",
+)
+@register(
+    "shufflenet_v1_g1_x0_25",
+    arguments={"groups": 1, "width": 0.25},
+    source="no count published for this form",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g1_x0_5",
+    arguments={"groups": 1, "width": 0.5},
+    source="no count published for this form",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g1_x1_0",
+    arguments={"groups": 1, "width": 1.0},
+    params=1_531_936,
+    madds_million=143,
+    counts="conv",
+    source="ShuffleNetV1 paper, Table 1, convolutions only",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g1_x1_5",
+    arguments={"groups": 1, "width": 1.5},
+    source="no count published for this form",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g1_x2_0",
+    arguments={"groups": 1, "width": 2.0},
+    source="no count published for this form",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g2_x0_25",
+    arguments={"groups": 2, "width": 0.25},
+    source="no count published for this form",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g2_x0_5",
+    arguments={"groups": 2, "width": 0.5},
+    source="no count published for this form",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g2_x1_0",
+    arguments={"groups": 2, "width": 1.0},
+    params=1_733_848,
+    madds_million=140,
+    counts="conv",
+    source="ShuffleNetV1 paper, Table 1, convolutions only",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g2_x1_5",
+    arguments={"groups": 2, "width": 1.5},
+    source="no count published for this form",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g2_x2_0",
+    arguments={"groups": 2, "width": 2.0},
+    source="no count published for this form",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g3_x0_25",
+    arguments={"groups": 3, "width": 0.25},
+    source="no count published for this form",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g3_x0_5",
+    arguments={"groups": 3, "width": 0.5},
+    params=718_324,
+    madds_million=38,
+    source="the authors' repository",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g3_x1_0",
+    aliases=("shufflenet_v1",),
+    arguments={"groups": 3, "width": 1.0},
+    params=1_865_728,
+    madds_million=137,
+    counts="conv",
+    source="ShuffleNetV1 paper, Table 1, convolutions only",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g3_x1_5",
+    arguments={"groups": 3, "width": 1.5},
+    madds_million=292,
+    source="the authors' repository",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g3_x2_0",
+    arguments={"groups": 3, "width": 2.0},
+    madds_million=524,
+    source="the authors' repository",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g4_x0_25",
+    arguments={"groups": 4, "width": 0.25},
+    source="no count published for this form",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g4_x0_5",
+    arguments={"groups": 4, "width": 0.5},
+    source="no count published for this form",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g4_x1_0",
+    arguments={"groups": 4, "width": 1.0},
+    params=1_968_344,
+    madds_million=133,
+    counts="conv",
+    source="ShuffleNetV1 paper, Table 1, convolutions only",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g4_x1_5",
+    arguments={"groups": 4, "width": 1.5},
+    source="no count published for this form",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g4_x2_0",
+    arguments={"groups": 4, "width": 2.0},
+    source="no count published for this form",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g8_x0_25",
+    arguments={"groups": 8, "width": 0.25},
+    source="no count published for this form",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g8_x0_5",
+    arguments={"groups": 8, "width": 0.5},
+    madds_million=40,
+    source="the authors' repository",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g8_x1_0",
+    arguments={"groups": 8, "width": 1.0},
+    params=2_434_768,
+    madds_million=137,
+    counts="conv",
+    source="ShuffleNetV1 paper, Table 1, convolutions only",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g8_x1_5",
+    arguments={"groups": 8, "width": 1.5},
+    madds_million=290,
+    source="the authors' repository",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g8_x2_0",
+    arguments={"groups": 8, "width": 2.0},
+    madds_million=522,
+    source="the authors' repository",
+    paper="arXiv:1707.01083",
+)
+def shufflenet_v1(groups: int = 3, width: float = 1.0, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
+    """ShuffleNetV1 with channels times `width`, rounded to what `groups` divides.
+
+    Raises InvalidValue for other groups or width 0.
+    """
+    check_choice("groups", groups, tuple(STAGE_2))
+    check_width(width, (0.25, 0.5, 1.0, 1.5, 2.0))
+    return ShuffleNetV1(groups, width, num_classes, in_channels)
