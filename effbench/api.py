@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench import catalog, claims, plan, runner, storage, summary, zoo
 from effbench.core import Case, Cell, Cost, Experiment, Run, Verdict
-from effbench.errors import EffbenchError, InvalidValue, StorageError
+from effbench.errors import EffbenchError, InvalidValue, StorageError, UnknownName
 from effbench.runner import Progress, Watch
 from effbench.summary import CellSummary
 
@@ -266,7 +266,10 @@ def _cost_of(cell: Cell) -> Cost:
 
 def _default_shape(model: str) -> Shape:
     """The input that a named network was published with; 3x224x224 for any other."""
-    return zoo.default_input(model)
+    try:
+        return tuple(zoo.entry(model).input_shape)
+    except UnknownName:
+        return (3, 224, 224)
 
 
 def _on_meta(model: str, arguments: Mapping[str, Any]) -> nn.Module:

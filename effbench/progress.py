@@ -1,0 +1,38 @@
+"""A progress bar with the time left, on standard error; silent when that is not a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from effbench.runner import Progress as Step
+from effbench.runner import Watch
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[Watch]:
+    """A `Watch` that draws the bar for as long as the context lasts."""
+    if not sys.stderr.isatty():
+        yield lambda step: None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    # Four redraws a second: the bar must not compete with the worker for a core.
+    with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4) as bar:
+        task = bar.add_task("starting", total=1.0)
+
+        def watch(step: Step) -> None:
+            bar.update(task, completed=step.done, description=escape(step.doing))
+
+        yield watch
