@@ -126,16 +126,16 @@ def render_markdown(table: Table) -> str:
     titles = [column.title for column in table.columns]
     rules = ["---:" if column.align == "right" else ":---" for column in table.columns]
     lines = [
-        f"### {_markdown(table.title)}",
+        f"### {escape_markdown(table.title)}",
         "",
-        _pipes(map(_markdown, titles)),
+        _pipes(map(escape_markdown, titles)),
         _pipes(rules),
     ]
-    lines += [_pipes(_markdown(value.text) for value in row) for row in table.rows]
+    lines += [_pipes(escape_markdown(value.text) for value in row) for row in table.rows]
     if table.totals is not None:
-        lines.append(_pipes(f"**{_markdown(value.text)}**" if value.text else "" for value in table.totals))
+        lines.append(_pipes(f"**{escape_markdown(value.text)}**" if value.text else "" for value in table.totals))
     for note in table.notes:
-        lines += ["", _markdown(note)]
+        lines += ["", escape_markdown(note)]
     return "\n".join(lines) + "\n"
 
 
@@ -212,7 +212,8 @@ def _inert(text: str, style: str = "") -> Text:
     return Text("\n".join(map(one_line, text.split("\n"))), style=style)
 
 
-def _markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """The text so that Markdown shows it as it is, on one line and safe inside a table."""
     text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\|*`])", r"\\\1", text).replace("](", "]\\(")
     # Between letters an underscore never starts emphasis, and model names are full of them.

@@ -1,0 +1,209 @@
+"""The figure of a guideline study: measured ratios with intervals, the paper's beside them, one panel per group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from effbench.core import Label, Run, Verdict
+from effbench.report import captions, ink
+from effbench.report.ink import save
+from effbench.report.plots_compare import compare_figure
+from effbench.summary import CellSummary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+__all__ = ["compare_figure", "save", "study_figure"]
+
+_PANEL_IN = 2.35
+_LOG_SPAN = 4.0
+"""Ratios that span more than this are drawn on a logarithmic axis."""
+
+
+def study_figure(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> Figure:
+    """Ratio to the reference against the study's factor, one panel per group of the other labels, one shared scale.
+
+    Filled circles with intervals are measured (a cross where a flag forbids a verdict), hollow diamonds the paper's.
+    Levels stand at equal distances in the study's order; a line joins them only where they are numbers.
+    """
+    with ink.plain_style():
+        return _study_figure(run, cells, verdicts)
+
+
+def _study_figure(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> Figure:
+    keys = captions.grouping(run, cells)
+    groups: list[dict[str, Label]] = []
+    for cell in cells:
+        group = _group(cell, keys)
+        if group not in groups:
+            groups.append(group)
+    panels = [(group, [cell for cell in cells if _group(cell, keys) == group]) for group in groups or [{}]]
+    levels = _levels(run, cells)
+    columns, ticks, rotation = _layout(len(panels), [captions.label_text(level) for level in levels])
+    titles = [_panel_title(group, verdicts, ink.WIDTH_IN / columns - 0.9) for group, _ in panels]
+    rows = math.ceil(len(panels) / columns)
+    lines = max(title.count("\n") + 1 for title in titles)
+    labels_in = max(map(len, ticks), default=0) * 0.075 if rotation else max(map(_lines, ticks), default=1) * 0.14
+    figure = ink.new_figure(
+        rows * (_PANEL_IN + 0.17 * lines + labels_in),
+        run.experiment.title,
+        f"{captions.setting(run, cells)}, {captions.launches_text(cells)}",
+        _legend(cells),
+    )
+    limits = _limits(cells)
+    for place, ((_, members), title) in enumerate(zip(panels, titles, strict=True)):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        _panel(axes, members, levels, dodge=0.11 if any(cell.paper_ratio for cell in cells) else 0.0)
+        axes.set_title(title, loc="left", fontsize=ink.TEXT_PT, color=ink.INK)
+        axes.set_xticks(range(len(levels)), ticks, rotation=rotation)
+        axes.set_xlim(-0.5, len(levels) - 0.5)
+        _scale(axes, limits)
+        if place % columns:
+            axes.tick_params(labelleft=False)
+        else:
+            reference = f"ratio to {run.experiment.factor} {captions.label_text(run.experiment.reference)}"
+            axes.set_ylabel(ink.fold(reference, _PANEL_IN, ink.TEXT_PT), fontsize=ink.TEXT_PT)
+        if place >= len(panels) - columns:
+            axes.set_xlabel(run.experiment.factor, fontsize=ink.TEXT_PT)
+    return figure
+
+
+def _group(cell: CellSummary, keys: Sequence[str]) -> dict[str, Label]:
+    labels = cell.cell.case.labels
+    return {key: labels[key] for key in keys if key in labels}
+
+
+def _levels(run: Run, cells: Sequence[CellSummary]) -> list[Label]:
+    """The levels that the cells take, in the study's order; a level the study does not list comes last."""
+    factor = run.experiment.factor
+    taken = dict.fromkeys(label for cell in cells if (label := cell.cell.case.labels.get(factor)) is not None)
+    listed = [level for level in run.experiment.levels if level in taken]
+    return listed + [level for level in taken if level not in listed]
+
+
+def _layout(panels: int, names: Sequence[str]) -> tuple[int, list[str], int]:
+    """Panels in a row, tick labels and their rotation: as many panels as leave each label its room."""
+    for columns in sorted({min(panels, 3), min(panels, 2), 1}, reverse=True):
+        room = ((ink.WIDTH_IN - 0.7) / columns - 0.2) / max(len(names), 1) - 0.08
+        ticks = [ink.fold(name, room, ink.SMALL_PT) for name in names]
+        if all(ink.width_in(tick, ink.SMALL_PT) <= room for tick in ticks):
+            return math.ceil(panels / math.ceil(panels / columns)), ticks, 0
+    return min(panels, 2), [ink.shorten(name, 28) for name in names], 90
+
+
+def _lines(text: str) -> int:
+    return text.count("\n") + 1
+
+
+def _panel_title(group: Mapping[str, Label], verdicts: Sequence[Verdict], room_in: float) -> str:
+    """The group, then one line a claim with its verdict in words."""
+    lines = [captions.group_text(group)] if group else []
+    for verdict in verdicts:
+        if all(verdict.group.get(key, value) == value for key, value in group.items()):
+            lines.append(f"{verdict.claim}: {verdict.verdict}")
+    return "\n".join(ink.fold(line, room_in, ink.TEXT_PT) for line in lines)
+
+
+def _legend(cells: Sequence[CellSummary]) -> list[Line2D]:
+    confidence = next((cell.ratio.confidence for cell in cells if cell.ratio and cell.ratio.low is not None), None)
+    interval = "" if confidence is None else f", {100 * confidence:g} % interval"
+    handles = [ink.handle("o", ink.BLUE, f"measured{interval}")]
+    if any(cell.flags and cell.ratio for cell in cells):
+        handles.append(ink.handle("X", ink.BLUE, "measured, flagged: cannot confirm"))
+    platform = captions.platforms(cells)
+    if platform is not None:
+        handles.append(ink.handle("D", ink.VERMILLION, f"paper, {platform}", hollow=True))
+    return handles
+
+
+def _panel(axes: Axes, cells: Sequence[CellSummary], levels: Sequence[Label], *, dodge: float) -> None:
+    ink.dress(axes)
+    axes.grid(axis="y", color="#E4E4E4", lw=0.7)
+    axes.axhline(1.0, color=ink.GREY, lw=1.0, ls=(0, (4, 3)), zorder=1)
+    at = {level: place for place, level in enumerate(levels)}
+    joined = all(isinstance(level, (int, float)) and not isinstance(level, bool) for level in levels)
+    factor_cells = sorted(
+        ((at[level], cell) for cell in cells for level in cell.cell.case.labels.values() if level in at),
+        key=lambda item: item[0],
+    )
+    line = "-" if joined else ""
+    ours = [(place - dodge, cell) for place, cell in factor_cells if cell.ratio is not None]
+    axes.plot([x for x, _ in ours], [_point(cell) for _, cell in ours], color=ink.BLUE, zorder=2, ls=line, lw=1.2)
+    for x, cell in ours:
+        _measured(axes, x, cell)
+    paper = [(place + dodge, cell.paper_ratio) for place, cell in factor_cells if cell.paper_ratio is not None]
+    axes.plot(
+        [x for x, _ in paper],
+        [ratio for _, ratio in paper],
+        color=ink.VERMILLION,
+        marker="D",
+        mfc="white",
+        mew=1.4,
+        ms=ink.MARKER_PT - 1,
+        zorder=3,
+        ls=line,
+        lw=0.8,
+    )
+    for place, cell in factor_cells:
+        if cell.ratio is None:
+            word = "skipped" if cell.skipped is not None else "no ratio"
+            axes.text(
+                place - dodge,
+                0.04,
+                word,
+                transform=axes.get_xaxis_transform(),
+                rotation=90,
+                ha="center",
+                va="bottom",
+                fontsize=ink.SMALL_PT,
+                color=ink.GREY,
+            )
+
+
+def _point(cell: CellSummary) -> float:
+    return math.nan if cell.ratio is None else cell.ratio.point
+
+
+def _measured(axes: Axes, x: float, cell: CellSummary) -> None:
+    ratio = cell.ratio
+    if ratio is None:
+        return
+    if ratio.low is not None and ratio.high is not None:
+        axes.errorbar(
+            [x],
+            [ratio.point],
+            yerr=[[ratio.point - ratio.low], [ratio.high - ratio.point]],
+            fmt="none",
+            ecolor=ink.BLUE,
+            elinewidth=1.6,
+            capsize=3,
+            capthick=1.2,
+            zorder=4,
+        )
+    axes.plot([x], [ratio.point], marker="X" if cell.flags else "o", ms=ink.MARKER_PT, color=ink.BLUE, zorder=5)
+
+
+def _limits(cells: Sequence[CellSummary]) -> tuple[float, float]:
+    """What the shared axis must show: every point, every interval, the paper's points, and 1."""
+    values = [1.0]
+    for cell in cells:
+        if cell.ratio is not None:
+            values += [value for value in (cell.ratio.point, cell.ratio.low, cell.ratio.high) if value is not None]
+        if cell.paper_ratio is not None:
+            values.append(cell.paper_ratio)
+    shown = [value for value in values if math.isfinite(value) and value > 0]
+    return min(shown), max(shown)
+
+
+def _scale(axes: Axes, limits: tuple[float, float]) -> None:
+    low, high = limits
+    if high / low > _LOG_SPAN:
+        ink.log_axis(axes, "y", low, high)
+        return
+    pad = 0.08 * max(high - low, 0.1)
+    axes.set_ylim(low - pad, high + pad)
+    axes.ticklabel_format(axis="y", useOffset=False)

@@ -1,0 +1,206 @@
+"""The figure of models side by side: throughput against both analytic costs, and latencies in order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from effbench import units
+from effbench.core import Run
+from effbench.report import captions, ink
+from effbench.summary import CellSummary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+_SCATTER_IN = 3.3
+_BAR_IN = 0.27
+_NAME_LENGTH = 44
+_REASON_LENGTH = 60
+
+_Box = tuple[float, float, float, float]
+"""Left, bottom, right, top, in points from the figure's corner."""
+
+
+def compare_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
+    """Two scatter panels (throughput against madds and against memory access) over bars of latency, fastest first.
+
+    Points carry their model's name where every name finds a free place, else the number that stands beside the name
+    at the bars. A skipped model keeps its line among the bars, with the reason.
+    """
+    with ink.plain_style():
+        return _compare_figure(run, cells)
+
+
+def _compare_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
+    ordered = sorted(cells, key=lambda cell: math.inf if cell.latency is None else cell.latency.point)
+    names = _names(ordered)
+    bars_in = _BAR_IN * max(len(ordered), 1) + 0.6
+    figure = ink.new_figure(
+        _SCATTER_IN + bars_in,
+        run.experiment.title,
+        f"{captions.setting(run, cells)}, {captions.launches_text(cells)}",
+        _legend(ordered),
+    )
+    grid = figure.add_gridspec(2, 1, height_ratios=[_SCATTER_IN, bars_in])
+    above, below = figure.add_subfigure(grid[0, 0]), figure.add_subfigure(grid[1, 0])
+    costs = (("madds", "madds (M)"), ("memory_access", "memory access (M elements)"))
+    scatters = []
+    for place, (attribute, label) in enumerate(costs):
+        axes = above.add_subplot(1, 2, place + 1)
+        points = _points(ordered, attribute)
+        _scatter(axes, ordered, points)
+        axes.set_xlabel(label, fontsize=ink.TEXT_PT)
+        scatters.append((axes, points))
+    unit = next((cell.throughput_unit for cell in ordered if cell.throughput is not None), "images/s")
+    scatters[0][0].set_ylabel(f"throughput ({unit})", fontsize=ink.TEXT_PT)
+    bars = below.add_subplot()
+    _bars(bars, ordered, names)
+    # Free places are sought in the final layout, which is computed when the figure is drawn.
+    figure.draw_without_rendering()
+    if not all(_label(axes, points, names, far=20.0) for axes, points in scatters):
+        numbers = [str(number) for number in range(1, len(names) + 1)]
+        bars.set_yticks(range(len(names)), [f"{name}   {number}" for name, number in zip(names, numbers, strict=True)])
+        for axes, points in scatters:
+            for text in list(axes.texts):
+                text.remove()
+            _label(axes, points, numbers, far=math.inf)
+    return figure
+
+
+def _names(cells: Sequence[CellSummary]) -> list[str]:
+    """Model names, or cell names where one model has several cells."""
+    models = [cell.cell.case.model for cell in cells]
+    names = models if len(set(models)) == len(models) else [cell.cell.id for cell in cells]
+    return [ink.shorten(name, _NAME_LENGTH) for name in names]
+
+
+def _legend(cells: Sequence[CellSummary]) -> list[Line2D]:
+    if not any(cell.flags for cell in cells):
+        return []
+    return [
+        ink.handle("o", ink.BLUE, "measured"),
+        ink.handle("X", ink.BLUE, "measured, flagged: see the table"),
+    ]
+
+
+def _points(cells: Sequence[CellSummary], attribute: str) -> list[tuple[float, float] | None]:
+    """Cost in millions against throughput; None for a cell that lacks either."""
+    points: list[tuple[float, float] | None] = []
+    for cell in cells:
+        cost = None if cell.cost is None else getattr(cell.cost, attribute) / 1e6
+        points.append((cost, cell.throughput) if cost and cell.throughput else None)
+    return points
+
+
+def _scatter(axes: Axes, cells: Sequence[CellSummary], points: Sequence[tuple[float, float] | None]) -> None:
+    ink.dress(axes)
+    axes.grid(color="#E4E4E4", lw=0.7)
+    known = [point for point in points if point is not None]
+    if not known:
+        axes.set(xticks=[], yticks=[])
+        axes.text(0.5, 0.5, "nothing to show", transform=axes.transAxes, ha="center", color=ink.GREY)
+        return
+    costs, speeds = zip(*known, strict=True)
+    ink.log_axis(axes, "x", min(costs), max(costs))
+    ink.log_axis(axes, "y", min(speeds), max(speeds))
+    for cell, point in zip(cells, points, strict=True):
+        if point is not None:
+            axes.plot(*point, marker="X" if cell.flags else "o", ms=ink.MARKER_PT, color=ink.BLUE, zorder=3)
+
+
+def _bars(axes: Axes, cells: Sequence[CellSummary], names: Sequence[str]) -> None:
+    ink.dress(axes)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlabel("latency of one batch (ms)", fontsize=ink.TEXT_PT)
+    ends = [1e3 * (cell.latency.high or cell.latency.point) for cell in cells if cell.latency is not None]
+    longest = max(ends, default=1.0)
+    # The last quarter of the axis holds the numbers at the ends of the bars.
+    axes.set_xlim(0, 1.33 * longest)
+    for place, cell in enumerate(cells):
+        if cell.latency is None:
+            reason = "not measured" if cell.skipped is None else ink.shorten(f"skipped: {cell.skipped}", _REASON_LENGTH)
+            _beside(axes, place, 0.0, reason)
+            continue
+        time = cell.latency
+        axes.barh(place, 1e3 * time.point, height=0.62, color=ink.BLUE, alpha=0.45, lw=0)
+        end = time.point
+        if time.low is not None and time.high is not None:
+            reach = [[1e3 * (time.point - time.low)], [1e3 * (time.high - time.point)]]
+            axes.errorbar(
+                [1e3 * time.point], [place], xerr=reach, fmt="none", ecolor=ink.INK, elinewidth=1.3, capsize=3
+            )
+            end = time.high
+        words = [units.digits(1e3 * time.point) + ("" if time.half_width is None else f" {units.plus_minus(time)}")]
+        _beside(axes, place, 1e3 * end, ", ".join([*words, *cell.flags]))
+
+
+def _beside(axes: Axes, place: int, x: float, text: str) -> None:
+    axes.annotate(
+        text, (x, place), (6, 0), textcoords="offset points", va="center", fontsize=ink.SMALL_PT, color=ink.INK
+    )
+
+
+# --- labels that stay apart -------------------------------------------------------------------------
+
+
+def _label(axes: Axes, points: Sequence[tuple[float, float] | None], texts: Sequence[str], *, far: float) -> bool:
+    """Write each text beside its point, clear of the others; False, with some missing, where one finds no place.
+
+    `far` is how many points of distance a label may take; beyond a few, a thin line leads back to its point.
+    """
+    to_points = 72 / axes.figure.dpi
+    frame = axes.get_window_extent()
+    room: _Box = (frame.x0 * to_points, frame.y0 * to_points, frame.x1 * to_points, frame.y1 * to_points)
+    known = [(text, point) for text, point in zip(texts, points, strict=True) if point is not None]
+    centres = [axes.transData.transform(point) * to_points for _, point in known]
+    half = ink.MARKER_PT / 2 + 0.5
+    taken: list[_Box] = [(x - half, y - half, x + half, y + half) for x, y in centres]
+    complete = True
+    for (text, point), (x, y) in zip(known, centres, strict=True):
+        width, height = 72 * ink.width_in(text, ink.SMALL_PT) + 2, ink.SMALL_PT * 1.3
+        for dx, dy in _places(width, height, far):
+            box = (x + dx - width / 2, y + dy - height / 2, x + dx + width / 2, y + dy + height / 2)
+            if _inside(box, room) and not any(_overlap(box, other) for other in taken):
+                break
+        else:
+            complete = False
+            continue
+        taken.append(box)
+        led = math.hypot(abs(dx) - width / 2, abs(dy) - height / 2) > 12
+        axes.annotate(
+            text,
+            point,
+            (dx, dy),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=ink.SMALL_PT,
+            color=ink.INK,
+            arrowprops={"arrowstyle": "-", "lw": 0.6, "color": ink.GREY, "shrinkB": 3} if led else None,
+        ).set_in_layout(False)
+    return complete
+
+
+def _places(width: float, height: float, far: float) -> Iterator[tuple[float, float]]:
+    """Offsets of a label's centre from its point, the nearest first; right, left, above, below lead."""
+    distance = 5.0
+    while distance <= min(far, 160.0):
+        for turn in (0, 8, 4, 12, 2, 14, 6, 10, 1, 15, 7, 9, 3, 13, 5, 11):
+            angle = turn * math.pi / 8
+            yield math.cos(angle) * (distance + width / 2), math.sin(angle) * (distance + height / 2)
+        distance += 5.0
+
+
+def _inside(box: _Box, room: _Box) -> bool:
+    return box[0] >= room[0] and box[1] >= room[1] and box[2] <= room[2] and box[3] <= room[3]
+
+
+def _overlap(one: _Box, other: _Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
