@@ -1,0 +1,7 @@
+"""Analytic costs: multiply-adds, activations and memory access of one forward pass."""
+
+from __future__ import annotations
+
+from effbench.cost.profile import ModuleCost, OpCost, Profile, profile
+
+__all__ = ["ModuleCost", "OpCost", "Profile", "profile"]

@@ -1,0 +1,162 @@
+"""How much memory traffic is left when operators are fused: groups of records, and what crosses their borders.
+
+A group stands for one kernel. An operator joins the group that produced its operand where a compiler could run both in
+one loop: same number of elements, and no other kernel that must run in between. Between groups every content is written
+once and read once by each group that needs it; inside a group it stays in registers. Pure, no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from effbench.core import Traffic
+from effbench.cost.formulas import PRODUCTS
+
+if TYPE_CHECKING:
+    from effbench.cost.trace import Access, Record
+
+
+@dataclass(slots=True)
+class _Group:
+    """One kernel: its records, the number of elements its loop runs over, the groups that must run before it."""
+
+    records: list[int]
+    elements: int
+    anchored: bool = False
+    closed: bool = False
+    before: set[int] = field(default_factory=set)
+
+
+def fused_traffic(records: Sequence[Record], leaving: Collection[int], *, into_products: bool) -> Traffic:
+    """Memory access of one pass with element-wise chains fused: the level "pointwise".
+
+    With `into_products`, convolutions and matrix products also take in the element-wise operators and batch norms that
+    follow them (the level "epilogue"); a batch norm right behind a convolution then costs only its folded bias.
+    `leaving` are the contents that the network returns.
+    """
+    groups, member = _groups(records, into_products)
+    readers: dict[int, set[int]] = {}
+    for number, record in enumerate(records):
+        for access in record.reads:
+            readers.setdefault(access.value, set()).add(member[number])
+    total = Traffic()
+    for number, group in groups.items():
+        total += _group_traffic(number, group, records, readers, leaving)
+    return total
+
+
+def record_traffic(record: Record) -> Traffic:
+    """Memory access of one operator on its own: every operand read, every result written."""
+    total = Traffic()
+    for access in (*record.reads, *record.writes):
+        total += _traffic(access)
+    return total
+
+
+def _traffic(access: Access) -> Traffic:
+    if access.constant:
+        return Traffic(weights=access.elements, weight_bytes=access.bytes)
+    return Traffic(activations=access.elements, activation_bytes=access.bytes)
+
+
+def _groups(records: Sequence[Record], into_products: bool) -> tuple[dict[int, _Group], list[int]]:
+    groups: dict[int, _Group] = {}
+    member: list[int] = []
+    producer: dict[int, int] = {}
+    for number, record in enumerate(records):
+        sources = {producer[access.value] for access in record.reads if access.value in producer}
+        feeding = {member[source] for source in sources}
+        before = set(feeding).union(*(groups[place].before for place in feeding))
+        joined = [place for place in sorted(feeding, reverse=True) if _joins(record, groups[place], into_products)]
+        # A group that also feeds this operator through another kernel must have finished before it.
+        joined = [place for place in joined if not any(place in groups[other].before for other in feeding)]
+        elements = sum(access.elements for access in record.writes)
+        if joined:
+            home = joined[0]
+            for other in joined[1:]:
+                if groups[other].anchored and groups[home].anchored:
+                    continue
+                home = _merge(groups, member, home, other)
+            group = groups[home]
+            group.records.append(number)
+            if record.plan.formula.fusion == "data":
+                group.elements = elements
+            _require(groups, home, before - {home})
+        else:
+            home = number
+            anchored = into_products and record.plan.formula.kind in PRODUCTS
+            closed = record.plan.formula.fusion == "none" and not anchored
+            groups[home] = _Group([number], elements, anchored, closed, before)
+        member.append(home)
+        for access in record.writes:
+            producer[access.value] = number
+    return groups, member
+
+
+def _joins(record: Record, group: _Group, into_products: bool) -> bool:
+    fusion = record.plan.formula.fusion
+    if group.anchored:
+        return fusion in ("pointwise", "norm") and sum(access.elements for access in record.writes) == group.elements
+    if group.closed or fusion in ("none", "start"):
+        return False
+    if fusion == "data":
+        return True
+    side = record.reads[0].elements if fusion == "reduce" else sum(access.elements for access in record.writes)
+    return side == group.elements
+
+
+def _merge(groups: dict[int, _Group], member: list[int], home: int, other: int) -> int:
+    """Make two independent groups one, under the later one's number."""
+    kept, gone = groups[home], groups.pop(other)
+    for record in gone.records:
+        member[record] = home
+    kept.records = sorted(kept.records + gone.records)
+    kept.anchored = kept.anchored or gone.anchored
+    for group in groups.values():
+        if other in group.before:
+            group.before.discard(other)
+            group.before.add(home)
+            group.before |= kept.before
+    _require(groups, home, gone.before)
+    return home
+
+
+def _require(groups: dict[int, _Group], home: int, before: set[int]) -> None:
+    """Add groups that must run before `home`, and so before everything behind it."""
+    if before <= groups[home].before:
+        return
+    groups[home].before |= before
+    for group in groups.values():
+        if home in group.before:
+            group.before |= groups[home].before
+
+
+def _group_traffic(
+    number: int, group: _Group, records: Sequence[Record], readers: dict[int, set[int]], leaving: Collection[int]
+) -> Traffic:
+    inside = {access.value for place in group.records for access in records[place].writes}
+    total = Traffic()
+    seen: set[tuple[int, object]] = set()
+    first = records[group.records[0]]
+    for place in group.records:
+        record = records[place]
+        for position, access in enumerate(record.reads):
+            if access.value in inside or (access.value, access.view) in seen:
+                continue
+            seen.add((access.value, access.view))
+            if group.anchored and record is not first and record.plan.formula.fusion == "norm":
+                folded = record.reads[0].value == first.writes[0].value
+                if folded and (position > 1 or _has_bias(first)):
+                    continue
+            total += _traffic(access)
+        for access in record.writes:
+            users = readers.get(access.value, set())
+            if not users or users != {number} or access.value in leaving:
+                total += _traffic(access)
+    return total
+
+
+def _has_bias(record: Record) -> bool:
+    return len(record.reads) > 2

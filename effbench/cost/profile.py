@@ -1,0 +1,269 @@
+"""What one forward pass of a network costs, counted from shapes: the public face of this package."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from effbench.core import Cost, Traffic
+from effbench.cost.formulas import PRODUCTS
+from effbench.cost.fusion import fused_traffic, record_traffic
+from effbench.cost.isolate import lent, meta_twin, quiet_torch, real_twin
+from effbench.cost.trace import Record, trace
+from effbench.errors import InvalidValue, ModelError
+
+if TYPE_CHECKING:
+    import pandas
+
+LAZY = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class OpCost:
+    """One operator call. Elements are counted once per read and write; `traffic` holds the same with bytes.
+
+    `module` is the path of the innermost module ("" is the network itself) and `call` which use of that module it was.
+    `weights_read` are elements that the network's input does not reach: parameters, buffers, and what is computed
+    from them alone. `kind` is conv, matmul, attention, recurrent, norm, pool, reduce, elementwise, data or unknown.
+    """
+
+    module: str
+    module_type: str
+    call: int
+    op: str
+    kind: str
+    input_shapes: tuple[tuple[int, ...], ...]
+    output_shapes: tuple[tuple[int, ...], ...]
+    madds: int
+    activations: int
+    elementwise: int
+    weights_read: int
+    activations_read: int
+    written: int
+    traffic: Traffic
+
+    @property
+    def memory_access(self) -> int:
+        """Elements read and written."""
+        return self.traffic.elements
+
+    @property
+    def memory_access_bytes(self) -> int:
+        return self.traffic.bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `name` is the module path."""
+        plain = asdict(self)
+        plain.pop("traffic")
+        return {
+            "name": plain.pop("module"),
+            **plain,
+            "memory_access": self.memory_access,
+            "memory_access_bytes": self.memory_access_bytes,
+        }
+
+
+@dataclass(frozen=True)
+class ModuleCost:
+    """The sum over the operators at and below one module path."""
+
+    module: str
+    module_type: str
+    madds: int
+    activations: int
+    elementwise: int
+    traffic: Traffic
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The cost of one network on one input shape (without batch), and of its every operator in order of execution."""
+
+    model: str
+    input_shape: tuple[Any, ...]
+    batch: int
+    dtype: str
+    cost: Cost
+    ops: tuple[OpCost, ...]
+
+    def to_dict(self, layers: bool = False) -> dict[str, Any]:
+        """JSON-ready. With `layers`, one entry per operator."""
+        plain: dict[str, Any] = {
+            "model": self.model,
+            "input_shape": list(self.input_shape),
+            "batch": self.batch,
+            "dtype": self.dtype,
+            **self.cost.to_dict(),
+        }
+        if layers:
+            plain["layers"] = [op.to_dict() for op in self.ops]
+        return plain
+
+    def by_module(self, depth: int | None = None) -> tuple[ModuleCost, ...]:
+        """Costs per module path, each with everything below it; `depth` 0 is the network alone, 1 its children."""
+        types: dict[str, str] = {}
+        sums: dict[str, list[OpCost]] = {}
+        for op in self.ops:
+            parts = op.module.split(".") if op.module else []
+            types[op.module] = op.module_type
+            for length in range(len(parts) + 1):
+                if depth is None or length <= depth:
+                    sums.setdefault(".".join(parts[:length]), []).append(op)
+        return tuple(
+            ModuleCost(
+                module=path,
+                module_type=types.get(path, ""),
+                madds=sum(op.madds for op in ops),
+                activations=sum(op.activations for op in ops),
+                elementwise=sum(op.elementwise for op in ops),
+                traffic=sum((op.traffic for op in ops), Traffic()),
+            )
+            for path, ops in sums.items()
+        )
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row per operator."""
+        import pandas
+
+        return pandas.DataFrame([op.to_dict() for op in self.ops])
+
+
+def profile(
+    model: nn.Module,
+    input_shape: tuple[int, ...] | Sequence[tuple[int, ...]],
+    *,
+    batch: int = 1,
+    dtype: str = "float32",
+    inputs: tuple[Any, ...] | None = None,
+    device: Literal["meta", "real", "auto"] = "auto",
+) -> Profile:
+    """Count one forward pass in eval mode, as if the model had been moved with ``.to(dtype)``.
+
+    `input_shape` excludes the batch; several shapes stand for several inputs. `inputs` are passed instead where random
+    floats will not do (token numbers, dictionaries); `batch` is then only a label. "meta" allocates no tensor data;
+    "auto" falls back to real tensors where the forward pass looks at values, and `cost.traced_on` says so.
+    The model, its weights and torch's own state are left as they were, also when this raises.
+
+    Raises ModelError when the network refuses the input or fails, InvalidValue for an unknown dtype or a bad shape.
+    """
+    model = getattr(model, "_orig_mod", model)  # the network inside a torch.compile wrapper
+    shapes = _shapes(input_shape, batch)
+    if dtype not in DTYPES:
+        raise InvalidValue(f"dtype (='{dtype}') is not one that can be counted; use one of {', '.join(DTYPES)}")
+    if any(isinstance(item, LAZY) for item in (*model.parameters(), *model.buffers())):
+        raise ModelError(
+            f"{type(model).__name__} has lazy layers without shapes; run it once on real data before profiling"
+        )
+    params = sum(parameter.numel() for parameter in model.parameters())
+    kind: torch.dtype = getattr(torch, dtype)
+    records, leaving, traced_on = _run(model, shapes, kind, inputs, device)
+    ops = tuple(_op_cost(record) for record in records)
+    uncounted = Counter(op.op for op in ops if op.kind == "unknown")
+    cost = Cost(
+        params=params,
+        madds=sum(op.madds for op in ops),
+        activations=sum(op.activations for op in ops),
+        elementwise=sum(op.elementwise for op in ops),
+        memory_access_levels={
+            "layer": sum((op.traffic for op in ops if op.kind in PRODUCTS), Traffic()),
+            "eager": sum((op.traffic for op in ops), Traffic()),
+            "pointwise": fused_traffic(records, leaving, into_products=False),
+            "epilogue": fused_traffic(records, leaving, into_products=True),
+        },
+        status="partial" if uncounted else "complete",
+        uncounted=dict(uncounted),
+        traced_on=traced_on,
+    )
+    plain = tuple(shape[1:] for shape in shapes)
+    return Profile(type(model).__name__, plain[0] if len(plain) == 1 else plain, batch, dtype, cost, ops)
+
+
+def _shapes(input_shape: Sequence[Any], batch: int) -> tuple[tuple[int, ...], ...]:
+    several = bool(input_shape) and all(isinstance(item, (tuple, list)) for item in input_shape)
+    shapes = tuple(tuple(shape) for shape in input_shape) if several else (tuple(input_shape),)
+    for shape in shapes:
+        if not all(isinstance(side, int) and side > 0 for side in shape):
+            raise InvalidValue(f"input shape (={shape}) must consist of positive integers, such as (3, 224, 224)")
+    if batch < 1:
+        raise InvalidValue(f"batch (={batch}) must be at least 1")
+    return tuple((batch, *shape) for shape in shapes)
+
+
+def _run(
+    model: nn.Module,
+    shapes: tuple[tuple[int, ...], ...],
+    dtype: torch.dtype,
+    inputs: tuple[Any, ...] | None,
+    device: str,
+) -> tuple[list[Record], frozenset[int], str]:
+    first = next((tensor for tensor in (*model.parameters(), *model.buffers())), None)
+    home = first.device if first is not None else torch.device("cpu")
+    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
+    failure: Exception | None = None
+    with quiet_torch():
+        if device != "real" and not scripted:
+            try:
+                with lent(model, meta_twin(dtype)):
+                    given = _placed(inputs, torch.device("meta"), dtype) if inputs is not None else None
+                    made = given or tuple(torch.empty(shape, dtype=dtype, device="meta") for shape in shapes)
+                    return *trace(model, made, on_meta=True), "meta"
+            except Exception as error:
+                failure = error
+        if device != "meta" and home.type != "meta":
+            try:
+                with lent(model, real_twin(dtype)):
+                    given = _placed(inputs, home, dtype) if inputs is not None else None
+                    return *trace(model, given or _random(shapes, dtype, home), on_meta=False), home.type
+            except Exception as error:
+                failure = error
+    raise ModelError(_message(model, shapes, failure)) from failure
+
+
+def _random(shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes)
+
+
+def _placed(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to(device, dtype if value.is_floating_point() else value.dtype)
+    if isinstance(value, dict):
+        return {key: _placed(item, device, dtype) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_placed(item, device, dtype) for item in value)
+    return value
+
+
+def _message(model: nn.Module, shapes: tuple[tuple[int, ...], ...], failure: Exception | None) -> str:
+    name = type(model).__name__
+    text = " and ".join("x".join(str(side) for side in shape) for shape in shapes)
+    if failure is None:
+        return f"{name} has no values in its weights (meta device); use device 'meta', or build it on the CPU"
+    reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0].rstrip(".")
+    return f"{name} does not run on input {text}: {reason}; give the input shape it was built for, or pass `inputs`"
+
+
+def _op_cost(record: Record) -> OpCost:
+    plan = record.plan
+    return OpCost(
+        module=record.module,
+        module_type=record.module_type,
+        call=record.call,
+        op=record.op,
+        kind=plan.formula.kind,
+        input_shapes=tuple(tuple(shape) for shape in plan.inputs),
+        output_shapes=tuple(tuple(shape) for shape in plan.outputs),
+        madds=plan.madds,
+        activations=plan.activations,
+        elementwise=plan.elementwise,
+        weights_read=sum(access.elements for access in record.reads if access.constant),
+        activations_read=sum(access.elements for access in record.reads if not access.constant),
+        written=sum(access.elements for access in record.writes),
+        traffic=record_traffic(record),
+    )
