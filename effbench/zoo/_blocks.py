@@ -42,7 +42,7 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
-    """The multiple of `divisor` nearest to `value` (half up), at least `divisor`, never more than 10 % below `value`."""
+    """The multiple of `divisor` nearest to `value` (half up), at least `divisor`, never over 10 % below `value`."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
 
@@ -57,7 +57,7 @@ def check_choice(name: str, value: float, choices: Sequence[float]) -> None:
 
 
 def check_width(value: float, published: Sequence[float]) -> None:
-    """Raise InvalidValue unless `value` can multiply channels: above 0, and at most 16 so that a slip fills no memory."""
+    """Raise InvalidValue unless `value` can multiply channels: above 0, and at most 16 lest a slip fill the memory."""
     if not 0 < value <= 16:
         near = min(published, key=lambda choice: abs(choice - value))
         raise InvalidValue(f"`width` (={value}) must be above 0 and at most 16: use {near}, the nearest published one")

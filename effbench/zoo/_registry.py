@@ -23,7 +23,7 @@ class Entry:
 
     `params` is exact, `madds_million` a number as `source` prints it (its rounding included); both are None where
     nothing is published for this form. `counts` says what that number leaves out: "conv" is a table without the
-    classifier. `input_shape` excludes the batch and is None for a probe, whose input follows its arguments. `family` is
+    classifier. `input_shape` excludes the batch and is empty for a probe, whose input follows its arguments. `family` is
     the file, `builder` the function.
     """
 
@@ -36,7 +36,7 @@ class Entry:
     params: int | None = None
     madds_million: float | None = None
     counts: Literal["conv+fc", "conv"] = "conv+fc"
-    input_shape: tuple[int, ...] | None = (3, 224, 224)
+    input_shape: tuple[int, ...] = (3, 224, 224)
     source: str = ""
     paper: str = ""
 

@@ -119,7 +119,7 @@ def _call(factory: Callable[..., Any], arguments: Mapping[str, Any], name: str) 
 
 
 def _unpickle(path: Path) -> Any:
-    import cloudpickle  # type: ignore[import-untyped]
+    import cloudpickle
 
     try:
         with path.open("rb") as file:

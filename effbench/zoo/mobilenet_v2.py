@@ -65,6 +65,7 @@ class MobileNetV2(nn.Module):
 @register(
     "mobilenet_v2_x0_35",
     arguments={"width": 0.35},
+    params=1_677_128,
     madds_million=59,
     source="TensorFlow slim",
     paper="arXiv:1801.04381",
@@ -72,6 +73,7 @@ class MobileNetV2(nn.Module):
 @register(
     "mobilenet_v2_x0_5",
     arguments={"width": 0.5},
+    params=1_968_680,
     madds_million=97,
     source="TensorFlow slim",
     paper="arXiv:1801.04381",
@@ -79,6 +81,7 @@ class MobileNetV2(nn.Module):
 @register(
     "mobilenet_v2_x0_75",
     arguments={"width": 0.75},
+    params=2_636_424,
     madds_million=209,
     source="TensorFlow slim",
     paper="arXiv:1801.04381",
@@ -95,6 +98,7 @@ class MobileNetV2(nn.Module):
 @register(
     "mobilenet_v2_x1_4",
     arguments={"width": 1.4},
+    params=6_108_776,
     madds_million=582,
     source="TensorFlow slim",
     paper="arXiv:1801.04381",

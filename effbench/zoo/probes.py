@@ -67,7 +67,7 @@ class Bottleneck(nn.Module):
         return y
 
 
-@register("probe_channel_ratio", kind="probe", input_shape=None, paper="arXiv:1807.11164, Table 1")
+@register("probe_channel_ratio", kind="probe", input_shape=(), paper="arXiv:1807.11164, Table 1")
 def probe_channel_ratio(c1: int, c2: int, blocks: int = 10, block: str = "conv") -> nn.Module:
     """G1: blocks of two 1x1 convolutions, c1 to c2 and c2 to c1.
 
@@ -79,7 +79,7 @@ def probe_channel_ratio(c1: int, c2: int, blocks: int = 10, block: str = "conv")
     )
 
 
-@register("probe_groups", kind="probe", input_shape=None, paper="arXiv:1807.11164, Table 2")
+@register("probe_groups", kind="probe", input_shape=(), paper="arXiv:1807.11164, Table 2")
 def probe_groups(channels: int, groups: int, blocks: int = 10, block: str = "conv") -> nn.Module:
     """G2: grouped 1x1 convolutions.
 
@@ -90,7 +90,7 @@ def probe_groups(channels: int, groups: int, blocks: int = 10, block: str = "con
     return _stack([_conv(channels, channels, groups, block) for _ in range(blocks)])
 
 
-@register("probe_fragments", kind="probe", input_shape=None, paper="arXiv:1807.11164, Table 3 and appendix Figure 1")
+@register("probe_fragments", kind="probe", input_shape=(), paper="arXiv:1807.11164, Table 3 and appendix Figure 1")
 def probe_fragments(
     channels: int,
     fragments: int,
@@ -121,7 +121,7 @@ def probe_fragments(
     )
 
 
-@register("probe_bottleneck", kind="probe", input_shape=None, paper="arXiv:1807.11164, Table 4")
+@register("probe_bottleneck", kind="probe", input_shape=(), paper="arXiv:1807.11164, Table 4")
 def probe_bottleneck(
     channels: int, inner: int, relu: bool, shortcut: bool, blocks: int = 10, norm: str = "none"
 ) -> nn.Module:

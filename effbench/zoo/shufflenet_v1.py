@@ -88,18 +88,6 @@ class ShuffleNetV1(nn.Module):
     source="no count published for this form",
 )
 @register(
-    "shufflenet_v1_g1_x0_25",
-    arguments={"groups": 1, "width": 0.25},
-    source="no count published for this form",
-    paper="arXiv:1707.01083",
-)
-@register(
-    "shufflenet_v1_g1_x0_5",
-    arguments={"groups": 1, "width": 0.5},
-    source="no count published for this form",
-    paper="arXiv:1707.01083",
-)
-@register(
     "shufflenet_v1_g1_x1_0",
     arguments={"groups": 1, "width": 1.0},
     params=1_531_936,
@@ -109,54 +97,12 @@ class ShuffleNetV1(nn.Module):
     paper="arXiv:1707.01083",
 )
 @register(
-    "shufflenet_v1_g1_x1_5",
-    arguments={"groups": 1, "width": 1.5},
-    source="no count published for this form",
-    paper="arXiv:1707.01083",
-)
-@register(
-    "shufflenet_v1_g1_x2_0",
-    arguments={"groups": 1, "width": 2.0},
-    source="no count published for this form",
-    paper="arXiv:1707.01083",
-)
-@register(
-    "shufflenet_v1_g2_x0_25",
-    arguments={"groups": 2, "width": 0.25},
-    source="no count published for this form",
-    paper="arXiv:1707.01083",
-)
-@register(
-    "shufflenet_v1_g2_x0_5",
-    arguments={"groups": 2, "width": 0.5},
-    source="no count published for this form",
-    paper="arXiv:1707.01083",
-)
-@register(
     "shufflenet_v1_g2_x1_0",
     arguments={"groups": 2, "width": 1.0},
     params=1_733_848,
     madds_million=140,
     counts="conv",
     source="ShuffleNetV1 paper, Table 1, convolutions only",
-    paper="arXiv:1707.01083",
-)
-@register(
-    "shufflenet_v1_g2_x1_5",
-    arguments={"groups": 2, "width": 1.5},
-    source="no count published for this form",
-    paper="arXiv:1707.01083",
-)
-@register(
-    "shufflenet_v1_g2_x2_0",
-    arguments={"groups": 2, "width": 2.0},
-    source="no count published for this form",
-    paper="arXiv:1707.01083",
-)
-@register(
-    "shufflenet_v1_g3_x0_25",
-    arguments={"groups": 3, "width": 0.25},
-    source="no count published for this form",
     paper="arXiv:1707.01083",
 )
 @register(
@@ -180,6 +126,7 @@ class ShuffleNetV1(nn.Module):
 @register(
     "shufflenet_v1_g3_x1_5",
     arguments={"groups": 3, "width": 1.5},
+    params=3_442_168,
     madds_million=292,
     source="the authors' repository",
     paper="arXiv:1707.01083",
@@ -187,20 +134,9 @@ class ShuffleNetV1(nn.Module):
 @register(
     "shufflenet_v1_g3_x2_0",
     arguments={"groups": 3, "width": 2.0},
+    params=5_450_776,
     madds_million=524,
     source="the authors' repository",
-    paper="arXiv:1707.01083",
-)
-@register(
-    "shufflenet_v1_g4_x0_25",
-    arguments={"groups": 4, "width": 0.25},
-    source="no count published for this form",
-    paper="arXiv:1707.01083",
-)
-@register(
-    "shufflenet_v1_g4_x0_5",
-    arguments={"groups": 4, "width": 0.5},
-    source="no count published for this form",
     paper="arXiv:1707.01083",
 )
 @register(
@@ -213,26 +149,9 @@ class ShuffleNetV1(nn.Module):
     paper="arXiv:1707.01083",
 )
 @register(
-    "shufflenet_v1_g4_x1_5",
-    arguments={"groups": 4, "width": 1.5},
-    source="no count published for this form",
-    paper="arXiv:1707.01083",
-)
-@register(
-    "shufflenet_v1_g4_x2_0",
-    arguments={"groups": 4, "width": 2.0},
-    source="no count published for this form",
-    paper="arXiv:1707.01083",
-)
-@register(
-    "shufflenet_v1_g8_x0_25",
-    arguments={"groups": 8, "width": 0.25},
-    source="no count published for this form",
-    paper="arXiv:1707.01083",
-)
-@register(
     "shufflenet_v1_g8_x0_5",
     arguments={"groups": 8, "width": 0.5},
+    params=1_011_448,
     madds_million=40,
     source="the authors' repository",
     paper="arXiv:1707.01083",
@@ -249,6 +168,7 @@ class ShuffleNetV1(nn.Module):
 @register(
     "shufflenet_v1_g8_x1_5",
     arguments={"groups": 8, "width": 1.5},
+    params=4_269_952,
     madds_million=290,
     source="the authors' repository",
     paper="arXiv:1707.01083",
@@ -256,6 +176,7 @@ class ShuffleNetV1(nn.Module):
 @register(
     "shufflenet_v1_g8_x2_0",
     arguments={"groups": 8, "width": 2.0},
+    params=6_522_232,
     madds_million=522,
     source="the authors' repository",
     paper="arXiv:1707.01083",
