@@ -1,0 +1,198 @@
+"""The thin adapter between a CUDA device and torch: the only place that calls ``torch.cuda`` and reads its clocks."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from effbench.devices import _nvml
+
+CYCLES_PER_NS = 2
+"""For the spin kernel. Nearer 1 on most GPUs: the spin then lasts longer than asked, which is the safe side."""
+
+_FALLBACK_FLUSH_BYTES = 256 << 20
+_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Whether matrix products and cuDNN multiply float32 as TF32, and whether cuDNN tries algorithms out."""
+
+    matmul_tf32: bool
+    conv_tf32: bool
+    autotune: bool
+
+    def __str__(self) -> str:
+        words = {True: "tf32", False: "fp32"}
+        autotune = "on" if self.autotune else "off"
+        return f"matmul {words[self.matmul_tf32]}, cudnn {words[self.conv_tf32]}, autotune {autotune}"
+
+
+class TorchCuda:
+    """``torch.cuda`` for GPU `index`. Scripted stand-ins have the same methods."""
+
+    def __init__(self, index: int) -> None:
+        self._torch = importlib.import_module("torch")
+        self._cuda: Any = self._torch.cuda
+        self._index, self._device = index, f"cuda:{index}"
+        self._work: Any = None
+        self._flushed: Any = None
+
+    @staticmethod
+    def unavailable(index: int) -> str | None:
+        """Why GPU `index` cannot be used, or None. Starts no CUDA context where there is a GPU."""
+        try:
+            torch = importlib.import_module("torch")
+        except ImportError:
+            return "torch is not installed"
+        if not torch.backends.cuda.is_built():
+            return f"this torch ({torch.__version__}) is built without CUDA; install a CUDA build of torch"
+        count = torch.cuda.device_count()
+        if 0 <= index < count:
+            return None
+        if count:
+            valid = ", ".join(f"cuda:{i}" for i in range(count))
+            return f"there is no GPU {index}; the valid names are {valid}"
+        try:
+            torch.cuda.init()
+        except (RuntimeError, AssertionError) as error:
+            return str(error).strip().splitlines()[0].rstrip(".")
+        return "torch sees no GPU; check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES"
+
+    # --- policies -----------------------------------------------------------------------------------
+
+    def select(self) -> None:
+        self._cuda.set_device(self._index)
+
+    def set_policy(self, policy: Policy) -> None:
+        """Old switches first, then new ones: set alone, the new make old readers raise (TorchInductor is one)."""
+        backends = self._torch.backends
+        backends.cudnn.benchmark = policy.autotune
+        backends.cuda.matmul.allow_tf32 = policy.matmul_tf32
+        backends.cudnn.allow_tf32 = policy.conv_tf32
+        if hasattr(backends.cudnn, "conv"):
+            names = {True: "tf32", False: "ieee"}
+            backends.cuda.matmul.fp32_precision = names[policy.matmul_tf32]
+            backends.cudnn.conv.fp32_precision = names[policy.conv_tf32]
+            backends.cudnn.rnn.fp32_precision = names[policy.conv_tf32]
+
+    def policy(self) -> Policy:
+        """The policy in force, as the kernels see it."""
+        backends = self._torch.backends
+        if hasattr(backends.cudnn, "conv"):
+            matmul = backends.cuda.matmul.fp32_precision == "tf32"
+            conv = backends.cudnn.conv.fp32_precision == "tf32"
+        else:
+            matmul, conv = backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32
+        return Policy(bool(matmul), bool(conv), bool(backends.cudnn.benchmark))
+
+    # --- work and time ------------------------------------------------------------------------------
+
+    def now_ns(self) -> int:
+        return time.perf_counter_ns()
+
+    def cpu_ns(self) -> int:
+        return time.thread_time_ns()
+
+    def synchronize(self) -> None:
+        self._cuda.synchronize(self._index)
+
+    def event(self) -> Any:
+        """An event with ``record()``, ``query()`` and ``elapsed_time(end)`` in milliseconds."""
+        return self._cuda.Event(enable_timing=True)
+
+    def spin(self, nanoseconds: int) -> None:
+        """Keep the stream busy for at least this long without touching memory."""
+        self._cuda._sleep(nanoseconds * CYCLES_PER_NS)
+
+    def flush(self) -> None:
+        """Overwrite twice the L2 cache, queued on the stream."""
+        if self._flushed is None:
+            size = 2 * (self.l2_bytes() or _FALLBACK_FLUSH_BYTES // 2)
+            # Born outside inference mode, a tensor may be overwritten inside it and outside.
+            with self._torch.inference_mode(False):
+                self._flushed = self._torch.empty(size, dtype=self._torch.int8, device=self._device)
+        self._flushed.zero_()
+
+    def work(self) -> None:
+        """A few milliseconds of load, queued on the stream."""
+        if self._work is None:
+            self._work = self._torch.ones(2048, 2048, device=self._device)
+        for _ in range(8):
+            self._torch.mm(self._work, self._work)
+
+    def capture(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Capture `call` as a CUDA graph and return its replay. Raises whatever capture does not allow."""
+        aside = self._cuda.Stream()
+        aside.wait_stream(self._cuda.current_stream())
+        with self._cuda.stream(aside):
+            call()
+        self._cuda.current_stream().wait_stream(aside)
+        graph = self._cuda.CUDAGraph()
+        with self._cuda.graph(graph, capture_error_mode="thread_local"):
+            call()
+        replay: Callable[[], None] = graph.replay
+        return replay
+
+    def abandon_capture(self) -> None:
+        """Leave a failed capture behind: its error may surface once more at the next synchronisation."""
+        with contextlib.suppress(RuntimeError):
+            self._cuda.synchronize(self._index)
+        self.empty_cache()
+
+    # --- memory -------------------------------------------------------------------------------------
+
+    def place(self, value: Any) -> Any:
+        return value.to(self._device)
+
+    def reset_peak(self) -> None:
+        self._cuda.reset_peak_memory_stats(self._index)
+
+    def allocated(self) -> int:
+        return int(self._cuda.memory_allocated(self._index))
+
+    def peak_allocated(self) -> int:
+        return int(self._cuda.max_memory_allocated(self._index))
+
+    def peak_reserved(self) -> int:
+        return int(self._cuda.max_memory_reserved(self._index))
+
+    def empty_cache(self) -> None:
+        self._cuda.empty_cache()
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Also where a library underneath ran out: cuBLAS and cuDNN allocate past torch's allocator."""
+        if isinstance(error, self._cuda.OutOfMemoryError):
+            return True
+        return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+    # --- description --------------------------------------------------------------------------------
+
+    def l2_bytes(self) -> int | None:
+        return getattr(self._cuda.get_device_properties(self._index), "L2_cache_size", None) or None
+
+    def properties(self) -> dict[str, Any]:
+        """Under ``gpu.…``; ``gpu.uuid`` is for finding the GPU, not for the record."""
+        about = self._cuda.get_device_properties(self._index)
+        return {
+            "gpu.name": about.name,
+            "gpu.capability": f"{about.major}.{about.minor}",
+            "gpu.multiprocessors": about.multi_processor_count,
+            "gpu.l2_bytes": self.l2_bytes(),
+            "gpu.memory_bytes": about.total_memory,
+            "gpu.cuda": self._torch.version.cuda,
+            "gpu.cudnn": self._torch.backends.cudnn.version(),
+            "gpu.uuid": self._uuid(),
+        }
+
+    def monitor(self) -> _nvml.Gpu | str:
+        """The same GPU through NVML, or the reason why not."""
+        return _nvml.connect(self._uuid(), self._index)
+
+    def _uuid(self) -> str | None:
+        found = getattr(self._cuda.get_device_properties(self._index), "uuid", None)
+        return str(found) if found else None

@@ -1,0 +1,358 @@
+"""A CUDA GPU: what the host waits for, what the device spends, and whether the GPU was itself meanwhile.
+
+A block is measured twice. First as a caller sees it: synchronise, read the clock, k calls, synchronise, read the clock.
+Then between device events, behind a kernel that spins long enough for the host to queue the calls up, so that the
+time of launching them is not in it. Nothing synchronises inside either. The first over the second tells a network that
+keeps the GPU busy from one that waits for Python. `TorchCuda` alone touches ``torch.cuda``; a scripted stand-in
+for it drives everything else in tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from effbench.core import Timing
+from effbench.devices import _nvml
+from effbench.devices._torch_cuda import Policy, TorchCuda
+from effbench.devices.base import Call, Device, OutOfMemory
+from effbench.errors import InvalidValue, ModelError
+
+HOST_BOUND, DEVICE_BOUND = 1.2, 1.05
+"""Host time over device time: above the first the host holds the GPU up, below the second it does not."""
+
+CLOCK_DROP = 0.97
+"""A block whose SM clock lies below this share of the launch's running median did not run on the same GPU."""
+
+MIN_CLOCKS = 5
+"""Readings before the running median means anything."""
+
+MAX_SPIN_NS = 20_000_000
+"""Longest wait that is put in front of a piece of a block."""
+
+MAX_ROTATIONS = 512
+MAX_CAPTURED_CALLS = 64
+
+_FLAGS = {
+    _nvml.HW_SLOWDOWN: "hw-slowdown",
+    _nvml.SW_THERMAL | _nvml.HW_THERMAL: "thermal",
+    _nvml.POWER_BRAKE: "power-brake",
+}
+
+
+def available(index: int = 0) -> str | None:
+    """None where this GPU can be used, else the reason in words."""
+    return TorchCuda.unavailable(index)
+
+
+def rotations(input_bytes: int, l2_bytes: int | None) -> int:
+    """How many inputs to rotate through, so that an input has left the L2 cache before it comes round again.
+
+    Their total exceeds twice the cache; at most 512, and 1 where the size of the cache is unknown.
+    Raises InvalidValue.
+    """
+    if input_bytes < 1:
+        raise InvalidValue(f"input_bytes (={input_bytes}) must be 1 or more")
+    return min(2 * (l2_bytes or 0) // input_bytes + 1, MAX_ROTATIONS)
+
+
+def bound(host_over_device: float | None) -> Literal["host", "device", "mixed"] | None:
+    """What limits a cell, from host time over device time (or over graph replay, where a graph was captured)."""
+    if host_over_device is None:
+        return None
+    if host_over_device > HOST_BOUND:
+        return "host"
+    return "device" if host_over_device < DEVICE_BOUND else "mixed"
+
+
+class _Piece(NamedTuple):
+    """Part of a block between two events, and whether the host was still ahead of the device at its end."""
+
+    start: Any
+    end: Any
+    ahead: bool
+
+
+class Cuda(Device):
+    """GPU `index`. Precision, cuDNN autotuning and cache policy are conditions of the run, checked at its end.
+
+    `cache` says what the L2 holds when a call starts: "steady" (consecutive calls, inputs rotating: see `rotations`),
+    "cold" (twice its size is overwritten before each call, untimed) or "hot" (the same input every time).
+    Raises InvalidValue.
+    """
+
+    kind = "cuda"
+
+    def __init__(
+        self,
+        index: int = 0,
+        *,
+        precision: str = "fp32",
+        autotune: bool = False,
+        cache: str = "steady",
+        warm_up_s: float = 2.0,
+        api: Any = None,
+    ) -> None:
+        if precision not in ("fp32", "tf32"):
+            raise InvalidValue(f"precision (={precision}) must be fp32 or tf32")
+        if cache not in ("steady", "cold", "hot"):
+            raise InvalidValue(f"cache (={cache}) must be steady, cold or hot")
+        self.name = f"cuda:{index}" if index else "cuda"
+        self._api = api if api is not None else TorchCuda(index)
+        self._policy = Policy(precision == "tf32", precision == "tf32", autotune)
+        self._precision = precision
+        self._cache, self._warm_up_s = cache, warm_up_s
+        self._ready = False
+        self._gpu: _nvml.Gpu | str = "not set up"
+        self._admitted: frozenset[int] | None = None
+        self._sm_clocks: list[float] = []
+
+    # --- life of a launch ---------------------------------------------------------------------------
+
+    def setup(self) -> None:
+        """Set and check the policies, then load the GPU for `warm_up_s`: it takes seconds to reach its clocks."""
+        self._api.select()
+        self._api.set_policy(self._policy)
+        self._ready = True
+        self.verify_policy()
+        end = self._api.now_ns() + self._warm_up_s * 1e9
+        while self._api.now_ns() < end:
+            self._api.work()
+            self._api.synchronize()
+        self._gpu = self._api.monitor()
+        self.admit_processes()
+
+    def admit_processes(self) -> None:
+        """Take whoever computes on this GPU now for one of us; a process that appears later is foreign.
+
+        Process ids are compared over time and not with our own: NVML shows those of the host, a container sees others.
+        """
+        if isinstance(self._gpu, _nvml.Gpu):
+            self._admitted = self._gpu.read().processes
+
+    def verify_policy(self) -> None:
+        """Raises ModelError where precision or autotuning is no longer what `setup` set: a network may change both."""
+        found = self._api.policy()
+        if self._ready and found != self._policy:
+            raise ModelError(
+                f"the precision policy changed from {self._policy} to {found} during the run; "
+                "remove what sets torch.backends flags from the network, or ask for that policy"
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """Everything about the GPU and the policies. After `setup`, also checks the policies (raises ModelError)."""
+        self.verify_policy()
+        about = self._api.properties()
+        uuid = about.pop("gpu.uuid", None)
+        gpu = self._gpu if isinstance(self._gpu, _nvml.Gpu) else None
+        watched = (
+            {**gpu.facts(), **{f"gpu.{name}": value for name, value in gpu.read().numbers().items()}} if gpu else {}
+        )
+        return {
+            "device.kind": self.kind,
+            "device.name": self.name,
+            **about,
+            "gpu.id": hashlib.sha256(str(uuid).encode()).hexdigest()[:12] if uuid else None,
+            "gpu.precision": self._precision,
+            "gpu.autotune": self._policy.autotune,
+            "gpu.cache": self._cache,
+            **watched,
+            "gpu.nvml": "read" if gpu else self._gpu,
+            # One of the admitted is this process, whatever number NVML knows it by.
+            "gpu.other_processes": None if self._admitted is None else max(0, len(self._admitted) - 1),
+        }
+
+    def place(self, value: Any) -> Any:
+        """Raises OutOfMemory."""
+        return self._guarded(lambda: self._api.place(value))
+
+    def synchronize(self) -> None:
+        self._api.synchronize()
+
+    def release(self) -> None:
+        self._api.empty_cache()
+
+    def now_s(self) -> float:
+        return float(self._api.now_ns() * 1e-9)
+
+    def rotations(self, input_bytes: int) -> int:
+        """Inputs to rotate through: only the steady policy needs more than one."""
+        return rotations(input_bytes, self._api.l2_bytes()) if self._cache == "steady" else 1
+
+    # --- timing -------------------------------------------------------------------------------------
+
+    def time_block(self, call: Call, calls: int) -> Timing:
+        """`wall_ns` is what the host waits, `device_ns` what the device spends; their calls are separate.
+
+        Under the cold policy every call stands alone: the cache is overwritten and the device idle before it starts.
+        `device_ns` is None where the host could not keep ahead of the device. Raises OutOfMemory.
+        """
+        wall, queueing, cpu = self._guarded(lambda: self._host(call, calls))
+        device = self._guarded(lambda: self._device(call, calls, queueing))
+        reading = self._gpu.read() if isinstance(self._gpu, _nvml.Gpu) else _nvml.Reading()
+        return Timing(
+            calls=calls,
+            wall_ns=wall,
+            cpu_ns=cpu,
+            device_ns=device,
+            clocks=reading.numbers(),
+            flags=self._flags(reading),
+        )
+
+    def probe(self, call: Call, calls: int) -> Mapping[str, Any]:
+        """Host, device and graph-replay time per call, what bounds the cell, and its peak memory.
+
+        Measured back to back whatever the cache policy: the question is whether launching keeps up. Raises OutOfMemory.
+        """
+        self._api.reset_peak()
+        resident = self._api.allocated()
+        self._guarded(lambda: self._host_steady(call, 1))
+        peak = self._api.peak_allocated()
+        memory = {
+            "peak_memory_bytes": peak,
+            "peak_reserved_bytes": self._api.peak_reserved(),
+            # The process may hold other cells' networks; this is what the call itself needed on top.
+            "working_memory_bytes": peak - resident,
+        }
+        wall, queueing, _ = self._guarded(lambda: self._host_steady(call, calls))
+        device = self._guarded(lambda: self._device_steady(call, calls, queueing))
+        graph, reason = self._graph(call, calls)
+        host_s, device_s = wall / calls * 1e-9, None if device is None else device / calls * 1e-9
+        least = graph if graph is not None else device_s
+        ratio = host_s / least if least else None
+        return {
+            "bound": bound(ratio),
+            "host_over_device": ratio,
+            "host_s": host_s,
+            "device_s": device_s,
+            "graph_s": graph,
+            "graph_reason": reason,
+            **memory,
+        }
+
+    def _host(self, call: Call, calls: int) -> tuple[int, int, int]:
+        if self._cache != "cold":
+            return self._host_steady(call, calls)
+        parts = []
+        for _ in range(calls):
+            self._api.flush()
+            parts.append(self._host_steady(call, 1))
+        wall, queueing, cpu = (sum(part) for part in zip(*parts, strict=True))
+        return wall, queueing, cpu
+
+    def _host_steady(self, call: Call, calls: int) -> tuple[int, int, int]:
+        """(wall time, how long the host took to queue the calls, CPU time of this thread), nanoseconds."""
+        synchronize, now, cpu_now = self._api.synchronize, self._api.now_ns, self._api.cpu_ns
+        synchronize()
+        cpu = cpu_now()
+        start = now()
+        for _ in range(calls):
+            call()
+        queued = now()
+        synchronize()
+        end = now()
+        return end - start, queued - start, cpu_now() - cpu
+
+    def _device(self, call: Call, calls: int, queueing: int) -> int | None:
+        if self._cache != "cold":
+            return self._device_steady(call, calls, queueing)
+        pieces = [self._piece(call, 1, queueing // calls, self._api.flush) for _ in range(calls)]
+        self._api.synchronize()
+        return _total(pieces) if all(piece.ahead for piece in pieces) else None
+
+    def _device_steady(self, call: Call, calls: int, queueing: int) -> int | None:
+        """Device time of `calls` calls, in as few pieces as the host can queue up behind one spin.
+
+        The launch queue is finite (about a thousand kernels), and a full queue makes the host wait for the spin to end.
+        A piece that the device caught up with is thrown away and tried in a quarter of its size.
+        """
+        size = max(1, calls * MAX_SPIN_NS // max(queueing, 1)) if queueing > MAX_SPIN_NS else calls
+        pieces: list[_Piece] = []
+        left = calls
+        while left:
+            size = min(size, left)
+            piece = self._piece(call, size, queueing * size // calls)
+            if piece.ahead:
+                pieces.append(piece)
+                left -= size
+            elif size == 1:
+                self._api.synchronize()
+                return None
+            else:
+                size = max(1, size // 4)
+        self._api.synchronize()
+        return _total(pieces)
+
+    def _piece(self, call: Call, calls: int, queueing: int, before: Callable[[], None] | None = None) -> _Piece:
+        """Queue a spin and `calls` calls between two events; also whether the host was still ahead at the end."""
+        api = self._api
+        start, end, last = api.event(), api.event(), api.event()
+        api.spin(min(queueing * 3 // 2 + 50_000, 2 * MAX_SPIN_NS))
+        if before:
+            before()
+        start.record()
+        for _ in range(calls - 1):
+            call()
+        last.record()
+        call()
+        # Ahead means: with everything queued, the device has not yet begun the last call. If it runs dry at
+        # all it does so towards the end, since the host's lead only shrinks.
+        ahead = not last.query()
+        end.record()
+        return _Piece(start, end, ahead)
+
+    def _graph(self, call: Call, calls: int) -> tuple[float | None, str | None]:
+        """Seconds per call when replayed as a CUDA graph, or why there is no graph.
+
+        Several calls go into one graph, so that rotating inputs rotate in it too.
+        """
+        captured = min(calls, MAX_CAPTURED_CALLS)
+
+        def several() -> None:
+            for _ in range(captured):
+                call()
+
+        try:
+            replay = self._api.capture(several)
+            replay()
+            repeats = math.ceil(calls / captured)
+            _, queueing, _ = self._host_steady(replay, repeats)
+            spent = self._device_steady(replay, repeats, queueing)
+        except Exception as error:  # the same call has just run eagerly: whatever fails here is capture's limit
+            self._api.abandon_capture()
+            return None, f"no CUDA graph: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+        if spent is None:
+            return None, "no CUDA graph time: the host could not keep ahead of its replay"
+        return spent / (repeats * captured) * 1e-9, None
+
+    # --- disturbances -------------------------------------------------------------------------------
+
+    def _flags(self, reading: _nvml.Reading) -> tuple[str, ...]:
+        """Outside causes, never the block's value. A power cap is none: big GPUs live at theirs."""
+        flags = [name for bits, name in _FLAGS.items() if (reading.reasons or 0) & bits]
+        if reading.sm_mhz is not None:
+            self._sm_clocks.append(reading.sm_mhz)
+            usual = statistics.median(self._sm_clocks)
+            if len(self._sm_clocks) >= MIN_CLOCKS and reading.sm_mhz < CLOCK_DROP * usual:
+                flags.append("clock-drop")
+        if reading.processes is not None and self._admitted is not None and reading.processes - self._admitted:
+            flags.append("foreign-process")
+        return tuple(flags)
+
+    def _guarded(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except Exception as error:
+            if not self._api.is_out_of_memory(error):
+                raise
+            message = str(error).strip().splitlines()[0]
+        # Out of the handler, the traceback no longer holds the network's activations.
+        self._api.empty_cache()
+        raise OutOfMemory(message)
+
+
+def _total(pieces: Sequence[_Piece]) -> int:
+    return sum(round(piece.start.elapsed_time(piece.end) * 1e6) for piece in pieces)

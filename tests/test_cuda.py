@@ -1,0 +1,680 @@
+"""The CUDA device: its logic on a scripted GPU, and the real thing where there is one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from effbench.devices import OutOfMemory, _nvml, cuda
+from effbench.devices._torch_cuda import Policy, TorchCuda
+from effbench.devices.cuda import Cuda, bound, rotations
+from effbench.errors import InvalidValue, ModelError
+
+MB = 1 << 20
+
+
+class NotEnoughError(RuntimeError):
+    pass
+
+
+@dataclass
+class Event:
+    gpu: Gpu
+    at: int | None = None
+
+    def record(self) -> None:
+        self.gpu.log.append("event")
+        self.at = self.gpu.busy_until = max(self.gpu.busy_until, self.gpu.clock)
+
+    def query(self) -> bool:
+        return self.at is not None and self.at <= self.gpu.clock
+
+    def elapsed_time(self, end: Event) -> float:
+        assert self.at is not None and end.at is not None and end.query(), "read before the device was done"
+        return (end.at - self.at) / 1e6
+
+
+@dataclass
+class Gpu:
+    """A scripted GPU: a host clock, and the time until which the device has work. Times in nanoseconds.
+
+    `queue_limit` launches may be pending; one more makes the host wait, as the driver does.
+    """
+
+    queue_limit: int | None = None
+    clock: int = 0
+    busy_until: int = 0
+    log: list[str] = field(default_factory=list)
+    found: Policy = field(default_factory=lambda: Policy(True, True, True))
+    pending: list[int] = field(default_factory=list)
+    graph: int | Exception = 0
+    l2: int | None = 50 * MB
+    watched: Any = "no NVML in this test"
+
+    def launch(self, host: int, device: int) -> None:
+        """What one kernel does: the host spends its launch time, the device starts when it can."""
+        self.clock += host
+        if self.queue_limit is not None:
+            self.pending = [end for end in self.pending if end > self.clock]
+            if len(self.pending) >= self.queue_limit:
+                self.clock = self.pending.pop(0)
+        self.busy_until = max(self.busy_until, self.clock) + device
+        self.pending.append(self.busy_until)
+
+    def kernels(self, host: int, device: int) -> Callable[[], None]:
+        """A call that launches for `host` ns and computes for `device` ns."""
+
+        def call() -> None:
+            self.log.append("call")
+            self.launch(host, device)
+
+        return call
+
+    def select(self) -> None:
+        self.log.append("select")
+
+    def set_policy(self, policy: Policy) -> None:
+        self.log.append("policy")
+        self.found = policy
+
+    def policy(self) -> Policy:
+        return self.found
+
+    def now_ns(self) -> int:
+        self.log.append("now")
+        return self.clock
+
+    def cpu_ns(self) -> int:
+        return self.clock // 2
+
+    def synchronize(self) -> None:
+        self.log.append("sync")
+        self.clock = max(self.clock, self.busy_until)
+
+    def event(self) -> Event:
+        return Event(self)
+
+    def spin(self, nanoseconds: int) -> None:
+        self.log.append("spin")
+        self.launch(0, nanoseconds)
+
+    def flush(self) -> None:
+        self.log.append("flush")
+        self.launch(1_000, 70_000)
+
+    def work(self) -> None:
+        self.log.append("work")
+        self.launch(1_000, 100_000_000)
+
+    def capture(self, call: Callable[[], None]) -> Callable[[], None]:
+        self.log.append("capture")
+        call()
+        if isinstance(self.graph, Exception):
+            raise self.graph
+        captured = self.log[len(self.log) - self.log[::-1].index("capture") :].count("call")
+        return lambda: self.launch(10_000, int(self.graph) * captured)  # type: ignore[call-overload]
+
+    def abandon_capture(self) -> None:
+        self.log.append("abandon")
+
+    def place(self, value: Any) -> Any:
+        return value
+
+    def reset_peak(self) -> None:
+        self.log.append("reset")
+
+    def allocated(self) -> int:
+        return 100
+
+    def peak_allocated(self) -> int:
+        return 700
+
+    def peak_reserved(self) -> int:
+        return 900
+
+    def empty_cache(self) -> None:
+        self.log.append("empty")
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return isinstance(error, NotEnoughError)
+
+    def l2_bytes(self) -> int | None:
+        return self.l2
+
+    def properties(self) -> dict[str, Any]:
+        return {"gpu.name": "Scripted", "gpu.uuid": "abc"}
+
+    def monitor(self) -> Any:
+        return self.watched
+
+
+class Nvml(_nvml.Gpu):
+    """An NVML whose readings follow a script; the last one stays."""
+
+    def __init__(self, *readings: _nvml.Reading) -> None:
+        super().__init__(None, None)
+        self.readings = list(readings)
+
+    def read(self) -> _nvml.Reading:
+        return self.readings.pop(0) if len(self.readings) > 1 else self.readings[0]
+
+    def facts(self) -> dict[str, Any]:
+        return {"gpu.driver": "570.1"}
+
+
+def device(gpu: Gpu, **options: Any) -> Cuda:
+    return Cuda(api=gpu, **{"warm_up_s": 0.0, **options})
+
+
+# --- policies ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("tf32", True)])
+@pytest.mark.parametrize("autotune", [False, True])
+def test_setup_sets_every_policy(precision: str, tf32: bool, autotune: bool) -> None:
+    gpu = Gpu()
+    made = device(gpu, precision=precision, autotune=autotune)
+    made.setup()
+    assert gpu.found == Policy(tf32, tf32, autotune)
+    facts = made.facts()
+    assert (facts["gpu.precision"], facts["gpu.autotune"], facts["gpu.cache"]) == (precision, autotune, "steady")
+
+
+@pytest.mark.parametrize("change", [{"matmul_tf32": True}, {"conv_tf32": True}, {"autotune": True}])
+def test_a_network_that_changes_the_policy_is_found_out(change: dict[str, bool]) -> None:
+    gpu = Gpu()
+    made = device(gpu)
+    made.setup()
+    made.facts()
+    gpu.found = replace(gpu.found, **change)
+    with pytest.raises(ModelError, match="policy changed from matmul fp32, cudnn fp32, autotune off"):
+        made.facts()
+
+
+def test_a_policy_that_does_not_take_is_refused_at_once() -> None:
+    class Stubborn(Gpu):
+        def set_policy(self, policy: Policy) -> None:
+            pass
+
+    with pytest.raises(ModelError):
+        device(Stubborn()).setup()
+
+
+def test_setup_loads_the_gpu_for_as_long_as_asked() -> None:
+    gpu = Gpu()
+    device(gpu, warm_up_s=2.0).setup()
+    assert gpu.clock >= 2_000_000_000
+    assert gpu.log.count("work") == 20  # 100 ms each
+    assert gpu.log.index("policy") < gpu.log.index("work")
+
+
+@pytest.mark.parametrize("options", [{"precision": "fp8"}, {"cache": "warm"}])
+def test_unknown_options_are_refused(options: dict[str, str]) -> None:
+    with pytest.raises(InvalidValue, match="must be"):
+        device(Gpu(), **options)
+
+
+def test_torch_switches_agree_in_both_generations() -> None:
+    torch = pytest.importorskip("torch")
+    backends, adapter = torch.backends, TorchCuda(0)
+    before = adapter.policy()
+    try:
+        for wanted in (Policy(True, True, True), Policy(False, False, False), Policy(True, True, False)):
+            adapter.set_policy(wanted)
+            assert adapter.policy() == wanted
+            # The old readers still answer, and the same: compilers ask them.
+            assert backends.cuda.matmul.allow_tf32 is wanted.matmul_tf32
+            assert backends.cudnn.allow_tf32 is wanted.conv_tf32
+            assert torch.get_float32_matmul_precision() == ("high" if wanted.matmul_tf32 else "highest")
+        backends.cudnn.allow_tf32 = False
+        assert adapter.policy() == Policy(True, False, False)
+    finally:
+        adapter.set_policy(before)
+
+
+# --- timing -----------------------------------------------------------------------------------------
+
+
+def test_a_block_has_no_synchronisation_inside() -> None:
+    gpu = Gpu()
+    device(gpu).time_block(gpu.kernels(10_000, 100_000), 3)
+    host = ["sync", "now", "call", "call", "call", "now", "sync", "now"]
+    behind = ["spin", "event", "call", "call", "event", "call", "event", "sync"]
+    assert gpu.log == host + behind
+
+
+@given(st.integers(1, 60), st.integers(1_000, 2_000_000), st.integers(1_000, 2_000_000))
+@settings(deadline=None)
+def test_host_and_device_time_of_a_scripted_gpu(calls: int, host: int, work: int) -> None:
+    """Closed form: back to back, the wall is the larger of launching and computing, plus one of the other."""
+    gpu = Gpu()
+    timing = device(gpu).time_block(gpu.kernels(host, work), calls)
+    assert timing.wall_ns == max(host, work) * calls + min(host, work)
+    assert timing.device_ns == work * calls
+    assert timing.calls == calls
+
+
+def test_a_full_launch_queue_splits_the_block_and_loses_no_call() -> None:
+    # However long the spin, the host leads by 20 launches at most, and the device is ten times faster.
+    gpu = Gpu(queue_limit=20)
+    timing = device(gpu).time_block(gpu.kernels(100_000, 10_000), 100)
+    assert timing.device_ns == 100 * 10_000
+    assert gpu.log.count("spin") > 100 // 20
+
+
+def test_device_time_is_missing_where_the_host_never_leads() -> None:
+    gpu = Gpu(queue_limit=1)
+    timing = device(gpu).time_block(gpu.kernels(200_000, 10_000), 8)
+    assert timing.device_ns is None
+    assert timing.wall_ns == 8 * 200_000 + 10_000
+
+
+def test_cold_overwrites_the_cache_before_each_call_and_outside_its_clocks() -> None:
+    gpu = Gpu()
+    timing = device(gpu, cache="cold").time_block(gpu.kernels(10_000, 100_000), 2)
+    alone = ["flush", "sync", "now", "call", "now", "sync", "now"]
+    behind = ["spin", "flush", "event", "event", "call", "event"]
+    assert gpu.log == alone * 2 + behind * 2 + ["sync"]
+    assert timing.wall_ns == 2 * 110_000
+    assert timing.device_ns == 2 * 100_000
+
+
+@pytest.mark.parametrize("cache", ["steady", "hot"])
+def test_only_cold_flushes(cache: str) -> None:
+    gpu = Gpu()
+    device(gpu, cache=cache).time_block(gpu.kernels(1, 1), 2)
+    assert "flush" not in gpu.log
+
+
+def test_out_of_memory_is_a_result_and_frees_the_cache() -> None:
+    def call() -> None:
+        raise NotEnoughError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+
+    gpu = Gpu()
+    for attempt in (lambda: device(gpu).time_block(call, 3), lambda: device(gpu).probe(call, 3)):
+        with pytest.raises(OutOfMemory, match=r"^CUDA out of memory\. Tried to allocate 2 GiB\.$") as raised:
+            attempt()
+        assert raised.value.__cause__ is None and raised.value.__context__ is None
+    assert gpu.log[-1] == "empty"
+
+
+def test_the_networks_own_errors_come_through() -> None:
+    def call() -> None:
+        raise RuntimeError("sizes do not match")
+
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        device(Gpu()).time_block(call, 1)
+
+
+@pytest.mark.parametrize("words", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling"])
+def test_libraries_that_run_out_underneath_are_recognised(words: str) -> None:
+    pytest.importorskip("torch")
+    adapter = TorchCuda(0)
+    assert adapter.is_out_of_memory(RuntimeError(words))
+    assert not adapter.is_out_of_memory(RuntimeError("CUDNN_STATUS_NOT_SUPPORTED"))
+    assert not adapter.is_out_of_memory(ValueError(words))
+
+
+# --- cache ------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 1 << 32), st.integers(0, 1 << 28))
+@settings(deadline=None)
+def test_rotating_inputs_outgrow_twice_the_cache_and_no_more_than_needed(size: int, l2: int) -> None:
+    count = rotations(size, l2)
+    assert 1 <= count <= 512
+    assert count == 512 or count * size > 2 * l2
+    assert count == 1 or (count - 1) * size <= 2 * l2
+
+
+def test_rotation_follows_the_cache_policy() -> None:
+    image = 4 * 3 * 224 * 224  # 602 112 bytes: 2 x 50 MiB / that is 174.1
+    assert device(Gpu()).rotations(image) == 175
+    assert device(Gpu(), cache="hot").rotations(image) == device(Gpu(), cache="cold").rotations(image) == 1
+    assert device(Gpu(l2=None)).rotations(image) == 1
+    with pytest.raises(InvalidValue):
+        rotations(0, MB)
+
+
+# --- what bounds a cell -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"),
+    [(None, None), (0.9, "device"), (1.0499, "device"), (1.05, "mixed"), (1.2, "mixed"), (1.2001, "host"), (9, "host")],
+)
+def test_thresholds_of_bound(ratio: float | None, verdict: str | None) -> None:
+    assert bound(ratio) == verdict
+
+
+def test_probe_compares_the_host_with_graph_replay() -> None:
+    gpu = Gpu(graph=80_000)
+    found = device(gpu).probe(gpu.kernels(200_000, 100_000), 100)
+    assert found["host_s"] == pytest.approx(201e-6)
+    assert found["device_s"] == pytest.approx(100e-6)
+    assert found["graph_s"] == pytest.approx(80e-6)
+    assert found["host_over_device"] == pytest.approx(201 / 80)
+    assert (found["bound"], found["graph_reason"]) == ("host", None)
+    assert (found["peak_memory_bytes"], found["peak_reserved_bytes"], found["working_memory_bytes"]) == (700, 900, 600)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_probe_goes_on_without_a_graph_and_says_why() -> None:
+    gpu = Gpu(graph=RuntimeError("operation not permitted when stream is capturing\nlong story"))
+    found = device(gpu).probe(gpu.kernels(10_000, 100_000), 50)
+    assert found["graph_s"] is None
+    assert found["graph_reason"] == "no CUDA graph: operation not permitted when stream is capturing"
+    assert found["host_over_device"] == pytest.approx((100 * 50 + 10) / (100 * 50))
+    assert found["bound"] == "device"
+    assert "abandon" in gpu.log
+
+
+def test_a_graph_that_does_not_fit_is_no_out_of_memory_of_the_cell() -> None:
+    gpu = Gpu(graph=NotEnoughError("CUDA out of memory"))
+    assert device(gpu).probe(gpu.kernels(1_000, 100_000), 5)["bound"] == "device"
+
+
+def test_probe_without_any_device_time_has_no_verdict() -> None:
+    gpu = Gpu(graph=RuntimeError("no"), queue_limit=1)
+    found = device(gpu).probe(gpu.kernels(200_000, 10_000), 8)
+    assert (found["bound"], found["host_over_device"], found["device_s"]) == (None, None, None)
+
+
+# --- disturbances -----------------------------------------------------------------------------------
+
+CALM = _nvml.Reading(sm_mhz=1980, memory_mhz=2619, temperature_c=50, power_w=300, reasons=0, processes=frozenset({7}))
+
+
+def flags_of(*readings: _nvml.Reading) -> list[tuple[str, ...]]:
+    gpu = Gpu(watched=Nvml(CALM, *readings))
+    made = device(gpu)
+    made.setup()
+    return [made.time_block(gpu.kernels(1, 1), 1).flags for _ in readings]
+
+
+@pytest.mark.parametrize(
+    ("bits", "flags"),
+    [
+        (0x0, ()),
+        (0x1, ()),
+        (0x2, ()),
+        (0x4, ()),  # at its power cap, as big GPUs are
+        (0x8, ("hw-slowdown",)),
+        (0x20, ("thermal",)),
+        (0x40, ("thermal",)),
+        (0x80, ("power-brake",)),
+        (0x4 | 0x8 | 0x80, ("hw-slowdown", "power-brake")),
+    ],
+)
+def test_throttle_bits_name_their_cause(bits: int, flags: tuple[str, ...]) -> None:
+    assert flags_of(replace(CALM, reasons=bits)) == [flags]
+
+
+def test_a_clock_drop_is_judged_by_the_running_median() -> None:
+    steady = [CALM] * 5
+    just, below = replace(CALM, sm_mhz=0.971 * 1980), replace(CALM, sm_mhz=0.969 * 1980)
+    assert flags_of(*steady, just, below, CALM)[5:] == [(), ("clock-drop",), ()]
+    assert flags_of(below, CALM) == [(), ()]  # too few readings to know what is usual
+
+
+def test_only_a_process_that_appears_later_is_foreign() -> None:
+    guest = replace(CALM, processes=frozenset({7, 99}))
+    assert flags_of(CALM, guest, CALM) == [(), ("foreign-process",), ()]
+    gpu = Gpu(watched=Nvml(CALM, guest))
+    made = device(gpu)
+    made.setup()
+    made.admit_processes()
+    assert made.time_block(gpu.kernels(1, 1), 1).flags == ()
+    assert made.facts()["gpu.other_processes"] == 1
+
+
+def test_readings_are_kept_with_the_block() -> None:
+    gpu = Gpu(watched=Nvml(CALM))
+    made = device(gpu)
+    made.setup()
+    assert made.time_block(gpu.kernels(1, 1), 1).clocks == {
+        "sm_mhz": 1980,
+        "memory_mhz": 2619,
+        "temperature_c": 50,
+        "power_w": 300,
+        "throttle_reasons": 0,
+    }
+
+
+def test_without_nvml_a_block_has_no_clocks_and_facts_say_why() -> None:
+    gpu = Gpu()
+    made = device(gpu)
+    made.setup()
+    timing = made.time_block(gpu.kernels(1, 1), 1)
+    assert (timing.clocks, timing.flags) == ({}, ())
+    assert made.facts()["gpu.nvml"] == "no NVML in this test"
+    assert made.facts()["gpu.other_processes"] is None
+
+
+def test_facts_are_json_and_hide_the_uuid() -> None:
+    gpu = Gpu(watched=Nvml(CALM))
+    made = Cuda(1, api=gpu, warm_up_s=0)
+    made.setup()
+    facts = made.facts()
+    assert json.loads(json.dumps(facts)) == facts
+    assert (facts["device.name"], facts["device.kind"], facts["gpu.driver"]) == ("cuda:1", "cuda", "570.1")
+    assert "abc" not in facts.values() and "gpu.uuid" not in facts and len(facts["gpu.id"]) == 12
+    assert device(gpu).name == "cuda"
+
+
+# --- NVML -------------------------------------------------------------------------------------------
+
+
+class NVMLError(Exception):
+    pass
+
+
+def library(**answers: Any) -> Any:
+    """A pynvml of which only `answers` are supported."""
+
+    def unsupported(*_: Any) -> None:
+        raise NVMLError("Not Supported")
+
+    names = ("nvmlSystemGetDriverVersion", "nvmlDeviceGetClockInfo", "nvmlDeviceGetPowerUsage", "nvmlDeviceGetMigMode")
+    ready = {name: unsupported for name in names}
+    handles = {
+        "nvmlInit": lambda: None,
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetHandleByUUID": lambda uuid: uuid,
+        "nvmlDeviceGetCount": lambda: 2,
+    }
+    return SimpleNamespace(NVMLError=NVMLError, **{**ready, **handles, **answers})
+
+
+def test_each_value_that_nvml_lacks_is_none_on_its_own() -> None:
+    found = _nvml.connect(library=library(nvmlDeviceGetClockInfo=lambda handle, kind: {1: 1980, 2: 2619}[kind]))
+    assert isinstance(found, _nvml.Gpu)
+    assert found.read() == _nvml.Reading(sm_mhz=1980, memory_mhz=2619)
+    assert found.facts()["gpu.mig"] is None
+
+
+def test_nvml_values_have_our_units() -> None:
+    gpu = _nvml.connect(
+        library=library(
+            nvmlDeviceGetPowerUsage=lambda handle: 412_500,
+            nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: 0x44,
+            nvmlDeviceGetComputeRunningProcesses=lambda handle: [SimpleNamespace(pid=3), SimpleNamespace(pid=4)],
+            nvmlDeviceGetEnforcedPowerLimit=lambda handle: 700_000,
+            nvmlDeviceGetMigMode=lambda handle: [1, 0],
+            nvmlDeviceGetComputeMode=lambda handle: 3,
+            nvmlSystemGetDriverVersion=lambda: b"570.86.15",
+        )
+    )
+    assert isinstance(gpu, _nvml.Gpu)
+    reading, facts = gpu.read(), gpu.facts()
+    assert (reading.power_w, reading.reasons, reading.processes) == (412.5, 0x44, {3, 4})
+    assert _nvml.reason_names(reading.reasons) == ("power cap", "thermal (hardware)")
+    assert (facts["gpu.power_limit_w"], facts["gpu.mig"], facts["gpu.driver"]) == (700.0, True, "570.86.15")
+    assert facts["gpu.compute_mode"] == "exclusive process"
+
+
+def test_a_gpu_is_found_by_uuid_and_its_absence_explained() -> None:
+    seen: list[str] = []
+    _nvml.connect("1b-2c", library=library(nvmlDeviceGetHandleByUUID=seen.append))
+    assert seen == ["GPU-1b-2c"]
+
+    def missing(*_: Any) -> None:
+        raise NVMLError("Driver Not Loaded")
+
+    assert _nvml.connect(library=library(nvmlInit=missing)) == "NVML does not start (Driver Not Loaded)"
+    assert "does not show this GPU" in str(_nvml.connect("x", library=library(nvmlDeviceGetHandleByUUID=missing)))
+
+
+def test_reason_names_of_every_mask() -> None:
+    assert _nvml.reason_names(None) == _nvml.reason_names(0) == ()
+    assert _nvml.reason_names(0x1000 | 0x1) == ("idle", "0x1000")
+
+
+# --- availability -----------------------------------------------------------------------------------
+
+
+def test_the_only_calls_into_torch_cuda_are_in_the_adapter() -> None:
+    folder = Path(cuda.__file__).parent
+    for path in folder.glob("*.py"):
+        if path.name != "_torch_cuda.py":
+            lines = [line for line in path.read_text().splitlines() if "torch.cuda" in line and "``" not in line]
+            assert not lines, path.name
+
+
+def scripted_torch(monkeypatch: pytest.MonkeyPatch, *, built: bool, count: int, init: str = "") -> None:
+    torch = pytest.importorskip("torch")
+
+    def start() -> None:
+        raise RuntimeError(init)
+
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "init", start)
+
+
+@pytest.mark.parametrize(
+    ("built", "count", "index", "words"),
+    [
+        (False, 0, 0, "is built without CUDA; install a CUDA build of torch"),
+        (True, 0, 0, "Found no NVIDIA driver on your system"),
+        (True, 2, 5, "there is no GPU 5; the valid names are cuda:0, cuda:1"),
+        (True, 2, 1, None),
+    ],
+)
+def test_why_there_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, built: bool, count: int, index: int, words: str | None
+) -> None:
+    scripted_torch(monkeypatch, built=built, count=count, init="Found no NVIDIA driver on your system.\nDo something")
+    reason = cuda.available(index)
+    assert reason is None if words is None else reason is not None and reason.endswith(words)
+
+
+# --- a real GPU -------------------------------------------------------------------------------------
+
+
+def _no_gpu() -> str | None:
+    try:
+        return cuda.available(0)
+    except Exception as error:  # a half-installed driver must skip these tests, not break the collection
+        return str(error)
+
+
+real = [pytest.mark.cuda, pytest.mark.skipif(_no_gpu() is not None, reason=f"no GPU: {_no_gpu()}")]
+
+
+@pytest.fixture(scope="module")
+def gpu_device() -> Cuda:
+    made = Cuda(0, warm_up_s=0.5)
+    made.setup()
+    return made
+
+
+def layer(made: Cuda, width: int, batch: int) -> Callable[[], object]:
+    import torch
+
+    network = made.place(torch.nn.Conv2d(width, width, 1, bias=False)).eval()
+    image = made.place(torch.randn(batch, width, 56, 56))
+
+    def call() -> object:
+        with torch.inference_mode():
+            return network(image)
+
+    return call
+
+
+class TestRealGpu:
+    pytestmark = real
+
+    def test_facts(self, gpu_device: Cuda) -> None:
+        facts = gpu_device.facts()
+        assert facts["gpu.l2_bytes"] > 0 and facts["gpu.multiprocessors"] > 0
+        json.dumps(facts)
+
+    def test_time_grows_with_the_calls(self, gpu_device: Cuda) -> None:
+        call = layer(gpu_device, 256, 64)
+        gpu_device.time_block(call, 20)
+        one, ten = gpu_device.time_block(call, 10), gpu_device.time_block(call, 100)
+        assert one.device_ns and ten.device_ns
+        assert ten.device_ns > 3 * one.device_ns
+        assert ten.wall_ns > 3 * one.wall_ns
+
+    def test_a_large_layer_is_bound_by_the_device_and_a_tiny_one_by_the_host(self, gpu_device: Cuda) -> None:
+        large, tiny = layer(gpu_device, 512, 256), layer(gpu_device, 8, 1)
+        for call in (large, tiny):
+            gpu_device.time_block(call, 20)
+        assert gpu_device.probe(large, 20)["bound"] == "device"
+        found = gpu_device.probe(tiny, 200)
+        assert found["bound"] == "host" and found["graph_s"] is not None
+
+    def test_device_time_does_not_exceed_host_time(self, gpu_device: Cuda) -> None:
+        found = gpu_device.probe(layer(gpu_device, 64, 8), 50)
+        assert found["device_s"] is None or found["device_s"] < 1.1 * found["host_s"]
+
+    def test_a_call_that_synchronises_has_no_graph_but_a_reason(self, gpu_device: Cuda) -> None:
+        import torch
+
+        value = gpu_device.place(torch.ones(8))
+        found = gpu_device.probe(lambda: value.sum().item(), 5)
+        assert found["graph_s"] is None and found["graph_reason"].startswith("no CUDA graph")
+        gpu_device.time_block(layer(gpu_device, 8, 1), 2)  # the device survived
+
+    def test_cold_is_slower_than_hot(self) -> None:
+        import torch
+
+        spent = {}
+        for cache in ("hot", "cold"):
+            made = Cuda(0, cache=cache, warm_up_s=0.5)
+            made.setup()
+            data = made.place(torch.ones(2 * MB))  # 8 MB: fits every L2 since Ampere
+            timings = [made.time_block(data.sum, 50).device_ns for _ in range(5)]
+            spent[cache] = min(t for t in timings if t is not None)
+        assert spent["cold"] > spent["hot"]
+
+    def test_out_of_memory(self, gpu_device: Cuda) -> None:
+        import torch
+
+        with pytest.raises(OutOfMemory):
+            gpu_device.time_block(lambda: torch.empty(1 << 50, device="cuda"), 1)
+
+    def test_precision_reaches_the_arithmetic(self) -> None:
+        import torch
+
+        if torch.cuda.get_device_capability() < (8, 0):
+            pytest.skip("no TF32 before Ampere")
+        torch.manual_seed(0)
+        a = torch.randn(512, 512, dtype=torch.float64)
+        errors = {}
+        for precision in ("tf32", "fp32"):
+            made = Cuda(0, precision=precision, warm_up_s=0)
+            made.setup()
+            b = made.place(a.float())
+            errors[precision] = ((b @ b).double().cpu() - a @ a).abs().max().item()
+        assert errors["tf32"] > 10 * errors["fp32"]
