@@ -44,7 +44,7 @@ def header(title: str, subtitle: str, *, legend: bool) -> tuple[str, str, float]
     """Title and subtitle wrapped to the figure's width, and the height in inches that they take with the legend row."""
     title = "\n".join(textwrap.wrap(title, 74)) or " "
     subtitle = "\n".join(textwrap.wrap(subtitle, 118))
-    height = 2 * _MARGIN_IN + _height_in(title, TITLE_PT) + _height_in(subtitle, TEXT_PT) + (0.3 if legend else 0.0)
+    height = _MARGIN_IN + _height_in(title, TITLE_PT) + _height_in(subtitle, TEXT_PT) + (0.28 if legend else 0.0)
     return title, subtitle, height
 
 
@@ -56,7 +56,7 @@ def new_figure(body_in: float, title: str, subtitle: str, handles: Sequence[Line
 
     title, subtitle, top_in = header(title, subtitle, legend=bool(handles))
     height = body_in + top_in
-    rect = (0.005, 0.01, 0.99, 1 - top_in / height - 0.01)
+    rect = (0.005, 0.01, 0.99, 1 - top_in / height)
     layout = ConstrainedLayoutEngine(rect=rect, w_pad=0.06, h_pad=0.06)
     figure = Figure(figsize=(WIDTH_IN, height), dpi=150, layout=layout)
     FigureCanvasAgg(figure)
@@ -96,14 +96,17 @@ def dress(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def log_axis(axes: Axes, which: Literal["x", "y"], low: float, high: float, *, least: float = 5.0) -> None:
+def log_axis(
+    axes: Axes, which: Literal["x", "y"], low: float, high: float, *, least: float = 5.0, room: float = 1.12
+) -> None:
     """A logarithmic axis over at least a factor of `least`, with ticks at 1, 2 and 5 as plain numbers.
 
-    A factor of 5 is what it takes for two of those ticks to be in view wherever the data lie.
+    A factor of 5 is what it takes for two of those ticks to be in view wherever the data lie;
+    `room` is the least factor left free at each end.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    pad = max((least * low / high) ** 0.5, 1.12)
+    pad = max((least * low / high) ** 0.5, room)
     axes.set(**{f"{which}scale": "log", f"{which}lim": (low / pad, high * pad)})
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
@@ -136,10 +139,10 @@ def fold(text: str, room_in: float, points: float) -> str:
 
 
 def shorten(text: str, most: int) -> str:
-    """At most this many characters; the middle goes, since names differ at their ends."""
+    """At most this many characters; most of what stays is the end, where names differ."""
     if len(text) <= most:
         return text
-    tail = (most - 1) // 2
+    tail = 2 * (most - 1) // 3
     return f"{text[: most - 1 - tail]}…{text[len(text) - tail :]}"
 
 

@@ -65,8 +65,10 @@ def _study_figure(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Ver
         if place % columns:
             axes.tick_params(labelleft=False)
         else:
-            reference = f"ratio to {run.experiment.factor} {captions.label_text(run.experiment.reference)}"
-            axes.set_ylabel(ink.fold(reference, _PANEL_IN, ink.TEXT_PT), fontsize=ink.TEXT_PT)
+            reference = (
+                f"ratio to {run.experiment.factor} {captions.label_text(run.experiment.reference)} (above 1: slower)"
+            )
+            axes.set_ylabel(ink.fold(reference, 0.8 * _PANEL_IN, ink.TEXT_PT), fontsize=ink.TEXT_PT)
         if place >= len(panels) - columns:
             axes.set_xlabel(run.experiment.factor, fontsize=ink.TEXT_PT)
     return figure
