@@ -1,0 +1,354 @@
+"""What about this machine makes timings noisy, and what to do about each: `effbench doctor`.
+
+Every topic is looked at on its own and answers even where it cannot be read: "unknown", with the reason. Nothing
+is changed, and neither torch nor NVML nor psutil is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from effbench import machine, unrest
+from effbench.devices import _nvml
+from effbench.measure import launcher
+
+Status = Literal["ok", "note", "warn", "unknown"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `todo` is a command or an instruction, and present with every "warn"."""
+
+    topic: str
+    status: Status
+    value: str
+    why: str = ""
+    todo: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def examine(root: Path = machine.HERE, *, window_s: float = 0.5, nvml: Any = None) -> tuple[Finding, ...]:
+    """Look at everything, taking about `window_s` plus half a second.
+
+    `root` stands in for this machine's files; what can only be measured on this machine itself is then unknown. `nvml`
+    is a stand-in for the pynvml module.
+    """
+    here = root == machine.HERE
+    sample = unrest.watch(window_s) if here else unrest.Sample()
+    found = [
+        _identity(root),
+        _governor(root),
+        _boost(root),
+        _smt(root),
+        _drift(sample.drift),
+        _steal(sample.stolen),
+        _load(root),
+        _others(sample.others),
+        _threads(root),
+        _quota(root),
+        _huge_pages(root),
+        _allocator(here, os.environ),
+        _aslr(root),
+        _timer(root, here),
+        _swap(root),
+        _heat(root),
+        _virtualisation(root),
+    ]
+    return (*found, *_gpus(_nvml.gpus(nvml)))
+
+
+# --- processor --------------------------------------------------------------------------------------
+
+
+def _identity(root: Path) -> Finding:
+    facts = machine.cpu(root)
+    model, logical, physical = (facts.get(f"cpu.{name}") for name in ("model", "logical", "physical"))
+    if machine.emulated(root, platform.machine()):
+        why = "Arm code runs on another processor through emulation: counts are right, times mean nothing."
+        return Finding("processor", "warn", f"emulated on {model}", why, "measure on real Arm hardware")
+    if not model:
+        return _unknown("processor", "no model in /proc/cpuinfo and none from sysctl")
+    cores = f"{physical} cores, {logical} threads" if physical else f"{logical} processors"
+    clusters = str(facts.get("cpu.clusters") or "")
+    if "+" in clusters:
+        why = "Cores of unlike capacity (count x capacity): a thread that changes cluster changes speed."
+        return Finding(
+            "processor", "warn", f"{model}, {clusters}", why, "pin to one cluster: taskset -c LIST effbench run …"
+        )
+    return Finding("processor", "ok", f"{model}, {cores}")
+
+
+def _governor(root: Path) -> Finding:
+    found = machine.governors(root)
+    if found is None:
+        return _unknown("governor", "no cpufreq here: the hypervisor or the firmware decides")
+    if found == "performance":
+        return Finding("governor", "ok", found)
+    why = "The clock follows the load, so short blocks run at another frequency than long ones."
+    return Finding("governor", "warn", found, why, "sudo cpupower frequency-set -g performance")
+
+
+def _boost(root: Path) -> Finding:
+    found = machine.boost(root)
+    if found is None:
+        return _unknown("boost", "the kernel shows no boost switch")
+    if not found:
+        return Finding("boost", "ok", "off")
+    pstate = (root / "sys/devices/system/cpu/intel_pstate/no_turbo").exists()
+    switch = "1 | sudo tee /sys/devices/system/cpu/intel_pstate/no_turbo" if pstate else None
+    todo = f"to compare runs hours apart: echo {switch or '0 | sudo tee /sys/devices/system/cpu/cpufreq/boost'}"
+    return Finding("boost", "note", "on", "The highest clock depends on heat and on what the other cores do.", todo)
+
+
+def _smt(root: Path) -> Finding:
+    found = machine.text(root / "sys/devices/system/cpu/smt/control")
+    if found is None:
+        return _unknown("smt", "the kernel does not say")
+    if found != "on":
+        return Finding("smt", "ok", found)
+    why = "Two threads share a core: more threads than cores measures the sharing."
+    return Finding("smt", "note", found, why, "use at most one thread per core: --threads CORES")
+
+
+def _drift(drift: float | None) -> Finding:
+    if drift is None:
+        return _unknown("speed drift", "measured on this machine only")
+    why = "Equal work took unequal processor time: the clock moved, or neighbours share the core and its caches."
+    value = f"{100 * drift:.1f} % between the fastest and the slowest tenth"
+    if drift < 0.05:
+        return Finding("speed drift", "ok", value)
+    status: Status = "warn" if drift > 0.2 else "note"
+    return Finding("speed drift", status, value, why, "end other work, let it cool; more --launches average it out")
+
+
+def _heat(root: Path) -> Finding:
+    mask = machine.text(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
+    if mask and int(mask, 16) & 0xF:
+        why = "The Raspberry Pi firmware slows the processor for low voltage or heat right now."
+        return Finding("temperature", "warn", f"throttled ({mask})", why, "use a stronger supply and a fan")
+    sensors = machine.temperatures(root)
+    events = sum(
+        machine.number(path) or 0
+        for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
+    )
+    if not sensors:
+        return _unknown("temperature", "no sensor is visible")
+    name, hottest = max(sensors.items(), key=lambda item: item[1])
+    value = f"{hottest:.0f} °C ({name})" + (f", slowed {events} times since boot" if events else "")
+    if hottest < 85:
+        return Finding("temperature", "note" if events else "ok", value, "Heat lowers the clock." if events else "")
+    return Finding("temperature", "warn", value, "Heat lowers the clock.", "let it cool; cool it better")
+
+
+# --- who else runs ----------------------------------------------------------------------------------
+
+
+def _steal(stolen: float | None) -> Finding:
+    if stolen is None:
+        return _unknown("steal time", "no steal counter in /proc/stat, or not measured here")
+    value = f"{100 * stolen:.1f} % of processor time"
+    if stolen < 0.01:
+        return Finding("steal time", "ok", value)
+    why = "The hypervisor gave our processor to another guest."
+    return Finding("steal time", "warn", value, why, "use a dedicated host; compare with: effbench check --against REF")
+
+
+def _load(root: Path) -> Finding:
+    load = machine.load_average(root)
+    logical = machine.cpu(root).get("cpu.logical")
+    if load is None or not logical:
+        return _unknown("load", "no load average or no processor count")
+    value = f"{load:.2f} on {logical} processors"
+    if load < 0.5 * float(logical):
+        return Finding("load", "ok", value)
+    why = "Others compete for the cores; every block that waited for one is set aside."
+    return Finding("load", "warn", value, why, "end other work first; see who: top -o %CPU")
+
+
+def _others(others: tuple[tuple[str, float], ...] | None) -> Finding:
+    if others is None:
+        return _unknown("other processes", "psutil is not installed, or not measured here")
+    busy = [(name, share) for name, share in others if share >= 0.05]
+    if not busy:
+        return Finding("other processes", "ok", "none is busy")
+    value = ", ".join(f"{name} {100 * share:.0f} %" for name, share in busy[:3])
+    why = "Busy neighbours take cores, caches and memory bandwidth."
+    return Finding("other processes", "warn", value, why, "end them, or measure elsewhere")
+
+
+def _threads(root: Path) -> Finding:
+    allowed, logical = machine.allowed(root), machine.cpu(root).get("cpu.logical")
+    wanted = os.environ.get("OMP_NUM_THREADS", "not set")
+    if not allowed:
+        return _unknown("threads", "the system does not show the affinity of a process")
+    value = f"may use {len(allowed)} of {logical} processors; OMP_NUM_THREADS {wanted}"
+    if wanted.isdigit() and int(wanted) > len(allowed):
+        why = "More threads than processors: they take turns."
+        return Finding("threads", "warn", value, why, f"--threads {len(allowed)}")
+    return Finding("threads", "ok", value)
+
+
+def _quota(root: Path) -> Finding:
+    found = machine.quota(root)
+    if found is None:
+        return _unknown("cgroup quota", "no control groups here")
+    if found.cores is None:
+        return Finding("cgroup quota", "ok", "none")
+    value = f"{found.cores:g} cores"
+    if found.throttled:
+        value += f", ran out in {found.throttled} of {found.periods} periods"
+    why = "When the quota runs out all threads stop for the rest of the period, often tens of milliseconds."
+    return Finding("cgroup quota", "warn", value, why, "start the container without a CPU limit (docker: no --cpus)")
+
+
+def _virtualisation(root: Path) -> Finding:
+    parts = [machine.hypervisor(root) and f"virtual machine ({machine.hypervisor(root)})", machine.container(root)]
+    found = ", ".join(str(part) for part in parts if part)
+    if not found:
+        return Finding("virtualisation", "ok", "none seen")
+    why = "Neighbours on the host are invisible from here and the clock is not ours to set."
+    return Finding("virtualisation", "note", found, why, "rely on ratios within a round, not on single latencies")
+
+
+# --- memory and clock -------------------------------------------------------------------------------
+
+
+def _huge_pages(root: Path) -> Finding:
+    found = machine.huge_pages(root)
+    if found is None:
+        return _unknown("transparent huge pages", "not a Linux kernel, or built without")
+    if found != "always":
+        return Finding("transparent huge pages", "ok", found)
+    why = "Whether an allocation gets a huge page differs from launch to launch."
+    return Finding(
+        "transparent huge pages",
+        "note",
+        found,
+        why,
+        "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled",
+    )
+
+
+def _allocator(here: bool, variables: Mapping[str, str]) -> Finding:
+    name, version = platform.libc_ver() if here else ("", "")
+    preloaded = Path(variables.get("LD_PRELOAD", "").split(":")[0]).name
+    if name != "glibc":
+        return _unknown("allocator", "not glibc: watch the page faults of the blocks instead")
+    plain = {key: value for key, value in variables.items() if not key.startswith("MALLOC_")}
+    default = unrest.page_faults(plain)
+    kept = unrest.page_faults(launcher.worker_environment(0, "retain", plain))
+    about = f"glibc {version}" + (f" with {preloaded}" if preloaded else "")
+    if default is None or kept is None:
+        return _unknown("allocator", f"{about}: page faults could not be measured")
+    value = f"{about}: {default:.0f} page faults per 0.8 MB tensor, {kept:.0f} with --allocator retain"
+    if default < 1:
+        return Finding("allocator", "ok", value)
+    status: Status = "note" if kept < 1 else "warn"
+    why = "Freed tensors go back to the kernel and are faulted in again, in some launches and not in others."
+    return Finding("allocator", status, value, why, "keep --allocator retain (the default) to compare kernels")
+
+
+def _aslr(root: Path) -> Finding:
+    found = machine.number(root / "proc/sys/kernel/randomize_va_space")
+    if found is None:
+        return _unknown("address randomisation", "the kernel does not say")
+    why = "Each launch lays its memory out anew, which shifts times: one reason why launches are the replicates."
+    return Finding("address randomisation", "note" if found else "ok", "on" if found else "off", why if found else "")
+
+
+def _timer(root: Path, here: bool) -> Finding:
+    source = machine.text(root / "sys/devices/system/clocksource/clocksource0/current_clocksource")
+    if not here:
+        return _unknown("timer", "measured on this machine only")
+    cost = unrest.clock_read_ns()
+    resolution = time.get_clock_info("perf_counter").resolution * 1e9
+    value = f"{cost:.0f} ns a read, resolution {resolution:g} ns" + (f", source {source}" if source else "")
+    if cost < 1000 and source not in ("hpet", "acpi_pm", "jiffies"):
+        return Finding("timer", "ok", value)
+    why = "A slow clock counts only once a block, but it tells of a kernel that distrusts its fast one."
+    return Finding("timer", "warn", value, why, "see why: dmesg | grep -i clocksource")
+
+
+def _swap(root: Path) -> Finding:
+    memory = machine.memory(root)
+    if "SwapTotal" not in memory:
+        return _unknown("swap", "no /proc/meminfo")
+    used = memory["SwapTotal"] - memory.get("SwapFree", memory["SwapTotal"])
+    if used < 64 << 20:
+        return Finding("swap", "ok", "not in use")
+    why = "Memory has been short: a page of the network may have to come back from disk."
+    return Finding(
+        "swap", "warn", f"{used / 1e9:.2f} GB in use", why, "free memory, then: sudo swapoff -a && sudo swapon -a"
+    )
+
+
+# --- GPUs -------------------------------------------------------------------------------------------
+
+
+def _gpus(found: tuple[_nvml.Gpu, ...] | str) -> Iterator[Finding]:
+    if isinstance(found, str):
+        yield _unknown("gpu", found)
+        return
+    for index, gpu in enumerate(found):
+        yield from _gpu(f"gpu {index}", index, gpu)
+
+
+def _gpu(topic: str, index: int, gpu: _nvml.Gpu) -> Iterator[Finding]:
+    facts = {name.removeprefix("gpu."): value for name, value in gpu.facts().items()}
+    now = gpu.read()
+    words = [f"ECC {_on(facts['ecc'])}", f"PCIe {facts['pcie_generation']} x{facts['pcie_width']}"]
+    yield Finding(topic, "ok", ", ".join([str(gpu.name()), f"driver {facts['driver']}", *words]))
+
+    sm, memory = (
+        _of(at, facts[f"{name}_mhz_max"], "MHz") for name, at in (("sm", now.sm_mhz), ("memory", now.memory_mhz))
+    )
+    fixed = now.reasons is not None and bool(now.reasons & 0x2)
+    todo = f"to compare runs hours apart: sudo nvidia-smi -i {index} -lgc MHZ,MHZ (undo: -rgc)"
+    why = "Free clocks follow heat and power; blocks below 97 % of the usual clock are set aside."
+    clocks = f"SM {sm}, memory {memory}, {'set by the user' if fixed else 'free'}"
+    yield Finding(f"{topic} clocks", "ok" if fixed else "note", clocks,
+                  "" if fixed else why, "" if fixed else todo)  # fmt: skip
+
+    slowed = (now.reasons or 0) & (_nvml.HW_SLOWDOWN | _nvml.SW_THERMAL | _nvml.HW_THERMAL | _nvml.POWER_BRAKE)
+    heat = f"{_of(now.temperature_c, None, '°C')}, {_of(now.power_w, facts['power_limit_w'], 'W')}"
+    reasons = ", ".join(_nvml.reason_names(now.reasons))
+    yield Finding(f"{topic} throttling", "warn" if slowed else "ok", f"{heat}{', ' + reasons if reasons else ''}",
+                  "The GPU slows itself down." if slowed else "",
+                  f"let it cool; look: nvidia-smi -i {index} -q -d PERFORMANCE" if slowed else "")  # fmt: skip
+
+    if facts["persistence"] is False:
+        why = "The driver is unloaded between launches, and each pays seconds and loses its clocks."
+        yield Finding(f"{topic} persistence", "note", "off", why, f"sudo nvidia-smi -i {index} -pm 1")
+    if facts["mig"]:
+        why = "A slice shares memory bandwidth and power with the others."
+        yield Finding(f"{topic} sharing", "warn", "MIG is on", why, "measure on a whole GPU")
+    if facts["mps_clients"]:
+        why = "MPS lets other processes compute inside our blocks."
+        yield Finding(f"{topic} sharing", "warn", f"{facts['mps_clients']} MPS clients", why, "end the other clients")
+    if now.processes is None:
+        yield _unknown(f"{topic} processes", "NVML does not list them")
+    elif now.processes:
+        why = "Others compute on this GPU; blocks during which one appears are set aside, these are not."
+        yield Finding(f"{topic} processes", "warn", f"{len(now.processes)} computing", why, f"nvidia-smi -i {index}")
+
+
+def _on(value: bool | None) -> str:
+    return "unknown" if value is None else "on" if value else "off"
+
+
+def _of(value: float | None, limit: float | None, unit: str) -> str:
+    shown = "unknown" if value is None else f"{value:.0f}"
+    return f"{shown} {unit}" if limit is None else f"{shown} of {limit:.0f} {unit}"
+
+
+def _unknown(topic: str, reason: str) -> Finding:
+    return Finding(topic, "unknown", "", reason)
