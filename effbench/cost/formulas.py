@@ -60,7 +60,7 @@ class Call:
 
 Count = Callable[[Call], int]
 Reads = Literal["all", "gathered", "overwritten", "scattered"]
-Fusion = Literal["none", "start", "pointwise", "norm", "row", "reduce", "data"]
+Fusion = Literal["none", "start", "pointwise", "norm", "row", "reduce", "data", "concat"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class Formula:
     read the first; "scattered" touches of the first only as many elements as the last tensor holds. `primary` counts
     the first output alone (indices of a max pool and saved statistics are by-products). `fusion` is what a compiler
     can do: "start" a loop that later operators join, or join one as "pointwise", "norm" (a scale and shift), "row"
-    (needs a whole row), "reduce" (runs over its input) or "data" (a copy, inlined as an index).
+    (needs a whole row), "reduce" (runs over its input), "data" (a copy, inlined as an index) or "concat" (takes in
+    what it joins, but is itself written out).
     """
 
     kind: Kind
@@ -174,6 +175,7 @@ _SOFTMAX = Formula("elementwise", elementwise=per_output(5), fusion="row")
 _REDUCE = Formula("reduce", elementwise=per_input(1), fusion="reduce")
 _POOL = Formula("pool", elementwise=window, primary=True, fusion="start")
 _ADAPTIVE = Formula("pool", elementwise=per_input(1), primary=True, fusion="start")
+_CONCAT = Formula("data", fusion="concat")
 _DATA = Formula("data", fusion="data")
 _GATHER = Formula("data", reads="gathered")
 _SCATTER = Formula("data", reads="scattered")
@@ -226,14 +228,15 @@ FORMULAS: Mapping[str, Formula] = {
         "hardswish hardsigmoid prelu _prelu_kernel glu log_sigmoid_forward log_sigmoid rrelu_with_noise_functional "
         "softshrink hardshrink relu6 native_dropout bernoulli addcmul addcdiv square masked_fill",
     ),
+    **_each(_CONCAT, "cat stack"),
     **_each(
         _DATA,
-        "cat stack clone contiguous _to_copy constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d "
+        "clone contiguous _to_copy constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d "
         "replication_pad1d replication_pad2d replication_pad3d channel_shuffle native_channel_shuffle pixel_shuffle "
         "pixel_unshuffle roll flip repeat tril triu im2col col2im unfold_copy slice_scatter select_scatter "
         "as_strided_scatter diagonal_scatter zeros ones full zeros_like ones_like full_like new_zeros new_ones "
-        "new_full arange linspace eye scalar_tensor rand randn randint randperm rand_like randn_like randint_like view_copy "
-        "expand_copy permute_copy split_copy split_with_sizes_copy unbind_copy transpose_copy slice_copy select_copy "
+        "new_full arange linspace eye scalar_tensor rand randn randint randperm rand_like randn_like randint_like "
+        "view_copy expand_copy permute_copy split_copy split_with_sizes_copy unbind_copy transpose_copy slice_copy select_copy "
         "squeeze_copy unsqueeze_copy t_copy alias_copy detach_copy lift lift_fresh_copy diag_embed",
     ),
     **_each(_GATHER, "index gather embedding index_select take _unsafe_index masked_select"),

@@ -7,7 +7,7 @@ once and read once by each group that needs it; inside a group it stays in regis
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -41,24 +41,23 @@ def fused_traffic(records: Sequence[Record], leaving: Collection[int], *, into_p
     for number, record in enumerate(records):
         for access in record.reads:
             readers.setdefault(access.value, set()).add(member[number])
-    total = Traffic()
+    crossing: list[Access] = []
     for number, group in groups.items():
-        total += _group_traffic(number, group, records, readers, leaving)
-    return total
+        crossing += _crossing(number, group, records, readers, leaving)
+    return traffic(crossing)
 
 
-def record_traffic(record: Record) -> Traffic:
-    """Memory access of one operator on its own: every operand read, every result written."""
-    total = Traffic()
-    for access in (*record.reads, *record.writes):
-        total += _traffic(access)
-    return total
-
-
-def _traffic(access: Access) -> Traffic:
-    if access.constant:
-        return Traffic(weights=access.elements, weight_bytes=access.bytes)
-    return Traffic(activations=access.elements, activation_bytes=access.bytes)
+def traffic(accesses: Iterable[Access]) -> Traffic:
+    """The sum of reads and writes; what the network's input does not reach counts as weights."""
+    weights = activations = weight_bytes = activation_bytes = 0
+    for access in accesses:
+        if access.constant:
+            weights += access.elements
+            weight_bytes += access.bytes
+        else:
+            activations += access.elements
+            activation_bytes += access.bytes
+    return Traffic(weights, activations, weight_bytes, activation_bytes)
 
 
 def _groups(records: Sequence[Record], into_products: bool) -> tuple[dict[int, _Group], list[int]]:
@@ -81,13 +80,14 @@ def _groups(records: Sequence[Record], into_products: bool) -> tuple[dict[int, _
                 home = _merge(groups, member, home, other)
             group = groups[home]
             group.records.append(number)
-            if record.plan.formula.fusion == "data":
+            if record.plan.formula.fusion in ("data", "concat"):
                 group.elements = elements
+            group.closed = record.plan.formula.fusion == "concat"
             _require(groups, home, before - {home})
         else:
             home = number
             anchored = into_products and record.plan.formula.kind in PRODUCTS
-            closed = record.plan.formula.fusion == "none" and not anchored
+            closed = record.plan.formula.fusion in ("none", "concat") and not anchored
             groups[home] = _Group([number], elements, anchored, closed, before)
         member.append(home)
         for access in record.writes:
@@ -101,7 +101,7 @@ def _joins(record: Record, group: _Group, into_products: bool) -> bool:
         return fusion in ("pointwise", "norm") and sum(access.elements for access in record.writes) == group.elements
     if group.closed or fusion in ("none", "start"):
         return False
-    if fusion == "data":
+    if fusion in ("data", "concat"):
         return True
     side = record.reads[0].elements if fusion == "reduce" else sum(access.elements for access in record.writes)
     return side == group.elements
@@ -133,30 +133,28 @@ def _require(groups: dict[int, _Group], home: int, before: set[int]) -> None:
             group.before |= groups[home].before
 
 
-def _group_traffic(
+def _crossing(
     number: int, group: _Group, records: Sequence[Record], readers: dict[int, set[int]], leaving: Collection[int]
-) -> Traffic:
+) -> list[Access]:
+    """What one group reads from memory and writes to it."""
     inside = {access.value for place in group.records for access in records[place].writes}
-    total = Traffic()
     seen: set[tuple[int, object]] = set()
+    crossing = []
     first = records[group.records[0]]
     for place in group.records:
         record = records[place]
+        folded = (
+            group.anchored and record.plan.formula.fusion == "norm" and record.reads[0].value == first.writes[0].value
+        )
         for position, access in enumerate(record.reads):
             if access.value in inside or (access.value, access.view) in seen:
                 continue
             seen.add((access.value, access.view))
-            if group.anchored and record is not first and record.plan.formula.fusion == "norm":
-                folded = record.reads[0].value == first.writes[0].value
-                if folded and (position > 1 or _has_bias(first)):
-                    continue
-            total += _traffic(access)
+            # Folding leaves one bias per channel, and none where the convolution had its own.
+            if not folded or (position == 1 and len(first.reads) < 3):
+                crossing.append(access)
         for access in record.writes:
-            users = readers.get(access.value, set())
-            if not users or users != {number} or access.value in leaving:
-                total += _traffic(access)
-    return total
-
-
-def _has_bias(record: Record) -> bool:
-    return len(record.reads) > 2
+            users = readers.get(access.value)
+            if not users or len(users) > 1 or number not in users or access.value in leaving:
+                crossing.append(access)
+    return crossing

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+# Hook registries are ordered dictionaries and must stay the same objects.
+_KEPT = frozenset({bool, int, float, str, type(None), OrderedDict})
 
 Twin = Callable[[Tensor], Tensor]
 
@@ -46,23 +50,19 @@ def lent(model: nn.Module, twin: Twin) -> Iterator[None]:
     scripted: list[tuple[nn.Module, bool]] = []
 
     def stand_in(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            if id(value) not in twins:
-                twins[id(value)] = twin(value)
-            return twins[id(value)]
         kind = type(value)
-        # Exact types: hook registries are ordered dictionaries and must stay the same objects.
-        if kind is dict:
-            if id(value) not in twins:
-                twins[id(value)] = {
-                    key: stand_in(item) if isinstance(item, Tensor) else item for key, item in value.items()
-                }
+        if id(value) in twins:
             return twins[id(value)]
-        if kind is list or kind is set or kind is tuple:
-            if id(value) not in twins:
-                twins[id(value)] = kind(stand_in(item) if isinstance(item, Tensor) else item for item in value)
-            return twins[id(value)]
-        return value
+        if isinstance(value, Tensor):
+            made: Any = twin(value)
+        elif kind is dict:
+            made = {key: stand_in(item) if isinstance(item, Tensor) else item for key, item in value.items()}
+        elif kind is list or kind is set or kind is tuple:
+            made = kind([stand_in(item) if isinstance(item, Tensor) else item for item in value])
+        else:
+            return value
+        twins[id(value)] = made
+        return made
 
     try:
         for module in model.modules():
@@ -73,9 +73,8 @@ def lent(model: nn.Module, twin: Twin) -> Iterator[None]:
             attributes = module.__dict__
             before.append((attributes, attributes.copy()))
             for name, value in attributes.items():
-                replacement = stand_in(value)
-                if replacement is not value:
-                    attributes[name] = replacement
+                if type(value) not in _KEPT:
+                    attributes[name] = stand_in(value)
             attributes["training"] = False
         yield
     finally:

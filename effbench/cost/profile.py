@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from effbench.core import Cost, Traffic
 from effbench.cost.formulas import PRODUCTS
-from effbench.cost.fusion import fused_traffic, record_traffic
+from effbench.cost.fusion import fused_traffic, traffic
 from effbench.cost.isolate import lent, meta_twin, quiet_torch, real_twin
 from effbench.cost.trace import Record, trace
 from effbench.errors import InvalidValue, ModelError
@@ -20,7 +20,7 @@ from effbench.errors import InvalidValue, ModelError
 if TYPE_CHECKING:
     import pandas
 
-LAZY = (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer)
+LAZY = nn.parameter.UninitializedParameter
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
@@ -156,11 +156,12 @@ def profile(
     shapes = _shapes(input_shape, batch)
     if dtype not in DTYPES:
         raise InvalidValue(f"dtype (='{dtype}') is not one that can be counted; use one of {', '.join(DTYPES)}")
-    if any(isinstance(item, LAZY) for item in (*model.parameters(), *model.buffers())):
+    parameters = list(model.parameters())
+    if any(isinstance(item, LAZY) for item in parameters):
         raise ModelError(
             f"{type(model).__name__} has lazy layers without shapes; run it once on real data before profiling"
         )
-    params = sum(parameter.numel() for parameter in model.parameters())
+    params = sum(parameter.numel() for parameter in parameters)
     kind: torch.dtype = getattr(torch, dtype)
     records, leaving, traced_on = _run(model, shapes, kind, inputs, device)
     ops = tuple(_op_cost(record) for record in records)
@@ -265,5 +266,5 @@ def _op_cost(record: Record) -> OpCost:
         weights_read=sum(access.elements for access in record.reads if access.constant),
         activations_read=sum(access.elements for access in record.reads if not access.constant),
         written=sum(access.elements for access in record.writes),
-        traffic=record_traffic(record),
+        traffic=traffic((*record.reads, *record.writes)),
     )

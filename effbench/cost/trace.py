@@ -7,7 +7,7 @@ returns is remembered by its argument shapes, since PyTorch works shapes out in 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from sys import modules as imported_modules
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -176,15 +176,21 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             path = f"{parent}.({type(module).__name__})".lstrip(".")
         call = self._calls[id(module)] = self._calls.get(id(module), 0) + 1
         self._where.append((path, type(module).__name__, call))
-        if isinstance(module, nn.RNNBase):
-            self._paused += 1
 
-    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if isinstance(module, nn.RNNBase):
-            self._paused -= 1
-            if output is not None:
-                self._recurrent(module, args, kwargs, output)
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         self._where.pop()
+
+    def _enter_recurrent(self, module: nn.Module, args: Any) -> None:
+        self._paused += 1
+
+    def _leave_recurrent(self, module: nn.RNNBase, args: tuple[Any, ...], *rest: Any) -> None:
+        self._paused -= 1
+        if rest[-1] is not None:  # torch calls this without keyword arguments and output when forward has raised
+            kwargs, output = rest
+            path = self._paths.get(id(module), "")
+            self._where.append((path, type(module).__name__, self._calls.get(id(module), 1)))
+            self._recurrent(module, args, kwargs, output)
+            self._where.pop()
 
     # --- operators that stand for many ---
 
@@ -272,14 +278,21 @@ def trace(model: nn.Module, inputs: Sequence[Any], *, on_meta: bool) -> tuple[li
         tracer.own(tensor, constant=True)
     for tensor in flatten(inputs):
         tracer.own(tensor, constant=False)
-    before = register_module_forward_pre_hook(tracer._enter)
-    after = register_module_forward_hook(tracer._leave, with_kwargs=True, always_call=True)
-    try:
-        with _one_attention(model, tracer), tracer:
+    with ExitStack() as stack:
+        hooks = [
+            register_module_forward_pre_hook(tracer._enter),
+            # Not `with_kwargs`: torch 2.13 forgets to remove that entry of a global hook.
+            register_module_forward_hook(tracer._leave, always_call=True),
+        ]
+        for module in model.modules():
+            if isinstance(module, nn.RNNBase):
+                hooks.append(module.register_forward_pre_hook(tracer._enter_recurrent))
+                hooks.append(module.register_forward_hook(tracer._leave_recurrent, with_kwargs=True, always_call=True))
+        for hook in hooks:
+            stack.callback(hook.remove)
+        stack.enter_context(_one_attention(model, tracer))
+        with tracer:
             output = model(*inputs)
-    finally:
-        before.remove()
-        after.remove()
     return tracer.records, frozenset(tracer.value(tensor)[0] for tensor in flatten(output))
 
 
