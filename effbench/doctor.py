@@ -337,8 +337,12 @@ def _gpu(topic: str, index: int, gpu: _nvml.Gpu) -> Iterator[Finding]:
     if now.processes is None:
         yield _unknown(f"{topic} processes", "NVML does not list them")
     elif now.processes:
-        why = "Others compute on this GPU; blocks during which one appears are set aside, these are not."
-        yield Finding(f"{topic} processes", "warn", f"{len(now.processes)} computing", why, f"nvidia-smi -i {index}")
+        why = "Others compute on this GPU. A block is set aside when another one appears, not for these."
+        yield Finding(
+            f"{topic} processes", "warn", f"{len(now.processes)} computing", why, f"see who: nvidia-smi -i {index}"
+        )
+    else:
+        yield Finding(f"{topic} processes", "ok", "none computes")
 
 
 def _on(value: bool | None) -> str:
