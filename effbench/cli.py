@@ -217,13 +217,12 @@ def profile(
 ) -> None:
     """Count what a model costs: parameters, multiply-adds, activations, memory access. Analytic; no clock."""
     from effbench import api
-    from effbench.report import table
+    from effbench.plan import DTYPES
+    from effbench.report import findings, table
 
     shape = _shape(input) if input else None
     if batch < 1:
         raise InvalidValue(f"batch (={batch}) must be 1 or more")
-    from effbench.plan import DTYPES
-
     if dtype is not None and dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES)
     found = api.profile(model, shape, batch=batch, dtype=dtype or "float32")
@@ -233,11 +232,11 @@ def profile(
         _print_json({**document, "crosscheck": checks} if crosscheck else document)
         return
     whole = found.to_dict(layers=True)
-    tables = [table.cost_rows(whole)]
+    tables = [findings.cost_rows(whole)]
     if layers:
-        tables.append(table.profile_rows(whole["layers"], title=model))
+        tables.append(findings.layer_rows(whole))
     if checks:
-        tables.append(table.crosscheck_rows(checks))
+        tables.append(findings.crosscheck_rows(checks))
     if as_csv:
         sys.stdout.write(table.render_csv(tables[1] if layers else tables[0]))
         return
@@ -312,13 +311,13 @@ def _names(what: str) -> dict[str, str]:
 def doctor(as_json: Json = False) -> None:
     """What this machine is, what about it will make timings noisy, and what to do about each."""
     from effbench import doctor as examining
-    from effbench.report import table
+    from effbench.report import findings
 
-    findings = [finding.to_dict() for finding in examining.examine()]
+    found = [finding.to_dict() for finding in examining.examine()]
     if as_json:
-        _print_json({"findings": findings})
+        _print_json({"findings": found})
         return
-    _print_tables([table.doctor_rows(findings)])
+    _print_tables([findings.doctor_rows(found)])
 
 
 # --- shared steps ------------------------------------------------------------------------------------
