@@ -16,13 +16,16 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
+from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from types import TracebackType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from filelock import FileLock, Timeout
 
 from effbench.core import (
+    CLOCKS,
+    LEVELS,
     Block,
     Case,
     Cell,
@@ -30,6 +33,7 @@ from effbench.core import (
     Cost,
     Environment,
     Experiment,
+    Label,
     Launch,
     Result,
     Run,
@@ -45,6 +49,7 @@ SCHEMA = 1
 RUN_FILE = "run.jsonl"
 RUNS = Path("results") / "runs"
 _LOCK_FILE = ".lock"
+_Noun = TypeVar("_Noun")
 
 
 class RunWriter:
@@ -108,7 +113,7 @@ class RunWriter:
         )
 
     def cell(self, result: Result) -> None:
-        cost = None if result.cost is None else _cost_record(result.cost)
+        cost = None if result.cost is None else asdict(result.cost)
         self.append("cell", cell=asdict(result.cell), cost=cost, skipped=result.skipped)
 
     def block(self, block: Block) -> None:
@@ -143,10 +148,6 @@ def _whole_lines(path: Path) -> int:
     """Size of the file up to the end of its last whole line: what a kill in mid-write left behind is cut off."""
     data = path.read_bytes()
     return data.rfind(b"\n") + 1
-
-
-def _cost_record(cost: Cost) -> dict[str, Any]:
-    return asdict(cost)
 
 
 # --- reading ----------------------------------------------------------------------------------------
@@ -254,10 +255,10 @@ class _Builder:
     def _header(self, record: Mapping[str, Any]) -> Run:
         return Run(
             experiment=_experiment(record["experiment"]),
-            environment=Environment(**record["environment"]),
-            sampling=Sampling(**record["sampling"]),
+            environment=_make(Environment, record["environment"]),
+            sampling=_make(Sampling, record["sampling"]),
             results=(),
-            clock=str(record["clock"]),
+            clock=_clock(record["clock"]),
             seed=_integer(record["seed"]),
             created=str(record["created"]),
             command=str(record["command"]),
@@ -265,49 +266,95 @@ class _Builder:
         )
 
 
+def _clock(name: Any) -> str:
+    if name not in CLOCKS:
+        raise ValueError(f"{str(name)[:40]!r} is none of the clocks {', '.join(CLOCKS)}")
+    return str(name)
+
+
 def _integer(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{value!r} is not a whole number")
+        raise ValueError(f"{str(value)[:40]!r} is not a whole number")
     return value
 
 
+@lru_cache(maxsize=None)
+def _kinds(noun: type) -> dict[str, Any]:
+    return get_type_hints(noun)
+
+
+def _make(noun: type[_Noun], values: Mapping[str, Any]) -> _Noun:
+    """The dataclass with these fields, each of its declared type: a file may hold anything."""
+    kinds = _kinds(noun)
+    for name, value in values.items():
+        if name not in kinds:
+            raise ValueError(f"{noun.__name__} has no field '{name}'")
+        if not _fits(value, kinds[name]):
+            raise ValueError(f"{noun.__name__}.{name} cannot be {str(value)[:40]!r}")
+    return noun(**values)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value read from JSON has the declared type; a whole number passes for a float, a truth value for neither."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_fits(value, option) for option in inner)
+    if origin is Literal:
+        return value in inner
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
+    if origin is not None:
+        return isinstance(value, dict) and all(_fits(key, inner[0]) and _fits(item, inner[1]) for key, item in value.items())
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind) and (kind is not int or not isinstance(value, bool))
+
+
 def _case(values: Mapping[str, Any]) -> Case:
-    return Case(**{**values, "input_shape": tuple(_integer(size) for size in values["input_shape"])})
+    return _make(Case, {**values, "input_shape": tuple(values["input_shape"])})
+
+
+def _claim(values: Mapping[str, Any]) -> Claim:
+    pairs = tuple((slower, faster) for slower, faster in values["pairs"])
+    slower, faster = values["headline"]
+    if not all(_fits(level, Label) for pair in (*pairs, (slower, faster)) for level in pair):
+        raise ValueError("a claim compares levels of its factor")
+    return Claim(str(values["name"]), str(values["text"]), pairs, (slower, faster))
 
 
 def _experiment(values: Mapping[str, Any]) -> Experiment:
-    pairs = [
-        Claim(**{**claim, "pairs": tuple((slower, faster) for slower, faster in claim["pairs"]), "headline": tuple(claim["headline"])})
-        for claim in values["claims"]
-    ]
-    return Experiment(
-        **{
+    return _make(
+        Experiment,
+        {
             **values,
             "levels": tuple(values["levels"]),
             "cases": tuple(_case(case) for case in values["cases"]),
-            "claims": tuple(pairs),
-            "sampling": Sampling(**values["sampling"]),
+            "claims": tuple(_claim(claim) for claim in values["claims"]),
+            "sampling": _make(Sampling, values["sampling"]),
             "notes": tuple(values["notes"]),
-        }
+        },
     )
 
 
 def _result(record: Mapping[str, Any]) -> Result:
-    cell = Cell(**{**record["cell"], "case": _case(record["cell"]["case"])})
+    cell = _make(Cell, {**record["cell"], "case": _case(record["cell"]["case"])})
+    if cell.batch < 1:
+        raise ValueError("a batch needs at least one image")
     cost = record["cost"]
     if cost is not None:
-        levels = {name: Traffic(**traffic) for name, traffic in cost["memory_access_levels"].items()}
-        cost = Cost(**{**cost, "memory_access_levels": levels})
-    return Result(cell, cost, skipped=record["skipped"])
+        levels = {name: _make(Traffic, traffic) for name, traffic in cost["memory_access_levels"].items()}
+        if set(levels) != set(LEVELS):
+            raise ValueError(f"memory access needs the levels {', '.join(LEVELS)}")
+        cost = _make(Cost, {**cost, "memory_access_levels": levels})
+    return _make(Result, {"cell": cell, "cost": cost, "skipped": record["skipped"]})
 
 
 def _block(record: Mapping[str, Any]) -> Block:
-    timing = dict(record["timing"])
-    for name, value in timing.items():
-        if name.endswith("_ns") or name in ("calls", "minor_faults", "switches"):
-            _integer(value)
-    timing = Timing(**{"wall_ns": 0, **timing, "flags": tuple(timing.get("flags", ()))})
-    if timing.calls < 1 or timing.wall_ns < 0:
+    values = {"wall_ns": 0, **record["timing"]}
+    timing = _make(Timing, {**values, "flags": tuple(values.get("flags", ()))})
+    if timing.calls < 1 or min(timing.wall_ns, timing.cpu_ns or 0, timing.device_ns or 0) < 0:
         raise ValueError("a block needs at least one call and no negative time")
     numbers = (_integer(record[name]) for name in ("launch", "round", "position"))
     return Block(*numbers, cell=record["cell"], timing=timing)
@@ -315,13 +362,11 @@ def _block(record: Mapping[str, Any]) -> Block:
 
 def _extend(launch: Launch, kind: str, record: Mapping[str, Any]) -> Launch:
     if kind == "warmup":
-        warm = Warmup(record["cell"], _integer(record["calls"]), float(record["seconds"]), bool(record["steady"]))
+        warm = _make(Warmup, {key: value for key, value in record.items() if key not in ("kind", "launch")})
         return replace(launch, warmups={**launch.warmups, warm.cell: warm})
     if kind == "null":
         return replace(launch, null_call_ns=float(record["ns_per_call"]))
     if kind == "probe":
         return replace(launch, probes={**launch.probes, record["cell"]: dict(record["values"])})
-    seconds = float(record["seconds"])
-    if not math.isfinite(seconds):
-        raise ValueError("a launch must last a finite time")
-    return replace(launch, stopped=str(record["stopped"]), seconds=seconds)
+    values = {"number": launch.number, "slot": launch.slot, "stopped": record["stopped"], "seconds": record["seconds"]}
+    return replace(_make(Launch, values), warmups=launch.warmups, probes=launch.probes, null_call_ns=launch.null_call_ns)

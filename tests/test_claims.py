@@ -31,7 +31,7 @@ def test_a_reversed_pair_fails_and_is_named() -> None:
     verdicts = verdicts_of(run_of(dict(zip(CELLS, (0.01, 0.02, 0.013), strict=True))))
     assert verdicts["slower"].verdict == "holds"
     assert verdicts["ordered"].verdict == "fails"
-    assert verdicts["ordered"].reason == "4 against 2: not slower by 1 %"
+    assert verdicts["ordered"].reason == "not slower by 1 %: 4 over 2"
 
 
 def test_equal_cells_fail_and_noisy_ones_are_unsure() -> None:

@@ -1,0 +1,216 @@
+"""The run file: everything comes back, whatever cut the writing short, and nothing but JSON is ever read."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from runs import CELLS, run_of
+
+from effbench import storage
+from effbench.claims import judge
+from effbench.core import Run
+from effbench.errors import CorruptRun, StorageError
+from effbench.storage import RUN_FILE, RunWriter, load
+from effbench.summary import summarise
+
+TIMES = dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True))
+
+
+def write(run: Run, directory: Path, blocks: int | None = None) -> Path:
+    """Store a run as the runner does, or only its first `blocks` blocks of each cell."""
+    with RunWriter(directory) as writer:
+        writer.header(run, "0.0")
+        for result in run.results:
+            writer.cell(replace(result, blocks=()))
+            writer.append("calls", cell=result.cell.id, calls=result.calls)
+        for launch in run.launches:
+            writer.append("launch", launch=launch.number, slot=launch.slot)
+            for warm in launch.warmups.values():
+                writer.append("warmup", launch=launch.number, cell=warm.cell, calls=warm.calls, seconds=warm.seconds, steady=warm.steady)
+            writer.append("null", launch=launch.number, ns_per_call=launch.null_call_ns)
+            writer.append("end", launch=launch.number, stopped=launch.stopped, seconds=launch.seconds)
+        for result in run.results:
+            for block in result.blocks[:blocks]:
+                writer.block(block)
+        if blocks is None:
+            writer.append("complete")
+    return directory / RUN_FILE
+
+
+def test_a_run_comes_back_equal(tmp_path: Path) -> None:
+    run = run_of(TIMES)
+    path = write(run, tmp_path / "run")
+    assert load(path) == replace(run, path=str(path))
+    assert load(tmp_path / "run") == load(path), "by folder or by file"
+
+
+def test_any_truncation_loads_what_was_whole(tmp_path: Path) -> None:
+    """Cut the file at every byte of its last 3 records, and at a sample of bytes elsewhere: it loads, and loses one record at most."""
+    path = write(run_of(TIMES, launches=1, rounds=3), tmp_path / "run")
+    whole = path.read_bytes()
+    header = whole.index(b"\n") + 1
+    for size in [*range(header, len(whole), 97), *range(len(whole) - 600, len(whole))]:
+        path.write_bytes(whole[:size])
+        lines = whole[:size].count(b"\n")
+        loaded = load(path)
+        blocks = sum(len(result.blocks) for result in loaded.results)
+        kept = [json.loads(line)["kind"] for line in whole.split(b"\n")[:lines]]
+        assert blocks - kept.count("block") in (0, 1), "a last line that lost only its newline may count"
+
+
+def test_resuming_cuts_a_torn_line_off_before_it_writes(tmp_path: Path) -> None:
+    path = write(run_of(TIMES, launches=1, rounds=3), tmp_path / "run", blocks=2)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"kind":"block","laun')
+    with RunWriter(tmp_path / "run", resume=True) as writer:
+        writer.append("complete")
+    assert path.read_bytes() == whole + b'{"kind":"complete"}\n'
+    assert load(path).complete
+
+
+def test_a_full_disk_leaves_the_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(TIMES, launches=1, rounds=3)
+    path = write(run, tmp_path / "run", blocks=1)
+    before = path.read_bytes()
+    with RunWriter(tmp_path / "run", resume=True) as writer:
+        really = os.write
+
+        def short(descriptor: int, data: bytes) -> int:
+            return really(descriptor, data[: len(data) // 2])
+
+        monkeypatch.setattr(os, "write", short)
+        with pytest.raises(StorageError, match="No space left"):
+            writer.block(run.results[0].blocks[1])
+
+        def full(descriptor: int, data: bytes) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(StorageError, match="No space left"):
+            writer.block(run.results[0].blocks[1])
+        monkeypatch.undo()
+    assert path.read_bytes() == before
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    with RunWriter(tmp_path / "run") as writer:
+        writer.header(run_of(TIMES), "0.0")
+        with pytest.raises(StorageError, match="another run is writing"):
+            RunWriter(tmp_path / "run")
+    with pytest.raises(StorageError, match="already holds a run"):
+        RunWriter(tmp_path / "run")
+    with RunWriter(tmp_path / "run", resume=True):
+        pass
+
+
+def test_unwritable_and_absent_places(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="cannot write to"):
+        RunWriter(tmp_path / "file" / "run")
+    with pytest.raises(StorageError, match="no run to resume"):
+        RunWriter(tmp_path / "nothing", resume=True)
+    assert not (tmp_path / "nothing").exists()
+    with pytest.raises(StorageError, match="there is no run at"):
+        load(tmp_path / "nothing")
+
+
+def test_a_newer_schema_is_refused_by_name(tmp_path: Path) -> None:
+    path = write(run_of(TIMES, launches=1, rounds=1), tmp_path / "run")
+    path.write_text(path.read_text().replace('"schema":1', '"schema":99', 1))
+    with pytest.raises(CorruptRun, match="schema 99.*upgrade effbench"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("not json", "line 3: not a run record"),
+        ("[1,2]", "line 3: not a run record"),
+        ('{"kind":"block"}', "line 3: missing 'timing'"),
+        ('{"kind":"block","launch":9,"round":0,"position":0,"cell":"x","timing":{"calls":1}}', "unknown cell or launch"),
+        ('{"kind":"surprise"}', "unknown kind of record"),
+        ('{"kind":"block","launch":0,"round":0,"position":0,"cell":"x","timing":{"calls":0}}', "at least one call"),
+        ('{"kind":"block","launch":0,"round":0,"position":0,"cell":"x","timing":{"calls":1,"wall_ns":NaN}}', "NaN"),
+        ('{"kind":"block","launch":0,"round":0,"position":0,"cell":"x","timing":{"calls":1.5}}', "calls cannot be"),
+        ("[" * 100_000, "line 3"),
+    ],
+)
+def test_a_corrupted_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = write(run_of(TIMES, launches=1, rounds=1), tmp_path / "run")
+    lines = path.read_text().splitlines()
+    lines.insert(2, line)
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(CorruptRun, match=message) as raised:
+        load(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_no_run(tmp_path: Path) -> None:
+    for content in ("", "\n\n", "{}\n{}\n", '{"kind":"cell"}\n{"kind":"x"}\n', "\x00\x01\n\x02"):
+        path = tmp_path / RUN_FILE
+        path.write_text(content)
+        with pytest.raises(CorruptRun):
+            load(path)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_loader_only_ever_returns_or_says_corrupt(tmp_path: Path, data: st.DataObject) -> None:
+    """Any JSON in any field of any record: a run or a one-line CorruptRun, never another exception."""
+    path = tmp_path / RUN_FILE
+    if not path.exists():
+        write(run_of(TIMES, launches=1, rounds=1), tmp_path / "made")
+        path.write_bytes((tmp_path / "made" / RUN_FILE).read_bytes())
+        (tmp_path / "original").write_bytes(path.read_bytes())
+    records = [json.loads(line) for line in (tmp_path / "original").read_text().splitlines()]
+    target = data.draw(st.sampled_from(records))
+    while True:
+        key = data.draw(st.sampled_from(sorted(target)))
+        if isinstance(target[key], dict) and target[key] and data.draw(st.booleans()):
+            target = target[key]
+            continue
+        target[key] = data.draw(json_values)
+        break
+    path.write_text("\n".join(json.dumps(record) for record in records) + "\n")
+    try:
+        run = load(path)
+        judge(run, summarise(run))
+    except CorruptRun as error:
+        assert "\n" not in str(error)
+
+
+def test_reading_never_imports_or_runs_anything(tmp_path: Path) -> None:
+    """A model path in a run file is text: loading it must not touch the file it names."""
+    trap = tmp_path / "trap.py"
+    trap.write_text("raise SystemExit('executed')")
+    run = run_of(TIMES, launches=1, rounds=1)
+    cell = run.results[0].cell
+    trapped = replace(run.results[0], cell=replace(cell, case=replace(cell.case, model=f"{trap}:net")))
+    path = write(replace(run, results=(trapped, *run.results[1:])), tmp_path / "run")
+    assert load(path).results[0].cell.case.model.startswith(str(trap))
+
+
+def test_blocks_are_written_small(tmp_path: Path) -> None:
+    path = write(run_of(TIMES), tmp_path / "run")
+    blocks = [line for line in path.read_text().splitlines() if line.startswith('{"kind":"block"')]
+    assert len(blocks) == 180
+    assert max(map(len, blocks)) < 200, "defaults are left out: a run is mostly blocks"
+
+
+def test_find_accepts_only_runs(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=RUN_FILE):
+        storage.find(tmp_path)
