@@ -63,16 +63,16 @@ def check_width(value: float, published: Sequence[float]) -> None:
         raise InvalidValue(f"`width` (={value}) must be above 0 and at most 16: use {near}, the nearest published one")
 
 
-def init_for_timing(network: nn.Module) -> None:
+def init_for_timing(network: nn.Module, rectified: bool = True) -> None:
     """Scale random convolution weights so that activations stay of order one through a network without trained norms.
 
     Untrained norms in eval mode scale nothing, so PyTorch's default initial weights shrink the signal by about 0.4 a
     layer. Deep plain networks then compute on denormal numbers or, in half precision, on zeros, which run at another
-    speed than real data.
+    speed than real data. `rectified` says whether activations follow the convolutions and halve their variance.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu" if rectified else "linear")
 
 
 def global_pool(x: Tensor) -> Tensor:

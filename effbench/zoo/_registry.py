@@ -23,8 +23,8 @@ class Entry:
 
     `params` is exact, `madds_million` a number as `source` prints it (its rounding included); both are None where
     nothing is published for this form. `counts` says what that number leaves out: "conv" is a table without the
-    classifier. `input_shape` excludes the batch and is empty for a probe, whose input follows its arguments. `family` is
-    the file, `builder` the function.
+    classifier. `input_shape` excludes the batch and is empty for a probe, whose input follows its arguments. `family`
+    is the file, `builder` the function.
     """
 
     name: str

@@ -138,7 +138,7 @@ def _conv(in_channels: int, out_channels: int, groups: int = 1, block: str = "co
 
 def _stack(layers: list[nn.Module]) -> nn.Module:
     network = nn.Sequential(*layers)
-    init_for_timing(network)
+    init_for_timing(network, rectified=any(isinstance(layer, nn.ReLU) for layer in network.modules()))
     return network
 
 
