@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from effbench.cost.crosscheck import Check, crosscheck
 from effbench.cost.profile import ModuleCost, OpCost, Profile, profile
 
-__all__ = ["ModuleCost", "OpCost", "Profile", "profile"]
+__all__ = ["Check", "ModuleCost", "OpCost", "Profile", "crosscheck", "profile"]

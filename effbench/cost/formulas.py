@@ -236,8 +236,8 @@ FORMULAS: Mapping[str, Formula] = {
         "pixel_unshuffle roll flip repeat tril triu im2col col2im unfold_copy slice_scatter select_scatter "
         "as_strided_scatter diagonal_scatter zeros ones full zeros_like ones_like full_like new_zeros new_ones "
         "new_full arange linspace eye scalar_tensor rand randn randint randperm rand_like randn_like randint_like "
-        "view_copy expand_copy permute_copy split_copy split_with_sizes_copy unbind_copy transpose_copy slice_copy select_copy "
-        "squeeze_copy unsqueeze_copy t_copy alias_copy detach_copy lift lift_fresh_copy diag_embed",
+        "view_copy expand_copy permute_copy split_copy split_with_sizes_copy unbind_copy transpose_copy slice_copy "
+        "select_copy squeeze_copy unsqueeze_copy t_copy alias_copy detach_copy lift lift_fresh_copy diag_embed",
     ),
     **_each(_GATHER, "index gather embedding index_select take _unsafe_index masked_select"),
     **_each(_SCATTER, "scatter_ index_put_ _index_put_impl_ index_copy_ index_add_ scatter_add_"),

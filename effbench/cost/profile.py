@@ -211,22 +211,36 @@ def _run(
         if device != "real" and not scripted:
             try:
                 with lent(model, meta_twin(dtype)):
-                    given = _placed(inputs, torch.device("meta"), dtype) if inputs is not None else None
-                    made = given or tuple(torch.empty(shape, dtype=dtype, device="meta") for shape in shapes)
-                    return *trace(model, made, on_meta=True), "meta"
+                    return *trace(model, _inputs(shapes, dtype, inputs, torch.device("meta")), on_meta=True), "meta"
             except Exception as error:
                 failure = error
         if device != "meta" and home.type != "meta":
             try:
                 with lent(model, real_twin(dtype)):
-                    given = _placed(inputs, home, dtype) if inputs is not None else None
-                    return *trace(model, given or _random(shapes, dtype, home), on_meta=False), home.type
+                    return *trace(model, _inputs(shapes, dtype, inputs, home), on_meta=False), home.type
             except Exception as error:
                 failure = error
     raise ModelError(_message(model, shapes, failure)) from failure
 
 
-def _random(shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+def example_inputs(
+    input_shape: Sequence[Any],
+    batch: int,
+    dtype: torch.dtype,
+    inputs: tuple[Any, ...] | None,
+    device: torch.device,
+) -> tuple[Any, ...]:
+    """What `profile` runs a network on: `inputs` on `device`, or seeded normal values (no values on meta)."""
+    return _inputs(_shapes(input_shape, batch), dtype, inputs, device)
+
+
+def _inputs(
+    shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, inputs: tuple[Any, ...] | None, device: torch.device
+) -> tuple[Any, ...]:
+    if inputs is not None:
+        return tuple(_placed(item, device, dtype) for item in inputs)
+    if device.type == "meta":
+        return tuple(torch.empty(shape, dtype=dtype, device=device) for shape in shapes)
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes)
 

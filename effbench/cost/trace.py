@@ -19,7 +19,18 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from effbench.cost.formulas import Call, Shape, formula, recurrent
-from effbench.cost.plan import Operator, Plan, count, describe, flatten, hashable, key_of, moved, plan_call
+from effbench.cost.plan import (
+    Operator,
+    Plan,
+    count,
+    describe,
+    flatten,
+    hashable,
+    key_of,
+    known_result,
+    moved,
+    plan_call,
+)
 
 
 class NeedsValuesError(Exception):
@@ -113,7 +124,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 args, kwargs = self._to_meta(operator, args, kwargs)
         plan = _PLANS.get(key) if meta else None
         if plan is None or plan.returns is None:
-            result = func(*args, **kwargs)
+            result = known_result(operator, args, tensors) if meta and not kwargs else None
+            if result is None:
+                result = func(*args, **kwargs)
             if operator.free:
                 return result
             outputs = flatten(result)
