@@ -90,8 +90,8 @@ def test_csv_holds_the_summaries_at_full_precision() -> None:
         assert int(row["memory access (elements)"]) == cell.cost.memory_access
         assert float(row["latency (s)"]) == cell.latency.point
         assert float(row["latency (s) high"]) == cell.latency.high
-        assert float(row["ratio"]) == cell.ratio.point
-        assert row["ratio low"] == ("" if cell.ratio.low is None else repr(cell.ratio.low))
+        assert float(row["time ratio"]) == cell.ratio.point
+        assert row["time ratio low"] == ("" if cell.ratio.low is None else repr(cell.ratio.low))
 
 
 def test_a_study_shows_only_the_labels_that_vary_and_the_factor() -> None:
@@ -109,13 +109,13 @@ def test_columns_without_any_value_are_dropped_and_missing_is_never_zero() -> No
     run, cells, _ = examples.g4()
     skipped = next(row for row in rows_of(tables.study_rows(run, cells)) if "skipped" in row["flags"])
     assert skipped["flags"] == "skipped: out of memory"
-    assert {skipped["madds"], skipped["latency (s)"], skipped["ratio"]} == {""}
+    assert {skipped["madds"], skipped["latency (s)"], skipped["time ratio"]} == {""}
 
 
 def test_the_reference_says_so_and_has_a_plain_one_in_the_csv() -> None:
     run, cells, _ = examples.g2()
     table = tables.study_rows(run, cells)
-    at = [column.heading for column in table.columns].index("ratio")
+    at = [column.heading for column in table.columns].index("time ratio")
     assert [row[at].text for row in table.rows].count("reference") == 3
     assert table.rows[7][at].text == "×2.87 [2.81, 2.93]"
 

@@ -26,7 +26,7 @@ def write_all(
     rows = table.compare_rows(run, cells) if comparison else table.study_rows(run, cells)
     texts = {"table.md": table.render_markdown(rows), "table.csv": table.render_csv(rows)}
     if verdicts:
-        sentences = [table.verdict_sentence(verdict, factor=run.experiment.factor) for verdict in verdicts]
+        sentences = table.verdict_sentences(verdicts, factor=run.experiment.factor)
         listed = "\n".join(f"- {table.escape_markdown(sentence)}" for sentence in sentences)
         texts["verdicts.md"] = f"{table.render_markdown(table.verdict_rows(verdicts))}\n{listed}\n"
     written = {name: _write(folder / name, text) for name, text in texts.items()}

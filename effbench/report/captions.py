@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from effbench.core import Label, PairEvidence, Run, Verdict
@@ -56,6 +57,11 @@ def is_reference(cell: CellSummary) -> bool:
     return cell.ratio is not None and cell.ratio.low is None and cell.reference in (None, cell.cell.id)
 
 
+def percent(share: float) -> str:
+    """A confidence as ``95 %`` or ``98.3 %``."""
+    return f"{100 * share:.3g} %"
+
+
 def launches_text(cells: Sequence[CellSummary]) -> str:
     """``5 launches``: the most that any cell saw."""
     number = max((cell.launches for cell in cells), default=0)
@@ -78,6 +84,21 @@ def setting(run: Run, cells: Sequence[CellSummary]) -> str:
     return ", ".join(parts)
 
 
+def fixed(run: Run, cells: Sequence[CellSummary]) -> dict[str, Label]:
+    """The labels that every cell shares: how the study was read, where a paper leaves it open."""
+    if not cells:
+        return {}
+    changing = varying(cell.cell.case.labels for cell in cells)
+    labels = cells[0].cell.case.labels
+    return {key: value for key, value in labels.items() if key not in changing and key != run.experiment.factor}
+
+
+def subtitle(run: Run, cells: Sequence[CellSummary]) -> str:
+    """The line under a figure's title: setting, launches, and the labels that do not vary."""
+    same = fixed(run, cells)
+    return f"{setting(run, cells)}, {launches_text(cells)}" + (f"; {group_text(same)}" if same else "")
+
+
 def platforms(cells: Sequence[CellSummary]) -> str | None:
     """The hardware behind the paper's figures of these cells; None where no cell has one."""
     with_paper = [cell for cell in cells if cell.paper_ratio is not None or cell.paper_speed is not None]
@@ -95,10 +116,12 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
     lines = []
     if any(cell.ratio is not None for cell in cells):
         lines.append(
-            f"Ratio: {_CLOCKS.get(run.clock, run.clock)} over that of {_reference(run, cells)} in the same round; "
+            f"Time ratio: {_CLOCKS.get(run.clock, run.clock)} over that of {_reference(run, cells)} in the same round; "
             "above 1 is slower."
         )
-    lines.append(f"{_sample(cells)} Measured on {setting(run, cells)}.")
+    same = fixed(run, cells)
+    everywhere = f" In every row: {group_text(same)}." if same else ""
+    lines.append(f"{_sample(cells)} Measured on {setting(run, cells)}.{everywhere}")
     paper = platforms(cells)
     if paper is not None:
         lines.append(f"Paper: ShuffleNet V2 (arXiv 1807.11164), measured on a {paper}.")
@@ -122,7 +145,7 @@ def pair_words(pair: PairEvidence, factor: str) -> str:
     ratio = pair.ratio
     details = list(paper)
     if ratio.low is not None and ratio.high is not None:
-        details.insert(0, f"{100 * ratio.confidence:g} % interval {ratio.low:.2f}–{ratio.high:.2f}")
+        details.insert(0, f"{percent(ratio.confidence)} interval {ratio.low:.2f}–{ratio.high:.2f}")
     # The interval belongs to the ratio as the claim states it, so a ratio below 1 is said as such and not turned over.
     verb = f"runs {ratio.point:.2f}× slower than" if ratio.point >= 1 else f"takes {ratio.point:.2f}× the time of"
     return f"{slower} {verb} {faster}" + (f" ({'; '.join(details)})" if details else "")
@@ -139,6 +162,15 @@ def verdict_sentence(verdict: Verdict, *, factor: str = "") -> str:
     word = f"{verdict.claim} is unsure" if verdict.verdict == "unsure" else f"{verdict.claim} {verdict.verdict}"
     end = f"{word}: {reason.rstrip('.')}." if reason and verdict.verdict != "holds" else f"{word}."
     return f"{where}: {pair}. {end}" if where else f"{pair[0].upper()}{pair[1:]}. {end}"
+
+
+def verdict_sentences(verdicts: Sequence[Verdict], *, factor: str = "") -> tuple[str, ...]:
+    """One `verdict_sentence` each, without the labels that are the same in all of several groups."""
+    keys = varying(verdict.group for verdict in verdicts)
+    if len(verdicts) == 1:
+        keys = tuple(verdicts[0].group)
+    trimmed = (replace(item, group={key: item.group[key] for key in keys if key in item.group}) for item in verdicts)
+    return tuple(verdict_sentence(item, factor=factor) for item in trimmed)
 
 
 def _hardware(run: Run, cells: Sequence[CellSummary]) -> str:
@@ -163,6 +195,6 @@ def _sample(cells: Sequence[CellSummary]) -> str:
         sum(cell.set_aside for cell in cells),
     )
     estimates = [item for cell in cells for item in (cell.ratio, cell.latency) if item and item.low is not None]
-    brackets = f" Brackets and ± are {100 * estimates[0].confidence:g} % intervals." if estimates else ""
+    brackets = f" Brackets and ± are {percent(estimates[0].confidence)} intervals." if estimates else ""
     excluded = f", {aside} of them set aside for outside causes" if aside else ", none set aside"
     return f"Medians over {launches_text(cells)}, {blocks} blocks{excluded}.{brackets}"

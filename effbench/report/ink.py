@@ -27,7 +27,7 @@ WIDTH_IN = 9.0
 """Shown about 900 pixels wide in a README, one point of text is then 1.4 pixels."""
 
 TITLE_PT, TEXT_PT, SMALL_PT = 13.0, 9.5, 8.5
-MARKER_PT = 6.5
+MARKER_PT = 6.0
 _MARGIN_IN = 0.12
 
 

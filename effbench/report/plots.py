@@ -44,34 +44,39 @@ def _study_figure(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Ver
     panels = [(group, [cell for cell in cells if _group(cell, keys) == group]) for group in groups or [{}]]
     levels = _levels(run, cells)
     columns, ticks, rotation = _layout(len(panels), [captions.label_text(level) for level in levels])
-    titles = [_panel_title(group, verdicts, ink.WIDTH_IN / columns - 0.9) for group, _ in panels]
+    room = (ink.WIDTH_IN - 0.95) / columns - 0.15
+    words = [_verdict_words(group, verdicts, room) for group, _ in panels]
     rows = math.ceil(len(panels) / columns)
-    lines = max(title.count("\n") + 1 for title in titles)
+    lines = max(map(_lines, words))
     labels_in = max(map(len, ticks), default=0) * 0.075 if rotation else max(map(_lines, ticks), default=1) * 0.14
     figure = ink.new_figure(
-        rows * (_PANEL_IN + 0.17 * lines + labels_in),
+        rows * (_PANEL_IN + 0.15 * (lines + 1) + labels_in),
         run.experiment.title,
-        f"{captions.setting(run, cells)}, {captions.launches_text(cells)}",
+        captions.subtitle(run, cells),
         _legend(cells),
     )
     limits = _limits(cells)
-    for place, ((_, members), title) in enumerate(zip(panels, titles, strict=True)):
+    for place, ((group, members), said) in enumerate(zip(panels, words, strict=True)):
         axes = figure.add_subplot(rows, columns, place + 1)
-        _panel(axes, members, levels, dodge=0.11 if any(cell.paper_ratio for cell in cells) else 0.0)
-        axes.set_title(title, loc="left", fontsize=ink.TEXT_PT, color=ink.INK)
+        _panel(axes, run, members, levels, dodge=0.11 if any(cell.paper_ratio for cell in cells) else 0.0)
+        _title(axes, ink.fold(captions.group_text(group), room, ink.TEXT_PT), said, lines)
         axes.set_xticks(range(len(levels)), ticks, rotation=rotation)
-        axes.set_xlim(-0.5, len(levels) - 0.5)
+        axes.set_xlim(-0.5, max(len(levels), 1) - 0.5)
         _scale(axes, limits)
         if place % columns:
             axes.tick_params(labelleft=False)
         else:
-            reference = (
-                f"ratio to {run.experiment.factor} {captions.label_text(run.experiment.reference)} (above 1: slower)"
-            )
-            axes.set_ylabel(ink.fold(reference, 0.8 * _PANEL_IN, ink.TEXT_PT), fontsize=ink.TEXT_PT)
+            axes.set_ylabel(_ratio_label(run), fontsize=ink.TEXT_PT)
         if place >= len(panels) - columns:
             axes.set_xlabel(run.experiment.factor, fontsize=ink.TEXT_PT)
     return figure
+
+
+def _ratio_label(run: Run) -> str:
+    reference = f"{run.experiment.factor} {captions.label_text(run.experiment.reference)}"
+    room = 0.85 * _PANEL_IN
+    gap = " " if ink.width_in(f"time relative to {reference}", ink.TEXT_PT) <= room else "\n"
+    return f"time relative to{gap}{ink.fold(reference, room, ink.TEXT_PT)}\n(above 1: slower)"
 
 
 def _group(cell: CellSummary, keys: Sequence[str]) -> dict[str, Label]:
@@ -101,18 +106,31 @@ def _lines(text: str) -> int:
     return text.count("\n") + 1
 
 
-def _panel_title(group: Mapping[str, Label], verdicts: Sequence[Verdict], room_in: float) -> str:
-    """The group, then one line a claim with its verdict in words."""
-    lines = [captions.group_text(group)] if group else []
-    for verdict in verdicts:
-        if all(verdict.group.get(key, value) == value for key, value in group.items()):
-            lines.append(f"{verdict.claim}: {verdict.verdict}")
-    return "\n".join(ink.fold(line, room_in, ink.TEXT_PT) for line in lines)
+def _verdict_words(group: Mapping[str, Label], verdicts: Sequence[Verdict], room_in: float) -> str:
+    """One line a claim: its verdict in a word, then its name."""
+    here = [item for item in verdicts if all(item.group.get(key, value) == value for key, value in group.items())]
+    return "\n".join(ink.fold(f"{item.verdict}: {item.claim}", room_in, ink.SMALL_PT) for item in here)
+
+
+def _title(axes: Axes, name: str, said: str, lines: int) -> None:
+    """The group's name over its verdicts; `lines` is the room for verdicts that all panels leave alike."""
+    axes.annotate(
+        said,
+        (0, 1),
+        (0, 4),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        va="bottom",
+        fontsize=ink.SMALL_PT,
+        color=ink.INK,
+    )
+    pad = 6 + (1.3 * ink.SMALL_PT * lines if said else 0)
+    axes.set_title(name, loc="left", fontsize=ink.TEXT_PT, fontweight="bold", color=ink.INK, pad=pad)
 
 
 def _legend(cells: Sequence[CellSummary]) -> list[Line2D]:
     confidence = next((cell.ratio.confidence for cell in cells if cell.ratio and cell.ratio.low is not None), None)
-    interval = "" if confidence is None else f", {100 * confidence:g} % interval"
+    interval = "" if confidence is None else f", {captions.percent(confidence)} interval"
     handles = [ink.handle("o", ink.BLUE, f"measured{interval}")]
     if any(cell.flags and cell.ratio for cell in cells):
         handles.append(ink.handle("X", ink.BLUE, "measured, flagged: cannot confirm"))
@@ -122,14 +140,15 @@ def _legend(cells: Sequence[CellSummary]) -> list[Line2D]:
     return handles
 
 
-def _panel(axes: Axes, cells: Sequence[CellSummary], levels: Sequence[Label], *, dodge: float) -> None:
+def _panel(axes: Axes, run: Run, cells: Sequence[CellSummary], levels: Sequence[Label], *, dodge: float) -> None:
     ink.dress(axes)
     axes.grid(axis="y", color="#E4E4E4", lw=0.7)
     axes.axhline(1.0, color=ink.GREY, lw=1.0, ls=(0, (4, 3)), zorder=1)
     at = {level: place for place, level in enumerate(levels)}
     joined = all(isinstance(level, (int, float)) and not isinstance(level, bool) for level in levels)
+    factor = run.experiment.factor
     factor_cells = sorted(
-        ((at[level], cell) for cell in cells for level in cell.cell.case.labels.values() if level in at),
+        ((at[cell.cell.case.labels[factor]], cell) for cell in cells if factor in cell.cell.case.labels),
         key=lambda item: item[0],
     )
     line = "-" if joined else ""
@@ -182,7 +201,7 @@ def _measured(axes: Axes, x: float, cell: CellSummary) -> None:
             fmt="none",
             ecolor=ink.BLUE,
             elinewidth=1.6,
-            capsize=3,
+            capsize=4,
             capthick=1.2,
             zorder=4,
         )

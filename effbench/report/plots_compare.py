@@ -42,7 +42,7 @@ def _compare_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
     figure = ink.new_figure(
         _SCATTER_IN + bars_in,
         run.experiment.title,
-        f"{captions.setting(run, cells)}, {captions.launches_text(cells)}",
+        captions.subtitle(run, cells),
         _legend(ordered),
     )
     grid = figure.add_gridspec(2, 1, height_ratios=[_SCATTER_IN, bars_in])

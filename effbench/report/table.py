@@ -10,7 +10,7 @@ from typing import Any
 from effbench import units
 from effbench.core import Comparison, Estimate, Label, Run, Verdict
 from effbench.report import captions
-from effbench.report.captions import verdict_sentence
+from effbench.report.captions import verdict_sentence, verdict_sentences
 from effbench.report.grid import (
     NOTHING,
     Column,
@@ -38,6 +38,7 @@ __all__ = [
     "study_rows",
     "verdict_rows",
     "verdict_sentence",
+    "verdict_sentences",
 ]
 
 _Field = tuple[Column, Callable[[CellSummary], Value]]
@@ -99,7 +100,7 @@ def verdict_rows(verdicts: Sequence[Verdict], *, title: str = "Verdicts") -> Tab
         Column("group", align="left"),
         Column("verdict", align="left"),
         Column("pair", align="left"),
-        Column("ratio"),
+        Column("time ratio"),
         Column("paper's ratio"),
         Column("reason", align="left"),
     )
@@ -120,7 +121,10 @@ def verdict_rows(verdicts: Sequence[Verdict], *, title: str = "Verdicts") -> Tab
             )
         )
     texts = dict.fromkeys(f"{verdict.claim}: {verdict.text}" for verdict in verdicts if verdict.text)
-    return drop_empty(Table(title, columns, tuple(rows), tuple(texts)))
+    intervals = {item.headline.ratio.confidence for item in verdicts if item.headline.ratio is not None}
+    levels = " and ".join(captions.percent(confidence) for confidence in sorted(intervals))
+    shared = (f"Brackets are {levels} intervals: the pairs of one claim share its error.",) if levels else ()
+    return drop_empty(Table(title, columns, tuple(rows), (*texts, *shared)))
 
 
 def diff_rows(comparisons: Sequence[Comparison], *, title: str = "Candidate against baseline") -> Table:
@@ -231,7 +235,7 @@ def _flags(cell: CellSummary) -> Value:
 
 _LATENCY: _Field = (Column("latency", "ms", raw_unit="s"), _latency)
 _RATIOS: tuple[_Field, ...] = (
-    (Column("ratio"), _own_ratio),
+    (Column("time ratio"), _own_ratio),
     (Column("paper's ratio"), lambda cell: _plain_ratio(cell.paper_ratio)),
 )
 _BOUND: _Field = (Column("bound", align="left"), lambda cell: _text(cell.bound))
