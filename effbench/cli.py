@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from effbench.report.grid import Table
 
 # The base of typer's usage errors. typer ships click under another name from 0.16 on, so it is reached through a public class.
-_ClickError = typer.BadParameter.__mro__[2]
+_ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
 COMMANDS = ("run", "compare", "profile", "diff", "list", "doctor")
 _LISTS = ("models", "studies", "devices", "runtimes")
@@ -251,14 +251,14 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Compare two stored runs, a verdict per cell. Refuses unlike conditions, naming them."""
-    from effbench import compare as comparing
     from effbench import environment, storage
+    from effbench.diff import compare_runs
     from effbench.report import document, table
 
     runs = [storage.load(reference) for reference in (baseline, candidate)]
     if not ignore_environment:
         environment.require_alike(runs[0].environment, runs[1].environment)
-    comparisons = comparing.diff(*runs)
+    comparisons = compare_runs(*runs)
     if as_json:
         _print_json({"baseline": baseline, "candidate": candidate, "comparisons": document.diff_document(comparisons)})
         return

@@ -1,4 +1,4 @@
-"""The nouns of effbench: frozen dataclasses, standard library only. Read this file first.
+"""The nouns of effbench: frozen dataclasses, no dependencies. Read this file first.
 
 A *study* (an `Experiment`) holds `Case`s. A case on one device, runtime, thread count and batch is a
 `Cell`. Carrying a study out once on one machine gives a `Run`: raw `Block`s, launch by launch,
@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
+
+from effbench.errors import InvalidValue
 
 Label = str | int | float | bool
 """The value of one label of a case, such as ``groups=8`` or ``scale="x2"``."""
@@ -78,6 +80,10 @@ class Claim:
     pairs: tuple[tuple[Label, Label], ...]
     headline: tuple[Label, Label]
 
+    def __post_init__(self) -> None:
+        if not self.pairs:
+            raise InvalidValue(f"claim '{self.name}' compares nothing: it needs at least one pair of levels")
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -103,7 +109,8 @@ class Experiment:
     `factor` is the label that the study varies, `levels` its values in the predicted order from fast to slow,
     `reference` the level that every ratio is taken to, within the same values of all other labels.
     `defaults` narrows each remaining label to the values that run when nothing is selected; a mapping
-    from device kind (``{"cuda": …, "cpu": …}``) makes that choice depend on the device.
+    from device kind (``{"cuda": …, "cpu": …}``) makes that choice depend on the device. Raises InvalidValue for a case
+    without the factor.
     """
 
     name: str
@@ -118,6 +125,11 @@ class Experiment:
     sampling: Sampling = field(default_factory=Sampling)
     paper: str | None = None
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for case in self.cases:
+            if self.factor not in case.labels:
+                raise InvalidValue(f"case '{case.id}' of {self.name} has no label '{self.factor}', which the study varies")
 
     def label_values(self) -> dict[str, tuple[Label, ...]]:
         """Every label of the study with the values it takes, in order of appearance."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from effbench import machine, unrest
 from effbench.devices import _nvml
-from effbench.measure import launcher
+from effbench.measurement import launcher
 
 Status = Literal["ok", "note", "warn", "unknown"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from effbench import devices, runtimes
 from effbench.core import Case, Cell, Experiment, Label, Sampling
 from effbench.errors import InvalidValue, UnknownName
-from effbench.measure.launcher import ALLOCATORS
+from effbench.measurement.launcher import ALLOCATORS
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 

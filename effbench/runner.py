@@ -16,7 +16,7 @@ from typing import Any
 from effbench import __version__, claims, environment, storage
 from effbench.core import Block, Cost, Environment, Result, Run, Timing
 from effbench.errors import EffbenchError, StorageError
-from effbench.measure.launcher import Worker, WorkerFailed, worker_environment
+from effbench.measurement.launcher import Worker, WorkerFailed, worker_environment
 from effbench.plan import Plan
 from effbench.storage import RunWriter
 

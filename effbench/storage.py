@@ -14,7 +14,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -43,7 +43,7 @@ from effbench.core import (
     Verdict,
     Warmup,
 )
-from effbench.errors import CorruptRun, StorageError
+from effbench.errors import CorruptRun, InvalidValue, StorageError
 
 SCHEMA = 1
 RUN_FILE = "run.jsonl"
@@ -205,9 +205,11 @@ class _Builder:
         if not records or records[0][1]["kind"] != "header":
             raise CorruptRun(f"{self.path}: no header in the first line, so this is not an effbench run")
         schema = records[0][1].get("schema")
-        if isinstance(schema, int) and schema > SCHEMA:
+        if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+            raise CorruptRun(f"{self.path}: the header has no schema number, so this is not an effbench run")
+        if schema > SCHEMA:
             raise CorruptRun(
-                f"{self.path} was written with schema {schema}, and this effbench reads up to {SCHEMA}; upgrade effbench"
+                f"{self.path} was written with schema {str(schema)[:9]}, and this effbench reads up to {SCHEMA}; upgrade effbench"
             )
         run: Run | None = None
         results: dict[str, Result] = {}
@@ -221,6 +223,8 @@ class _Builder:
                     run = self._header(record)
                 elif kind == "cell":
                     result = _result(record)
+                    if run is None or result.cell.case not in run.experiment.cases:
+                        raise ValueError("a cell that is no case of the study")
                     results[result.cell.id] = result
                 elif kind == "calls":
                     results[record["cell"]] = replace(results[record["cell"]], calls=_integer(record["calls"]))
@@ -241,8 +245,8 @@ class _Builder:
                     complete = True
                 elif kind not in ("verdicts", "facts"):
                     raise ValueError(f"unknown kind of record '{kind}'")
-            except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-                what = f"missing {error}" if isinstance(error, KeyError) else _brief(error)
+            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, InvalidValue) as error:
+                what = f"missing {_brief(error)}" if isinstance(error, KeyError) else _brief(error)
                 raise CorruptRun(f"{self.path}, line {number}: {what}; restore the file") from error
         assert run is not None
         return replace(
@@ -273,24 +277,24 @@ def _clock(name: Any) -> str:
 
 
 def _integer(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not _fits(value, int):
         raise ValueError(f"{str(value)[:40]!r} is not a whole number")
-    return value
+    return int(value)
 
 
 @lru_cache(maxsize=None)
-def _kinds(noun: type) -> dict[str, Any]:
+def _kinds(noun: Any) -> dict[str, Any]:
     return get_type_hints(noun)
 
 
-def _make(noun: type[_Noun], values: Mapping[str, Any]) -> _Noun:
+def _make(noun: Callable[..., _Noun], values: Mapping[str, Any]) -> _Noun:
     """The dataclass with these fields, each of its declared type: a file may hold anything."""
     kinds = _kinds(noun)
     for name, value in values.items():
         if name not in kinds:
-            raise ValueError(f"{noun.__name__} has no field '{name}'")
+            raise ValueError(f"there is no field '{name[:40]}'")
         if not _fits(value, kinds[name]):
-            raise ValueError(f"{noun.__name__}.{name} cannot be {str(value)[:40]!r}")
+            raise ValueError(f"{name} cannot be {str(value)[:40]!r}")
     return noun(**values)
 
 
@@ -308,8 +312,10 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin is not None:
         return isinstance(value, dict) and all(_fits(key, inner[0]) and _fits(item, inner[1]) for key, item in value.items())
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, kind) and (kind is not int or not isinstance(value, bool))
+        return _fits(value, int) or (isinstance(value, float) and math.isfinite(value))
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    return isinstance(value, kind)
 
 
 def _case(values: Mapping[str, Any]) -> Case:
@@ -356,8 +362,8 @@ def _block(record: Mapping[str, Any]) -> Block:
     timing = _make(Timing, {**values, "flags": tuple(values.get("flags", ()))})
     if timing.calls < 1 or min(timing.wall_ns, timing.cpu_ns or 0, timing.device_ns or 0) < 0:
         raise ValueError("a block needs at least one call and no negative time")
-    numbers = (_integer(record[name]) for name in ("launch", "round", "position"))
-    return Block(*numbers, cell=record["cell"], timing=timing)
+    launch, number, position = (_integer(record[name]) for name in ("launch", "round", "position"))
+    return Block(launch, number, position, record["cell"], timing)
 
 
 def _extend(launch: Launch, kind: str, record: Mapping[str, Any]) -> Launch:

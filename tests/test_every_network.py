@@ -257,3 +257,29 @@ def test_state_dict_order_is_torchvisions():
     shapes = [tuple(value.shape) for value in zoo.build("mobilenet_v2").state_dict().values()]
     first = [(32, 3, 3, 3), (32, 1, 3, 3), (16, 32, 1, 1), (96, 16, 1, 1), (96, 1, 3, 3), (24, 96, 1, 1)]
     assert shapes[:36] == [part for shape in first for part in conv_norm(shape)]
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "arguments"),
+    [
+        ("resnet18", "resnet18", {}),
+        ("resnet50", "resnet50", {}),
+        ("mobilenet_v2", "mobilenet_v2", {}),
+        ("mobilenet_v2_x0_6", "mobilenet_v2", {"width_mult": 0.6}),
+        *((f"shufflenet_v2_x{width}",) * 2 + ({},) for width in ("0_5", "1_0", "1_5", "2_0")),
+    ],
+)
+def test_logits_are_torchvisions_with_its_weights(name: str, theirs: str, arguments: dict):
+    """Where torchvision is installed: its state dict, loaded in order, makes ours the same function."""
+    models = pytest.importorskip("torchvision.models")
+    reference = models.get_model(theirs, weights=None, **arguments).eval()
+    for layer in reference.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.1)
+            layer.running_var.uniform_(0.5, 1.5)
+    ours = zoo.build(name).eval()
+    values = reference.state_dict().values()
+    ours.load_state_dict(dict(zip(ours.state_dict(), values, strict=True)))
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(x), reference(x))

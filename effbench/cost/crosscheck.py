@@ -1,7 +1,8 @@
 """Other counters beside ours, with the reason for every difference in multiply-adds.
 
 fvcore follows a jit trace and counts normalisation, pooling and interpolation among its "flops"; torch's own counter
-sees ATen operators as ours does. Neither counts memory access. A counter that is missing or fails gives a row that says so.
+sees ATen operators as ours does. Neither counts memory access. A counter that is missing or fails gives a row that
+says so.
 """
 
 from __future__ import annotations

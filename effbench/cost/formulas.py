@@ -59,7 +59,7 @@ class Call:
 
 
 Count = Callable[[Call], int]
-Reads = Literal["all", "gathered", "overwritten", "scattered"]
+Reads = Literal["all", "gathered", "overwritten", "scattered", "like", "nothing"]
 Fusion = Literal["none", "start", "pointwise", "norm", "row", "reduce", "data", "concat"]
 
 
@@ -68,8 +68,8 @@ class Formula:
     """How one operator is counted.
 
     `reads`: "all" operands; "gathered" reads of the first only as many elements as come out; "overwritten" does not
-    read the first; "scattered" touches of the first only as many elements as the last tensor holds. `primary` counts
-    the first output alone (indices of a max pool and saved statistics are by-products). `fusion` is what a compiler
+    read the first; "scattered" touches of the first only as many elements as the last tensor holds; "like" and
+    "nothing" look at shapes alone, the result of "like" growing with its operand. `primary` counts the first output alone (indices of a max pool and saved statistics are by-products). `fusion` is what a compiler
     can do: "start" a loop that later operators join, or join one as "pointwise", "norm" (a scale and shift), "row"
     (needs a whole row), "reduce" (runs over its input), "data" (a copy, inlined as an index) or "concat" (takes in
     what it joins, but is itself written out).
@@ -177,6 +177,8 @@ _POOL = Formula("pool", elementwise=window, primary=True, fusion="start")
 _ADAPTIVE = Formula("pool", elementwise=per_input(1), primary=True, fusion="start")
 _CONCAT = Formula("data", fusion="concat")
 _DATA = Formula("data", fusion="data")
+_LIKE = Formula("data", reads="like", fusion="data")
+_MADE = Formula("data", reads="nothing", fusion="data")
 _GATHER = Formula("data", reads="gathered")
 _SCATTER = Formula("data", reads="scattered")
 _OVERWRITE = Formula("data", reads="overwritten", fusion="data")
@@ -234,11 +236,13 @@ FORMULAS: Mapping[str, Formula] = {
         "clone contiguous _to_copy constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d "
         "replication_pad1d replication_pad2d replication_pad3d channel_shuffle native_channel_shuffle pixel_shuffle "
         "pixel_unshuffle roll flip repeat tril triu im2col col2im unfold_copy slice_scatter select_scatter "
-        "as_strided_scatter diagonal_scatter zeros ones full zeros_like ones_like full_like new_zeros new_ones "
-        "new_full arange linspace eye scalar_tensor rand randn randint randperm rand_like randn_like randint_like "
+        "as_strided_scatter diagonal_scatter "
         "view_copy expand_copy permute_copy split_copy split_with_sizes_copy unbind_copy transpose_copy slice_copy "
         "select_copy squeeze_copy unsqueeze_copy t_copy alias_copy detach_copy lift lift_fresh_copy diag_embed",
     ),
+    **_each(_LIKE, "zeros_like ones_like full_like rand_like randn_like randint_like"),
+    **_each(_MADE, "zeros ones full new_zeros new_ones new_full arange linspace eye scalar_tensor"),
+    **_each(_MADE, "rand randn randint randperm"),
     **_each(_GATHER, "index gather embedding index_select take _unsafe_index masked_select"),
     **_each(_SCATTER, "scatter_ index_put_ _index_put_impl_ index_copy_ index_add_ scatter_add_"),
     **_each(_MOVE, "scatter index_put index_copy index_add scatter_add scatter_reduce masked_scatter"),

@@ -149,7 +149,8 @@ def _crossing(
         for position, access in enumerate(record.reads):
             if access.value in inside or (access.value, access.view) in seen:
                 continue
-            seen.add((access.value, access.view))
+            if not group.anchored or record is not first:  # a product reads its operands its own way, not in the loop
+                seen.add((access.value, access.view))
             # Folding leaves one bias per channel, and none where the convolution had its own.
             if not folded or (position == 1 and len(first.reads) < 3):
                 crossing.append(access)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -87,7 +88,7 @@ def lent(model: nn.Module, twin: Twin) -> Iterator[None]:
 
 @contextmanager
 def quiet_torch() -> Iterator[None]:
-    """No gradients, no opaque attention fast path, and random state and default dtype given back."""
+    """No gradients, warnings or opaque attention fast path; random state and default dtype are given back."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
@@ -95,5 +96,7 @@ def quiet_torch() -> Iterator[None]:
         stack.callback(torch.set_default_dtype, dtype)
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
         torch.backends.mha.set_fastpath_enabled(False)
         yield

@@ -108,9 +108,9 @@ def count(
     skipped = set(unread) | ({0} if found.reads in ("overwritten", "scattered") else set())
     reads = []
     for position, tensor in enumerate(tensors):
-        if position in skipped:
+        if position in skipped or found.reads == "nothing":
             continue
-        elements = _elements(tensor)
+        elements = 0 if found.reads == "like" else _elements(tensor)
         if found.reads == "gathered" and position == 0:
             elements = min(elements, call.out)
         reads.append((position, elements, elements * tensor.element_size()))

@@ -73,4 +73,4 @@ class Fake(Device):
 
 def seconds_of(cost: Mapping[str, Any]) -> float:
     """Launch overhead plus the larger of compute and memory time, from a cost's `madds` and `memory_access_bytes`."""
-    return LAUNCH_S + max(cost["madds"] / PEAK_MADDS, cost["memory_access_bytes"] / BANDWIDTH_BYTES)
+    return LAUNCH_S + max(float(cost["madds"]) / PEAK_MADDS, float(cost["memory_access_bytes"]) / BANDWIDTH_BYTES)

@@ -47,7 +47,7 @@ class Worker:
         self._errors = tempfile.TemporaryFile()
         # A session of its own: Ctrl-C reaches only the parent, which still has to save and to say how to go on.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "effbench.measure.worker"],
+            [sys.executable, "-m", "effbench.measurement.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from effbench.core import Block, Sampling, Warmup
 from effbench.devices.base import Call, Device
-from effbench.measure import schedule, stop, warmup
+from effbench.measurement import schedule, stop, warmup
 
 MIN_WARMUP_CALLS = 3
 NULL_CALLS = 10_000

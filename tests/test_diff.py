@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from runs import CELLS, run_of
 
-from effbench.compare import diff
+from effbench.diff import compare_runs
 
 TIMES = dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True))
 
@@ -15,7 +15,7 @@ TIMES = dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True))
 def test_known_changes_get_their_verdicts() -> None:
     before = run_of(TIMES)
     after = run_of({**TIMES, CELLS[1]: 0.0143, CELLS[2]: 0.018}, seed=1)
-    found = {item.cell: item for item in diff(before, after)}
+    found = {item.cell: item for item in compare_runs(before, after)}
     assert [found[cell].verdict for cell in CELLS] == ["same", "slower", "faster"]
     change = found[CELLS[1]].change
     assert change and change.low and change.high and change.low <= 1.1 <= change.high
@@ -26,9 +26,9 @@ def test_missing_is_not_equal() -> None:
     fewer = replace(run, results=run.results[:2])
     other_batch = replace(run, results=(replace(run.results[0], cell=replace(run.results[0].cell, batch=2)), *run.results[1:]))
     skipped = replace(run, results=(*run.results[:2], replace(run.results[2], blocks=(), skipped="crashed")))
-    assert diff(run, fewer)[2].verdict == diff(fewer, run)[2].verdict == "missing"
-    assert diff(run, other_batch)[0].verdict == "missing"
-    assert diff(run, skipped)[2].reason == "crashed"
+    assert compare_runs(run, fewer)[2].verdict == compare_runs(fewer, run)[2].verdict == "missing"
+    assert compare_runs(run, other_batch)[0].verdict == "missing"
+    assert compare_runs(run, skipped)[2].reason == "crashed"
 
 
 @pytest.mark.parametrize("launches", [1, 2])
@@ -36,18 +36,18 @@ def test_few_launches_do_not_convict(launches: int) -> None:
     """One launch has no interval; two have one too wide for 5 %. Neither may be called slower or same."""
     before = run_of(TIMES, launches=launches, launch_noise=0.02)
     after = run_of({cell: seconds * 1.05 for cell, seconds in TIMES.items()}, launches=launches, launch_noise=0.02, seed=3)
-    assert {item.verdict for item in diff(before, after)} == {"unsure"}
+    assert {item.verdict for item in compare_runs(before, after)} == {"unsure"}
 
 
 def test_zero_variance_and_unequal_counts_are_handled() -> None:
     exact = run_of(TIMES, noise=0.0, launch_noise=0.0)
     longer = run_of(TIMES, noise=0.0, launch_noise=0.0, launches=8, rounds=30)
-    assert {item.verdict for item in diff(exact, longer)} == {"same"}
+    assert {item.verdict for item in compare_runs(exact, longer)} == {"same"}
 
 
 def test_identical_code_rarely_alarms() -> None:
     alarms = 0
     for seed in range(60):
         pair = [run_of(TIMES, launch_noise=0.02, noise=0.03, seed=1000 * side + seed) for side in (0, 1)]
-        alarms += sum(item.verdict in ("slower", "faster") for item in diff(*pair))
+        alarms += sum(item.verdict in ("slower", "faster") for item in compare_runs(*pair))
     assert alarms <= 9, "5 % of 180 cells"

@@ -16,7 +16,7 @@ SMALLEST_EFFECT = 0.01
 TOLERANCE = 0.03
 
 
-def diff(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
+def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
     """One comparison per cell of either run: candidate time over baseline time on the runs' clock.
 
     "slower" or "faster" when the whole 95 % interval (Welch, over launch medians of log time) lies beyond 1 %; "same" when it lies
@@ -38,7 +38,7 @@ def diff(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
             reason = next((side[cell].skipped for side in sides if side[cell].skipped), "no undisturbed block")
             comparisons.append(Comparison(cell, "missing", None, str(reason)))
             continue
-        log_change = stats.welch_interval(*medians)
+        log_change = stats.welch_interval(medians[0], medians[1])
         change = Estimate(
             math.exp(log_change.point),
             None if log_change.low is None else math.exp(log_change.low),

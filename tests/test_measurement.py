@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from effbench.core import Block, Sampling
 from effbench.devices.fake import Fake, ScriptedCall
-from effbench.measure import loop, schedule, stop, warmup, worker
+from effbench.measurement import loop, schedule, stop, warmup, worker
 
 CELLS = [f"cell{i}" for i in range(6)]
 
@@ -185,7 +185,7 @@ def test_worker_protocol_survives_a_network_that_prints(tmp_path: Any) -> None:
     task = job(device="cpu", device_options={"threads": 1}, sampling={"max_rounds": 2, "min_rounds": 2, "warmup_s": 0.0})
     task["cells"] = [{**task["cells"][0], "model": f"{source}:net", "input_shape": [4]}]
     done = subprocess.run(
-        [sys.executable, "-m", "effbench.measure.worker"], input=json.dumps(task) + "\n", text=True, capture_output=True
+        [sys.executable, "-m", "effbench.measurement.worker"], input=json.dumps(task) + "\n", text=True, capture_output=True
     )
     assert done.returncode == 0, done.stderr
     events = [json.loads(line)["event"] for line in io.StringIO(done.stdout)]

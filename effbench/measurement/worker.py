@@ -1,6 +1,6 @@
 """One launch = one fresh process: read a job from standard input, measure, write events to standard output.
 
-Run as ``python -m effbench.measure.worker``. The job is one line of JSON, each event another; the parent owns every file. Whatever the
+Run as ``python -m effbench.measurement.worker``. The job is one line of JSON, each event another; the parent owns every file. Whatever the
 network itself prints goes to standard error, so that it cannot be taken for an event.
 """
 
@@ -19,7 +19,7 @@ from effbench import devices, runtimes
 from effbench.core import Block, Sampling
 from effbench.devices import Call, Device, OutOfMemory
 from effbench.errors import EffbenchError
-from effbench.measure import loop
+from effbench.measurement import loop
 
 Emit = Callable[..., None]
 
@@ -146,7 +146,7 @@ def _prepare(spec: Mapping[str, Any], job: Mapping[str, Any], device: Device) ->
     generator = torch.Generator().manual_seed(job["seed"])
     shape = (spec["batch"], *spec["input_shape"])
     input_bytes = torch.empty(shape, dtype=dtype, device="meta").nbytes
-    inputs = [
+    inputs: list[tuple[torch.Tensor, ...]] = [
         (device.place(torch.randn(shape, generator=generator).to(dtype)),) for _ in range(device.rotations(input_bytes))
     ]
     call = runtimes.get(job["runtime"]).prepare(network, inputs)
