@@ -7,7 +7,6 @@ stays changed.
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,8 +41,9 @@ def plain_style() -> Iterator[None]:
 
 def header(title: str, subtitle: str, *, legend: bool) -> tuple[str, str, float]:
     """Title and subtitle wrapped to the figure's width, and the height in inches that they take with the legend row."""
-    title = "\n".join(textwrap.wrap(title, 74)) or " "
-    subtitle = "\n".join(textwrap.wrap(subtitle, 118))
+    room = WIDTH_IN - 3 * _MARGIN_IN
+    # The title is bold, which is wider than what `fold` measures.
+    title, subtitle = fold(title, room / 1.15, TITLE_PT) or " ", fold(subtitle, room, TEXT_PT)
     height = _MARGIN_IN + _height_in(title, TITLE_PT) + _height_in(subtitle, TEXT_PT) + (0.28 if legend else 0.0)
     return title, subtitle, height
 
@@ -56,7 +56,7 @@ def new_figure(body_in: float, title: str, subtitle: str, handles: Sequence[Line
 
     title, subtitle, top_in = header(title, subtitle, legend=bool(handles))
     height = body_in + top_in
-    rect = (0.005, 0.01, 0.99, 1 - top_in / height)
+    rect = (0.005, 0.05 / height, 0.99, 1 - (top_in + 0.05) / height)
     layout = ConstrainedLayoutEngine(rect=rect, w_pad=0.06, h_pad=0.06)
     figure = Figure(figsize=(WIDTH_IN, height), dpi=150, layout=layout)
     FigureCanvasAgg(figure)

@@ -154,8 +154,22 @@ def _panel(axes: Axes, run: Run, cells: Sequence[CellSummary], levels: Sequence[
     line = "-" if joined else ""
     ours = [(place - dodge, cell) for place, cell in factor_cells if cell.ratio is not None]
     axes.plot([x for x, _ in ours], [_point(cell) for _, cell in ours], color=ink.BLUE, zorder=2, ls=line, lw=1.2)
+    bounded = [(x, cell.ratio) for x, cell in ours if cell.ratio and None not in (cell.ratio.low, cell.ratio.high)]
+    below = [ratio.point - (ratio.low or 0.0) for _, ratio in bounded]
+    above = [(ratio.high or 0.0) - ratio.point for _, ratio in bounded]
+    axes.errorbar(
+        [x for x, _ in bounded],
+        [ratio.point for _, ratio in bounded],
+        yerr=[below, above],
+        fmt="none",
+        ecolor=ink.BLUE,
+        elinewidth=1.6,
+        capsize=4,
+        capthick=1.2,
+        zorder=4,
+    )
     for x, cell in ours:
-        _measured(axes, x, cell)
+        axes.plot([x], [_point(cell)], marker="X" if cell.flags else "o", ms=ink.MARKER_PT, color=ink.BLUE, zorder=5)
     paper = [(place + dodge, cell.paper_ratio) for place, cell in factor_cells if cell.paper_ratio is not None]
     axes.plot(
         [x for x, _ in paper],
@@ -182,30 +196,12 @@ def _panel(axes: Axes, run: Run, cells: Sequence[CellSummary], levels: Sequence[
                 va="bottom",
                 fontsize=ink.SMALL_PT,
                 color=ink.GREY,
+                bbox={"fc": "white", "ec": "none", "pad": 1.0},
             )
 
 
 def _point(cell: CellSummary) -> float:
     return math.nan if cell.ratio is None else cell.ratio.point
-
-
-def _measured(axes: Axes, x: float, cell: CellSummary) -> None:
-    ratio = cell.ratio
-    if ratio is None:
-        return
-    if ratio.low is not None and ratio.high is not None:
-        axes.errorbar(
-            [x],
-            [ratio.point],
-            yerr=[[ratio.point - ratio.low], [ratio.high - ratio.point]],
-            fmt="none",
-            ecolor=ink.BLUE,
-            elinewidth=1.6,
-            capsize=4,
-            capthick=1.2,
-            zorder=4,
-        )
-    axes.plot([x], [ratio.point], marker="X" if cell.flags else "o", ms=ink.MARKER_PT, color=ink.BLUE, zorder=5)
 
 
 def _limits(cells: Sequence[CellSummary]) -> tuple[float, float]:
@@ -221,10 +217,14 @@ def _limits(cells: Sequence[CellSummary]) -> tuple[float, float]:
 
 
 def _scale(axes: Axes, limits: tuple[float, float]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     low, high = limits
     if high / low > _LOG_SPAN:
         ink.log_axis(axes, "y", low, high)
         return
-    pad = 0.08 * max(high - low, 0.1)
+    # Never closer than a few per cent, or noise would look like an effect.
+    pad = max(0.08 * (high - low), 0.03)
     axes.set_ylim(low - pad, high + pad)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     axes.ticklabel_format(axis="y", useOffset=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from effbench import units
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _SCATTER_IN = 3.3
 _BAR_IN = 0.27
+_MOST_NAMES = 15
+"""More names than this crowd the points even where each finds a place."""
 _NAME_LENGTH = 44
 _REASON_LENGTH = 60
 
@@ -61,7 +64,7 @@ def _compare_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
     _bars(bars, ordered, names)
     # Free places are sought in the final layout, which is computed when the figure is drawn.
     figure.draw_without_rendering()
-    if not all(_label(axes, points, names, far=60.0) for axes, points in scatters):
+    if len(names) > _MOST_NAMES or not all(_label(axes, points, names, far=60.0) for axes, points in scatters):
         numbers = [str(number) for number in range(1, len(names) + 1)]
         bars.set_yticks(range(len(names)), [f"{name}   {number}" for name, number in zip(names, numbers, strict=True)])
         for axes, points in scatters:
@@ -214,7 +217,8 @@ def _arrange(
     return [found[at] for at in range(len(found))]
 
 
-def _offsets(width: float, height: float, far: float) -> list[tuple[float, float]]:
+@cache
+def _offsets(width: float, height: float, far: float) -> tuple[tuple[float, float], ...]:
     """Offsets of a label's centre from its point on a grid, by how far the label's edge is; right beats left."""
     reach = min(far, 160.0)
     step = 5.0
@@ -229,7 +233,7 @@ def _offsets(width: float, height: float, far: float) -> list[tuple[float, float
         gap = math.hypot(max(dx - width / 2, 0.0), max(dy - height / 2, 0.0))
         return gap, dy, -offset[0], -offset[1]
 
-    return sorted((offset for offset in signed if nearness(offset)[0] <= reach), key=nearness)
+    return tuple(sorted((offset for offset in signed if nearness(offset)[0] <= reach), key=nearness))
 
 
 def _nearest(point: tuple[float, float], box: _Box) -> tuple[float, float]:
