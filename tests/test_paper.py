@@ -46,6 +46,7 @@ def test_a_caller_cannot_change_the_tables():
         ("g2_groups", {"channels": "GPU", "scale": "x1", "groups": 8, "block": "conv"}, (634, "batches/s")),
         ("g2_groups", {"channels": "ARM", "scale": "x1", "groups": 8}, (27.8, "images/s")),
         ("g3_fragmentation", {"channels": "GPU", "scale": "x2", "structure": "4-parallel"}, (572, "batches/s")),
+        ("g3_fragmentation", {"channels": "GPU", "scale": "x1", "structure": "2-series"}, (1790, "batches/s")),
         ("g3_fragmentation", {"channels": "ARM", "scale": "x1", "structure": "1-fragment"}, (40.2, "images/s")),
         ("g4_elementwise", {"channels": "GPU", "scale": "x2", "ops": "relu"}, (2256, "batches/s")),
         ("g4_elementwise", {"channels": "GPU", "scale": "x2", "ops": "shortcut"}, (2121, "batches/s")),

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -106,6 +106,8 @@ def test_wrong_words_get_one_line_with_a_way_out(word: str, arguments: dict, err
 
 
 @settings(deadline=None)
+@example(11.2, 8)
+@example(0.1, 8)
 @given(st.floats(0.01, 5000), st.sampled_from((1, 4, 8, 12, 32)))
 def test_rounded_widths_are_multiples_near_the_wish_and_never_far_below(value: float, divisor: int):
     rounded = _blocks.make_divisible(value, divisor)

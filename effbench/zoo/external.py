@@ -23,6 +23,9 @@ from effbench.errors import ModelError
 if TYPE_CHECKING:
     from torch import nn
 
+NETWORK_FAILURES = (Exception, SystemExit)
+"""A user's code may raise anything, and a script without a main guard calls `sys.exit` on import."""
+
 _LIBRARIES = {"torchvision": ("torchvision.models", "get_model"), "timm": ("timm", "create_model")}
 
 
@@ -71,7 +74,7 @@ def _import(module: str, name: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ModelError(f"{name}: there is no module '{error.name}'; install it or run where it lies") from error
-    except Exception as error:  # a user's module may raise anything
+    except NETWORK_FAILURES as error:  # a user's module may raise anything
         raise ModelError(f"{name}: importing {module} fails: {_reason(error)}; correct {module} first") from error
     finally:
         sys.path.remove("")
@@ -90,7 +93,7 @@ def _import_file(path: Path, name: str) -> Any:
     sys.path.insert(0, str(path.parent))
     try:
         specification.loader.exec_module(module)
-    except Exception as error:  # a user's file may raise anything
+    except NETWORK_FAILURES as error:  # a user's file may raise anything
         del sys.modules[title]
         raise ModelError(f"{name}: loading the file fails: {_reason(error)}; correct it first") from error
     finally:
@@ -113,7 +116,7 @@ def _call(factory: Callable[..., Any], arguments: Mapping[str, Any], name: str) 
         raise ModelError(f"{name} is a {type(factory).__name__}; name a function or class that makes a network")
     try:
         return factory(**arguments)
-    except Exception as error:  # a user's factory may raise anything
+    except NETWORK_FAILURES as error:  # a user's factory may raise anything
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items()) or "no arguments"
         raise ModelError(f"{name} raises {_reason(error)}; called with {given}") from error
 
@@ -124,7 +127,7 @@ def _unpickle(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             return cloudpickle.load(file)
-    except Exception as error:  # a pickle may raise anything
+    except NETWORK_FAILURES as error:  # a pickle may raise anything
         raise ModelError(f"pickle:{path} cannot be read: {_reason(error)}; write it again with cloudpickle") from error
 
 
@@ -144,4 +147,6 @@ def _checked(value: Any, name: str) -> nn.Module:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"sys.exit({error.code!r})"
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
