@@ -69,10 +69,11 @@ class Formula:
 
     `reads`: "all" operands; "gathered" reads of the first only as many elements as come out; "overwritten" does not
     read the first; "scattered" touches of the first only as many elements as the last tensor holds; "like" and
-    "nothing" look at shapes alone, the result of "like" growing with its operand. `primary` counts the first output alone (indices of a max pool and saved statistics are by-products). `fusion` is what a compiler
-    can do: "start" a loop that later operators join, or join one as "pointwise", "norm" (a scale and shift), "row"
-    (needs a whole row), "reduce" (runs over its input), "data" (a copy, inlined as an index) or "concat" (takes in
-    what it joins, but is itself written out).
+    "nothing" look at shapes alone, the result of "like" growing with its operand. `primary` counts the first output
+    alone (indices of a max pool and saved statistics are by-products). `fusion` is what a compiler can do: "start" a
+    loop that later operators join, or join one as "pointwise", "norm" (a scale and shift), "row" (needs a whole row),
+    "reduce" (runs over its input), "data" (a copy, inlined as an index) or "concat" (takes in what it joins, but is
+    itself written out).
     """
 
     kind: Kind

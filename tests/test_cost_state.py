@@ -1,0 +1,239 @@
+"""What `profile` promises around the counting: nothing changes, errors are one line, unknown operators are named."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.modules import module as torch_modules
+
+from effbench.cost import profile
+from effbench.errors import EffbenchError, InvalidValue, ModelError
+
+
+class Messy(nn.Module):
+    """Keeps state in every way a forward pass can: buffers, caches, lists, weights written in place, random numbers."""
+
+    def __init__(self, fails: str = "") -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.again = self.conv
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.lstm = nn.LSTM(8, 8)
+        self.register_buffer("calls", torch.zeros(1))
+        self.seen: list[Any] = []
+        self.cache: Any = None
+        self.grid = torch.arange(3.0)
+        self.fails = fails
+        self.conv.register_forward_hook(lambda *_: None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.cache = x
+        self.seen.append(x.shape)
+        self.conv.weight.mul_(2)
+        self.extra = nn.Linear(2, 2)
+        torch.rand(3)
+        y = self.norm(self.conv(x)).flatten(2).transpose(1, 2)
+        y = self.attention(y, y, y, need_weights=False)[0] + functional.scaled_dot_product_attention(y, y, y)
+        y = functional.dropout(self.lstm(y)[0], 0.5, training=True)
+        if self.fails == "always" or (self.fails == "on meta" and y.is_meta):
+            raise ValueError("broken on purpose\nsecond line")
+        return y
+
+
+def global_hooks() -> dict[str, int]:
+    tables = {name: value for name, value in vars(torch_modules).items() if name.startswith("_global_")}
+    return {name: len(value) for name, value in tables.items() if hasattr(value, "__len__")}
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    def state() -> dict[str, Any]:
+        return {
+            "attributes": {name: (set(vars(part)), part.training) for name, part in model.named_modules()},
+            "tensors": {name: (id(value), value._version) for name, value in model.state_dict(keep_vars=True).items()},
+            "identity": {name: id(value) for name, value in vars(model).items() if name != "training"},
+            "hooks": {
+                name: (len(part._forward_hooks), len(part._forward_pre_hooks)) for name, part in model.named_modules()
+            },
+            "global hooks": global_hooks(),
+            "functions": {name: id(value) for name, value in vars(functional).items()},
+            "fast path": torch.backends.mha.get_fastpath_enabled(),
+            "grad": torch.is_grad_enabled(),
+            "dtype": torch.get_default_dtype(),
+            "device": torch.get_default_device(),
+            "modes": torch.utils._python_dispatch._get_current_dispatch_mode(),
+        }
+
+    before = state()
+    values = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    yield
+    assert state() == before
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, values[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("fails", ["", "on meta", "always"])
+@pytest.mark.parametrize("device", ["meta", "real", "auto"])
+def test_nothing_is_changed(fails: str, device: Any) -> None:
+    model = Messy(fails)
+    model.norm.eval()  # partly frozen, as in fine-tuning
+    with unchanged(model):
+        if fails == "always" or (fails == "on meta" and device == "meta"):
+            with pytest.raises(ModelError):
+                profile(model, (3, 6, 6), device=device)
+        else:
+            cost = profile(model, (3, 6, 6), device=device).cost
+            assert cost.traced_on == ("meta" if device != "real" and not fails else "cpu")
+    assert model.seen == [] and model.cache is None
+
+
+def test_a_failing_network_is_one_line_with_the_first_line_of_its_reason() -> None:
+    with pytest.raises(ModelError) as caught:
+        profile(Messy("always"), (3, 6, 6))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(part in message for part in ("Messy", "1x3x6x6", "broken on purpose", "input"))
+    assert "second line" not in message
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "options"),
+    [
+        (nn.Conv2d(3, 8, 3), (4, 8, 8), {}),
+        (nn.Linear(3, 4), (), {}),
+        (nn.LazyLinear(3), (4,), {}),
+        (nn.Embedding(5, 3), (4,), {}),
+        (nn.Linear(3, 4), (3,), {"dtype": "int3"}),
+        (nn.Linear(3, 4), (0,), {}),
+        (nn.Linear(3, 4), (3.0,), {}),
+        (nn.Linear(3, 4), (3,), {"batch": 0}),
+        (nn.Linear(3, 4).to("meta"), (3,), {"device": "real"}),
+    ],
+)
+def test_mistakes_are_errors_for_people(model: nn.Module, shape: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(EffbenchError) as caught:
+        profile(model, shape, **options)
+    assert isinstance(caught.value, (ModelError, InvalidValue))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_operator_without_formula_is_named_and_its_traffic_counted() -> None:
+    class Spectrum(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.inv(torch.linalg.inv(x))
+
+    cost = profile(Spectrum(), (4, 4)).cost
+    assert cost.status == "partial"
+    assert dict(cost.uncounted) == {"linalg_inv_ex": 2}
+    assert cost.madds == 0
+    assert cost.memory_access > 2 * 32 - 1
+
+
+def test_custom_operators_are_named() -> None:
+    @torch.library.custom_op("effbench_tests::twice", mutates_args=())
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    class Custom(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return twice(x)
+
+    cost = profile(Custom(), (4, 4)).cost  # no fake implementation: only real tensors will do
+    assert (cost.status, cost.traced_on) == ("partial", "cpu")
+    assert dict(cost.uncounted) == {"effbench_tests::twice": 1}
+    twice.register_fake(torch.empty_like)
+    cost = profile(Custom(), (4, 4)).cost
+    assert (cost.status, cost.traced_on, cost.memory_access) == ("partial", "meta", 32)
+
+
+def test_the_json_contract() -> None:
+    found = profile(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (3, 6, 6), batch=2)
+    plain = json.loads(json.dumps(found.to_dict(layers=True)))
+    assert plain["input_shape"] == [3, 6, 6]
+    assert {"model", "dtype", "params", "madds", "activations", "memory_access", "memory_access_bytes"} <= set(plain)
+    assert set(plain["memory_access_levels"]) == {"layer", "eager", "pointwise", "epilogue"}
+    assert plain["status"] == "complete"
+    assert [(layer["name"], layer["op"]) for layer in plain["layers"]] == [("0", "convolution"), ("1", "relu")]
+    assert sum(layer["memory_access"] for layer in plain["layers"]) == plain["memory_access"]
+    assert "layers" not in found.to_dict()
+    frame = found.to_frame()
+    assert list(frame["name"]) == ["0", "1"]
+    assert frame["madds"].sum() == found.cost.madds
+
+
+def test_several_inputs_and_given_inputs() -> None:
+    class Sum(nn.Module):
+        def forward(self, x: torch.Tensor, more: dict[str, torch.Tensor]) -> torch.Tensor:
+            return x + more["y"]
+
+    given = (torch.ones(2, 3), {"y": torch.ones(2, 3)})
+    assert profile(Sum(), (3,), inputs=given).cost.memory_access == 18
+    assert torch.equal(given[0], torch.ones(2, 3))
+    assert profile(nn.Bilinear(2, 3, 4), [(2,), (3,)]).input_shape == ((2,), (3,))
+
+
+def test_module_paths_reuse_and_layers_made_in_forward() -> None:
+    class Reuse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.Sequential(nn.Linear(4, 4))
+            self.same = self.block
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.Softmax(-1)(self.same(self.block(x)))
+
+    ops = profile(Reuse(), (4,)).ops
+    assert [(op.module, op.call) for op in ops if op.kind == "matmul"] == [("block.0", 1), ("block.0", 2)]
+    assert ops[-1].module == "(Softmax)"
+
+
+def test_large_images_cost_no_memory() -> None:
+    script = """
+import resource, torch
+from torch import nn
+from effbench.cost import profile
+profile(nn.Conv2d(3, 4, 3), (3, 8, 8))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(True), nn.Conv2d(64, 64, 3, padding=1))
+cost = profile(net, (3, 4096, 4096)).cost
+print(cost.madds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    madds, grown = map(int, done.stdout.split())
+    assert madds == 4096**2 * 9 * (3 * 64 + 64 * 64)
+    assert grown < 2**20  # kilobytes; one activation alone would be 4 GiB
+
+
+def test_a_float_result_does_not_depend_on_what_was_counted_before() -> None:
+    class Scale(nn.Module):
+        def __init__(self, by: Any) -> None:
+            super().__init__()
+            self.by = by
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.by
+
+    tokens = (torch.ones(2, 3, dtype=torch.int64),)
+    sizes = [profile(Scale(by), (3,), inputs=tokens).cost.memory_access_bytes for by in (1, 1.0, True, 1)]
+    assert sizes == [96, 48 + 24, 96, 96]
+
+
+Factory = Callable[[], nn.Module]
+
+
+@pytest.mark.parametrize("build", [lambda: nn.Linear(4, 4), lambda: nn.Sequential(nn.Linear(4, 4), nn.GELU())])
+def test_counting_twice_gives_the_same(build: Factory) -> None:
+    model = build()
+    assert profile(model, (4,)) == profile(model, (4,))
