@@ -233,6 +233,8 @@ def test_torch_switches_agree_in_both_generations() -> None:
             # The old readers still answer, and the same: compilers ask them.
             assert backends.cuda.matmul.allow_tf32 is wanted.matmul_tf32
             assert backends.cudnn.allow_tf32 is wanted.conv_tf32
+            if hasattr(backends.cudnn, "rnn"):
+                assert backends.cudnn.rnn.fp32_precision == backends.cudnn.conv.fp32_precision
             assert torch.get_float32_matmul_precision() == ("high" if wanted.matmul_tf32 else "highest")
         backends.cudnn.allow_tf32 = False
         assert adapter.policy() == Policy(True, False, False)
