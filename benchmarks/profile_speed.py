@@ -2,8 +2,8 @@
 
 Run: OMP_NUM_THREADS=1 python benchmarks/profile_speed.py [NETWORK ...]
 
-"cold" forgets every shape seen before, as the first count in a process; "warm" has seen the network. fvcore keeps nothing
-between calls. Medians of process time, so that a busy machine disturbs little.
+"cold" forgets every shape seen before, as the first count in a process; "warm" has seen the network. fvcore keeps
+nothing between calls. Medians of process time, so that a busy machine disturbs little.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def crosscheck(
 
     def attempt(counter: str, run: Callable[..., Check], device: str, twin: Callable[[Tensor], Tensor]) -> Check:
         try:
-            with quiet_torch(), lent(model, twin):
+            with quiet_torch(), lent(model.modules(), twin):
                 return run(model, example_inputs(input_shape, batch, kind, inputs, torch.device(device)), ours)
         except ImportError:
             why = f"{counter} is not installed; pip install {counter}"

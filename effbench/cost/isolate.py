@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -40,8 +40,8 @@ def real_twin(dtype: torch.dtype) -> Twin:
 
 
 @contextmanager
-def lent(model: nn.Module, twin: Twin) -> Iterator[None]:
-    """Within the block `model` holds twins of all its tensors and is in eval mode; afterwards it is as before.
+def lent(modules: Iterable[nn.Module], twin: Twin) -> Iterator[None]:
+    """Within the block `modules` hold twins of their tensors and are in eval mode; afterwards they are as before.
 
     Module dictionaries are swapped rather than `.to()`, `.eval()` or `deepcopy` called: those untie weights, run
     overridden methods with side effects, or cost memory. What a forward pass caches on its modules is dropped.
@@ -66,7 +66,7 @@ def lent(model: nn.Module, twin: Twin) -> Iterator[None]:
         return made
 
     try:
-        for module in model.modules():
+        for module in modules:
             if isinstance(module, torch.jit.ScriptModule):
                 scripted.append((module, module.training))
                 module.training = False

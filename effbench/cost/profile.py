@@ -205,18 +205,19 @@ def _run(
 ) -> tuple[list[Record], frozenset[int], str]:
     first = next((tensor for tensor in (*model.parameters(), *model.buffers())), None)
     home = first.device if first is not None else torch.device("cpu")
-    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
+    modules = list(model.modules())
+    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in modules)
     failure: Exception | None = None
     with quiet_torch():
         if device != "real" and not scripted:
             try:
-                with lent(model, meta_twin(dtype)):
+                with lent(modules, meta_twin(dtype)):
                     return *trace(model, _inputs(shapes, dtype, inputs, torch.device("meta")), on_meta=True), "meta"
             except Exception as error:
                 failure = error
         if device != "meta" and home.type != "meta":
             try:
-                with lent(model, real_twin(dtype)):
+                with lent(modules, real_twin(dtype)):
                     return *trace(model, _inputs(shapes, dtype, inputs, home), on_meta=False), home.type
             except Exception as error:
                 failure = error

@@ -6,7 +6,7 @@ returns is remembered by its argument shapes, since PyTorch works shapes out in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from sys import modules as imported_modules
 from typing import Any, NamedTuple
@@ -73,17 +73,24 @@ def forget_shapes() -> None:
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records every operator while active. Use through `trace`."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch would wrap every call below, at a third of its cost, for the sake of torch.compile
+
     def __init__(self, model: nn.Module, on_meta: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.records: list[Record] = []
         self.on_meta = on_meta
         self._dtype = torch.get_default_dtype()
         self._paused = 0
-        self._values: WeakKeyDictionary[Any, tuple[int, bool]] = WeakKeyDictionary()
+        # By storage. On meta they may as well live until the end; real ones must be free to go.
+        self._values: MutableMapping[Any, tuple[int, bool]] = {} if on_meta else WeakKeyDictionary()
         self._next = 0
         self._paths: dict[int, str] = {}
-        for path, module in model.named_modules(remove_duplicate=False):
-            self._paths.setdefault(id(module), path)
+        self.modules: list[nn.Module] = []
+        for path, module in model.named_modules():
+            self._paths[id(module)] = path
+            self.modules.append(module)
         self._calls: dict[int, int] = {}
         self._where: list[tuple[str, str, int]] = [("", type(model).__name__, 1)]
 
@@ -287,8 +294,6 @@ def trace(model: nn.Module, inputs: Sequence[Any], *, on_meta: bool) -> tuple[li
     Lets the model's own exceptions through. The caller lends the model and quietens torch (`isolate`).
     """
     tracer = Tracer(model, on_meta)
-    for tensor in [*model.parameters(), *model.buffers()]:
-        tracer.own(tensor, constant=True)
     for tensor in flatten(inputs):
         tracer.own(tensor, constant=False)
     with ExitStack() as stack:
@@ -297,27 +302,28 @@ def trace(model: nn.Module, inputs: Sequence[Any], *, on_meta: bool) -> tuple[li
             # Not `with_kwargs`: torch 2.13 forgets to remove that entry of a global hook.
             register_module_forward_hook(tracer._leave, always_call=True),
         ]
-        for module in model.modules():
+        for module in tracer.modules:
             if isinstance(module, nn.RNNBase):
                 hooks.append(module.register_forward_pre_hook(tracer._enter_recurrent))
                 hooks.append(module.register_forward_hook(tracer._leave_recurrent, with_kwargs=True, always_call=True))
         for hook in hooks:
             stack.callback(hook.remove)
-        stack.enter_context(_one_attention(model, tracer))
+        stack.enter_context(_one_attention(tracer))
         with tracer:
             output = model(*inputs)
     return tracer.records, frozenset(tracer.value(tensor)[0] for tensor in flatten(output))
 
 
 @contextmanager
-def _one_attention(model: nn.Module, tracer: Tracer) -> Iterator[None]:
+def _one_attention(tracer: Tracer) -> Iterator[None]:
     """Route scaled dot-product attention to the tracer, under every name by which the model's own files imported it."""
     original = functional.scaled_dot_product_attention
 
     def attend(*args: Any, **kwargs: Any) -> Tensor:
         return tracer.attend(original, *args, **kwargs)
 
-    files = {functional.__name__} | {kind.__module__ for module in model.modules() for kind in type(module).__mro__}
+    types = {type(module) for module in tracer.modules}
+    files = {functional.__name__} | {kind.__module__ for start in types for kind in start.__mro__}
     names = [
         (space, name)
         for space in (vars(imported_modules[file]) for file in files if file in imported_modules)
