@@ -6,7 +6,6 @@ Facts are flat JSON scalars under dotted names. No user, host name, home folder 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.metadata
 import os
 import platform
@@ -81,15 +80,15 @@ def collect(
     *,
     threads: int,
     allocator: str,
-    torch_facts: Mapping[str, Any] | None = None,
+    runtime_facts: Mapping[str, Any] | None = None,
     root: Path = machine.HERE,
     variables: Mapping[str, str] | None = None,
 ) -> Environment:
     """The environment of a run on the device that gave `device_facts` (`Device.facts()`).
 
-    `allocator` is the policy's name ("retain", "system"). `torch_facts` come from `about_torch()` in the
-    process that measured; None asks this process, which imports torch where it is installed. `root` and
-    `variables` stand in for this machine's files and environment variables.
+    `allocator` is the policy's name ("retain", "system"). `runtime_facts` are `Runtime.facts()` in the
+    process that measured, where thread counts and precision were set. `root` and `variables` stand in for this machine's
+    files and environment variables.
     """
     device = _flat(device_facts)
     facts: dict[str, Any] = {
@@ -98,7 +97,7 @@ def collect(
         **_limits(root),
         **_software(root),
         **_variables(os.environ if variables is None else variables),
-        **_flat(torch_facts if torch_facts is not None else about_torch(), "torch"),
+        **_flat(runtime_facts or {}, "runtime"),
         **device,
         "run.threads": threads,
         "run.allocator": allocator,
@@ -133,28 +132,6 @@ def fingerprint(environment: Environment) -> str:
     """A stable anonymous name of the conditions: equal exactly where `differences` is empty."""
     told = "\n".join(f"{name}={_condition(environment, name)!r}" for name in MUST_AGREE)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
-
-
-def about_torch() -> dict[str, Any]:
-    """What torch says about itself in this process, under ``torch.…``; empty where torch is not installed."""
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError:
-        return {}
-    parallel = torch.__config__.parallel_info()
-    return {
-        "torch.version": str(torch.__version__),
-        "torch.threads": torch.get_num_threads(),
-        "torch.interop_threads": torch.get_num_interop_threads(),
-        "torch.parallel_backend": _first(r"ATen parallel backend: (.+)", parallel),
-        "torch.openmp": _first(r"^OpenMP (\d+)", parallel),
-        "torch.mkl": _first(r"Math Kernel Library Version (\S+)", parallel),
-        "torch.onednn": _first(r"MKL-DNN v(\S+)", parallel),
-        "torch.cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "torch.mkldnn": bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled),
-        "torch.float32_matmul_precision": _matmul_precision(torch),
-        "torch.cuda_build": torch.version.cuda,
-    }
 
 
 # --- parts ------------------------------------------------------------------------------------------
@@ -242,18 +219,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _matmul_precision(torch: Any) -> str | None:
-    try:
-        return str(torch.get_float32_matmul_precision())
-    except RuntimeError:  # raised where the model mixed torch's old and new precision switches
-        return None
-
-
-def _first(pattern: str, where: str) -> str | None:
-    found = re.search(pattern, where, re.M)
-    return found.group(1).strip() if found else None
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "device") -> dict[str, Any]:

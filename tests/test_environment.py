@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effbench import environment, machine
+from effbench import environment, machine, runtimes
 from effbench.core import Environment
 from effbench.environment import MUST_AGREE, collect, differences, fingerprint, require_alike
 from effbench.errors import NotComparable
@@ -102,7 +102,7 @@ def pi(root: Path) -> Path:
 
 
 def read(root: Path, **changes: Any) -> Environment:
-    given: dict[str, Any] = {"threads": 1, "allocator": "retain", "torch_facts": {}, "variables": {}, **changes}
+    given: dict[str, Any] = {"threads": 1, "allocator": "retain", "runtime_facts": {}, "variables": {}, **changes}
     return collect({"device.name": "cpu"}, "eager", root=root, **given)
 
 
@@ -250,7 +250,7 @@ def test_facts_are_flat_json_scalars(tmp_path: Path) -> None:
         "eager",
         threads=4,
         allocator="system",
-        torch_facts={"torch.version": "2.9.1"},
+        runtime_facts={"torch.version": "2.9.1"},
         root=server(tmp_path),
         variables={},
     )
@@ -288,7 +288,7 @@ def test_this_machine_gives_nobody_away() -> None:
     import getpass
     import socket
 
-    told = json.dumps(dict(collect({"name": "cpu"}, "eager", threads=1, allocator="retain", torch_facts={}).facts))
+    told = json.dumps(dict(collect({"name": "cpu"}, "eager", threads=1, allocator="retain", runtime_facts={}).facts))
     assert str(Path.home()) + "/" not in told
     assert not re.search(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b", told)
     for secret in (socket.gethostname(), getpass.getuser()):
@@ -298,7 +298,7 @@ def test_this_machine_gives_nobody_away() -> None:
 
 def test_torch_describes_itself() -> None:
     torch = pytest.importorskip("torch")
-    facts = environment.about_torch()
+    facts = runtimes.get("eager").facts()
     assert facts["torch.version"] == torch.__version__
     assert facts["torch.threads"] == torch.get_num_threads()
     assert facts["torch.float32_matmul_precision"] in ("highest", "high", "medium")

@@ -22,7 +22,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Version and settings, for the environment record."""
+        """Version and settings under dotted names, for the environment record. Asked in the process that measures."""
 
     @abstractmethod
     def prepare(self, network: nn.Module, inputs: list[tuple[Tensor, ...]]) -> Call:

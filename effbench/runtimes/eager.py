@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import TYPE_CHECKING, Any
 
 from effbench.devices.base import Call
@@ -20,7 +21,20 @@ class Eager(Runtime):
     def facts(self) -> dict[str, Any]:
         import torch
 
-        return {"torch": torch.__version__}
+        parallel = torch.__config__.parallel_info()
+        return {
+            "torch.version": str(torch.__version__),
+            "torch.threads": torch.get_num_threads(),
+            "torch.interop_threads": torch.get_num_interop_threads(),
+            "torch.parallel_backend": _first(r"ATen parallel backend: (.+)", parallel),
+            "torch.openmp": _first(r"^OpenMP (\d+)", parallel),
+            "torch.mkl": _first(r"Math Kernel Library Version (\S+)", parallel),
+            "torch.onednn": _first(r"MKL-DNN v(\S+)", parallel),
+            "torch.cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "torch.mkldnn": bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled),
+            "torch.float32_matmul_precision": _matmul_precision(torch),
+            "torch.cuda_build": torch.version.cuda,
+        }
 
     def prepare(self, network: nn.Module, inputs: list[tuple[Tensor, ...]]) -> Call:
         if len(inputs) == 1:
@@ -31,3 +45,15 @@ class Eager(Runtime):
             return lambda: network(*arguments)
         turn = itertools.cycle(inputs)
         return lambda: network(*next(turn))
+
+
+def _matmul_precision(torch: Any) -> str | None:
+    try:
+        return str(torch.get_float32_matmul_precision())
+    except RuntimeError:  # raised where the model mixed torch's old and new precision switches
+        return None
+
+
+def _first(pattern: str, where: str) -> str | None:
+    found = re.search(pattern, where, re.M)
+    return found[1].strip() if found else None

@@ -1,0 +1,180 @@
+"""What every device must do, against each one that this machine has and the fake: one suite, no exceptions."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from effbench import devices
+from effbench.core import Timing
+from effbench.devices import Device, OutOfMemory, cpu, cuda
+from effbench.errors import DeviceUnavailable, InvalidValue, UnknownName
+
+NO_CUDA = cuda.available(0)
+
+
+@pytest.fixture(
+    params=[
+        "fake",
+        "cpu",
+        pytest.param("cuda", marks=[pytest.mark.cuda, pytest.mark.skipif(bool(NO_CUDA), reason=str(NO_CUDA))]),
+    ]
+)
+def device(request: pytest.FixtureRequest) -> Iterator[Device]:
+    made = devices.get(request.param, **({"threads": 1} if request.param == "cpu" else {}))
+    yield made
+    made.release()
+
+
+def work(device: Device, size: int = 256) -> Any:
+    """A call of real work on the device; the scripted clock gets one of known length."""
+    if device.kind == "fake":
+        return device.bind(None, {"madds": size**3, "memory_access_bytes": 12 * size * size})
+    import torch
+
+    left = device.place(torch.randn(size, size))
+    return device.bind(lambda: left @ left, {})
+
+
+def test_it_knows_its_name_and_says_what_it_is(device: Device) -> None:
+    facts = device.facts()
+    assert facts["kind"] == device.kind and facts["name"] == device.name
+    json.dumps(facts, allow_nan=False)
+
+
+def test_a_block_is_positive_and_grows_with_its_calls(device: Device) -> None:
+    """Elapsed time is positive and scales with k (one tool's was negative, in the wrong unit)."""
+    call = work(device)
+    device.time_block(call, 20)
+    few = min(device.time_block(call, 10).wall_ns for _ in range(9))
+    many = min(device.time_block(call, 80).wall_ns for _ in range(9))
+    assert 0 < few < many
+    assert 3 < many / few < 24, "8 times the calls: about 8 times as long"
+
+
+def test_it_makes_exactly_the_calls_it_was_asked_for(device: Device) -> None:
+    made = []
+    timing = device.time_block(lambda: made.append(1), 7)
+    if device.kind != "fake":
+        assert len(made) == 7
+    assert isinstance(timing, Timing) and timing.calls == 7
+    assert all(value >= 0 for value in (timing.minor_faults, timing.switches, timing.run_delay_ns, timing.steal_ns))
+
+
+def test_the_budget_clock_runs_forward(device: Device) -> None:
+    before = device.now_s()
+    device.time_block(work(device), 50)
+    assert device.now_s() > before
+
+
+def test_errors_of_the_network_come_through(device: Device) -> None:
+    if device.kind == "fake":
+        pytest.skip("a scripted clock runs no network")
+
+    def broken() -> None:
+        raise ZeroDivisionError("from the network")
+
+    with pytest.raises(ZeroDivisionError, match="from the network"):
+        device.time_block(broken, 1)
+
+
+def test_memory_running_out_is_told_apart(device: Device) -> None:
+    if device.kind == "fake":
+        pytest.skip("a scripted clock has no memory")
+    import torch
+
+    place = "cuda" if device.kind == "cuda" else "cpu"
+    with pytest.raises(OutOfMemory):
+        device.time_block(lambda: torch.empty(1 << 46, dtype=torch.uint8, device=place), 1)
+
+
+def test_placing_moves_and_synchronizing_waits(device: Device) -> None:
+    device.synchronize()
+    if device.kind == "fake":
+        assert device.place("anything") == "anything"
+        return
+    import torch
+
+    assert device.place(torch.nn.Linear(2, 2)).weight.device.type == device.kind
+    assert device.rotations(1000) >= 1
+
+
+def test_probing_yields_facts_and_rotations_are_whole(device: Device) -> None:
+    facts = device.probe(work(device), 3)
+    assert facts.get("bound") in (None, "host", "device", "mixed")
+    json.dumps(dict(facts), allow_nan=False)
+
+
+def test_setup_applies_the_threads_that_were_asked_for() -> None:
+    """In a process of its own: setting threads is once and for all."""
+    code = (
+        "import torch; from effbench import devices; device = devices.get('cpu', threads=2); device.setup();"
+        "print(torch.get_num_threads(), torch.get_num_interop_threads(), (torch.tensor([1e-40]) * 1).item() == 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "1", "True"], "threads, inter-op threads, denormals flushed"
+
+
+def test_the_kernels_counters_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page faults of a block are counted: a call that touches 2,000 fresh pages shows them."""
+    if sys.platform != "linux":
+        pytest.skip("counters of the Linux kernel")
+    import mmap
+
+    device = cpu.Cpu(1)
+
+    def touch() -> None:
+        with mmap.mmap(-1, 2000 * mmap.PAGESIZE) as memory:
+            for page in range(2000):
+                memory[page * mmap.PAGESIZE] = 1
+
+    assert device.time_block(touch, 1).minor_faults >= 1900
+    assert device.time_block(lambda: None, 1000).minor_faults < 50
+
+
+def test_disturbances_are_named_by_cause() -> None:
+    assert cpu.disturbances(10_000_000, 0, 0) == ()
+    assert cpu.disturbances(10_000_000, 400_000, 0) == ()
+    assert cpu.disturbances(10_000_000, 600_000, 0) == ("waited for a core",)
+    assert cpu.disturbances(10_000_000, 600_000, 10_000_000) == ("waited for a core", "steal")
+
+
+def test_a_busy_core_is_noticed() -> None:
+    """Two spinning processes pinned to one core: blocks there wait for it, and say so."""
+    if sys.platform != "linux" or not hasattr(os, "sched_setaffinity"):
+        pytest.skip("needs affinity")
+    code = (
+        "import os, time; from effbench.devices.cpu import Cpu; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        "spin = os.fork();\n"
+        "while spin == 0: pass\n"
+        "time.sleep(0.05); device = Cpu(1); work = lambda: sum(range(20000))\n"
+        "flags = [device.time_block(work, 60).flags for _ in range(10)]; os.kill(spin, 9); print(flags)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.count("waited for a core") >= 5, done.stdout
+
+
+def test_names_that_are_no_devices() -> None:
+    for name in ("gpu", "cuda:x", "cpu:1", "", "cuda:1:2"):
+        with pytest.raises(UnknownName, match="cpu, cuda, fake"):
+            devices.kind_of(name)
+    assert devices.kind_of("cuda:3") == "cuda"
+    with pytest.raises(InvalidValue, match="threads"):
+        devices.get("cpu", threads=-1)
+
+
+@pytest.mark.skipif(NO_CUDA is None, reason="CUDA is here")
+def test_cuda_where_there_is_none_says_why() -> None:
+    with pytest.raises(DeviceUnavailable, match="'cuda' cannot be used: .+ Present here: cpu"):
+        devices.get("cuda")
+
+
+def test_a_real_device_refuses_to_time_nothing() -> None:
+    with pytest.raises(ValueError, match="real calls only"):
+        devices.get("cpu").bind(None, {})

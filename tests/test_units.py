@@ -1,0 +1,39 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from effbench import units
+from effbench.core import Estimate
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.00123, "1.23 ms"), (1.5e-6, "1.50 µs"), (62e-9, "62.0 ns"), (2.0, "2.00 s"), (123.4, "123 s"), (None, "–"), (0, "0 ns"), (0.99999, "1.00 s")],
+)  # fmt: skip
+def test_seconds(value: float | None, text: str) -> None:
+    assert units.seconds(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(145e6, "145 M"), (4089e6, "4.09 G"), (999_999, "1.00 M"), (12, "12.0"), (None, "–")]
+)
+def test_counts(value: float | None, text: str) -> None:
+    assert units.count(value) == text
+
+
+def test_sizes_and_ratios() -> None:
+    assert units.size(6_500_000) == "6.50 MB"
+    assert units.ratio(2.867) == "×2.87"
+    assert units.ratio_interval(Estimate(2.87, 2.71, 3.05)) == "×2.87 [2.71, 3.05]"
+    assert units.ratio_interval(Estimate(2.87)) == "×2.87"
+    assert units.ratio_interval(None) == units.ratio(None) == units.plus_minus(None) == "–"
+    assert units.plus_minus(Estimate(2.0, 1.9, 2.1)) == "±5.0 %"
+
+
+@given(st.floats(1e-12, 1e12))
+def test_three_digits_mean_within_half_a_percent(value: float) -> None:
+    assert abs(float(units.digits(value)) / value - 1) < 0.00501
