@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from effbench import __version__, claims, environment, storage
+from effbench import claims, environment, storage
+from effbench._version import __version__
 from effbench.core import Block, Cost, Environment, Result, Run, Timing
 from effbench.errors import EffbenchError, StorageError
 from effbench.measurement.launcher import Worker, WorkerFailed, worker_environment
@@ -83,12 +85,24 @@ def resume(directory: Path, *, watch: Watch = lambda progress: None) -> Run:
 
     Raises StorageError, CorruptRun, NotComparable when this machine is not the one it was begun on.
     """
-    run = storage.load(directory)
-    if run.complete:
-        return run
+    if storage.load(directory).complete:
+        return storage.load(directory)
+    with RunWriter(directory, resume=True) as writer:
+        # Read again under the lock: whoever held it until now may have written more.
+        run = storage.load(directory)
+        return run if run.complete else _go_on(run, writer, watch)
+
+
+def _go_on(run: Run, writer: RunWriter, watch: Watch) -> Run:
+    if len(run.results) < len(run.experiment.cases):
+        raise EffbenchError(
+            f"the run in {writer.directory} was stopped before anything was measured; delete it and begin again"
+        )
     for result in run.results:
         if result.cell.case.model.startswith("pickle:"):
-            raise EffbenchError(f"{result.cell.id} was a module of a Python session that has ended; measure it again there")
+            raise EffbenchError(
+                f"{result.cell.id} was a module of a Python session that has ended; measure it again there"
+            )
     plan = _plan_of(run)
     state = _State(costs={result.cell.id: result.cost for result in run.results})
     state.skipped = {result.cell.id: result.skipped for result in run.results if result.skipped}
@@ -100,8 +114,7 @@ def resume(directory: Path, *, watch: Watch = lambda progress: None) -> Run:
         for block in result.blocks:
             slot = slots[block.launch]
             state.rounds[slot] = max(state.rounds.get(slot, 0), block.round + 1)
-    with RunWriter(directory, resume=True) as writer:
-        return _measure(plan, writer, state, run.command, watch, stored=run.environment)
+    return _measure(plan, writer, state, run.command, watch, stored=run.environment)
 
 
 def _plan_of(run: Run) -> Plan:
@@ -123,7 +136,8 @@ def _plan_of(run: Run) -> Plan:
 
 def _raise_if_nothing_left(plan: Plan, state: _State) -> None:
     if all(cell.id in state.skipped for cell in plan.cells):
-        raise EffbenchError(next(iter(state.skipped.values())))
+        cell, reason = next(iter(state.skipped.items()))
+        raise EffbenchError(reason if len(plan.cells) == 1 else f"nothing could be measured; {cell}: {reason}")
 
 
 def _measure(
@@ -133,18 +147,19 @@ def _measure(
     try:
         for slot in range(plan.sampling.launches):
             while slot not in state.finished:
+                _raise_if_nothing_left(plan, state)
                 left_s = plan.sampling.budget_s - (time.monotonic() - start)
                 slots_left = plan.sampling.launches - len(state.finished)
                 budget_s = max(0.0, left_s / slots_left - state.overhead_s)
                 stored = _launch(plan, writer, state, slot, budget_s, command, watch, stored)
-                _raise_if_nothing_left(plan, state)
+        _raise_if_nothing_left(plan, state)
+        writer.append("complete")
+        run = storage.load(writer.path)
+        writer.verdicts(claims.judge(run))
     except KeyboardInterrupt:
         raise Interrupted(writer.directory) from None
     except StorageError as error:
         raise StorageError(f"{error}; what was measured before is kept in {writer.directory}") from error
-    writer.append("complete")
-    run = storage.load(writer.path)
-    writer.verdicts(claims.judge(run))
     watch(Progress(1.0, "done"))
     return run
 
@@ -172,7 +187,7 @@ def _launch(
             for event in worker.events():
                 kind = event.pop("event")
                 if kind == "ready":
-                    stored = _environment(plan, writer, state, event["facts"], command, stored)
+                    stored = _environment(plan, writer, state, event, command, stored)
                     writer.append("launch", launch=number, slot=slot)
                 elif kind == "working":
                     working = event["cell"]
@@ -182,33 +197,50 @@ def _launch(
                     rounds_started = rounds_started or time.monotonic()
                     writer.block(_block(number, event))
                     state.rounds[slot] = event["round"] + 1
-                    share = max((time.monotonic() - rounds_started) / max(budget_s, 1e-9), event["round"] / sampling.max_rounds)
+                    share = max(
+                        (time.monotonic() - rounds_started) / max(budget_s, 1e-9), event["round"] / sampling.max_rounds
+                    )
                     doing = f"launch {slot + 1}/{sampling.launches}: round {event['round'] + 1}, {event['cell']}"
                     watch(Progress((slot + min(share, 1.0)) / sampling.launches, doing))
                 elif kind == "skip":
-                    state.skipped[event["cell"]] = event["reason"]
-                    writer.append("skip", **event)
+                    _skip(writer, state, event["cell"], event["reason"])
                 elif kind == "calls":
                     if event["cell"] not in state.calls:
                         state.calls[event["cell"]] = event["calls"]
                         writer.append("calls", **event)
                 elif kind == "error":
-                    raise EffbenchError(event["message"])
+                    raise EffbenchError(event["message"] + _kept(writer, stored))
                 else:
                     writer.append(kind, launch=number, **event)
                     if kind == "end":
                         state.finished.add(slot)
         except WorkerFailed as failure:
             if not working or stored is None:
-                raise EffbenchError(f"the measuring process could not start: {failure}") from failure
-            state.skipped[working] = str(failure)
-            writer.append("skip", cell=working, reason=str(failure))
+                raise EffbenchError(
+                    f"the measuring process could not start: {failure}{_kept(writer, stored)}"
+                ) from failure
+            _skip(writer, state, working, str(failure))
     if rounds_started:
         state.overhead_s = rounds_started - started
     if slot not in state.finished and len(state.skipped) == skipped_before:
-        raise EffbenchError("the measuring process ended early without a reason; please report this")
+        # A network that calls os._exit(0), say. Without the skip the launch would be repeated for ever.
+        _skip(writer, state, working, "it ended the process without an error")
     assert stored is not None
     return stored
+
+
+def _skip(writer: RunWriter, state: _State, cell: str, reason: str) -> None:
+    state.skipped[cell] = reason
+    writer.append("skip", cell=cell, reason=reason)
+
+
+def _kept(writer: RunWriter, stored: Environment | None) -> str:
+    """How to go on after an error that ends a run which has begun."""
+    if stored is None:
+        return ""
+    return (
+        f"; what was measured is kept, go on with: {shlex.join(['effbench', 'run', '--resume', str(writer.directory)])}"
+    )
 
 
 def _job(plan: Plan, state: _State, number: int, first_round: int, budget_s: float) -> dict[str, Any]:
@@ -247,10 +279,16 @@ def _job(plan: Plan, state: _State, number: int, first_round: int, budget_s: flo
 
 
 def _environment(
-    plan: Plan, writer: RunWriter, state: _State, facts: Mapping[str, Any], command: str, stored: Environment | None
+    plan: Plan, writer: RunWriter, state: _State, ready: Mapping[str, Any], command: str, stored: Environment | None
 ) -> Environment:
     """The environment record. Written as the run's header by the first launch; a resumed run must find it unchanged."""
-    found = environment.collect(facts, plan.runtime, threads=plan.threads, allocator=plan.allocator)
+    found = environment.collect(
+        ready["facts"],
+        plan.runtime,
+        threads=plan.threads,
+        allocator=plan.allocator,
+        runtime_facts=ready["runtime_facts"],
+    )
     found = replace(found, facts={**found.facts, "run.device_options": dict(plan.device_options)})
     if stored is None:
         run = Run(

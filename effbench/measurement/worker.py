@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, TextIO
@@ -20,31 +21,52 @@ from effbench.core import Block, Sampling
 from effbench.devices import Call, Device, OutOfMemory
 from effbench.errors import EffbenchError
 from effbench.measurement import loop
+from effbench.zoo.external import NETWORK_FAILURES
 
 Emit = Callable[..., None]
 
 
 def main() -> int:
     """Carry out the job on standard input. Exit 0 even when every cell was skipped: the events say so."""
+    # Copies of the pipes that the network cannot reach: what it prints is no event, what it reads is no job.
     events = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    orders = os.fdopen(os.dup(0), encoding="utf-8")
     os.dup2(2, 1)
-    job = json.loads(sys.stdin.readline())
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    job = json.loads(orders.readline())
+    threading.Thread(target=_end_with_parent, args=(orders,), daemon=True).start()
 
     def emit(event: str, **fields: Any) -> None:
         _write(events, {"event": event, **fields})
 
     try:
-        launch(job, emit)
+        if job.get("task") == "count":
+            from effbench.measurement import counting
+
+            counting.answer(job["cells"], emit)
+        else:
+            launch(job, emit)
     except EffbenchError as error:
         emit("error", message=str(error))
-    except BrokenPipeError:
-        # The parent is gone: nobody can record what we measure.
-        os._exit(1)
     return 0
 
 
+def _end_with_parent(orders: TextIO) -> None:
+    """The parent never writes a second line, so the end of its pipe means that it is gone, even by SIGKILL.
+
+    Without this a network that hangs would run on for ever with nobody to record it. Blocked in a read, this thread costs nothing.
+    """
+    orders.read()
+    os._exit(1)
+
+
 def _write(stream: TextIO, record: Mapping[str, Any]) -> None:
-    stream.write(json.dumps(record, allow_nan=False) + "\n")
+    line = json.dumps(record, allow_nan=False) + "\n"
+    try:
+        stream.write(line)
+    except BrokenPipeError:
+        # The parent is gone: nobody can record what we measure.
+        os._exit(1)
 
 
 def launch(job: Mapping[str, Any], emit: Emit) -> None:
@@ -52,7 +74,8 @@ def launch(job: Mapping[str, Any], emit: Emit) -> None:
     sampling = Sampling(**job["sampling"])
     device = devices.get(job["device"], **job["device_options"])
     device.setup()
-    emit("ready", facts=device.facts())
+    about = {} if device.kind == "fake" else runtimes.get(job["runtime"]).facts()
+    emit("ready", facts=device.facts(), runtime_facts=about)
     with _inference(device):
         calls = _prepare_all(job, device, emit)
         blocks: dict[str, int] = {}
@@ -66,6 +89,10 @@ def launch(job: Mapping[str, Any], emit: Emit) -> None:
                 emit("skip", cell=cell, reason=f"out of memory: {_first_line(error)}")
                 del calls[cell]
                 device.release()
+                continue
+            except NETWORK_FAILURES as error:
+                emit("skip", cell=cell, reason=_reason(error))
+                del calls[cell]
                 continue
             emit("warmup", **asdict(warm))
             emit("calls", cell=cell, calls=blocks[cell])
@@ -106,12 +133,10 @@ def _measure(
                 emit("block", round=item.round, position=item.position, cell=item.cell, timing=asdict(item.timing))
             else:
                 emit("end", stopped=item, seconds=device.now_s() - start)
-    except BrokenPipeError:
-        raise
     except OutOfMemory as error:
         emit("skip", cell=current, reason=f"out of memory: {_first_line(error)}")
-    except Exception as error:  # a network that fails only now and then; the parent goes on without it
-        emit("skip", cell=current, reason=f"{type(error).__name__}: {_first_line(error)}")
+    except NETWORK_FAILURES as error:  # a network that fails only now and then; the parent goes on without it
+        emit("skip", cell=current, reason=_reason(error))
 
 
 def _prepare_all(job: Mapping[str, Any], device: Device, emit: Emit) -> dict[str, Call]:
@@ -126,8 +151,8 @@ def _prepare_all(job: Mapping[str, Any], device: Device, emit: Emit) -> dict[str
             device.release()
         except (EffbenchError, runtimes.Unsupported) as error:
             emit("skip", cell=spec["id"], reason=_first_line(error))
-        except Exception as error:  # a user's network may raise anything, and the other cells must go on
-            emit("skip", cell=spec["id"], reason=f"{type(error).__name__}: {_first_line(error)}")
+        except NETWORK_FAILURES as error:
+            emit("skip", cell=spec["id"], reason=_reason(error))
     return calls
 
 
@@ -175,8 +200,14 @@ def _inference(device: Device) -> contextlib.AbstractContextManager[Any]:
     return torch.inference_mode()
 
 
+def _reason(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"it called sys.exit({error.code!r})"
+    return f"{type(error).__name__}: {_first_line(error)}"
+
+
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 if __name__ == "__main__":
