@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from effbench import catalog, claims, plan, runner, storage, summary, zoo
 from effbench.core import Case, Cell, Cost, Experiment, Run, Verdict
-from effbench.errors import EffbenchError, InvalidValue, StorageError, UnknownName
+from effbench.errors import EffbenchError, InvalidValue, ModelError, StorageError, UnknownName
+from effbench.measurement import counting
 from effbench.runner import Progress, Watch
 from effbench.summary import CellSummary
+from effbench.zoo import external
 
 if TYPE_CHECKING:
     import pandas
@@ -41,12 +44,12 @@ def profile(
     `model` is a name (``"shufflenet_v2"``, ``"path/file.py:factory"``) or a module; `input_shape` excludes the batch and defaults to what a
     named network was published with. Raises UnknownName, ModelError, InvalidValue.
     """
-    from effbench import cost
-
     if isinstance(model, str):
         shape = input_shape or _default_shape(model)
-        found = cost.profile(_on_meta(model, arguments or {}), shape, batch=batch, dtype=dtype)
+        found = counting.profile(model, shape, batch=batch, dtype=dtype, arguments=arguments)
         return dataclasses.replace(found, model=model)
+    from effbench import cost
+
     return cost.profile(model, input_shape or (3, 224, 224), batch=batch, dtype=dtype)
 
 
@@ -233,8 +236,9 @@ def _execute(
         device_options=device_options,
     )
     _require_device(device)
+    _require_models(cell.case.model for cell in planned.cells)
     directory = Path(out) if out is not None else _new_directory(name, device)
-    finished = runner.execute(planned, directory, profile=_cost_of, command=command, watch=watch or _unwatched)
+    finished = runner.execute(planned, directory, profile=_cost_in(planned), command=command, watch=watch or _unwatched)
     return Results(finished)
 
 
@@ -249,7 +253,8 @@ def _require_device(name: str) -> None:
 def _new_directory(name: str, device: str) -> Path:
     """A folder of its own under results/runs: time, study, device."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    stem = f"{stamp}-{name}-{device.replace(':', '')}"
+    # A study's name is its author's, a folder's is ours.
+    stem = f"{stamp}-{re.sub(r'[^A-Za-z0-9_]+', '-', name)[:60]}-{device.replace(':', '')}"
     number, path = 1, storage.RUNS / stem
     while path.exists():
         number += 1
@@ -257,11 +262,36 @@ def _new_directory(name: str, device: str) -> Path:
     return path
 
 
-def _cost_of(cell: Cell) -> Cost:
-    found = profile(
-        cell.case.model, cell.case.input_shape, batch=cell.batch, dtype=cell.case.dtype, arguments=cell.case.arguments
-    )
-    return found.cost
+def _cost_in(planned: plan.Plan) -> Callable[[Cell], Cost]:
+    """What gives the cost of a cell of this plan. A stranger's networks are all counted when the first is asked for."""
+    apart: dict[str, Cost | str] = {}
+
+    def cost_of(cell: Cell) -> Cost:
+        case = cell.case
+        if not counting.is_foreign(case.model):
+            return profile(
+                case.model, case.input_shape, batch=cell.batch, dtype=case.dtype, arguments=case.arguments
+            ).cost
+        if not apart:
+            foreign = [cell for cell in planned.cells if counting.is_foreign(cell.case.model)]
+            apart.update(counting.count_apart(foreign, planned.sampling.silence_s))
+        found = apart[cell.id]
+        if isinstance(found, str):
+            raise ModelError(found)
+        return found
+
+    return cost_of
+
+
+def _require_models(models: Iterable[str]) -> None:
+    """Fail before anything runs on a word that names nothing. A network that exists but does not work is a result."""
+    for model in models:
+        name, _ = external.split_arguments(model)
+        place, _, attribute = name.rpartition(":")
+        if not place:
+            zoo.entry(name)
+        elif place.endswith(".py") and not Path(place).is_file():
+            raise ModelError(f"there is no file {place}; check the path (now in {Path.cwd()})")
 
 
 def _default_shape(model: str) -> Shape:
@@ -270,17 +300,6 @@ def _default_shape(model: str) -> Shape:
         return tuple(zoo.entry(model).input_shape)
     except UnknownName:
         return (3, 224, 224)
-
-
-def _on_meta(model: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """The network without its weights, where it can be built so; some constructors compute with their tensors."""
-    import torch
-
-    try:
-        with torch.device("meta"):
-            return zoo.resolve(model, arguments)
-    except EffbenchError:
-        return zoo.resolve(model, arguments)
 
 
 def _side_by_side(

@@ -7,7 +7,11 @@ inside the installed package.
 from __future__ import annotations
 
 import ast
+import json
 import runpy
+import traceback
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 from effbench.core import Experiment
@@ -54,15 +58,43 @@ def load(study: str) -> Experiment:
     try:
         found = runpy.run_path(str(path), run_name="effbench_study").get("EXPERIMENT")
     except SyntaxError as error:
-        raise EffbenchError(f"{path}, line {error.lineno}: {error.msg}") from error
+        line = f", line {error.lineno}" if error.lineno else ""
+        raise EffbenchError(f"{error.filename or path}{line}: {error.msg}; correct it first") from error
     except EffbenchError as error:
         raise EffbenchError(f"{path}: {error}") from error
-    except Exception as error:  # the user's file may raise anything
-        raise EffbenchError(f"{path} fails to load: {type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+    except (Exception, SystemExit) as error:  # the user's file may raise anything
+        text = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise EffbenchError(f"{path}{_line_in(error, path)}: {text}; correct it first") from error
     if not isinstance(found, Experiment):
         raise EffbenchError(f"{path} defines no EXPERIMENT; it must end in EXPERIMENT = Experiment(…)")
-    ids = [case.id for case in found.cases]
-    repeated = next((name for name in ids if ids.count(name) > 1), None)
-    if repeated is not None:
-        raise EffbenchError(f"{path}: two cases have the id '{repeated}'; give them different labels")
+    try:
+        _check(found)
+    except EffbenchError as error:
+        raise EffbenchError(f"{path}: {error}") from error
     return found
+
+
+def _line_in(error: BaseException, path: Path) -> str:
+    """Where in the user's file it went wrong, not where in the library that it called."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _check(study: Experiment) -> None:
+    """Raise EffbenchError for a study that could be loaded but not carried out."""
+    if not study.cases:
+        raise EffbenchError("the study has no cases; give it at least one")
+    repeated = next((name for name, times in Counter(case.id for case in study.cases).items() if times > 1), None)
+    if repeated is not None:
+        raise EffbenchError(f"two cases have the id '{repeated}'; give them different labels")
+    if study.reference not in study.label_values()[study.factor]:
+        raise EffbenchError(f"no case has {study.factor}={study.reference}, the study's reference; ratios are taken to it")
+    for case in study.cases:
+        if not isinstance(case.model, str):
+            raise EffbenchError(f"case '{case.id}': model must be a name, not a {type(case.model).__name__}")
+        if not all(isinstance(size, int) and size > 0 for size in case.input_shape):
+            raise EffbenchError(f"case '{case.id}': input_shape (={case.input_shape}) must be positive whole numbers")
+    try:
+        json.dumps(asdict(study), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise EffbenchError(f"the study cannot be stored ({error}); use text, numbers and lists only") from error

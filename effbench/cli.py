@@ -6,19 +6,22 @@ standard output holds exactly one object; progress and notes go to standard erro
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from effbench.errors import EffbenchError, InvalidValue, UnknownName
+from effbench.errors import EffbenchError, InvalidValue, StorageError, UnknownName
 
 if TYPE_CHECKING:
     from effbench.api import Results
@@ -30,9 +33,11 @@ _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 COMMANDS = ("run", "compare", "profile", "diff", "list", "doctor")
 _LISTS = ("models", "studies", "devices", "runtimes")
 
+_command: ContextVar[str] = ContextVar("command", default="effbench")
+"""The command line as it can be typed again."""
+
 app = typer.Typer(
     name="effbench",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -43,19 +48,23 @@ app = typer.Typer(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Never lets a traceback out; EFFBENCH_DEBUG=1 prints it for bug reports."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _command.set(shlex.join(["effbench", *words]))
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show × gets an escape, not a crash.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(words, prog_name="effbench", standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        code = app(words or ["--help"], prog_name="effbench", standalone_mode=False)
+        return _flushed(code if isinstance(code, int) else 0)
     except EffbenchError as error:
         return _complain(str(error))
     except _ClickError as error:
         return _complain(_usage(error, words))
     except (KeyboardInterrupt, typer.Abort):
         return _complain("interrupted", 130)
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`); nothing is wrong, and nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+    except SystemExit as stop:
+        # typer turns a closed pipe into exit 1. The reader (`| head`) has read enough, so nothing is wrong.
+        return _mute() if isinstance(stop.__context__, BrokenPipeError) else _flushed(int(stop.code or 0))
     except Exception as error:  # the last line of defence for people; the bug is still a bug
         if os.environ.get("EFFBENCH_DEBUG"):
             traceback.print_exc()
@@ -64,8 +73,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"internal error ({text}, {Path(where.filename).name}:{where.lineno}); EFFBENCH_DEBUG=1 shows more", 70)
 
 
+def _flushed(code: int) -> int:
+    """The exit code, once everything printed has left; what Python finds out only at its own end, it reports badly."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        return _mute()
+    except OSError as error:
+        _mute()
+        return _complain(f"cannot write to standard output: {error.strerror or error}; nothing measured is lost")
+    return code
+
+
+def _mute() -> int:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
+
+
 def _complain(message: str, code: int = 2) -> int:
-    print(f"effbench: {_plain(message)}", file=sys.stderr)
+    if sys.stderr is not None:
+        print(f"effbench: {_plain(message)}", file=sys.stderr)
     return code
 
 
@@ -130,11 +158,22 @@ Autotune = Annotated[bool, typer.Option("--autotune", help="Let cuDNN time its a
 Cache = Annotated[str, typer.Option(help="CUDA L2 cache between calls: steady, cold or hot.")]
 
 
+@app.callback(invoke_without_command=True)
+def about(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from effbench import __version__
+
+        print(f"effbench {__version__}")
+
+
 # --- commands ----------------------------------------------------------------------------------------
 
 
 @app.command()
 def run(
+    context: typer.Context,
     study: Annotated[str | None, typer.Argument(help="A study's name, or a file of your own.", autocompletion=_complete_study)] = None,
     device: Device = "cpu",
     runtime: Runtime = "eager",
@@ -162,6 +201,7 @@ def run(
     if (study is None) == (resume is None):
         raise InvalidValue("name one study to run, or give --resume DIR to finish one; `effbench list studies` names them")
     if resume is not None:
+        _refuse_others(context, "resume")
         folder = resume
         _finish(lambda watch: api.resume(folder, watch), as_json)
         return
@@ -225,8 +265,9 @@ def profile(
         raise InvalidValue(f"batch (={batch}) must be 1 or more")
     if dtype is not None and dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES)
-    found = api.profile(model, shape, batch=batch, dtype=dtype or "float32")
-    checks = _crosscheck(model, found) if crosscheck else []
+    with redirect_stdout(sys.stderr):
+        found = api.profile(model, shape, batch=batch, dtype=dtype or "float32")
+        checks = _crosscheck(model, found) if crosscheck else []
     if as_json:
         document = found.to_dict(layers=layers)
         _print_json({**document, "crosscheck": checks} if crosscheck else document)
@@ -326,16 +367,29 @@ def doctor(as_json: Json = False) -> None:
 def _finish(work: Callable[[Any], Results], as_json: bool) -> None:
     """Run with progress, write tables and figures beside the run, and print what was found."""
     from effbench.progress import watching
-    from effbench.report import table
     from effbench.runner import Interrupted
 
     try:
-        with watching() as watch:
+        # Whatever a study or a network prints as it is loaded is not part of our output.
+        with watching() as watch, redirect_stdout(sys.stderr):
             results = work(watch)
     except Interrupted as stop:
         # 130 is what a shell reports for a program that Ctrl-C ended.
         raise typer.Exit(_interrupted(stop.directory)) from None
-    files = results.write()
+    except KeyboardInterrupt:
+        raise typer.Exit(_complain("interrupted before anything was measured", 130)) from None
+    try:
+        files = results.write()
+    except StorageError as error:
+        # What was measured is on disk already, and is worth more than its table.
+        _show(results, {}, as_json)
+        raise StorageError(f"{error}; the measured blocks are kept in {results.run.path}") from error
+    _show(results, files, as_json)
+
+
+def _show(results: Results, files: Mapping[str, Path], as_json: bool) -> None:
+    from effbench.report import table
+
     if as_json:
         _print_json(results.to_dict())
         return
@@ -344,7 +398,16 @@ def _finish(work: Callable[[Any], Results], as_json: bool) -> None:
     if results.verdicts:
         tables.append(table.verdict_rows(results.verdicts))
     _print_tables(tables)
-    print(f"\ntable   {_plain(str(files['table.md']))}\nfigure  {_plain(str(files['figure.png']))}\nraw     {_plain(str(results.run.path))}")
+    places = {"table": files.get("table.md"), "figure": files.get("figure.png"), "raw": results.run.path}
+    print("\n" + "\n".join(f"{what:<8}{_plain(str(path))}" for what, path in places.items() if path))
+
+
+def _refuse_others(context: typer.Context, allowed: str) -> None:
+    """A resumed run goes on as it was begun; an option that would be ignored is not accepted."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in (allowed, "as_json") and source is not None and source.name == "COMMANDLINE":
+            raise InvalidValue(f"--{allowed} goes on with the options of the stored run; leave out {name.replace('_', '-')}")
 
 
 def _interrupted(directory: Path) -> int:
@@ -384,7 +447,7 @@ def _measuring(
         "quick": quick,
         "seed": seed,
         "out": out,
-        "command": shlex.join(["effbench", *sys.argv[1:]]),
+        "command": _command.get(),
     }
 
 
@@ -408,7 +471,7 @@ def _selection(words: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _shape(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"\d+(x\d+)*", text) or "0" in text.split("x"):
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}(x0*[1-9][0-9]{0,8})*", text):
         raise InvalidValue(f"--input {text}: expected sizes above zero without the batch, such as 3x224x224")
     return tuple(int(size) for size in text.split("x"))
 

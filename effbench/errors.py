@@ -15,13 +15,18 @@ class EffbenchError(Exception):
 
 
 class UnknownName(EffbenchError):
-    """A name that is not registered; names the nearest one and lists the rest."""
+    """A name that is not registered; names the nearest one and lists the rest, or of very many the nearest."""
+
+    LISTED = 12
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
         self.kind, self.name, self.known = kind, name, tuple(known)
         near = difflib.get_close_matches(name, self.known, n=1, cutoff=0.5)
         guess = f" Did you mean '{near[0]}'?" if near else ""
         choices = ", ".join(self.known)
+        if len(self.known) > self.LISTED:
+            nearest = difflib.get_close_matches(name, self.known, n=self.LISTED // 2, cutoff=0.0)
+            choices = f"{', '.join(nearest)} and {len(self.known) - len(nearest)} more"
         super().__init__(f"there is no {kind} named '{name}'.{guess} Known: {choices}.{hint}")
 
 

@@ -15,6 +15,9 @@ from effbench.measurement.launcher import ALLOCATORS
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
+MAX_THREADS = 1024
+"""Far above any machine; OpenMP ends the process where it cannot start as many as it was told to."""
+
 QUICK: Mapping[str, Any] = {
     "launches": 3,
     "min_rounds": 4,
@@ -72,6 +75,10 @@ def make(
         raise InvalidValue(f"batch (={batch}) must be 1 or more")
     if threads < 0:
         raise InvalidValue(f"threads (={threads}) must be 1 or more, or 0 for every core")
+    if threads > MAX_THREADS:
+        raise InvalidValue(f"threads (={threads}) must be at most {MAX_THREADS}")
+    if not 0 <= seed < 2**63:
+        raise InvalidValue(f"seed (={seed}) must be 0 or more and below 2**63")
     if kind == "cpu" and threads == 0:
         from effbench.devices.cpu import usable_cores
 

@@ -13,7 +13,7 @@ from effbench.runner import Watch
 @contextlib.contextmanager
 def watching() -> Iterator[Watch]:
     """A `Watch` that draws the bar for as long as the context lasts."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield lambda step: None
         return
     from rich.console import Console

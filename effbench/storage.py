@@ -59,6 +59,7 @@ class RunWriter:
         self.directory = directory
         self.path = directory / RUN_FILE
         self._descriptor = -1
+        self._is_ours = not directory.exists()
         self._prepare(resume)
 
     def _prepare(self, resume: bool) -> None:
@@ -71,7 +72,9 @@ class RunWriter:
         except Timeout:
             raise StorageError(f"another run is writing to {self.directory}; give this one its own --out") from None
         except OSError as error:
-            raise StorageError(f"cannot write to {self.directory}: {error.strerror or error}") from error
+            raise StorageError(
+                f"cannot write to {self.directory}: {error.strerror or error}; choose another --out"
+            ) from error
         try:
             if self.path.exists() and self.path.stat().st_size and not resume:
                 raise StorageError(f"{self.directory} already holds a run; finish it with --resume or choose another --out")
@@ -79,7 +82,9 @@ class RunWriter:
             os.ftruncate(self._descriptor, _whole_lines(self.path))
         except OSError as error:
             self.close()
-            raise StorageError(f"cannot write to {self.directory}: {error.strerror or error}") from error
+            raise StorageError(
+                f"cannot write to {self.directory}: {error.strerror or error}; choose another --out"
+            ) from error
         except StorageError:
             self.close()
             raise
@@ -132,10 +137,20 @@ class RunWriter:
         self.append("verdicts", verdicts=[asdict(verdict) for verdict in verdicts])
 
     def close(self) -> None:
+        """Release the folder. One in which nothing was written is left as it was found."""
+        is_empty = False
         if self._descriptor >= 0:
+            is_empty = os.fstat(self._descriptor).st_size == 0
             os.close(self._descriptor)
             self._descriptor = -1
+        with contextlib.suppress(OSError):
+            if is_empty:
+                self.path.unlink()
         self._lock.release()
+        with contextlib.suppress(OSError):
+            if is_empty and self._is_ours:
+                (self.directory / _LOCK_FILE).unlink(missing_ok=True)
+                self.directory.rmdir()
 
     def __enter__(self) -> RunWriter:
         return self
@@ -202,7 +217,9 @@ class _Builder:
         self.path = path
 
     def build(self, records: list[tuple[int, dict[str, Any]]]) -> Run:
-        if not records or records[0][1]["kind"] != "header":
+        if not records:
+            raise CorruptRun(f"{self.path} is empty: the run was stopped before anything was measured; begin it again")
+        if records[0][1]["kind"] != "header":
             raise CorruptRun(f"{self.path}: no header in the first line, so this is not an effbench run")
         schema = records[0][1].get("schema")
         if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:

@@ -184,10 +184,17 @@ def test_worker_protocol_survives_a_network_that_prints(tmp_path: Any) -> None:
     source.write_text("import torch\nprint('{\"event\": \"end\"}')\ndef net():\n    print('hello')\n    return torch.nn.ReLU()\n")
     task = job(device="cpu", device_options={"threads": 1}, sampling={"max_rounds": 2, "min_rounds": 2, "warmup_s": 0.0})
     task["cells"] = [{**task["cells"][0], "model": f"{source}:net", "input_shape": [4]}]
-    done = subprocess.run(
-        [sys.executable, "-m", "effbench.measurement.worker"], input=json.dumps(task) + "\n", text=True, capture_output=True
-    )
-    assert done.returncode == 0, done.stderr
-    events = [json.loads(line)["event"] for line in io.StringIO(done.stdout)]
+    errors = tmp_path / "stderr"
+    with errors.open("w") as stderr:
+        command = [sys.executable, "-m", "effbench.measurement.worker"]
+        process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
+        assert process.stdin is not None and process.stdout is not None
+        # Left open until the worker is done: it takes the end of its input for the end of its parent.
+        process.stdin.write(json.dumps(task) + "\n")
+        process.stdin.flush()
+        events = [json.loads(line)["event"] for line in process.stdout]
+        process.stdin.close()
+        assert process.wait() == 0, errors.read_text()
+        process.stdout.close()
     assert events[0] == "ready" and events.count("end") == 1 and events.count("block") == 2
-    assert "hello" in done.stderr
+    assert "hello" in errors.read_text()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 ALLOCATORS = ("retain", "system")
@@ -55,13 +57,13 @@ class Worker:
             start_new_session=True,
         )
         self._lines: queue.Queue[bytes | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         assert self._process.stdin is not None
-        try:
+        # Left open: when this process dies, however it dies, the worker reads the end of its input and ends too.
+        with suppress(BrokenPipeError):  # it died at once; events() tells why
             self._process.stdin.write(json.dumps(job).encode() + b"\n")
-            self._process.stdin.close()
-        except BrokenPipeError:
-            pass  # it died at once; events() tells why
+            self._process.stdin.flush()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -78,7 +80,11 @@ class Worker:
                 raise WorkerFailed(f"no sign of life for {self._silence_s:g} s, taken for hung and ended") from None
             if line is None:
                 break
-            yield json.loads(line)
+            try:
+                event = json.loads(line)
+            except ValueError:
+                break  # killed while it wrote this line
+            yield event
         code = self._process.wait()
         if code:
             raise WorkerFailed(self._how_it_ended(code))
@@ -86,11 +92,10 @@ class Worker:
     def _how_it_ended(self, code: int) -> str:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        last = f": {lines[-1].strip()}" if lines else ""
+        last = f"; it last printed: {lines[-1].strip()[:200]}" if lines else ""
         if code < 0:
-            import signal
-
-            name = signal.Signals(-code).name
+            known = {known.value: known.name for known in signal.Signals}
+            name = known.get(-code, f"signal {-code}")
             hint = " (out of memory?)" if name == "SIGKILL" else ""
             return f"the process was ended by {name}{hint}{last}"
         return f"the process ended with exit code {code}{last}"
@@ -100,6 +105,22 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
-            self._process.kill()
+            self._end_all()
         self._process.wait()
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        # What the network started in a session of its own may outlive it and hold the pipe; that is left to the system.
+        self._reader.join(timeout=1.0)
+        if not self._reader.is_alive():
+            assert self._process.stdout is not None
+            self._process.stdout.close()
         self._errors.close()
+
+    def _end_all(self) -> None:
+        """The worker and what it started: it leads a session of its own."""
+        if sys.platform == "win32":
+            self._process.kill()
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)

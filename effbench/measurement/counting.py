@@ -1,0 +1,106 @@
+"""Count what networks cost: our own here, a stranger's in a process of its own, which it may crash, hang or leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from effbench import zoo
+from effbench.core import Cell, Cost, Traffic
+from effbench.errors import EffbenchError, ModelError
+from effbench.measurement.launcher import Worker, WorkerFailed, worker_environment
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from effbench.cost import Profile
+
+
+def profile(
+    model: str, input_shape: Any, *, batch: int, dtype: str, arguments: Mapping[str, Any] | None = None
+) -> Profile:
+    """Count a named network in this process. Raises UnknownName, ModelError, InvalidValue."""
+    from effbench import cost
+
+    try:
+        return cost.profile(_on_meta(model, arguments or {}), input_shape, batch=batch, dtype=dtype)
+    except SystemExit as stop:
+        raise ModelError(f"{model} calls sys.exit({stop.code!r}); a network has to raise an error instead") from stop
+
+
+def is_foreign(model: str) -> bool:
+    """Is this code that neither we nor torchvision nor timm wrote?"""
+    return ":" in model and not model.startswith(("torchvision:", "timm:"))
+
+
+def count_apart(cells: Sequence[Cell], silence_s: float) -> dict[str, Cost | str]:
+    """Each cell's cost, or the reason why it has none. What ends the process is that cell's reason; the rest goes on.
+
+    Raises EffbenchError where no process can be started.
+    """
+    found: dict[str, Cost | str] = {}
+    while left := [cell for cell in cells if cell.id not in found]:
+        working = ""
+        job = {"task": "count", "cells": [_order(cell) for cell in left]}
+        with Worker(job, worker_environment(1, "system"), silence_s) as worker:
+            try:
+                for event in worker.events():
+                    working = event["cell"]
+                    if event["event"] == "cost":
+                        found[working] = _cost(event["cost"])
+                    elif event["event"] == "skip":
+                        found[working] = event["reason"]
+                reason = "the process ended early, without an error"
+            except WorkerFailed as failure:
+                reason = str(failure)
+        if not working:
+            raise EffbenchError(f"the counting process could not start: {reason}")
+        found.setdefault(working, reason)
+    return found
+
+
+def answer(orders: Sequence[Mapping[str, Any]], emit: Callable[..., None]) -> None:
+    """The other end of `count_apart`, in the process of its own: one event as each count begins, one as it ends."""
+    for order in orders:
+        emit("working", cell=order["cell"])
+        try:
+            found = profile(
+                order["model"],
+                tuple(order["input_shape"]),
+                batch=order["batch"],
+                dtype=order["dtype"],
+                arguments=order["arguments"],
+            )
+        except EffbenchError as error:
+            emit("skip", cell=order["cell"], reason=str(error))
+        else:
+            emit("cost", cell=order["cell"], cost=asdict(found.cost))
+
+
+def _order(cell: Cell) -> dict[str, Any]:
+    case = cell.case
+    return {
+        "cell": cell.id,
+        "model": case.model,
+        "arguments": dict(case.arguments),
+        "input_shape": list(case.input_shape),
+        "batch": cell.batch,
+        "dtype": case.dtype,
+    }
+
+
+def _cost(values: Mapping[str, Any]) -> Cost:
+    levels = {name: Traffic(**traffic) for name, traffic in values["memory_access_levels"].items()}
+    return Cost(**{**values, "memory_access_levels": levels})
+
+
+def _on_meta(model: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The network without its weights, where it can be built so; some constructors compute with their tensors."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return zoo.resolve(model, arguments)
+    except EffbenchError:
+        return zoo.resolve(model, arguments)
