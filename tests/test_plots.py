@@ -251,9 +251,15 @@ def test_at_least_two_ticks_are_labelled_wherever_the_data_lie() -> None:
 
 def test_saving_gives_the_same_bytes_and_text_as_text(tmp_path: Path) -> None:
     saved = []
-    for folder in ("one", "two"):
+    for folder, nudge in (("one", 0.0), ("two", 1e-13)):
+        figure = plots.study_figure(*examples.g2())
+        # The layout's solver leaves the last digits of positions open: here they differ for certain.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for axes in figure.axes:
+            axes.set_position(axes.get_position().translated(nudge, 0))
         (tmp_path / folder).mkdir()
-        saved.append(plots.save(plots.study_figure(*examples.g2()), tmp_path / folder, "study"))
+        saved.append(plots.save(figure, tmp_path / folder, "study"))
     for first, second in zip(*saved, strict=True):
         assert first.read_bytes() == second.read_bytes()
     png, svg = saved[0]

@@ -6,6 +6,7 @@ stays changed.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -157,13 +158,29 @@ def save(figure: Figure, directory: Path, stem: str) -> tuple[Path, Path]:
     with plain_style(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "effbench"}):
         try:
             figure.savefig(png, dpi=150, metadata={"Software": None})
-            figure.savefig(svg, metadata={"Date": None, "Creator": None})
+            drawing = io.StringIO()
+            figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
+            svg.write_text(_numbered(drawing.getvalue()), encoding="utf-8", newline="\n")
         except OSError as error:
             raise StorageError(
                 f"cannot write the figure {error.filename or png} ({error.strerror or error}): "
                 "free space there or choose another folder"
             ) from error
     return png, svg
+
+
+def _numbered(svg: str) -> str:
+    """The drawing with its hashed names counted through instead.
+
+    Matplotlib hashes positions at full precision, whose last digits the layout's solver does not settle the same way
+    every time.
+    """
+    names: dict[str, str] = {}
+    return re.sub(
+        r'(?<=id=")[hmp][0-9a-f]{10}(?=")|(?<=#)[hmp][0-9a-f]{10}\b',
+        lambda found: names.setdefault(found[0], f"{found[0][0]}{len(names) + 1}"),
+        svg,
+    )
 
 
 def _height_in(text: str, points: float) -> float:
