@@ -11,7 +11,7 @@ from effbench import paper, stats
 from effbench.core import Block, Cell, Cost, Estimate, Result, Run
 
 CONTAMINATED_SHARE = 0.10
-"""A cell that had to set aside more than this share of its blocks was measured on a disturbed machine."""
+"""A cell of whose blocks more than this share was disturbed was measured on a disturbed machine."""
 
 FAULTS_PER_CALL = 0.01
 """More minor faults a call than this, after warm-up, and the allocator is part of what was measured."""
@@ -60,8 +60,18 @@ def summarise(run: Run) -> tuple[CellSummary, ...]:
 
 
 def quiet_rounds(result: Result) -> dict[tuple[int, int], Block]:
-    """The cell's blocks that no outside cause disturbed. Blocks are set aside by cause, never by value."""
-    return {(block.launch, block.round): block for block in result.blocks if not block.timing.flags}
+    """The cell's blocks that no outside cause disturbed. Blocks are set aside by cause, never by value.
+
+    Where the cause was there most of the time there is nothing better to fall back on: a contaminated cell keeps all its
+    blocks, so that it still shows a number, with the flag that keeps it from confirming anything.
+    """
+    keep_all = contaminated(result)
+    return {(block.launch, block.round): block for block in result.blocks if keep_all or not block.timing.flags}
+
+
+def contaminated(result: Result) -> bool:
+    """Whether outside causes disturbed more than a tenth of the cell's blocks."""
+    return sum(1 for block in result.blocks if block.timing.flags) > CONTAMINATED_SHARE * len(result.blocks)
 
 
 def paired_ratio(slower: Rounds, faster: Rounds, clock: str, confidence: float = 0.95) -> Estimate | None:
@@ -135,8 +145,7 @@ def _flags(run: Run, result: Result, bound: str | None) -> tuple[str, ...]:
     flags = []
     if bound == "host":
         flags.append("host-bound")
-    disturbed = sum(1 for block in result.blocks if block.timing.flags)
-    if disturbed > CONTAMINATED_SHARE * len(result.blocks):
+    if contaminated(result):
         flags.append("contaminated")
     warmups = [launch.warmups[result.cell.id] for launch in run.launches if result.cell.id in launch.warmups]
     if any(not warmup.steady for warmup in warmups):

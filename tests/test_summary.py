@@ -55,7 +55,9 @@ def test_flags_name_their_causes() -> None:
     run = run_of(dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True)))
     contaminated = with_blocks(run, CELLS[1], lambda timing: replace(timing, flags=("waited for a core",)))
     assert summarise(contaminated)[1].flags == ("contaminated",)
-    assert summarise(contaminated)[1].ratio is None, "no undisturbed round is no estimate, not a wrong one"
+    ratio = summarise(contaminated)[1].ratio
+    assert ratio and ratio.point == pytest.approx(1.3, rel=2e-3), "labelled, but still a number"
+    assert summarise(contaminated)[1].set_aside == 0, "setting everything aside would leave nothing"
     restless = {CELLS[2]: Warmup(CELLS[2], 9, 1.5, False)}
     unsteady = replace(run, launches=(*run.launches[:4], replace(run.launches[4], warmups=restless)))
     assert summarise(unsteady)[2].flags == ("not steady",)
