@@ -153,6 +153,43 @@ def test_a_later_kernel_is_not_fused_across_a_convolution() -> None:
     assert levels["epilogue"].elements == 2 * N + (N + 36) + N + N
 
 
+def test_what_the_network_returns_is_written_even_when_it_is_also_used() -> None:
+    def both(m: Any, x: Any) -> Any:
+        y = functional.relu(x)
+        return {"features": [y], "sum": y + 1}
+
+    assert profile(Run(both), X).cost.memory_access_levels["pointwise"].elements == 3 * N
+
+
+def test_a_kernel_waits_for_everything_its_members_wait_for() -> None:
+    def crossing(m: Any, x: Any, y: Any) -> Any:
+        first, second = functional.relu(x), functional.relu(y)
+        return (first + m.conv(second)) + second
+
+    model = Run(crossing, conv=nn.Conv2d(6, 6, 1, bias=False))
+    # relu of y 2n, convolution 2n + w, then one kernel that reads x, the convolution and the relu, and writes: 4n.
+    assert profile(model, (X, X)).cost.memory_access_levels["pointwise"].elements == 8 * N + 36
+
+
+def test_constants_repeated_for_the_batch_scale_with_it() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Parameter(torch.zeros(1, 1, 6))
+
+        def forward(self, x: Any) -> Any:
+            mask = torch.zeros(x.shape[0], 3, 6, device=x.device) + torch.arange(6, device=x.device)
+            return torch.cat([self.token.repeat(x.shape[0], 1, 1), x + mask], 1)
+
+    one, three = (profile(Tokens(), (3, 6), batch=batch).cost.memory_access_levels for batch in (1, 3))
+    for level in one:
+        assert one[level].weights == three[level].weights
+        assert 3 * one[level].activations == three[level].activations
+    # arange written and read, the token read: 6 each. Per image: zeros, mask, sum, cat and the repeated token.
+    assert one["eager"].weights == 6 + 6 + 6
+    assert one["eager"].activations == 18 + (18 + 18) + 3 * 18 + 6 + 2 * 24
+
+
 class CountedError(Exception):
     """Raised once the bytes are known: nothing needs to be generated or run."""
 

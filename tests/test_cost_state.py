@@ -41,7 +41,7 @@ class Messy(nn.Module):
         self.cache = x
         self.seen.append(x.shape)
         self.conv.weight.mul_(2)
-        self.extra = nn.Linear(2, 2)
+        self.extra, self.fresh = nn.Linear(2, 2), 1
         torch.rand(3)
         y = self.norm(self.conv(x)).flatten(2).transpose(1, 2)
         y = self.attention(y, y, y, need_weights=False)[0] + functional.scaled_dot_product_attention(y, y, y)
@@ -97,6 +97,42 @@ def test_nothing_is_changed(fails: str, device: Any) -> None:
             cost = profile(model, (3, 6, 6), device=device).cost
             assert cost.traced_on == ("meta" if device != "real" and not fails else "cpu")
     assert model.seen == [] and model.cache is None
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_attention_fast_path_is_left_as_it_was(enabled: bool) -> None:
+    before = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+        profile(nn.Linear(3, 4), (3,))
+        assert torch.backends.mha.get_fastpath_enabled() is enabled
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def test_what_the_model_shares_stays_shared_while_it_is_counted() -> None:
+    class Shares(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.two.weight = self.one.weight
+            self.one.log = self.two.log = [self.one.weight]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert self.two.weight is self.one.weight is self.one.log[0] and self.one.log is self.two.log
+            return self.two(self.one(x))
+
+    assert profile(Shares(), (4,), device="meta").cost.params == 16 + 4 + 4
+
+
+def test_writing_into_a_tensor_made_on_the_cpu_needs_real_tensors() -> None:
+    class Writes(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = torch.zeros(1, 4)
+            y[:] = x
+            return y.nonzero()
+
+    assert profile(Writes(), (4,)).cost.traced_on == "cpu"
 
 
 def test_a_failing_network_is_one_line_with_the_first_line_of_its_reason() -> None:

@@ -15,7 +15,7 @@ from effbench.core import Traffic
 from effbench.cost.formulas import PRODUCTS
 
 if TYPE_CHECKING:
-    from effbench.cost.trace import Access, Record
+    from effbench.cost.records import Access, Record
 
 
 @dataclass(slots=True)

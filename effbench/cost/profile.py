@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -14,7 +16,8 @@ from effbench.core import Cost, Traffic
 from effbench.cost.formulas import PRODUCTS
 from effbench.cost.fusion import fused_traffic, traffic
 from effbench.cost.isolate import lent, meta_twin, quiet_torch, real_twin
-from effbench.cost.trace import Record, trace
+from effbench.cost.records import Record, scaled_apart
+from effbench.cost.trace import trace
 from effbench.errors import InvalidValue, ModelError
 
 if TYPE_CHECKING:
@@ -203,7 +206,7 @@ def _run(
     inputs: tuple[Any, ...] | None,
     device: str,
 ) -> tuple[list[Record], frozenset[int], str]:
-    first = next((tensor for tensor in (*model.parameters(), *model.buffers())), None)
+    first: Tensor | None = next(chain(model.parameters(), model.buffers()), None)
     home = first.device if first is not None else torch.device("cpu")
     modules = list(model.modules())
     scripted = any(isinstance(module, torch.jit.ScriptModule) for module in modules)
@@ -212,16 +215,35 @@ def _run(
         if device != "real" and not scripted:
             try:
                 with lent(modules, meta_twin(dtype)):
-                    return *trace(model, _inputs(shapes, dtype, inputs, torch.device("meta")), on_meta=True), "meta"
+                    return *_traced(model, shapes, dtype, inputs, torch.device("meta")), "meta"
             except Exception as error:
                 failure = error
         if device != "meta" and home.type != "meta":
             try:
                 with lent(modules, real_twin(dtype)):
-                    return *trace(model, _inputs(shapes, dtype, inputs, home), on_meta=False), home.type
+                    return *_traced(model, shapes, dtype, inputs, home), home.type
             except Exception as error:
                 failure = error
     raise ModelError(_message(model, shapes, failure)) from failure
+
+
+def _traced(
+    model: nn.Module,
+    shapes: tuple[tuple[int, ...], ...],
+    dtype: torch.dtype,
+    inputs: tuple[Any, ...] | None,
+    device: torch.device,
+) -> tuple[list[Record], frozenset[int]]:
+    on_meta = device.type == "meta"
+    records, leaving = trace(model, _inputs(shapes, dtype, inputs, device), on_meta=on_meta)
+    if inputs is None and any(access.constant for record in records for access in record.writes):
+        # Made from constants alone, yet perhaps once per image (a class token repeated): a second batch size tells.
+        batch = shapes[0][0]
+        larger = tuple((batch + 1, *shape[1:]) for shape in shapes)
+        with suppress(Exception):
+            again, _ = trace(model, _inputs(larger, dtype, None, device), on_meta=on_meta)
+            records = scaled_apart(records, again, batch)
+    return records, leaving
 
 
 def example_inputs(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from sys import modules as imported_modules
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -35,28 +35,6 @@ from effbench.cost.plan import (
 
 class NeedsValuesError(Exception):
     """The forward pass cannot be followed by shapes alone."""
-
-
-class Access(NamedTuple):
-    """One tensor read or written: its content, the part of it, and whether the network's input does not reach it."""
-
-    value: int
-    view: object
-    elements: int
-    bytes: int
-    constant: bool
-
-
-class Record(NamedTuple):
-    """One operator call, in order of execution. `module` is a path ("" is the model), `call` which use of it."""
-
-    op: str
-    module: str
-    module_type: str
-    call: int
-    plan: Plan
-    reads: tuple[Access, ...]
-    writes: tuple[Access, ...]
 
 
 _OPERATORS: dict[Any, Operator] = {}
