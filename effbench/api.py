@@ -45,6 +45,7 @@ def profile(
     named network was published with. Raises UnknownName, ModelError, InvalidValue.
     """
     if isinstance(model, str):
+        _require_models([model])
         shape = input_shape or _default_shape(model)
         found = counting.profile(model, shape, batch=batch, dtype=dtype, arguments=arguments)
         return dataclasses.replace(found, model=model)

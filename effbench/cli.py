@@ -6,6 +6,7 @@ standard output holds exactly one object; progress and notes go to standard erro
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from effbench.errors import EffbenchError, InvalidValue, StorageError, UnknownName
+from effbench.errors import EffbenchError, InvalidValue, NotComparable, StorageError, UnknownName
 
 if TYPE_CHECKING:
     from effbench.api import Results
@@ -65,12 +66,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         # typer turns a closed pipe into exit 1. The reader (`| head`) has read enough, so nothing is wrong.
         return _mute() if isinstance(stop.__context__, BrokenPipeError) else _flushed(int(stop.code or 0))
-    except Exception as error:  # the last line of defence for people; the bug is still a bug
-        if os.environ.get("EFFBENCH_DEBUG"):
-            traceback.print_exc()
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        text = f"{type(error).__name__}: {error}".partition("\n")[0]
-        return _complain(f"internal error ({text}, {Path(where.filename).name}:{where.lineno}); EFFBENCH_DEBUG=1 shows more", 70)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _bug(error)
+        _mute()
+        return _complain(f"cannot write: {error.strerror}; free space there and begin again")
+    except Exception as error:
+        return _bug(error)
+
+
+def _bug(error: Exception) -> int:
+    """The last line of defence for people; the bug is still a bug."""
+    if os.environ.get("EFFBENCH_DEBUG"):
+        traceback.print_exception(error)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    text = f"{type(error).__name__}: {error}".partition("\n")[0]
+    place = f"{Path(where.filename).name}:{where.lineno}"
+    return _complain(f"internal error ({text}, {place}); EFFBENCH_DEBUG=1 shows more", 70)
 
 
 def _flushed(code: int) -> int:
@@ -107,7 +119,9 @@ def _usage(error: Any, words: Sequence[str]) -> str:
     if message.startswith("No such command"):
         wrong = next((word for word in words if not word.startswith("-")), "")
         return str(UnknownName("command", wrong, COMMANDS))
-    return message.partition("\n")[0]
+    about = next((word for word in words if word in COMMANDS), "")
+    again = shlex.join(["effbench", *([about] if about else []), "--help"])
+    return f"{message.partition(chr(10))[0].rstrip('.')}; see {again}"
 
 
 # --- completion: names only, without torch -----------------------------------------------------------
@@ -298,7 +312,10 @@ def diff(
 
     runs = [storage.load(reference) for reference in (baseline, candidate)]
     if not ignore_environment:
-        environment.require_alike(runs[0].environment, runs[1].environment)
+        try:
+            environment.require_alike(runs[0].environment, runs[1].environment)
+        except NotComparable as error:
+            raise NotComparable(f"{error}, or compare them all the same with --ignore-environment") from None
     comparisons = compare_runs(*runs)
     if as_json:
         _print_json({"baseline": baseline, "candidate": candidate, "comparisons": document.diff_document(comparisons)})

@@ -24,6 +24,9 @@ from effbench.storage import RunWriter
 
 CostOf = Callable[[Any], Cost]
 
+STARTS = 2
+"""So many processes in a row that end before they work are no accident."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -55,6 +58,7 @@ class _State:
     rounds: dict[int, int] = field(default_factory=dict)
     finished: set[int] = field(default_factory=set)
     overhead_s: float = 0.0
+    failed_starts: int = 0
     matched: bool = False
     """Whether the machine was already checked against the stored environment."""
 
@@ -173,10 +177,11 @@ def _launch(
     command: str,
     watch: Watch,
     stored: Environment | None,
-) -> Environment:
+) -> Environment | None:
     """One worker process.
 
-    Marks the slot finished, or records which cell ended the process so that the next try leaves it out."""
+    Marks the slot finished, or records which cell ended the process so that the next try leaves it out.
+    """
     number, started, working, rounds_started = state.next_launch, time.monotonic(), "", 0.0
     skipped_before = len(state.skipped)
     state.next_launch += 1
@@ -190,7 +195,7 @@ def _launch(
                     stored = _environment(plan, writer, state, event, command, stored)
                     writer.append("launch", launch=number, slot=slot)
                 elif kind == "working":
-                    working = event["cell"]
+                    working, state.failed_starts = event["cell"], 0
                     if not rounds_started:
                         watch(Progress(slot / sampling.launches, f"launch {slot + 1}/{sampling.launches}: warming up"))
                 elif kind == "block":
@@ -214,18 +219,20 @@ def _launch(
                     writer.append(kind, launch=number, **event)
                     if kind == "end":
                         state.finished.add(slot)
+            ending = "it ended the process without an error"
         except WorkerFailed as failure:
-            if not working or stored is None:
-                raise EffbenchError(
-                    f"the measuring process could not start: {failure}{_kept(writer, stored)}"
-                ) from failure
-            _skip(writer, state, working, str(failure))
+            ending = str(failure)
     if rounds_started:
         state.overhead_s = rounds_started - started
-    if slot not in state.finished and len(state.skipped) == skipped_before:
-        # A network that calls os._exit(0), say. Without the skip the launch would be repeated for ever.
-        _skip(writer, state, working, "it ended the process without an error")
-    assert stored is not None
+    if slot in state.finished or len(state.skipped) > skipped_before:
+        return stored
+    if working:
+        # Whichever cell was at work is left out of the next try: it may have ended the process, or hung.
+        _skip(writer, state, working, ending)
+        return stored
+    state.failed_starts += 1
+    if state.failed_starts >= STARTS:
+        raise EffbenchError(f"the measuring process could not start: {ending}{_kept(writer, stored)}")
     return stored
 
 
