@@ -31,6 +31,7 @@ from effbench.cost.plan import (
     moved,
     plan_call,
 )
+from effbench.cost.records import Access, Record
 
 
 class NeedsValuesError(Exception):
