@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from effbench.cost import Profile
+    from effbench.report.grid import Table
 
-Model = "str | nn.Module"
 Shape = tuple[int, ...]
 
 
@@ -147,11 +147,18 @@ class Results:
 
     def plot(self) -> Figure:
         """The figure of a study (ratio against its factor) or of a comparison (speed against costs)."""
-        from effbench.report import plots
+        from effbench.report import captions, plots
 
-        if self.run.experiment.claims:
-            return plots.study_figure(self.run, self.cells, self.verdicts)
-        return plots.compare_figure(self.run, self.cells)
+        if captions.is_comparison(self.run):
+            return plots.compare_figure(self.run, self.cells)
+        return plots.study_figure(self.run, self.cells, self.verdicts)
+
+    def tables(self) -> list[Table]:
+        """What the command line prints: the cells, and the verdicts where there are claims."""
+        from effbench.report import captions, table
+
+        rows = table.compare_rows if captions.is_comparison(self.run) else table.study_rows
+        return [rows(self.run, self.cells), *([table.verdict_rows(self.verdicts)] if self.verdicts else [])]
 
     def write(self, directory: str | Path | None = None) -> dict[str, Path]:
         """Write tables and figures beside the run, or into `directory`. Returns the files by what they are. Raises StorageError."""
@@ -165,8 +172,7 @@ class Results:
     def __str__(self) -> str:
         from effbench.report import table
 
-        rows = table.study_rows if self.run.experiment.claims else table.compare_rows
-        return table.render_markdown(rows(self.run, self.cells))
+        return "\n\n".join(table.render_markdown(item) for item in self.tables())
 
     def _repr_markdown_(self) -> str:
         return str(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from effbench import paper, stats
 from effbench.core import Block, Cell, Cost, Estimate, Result, Run
@@ -25,7 +25,8 @@ class CellSummary:
     the run's own clock (thread CPU time, or device events). `ratio` is the cell's time over its reference cell's, paired within rounds, on the
     run's clock; exactly 1 without interval for the reference itself. `paper_speed` is the paper's figure in `paper_unit` for the matching
     platform, `paper_ratio` the paper's reference speed over it, so that it reads like `ratio`. `flags` are reasons why the cell cannot confirm a
-    claim: "host-bound", "contaminated", "not steady". `notes` are worth a line but forbid nothing: "page faults".
+    claim: "host-bound", "contaminated", "not steady". `notes` are worth a line but forbid nothing: "page faults". `disturbed` counts blocks
+    by outside cause.
     Anything that could not be estimated is None.
     """
 
@@ -46,6 +47,7 @@ class CellSummary:
     launches: int = 0
     blocks: int = 0
     set_aside: int = 0
+    disturbed: Mapping[str, int] = field(default_factory=dict)
     skipped: str | None = None
 
 
@@ -114,6 +116,7 @@ def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSum
         launches=len({launch for launch, _ in rounds}),
         blocks=len(result.blocks),
         set_aside=len(result.blocks) - len(rounds),
+        disturbed=Counter(flag for block in result.blocks for flag in block.timing.flags),
         skipped=result.skipped,
     )
 
@@ -159,6 +162,4 @@ def _notes(result: Result) -> tuple[str, ...]:
     notes = []
     if calls and faults / calls > FAULTS_PER_CALL:
         notes.append(f"{faults / calls:.2g} page faults a call")
-    causes = Counter(flag for block in result.blocks for flag in block.timing.flags)
-    notes += [f"{number} blocks: {cause}" for cause, number in causes.most_common()]
     return tuple(notes)

@@ -38,7 +38,7 @@ def test_a_disturbed_block_is_set_aside_with_its_partner() -> None:
     cells = summarise(disturbed)
     assert cells[0].set_aside == 5 and cells[1].set_aside == 0
     assert cells[1].ratio and cells[1].ratio.point == pytest.approx(1.3, rel=2e-3)
-    assert cells[0].notes == ("5 blocks: steal",)
+    assert cells[0].notes == () and cells[0].disturbed == {"steal": 5}
     pairs = quiet_rounds(disturbed.results[0]).keys() & quiet_rounds(disturbed.results[1]).keys()
     assert len(pairs) == 55
 

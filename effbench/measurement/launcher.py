@@ -38,6 +38,8 @@ def worker_environment(threads: int, allocator: str, base: Mapping[str, str] | N
     if allocator == "retain":
         environment.update(_KEEP)
     environment["PYTHONUNBUFFERED"] = "1"
+    # What this process can import, the worker can: a notebook's own modules are on its path, not on a fresh one's.
+    environment["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     return environment
 
 

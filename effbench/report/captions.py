@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -50,6 +51,11 @@ def grouping(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
 def is_comparison(run: Run) -> bool:
     """Whether the run sets models side by side, rather than varying the factor of a guideline."""
     return run.experiment.factor in ("", "model")
+
+
+def model_name(cell: CellSummary) -> str:
+    """What a comparison calls the cell: its label, since a module of the user's own has no name to be found by."""
+    return str(cell.cell.case.labels.get("model", cell.cell.case.model))
 
 
 def is_reference(cell: CellSummary) -> bool:
@@ -196,5 +202,9 @@ def _sample(cells: Sequence[CellSummary]) -> str:
     )
     estimates = [item for cell in cells for item in (cell.ratio, cell.latency) if item and item.low is not None]
     brackets = f" Brackets and ± are {percent(estimates[0].confidence)} intervals." if estimates else ""
-    excluded = f", {aside} of them set aside for outside causes" if aside else ", none set aside"
+    causes: Counter[str] = Counter()
+    for cell in cells:
+        causes.update(cell.disturbed)
+    named = ", ".join(f"{cause} {number}" for cause, number in causes.most_common())
+    excluded = f", {f'{aside} of them' if aside else 'none'} set aside" + (f" (disturbed: {named})" if named else "")
     return f"Medians over {launches_text(cells)}, {blocks} blocks{excluded}.{brackets}"

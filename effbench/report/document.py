@@ -52,6 +52,7 @@ def cell_document(cell: CellSummary) -> dict[str, Any]:
         "launches": cell.launches,
         "blocks": cell.blocks,
         "set_aside": cell.set_aside,
+        "disturbed": dict(cell.disturbed),
         "skipped": cell.skipped,
     }
 

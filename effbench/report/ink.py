@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from effbench.errors import StorageError
+from effbench.report.grid import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,11 +35,18 @@ _MARGIN_IN = 0.12
 
 @contextmanager
 def plain_style() -> Iterator[None]:
-    """Matplotlib's own defaults for the duration, whatever the user's configuration says."""
+    """Matplotlib's own defaults for the duration, whatever the user's configuration says.
+
+    Labels are not read as formulas: ``$`` may stand in a name. A character that the font lacks shows as a box, as it
+    would anywhere, without a warning that sends the character itself to the terminal.
+    """
+    import matplotlib
     import matplotlib.style
 
-    with matplotlib.style.context("default"):
-        yield
+    with matplotlib.style.context("default"), matplotlib.rc_context({"text.parse_math": False}):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
+            yield
 
 
 def header(title: str, subtitle: str, *, legend: bool) -> tuple[str, str, float]:
@@ -153,7 +162,11 @@ def save(figure: Figure, directory: Path, stem: str) -> tuple[Path, Path]:
     Raises StorageError where the folder cannot be written.
     """
     import matplotlib
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        # Control characters are no text, and make an SVG unreadable.
+        text.set_text("\n".join(map(one_line, text.get_text().split("\n"))))
     png, svg = Path(directory) / f"{stem}.png", Path(directory) / f"{stem}.svg"
     with plain_style(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "effbench"}):
         try:

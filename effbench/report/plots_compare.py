@@ -76,7 +76,7 @@ def _compare_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
 
 def _names(cells: Sequence[CellSummary]) -> list[str]:
     """Model names, or cell names where one model has several cells."""
-    models = [cell.cell.case.model for cell in cells]
+    models = [captions.model_name(cell) for cell in cells]
     names = models if len(set(models)) == len(models) else [cell.cell.id for cell in cells]
     return [ink.shorten(name, _NAME_LENGTH) for name in names]
 

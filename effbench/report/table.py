@@ -64,11 +64,11 @@ def study_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
 
 def compare_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
     """One row a model: costs, speed, memory, and the paper's speed beside ours."""
-    models = Counter(cell.cell.case.model for cell in cells)
+    models = Counter(captions.model_name(cell) for cell in cells)
     once = max(models.values(), default=1) == 1
 
     def name(cell: CellSummary) -> Value:
-        return _text(cell.cell.case.model if once else cell.cell.id)
+        return _text(captions.model_name(cell) if once else cell.cell.id)
 
     def shape(cell: CellSummary) -> Value:
         return _text(captions.shape_text(cell.cell.case.input_shape))

@@ -1,0 +1,116 @@
+"""The Python API as a notebook uses it: names and modules, frames, figures, and modules of the user's own."""
+
+from __future__ import annotations
+
+import math
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from runs import study
+from torch import nn
+
+import effbench
+from effbench.errors import EffbenchError, InvalidValue, ModelError, StorageError, UnknownName
+
+FAST = {"launches": 1, "budget_s": 2.0}
+
+
+class Block(nn.Module):
+    """A user's own network, defined where the test runs, as in a notebook cell."""
+
+    def __init__(self, channels: int = 8) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.conv(x))
+
+
+def test_profile_takes_names_and_modules() -> None:
+    named = effbench.profile("shufflenet_v2")
+    assert named.cost.params == 2_278_604, "torchvision's num_params"
+    assert named.model == "shufflenet_v2" and tuple(named.input_shape) == (3, 224, 224)
+    module = effbench.profile(Block(), (3, 10, 12))
+    assert module.cost.madds == 10 * 12 * 3 * 8 * 9
+    assert module.cost.params == 3 * 8 * 9 + 8
+    assert effbench.profile(Block(), (3, 10, 12), batch=3).cost.madds == 3 * module.cost.madds
+    assert len(module.to_frame()) == len(module.ops) > 0
+
+
+def test_profile_errors_are_for_people() -> None:
+    with pytest.raises(UnknownName, match="Did you mean 'shufflenet_v2'"):
+        effbench.profile("shuflenet_v2")
+    with pytest.raises(ModelError):
+        effbench.profile(Block(), (4, 10, 12))
+
+
+def test_measuring_a_module_of_the_users_own(tmp_path: Path) -> None:
+    results = effbench.measure(Block(), (3, 32, 32), out=tmp_path / "run", **FAST)
+    (cell,) = results.cells
+    assert cell.cell.id == "model=Block"
+    assert cell.latency and 0 < cell.latency.point < 1
+    assert cell.cost and cell.cost.madds == 32 * 32 * 3 * 8 * 9
+    frame = results.to_frame()
+    assert list(frame["model"]) == ["Block"] and math.isclose(frame["latency_s"][0], cell.latency.point)
+    blocks = results.blocks_frame()
+    assert len(blocks) == cell.blocks and (blocks["wall_ns"] > 0).all()
+    assert not list(tmp_path.rglob("*.pkl")), "a pickle must not lie in a run's folder"
+    with pytest.raises(EffbenchError, match="Python session"):
+        cut = (tmp_path / "run" / "run.jsonl").read_text().splitlines(keepends=True)[:6]
+        (tmp_path / "cut").mkdir()
+        (tmp_path / "cut" / "run.jsonl").write_text("".join(cut))
+        from effbench import api
+
+        api.resume(tmp_path / "cut")
+
+
+def test_comparing_two_of_one_class(tmp_path: Path) -> None:
+    results = effbench.compare(Block(4), Block(64), input_shape=(3, 48, 48), out=tmp_path / "run", **FAST)
+    assert [cell.cell.id for cell in results.cells] == ["model=Block", "model=Block-2"]
+    assert results.cells[1].ratio and results.cells[1].ratio.point > 1.5, "16 times the work"
+    assert not results.verdicts
+    figure = results.plot()
+    assert len(figure.axes) >= 3
+    assert "Block-2" in str(results)
+
+
+def test_running_a_study_object_and_reading_it_back(tmp_path: Path) -> None:
+    experiment = study()
+    real = experiment.with_cases(
+        type(case)("probe_groups", (16, 8, 8), {"channels": 16, "groups": case.labels["groups"], "blocks": 1}, labels=case.labels)
+        for case in experiment.cases
+    )
+    results = effbench.run(real, device="fake", out=tmp_path / "run")
+    assert {verdict.claim for verdict in results.verdicts} == {"slower", "ordered"}
+    files = results.write()
+    assert all(path.is_file() and path.stat().st_size > 100 for path in files.values())
+    again = effbench.load(tmp_path / "run")
+    assert again.run == results.run and again.verdicts == results.verdicts
+    assert again.to_dict()["cells"][2]["ratio"] == results.to_dict()["cells"][2]["ratio"]
+    assert results.plot().axes
+
+
+def test_results_go_to_a_folder_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = {effbench.measure("mobilenet_v1_x0_25", (3, 32, 32), device="fake").directory for _ in range(2)}
+    assert len(folders) == 2
+    assert all(folder and folder.parent == Path("results/runs") for folder in folders)
+
+
+def test_misuse_is_named() -> None:
+    with pytest.raises(InvalidValue, match="two models"):
+        effbench.compare("resnet18")
+    with pytest.raises(InvalidValue, match="named twice"):
+        effbench.compare("resnet18", "resnet18")
+    with pytest.raises(StorageError):
+        effbench.load("no/such/run")
+
+    class Local(Block):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lock = threading.Lock()
+
+    with pytest.raises(EffbenchError, match="cannot be sent to a worker process.*path/file.py:factory"):
+        effbench.measure(Local(), (3, 8, 8))
