@@ -43,10 +43,10 @@ def plain_style() -> Iterator[None]:
     import matplotlib
     import matplotlib.style
 
-    with matplotlib.style.context("default"), matplotlib.rc_context({"text.parse_math": False}):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
-            yield
+    as_written = matplotlib.rc_context({"text.parse_math": False})
+    with matplotlib.style.context("default"), as_written, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
+        yield
 
 
 def header(title: str, subtitle: str, *, legend: bool) -> tuple[str, str, float]:
@@ -166,7 +166,8 @@ def save(figure: Figure, directory: Path, stem: str) -> tuple[Path, Path]:
 
     for text in figure.findobj(Text):
         # Control characters are no text, and make an SVG unreadable.
-        text.set_text("\n".join(map(one_line, text.get_text().split("\n"))))
+        if not text.get_text().replace("\n", "").isprintable():
+            text.set_text("\n".join(map(one_line, text.get_text().split("\n"))))
     png, svg = Path(directory) / f"{stem}.png", Path(directory) / f"{stem}.svg"
     with plain_style(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "effbench"}):
         try:

@@ -1,0 +1,83 @@
+"""effbench as its users run it: real processes, and the files they are given. Shared by the tests of the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+EFFBENCH = (sys.executable, "-m", "effbench")
+
+STUDY = """
+from effbench.core import Case, Claim, Experiment, Sampling
+
+def case(groups):
+    return Case("probe_groups", (8, 8, 8), {{"channels": 8, "groups": groups, "blocks": 1}}, labels={{"groups": groups}})
+
+EXPERIMENT = Experiment(
+    name={name!r}, title="Tiny", claim="More groups run slower.", factor="groups", levels=(1, 2), reference=1,
+    cases=(case(1), case(2)), claims=(Claim("slower", "2 is slower than 1.", ((2, 1),), headline=(2, 1)),),
+    sampling=Sampling({sampling}),
+)
+"""
+"""Two cells that are measured in no time."""
+
+QUICKLY = "launches=2, min_rounds=3, max_rounds=4, warmup_s=0.0, max_warmup_s=0.05, block_s=0.001"
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a process ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+
+
+def effbench(*words: object, cwd: Path, timeout: float = 120, **options: Any) -> Done:
+    """Run one command to its end."""
+    command = [*EFFBENCH, *map(str, words)]
+    done = subprocess.run(
+        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=timeout, **options
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def refusal(done: Done, code: int = 2) -> str:
+    """The one line with which a command refused. Fails unless that is all it said."""
+    assert done.code == code, (done.code, done.err)
+    assert done.out == ""
+    assert done.err.startswith("effbench: ") and done.err.endswith("\n"), done.err
+    line = done.err[:-1]
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", line), line
+    assert "Traceback" not in line and len(line) < 1000, line
+    return line.removeprefix("effbench: ")
+
+
+def study_file(folder: Path, sampling: str = QUICKLY, name: str = "tiny") -> Path:
+    path = folder / "tiny.py"
+    path.write_text(STUDY.format(name=name, sampling=sampling))
+    return path
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's file, parsed without effbench."""
+    whole = (run / "run.jsonl").read_bytes()
+    return [json.loads(line) for line in whole[: whole.rfind(b"\n") + 1].splitlines()]
+
+
+def kinds(run: Path) -> list[str]:
+    return [record["kind"] for record in records(run)]
