@@ -239,6 +239,27 @@ def test_fused_bytes_agree_with_inductor(name: str, tolerance: float) -> None:
     assert ours == pytest.approx(inductor_bytes(model, (3, 224, 224)), rel=tolerance, abs=0)
 
 
+class Excitation(nn.Module):
+    """Squeeze and excitation: a reduction whose operand is needed again after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)
+        self.down, self.up, self.last = nn.Conv2d(32, 8, 1), nn.Conv2d(8, 32, 1), nn.Conv2d(32, 32, 1)
+
+    def forward(self, x: Any) -> Any:
+        x = functional.silu(self.norm(self.conv(x)))
+        gate = self.up(functional.relu(self.down(x.mean((2, 3), keepdim=True))))
+        return self.last(x * torch.sigmoid(gate))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_squeeze_and_excitation_agrees_with_inductor() -> None:
+    model = Excitation()
+    ours = profile(model, (3, 32, 32)).cost.memory_access_levels["pointwise"].bytes
+    assert ours == inductor_bytes(model, (3, 32, 32))
+
+
 @pytest.mark.parametrize("name", ["resnet50", "shufflenet_v2"])
 def test_levels_are_ordered(name: str) -> None:
     levels = profile(zoo.build(name), (3, 224, 224)).cost.memory_access_levels

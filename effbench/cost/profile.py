@@ -153,6 +153,9 @@ def profile(
     "auto" falls back to real tensors where the forward pass looks at values, and `cost.traced_on` says so.
     The model, its weights and torch's own state are left as they were, also when this raises.
 
+    Memory access is ``weights + batch * activations`` of batch 1 wherever torch runs the same operators at both batch
+    sizes; nn.MultiheadAttention, for one, copies at batch 2 what it can view at batch 1.
+
     Raises ModelError when the network refuses the input or fails, InvalidValue for an unknown dtype or a bad shape.
     """
     model = getattr(model, "_orig_mod", model)  # the network inside a torch.compile wrapper
