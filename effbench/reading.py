@@ -1,0 +1,246 @@
+"""From the records of a run file back to a `Run`. A file may hold anything, so every field is checked for its declared type.
+
+Schema history
+    1   2026-11: first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from effbench.core import (
+    CLOCKS,
+    LEVELS,
+    Block,
+    Case,
+    Cell,
+    Claim,
+    Cost,
+    Environment,
+    Experiment,
+    Label,
+    Launch,
+    Result,
+    Run,
+    Sampling,
+    Timing,
+    Traffic,
+    Warmup,
+)
+from effbench.errors import CorruptRun, InvalidValue
+
+SCHEMA = 1
+_Noun = TypeVar("_Noun")
+
+
+def build(path: Path, records: Sequence[tuple[int, dict[str, Any]]]) -> Run:
+    """The run that these records, each with its line number, describe. Raises CorruptRun naming the line that does not fit."""
+    return _Builder(path).build(records)
+
+
+def brief(error: BaseException) -> str:
+    """The first words of an error, for a message of one line."""
+    return (str(error) or type(error).__name__).splitlines()[0][:120]
+
+
+class _Builder:
+    """Turns records into a `Run`, naming the line of whatever does not fit."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def build(self, records: Sequence[tuple[int, dict[str, Any]]]) -> Run:
+        if not records:
+            raise CorruptRun(f"{self.path} is empty: the run was stopped before anything was measured; begin it again")
+        if records[0][1]["kind"] != "header":
+            raise CorruptRun(f"{self.path}: no header in the first line, so this is not an effbench run")
+        schema = records[0][1].get("schema")
+        if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+            raise CorruptRun(f"{self.path}: the header has no schema number, so this is not an effbench run")
+        if schema > SCHEMA:
+            raise CorruptRun(
+                f"{self.path} was written with schema {str(schema)[:9]}, and this effbench reads up to {SCHEMA}; upgrade effbench"
+            )
+        run: Run | None = None
+        results: dict[str, Result] = {}
+        launches: dict[int, Launch] = {}
+        blocks: dict[str, list[Block]] = {}
+        complete = False
+        for number, record in records:
+            try:
+                kind = record["kind"]
+                if kind == "header":
+                    run = self._header(record)
+                elif kind == "cell":
+                    result = _result(record)
+                    if run is None or result.cell.case not in run.experiment.cases:
+                        raise ValueError("a cell that is no case of the study")
+                    results[result.cell.id] = result
+                elif kind == "calls":
+                    results[record["cell"]] = replace(results[record["cell"]], calls=_integer(record["calls"]))
+                elif kind == "skip":
+                    results[record["cell"]] = replace(results[record["cell"]], skipped=str(record["reason"]))
+                elif kind == "launch":
+                    launch = Launch(_integer(record["launch"]), _integer(record["slot"]))
+                    launches[launch.number] = launch
+                elif kind in ("warmup", "null", "probe", "end"):
+                    number_ = _integer(record["launch"])
+                    launches[number_] = _extend(launches[number_], kind, record)
+                elif kind == "block":
+                    block = _block(record)
+                    if block.cell not in results or block.launch not in launches:
+                        raise ValueError("a block of an unknown cell or launch")
+                    blocks.setdefault(block.cell, []).append(block)
+                elif kind == "complete":
+                    complete = True
+                elif kind not in ("verdicts", "facts"):
+                    raise ValueError(f"unknown kind of record '{kind}'")
+            except (
+                LookupError,
+                TypeError,
+                ValueError,
+                AttributeError,
+                ArithmeticError,
+                RecursionError,
+                InvalidValue,
+            ) as error:
+                what = f"missing {brief(error)}" if isinstance(error, KeyError) else brief(error)
+                raise CorruptRun(f"{self.path}, line {number}: {what}; restore the file") from error
+        assert run is not None
+        return replace(
+            run,
+            results=tuple(replace(result, blocks=tuple(blocks.get(name, ()))) for name, result in results.items()),
+            launches=tuple(launches.values()),
+            complete=complete,
+        )
+
+    def _header(self, record: Mapping[str, Any]) -> Run:
+        return Run(
+            experiment=_experiment(record["experiment"]),
+            environment=_make(Environment, record["environment"]),
+            sampling=_make(Sampling, record["sampling"]),
+            results=(),
+            clock=_clock(record["clock"]),
+            seed=_integer(record["seed"]),
+            created=str(record["created"]),
+            command=str(record["command"]),
+            path=str(self.path),
+        )
+
+
+def _clock(name: Any) -> str:
+    if name not in CLOCKS:
+        raise ValueError(f"{str(name)[:40]!r} is none of the clocks {', '.join(CLOCKS)}")
+    return str(name)
+
+
+def _integer(value: Any) -> int:
+    if not _fits(value, int):
+        raise ValueError(f"{str(value)[:40]!r} is not a whole number")
+    return int(value)
+
+
+@cache
+def _kinds(noun: Any) -> dict[str, Any]:
+    return get_type_hints(noun)
+
+
+def _make(noun: Callable[..., _Noun], values: Mapping[str, Any]) -> _Noun:
+    """The dataclass with these fields, each of its declared type: a file may hold anything."""
+    kinds = _kinds(noun)
+    for name, value in values.items():
+        if name not in kinds:
+            raise ValueError(f"there is no field '{name[:40]}'")
+        if not _fits(value, kinds[name]):
+            raise ValueError(f"{name} cannot be {str(value)[:40]!r}")
+    return noun(**values)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value read from JSON has the declared type; a whole number passes for a float, a truth value for neither."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_fits(value, option) for option in inner)
+    if origin is Literal:
+        return value in inner
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
+    if origin is not None:
+        return isinstance(value, dict) and all(
+            _fits(key, inner[0]) and _fits(item, inner[1]) for key, item in value.items()
+        )
+    if kind is float:
+        return _fits(value, int) or (isinstance(value, float) and math.isfinite(value))
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    return isinstance(value, kind)
+
+
+def _case(values: Mapping[str, Any]) -> Case:
+    return _make(Case, {**values, "input_shape": tuple(values["input_shape"])})
+
+
+def _claim(values: Mapping[str, Any]) -> Claim:
+    pairs = tuple((slower, faster) for slower, faster in values["pairs"])
+    slower, faster = values["headline"]
+    if not all(_fits(level, Label) for pair in (*pairs, (slower, faster)) for level in pair):
+        raise ValueError("a claim compares levels of its factor")
+    return Claim(str(values["name"]), str(values["text"]), pairs, (slower, faster))
+
+
+def _experiment(values: Mapping[str, Any]) -> Experiment:
+    return _make(
+        Experiment,
+        {
+            **values,
+            "levels": tuple(values["levels"]),
+            "cases": tuple(_case(case) for case in values["cases"]),
+            "claims": tuple(_claim(claim) for claim in values["claims"]),
+            "sampling": _make(Sampling, values["sampling"]),
+            "notes": tuple(values["notes"]),
+        },
+    )
+
+
+def _result(record: Mapping[str, Any]) -> Result:
+    cell = _make(Cell, {**record["cell"], "case": _case(record["cell"]["case"])})
+    if cell.batch < 1:
+        raise ValueError("a batch needs at least one image")
+    cost = record["cost"]
+    if cost is not None:
+        levels = {name: _make(Traffic, traffic) for name, traffic in cost["memory_access_levels"].items()}
+        if set(levels) != set(LEVELS):
+            raise ValueError(f"memory access needs the levels {', '.join(LEVELS)}")
+        cost = _make(Cost, {**cost, "memory_access_levels": levels})
+    return _make(Result, {"cell": cell, "cost": cost, "skipped": record["skipped"]})
+
+
+def _block(record: Mapping[str, Any]) -> Block:
+    values = {"wall_ns": 0, **record["timing"]}
+    timing = _make(Timing, {**values, "flags": tuple(values.get("flags", ()))})
+    if timing.calls < 1 or min(timing.wall_ns, timing.cpu_ns or 0, timing.device_ns or 0) < 0:
+        raise ValueError("a block needs at least one call and no negative time")
+    launch, number, position = (_integer(record[name]) for name in ("launch", "round", "position"))
+    return Block(launch, number, position, record["cell"], timing)
+
+
+def _extend(launch: Launch, kind: str, record: Mapping[str, Any]) -> Launch:
+    if kind == "warmup":
+        warm = _make(Warmup, {key: value for key, value in record.items() if key not in ("kind", "launch")})
+        return replace(launch, warmups={**launch.warmups, warm.cell: warm})
+    if kind == "null":
+        return replace(launch, null_call_ns=float(record["ns_per_call"]))
+    if kind == "probe":
+        return replace(launch, probes={**launch.probes, record["cell"]: dict(record["values"])})
+    values = {"number": launch.number, "slot": launch.slot, "stopped": record["stopped"], "seconds": record["seconds"]}
+    return replace(
+        _make(Launch, values), warmups=launch.warmups, probes=launch.probes, null_call_ns=launch.null_call_ns
+    )
