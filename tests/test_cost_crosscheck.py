@@ -84,7 +84,7 @@ def test_a_difference_without_cause_is_said_to_be_unexplained(monkeypatch: pytes
     monkeypatch.setattr(sys.modules[crosscheck.__module__], "_FVCORE_BLIND", frozenset())
     check = rows(nn.LSTM(6, 5), (7, 6))["fvcore"]
     assert check.unexplained == -1540
-    assert "unexplained (−1,540)" in check.reason  # noqa: RUF001
+    assert "unexplained (−1,540)" in check.reason
 
 
 def test_a_missing_or_failing_counter_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,4 +189,4 @@ def _check(counter: str, madds: int, ours: Profile, parts: Mapping[str, int], ac
 
 
 def _signed(amount: int) -> str:
-    return f"{'+' if amount > 0 else '−'}{abs(amount):,}"  # noqa: RUF001
+    return f"{'+' if amount > 0 else '−'}{abs(amount):,}"
