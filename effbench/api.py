@@ -41,8 +41,8 @@ def profile(
 ) -> Profile:
     """Analytic cost of one forward pass: counts, no clock. Nothing about the model is changed.
 
-    `model` is a name (``"shufflenet_v2"``, ``"path/file.py:factory"``) or a module; `input_shape` excludes the batch and defaults to what a
-    named network was published with. Raises UnknownName, ModelError, InvalidValue.
+    `model` is a name (``"shufflenet_v2"``, ``"path/file.py:factory"``) or a module; `input_shape` excludes the batch
+    and defaults to what a named network was published with. Raises UnknownName, ModelError, InvalidValue.
     """
     if isinstance(model, str):
         _require_models([model])
@@ -61,8 +61,8 @@ def measure(
 ) -> Results:
     """Measure a model, or several side by side, in fresh worker processes.
 
-    `model` as for `profile`; a module is sent to the workers by cloudpickle. Options are those of `run`, less `scale` and `select`. With several
-    models every ratio is to the first. Raises EffbenchError and its kin.
+    `model` as for `profile`; a module is sent to the workers by cloudpickle. Options are those of `run`, less `scale`
+    and `select`. With several models every ratio is to the first. Raises EffbenchError and its kin.
     """
     models = [model] if isinstance(model, str) or not isinstance(model, Sequence) else list(model)
     with tempfile.TemporaryDirectory(prefix="effbench-") as scratch:
@@ -80,9 +80,10 @@ def compare(*models: str | nn.Module, input_shape: Shape | None = None, **option
 def run(study: str | Experiment, *, scale: str | Sequence[str] | None = None, **options: Any) -> Results:
     """Carry out a study: by name (``"g2_groups"``), by path, or an `Experiment` of your own.
 
-    Keyword options: `device`, `runtime`, `threads`, `batch`, `dtype`, `allocator`, `select` (label → values), `quick`,
-    `launches`, `budget_s`, `precision`, `seed`, `out` (the run's folder), `device_options`, `watch`. Everything measured is on disk
-    before this returns. Raises UnknownName, InvalidValue, DeviceUnavailable, StorageError, runner.Interrupted.
+    Keyword options: `device`, `runtime`, `threads`, `batch`, `dtype`, `allocator`, `select` (label → values),
+    `quick`, `launches`, `budget_s`, `precision`, `seed`, `out` (the run's folder), `device_options`, `watch`.
+    Everything measured is on disk before this returns. Raises UnknownName, InvalidValue, DeviceUnavailable,
+    StorageError, runner.Interrupted.
     """
     experiment = catalog.load(study) if isinstance(study, str) else study
     if scale:
@@ -161,7 +162,9 @@ class Results:
         return [rows(self.run, self.cells), *([table.verdict_rows(self.verdicts)] if self.verdicts else [])]
 
     def write(self, directory: str | Path | None = None) -> dict[str, Path]:
-        """Write tables and figures beside the run, or into `directory`. Returns the files by what they are. Raises StorageError."""
+        """Write tables and figures beside the run, or into `directory`. Returns the files by what they are. Raises
+        StorageError.
+        """
         from effbench import report
 
         target = self.directory if directory is None else Path(directory)
@@ -294,7 +297,7 @@ def _require_models(models: Iterable[str]) -> None:
     """Fail before anything runs on a word that names nothing. A network that exists but does not work is a result."""
     for model in models:
         name, _ = external.split_arguments(model)
-        place, _, attribute = name.rpartition(":")
+        place, _, _ = name.rpartition(":")
         if not place:
             zoo.entry(name)
         elif place.endswith(".py") and not Path(place).is_file():
@@ -318,10 +321,16 @@ def _side_by_side(
         if isinstance(model, str):
             spec, name, shape = model, model, input_shape or _default_shape(model)
         else:
-            spec, name, shape = _pickled(model, scratch / f"{number}.pkl"), type(model).__name__, input_shape or (3, 224, 224)
+            spec, name, shape = (
+                _pickled(model, scratch / f"{number}.pkl"),
+                type(model).__name__,
+                input_shape or (3, 224, 224),
+            )
         if name in seen:
             if isinstance(model, str):
-                raise InvalidValue(f"'{name}' is named twice; a model is compared with itself by `effbench diff` of two runs")
+                raise InvalidValue(
+                    f"'{name}' is named twice; a model is compared with itself by `effbench diff` of two runs"
+                )
             name = f"{name}-{number + 1}"
         seen.add(name)
         cases.append(Case(spec, tuple(shape), dtype=dtype, labels={"model": name}))
@@ -338,7 +347,9 @@ def _side_by_side(
 
 
 def _pickled(module: nn.Module, path: Path) -> str:
-    """A module on disk for the worker processes, in a folder that only this user can read and that is gone afterwards."""
+    """A module on disk for the worker processes, in a folder that only this user can read and that is gone
+    afterwards.
+    """
     import cloudpickle
 
     try:
@@ -346,6 +357,7 @@ def _pickled(module: nn.Module, path: Path) -> str:
     except Exception as error:  # cloudpickle raises whatever the module's own state raises
         first = str(error).partition("\n")[0]
         raise EffbenchError(
-            f"{type(module).__name__} cannot be sent to a worker process ({first}); put it into a file and name it 'path/file.py:factory'"
+            f"{type(module).__name__} cannot be sent to a worker process ({first}); "
+            "put it into a file and name it 'path/file.py:factory'"
         ) from error
     return f"pickle:{path}"

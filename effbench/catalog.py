@@ -1,7 +1,7 @@
 """Find a study by name or path, and load it. Studies are files loaded by path, not modules.
 
-A clone's ``experiments/`` is looked in first (a sibling pyproject.toml guards against a stray folder of that name), then the copy
-inside the installed package.
+A clone's ``experiments/`` is looked in first (a sibling pyproject.toml guards against a stray folder of that name),
+then the copy inside the installed package.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def titles() -> dict[str, str]:
 def load(study: str) -> Experiment:
     """The experiment of this name, or in this ``.py`` file.
 
-    Raises UnknownName; EffbenchError for a file that is missing, has a syntax error, fails to load, or defines no `EXPERIMENT`.
+    Raises UnknownName; EffbenchError for a file that is missing, has a syntax error, fails to load, or defines no
+    `EXPERIMENT`.
     """
     if study.endswith(".py"):
         path = Path(study)
@@ -88,7 +89,9 @@ def _check(study: Experiment) -> None:
     if repeated is not None:
         raise EffbenchError(f"two cases have the id '{repeated}'; give them different labels")
     if study.reference not in study.label_values()[study.factor]:
-        raise EffbenchError(f"no case has {study.factor}={study.reference}, the study's reference; ratios are taken to it")
+        raise EffbenchError(
+            f"no case has {study.factor}={study.reference}, the study's reference; ratios are taken to it"
+        )
     for case in study.cases:
         if not isinstance(case.model, str):
             raise EffbenchError(f"case '{case.id}': model must be a name, not a {type(case.model).__name__}")

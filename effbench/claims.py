@@ -91,7 +91,9 @@ def _pair(
     skipped = [f"{cell.cell.id} skipped ({cell.skipped})" for cell in cells if cell.skipped]
     flagged = list(dict.fromkeys(flag for cell in cells for flag in cell.flags))
     if skipped or ratio is None:
-        return PairEvidence(slower, faster, ratio, "unsure", "; ".join(skipped) or "no round measured both", paper_ratio)
+        return PairEvidence(
+            slower, faster, ratio, "unsure", "; ".join(skipped) or "no round measured both", paper_ratio
+        )
     if flagged:
         return PairEvidence(slower, faster, ratio, "unsure", ", ".join(flagged), paper_ratio)
     if ratio.n < MIN_LAUNCHES or ratio.low is None or ratio.high is None:

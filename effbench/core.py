@@ -129,7 +129,9 @@ class Experiment:
     def __post_init__(self) -> None:
         for case in self.cases:
             if self.factor not in case.labels:
-                raise InvalidValue(f"case '{case.id}' of {self.name} has no label '{self.factor}', which the study varies")
+                raise InvalidValue(
+                    f"case '{case.id}' of {self.name} has no label '{self.factor}', which the study varies"
+                )
 
     def label_values(self) -> dict[str, tuple[Label, ...]]:
         """Every label of the study with the values it takes, in order of appearance."""
@@ -298,8 +300,8 @@ class Warmup:
 class Launch:
     """One fresh process. `slot` is its place in the plan; a resumed slot has several launches.
 
-    `stopped` says why it ended: "precision", "budget", "rounds" or "interrupted". `probes` holds what was read once per cell: device against
-    host time, graph replay, peak memory.
+    `stopped` says why it ended: "precision", "budget", "rounds" or "interrupted". `probes` holds what was read once
+    per cell: device against host time, graph replay, peak memory.
     """
 
     number: int

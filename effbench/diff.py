@@ -1,7 +1,8 @@
 """Two stored runs, cell by cell: what got faster or slower. Pure, no torch.
 
-Runs made at different times on a shared machine differ by themselves (measured: 21 % in the median), so this is for reading;
-its verdicts need the launches of both runs to agree, and a comparison that must not cry wolf alternates both sides in one job.
+Runs made at different times on a shared machine differ by themselves (measured: 21 % in the median), so this is for
+reading; its verdicts need the launches of both runs to agree, and a comparison that must not cry wolf alternates both
+sides in one job.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ TOLERANCE = 0.03
 def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
     """One comparison per cell of either run: candidate time over baseline time on the runs' clock.
 
-    "slower" or "faster" when the whole 95 % interval (Welch, over launch medians of log time) lies beyond 1 %; "same" when it lies
-    within ± 3 %; "missing" when only one run has the cell; "unsure" otherwise. Conditions are not checked here.
+    "slower" or "faster" when the whole 95 % interval (Welch, over launch medians of log time) lies beyond 1 %; "same"
+    when it lies within ± 3 %; "missing" when only one run has the cell; "unsure" otherwise. Conditions are not
+    checked here.
     """
     sides = [{result.cell.id: result for result in run.results} for run in (baseline, candidate)]
     flags = [{cell.cell.id: cell for cell in summarise(run)} for run in (baseline, candidate)]
@@ -30,7 +32,10 @@ def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
         if absent:
             comparisons.append(Comparison(cell, "missing", None, f"not in the {absent[0]}"))
             continue
-        if sides[0][cell].cell.case != sides[1][cell].cell.case or sides[0][cell].cell.batch != sides[1][cell].cell.batch:
+        if (
+            sides[0][cell].cell.case != sides[1][cell].cell.case
+            or sides[0][cell].cell.batch != sides[1][cell].cell.batch
+        ):
             comparisons.append(Comparison(cell, "missing", None, "the same name, but another network, input or batch"))
             continue
         medians = [_launch_medians(run, cell) for run in (baseline, candidate)]

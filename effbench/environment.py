@@ -87,8 +87,8 @@ def collect(
     """The environment of a run on the device that gave `device_facts` (`Device.facts()`).
 
     `allocator` is the policy's name ("retain", "system"). `runtime_facts` are `Runtime.facts()` in the
-    process that measured, where thread counts and precision were set. `root` and `variables` stand in for this machine's
-    files and environment variables.
+    process that measured, where thread counts and precision were set. `root` and `variables` stand
+    in for this machine's files and environment variables.
     """
     device = _flat(device_facts)
     facts: dict[str, Any] = {

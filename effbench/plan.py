@@ -109,8 +109,8 @@ def make(
 
 
 def clock_of(kind: str, threads: int) -> str:
-    """Which clock ratios use. One CPU thread: its CPU time, which a busy neighbour does not lengthen. Several: wall time, since CPU time
-    misses waiting. CUDA: the time between device events.
+    """Which clock ratios use. One CPU thread: its CPU time, which a busy neighbour does not lengthen. Several: wall
+    time, since CPU time misses waiting. CUDA: the time between device events.
     """
     if kind == "cuda":
         return "device"

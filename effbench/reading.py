@@ -1,4 +1,5 @@
-"""From the records of a run file back to a `Run`. A file may hold anything, so every field is checked for its declared type.
+"""From the records of a run file back to a `Run`. A file may hold anything, so every field is checked for its
+declared type.
 
 Schema history
     1   2026-11: first.
@@ -40,7 +41,9 @@ _Noun = TypeVar("_Noun")
 
 
 def build(path: Path, records: Sequence[tuple[int, dict[str, Any]]]) -> Run:
-    """The run that these records, each with its line number, describe. Raises CorruptRun naming the line that does not fit."""
+    """The run that these records, each with its line number, describe. Raises CorruptRun naming the line that does
+    not fit.
+    """
     return _Builder(path).build(records)
 
 
@@ -65,7 +68,8 @@ class _Builder:
             raise CorruptRun(f"{self.path}: the header has no schema number, so this is not an effbench run")
         if schema > SCHEMA:
             raise CorruptRun(
-                f"{self.path} was written with schema {str(schema)[:9]}, and this effbench reads up to {SCHEMA}; upgrade effbench"
+                f"{self.path} was written with schema {str(schema)[:9]}, and this effbench reads up to {SCHEMA}; "
+                "upgrade effbench"
             )
         run: Run | None = None
         results: dict[str, Result] = {}
@@ -163,7 +167,9 @@ def _make(noun: Callable[..., _Noun], values: Mapping[str, Any]) -> _Noun:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value read from JSON has the declared type; a whole number passes for a float, a truth value for neither."""
+    """Whether a value read from JSON has the declared type; a whole number passes for a float, a truth value for
+    neither.
+    """
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from effbench.core import Estimate
 
@@ -101,9 +101,9 @@ def ratio_over_launches(log_ratios: Sequence[Sequence[float]], confidence: float
     """A ratio from the log ratios of each launch's rounds, with an interval that respects the launch as the replicate.
 
     Point: exp of the median over launches of each launch's median. Interval: the wider, on each side, of Student's t
-    over launch medians and the sign-test interval over all rounds. Blocks of one process share its luck, so the pooled sign test alone
-    is too narrow (measured A/A alarm 12.7 % at a nominal 1 %); with few launches the t interval alone rests on a
-    handful of values. Needs three launches for an interval. None if no launch has a round.
+    over launch medians and the sign-test interval over all rounds. Blocks of one process share its luck, so the
+    pooled sign test alone is too narrow (measured A/A alarm 12.7 % at a nominal 1 %); with few launches the t
+    interval alone rests on a handful of values. Needs three launches for an interval. None if no launch has a round.
     """
     launches = [list(rounds) for rounds in log_ratios if rounds]
     if not launches:
@@ -120,7 +120,9 @@ def ratio_over_launches(log_ratios: Sequence[Sequence[float]], confidence: float
 
 
 def time_over_launches(times: Sequence[Sequence[float]], confidence: float = 0.95) -> Estimate | None:
-    """A time from each launch's block times, as `ratio_over_launches` computes it (on logarithms, so it stays positive)."""
+    """A time from each launch's block times, as `ratio_over_launches` computes it (on logarithms, so it stays
+    positive).
+    """
     return ratio_over_launches([[math.log(value) for value in launch] for launch in times], confidence)
 
 
@@ -132,8 +134,7 @@ def lag1(values: Sequence[float]) -> float:
     spread = math.fsum((value - mean) ** 2 for value in values)
     if spread == 0:
         return 0.0
-    products = zip(values, values[1:], strict=False)
-    return math.fsum((left - mean) * (right - mean) for left, right in products) / spread
+    return math.fsum((left - mean) * (right - mean) for left, right in pairwise(values)) / spread
 
 
 def batch_medians(values: Sequence[float]) -> list[float]:

@@ -1,8 +1,8 @@
 """A run on disk: an append-only file of JSON lines, readable whatever happened to the process that wrote it.
 
-``run.jsonl`` holds one record a line: a header, then cells, launches, blocks, and verdicts last. Each record reaches the kernel
-before the next block starts, so killing the process loses at most the block in flight. Loading parses JSON and builds dataclasses; it never
-executes anything. Only raw blocks are stored: every figure is recomputed from them.
+``run.jsonl`` holds one record a line: a header, then cells, launches, blocks, and verdicts last. Each record reaches
+the kernel before the next block starts, so killing the process loses at most the block in flight. Loading parses JSON
+and builds dataclasses; it never executes anything. Only raw blocks are stored: every figure is recomputed from them.
 """
 
 from __future__ import annotations

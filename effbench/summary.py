@@ -21,13 +21,13 @@ FAULTS_PER_CALL = 0.01
 class CellSummary:
     """One cell of a run, estimated.
 
-    `latency` is wall seconds per call of the whole batch: the median over launches of each launch's median block; `busy` the same on
-    the run's own clock (thread CPU time, or device events). `ratio` is the cell's time over its reference cell's, paired within rounds, on the
-    run's clock; exactly 1 without interval for the reference itself. `paper_speed` is the paper's figure in `paper_unit` for the matching
-    platform, `paper_ratio` the paper's reference speed over it, so that it reads like `ratio`. `flags` are reasons why the cell cannot confirm a
-    claim: "host-bound", "contaminated", "not steady". `notes` are worth a line but forbid nothing: "page faults". `disturbed` counts blocks
-    by outside cause.
-    Anything that could not be estimated is None.
+    `latency` is wall seconds per call of the whole batch: the median over launches of each launch's median block;
+    `busy` the same on the run's own clock (thread CPU time, or device events). `ratio` is the cell's time over its
+    reference cell's, paired within rounds, on the run's clock; exactly 1 without interval for the reference itself.
+    `paper_speed` is the paper's figure in `paper_unit` for the matching platform, `paper_ratio` the paper's reference
+    speed over it, so that it reads like `ratio`. `flags` are reasons why the cell cannot confirm a claim:
+    "host-bound", "contaminated", "not steady". `notes` are worth a line but forbid nothing: "page faults".
+    `disturbed` counts blocks by outside cause. Anything that could not be estimated is None.
     """
 
     cell: Cell
@@ -64,8 +64,8 @@ def summarise(run: Run) -> tuple[CellSummary, ...]:
 def quiet_rounds(result: Result) -> dict[tuple[int, int], Block]:
     """The cell's blocks that no outside cause disturbed. Blocks are set aside by cause, never by value.
 
-    Where the cause was there most of the time there is nothing better to fall back on: a contaminated cell keeps all its
-    blocks, so that it still shows a number, with the flag that keeps it from confirming anything.
+    Where the cause was there most of the time there is nothing better to fall back on: a contaminated cell keeps all
+    its blocks, so that it still shows a number, with the flag that keeps it from confirming anything.
     """
     keep_all = contaminated(result)
     return {(block.launch, block.round): block for block in result.blocks if keep_all or not block.timing.flags}
@@ -77,7 +77,9 @@ def contaminated(result: Result) -> bool:
 
 
 def paired_ratio(slower: Rounds, faster: Rounds, clock: str, confidence: float = 0.95) -> Estimate | None:
-    """Time of one cell over another's, paired within rounds in which neither was disturbed. None without such a round."""
+    """Time of one cell over another's, paired within rounds in which neither was disturbed. None without such a
+    round.
+    """
     by_launch: dict[int, list[float]] = {}
     for key in sorted(slower.keys() & faster.keys()):
         above, below = slower[key].per_call_s(clock), faster[key].per_call_s(clock)

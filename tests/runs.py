@@ -45,7 +45,12 @@ def study(levels: tuple[int, ...] = (1, 2, 4), scales: tuple[str, ...] = ("x1",)
         reference=levels[0],
         cases=cases,
         claims=(
-            Claim("slower", "every level is slower", tuple((level, levels[0]) for level in others), (levels[-1], levels[0])),
+            Claim(
+                "slower",
+                "every level is slower",
+                tuple((level, levels[0]) for level in others),
+                (levels[-1], levels[0]),
+            ),
             Claim("ordered", "time grows", tuple(zip(others, levels, strict=False)), (levels[-1], levels[0])),
         ),
     )
@@ -79,9 +84,7 @@ def run_of(
         experiment=experiment,
         environment=Environment("cpu", "eager", {"device": "cpu", "cpu.model": "Test CPU", **(facts or {})}),
         sampling=Sampling(launches=launches),
-        results=tuple(
-            Result(Cell(cases[cell]), COST, calls=4, blocks=tuple(blocks[cell])) for cell in times_s
-        ),
+        results=tuple(Result(Cell(cases[cell]), COST, calls=4, blocks=tuple(blocks[cell])) for cell in times_s),
         launches=tuple(Launch(n, n, "precision", 1.0, warmups=steady, null_call_ns=60.0) for n in range(launches)),
         clock="cpu",
         complete=True,

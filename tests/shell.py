@@ -1,4 +1,4 @@
-"""effbench as its users run it: real processes, and the files they are given. Shared by the tests of the command line."""
+"""effbench as its users run it, in real processes, and the files they give it. Shared by the tests of the command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ STUDY = """
 from effbench.core import Case, Claim, Experiment, Sampling
 
 def case(groups):
-    return Case("probe_groups", (8, 8, 8), {{"channels": 8, "groups": groups, "blocks": 1}}, labels={{"groups": groups}})
+    arguments = {{"channels": 8, "groups": groups, "blocks": 1}}
+    return Case("probe_groups", (8, 8, 8), arguments, labels={{"groups": groups}})
 
 EXPERIMENT = Experiment(
     name={name!r}, title="Tiny", claim="More groups run slower.", factor="groups", levels=(1, 2), reference=1,

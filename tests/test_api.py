@@ -79,7 +79,12 @@ def test_comparing_two_of_one_class(tmp_path: Path) -> None:
 def test_running_a_study_object_and_reading_it_back(tmp_path: Path) -> None:
     experiment = study()
     real = experiment.with_cases(
-        type(case)("probe_groups", (16, 8, 8), {"channels": 16, "groups": case.labels["groups"], "blocks": 1}, labels=case.labels)
+        type(case)(
+            "probe_groups",
+            (16, 8, 8),
+            {"channels": 16, "groups": case.labels["groups"], "blocks": 1},
+            labels=case.labels,
+        )
         for case in experiment.cases
     )
     results = effbench.run(real, device="fake", out=tmp_path / "run")
@@ -112,5 +117,5 @@ def test_misuse_is_named() -> None:
             super().__init__()
             self.lock = threading.Lock()
 
-    with pytest.raises(EffbenchError, match="cannot be sent to a worker process.*path/file.py:factory"):
+    with pytest.raises(EffbenchError, match=r"cannot be sent to a worker process.*path/file.py:factory"):
         effbench.measure(Local(), (3, 8, 8))

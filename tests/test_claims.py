@@ -24,7 +24,9 @@ def test_a_clear_ordering_holds() -> None:
     headline = verdicts["slower"].headline
     assert (headline.slower, headline.faster) == (4, 1)
     assert headline.ratio and headline.ratio.point == pytest.approx(2.0, rel=2e-3)
-    assert [item.ratio.point for item in verdicts["ordered"].evidence if item.ratio] == pytest.approx([1.3, 20 / 13], rel=2e-3)
+    assert [item.ratio.point for item in verdicts["ordered"].evidence if item.ratio] == pytest.approx(
+        [1.3, 20 / 13], rel=2e-3
+    )
 
 
 def test_a_reversed_pair_fails_and_is_named() -> None:
@@ -78,7 +80,9 @@ def test_one_verdict_per_scale() -> None:
 
 
 def test_false_confirmations_are_rare() -> None:
-    """Equal cells on noisy launches: a claim may be called true in at most 5 % of studies (here at 200 seeds, none to few)."""
+    """Equal cells on noisy launches: a claim may be called true in at most 5 % of studies (here at 200 seeds, none to
+    few).
+    """
     wrong = 0
     claim = Claim("slower", "", ((2, 1), (4, 1)), (4, 1))
     for seed in range(200):

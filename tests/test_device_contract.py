@@ -150,7 +150,8 @@ def test_a_busy_core_is_noticed() -> None:
     if sys.platform != "linux" or not hasattr(os, "sched_setaffinity"):
         pytest.skip("needs affinity")
     code = (
-        "import os, time; from effbench.devices.cpu import Cpu; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        "import os, time; from effbench.devices.cpu import Cpu;"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
         "spin = os.fork();\n"
         "while spin == 0: pass\n"
         "time.sleep(0.05); device = Cpu(1); work = lambda: sum(range(20000))\n"
@@ -171,7 +172,7 @@ def test_names_that_are_no_devices() -> None:
 
 @pytest.mark.skipif(NO_CUDA is None, reason="CUDA is here")
 def test_cuda_where_there_is_none_says_why() -> None:
-    with pytest.raises(DeviceUnavailable, match="'cuda' cannot be used: .+ Present here: cpu"):
+    with pytest.raises(DeviceUnavailable, match=r"'cuda' cannot be used: .+ Present here: cpu"):
         devices.get("cuda")
 
 

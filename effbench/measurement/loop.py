@@ -83,7 +83,8 @@ def rounds(
 ) -> Iterator[Block | str]:
     """Yield every block as it is measured, and last the reason for stopping.
 
-    `on_visit` hears of each cell before it runs, so that whoever watches knows which cell a crash belongs to. Each visit makes one untimed call first: the cell before has left its own code and data in the caches.
+    `on_visit` hears of each cell before it runs, so that whoever watches knows which cell a crash belongs to. Each
+    visit makes one untimed call first: the cell before has left its own code and data in the caches.
     """
     series: dict[str, list[float]] = {cell: [] for cell in calls}
     start, done = device.now_s(), 0

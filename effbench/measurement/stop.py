@@ -12,7 +12,9 @@ LOOK_GROWTH = 1.5
 
 
 def looks(sampling: Sampling) -> frozenset[int]:
-    """The round counts at which precision is looked at: each 1.5 times the last, since every look is a chance to stop by luck."""
+    """The round counts at which precision is looked at: each 1.5 times the last, since every look is a chance to stop
+    by luck.
+    """
     at, rounds = set(), float(sampling.min_rounds)
     while rounds <= sampling.max_rounds:
         at.add(round(rounds))
@@ -23,11 +25,11 @@ def looks(sampling: Sampling) -> frozenset[int]:
 def reason_to_stop(
     series: Mapping[str, Sequence[float]], *, rounds: int, spent_s: float, budget_s: float, sampling: Sampling
 ) -> str | None:
-    """"precision", "rounds", "budget", or None to go on.
+    """ "precision", "rounds", "budget", or None to go on.
 
-    `series` holds per cell one log time (or log ratio) a round. Precision: every cell's median is known to within
-    ± `sampling.precision` by its exact interval, after batching away autocorrelation. The budget ends a launch early, but
-    not before three rounds: fewer say nothing of the launch.
+    `series` holds per cell one log time (or log ratio) a round. Precision: every cell's median is known to within ±
+    `sampling.precision` by its exact interval, after batching away autocorrelation. The budget ends a launch early,
+    but not before three rounds: fewer say nothing of the launch.
     """
     if rounds >= sampling.max_rounds:
         return "rounds"

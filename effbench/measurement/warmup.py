@@ -15,9 +15,9 @@ TREND_P = 0.05
 def steady(times: Sequence[float]) -> bool:
     """True once the last two windows of blocks agree and show no trend.
 
-    `times` are per-call times of consecutive warm-up blocks. The windows agree when their medians differ by at most 1 %, or by what
-    their own scatter explains (2 MAD/√window); a trend is Kendall's test at 5 % over both windows. Barrett et al.
-    (2017) found that many programs never get there, so the caller needs a cap.
+    `times` are per-call times of consecutive warm-up blocks. The windows agree when their medians differ by at most 1
+    %, or by what their own scatter explains (2 MAD/√window); a trend is Kendall's test at 5 % over both windows.
+    Barrett et al. (2017) found that many programs never get there, so the caller needs a cap.
     """
     if len(times) < 2 * WINDOW:
         return False

@@ -12,7 +12,9 @@ from effbench.summary import CellSummary
 
 
 def run_document(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Keys: run_dir, study, environment, clock, cells, verdicts. Times in seconds, memory access in elements; missing is null."""
+    """Keys: run_dir, study, environment, clock, cells, verdicts. Times in seconds, memory access in elements; missing
+    is null.
+    """
     return {
         "run_dir": None if run.path is None else str(Path(run.path).parent),
         "study": run.experiment.name,

@@ -33,7 +33,9 @@ def cost_rows(document: Mapping[str, Any]) -> Table:
         name = f"memory access, {level}"
         rows.append((_text(name), _count(traffic["elements"]), _size(traffic["bytes"]), _text(_LEVEL_MEANING[level])))
     shapes = shape_text(document["input_shape"])
-    notes = [f"Input {shapes}, batch {document['batch']}, {document['dtype']}; memory access is elements read plus written."]
+    notes = [
+        f"Input {shapes}, batch {document['batch']}, {document['dtype']}; memory access is elements read plus written."
+    ]
     if document["status"] != "complete":
         missing = ", ".join(f"{name} ×{number}" for name, number in document["uncounted"].items())
         notes.append(f"Partial: no formula for {missing}; their multiply-adds are missing from the totals.")
