@@ -203,7 +203,9 @@ def run(
     quick: Quick = False,
     seed: Seed = 0,
     out: Out = None,
-    resume: Annotated[Path | None, typer.Option(help="Finish the interrupted run in this folder.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Finish the interrupted run in this folder.", autocompletion=_complete_run)
+    ] = None,
     cuda_precision: CudaPrecision = "fp32",
     autotune: Autotune = False,
     cache: Cache = "steady",
@@ -405,16 +407,10 @@ def _finish(work: Callable[[Any], Results], as_json: bool) -> None:
 
 
 def _show(results: Results, files: Mapping[str, Path], as_json: bool) -> None:
-    from effbench.report import table
-
     if as_json:
         _print_json(results.to_dict())
         return
-    study = bool(results.run.experiment.claims)
-    tables = [(table.study_rows if study else table.compare_rows)(results.run, results.cells)]
-    if results.verdicts:
-        tables.append(table.verdict_rows(results.verdicts))
-    _print_tables(tables)
+    _print_tables(results.tables())
     places = {"table": files.get("table.md"), "figure": files.get("figure.png"), "raw": results.run.path}
     print("\n" + "\n".join(f"{what:<8}{_plain(str(path))}" for what, path in places.items() if path))
 

@@ -1,4 +1,4 @@
-"""effbench as its users run it, in real processes, and the files they give it. Shared by the tests of the command line."""
+"""effbench as its users run it, in real processes, and the files they give it. Shared by the command line's tests."""
 
 from __future__ import annotations
 

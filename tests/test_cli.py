@@ -1,4 +1,4 @@
-"""The command line's contract: words, exit codes, JSON keys, help, completion, pipes, and what hostile names cannot do."""
+"""The command line's contract: words, exit codes, JSON keys, help, completion, pipes, hostile names."""
 
 from __future__ import annotations
 
@@ -215,7 +215,8 @@ def test_compare_json(home: Path) -> None:
     """And whatever a network prints stays out of it."""
     (home / "nets.py").write_text(
         "import os\nfrom torch import nn\nprint('loading')\nos.system('echo from a child')\n"
-        "class Net(nn.Conv2d):\n    def forward(self, x):\n        print('running')\n        return super().forward(x)\n"
+        "class Net(nn.Conv2d):\n    def forward(self, x):\n"
+        "        print('running')\n        return super().forward(x)\n"
         "def one(): return Net(3, 4, 1)\ndef two(): return Net(3, 8, 1)\n"
     )
     words = "compare nets.py:one nets.py:two --device fake --quick --launches 1 --input 3x8x8 --out side --json"

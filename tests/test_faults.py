@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import re
 import resource
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-from shell import EFFBENCH, QUICKLY, Done, effbench, environment, kinds, records, refusal, study_file
+from shell import EFFBENCH, QUICKLY, Done, effbench, environment, kinds, refusal, study_file
 
 from effbench import storage
 
@@ -169,7 +165,7 @@ REASONS = {
 
 @pytest.fixture(scope="module")
 def hanging(home: Path) -> Iterator[subprocess.Popen[str]]:
-    """A run in which one network hangs. It waits most of its time, so it starts before the tests that need the processor."""
+    """A run in which one network hangs. It mostly waits, so it starts before the tests that need the processor."""
     text = NETS_STUDY.format(modes=["fine", "hangs", "also fine"], more=(), sampling=f"{QUICKLY}, silence_s=20.0")
     (home / "hanging.py").write_text(text.replace("launches=2", "launches=1"))
     with started("run", "hanging.py", "--json", "--out", "hung", cwd=home) as process:
@@ -407,6 +403,17 @@ def test_kill_9_on_a_real_device(tmp_path: Path) -> None:
     study_file(tmp_path, QUICKLY)
     draw = random.Random(7)
     killed_and_resumed(tmp_path, "cpu", [draw.uniform(4.0, 7.0), draw.uniform(1.0, 3.0)], launches=2)
+
+
+def test_a_network_that_hangs_does_not_outlive_the_run(home: Path, hanging: subprocess.Popen[str]) -> None:
+    """It writes nothing, so it cannot notice a closed pipe; and kill -9 leaves nobody to end it."""
+    with started("run", "hanging.py", "--out", "orphaned", cwd=home) as process:
+        wait_for(home / "orphaned", "launch", 1, process)
+        time.sleep(0.5)
+        (worker,) = psutil.Process(process.pid).children()
+        process.kill()
+        process.wait()
+        assert not psutil.wait_procs([worker], timeout=10)[1]
 
 
 @dataclass(frozen=True)
