@@ -197,8 +197,8 @@ def test_worker_protocol_survives_a_network_that_prints(tmp_path: Any) -> None:
         process.stdin.write(json.dumps(task) + "\n")
         process.stdin.flush()
         events = [json.loads(line)["event"] for line in process.stdout]
-        process.stdin.close()
         assert process.wait() == 0, errors.read_text()
+        process.stdin.close()
         process.stdout.close()
     assert events[0] == "ready" and events.count("end") == 1 and events.count("block") == 2
     assert "hello" in errors.read_text()

@@ -51,6 +51,7 @@ class Operator(NamedTuple):
 
 
 def describe(func: Any) -> Operator:
+    """What is known of an ATen overload before it is called: its name, its formula, and which arguments it mutates."""
     full = func.name()
     name = full.split(".")[0].removeprefix("aten::")
     pointwise = torch.Tag.pointwise in func.tags
@@ -75,6 +76,7 @@ def plan_call(
     result: Any,
     outputs: list[Tensor],
 ) -> Plan:
+    """The plan for one real call of the operator: free when it only views, else counted from its shapes."""
     shapes = tuple(Shape(tensor.shape) for tensor in tensors)
     outs = tuple(Shape(tensor.shape) for tensor in outputs)
     storages = {id(tensor.untyped_storage()) for tensor in tensors}
@@ -105,6 +107,7 @@ def count(
     returns: tuple[Any, ...] | None = None,
     container: type | None = None,
 ) -> Plan:
+    """Apply the formula: elements read from weights and activations, elements written, multiply-adds."""
     skipped = set(unread) | ({0} if found.reads in ("overwritten", "scattered") else set())
     reads = []
     for position, tensor in enumerate(tensors):
