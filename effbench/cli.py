@@ -277,6 +277,8 @@ def profile(
     from effbench.report import findings, table
 
     shape = _shape(input) if input else None
+    if as_json and as_csv:
+        raise InvalidValue("--json and --csv both want standard output; choose one")
     if batch < 1:
         raise InvalidValue(f"batch (={batch}) must be 1 or more")
     if dtype is not None and dtype not in DTYPES:
@@ -403,6 +405,9 @@ def _finish(work: Callable[[Any], Results], as_json: bool) -> None:
         # What was measured is on disk already, and is worth more than its table.
         _show(results, {}, as_json)
         raise StorageError(f"{error}; the measured blocks are kept in {results.run.path}") from error
+    except KeyboardInterrupt:
+        again = shlex.join(["effbench", "run", "--resume", str(results.directory)])
+        raise typer.Exit(_complain(f"interrupted; the run is complete, this shows it: {again}", 130)) from None
     _show(results, files, as_json)
 
 

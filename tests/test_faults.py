@@ -9,6 +9,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -340,7 +341,8 @@ def test_a_full_file_system_keeps_what_it_holds(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_says_what_is_saved_and_how_to_go_on(tmp_path: Path) -> None:
-    study_file(tmp_path, LONG)
+    """In the middle of a launch of many rounds, which the next command carries on with."""
+    study_file(tmp_path, "launches=3, min_rounds=1000, max_rounds=1000, max_warmup_s=0.05")
     run = tmp_path / "my run"
     with started("run", "tiny.py", "--device", "fake", "--out", "my run", cwd=tmp_path) as process:
         wait_for(run, "block", 20, process)
@@ -351,10 +353,11 @@ def test_ctrl_c_says_what_is_saved_and_how_to_go_on(tmp_path: Path) -> None:
     assert not psutil.wait_procs(workers, timeout=10)[1], "the measuring process has ended too"
     before, measured = (run / "run.jsonl").read_bytes(), blocks_of(run)
     assert f"{measured} blocks are saved" in line and measured >= 20
+    assert storage.load(run).launches[-1].stopped == "interrupted"
     after = effbench(*resume_words(line), cwd=tmp_path)
     assert after.code == 0, after.err
     assert (run / "run.jsonl").read_bytes().startswith(before), "byte for byte"
-    assert blocks_of(run) > measured and is_whole(run, 24)
+    assert blocks_of(run) > measured and is_whole(run, 3)
 
 
 def test_ctrl_c_before_anything_was_measured(tmp_path: Path) -> None:
@@ -455,6 +458,21 @@ def test_a_killed_measuring_process_costs_one_cell(busy: Busy) -> None:
     assert len(skipped) == 1 and "SIGKILL" in skipped[0]
     assert storage.load(busy.run).complete
     assert all(cell["blocks"] >= 1 for cell in busy.done.json["cells"]), "what was measured before is kept"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 always searches the current folder first")
+def test_a_file_named_like_a_module_is_no_obstacle(tmp_path: Path) -> None:
+    study_file(tmp_path)
+    for name in ("random", "queue", "stop", "json"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('the wrong file')\n")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "effbench", "run", "tiny.py", "--device", "fake", "--out", "run"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_process_that_cannot_start_is_one_line(tmp_path: Path) -> None:
