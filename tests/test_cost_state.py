@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -70,6 +71,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             "functions": {name: id(value) for name, value in vars(functional).items()},
             "fast path": torch.backends.mha.get_fastpath_enabled(),
             "grad": torch.is_grad_enabled(),
+            "garbage collection": gc.isenabled(),
             "dtype": torch.get_default_dtype(),
             "device": torch.get_default_device(),
             "modes": torch.utils._python_dispatch._get_current_dispatch_mode(),

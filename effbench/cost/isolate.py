@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -100,3 +101,15 @@ def quiet_torch() -> Iterator[None]:
         warnings.simplefilter("ignore")
         torch.backends.mha.set_fastpath_enabled(False)
         yield
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile: each would walk the whole of torch, which takes as long as the count itself."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

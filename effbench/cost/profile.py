@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from effbench.core import Cost, Traffic
 from effbench.cost.formulas import PRODUCTS
 from effbench.cost.fusion import fused_traffic, traffic
-from effbench.cost.isolate import lent, meta_twin, quiet_torch, real_twin
+from effbench.cost.isolate import lent, meta_twin, quiet_torch, real_twin, uncollected
 from effbench.cost.records import Record, scaled_apart
 from effbench.cost.trace import trace
 from effbench.errors import InvalidValue, ModelError
@@ -137,6 +137,7 @@ class Profile:
         return pandas.DataFrame([op.to_dict() for op in self.ops])
 
 
+@uncollected()
 def profile(
     model: nn.Module,
     input_shape: tuple[int, ...] | Sequence[tuple[int, ...]],
