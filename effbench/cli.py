@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from effbench.api import Results
     from effbench.report.grid import Table
 
-# The base of typer's usage errors. typer ships click under another name from 0.16 on, so it is reached through a public class.
+# The base of typer's usage errors, reached through a public class: typer ships click under another name from 0.16 on.
 _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
 COMMANDS = ("run", "compare", "profile", "diff", "list", "doctor")
@@ -47,7 +48,7 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. Never lets a traceback out; EFFBENCH_DEBUG=1 prints it for bug reports."""
+    """Run one command and return its exit code. Lets no traceback out; EFFBENCH_DEBUG=1 prints it for bug reports."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     _command.set(shlex.join(["effbench", *words]))
     for stream in (sys.stdout, sys.stderr):
@@ -154,12 +155,16 @@ def _complete_run(incomplete: str) -> list[str]:
 
 # --- options that several commands share -------------------------------------------------------------
 
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or fake (a scripted clock).", autocompletion=_complete_device)]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1, or fake (a scripted clock).", autocompletion=_complete_device)
+]
 Runtime = Annotated[str, typer.Option(help="How the network is executed: eager.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 means every core this process may use.")]
 Batch = Annotated[int, typer.Option(help="Images per call.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float64, float16 or bfloat16.")]
-Allocator = Annotated[str, typer.Option(help="retain: keep freed pages, so that kernels are measured; system: as deployed.")]
+Allocator = Annotated[
+    str, typer.Option(help="retain: keep freed pages, so that kernels are measured; system: as deployed.")
+]
 Launches = Annotated[int | None, typer.Option(help="Fresh processes. A verdict needs 5.")]
 Budget = Annotated[str | None, typer.Option(help="Time to measure, such as 60s or 5m.")]
 Precision = Annotated[str | None, typer.Option(help="Stop a launch when every ratio is known this well, such as 1%.")]
@@ -167,8 +172,12 @@ Quick = Annotated[bool, typer.Option("--quick", help="A look in under a minute; 
 Seed = Annotated[int, typer.Option(help="Seed of weights, inputs and the order of rounds.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for this run. Default: a new one under results/runs/.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
-CudaPrecision = Annotated[str, typer.Option("--cuda-precision", help="fp32 or tf32: set for matrix products and cuDNN alike.")]
-Autotune = Annotated[bool, typer.Option("--autotune", help="Let cuDNN time its algorithms and choose, as the paper did.")]
+CudaPrecision = Annotated[
+    str, typer.Option("--cuda-precision", help="fp32 or tf32: set for matrix products and cuDNN alike.")
+]
+Autotune = Annotated[
+    bool, typer.Option("--autotune", help="Let cuDNN time its algorithms and choose, as the paper did.")
+]
 Cache = Annotated[str, typer.Option(help="CUDA L2 cache between calls: steady, cold or hot.")]
 
 
@@ -188,7 +197,9 @@ def about(
 @app.command()
 def run(
     context: typer.Context,
-    study: Annotated[str | None, typer.Argument(help="A study's name, or a file of your own.", autocompletion=_complete_study)] = None,
+    study: Annotated[
+        str | None, typer.Argument(help="A study's name, or a file of your own.", autocompletion=_complete_study)
+    ] = None,
     device: Device = "cpu",
     runtime: Runtime = "eager",
     threads: Threads = 1,
@@ -196,7 +207,9 @@ def run(
     dtype: Dtype = None,
     allocator: Allocator = "retain",
     scale: Annotated[str | None, typer.Option(help="Scales to run, such as x1,x4.")] = None,
-    select: Annotated[list[str] | None, typer.Option(help="LABEL=VALUE[,VALUE]: run these values of a label; repeatable.")] = None,
+    select: Annotated[
+        list[str] | None, typer.Option(help="LABEL=VALUE[,VALUE]: run these values of a label; repeatable.")
+    ] = None,
     launches: Launches = None,
     budget: Budget = None,
     precision: Precision = None,
@@ -215,7 +228,9 @@ def run(
     from effbench import api
 
     if (study is None) == (resume is None):
-        raise InvalidValue("name one study to run, or give --resume DIR to finish one; `effbench list studies` names them")
+        raise InvalidValue(
+            "name one study to run, or give --resume DIR to finish one; `effbench list studies` names them"
+        )
     if resume is not None:
         _refuse_others(context, "resume")
         folder = resume
@@ -224,7 +239,9 @@ def run(
     chosen = _selection(select or [])
     if scale:
         chosen["scale"] = scale.split(",")
-    options = _measuring(device, runtime, threads, batch, dtype, allocator, launches, budget, precision, quick, seed, out)
+    options = _measuring(
+        device, runtime, threads, batch, dtype, allocator, launches, budget, precision, quick, seed, out
+    )
     options["device_options"] = _device_options(device, cuda_precision, autotune, cache)
     name = str(study)
     _finish(lambda watch: api.run(name, select=chosen, watch=watch, **options), as_json)
@@ -232,7 +249,12 @@ def run(
 
 @app.command()
 def compare(
-    models: Annotated[list[str], typer.Argument(help="Names from `effbench list models`, or path/file.py:factory.", autocompletion=_complete_model)],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Names from `effbench list models`, or path/file.py:factory.", autocompletion=_complete_model
+        ),
+    ],
     device: Device = "cpu",
     runtime: Runtime = "eager",
     threads: Threads = 1,
@@ -254,7 +276,9 @@ def compare(
     """Measure models side by side: costs, speed, the paper's row, scatter plots. Ratios are to the first."""
     from effbench import api
 
-    options = _measuring(device, runtime, threads, batch, dtype, allocator, launches, budget, precision, quick, seed, out)
+    options = _measuring(
+        device, runtime, threads, batch, dtype, allocator, launches, budget, precision, quick, seed, out
+    )
     options["device_options"] = _device_options(device, cuda_precision, autotune, cache)
     shape = _shape(input) if input else None
     _finish(lambda watch: api.compare(*models, input_shape=shape, watch=watch, **options), as_json)
@@ -262,12 +286,16 @@ def compare(
 
 @app.command()
 def profile(
-    model: Annotated[str, typer.Argument(help="A model's name, or path/file.py:factory.", autocompletion=_complete_model)],
+    model: Annotated[
+        str, typer.Argument(help="A model's name, or path/file.py:factory.", autocompletion=_complete_model)
+    ],
     input: Annotated[str | None, typer.Option(help="Input without the batch, such as 3x224x224.")] = None,
     batch: Batch = 1,
     dtype: Dtype = None,
     layers: Annotated[bool, typer.Option("--layers", help="One row an operator.")] = False,
-    crosscheck: Annotated[bool, typer.Option("--crosscheck", help="Count with fvcore and torch too, and explain each difference.")] = False,
+    crosscheck: Annotated[
+        bool, typer.Option("--crosscheck", help="Count with fvcore and torch too, and explain each difference.")
+    ] = False,
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV to standard output.")] = False,
 ) -> None:
@@ -306,7 +334,9 @@ def profile(
 def diff(
     baseline: Annotated[str, typer.Argument(help="A run's folder or file.", autocompletion=_complete_run)],
     candidate: Annotated[str, typer.Argument(help="Another run's folder or file.", autocompletion=_complete_run)],
-    ignore_environment: Annotated[bool, typer.Option("--ignore-environment", help="Compare runs of unlike machines all the same.")] = False,
+    ignore_environment: Annotated[
+        bool, typer.Option("--ignore-environment", help="Compare runs of unlike machines all the same.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare two stored runs, a verdict per cell. Refuses unlike conditions, naming them."""
@@ -395,9 +425,11 @@ def _finish(work: Callable[[Any], Results], as_json: bool) -> None:
         with watching() as watch, redirect_stdout(sys.stderr):
             results = work(watch)
     except Interrupted as stop:
+        _ignore_impatience()
         # 130 is what a shell reports for a program that Ctrl-C ended.
         raise typer.Exit(_interrupted(stop.directory)) from None
     except KeyboardInterrupt:
+        _ignore_impatience()
         raise typer.Exit(_complain("interrupted before anything was measured", 130)) from None
     try:
         files = results.write()
@@ -406,6 +438,7 @@ def _finish(work: Callable[[Any], Results], as_json: bool) -> None:
         _show(results, {}, as_json)
         raise StorageError(f"{error}; the measured blocks are kept in {results.run.path}") from error
     except KeyboardInterrupt:
+        _ignore_impatience()
         again = shlex.join(["effbench", "run", "--resume", str(results.directory)])
         raise typer.Exit(_complain(f"interrupted; the run is complete, this shows it: {again}", 130)) from None
     _show(results, files, as_json)
@@ -420,12 +453,19 @@ def _show(results: Results, files: Mapping[str, Path], as_json: bool) -> None:
     print("\n" + "\n".join(f"{what:<8}{_plain(str(path))}" for what, path in places.items() if path))
 
 
+def _ignore_impatience() -> None:
+    """A second Ctrl-C while we say what the first one did would only end in some library's traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _refuse_others(context: typer.Context, allowed: str) -> None:
     """A resumed run goes on as it was begun; an option that would be ignored is not accepted."""
     for name in context.params:
         source = context.get_parameter_source(name)
         if name not in (allowed, "as_json") and source is not None and source.name == "COMMANDLINE":
-            raise InvalidValue(f"--{allowed} goes on with the options of the stored run; leave out {name.replace('_', '-')}")
+            raise InvalidValue(
+                f"--{allowed} goes on with the options of the stored run; leave out {name.replace('_', '-')}"
+            )
 
 
 def _interrupted(directory: Path) -> int:
@@ -470,7 +510,10 @@ def _measuring(
 
 
 def _device_options(device: str, precision: str, autotune: bool, cache: str) -> dict[str, Any]:
-    for kind, word, known in (("precision", precision, ("fp32", "tf32")), ("cache policy", cache, ("steady", "cold", "hot"))):
+    for kind, word, known in (
+        ("precision", precision, ("fp32", "tf32")),
+        ("cache policy", cache, ("steady", "cold", "hot")),
+    ):
         if word not in known:
             raise UnknownName(kind, word, known)
     if not device.startswith("cuda"):

@@ -68,8 +68,8 @@ def execute(
 ) -> Run:
     """Measure everything the plan asks for and return the stored run.
 
-    `profile` gives a case's analytic cost; a case it cannot cost is skipped with the reason. Raises StorageError, EffbenchError when no
-    cell could be measured, Interrupted on Ctrl-C.
+    `profile` gives a case's analytic cost; a case it cannot cost is skipped with the reason. Raises StorageError,
+    EffbenchError when no cell could be measured, Interrupted on Ctrl-C.
     """
     with RunWriter(directory) as writer:
         watch(Progress(0.0, "counting costs"))

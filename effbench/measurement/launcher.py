@@ -30,7 +30,7 @@ class WorkerFailed(Exception):
 
 
 def worker_environment(threads: int, allocator: str, base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Environment variables of a worker: thread counts that must be set before torch loads, and the allocator policy."""
+    """Environment variables of a worker: thread counts, which must be set before torch loads, and the allocator."""
     environment = dict(os.environ if base is None else base)
     if threads > 0:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -50,7 +50,7 @@ class Worker:
 
     def __init__(self, job: Mapping[str, Any], environment: Mapping[str, str], silence_s: float) -> None:
         self._silence_s = silence_s
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 closed by __exit__
         # A session of its own: Ctrl-C reaches only the parent, which still has to save and to say how to go on.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "effbench.measurement.worker"],

@@ -1,7 +1,7 @@
 """One launch = one fresh process: read a job from standard input, measure, write events to standard output.
 
-Run as ``python -m effbench.measurement.worker``. The job is one line of JSON, each event another; the parent owns every file. Whatever the
-network itself prints goes to standard error, so that it cannot be taken for an event.
+Run as ``python -m effbench.measurement.worker``. The job is one line of JSON, each event another; the parent owns every
+file. Whatever the network itself prints goes to standard error, so that it cannot be taken for an event.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def main() -> int:
 def _end_with_parent(orders: TextIO) -> None:
     """The parent never writes a second line, so the end of its pipe means that it is gone, even by SIGKILL.
 
-    Without this a network that hangs would run on for ever with nobody to record it. Blocked in a read, this thread costs nothing.
+    Without this a network that hangs would run on for ever with nobody to record it. Blocked in a read, this thread
+    costs nothing.
     """
     orders.read()
     os._exit(1)
