@@ -25,6 +25,8 @@ from effbench import storage
 LONG = QUICKLY.replace("launches=2", "launches=24")
 """So many launches that a run on the scripted clock takes seconds."""
 
+HALF = QUICKLY.replace("launches=2", "launches=12")
+
 NETS = """
 import os, sys, time
 from torch import nn
@@ -228,9 +230,7 @@ def test_nothing_but_failing_networks_is_an_error_with_the_reason(home: Path) ->
         ("nets.py:fine --input 5x8x8", "does not run on input 1x5x8x8"),
         ("nets.py:exits --input 3x8x8", "sys.exit('so long')"),
         ("nets.py:misisng", "has no 'misisng'"),
-        ("nets.py:net?mode=fine --input 8", "does not run on input 1x8"),
         ("gone.py:net", "there is no file gone.py"),
-        ("nowhere_at_all.nets:net", "no module 'nowhere_at_all'"),
     ],
 )
 def test_profile_of_a_network_that_fails_is_one_line(words: str, message: str, home: Path) -> None:
@@ -302,7 +302,7 @@ def lost_nothing(done: Done, run: Path, cwd: Path) -> None:
     after = effbench("run", "--resume", target, cwd=cwd)
     assert after.code == 0, after.err
     assert (target / "run.jsonl").read_bytes().startswith(before)
-    assert blocks_of(target) > measured and is_whole(target, 24)
+    assert blocks_of(target) > measured and is_whole(target, 12)
 
 
 def test_a_file_that_may_not_grow_keeps_what_it_holds(
@@ -311,22 +311,22 @@ def test_a_file_that_may_not_grow_keeps_what_it_holds(
     """The kernel itself refuses the write, here by the limit on the size of files."""
     # Under coverage the process would also have to save what it covered, which the limit forbids too.
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-    study_file(tmp_path, LONG)
+    study_file(tmp_path, HALF)
     run = tmp_path / "limited"
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (14_000, 14_000))
 
     done = effbench("run", "tiny.py", "--device", "fake", "--out", run, cwd=tmp_path, preexec_fn=limit)
     lost_nothing(done, run, tmp_path)
 
 
 def test_a_full_file_system_keeps_what_it_holds(tmp_path: Path) -> None:
-    study_file(tmp_path, LONG)
+    study_file(tmp_path, HALF)
     small = tmp_path / "small"
     small.mkdir()
     try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(small)], check=True, capture_output=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(small)], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("mounting a small file system is not permitted here")
     try:

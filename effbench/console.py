@@ -1,0 +1,63 @@
+"""How the command line speaks: one plain line for an error, one JSON object or tables for a result."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from effbench.report.grid import Table
+
+
+def flushed(code: int) -> int:
+    """The exit code, once everything printed has left; what Python finds out only at its own end, it reports badly."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        return mute()
+    except OSError as error:
+        mute()
+        return complain(f"cannot write to standard output: {error.strerror or error}; nothing measured is lost")
+    return code
+
+
+def mute() -> int:
+    """Send what is still to be printed nowhere: its reader has gone. Returns exit code 0."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
+
+
+def complain(message: str, code: int = 2) -> int:
+    """Print one line to standard error and return the exit code."""
+    if sys.stderr is not None:
+        print(f"effbench: {plain(message)}", file=sys.stderr)
+    return code
+
+
+def plain(text: str) -> str:
+    """One line without control characters: a label or a path must not be able to drive the terminal."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text).strip()
+
+
+def print_json(document: object) -> None:
+    """The one object on standard output. Raises ValueError for a number that JSON does not have."""
+    print(json.dumps(document, indent=2, allow_nan=False))
+
+
+def print_tables(tables: Sequence[Table]) -> None:
+    """Rich tables in a terminal; Markdown where the output is piped, so that it can be pasted."""
+    from effbench.report import table
+
+    if sys.stdout is not None and sys.stdout.isatty():
+        from rich.console import Console
+
+        console = Console()
+        for item in tables:
+            table.render_terminal(item, console)
+        return
+    print("\n\n".join(table.render_markdown(item) for item in tables))

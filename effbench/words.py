@@ -1,0 +1,148 @@
+"""The words of the command line: names, their completion, the options that commands share, how values are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from effbench.errors import InvalidValue, UnknownName
+
+LISTS = ("models", "studies", "devices", "runtimes")
+
+
+def names(what: str) -> dict[str, str]:
+    """The names on one of the `LISTS`, each with what it stands for."""
+    if what == "models":
+        from effbench import units, zoo
+
+        entries = {name: zoo.entry(name) for name in zoo.names()}
+        return {
+            name: f"{units.count(entry.params):>7} params, {entry.madds_million} M multiply-adds ({entry.source})"
+            for name, entry in entries.items()
+        }
+    if what == "studies":
+        from effbench import catalog
+
+        return catalog.titles()
+    if what == "runtimes":
+        return {"eager": "PyTorch as written"}
+    return {
+        "cpu": "the CPU, with --threads",
+        "cuda": "an NVIDIA GPU; cuda:1 is the second",
+        "fake": "a scripted clock: for trying things out, proves nothing",
+    }
+
+
+# --- completion ---------------------------------------------------------------------------------------
+
+
+def complete_study(incomplete: str) -> list[str]:
+    """Studies that begin so."""
+    from effbench import catalog
+
+    return [name for name in catalog.names() if name.startswith(incomplete)]
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Networks of the zoo that begin so."""
+    from effbench import zoo
+
+    return [name for name in zoo.names() if name.startswith(incomplete)]
+
+
+def complete_device(incomplete: str) -> list[str]:
+    """Devices that begin so."""
+    from effbench import devices
+
+    return [name for name in devices.NAMES if name.startswith(incomplete)]
+
+
+def complete_run(incomplete: str) -> list[str]:
+    """Folders of runs that begin so, in the place where runs go by default."""
+    from effbench import storage
+
+    found = [str(path.parent) for path in storage.RUNS.glob(f"*/{storage.RUN_FILE}")]
+    return sorted(path for path in found if path.startswith(incomplete))
+
+
+# --- options that several commands share -------------------------------------------------------------
+
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1, or fake (a scripted clock).", autocompletion=complete_device)
+]
+Runtime = Annotated[str, typer.Option(help="How the network is executed: eager.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 means every core this process may use.")]
+Batch = Annotated[int, typer.Option(help="Images per call.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, float64, float16 or bfloat16.")]
+Allocator = Annotated[
+    str, typer.Option(help="retain: keep freed pages, so that kernels are measured; system: as deployed.")
+]
+Launches = Annotated[int | None, typer.Option(help="Fresh processes. A verdict needs 5.")]
+Budget = Annotated[str | None, typer.Option(help="Time to measure, such as 60s or 5m.")]
+Precision = Annotated[str | None, typer.Option(help="Stop a launch when every ratio is known this well, such as 1%.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A look in under a minute; no verdicts.")]
+Seed = Annotated[int, typer.Option(help="Seed of weights, inputs and the order of rounds.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for this run. Default: a new one under results/runs/.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
+CudaPrecision = Annotated[
+    str, typer.Option("--cuda-precision", help="fp32 or tf32: set for matrix products and cuDNN alike.")
+]
+Autotune = Annotated[
+    bool, typer.Option("--autotune", help="Let cuDNN time its algorithms and choose, as the paper did.")
+]
+Cache = Annotated[str, typer.Option(help="CUDA L2 cache between calls: steady, cold or hot.")]
+
+
+# --- values -------------------------------------------------------------------------------------------
+
+
+def device_options(device: str, precision: str, autotune: bool, cache: str) -> dict[str, Any]:
+    """The options of a CUDA device; none for any other. Raises UnknownName."""
+    for kind, word, known in (
+        ("precision", precision, ("fp32", "tf32")),
+        ("cache policy", cache, ("steady", "cold", "hot")),
+    ):
+        if word not in known:
+            raise UnknownName(kind, word, known)
+    if not device.startswith("cuda"):
+        return {}
+    return {"precision": precision, "autotune": autotune, "cache": cache}
+
+
+def selection(words: Sequence[str]) -> dict[str, list[str]]:
+    """``groups=1,8`` and the like: the wanted values by label. Raises InvalidValue."""
+    chosen: dict[str, list[str]] = {}
+    for word in words:
+        label, equals, values = word.partition("=")
+        if not equals or not values:
+            raise InvalidValue(f"--select {word}: expected LABEL=VALUE[,VALUE], such as --select groups=1,8")
+        chosen.setdefault(label, []).extend(values.split(","))
+    return chosen
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """``3x224x224`` as sizes. Raises InvalidValue."""
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}(x0*[1-9][0-9]{0,8})*", text):
+        raise InvalidValue(f"--input {text}: expected sizes above zero without the batch, such as 3x224x224")
+    return tuple(int(size) for size in text.split("x"))
+
+
+def seconds(text: str) -> float:
+    """``60s``, ``5m`` or ``1h`` in seconds. Raises InvalidValue."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", text)
+    if not match or float(match[1]) == 0:
+        raise InvalidValue(f"--budget {text}: expected a time above zero, such as 60s or 5m")
+    return float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600}[match[2] or "s"]
+
+
+def share(text: str) -> float:
+    """``1%`` or ``0.01`` as a share of 1. Raises InvalidValue."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%)?", text)
+    value = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    if not 0 < value < 1:
+        raise InvalidValue(f"--precision {text}: expected a share between 0 and 1, such as 1% or 0.01")
+    return value
