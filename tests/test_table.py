@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from effbench.core import Case, Cell, Comparison, Estimate
+from effbench.core import Case, Cell, Comparison, Cost, Estimate
+from effbench.report import captions
 from effbench.report import table as tables
 from effbench.report.grid import one_line
 from effbench.report.table import Column, Table, Value, render_csv, render_markdown, render_terminal
@@ -318,3 +319,16 @@ def test_the_module_imports_no_heavy_library() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_the_residual_of_equal_costs_is_the_largest_difference_from_the_reference() -> None:
+    """G2 on ARM: 184² / 8 = 4232 against 64² = 4096, which is 3.3 % (Table 2 with the authors' correction)."""
+
+    def cell(groups: int, madds: int | None) -> CellSummary:
+        case = Case("probe", (1,), labels={"groups": groups})
+        cost = None if madds is None else Cost(0, madds, 0, 0, {})
+        return CellSummary(Cell(case), cost=cost, reference="groups=1")
+
+    assert captions.residual_madds([cell(1, 4096), cell(2, 4050), cell(8, 4232)]) == pytest.approx(4232 / 4096 - 1)
+    assert captions.residual_madds([cell(1, None), cell(2, 4050)]) is None
+    assert captions.residual_madds([cell(1, 0), cell(2, 0)]) is None

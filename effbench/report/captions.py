@@ -125,6 +125,10 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
             f"Time ratio: {_CLOCKS.get(run.clock, run.clock)} over that of {_reference(run, cells)} in the same round; "
             "above 1 is slower."
         )
+    residual = None if is_comparison(run) else residual_madds(cells)
+    if residual is not None:
+        equal = "equal" if residual == 0 else f"within {100 * residual:.2g} % of the reference's"
+        lines.append(f"Multiply-adds are {equal} in every row.")
     same = fixed(run, cells)
     everywhere = f" In every row: {group_text(same)}." if same else ""
     lines.append(f"{_sample(cells)} Measured on {setting(run, cells)}.{everywhere}")
@@ -136,6 +140,21 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
     if not run.complete:
         lines.append("The run is not complete: the table shows what was measured before it stopped.")
     return tuple(lines)
+
+
+def residual_madds(cells: Sequence[CellSummary]) -> float | None:
+    """How far from equal the study's equal costs are: the largest relative difference of a cell's madds from its
+    reference's.
+
+    None where no cell and its reference both have a cost.
+    """
+    costs = {cell.cell.id: cell.cost.madds for cell in cells if cell.cost is not None}
+    differences = [
+        abs(costs[cell.cell.id] / costs[cell.reference] - 1)
+        for cell in cells
+        if cell.cell.id in costs and cell.reference in costs and costs[cell.reference]
+    ]
+    return max(differences, default=None)
 
 
 def pair_words(pair: PairEvidence, factor: str) -> str:
