@@ -22,6 +22,7 @@ class Eager(Runtime):
         import torch
 
         parallel = torch.__config__.parallel_info()
+        mkldnn: Any = torch.backends.mkldnn  # its functions carry no types
         return {
             "torch.version": str(torch.__version__),
             "torch.threads": torch.get_num_threads(),
@@ -31,7 +32,7 @@ class Eager(Runtime):
             "torch.mkl": _first(r"Math Kernel Library Version (\S+)", parallel),
             "torch.onednn": _first(r"MKL-DNN v(\S+)", parallel),
             "torch.cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "torch.mkldnn": bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled),
+            "torch.mkldnn": bool(mkldnn.is_available() and mkldnn.enabled),
             "torch.float32_matmul_precision": _matmul_precision(torch),
             "torch.cuda_build": torch.version.cuda,
         }
