@@ -61,7 +61,6 @@ class Cell:
     runtime: str = "eager"
     threads: int = 1
     batch: int = 1
-    memory_format: str = "contiguous"
 
     @property
     def id(self) -> str:
