@@ -211,22 +211,27 @@ def test_the_run_can_be_loaded_and_names_its_command(study_run: Done, home: Path
     assert header["command"] == "effbench run tiny.py --device fake --json --out 'my run'"
 
 
-def test_compare_json(home: Path) -> None:
-    """And whatever a network prints stays out of it."""
+def test_compare_json_with_networks_that_print_and_fail(home: Path) -> None:
     (home / "nets.py").write_text(
         "import os\nfrom torch import nn\nprint('loading')\nos.system('echo from a child')\n"
         "class Net(nn.Conv2d):\n    def forward(self, x):\n"
         "        print('running')\n        return super().forward(x)\n"
-        "def one(): return Net(3, 4, 1)\ndef two(): return Net(3, 8, 1)\n"
+        "class Bad(Net):\n    def forward(self, x):\n        raise ValueError('no luck\\nat all')\n"
+        "def one(): return Net(3, 4, 1)\ndef two(): return Net(3, 8, 1)\ndef bad(): return Bad(3, 4, 1)\n"
     )
-    words = "compare nets.py:one nets.py:two --device fake --quick --launches 1 --input 3x8x8 --out side --json"
-    done = effbench(*words.split(), cwd=home)
+    models = ["nets.py:one", "nets.py:two", "nets.py:bad", "nets.py:tow"]
+    words = ["--device", "fake", "--quick", "--launches", "1", "--input", "3x8x8", "--out", "side", "--json"]
+    done = effbench("compare", *models, *words, cwd=home)
     assert done.code == 0, done.err
     found = done.json
     assert {"run_dir", "environment", "cells"} <= found.keys()
-    assert [cell["model"] for cell in found["cells"]] == ["nets.py:one", "nets.py:two"]
-    assert [cell["params"] for cell in found["cells"]] == [3 * 4 + 4, 3 * 8 + 8]
-    assert [cell["madds"] for cell in found["cells"]] == [64 * 12, 64 * 24]
+    assert [cell["model"] for cell in found["cells"]] == models
+    assert [cell["params"] for cell in found["cells"][:2]] == [3 * 4 + 4, 3 * 8 + 8]
+    assert [cell["madds"] for cell in found["cells"][:2]] == [64 * 12, 64 * 24]
+    one, two, bad, misspelt = (cell["skipped"] for cell in found["cells"])
+    assert one is None and two is None
+    assert "no luck" in bad and "at all" not in bad
+    assert "did you mean 'two'" in misspelt
 
 
 def test_profile_json_csv_and_layers_agree(home: Path) -> None:
