@@ -1,7 +1,18 @@
-"""``python -m effbench`` is the command ``effbench``."""
+"""Where ``effbench`` and ``python -m effbench`` begin: the command line, and Ctrl-C while it is still loading."""
+
+from __future__ import annotations
 
 import sys
 
-from effbench.cli import main
 
-sys.exit(main())
+def start() -> int:
+    """Run the command that was typed and return its exit code."""
+    try:
+        from effbench.cli import main
+    except KeyboardInterrupt:
+        return 130
+    return main()
+
+
+if __name__ == "__main__":
+    sys.exit(start())
