@@ -1,7 +1,8 @@
 """Does a guideline hold here? Ordering claims against a run's paired ratios. Pure, no torch.
 
-A pair holds when the whole interval of its ratio lies above 1 by the smallest effect that matters (1 %), fails
-when it lies wholly below that, and is unsure otherwise. The pairs of a claim share its error rate
+A pair holds when the whole interval of its ratio lies above 1 by the smallest effect that matters (1 %), fails when
+it lies wholly below that, and is unsure otherwise. Where the two cells differ in multiply-adds, the ratio must lie
+beyond what that difference alone would explain, in either direction. The pairs of a claim share its error rate
 (Bonferroni), so a claim of three pairs is judged by three 98.3 % intervals.
 """
 
@@ -99,9 +100,22 @@ def _pair(
     if ratio.n < MIN_LAUNCHES or ratio.low is None or ratio.high is None:
         reason = f"{ratio.n} of {MIN_LAUNCHES} launches that a verdict needs"
         return PairEvidence(slower, faster, ratio, "unsure", reason, paper_ratio)
+    costs = _cost_ratio(*cells)
     threshold = 1 + SMALLEST_EFFECT
-    if ratio.low > threshold:
+    if ratio.low > threshold * max(1.0, costs):
         return PairEvidence(slower, faster, ratio, "holds", "", paper_ratio)
-    if ratio.high < threshold:
+    if ratio.high < threshold * min(1.0, costs):
         return PairEvidence(slower, faster, ratio, "fails", "not slower by 1 %", paper_ratio)
+    if ratio.low > threshold or ratio.high < threshold:
+        reason = f"{100 * abs(costs - 1):.1f} % {'more' if costs > 1 else 'fewer'} multiply-adds could explain it"
+        return PairEvidence(slower, faster, ratio, "unsure", reason, paper_ratio)
     return PairEvidence(slower, faster, ratio, "unsure", "the interval spans a 1 % difference", paper_ratio)
+
+
+def _cost_ratio(slower: CellSummary, faster: CellSummary) -> float:
+    """Multiply-adds of one cell over the other's; 1 where either is unknown. Widths are whole numbers, so costs meant
+    to be equal are only nearly so, and a difference in time that small says nothing about the guideline.
+    """
+    if slower.cost is None or faster.cost is None or not faster.cost.madds:
+        return 1.0
+    return slower.cost.madds / faster.cost.madds

@@ -26,7 +26,8 @@ def case(channels: str, scale: str, ops: str, unit: str, norm: str) -> Case:
 
 def without(what: str, rest: str) -> Claim:
     text = f"The full unit runs slower than the unit without {what}."
-    return Claim(f"{what} costs time", text, (("relu+shortcut", rest),), headline=("relu+shortcut", rest))
+    verb = "cost" if " and " in what else "costs"
+    return Claim(f"{what} {verb} time", text, (("relu+shortcut", rest),), headline=("relu+shortcut", rest))
 
 
 EXPERIMENT = Experiment(

@@ -91,3 +91,25 @@ def test_false_confirmations_are_rare() -> None:
         run = run_of(dict.fromkeys(CELLS, 0.01), experiment=experiment, launch_noise=noise, noise=noise, seed=seed)
         wrong += judge(run)[0].verdict == "holds"
     assert wrong <= 10
+
+
+def with_madds(run: Run, cell: str, madds: int) -> Run:
+    results = tuple(
+        replace(result, cost=replace(result.cost, madds=madds)) if result.cell.id == cell and result.cost else result
+        for result in run.results
+    )
+    return replace(run, results=results)
+
+
+def test_a_difference_that_the_costs_explain_decides_nothing() -> None:
+    """G1's printed 22:44 has 5.5 % fewer multiply-adds than 32:32; running 3 % faster is no evidence against it."""
+    run = run_of(dict(zip(CELLS, (0.01, 0.0097, 0.02), strict=True)))
+    assert verdicts_of(run)["slower"].verdict == "fails"
+    unequal = verdicts_of(with_madds(run, CELLS[1], 945))["slower"]
+    assert unequal.verdict == "unsure"
+    assert unequal.reason == "5.5 % fewer multiply-adds could explain it: 2 over 1"
+    assert verdicts_of(with_madds(run, CELLS[1], 990))["slower"].verdict == "fails", "1 % fewer do not explain 3 %"
+    slower = run_of(dict(zip(CELLS, (0.01, 0.0105, 0.02), strict=True)))
+    assert verdicts_of(slower)["slower"].verdict == "holds"
+    dearer = verdicts_of(with_madds(slower, CELLS[1], 1060))["slower"]
+    assert dearer.verdict == "unsure" and "6.0 % more" in dearer.reason

@@ -332,3 +332,10 @@ def test_the_residual_of_equal_costs_is_the_largest_difference_from_the_referenc
     assert captions.residual_madds([cell(1, 4096), cell(2, 4050), cell(8, 4232)]) == pytest.approx(4232 / 4096 - 1)
     assert captions.residual_madds([cell(1, None), cell(2, 4050)]) is None
     assert captions.residual_madds([cell(1, 0), cell(2, 0)]) is None
+
+
+def test_cells_are_told_apart_by_what_differs() -> None:
+    names, shared = captions.apart(["channels=ARM,scale=x1,groups=1", "channels=ARM,scale=x1,groups=8"])
+    assert (names, shared) == (["groups=1", "groups=8"], "channels=ARM, scale=x1")
+    assert captions.apart(["model=a"]) == (["model=a"], "")
+    assert captions.apart([]) == ([], "")

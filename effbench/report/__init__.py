@@ -24,7 +24,7 @@ def write_all(
     folder = Path(directory)
     comparison = captions.is_comparison(run)
     rows = table.compare_rows(run, cells) if comparison else table.study_rows(run, cells)
-    texts = {"table.md": table.render_markdown(rows), "table.csv": table.render_csv(rows)}
+    texts = {"table.md": table.render_markdown(rows) + _readings(run), "table.csv": table.render_csv(rows)}
     if verdicts:
         sentences = table.verdict_sentences(verdicts, factor=run.experiment.factor)
         listed = "\n".join(f"- {table.escape_markdown(sentence)}" for sentence in sentences)
@@ -34,6 +34,12 @@ def write_all(
         figure = plots.compare_figure(run, cells) if comparison else plots.study_figure(run, cells, verdicts)
         written["figure.png"], written["figure.svg"] = plots.save(figure, folder, "figure")
     return written
+
+
+def _readings(run: Run) -> str:
+    """How the study read the paper where it can be read in two ways, and why: its defaults rest on this."""
+    listed = "".join(f"- {table.escape_markdown(note)}\n" for note in run.experiment.notes)
+    return f"\nHow the study reads the paper:\n\n{listed}" if listed else ""
 
 
 def _write(path: Path, text: str) -> Path:

@@ -142,6 +142,14 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def apart(ids: Sequence[str]) -> tuple[list[str], str]:
+    """Cell ids (``scale=x1,groups=8``) without the labels that all share, and those labels."""
+    parts = [cell.split(",") for cell in ids]
+    shared = [part for part in parts[0] if all(part in other for other in parts)] if len(parts) > 1 else []
+    names = [", ".join(part for part in own if part not in shared) for own in parts]
+    return names, ", ".join(shared)
+
+
 def residual_madds(cells: Sequence[CellSummary]) -> float | None:
     """How far from equal the study's equal costs are: the largest relative difference of a cell's madds from its
     reference's.

@@ -135,13 +135,16 @@ def diff_rows(comparisons: Sequence[Comparison], *, title: str = "Candidate agai
         Column("candidate ÷ baseline", raw_unit=""),
         Column("reason", align="left"),
     )
+    names, everywhere = captions.apart([item.cell for item in comparisons])
     rows = tuple(
-        (_text(item.cell), _text(item.verdict), _ratio(item.change), _text(item.reason)) for item in comparisons
+        (_text(name), _text(item.verdict), _ratio(item.change), _text(item.reason))
+        for name, item in zip(names, comparisons, strict=True)
     )
     counts: Counter[str] = Counter(item.verdict for item in comparisons)
     words = ("slower", "faster", "same", "unsure", "missing")
     note = ", ".join(f"{counts[word]} {word}" for word in words if counts[word]) or "Nothing to compare"
-    return drop_empty(Table(title, columns, rows, (f"{note}. Above 1 the candidate is slower.",)))
+    notes = [f"{note}. Above 1 the candidate is slower.", *([f"In every row: {everywhere}."] if everywhere else [])]
+    return drop_empty(Table(title, columns, rows, tuple(notes)))
 
 
 def profile_rows(
