@@ -1,0 +1,112 @@
+"""What the README says is true: its commands run, and its figures are those of the runs it quotes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from shell import effbench as command
+
+import effbench
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+REFERENCE = ROOT / "results" / "reference" / "amd-epyc-zen5-kvm-2-cores"
+
+COMMANDS = [
+    line.partition("#")[0].strip()
+    for line in README.splitlines()
+    if line.startswith("    effbench ") and "--install-completion" not in line
+]
+
+HEADLINES = (
+    ("**G1**", "g1_channel_ratio_equal", "unequal is slower"),
+    ("**G2**", "g2_groups", "groups are slower"),
+    ("**G3** 4 fragments in series", "g3_fragmentation", "series fragments are slower"),
+    ("**G3** 4 fragments in parallel", "g3_fragmentation", "parallel fragments are slower"),
+    ("**G4**", "g4_elementwise", "ReLU and shortcut cost time"),
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the README's placeholders exist."""
+    folder = tmp_path_factory.mktemp("readme")
+    net = folder / "path" / "to" / "net.py"
+    net.parent.mkdir(parents=True)
+    net.write_text("import torch\n\ndef build():\n    return torch.nn.Conv2d(3, 8, 3)\n")
+    for name in ("ONE", "OTHER"):
+        shutil.copytree(REFERENCE / "g2_groups", folder / "results" / "runs" / name)
+    return folder
+
+
+def test_there_are_commands_to_try() -> None:
+    assert len(COMMANDS) >= 8
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_each_command_of_the_readme_runs(line: str, home: Path) -> None:
+    words = shlex.split(line)[1:]
+    if words[0] in ("run", "compare"):
+        words += ["--device", "fake", "--quick", "--launches", "1"]
+    done = command(*words, cwd=home)
+    assert done.code == 0, done.err
+    assert done.out
+
+
+@pytest.mark.parametrize(("row", "study", "claim"), HEADLINES)
+def test_the_headline_table_is_computed_from_the_stored_runs(row: str, study: str, claim: str) -> None:
+    """Ratio, interval, the paper's ratio and the verdict, for each scale, as the README prints them."""
+    line = next(line for line in README.splitlines() if line.startswith(f"| {row}"))
+    printed = re.findall(r"([\d.]+) \[([\d.]+), ([\d.]+)\] \*([\d.]+)\* \**(\w+)", line)
+    verdicts = [verdict for verdict in effbench.load(REFERENCE / study).verdicts if verdict.claim == claim]
+    expected = []
+    for verdict in verdicts:
+        ratio, paper = verdict.headline.ratio, verdict.headline.paper_ratio
+        assert ratio is not None and ratio.low is not None and ratio.high is not None and paper is not None
+        numbers = (ratio.point, ratio.low, ratio.high, paper)
+        expected.append((*(f"{number:.2f}" for number in numbers), verdict.verdict))
+    assert printed == expected and len(printed) == 3
+
+
+def test_the_comparison_it_quotes_is_the_stored_one() -> None:
+    shufflenet = effbench.load(REFERENCE / "compare").cells[1]
+    mobilenet = effbench.load(REFERENCE / "compare").cells[0]
+    ratio = shufflenet.ratio
+    assert ratio and ratio.low and ratio.high and shufflenet.cost and mobilenet.cost and shufflenet.paper_ratio
+    assert f"{ratio.point:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] of MobileNetV2's time" in README
+    madds = shufflenet.cost.madds / mobilenet.cost.madds
+    assert re.search(rf"with {madds:.2f} of its\s+multiply-adds", README)
+    assert f"it took {shufflenet.paper_ratio:.2f}" in README
+
+
+def test_the_memory_access_levels_it_quotes() -> None:
+    levels = effbench.profile("shufflenet_v2").cost.memory_access_levels
+    quoted = [levels[name].elements / 1e6 for name in ("layer", "eager", "pointwise", "epilogue")]
+    text = f"{quoted[0]:.2f}, {quoted[1]:.1f}, {quoted[2]:.1f} and {quoted[3]:.2f} M elements"
+    assert text in README.replace("\n", " ")
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "results/README.md", "experiments/README.md"])
+def test_links_and_paths_lead_somewhere(name: str) -> None:
+    path = ROOT / name
+    text = path.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert link.startswith("http") or (path.parent / link).exists(), link
+    for file in re.findall(r"`((?:effbench|tests|experiments|benchmarks)/[\w/.]+)`", text):
+        assert (ROOT / file).exists(), file
+
+
+@pytest.mark.parametrize("study", sorted(path.parent.name for path in REFERENCE.glob("*/run.jsonl")))
+def test_committed_runs_are_whole_clean_and_real(study: str) -> None:
+    """A reference run is complete, from committed code, on real hardware, and its verdicts are still what the code says."""
+    run = effbench.load(REFERENCE / study).run
+    assert run.complete
+    assert run.environment.facts["effbench.dirty"] is False
+    assert run.environment.device == "cpu" and run.command.startswith("effbench ")
+    assert {"table.md", "table.csv", "figure.png", "figure.svg"} <= {
+        path.name for path in (REFERENCE / study).iterdir()
+    }
