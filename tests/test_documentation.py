@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from shell import effbench as command
+from shell import records
 
 import effbench
 
@@ -102,11 +103,13 @@ def test_links_and_paths_lead_somewhere(name: str) -> None:
 
 @pytest.mark.parametrize("study", sorted(path.parent.name for path in REFERENCE.glob("*/run.jsonl")))
 def test_committed_runs_are_whole_clean_and_real(study: str) -> None:
-    """A reference run is complete, from committed code, on real hardware, and its verdicts are still what the code says."""
-    run = effbench.load(REFERENCE / study).run
+    """Complete, from committed code, on real hardware, and its verdicts are still what the code says."""
+    results = effbench.load(REFERENCE / study)
+    run = results.run
     assert run.complete
     assert run.environment.facts["effbench.dirty"] is False
     assert run.environment.device == "cpu" and run.command.startswith("effbench ")
-    assert {"table.md", "table.csv", "figure.png", "figure.svg"} <= {
-        path.name for path in (REFERENCE / study).iterdir()
-    }
+    for name in ("table.md", "table.csv", "figure.png", "figure.svg"):
+        assert (REFERENCE / study / name).is_file()
+    (written,) = (record for record in records(REFERENCE / study) if record["kind"] == "verdicts")
+    assert [item["verdict"] for item in written["verdicts"]] == [verdict.verdict for verdict in results.verdicts]
