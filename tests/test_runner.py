@@ -13,7 +13,7 @@ from runs import COST, study
 
 from effbench import plan, runner, storage
 from effbench.claims import judge
-from effbench.core import Cell, Cost, Experiment, Run
+from effbench.core import LEVELS, Cell, Cost, Experiment, Run, Traffic
 from effbench.errors import EffbenchError, ModelError, StorageError
 from effbench.measurement import launcher
 from effbench.summary import summarise
@@ -22,8 +22,9 @@ SAMPLING = {"launches": 5, "min_rounds": 10, "max_rounds": 12, "warmup_s": 0.0, 
 
 
 def cost_of(cell: Cell) -> Cost:
-    """Groups cost what the level says, so that the scripted clock orders them."""
-    return replace(COST, madds=10_000_000 * int(cell.case.labels["groups"]))
+    """Equal multiply-adds, and memory access that grows with the groups, so that the scripted clock orders them."""
+    traffic = Traffic(activation_bytes=4_000_000 * int(cell.case.labels["groups"]))
+    return replace(COST, memory_access_levels=dict.fromkeys(LEVELS, traffic))
 
 
 def execute(directory: Path, experiment: Experiment | None = None, **options: Any) -> Run:
