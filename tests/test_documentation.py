@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import statistics
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,18 @@ def test_the_comparison_it_quotes_is_the_stored_one() -> None:
     madds = shufflenet.cost.madds / mobilenet.cost.madds
     assert re.search(rf"with {madds:.2f} of its\s+multiply-adds", README)
     assert f"it took {shufflenet.paper_ratio:.2f}" in README
+
+
+def test_the_difference_of_two_identical_runs_it_quotes() -> None:
+    first, again = (effbench.load(REFERENCE / name).cells for name in ("g2_groups", "g2_groups_again"))
+    differences = [
+        abs(two.ratio.point / one.ratio.point - 1)
+        for one, two in zip(first, again, strict=True)
+        if one.ratio and two.ratio and one.ratio.low is not None
+    ]
+    assert len(differences) == 9
+    middle, largest = statistics.median(differences), max(differences)
+    assert f"differed by {100 * middle:.1f} % in the median ratio, and by {100 * largest:.1f} % at most" in README
 
 
 def test_the_memory_access_levels_it_quotes() -> None:
