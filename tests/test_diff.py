@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from runs import CELLS, run_of
+from runs import CELLS, run_of, with_blocks
 
 from effbench.diff import compare_runs
 
@@ -55,3 +55,12 @@ def test_identical_code_rarely_alarms() -> None:
         pair = [run_of(TIMES, launch_noise=0.02, noise=0.03, seed=1000 * side + seed) for side in (0, 1)]
         alarms += sum(item.verdict in ("slower", "faster") for item in compare_runs(*pair))
     assert alarms <= 9, "5 % of 180 cells"
+
+
+def test_a_disturbed_cell_convicts_nobody() -> None:
+    before = run_of(TIMES)
+    after = run_of({**TIMES, CELLS[1]: 0.02}, seed=1)
+    disturbed = with_blocks(after, CELLS[1], lambda timing: replace(timing, flags=("steal",)))
+    assert compare_runs(before, after)[1].verdict == "slower"
+    found = compare_runs(before, disturbed)[1]
+    assert (found.verdict, found.reason) == ("unsure", "contaminated")
