@@ -6,9 +6,9 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--overwrite", action="store_true", help="rewrite the golden files with what the tests saw")
+    parser.addoption("--golden", action="store_true", help="rewrite the golden files with what the tests saw")
 
 
 @pytest.fixture
-def overwrite(request: pytest.FixtureRequest) -> bool:
-    return bool(request.config.getoption("--overwrite"))
+def rewrite_golden(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--golden"))

@@ -70,13 +70,13 @@ def terminal(table: Table, width: int = 120) -> str:
 
 @pytest.mark.parametrize("form", ["md", "csv", "txt"])
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_rendering_is_golden(name: str, form: str, overwrite: bool) -> None:
+def test_rendering_is_golden(name: str, form: str, rewrite_golden: bool) -> None:
     table = EXAMPLES[name]()
     text = {"md": render_markdown, "csv": render_csv, "txt": terminal}[form](table)
     path = GOLDEN / f"{name}.{form}"
-    if overwrite:
+    if rewrite_golden:
         path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8"), "run pytest --overwrite if the new text is right"
+    assert text == path.read_text(encoding="utf-8"), "run pytest --golden if the new text is right"
 
 
 def rows_of(table: Table) -> list[dict[str, str]]:

@@ -23,8 +23,9 @@ class Entry:
 
     `params` is exact, `madds_million` a number as `source` prints it (its rounding included); both are None where
     nothing is published for this form. `counts` says what that number leaves out: "conv" is a table without the
-    classifier. `input_shape` excludes the batch and is empty for a probe, whose input follows its arguments. `family`
-    is the file, `builder` the function.
+    classifier. `published` is the network's name in the table ``published_costs``. `input_shape` excludes the batch and
+    is empty for a probe, whose input follows its arguments; `min_pixels` is the smallest height and width that every
+    layer still has something to see of. `family` is the file, `builder` the function.
     """
 
     name: str
@@ -36,7 +37,9 @@ class Entry:
     params: int | None = None
     madds_million: float | None = None
     counts: Literal["conv+fc", "conv"] = "conv+fc"
+    published: str = ""
     input_shape: tuple[int, ...] = (3, 224, 224)
+    min_pixels: int = 32
     source: str = ""
     paper: str = ""
 

@@ -49,7 +49,7 @@ def load(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
         return _checked(_unpickle(Path(attribute)), name)
     if place in _LIBRARIES:
         module, function = _LIBRARIES[place]
-        factory = getattr(_import(module, name), function)
+        factory = getattr(_import_library(module, place, name), function)
         return _checked(_call(lambda **given: factory(attribute, **given), arguments, name), name)
     module = _import_file(Path(place), name) if place.endswith(".py") else _import(place, name)
     factory = _attribute(module, attribute, place)
@@ -78,6 +78,38 @@ def _import(module: str, name: str) -> Any:
         raise ModelError(f"{name}: importing {module} fails: {_reason(error)}; correct {module} first") from error
     finally:
         sys.path.remove("")
+
+
+def _import_library(module: str, library: str, name: str) -> Any:
+    """torchvision, or timm, which imports it. Its wheels need the CUDA build of torch; beside a CPU build only the
+    schemas of two detection operators are missing, without which the import fails.
+    """
+    if importlib.util.find_spec(library) is None:
+        raise ModelError(f"{name}: {library} is not installed; pip install 'effbench[{library}]' brings it")
+    if importlib.util.find_spec("torchvision") is not None and "torchvision" not in sys.modules:
+        try:
+            importlib.import_module("torchvision")
+        except RuntimeError as error:
+            if "torchvision::" not in str(error):
+                raise
+            for half_imported in [known for known in sys.modules if known.partition(".")[0] == "torchvision"]:
+                del sys.modules[half_imported]
+            _define_missing_schemas()
+    return _import(module, name)
+
+
+def _define_missing_schemas() -> None:
+    """nms and qnms stay without a kernel: networks build and count, detection heads do not run."""
+    import torch
+
+    # The library object must live as long as its definitions.
+    global _schemas
+    _schemas = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        _schemas.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+_schemas: Any = None
 
 
 def _import_file(path: Path, name: str) -> Any:

@@ -52,6 +52,7 @@ class MobileNetV1(nn.Module):
     arguments={"width": 0.25},
     params=470_072,
     madds_million=41,
+    published="MobileNetV1 0.25",
     source="ShuffleNetV2 paper, Table 8",
     paper="arXiv:1704.04861",
 )
@@ -60,6 +61,7 @@ class MobileNetV1(nn.Module):
     arguments={"width": 0.5},
     params=1_331_592,
     madds_million=149,
+    published="MobileNetV1 0.5",
     source="ShuffleNetV2 paper, Table 8",
     paper="arXiv:1704.04861",
 )
@@ -68,6 +70,7 @@ class MobileNetV1(nn.Module):
     arguments={"width": 0.75},
     params=2_585_560,
     madds_million=325,
+    published="MobileNetV1 0.75",
     source="ShuffleNetV2 paper, Table 8",
     paper="arXiv:1704.04861",
 )
@@ -77,6 +80,7 @@ class MobileNetV1(nn.Module):
     arguments={"width": 1.0},
     params=4_231_976,
     madds_million=569,
+    published="MobileNetV1 1.0",
     source="ShuffleNetV2 paper, Table 8",
     paper="arXiv:1704.04861",
 )

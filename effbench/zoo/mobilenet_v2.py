@@ -67,6 +67,7 @@ class MobileNetV2(nn.Module):
     arguments={"width": 0.35},
     params=1_677_128,
     madds_million=59,
+    published="MobileNetV2 0.35",
     source="TensorFlow slim",
     paper="arXiv:1801.04381",
 )
@@ -75,6 +76,7 @@ class MobileNetV2(nn.Module):
     arguments={"width": 0.5},
     params=1_968_680,
     madds_million=97,
+    published="MobileNetV2 0.5",
     source="TensorFlow slim",
     paper="arXiv:1801.04381",
 )
@@ -83,6 +85,7 @@ class MobileNetV2(nn.Module):
     arguments={"width": 0.75},
     params=2_636_424,
     madds_million=209,
+    published="MobileNetV2 0.75",
     source="TensorFlow slim",
     paper="arXiv:1801.04381",
 )
@@ -92,6 +95,7 @@ class MobileNetV2(nn.Module):
     arguments={"width": 1.0},
     params=3_504_872,
     madds_million=301,
+    published="MobileNetV2 1.0",
     source="torchvision",
     paper="arXiv:1801.04381",
 )
@@ -100,6 +104,7 @@ class MobileNetV2(nn.Module):
     arguments={"width": 1.4},
     params=6_108_776,
     madds_million=582,
+    published="MobileNetV2 1.4",
     source="TensorFlow slim",
     paper="arXiv:1801.04381",
 )

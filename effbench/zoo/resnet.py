@@ -78,6 +78,7 @@ class ResNet(nn.Module):
     arguments={"depth": 18},
     params=11_689_512,
     madds_million=1814,
+    published="ResNet-18",
     source="torchvision",
     paper="arXiv:1512.03385",
 )
@@ -86,6 +87,7 @@ class ResNet(nn.Module):
     arguments={"depth": 34},
     params=21_797_672,
     madds_million=3664,
+    published="ResNet-34",
     source="torchvision",
     paper="arXiv:1512.03385",
 )
@@ -94,6 +96,7 @@ class ResNet(nn.Module):
     arguments={"depth": 50},
     params=25_557_032,
     madds_million=4089,
+    published="ResNet-50",
     source="torchvision",
     paper="arXiv:1512.03385",
 )
@@ -102,6 +105,7 @@ class ResNet(nn.Module):
     arguments={"depth": 101},
     params=44_549_160,
     madds_million=7801,
+    published="ResNet-101",
     source="torchvision",
     paper="arXiv:1512.03385",
 )
@@ -110,6 +114,7 @@ class ResNet(nn.Module):
     arguments={"depth": 152},
     params=60_192_808,
     madds_million=11514,
+    published="ResNet-152",
     source="torchvision",
     paper="arXiv:1512.03385",
 )

@@ -92,6 +92,7 @@ class ShuffleNetV1(nn.Module):
     arguments={"groups": 1, "width": 1.0},
     params=1_531_936,
     madds_million=143,
+    published="ShuffleNetV1 1.0x g=1",
     counts="conv",
     source="ShuffleNetV1 paper, Table 1, convolutions only",
     paper="arXiv:1707.01083",
@@ -101,6 +102,7 @@ class ShuffleNetV1(nn.Module):
     arguments={"groups": 2, "width": 1.0},
     params=1_733_848,
     madds_million=140,
+    published="ShuffleNetV1 1.0x g=2",
     counts="conv",
     source="ShuffleNetV1 paper, Table 1, convolutions only",
     paper="arXiv:1707.01083",
@@ -110,6 +112,7 @@ class ShuffleNetV1(nn.Module):
     arguments={"groups": 3, "width": 0.5},
     params=718_324,
     madds_million=38,
+    published="ShuffleNetV1 0.5x g=3",
     source="the authors' repository",
     paper="arXiv:1707.01083",
 )
@@ -119,6 +122,7 @@ class ShuffleNetV1(nn.Module):
     arguments={"groups": 3, "width": 1.0},
     params=1_865_728,
     madds_million=137,
+    published="ShuffleNetV1 1.0x g=3",
     counts="conv",
     source="ShuffleNetV1 paper, Table 1, convolutions only",
     paper="arXiv:1707.01083",
@@ -128,6 +132,7 @@ class ShuffleNetV1(nn.Module):
     arguments={"groups": 3, "width": 1.5},
     params=3_442_168,
     madds_million=292,
+    published="ShuffleNetV1 1.5x g=3",
     source="the authors' repository",
     paper="arXiv:1707.01083",
 )
@@ -136,6 +141,7 @@ class ShuffleNetV1(nn.Module):
     arguments={"groups": 3, "width": 2.0},
     params=5_450_776,
     madds_million=524,
+    published="ShuffleNetV1 2.0x g=3",
     source="the authors' repository",
     paper="arXiv:1707.01083",
 )
@@ -144,6 +150,7 @@ class ShuffleNetV1(nn.Module):
     arguments={"groups": 4, "width": 1.0},
     params=1_968_344,
     madds_million=133,
+    published="ShuffleNetV1 1.0x g=4",
     counts="conv",
     source="ShuffleNetV1 paper, Table 1, convolutions only",
     paper="arXiv:1707.01083",
@@ -153,6 +160,7 @@ class ShuffleNetV1(nn.Module):
     arguments={"groups": 8, "width": 0.5},
     params=1_011_448,
     madds_million=40,
+    published="ShuffleNetV1 0.5x g=8",
     source="the authors' repository",
     paper="arXiv:1707.01083",
 )
@@ -161,6 +169,7 @@ class ShuffleNetV1(nn.Module):
     arguments={"groups": 8, "width": 1.0},
     params=2_434_768,
     madds_million=137,
+    published="ShuffleNetV1 1.0x g=8",
     counts="conv",
     source="ShuffleNetV1 paper, Table 1, convolutions only",
     paper="arXiv:1707.01083",
@@ -170,6 +179,7 @@ class ShuffleNetV1(nn.Module):
     arguments={"groups": 8, "width": 1.5},
     params=4_269_952,
     madds_million=290,
+    published="ShuffleNetV1 1.5x g=8",
     source="the authors' repository",
     paper="arXiv:1707.01083",
 )
@@ -178,6 +188,7 @@ class ShuffleNetV1(nn.Module):
     arguments={"groups": 8, "width": 2.0},
     params=6_522_232,
     madds_million=522,
+    published="ShuffleNetV1 2.0x g=8",
     source="the authors' repository",
     paper="arXiv:1707.01083",
 )

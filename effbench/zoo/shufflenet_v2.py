@@ -79,6 +79,7 @@ class ShuffleNetV2(nn.Module):
     arguments={"width": 0.5},
     params=1_366_792,
     madds_million=40,
+    published="ShuffleNetV2 0.5x",
     source="torchvision",
     paper="arXiv:1807.11164",
 )
@@ -88,6 +89,7 @@ class ShuffleNetV2(nn.Module):
     arguments={"width": 1.0},
     params=2_278_604,
     madds_million=145,
+    published="ShuffleNetV2 1.0x",
     source="torchvision",
     paper="arXiv:1807.11164",
 )
@@ -96,6 +98,7 @@ class ShuffleNetV2(nn.Module):
     arguments={"width": 1.5},
     params=3_503_624,
     madds_million=296,
+    published="ShuffleNetV2 1.5x",
     source="torchvision",
     paper="arXiv:1807.11164",
 )
@@ -104,6 +107,7 @@ class ShuffleNetV2(nn.Module):
     arguments={"width": 2.0},
     params=7_393_996,
     madds_million=583,
+    published="ShuffleNetV2 2.0x",
     source="torchvision",
     paper="arXiv:1807.11164",
 )
