@@ -165,3 +165,65 @@ def test_lag1_of_alternation_and_of_a_constant() -> None:
 def test_mad_estimates_a_normal_deviation() -> None:
     draw = random.Random(2)
     assert stats.mad([draw.gauss(0, 3) for _ in range(4000)]) == pytest.approx(3, rel=0.05)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=40))
+@settings(deadline=None)
+def test_kendalls_tau_is_scipys_tau_b_ties_included(pairs: list[tuple[int, int]]) -> None:
+    from scipy.stats import kendalltau
+
+    x, y = zip(*pairs, strict=True)
+    if len(set(x)) == 1 or len(set(y)) == 1:
+        with pytest.raises(ValueError, match="no order"):
+            stats.kendall_tau(x, y)
+    else:
+        assert stats.kendall_tau(x, y) == pytest.approx(float(kendalltau(x, y).statistic), abs=1e-12)
+
+
+def test_rank_agreement_refuses_what_does_not_pair_or_rank() -> None:
+    with pytest.raises(ValueError, match="do not pair"):
+        stats.rank_agreement([1.0], [1.0, 2.0], ["a"])
+    with pytest.raises(ValueError, match="finite"):
+        stats.kendall_tau([1.0, math.nan], [1.0, 2.0])
+
+
+def test_rank_agreement_draws_whole_families() -> None:
+    """Each draw equals tau-b over the drawn networks themselves, so its quantiles are those of a plain bootstrap."""
+    from scipy.stats import kendalltau
+
+    generator = random.Random(5)
+    families = [number % 7 for number in range(30)]
+    x = [generator.random() for _ in families]
+    y = [value + generator.random() for value in x]
+
+    def plain(drawn: list[int]) -> float:
+        taken = [place for family in drawn for place, own in enumerate(families) if own == family]
+        return float(kendalltau([x[place] for place in taken], [y[place] for place in taken]).statistic)
+
+    found = stats.rank_agreement(x, y, families, seed=3)
+    expected = stats.cluster_interval(plain, 7, seed=3)
+    assert (found.low, found.high) == pytest.approx(expected, abs=1e-9)
+    assert found.point == pytest.approx(plain(list(range(7))))
+    assert found.low is not None and found.low < found.point < (found.high or 0)
+    assert stats.rank_agreement(x, y, families, seed=3) == found
+
+
+def test_like_networks_count_as_one_draw() -> None:
+    """Ten copies of every network say no more than one: the interval by family does not shrink."""
+    generator = random.Random(2)
+    x = [generator.random() for _ in range(12)]
+    y = [value + generator.random() for value in x]
+    once = stats.rank_agreement(x, y, list(range(12)))
+    copied = stats.rank_agreement(x * 10, y * 10, list(range(12)) * 10)
+    apart = stats.rank_agreement(x * 10, y * 10, list(range(120)))
+    assert (copied.low, copied.high) == pytest.approx((once.low, once.high))
+    assert apart.high - apart.low < (once.high - once.low) / 2  # type: ignore[operator]
+
+
+def test_few_families_and_a_perfect_order_have_no_interval() -> None:
+    ordered = [float(value) for value in range(8)]
+    assert stats.rank_agreement(ordered, ordered, list(range(8))).point == 1.0
+    assert stats.rank_agreement(ordered, ordered, list(range(8))).low is None
+    crossed = [0.0, 2.0, 1.0, 3.0, 5.0, 4.0, 6.0, 7.0]
+    assert stats.rank_agreement(ordered, crossed, [0, 0, 1, 1, 2, 2, 3, 3]).low is None
+    assert stats.rank_agreement(ordered, crossed, list(range(8))).low is not None
