@@ -39,3 +39,13 @@ PARAMS_DIFFER = {
     ("ShuffleNetV1 2.0x g=3", "megvii"): ("5.45 M cut to 5.4 M", 0.99, 1.0),
     ("ShuffleNetV2 0.5x", "OpenVINO"): ("norms folded into the convolutions", 0.99, 1.0),
 }
+
+# Families that the zoo leaves out, by the start of their names.
+OUT_OF_ZOO = {
+    "RegNet": "designed for servers, after the paper",
+    "ConvNeXt": "designed for servers, after the paper",
+}
+# Forms that no network of the zoo takes, although their family is there.
+NOT_BUILT = {
+    "LeNet-5 (1998 original)": "sparse C3, trainable pooling and radial basis outputs, which nobody builds today",
+}
