@@ -147,19 +147,22 @@ class Results:
         )
 
     def plot(self) -> Figure:
-        """The figure of a study (ratio against its factor) or of a comparison (speed against costs)."""
-        from effbench.report import captions, plots
+        """The run's main figure: ratios against the factor of a study, or models against their costs.
 
-        if captions.is_comparison(self.run):
-            return plots.compare_figure(self.run, self.cells)
-        return plots.study_figure(self.run, self.cells, self.verdicts)
+        Raises InvalidValue for a run without cells.
+        """
+        from effbench import report
+
+        found = report.figures(self.run, self.cells, self.verdicts)
+        if not found:
+            raise InvalidValue("this run holds no cells, so there is nothing to draw")
+        return found["figure"]
 
     def tables(self) -> list[Table]:
-        """What the command line prints: the cells, and the verdicts where there are claims."""
-        from effbench.report import captions, table
+        """What the command line prints: the cells, then whatever else the run holds."""
+        from effbench import report
 
-        rows = table.compare_rows if captions.is_comparison(self.run) else table.study_rows
-        return [rows(self.run, self.cells), *([table.verdict_rows(self.verdicts)] if self.verdicts else [])]
+        return list(report.tables(self.run, self.cells, self.verdicts).values())
 
     def write(self, directory: str | Path | None = None) -> dict[str, Path]:
         """Write tables and figures beside the run, or into `directory`. Returns the files by what they are. Raises
@@ -216,7 +219,7 @@ def _execute(
     device: str = "cpu",
     runtime: str = "eager",
     threads: int = 1,
-    batch: int = 1,
+    batch: int | None = None,
     dtype: str | None = None,
     allocator: str = "retain",
     select: Mapping[str, Sequence[str]] | None = None,

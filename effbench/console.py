@@ -7,10 +7,14 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from effbench.report.grid import Table
+
+typed: ContextVar[str] = ContextVar("typed", default="effbench")
+"""The command line as it can be typed again."""
 
 
 def flushed(code: int) -> int:

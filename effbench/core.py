@@ -108,8 +108,9 @@ class Experiment:
     `factor` is the label that the study varies, `levels` its values in the predicted order from fast to slow,
     `reference` the level that every ratio is taken to, within the same values of all other labels.
     `defaults` narrows each remaining label to the values that run when nothing is selected; a mapping
-    from device kind (``{"cuda": …, "cpu": …}``) makes that choice depend on the device. Raises InvalidValue for a case
-    without the factor.
+    from device kind (``{"cuda": …, "cpu": …}``) makes that choice depend on the device. `batch` is the images per call
+    by device kind, 1 where it says nothing. `absent` names what the paper compares and this study cannot measure, each
+    with the reason. Raises InvalidValue for a case without the factor.
     """
 
     name: str
@@ -124,6 +125,8 @@ class Experiment:
     sampling: Sampling = field(default_factory=Sampling)
     paper: str | None = None
     notes: tuple[str, ...] = ()
+    batch: Mapping[str, int] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for case in self.cases:

@@ -51,7 +51,7 @@ def make(
     device: str = "cpu",
     runtime: str = "eager",
     threads: int = 1,
-    batch: int = 1,
+    batch: int | None = None,
     dtype: str | None = None,
     allocator: str = "retain",
     select: Mapping[str, Sequence[str]] | None = None,
@@ -60,7 +60,8 @@ def make(
     seed: int = 0,
     device_options: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The plan for a study under these options. `sampling` overrides single fields of the study's own.
+    """The plan for a study under these options. `sampling` overrides single fields of the study's own, and so does
+    `batch` where it is given.
 
     Raises UnknownName and InvalidValue for options that name nothing or break a rule.
     """
@@ -71,6 +72,7 @@ def make(
         raise UnknownName("allocator policy", allocator, ALLOCATORS)
     if dtype is not None and dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES)
+    batch = experiment.batch.get(kind, 1) if batch is None else batch
     if batch < 1:
         raise InvalidValue(f"batch (={batch}) must be 1 or more")
     if threads < 0:

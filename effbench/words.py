@@ -76,7 +76,7 @@ Device = Annotated[
 ]
 Runtime = Annotated[str, typer.Option(help="How the network is executed: eager.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 means every core this process may use.")]
-Batch = Annotated[int, typer.Option(help="Images per call.")]
+Batch = Annotated[int | None, typer.Option(help="Images per call. Default: the study's own, else 1.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, float64, float16 or bfloat16.")]
 Allocator = Annotated[
     str, typer.Option(help="retain: keep freed pages, so that kernels are measured; system: as deployed.")

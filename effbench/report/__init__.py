@@ -2,38 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from effbench.core import Run, Verdict
 from effbench.errors import StorageError
 from effbench.report import captions, table
+from effbench.report.grid import Table
 from effbench.summary import CellSummary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def tables(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> dict[str, Table]:
+    """Every table of a run by the name of its file: ``table`` holds the cells, ``verdicts`` is there where claims are.
+
+    Whatever shows a run (terminal, Markdown, page) shows these, in this order.
+    """
+    rows = table.compare_rows if captions.is_comparison(run) else table.study_rows
+    found = {"table": rows(run, cells)}
+    if verdicts:
+        found["verdicts"] = table.verdict_rows(verdicts)
+    return found
+
+
+def figures(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> dict[str, Figure]:
+    """Every figure of a run by the name of its file, the main one first as ``figure``; none without cells."""
+    from effbench.report import plots
+
+    if not cells:
+        return {}
+    if captions.is_comparison(run):
+        return {"figure": plots.compare_figure(run, cells)}
+    return {"figure": plots.study_figure(run, cells, verdicts)}
 
 
 def write_all(
     run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict], directory: str | Path
 ) -> dict[str, Path]:
-    """Write the table, the verdicts and the figure of a run into a folder; the paths by what they hold.
+    """Write the tables and figures of a run into a folder; the paths by file name.
 
-    Keys: ``table.md``, ``table.csv``; ``verdicts.md`` where there are verdicts; ``figure.png`` and ``figure.svg`` where
-    there are cells. Raises StorageError where the folder cannot be written.
+    ``table.md`` and ``table.csv`` always; ``verdicts.md`` where there are verdicts; ``figure.png`` and ``figure.svg``
+    where there are cells; two more files for each further table or figure. Raises StorageError where the folder cannot
+    be written.
     """
     from effbench.report import plots
 
     folder = Path(directory)
-    comparison = captions.is_comparison(run)
-    rows = table.compare_rows(run, cells) if comparison else table.study_rows(run, cells)
-    texts = {"table.md": table.render_markdown(rows) + _readings(run), "table.csv": table.render_csv(rows)}
+    texts = _texts(run, tables(run, cells, verdicts), verdicts)
+    written = {name: _write(folder / name, text) for name, text in texts.items()}
+    for name, figure in figures(run, cells, verdicts).items():
+        written[f"{name}.png"], written[f"{name}.svg"] = plots.save(figure, folder, name)
+    return written
+
+
+def _texts(run: Run, found: Mapping[str, Table], verdicts: Sequence[Verdict]) -> dict[str, str]:
+    texts = {}
+    for name, rows in found.items():
+        texts[f"{name}.md"] = table.render_markdown(rows)
+        if name != "verdicts":
+            texts[f"{name}.csv"] = table.render_csv(rows)
+    texts["table.md"] += _readings(run)
     if verdicts:
         sentences = table.verdict_sentences(verdicts, factor=run.experiment.factor)
         listed = "\n".join(f"- {table.escape_markdown(sentence)}" for sentence in sentences)
-        texts["verdicts.md"] = f"{table.render_markdown(table.verdict_rows(verdicts))}\n{listed}\n"
-    written = {name: _write(folder / name, text) for name, text in texts.items()}
-    if cells:
-        figure = plots.compare_figure(run, cells) if comparison else plots.study_figure(run, cells, verdicts)
-        written["figure.png"], written["figure.svg"] = plots.save(figure, folder, "figure")
-    return written
+        texts["verdicts.md"] += f"\n{listed}\n"
+    return texts
 
 
 def _readings(run: Run) -> str:

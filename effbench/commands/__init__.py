@@ -1,0 +1,1 @@
+"""The commands of effbench, one file a theme: parse, call, print. `effbench.cli` gives them their names."""

@@ -1,0 +1,201 @@
+"""The commands that measure: run and compare."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from effbench import console, words
+from effbench.errors import InvalidValue, StorageError
+
+if TYPE_CHECKING:
+    from effbench.api import Results
+
+
+def run(
+    context: typer.Context,
+    study: Annotated[
+        str | None, typer.Argument(help="A study's name, or a file of your own.", autocompletion=words.complete_study)
+    ] = None,
+    device: words.Device = "cpu",
+    runtime: words.Runtime = "eager",
+    threads: words.Threads = 1,
+    batch: words.Batch = None,
+    dtype: words.Dtype = None,
+    allocator: words.Allocator = "retain",
+    scale: Annotated[str | None, typer.Option(help="Scales to run, such as x1,x4.")] = None,
+    select: Annotated[
+        list[str] | None, typer.Option(help="LABEL=VALUE[,VALUE]: run these values of a label; repeatable.")
+    ] = None,
+    launches: words.Launches = None,
+    budget: words.Budget = None,
+    precision: words.Precision = None,
+    quick: words.Quick = False,
+    seed: words.Seed = 0,
+    out: words.Out = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Finish the interrupted run in this folder.", autocompletion=words.complete_run)
+    ] = None,
+    cuda_precision: words.CudaPrecision = "fp32",
+    autotune: words.Autotune = False,
+    cache: words.Cache = "steady",
+    as_json: words.Json = False,
+) -> None:
+    """Carry out a guideline study and say whether the guideline holds here."""
+    from effbench import api
+
+    if (study is None) == (resume is None):
+        raise InvalidValue(
+            "name one study to run, or give --resume DIR to finish one; `effbench list studies` names them"
+        )
+    if resume is not None:
+        _refuse_others(context, "resume")
+        folder = resume
+        _finish(lambda watch: api.resume(folder, watch), as_json)
+        return
+    chosen = words.selection(select or [])
+    if scale:
+        chosen["scale"] = scale.split(",")
+    options = _measuring(
+        device, runtime, threads, batch, dtype, allocator, launches, budget, precision, quick, seed, out
+    )
+    options["device_options"] = words.device_options(device, cuda_precision, autotune, cache)
+    name = str(study)
+    _finish(lambda watch: api.run(name, select=chosen, watch=watch, **options), as_json)
+
+
+def compare(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Names from `effbench list models`, or path/file.py:factory.", autocompletion=words.complete_model
+        ),
+    ],
+    device: words.Device = "cpu",
+    runtime: words.Runtime = "eager",
+    threads: words.Threads = 1,
+    batch: words.Batch = None,
+    dtype: words.Dtype = None,
+    allocator: words.Allocator = "retain",
+    input: Annotated[str | None, typer.Option(help="Input without the batch, such as 3x224x224.")] = None,
+    launches: words.Launches = None,
+    budget: words.Budget = None,
+    precision: words.Precision = None,
+    quick: words.Quick = False,
+    seed: words.Seed = 0,
+    out: words.Out = None,
+    cuda_precision: words.CudaPrecision = "fp32",
+    autotune: words.Autotune = False,
+    cache: words.Cache = "steady",
+    as_json: words.Json = False,
+) -> None:
+    """Measure models side by side: costs, speed, the paper's row, scatter plots. Ratios are to the first."""
+    from effbench import api
+
+    options = _measuring(
+        device, runtime, threads, batch, dtype, allocator, launches, budget, precision, quick, seed, out
+    )
+    options["device_options"] = words.device_options(device, cuda_precision, autotune, cache)
+    shape = words.shape(input) if input else None
+    _finish(lambda watch: api.compare(*models, input_shape=shape, watch=watch, **options), as_json)
+
+
+def _finish(work: Callable[[Any], Results], as_json: bool) -> None:
+    """Run with progress, write tables and figures beside the run, and print what was found."""
+    from effbench.progress import watching
+    from effbench.runner import Interrupted
+
+    try:
+        # Whatever a study or a network prints as it is loaded is not part of our output.
+        with watching() as watch, redirect_stdout(sys.stderr):
+            results = work(watch)
+    except Interrupted as stop:
+        _ignore_impatience()
+        # 130 is what a shell reports for a program that Ctrl-C ended.
+        raise typer.Exit(_interrupted(stop.directory)) from None
+    except KeyboardInterrupt:
+        _ignore_impatience()
+        raise typer.Exit(console.complain("interrupted before anything was measured", 130)) from None
+    try:
+        files = results.write()
+    except StorageError as error:
+        # What was measured is on disk already, and is worth more than its table.
+        _show(results, {}, as_json)
+        raise StorageError(f"{error}; the measured blocks are kept in {results.run.path}") from error
+    except KeyboardInterrupt:
+        _ignore_impatience()
+        again = shlex.join(["effbench", "run", "--resume", str(results.directory)])
+        raise typer.Exit(console.complain(f"interrupted; the run is complete, this shows it: {again}", 130)) from None
+    _show(results, files, as_json)
+
+
+def _show(results: Results, files: Mapping[str, Path], as_json: bool) -> None:
+    if as_json:
+        console.print_json(results.to_dict())
+        return
+    console.print_tables(results.tables())
+    places = {"table": files.get("table.md"), "figure": files.get("figure.png"), "raw": results.run.path}
+    print("\n" + "\n".join(f"{what:<8}{console.plain(str(path))}" for what, path in places.items() if path))
+
+
+def _ignore_impatience() -> None:
+    """A second Ctrl-C while we say what the first one did would only end in some library's traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _refuse_others(context: typer.Context, allowed: str) -> None:
+    """A resumed run goes on as it was begun; an option that would be ignored is not accepted."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in (allowed, "as_json") and source is not None and source.name == "COMMANDLINE":
+            raise InvalidValue(
+                f"--{allowed} goes on with the options of the stored run; leave out {name.replace('_', '-')}"
+            )
+
+
+def _interrupted(directory: Path) -> int:
+    from effbench import storage
+
+    if (directory / storage.RUN_FILE).exists() and (directory / storage.RUN_FILE).stat().st_size:
+        blocks = sum(len(result.blocks) for result in storage.load(directory).results)
+        again = shlex.join(["effbench", "run", "--resume", str(directory)])
+        return console.complain(f"interrupted; {blocks} blocks are saved, finish with: {again}", 130)
+    return console.complain("interrupted before anything was measured", 130)
+
+
+def _measuring(
+    device: str,
+    runtime: str,
+    threads: int,
+    batch: int | None,
+    dtype: str | None,
+    allocator: str,
+    launches: int | None,
+    budget: str | None,
+    precision: str | None,
+    quick: bool,
+    seed: int,
+    out: Path | None,
+) -> dict[str, Any]:
+    return {
+        "device": device,
+        "runtime": runtime,
+        "threads": threads,
+        "batch": batch,
+        "dtype": dtype,
+        "allocator": allocator,
+        "launches": launches,
+        "budget_s": words.seconds(budget) if budget is not None else None,
+        "precision": words.share(precision) if precision is not None else None,
+        "quick": quick,
+        "seed": seed,
+        "out": out,
+        "command": console.typed.get(),
+    }

@@ -1,0 +1,66 @@
+"""The command that counts: profile."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from typing import Annotated, Any
+
+import typer
+
+from effbench import console, words
+from effbench.errors import InvalidValue, UnknownName
+
+
+def profile(
+    model: Annotated[
+        str, typer.Argument(help="A model's name, or path/file.py:factory.", autocompletion=words.complete_model)
+    ],
+    input: Annotated[str | None, typer.Option(help="Input without the batch, such as 3x224x224.")] = None,
+    batch: Annotated[int, typer.Option(help="Images per call.")] = 1,
+    dtype: words.Dtype = None,
+    layers: Annotated[bool, typer.Option("--layers", help="One row an operator.")] = False,
+    crosscheck: Annotated[
+        bool, typer.Option("--crosscheck", help="Count with fvcore and torch too, and explain each difference.")
+    ] = False,
+    as_json: words.Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV to standard output.")] = False,
+) -> None:
+    """Count what a model costs: parameters, multiply-adds, activations, memory access. Analytic; no clock."""
+    from effbench import api
+    from effbench.plan import DTYPES
+    from effbench.report import findings, table
+
+    shape = words.shape(input) if input else None
+    if as_json and as_csv:
+        raise InvalidValue("--json and --csv both want standard output; choose one")
+    if batch < 1:
+        raise InvalidValue(f"batch (={batch}) must be 1 or more")
+    if dtype is not None and dtype not in DTYPES:
+        raise UnknownName("dtype", dtype, DTYPES)
+    with redirect_stdout(sys.stderr):
+        found = api.profile(model, shape, batch=batch, dtype=dtype or "float32")
+        checks = _crosscheck(model, found) if crosscheck else []
+    if as_json:
+        document = found.to_dict(layers=layers)
+        console.print_json({**document, "crosscheck": checks} if crosscheck else document)
+        return
+    whole = found.to_dict(layers=True)
+    tables = [findings.cost_rows(whole)]
+    if layers:
+        tables.append(findings.layer_rows(whole))
+    if checks:
+        tables.append(findings.crosscheck_rows(checks))
+    if as_csv:
+        sys.stdout.write(table.render_csv(tables[1] if layers else tables[0]))
+        return
+    console.print_tables(tables)
+
+
+def _crosscheck(model: str, found: Any) -> list[dict[str, Any]]:
+    import dataclasses
+
+    from effbench import cost, zoo
+
+    checks = cost.crosscheck(zoo.resolve(model, {}), found.input_shape, batch=found.batch)
+    return [dataclasses.asdict(check) for check in checks]
