@@ -13,18 +13,22 @@ from effbench.errors import InvalidValue
 def conv_norm_act(
     in_channels: int,
     out_channels: int,
-    kernel: int = 1,
+    kernel: int | tuple[int, int] = 1,
     stride: int = 1,
     groups: int = 1,
     activation: type[nn.Module] | None = nn.ReLU,
+    padded: bool = True,
+    eps: float = 1e-5,
 ) -> nn.Sequential:
     """Convolution without bias, batch norm and, unless `activation` is None, an in-place activation.
 
-    Keeps h and w at stride 1.
+    Keeps h and w at stride 1, unless not `padded`; `eps` is the norm's.
     """
+    height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+    padding = (height // 2, width // 2) if padded else 0
     layers: list[nn.Module] = [
-        nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(out_channels),
+        nn.Conv2d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False),
+        nn.BatchNorm2d(out_channels, eps),
     ]
     if activation is not None:
         # Safe in place: the norm's output is fresh and nobody else holds it.
