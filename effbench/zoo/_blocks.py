@@ -1,4 +1,4 @@
-"""Pieces that several families share: convolution with norm and activation, channel shuffle, rounding of widths."""
+"""Pieces that several families share: convolution with norm and activation, channel shuffle, gates, rounding of widths."""
 
 from __future__ import annotations
 
