@@ -1,4 +1,4 @@
-"""Pieces that several families share: convolution with norm and activation, channel shuffle, gates, rounding of widths."""
+"""Pieces that several families share: convolution with norm and activation, gates, channel shuffle, widths."""
 
 from __future__ import annotations
 
@@ -34,6 +34,31 @@ def conv_norm_act(
         # Safe in place: the norm's output is fresh and nobody else holds it.
         layers.append(activation(inplace=True))
     return nn.Sequential(*layers)
+
+
+class SqueezeExcite(nn.Module):
+    """Each channel times a gate that the means of all channels open: 1x1 to `squeezed`, activation, 1x1 back, gate.
+
+    Keeps the shape (n, c, h, w). Figure 2 of arXiv:1709.01507.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        squeezed: int,
+        activation: type[nn.Module] = nn.ReLU,
+        gate: type[nn.Module] = nn.Sigmoid,
+    ) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, squeezed, 1)
+        self.activation = activation()
+        self.expand = nn.Conv2d(squeezed, channels, 1)
+        self.gate = gate()
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = nn.functional.adaptive_avg_pool2d(x, 1)
+        scale: Tensor = self.gate(self.expand(self.activation(self.reduce(means))))
+        return x * scale
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
