@@ -81,7 +81,7 @@ def test_what_torchs_counter_does_not_see() -> None:
 
 
 def test_a_difference_without_cause_is_said_to_be_unexplained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules[crosscheck.__module__], "_FVCORE_BLIND", frozenset())
+    monkeypatch.setattr(sys.modules[crosscheck.__module__], "FVCORE_BLIND", frozenset())
     check = rows(nn.LSTM(6, 5), (7, 6))["fvcore"]
     assert check.unexplained == -1540
     assert "unexplained (−1,540)" in check.reason

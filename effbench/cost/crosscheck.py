@@ -48,7 +48,7 @@ _BLIND = (
     "scaled_dot_product_attention _convolution_mode lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell "
     "rnn_relu_cell baddbmm addbmm addmv mv dot bilinear _native_multi_head_attention PythonOp"
 )
-_FVCORE_BLIND = frozenset(_BLIND.split())
+FVCORE_BLIND = frozenset(_BLIND.split())
 """Operators with multiply-adds that fvcore skips; PythonOp is a `torch.autograd.Function`."""
 
 
@@ -76,12 +76,12 @@ def crosscheck(
         return Check(counter, None, ours.cost.madds, None, why)
 
     return (
-        attempt("fvcore", _fvcore, "cpu", _cpu_twin(kind)),
+        attempt("fvcore", _fvcore, "cpu", cpu_twin(kind)),
         attempt("torch", _torch_counter, "meta", meta_twin(kind)),
     )
 
 
-def _cpu_twin(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def cpu_twin(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """Values for fvcore, which cannot trace on meta; zeros where there are none."""
 
     def twin(tensor: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def _fvcore(model: nn.Module, inputs: tuple[Any, ...], ours: Profile) -> Check:
 def _names(skipped: Mapping[str, Counter[str]]) -> dict[str, None]:
     """Operators among the skipped ones that have multiply-adds, as fvcore spells them."""
     found = {name for counter in skipped.values() for name in counter}
-    return {name: None for name in sorted(found) if name.split("::")[-1].split(".")[0] in _FVCORE_BLIND}
+    return {name: None for name in sorted(found) if name.split("::")[-1].split(".")[0] in FVCORE_BLIND}
 
 
 def _own(inclusive: Mapping[str, int]) -> dict[str, int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ def profile(
     from effbench import cost
 
     try:
-        return cost.profile(_on_meta(model, arguments or {}), input_shape, batch=batch, dtype=dtype)
+        return cost.profile(on_meta(model, arguments or {}), input_shape, batch=batch, dtype=dtype)
     except SystemExit as stop:
         raise ModelError(f"{model} calls sys.exit({stop.code!r}); a network has to raise an error instead") from stop
 
@@ -95,12 +96,41 @@ def _cost(values: Mapping[str, Any]) -> Cost:
     return Cost(**{**values, "memory_access_levels": levels})
 
 
-def _on_meta(model: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """The network without its weights, where it can be built so; some constructors compute with their tensors."""
+def on_meta(model: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The network without its weights, where it can be built so. Raises as `zoo.resolve` does.
+
+    Some constructors compute sizes with tensors: those are built on the CPU with only their parameters left out. Others
+    look at their weights, and get them.
+    """
     import torch
 
     try:
         with torch.device("meta"):
             return zoo.resolve(model, arguments)
     except EffbenchError:
+        with suppress(EffbenchError), _without_parameters():
+            return zoo.resolve(model, arguments)
         return zoo.resolve(model, arguments)
+
+
+@contextmanager
+def _without_parameters() -> Iterator[None]:
+    """Every parameter moves to meta as its module takes it; a tied one stays tied."""
+    import torch
+    from torch import nn
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    twins: dict[int, tuple[Any, nn.Parameter]] = {}
+
+    def moved(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta or type(parameter) is not nn.Parameter:
+            return None
+        twin = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+        # Kept beside its twin: the number of an object that is gone may be given away again.
+        return twins.setdefault(id(parameter), (parameter, twin))[1]
+
+    hook = register_module_parameter_registration_hook(moved)  # type: ignore[arg-type] # it may return a parameter
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -12,13 +12,15 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import inspect
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from effbench.errors import ModelError
+from effbench.errors import ModelError, UnknownName
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,9 +50,10 @@ def load(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
     if place == "pickle":
         return _checked(_unpickle(Path(attribute)), name)
     if place in _LIBRARIES:
-        module, function = _LIBRARIES[place]
-        factory = getattr(_import_library(module, place, name), function)
-        return _checked(_call(lambda **given: factory(attribute, **given), arguments, name), name)
+        factory = _library_factory(require(name), place, attribute)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of initial values that nobody will use
+            return _checked(_call(factory, arguments, name), name)
     module = _import_file(Path(place), name) if place.endswith(".py") else _import(place, name)
     factory = _attribute(module, attribute, place)
     if _is_network(factory):
@@ -58,6 +61,77 @@ def load(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
             raise ModelError(f"{name} is a finished network and takes no arguments; name a function that builds it")
         return _checked(factory, name)
     return _checked(_call(factory, arguments, name), name)
+
+
+def library(name: str, asked_for: str = "") -> Any:
+    """torchvision's models, or timm. Raises ModelError where it is not installed."""
+    return _import_library(_LIBRARIES[name][0], name, asked_for or f"{name}:NAME")
+
+
+def published_shape(spec: str, arguments: Mapping[str, Any] | None = None) -> tuple[int, ...] | None:
+    """The input, without the batch, that torchvision or timm publishes for this network; None where neither does.
+
+    An input size among the arguments wins, since the network is then built for it. A torchvision network without
+    `weights` is as its smallest weights are: the larger ones were tuned at an image size that its builder has to be
+    told. Videos have 16 frames, as in torchvision's own figures. Raises as `require` does.
+    """
+    name, written = split_arguments(spec)
+    place, _, network = name.rpartition(":")
+    if place not in _LIBRARIES:
+        return None
+    arguments = {**written, **(arguments or {})}
+    module = require(name)
+    shape = _timm_shape(module, network) if place == "timm" else _torchvision_shape(module, network, arguments)
+    size = arguments.get("img_size" if place == "timm" else "image_size")
+    if shape and size:
+        shape = (*shape[:-2], *((size, size) if isinstance(size, int) else size))
+    channels = arguments.get("in_chans") if place == "timm" else None
+    return shape and (channels or shape[0], *shape[1:])
+
+
+def require(spec: str) -> Any:
+    """The library of ``torchvision:name`` or ``timm:name``. Raises ModelError without it, UnknownName for the name."""
+    name, _ = split_arguments(spec)
+    place, _, network = name.rpartition(":")
+    module = library(place, name)
+    if place == "timm":
+        known = module.list_models() if not module.is_model(network) else ()
+    else:
+        known = module.list_models() if network.lower() not in module.list_models() else ()
+    if known:
+        raise UnknownName(f"{place} network", network, known)
+    return module
+
+
+def _library_factory(module: Any, place: str, network: str) -> Callable[..., Any]:
+    factory = getattr(module, _LIBRARIES[place][1])
+    if place == "torchvision" and "weights_backbone" in inspect.signature(module.get_model_builder(network)).parameters:
+        # Segmentation and detection would otherwise download the weights of their backbone.
+        return lambda **given: factory(network, **{"weights_backbone": None, **given})
+    return lambda **given: factory(network, **given)
+
+
+def _timm_shape(module: Any, network: str) -> tuple[int, ...] | None:
+    config = module.get_pretrained_cfg(network)
+    return None if config is None else tuple(config.input_size)
+
+
+def _torchvision_shape(module: Any, network: str, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
+    entries = list(module.get_model_weights(network))
+    chosen = [entry for entry in entries if entry.name in str(arguments.get("weights")).split(".")] or entries
+    shapes = [shape for entry in chosen if (shape := _preprocessed(entry.transforms)) is not None]
+    return min(shapes, default=None)
+
+
+def _preprocessed(transforms: Any) -> tuple[int, ...] | None:
+    """What a torchvision preprocessing, a partial of its class, makes of an image or a clip."""
+    kind = getattr(getattr(transforms, "func", None), "__name__", "")
+    sizes = getattr(transforms, "keywords", {})
+    size = sizes.get("resize_size" if kind == "SemanticSegmentation" else "crop_size")
+    if size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    return (3, 16, height, width) if kind == "VideoClassification" else (3, height, width)
 
 
 def _literal(text: str) -> Any:
@@ -104,7 +178,7 @@ def _define_missing_schemas() -> None:
 
     # The library object must live as long as its definitions.
     global _schemas
-    _schemas = torch.library.Library("torchvision", "FRAGMENT")
+    _schemas = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
         _schemas.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 

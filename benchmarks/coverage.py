@@ -1,0 +1,263 @@
+"""Count every network of torchvision and timm and compare: with torchvision's published figures, with fvcore on timm.
+
+Run, in this order, from the root of the repository (minutes, minutes, up to an hour, seconds):
+
+    OMP_NUM_THREADS=1 nice python benchmarks/coverage.py torchvision
+    OMP_NUM_THREADS=1 nice python benchmarks/coverage.py timm
+    OMP_NUM_THREADS=1 nice python benchmarks/coverage.py fvcore
+    OMP_NUM_THREADS=1 nice python benchmarks/coverage.py docs
+
+Every row is written to results/coverage/*.csv as soon as it is known; a second run goes on where the first stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import multiprocessing
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "results" / "coverage"
+LIMIT_S = 240.0
+MADDS_LIMIT = 30_000_000_000
+WEIGHTS_LIMIT = 2 << 30
+PRODUCTS = ("conv", "linear", "matmul", "einsum", "bmm")
+Row = dict[str, Any]
+
+# googlenet's auxiliary heads are gone after training, those of segmentation stay, where there are any.
+AS_PUBLISHED: dict[str, dict[str, Any]] = {
+    "googlenet": {"aux_logits": False},
+    "lraspp_mobilenet_v3_large": {},
+    "segmentation": {"aux_loss": True},
+}
+
+TORCHVISION = "network weights kind input published_gmadds madds published_params params traced_on status release error"
+TIMM = "network input params madds activations norms traced_on status uncounted seconds release error"
+FVCORE = "network input fvcore products others blind seconds release error"
+
+
+# --- one network at a time, in a process that may be ended --------------------------------------------
+
+
+def count_timm(network: str) -> Row:
+    """Ours, in timm's default settings (fused attention on), on the input that timm publishes for the network."""
+    from effbench.measurement import counting
+    from effbench.zoo import external
+
+    shape = external.published_shape(f"timm:{network}")
+    assert shape is not None, "timm publishes an input size for every network"
+    found = counting.profile(f"timm:{network}", shape, batch=1, dtype="float32")
+    cost = found.cost
+    return {
+        "input": "x".join(map(str, shape)),
+        "params": cost.params,
+        "madds": cost.madds,
+        "activations": cost.activations,
+        "norms": sum(op.elementwise for op in found.ops if op.kind == "norm"),
+        "traced_on": cost.traced_on,
+        "status": cost.status,
+        "uncounted": " ".join(f"{name}:{times}" for name, times in cost.uncounted.items()),
+    }
+
+
+def count_fvcore(network: str) -> Row:
+    """fvcore's own count, on real tensors: zeros for weights, which its trace does not look at.
+
+    `products` are its convolutions and matrix products, `others` its norms and pooling; `blind` names operators with
+    multiply-adds that it met and skipped. Attention is unfused (TIMM_FUSED_ATTN=0): fvcore skips the fused operator.
+    """
+    import torch
+    from fvcore.nn import FlopCountAnalysis
+
+    from effbench.cost import crosscheck
+    from effbench.cost.isolate import lent, quiet_torch
+    from effbench.measurement import counting
+    from effbench.zoo import external
+
+    logging.disable(logging.WARNING)
+    shape = external.published_shape(f"timm:{network}")
+    assert shape is not None
+    model = counting.on_meta(f"timm:{network}", {})
+    with quiet_torch(), lent(model.modules(), crosscheck.cpu_twin(torch.float32)):
+        flops = FlopCountAnalysis(model, torch.randn(1, *shape))
+        flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        by_operator = {name: int(amount) for name, amount in flops.by_operator().items()}
+        skipped = flops.unsupported_ops()
+    blind = sorted(name for name in skipped if name.split("::")[-1].split(".")[0] in crosscheck.FVCORE_BLIND)
+    return {
+        "input": "x".join(map(str, shape)),
+        "fvcore": sum(by_operator.values()),
+        "products": sum(by_operator.get(name, 0) for name in PRODUCTS),
+        "others": " ".join(f"{name}:{amount}" for name, amount in sorted(by_operator.items()) if name not in PRODUCTS),
+        "blind": " ".join(f"{name}:{skipped[name]}" for name in blind),
+    }
+
+
+TASKS: dict[str, Callable[[str], Row]] = {"timm": count_timm, "fvcore": count_fvcore}
+
+
+def serve(task: str, pipe: Connection) -> None:
+    """The other end of `Helper`."""
+    import torch
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    while network := pipe.recv():
+        started = time.process_time()
+        try:
+            row = TASKS[task](network)
+        except Exception as error:  # a network of somebody else's library may raise anything
+            row = {"error": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"}
+        pipe.send({"network": network, "seconds": round(time.process_time() - started, 2), **row})
+
+
+class Helper:
+    """One process at a time, replaced when a network crashes it or takes too long."""
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+        self.start()
+
+    def start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=serve, args=(self.task, other), daemon=True)
+        self.process.start()
+        other.close()
+
+    def ask(self, network: str) -> Row:
+        self.pipe.send(network)
+        try:
+            if self.pipe.poll(LIMIT_S):
+                return dict(self.pipe.recv())
+            reason = f"not done after {LIMIT_S:g} s"
+        except EOFError:
+            reason = "the process was ended (out of memory?)"
+        self.process.kill()
+        self.process.join()
+        self.start()
+        return {"network": network, "error": reason}
+
+
+# --- files --------------------------------------------------------------------------------------------
+
+
+def read(name: str) -> list[dict[str, str]]:
+    """The rows of one table; none where it was not begun."""
+    path = FOLDER / f"{name}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def extend(name: str, columns: str, rows: Iterable[Row]) -> None:
+    """Append rows as they come, so that an interrupted run loses at most one."""
+    path = FOLDER / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    begun = path.exists()
+    with path.open("a", newline="") as file:
+        table = csv.DictWriter(file, columns.split(), lineterminator="\n")
+        if not begun:
+            table.writeheader()
+        for number, row in enumerate(rows):
+            table.writerow(row)
+            file.flush()
+            if number % 50 == 0:
+                print(name, number, row["network"], row.get("error") or "", flush=True)
+
+
+def release(*packages: str) -> str:
+    return ", ".join(f"{package} {version(package).partition('+')[0]}" for package in ("torch", *packages))
+
+
+# --- the three tables -----------------------------------------------------------------------------------
+
+
+def torchvision_rows(known: set[tuple[str, str]]) -> Iterator[Row]:
+    """Every weights entry of the classification, segmentation and video networks, built and fed as published."""
+    from effbench.errors import EffbenchError
+    from effbench.measurement import counting
+    from effbench.zoo import external
+
+    models = external.library("torchvision")
+    kinds = {"classification": models, "segmentation": models.segmentation, "video": models.video}
+    for kind, module in kinds.items():
+        for network in models.list_models(module=module):
+            for weights in models.get_model_weights(network):
+                if (network, weights.name) in known:
+                    continue
+                arguments = dict(AS_PUBLISHED.get(network, AS_PUBLISHED.get(kind, {})))
+                shape = external.published_shape(f"torchvision:{network}", {"weights": weights.name})
+                assert shape is not None, "each of these kinds publishes its preprocessing"
+                if network.startswith("vit_"):
+                    arguments["image_size"] = shape[-1]
+                row: Row = {
+                    "network": network,
+                    "weights": weights.name,
+                    "kind": kind,
+                    "input": "x".join(map(str, shape)),
+                    "published_gmadds": weights.meta["_ops"],
+                    "published_params": weights.meta["num_params"],
+                    "release": release("torchvision"),
+                }
+                try:
+                    cost = counting.profile(
+                        f"torchvision:{network}", shape, batch=1, dtype="float32", arguments=arguments
+                    ).cost
+                except EffbenchError as error:
+                    yield {**row, "error": str(error)}
+                else:
+                    found = {"madds": cost.madds, "params": cost.params}
+                    yield {**row, **found, "traced_on": cost.traced_on, "status": cost.status}
+
+
+def timm_rows(known: set[str]) -> Iterator[Row]:
+    from effbench.zoo import external
+
+    helper = Helper("timm")
+    for network in external.library("timm").list_models():
+        if network not in known:
+            yield {**helper.ask(network), "release": release("timm")}
+
+
+def fvcore_rows(known: set[str]) -> Iterator[Row]:
+    """The smallest networks first; those that are too large for this to end are listed with that reason."""
+    os.environ["TIMM_FUSED_ATTN"] = "0"
+    helper = Helper("fvcore")
+    ours = [row for row in read("timm") if not row["error"]]
+    for row in sorted(ours, key=lambda row: int(row["madds"])):
+        network = row["network"]
+        if network in known:
+            continue
+        if int(row["madds"]) > MADDS_LIMIT or 4 * int(row["params"]) > WEIGHTS_LIMIT:
+            found = {"network": network, "input": row["input"], "error": "too large to run: above 30 G madds or 2 GiB"}
+        else:
+            found = helper.ask(network)
+        yield {**found, "release": release("timm", "fvcore")}
+
+
+def main(task: str) -> int:
+    if task == "torchvision":
+        extend(task, TORCHVISION, torchvision_rows({(row["network"], row["weights"]) for row in read(task)}))
+    elif task == "timm":
+        extend(task, TIMM, timm_rows({row["network"] for row in read(task)}))
+    elif task == "fvcore":
+        extend("timm_fvcore", FVCORE, fvcore_rows({row["network"] for row in read("timm_fvcore")}))
+    else:
+        print(__doc__)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:2] or [""]))
