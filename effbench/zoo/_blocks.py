@@ -61,6 +61,39 @@ class SqueezeExcite(nn.Module):
         return x * scale
 
 
+class InvertedResidual(nn.Module):
+    """1x1 to `inner` (absent where that widens nothing), depthwise, `gate`, linear 1x1; a shortcut where the shape stays.
+
+    (n, c, h, w) to (n, out, h / stride, w / stride). Figure 4 of arXiv:1905.02244; `gate` is None for none.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        inner: int,
+        out_channels: int,
+        kernel: int,
+        stride: int,
+        activation: type[nn.Module],
+        gate: nn.Module | None = None,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        if inner != in_channels:
+            layers.append(conv_norm_act(in_channels, inner, activation=activation, eps=eps))
+        layers.append(conv_norm_act(inner, inner, kernel, stride, inner, activation, eps=eps))
+        if gate is not None:
+            layers.append(gate)
+        layers.append(conv_norm_act(inner, out_channels, activation=None, eps=eps))
+        self.branch = nn.Sequential(*layers)
+        self.has_shortcut = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.branch(x)
+        return x + y if self.has_shortcut else y
+
+
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """Interleave `groups` equal parts of the channels: (n, c, h, w) to the same shape, one copy.
 
