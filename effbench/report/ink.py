@@ -161,6 +161,22 @@ def save(figure: Figure, directory: Path, stem: str) -> tuple[Path, Path]:
 
     Raises StorageError where the folder cannot be written.
     """
+    png, svg = Path(directory) / f"{stem}.png", Path(directory) / f"{stem}.svg"
+    drawing = svg_text(figure)
+    try:
+        with plain_style():
+            figure.savefig(png, dpi=150, metadata={"Software": None})
+        svg.write_text(drawing, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise StorageError(
+            f"cannot write the figure {error.filename or png} ({error.strerror or error}): "
+            "free space there or choose another folder"
+        ) from error
+    return png, svg
+
+
+def svg_text(figure: Figure) -> str:
+    """The figure as SVG with its text as text, the same characters for the same figure. Nothing is written."""
     import matplotlib
     from matplotlib.text import Text
 
@@ -168,19 +184,10 @@ def save(figure: Figure, directory: Path, stem: str) -> tuple[Path, Path]:
         # Control characters are no text, and make an SVG unreadable.
         if not text.get_text().replace("\n", "").isprintable():
             text.set_text("\n".join(map(one_line, text.get_text().split("\n"))))
-    png, svg = Path(directory) / f"{stem}.png", Path(directory) / f"{stem}.svg"
+    drawing = io.StringIO()
     with plain_style(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "effbench"}):
-        try:
-            figure.savefig(png, dpi=150, metadata={"Software": None})
-            drawing = io.StringIO()
-            figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
-            svg.write_text(_numbered(drawing.getvalue()), encoding="utf-8", newline="\n")
-        except OSError as error:
-            raise StorageError(
-                f"cannot write the figure {error.filename or png} ({error.strerror or error}): "
-                "free space there or choose another folder"
-            ) from error
-    return png, svg
+        figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
+    return _numbered(drawing.getvalue())
 
 
 def _numbered(svg: str) -> str:
