@@ -49,3 +49,7 @@ OUT_OF_ZOO = {
 NOT_BUILT = {
     "LeNet-5 (1998 original)": "sparse C3, trainable pooling and radial basis outputs, which nobody builds today",
 }
+# Networks of which no source prints the multiply-adds of convolutions and classifier alone.
+NEVER_MET = {
+    "NiN (CIFAR-10)": "its one source counts half a multiply-add for each activation and each pooled element too",
+}

@@ -12,7 +12,7 @@ from functools import cache
 
 import pytest
 import torch
-from published_differences import MADDS_DIFFER, NOT_BUILT, OUT_OF_ZOO, PARAMS_DIFFER
+from published_differences import MADDS_DIFFER, NEVER_MET, NOT_BUILT, OUT_OF_ZOO, PARAMS_DIFFER
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,6 +22,7 @@ from effbench.errors import InvalidValue
 from effbench.zoo import _registry, external
 
 NETWORKS = tuple(dict.fromkeys(zoo.entry(name).name for name in zoo.names()))
+FAMILIES = tuple(dict.fromkeys(zoo.entry(name).family for name in NETWORKS))
 TEMPLATES = tuple(name for name in _registry.catalogue() if "{" in name)
 
 # Our name: the name in published_costs.csv
@@ -38,15 +39,10 @@ def on_meta(name: str) -> nn.Module:
         return zoo.build(name).eval()
 
 
-@cache
-def smallest_by_family() -> tuple[str, ...]:
-    """One name a family file: the network with the fewest parameters."""
-    smallest: dict[str, tuple[int, str]] = {}
-    for name in NETWORKS:
-        size = sum(parameter.numel() for parameter in on_meta(name).parameters())
-        family = zoo.entry(name).family
-        smallest[family] = min(smallest.get(family, (size, name)), (size, name))
-    return tuple(name for _, name in smallest.values())
+def smallest(family: str) -> str:
+    """The network of this family file with the fewest parameters."""
+    kin = (name for name in NETWORKS if zoo.entry(name).family == family)
+    return min(kin, key=lambda name: sum(parameter.numel() for parameter in on_meta(name).parameters()))
 
 
 def classes(name: str) -> int:
@@ -112,8 +108,9 @@ def test_counts_beside_the_code_are_exact(name: str):
     assert entry.source
 
 
-@pytest.mark.parametrize("name", smallest_by_family())
-def test_fvcore_counts_the_same(name: str):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fvcore_counts_the_same(family: str):
+    name = smallest(family)
     check = crosscheck(on_meta(name), (zoo.entry(name).input_shape[0], *small_size(name)))[0]
     assert check.counter == "fvcore"
     assert check.unexplained == 0
@@ -139,7 +136,7 @@ def test_every_published_row_is_met_or_its_difference_has_a_reason(name: str):
             why = reason(PARAMS_DIFFER, model, source)
             assert why, f"{source}: {row['params']} parameters, we have {params}"
             assert why[1] <= float(row["params"]) / params <= why[2], (source, why, params)
-    assert met, "no published row is met exactly"
+    assert bool(met) != (PUBLISHED[name] in NEVER_MET), f"{met} published rows are met exactly"
 
 
 def test_every_published_row_is_looked_at():
@@ -174,9 +171,10 @@ def test_a_network_takes_other_inputs_and_keeps_its_signal(name: str):
     assert levels[loud] < 1e3, loud
 
 
-@pytest.mark.parametrize("name", smallest_by_family())
-def test_a_network_can_be_trained(name: str):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_network_can_be_trained(family: str):
     """Nothing activated in place is needed by the gradient, and every parameter takes part."""
+    name = smallest(family)
     torch.manual_seed(0)
     network = zoo.build(name, num_classes=3)
     network(

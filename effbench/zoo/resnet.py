@@ -1,4 +1,4 @@
-"""ResNet-18, 34, 50, 101 and 152 for ImageNet.
+"""ResNet-18, 34, 50, 101 and 152 for ImageNet, and the forms for 32x32 images.
 
 Stride 2 sits on the 3x3 convolution of a bottleneck, as in torchvision, which gives ResNet-50 its 4.09 G multiply-adds;
 the paper's own 3.8 G has it on the first 1x1.
@@ -51,13 +51,16 @@ class Unit(nn.Module):
 
 
 class ResNet(nn.Module):
-    """7x7 stem, max pooling, four stages of units, global average pooling, linear classifier."""
+    """7x7 stem, max pooling, four stages of units, global average pooling, linear classifier.
 
-    def __init__(self, depth: int, num_classes: int, in_channels: int) -> None:
+    For `small_images` the stem is 3x3 at stride 1 and nothing is pooled before the stages.
+    """
+
+    def __init__(self, depth: int, num_classes: int, in_channels: int, small_images: bool = False) -> None:
         super().__init__()
         bottleneck, repeats = LAYOUTS[depth]
-        self.stem = conv_norm_act(in_channels, 64, 7, 2)
-        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.stem = conv_norm_act(in_channels, 64, 3) if small_images else conv_norm_act(in_channels, 64, 7, 2)
+        self.pool = nn.Identity() if small_images else nn.MaxPool2d(3, 2, 1)
         units = []
         previous = 64
         for stage, repeat in enumerate(repeats):
@@ -122,3 +125,30 @@ def resnet(depth: int, num_classes: int = 1000, in_channels: int = 3) -> nn.Modu
     """A ResNet of this depth. Raises InvalidValue for a depth that the paper does not lay out."""
     check_choice("depth", depth, tuple(LAYOUTS))
     return ResNet(depth, num_classes, in_channels)
+
+
+@register(
+    "resnet18_cifar",
+    arguments={"depth": 18},
+    params=11_173_962,
+    madds_million=555,
+    input_shape=(3, 32, 32),
+    source="public tables of PyTorch CIFAR-10 networks, norms left out",
+    paper="arXiv:1512.03385",
+)
+@register(
+    "resnet152_cifar",
+    arguments={"depth": 152},
+    params=58_156_618,
+    madds_million=3722,
+    input_shape=(3, 32, 32),
+    source="public tables of PyTorch CIFAR-10 networks; multiply-adds summed over the layout",
+    paper="arXiv:1512.03385",
+)
+def resnet_cifar(depth: int, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """A ResNet of this ImageNet layout for the 32x32 images of CIFAR-10; not the paper's own narrow CIFAR networks.
+
+    Raises InvalidValue for a depth that the paper does not lay out.
+    """
+    check_choice("depth", depth, tuple(LAYOUTS))
+    return ResNet(depth, num_classes, in_channels, small_images=True)
