@@ -62,7 +62,7 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """1x1 to `inner` (absent where that widens nothing), depthwise, `gate`, linear 1x1; a shortcut where the shape stays.
+    """1x1 to `inner` (absent where nothing widens), depthwise, `gate`, linear 1x1; a shortcut where the shape stays.
 
     (n, c, h, w) to (n, out, h / stride, w / stride). Figure 4 of arXiv:1905.02244; `gate` is None for none.
     """
