@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from effbench.cost.crosscheck import Check, crosscheck
 from effbench.cost.profile import ModuleCost, OpCost, Profile, profile
+from effbench.cost.roofline import Kernel, bound_s, bounds_s
 
-__all__ = ["Check", "ModuleCost", "OpCost", "Profile", "crosscheck", "profile"]
+__all__ = ["Check", "Kernel", "ModuleCost", "OpCost", "Profile", "bound_s", "bounds_s", "crosscheck", "profile"]

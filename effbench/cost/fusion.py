@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from effbench.core import Traffic
 from effbench.cost.formulas import PRODUCTS
+from effbench.cost.roofline import Kernel
 
 if TYPE_CHECKING:
     from effbench.cost.records import Access, Record
@@ -34,8 +35,8 @@ class _Group:
     before: set[int] = field(default_factory=set)
 
 
-def fused_traffic(records: Sequence[Record], leaving: Collection[int], *, into_products: bool) -> Traffic:
-    """Memory access of one pass with element-wise chains fused: the level "pointwise".
+def fused_kernels(records: Sequence[Record], leaving: Collection[int], *, into_products: bool) -> tuple[Kernel, ...]:
+    """The kernels of one pass with element-wise chains fused: the level "pointwise".
 
     With `into_products`, convolutions and matrix products also take in the element-wise operators and batch norms that
     follow them (the level "epilogue"); a batch norm right behind a convolution then costs only its folded bias.
@@ -47,10 +48,13 @@ def fused_traffic(records: Sequence[Record], leaving: Collection[int], *, into_p
     for number, record in enumerate(records):
         for access in record.reads:
             readers.setdefault(access.value, set()).add(member[number])
-    crossing: list[Access] = []
-    for number, group in groups.items():
-        crossing += _crossing(number, group, records, readers, leaving)
-    return traffic(crossing)
+    return tuple(
+        Kernel(
+            sum(records[place].plan.madds for place in group.records),
+            traffic(_crossing(number, group, records, readers, leaving)),
+        )
+        for number, group in groups.items()
+    )
 
 
 def traffic(accesses: Iterable[Access]) -> Traffic:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from effbench.core import Cost, Traffic
 from effbench.cost.formulas import PRODUCTS
-from effbench.cost.fusion import fused_traffic, traffic
+from effbench.cost.fusion import fused_kernels, traffic
 from effbench.cost.isolate import lent, meta_twin, quiet_torch, real_twin, uncollected
 from effbench.cost.records import Record, scaled_apart
+from effbench.cost.roofline import Kernel
 from effbench.cost.trace import trace
 from effbench.errors import InvalidValue, ModelError
 
@@ -86,7 +87,11 @@ class ModuleCost:
 
 @dataclass(frozen=True)
 class Profile:
-    """The cost of one network on one input shape (without batch), and of its every operator in order of execution."""
+    """The cost of one network on one input shape (without batch), and of its every operator in order of execution.
+
+    `kernels` are, for each level of memory access, what runs as one there: their traffic sums to that level's, and
+    their multiply-adds to the network's.
+    """
 
     model: str
     input_shape: tuple[Any, ...]
@@ -94,6 +99,7 @@ class Profile:
     dtype: str
     cost: Cost
     ops: tuple[OpCost, ...]
+    kernels: Mapping[str, tuple[Kernel, ...]]
 
     def to_dict(self, layers: bool = False) -> dict[str, Any]:
         """JSON-ready. With `layers`, one entry per operator."""
@@ -173,23 +179,26 @@ def profile(
     records, leaving, traced_on = _run(model, shapes, kind, inputs, device)
     ops = tuple(_op_cost(record) for record in records)
     uncounted = Counter(op.op for op in ops if op.kind == "unknown")
+    kernels = {
+        "layer": tuple(Kernel(op.madds, op.traffic) for op in ops if op.kind in PRODUCTS),
+        "eager": tuple(Kernel(op.madds, op.traffic) for op in ops),
+        "pointwise": fused_kernels(records, leaving, into_products=False),
+        "epilogue": fused_kernels(records, leaving, into_products=True),
+    }
     cost = Cost(
         params=params,
         madds=sum(op.madds for op in ops),
         activations=sum(op.activations for op in ops),
         elementwise=sum(op.elementwise for op in ops),
         memory_access_levels={
-            "layer": sum((op.traffic for op in ops if op.kind in PRODUCTS), Traffic()),
-            "eager": sum((op.traffic for op in ops), Traffic()),
-            "pointwise": fused_traffic(records, leaving, into_products=False),
-            "epilogue": fused_traffic(records, leaving, into_products=True),
+            level: sum((kernel.traffic for kernel in each), Traffic()) for level, each in kernels.items()
         },
         status="partial" if uncounted else "complete",
         uncounted=dict(uncounted),
         traced_on=traced_on,
     )
     plain = tuple(shape[1:] for shape in shapes)
-    return Profile(type(model).__name__, plain[0] if len(plain) == 1 else plain, batch, dtype, cost, ops)
+    return Profile(type(model).__name__, plain[0] if len(plain) == 1 else plain, batch, dtype, cost, ops, kernels)
 
 
 def _shapes(input_shape: Sequence[Any], batch: int) -> tuple[tuple[int, ...], ...]:
