@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from effbench._version import __version__
 
-__all__ = ["__version__", "compare", "load", "measure", "profile", "run"]
+__all__ = ["__version__", "analyse", "compare", "load", "measure", "profile", "run"]
 
 if TYPE_CHECKING:
-    from effbench.api import compare, load, measure, profile, run
+    from effbench.api import analyse, compare, load, measure, profile, run
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench import catalog, claims, plan, runner, storage, summary, zoo
+from effbench.analysis import Analysis
 from effbench.core import Case, Cell, Cost, Experiment, Run, Verdict
 from effbench.errors import EffbenchError, InvalidValue, ModelError, StorageError, UnknownName
 from effbench.measurement import counting
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from effbench.cost import Profile
     from effbench.report.grid import Table
+    from effbench.report.outcome import Outcome
 
 Shape = tuple[int, ...]
 
@@ -86,10 +88,27 @@ def run(study: str | Experiment, *, scale: str | Sequence[str] | None = None, **
     StorageError, runner.Interrupted.
     """
     experiment = catalog.load(study) if isinstance(study, str) else study
+    if isinstance(experiment, Analysis):
+        raise InvalidValue(f"{experiment.name} measures nothing; carry it out with effbench.analyse")
     if scale:
         wanted = scale.split(",") if isinstance(scale, str) else list(scale)
         options["select"] = {**(options.get("select") or {}), "scale": wanted}
     return _execute(experiment, experiment.name, **options)
+
+
+def analyse(study: str | Analysis, *, select: Mapping[str, Sequence[str]] | None = None) -> Outcome:
+    """Carry out an analysis by name (``"metric_predicts_speed"``) or by path. Measures nothing and writes nothing.
+
+    `select` goes to the analysis by label, whose `options` say what it understands. Raises UnknownName, InvalidValue.
+    """
+    found = catalog.load(study) if isinstance(study, str) else study
+    if not isinstance(found, Analysis):
+        raise InvalidValue(f"{found.name} is measured, not analysed; carry it out with effbench.run")
+    for label in select or {}:
+        if label not in found.options:
+            raise UnknownName(f"selection of {found.name}", label, found.options)
+    outcome: Outcome = found.analyse(select or {})
+    return outcome
 
 
 def resume(directory: str | Path, watch: Watch | None = None) -> Results:
@@ -250,7 +269,7 @@ def _execute(
     )
     _require_device(device)
     _require_models(cell.case.model for cell in planned.cells)
-    directory = Path(out) if out is not None else _new_directory(name, device)
+    directory = Path(out) if out is not None else new_directory(name, device)
     finished = runner.execute(planned, directory, profile=_cost_in(planned), command=command, watch=watch or _unwatched)
     return Results(finished)
 
@@ -263,8 +282,8 @@ def _require_device(name: str) -> None:
         require_cuda(name)
 
 
-def _new_directory(name: str, device: str) -> Path:
-    """A folder of its own under results/runs: time, study, device."""
+def new_directory(name: str, device: str) -> Path:
+    """A folder that is not there yet, under results/runs: time, study, device."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     # A study's name is its author's, a folder's is ours.
     stem = f"{stamp}-{re.sub(r'[^A-Za-z0-9_]+', '-', name)[:60]}-{device.replace(':', '')}"

@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
+from effbench.analysis import Analysis
 from effbench.core import Experiment
 from effbench.errors import EffbenchError, UnknownName
 
@@ -42,11 +43,11 @@ def titles() -> dict[str, str]:
     return found
 
 
-def load(study: str) -> Experiment:
-    """The experiment of this name, or in this ``.py`` file.
+def load(study: str) -> Experiment | Analysis:
+    """The experiment, or the analysis, of this name or in this ``.py`` file.
 
     Raises UnknownName; EffbenchError for a file that is missing, has a syntax error, fails to load, or defines no
-    `EXPERIMENT`.
+    `EXPERIMENT` and no `ANALYSIS`.
     """
     if study.endswith(".py"):
         path = Path(study)
@@ -57,7 +58,7 @@ def load(study: str) -> Experiment:
         if study not in names():
             raise UnknownName("study", study, names(), hint=" A file of your own is given by its path, ending in .py.")
     try:
-        found = runpy.run_path(str(path), run_name="effbench_study").get("EXPERIMENT")
+        defined = runpy.run_path(str(path), run_name="effbench_study")
     except SyntaxError as error:
         line = f", line {error.lineno}" if error.lineno else ""
         raise EffbenchError(f"{error.filename or path}{line}: {error.msg}; correct it first") from error
@@ -66,6 +67,9 @@ def load(study: str) -> Experiment:
     except (Exception, SystemExit) as error:  # the user's file may raise anything
         text = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise EffbenchError(f"{path}{_line_in(error, path)}: {text}; correct it first") from error
+    analysis, found = defined.get("ANALYSIS"), defined.get("EXPERIMENT")
+    if isinstance(analysis, Analysis):
+        return analysis
     if not isinstance(found, Experiment):
         raise EffbenchError(f"{path} defines no EXPERIMENT; it must end in EXPERIMENT = Experiment(…)")
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ from effbench.errors import InvalidValue, StorageError
 
 if TYPE_CHECKING:
     from effbench.api import Results
+    from effbench.report.outcome import Outcome
 
 
 def run(
@@ -49,26 +50,33 @@ def run(
     as_json: words.Json = False,
 ) -> None:
     """Carry out a guideline study and say whether the guideline holds here."""
-    from effbench import api
+    from effbench import api, catalog
+    from effbench.analysis import Analysis
 
     if (study is None) == (resume is None):
         raise InvalidValue(
             "name one study to run, or give --resume DIR to finish one; `effbench list studies` names them"
         )
     if resume is not None:
-        _refuse_others(context, "resume")
+        _refuse_others(context, ("resume",), "--resume goes on with the options of the stored run")
         folder = resume
         _finish(lambda watch: api.resume(folder, watch), as_json)
         return
     chosen = words.selection(select or [])
+    with redirect_stdout(sys.stderr):
+        found = catalog.load(str(study))
+    if isinstance(found, Analysis):
+        _refuse_others(context, ("study", "select", "out"), f"{found.name} measures nothing")
+        outcome = api.analyse(found, select=chosen)
+        _show(outcome, outcome.write(out or api.new_directory(found.name, "analysis")), as_json)
+        return
     if scale:
         chosen["scale"] = scale.split(",")
     options = _measuring(
         device, runtime, threads, batch, dtype, allocator, launches, budget, precision, quick, seed, out
     )
     options["device_options"] = words.device_options(device, cuda_precision, autotune, cache)
-    name = str(study)
-    _finish(lambda watch: api.run(name, select=chosen, watch=watch, **options), as_json)
+    _finish(lambda watch: api.run(found, select=chosen, watch=watch, **options), as_json)
 
 
 def compare(
@@ -127,21 +135,21 @@ def _finish(work: Callable[[Any], Results], as_json: bool) -> None:
         files = results.write()
     except StorageError as error:
         # What was measured is on disk already, and is worth more than its table.
-        _show(results, {}, as_json)
+        _show(results, {}, as_json, results.run.path)
         raise StorageError(f"{error}; the measured blocks are kept in {results.run.path}") from error
     except KeyboardInterrupt:
         _ignore_impatience()
         again = shlex.join(["effbench", "run", "--resume", str(results.directory)])
         raise typer.Exit(console.complain(f"interrupted; the run is complete, this shows it: {again}", 130)) from None
-    _show(results, files, as_json)
+    _show(results, files, as_json, results.run.path)
 
 
-def _show(results: Results, files: Mapping[str, Path], as_json: bool) -> None:
+def _show(results: Results | Outcome, files: Mapping[str, Path], as_json: bool, raw: str | None = None) -> None:
     if as_json:
         console.print_json(results.to_dict())
         return
     console.print_tables(results.tables())
-    places = {"table": files.get("table.md"), "figure": files.get("figure.png"), "raw": results.run.path}
+    places = {"table": files.get("table.md"), "figure": files.get("figure.png"), "raw": raw}
     print("\n" + "\n".join(f"{what:<8}{console.plain(str(path))}" for what, path in places.items() if path))
 
 
@@ -150,14 +158,12 @@ def _ignore_impatience() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _refuse_others(context: typer.Context, allowed: str) -> None:
-    """A resumed run goes on as it was begun; an option that would be ignored is not accepted."""
+def _refuse_others(context: typer.Context, allowed: Collection[str], why: str) -> None:
+    """An option that would be ignored is not accepted."""
     for name in context.params:
         source = context.get_parameter_source(name)
-        if name not in (allowed, "as_json") and source is not None and source.name == "COMMANDLINE":
-            raise InvalidValue(
-                f"--{allowed} goes on with the options of the stored run; leave out {name.replace('_', '-')}"
-            )
+        if name not in (*allowed, "as_json") and source is not None and source.name == "COMMANDLINE":
+            raise InvalidValue(f"{why}; leave out {name.replace('_', '-')}")
 
 
 def _interrupted(directory: Path) -> int:
