@@ -1,13 +1,14 @@
-"""The commands that read stored runs and measure nothing: diff."""
+"""The commands that read stored runs and measure nothing: diff, report."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from effbench import console, words
-from effbench.errors import NotComparable
+from effbench.errors import InvalidValue, NotComparable, StorageError, UnknownName
 
 
 def diff(
@@ -36,3 +37,38 @@ def diff(
         )
         return
     console.print_tables([table.diff_rows(comparisons)])
+
+
+def report(
+    runs: Annotated[list[str], typer.Argument(help="Folders or files of runs.", autocompletion=words.complete_run)],
+    format: Annotated[str | None, typer.Option(help="html or md. Default: what --out ends in, else html.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; - prints the page. Default: beside the first run.")
+    ] = None,
+    as_json: words.Json = False,
+) -> None:
+    """Write stored runs as one page: verdicts, tables, figures, environment, method. Several stand side by side."""
+    from effbench import api
+    from effbench.report import page, write_text
+
+    kind = format or ("md" if out is not None and out.suffix.lower() in (".md", ".markdown") else "html")
+    if kind not in page.FORMATS:
+        raise UnknownName("format", kind, page.FORMATS)
+    printed = out == Path("-")
+    if printed and as_json:
+        raise InvalidValue("--out - prints the page and --json prints an object: leave one of them out")
+    found = [api.load(reference) for reference in runs]
+    target = out or (found[0].directory or Path()) / f"report.{kind}"
+    if not printed and target.is_dir():
+        raise StorageError(
+            f"cannot write {target}: it is a folder; name a file in it, such as {target / 'report'}.{kind}"
+        )
+    text = page.html(found) if kind == "html" else page.markdown(found, Path() if printed else target.parent)
+    if printed:
+        print(text)
+        return
+    written = write_text(target, text)
+    if as_json:
+        console.print_json({"files": {kind: str(written)}})
+        return
+    print(f"{kind:<8}{console.plain(str(written))}")

@@ -52,7 +52,7 @@ def write_all(
 
     folder = Path(directory)
     texts = _texts(run, tables(run, cells, verdicts), verdicts)
-    written = {name: _write(folder / name, text) for name, text in texts.items()}
+    written = {name: write_text(folder / name, text) for name, text in texts.items()}
     for name, figure in figures(run, cells, verdicts).items():
         written[f"{name}.png"], written[f"{name}.svg"] = plots.save(figure, folder, name)
     return written
@@ -78,7 +78,7 @@ def _readings(run: Run) -> str:
     return f"\nHow the study reads the paper:\n\n{listed}" if listed else ""
 
 
-def _write(path: Path, text: str) -> Path:
+def write_text(path: Path, text: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", newline="\n")

@@ -10,7 +10,7 @@ from typing import Any
 from effbench.core import Label, PairEvidence, Run, Verdict
 from effbench.summary import CellSummary
 
-_CLOCKS = {"wall": "wall-clock time", "cpu": "thread CPU time", "device": "device time"}
+CLOCKS = {"wall": "wall-clock time", "cpu": "thread CPU time", "device": "device time"}
 _PLATFORMS = {"GPU": "GTX 1080 Ti", "ARM": "Snapdragon 810"}
 _HARDWARE = {"cpu": "cpu.model", "cuda": "gpu.name", "fake": "device.note"}
 """Which fact says what the device of this kind is."""
@@ -74,9 +74,16 @@ def launches_text(cells: Sequence[CellSummary]) -> str:
     return "1 launch" if number == 1 else f"{number} launches"
 
 
+def hardware(run: Run, cells: Sequence[CellSummary]) -> str:
+    """What the run was measured on: ``AMD EPYC (cpu)``; the device's word alone where its name is not known."""
+    device = cells[0].cell.device if cells else run.environment.device
+    name = run.environment.facts.get(_HARDWARE.get(device.partition(":")[0], "device.name"))
+    return f"{name} ({device})" if name and name != device else device
+
+
 def setting(run: Run, cells: Sequence[CellSummary]) -> str:
     """What ran where: hardware, threads, runtime, batch, dtype, input; values that differ are joined by a slash."""
-    parts = [_hardware(run, cells)]
+    parts = [hardware(run, cells)]
     threads = sorted({cell.cell.threads for cell in cells} - {0})
     if threads:
         parts.append("/".join(map(str, threads)) + (" thread" if threads == [1] else " threads"))
@@ -122,7 +129,7 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
     lines = []
     if any(cell.ratio is not None for cell in cells):
         lines.append(
-            f"Time ratio: {_CLOCKS.get(run.clock, run.clock)} over that of {_reference(run, cells)} in the same round; "
+            f"Time ratio: {CLOCKS.get(run.clock, run.clock)} over that of {_reference(run, cells)} in the same round; "
             "above 1 is slower."
         )
     residual = None if is_comparison(run) else residual_madds(cells)
@@ -204,12 +211,6 @@ def verdict_sentences(verdicts: Sequence[Verdict], *, factor: str = "") -> tuple
         keys = tuple(verdicts[0].group)
     trimmed = (replace(item, group={key: item.group[key] for key in keys if key in item.group}) for item in verdicts)
     return tuple(verdict_sentence(item, factor=factor) for item in trimmed)
-
-
-def _hardware(run: Run, cells: Sequence[CellSummary]) -> str:
-    device = cells[0].cell.device if cells else run.environment.device
-    name = run.environment.facts.get(_HARDWARE.get(device.partition(":")[0], "device.name"))
-    return f"{name} ({device})" if name and name != device else device
 
 
 def _reference(run: Run, cells: Sequence[CellSummary]) -> str:

@@ -1,0 +1,227 @@
+"""Stored runs as one page, HTML or Markdown: what was claimed, what was found, in which conditions, how to repeat it.
+
+The HTML needs no other file and no network: styles, the sorting script and the figures are inside it. Texts of a run
+may hold anything, so they are escaped where they are printed, and the page allows no script but its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from effbench import report, units
+from effbench.core import Estimate
+from effbench.report import captions, side_by_side
+from effbench.report.grid import Table, Value, escape_markdown, one_line, render_markdown
+from effbench.report.side_by_side import Measured
+
+if TYPE_CHECKING:
+    import jinja2
+
+FORMATS = ("html", "md")
+TONES = {
+    "holds": "good",
+    "faster": "good",
+    "fails": "bad",
+    "slower": "bad",
+    "unsure": "open",
+    "missing": "open",
+}
+"""The colour of a verdict; the word is always beside it."""
+
+_ALLOCATORS = {
+    "retain": "retain: freed pages are kept, so that kernels are measured and not page faults",
+    "system": "system: as a program that sets nothing",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One run on the page. `figures` holds SVG elements in HTML and addresses of images in Markdown."""
+
+    number: int
+    name: str
+    measured: Measured
+    sentences: tuple[tuple[str, str], ...]
+    tables: Mapping[str, Table]
+    figures: Mapping[str, str]
+    method: Mapping[str, str]
+    origin: Mapping[str, str]
+
+    @property
+    def setting(self) -> str:
+        return captions.subtitle(self.measured.run, self.measured.cells)
+
+
+def html(runs: Sequence[Measured]) -> str:
+    """The runs as one HTML page that stands alone."""
+    from effbench.report import drawing
+
+    figures = [_drawings(number, item) for number, item in enumerate(runs, start=1)]
+    environment = _templates()
+    script = environment.get_template("sort.js.j2").render()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    dark = drawing.dark_colours([found for each in figures for found in each.values()])
+    return environment.get_template("page.html.j2").render(
+        **_content(runs, figures), dark=dark, script=script, digest=digest
+    )
+
+
+def markdown(runs: Sequence[Measured], folder: Path) -> str:
+    """The runs as GitHub-flavoured Markdown for a file in `folder`.
+
+    Figures are links to the images beside each run, left out where there are none.
+    """
+    figures = [_images(item, folder) for item in runs]
+    return _templates().get_template("page.md.j2").render(**_content(runs, figures))
+
+
+def _templates() -> jinja2.Environment:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("effbench.report"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        finalize=_printable,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"md": escape_markdown, "sort_key": _sort_key, "table": render_markdown, "line": one_line}
+    environment.globals["tones"] = TONES
+    return environment
+
+
+def _printable(value: Any) -> Any:
+    """What a template prints of a text of ours: no control characters, which a browser refuses and a terminal obeys."""
+    if isinstance(value, str) and not hasattr(value, "__html__"):
+        return "\n".join(map(one_line, value.split("\n")))
+    return value
+
+
+def _content(runs: Sequence[Measured], figures: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    names = side_by_side.names(runs)
+    titles = list(dict.fromkeys(item.run.experiment.title for item in runs))
+    conditions = side_by_side.conditions([item.run.environment for item in runs])
+    return {
+        "title": titles[0] if len(titles) == 1 else f"{len(runs)} runs",
+        "sections": [
+            _section(number, name, item, found)
+            for number, (name, item, found) in enumerate(zip(names, runs, figures, strict=True), start=1)
+        ],
+        "shared": side_by_side.tables(runs, names),
+        "conditions": conditions,
+        "unlike": [item.name for item in conditions if item.mark == "unlike"],
+    }
+
+
+def _section(number: int, name: str, measured: Measured, figures: Mapping[str, str]) -> Section:
+    run, verdicts = measured.run, measured.verdicts
+    sentences = captions.verdict_sentences(verdicts, factor=run.experiment.factor)
+    return Section(
+        number,
+        name,
+        measured,
+        tuple(zip((item.verdict for item in verdicts), sentences, strict=True)),
+        report.tables(run, measured.cells, verdicts),
+        figures,
+        _method(measured),
+        _origin(measured),
+    )
+
+
+def _drawings(number: int, measured: Measured) -> dict[str, str]:
+    from effbench.report import drawing
+
+    title = one_line(measured.run.experiment.title)
+    return {
+        name: drawing.inline(figure, f"r{number}-{name}-", f"{title}: {name}; its numbers are in the tables")
+        for name, figure in report.figures(measured.run, measured.cells, measured.verdicts).items()
+    }
+
+
+def _images(measured: Measured, folder: Path) -> dict[str, str]:
+    if measured.run.path is None:
+        return {}
+    beside = Path(measured.run.path).parent
+    names = report.figures(measured.run, measured.cells, measured.verdicts)
+    found = {name: beside / f"{name}.png" for name in names}
+    return {
+        name: quote(Path(os.path.relpath(path, folder)).as_posix()) for name, path in found.items() if path.is_file()
+    }
+
+
+# --- what a reader asks of a number ------------------------------------------------------------------
+
+
+def _method(measured: Measured) -> dict[str, str]:
+    """How it was measured, by topic, each in a sentence."""
+    run, cells, sampling = measured.run, measured.cells, measured.run.sampling
+    blocks = [block for result in run.results for block in result.blocks]
+    rounds = Counter(launch for launch, _ in {(block.launch, block.round) for block in blocks})
+    stops = Counter(launch.stopped for launch in run.launches)
+    warmups = [warmup for launch in run.launches for warmup in launch.warmups.values()]
+    nulls = sorted(launch.null_call_ns for launch in run.launches if launch.null_call_ns is not None)
+    causes: Counter[str] = Counter()
+    for cell in cells:
+        causes.update(cell.disturbed)
+    aside = sum(cell.set_aside for cell in cells)
+    allocator = str(run.environment.facts.get("run.allocator", "not recorded"))
+    seconds = sum(launch.seconds for launch in run.launches)
+    found = {
+        "Launches": f"{len(run.launches)} fresh processes of {sampling.launches} planned, {units.digits(seconds)} s "
+        f"altogether; ended by {_counted(stops) or 'nothing yet'}.",
+        "Rounds": f"{_span(list(rounds.values()))} a launch; each visits every cell once in random order "
+        f"(seed {run.seed}). A ratio is taken within a round.",
+        "Blocks": f"{len(blocks)} of at least {1e3 * sampling.block_s:g} ms, "
+        f"{_span([result.calls for result in run.results if result.calls])} calls a block, the same in every launch.",
+        "Stopping": f"when every ratio is known to ±{100 * sampling.precision:g} %, or after {sampling.budget_s:g} s "
+        f"or {sampling.max_rounds} rounds.",
+        "Clock": f"Ratios are of {captions.CLOCKS.get(run.clock, run.clock)}; latency is wall-clock time a call.",
+        "Allocator": f"{_ALLOCATORS.get(allocator, allocator)}.",
+        "Set aside": f"{aside} of {len(blocks)} blocks, for an outside cause and never for their value"
+        f"{f' (disturbed: {_counted(causes)})' if causes else ''}.",
+    }
+    if warmups:
+        steady = sum(warmup.steady for warmup in warmups)
+        found["Warm-up"] = f"{steady} of {len(warmups)} cells and launches reached a steady state."
+    if nulls:
+        found["Harness"] = f"An empty call takes {nulls[len(nulls) // 2]:.0f} ns and is part of every call timed."
+    return found
+
+
+def _origin(measured: Measured) -> dict[str, str]:
+    """What it takes to repeat the run, by name."""
+    run, facts = measured.run, measured.run.environment.facts
+    commit, state = facts.get("effbench.commit"), facts.get("effbench.dirty")
+    source = "" if commit is None else f", commit {commit}{' with uncommitted changes' if state else ''}"
+    return {
+        "effbench": f"{facts.get('effbench.version') or 'version not recorded'}{source}",
+        "seed": str(run.seed),
+        "measured": run.created or "not recorded",
+        "raw blocks": run.path or "not stored",
+    }
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in counts.most_common())
+
+
+def _span(numbers: Sequence[int]) -> str:
+    if not numbers:
+        return "no"
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _sort_key(value: Value) -> float | None:
+    """The number that a column is sorted by; None for a text, and for a value that is missing."""
+    raw = value.raw.point if isinstance(value.raw, Estimate) else value.raw
+    return raw if isinstance(raw, (int, float)) and not isinstance(raw, bool) else None
