@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from effbench.errors import InvalidValue
+from effbench.operator_times import Breakdown
 
 Label = str | int | float | bool
 """The value of one label of a case, such as ``groups=8`` or ``scale="x2"``."""
@@ -31,11 +32,29 @@ DEFAULT_LEVEL = "eager"
 
 
 @dataclass(frozen=True)
+class Input:
+    """One tensor that a network takes: its shape without the batch, by position, or by `name` where it has one.
+
+    `dtype` "" is that of the case; tokens and masks say their own, such as "int64" or "bool".
+    """
+
+    shape: tuple[int, ...]
+    name: str = ""
+    dtype: str = ""
+
+    def __str__(self) -> str:
+        """As the command line writes it: ``ids=128:int64``."""
+        sides = "x".join(map(str, self.shape)) or "scalar"
+        return f"{self.name}={sides}".lstrip("=") + (f":{self.dtype}" if self.dtype else "")
+
+
+@dataclass(frozen=True)
 class Case:
     """One row of a study: a network, its arguments, and what it is fed.
 
     `input_shape` excludes the batch: ``(3, 224, 224)``. `labels` are the axes of the study
-    (``{"scale": "x2", "groups": 8}``) and name the case in tables.
+    (``{"scale": "x2", "groups": 8}``) and name the case in tables. `inputs` is () where the network takes one tensor
+    of floats of that shape; where it says more, `input_shape` is the shape of the first.
     """
 
     model: str
@@ -43,6 +62,12 @@ class Case:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
     labels: Mapping[str, Label] = field(default_factory=dict)
+    inputs: tuple[Input, ...] = ()
+
+    @property
+    def fed(self) -> tuple[Input, ...]:
+        """Every input, also the one that `input_shape` stands for alone."""
+        return self.inputs or (Input(self.input_shape),)
 
     @property
     def id(self) -> str:
@@ -106,7 +131,8 @@ class Experiment:
     """A study: a claim, its cases, and how its results are to be read.
 
     `factor` is the label that the study varies, `levels` its values in the predicted order from fast to slow,
-    `reference` the level that every ratio is taken to, within the same values of all other labels.
+    `reference` the level that every ratio is taken to, within the same values of all other labels; a group without it
+    takes its first case.
     `defaults` narrows each remaining label to the values that run when nothing is selected; a mapping
     from device kind (``{"cuda": …, "cpu": …}``) makes that choice depend on the device. `batch` is the images per call
     by device kind, 1 where it says nothing. `absent` names what the paper compares and this study cannot measure, each
@@ -127,6 +153,8 @@ class Experiment:
     notes: tuple[str, ...] = ()
     batch: Mapping[str, int] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
+    breakdown: Literal["", "merged", "depthwise"] = ""
+    """Whether launches end with `torch.profiler`, and whether depthwise convolutions are shown as their own part."""
 
     def __post_init__(self) -> None:
         for case in self.cases:
@@ -148,12 +176,11 @@ class Experiment:
         return {key: value for key, value in case.labels.items() if key != self.factor}
 
     def reference_of(self, case: Case) -> Case | None:
-        """The reference case of the case's group, or None where the study has none for it."""
+        """The case that ratios of this case's group are taken to, or None for a case that is not of the study."""
         group = self.group_of(case)
-        for other in self.cases:
-            if other.labels.get(self.factor) == self.reference and self.group_of(other) == group:
-                return other
-        return None
+        same = [other for other in self.cases if self.group_of(other) == group]
+        at_reference = (other for other in same if other.labels.get(self.factor) == self.reference)
+        return next(at_reference, same[0] if same else None)
 
     def with_cases(self, cases: Iterable[Case]) -> Experiment:
         return replace(self, cases=tuple(cases))
@@ -313,6 +340,7 @@ class Launch:
     warmups: Mapping[str, Warmup] = field(default_factory=dict)
     null_call_ns: float | None = None
     probes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    breakdowns: Mapping[str, Breakdown] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

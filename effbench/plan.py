@@ -148,19 +148,19 @@ def choose(experiment: Experiment, kind: str, select: Mapping[str, Sequence[str]
             if value not in known:
                 raise UnknownName(f"{label} in {experiment.name}", value, known)
         allowed[label] = set(wanted)
-        if label == experiment.factor:
-            allowed[label].add(str(experiment.reference))
     for label, default in experiment.defaults.items():
         if label not in allowed:
             allowed[label] = {str(value) for value in _for_device(default, kind)}
-    chosen = tuple(
-        case
+    chosen = {
+        case.id
         for case in experiment.cases
         if all(str(case.labels[label]) in wanted for label, wanted in allowed.items() if label in case.labels)
-    )
+    }
     if not chosen:
         raise InvalidValue(f"no case of {experiment.name} has all of {dict(select)}; drop one of these choices")
-    return chosen
+    references = (experiment.reference_of(case) for case in experiment.cases if case.id in chosen)
+    chosen |= {reference.id for reference in references if reference is not None}
+    return tuple(case for case in experiment.cases if case.id in chosen)
 
 
 def _for_device(default: Any, kind: str) -> tuple[Label, ...]:

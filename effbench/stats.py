@@ -181,11 +181,13 @@ def rank_agreement(
     clusters: Sequence[Hashable],
     confidence: float = 0.95,
     seed: int = 0,
+    strata: Sequence[Hashable] | None = None,
 ) -> Estimate:
     """Kendall's tau-b of a metric with measured times, with an interval that respects like networks as one draw.
 
-    `clusters` names the family of each value: networks of one family err together, so families are resampled. `n` is
-    the number of values. See `cluster_interval` for when there is no interval. Raises ValueError as `kendall_tau`.
+    `clusters` names the family of each value: networks of one family err together, so families are resampled. With
+    `strata` only pairs within the same stratum count: what is easy to rank across them then proves nothing. `n` is the
+    number of values. See `cluster_interval` for when there is no interval. Raises ValueError as `kendall_tau`.
     """
     import numpy
 
@@ -194,25 +196,35 @@ def rank_agreement(
     sides = [numpy.asarray(side, dtype=float) for side in (metric, time)]
     if not all(numpy.isfinite(side).all() for side in sides):
         raise ValueError("only finite numbers have a rank")
-    signs = [numpy.sign(side[:, None] - side[None, :]) for side in sides]
     # A pair's contribution does not depend on what else was drawn, so sums over pairs of clusters are enough.
-    names = list(dict.fromkeys(clusters))
-    place = {name: number for number, name in enumerate(names)}
-    members = numpy.zeros((len(names), len(clusters)))
-    members[[place[name] for name in clusters], range(len(clusters))] = 1
+    own, stratum = (_numbered(side) for side in (clusters, strata or [0] * len(time)))
+    order = numpy.argsort(own, kind="stable")
+    starts = numpy.flatnonzero(numpy.diff(numpy.asarray(own)[order], prepend=-1))
+    together = numpy.equal.outer(*[numpy.asarray(stratum)[order]] * 2)
+    rows = [side[order] for side in sides]
+    signs = [
+        (numpy.greater.outer(row, row).view("i1") - numpy.less.outer(row, row).view("i1")) * together for row in rows
+    ]
     agreeing, ordered, timed = (
-        members @ pairs @ members.T for pairs in (signs[0] * signs[1], signs[0] ** 2, signs[1] ** 2)
+        numpy.add.reduceat(numpy.add.reduceat(pairs, starts, axis=0, dtype=float), starts, axis=1)
+        for pairs in (signs[0] * signs[1], signs[0] * signs[0], signs[1] * signs[1])
     )
 
     def tau(drawn: Sequence[int]) -> float | None:
-        times = numpy.bincount(drawn, minlength=len(names)).astype(float)
+        times = numpy.bincount(drawn, minlength=len(starts)).astype(float)
         scale = math.sqrt((times @ ordered @ times) * (times @ timed @ times))
         return float(times @ agreeing @ times) / scale if scale else None
 
-    point = tau(range(len(names)))
+    point = tau(range(len(starts)))
     if point is None:
         raise ValueError("values that are all equal have no order")
-    return Estimate(point, *cluster_interval(tau, len(names), confidence, seed), confidence, len(metric))
+    return Estimate(point, *cluster_interval(tau, len(starts), confidence, seed), confidence, len(metric))
+
+
+def _numbered(names: Sequence[Hashable]) -> list[int]:
+    """Each name as a number, in order of appearance."""
+    place = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return [place[name] for name in names]
 
 
 def cluster_interval(

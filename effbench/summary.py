@@ -25,9 +25,10 @@ class CellSummary:
     `busy` the same on the run's own clock (thread CPU time, or device events). `ratio` is the cell's time over its
     reference cell's, paired within rounds, on the run's clock; exactly 1 without interval for the reference itself.
     `paper_speed` is the paper's figure in `paper_unit` for the matching platform, `paper_ratio` the paper's reference
-    speed over it, so that it reads like `ratio`. `flags` are reasons why the cell cannot confirm a claim:
-    "host-bound", "contaminated", "not steady". `notes` are worth a line but forbid nothing: "page faults".
-    `disturbed` counts blocks by outside cause. Anything that could not be estimated is None.
+    speed over it, so that it reads like `ratio`; `full_model` is the network's row of the paper's Table 8. `flags` are
+    reasons why the cell cannot confirm a claim: "host-bound", "contaminated", "not steady". `notes` are worth a line but
+    forbid nothing: "page faults". `disturbed` counts blocks by outside cause. Anything that could not be estimated is
+    None.
     """
 
     cell: Cell
@@ -41,6 +42,7 @@ class CellSummary:
     paper_speed: float | None = None
     paper_unit: str | None = None
     paper_ratio: float | None = None
+    full_model: paper.FullModel | None = None
     bound: str | None = None
     flags: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -112,6 +114,7 @@ def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSum
         paper_speed=None if speed is None else speed[0],
         paper_unit=None if speed is None else speed[1],
         paper_ratio=reference_speed[0] / speed[0] if speed and reference_speed else None,
+        full_model=None if run.experiment.paper else paper.full_model(cell.case.model, cell.case.input_shape),
         bound=bound,
         flags=_flags(run, result, bound),
         notes=_notes(result),
@@ -135,8 +138,10 @@ def _time(rounds: Rounds, clock: str) -> Estimate | None:
 def _paper_speed(run: Run, cell: Cell) -> tuple[float, str] | None:
     if run.experiment.paper is not None:
         return paper.speed(run.experiment.paper, cell.case.labels)
-    found = paper.model_speed(cell.case.model, "GPU" if cell.device.startswith("cuda") else "ARM")
-    return None if found is None else found[:2]
+    found = paper.full_model(cell.case.model, cell.case.input_shape)
+    on_gpu = cell.device.startswith("cuda")
+    speed = None if found is None else found.gpu_speed if on_gpu else found.arm_speed
+    return None if speed is None else (speed, "batches/s" if on_gpu else "images/s")
 
 
 def _bound(run: Run, cell: str) -> str | None:

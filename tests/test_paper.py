@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from effbench import paper
 from effbench.errors import UnknownName
@@ -61,30 +62,45 @@ def test_speed_of_a_case(study: str, labels: dict, expected: tuple | None):
     assert paper.speed(study, labels) == expected
 
 
-def test_speed_of_a_network():
-    assert paper.model_speed("shufflenet_v2", "GPU") == (341, "batches/s", 8)
-    assert paper.model_speed("shufflenet_v2_x1_0", "ARM") == (24.4, "images/s", 1)
-    assert paper.model_speed("mobilenet_v2_x0_75", "GPU") is None
-    assert paper.model_speed("resnet50", "GPU") is None
-    assert paper.complexity("shufflenet_v1_g3_x0_5") == 38
-    assert paper.top1_error("mobilenet_v1_x0_25") == 49.4
-    assert paper.complexity("resnet50") is None is paper.top1_error("resnet50")
+def test_a_network_of_table_8():
+    row = paper.full_model("shufflenet_v2")
+    assert row == paper.FullModel("ShuffleNet v2 1x (ours)", "140", 146, 30.6, 341, 24.4)
+    assert paper.full_model("shufflenet_v2_x1_0") == row
+    assert paper.full_model("mobilenet_v2_x0_75") is None
+    assert paper.full_model("mobilenet_v2_x0_75", (3, 192, 192)).gpu_speed == 235
+    assert paper.full_model("resnet50") is None
+
+
+def test_table_8_is_whole():
+    """39 rows in five sections; CondenseNet alone has no speeds."""
+    rows = paper.full_models()
+    assert len(rows) == 39
+    assert [row.row for row in rows if row.gpu_speed is None or row.arm_speed is None] == [
+        "CondenseNet (G=C=8)",
+        "CondenseNet (G=C=4)",
+    ]
 
 
 def test_speed_ratios_that_the_paper_states_in_words():
     """Section 4: 58 % faster than MobileNetV2 at 500 M on the GPU; error 3.5 points below v1's at 40 M."""
-    ours, _, _ = paper.model_speed("shufflenet_v2_x2_0", "GPU")
-    theirs, _, _ = paper.model_speed("mobilenet_v2_x1_4", "GPU")
-    assert round(100 * (ours / theirs - 1)) == 58
-    assert paper.top1_error("shufflenet_v1_g3_x0_5") - paper.top1_error("shufflenet_v2_x0_5") == pytest.approx(3.5)
+    ours, theirs = paper.full_model("shufflenet_v2_x2_0"), paper.full_model("mobilenet_v2_x1_4")
+    assert round(100 * (ours.gpu_speed / theirs.gpu_speed - 1)) == 58
+    v1, v2 = paper.full_model("shufflenet_v1_g3_x0_5"), paper.full_model("shufflenet_v2_x0_5")
+    assert v1.top1_error - v2.top1_error == pytest.approx(3.5)
 
 
 def test_the_networks_of_table_8_are_those_of_the_zoo():
-    """The printed complexity is within 3 % of what our network counts, so that the speeds are of the same network."""
-    from effbench import zoo
+    """The printed complexity is within 3 % of what our network counts, so that the speeds are of the same network.
 
-    for name in paper._TABLE_8:
-        assert paper.complexity(name) == pytest.approx(zoo.entry(name).madds_million, rel=0.03)
+    Not so for the authors' own MobileNetV2, whose widths are unknown: the usual rounding is 3 to 22 % off.
+    """
+    from effbench import cost, zoo
+
+    for (name, pixels), row in paper._TABLE_8.items():
+        with torch.device("meta"):
+            madds = cost.profile(zoo.build(name), (3, pixels, pixels)).cost.madds / 1e6
+        off = abs(madds / paper.full_model(name, (3, pixels, pixels)).complexity - 1)
+        assert off <= (0.22 if "MobileNet v2 (our impl.)" in row else 0.03), (name, off)
 
 
 def test_an_unknown_table_is_named():

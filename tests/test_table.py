@@ -163,8 +163,23 @@ def test_two_cells_of_one_model_are_told_apart() -> None:
     run, cells = examples.models(2)
     twin = replace(cells[0], cell=Cell(Case(cells[0].cell.case.model, (3, 160, 160), labels={"input": 160})))
     table = tables.compare_rows(run, [cells[0], twin])
-    assert [row[0].text for row in table.rows] == ["model=shufflenet_v2_x1_0", "input=160"]
-    assert [row[1].text for row in table.rows] == ["3×224×224", "3×160×160"]
+    assert [column.heading for column in table.columns[:3]] == ["input", "model", "input"]
+    assert [[value.text for value in row[:3]] for row in table.rows] == [
+        ["–", "shufflenet_v2_x1_0", "3×224×224"],
+        ["160", "shufflenet_v2_x1_0", "3×160×160"],
+    ]
+    same = tables.compare_rows(run, [cells[0], cells[0]])
+    assert [row[0].text for row in same.rows] == ["model=shufflenet_v2_x1_0"] * 2
+
+
+def test_networks_that_the_paper_has_and_we_cannot_measure_are_listed_with_its_figures() -> None:
+    run, _ = examples.models(2)
+    absent = {"DenseNet 1x (our impl.)": "no growth rates", "My own": "not in the paper"}
+    table = tables.absent_rows(replace(run, experiment=replace(run.experiment, absent=absent)))
+    assert [[value.text for value in row] for row in table.rows] == [
+        ["DenseNet 1x (our impl.)", "142", "45.2", "279", "15.8", "no growth rates"],
+        ["My own", "–", "–", "–", "–", "not in the paper"],
+    ]
 
 
 def test_verdict_sentences() -> None:

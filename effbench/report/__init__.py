@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from effbench import ranking
 from effbench.core import Run, Verdict
 from effbench.errors import StorageError
 from effbench.report import captions, table
@@ -25,18 +26,27 @@ def tables(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) 
     found = {"table": rows(run, cells)}
     if verdicts:
         found["verdicts"] = table.verdict_rows(verdicts)
+    groups = captions.grouping(run, cells)
+    agreements = ranking.agreements(cells, groups) if captions.is_comparison(run) else ()
+    if agreements:
+        found["ranking"] = table.ranking_rows(agreements, " and ".join(groups))
+    if run.experiment.absent:
+        found["absent"] = table.absent_rows(run)
     return found
 
 
 def figures(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> dict[str, Figure]:
     """Every figure of a run by the name of its file, the main one first as ``figure``; none without cells."""
-    from effbench.report import plots
+    from effbench.report import plots, plots_panels
 
     if not cells:
         return {}
-    if captions.is_comparison(run):
-        return {"figure": plots.compare_figure(run, cells)}
-    return {"figure": plots.study_figure(run, cells, verdicts)}
+    if not captions.is_comparison(run):
+        return {"figure": plots.study_figure(run, cells, verdicts)}
+    found = {"figure": plots.compare_figure(run, cells)}
+    if plots_panels.can_draw(cells):
+        found["panels"] = plots_panels.panels_figure(run, cells)
+    return found
 
 
 def write_all(
@@ -79,6 +89,7 @@ def _readings(run: Run) -> str:
 
 
 def write_text(path: Path, text: str) -> Path:
+    """Write a file and whatever folders it needs; its path. Raises StorageError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", newline="\n")

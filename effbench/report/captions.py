@@ -217,10 +217,10 @@ def _reference(run: Run, cells: Sequence[CellSummary]) -> str:
     experiment = run.experiment
     if not is_comparison(run):
         return f"{experiment.factor} {label_text(experiment.reference)}"
-    return next(
-        (cell.reference for cell in cells if cell.reference),
-        label_text(experiment.reference),
-    )
+    names = {cell.cell.id: model_name(cell) for cell in cells}
+    found = {names.get(cell.reference, cell.reference) for cell in cells if cell.reference}
+    groups = " and ".join(grouping(run, cells))
+    return found.pop() if len(found) == 1 else f"the first network of the same {groups}"
 
 
 def _sample(cells: Sequence[CellSummary]) -> str:

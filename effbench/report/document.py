@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from effbench import ranking
 from effbench.core import Comparison, Estimate, PairEvidence, Run, Verdict
+from effbench.report import captions
 from effbench.summary import CellSummary
 
 
@@ -25,6 +27,8 @@ def run_document(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verd
         "sampling": dataclasses.asdict(run.sampling),
         "cells": [cell_document(cell) for cell in cells],
         "verdicts": [verdict_document(verdict) for verdict in verdicts],
+        "ranking": _ranking(run, cells),
+        "absent": dict(run.experiment.absent),
     }
 
 
@@ -35,6 +39,7 @@ def cell_document(cell: CellSummary) -> dict[str, Any]:
         "model": cell.cell.case.model,
         "labels": dict(cell.cell.case.labels),
         "input_shape": list(cell.cell.case.input_shape),
+        **({"inputs": [str(item) for item in cell.cell.case.inputs]} if cell.cell.case.inputs else {}),
         "batch": cell.cell.batch,
         "dtype": cell.cell.case.dtype,
         "device": cell.cell.device,
@@ -47,7 +52,13 @@ def cell_document(cell: CellSummary) -> dict[str, Any]:
         "throughput_unit": cell.throughput_unit,
         "ratio": _ratio(cell.ratio),
         "reference": cell.reference,
-        "paper": {"speed": cell.paper_speed, "unit": cell.paper_unit, "ratio": cell.paper_ratio},
+        "paper": {
+            "speed": cell.paper_speed,
+            "unit": cell.paper_unit,
+            "ratio": cell.paper_ratio,
+            "madds_million": None if cell.full_model is None else cell.full_model.complexity,
+            "top1_error": None if cell.full_model is None else cell.full_model.top1_error,
+        },
         "bound": cell.bound,
         "flags": list(cell.flags),
         "notes": list(cell.notes),
@@ -78,6 +89,16 @@ def diff_document(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     return [
         {"cell": item.cell, "verdict": item.verdict, "change": _ratio(item.change), "reason": item.reason}
         for item in comparisons
+    ]
+
+
+def _ranking(run: Run, cells: Sequence[CellSummary]) -> list[dict[str, Any]]:
+    """Per metric, Kendall's tau with measured time; empty for a study that varies no models."""
+    if not captions.is_comparison(run):
+        return []
+    return [
+        {"metric": item.metric, "tau": _ratio(item.tau), "tau_within_group": _ratio(item.within)}
+        for item in ranking.agreements(cells, captions.grouping(run, cells))
     ]
 
 

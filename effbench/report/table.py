@@ -9,6 +9,8 @@ from typing import Any
 
 from effbench import units
 from effbench.core import Comparison, Estimate, Label, Run, Verdict
+from effbench.paper import FullModel, full_models
+from effbench.ranking import Agreement
 from effbench.report import captions
 from effbench.report.captions import verdict_sentence, verdict_sentences
 from effbench.report.grid import (
@@ -28,10 +30,12 @@ __all__ = [
     "Column",
     "Table",
     "Value",
+    "absent_rows",
     "compare_rows",
     "diff_rows",
     "escape_markdown",
     "profile_rows",
+    "ranking_rows",
     "render_csv",
     "render_markdown",
     "render_terminal",
@@ -63,12 +67,16 @@ def study_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
 
 
 def compare_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
-    """One row a model: costs, speed, memory, and the paper's speed beside ours."""
-    models = Counter(captions.model_name(cell) for cell in cells)
+    """One row a model: costs, speed, memory, and its row of the paper's Table 8 beside ours."""
+    groups = captions.grouping(run, cells)
+    models = Counter((captions.model_name(cell), *_group_of(cell, groups)) for cell in cells)
     once = max(models.values(), default=1) == 1
 
     def name(cell: CellSummary) -> Value:
         return _text(captions.model_name(cell) if once else cell.cell.id)
+
+    def printed(read: Callable[[FullModel], float]) -> Callable[[CellSummary], Value]:
+        return lambda cell: NOTHING if cell.full_model is None else _scaled(read(cell.full_model), 1)
 
     def shape(cell: CellSummary) -> Value:
         return _text(captions.shape_text(cell.cell.case.input_shape))
@@ -77,17 +85,59 @@ def compare_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
         seen = [launch.probes.get(cell.cell.id, {}).get("peak_memory_bytes") for launch in run.launches]
         return _scaled(max((size for size in seen if size is not None), default=None), 1e6)
 
-    fields: list[_Field] = [(Column("model", align="left"), name)]
+    fields: list[_Field] = [(Column(label), _label(label)) for label in groups] if once else []
+    fields.append((Column("model", align="left"), name))
     if len({cell.cell.case.input_shape for cell in cells}) > 1:
         fields.append((Column("input", align="left"), shape))
     fields += [
         *_costs(),
+        (Column("paper's madds", "M"), printed(lambda row: row.complexity)),
+        (Column("paper's top-1 error", "%"), printed(lambda row: row.top1_error)),
         _LATENCY,
         *_throughput(cells),
         (Column("peak memory", "MB", raw_unit="bytes"), peak),
     ]
     fields += [*_RATIOS, *_paper_speed(cells), _BOUND, _FLAGS]
     return _of_cells(run.experiment.title, fields, run, cells)
+
+
+def absent_rows(run: Run) -> Table:
+    """One row a network of the paper's table that the study cannot measure: what is printed of it, and the reason."""
+    columns = (
+        Column("network of the paper", align="left"),
+        Column("madds", "M"),
+        Column("top-1 error", "%"),
+        Column("GPU", "batches/s"),
+        Column("ARM", "images/s"),
+        Column("why it is not measured", align="left"),
+    )
+    printed = {row.row: row for row in full_models()}
+    rows = []
+    for name, reason in run.experiment.absent.items():
+        row = printed.get(name)
+        numbers = (None,) * 4 if row is None else (row.complexity, row.top1_error, row.gpu_speed, row.arm_speed)
+        rows.append((_text(name), *(_scaled(number, 1) for number in numbers), _text(reason)))
+    return Table("In the paper and not measured here", columns, tuple(rows))
+
+
+def ranking_rows(found: Sequence[Agreement], group: str = "") -> Table:
+    """One row a metric: how well its order of the networks agrees with that of their measured times, over all of them
+    and, where there are several, within each `group`.
+    """
+    columns = (
+        Column("metric", align="left"),
+        Column("Kendall's tau with measured time"),
+        Column(f"tau within the same {group}"),
+        Column("networks"),
+    )
+    rows = tuple(
+        (_text(item.metric), _tau(item.tau), _tau(item.within), Value(str(item.tau.n), item.tau.n)) for item in found
+    )
+    note = (
+        "1 is the same order, 0 none. Brackets are 95 % intervals over families of networks; two metrics are compared "
+        "by them only roughly, since both rank the same networks."
+    )
+    return drop_empty(Table("Which metric ranks the networks as the clock does?", columns, rows, (note,)))
 
 
 def verdict_rows(verdicts: Sequence[Verdict], *, title: str = "Verdicts") -> Table:
@@ -189,6 +239,18 @@ def _plain_ratio(value: float | None) -> Value:
 
 def _ratio(estimate: Estimate | None) -> Value:
     return NOTHING if estimate is None else Value(units.ratio_interval(estimate), estimate)
+
+
+def _tau(estimate: Estimate | None) -> Value:
+    if estimate is None:
+        return NOTHING
+    if estimate.low is None or estimate.high is None:
+        return Value(f"{estimate.point:.2f}", estimate)
+    return Value(f"{estimate.point:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]", estimate)
+
+
+def _group_of(cell: CellSummary, keys: Sequence[str]) -> tuple[Label | None, ...]:
+    return tuple(cell.cell.case.labels.get(key) for key in keys)
 
 
 def _label(name: str) -> Callable[[CellSummary], Value]:

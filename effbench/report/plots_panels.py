@@ -1,0 +1,118 @@
+"""The four panels of the paper's Figure 1: accuracy and speed against multiply-adds, here and on the paper's device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+from effbench import ranking
+from effbench.core import Run
+from effbench.report import captions, ink
+from effbench.summary import CellSummary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+LEAST = 4
+"""Fewer networks with a published error than this make no picture."""
+
+_PANEL_IN = 3.1
+# Okabe and Ito's palette without its yellow, which is too pale for lines; shapes carry the family in grey print too.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00", "#6B6B6B")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+
+_Read = Callable[[CellSummary], float | None]
+
+
+def can_draw(cells: Sequence[CellSummary]) -> bool:
+    """Whether enough of the cells are in the paper's Table 8 and were measured."""
+    return len(_known(cells)) >= LEAST
+
+
+def panels_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
+    """Four panels over the networks of the paper's Table 8, one colour and shape a family, widths joined by a line.
+
+    Accuracy is the paper's; speed is ours in two panels and the paper's in the last, on the platform that ours is set
+    beside (its GPU for CUDA, its phone otherwise).
+    """
+    with ink.plain_style():
+        return _panels_figure(run, _known(cells))
+
+
+def _panels_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
+    families: dict[str, list[CellSummary]] = {}
+    for cell in sorted(cells, key=lambda cell: _madds(cell) or 0.0):
+        families.setdefault(ranking.family(cell.cell.case.model), []).append(cell)
+    looks = dict(zip(sorted(families), zip(cycle(_COLOURS), cycle(_MARKERS)), strict=False))
+    figure = ink.new_figure(2 * _PANEL_IN + 0.7, "Accuracy, speed and multiply-adds", captions.subtitle(run, cells))
+    theirs = f"speed on a {captions.platforms(cells)} ({cells[0].paper_unit})"
+    unit = cells[0].throughput_unit
+    panels: tuple[tuple[_Read, str, _Read, str], ...] = (
+        (_madds, "madds (M)", _accuracy, "top-1 accuracy in the paper (%)"),
+        (_speed, f"speed here ({unit})", _accuracy, "top-1 accuracy in the paper (%)"),
+        (_madds, "madds (M)", _speed, f"speed here ({unit})"),
+        (_complexity, "madds in the paper (M)", _paper_speed, theirs),
+    )
+    for place, (x, x_label, y, y_label) in enumerate(panels):
+        axes = figure.add_subplot(2, 2, place + 1)
+        _panel(axes, families, looks, x, y)
+        axes.set_xlabel(x_label, fontsize=ink.TEXT_PT)
+        axes.set_ylabel(y_label, fontsize=ink.TEXT_PT)
+    handles = [_handle(family, *looks[family]) for family in sorted(families)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=ink.TEXT_PT)
+    return figure
+
+
+def _panel(
+    axes: Axes,
+    families: dict[str, list[CellSummary]],
+    looks: dict[str, tuple[str, str]],
+    x: _Read,
+    y: _Read,
+) -> None:
+    ink.dress(axes)
+    axes.grid(color="#E4E4E4", lw=0.7)
+    seen: list[tuple[float, float]] = []
+    for family, members in families.items():
+        colour, marker = looks[family]
+        points = [(a, b) for cell in members if (a := x(cell)) is not None and (b := y(cell)) is not None]
+        seen += points
+        axes.plot(*zip(*points, strict=True), color=colour, marker=marker, ms=ink.MARKER_PT, lw=1.1) if points else None
+    if not seen:
+        return
+    for which, values, read in (("x", [a for a, _ in seen], x), ("y", [b for _, b in seen], y)):
+        if read is not _accuracy:
+            ink.log_axis(axes, "x" if which == "x" else "y", min(values), max(values), room=1.2)
+
+
+def _known(cells: Sequence[CellSummary]) -> list[CellSummary]:
+    return [cell for cell in cells if cell.full_model is not None and cell.cost is not None and cell.throughput]
+
+
+def _madds(cell: CellSummary) -> float | None:
+    return None if cell.cost is None else cell.cost.madds / 1e6
+
+
+def _complexity(cell: CellSummary) -> float | None:
+    return None if cell.full_model is None else cell.full_model.complexity
+
+
+def _accuracy(cell: CellSummary) -> float | None:
+    return None if cell.full_model is None else 100 - cell.full_model.top1_error
+
+
+def _speed(cell: CellSummary) -> float | None:
+    return cell.throughput
+
+
+def _paper_speed(cell: CellSummary) -> float | None:
+    return cell.paper_speed
+
+
+def _handle(family: str, colour: str, marker: str) -> Line2D:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=colour, marker=marker, ms=ink.MARKER_PT, lw=1.1, label=family)

@@ -1,0 +1,73 @@
+"""Table 8: whole networks at four levels of multiply-adds, their published error beside their speed here."""
+
+from __future__ import annotations
+
+import sys
+
+from effbench.core import Case, Experiment, Sampling
+
+# Level in million multiply-adds: zoo name and input size of each row of Table 8 of arXiv:1807.11164, the first of them
+# the reference of its level.
+ROWS = {
+    40: (
+        ("shufflenet_v2_x0_5", 224),
+        ("mobilenet_v1_x0_25", 224),
+        ("mobilenet_v2_x0_4", 160),
+        ("mobilenet_v2_x0_15", 224),
+        ("shufflenet_v1_g3_x0_5", 224),
+    ),
+    140: (
+        ("shufflenet_v2_x1_0", 224),
+        ("mobilenet_v1_x0_5", 224),
+        ("mobilenet_v2_x0_75", 192),
+        ("mobilenet_v2_x0_6", 224),
+        ("shufflenet_v1_g3_x1_0", 224),
+    ),
+    300: (
+        ("shufflenet_v2_x1_5", 224),
+        ("mobilenet_v1_x0_75", 224),
+        ("mobilenet_v2_x1_0", 224),
+        ("shufflenet_v1_g3_x1_5", 224),
+    ),
+    500: (
+        ("shufflenet_v2_x2_0", 224),
+        ("mobilenet_v1_x1_0", 224),
+        ("mobilenet_v2_x1_4", 224),
+        ("shufflenet_v1_g3_x2_0", 224),
+    ),
+}
+DENSENET = "the paper gives the stages but neither growth rates nor widths"
+XCEPTION = "the paper gives neither the unit nor the widths at this size"
+TWICE = "the same network as the row without 'our impl.', trained again"
+
+EXPERIMENT = Experiment(
+    name="full_models",
+    title="Table 8: whole networks at four levels of multiply-adds",
+    claim="At equal multiply-adds networks differ in speed, and ShuffleNetV2 is the fastest of the accurate ones.",
+    factor="model",
+    levels=tuple(name for rows in ROWS.values() for name, _ in rows),
+    reference="shufflenet_v2_x0_5",
+    cases=tuple(
+        Case(name, (3, pixels, pixels), labels={"level": level, "model": name})
+        for level, rows in ROWS.items()
+        for name, pixels in rows
+    ),
+    sampling=Sampling(budget_s=300.0),
+    batch={"cuda": 8, "cpu": 1},
+    absent={
+        **{f"DenseNet {width}x (our impl.)": DENSENET for width in ("0.5", "1", "1.5", "2")},
+        **{f"Xception {width}x (our impl.)": XCEPTION for width in ("0.5", "1.5", "2")},
+        "1.0 MobileNet v2 (our impl.)": TWICE,
+        "1.4 MobileNet v2 (our impl.)": TWICE,
+    },
+    notes=(
+        "Batch 8 on a GPU and 1 on a CPU, as the paper has it. Time ratios are to the ShuffleNetV2 of the same level.",
+        "The authors' own MobileNetV2 at 0.15, 0.4, 0.6 and 0.75 have widths that no usual rounding gives; here stands "
+        "the usual rounding, so their multiply-adds differ from the paper's, which are printed beside.",
+    ),
+)
+
+if __name__ == "__main__":
+    from effbench.cli import main
+
+    raise SystemExit(main(["run", __file__, *sys.argv[1:]]))
