@@ -42,7 +42,7 @@ MADDS_DIFFER = {
     ("EfficientNet-B5", "EfficientNet paper"): ("9.9 G, below the 10.3 G of every library, pycls too", 0.96, 0.97),
     ("EfficientNet-B7", "EfficientNet paper"): ("37 G, the paper's round number", 0.98, 1.0),
     ("MNASNet-A1", "tensorflow/tpu"): (
-        "its table runs 2 to 5 M high; the same file says 312 M of A1 1.0",
+        "its table runs 2 to 5 M high; the file says 312 of A1 1.0 too",
         1.008,
         1.025,
     ),
