@@ -1,72 +1,118 @@
-"""ShuffleNetV2 at the four published widths: channel split, concatenation, shuffle."""
+"""ShuffleNetV2: channel split, concatenation, shuffle; four widths, with gates or residuals, and the two deep forms.
+
+The widths are those of Table 5 of arXiv:1807.11164, whose multiply-adds are 1 % above convolutions and classifier: 41,
+146, 299 and 591 M against 40.5, 144.9, 295.8 and 583.3 M. The deep forms are those of the appendix, table 2, where
+conv2_x keeps its size and "downsampling is performed by conv3_1, conv4_1 and conv5_1". Its caption puts the gate right
+before the residual's addition and gives it half as many neurons as the unit has channels, which is the width of the
+branch it gates. Counted so, the 164 layers take 12.60 G and the gates of 2.0x add 3 M; the paper prints 12.7 G and adds
+6 M (597 for 591). Gates over all channels of a unit would give 12.66 G and 6 M, but stand outside the branch.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from effbench.zoo._blocks import channel_shuffle, check_choice, conv_norm_act, global_pool, init_for_timing
+from effbench.zoo._blocks import (
+    SqueezeExcite,
+    channel_shuffle,
+    check_choice,
+    conv_norm_act,
+    global_pool,
+    init_for_timing,
+)
 from effbench.zoo._registry import register
 
-# width: output channels of stages 2, 3, 4 and of conv5; Table 5 of arXiv:1807.11164
-CHANNELS = {
-    0.5: (48, 96, 192, 1024),
-    1.0: (116, 232, 464, 1024),
-    1.5: (176, 352, 704, 1024),
-    2.0: (244, 488, 976, 2048),
+
+@dataclass(frozen=True)
+class Layout:
+    """Channels of the stages, the 1x1 head and the stem's 3x3 convolutions; units a stage and their first stride."""
+
+    stages: tuple[int, ...]
+    head: int
+    stem: tuple[int, ...] = (24,)
+    repeats: tuple[int, ...] = (4, 8, 4)
+    strides: tuple[int, ...] = (2, 2, 2)
+
+
+WIDTHS = {
+    0.5: Layout((48, 96, 192), 1024),
+    1.0: Layout((116, 232, 464), 1024),
+    1.5: Layout((176, 352, 704), 1024),
+    2.0: Layout((244, 488, 976), 2048),
 }
-REPEATS = (4, 8, 4)
+DEPTHS = {
+    50: Layout((244, 488, 976, 1952), 2048, (64,), (3, 4, 6, 3), (1, 2, 2, 2)),
+    164: Layout((340, 680, 1360, 2720), 2048, (64, 64, 128), (10, 10, 23, 10), (1, 2, 2, 2)),
+}
 
 
 class Unit(nn.Module):
     """Half the channels pass, half go through 1x1, 3x3 depthwise, 1x1; concatenate and shuffle. Figure 3 (c) of the
     paper.
 
-    At stride 2 nothing is split: both branches see the whole input, the left one 3x3 depthwise and 1x1. Figure 3 (d).
+    Where the shape changes nothing is split: both branches see the whole input, the left one 3x3 depthwise and 1x1.
+    Figure 3 (d). `gated` and `residual` are the appendix's figure 2: a squeeze-and-excitation on the right branch, and
+    the branch's input added to its output, neither of which touches the other half.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, gated: bool, residual: bool) -> None:
         super().__init__()
         half = out_channels // 2
-        self.stride = stride
-        if stride == 2:
+        self.splits = stride == 1 and in_channels == out_channels
+        self.residual = residual and self.splits
+        if not self.splits:
             self.left = nn.Sequential(
-                conv_norm_act(in_channels, in_channels, 3, 2, groups=in_channels, activation=None),
+                conv_norm_act(in_channels, in_channels, 3, stride, groups=in_channels, activation=None),
                 conv_norm_act(in_channels, half),
             )
         self.right = nn.Sequential(
-            conv_norm_act(in_channels if stride == 2 else half, half),
+            conv_norm_act(half if self.splits else in_channels, half),
             conv_norm_act(half, half, 3, stride, groups=half, activation=None),
-            conv_norm_act(half, half),
+            conv_norm_act(half, half, activation=None),
         )
+        self.gate = SqueezeExcite(half, half) if gated else nn.Identity()
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.stride == 2:
-            left, right = self.left(x), self.right(x)
-        else:
-            left, right = x.chunk(2, dim=1)
-            right = self.right(right)
-        return channel_shuffle(torch.cat((left, right), dim=1), 2)
+        left, right = x.chunk(2, dim=1) if self.splits else (self.left(x), x)
+        y = self.gate(self.right(right))
+        y = self.relu(y + right if self.residual else y)
+        return channel_shuffle(torch.cat((left, y), dim=1), 2)
+
+
+def _weaken(layer: nn.Module) -> None:
+    if isinstance(layer, nn.Conv2d):
+        nn.init.normal_(layer.weight, std=0.5 * layer.in_channels**-0.5)
 
 
 class ShuffleNetV2(nn.Module):
-    """3x3 stem, max pooling, three stages of units, 1x1 head, global average pooling, linear classifier."""
+    """3x3 stem, max pooling, stages of units, 1x1 head, global average pooling, linear classifier."""
 
-    def __init__(self, width: float, num_classes: int, in_channels: int) -> None:
+    def __init__(self, layout: Layout, gated: bool, residual: bool, num_classes: int, in_channels: int) -> None:
         super().__init__()
-        *stages, head = CHANNELS[width]
-        previous = 24
-        self.stem = conv_norm_act(in_channels, previous, 3, 2)
+        previous = in_channels
+        stem: list[nn.Module] = []
+        for channels in layout.stem:
+            stem.append(conv_norm_act(previous, channels, 3, 1 if stem else 2))
+            previous = channels
+        self.stem = stem[0] if len(stem) == 1 else nn.Sequential(*stem)
         self.pool = nn.MaxPool2d(3, 2, 1)
         units = []
-        for channels, repeat in zip(stages, REPEATS, strict=True):
+        for channels, repeat, first_stride in zip(layout.stages, layout.repeats, layout.strides, strict=True):
             for position in range(repeat):
-                units.append(Unit(previous, channels, 2 if position == 0 else 1))
+                units.append(Unit(previous, channels, first_stride if position == 0 else 1, gated, residual))
                 previous = channels
         self.stages = nn.Sequential(*units)
-        self.head = conv_norm_act(previous, head)
-        self.fc = nn.Linear(head, num_classes)
+        self.head = conv_norm_act(previous, layout.head)
+        self.fc = nn.Linear(layout.head, num_classes)
         init_for_timing(self)
+        for unit in units:
+            if unit.residual:
+                # Fifty additions of equals would overflow half precision.
+                unit.right[-1].apply(_weaken)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc(global_pool(self.head(self.stages(self.pool(self.stem(x))))))
@@ -111,7 +157,69 @@ class ShuffleNetV2(nn.Module):
     source="torchvision",
     paper="arXiv:1807.11164",
 )
-def shufflenet_v2(width: float = 1.0, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """ShuffleNetV2. Raises InvalidValue for a width whose stage channels the paper does not give."""
-    check_choice("width", width, tuple(CHANNELS))
-    return ShuffleNetV2(width, num_classes, in_channels)
+@register(
+    "se_shufflenet_v2_x{width}",
+    arguments={"gated": True},
+    paper="arXiv:1807.11164",
+    source="no count published for this form",
+)
+@register(
+    "se_shufflenet_v2_x2_0",
+    arguments={"gated": True, "width": 2.0},
+    params=10_379_580,
+    madds_million=586,
+    source="ShuffleNetV2 paper, Table 8, which prints 597",
+    paper="arXiv:1807.11164",
+)
+@register(
+    "res_shufflenet_v2_x{width}",
+    arguments={"residual": True},
+    paper="arXiv:1807.11164",
+    source="no count published for this form",
+)
+@register(
+    "res_shufflenet_v2_x1_0",
+    aliases=("res_shufflenet_v2",),
+    arguments={"residual": True, "width": 1.0},
+    paper="arXiv:1807.11164",
+    source="no count published for this form",
+)
+@register(
+    "se_res_shufflenet_v2_x{width}",
+    arguments={"gated": True, "residual": True},
+    paper="arXiv:1807.11164",
+    source="no count published for this form",
+)
+def shufflenet_v2(
+    width: float = 1.0, gated: bool = False, residual: bool = False, num_classes: int = 1000, in_channels: int = 3
+) -> nn.Module:
+    """ShuffleNetV2, its units gated by squeeze-and-excitation or with a residual where asked for.
+
+    Raises InvalidValue for a width whose stage channels the paper does not give.
+    """
+    check_choice("width", width, tuple(WIDTHS))
+    return ShuffleNetV2(WIDTHS[width], gated, residual, num_classes, in_channels)
+
+
+@register(
+    "shufflenet_v2_50",
+    arguments={"depth": 50},
+    params=16_573_534,
+    madds_million=2_304,
+    source="ShuffleNetV2 paper, Table 6, which prints 2.3 G",
+    paper="arXiv:1807.11164",
+)
+@register(
+    "se_shufflenet_v2_164",
+    arguments={"depth": 164, "gated": True, "residual": True},
+    params=133_099_976,
+    madds_million=12_599,
+    source="ShuffleNetV2 paper, Table 6, which prints 12.7 G",
+    paper="arXiv:1807.11164",
+)
+def shufflenet_v2_deep(
+    depth: int, gated: bool = False, residual: bool = False, num_classes: int = 1000, in_channels: int = 3
+) -> nn.Module:
+    """The 50 and 164 convolution layers deep forms of the paper's Table 6. Raises InvalidValue for another depth."""
+    check_choice("depth", depth, tuple(DEPTHS))
+    return ShuffleNetV2(DEPTHS[depth], gated, residual, num_classes, in_channels)
