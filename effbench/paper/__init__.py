@@ -33,6 +33,13 @@ _FIGURE_2 = {
 # Zoo name and input size: row of Table 8. Of the authors' own MobileNetV2 at 0.15, 0.4, 0.6 and 0.75 the exact widths
 # are unknown; those rows stand beside the usual rounding, and `complexity` shows how far it is off.
 _TABLE_8 = {
+    ("condensenet", 224): "CondenseNet (G=C=4)",
+    ("condensenet_74_g4", 224): "CondenseNet (G=C=4)",
+    ("condensenet_74_g8", 224): "CondenseNet (G=C=8)",
+    ("igcv3_x0_7", 224): "IGCV3-D (0.7)",
+    ("igcv3", 224): "IGCV3-D",
+    ("igcv3_x1_0", 224): "IGCV3-D",
+    ("igcv3_x1_4", 224): "IGCV3-D (1.4)",
     ("mobilenet_v1_x0_25", 224): "0.25 MobileNet v1",
     ("mobilenet_v1_x0_5", 224): "0.5 MobileNet v1",
     ("mobilenet_v1_x0_75", 224): "0.75 MobileNet v1",
@@ -45,6 +52,11 @@ _TABLE_8 = {
     ("mobilenet_v2_x1_0", 224): "1.0 MobileNet v2",
     ("mobilenet_v2", 224): "1.0 MobileNet v2",
     ("mobilenet_v2_x1_4", 224): "1.4 MobileNet v2",
+    ("nasnet_a", 224): "NASNet-A (4 @ 1056, our impl.)",
+    ("nasnet_a_4_1056", 224): "NASNet-A (4 @ 1056, our impl.)",
+    ("pnasnet5", 224): "PNASNet-5 (our impl.)",
+    ("pnasnet5_mobile", 224): "PNASNet-5 (our impl.)",
+    ("se_shufflenet_v2_x2_0", 224): "ShuffleNet v2 2x (ours, with SE)",
     ("shufflenet_v1_g3_x0_5", 224): "ShuffleNet v1 0.5x (g=3)",
     ("shufflenet_v1_g3_x1_0", 224): "ShuffleNet v1 1x (g=3)",
     ("shufflenet_v1", 224): "ShuffleNet v1 1x (g=3)",
@@ -55,6 +67,11 @@ _TABLE_8 = {
     ("shufflenet_v2", 224): "ShuffleNet v2 1x (ours)",
     ("shufflenet_v2_x1_5", 224): "ShuffleNet v2 1.5x (ours)",
     ("shufflenet_v2_x2_0", 224): "ShuffleNet v2 2x (ours)",
+    ("xception_light_x0_5", 224): "Xception 0.5x (our impl.)",
+    ("xception_light", 224): "Xception 1x (our impl.)",
+    ("xception_light_x1_0", 224): "Xception 1x (our impl.)",
+    ("xception_light_x1_5", 224): "Xception 1.5x (our impl.)",
+    ("xception_light_x2_0", 224): "Xception 2x (our impl.)",
 }
 
 
