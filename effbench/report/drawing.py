@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
@@ -17,8 +17,8 @@ _COLOUR = re.compile(r"#([0-9a-f]{6})\b")
 _LEFT_OUT = ("metadata", "style")
 """Metadata names addresses, and a style sheet in a drawing holds for the whole page."""
 
-DARK, LIGHT = (0.086, 0.094, 0.106), (0.922, 0.922, 0.91)
-"""What a dark page shows for white and for black, red green blue from 0 to 1."""
+DARK, LIGHT = (0x16 / 255, 0x18 / 255, 0x1B / 255), (0xEB / 255, 0xEB / 255, 0xE8 / 255)
+"""What a dark page shows for white and for black, as its style sheet has it: red, green, blue from 0 to 1."""
 
 
 def inline(figure: Figure, prefix: str, label: str) -> str:
@@ -38,12 +38,14 @@ def inline(figure: Figure, prefix: str, label: str) -> str:
         element.attrib.update({name: _value(name, value, prefix) for name, value in attributes.items()})
     view = root.get("viewBox", "")
     root.attrib.clear()
-    root.attrib.update({"viewBox": view, "role": "img", "aria-label": label})
+    # What names no colour is black, so that has to follow the page as well.
+    black = "fill: var(--f-000000, #000000)"
+    root.attrib.update({"viewBox": view, "role": "img", "aria-label": label, "style": black})
     return ElementTree.tostring(root, encoding="unicode")
 
 
 def dark_colours(drawings: Collection[str]) -> dict[str, str]:
-    """Every colour of these drawings by what stands for it on a dark page: the hue kept, light and dark exchanged."""
+    """Every colour of these drawings by what stands for it on a dark page: the hue and the contrast kept."""
     used = sorted({colour for drawing in drawings for colour in re.findall(r"var\(--f-([0-9a-f]{6})", drawing)})
     return {colour: _exchanged(colour) for colour in used}
 
@@ -66,10 +68,24 @@ def _value(name: str, value: str, prefix: str) -> str:
 
 
 def _exchanged(colour: str) -> str:
+    """The colour of the same hue whose contrast with a dark page is that of `colour` with white."""
     red, green, blue = (int(colour[at : at + 2], 16) / 255 for at in (0, 2, 4))
-    hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
-    if saturation < 0.05:
-        mixed = [dark * lightness + light * (1 - lightness) for dark, light in zip(DARK, LIGHT, strict=True)]
-    else:
-        mixed = list(colorsys.hls_to_rgb(hue, 0.15 + 0.75 * (1 - lightness), 0.85 * saturation))
-    return "#" + "".join(f"{round(255 * part):02x}" for part in mixed)
+    hue, _, saturation = colorsys.rgb_to_hls(red, green, blue)
+
+    def lighter(share: float) -> tuple[float, ...]:
+        if saturation < 0.05:
+            return tuple(dark + share * (light - dark) for dark, light in zip(DARK, LIGHT, strict=True))
+        return colorsys.hls_to_rgb(hue, share, 0.9 * saturation)
+
+    wanted = 1.05 / (_luminance((red, green, blue)) + 0.05) * (_luminance(DARK) + 0.05) - 0.05
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _luminance(lighter(middle)) < wanted else (low, middle)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in lighter(high))
+
+
+def _luminance(colour: Sequence[float]) -> float:
+    """Relative luminance as WCAG 2 defines it."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

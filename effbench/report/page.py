@@ -107,16 +107,17 @@ def _printable(value: Any) -> Any:
 
 
 def _content(runs: Sequence[Measured], figures: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    names = side_by_side.names(runs)
+    numbered = dict(enumerate(runs, start=1))
+    names = side_by_side.names(numbered)
     titles = list(dict.fromkeys(item.run.experiment.title for item in runs))
     conditions = side_by_side.conditions([item.run.environment for item in runs])
     return {
         "title": titles[0] if len(titles) == 1 else f"{len(runs)} runs",
         "sections": [
-            _section(number, name, item, found)
-            for number, (name, item, found) in enumerate(zip(names, runs, figures, strict=True), start=1)
+            _section(number, names[number], item, found)
+            for (number, item), found in zip(numbered.items(), figures, strict=True)
         ],
-        "shared": side_by_side.tables(runs, names),
+        "shared": side_by_side.tables(numbered),
         "conditions": conditions,
         "unlike": [item.name for item in conditions if item.mark == "unlike"],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from effbench.core import Environment, Experiment, Label, Run, Verdict
 from effbench.report import captions
 from effbench.report.grid import NOTHING, Column, Table, Value
 from effbench.summary import CellSummary
+
+_Key = tuple[Label | None, ...]
+"""The labels that tell a cell from the others of its run."""
 
 
 class Measured(Protocol):
@@ -38,25 +42,34 @@ class Condition:
     mark: Literal["", "varies", "unlike"] = ""
 
 
-def names(runs: Sequence[Measured]) -> tuple[str, ...]:
-    """What to call each run among the others: whatever tells them apart, the folder where nothing else does."""
-    facets = [_facets(item.run, item.cells) for item in runs]
-    telling = [index for index in range(len(facets[0])) if len({facet[index] for facet in facets}) > 1]
-    found = [", ".join(facet[index] for index in telling if facet[index]) for facet in facets]
-    if len(set(found)) < len(found) or not all(found):
-        found = [", ".join(filter(None, (name, _folder(item.run)))) for name, item in zip(found, runs, strict=True)]
-    return tuple(f"{number}: {name}" if name else str(number) for number, name in enumerate(found, start=1))
+def names(runs: Mapping[int, Measured]) -> dict[int, str]:
+    """What to call each run, by its number: whatever tells it from the others, the folder where nothing else does."""
+    facets = {number: _facets(item.run, item.cells) for number, item in runs.items()}
+    found = {}
+    for number, item in runs.items():
+        # Another study has other labels, which tell nothing.
+        peers = [each for each, other in runs.items() if other.run.experiment.name == item.run.experiment.name]
+        labels = {each: captions.fixed(runs[each].run, runs[each].cells) for each in peers}
+        telling = [text for key, text in facets[number].items() if len({each[key] for each in facets.values()}) > 1]
+        varying = captions.varying(labels.values())
+        own = {key: value for key, value in labels[number].items() if key in varying}
+        found[number] = ", ".join(filter(None, [*telling, captions.group_text(own)]))
+    alike = Counter(found.values())
+    for number, name in found.items():
+        if not name or alike[name] > 1:
+            found[number] = ", ".join(filter(None, [name, _folder(runs[number].run)]))
+    return {number: f"{number}: {name}" if name else str(number) for number, name in found.items()}
 
 
-def tables(runs: Sequence[Measured], called: Sequence[str]) -> tuple[Table, ...]:
+def tables(runs: Mapping[int, Measured]) -> tuple[Table, ...]:
     """For each study that several of the runs carried out: verdicts, time ratios and latencies, a column a run.
 
     A label that does not vary within any run, such as the paper's channels for the device, does not keep cells apart;
     where it differs between runs a note says that the networks are not the same.
     """
-    studies: dict[str, list[tuple[str, Measured]]] = {}
-    for name, item in zip(called, runs, strict=True):
-        studies.setdefault(item.run.experiment.name, []).append((name, item))
+    studies: dict[str, dict[int, Measured]] = {}
+    for number, item in runs.items():
+        studies.setdefault(item.run.experiment.name, {})[number] = item
     return tuple(table for group in studies.values() if len(group) > 1 for table in _of_study(group))
 
 
@@ -74,72 +87,69 @@ def conditions(environments: Sequence[Environment]) -> tuple[Condition, ...]:
     return tuple(found)
 
 
-def _facets(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
+def _facets(run: Run, cells: Sequence[CellSummary]) -> dict[str, str]:
     threads = sorted({cell.cell.threads for cell in cells} - {0})
     batches = sorted({cell.cell.batch for cell in cells})
-    return (
-        run.experiment.title,
-        captions.hardware(run, cells),
-        f"{'/'.join(map(str, threads))} thread{'' if threads == [1] else 's'}" if threads else "",
-        "/".join(dict.fromkeys(cell.cell.runtime for cell in cells)) or run.environment.runtime,
-        "batch " + "/".join(map(str, batches)) if batches else "",
-        "/".join(dict.fromkeys(cell.cell.case.dtype for cell in cells)),
-        f"allocator {run.environment.facts.get('run.allocator')}",
-        captions.group_text(captions.fixed(run, cells)),
-    )
+    return {
+        "study": run.experiment.title,
+        "hardware": captions.hardware(run, cells),
+        "threads": f"{'/'.join(map(str, threads))} thread{'' if threads == [1] else 's'}" if threads else "",
+        "runtime": "/".join(dict.fromkeys(cell.cell.runtime for cell in cells)) or run.environment.runtime,
+        "batch": "batch " + "/".join(map(str, batches)) if batches else "",
+        "dtype": "/".join(dict.fromkeys(cell.cell.case.dtype for cell in cells)),
+        "allocator": f"allocator {run.environment.facts.get('run.allocator')}",
+    }
 
 
 def _folder(run: Run) -> str:
     return Path(run.path).parent.name if run.path else run.created
 
 
-def _of_study(group: Sequence[tuple[str, Measured]]) -> list[Table]:
-    experiment = group[0][1].run.experiment
-    keys = _keys([item for _, item in group], experiment)
+def _of_study(group: Mapping[int, Measured]) -> list[Table]:
+    experiment = next(iter(group.values())).run.experiment
+    called = tuple(names(group).values())
+    keys = _keys(group.values(), experiment)
+    labels = tuple(Column(key, align="left") for key in keys)
     notes = _notes(group, keys)
-    found = [_verdicts(group, keys, experiment)] if any(item.verdicts for _, item in group) else []
+    found = [_verdicts(group.values(), called, keys, experiment)] if any(i.verdicts for i in group.values()) else []
     for heading, title in (("time ratio", "time ratio"), ("latency", "latency in ms")):
-        columns: list[dict[tuple[Label | None, ...], Value]] = []
-        for _, item in group:
-            shown = report.tables(item.run, item.cells, item.verdicts)["table"]
-            at = next((place for place, column in enumerate(shown.columns) if column.heading == heading), None)
-            values = [NOTHING if at is None else row[at] for row in shown.rows]
-            cells = (_key(cell.cell.case.labels, keys) for cell in item.cells)
-            columns.append(dict(zip(cells, values, strict=True)))
+        columns = [_column(item, heading, keys) for item in group.values()]
         rows = dict.fromkeys(key for column in columns for key in column)
         found.append(
             Table(
                 f"{experiment.title}: {title} by run",
-                (*(Column(key, align="left") for key in keys), *(Column(name) for name, _ in group)),
+                (*labels, *(Column(name) for name in called)),
                 tuple((*map(_label, key), *(column.get(key, NOTHING) for column in columns)) for key in rows),
-                notes,
+                notes if heading == "time ratio" else notes[1:],
             )
         )
     return found
 
 
-def _keys(runs: Sequence[Measured], experiment: Experiment) -> tuple[str, ...]:
+def _column(item: Measured, heading: str, keys: Sequence[str]) -> dict[_Key, Value]:
+    """One column of the run's own table by cell."""
+    shown = report.tables(item.run, item.cells, item.verdicts)["table"]
+    at = next((place for place, column in enumerate(shown.columns) if column.heading == heading), None)
+    values = [NOTHING if at is None else row[at] for row in shown.rows]
+    return dict(zip((_key(cell.cell.case.labels, keys) for cell in item.cells), values, strict=True))
+
+
+def _keys(runs: Iterable[Measured], experiment: Experiment) -> tuple[str, ...]:
     """The labels that tell the cells of one run apart, the factor last."""
     within = dict.fromkeys(key for item in runs for key in captions.grouping(item.run, item.cells))
     return (*(key for key in within if key != experiment.factor), experiment.factor)
 
 
-def _key(labels: Mapping[str, Label], keys: Sequence[str]) -> tuple[Label | None, ...]:
+def _key(labels: Mapping[str, Label], keys: Sequence[str]) -> _Key:
     return tuple(labels.get(key) for key in keys)
 
 
-def _verdicts(group: Sequence[tuple[str, Measured]], keys: Sequence[str], experiment: Experiment) -> Table:
-    columns = []
-    for _, item in group:
-        columns.append({(each.claim, _key(each.group, keys[:-1])): each.verdict for each in item.verdicts})
+def _verdicts(runs: Iterable[Measured], called: Sequence[str], keys: Sequence[str], experiment: Experiment) -> Table:
+    columns = [{(each.claim, _key(each.group, keys[:-1])): each.verdict for each in item.verdicts} for item in runs]
     rows = dict.fromkeys(key for column in columns for key in column)
     return Table(
         f"{experiment.title}: verdicts by run",
-        (
-            Column("claim", align="left"),
-            *(Column(key, align="left") for key in keys[:-1]),
-            *(Column(name, align="left") for name, _ in group),
-        ),
+        tuple(Column(name, align="left") for name in ("claim", *keys[:-1], *called)),
         tuple(
             (Value(claim, claim), *map(_label, where), *(_word(column.get((claim, where))) for column in columns))
             for claim, where in rows
@@ -147,23 +157,23 @@ def _verdicts(group: Sequence[tuple[str, Measured]], keys: Sequence[str], experi
     )
 
 
-def _notes(group: Sequence[tuple[str, Measured]], keys: Sequence[str]) -> tuple[str, ...]:
-    clocks = {captions.CLOCKS.get(item.run.clock, item.run.clock): None for _, item in group}
-    notes = [f"Ratios are of {' and '.join(clocks)}, each to its own run's reference. Above 1 is slower."]
-    if len(clocks) > 1:
-        notes[0] = f"Ratios are of {_by_run([item.run.clock for _, item in group])}: unlike clocks. Above 1 is slower."
-    fixed = [captions.fixed(item.run, item.cells) for _, item in group]
-    for label in dict.fromkeys(label for each in fixed for label in each if label not in keys):
-        values = [captions.label_text(each.get(label, "absent")) for each in fixed]
-        if len(set(values)) > 1:
+def _notes(group: Mapping[int, Measured], keys: Sequence[str]) -> tuple[str, ...]:
+    clocks = {number: captions.CLOCKS.get(item.run.clock, item.run.clock) for number, item in group.items()}
+    alike = len(set(clocks.values())) == 1
+    which = next(iter(clocks.values())) if alike else f"unlike clocks ({_by_run(clocks)})"
+    notes = [f"Ratios are of {which}, each to its own run's reference. Above 1 is slower."]
+    fixed = {number: captions.fixed(item.run, item.cells) for number, item in group.items()}
+    for label in captions.varying(fixed.values()):
+        if label not in keys:
+            values = {number: captions.label_text(each.get(label, "absent")) for number, each in fixed.items()}
             notes.append(
                 f"{label} is {_by_run(values)}: a row holds unlike networks, so read ratios and not latencies."
             )
     return tuple(notes)
 
 
-def _by_run(values: Iterable[str]) -> str:
-    return ", ".join(f"{value} in {place}" for place, value in enumerate(values, start=1))
+def _by_run(values: Mapping[int, str]) -> str:
+    return ", ".join(f"{value} in run {number}" for number, value in values.items())
 
 
 def _label(value: Label | None) -> Value:
