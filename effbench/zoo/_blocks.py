@@ -54,6 +54,8 @@ class SqueezeExcite(nn.Module):
         self.activation = activation()
         self.expand = nn.Conv2d(squeezed, channels, 1)
         self.gate = gate()
+        # An untrained gate would stand half open and halve the signal of every block.
+        nn.init.constant_(self.expand.bias, 2.0)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         means = nn.functional.adaptive_avg_pool2d(x, 1)
