@@ -58,9 +58,9 @@ def test_points_are_madds_accuracy_and_speed(run: Run) -> None:
     # One line a family, its widths joined.
     assert sorted(len(line) for line in panels[0].values()) == [1, 1, 2]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "shufflenet_v2",
         "mobilenet_v1",
         "mobilenet_v2",
-        "shufflenet_v2",
     ]
 
 

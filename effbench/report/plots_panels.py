@@ -46,7 +46,9 @@ def _panels_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
     families: dict[str, list[CellSummary]] = {}
     for cell in sorted(cells, key=lambda cell: _madds(cell) or 0.0):
         families.setdefault(ranking.family(cell.cell.case.model), []).append(cell)
-    looks = dict(zip(sorted(families), zip(cycle(_COLOURS), cycle(_MARKERS)), strict=False))
+    # The families with the longest lines get the colours that are furthest apart.
+    order = sorted(families, key=lambda family: (-len(families[family]), family))
+    looks = dict(zip(order, zip(cycle(_COLOURS), cycle(_MARKERS)), strict=False))
     figure = ink.new_figure(2 * _PANEL_IN + 0.7, "Accuracy, speed and multiply-adds", captions.subtitle(run, cells))
     theirs = f"speed on a {captions.platforms(cells)} ({cells[0].paper_unit})"
     unit = cells[0].throughput_unit
@@ -61,7 +63,7 @@ def _panels_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
         _panel(axes, families, looks, x, y)
         axes.set_xlabel(x_label, fontsize=ink.TEXT_PT)
         axes.set_ylabel(y_label, fontsize=ink.TEXT_PT)
-    handles = [_handle(family, *looks[family]) for family in sorted(families)]
+    handles = [_handle(family, *looks[family]) for family in order]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=ink.TEXT_PT)
     return figure
 
