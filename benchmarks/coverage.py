@@ -78,7 +78,7 @@ def count_fvcore(network: str) -> Row:
     import torch
     from fvcore.nn import FlopCountAnalysis
 
-    from effbench.cost import crosscheck
+    from effbench.cost.crosscheck import FVCORE_BLIND, cpu_twin
     from effbench.cost.isolate import lent, quiet_torch
     from effbench.measurement import counting
     from effbench.zoo import external
@@ -87,12 +87,12 @@ def count_fvcore(network: str) -> Row:
     shape = external.published_shape(f"timm:{network}")
     assert shape is not None
     model = counting.on_meta(f"timm:{network}", {})
-    with quiet_torch(), lent(model.modules(), crosscheck.cpu_twin(torch.float32)):
+    with quiet_torch(), lent(model.modules(), cpu_twin(torch.float32)):
         flops = FlopCountAnalysis(model, torch.randn(1, *shape))
         flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         by_operator = {name: int(amount) for name, amount in flops.by_operator().items()}
         skipped = flops.unsupported_ops()
-    blind = sorted(name for name in skipped if name.split("::")[-1].split(".")[0] in crosscheck.FVCORE_BLIND)
+    blind = sorted(name for name in skipped if name.split("::")[-1].split(".")[0] in FVCORE_BLIND)
     return {
         "input": "x".join(map(str, shape)),
         "fvcore": sum(by_operator.values()),
@@ -111,13 +111,20 @@ def serve(task: str, pipe: Connection) -> None:
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    while network := pipe.recv():
+    while network := _next(pipe):
         started = time.process_time()
         try:
             row = TASKS[task](network)
         except Exception as error:  # a network of somebody else's library may raise anything
             row = {"error": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"}
         pipe.send({"network": network, "seconds": round(time.process_time() - started, 2), **row})
+
+
+def _next(pipe: Connection) -> str | None:
+    try:
+        return str(pipe.recv())
+    except EOFError:  # nobody is left to ask
+        return None
 
 
 class Helper:
@@ -174,6 +181,11 @@ def extend(name: str, columns: str, rows: Iterable[Row]) -> None:
             file.flush()
             if number % 50 == 0:
                 print(name, number, row["network"], row.get("error") or "", flush=True)
+    ordered = sorted(read(name), key=lambda row: (row["network"], row.get("weights", "")))
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, columns.split(), lineterminator="\n")
+        table.writeheader()
+        table.writerows(ordered)
 
 
 def release(*packages: str) -> str:

@@ -6,83 +6,105 @@ import dataclasses
 import datetime
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench import catalog, claims, plan, runner, storage, summary, zoo
+from effbench import breakdown, catalog, claims, feeding, plan, runner, storage, summary, zoo
 from effbench.analysis import Analysis
 from effbench.core import Case, Cell, Cost, Experiment, Run, Verdict
 from effbench.errors import EffbenchError, InvalidValue, ModelError, StorageError, UnknownName
+from effbench.feeding import Input
 from effbench.measurement import counting
 from effbench.runner import Progress, Watch
 from effbench.summary import CellSummary
 from effbench.zoo import external
+from effbench.zoo.external import DEFAULT_SHAPE
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
     from torch import nn
 
-    from effbench.cost import Profile
+    from effbench.cost import Kernel, Profile
+    from effbench.measurement.counting import Counted
+    from effbench.peaks import Peaks
     from effbench.report.grid import Table
     from effbench.report.outcome import Outcome
 
-Shape = tuple[int, ...]
+Fed = Sequence[Any] | Mapping[str, Any]
+"""A shape, several shapes, `core.Input`s or tensors, or any of them by name: what `feeding.described` takes."""
 
 
 def profile(
     model: str | nn.Module,
-    input_shape: Shape | Sequence[Shape] | None = None,
+    input_shape: Fed | None = None,
     *,
     batch: int = 1,
     dtype: str = "float32",
     arguments: Mapping[str, Any] | None = None,
+    inputs: Fed | None = None,
 ) -> Profile:
     """Analytic cost of one forward pass: counts, no clock. Nothing about the model is changed.
 
     `model` is a name (``"shufflenet_v2"``, ``"path/file.py:factory"``) or a module; `input_shape` excludes the batch
-    and defaults to what a named network was published with. Raises UnknownName, ModelError, InvalidValue.
+    and defaults to what the network was published with, or says itself (`external.own_shape`). A network of several
+    inputs, or of others than floats, takes `inputs`: shapes, `core.Input`s or tensors, in order or by name
+    (``{"ids": Input((128,), dtype="int64")}``). Raises UnknownName, ModelError, InvalidValue.
     """
+    fed = input_shape if inputs is None else inputs
     if isinstance(model, str):
         _require_models([model])
-        shape = input_shape or _default_shape(model)
+        shape = fed if fed is not None else _published_shape(model, arguments)
         found = counting.profile(model, shape, batch=batch, dtype=dtype, arguments=arguments)
         return dataclasses.replace(found, model=model)
     from effbench import cost
 
-    return cost.profile(model, input_shape or (3, 224, 224), batch=batch, dtype=dtype)
+    shape = fed if fed is not None else external.own_shape(model) or DEFAULT_SHAPE
+    return cost.profile(model, shape, batch=batch, dtype=dtype)
 
 
 def measure(
     model: str | nn.Module | Sequence[str | nn.Module],
-    input_shape: Shape | None = None,
+    input_shape: Fed | None = None,
+    *,
+    inputs: Fed | None = None,
     **options: Any,
 ) -> Results:
     """Measure a model, or several side by side, in fresh worker processes.
 
-    `model` as for `profile`; a module is sent to the workers by cloudpickle. Options are those of `run`, less `scale`
-    and `select`. With several models every ratio is to the first. Raises EffbenchError and its kin.
+    `model`, `input_shape` and `inputs` as for `profile`; a module is sent to the workers by cloudpickle. Options are
+    those of `run`, less `scale` and `select`. With several models every ratio is to the first. Raises EffbenchError
+    and its kin.
     """
     models = [model] if isinstance(model, str) or not isinstance(model, Sequence) else list(model)
     with tempfile.TemporaryDirectory(prefix="effbench-") as scratch:
-        experiment = _side_by_side(models, input_shape, options.pop("dtype", None) or "float32", Path(scratch))
+        fed = input_shape if inputs is None else inputs
+        experiment = _side_by_side(models, fed, options.pop("dtype", None) or "float32", Path(scratch))
         return _execute(experiment, experiment.name, **options)
 
 
-def compare(*models: str | nn.Module, input_shape: Shape | None = None, **options: Any) -> Results:
+def compare(*models: str | nn.Module, input_shape: Fed | None = None, **options: Any) -> Results:
     """Models side by side: costs, speed, the paper's row. The same as `measure` on a list of at least two."""
     if len(models) < 2:
         raise InvalidValue(f"compare needs two models or more, and was given {len(models)}")
     return measure(list(models), input_shape, **options)
 
 
-def run(study: str | Experiment, *, scale: str | Sequence[str] | None = None, **options: Any) -> Results:
+def run(
+    study: str | Experiment,
+    *,
+    scale: str | Sequence[str] | None = None,
+    models: Sequence[str] = (),
+    depthwise: bool = False,
+    **options: Any,
+) -> Results:
     """Carry out a study: by name (``"g2_groups"``), by path, or an `Experiment` of your own.
 
-    Keyword options: `device`, `runtime`, `threads`, `batch`, `dtype`, `allocator`, `select` (label → values),
+    `models` take the place of those of a study that compares models; `depthwise` shows depthwise convolutions as a part
+    of their own in a study that breaks the run time down. Further options: `device`, `runtime`, `threads`, `batch`, `dtype`, `allocator`, `select` (label → values),
     `quick`, `launches`, `budget_s`, `precision`, `seed`, `out` (the run's folder), `device_options`, `watch`.
     Everything measured is on disk before this returns. Raises UnknownName, InvalidValue, DeviceUnavailable,
     StorageError, runner.Interrupted.
@@ -90,6 +112,10 @@ def run(study: str | Experiment, *, scale: str | Sequence[str] | None = None, **
     experiment = catalog.load(study) if isinstance(study, str) else study
     if isinstance(experiment, Analysis):
         raise InvalidValue(f"{experiment.name} measures nothing; carry it out with effbench.analyse")
+    if models:
+        experiment = _of_models(experiment, models)
+    if depthwise:
+        experiment = breakdown.depthwise_apart(experiment)
     if scale:
         wanted = scale.split(",") if isinstance(scale, str) else list(scale)
         options["select"] = {**(options.get("select") or {}), "scale": wanted}
@@ -270,7 +296,10 @@ def _execute(
     _require_device(device)
     _require_models(cell.case.model for cell in planned.cells)
     directory = Path(out) if out is not None else new_directory(name, device)
-    finished = runner.execute(planned, directory, profile=_cost_in(planned), command=command, watch=watch or _unwatched)
+    counts = _Counts(planned)
+    finished = runner.execute(
+        planned, directory, profile=counts.cost, bounds=counts.bounds_s, command=command, watch=watch or _unwatched
+    )
     return Results(finished)
 
 
@@ -294,25 +323,34 @@ def new_directory(name: str, device: str) -> Path:
     return path
 
 
-def _cost_in(planned: plan.Plan) -> Callable[[Cell], Cost]:
-    """What gives the cost of a cell of this plan. A stranger's networks are all counted when the first is asked for."""
-    apart: dict[str, Cost | str] = {}
+class _Counts:
+    """What the cells of a plan cost. A stranger's networks are all counted when the first is asked for."""
 
-    def cost_of(cell: Cell) -> Cost:
+    def __init__(self, planned: plan.Plan) -> None:
+        self._planned = planned
+        self._apart: dict[str, Counted | str] = {}
+        self._kernels: dict[str, Mapping[str, Sequence[Kernel]]] = {}
+
+    def cost(self, cell: Cell) -> Cost:
+        """Raises ModelError, InvalidValue."""
         case = cell.case
-        if not counting.is_foreign(case.model):
-            return profile(
-                case.model, case.input_shape, batch=cell.batch, dtype=case.dtype, arguments=case.arguments
-            ).cost
-        if not apart:
-            foreign = [cell for cell in planned.cells if counting.is_foreign(cell.case.model)]
-            apart.update(counting.count_apart(foreign, planned.sampling.silence_s))
-        found = apart[cell.id]
+        if counting.is_foreign(case.model):
+            if not self._apart:
+                foreign = [cell for cell in self._planned.cells if counting.is_foreign(cell.case.model)]
+                self._apart.update(counting.count_apart(foreign, self._planned.sampling.silence_s))
+            found: Counted | Profile | str = self._apart[cell.id]
+        else:
+            found = profile(case.model, case.fed, batch=cell.batch, dtype=case.dtype, arguments=case.arguments)
         if isinstance(found, str):
             raise ModelError(found)
-        return found
+        self._kernels[cell.id] = found.kernels
+        return found.cost
 
-    return cost_of
+    def bounds_s(self, cell: Cell, peaks: Peaks) -> dict[str, float]:
+        """The least seconds of one call at each level, of a cell whose cost was asked for."""
+        from effbench.cost import bounds_s
+
+        return bounds_s(self._kernels[cell.id], peaks)
 
 
 def _require_models(models: Iterable[str]) -> None:
@@ -322,32 +360,39 @@ def _require_models(models: Iterable[str]) -> None:
         place, _, _ = name.rpartition(":")
         if not place:
             zoo.entry(name)
+        elif place in external.LIBRARIES:
+            external.require(name)
         elif place.endswith(".py") and not Path(place).is_file():
             raise ModelError(f"there is no file {place}; check the path (now in {Path.cwd()})")
 
 
-def _default_shape(model: str) -> Shape:
-    """The input that a named network was published with; 3x224x224 for any other."""
-    try:
-        return tuple(zoo.entry(model).input_shape)
-    except UnknownName:
-        return (3, 224, 224)
+def _published_shape(model: str, arguments: Mapping[str, Any] | None = None) -> tuple[int, ...] | None:
+    """The input that a named network was published with; None for a stranger's."""
+    name, _ = external.split_arguments(model)
+    return external.published_shape(model, arguments) if ":" in name else tuple(zoo.entry(name).input_shape)
 
 
-def _side_by_side(
-    models: Sequence[str | nn.Module], input_shape: Shape | None, dtype: str, scratch: Path
-) -> Experiment:
+def _fed(models: Sequence[str | nn.Module], given: Fed | None) -> list[tuple[Input, ...]]:
+    """What each model is fed: what was asked for, else what it was published with or says itself."""
+    if given is not None:
+        return [feeding.described(given)] * len(models)
+    shapes = [_published_shape(model) if isinstance(model, str) else external.own_shape(model) for model in models]
+    foreign = [model for model in models if isinstance(model, str) and counting.is_foreign(model)]
+    said = counting.shapes_apart(foreign) if foreign else {}
+    return [
+        (Input(shape or said.get(str(model)) or DEFAULT_SHAPE),) for model, shape in zip(models, shapes, strict=True)
+    ]
+
+
+def _side_by_side(models: Sequence[str | nn.Module], given: Fed | None, dtype: str, scratch: Path) -> Experiment:
     """The study of these models, the first of them the reference."""
     cases, seen = [], set()
-    for number, model in enumerate(models):
+    _require_models(model for model in models if isinstance(model, str))
+    for number, (model, fed) in enumerate(zip(models, _fed(models, given), strict=True)):
         if isinstance(model, str):
-            spec, name, shape = model, model, input_shape or _default_shape(model)
+            spec, name = model, model
         else:
-            spec, name, shape = (
-                _pickled(model, scratch / f"{number}.pkl"),
-                type(model).__name__,
-                input_shape or (3, 224, 224),
-            )
+            spec, name = _pickled(model, scratch / f"{number}.pkl"), type(model).__name__
         if name in seen:
             if isinstance(model, str):
                 raise InvalidValue(
@@ -355,7 +400,8 @@ def _side_by_side(
                 )
             name = f"{name}-{number + 1}"
         seen.add(name)
-        cases.append(Case(spec, tuple(shape), dtype=dtype, labels={"model": name}))
+        beyond = feeding.beyond_shape(fed)
+        cases.append(Case(spec, fed[0].shape, dtype=dtype, labels={"model": name}, inputs=beyond))
     names = tuple(case.labels["model"] for case in cases)
     return Experiment(
         name="compare" if len(cases) > 1 else "measure",
@@ -365,6 +411,18 @@ def _side_by_side(
         levels=names,
         reference=names[0],
         cases=tuple(cases),
+    )
+
+
+def _of_models(study: Experiment, models: Sequence[str]) -> Experiment:
+    """The study with other models than its own. Raises InvalidValue for one that varies something else."""
+    if study.factor != "model":
+        raise InvalidValue(
+            f"{study.name} varies {study.factor}, not the model; leave out --model, or use `effbench compare`"
+        )
+    chosen = _side_by_side(models, None, "float32", Path())
+    return dataclasses.replace(
+        study, cases=chosen.cases, levels=chosen.levels, reference=chosen.reference, defaults={}, absent={}
     )
 
 

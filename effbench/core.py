@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from effbench.errors import InvalidValue
+from effbench.feeding import Input
 from effbench.operator_times import Breakdown
 
 Label = str | int | float | bool
@@ -29,23 +30,6 @@ DEFAULT_LEVEL = "eager"
 
 
 # --- what is measured -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Input:
-    """One tensor that a network takes: its shape without the batch, by position, or by `name` where it has one.
-
-    `dtype` "" is that of the case; tokens and masks say their own, such as "int64" or "bool".
-    """
-
-    shape: tuple[int, ...]
-    name: str = ""
-    dtype: str = ""
-
-    def __str__(self) -> str:
-        """As the command line writes it: ``ids=128:int64``."""
-        sides = "x".join(map(str, self.shape)) or "scalar"
-        return f"{self.name}={sides}".lstrip("=") + (f":{self.dtype}" if self.dtype else "")
 
 
 @dataclass(frozen=True)
@@ -354,13 +338,17 @@ class Environment:
 
 @dataclass(frozen=True)
 class Result:
-    """One cell of a run with its cost, its frozen calls per block, its blocks; or the reason it was skipped."""
+    """One cell of a run with its cost, its frozen calls per block, its blocks; or the reason it was skipped.
+
+    `bounds_s` are the seconds that a call takes at the least at each level, from the device's peaks; None without them.
+    """
 
     cell: Cell
     cost: Cost | None = None
     calls: int | None = None
     blocks: tuple[Block, ...] = ()
     skipped: str | None = None
+    bounds_s: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ from effbench.core import (
     Warmup,
 )
 from effbench.errors import CorruptRun, InvalidValue
+from effbench.feeding import Input
+from effbench.operator_times import Breakdown, OperatorTime
 
 SCHEMA = 1
 _Noun = TypeVar("_Noun")
@@ -93,7 +95,7 @@ class _Builder:
                 elif kind == "launch":
                     launch = Launch(_integer(record["launch"]), _integer(record["slot"]))
                     launches[launch.number] = launch
-                elif kind in ("warmup", "null", "probe", "end"):
+                elif kind in ("warmup", "null", "probe", "end", "breakdown"):
                     number_ = _integer(record["launch"])
                     launches[number_] = _extend(launches[number_], kind, record)
                 elif kind == "block":
@@ -191,7 +193,8 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _case(values: Mapping[str, Any]) -> Case:
-    return _make(Case, {**values, "input_shape": tuple(values["input_shape"])})
+    inputs = tuple(_make(Input, {**item, "shape": tuple(item["shape"])}) for item in values.get("inputs", ()))
+    return _make(Case, {**values, "input_shape": tuple(values["input_shape"]), "inputs": inputs})
 
 
 def _claim(values: Mapping[str, Any]) -> Claim:
@@ -226,7 +229,10 @@ def _result(record: Mapping[str, Any]) -> Result:
         if set(levels) != set(LEVELS):
             raise ValueError(f"memory access needs the levels {', '.join(LEVELS)}")
         cost = _make(Cost, {**cost, "memory_access_levels": levels})
-    return _make(Result, {"cell": cell, "cost": cost, "skipped": record["skipped"]})
+    bounds = record.get("bounds_s")  # absent in runs of before there were any
+    if bounds is not None and (set(bounds) != set(LEVELS) or min(bounds.values()) < 0):
+        raise ValueError(f"bounds need the levels {', '.join(LEVELS)}, and no negative time")
+    return _make(Result, {"cell": cell, "cost": cost, "skipped": record["skipped"], "bounds_s": bounds})
 
 
 def _block(record: Mapping[str, Any]) -> Block:
@@ -246,7 +252,19 @@ def _extend(launch: Launch, kind: str, record: Mapping[str, Any]) -> Launch:
         return replace(launch, null_call_ns=float(record["ns_per_call"]))
     if kind == "probe":
         return replace(launch, probes={**launch.probes, record["cell"]: dict(record["values"])})
+    if kind == "breakdown":
+        return replace(launch, breakdowns={**launch.breakdowns, str(record["cell"]): _breakdown(record)})
     values = {"number": launch.number, "slot": launch.slot, "stopped": record["stopped"], "seconds": record["seconds"]}
-    return replace(
-        _make(Launch, values), warmups=launch.warmups, probes=launch.probes, null_call_ns=launch.null_call_ns
-    )
+    ended = _make(Launch, values)
+    return replace(launch, stopped=ended.stopped, seconds=ended.seconds)
+
+
+def _breakdown(record: Mapping[str, Any]) -> Breakdown:
+    values = {key: value for key, value in record.items() if key not in ("kind", "launch", "cell")}
+    operators = tuple(_make(OperatorTime, item) for item in values.pop("operators", ()))
+    found = _make(Breakdown, {**values, "operators": operators})
+    if found.missing is None and (
+        min(found.calls, found.watched_s, found.alone_s) <= 0 or any(item.seconds < 0 for item in operators)
+    ):
+        raise ValueError("a breakdown needs calls that took some time, and no negative time")
+    return found

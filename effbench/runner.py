@@ -16,13 +16,16 @@ from typing import Any
 
 from effbench import claims, environment, storage
 from effbench._version import __version__
-from effbench.core import Block, Cost, Environment, Result, Run, Timing
+from effbench.core import Block, Cell, Cost, Environment, Result, Run, Timing
 from effbench.errors import EffbenchError, StorageError
+from effbench.measurement import peaks as measuring
 from effbench.measurement.launcher import Worker, WorkerFailed, worker_environment
+from effbench.peaks import Peaks
 from effbench.plan import Plan
 from effbench.storage import RunWriter
 
-CostOf = Callable[[Any], Cost]
+CostOf = Callable[[Cell], Cost]
+BoundsOf = Callable[[Cell, Peaks], Mapping[str, float]]
 
 STARTS = 2
 """So many processes in a row that end before they work are no accident."""
@@ -52,6 +55,9 @@ class _State:
     """What the runner knows so far; everything in it is also on disk."""
 
     costs: dict[str, Cost | None]
+    bounds: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    peaks: dict[str, Any] = field(default_factory=dict)
+    """Facts about the device's peaks, for the environment."""
     skipped: dict[str, str] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
     next_launch: int = 0
@@ -64,11 +70,18 @@ class _State:
 
 
 def execute(
-    plan: Plan, directory: Path, *, profile: CostOf, command: str = "", watch: Watch = lambda progress: None
+    plan: Plan,
+    directory: Path,
+    *,
+    profile: CostOf,
+    bounds: BoundsOf | None = None,
+    command: str = "",
+    watch: Watch = lambda progress: None,
 ) -> Run:
     """Measure everything the plan asks for and return the stored run.
 
-    `profile` gives a case's analytic cost; a case it cannot cost is skipped with the reason. Raises StorageError,
+    `profile` gives a case's analytic cost; a case it cannot cost is skipped with the reason. `bounds` gives the least
+    times of a cell on a device with given peaks; without it none are measured. Raises StorageError,
     EffbenchError when no cell could be measured, Interrupted on Ctrl-C.
     """
     with RunWriter(directory) as writer:
@@ -81,7 +94,26 @@ def execute(
                 state.costs[cell.id] = None
                 state.skipped[cell.id] = str(error)
         _raise_if_nothing_left(plan, state)
+        if bounds is not None:
+            watch(Progress(0.0, "measuring the device's peaks"))
+            _bound(plan, state, bounds)
         return _measure(plan, writer, state, command, watch, stored=None)
+
+
+def _bound(plan: Plan, state: _State, bounds: BoundsOf) -> None:
+    """The least times of every cell. A device whose peaks cannot be measured costs a run its bounds and no more."""
+    device, options, threads, allocator = plan.device, plan.device_options, plan.threads, plan.allocator
+    for dtype in dict.fromkeys(cell.case.dtype for cell in plan.cells):
+        key = environment.machine_key(device, options, threads=threads, allocator=allocator, dtype=dtype)
+        try:
+            peaks = measuring.find(key, device, options, threads=threads, allocator=allocator, dtype=dtype)
+        except EffbenchError as error:
+            state.peaks[f"peaks.{dtype}.missing"] = str(error)
+            continue
+        state.peaks |= peaks.facts()
+        for cell in plan.cells:
+            if cell.case.dtype == dtype and state.costs[cell.id] is not None:
+                state.bounds[cell.id] = bounds(cell, peaks)
 
 
 def resume(directory: Path, *, watch: Watch = lambda progress: None) -> Run:
@@ -262,7 +294,7 @@ def _job(plan: Plan, state: _State, number: int, first_round: int, budget_s: flo
                 "id": cell.id,
                 "model": cell.case.model,
                 "arguments": dict(cell.case.arguments),
-                "input_shape": list(cell.case.input_shape),
+                "inputs": [dataclasses.asdict(item) for item in cell.case.fed],
                 "dtype": cell.case.dtype,
                 "batch": cell.batch,
                 "calls": state.calls.get(cell.id),
@@ -281,6 +313,7 @@ def _job(plan: Plan, state: _State, number: int, first_round: int, budget_s: flo
         "device_options": dict(plan.device_options) | ({"seed": number} if plan.device == "fake" else {}),
         "runtime": plan.runtime,
         "sampling": dataclasses.asdict(plan.sampling),
+        "breakdown": bool(experiment.breakdown),
         "cells": cells,
     }
 
@@ -296,7 +329,7 @@ def _environment(
         allocator=plan.allocator,
         runtime_facts=ready["runtime_facts"],
     )
-    found = replace(found, facts={**found.facts, "run.device_options": dict(plan.device_options)})
+    found = replace(found, facts={**found.facts, **state.peaks, "run.device_options": dict(plan.device_options)})
     if stored is None:
         run = Run(
             experiment=plan.experiment,
@@ -310,7 +343,8 @@ def _environment(
         )
         writer.header(run, __version__)
         for cell in plan.cells:
-            writer.cell(Result(cell, state.costs[cell.id], skipped=state.skipped.get(cell.id)))
+            skipped, bounds = state.skipped.get(cell.id), state.bounds.get(cell.id)
+            writer.cell(Result(cell, state.costs[cell.id], skipped=skipped, bounds_s=bounds))
     elif not state.matched:
         environment.require_alike(stored, found)
     state.matched = True

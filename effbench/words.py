@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from effbench import feeding
 from effbench.errors import InvalidValue, UnknownName
+from effbench.feeding import Input
 
 LISTS = ("models", "studies", "devices", "runtimes")
 
@@ -74,6 +76,14 @@ def complete_run(incomplete: str) -> list[str]:
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1, or fake (a scripted clock).", autocompletion=complete_device)
 ]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="[NAME=]SIZES[:DTYPE]",
+        help="Input without the batch, such as 3x224x224, mask=1x224x224 or ids=128:int64; repeatable.",
+    ),
+]
 Runtime = Annotated[str, typer.Option(help="How the network is executed: eager.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 means every core this process may use.")]
 Batch = Annotated[int | None, typer.Option(help="Images per call. Default: the study's own, else 1.")]
@@ -124,11 +134,20 @@ def selection(words: Sequence[str]) -> dict[str, list[str]]:
     return chosen
 
 
-def shape(text: str) -> tuple[int, ...]:
-    """``3x224x224`` as sizes. Raises InvalidValue."""
-    if not re.fullmatch(r"0*[1-9][0-9]{0,8}(x0*[1-9][0-9]{0,8})*", text):
-        raise InvalidValue(f"--input {text}: expected sizes above zero without the batch, such as 3x224x224")
-    return tuple(int(size) for size in text.split("x"))
+def inputs(words: Sequence[str] | None) -> tuple[Input, ...] | None:
+    """``3x224x224``, ``mask=1x224x224``, ``ids=128:int64``, ``t=scalar:int64``; None for none. Raises InvalidValue."""
+    return feeding.described([_input(word) for word in words]) if words else None
+
+
+def _input(word: str) -> Input:
+    name, equals, rest = word.rpartition("=")
+    sizes, colon, dtype = rest.partition(":")
+    if sizes != "scalar" and not re.fullmatch(r"0*[1-9][0-9]{0,8}(x0*[1-9][0-9]{0,8})*", sizes):
+        raise InvalidValue(f"--input {word}: expected sizes above zero without the batch, such as 3x224x224")
+    if (equals and not name) or (colon and dtype not in feeding.DTYPES):
+        known = ", ".join(feeding.DTYPES)
+        raise InvalidValue(f"--input {word}: expected [NAME=]SIZES[:DTYPE], such as ids=128:int64; dtypes are {known}")
+    return Input(() if sizes == "scalar" else tuple(int(size) for size in sizes.split("x")), name, dtype)
 
 
 def seconds(text: str) -> float:

@@ -117,7 +117,8 @@ def test_precision_claims_are_true_on_autocorrelated_clocks() -> None:
 def job(**changes: Any) -> dict[str, Any]:
     cells = [
         {
-            "id": name, "model": "none", "arguments": {}, "input_shape": [1], "dtype": "float32", "batch": 1,
+            "id": name, "model": "none", "arguments": {}, "dtype": "float32", "batch": 1,
+            "inputs": [{"shape": [1], "name": "", "dtype": ""}],
             "calls": None, "reference": "a", "cost": {"madds": madds, "memory_access_bytes": 1000},
         }
         for name, madds in (("a", 1e8), ("b", 2e8))
@@ -187,7 +188,8 @@ def test_worker_protocol_survives_a_network_that_prints(tmp_path: Any) -> None:
     task = job(
         device="cpu", device_options={"threads": 1}, sampling={"max_rounds": 2, "min_rounds": 2, "warmup_s": 0.0}
     )
-    task["cells"] = [{**task["cells"][0], "model": f"{source}:net", "input_shape": [4]}]
+    fed = [{"shape": [4], "name": "", "dtype": ""}]
+    task["cells"] = [{**task["cells"][0], "model": f"{source}:net", "inputs": fed}]
     errors = tmp_path / "stderr"
     with errors.open("w") as stderr:
         command = [sys.executable, "-m", "effbench.measurement.worker"]

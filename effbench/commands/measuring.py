@@ -35,6 +35,16 @@ def run(
     select: Annotated[
         list[str] | None, typer.Option(help="LABEL=VALUE[,VALUE]: run these values of a label; repeatable.")
     ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Instead of the models of a study that compares models; repeatable.",
+            autocompletion=words.complete_model,
+        ),
+    ] = None,
+    depthwise: Annotated[
+        bool, typer.Option("--depthwise", help="Depthwise convolutions as a part of their own (runtime_breakdown).")
+    ] = False,
     launches: words.Launches = None,
     budget: words.Budget = None,
     precision: words.Precision = None,
@@ -76,6 +86,7 @@ def run(
         device, runtime, threads, batch, dtype, allocator, launches, budget, precision, quick, seed, out
     )
     options["device_options"] = words.device_options(device, cuda_precision, autotune, cache)
+    options |= {"models": tuple(model or ()), "depthwise": depthwise}
     _finish(lambda watch: api.run(found, select=chosen, watch=watch, **options), as_json)
 
 
@@ -92,7 +103,7 @@ def compare(
     batch: words.Batch = None,
     dtype: words.Dtype = None,
     allocator: words.Allocator = "retain",
-    input: Annotated[str | None, typer.Option(help="Input without the batch, such as 3x224x224.")] = None,
+    inputs: words.Inputs = None,
     launches: words.Launches = None,
     budget: words.Budget = None,
     precision: words.Precision = None,
@@ -111,8 +122,7 @@ def compare(
         device, runtime, threads, batch, dtype, allocator, launches, budget, precision, quick, seed, out
     )
     options["device_options"] = words.device_options(device, cuda_precision, autotune, cache)
-    shape = words.shape(input) if input else None
-    _finish(lambda watch: api.compare(*models, input_shape=shape, watch=watch, **options), as_json)
+    _finish(lambda watch: api.compare(*models, input_shape=words.inputs(inputs), watch=watch, **options), as_json)
 
 
 def _finish(work: Callable[[Any], Results], as_json: bool) -> None:

@@ -16,7 +16,7 @@ def profile(
     model: Annotated[
         str, typer.Argument(help="A model's name, or path/file.py:factory.", autocompletion=words.complete_model)
     ],
-    input: Annotated[str | None, typer.Option(help="Input without the batch, such as 3x224x224.")] = None,
+    inputs: words.Inputs = None,
     batch: Annotated[int, typer.Option(help="Images per call.")] = 1,
     dtype: words.Dtype = None,
     layers: Annotated[bool, typer.Option("--layers", help="One row an operator.")] = False,
@@ -31,7 +31,7 @@ def profile(
     from effbench.plan import DTYPES
     from effbench.report import findings, table
 
-    shape = words.shape(input) if input else None
+    fed = words.inputs(inputs)
     if as_json and as_csv:
         raise InvalidValue("--json and --csv both want standard output; choose one")
     if batch < 1:
@@ -39,7 +39,7 @@ def profile(
     if dtype is not None and dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES)
     with redirect_stdout(sys.stderr):
-        found = api.profile(model, shape, batch=batch, dtype=dtype or "float32")
+        found = api.profile(model, fed, batch=batch, dtype=dtype or "float32")
         checks = _crosscheck(model, found) if crosscheck else []
     if as_json:
         document = found.to_dict(layers=layers)
@@ -62,5 +62,5 @@ def _crosscheck(model: str, found: Any) -> list[dict[str, Any]]:
 
     from effbench import cost, zoo
 
-    checks = cost.crosscheck(zoo.resolve(model, {}), found.input_shape, batch=found.batch)
+    checks = cost.crosscheck(zoo.resolve(model, {}), found.inputs or found.input_shape, batch=found.batch)
     return [dataclasses.asdict(check) for check in checks]

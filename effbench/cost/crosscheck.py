@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from effbench import feeding
 from effbench.cost.formulas import PRODUCTS
 from effbench.cost.isolate import lent, meta_twin, quiet_torch
-from effbench.cost.profile import OpCost, Profile, example_inputs, profile
+from effbench.cost.profile import Fed, Feed, OpCost, Profile, profile
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ FVCORE_BLIND = frozenset(_BLIND.split())
 
 def crosscheck(
     model: nn.Module,
-    input_shape: tuple[int, ...] | Sequence[tuple[int, ...]],
+    input_shape: Fed,
     *,
     batch: int = 1,
     dtype: str = "float32",
@@ -64,11 +65,13 @@ def crosscheck(
     ours = profile(model, input_shape, batch=batch, dtype=dtype, inputs=inputs)
     kind: torch.dtype = getattr(torch, dtype)
     model = getattr(model, "_orig_mod", model)
+    feed = Feed(feeding.described(input_shape), batch, dtype, inputs)
 
     def attempt(counter: str, run: Callable[..., Check], device: str, twin: Callable[[Tensor], Tensor]) -> Check:
         try:
             with quiet_torch(), lent(model.modules(), twin):
-                return run(model, example_inputs(input_shape, batch, kind, inputs, torch.device(device)), ours)
+                args, named = feed.on(torch.device(device))
+                return run(model, feeding.positional(model, args, named) if named else args, ours)
         except ImportError:
             why = f"{counter} is not installed; pip install {counter}"
         except Exception as error:

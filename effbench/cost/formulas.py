@@ -229,7 +229,7 @@ FORMULAS: Mapping[str, Formula] = {
     **_each(
         POINTWISE,
         "hardswish hardsigmoid prelu _prelu_kernel glu log_sigmoid_forward log_sigmoid rrelu_with_noise_functional "
-        "softshrink hardshrink relu6 native_dropout bernoulli addcmul addcdiv square masked_fill",
+        "softshrink hardshrink relu6 native_dropout bernoulli addcmul addcdiv square masked_fill floor_divide",
     ),
     **_each(_CONCAT, "cat stack"),
     **_each(
@@ -254,6 +254,7 @@ FORMULAS: Mapping[str, Formula] = {
 
 _FREE = (
     "empty empty_like empty_strided empty_permuted new_empty new_empty_strided detach detach_ alias lift_fresh "
+    "as_strided_ squeeze_ unsqueeze_ transpose_ t_ swapaxes_ swapdims_ "
     "_local_scalar_dense item resize_ set_ is_same_size device sym_size sym_stride sym_numel sym_storage_offset "
     "is_contiguous _assert_async _assert_scalar _assert_tensor_metadata"
 )

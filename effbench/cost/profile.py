@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from itertools import chain
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from effbench import feeding
 from effbench.core import Cost, Traffic
 from effbench.cost.formulas import PRODUCTS
 from effbench.cost.fusion import fused_kernels, traffic
@@ -20,12 +20,15 @@ from effbench.cost.records import Record, scaled_apart
 from effbench.cost.roofline import Kernel
 from effbench.cost.trace import trace
 from effbench.errors import InvalidValue, ModelError
+from effbench.feeding import Input
 
 if TYPE_CHECKING:
     import pandas
 
 LAZY = nn.parameter.UninitializedParameter
-DTYPES = ("float32", "float64", "float16", "bfloat16")
+DTYPES = feeding.FLOATS
+Fed = Sequence[Any] | Mapping[str, Any]
+"""What `feeding.described` takes: a shape, several shapes or `Input`s, or either by name."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,14 @@ class Profile:
     cost: Cost
     ops: tuple[OpCost, ...]
     kernels: Mapping[str, tuple[Kernel, ...]]
+    inputs: tuple[Input, ...] = ()
 
     def to_dict(self, layers: bool = False) -> dict[str, Any]:
         """JSON-ready. With `layers`, one entry per operator."""
         plain: dict[str, Any] = {
             "model": self.model,
             "input_shape": list(self.input_shape),
+            **({"inputs": [str(item) for item in self.inputs]} if self.inputs else {}),
             "batch": self.batch,
             "dtype": self.dtype,
             **self.cost.to_dict(),
@@ -146,7 +151,7 @@ class Profile:
 @uncollected()
 def profile(
     model: nn.Module,
-    input_shape: tuple[int, ...] | Sequence[tuple[int, ...]],
+    input_shape: Fed,
     *,
     batch: int = 1,
     dtype: str = "float32",
@@ -155,9 +160,10 @@ def profile(
 ) -> Profile:
     """Count one forward pass in eval mode, as if the model had been moved with ``.to(dtype)``.
 
-    `input_shape` excludes the batch; several shapes stand for several inputs. `inputs` are passed instead where random
-    floats will not do (token numbers, dictionaries); `batch` is then only a label. "meta" allocates no tensor data;
-    "auto" falls back to real tensors where the forward pass looks at values, and `cost.traced_on` says so.
+    `input_shape` excludes the batch; several shapes or `Input`s stand for several inputs, a mapping for inputs by name.
+    `inputs` are passed instead where random values will not do (a dictionary); `batch` is then only a label. "meta"
+    allocates no tensor data; "auto" falls back to real tensors where the forward pass looks at values, and
+    `cost.traced_on` says so.
     The model, its weights and torch's own state are left as they were, also when this raises.
 
     Memory access is ``weights + batch * activations`` of batch 1 wherever torch runs the same operators at both batch
@@ -166,7 +172,9 @@ def profile(
     Raises ModelError when the network refuses the input or fails, InvalidValue for an unknown dtype or a bad shape.
     """
     model = getattr(model, "_orig_mod", model)  # the network inside a torch.compile wrapper
-    shapes = _shapes(input_shape, batch)
+    fed = feeding.described(input_shape)
+    if batch < 1:
+        raise InvalidValue(f"batch (={batch}) must be at least 1")
     if dtype not in DTYPES:
         raise InvalidValue(f"dtype (='{dtype}') is not one that can be counted; use one of {', '.join(DTYPES)}")
     parameters = list(model.parameters())
@@ -175,8 +183,7 @@ def profile(
             f"{type(model).__name__} has lazy layers without shapes; run it once on real data before profiling"
         )
     params = sum(parameter.numel() for parameter in parameters)
-    kind: torch.dtype = getattr(torch, dtype)
-    records, leaving, traced_on = _run(model, shapes, kind, inputs, device)
+    records, leaving, traced_on = _run(model, Feed(fed, batch, dtype, inputs), device)
     ops = tuple(_op_cost(record) for record in records)
     uncounted = Counter(op.op for op in ops if op.kind == "unknown")
     kernels = {
@@ -197,88 +204,61 @@ def profile(
         uncounted=dict(uncounted),
         traced_on=traced_on,
     )
-    plain = tuple(shape[1:] for shape in shapes)
-    return Profile(type(model).__name__, plain[0] if len(plain) == 1 else plain, batch, dtype, cost, ops, kernels)
+    shape = feeding.plain_shape(fed)
+    return Profile(type(model).__name__, shape, batch, dtype, cost, ops, kernels)
 
 
-def _shapes(input_shape: Sequence[Any], batch: int) -> tuple[tuple[int, ...], ...]:
-    several = bool(input_shape) and all(isinstance(item, (tuple, list)) for item in input_shape)
-    shapes = tuple(tuple(shape) for shape in input_shape) if several else (tuple(input_shape),)
-    for shape in shapes:
-        if not all(isinstance(side, int) and side > 0 for side in shape):
-            raise InvalidValue(f"input shape (={shape}) must consist of positive integers, such as (3, 224, 224)")
-    if batch < 1:
-        raise InvalidValue(f"batch (={batch}) must be at least 1")
-    return tuple((batch, *shape) for shape in shapes)
+@dataclass(frozen=True)
+class Feed:
+    """What one network is run on: described inputs, or the `values` given instead of them."""
+
+    inputs: tuple[Input, ...]
+    batch: int
+    dtype: str
+    values: tuple[Any, ...] | None = None
+
+    def on(self, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments by position and by name: the values, or seeded ones of the shapes (none on meta)."""
+        if self.values is not None:
+            return tuple(_placed(item, device, getattr(torch, self.dtype)) for item in self.values), {}
+        return feeding.make(self.inputs, self.batch, self.dtype, str(device))
+
+    def __str__(self) -> str:
+        return " and ".join(str(replace(item, shape=(self.batch, *item.shape))) for item in self.inputs)
 
 
-def _run(
-    model: nn.Module,
-    shapes: tuple[tuple[int, ...], ...],
-    dtype: torch.dtype,
-    inputs: tuple[Any, ...] | None,
-    device: str,
-) -> tuple[list[Record], frozenset[int], str]:
-    first: Tensor | None = next(chain(model.parameters(), model.buffers()), None)
-    home = first.device if first is not None else torch.device("cpu")
+def _run(model: nn.Module, feed: Feed, device: str) -> tuple[list[Record], frozenset[int], str]:
+    weights = [*model.parameters(), *model.buffers()]
+    home = weights[0].device if weights else torch.device("cpu")
+    places = sorted({tensor.device.type for tensor in weights})
     modules = list(model.modules())
     scripted = any(isinstance(module, torch.jit.ScriptModule) for module in modules)
     failure: Exception | None = None
     with quiet_torch():
         if device != "real" and not scripted:
             try:
-                with lent(modules, meta_twin(dtype)):
-                    return *_traced(model, shapes, dtype, inputs, torch.device("meta")), "meta"
+                with lent(modules, meta_twin(getattr(torch, feed.dtype))):
+                    return *_traced(model, feed, torch.device("meta")), "meta"
             except Exception as error:
                 failure = error
-        if device != "meta" and home.type != "meta":
+        if device != "meta" and "meta" not in places:
             try:
-                with lent(modules, real_twin(dtype)):
-                    return *_traced(model, shapes, dtype, inputs, home), home.type
+                with lent(modules, real_twin(getattr(torch, feed.dtype))):
+                    return *_traced(model, feed, home), home.type
             except Exception as error:
                 failure = error
-    raise ModelError(_message(model, shapes, failure)) from failure
+    raise ModelError(_message(model, feed, failure, places)) from failure
 
 
-def _traced(
-    model: nn.Module,
-    shapes: tuple[tuple[int, ...], ...],
-    dtype: torch.dtype,
-    inputs: tuple[Any, ...] | None,
-    device: torch.device,
-) -> tuple[list[Record], frozenset[int]]:
+def _traced(model: nn.Module, feed: Feed, device: torch.device) -> tuple[list[Record], frozenset[int]]:
     on_meta = device.type == "meta"
-    records, leaving = trace(model, _inputs(shapes, dtype, inputs, device), on_meta=on_meta)
-    if inputs is None and any(access.constant for record in records for access in record.writes):
+    records, leaving = trace(model, *feed.on(device), on_meta=on_meta)
+    if feed.values is None and any(access.constant for record in records for access in record.writes):
         # Made from constants alone, yet perhaps once per image (a class token repeated): a second batch size tells.
-        batch = shapes[0][0]
-        larger = tuple((batch + 1, *shape[1:]) for shape in shapes)
         with suppress(Exception):
-            again, _ = trace(model, _inputs(larger, dtype, None, device), on_meta=on_meta)
-            records = scaled_apart(records, again, batch)
+            again, _ = trace(model, *replace(feed, batch=feed.batch + 1).on(device), on_meta=on_meta)
+            records = scaled_apart(records, again, feed.batch)
     return records, leaving
-
-
-def example_inputs(
-    input_shape: Sequence[Any],
-    batch: int,
-    dtype: torch.dtype,
-    inputs: tuple[Any, ...] | None,
-    device: torch.device,
-) -> tuple[Any, ...]:
-    """What `profile` runs a network on: `inputs` on `device`, or seeded normal values (no values on meta)."""
-    return _inputs(_shapes(input_shape, batch), dtype, inputs, device)
-
-
-def _inputs(
-    shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, inputs: tuple[Any, ...] | None, device: torch.device
-) -> tuple[Any, ...]:
-    if inputs is not None:
-        return tuple(_placed(item, device, dtype) for item in inputs)
-    if device.type == "meta":
-        return tuple(torch.empty(shape, dtype=dtype, device=device) for shape in shapes)
-    generator = torch.Generator().manual_seed(0)
-    return tuple(torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes)
 
 
 def _placed(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
@@ -291,13 +271,14 @@ def _placed(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
     return value
 
 
-def _message(model: nn.Module, shapes: tuple[tuple[int, ...], ...], failure: Exception | None) -> str:
+def _message(model: nn.Module, feed: Feed, failure: Exception | None, places: Sequence[str]) -> str:
     name = type(model).__name__
-    text = " and ".join("x".join(str(side) for side in shape) for shape in shapes)
     if failure is None:
         return f"{name} has no values in its weights (meta device); use device 'meta', or build it on the CPU"
     reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0].rstrip(".")
-    return f"{name} does not run on input {text}: {reason}; give the input shape it was built for, or pass `inputs`"
+    if len(places) > 1:
+        return f"{name} has weights on {' and '.join(places)} and does not run there: {reason}; move it to one device"
+    return f"{name} does not run on input {feed}: {reason}; give the inputs it was built for (--input)"
 
 
 def _op_cost(record: Record) -> OpCost:

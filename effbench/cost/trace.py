@@ -6,7 +6,7 @@ returns is remembered by its argument shapes, since PyTorch works shapes out in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from sys import modules as imported_modules
 from typing import Any
@@ -267,13 +267,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def trace(model: nn.Module, inputs: Sequence[Any], *, on_meta: bool) -> tuple[list[Record], frozenset[int]]:
-    """Run ``model(*inputs)`` and return its operators in order, and the contents that leave the network.
+def trace(
+    model: nn.Module, inputs: Sequence[Any], named: Mapping[str, Any], *, on_meta: bool
+) -> tuple[list[Record], frozenset[int]]:
+    """Run ``model(*inputs, **named)`` and return its operators in order, and the contents that leave the network.
 
     Lets the model's own exceptions through. The caller lends the model and quietens torch (`isolate`).
     """
     tracer = Tracer(model, on_meta)
-    for tensor in flatten(inputs):
+    for tensor in flatten((inputs, dict(named))):
         tracer.own(tensor, constant=False)
     with ExitStack() as stack:
         hooks = [
@@ -289,7 +291,7 @@ def trace(model: nn.Module, inputs: Sequence[Any], *, on_meta: bool) -> tuple[li
             stack.callback(hook.remove)
         stack.enter_context(_one_attention(tracer))
         with tracer:
-            output = model(*inputs)
+            output = model(*inputs, **named)
     return tracer.records, frozenset(tracer.value(tensor)[0] for tensor in flatten(output))
 
 

@@ -4,28 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
 from effbench import zoo
 from effbench.core import Cell, Cost, Traffic
 from effbench.errors import EffbenchError, ModelError
+from effbench.feeding import Input
 from effbench.measurement.launcher import Worker, WorkerFailed, worker_environment
+from effbench.zoo import external
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from effbench.cost import Profile
+    from effbench.cost import Kernel, Profile
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The part of a `Profile` that a run needs."""
+
+    cost: Cost
+    kernels: Mapping[str, Sequence[Kernel]]
 
 
 def profile(
     model: str, input_shape: Any, *, batch: int, dtype: str, arguments: Mapping[str, Any] | None = None
 ) -> Profile:
-    """Count a named network in this process. Raises UnknownName, ModelError, InvalidValue."""
+    """Count a named network in this process, fed with `input_shape` (`feeding.described`), or as it says itself.
+
+    Raises UnknownName, ModelError, InvalidValue.
+    """
     from effbench import cost
 
     try:
-        return cost.profile(on_meta(model, arguments or {}), input_shape, batch=batch, dtype=dtype)
+        network = on_meta(model, arguments or {})
+        if input_shape is None:
+            input_shape = external.own_shape(network) or external.DEFAULT_SHAPE
+        try:
+            return cost.profile(network, input_shape, batch=batch, dtype=dtype)
+        except ModelError:
+            if not is_foreign(model) or not any(weight.is_meta for weight in network.parameters()):
+                raise
+        # A forward pass that looks at values needs weights that have some.
+        return cost.profile(zoo.resolve(model, arguments), input_shape, batch=batch, dtype=dtype)
     except SystemExit as stop:
         raise ModelError(f"{model} calls sys.exit({stop.code!r}); a network has to raise an error instead") from stop
 
@@ -35,12 +57,13 @@ def is_foreign(model: str) -> bool:
     return ":" in model and not model.startswith(("torchvision:", "timm:"))
 
 
-def count_apart(cells: Sequence[Cell], silence_s: float) -> dict[str, Cost | str]:
-    """Each cell's cost, or the reason why it has none. What ends the process is that cell's reason; the rest goes on.
+def count_apart(cells: Sequence[Cell], silence_s: float) -> dict[str, Counted | str]:
+    """Each cell's cost and kernels, or the reason why it has none.
 
+    What ends the process is that cell's reason; the rest goes on.
     Raises EffbenchError where no process can be started.
     """
-    found: dict[str, Cost | str] = {}
+    found: dict[str, Counted | str] = {}
     while left := [cell for cell in cells if cell.id not in found]:
         working = ""
         job = {"task": "count", "cells": [_order(cell) for cell in left]}
@@ -49,7 +72,7 @@ def count_apart(cells: Sequence[Cell], silence_s: float) -> dict[str, Cost | str
                 for event in worker.events():
                     working = event["cell"]
                     if event["event"] == "cost":
-                        found[working] = _cost(event["cost"])
+                        found[working] = Counted(_cost(event["cost"]), _kernels(event["kernels"]))
                     elif event["event"] == "skip":
                         found[working] = event["reason"]
                 reason = "the process ended early, without an error"
@@ -61,6 +84,28 @@ def count_apart(cells: Sequence[Cell], silence_s: float) -> dict[str, Cost | str
     return found
 
 
+def shapes_apart(models: Sequence[str], silence_s: float = 60.0) -> dict[str, tuple[int, ...] | None]:
+    """What a stranger's networks say that they take, read in a process of its own.
+
+    One that fails there, or ends the process, is left out: why is found out when it is counted.
+    """
+    found = {}
+    with (
+        Worker({"task": "shapes", "models": list(models)}, worker_environment(1, "system"), silence_s) as worker,
+        suppress(WorkerFailed),
+    ):
+        for event in worker.events():
+            found[event["model"]] = None if event["shape"] is None else tuple(event["shape"])
+    return found
+
+
+def tell_shapes(models: Sequence[str], emit: Callable[..., None]) -> None:
+    """The other end of `shapes_apart`."""
+    for model in models:
+        with suppress(EffbenchError, *external.NETWORK_FAILURES):
+            emit("shape", model=model, shape=external.own_shape(on_meta(model, {})))
+
+
 def answer(orders: Sequence[Mapping[str, Any]], emit: Callable[..., None]) -> None:
     """The other end of `count_apart`, in the process of its own: one event as each count begins, one as it ends."""
     for order in orders:
@@ -68,7 +113,7 @@ def answer(orders: Sequence[Mapping[str, Any]], emit: Callable[..., None]) -> No
         try:
             found = profile(
                 order["model"],
-                tuple(order["input_shape"]),
+                [Input(tuple(item["shape"]), item["name"], item["dtype"]) for item in order["inputs"]],
                 batch=order["batch"],
                 dtype=order["dtype"],
                 arguments=order["arguments"],
@@ -76,7 +121,11 @@ def answer(orders: Sequence[Mapping[str, Any]], emit: Callable[..., None]) -> No
         except EffbenchError as error:
             emit("skip", cell=order["cell"], reason=str(error))
         else:
-            emit("cost", cell=order["cell"], cost=asdict(found.cost))
+            kernels = {
+                level: [[kernel.madds, *astuple(kernel.traffic)] for kernel in each]
+                for level, each in found.kernels.items()
+            }
+            emit("cost", cell=order["cell"], cost=asdict(found.cost), kernels=kernels)
 
 
 def _order(cell: Cell) -> dict[str, Any]:
@@ -85,7 +134,7 @@ def _order(cell: Cell) -> dict[str, Any]:
         "cell": cell.id,
         "model": case.model,
         "arguments": dict(case.arguments),
-        "input_shape": list(case.input_shape),
+        "inputs": [asdict(item) for item in case.fed],
         "batch": cell.batch,
         "dtype": case.dtype,
     }
@@ -94,6 +143,12 @@ def _order(cell: Cell) -> dict[str, Any]:
 def _cost(values: Mapping[str, Any]) -> Cost:
     levels = {name: Traffic(**traffic) for name, traffic in values["memory_access_levels"].items()}
     return Cost(**{**values, "memory_access_levels": levels})
+
+
+def _kernels(values: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, tuple[Kernel, ...]]:
+    from effbench.cost import Kernel
+
+    return {level: tuple(Kernel(madds, Traffic(*moved)) for madds, *moved in each) for level, each in values.items()}
 
 
 def on_meta(model: str, arguments: Mapping[str, Any]) -> nn.Module:

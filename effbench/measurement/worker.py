@@ -16,11 +16,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from effbench import devices, runtimes
+from effbench import devices, feeding, runtimes
 from effbench.core import Block, Sampling
 from effbench.devices import Call, Device, OutOfMemory
-from effbench.errors import EffbenchError
-from effbench.measurement import loop
+from effbench.errors import EffbenchError, ModelError
+from effbench.feeding import Input
+from effbench.measurement import breakdown, loop
+from effbench.operator_times import Breakdown
 from effbench.zoo.external import NETWORK_FAILURES
 
 Emit = Callable[..., None]
@@ -40,10 +42,17 @@ def main() -> int:
         _write(events, {"event": event, **fields})
 
     try:
-        if job.get("task") == "count":
+        if job.get("task") == "peaks":
+            from effbench.measurement import peaks
+
+            peaks.answer(job, emit)
+        elif job.get("task"):
             from effbench.measurement import counting
 
-            counting.answer(job["cells"], emit)
+            if job["task"] == "count":
+                counting.answer(job["cells"], emit)
+            else:
+                counting.tell_shapes(job["models"], emit)
         else:
             launch(job, emit)
     except EffbenchError as error:
@@ -102,6 +111,8 @@ def launch(job: Mapping[str, Any], emit: Emit) -> None:
         emit("null", ns_per_call=loop.null_call_ns(device))
         if calls:
             _measure(job, device, calls, blocks, sampling, emit)
+        for cell, call in calls.items() if job.get("breakdown") else ():
+            _break_down(device, cell, call, emit)
     emit("facts", facts=device.facts())
 
 
@@ -140,6 +151,18 @@ def _measure(
         emit("skip", cell=current, reason=_reason(error))
 
 
+def _break_down(device: Device, cell: str, call: Call, emit: Emit) -> None:
+    """After the rounds, so that no timed block comes near the profiler. What fails here costs no measured time."""
+    emit("working", cell=cell)
+    try:
+        found = breakdown.watch(device, call)
+    except OutOfMemory as error:
+        found = Breakdown(missing=f"out of memory: {_first_line(error)}")
+    except NETWORK_FAILURES as error:
+        found = Breakdown(missing=_reason(error))
+    emit("breakdown", cell=cell, **asdict(found))
+
+
 def _prepare_all(job: Mapping[str, Any], device: Device, emit: Emit) -> dict[str, Call]:
     """A call per cell; a cell that cannot be prepared is reported and left out, the others go on."""
     calls: dict[str, Call] = {}
@@ -165,21 +188,35 @@ def _prepare(spec: Mapping[str, Any], job: Mapping[str, Any], device: Device) ->
     from effbench import zoo
 
     torch.manual_seed(job["seed"])
-    network = device.place(zoo.resolve(spec["model"], spec["arguments"])).eval()
+    built = zoo.resolve(spec["model"], spec["arguments"])
+    if any(weight.is_meta for weight in (*built.parameters(), *built.buffers())):
+        raise ModelError(f"{type(built).__name__} has weights without values (meta device); build them on the CPU")
+    network = device.place(built).eval()
     dtype = getattr(torch, spec["dtype"])
     if dtype.is_floating_point:
         network = network.to(dtype)
-    generator = torch.Generator().manual_seed(job["seed"])
-    shape = (spec["batch"], *spec["input_shape"])
-    input_bytes = torch.empty(shape, dtype=dtype, device="meta").nbytes
-    inputs: list[tuple[torch.Tensor, ...]] = [
-        (device.place(torch.randn(shape, generator=generator).to(dtype)),) for _ in range(device.rotations(input_bytes))
-    ]
+    inputs = _inputs(spec, job["seed"], device, network)
     call = runtimes.get(job["runtime"]).prepare(network, inputs)
     with _out_of_memory_translated(device):
         call()
         device.synchronize()
     return device.bind(call, spec["cost"])
+
+
+def _inputs(spec: Mapping[str, Any], seed: int, device: Device, network: Any) -> list[tuple[Any, ...]]:
+    """What the network is fed, by position, so often that the device's caches do not hold it."""
+    import torch
+
+    described = [Input(tuple(item["shape"]), item["name"], item["dtype"]) for item in spec["inputs"]]
+    args, named = feeding.make(described, spec["batch"], spec["dtype"], "meta")
+    input_bytes = sum(tensor.nbytes for tensor in (*args, *named.values()))
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(device.rotations(input_bytes)):
+        args, named = feeding.make(described, spec["batch"], spec["dtype"], seed=generator)
+        passed = feeding.positional(network, args, named) if named else args
+        found.append(tuple(device.place(item) if isinstance(item, torch.Tensor) else item for item in passed))
+    return found
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from effbench import ranking
+from effbench import breakdown, ranking
+from effbench.breakdown import Split
 from effbench.core import Comparison, Estimate, PairEvidence, Run, Verdict
 from effbench.report import captions
 from effbench.summary import CellSummary
@@ -28,6 +29,7 @@ def run_document(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verd
         "cells": [cell_document(cell) for cell in cells],
         "verdicts": [verdict_document(verdict) for verdict in verdicts],
         "ranking": _ranking(run, cells),
+        "breakdown": [breakdown_document(item) for item in breakdown.split(run, depthwise=True)],
         "absent": dict(run.experiment.absent),
     }
 
@@ -60,6 +62,8 @@ def cell_document(cell: CellSummary) -> dict[str, Any]:
             "top1_error": None if cell.full_model is None else cell.full_model.top1_error,
         },
         "bound": cell.bound,
+        "bounds_s": None if cell.bounds_s is None else dict(cell.bounds_s),
+        "over_bounds": None if cell.bounds_s is None else {level: cell.over_bound(level) for level in cell.bounds_s},
         "flags": list(cell.flags),
         "notes": list(cell.notes),
         "launches": cell.launches,
@@ -67,6 +71,31 @@ def cell_document(cell: CellSummary) -> dict[str, Any]:
         "set_aside": cell.set_aside,
         "disturbed": dict(cell.disturbed),
         "skipped": cell.skipped,
+    }
+
+
+def breakdown_document(item: Split) -> dict[str, Any]:
+    """One cell's latency in parts, depthwise convolutions apart from the others, and every operator it called."""
+    return {
+        "cell": item.cell,
+        "latency_s": _time(item.latency_s),
+        "overhead": _ratio(item.overhead),
+        "shares": {name: _ratio(share) for name, share in item.shares.items()},
+        "unattributed": _ratio(item.unattributed),
+        "between_operators": _ratio(item.between),
+        "paper": None if item.paper is None else {"platform": item.platform, "shares": dict(item.paper)},
+        "operators": [
+            {
+                "operator": operator.called,
+                "kind": operator.kind,
+                "part": breakdown.part_of(operator.called, operator.kind),
+                "calls": operator.times,
+                "seconds": operator.seconds,
+                "share": share,
+            }
+            for operator, share in item.operators
+        ],
+        "missing": item.missing,
     }
 
 

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 NETWORK_FAILURES = (Exception, SystemExit)
 """A user's code may raise anything, and a script without a main guard calls `sys.exit` on import."""
 
-_LIBRARIES = {"torchvision": ("torchvision.models", "get_model"), "timm": ("timm", "create_model")}
+DEFAULT_SHAPE = (3, 224, 224)
+"""What a network is fed of which nothing else is known."""
+
+LIBRARIES = {"torchvision": ("torchvision.models", "get_model"), "timm": ("timm", "create_model")}
 
 
 def split_arguments(spec: str) -> tuple[str, dict[str, Any]]:
@@ -49,7 +52,7 @@ def load(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
     arguments = {**written, **(arguments or {})}
     if place == "pickle":
         return _checked(_unpickle(Path(attribute)), name)
-    if place in _LIBRARIES:
+    if place in LIBRARIES:
         factory = _library_factory(require(name), place, attribute)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of initial values that nobody will use
@@ -65,7 +68,7 @@ def load(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
 
 def library(name: str, asked_for: str = "") -> Any:
     """torchvision's models, or timm. Raises ModelError where it is not installed."""
-    return _import_library(_LIBRARIES[name][0], name, asked_for or f"{name}:NAME")
+    return _import_library(LIBRARIES[name][0], name, asked_for or f"{name}:NAME")
 
 
 def published_shape(spec: str, arguments: Mapping[str, Any] | None = None) -> tuple[int, ...] | None:
@@ -77,7 +80,7 @@ def published_shape(spec: str, arguments: Mapping[str, Any] | None = None) -> tu
     """
     name, written = split_arguments(spec)
     place, _, network = name.rpartition(":")
-    if place not in _LIBRARIES:
+    if place not in LIBRARIES:
         return None
     arguments = {**written, **(arguments or {})}
     module = require(name)
@@ -87,6 +90,23 @@ def published_shape(spec: str, arguments: Mapping[str, Any] | None = None) -> tu
         shape = (*shape[:-2], *((size, size) if isinstance(size, int) else size))
     channels = arguments.get("in_chans") if place == "timm" else None
     return shape and (channels or shape[0], *shape[1:])
+
+
+def own_shape(network: nn.Module) -> tuple[int, ...] | None:
+    """The input, without the batch, that a network itself says it takes; None where it says nothing.
+
+    Read from its attribute `input_shape` or `example_input_shape`, or from the `pretrained_cfg` that timm attaches.
+    """
+    config = getattr(network, "pretrained_cfg", None)
+    said = (
+        getattr(network, "input_shape", None),
+        getattr(network, "example_input_shape", None),
+        config.get("input_size") if isinstance(config, Mapping) else None,
+    )
+    for shape in said:
+        if isinstance(shape, (tuple, list)) and shape and all(isinstance(side, int) and side > 0 for side in shape):
+            return tuple(shape)
+    return None
 
 
 def require(spec: str) -> Any:
@@ -104,7 +124,7 @@ def require(spec: str) -> Any:
 
 
 def _library_factory(module: Any, place: str, network: str) -> Callable[..., Any]:
-    factory = getattr(module, _LIBRARIES[place][1])
+    factory = getattr(module, LIBRARIES[place][1])
     if place == "torchvision" and "weights_backbone" in inspect.signature(module.get_model_builder(network)).parameters:
         # Segmentation and detection would otherwise download the weights of their backbone.
         return lambda **given: factory(network, **{"weights_backbone": None, **given})
