@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from effbench.devices import _nvml
+from effbench.devices import _nvml, _torch_profiler
+from effbench.operator_times import WatchedCall
 
 CYCLES_PER_NS = 2
 """For the spin kernel. Nearer 1 on most GPUs: the spin then lasts longer than asked, which is the safe side."""
@@ -143,6 +144,10 @@ class TorchCuda:
         with contextlib.suppress(RuntimeError):
             self._cuda.synchronize(self._index)
         self.empty_cache()
+
+    def watch(self, call: Callable[[], object], calls: int) -> list[WatchedCall]:
+        """`calls` calls under ``torch.profiler``: operators with the time of the kernels that they launched."""
+        return _torch_profiler.watch(call, calls, synchronize=self.synchronize)
 
     # --- memory -------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from effbench.core import Timing
+from effbench.operator_times import WatchedCall
 
 Call = Callable[[], object]
 """One forward pass with its inputs bound."""
@@ -69,6 +70,13 @@ class Device(ABC):
         Keys: ``bound`` ("host", "device", "mixed" or None), ``host_over_device``, ``graph_s``, ``peak_memory_bytes``.
         """
         return {}
+
+    def watch(self, call: Call, calls: int) -> list[WatchedCall] | None:
+        """Run `calls` calls under a profiler, each with its wall time and its operators in order of their start.
+
+        None where the device has no profiler. Raises OutOfMemory; lets the model's own errors through.
+        """
+        return None
 
     def release(self) -> None:  # noqa: B027 - most devices cache nothing
         """Give back memory cached for a cell that has ended."""

@@ -7,15 +7,18 @@ reads as zero.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from effbench.core import Timing
 from effbench.devices.base import Call, Device, OutOfMemory
 from effbench.errors import InvalidValue
+from effbench.operator_times import WatchedCall
 
 RUN_DELAY_SHARE = 0.05
 """A block that waited this share of its time for a core was disturbed from outside."""
@@ -59,19 +62,13 @@ class Cpu(Device):
         faults, switches = _rusage(self._one_thread)
         delay, steal = self._run_delay_ns(), self._steal_ns()
         cpu_clock, wall_clock = self._cpu_clock, time.perf_counter_ns
-        try:
+        with _out_of_memory_named():
             cpu_start = cpu_clock()
             start = wall_clock()
             for _ in range(calls):
                 call()
             wall = wall_clock() - start
             cpu = cpu_clock() - cpu_start
-        except MemoryError as error:
-            raise OutOfMemory(str(error)) from error
-        except RuntimeError as error:
-            if any(word in str(error) for word in _ALLOCATOR_WORDS):
-                raise OutOfMemory(str(error).splitlines()[0]) from error
-            raise
         delay, steal = self._run_delay_ns() - delay, self._steal_ns() - steal
         faults_after, switches_after = _rusage(self._one_thread)
         return Timing(
@@ -85,6 +82,12 @@ class Cpu(Device):
             flags=disturbances(wall, delay, steal),
         )
 
+    def watch(self, call: Call, calls: int) -> list[WatchedCall]:
+        from effbench.devices import _torch_profiler
+
+        with _out_of_memory_named():
+            return _torch_profiler.watch(call, calls)
+
     def _run_delay_ns(self) -> int:
         return int(os.pread(self._schedstat, 128, 0).split()[1]) if self._schedstat is not None else 0
 
@@ -94,6 +97,19 @@ class Cpu(Device):
             return 0
         fields = os.pread(self._stat, 256, 0).split(b"\n", 1)[0].split()
         return int(fields[8]) * 10_000_000 if len(fields) > 8 else 0
+
+
+@contextlib.contextmanager
+def _out_of_memory_named() -> Iterator[None]:
+    """Tell torch's allocator running dry from a network's own errors."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemory(str(error)) from error
+    except RuntimeError as error:
+        if any(word in str(error) for word in _ALLOCATOR_WORDS):
+            raise OutOfMemory(str(error).splitlines()[0]) from error
+        raise
 
 
 def disturbances(wall_ns: int, run_delay_ns: int, steal_ns: int) -> tuple[str, ...]:

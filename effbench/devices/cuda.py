@@ -20,6 +20,7 @@ from effbench.devices import _nvml
 from effbench.devices._torch_cuda import Policy, TorchCuda
 from effbench.devices.base import Call, Device, OutOfMemory
 from effbench.errors import InvalidValue, ModelError
+from effbench.operator_times import WatchedCall
 
 HOST_BOUND, DEVICE_BOUND = 1.2, 1.05
 """Host time over device time: above the first the host holds the GPU up, below the second it does not."""
@@ -232,6 +233,11 @@ class Cuda(Device):
             "graph_reason": reason,
             **memory,
         }
+
+    def watch(self, call: Call, calls: int) -> list[WatchedCall]:
+        """An operator's own time is that of the kernels it launched. Raises OutOfMemory."""
+        watched: list[WatchedCall] = self._guarded(lambda: self._api.watch(call, calls))
+        return watched
 
     def _host(self, call: Call, calls: int) -> tuple[int, int, int]:
         if self._cache != "cold":

@@ -13,6 +13,7 @@ from typing import Any
 
 from effbench.core import Timing
 from effbench.devices.base import Call, Device
+from effbench.operator_times import OperatorEvent, WatchedCall
 
 PEAK_MADDS = 50e9
 BANDWIDTH_BYTES = 20e9
@@ -69,6 +70,14 @@ class Fake(Device):
         spent = seconds * calls * self._random.lognormvariate(0.0, self._noise)
         self._now_s += spent
         return Timing(calls=calls, wall_ns=round(spent * 1e9), cpu_ns=round(spent * 1e9))
+
+    def watch(self, call: Call, calls: int) -> list[WatchedCall] | None:
+        """Three operators of 60, 20 and 10 % of the call, under a profiler that makes it a tenth longer."""
+        if not isinstance(call, ScriptedCall):
+            return None
+        shares = {"aten::conv2d": 0.6, "aten::relu_": 0.2, "aten::cat": 0.1}
+        events = tuple(OperatorEvent(name, None, share * call.seconds) for name, share in shares.items())
+        return [WatchedCall(1.1 * call.seconds, events)] * calls
 
 
 def seconds_of(cost: Mapping[str, Any]) -> float:
