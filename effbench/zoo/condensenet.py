@@ -1,8 +1,7 @@
 """CondenseNet-74 with 4 or 8 groups as it runs after training: learned groups are an index and a group convolution.
 
-The authors' 529 and 274 M count an operation for each input of a ReLU or the last pooling, four for each average of the
-others, and the classifier's biases: 12.7 M on top of 516.6 and 261.5 M multiply-adds. Counted their way, both come out
-to the digit.
+The authors' 529 and 274 M count an operation for each input of a ReLU or a pooling, and the classifier's biases: 12.7 M
+on top of 516.6 and 261.5 M multiply-adds. Counted their way, both come out to the digit.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from effbench.zoo._blocks import channel_shuffle, check_choice, global_pool, init_for_timing
 from effbench.zoo._registry import register
 
-# growth rate, units of each dense block; section 4.2 of arXiv:1711.09224
+# growth rate, units of each dense block, as in the authors' code
 BLOCKS = ((8, 4), (16, 6), (32, 8), (64, 10), (128, 8))
 BOTTLENECK = 4
 
@@ -41,7 +40,9 @@ def norm_relu_conv(in_channels: int, out_channels: int, kernel: int, groups: int
 
 
 class Unit(nn.Module):
-    """Learned 1x1 group convolution, shuffle, 3x3 group convolution; appended to the input. Figure 2 of the paper.
+    """Learned 1x1 group convolution, shuffle, 3x3 group convolution; appended to the input.
+
+    Figure 1 of arXiv:1711.09224, at test time.
 
     Untrained, each group takes every `groups`-th channel; a trained network differs in the indices only.
     """

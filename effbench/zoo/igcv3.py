@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from effbench.zoo._blocks import channel_shuffle, check_width, conv_norm_act, global_pool, init_for_timing
 from effbench.zoo._registry import register
 
-# t, c, n, s: expansion, output channels, repeats, first stride; Table 1 of arXiv:1806.00178
+# t, c, n, s: expansion, output channels, repeats, first stride, as in the authors' code
 LAYERS = (
     (1, 16, 1, 1),
     (6, 24, 4, 2),
@@ -34,9 +34,10 @@ def even(value: float) -> int:
 
 class Unit(nn.Module):
     """Grouped linear 1x1 expansion, shuffle, 3x3 depthwise, grouped linear 1x1, shuffle; a shortcut where the shape
-    stays. Figure 2 of the paper.
+    stays.
 
-    The second shuffle undoes the first: neighbours come from both groups again, so the next unit's groups mix.
+    The first shuffle gives each group of the last convolution channels of both groups before; the second restores the
+    order.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:

@@ -1,7 +1,7 @@
 """PNASNet-5 for phones: one searched cell, stacked as in NASNet-A, at stride 2 where the size halves.
 
-With the authors' stem, which pads nothing, it takes 587.3 M multiply-adds; a padded one would take 587.6, which rounds to
-the 588 that papers print.
+With the authors' stem, which pads nothing, it takes 587.3 M multiply-adds; a padded one would take 587.6, which rounds
+to the 588 that papers print.
 """
 
 from __future__ import annotations

@@ -1,8 +1,12 @@
-"""ShuffleNetV1 with 1, 2, 3, 4 or 8 groups at any width: grouped 1x1 convolutions joined by channel shuffles.
+"""ShuffleNetV1 with 1, 2, 3, 4 or 8 groups at any width, and for 32x32 images: grouped 1x1 convolutions and shuffles.
 
 The shuffle stands before the depthwise convolution, as Figure 2 of the paper draws it. The authors' code shuffles after
 it; both compute the same function up to the order of channels, at the same multiply-adds. Table 1 of the paper counts
 convolutions only: with the classifier left out all five of its figures come out to the digit.
+
+ShuffleNetV1-50 of the ShuffleNetV2 paper's Table 6 is left out. Its 64 stem channels leave 296 of the first unit's 360
+to three groups, which cannot divide them, and the inner widths that its caption gives make 1.15 G, half of what it
+prints.
 """
 
 from __future__ import annotations
@@ -48,17 +52,20 @@ class Unit(nn.Module):
 
 
 class ShuffleNetV1(nn.Module):
-    """3x3 stem, max pooling, three stages of units, global average pooling, linear classifier."""
+    """3x3 stem, max pooling, three stages of units, global average pooling, linear classifier.
 
-    def __init__(self, groups: int, width: float, num_classes: int, in_channels: int) -> None:
+    For `small_images` the stem keeps the size and nothing is pooled after it.
+    """
+
+    def __init__(self, groups: int, width: float, small_images: bool, num_classes: int, in_channels: int) -> None:
         super().__init__()
         # Widths of the authors' code: 12 or 16 at 0.5, 24 at 1.0 and at 1.5, 48 at 2.0.
         stem = 24 * width if width < 1 else 24 * int(width)
         previous = -(-int(stem) // groups) * groups
         # A quarter of it is grouped; only 2 and 4 groups at fractional widths are not exact already.
         channels = make_divisible(STAGE_2[groups] * width, 4 * groups)
-        self.stem = conv_norm_act(in_channels, previous, 3, 2)
-        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.stem = conv_norm_act(in_channels, previous, 3, 1 if small_images else 2)
+        self.pool = nn.Identity() if small_images else nn.MaxPool2d(3, 2, 1)
         units: list[nn.Module] = []
         for repeat in REPEATS:
             for position in range(repeat):
@@ -88,6 +95,22 @@ class ShuffleNetV1(nn.Module):
     source="no count published for this form",
 )
 @register(
+    "shufflenet_v1_g1_x0_25",
+    arguments={"groups": 1, "width": 0.25},
+    params=209_746,
+    madds_million=11,
+    source="imgclsmob, parameters only",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g1_x0_5",
+    arguments={"groups": 1, "width": 0.5},
+    params=534_484,
+    madds_million=39,
+    source="imgclsmob, parameters only",
+    paper="arXiv:1707.01083",
+)
+@register(
     "shufflenet_v1_g1_x1_0",
     arguments={"groups": 1, "width": 1.0},
     params=1_531_936,
@@ -105,6 +128,14 @@ class ShuffleNetV1(nn.Module):
     published="ShuffleNetV1 1.0x g=2",
     counts="conv",
     source="ShuffleNetV1 paper, Table 1, convolutions only",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g3_x0_25",
+    arguments={"groups": 3, "width": 0.25},
+    params=305_902,
+    madds_million=11,
+    source="imgclsmob, parameters only",
     paper="arXiv:1707.01083",
 )
 @register(
@@ -192,11 +223,30 @@ class ShuffleNetV1(nn.Module):
     source="the authors' repository",
     paper="arXiv:1707.01083",
 )
-def shufflenet_v1(groups: int = 3, width: float = 1.0, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """ShuffleNetV1 with channels times `width`, rounded to what `groups` divides.
+@register(
+    "shufflenet_v1_g2_cifar",
+    arguments={"groups": 2, "small_images": True, "num_classes": 10},
+    input_shape=(3, 32, 32),
+    source="no count published for this form",
+    paper="arXiv:1707.01083",
+)
+@register(
+    "shufflenet_v1_g3_cifar",
+    aliases=("shufflenet_v1_cifar",),
+    arguments={"groups": 3, "small_images": True, "num_classes": 10},
+    params=914_338,
+    madds_million=43,
+    input_shape=(3, 32, 32),
+    source="pytorch-cifar100, parameters only: 1.0 M with 100 classes",
+    paper="arXiv:1707.01083",
+)
+def shufflenet_v1(
+    groups: int = 3, width: float = 1.0, small_images: bool = False, num_classes: int = 1000, in_channels: int = 3
+) -> nn.Module:
+    """ShuffleNetV1 with channels times `width`, rounded to what `groups` divides; of CIFAR's form for `small_images`.
 
     Raises InvalidValue for other groups or width 0.
     """
     check_choice("groups", groups, tuple(STAGE_2))
     check_width(width, (0.25, 0.5, 1.0, 1.5, 2.0))
-    return ShuffleNetV1(groups, width, num_classes, in_channels)
+    return ShuffleNetV1(groups, width, small_images, num_classes, in_channels)
