@@ -30,6 +30,20 @@ CLOSE = 0.25
 
 
 @dataclass(frozen=True)
+class Sample:
+    """Networks on one device: analytic metrics and measured seconds, each per image, and the family of each network.
+
+    The first metric is the one that every other is joined to.
+    """
+
+    name: str
+    title: str
+    metrics: Mapping[str, Sequence[float]]
+    times_s: Sequence[float]
+    families: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Score:
     """How well some metrics together predict the time of a network from a family that the fit has not seen.
 
@@ -59,24 +73,22 @@ class Score:
         }
 
 
-def assess(
-    metrics: Mapping[str, Sequence[float]], times_s: Sequence[float], families: Sequence[str], *, seed: int = 0
-) -> tuple[Score, ...]:
+def assess(sample: Sample, *, seed: int = 0) -> tuple[Score, ...]:
     """One score for each metric alone, in order, then one for the first metric joined by each of the others.
 
-    `metrics` and `times_s` are per image, one value a network. Raises InvalidValue for networks too few, too much
-    alike, or without a time above zero.
+    Raises InvalidValue for networks too few, too much alike, or without a time above zero.
     """
-    if len(times_s) < FEWEST_NETWORKS or len(set(families)) < FEWEST_FAMILIES:
+    networks, families = len(sample.times_s), len(set(sample.families))
+    if networks < FEWEST_NETWORKS or families < FEWEST_FAMILIES:
         raise InvalidValue(
-            f"{len(times_s)} networks of {len(set(families))} families say nothing about a metric; "
+            f"{sample.title}: {networks} networks of {families} families say nothing about a metric; "
             f"measure at least {FEWEST_NETWORKS} of {FEWEST_FAMILIES}"
         )
-    if min(times_s) <= 0:
-        raise InvalidValue(f"a time per image (={min(times_s)} s) must be above zero; leave that network out")
-    first, *others = metrics
-    joined = [(name,) for name in metrics] + [(first, name) for name in others]
-    return tuple(_score(names, [metrics[name] for name in names], times_s, families, seed) for names in joined)
+    if min(sample.times_s) <= 0:
+        raise InvalidValue(f"{sample.title}: a time (={min(sample.times_s)} s) must be above zero; leave it out")
+    first, *others = sample.metrics
+    joined = [(name,) for name in sample.metrics] + [(first, name) for name in others]
+    return tuple(_score(names, sample, seed) for names in joined)
 
 
 def folds(families: Sequence[str], count: int = FOLDS, seed: int = 0) -> tuple[int, ...]:
@@ -123,28 +135,32 @@ def out_of_fold(
     return predicted
 
 
-def _score(
-    names: tuple[str, ...],
-    columns: Sequence[Sequence[float]],
-    times_s: Sequence[float],
-    families: Sequence[str],
-    seed: int,
-) -> Score:
+def _score(names: tuple[str, ...], sample: Sample, seed: int) -> Score:
     import numpy
 
-    predicted = out_of_fold(columns, times_s, families, seed)
-    errors = numpy.abs(predicted / numpy.asarray(times_s, dtype=float) - 1)
+    times, families = sample.times_s, sample.families
+    columns = [sample.metrics[name] for name in names]
+    predicted = out_of_fold(columns, times, families, seed)
+    close = numpy.abs(predicted / numpy.asarray(times, dtype=float) - 1) <= CLOSE
     ranking = columns[0] if len(columns) == 1 else predicted.tolist()
-    ordered = len(set(ranking)) > 1 and len(set(times_s)) > 1
+    ordered = len(set(ranking)) > 1 and len(set(times)) > 1
     return Score(
         names,
-        _clustered(lambda taken: float(numpy.median(errors[taken])), families, seed),
-        _clustered(lambda taken: float((errors[taken] <= CLOSE).mean()), families, seed),
-        stats.rank_agreement(ranking, times_s, families, seed=seed) if ordered else None,
-        spearman(ranking, times_s, families, seed=seed) if ordered else None,
-        fit(columns, times_s),
+        median_error(predicted, times, families, seed),
+        _clustered(lambda taken: float(close[taken].mean()), families, seed),
+        stats.rank_agreement(ranking, times, families, seed=seed) if ordered else None,
+        spearman(ranking, times, families, seed=seed) if ordered else None,
+        fit(columns, times),
         tuple(predicted.tolist()),
     )
+
+
+def median_error(predicted: Vector, times_s: Sequence[float], families: Sequence[str], seed: int = 0) -> Estimate:
+    """The median of ``|predicted / measured - 1|`` with its interval over families."""
+    import numpy
+
+    errors = numpy.abs(predicted / numpy.asarray(times_s, dtype=float) - 1)
+    return _clustered(lambda taken: float(numpy.median(errors[taken])), families, seed)
 
 
 def spearman(x: Sequence[float], y: Sequence[float], families: Sequence[str], *, seed: int = 0) -> Estimate:

@@ -13,11 +13,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from effbench import paper, zoo
+from effbench import catalog, paper, zoo
+from effbench.analysis import Analysis
 from effbench.core import Case, Experiment
 
 FOLDER = Path(__file__).parent.parent / "experiments"
-NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.py")))
+FILES = tuple(sorted(path.stem for path in FOLDER.glob("*.py")))
+ANALYSES = ("metric_predicts_speed",)
+NAMES = tuple(name for name in FILES if name not in ANALYSES)
 GUIDELINES = tuple(name for name in NAMES if name[0] == "g" and name[1].isdigit())
 
 # Largest |multiply-adds / reference - 1| by study, channel set and widths: what the paper's printed widths leave.
@@ -204,7 +207,14 @@ def test_the_evidence_for_the_reading_of_g4_is_as_the_notes_say():
         assert 3 * 4 * channels * height * width / seconds / 1e9 == pytest.approx(bandwidth, rel=0.02)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ANALYSES)
+def test_an_analysis_is_found_by_name_and_says_what_it_asks(name: str):
+    found = catalog.load(name)
+    assert isinstance(found, Analysis)
+    assert (found.name, catalog.titles()[name][-1]) == (name, "?")
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_loading_a_study_imports_no_torch(name: str):
     code = f"import runpy, sys; runpy.run_path({str(FOLDER / f'{name}.py')!r}); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=FOLDER.parent)
