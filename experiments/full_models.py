@@ -77,7 +77,7 @@ EXPERIMENT = Experiment(
         "Batch 8 on a GPU and 1 on a CPU, as the paper has it. Time ratios are to the ShuffleNetV2 of the same level.",
         "The authors' own MobileNetV2 at 0.15, 0.4, 0.6 and 0.75 have widths that no usual rounding gives; here stands "
         "the usual rounding, so their multiply-adds differ from the paper's, which are printed beside.",
-        "The light Xception and IGCV2 are reconstructions: no layout of the one and no widths of the other are in print. "
+        "The light Xception and IGCV2 are reconstructions: no layout of the one, no widths of the other are in print. "
         "Ours have the paper's multiply-adds at every size.",
         "IGCV3 and CondenseNet are printed with their authors' counts, of which those of 0.7 IGCV3 are far above ours.",
         "Networks with SE, NASNet-A and PNASNet-5, which the paper lists apart, stand at 500 M by their multiply-adds.",
