@@ -130,7 +130,8 @@ def width_in(text: str, points: float) -> float:
     from matplotlib.textpath import text_to_path
 
     font = FontProperties(size=points)
-    lines = text.split("\n")
+    # Half a character, as JSON can hold one, is refused by the font.
+    lines = map(one_line, text.split("\n"))
     return max(float(text_to_path.get_text_width_height_descent(line, font, False)[0]) for line in lines) / 72
 
 
