@@ -20,7 +20,7 @@ from effbench.feeding import Input
 from effbench.measurement import counting
 from effbench.runner import Progress, Watch
 from effbench.summary import CellSummary
-from effbench.zoo import external
+from effbench.zoo import external, libraries
 from effbench.zoo.external import DEFAULT_SHAPE
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def profile(
     """Analytic cost of one forward pass: counts, no clock. Nothing about the model is changed.
 
     `model` is a name (``"shufflenet_v2"``, ``"path/file.py:factory"``) or a module; `input_shape` excludes the batch
-    and defaults to what the network was published with, or says itself (`external.own_shape`). A network of several
+    and defaults to what the network was published with, or says itself (`libraries.own_shape`). A network of several
     inputs, or of others than floats, takes `inputs`: shapes, `core.Input`s or tensors, in order or by name
     (``{"ids": Input((128,), dtype="int64")}``). Raises UnknownName, ModelError, InvalidValue.
     """
@@ -62,7 +62,7 @@ def profile(
         return dataclasses.replace(found, model=model)
     from effbench import cost
 
-    shape = fed if fed is not None else external.own_shape(model) or DEFAULT_SHAPE
+    shape = fed if fed is not None else libraries.own_shape(model) or DEFAULT_SHAPE
     return cost.profile(model, shape, batch=batch, dtype=dtype)
 
 
@@ -360,8 +360,8 @@ def _require_models(models: Iterable[str]) -> None:
         place, _, _ = name.rpartition(":")
         if not place:
             zoo.entry(name)
-        elif place in external.LIBRARIES:
-            external.require(name)
+        elif external.is_of_library(name):
+            libraries.require(name)
         elif place.endswith(".py") and not Path(place).is_file():
             raise ModelError(f"there is no file {place}; check the path (now in {Path.cwd()})")
 
@@ -376,7 +376,7 @@ def _fed(models: Sequence[str | nn.Module], given: Fed | None) -> list[tuple[Inp
     """What each model is fed: what was asked for, else what it was published with or says itself."""
     if given is not None:
         return [feeding.described(given)] * len(models)
-    shapes = [_published_shape(model) if isinstance(model, str) else external.own_shape(model) for model in models]
+    shapes = [_published_shape(model) if isinstance(model, str) else libraries.own_shape(model) for model in models]
     foreign = [model for model in models if isinstance(model, str) and counting.is_foreign(model)]
     said = counting.shapes_apart(foreign) if foreign else {}
     return [

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from effbench import machine, unrest
+from effbench.core import Case, Experiment
 from effbench.devices import _nvml
 from effbench.measurement import launcher
+from effbench.peaks import Peaks
 
 Status = Literal["ok", "note", "warn", "unknown"]
 
@@ -64,6 +66,21 @@ def examine(root: Path = machine.HERE, *, window_s: float = 0.5, nvml: Any = Non
         _virtualisation(root),
     ]
     return (*found, *_gpus(_nvml.gpus(nvml)))
+
+
+def peaks(device: str, options: Mapping[str, Any], threads: int, dtype: str, allocator: str) -> Peaks:
+    """Measure the device's two peaks afresh, and keep them for the runs that follow.
+
+    Raises UnknownName, InvalidValue, DeviceUnavailable, and EffbenchError where they cannot be measured.
+    """
+    from effbench import devices, plan, runner
+
+    if devices.kind_of(device) == "cuda":
+        devices.require_cuda(device)
+    case = Case("peaks", (1,), labels={"model": "peaks"})
+    study = Experiment("peaks", "Peaks", "", "model", ("peaks",), "peaks", (case,))
+    planned = plan.make(study, device=device, threads=threads, dtype=dtype, allocator=allocator, device_options=options)
+    return runner.find_peaks(planned, dtype, afresh=True)
 
 
 # --- processor --------------------------------------------------------------------------------------

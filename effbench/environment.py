@@ -18,6 +18,7 @@ from typing import Any
 
 from effbench import machine
 from effbench.core import Environment
+from effbench.devices import _nvml
 from effbench.errors import NotComparable
 
 MUST_AGREE: tuple[str, ...] = (
@@ -132,6 +133,32 @@ def fingerprint(environment: Environment) -> str:
     """A stable anonymous name of the conditions: equal exactly where `differences` is empty."""
     told = "\n".join(f"{name}={_condition(environment, name)!r}" for name in MUST_AGREE)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def machine_key(
+    device: str,
+    options: Mapping[str, Any],
+    *,
+    threads: int,
+    allocator: str,
+    dtype: str,
+    root: Path = machine.HERE,
+    variables: Mapping[str, str] | None = None,
+    nvml: Any = None,
+) -> str:
+    """A stable anonymous name of what a device's peaks depend on, read without torch and without touching a GPU.
+
+    Equal means: the same machine, device, options, dtype, threads, versions and environment variables. `nvml` is a
+    stand-in for the pynvml module.
+    """
+    facts = {**_host(root), **machine.cpu(root), **_limits(root)}
+    told = {name: facts[name] for name in MUST_AGREE if name in facts}
+    told |= _variables(os.environ if variables is None else variables)
+    told |= {"device": device, "threads": threads, "allocator": allocator, "dtype": dtype, "torch": _version("torch")}
+    if device.startswith("cuda"):
+        found = _nvml.gpus(nvml)
+        told["gpus"] = found if isinstance(found, str) else [(gpu.name(), gpu.facts()["gpu.driver"]) for gpu in found]
+    return hashlib.sha256(repr((sorted(told.items()), sorted(options.items()))).encode()).hexdigest()[:16]
 
 
 # --- parts ------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ class Peaks:
         """What a run's environment records: ``peaks.float32.flops_per_s`` and so on, samples as one string."""
         plain = asdict(self)
         dtype = plain.pop("dtype")
-        samples = {name: " ".join(f"{value:.4g}" for value in plain.pop(name)) for name in _SAMPLES}
+        samples = {name: " ".join(f"{value:.3g}" for value in plain.pop(name)) for name in _SAMPLES}
         return {f"peaks.{dtype}.{name}": value for name, value in (plain | samples).items()}
 
 

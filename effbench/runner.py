@@ -100,13 +100,21 @@ def execute(
         return _measure(plan, writer, state, command, watch, stored=None)
 
 
+def find_peaks(plan: Plan, dtype: str, *, afresh: bool = False) -> Peaks:
+    """The peaks of the plan's device as the plan sets it up: kept ones that fit this machine, else measured and kept.
+
+    Raises EffbenchError where they cannot be measured.
+    """
+    device, options, threads, allocator = plan.device, plan.device_options, plan.threads, plan.allocator
+    key = environment.machine_key(device, options, threads=threads, allocator=allocator, dtype=dtype)
+    return measuring.find(key, device, options, threads=threads, allocator=allocator, dtype=dtype, afresh=afresh)
+
+
 def _bound(plan: Plan, state: _State, bounds: BoundsOf) -> None:
     """The least times of every cell. A device whose peaks cannot be measured costs a run its bounds and no more."""
-    device, options, threads, allocator = plan.device, plan.device_options, plan.threads, plan.allocator
     for dtype in dict.fromkeys(cell.case.dtype for cell in plan.cells):
-        key = environment.machine_key(device, options, threads=threads, allocator=allocator, dtype=dtype)
         try:
-            peaks = measuring.find(key, device, options, threads=threads, allocator=allocator, dtype=dtype)
+            peaks = find_peaks(plan, dtype)
         except EffbenchError as error:
             state.peaks[f"peaks.{dtype}.missing"] = str(error)
             continue

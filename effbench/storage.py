@@ -95,7 +95,8 @@ class RunWriter:
 
     def cell(self, result: Result) -> None:
         cost = None if result.cost is None else asdict(result.cost)
-        self.append("cell", cell=asdict(result.cell), cost=cost, skipped=result.skipped)
+        bounds = None if result.bounds_s is None else dict(result.bounds_s)
+        self.append("cell", cell=asdict(result.cell), cost=cost, skipped=result.skipped, bounds_s=bounds)
 
     def block(self, block: Block) -> None:
         """Fields at their default are left out: a run is mostly blocks."""

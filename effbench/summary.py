@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from effbench import paper, stats
-from effbench.core import Block, Cell, Cost, Estimate, Result, Run
+from effbench.core import DEFAULT_LEVEL, Block, Cell, Cost, Estimate, Result, Run
 
 CONTAMINATED_SHARE = 0.10
 """A cell of whose blocks more than this share was disturbed was measured on a disturbed machine."""
@@ -25,10 +25,11 @@ class CellSummary:
     `busy` the same on the run's own clock (thread CPU time, or device events). `ratio` is the cell's time over its
     reference cell's, paired within rounds, on the run's clock; exactly 1 without interval for the reference itself.
     `paper_speed` is the paper's figure in `paper_unit` for the matching platform, `paper_ratio` the paper's reference
-    speed over it, so that it reads like `ratio`; `full_model` is the network's row of the paper's Table 8. `flags` are
-    reasons why the cell cannot confirm a claim: "host-bound", "contaminated", "not steady". `notes` are worth a line but
-    forbid nothing: "page faults". `disturbed` counts blocks by outside cause. Anything that could not be estimated is
-    None.
+    speed over it, so that it reads like `ratio`; `full_model` is the network's row of the paper's Table 8.
+    `bound` is what most launches found the cell to wait for, host or device; `bounds_s` are the least seconds that a
+    call takes at each level by the device's peaks. `flags` are reasons why the cell cannot confirm a claim:
+    "host-bound", "contaminated", "not steady". `notes` are worth a line but forbid nothing: "page faults". `disturbed`
+    counts blocks by outside cause. Anything that could not be estimated is None.
     """
 
     cell: Cell
@@ -44,6 +45,7 @@ class CellSummary:
     paper_ratio: float | None = None
     full_model: paper.FullModel | None = None
     bound: str | None = None
+    bounds_s: Mapping[str, float] | None = None
     flags: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     launches: int = 0
@@ -51,6 +53,11 @@ class CellSummary:
     set_aside: int = 0
     disturbed: Mapping[str, int] = field(default_factory=dict)
     skipped: str | None = None
+
+    def over_bound(self, level: str = DEFAULT_LEVEL) -> float | None:
+        """The measured latency over the least that the device's peaks allow at this level; None without either."""
+        least = (self.bounds_s or {}).get(level)
+        return self.latency.point / least if self.latency is not None and least else None
 
 
 Rounds = Mapping[tuple[int, int], Block]
@@ -116,6 +123,7 @@ def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSum
         paper_ratio=reference_speed[0] / speed[0] if speed and reference_speed else None,
         full_model=None if run.experiment.paper else paper.full_model(cell.case.model, cell.case.input_shape),
         bound=bound,
+        bounds_s=result.bounds_s,
         flags=_flags(run, result, bound),
         notes=_notes(result),
         launches=len({launch for launch, _ in rounds}),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated
 
 import typer
 
 from effbench import console, words
-from effbench.errors import UnknownName
+from effbench.errors import InvalidValue, UnknownName
 
 
 def list_names(
@@ -29,13 +30,29 @@ def list_names(
             print(f"  {entry:<{width}}  {about}".rstrip())
 
 
-def doctor(as_json: words.Json = False) -> None:
+def doctor(
+    peaks: Annotated[
+        bool, typer.Option("--peaks", help="Also measure the device's two peaks, and keep them for later runs.")
+    ] = False,
+    device: words.Device = "cpu",
+    threads: words.Threads = 1,
+    dtype: words.Dtype = None,
+    allocator: words.Allocator = "retain",
+    cuda_precision: words.CudaPrecision = "fp32",
+    as_json: words.Json = False,
+) -> None:
     """What this machine is, what about it will make timings noisy, and what to do about each."""
     from effbench import doctor as examining
     from effbench.report import findings
 
+    asked = (device, threads, dtype, allocator, cuda_precision)
+    if not peaks and asked != ("cpu", 1, None, "retain", "fp32"):
+        raise InvalidValue("doctor looks at the whole machine; --device, --threads and the like need --peaks as well")
+    options = words.device_options(device, cuda_precision, False, "steady")
+    # First of all, since a word that names nothing is to be refused before anything takes time.
+    measured = examining.peaks(device, options, threads, dtype or "float32", allocator) if peaks else None
     found = [finding.to_dict() for finding in examining.examine()]
     if as_json:
-        console.print_json({"findings": found})
+        console.print_json({"findings": found} | ({"peaks": dataclasses.asdict(measured)} if measured else {}))
         return
-    console.print_tables([findings.doctor_rows(found)])
+    console.print_tables([findings.doctor_rows(found), *([findings.peak_rows(measured)] if measured else [])])

@@ -12,7 +12,7 @@ from effbench.core import Cell, Cost, Traffic
 from effbench.errors import EffbenchError, ModelError
 from effbench.feeding import Input
 from effbench.measurement.launcher import Worker, WorkerFailed, worker_environment
-from effbench.zoo import external
+from effbench.zoo import external, libraries
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,11 +40,11 @@ def profile(
     try:
         network = on_meta(model, arguments or {})
         if input_shape is None:
-            input_shape = external.own_shape(network) or external.DEFAULT_SHAPE
+            input_shape = libraries.own_shape(network) or external.DEFAULT_SHAPE
         try:
             return cost.profile(network, input_shape, batch=batch, dtype=dtype)
         except ModelError:
-            if not is_foreign(model) or not any(weight.is_meta for weight in network.parameters()):
+            if ":" not in model or not any(weight.is_meta for weight in network.parameters()):
                 raise
         # A forward pass that looks at values needs weights that have some.
         return cost.profile(zoo.resolve(model, arguments), input_shape, batch=batch, dtype=dtype)
@@ -54,7 +54,7 @@ def profile(
 
 def is_foreign(model: str) -> bool:
     """Is this code that neither we nor torchvision nor timm wrote?"""
-    return ":" in model and not model.startswith(("torchvision:", "timm:"))
+    return ":" in model and not external.is_of_library(model)
 
 
 def count_apart(cells: Sequence[Cell], silence_s: float) -> dict[str, Counted | str]:
@@ -103,7 +103,7 @@ def tell_shapes(models: Sequence[str], emit: Callable[..., None]) -> None:
     """The other end of `shapes_apart`."""
     for model in models:
         with suppress(EffbenchError, *external.NETWORK_FAILURES):
-            emit("shape", model=model, shape=external.own_shape(on_meta(model, {})))
+            emit("shape", model=model, shape=libraries.own_shape(on_meta(model, {})))
 
 
 def answer(orders: Sequence[Mapping[str, Any]], emit: Callable[..., None]) -> None:

@@ -30,7 +30,7 @@ SIZES = (256, 512, 1024, 2048, 4096, 8192)
 
 LONG_S = 0.01
 BLOCK_S = 0.005
-BLOCKS = 10
+BLOCKS = 8
 SERIES_S = 0.4
 """Blocks of one operator and size end after this long, though not before three of them."""
 

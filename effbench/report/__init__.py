@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from effbench import ranking
+from effbench import breakdown, ranking
 from effbench.core import Run, Verdict
 from effbench.errors import StorageError
-from effbench.report import captions, table
+from effbench.report import breakdown_table, captions, table
 from effbench.report.grid import Table
 from effbench.summary import CellSummary
 
@@ -30,6 +30,9 @@ def tables(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) 
     agreements = ranking.agreements(cells, groups) if captions.is_comparison(run) else ()
     if agreements:
         found["ranking"] = table.ranking_rows(agreements, " and ".join(groups))
+    parts = breakdown.split(run)
+    if parts:
+        found["breakdown"] = breakdown_table.breakdown_rows(run, cells, parts)
     if run.experiment.absent:
         found["absent"] = table.absent_rows(run)
     return found
@@ -37,13 +40,19 @@ def tables(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) 
 
 def figures(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> dict[str, Figure]:
     """Every figure of a run by the name of its file, the main one first as ``figure``; none without cells."""
-    from effbench.report import plots, plots_panels
+    from effbench.report import plots, plots_breakdown, plots_panels, plots_roofline
 
     if not cells:
         return {}
+    roofline = {}
+    if plots_roofline.can_draw(run, cells):
+        roofline["roofline"] = plots_roofline.roofline_figure(run, cells)
     if not captions.is_comparison(run):
-        return {"figure": plots.study_figure(run, cells, verdicts)}
-    found = {"figure": plots.compare_figure(run, cells)}
+        return {"figure": plots.study_figure(run, cells, verdicts), **roofline}
+    found = {"figure": plots.compare_figure(run, cells), **roofline}
+    parts = breakdown.split(run)
+    if any(item.shares for item in parts):
+        found["breakdown"] = plots_breakdown.breakdown_figure(run, cells, parts)
     if plots_panels.can_draw(cells):
         found["panels"] = plots_panels.panels_figure(run, cells)
     return found

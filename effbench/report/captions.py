@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from effbench.core import Label, PairEvidence, Run, Verdict
+from effbench import units
+from effbench.core import DEFAULT_LEVEL, Label, PairEvidence, Run, Verdict
+from effbench.peaks import recorded
 from effbench.summary import CellSummary
 
 CLOCKS = {"wall": "wall-clock time", "cpu": "thread CPU time", "device": "device time"}
@@ -112,6 +114,11 @@ def subtitle(run: Run, cells: Sequence[CellSummary]) -> str:
     return f"{setting(run, cells)}, {launches_text(cells)}" + (f"; {group_text(same)}" if same else "")
 
 
+def platform_text(platform: str) -> str:
+    """The hardware that the paper calls "GPU" or "ARM"."""
+    return _PLATFORMS[platform]
+
+
 def platforms(cells: Sequence[CellSummary]) -> str | None:
     """The hardware behind the paper's figures of these cells; None where no cell has one."""
     with_paper = [cell for cell in cells if cell.paper_ratio is not None or cell.paper_speed is not None]
@@ -139,6 +146,7 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
     same = fixed(run, cells)
     everywhere = f" In every row: {group_text(same)}." if same else ""
     lines.append(f"{_sample(cells)} Measured on {setting(run, cells)}.{everywhere}")
+    lines += _roofline(run, cells)
     paper = platforms(cells)
     if paper is not None:
         lines.append(f"Paper: ShuffleNet V2 (arXiv 1807.11164), measured on a {paper}.")
@@ -211,6 +219,29 @@ def verdict_sentences(verdicts: Sequence[Verdict], *, factor: str = "") -> tuple
         keys = tuple(verdicts[0].group)
     trimmed = (replace(item, group={key: item.group[key] for key in keys if key in item.group}) for item in verdicts)
     return tuple(verdict_sentence(item, factor=factor) for item in trimmed)
+
+
+def _roofline(run: Run, cells: Sequence[CellSummary]) -> list[str]:
+    """What the column of that name says, or why it is not there."""
+    facts = run.environment.facts
+    found = {cell.cell.case.dtype: recorded(facts, cell.cell.case.dtype) for cell in cells}
+    rates = " or ".join(
+        f"{units.digits(peaks.flops_per_s / 1e9)} Gflop/s and {units.digits(peaks.bytes_per_s / 1e9)} GB/s in {dtype}"
+        for dtype, peaks in found.items()
+        if peaks is not None
+    )
+    lines = [f"No roofline: {facts[name]}." for dtype in found if (name := f"peaks.{dtype}.missing") in facts]
+    if rates and any(cell.bounds_s is not None for cell in cells):
+        lines.append(
+            f"Roofline, {DEFAULT_LEVEL}: the least time for each operator's arithmetic (2 flops a multiply-add) or its "
+            f"memory traffic, whichever is longer, summed; at the peaks measured here, {rates}."
+        )
+        if any((cell.over_bound() or 1) < 1 for cell in cells):
+            lines.append(
+                "Faster than the roofline: what one operator writes the next still finds in a cache, "
+                "so the memory's bandwidth does not bind."
+            )
+    return lines
 
 
 def _reference(run: Run, cells: Sequence[CellSummary]) -> str:

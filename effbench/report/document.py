@@ -78,7 +78,7 @@ def breakdown_document(item: Split) -> dict[str, Any]:
     """One cell's latency in parts, depthwise convolutions apart from the others, and every operator it called."""
     return {
         "cell": item.cell,
-        "latency_s": _time(item.latency_s),
+        "latency_s": _ratio(item.latency_s),
         "overhead": _ratio(item.overhead),
         "shares": {name: _ratio(share) for name, share in item.shares.items()},
         "unattributed": _ratio(item.unattributed),

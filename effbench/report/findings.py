@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from effbench import units
 from effbench.core import LEVELS
+from effbench.peaks import Peaks
 from effbench.report.captions import shape_text
 from effbench.report.grid import NOTHING, Column, Table, Value, drop_empty
 
@@ -76,6 +78,31 @@ def doctor_rows(findings: Sequence[Mapping[str, str]]) -> Table:
     warned = sum(finding["status"] == "warn" for finding in findings)
     note = f"{warned} of {len(findings)} will make timings noisy." if warned else "Nothing found that needs doing."
     return Table("This machine", columns, rows, (note,))
+
+
+def peak_rows(peaks: Peaks) -> Table:
+    """Two rows: the best of the samples, their median, and how many there are."""
+    columns = (
+        Column("peak", align="left"), Column("best"), Column("median"), Column("samples"), Column("of", align="left"),
+    )  # fmt: skip
+    measured = (
+        ("arithmetic, Gflop/s", peaks.flops_samples, "matrix product and 3×3 convolution, 2 flops a multiply-add"),
+        ("memory, GB/s", peaks.bytes_samples, "copy and update of a large buffer, bytes read plus written"),
+    )
+    rows = tuple(
+        (_text(name), _giga(max(samples)), _giga(median(samples)), Value(str(len(samples)), len(samples)), _text(what))
+        for name, samples, what in measured
+    )
+    threads = f", {peaks.threads} thread{'' if peaks.threads == 1 else 's'}" if peaks.threads else ""
+    notes = (
+        "The best is what later runs on this machine take for the peak: disturbances only ever lower one.",
+        f"Memory takes the time below {units.digits(peaks.ridge)} flops per byte, arithmetic above.",
+    )
+    return Table(f"Peaks in {peaks.dtype}{threads}", columns, rows, notes)
+
+
+def _giga(value: float) -> Value:
+    return Value(units.digits(value / 1e9), value)
 
 
 def _text(text: str) -> Value:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from effbench import units
-from effbench.core import Comparison, Estimate, Label, Run, Verdict
+from effbench.core import DEFAULT_LEVEL, Comparison, Estimate, Label, Run, Verdict
 from effbench.paper import FullModel, full_models
 from effbench.ranking import Agreement
 from effbench.report import captions
@@ -62,7 +62,7 @@ def study_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
     factor = run.experiment.factor
     labels = (*captions.grouping(run, cells), factor)
     fields: list[_Field] = [(Column(label, align="left"), _label(label)) for label in labels]
-    fields += [*_costs(), _LATENCY, *_throughput(cells), *_RATIOS, _BOUND, _FLAGS]
+    fields += [*_costs(), _LATENCY, *_throughput(cells), *_ROOFLINE, *_RATIOS, _BOUND, _FLAGS]
     return _of_cells(run.experiment.title, fields, run, cells)
 
 
@@ -95,6 +95,7 @@ def compare_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
         (Column("paper's top-1 error", "%"), printed(lambda row: row.top1_error)),
         _LATENCY,
         *_throughput(cells),
+        *_ROOFLINE,
         (Column("peak memory", "MB", raw_unit="bytes"), peak),
     ]
     fields += [*_RATIOS, *_paper_speed(cells), _BOUND, _FLAGS]
@@ -302,6 +303,13 @@ _LATENCY: _Field = (Column("latency", "ms", raw_unit="s"), _latency)
 _RATIOS: tuple[_Field, ...] = (
     (Column("time ratio"), _own_ratio),
     (Column("paper's ratio"), lambda cell: _plain_ratio(cell.paper_ratio)),
+)
+_ROOFLINE: tuple[_Field, ...] = (
+    (
+        Column(f"roofline, {DEFAULT_LEVEL}", "ms", raw_unit="s"),
+        lambda cell: _scaled(None if cell.bounds_s is None else cell.bounds_s[DEFAULT_LEVEL], 1e-3),
+    ),
+    (Column("latency ÷ roofline"), lambda cell: _plain_ratio(cell.over_bound())),
 )
 _BOUND: _Field = (Column("bound", align="left"), lambda cell: _text(cell.bound))
 _FLAGS: _Field = (Column("flags", align="left"), _flags)
