@@ -32,14 +32,15 @@ def analyse(selected: Mapping[str, Sequence[str]]) -> Outcome:
     if "runs" in selected and "sizes" in selected:
         raise InvalidValue("sizes chooses among the published networks; leave it out beside runs")
     sizes = selected.get("sizes", SIZES[:1])
-    for word in sizes:
-        if word not in SIZES:
-            raise UnknownName("choice of sizes", word, SIZES)
-    samples = [stored(folder) for folder in selected["runs"]] if "runs" in selected else published(sizes[-1])
+    if len(sizes) != 1:
+        raise InvalidValue(f"sizes takes one of {', '.join(SIZES)}, and was given {len(sizes)}")
+    if sizes[0] not in SIZES:
+        raise UnknownName("choice of sizes", sizes[0], SIZES)
+    samples = [stored(folder) for folder in selected["runs"]] if "runs" in selected else published(sizes[0])
     found = [(sample, prediction.assess(sample)) for sample in samples]
     tables = {"table": score_table(found)}
     if "runs" not in selected:
-        tables["assumption"] = assumption_table(next(each for each in samples if each.name == ASSUMED), sizes[-1])
+        tables["assumption"] = assumption_table(next(each for each in samples if each.name == ASSUMED), sizes[0])
     return Outcome(
         {
             "analysis": NAME,
@@ -117,6 +118,10 @@ def stored(folder: str) -> Sample:
         metrics.setdefault("activations", []).append(cell.cost.activations / batch)
         for level, traffic in cell.cost.memory_access_levels.items():
             metrics.setdefault(f"memory access, {level}", []).append(traffic.elements / batch)
+        for level, least_s in (cell.bounds_s or {}).items():
+            metrics.setdefault(f"roofline bound, {level}", []).append(least_s / batch)
+    # Bounds need the device's peaks; where a cell has none, the metric is known of too few.
+    metrics = {name: values for name, values in metrics.items() if len(values) == len(cells)}
     times = [cell.latency.point / cell.cell.batch for cell in cells]
     families = [ranking.family(cell.cell.case.model) for cell in cells]
     return Sample(folder, f"{run.environment.device}, {Path(folder).name}", metrics, times, families)

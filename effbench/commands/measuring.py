@@ -78,7 +78,11 @@ def run(
     if isinstance(found, Analysis):
         _refuse_others(context, ("study", "select", "out"), f"{found.name} measures nothing")
         outcome = api.analyse(found, select=chosen)
-        _show(outcome, outcome.write(out or api.new_directory(found.name, "analysis")), as_json)
+        files = outcome.write(out or api.new_directory(found.name, "analysis"))
+        if as_json:
+            console.print_json({**outcome.to_dict(), "files": {name: str(path) for name, path in files.items()}})
+        else:
+            _show(outcome, files, as_json)
         return
     if scale:
         chosen["scale"] = scale.split(",")
