@@ -199,9 +199,9 @@ def torchvision_rows(known: set[tuple[str, str]]) -> Iterator[Row]:
     """Every weights entry of the classification, segmentation and video networks, built and fed as published."""
     from effbench.errors import EffbenchError
     from effbench.measurement import counting
-    from effbench.zoo import external
+    from effbench.zoo import external, libraries
 
-    models = external.library("torchvision")
+    models = libraries.library("torchvision")
     kinds = {"classification": models, "segmentation": models.segmentation, "video": models.video}
     for kind, module in kinds.items():
         for network in models.list_models(module=module):
@@ -234,10 +234,10 @@ def torchvision_rows(known: set[tuple[str, str]]) -> Iterator[Row]:
 
 
 def timm_rows(known: set[str]) -> Iterator[Row]:
-    from effbench.zoo import external
+    from effbench.zoo import libraries
 
     helper = Helper("timm")
-    for network in external.library("timm").list_models():
+    for network in libraries.library("timm").list_models():
         if network not in known:
             yield {**helper.ask(network), "release": release("timm")}
 

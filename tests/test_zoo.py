@@ -166,22 +166,6 @@ def test_a_network_of_an_installed_module_and_of_the_current_folder(own: Path, m
     assert zoo.resolve("own:network", {"width": 8}).in_features == 8
 
 
-def test_libraries_are_asked_by_their_own_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "timm.py").write_text(
-        "from torch import nn\n"
-        "def is_model(name): return name == 'some_net.v1'\n"
-        "def list_models(): return ['some_net.v1', 'other_net.v1']\n"
-        "def create_model(name, width=1):\n    assert name == 'some_net.v1'\n"
-        "    return nn.Linear(width, 2)\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "timm", raising=False)
-    assert zoo.resolve("timm:some_net.v1?width=4").in_features == 4
-    with pytest.raises(UnknownName, match=r"no timm network named 'some_net'.*Did you mean 'some_net\.v1'"):
-        zoo.resolve("timm:some_net")
-    monkeypatch.delitem(sys.modules, "timm")
-
-
 def test_a_network_in_memory_travels_by_pickle(tmp_path: Path):
     cloudpickle = pytest.importorskip("cloudpickle")
 

@@ -204,8 +204,8 @@ def profile(
         uncounted=dict(uncounted),
         traced_on=traced_on,
     )
-    shape = feeding.plain_shape(fed)
-    return Profile(type(model).__name__, shape, batch, dtype, cost, ops, kernels)
+    shape, beyond = feeding.plain_shape(fed), feeding.beyond_shape(fed)
+    return Profile(type(model).__name__, shape, batch, dtype, cost, ops, kernels, beyond)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def cost_rows(document: Mapping[str, Any]) -> Table:
         traffic = document["memory_access_levels"][level]
         name = f"memory access, {level}"
         rows.append((_text(name), _count(traffic["elements"]), _size(traffic["bytes"]), _text(_LEVEL_MEANING[level])))
-    shapes = shape_text(document["input_shape"])
+    shapes = " and ".join(document.get("inputs", ())) or shape_text(document["input_shape"])
     notes = [
         f"Input {shapes}, batch {document['batch']}, {document['dtype']}; memory access is elements read plus written."
     ]

@@ -12,7 +12,6 @@ import ast
 import difflib
 import importlib
 import importlib.util
-import inspect
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from effbench.errors import ModelError, UnknownName
+from effbench.errors import ModelError
+from effbench.zoo import libraries
+from effbench.zoo.libraries import LIBRARIES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,8 +31,6 @@ NETWORK_FAILURES = (Exception, SystemExit)
 
 DEFAULT_SHAPE = (3, 224, 224)
 """What a network is fed of which nothing else is known."""
-
-LIBRARIES = {"torchvision": ("torchvision.models", "get_model"), "timm": ("timm", "create_model")}
 
 
 def split_arguments(spec: str) -> tuple[str, dict[str, Any]]:
@@ -52,11 +51,10 @@ def load(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
     arguments = {**written, **(arguments or {})}
     if place == "pickle":
         return _checked(_unpickle(Path(attribute)), name)
-    if place in LIBRARIES:
-        factory = _library_factory(require(name), place, attribute)
+    if is_of_library(name):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of initial values that nobody will use
-            return _checked(_call(factory, arguments, name), name)
+            return _checked(_call(libraries.factory(name), arguments, name), name)
     module = _import_file(Path(place), name) if place.endswith(".py") else _import(place, name)
     factory = _attribute(module, attribute, place)
     if _is_network(factory):
@@ -66,92 +64,19 @@ def load(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
     return _checked(_call(factory, arguments, name), name)
 
 
-def library(name: str, asked_for: str = "") -> Any:
-    """torchvision's models, or timm. Raises ModelError where it is not installed."""
-    return _import_library(LIBRARIES[name][0], name, asked_for or f"{name}:NAME")
-
-
 def published_shape(spec: str, arguments: Mapping[str, Any] | None = None) -> tuple[int, ...] | None:
-    """The input, without the batch, that torchvision or timm publishes for this network; None where neither does.
-
-    An input size among the arguments wins, since the network is then built for it. A torchvision network without
-    `weights` is as its smallest weights are: the larger ones were tuned at an image size that its builder has to be
-    told. Videos have 16 frames, as in torchvision's own figures. Raises as `require` does.
+    """The input, without the batch, that a library publishes for its network (`libraries.published_shape`); None for a
+    stranger's.
     """
     name, written = split_arguments(spec)
-    place, _, network = name.rpartition(":")
-    if place not in LIBRARIES:
+    if not is_of_library(name):
         return None
-    arguments = {**written, **(arguments or {})}
-    module = require(name)
-    shape = _timm_shape(module, network) if place == "timm" else _torchvision_shape(module, network, arguments)
-    size = arguments.get("img_size" if place == "timm" else "image_size")
-    if shape and size:
-        shape = (*shape[:-2], *((size, size) if isinstance(size, int) else size))
-    channels = arguments.get("in_chans") if place == "timm" else None
-    return shape and (channels or shape[0], *shape[1:])
+    return libraries.published_shape(name, {**written, **(arguments or {})})
 
 
-def own_shape(network: nn.Module) -> tuple[int, ...] | None:
-    """The input, without the batch, that a network itself says it takes; None where it says nothing.
-
-    Read from its attribute `input_shape` or `example_input_shape`, or from the `pretrained_cfg` that timm attaches.
-    """
-    config = getattr(network, "pretrained_cfg", None)
-    said = (
-        getattr(network, "input_shape", None),
-        getattr(network, "example_input_shape", None),
-        config.get("input_size") if isinstance(config, Mapping) else None,
-    )
-    for shape in said:
-        if isinstance(shape, (tuple, list)) and shape and all(isinstance(side, int) and side > 0 for side in shape):
-            return tuple(shape)
-    return None
-
-
-def require(spec: str) -> Any:
-    """The library of ``torchvision:name`` or ``timm:name``. Raises ModelError without it, UnknownName for the name."""
-    name, _ = split_arguments(spec)
-    place, _, network = name.rpartition(":")
-    module = library(place, name)
-    if place == "timm":
-        known = module.list_models() if not module.is_model(network) else ()
-    else:
-        known = module.list_models() if network.lower() not in module.list_models() else ()
-    if known:
-        raise UnknownName(f"{place} network", network, known)
-    return module
-
-
-def _library_factory(module: Any, place: str, network: str) -> Callable[..., Any]:
-    factory = getattr(module, LIBRARIES[place][1])
-    if place == "torchvision" and "weights_backbone" in inspect.signature(module.get_model_builder(network)).parameters:
-        # Segmentation and detection would otherwise download the weights of their backbone.
-        return lambda **given: factory(network, **{"weights_backbone": None, **given})
-    return lambda **given: factory(network, **given)
-
-
-def _timm_shape(module: Any, network: str) -> tuple[int, ...] | None:
-    config = module.get_pretrained_cfg(network)
-    return None if config is None else tuple(config.input_size)
-
-
-def _torchvision_shape(module: Any, network: str, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
-    entries = list(module.get_model_weights(network))
-    chosen = [entry for entry in entries if entry.name in str(arguments.get("weights")).split(".")] or entries
-    shapes = [shape for entry in chosen if (shape := _preprocessed(entry.transforms)) is not None]
-    return min(shapes, default=None)
-
-
-def _preprocessed(transforms: Any) -> tuple[int, ...] | None:
-    """What a torchvision preprocessing, a partial of its class, makes of an image or a clip."""
-    kind = getattr(getattr(transforms, "func", None), "__name__", "")
-    sizes = getattr(transforms, "keywords", {})
-    size = sizes.get("resize_size" if kind == "SemanticSegmentation" else "crop_size")
-    if size is None:
-        return None
-    height, width = (size, size) if isinstance(size, int) else size
-    return (3, 16, height, width) if kind == "VideoClassification" else (3, height, width)
+def is_of_library(name: str) -> bool:
+    """Is this ``torchvision:name`` or ``timm:name``?"""
+    return name.partition(":")[0] in LIBRARIES and ":" in name
 
 
 def _literal(text: str) -> Any:
@@ -165,45 +90,16 @@ def _import(module: str, name: str) -> Any:
     # A user's package usually lies in the current folder, which a console script does not search.
     sys.path.insert(0, "")
     try:
-        return importlib.import_module(module)
+        return libraries.mended(lambda: importlib.import_module(module))
     except ModuleNotFoundError as error:
-        raise ModelError(f"{name}: there is no module '{error.name}'; install it or run where it lies") from error
+        missing = error.name or module
+        if not f"{module}.".startswith(f"{missing}."):
+            raise _lacking(name, missing) from error
+        raise ModelError(f"{name}: there is no module '{missing}'; install it or run where it lies") from error
     except NETWORK_FAILURES as error:  # a user's module may raise anything
         raise ModelError(f"{name}: importing {module} fails: {_reason(error)}; correct {module} first") from error
     finally:
         sys.path.remove("")
-
-
-def _import_library(module: str, library: str, name: str) -> Any:
-    """torchvision, or timm, which imports it. Its wheels need the CUDA build of torch; beside a CPU build only the
-    schemas of two detection operators are missing, without which the import fails.
-    """
-    if importlib.util.find_spec(library) is None:
-        raise ModelError(f"{name}: {library} is not installed; pip install 'effbench[{library}]' brings it")
-    if importlib.util.find_spec("torchvision") is not None and "torchvision" not in sys.modules:
-        try:
-            importlib.import_module("torchvision")
-        except RuntimeError as error:
-            if "torchvision::" not in str(error):
-                raise
-            for half_imported in [known for known in sys.modules if known.partition(".")[0] == "torchvision"]:
-                del sys.modules[half_imported]
-            _define_missing_schemas()
-    return _import(module, name)
-
-
-def _define_missing_schemas() -> None:
-    """nms and qnms stay without a kernel: networks build and count, detection heads do not run."""
-    import torch
-
-    # The library object must live as long as its definitions.
-    global _schemas
-    _schemas = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for operator in ("nms", "qnms"):
-        _schemas.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-
-
-_schemas: Any = None
 
 
 def _import_file(path: Path, name: str) -> Any:
@@ -211,20 +107,34 @@ def _import_file(path: Path, name: str) -> Any:
         raise ModelError(f"{name}: there is no file {path}; check the path (now in {Path.cwd()})")
     path = path.resolve()
     title = f"effbench_user_{path.stem}_{abs(hash(str(path))):x}"
-    specification = importlib.util.spec_from_file_location(title, path)
-    assert specification is not None and specification.loader is not None, "a .py file always has a loader"
-    module = importlib.util.module_from_spec(specification)
-    # As for a script: its neighbours can be imported, and dataclasses find their module.
-    sys.modules[title] = module
+
+    def load() -> Any:
+        specification = importlib.util.spec_from_file_location(title, path)
+        assert specification is not None and specification.loader is not None, "a .py file always has a loader"
+        module = importlib.util.module_from_spec(specification)
+        # As for a script: its neighbours can be imported, and dataclasses find their module.
+        sys.modules[title] = module
+        specification.loader.exec_module(module)
+        return module
+
     sys.path.insert(0, str(path.parent))
     try:
-        specification.loader.exec_module(module)
+        return libraries.mended(load)
+    except ModuleNotFoundError as error:
+        sys.modules.pop(title, None)
+        raise _lacking(name, error.name or "a module") from error
     except NETWORK_FAILURES as error:  # a user's file may raise anything
-        del sys.modules[title]
+        sys.modules.pop(title, None)
         raise ModelError(f"{name}: loading the file fails: {_reason(error)}; correct it first") from error
     finally:
         sys.path.remove(str(path.parent))
-    return module
+
+
+def _lacking(name: str, module: str) -> ModelError:
+    """A user's code that imports what is not there."""
+    root = module.partition(".")[0]
+    package = f"'effbench[{root}]'" if root in LIBRARIES else root
+    return ModelError(f"{name} imports '{module}', which is not installed; pip install {package}")
 
 
 def _attribute(module: Any, attribute: str, place: str) -> Any:

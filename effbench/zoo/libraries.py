@@ -1,0 +1,160 @@
+"""The networks of torchvision and timm: by name, with the input that each was published with.
+
+A torchvision wheel of the package index is built against torch with CUDA. Beside a CPU build of torch its own library
+does not load, the operators it would bring have no schema, and importing it fails. The schemas alone mend that:
+networks build, count and run, and only detection, which calls the operators, does not.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from effbench.errors import ModelError, UnknownName
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LIBRARIES = {"torchvision": ("torchvision.models", "get_model"), "timm": ("timm", "create_model")}
+
+_T = TypeVar("_T")
+
+
+def library(name: str) -> Any:
+    """torchvision's models, or timm. Raises ModelError where it is not installed or does not load."""
+    bring = f"pip install 'effbench[{name}]' brings it"
+    if importlib.util.find_spec(name) is None:
+        raise ModelError(f"{name} is not installed; {bring}")
+    try:
+        return mended(lambda: importlib.import_module(LIBRARIES[name][0]))
+    except ModuleNotFoundError as error:
+        raise ModelError(f"{name} needs '{error.name}', which is not installed; {bring}") from error
+    except Exception as error:  # a library built for another torch fails in many ways
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"{name} does not load beside this torch: {type(error).__name__}: {reason}; install the pair that "
+            "belongs together"
+        ) from error
+
+
+def require(spec: str) -> Any:
+    """The library of ``torchvision:name`` or ``timm:name``. Raises ModelError without it, UnknownName for the name."""
+    place, _, network = spec.partition("?")[0].rpartition(":")
+    module = library(place)
+    known = module.list_models()
+    if place == "timm":
+        # Old names still work; a tag after the name says which weights are meant, which decides the input.
+        network, _, tag = network.partition(".")
+        tags = [name.partition(".")[2] for name in module.list_models(f"{network}.*", pretrained=True)]
+        if tag and module.is_model(network) and tag not in tags:
+            raise UnknownName(f"tag of {network}", tag, tags)
+        known = [*known, network] if module.is_model(network) else known
+    if network.lower() not in known:
+        raise UnknownName(f"{place} network", network, known)
+    return module
+
+
+def factory(spec: str) -> Callable[..., Any]:
+    """What builds the network of ``torchvision:name`` or ``timm:name``. Raises as `require` does."""
+    module = require(spec)
+    place, _, network = spec.rpartition(":")
+    build = getattr(module, LIBRARIES[place][1])
+    if place == "torchvision" and "weights_backbone" in inspect.signature(module.get_model_builder(network)).parameters:
+        # Segmentation and detection would otherwise download the weights of their backbone.
+        return lambda **given: build(network, **{"weights_backbone": None, **given})
+    return lambda **given: build(network, **given)
+
+
+def published_shape(spec: str, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The input, without the batch, that torchvision or timm publishes for this network; None where it does not.
+
+    An input size among the arguments wins, since the network is then built for it. A torchvision network without
+    `weights` is as its smallest weights are: the larger ones were tuned at an image size that its builder has to be
+    told. Videos have 16 frames, as in torchvision's own figures. Raises as `require` does.
+    """
+    place, _, network = spec.rpartition(":")
+    module = require(spec)
+    shape = _timm_shape(module, network) if place == "timm" else _torchvision_shape(module, network, arguments)
+    if shape is None:
+        return None
+    size = arguments.get("img_size" if place == "timm" else "image_size")
+    if size:
+        shape = (*shape[:-2], *((size, size) if isinstance(size, int) else size))
+    channels = arguments.get("in_chans") if place == "timm" else None
+    return (channels or shape[0], *shape[1:])
+
+
+def own_shape(network: nn.Module) -> tuple[int, ...] | None:
+    """The input, without the batch, that a network itself says it takes; None where it says nothing.
+
+    Read from its attribute `input_shape` or `example_input_shape`, or from the `pretrained_cfg` that timm attaches.
+    """
+    config = getattr(network, "pretrained_cfg", None)
+    said = (
+        getattr(network, "input_shape", None),
+        getattr(network, "example_input_shape", None),
+        config.get("input_size") if isinstance(config, Mapping) else None,
+    )
+    for shape in said:
+        if isinstance(shape, (tuple, list)) and shape and all(isinstance(side, int) and side > 0 for side in shape):
+            return tuple(shape)
+    return None
+
+
+def mended(load: Callable[[], _T]) -> _T:
+    """`load()`, which may import torchvision, with the operators defined that a library which does not load lacks."""
+    while True:
+        try:
+            return load()
+        except RuntimeError as error:
+            missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
+            if missing is None or missing[1] not in _SCHEMAS or missing[1] in _defined:
+                raise
+            # What of torchvision was imported before the failure would not be imported again.
+            for half_imported in [known for known in sys.modules if known.partition(".")[0] == "torchvision"]:
+                del sys.modules[half_imported]
+            _define(missing[1])
+
+
+_SCHEMAS = {
+    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+_defined: dict[str, Any] = {}
+"""By operator, the object that defines it, which must live as long as its definition."""
+
+
+def _define(operator: str) -> None:
+    import torch
+
+    fragment: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    fragment.define(_SCHEMAS[operator])
+    _defined[operator] = fragment
+
+
+def _timm_shape(module: Any, network: str) -> tuple[int, ...] | None:
+    config = module.get_pretrained_cfg(network)
+    return None if config is None else tuple(config.input_size)
+
+
+def _torchvision_shape(module: Any, network: str, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
+    entries = list(module.get_model_weights(network))
+    chosen = [entry for entry in entries if entry.name in str(arguments.get("weights")).split(".")] or entries
+    shapes = [shape for entry in chosen if (shape := _preprocessed(entry.transforms)) is not None]
+    return min(shapes, default=None)
+
+
+def _preprocessed(transforms: Any) -> tuple[int, ...] | None:
+    """What a torchvision preprocessing, a partial of its class, makes of an image or a clip."""
+    kind = getattr(getattr(transforms, "func", None), "__name__", "")
+    sizes = getattr(transforms, "keywords", {})
+    size = sizes.get("resize_size" if kind == "SemanticSegmentation" else "crop_size")
+    if size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    return (3, 16, height, width) if kind == "VideoClassification" else (3, height, width)
