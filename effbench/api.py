@@ -6,21 +6,22 @@ import dataclasses
 import datetime
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench import breakdown, catalog, claims, feeding, plan, runner, storage, summary, zoo
+from effbench import breakdown, catalog, claims, lineup, plan, runner, storage, summary
 from effbench.analysis import Analysis
-from effbench.core import Case, Cell, Cost, Experiment, Run, Verdict
-from effbench.errors import EffbenchError, InvalidValue, ModelError, StorageError, UnknownName
-from effbench.feeding import Input
+from effbench.breakdown import Split
+from effbench.core import Cell, Cost, Experiment, Run, Verdict
+from effbench.errors import InvalidValue, ModelError, StorageError, UnknownName
+from effbench.lineup import Fed
 from effbench.measurement import counting
 from effbench.runner import Progress, Watch
 from effbench.summary import CellSummary
-from effbench.zoo import external, libraries
+from effbench.zoo import libraries
 from effbench.zoo.external import DEFAULT_SHAPE
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from effbench.peaks import Peaks
     from effbench.report.grid import Table
     from effbench.report.outcome import Outcome
-
-Fed = Sequence[Any] | Mapping[str, Any]
-"""A shape, several shapes, `core.Input`s or tensors, or any of them by name: what `feeding.described` takes."""
 
 
 def profile(
@@ -56,8 +54,8 @@ def profile(
     """
     fed = input_shape if inputs is None else inputs
     if isinstance(model, str):
-        _require_models([model])
-        shape = fed if fed is not None else _published_shape(model, arguments)
+        lineup.require([model])
+        shape = fed if fed is not None else lineup.published_shape(model, arguments)
         found = counting.profile(model, shape, batch=batch, dtype=dtype, arguments=arguments)
         return dataclasses.replace(found, model=model)
     from effbench import cost
@@ -82,7 +80,7 @@ def measure(
     models = [model] if isinstance(model, str) or not isinstance(model, Sequence) else list(model)
     with tempfile.TemporaryDirectory(prefix="effbench-") as scratch:
         fed = input_shape if inputs is None else inputs
-        experiment = _side_by_side(models, fed, options.pop("dtype", None) or "float32", Path(scratch))
+        experiment = lineup.side_by_side(models, fed, options.pop("dtype", None) or "float32", Path(scratch))
         return _execute(experiment, experiment.name, **options)
 
 
@@ -104,16 +102,16 @@ def run(
     """Carry out a study: by name (``"g2_groups"``), by path, or an `Experiment` of your own.
 
     `models` take the place of those of a study that compares models; `depthwise` shows depthwise convolutions as a part
-    of their own in a study that breaks the run time down. Further options: `device`, `runtime`, `threads`, `batch`, `dtype`, `allocator`, `select` (label → values),
-    `quick`, `launches`, `budget_s`, `precision`, `seed`, `out` (the run's folder), `device_options`, `watch`.
-    Everything measured is on disk before this returns. Raises UnknownName, InvalidValue, DeviceUnavailable,
-    StorageError, runner.Interrupted.
+    of their own in a study that breaks the run time down. Further options: `device`, `runtime`, `threads`, `batch`,
+    `dtype`, `allocator`, `select` (label → values), `quick`, `launches`, `budget_s`, `precision`, `seed`, `out` (the
+    run's folder), `device_options`, `watch`. Everything measured is on disk before this returns. Raises UnknownName,
+    InvalidValue, DeviceUnavailable, StorageError, runner.Interrupted.
     """
     experiment = catalog.load(study) if isinstance(study, str) else study
     if isinstance(experiment, Analysis):
         raise InvalidValue(f"{experiment.name} measures nothing; carry it out with effbench.analyse")
     if models:
-        experiment = _of_models(experiment, models)
+        experiment = lineup.of_models(experiment, models)
     if depthwise:
         experiment = breakdown.depthwise_apart(experiment)
     if scale:
@@ -162,6 +160,11 @@ class Results:
     def verdicts(self) -> tuple[Verdict, ...]:
         """One verdict per claim and scale; empty for a comparison of models."""
         return claims.judge(self.run, self.cells)
+
+    @cached_property
+    def breakdown(self) -> tuple[Split, ...]:
+        """Where each model's time went; empty for a study that does not ask."""
+        return breakdown.split(self.run)
 
     @property
     def directory(self) -> Path | None:
@@ -294,7 +297,7 @@ def _execute(
         device_options=device_options,
     )
     _require_device(device)
-    _require_models(cell.case.model for cell in planned.cells)
+    lineup.require(cell.case.model for cell in planned.cells)
     directory = Path(out) if out is not None else new_directory(name, device)
     counts = _Counts(planned)
     finished = runner.execute(
@@ -351,93 +354,3 @@ class _Counts:
         from effbench.cost import bounds_s
 
         return bounds_s(self._kernels[cell.id], peaks)
-
-
-def _require_models(models: Iterable[str]) -> None:
-    """Fail before anything runs on a word that names nothing. A network that exists but does not work is a result."""
-    for model in models:
-        name, _ = external.split_arguments(model)
-        place, _, _ = name.rpartition(":")
-        if not place:
-            zoo.entry(name)
-        elif external.is_of_library(name):
-            libraries.require(name)
-        elif place.endswith(".py") and not Path(place).is_file():
-            raise ModelError(f"there is no file {place}; check the path (now in {Path.cwd()})")
-
-
-def _published_shape(model: str, arguments: Mapping[str, Any] | None = None) -> tuple[int, ...] | None:
-    """The input that a named network was published with; None for a stranger's."""
-    name, _ = external.split_arguments(model)
-    return external.published_shape(model, arguments) if ":" in name else tuple(zoo.entry(name).input_shape)
-
-
-def _fed(models: Sequence[str | nn.Module], given: Fed | None) -> list[tuple[Input, ...]]:
-    """What each model is fed: what was asked for, else what it was published with or says itself."""
-    if given is not None:
-        return [feeding.described(given)] * len(models)
-    shapes = [_published_shape(model) if isinstance(model, str) else libraries.own_shape(model) for model in models]
-    foreign = [model for model in models if isinstance(model, str) and counting.is_foreign(model)]
-    said = counting.shapes_apart(foreign) if foreign else {}
-    return [
-        (Input(shape or said.get(str(model)) or DEFAULT_SHAPE),) for model, shape in zip(models, shapes, strict=True)
-    ]
-
-
-def _side_by_side(models: Sequence[str | nn.Module], given: Fed | None, dtype: str, scratch: Path) -> Experiment:
-    """The study of these models, the first of them the reference."""
-    cases, seen = [], set()
-    _require_models(model for model in models if isinstance(model, str))
-    for number, (model, fed) in enumerate(zip(models, _fed(models, given), strict=True)):
-        if isinstance(model, str):
-            spec, name = model, model
-        else:
-            spec, name = _pickled(model, scratch / f"{number}.pkl"), type(model).__name__
-        if name in seen:
-            if isinstance(model, str):
-                raise InvalidValue(
-                    f"'{name}' is named twice; a model is compared with itself by `effbench diff` of two runs"
-                )
-            name = f"{name}-{number + 1}"
-        seen.add(name)
-        beyond = feeding.beyond_shape(fed)
-        cases.append(Case(spec, fed[0].shape, dtype=dtype, labels={"model": name}, inputs=beyond))
-    names = tuple(case.labels["model"] for case in cases)
-    return Experiment(
-        name="compare" if len(cases) > 1 else "measure",
-        title="Models side by side" if len(cases) > 1 else str(names[0]),
-        claim="How fast is each model on this device, and what does it cost?",
-        factor="model",
-        levels=names,
-        reference=names[0],
-        cases=tuple(cases),
-    )
-
-
-def _of_models(study: Experiment, models: Sequence[str]) -> Experiment:
-    """The study with other models than its own. Raises InvalidValue for one that varies something else."""
-    if study.factor != "model":
-        raise InvalidValue(
-            f"{study.name} varies {study.factor}, not the model; leave out --model, or use `effbench compare`"
-        )
-    chosen = _side_by_side(models, None, "float32", Path())
-    return dataclasses.replace(
-        study, cases=chosen.cases, levels=chosen.levels, reference=chosen.reference, defaults={}, absent={}
-    )
-
-
-def _pickled(module: nn.Module, path: Path) -> str:
-    """A module on disk for the worker processes, in a folder that only this user can read and that is gone
-    afterwards.
-    """
-    import cloudpickle
-
-    try:
-        path.write_bytes(cloudpickle.dumps(module))
-    except Exception as error:  # cloudpickle raises whatever the module's own state raises
-        first = str(error).partition("\n")[0]
-        raise EffbenchError(
-            f"{type(module).__name__} cannot be sent to a worker process ({first}); "
-            "put it into a file and name it 'path/file.py:factory'"
-        ) from error
-    return f"pickle:{path}"

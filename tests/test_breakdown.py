@@ -20,7 +20,7 @@ from shell import effbench, refusal
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from effbench import api, breakdown, catalog, devices, paper, plan, runner, storage, zoo
+from effbench import api, breakdown, catalog, devices, lineup, paper, plan, runner, storage, zoo
 from effbench.core import Case, Experiment, Run
 from effbench.devices import OutOfMemory, _torch_profiler, cuda
 from effbench.errors import CorruptRun, InvalidValue
@@ -534,13 +534,13 @@ def numbers_of_breakdowns(run: Run) -> dict[str, int]:
 def test_models_take_the_place_of_a_studys_own() -> None:
     study = catalog.load("runtime_breakdown")
     assert isinstance(study, Experiment)
-    changed = api._of_models(study, ["resnet18", "shufflenet_v2"])
+    changed = lineup.of_models(study, ["resnet18", "shufflenet_v2"])
     assert changed.levels == ("resnet18", "shufflenet_v2") and changed.reference == "resnet18"
     assert changed.breakdown == "merged" and changed.notes == study.notes and changed.batch == study.batch
     groups = catalog.load("g2_groups")
     assert isinstance(groups, Experiment)
     with pytest.raises(InvalidValue, match="varies groups, not the model"):
-        api._of_models(groups, ["resnet18"])
+        lineup.of_models(groups, ["resnet18"])
     with pytest.raises(InvalidValue, match="leave out --depthwise"):
         breakdown.depthwise_apart(groups)
 

@@ -1,0 +1,110 @@
+"""Which models a run is about: words that name them checked, what each is fed, and the study that lines them up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effbench import feeding, zoo
+from effbench.core import Case, Experiment
+from effbench.errors import EffbenchError, InvalidValue, ModelError
+from effbench.feeding import Input
+from effbench.measurement import counting
+from effbench.zoo import external, libraries
+from effbench.zoo.external import DEFAULT_SHAPE
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Fed = Sequence[Any] | Mapping[str, Any]
+"""A shape, several shapes, `core.Input`s or tensors, or any of them by name: what `feeding.described` takes."""
+
+
+def require(models: Iterable[str]) -> None:
+    """Fail before anything runs on a word that names nothing. A network that exists but does not work is a result."""
+    for model in models:
+        name, _ = external.split_arguments(model)
+        place, _, _ = name.rpartition(":")
+        if not place:
+            zoo.entry(name)
+        elif external.is_of_library(name):
+            libraries.require(name)
+        elif place.endswith(".py") and not Path(place).is_file():
+            raise ModelError(f"there is no file {place}; check the path (now in {Path.cwd()})")
+
+
+def published_shape(model: str, arguments: Mapping[str, Any] | None = None) -> tuple[int, ...] | None:
+    """The input that a named network was published with; None for a stranger's."""
+    name, _ = external.split_arguments(model)
+    return external.published_shape(model, arguments) if ":" in name else tuple(zoo.entry(name).input_shape)
+
+
+def _fed(models: Sequence[str | nn.Module], given: Fed | None) -> list[tuple[Input, ...]]:
+    """What each model is fed: what was asked for, else what it was published with or says itself."""
+    if given is not None:
+        return [feeding.described(given)] * len(models)
+    shapes = [published_shape(model) if isinstance(model, str) else libraries.own_shape(model) for model in models]
+    foreign = [model for model in models if isinstance(model, str) and counting.is_foreign(model)]
+    said = counting.shapes_apart(foreign) if foreign else {}
+    return [
+        (Input(shape or said.get(str(model)) or DEFAULT_SHAPE),) for model, shape in zip(models, shapes, strict=True)
+    ]
+
+
+def side_by_side(models: Sequence[str | nn.Module], given: Fed | None, dtype: str, scratch: Path) -> Experiment:
+    """The study of these models, the first of them the reference."""
+    cases, seen = [], set()
+    require(model for model in models if isinstance(model, str))
+    for number, (model, fed) in enumerate(zip(models, _fed(models, given), strict=True)):
+        if isinstance(model, str):
+            spec, name = model, model
+        else:
+            spec, name = _pickled(model, scratch / f"{number}.pkl"), type(model).__name__
+        if name in seen:
+            if isinstance(model, str):
+                raise InvalidValue(
+                    f"'{name}' is named twice; a model is compared with itself by `effbench diff` of two runs"
+                )
+            name = f"{name}-{number + 1}"
+        seen.add(name)
+        beyond = feeding.beyond_shape(fed)
+        cases.append(Case(spec, fed[0].shape, dtype=dtype, labels={"model": name}, inputs=beyond))
+    names = tuple(case.labels["model"] for case in cases)
+    return Experiment(
+        name="compare" if len(cases) > 1 else "measure",
+        title="Models side by side" if len(cases) > 1 else str(names[0]),
+        claim="How fast is each model on this device, and what does it cost?",
+        factor="model",
+        levels=names,
+        reference=names[0],
+        cases=tuple(cases),
+    )
+
+
+def of_models(study: Experiment, models: Sequence[str]) -> Experiment:
+    """The study with other models than its own. Raises InvalidValue for one that varies something else."""
+    if study.factor != "model":
+        raise InvalidValue(
+            f"{study.name} varies {study.factor}, not the model; leave out --model, or use `effbench compare`"
+        )
+    chosen = side_by_side(models, None, "float32", Path())
+    return replace(study, cases=chosen.cases, levels=chosen.levels, reference=chosen.reference, defaults={}, absent={})
+
+
+def _pickled(module: nn.Module, path: Path) -> str:
+    """A module on disk for the worker processes, in a folder that only this user can read and that is gone
+    afterwards.
+    """
+    import cloudpickle
+
+    try:
+        path.write_bytes(cloudpickle.dumps(module))
+    except Exception as error:  # cloudpickle raises whatever the module's own state raises
+        first = str(error).partition("\n")[0]
+        raise EffbenchError(
+            f"{type(module).__name__} cannot be sent to a worker process ({first}); "
+            "put it into a file and name it 'path/file.py:factory'"
+        ) from error
+    return f"pickle:{path}"
