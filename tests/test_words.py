@@ -81,9 +81,10 @@ def test_importing_costs_no_torch() -> None:
     code = (
         "import sys, effbench, effbench.cli, effbench.storage, effbench.summary, effbench.claims, effbench.diff;"
         "import effbench.plan, effbench.catalog, effbench.zoo, effbench.environment, effbench.api;"
-        "import effbench.report.table, effbench.report.document, effbench.report.findings;"
+        "import effbench.report.table, effbench.report.document, effbench.report.findings, effbench.report.page;"
         "effbench.zoo.names(); effbench.catalog.titles();"
-        "print([name for name in ('torch', 'pandas', 'matplotlib', 'numpy', 'scipy', 'rich') if name in sys.modules])"
+        "heavy = ('torch', 'pandas', 'matplotlib', 'numpy', 'scipy', 'rich', 'jinja2');"
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
