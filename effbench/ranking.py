@@ -66,11 +66,16 @@ def family(model: str) -> str:
 def _metrics() -> dict[str, _Metric]:
     metrics: dict[str, _Metric] = {name: _count(name) for name in ("params", "madds", "activations")}
     metrics |= {f"memory access, {level}": _traffic(level) for level in LEVELS}
+    metrics |= {f"roofline bound, {level}": _bound(level) for level in LEVELS}
     return metrics
 
 
 def _count(name: str) -> _Metric:
     return lambda cell: None if cell.cost is None else float(getattr(cell.cost, name))
+
+
+def _bound(level: str) -> _Metric:
+    return lambda cell: (cell.bounds_s or {}).get(level)
 
 
 def _traffic(level: str) -> _Metric:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from effbench.core import (
     Case,
@@ -20,6 +21,7 @@ from effbench.core import (
     Traffic,
     Verdict,
 )
+from effbench.peaks import Peaks
 from effbench.summary import CellSummary
 
 
@@ -227,3 +229,22 @@ def models(number: int, *, skipped: Sequence[str] = (), prefix: str = "") -> tup
         probes={cells[0].cell.id: {"peak_memory_bytes": 48_200_000}},
     )
     return run, cells
+
+
+PEAKS = Peaks(flops_per_s=2e11, bytes_per_s=4e10, threads=1, flops_samples=(1.9e11, 2e11), bytes_samples=(4e10,))
+
+
+def bounded(run: Run, cells: Sequence[CellSummary], peaks: Peaks = PEAKS) -> tuple[Run, list[CellSummary]]:
+    """The run with these peaks, each cell's arithmetic alone for its bound at every level, 4 bytes an element."""
+    facts = {**run.environment.facts, **peaks.facts()}
+    found = []
+    for cell in cells:
+        if cell.cost is not None:
+            levels = {
+                level: replace(traffic, activation_bytes=4 * traffic.elements)
+                for level, traffic in cell.cost.memory_access_levels.items()
+            }
+            cost = replace(cell.cost, memory_access_levels=levels)
+            cell = replace(cell, cost=cost, bounds_s=dict.fromkeys(levels, 2 * cost.madds / peaks.flops_per_s))
+        found.append(cell)
+    return replace(run, environment=replace(run.environment, facts=facts)), found

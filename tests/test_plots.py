@@ -19,7 +19,7 @@ from matplotlib.transforms import Bbox
 
 from effbench.core import Estimate
 from effbench.errors import StorageError
-from effbench.report import ink, plots, write_all
+from effbench.report import ink, plots, plots_roofline, write_all
 
 
 def wide_study() -> Figure:
@@ -84,6 +84,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     ),
     "no model": lambda: plots.compare_figure(examples.models(1)[0], []),
     "models on one point": same_point,
+    "roofline of a study": lambda: plots_roofline.roofline_figure(*examples.bounded(*examples.g2()[:2])),
+    "roofline of 1 model": lambda: plots_roofline.roofline_figure(*examples.bounded(*examples.models(1))),
+    "roofline of 20 models": lambda: plots_roofline.roofline_figure(*examples.bounded(*examples.models(20))),
 }
 
 

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from report_examples import PEAKS as REPORTED
+from report_examples import bounded, g2, models
+from runs import COST, run_of, study
 from torch import nn
 
-from effbench import cost, zoo
-from effbench.core import LEVELS, Traffic
+from effbench import cost, plan, report, runner, storage, zoo
+from effbench.core import LEVELS, Cell, Run, Traffic
 from effbench.cost import Kernel, Profile, bound_s, bounds_s
+from effbench.errors import CorruptRun, EffbenchError
+from effbench.measurement import counting
+from effbench.measurement import peaks as measuring
 from effbench.peaks import Peaks
+from effbench.report import document, plots_roofline, table
+from effbench.summary import summarise
 
 PEAKS = Peaks(flops_per_s=1e11, bytes_per_s=2e10)
 
@@ -119,3 +131,149 @@ def test_kernels_of_any_stack_add_up(batch: int, blocks: list[tuple[str, int]]) 
     for level, each in found.kernels.items():
         assert total(each) == found.cost.memory_access_levels[level]
         assert sum(kernel.madds for kernel in each) == found.cost.madds
+
+
+# --- in a run -----------------------------------------------------------------------------------------
+
+SAMPLING = {"launches": 1, "min_rounds": 2, "max_rounds": 2, "warmup_s": 0.0, "max_warmup_s": 0.1}
+
+
+def execute(directory: Path) -> Run:
+    def least(cell: Cell, peaks: Peaks) -> Mapping[str, float]:
+        return dict.fromkeys(LEVELS, COST.madds / peaks.flops_per_s)
+
+    planned = plan.make(study(), device="fake", sampling=SAMPLING)
+    return runner.execute(planned, directory, profile=lambda cell: COST, bounds=least)
+
+
+def test_a_run_stores_its_peaks_and_every_bound(tmp_path: Path) -> None:
+    """The scripted device computes 50 G multiply-adds and moves 20 GB a second, with half a percent of noise."""
+    run = execute(tmp_path / "run")
+    facts = run.environment.facts
+    assert facts["peaks.float32.flops_per_s"] == pytest.approx(100e9, rel=0.03)
+    assert facts["peaks.float32.bytes_per_s"] == pytest.approx(20e9, rel=0.03)
+    for result, cell in zip(run.results, summarise(run), strict=True):
+        assert result.bounds_s == cell.bounds_s
+        assert cell.bounds_s == dict.fromkeys(LEVELS, COST.madds / facts["peaks.float32.flops_per_s"])
+        assert cell.latency is not None
+        assert cell.over_bound("layer") == pytest.approx(cell.latency.point / cell.bounds_s["layer"])
+        stored = document.cell_document(cell)
+        assert stored["over_bounds"]["eager"] == cell.over_bound() and stored["bounds_s"] == cell.bounds_s
+
+
+def test_a_resumed_run_keeps_the_bounds_it_was_begun_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = execute(tmp_path / "run")
+    file = tmp_path / "run" / storage.RUN_FILE
+    file.write_text(
+        "".join(line for line in file.read_text().splitlines(True) if json.loads(line)["kind"] in ("header", "cell"))
+    )
+    monkeypatch.setattr(measuring, "find", lambda *args, **kwargs: pytest.fail("measured again"))
+    again = runner.resume(tmp_path / "run")
+    assert again.complete
+    assert [result.bounds_s for result in again.results] == [result.bounds_s for result in begun.results]
+    assert again.environment == begun.environment
+
+
+def test_peaks_that_cannot_be_measured_cost_a_run_its_bounds_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> Peaks:
+        raise EffbenchError("the peaks of fake in float32 could not be measured: no such kernel")
+
+    monkeypatch.setattr(measuring, "find", refuse)
+    run = execute(tmp_path / "run")
+    assert run.complete and all(result.bounds_s is None for result in run.results)
+    cells = summarise(run)
+    shown = table.study_rows(run, cells)
+    assert not any("roofline" in column.heading for column in shown.columns)
+    assert any("No roofline" in note and "no such kernel" in note for note in shown.notes)
+    assert "roofline" not in report.figures(run, cells, ())
+
+
+@pytest.mark.parametrize("bounds", [{"eager": 1.0}, dict.fromkeys(LEVELS, -1.0), dict.fromkeys(LEVELS, "1"), 5])
+def test_a_damaged_bound_is_refused_by_its_line(tmp_path: Path, bounds: object) -> None:
+    execute(tmp_path / "run")
+    file = tmp_path / "run" / storage.RUN_FILE
+    lines = file.read_text().splitlines()
+    record = json.loads(lines[1])
+    file.write_text("\n".join([lines[0], json.dumps({**record, "bounds_s": bounds}), *lines[2:]]) + "\n")
+    with pytest.raises(CorruptRun, match="line 2"):
+        storage.load(tmp_path / "run")
+
+
+def test_runs_from_before_there_were_bounds_load_as_they_are() -> None:
+    reference = Path(__file__).parent.parent / "results" / "reference"
+    for file in sorted(reference.glob("*/compare/run.jsonl")):
+        run = storage.load(file)
+        cells = summarise(run)
+        assert all(cell.bounds_s is None and cell.over_bound() is None for cell in cells)
+        assert not any("roofline" in column.heading for column in table.compare_rows(run, cells).columns)
+        assert not plots_roofline.can_draw(run, cells)
+
+
+def test_a_strangers_network_counted_apart_has_the_kernels_of_our_own(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("from effbench.zoo import resolve\ndef build():\n    return resolve('resnet18')\n")
+    case = replace(study().cases[0], model=f"{tmp_path}/net.py:build", input_shape=(3, 64, 64), arguments={})
+    (apart,) = counting.count_apart([Cell(case, batch=2)], 60.0).values()
+    assert isinstance(apart, counting.Counted)
+    ours = cost.profile(on_meta("resnet18"), (3, 64, 64), batch=2)
+    assert apart.cost == ours.cost and apart.kernels == ours.kernels
+
+
+# --- shown --------------------------------------------------------------------------------------------
+
+
+def test_the_table_shows_the_bound_and_how_far_above_it_a_cell_is() -> None:
+    run, cells = bounded(*g2()[:2])
+    shown = table.study_rows(run, cells)
+    headings = [column.heading for column in shown.columns]
+    least, over = headings.index("roofline, eager"), headings.index("latency ÷ roofline")
+    for cell, row in zip(cells, shown.rows, strict=True):
+        assert cell.cost is not None and cell.latency is not None
+        assert row[least].raw == 2 * cell.cost.madds / REPORTED.flops_per_s
+        assert row[over].raw == pytest.approx(cell.latency.point * REPORTED.flops_per_s / (2 * cell.cost.madds))
+    assert headings.count("bound") == 1, "what a cell waits for is another column"
+    assert any("200 Gflop/s and 40.0 GB/s in float32" in note for note in shown.notes)
+
+
+def test_faster_than_the_bound_is_explained_and_only_then() -> None:
+    run, cells = bounded(*g2()[:2])
+
+    def explained(cells: list[object]) -> bool:
+        return any("cache" in note for note in table.study_rows(run, cells).notes)  # type: ignore[arg-type]
+
+    assert not explained([*cells])
+    assert explained([replace(cells[0], bounds_s=dict.fromkeys(LEVELS, 1e3)), *cells[1:]])
+
+
+def test_the_figure_has_a_point_a_cell_under_roofs_that_meet_at_the_ridge() -> None:
+    run, cells = bounded(*models(5, skipped=("resnet18",)))
+    figure = plots_roofline.roofline_figure(run, cells)
+    (axes,) = figure.axes
+    lines = {tuple(line.get_xydata().ravel()) for line in axes.lines}  # type: ignore[union-attr]
+    points = {line for line in lines if len(line) == 2}
+    expected = set()
+    for cell in cells:
+        if cell.cost is not None and cell.latency is not None:
+            flops = 2 * cell.cost.madds
+            expected.add((flops / (4 * cell.cost.memory_access), flops / cell.latency.point / 1e9))
+    assert points == expected and len(points) == 4
+    (roof,) = (line for line in lines if len(line) == 6)
+    (left, low, ridge, top, _, flat) = roof
+    assert ridge == REPORTED.ridge == 5 and top == flat == 200
+    assert low / left == pytest.approx(40)
+
+
+def test_the_roofline_figure_is_there_where_peaks_are() -> None:
+    run, cells = models(2)
+    assert "roofline" not in report.figures(run, cells, ())
+    assert "roofline" in report.figures(*bounded(run, cells), ())
+    assert "roofline" not in report.figures(*bounded(run, [replace(cell, cost=None) for cell in cells]), ())
+
+
+def test_over_bound_needs_both_a_time_and_a_bound() -> None:
+    made = summarise(run_of({"scale=x1,groups=1": 0.01, "scale=x1,groups=2": 0.02}))
+    assert made[0].over_bound() is None
+    assert replace(made[0], bounds_s={"eager": 0.005}).over_bound() == pytest.approx(2, rel=0.01)
+    assert replace(made[0], bounds_s={"eager": 0.0}).over_bound() is None
+    assert replace(made[0], bounds_s={"eager": 0.005}, latency=None).over_bound() is None
