@@ -38,6 +38,8 @@ def cost_rows(document: Mapping[str, Any]) -> Table:
     notes = [
         f"Input {shapes}, batch {document['batch']}, {document['dtype']}; memory access is elements read plus written."
     ]
+    if document["traced_on"] != "meta":
+        notes.append(f"Counted on real tensors ({document['traced_on']}): the network does not run on shapes alone.")
     if document["status"] != "complete":
         missing = ", ".join(f"{name} ×{number}" for name, number in document["uncounted"].items())
         notes.append(f"Partial: no formula for {missing}; their multiply-adds are missing from the totals.")
