@@ -188,7 +188,7 @@ def test_residuals_cost_no_multiplication():
 )
 def test_interleaved_groups_reach_every_output_from_every_input(family: str, channels: tuple[int, ...]):
     """The complementary condition of arXiv:1804.06202: a path from each input to each output."""
-    unit = getattr(importlib.import_module(f"effbench.zoo.{family}"), "Unit")(*channels).double().eval()
+    unit = importlib.import_module(f"effbench.zoo.{family}").Unit(*channels).double().eval()
     for layer in unit.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.uniform_(layer.weight, 0.01, 0.02)
@@ -267,6 +267,39 @@ def test_searched_cells_are_timms(name: str, arguments: dict, theirs: str):
     shapes = [Counter(tuple(p.shape) for p in network.parameters()) for network in (ours, reference)]
     assert shapes[0] == shapes[1]
     assert madds(ours, 3, 331, 331) == madds(reference, 3, 331, 331)
+
+
+def test_logits_of_the_searched_cell_are_timms_with_its_weights():
+    """Sizes that stay odd until the last stage, where even padding is TensorFlow's: 35 pixels, then 17, 9, 5 and 3."""
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed")
+    torch.manual_seed(0)
+    ours = zoo.build("pnasnet5", filters=216, repeat=4, stem_channels=96).eval()
+    with torch.device("meta"):
+        reference = external.load("timm:pnasnet5large").eval()
+    reference = reference.to_empty(device="cpu")
+
+    def fill(target: nn.Module, *sources: nn.Module) -> None:
+        there = [value for source in sources for value in source.state_dict().values()]
+        for value, place in zip(target.state_dict().values(), there, strict=True):
+            place.copy_(value)
+
+    fill(ours.stem, reference.conv_0)
+    fill(ours.fc, reference.last_linear)
+    names = ("cell_stem_0", "cell_stem_1", *(f"cell_{at}" for at in range(12)))
+    for cell, name in zip(ours.cells, names, strict=True):
+        theirs = dict(getattr(reference, name).named_children())
+        fill(cell.current, theirs["conv_1x1"])
+        if name != "cell_stem_0":
+            fill(cell.before, theirs["conv_prev_1x1"])
+        for at, operation in enumerate(cell.operations):
+            if len(operation.state_dict()):
+                fill(operation, theirs[f"comb_iter_{at // 2}_{('left', 'right')[at % 2]}"])
+    x = torch.randn(2, 3, 35, 35)
+    with torch.inference_mode():
+        expected = reference(x)
+        assert float(expected.std()) > 1e-3
+        torch.testing.assert_close(ours(x), expected, rtol=0, atol=1e-5)
 
 
 def test_a_cell_halves_odd_and_even_sizes_alike():

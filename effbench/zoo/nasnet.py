@@ -1,7 +1,8 @@
 """NASNet-A: two searched cells, stacked; the cells' table is the whole architecture.
 
 The mobile form, 4 @ 1056, is four normal cells a stage and 1056 channels at the end. Convolutions are padded evenly on
-both sides, where the authors' TensorFlow pads even sizes on the right only; shapes and multiply-adds are the same.
+both sides, where the authors' TensorFlow pads even sizes on the right only; shapes and multiply-adds are the same. The
+authors' large form hands the cell after a reduction an input one cell older, at the same cost; this one does not.
 """
 
 from __future__ import annotations
