@@ -94,7 +94,8 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"md": escape_markdown, "sort_key": _sort_key, "table": render_markdown, "line": one_line}
+    environment.filters |= {"md": escape_markdown, "table": render_markdown, "line": one_line}
+    environment.filters |= {"sort_key": _sort_key, "called": _called}
     environment.globals["tones"] = TONES
     return environment
 
@@ -143,9 +144,14 @@ def _drawings(number: int, measured: Measured) -> dict[str, str]:
 
     title = one_line(measured.run.experiment.title)
     return {
-        name: drawing.inline(figure, f"r{number}-{name}-", f"{title}: {name}; its numbers are in the tables")
+        name: drawing.inline(figure, f"r{number}-{name}-", f"{_called(title, name)}; the tables hold its numbers")
         for name, figure in report.figures(measured.run, measured.cells, measured.verdicts).items()
     }
+
+
+def _called(title: str, name: str) -> str:
+    """What a figure is called where it cannot be seen."""
+    return title if name == "figure" else f"{title}: {name}"
 
 
 def _images(measured: Measured, folder: Path) -> dict[str, str]:
@@ -177,12 +183,12 @@ def _method(measured: Measured) -> dict[str, str]:
     allocator = str(run.environment.facts.get("run.allocator", "not recorded"))
     seconds = sum(launch.seconds for launch in run.launches)
     found = {
-        "Launches": f"{len(run.launches)} fresh processes of {sampling.launches} planned, {units.digits(seconds)} s "
+        "Launches": f"{len(run.launches)} of {sampling.launches} planned fresh processes, {units.digits(seconds)} s "
         f"altogether; ended by {_counted(stops) or 'nothing yet'}.",
-        "Rounds": f"{_span(list(rounds.values()))} a launch; each visits every cell once in random order "
+        "Rounds": f"{_span(list(rounds.values()))} in each launch; each visits every cell once in random order "
         f"(seed {run.seed}). A ratio is taken within a round.",
         "Blocks": f"{len(blocks)} of at least {1e3 * sampling.block_s:g} ms, "
-        f"{_span([result.calls for result in run.results if result.calls])} calls a block, the same in every launch.",
+        f"{_span([result.calls for result in run.results if result.calls])} calls in each, the same in every launch.",
         "Stopping": f"when every ratio is known to ±{100 * sampling.precision:g} %, or after {sampling.budget_s:g} s "
         f"or {sampling.max_rounds} rounds.",
         "Clock": f"Ratios are of {captions.CLOCKS.get(run.clock, run.clock)}; latency is wall-clock time a call.",
@@ -217,7 +223,7 @@ def _counted(counts: Counter[str]) -> str:
 
 def _span(numbers: Sequence[int]) -> str:
     if not numbers:
-        return "no"
+        return "none"
     low, high = min(numbers), max(numbers)
     return str(low) if low == high else f"{low} to {high}"
 
