@@ -260,6 +260,19 @@ def test_the_cuda_device_asks_its_adapter_and_names_running_out_of_memory() -> N
     assert emptied
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(bool(cuda.available(0)), reason=str(cuda.available(0)))
+def test_kernels_of_a_real_gpu_are_found_by_the_operator_that_launched_them() -> None:
+    device = devices.get("cuda", warm_up_s=0.1)
+    device.setup()
+    network = device.place(nn.Conv2d(64, 64, 3)).eval()
+    x = device.place(torch.randn(8, 64, 56, 56))
+    with torch.inference_mode():
+        found = measuring.watch(device, lambda: network(x))
+    assert found.alone_device_s and {item.called for item in found.operators} == {"aten::conv2d"}
+    assert 0.3 < sum(item.seconds for item in found.operators) / found.alone_device_s < 1.5
+
+
 def test_a_disturbed_call_moves_no_median() -> None:
     """One call in five that the system struck leaves each operator's time as it was."""
     quiet = WatchedCall(3e-3, (OperatorEvent("aten::relu", None, 1e-3), OperatorEvent("aten::cat", None, 2e-3)))
@@ -385,9 +398,10 @@ def test_the_table_has_ours_and_the_papers() -> None:
     titles = [column.heading for column in rows.columns]
     assert titles[3:8] == ["Conv", "Elemwise", "Data", "Shuffle", "Other"]
     texts = [[value.text for value in row] for row in rows.rows]
-    assert texts[0][:4] == ["shufflenet_v1", "here", "10.0", "70.0 [70.0, 70.0]"]
-    assert texts[1][:4] == ["shufflenet_v1", "Snapdragon 810 (paper)", "–", "87"]
+    assert texts[0][:4] == ["shufflenet_v1", "here", "10.0", "70.0 ± 0.0"]
+    assert texts[1][:4] == ["shufflenet_v1", "paper", "–", "87"]
     assert texts[2][0] == "mine" and texts[2][-1] == "no launch got as far as the profiler"
+    assert any("Snapdragon 810" in note for note in rows.notes)
     assert "Largest in Other: shufflenet_v1: max_pool2d 5 %." in rows.notes
     assert render_csv(rows).splitlines()[1].startswith("shufflenet_v1,here,0.01,")
 

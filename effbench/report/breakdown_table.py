@@ -23,11 +23,11 @@ def breakdown_rows(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split
     names = tuple(next((item.shares for item in parts if item.shares), ()))
     columns = (
         Column("model", align="left"),
-        Column("measured on", align="left"),
+        Column("source", align="left"),
         Column("latency", "ms", raw_unit="s"),
         *(Column(name, "%", raw_unit="") for name in names),
         Column("unattributed", "%", raw_unit=""),
-        Column("time under the profiler", raw_unit=""),
+        Column("profiler", raw_unit=""),
         Column("not broken down because", align="left"),
     )
     rows = []
@@ -45,20 +45,9 @@ def breakdown_rows(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split
             )
         )
         if item.paper is not None:
-            platform = captions.platform_text(item.platform)
             printed = [item.paper.get(name) for name in names]
             shares = [NOTHING if share is None else Value(f"{100 * share:.3g}", share) for share in printed]
-            rows.append(
-                (
-                    Value(model, model),
-                    Value(f"{platform} (paper)", platform),
-                    NOTHING,
-                    *shares,
-                    NOTHING,
-                    NOTHING,
-                    NOTHING,
-                )
-            )
+            rows.append((Value(model, model), Value("paper", "paper"), NOTHING, *shares, NOTHING, NOTHING, NOTHING))
     return drop_empty(Table("Where the time goes", columns, tuple(rows), _notes(run, cells, parts)))
 
 
@@ -78,12 +67,12 @@ def _notes(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split]) -> tu
     clock = "kernel time over device time" if run.clock == "device" else "time inside operators over wall time"
     apart = "set apart from" if run.experiment.breakdown == "depthwise" else "among"
     lines = [
-        f"Shares of the latency: {clock}, by torch.profiler, means over {captions.launches_text(cells)} with 95 % "
+        f"Shares of the latency: {clock}, by torch.profiler, means over {captions.launches_text(cells)}; ± are 95 % "
         "intervals (Student's t). The latency is that of calls without the profiler, timed in turn with those under "
         "it.",
-        "Unattributed is the latency less the parts: Python, dispatch, waiting. The profiler makes operators longer, "
-        "so together the parts are at most as much too large as the time under the profiler is above 1, and where "
-        "they exceed the latency, unattributed is below zero.",
+        "Unattributed is the latency less the parts: Python, dispatch, waiting. The last column is the time of a call "
+        "under the profiler over that without. What it is above 1 falls partly inside the operators: so much the parts "
+        "together can be too large, and where they exceed the latency, unattributed is below zero.",
         f"Conv: every convolution, depthwise ones {apart} the others. Elemwise: ReLU, add, multiply, batch norm. Data: "
         "copies, concatenation, views. Shuffle: the copy that interleaves channels. Other: the rest.",
     ]
@@ -94,10 +83,11 @@ def _notes(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split]) -> tu
     ]
     if named:
         lines.append(f"Largest in Other: {'; '.join(named)}.")
-    if any(item.paper for item in parts):
+    platform = next((captions.platform_text(item.platform) for item in parts if item.paper), None)
+    if platform is not None:
         lines.append(
-            "Paper: Figure 2 of ShuffleNet V2 (arXiv 1807.11164), by a framework that fuses batch norms away. It "
-            "states neither the batch nor where depthwise convolutions are filed."
+            f"Paper: Figure 2 of ShuffleNet V2 (arXiv 1807.11164), measured on a {platform} by a framework that fuses "
+            "tensors. It states neither the batch nor where depthwise convolutions are filed."
         )
     return tuple(lines)
 
@@ -109,10 +99,9 @@ def _milliseconds(seconds: Estimate | None) -> Value:
 def _share(share: Estimate | None) -> Value:
     if share is None:
         return NOTHING
-    point = f"{100 * share.point:.1f}"
-    if share.low is None or share.high is None:
-        return Value(point, share)
-    return Value(f"{point} [{100 * share.low:.1f}, {100 * share.high:.1f}]", share)
+    # Student's interval is as wide below as above.
+    within = "" if share.high is None else f" ± {100 * (share.high - share.point):.1f}"
+    return Value(f"{100 * share.point:.1f}{within}", share)
 
 
 def _bare(name: str) -> str:
