@@ -227,3 +227,13 @@ def test_few_families_and_a_perfect_order_have_no_interval() -> None:
     crossed = [0.0, 2.0, 1.0, 3.0, 5.0, 4.0, 6.0, 7.0]
     assert stats.rank_agreement(ordered, crossed, [0, 0, 1, 1, 2, 2, 3, 3]).low is None
     assert stats.rank_agreement(ordered, crossed, list(range(8))).low is not None
+
+
+def test_the_cluster_bootstrap_of_a_mean_is_the_normal_interval() -> None:
+    """200 values each its own cluster: mean ± 1.96 standard errors, to the noise of 1000 draws."""
+    generator = random.Random(4)
+    values = [generator.gauss(0, 1) for _ in range(200)]
+    mean = math.fsum(values) / 200
+    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / 199 / 200)
+    low, high = stats.cluster_interval(lambda drawn: math.fsum(values[number] for number in drawn) / len(drawn), 200)
+    assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.2 * error)
