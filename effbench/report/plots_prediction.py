@@ -21,6 +21,9 @@ _SPAN = 3.0
 _DECADES = 1e3
 """Times that span more than this have ticks at powers of ten only: there is no room for more."""
 
+_CROWD = 100
+"""More networks than this are drawn small and pale, so that where they are dense is seen."""
+
 Assessed = Sequence[tuple[Sample, Sequence[Score]]]
 
 
@@ -102,7 +105,9 @@ def _offsets(axes: Axes, sample: Sample, score: Score) -> None:
     ink.log_axis(axes, "y", 1 / _SPAN, _SPAN)
     axes.axhspan(1 - CLOSE, 1 + CLOSE, color=ink.GREY, alpha=0.15, lw=0)
     axes.axhline(1.0, color=ink.GREY, lw=1.0, zorder=1)
-    axes.plot(milliseconds, ratios, ls="", marker="o", ms=2.6, color=ink.BLUE, alpha=0.35, mew=0, zorder=2)
-    said = f"from {' + '.join(score.metrics)}: {100 * score.close.point:.0f} % within {100 * CLOSE:.0f} %"
-    axes.set_title(ink.fold(said, ink.WIDTH_IN / 2 - 0.5, ink.TEXT_PT), loc="left", fontsize=ink.TEXT_PT)
+    size, alpha = (2.6, 0.35) if len(ratios) > _CROWD else (ink.MARKER_PT - 1, 0.8)
+    axes.plot(milliseconds, ratios, ls="", marker="o", ms=size, color=ink.BLUE, alpha=alpha, mew=0, zorder=2)
+    named = ink.fold(f"from {' + '.join(score.metrics)}", ink.WIDTH_IN / 2 - 0.5, ink.TEXT_PT)
+    said = f"{named}\n{100 * score.close.point:.0f} % of networks within {100 * CLOSE:.0f} %"
+    axes.set_title(said, loc="left", fontsize=ink.TEXT_PT)
     axes.set_xlabel(f"measured time per image (ms), {sample.title}", fontsize=ink.TEXT_PT)
