@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,6 +21,7 @@ HARM = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&`|{{ 7
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
+@cache
 def reference(name: str) -> Results:
     return api.load(REFERENCE / name)
 

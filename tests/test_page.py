@@ -83,7 +83,9 @@ def test_the_method_counts_what_the_file_holds() -> None:
     method = {item.all("dt")[0].text: item.all("dd")[0].text for item in _divs(page.html([reference("g2_groups")]))}
     assert method["Blocks"].startswith(f"{len(blocks)} of at least 5 ms")
     assert method["Set aside"].startswith(f"{disturbed} of {len(blocks)} blocks")
-    assert method["Launches"].startswith(f"{len(launches)} of {lines[0]['sampling']['launches']} planned fresh processes")
+    assert method["Launches"].startswith(
+        f"{len(launches)} of {lines[0]['sampling']['launches']} planned fresh processes"
+    )
     assert method["Rounds"].startswith(f"{min(rounds)} to {max(rounds)} in each launch")
     assert method["seed"] == str(lines[0]["seed"]) and "thread CPU time" in method["Clock"]
 

@@ -89,7 +89,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     times = {f"scale=x1,groups={n}": 1e-3 * n for n in (1, 2, 4)}
     other = Results(runs.run_of(times, facts={"run.threads": 2, "cpu.governor": "powersave"}))
     harm = Results(storage.load(store(poisoned(other.run), folder / "harm")))
-    pages = {"one": [g2], "several": [g2, reference("g2_groups_again"), reference("compare"), other], "harm": [harm]}
+    pages = {"one": [g2], "several": [g2, reference("compare"), other], "harm": [harm]}
     written = {}
     for name, results in pages.items():
         written[name] = folder / f"{name}.html"
