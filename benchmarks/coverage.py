@@ -22,11 +22,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "results" / "coverage"
+import coverage_page
+from coverage_page import FOLDER, read
+
 LIMIT_S = 240.0
 MADDS_LIMIT = 30_000_000_000
 WEIGHTS_LIMIT = 2 << 30
@@ -158,15 +158,6 @@ class Helper:
 # --- files --------------------------------------------------------------------------------------------
 
 
-def read(name: str) -> list[dict[str, str]]:
-    """The rows of one table; none where it was not begun."""
-    path = FOLDER / f"{name}.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def extend(name: str, columns: str, rows: Iterable[Row]) -> None:
     """Append rows as they come, so that an interrupted run loses at most one."""
     path = FOLDER / f"{name}.csv"
@@ -265,6 +256,9 @@ def main(task: str) -> int:
         extend(task, TIMM, timm_rows({row["network"] for row in read(task)}))
     elif task == "fvcore":
         extend("timm_fvcore", FVCORE, fvcore_rows({row["network"] for row in read("timm_fvcore")}))
+    elif task == "docs":
+        text = coverage_page.page(coverage_page.PAGE.read_text(), coverage_page.coverage())
+        coverage_page.PAGE.write_text(text)
     else:
         print(__doc__)
         return 2
