@@ -400,7 +400,10 @@ def test_the_table_has_ours_and_the_papers() -> None:
     texts = [[value.text for value in row] for row in rows.rows]
     assert texts[0][:4] == ["shufflenet_v1", "here", "10.0", "70.0 ± 0.0"]
     assert texts[1][:4] == ["shufflenet_v1", "paper", "–", "87"]
-    assert texts[2][0] == "mine" and texts[2][-1] == "no launch got as far as the profiler"
+    assert texts[2][0] == "mine" and texts[2][-1] == "not broken down: no launch got as far as the profiler"
+    doubtful = replace(summarise(run)[0], flags=("contaminated",))
+    rows_again = breakdown_table.breakdown_rows(run, [doubtful, summarise(run)[1]], breakdown.split(run))
+    assert rows_again.rows[0][-1].text == "contaminated"
     assert any("Snapdragon 810" in note for note in rows.notes)
     assert "Largest in Other: shufflenet_v1: max_pool2d 5 %." in rows.notes
     assert render_csv(rows).splitlines()[1].startswith("shufflenet_v1,here,0.01,")

@@ -28,7 +28,7 @@ def breakdown_rows(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split
         *(Column(name, "%", raw_unit="") for name in names),
         Column("unattributed", "%", raw_unit=""),
         Column("profiler", raw_unit=""),
-        Column("not broken down because", align="left"),
+        Column("remarks", align="left"),
     )
     rows = []
     for cell, item in zip(cells, parts, strict=True):
@@ -41,7 +41,7 @@ def breakdown_rows(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split
                 *(_share(item.shares.get(name)) for name in names),
                 _share(item.unattributed),
                 NOTHING if item.overhead is None else Value(units.ratio_interval(item.overhead), item.overhead),
-                NOTHING if item.missing is None else Value(item.missing, item.missing),
+                _remarks(cell, item),
             )
         )
         if item.paper is not None:
@@ -90,6 +90,12 @@ def _notes(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split]) -> tu
             "tensors. It states neither the batch nor where depthwise convolutions are filed."
         )
     return tuple(lines)
+
+
+def _remarks(cell: CellSummary, item: Split) -> Value:
+    """Why there are no shares, or what makes them doubtful."""
+    words = f"not broken down: {item.missing}" if item.missing is not None else "; ".join(cell.flags)
+    return Value(words, words) if words else NOTHING
 
 
 def _milliseconds(seconds: Estimate | None) -> Value:
