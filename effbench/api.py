@@ -228,6 +228,10 @@ class Results:
 
         return "\n\n".join(table.render_markdown(item) for item in self.tables())
 
+    def __repr__(self) -> str:
+        # A notebook stores this beside the tables: the raw blocks would fill it.
+        return f"<Results of {self.run.experiment.name}: {len(self.run.results)} cells>"
+
     def _repr_markdown_(self) -> str:
         return str(self)
 
