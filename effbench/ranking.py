@@ -37,10 +37,10 @@ def agreements(cells: Sequence[CellSummary], keys: Sequence[str] = ()) -> tuple[
     `keys` are the labels that make a group. A metric that is missing somewhere, or the same everywhere, has no order
     and is left out.
     """
-    measured = [cell for cell in cells if cell.latency is not None and cell.cost is not None]
+    measured = [cell for cell in cells if cell.busy is not None and cell.cost is not None]
     if len(measured) < LEAST:
         return ()
-    times = [cell.latency.point for cell in measured if cell.latency is not None]
+    times = [cell.busy.point for cell in measured if cell.busy is not None]
     families = [family(cell.cell.case.model) for cell in measured]
     groups = [tuple(cell.cell.case.labels.get(key) for key in keys) for cell in measured]
     found = []

@@ -55,9 +55,12 @@ class CellSummary:
     skipped: str | None = None
 
     def over_bound(self, level: str = DEFAULT_LEVEL) -> float | None:
-        """The measured latency over the least that the device's peaks allow at this level; None without either."""
+        """The measured time over the least that the device's peaks allow at this level; None without either.
+
+        Both are on the run's clock: on one CPU thread the peaks too are those of its CPU time.
+        """
         least = (self.bounds_s or {}).get(level)
-        return self.latency.point / least if self.latency is not None and least else None
+        return self.busy.point / least if self.busy is not None and least else None
 
 
 Rounds = Mapping[tuple[int, int], Block]

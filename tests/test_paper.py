@@ -97,7 +97,13 @@ def test_the_networks_of_table_8_are_those_of_the_zoo():
     """
     from effbench import cost, zoo
 
-    known = {"0.15 MobileNet v2": 0.22, "0.75 MobileNet v2": 0.07, "0.6 MobileNet v2": 0.08, "IGCV3-D": 0.17, "CondenseNet": 0.05}
+    known = {
+        "0.15 MobileNet v2": 0.22,
+        "0.75 MobileNet v2": 0.07,
+        "0.6 MobileNet v2": 0.08,
+        "IGCV3-D": 0.17,
+        "CondenseNet": 0.05,
+    }
     for (name, pixels), row in paper._TABLE_8.items():
         with torch.device("meta"):
             madds = cost.profile(zoo.build(name), (3, pixels, pixels)).cost.madds / 1e6

@@ -16,7 +16,7 @@ def cell(name: str, madds: int, traffic: int, seconds: float, level: int = 0) ->
     levels = {each: Traffic(activations=traffic) for each in LEVELS}
     cost = Cost(madds, madds, 7, 0, levels)
     case = Case(name, (3, 8, 8), labels={"level": level, "model": name})
-    return CellSummary(Cell(case), cost, latency=Estimate(seconds))
+    return CellSummary(Cell(case), cost, busy=Estimate(seconds))
 
 
 def tau(found: tuple[ranking.Agreement, ...], metric: str) -> ranking.Agreement:
@@ -32,7 +32,7 @@ def test_the_order_of_time_and_its_opposite() -> None:
     assert tau(found, "madds").tau.n == 5
     assert "activations" not in {item.metric for item in found}, "the same everywhere has no order"
     assert ranking.agreements(cells[:4]) == ()
-    skipped = replace(cells[4], latency=None, skipped="out of memory")
+    skipped = replace(cells[4], busy=None, skipped="out of memory")
     assert ranking.agreements([*cells[:4], skipped]) == ()
 
 

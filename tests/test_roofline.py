@@ -156,7 +156,7 @@ def test_a_run_stores_its_peaks_and_every_bound(tmp_path: Path) -> None:
         assert result.bounds_s == cell.bounds_s
         assert cell.bounds_s == dict.fromkeys(LEVELS, COST.madds / facts["peaks.float32.flops_per_s"])
         assert cell.latency is not None
-        assert cell.over_bound("layer") == pytest.approx(cell.latency.point / cell.bounds_s["layer"])
+        assert cell.over_bound("layer") == pytest.approx(cell.busy.point / cell.bounds_s["layer"])
         stored = document.cell_document(cell)
         assert stored["over_bounds"]["eager"] == cell.over_bound() and stored["bounds_s"] == cell.bounds_s
 
@@ -227,7 +227,7 @@ def test_the_table_shows_the_bound_and_how_far_above_it_a_cell_is() -> None:
     run, cells = bounded(*g2()[:2])
     shown = table.study_rows(run, cells)
     headings = [column.heading for column in shown.columns]
-    least, over = headings.index("roofline, eager"), headings.index("latency ÷ roofline")
+    least, over = headings.index("roofline, eager"), headings.index("time ÷ roofline")
     for cell, row in zip(cells, shown.rows, strict=True):
         assert cell.cost is not None and cell.latency is not None
         assert row[least].raw == 2 * cell.cost.madds / REPORTED.flops_per_s
@@ -276,4 +276,4 @@ def test_over_bound_needs_both_a_time_and_a_bound() -> None:
     assert made[0].over_bound() is None
     assert replace(made[0], bounds_s={"eager": 0.005}).over_bound() == pytest.approx(2, rel=0.01)
     assert replace(made[0], bounds_s={"eager": 0.0}).over_bound() is None
-    assert replace(made[0], bounds_s={"eager": 0.005}, latency=None).over_bound() is None
+    assert replace(made[0], bounds_s={"eager": 0.005}, busy=None).over_bound() is None

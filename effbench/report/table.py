@@ -309,7 +309,7 @@ _ROOFLINE: tuple[_Field, ...] = (
         Column(f"roofline, {DEFAULT_LEVEL}", "ms", raw_unit="s"),
         lambda cell: _scaled(None if cell.bounds_s is None else cell.bounds_s[DEFAULT_LEVEL], 1e-3),
     ),
-    (Column("latency ÷ roofline"), lambda cell: _plain_ratio(cell.over_bound())),
+    (Column("time ÷ roofline"), lambda cell: _plain_ratio(cell.over_bound())),
 )
 _BOUND: _Field = (Column("bound", align="left"), lambda cell: _text(cell.bound))
 _FLAGS: _Field = (Column("flags", align="left"), _flags)
