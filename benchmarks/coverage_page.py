@@ -28,8 +28,8 @@ BLIND = {
 """Why fvcore is wrong, by the operator that it met and skipped."""
 
 CAUSES: dict[str, str] = {
-    r"vit_d(p?wee|little)_.*": "differential attention: timm's fused path multiplies by the values twice, its unfused path, "
-    "which fvcore saw, once; with fused attention off our count is fvcore's",
+    r"vit_d(p?wee|little)_.*": "differential attention: timm's fused path multiplies by the values twice, its unfused "
+    "path, which fvcore saw, once; with fused attention off our count is fvcore's",
     r"(mvitv2|samvit|convit)_.*|maxvit_.*_tf_.*": "fvcore reads the cost of an einsum from what NumPy prints, "
     "rounded to four digits; torch's own counter gives ours exactly",
 }
