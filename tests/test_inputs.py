@@ -283,7 +283,7 @@ def test_commands_take_inputs_by_name(nets: Path):
     assert torchs["madds"] == TWO_MADDS
     assert fvcore["madds"] is None and "unsupported type: Out" in fvcore["reason"], "its trace knows no dataclass"
     models = (f"{nets}:Two", f"{nets}:Sized")
-    compared = effbench("compare", *models, *fed, "--quick", "--budget", "1s", "--json", cwd=nets.parent)
+    compared = effbench("compare", *models, *fed, "--quick", "--launches", "1", "--json", cwd=nets.parent)
     first, second = compared.json["cells"]
     assert first["latency_s"]["median"] > 0
     assert "forward" in second["skipped"], "the second takes one input and says so"
