@@ -44,7 +44,7 @@ class NiN(nn.Module):
     params=7_595_176,
     madds_million=1100.2,
     published="NiN (ImageNet, Caffe)",
-    min_pixels=43,
+    min_pixels=39,
     source="the authors' Caffe definition",
     paper="arXiv:1312.4400",
 )
