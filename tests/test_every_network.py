@@ -169,7 +169,8 @@ def test_a_network_takes_other_inputs_and_keeps_its_signal(name: str):
     assert y.shape == (2, 7)
     assert torch.equal(y, again)
     assert torch.equal(x, kept)
-    assert not torch.equal(y[0], y[1])
+    # Where biases drown the image, every image gets the same logits.
+    assert float((y[0] - y[1]).abs().max()) > 1e-3 * float(y.abs().max())
     faint, loud = min(levels, key=levels.__getitem__), max(levels, key=levels.__getitem__)
     assert levels[faint] > 1e-4, faint
     assert levels[loud] < 1e3, loud
@@ -193,7 +194,8 @@ def test_an_impossible_width_or_group_names_the_nearest_possible_one(template: s
     possible = next(arguments for arguments in kin if set(holes) <= set(arguments))
     for wrong in holes:
         word = template.format(**{**{key: str(possible[key]).replace(".", "_") for key in holes}, wrong: 99})
-        with pytest.raises(InvalidValue, match=rf"`{wrong}` \(=99\) .*use \d") as raised:
+        refused = pytest.raises(InvalidValue, match=rf"`{wrong}` \(=99\) .*use \d")
+        with torch.device("meta"), refused as raised:  # were it not refused, it might fill the memory
             zoo.build(word)
         assert "\n" not in str(raised.value)
 
