@@ -23,6 +23,7 @@ test: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest -q --nbmake notebooks
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

@@ -65,7 +65,7 @@ def profile(
 
 
 def measure(
-    model: str | nn.Module | Sequence[str | nn.Module],
+    model: str | nn.Module | Sequence[str | nn.Module] | Mapping[str, str | nn.Module],
     input_shape: Fed | None = None,
     *,
     inputs: Fed | None = None,
@@ -73,22 +73,30 @@ def measure(
 ) -> Results:
     """Measure a model, or several side by side, in fresh worker processes.
 
-    `model`, `input_shape` and `inputs` as for `profile`; a module is sent to the workers by cloudpickle. Options are
-    those of `run`, less `scale` and `select`. With several models every ratio is to the first. Raises EffbenchError
-    and its kin.
+    `model`, `input_shape` and `inputs` as for `profile`; a module is sent to the workers by cloudpickle. A mapping
+    names the models as tables shall call them. Options are those of `run`, less `scale` and `select`. With several
+    models every ratio is to the first. Raises EffbenchError and its kin.
     """
-    models = [model] if isinstance(model, str) or not isinstance(model, Sequence) else list(model)
+    named = model if isinstance(model, Mapping) else {}
+    models = [model] if isinstance(model, str) or not isinstance(model, (Sequence, Mapping)) else list(model)
+    models = list(named.values()) or models
     with tempfile.TemporaryDirectory(prefix="effbench-") as scratch:
         fed = input_shape if inputs is None else inputs
-        experiment = lineup.side_by_side(models, fed, options.pop("dtype", None) or "float32", Path(scratch))
+        dtype = options.pop("dtype", None) or "float32"
+        experiment = lineup.side_by_side(models, fed, dtype, Path(scratch), names=tuple(named))
         return _execute(experiment, experiment.name, **options)
 
 
-def compare(*models: str | nn.Module, input_shape: Fed | None = None, **options: Any) -> Results:
-    """Models side by side: costs, speed, the paper's row. The same as `measure` on a list of at least two."""
-    if len(models) < 2:
-        raise InvalidValue(f"compare needs two models or more, and was given {len(models)}")
-    return measure(list(models), input_shape, **options)
+def compare(
+    *models: str | nn.Module | Mapping[str, str | nn.Module], input_shape: Fed | None = None, **options: Any
+) -> Results:
+    """Models side by side: costs, speed, the paper's row. The same as `measure` on a list of at least two, or on a
+    mapping of names to models.
+    """
+    chosen: Any = models[0] if len(models) == 1 and isinstance(models[0], Mapping) else list(models)
+    if len(chosen) < 2:
+        raise InvalidValue(f"compare needs two models or more, and was given {len(chosen)}")
+    return measure(chosen, input_shape, **options)
 
 
 def run(
@@ -178,7 +186,10 @@ class Results:
         return document.run_document(self.run, self.cells, self.verdicts)
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row a cell: labels, costs, `latency_s`, `ratio` with bounds, the paper's ratio, flags."""
+        """One row a cell: labels, costs, `latency_s`, `ratio` with bounds, the paper's ratio, flags.
+
+        A label that is called like one of these, such as G1's ratio, has ``_label`` behind its name.
+        """
         import pandas
 
         return pandas.DataFrame([_frame_row(cell) for cell in self.cells])
@@ -238,9 +249,7 @@ class Results:
 
 def _frame_row(cell: CellSummary) -> dict[str, Any]:
     cost = cell.cost
-    return {
-        "id": cell.cell.id,
-        **cell.cell.case.labels,
+    measured = {
         "batch": cell.cell.batch,
         "params": None if cost is None else cost.params,
         "madds": None if cost is None else cost.madds,
@@ -258,6 +267,9 @@ def _frame_row(cell: CellSummary) -> dict[str, Any]:
         "flags": ", ".join(cell.flags),
         "skipped": cell.skipped,
     }
+    # G1's factor is called ratio, and so is what is measured.
+    labels = {f"{name}_label" if name in measured else name: value for name, value in cell.cell.case.labels.items()}
+    return {"id": cell.cell.id, **labels, **measured}
 
 
 def _unwatched(progress: Progress) -> None:

@@ -53,8 +53,10 @@ def _fed(models: Sequence[str | nn.Module], given: Fed | None) -> list[tuple[Inp
     ]
 
 
-def side_by_side(models: Sequence[str | nn.Module], given: Fed | None, dtype: str, scratch: Path) -> Experiment:
-    """The study of these models, the first of them the reference."""
+def side_by_side(
+    models: Sequence[str | nn.Module], given: Fed | None, dtype: str, scratch: Path, names: Sequence[str] = ()
+) -> Experiment:
+    """The study of these models, the first of them the reference, called `names` where they are given."""
     cases, seen = [], set()
     require(model for model in models if isinstance(model, str))
     for number, (model, fed) in enumerate(zip(models, _fed(models, given), strict=True)):
@@ -62,6 +64,7 @@ def side_by_side(models: Sequence[str | nn.Module], given: Fed | None, dtype: st
             spec, name = model, model
         else:
             spec, name = _pickled(model, scratch / f"{number}.pkl"), type(model).__name__
+        name = names[number] if names else name
         if name in seen:
             if isinstance(model, str):
                 raise InvalidValue(
@@ -71,14 +74,14 @@ def side_by_side(models: Sequence[str | nn.Module], given: Fed | None, dtype: st
         seen.add(name)
         beyond = feeding.beyond_shape(fed)
         cases.append(Case(spec, fed[0].shape, dtype=dtype, labels={"model": name}, inputs=beyond))
-    names = tuple(case.labels["model"] for case in cases)
+    levels = tuple(case.labels["model"] for case in cases)
     return Experiment(
         name="compare" if len(cases) > 1 else "measure",
-        title="Models side by side" if len(cases) > 1 else str(names[0]),
+        title="Models side by side" if len(cases) > 1 else str(levels[0]),
         claim="How fast is each model on this device, and what does it cost?",
         factor="model",
-        levels=names,
-        reference=names[0],
+        levels=levels,
+        reference=levels[0],
         cases=tuple(cases),
     )
 

@@ -14,6 +14,7 @@ from torch import nn
 import effbench
 from effbench.errors import EffbenchError, InvalidValue, ModelError, StorageError, UnknownName
 
+REFERENCE = Path(__file__).parent.parent / "results" / "reference" / "amd-epyc-zen5-kvm-2-cores"
 FAST = {"launches": 1, "budget_s": 2.0}
 
 
@@ -119,3 +120,19 @@ def test_misuse_is_named() -> None:
 
     with pytest.raises(EffbenchError, match=r"cannot be sent to a worker process.*path/file.py:factory"):
         effbench.measure(Local(), (3, 8, 8))
+
+
+def test_a_label_that_is_called_like_a_measured_column_keeps_its_values() -> None:
+    """G1 varies a ratio, and a ratio is what is measured."""
+    frame = effbench.load(REFERENCE / "g1_channel_ratio").to_frame()
+    assert list(frame["ratio_label"][:4]) == ["1:1", "1:2", "1:6", "1:12"]
+    assert frame["ratio"][0] == 1.0
+
+
+def test_a_mapping_names_the_models(tmp_path: Path) -> None:
+    networks = {"thin": nn.Conv2d(3, 2, 1), "wide": nn.Conv2d(3, 4, 1)}
+    results = effbench.compare(networks, input_shape=(3, 8, 8), device="fake", quick=True, out=tmp_path / "run")
+    assert [cell.cell.case.labels["model"] for cell in results.cells] == ["thin", "wide"]
+    assert [cell.cost.madds for cell in results.cells] == [3 * 2 * 64, 3 * 4 * 64]
+    with pytest.raises(InvalidValue, match="two models or more, and was given 1"):
+        effbench.compare({"thin": networks["thin"]}, device="fake")

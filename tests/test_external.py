@@ -238,13 +238,13 @@ def test_a_library_without_its_own_needs_is_one_line(monkeypatch: pytest.MonkeyP
         zoo.resolve("timm:resnet18")
 
 
-@pytest.mark.parametrize("spec", ["{folder}/own.py:net", "own:net", "own_package.deep:net"])
+@pytest.mark.parametrize("spec", ["{folder}/needy.py:net", "needy:net", "needy_package.deep:net"])
 def test_what_a_users_code_needs_is_named(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.py").write_text("import no_such_package.layers\n")
-    (tmp_path / "own_package").mkdir()
-    (tmp_path / "own_package" / "__init__.py").write_text("")
-    (tmp_path / "own_package" / "deep.py").write_text("from no_such_package import layers\n")
+    (tmp_path / "needy.py").write_text("import no_such_package.layers\n")
+    (tmp_path / "needy_package").mkdir()
+    (tmp_path / "needy_package" / "__init__.py").write_text("")
+    (tmp_path / "needy_package" / "deep.py").write_text("from no_such_package import layers\n")
     with pytest.raises(ModelError, match=r"imports 'no_such_package', which is not installed; pip install no_such_pac"):
         zoo.resolve(spec.format(folder=tmp_path))
 

@@ -207,7 +207,9 @@ def verdict_sentence(verdict: Verdict, *, factor: str = "") -> str:
     where = group_text(verdict.group)
     pair = pair_words(verdict.headline, factor)
     reason = verdict.reason or verdict.headline.reason
-    word = f"{verdict.claim} is unsure" if verdict.verdict == "unsure" else f"{verdict.claim} {verdict.verdict}"
+    # Most claims are phrases, which need quotes inside a sentence.
+    claim = f"“{verdict.claim}”" if " " in verdict.claim else verdict.claim
+    word = f"{claim} is unsure" if verdict.verdict == "unsure" else f"{claim} {verdict.verdict}"
     end = f"{word}: {reason.rstrip('.')}." if reason and verdict.verdict != "holds" else f"{word}."
     return f"{where}: {pair}. {end}" if where else f"{pair[0].upper()}{pair[1:]}. {end}"
 
