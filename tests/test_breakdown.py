@@ -605,3 +605,26 @@ def test_multiply_adds_are_in_what_is_called_convolution_or_named_in_other() -> 
     parts = {name: breakdown.part_of(name, kind) for name, kind in found}
     assert parts["aten::conv2d"] in ("Conv", "Depthwise") and parts["aten::linear"] == "Other"
     assert "Shuffle" not in parts.values()
+
+
+def test_shapes_are_watched_apart_from_times_unless_the_operators_change() -> None:
+    """The calls that are timed know the shapes of the one that was not; a network that never runs the same twice is
+    watched with shapes throughout."""
+    conv, turns = nn.Conv2d(3, 4, 1).eval(), iter(range(1000))
+    x = torch.ones(1, 3, 5, 5)
+
+    def steady() -> None:
+        conv(x)
+
+    def changing() -> None:
+        for _ in range(next(turns)):
+            conv(x)
+
+    with torch.inference_mode():
+        for call in (steady, changing):
+            watched = _torch_profiler.watch(call, 3)
+            assert len(watched) == 3
+            for item in watched:
+                shapes = [event.shapes[0] for event in item.events if event.name == "aten::convolution"]
+                assert shapes and set(shapes) == {(1, 3, 5, 5)}
+    assert len({len(item.events) for item in watched}) == 3

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from effbench.operator_times import OperatorEvent, WatchedCall
@@ -18,13 +19,38 @@ def watch(
     """Run `calls` calls under the profiler, each with its wall time and operators.
 
     With `synchronize` every call is waited for and an operator's own time is that of the GPU kernels it launched;
-    without it, its CPU time. The first call after a profiler started pays for its buffers: it is not among them.
+    without it, its CPU time.
     """
+    # Writing shapes down costs more than all else that the profiler does, so one call is watched for them alone.
+    (shown,) = _watched(call, 1, synchronize, shapes=True)
+    timed = _watched(call, calls, synchronize, shapes=False)
+    if any(_outline(item.events) != _outline(shown.events) for item in timed):
+        return _watched(call, calls, synchronize, shapes=True)  # what runs differs from call to call
+    return [
+        replace(
+            item,
+            events=[
+                replace(event, shapes=seen.shapes, values=seen.values)
+                for event, seen in zip(item.events, shown.events, strict=True)
+            ],
+        )
+        for item in timed
+    ]
+
+
+def _outline(events: Sequence[OperatorEvent]) -> list[tuple[str, int | None]]:
+    return [(event.name, event.parent) for event in events]
+
+
+def _watched(
+    call: Callable[[], object], calls: int, synchronize: Callable[[], None] | None, *, shapes: bool
+) -> list[WatchedCall]:
+    """The first call after a profiler started pays for its buffers: it is not among them."""
     from torch.profiler import ProfilerActivity, profile, record_function
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if synchronize else [])
     wait, walls = synchronize or _nothing, []
-    with profile(activities=activities, record_shapes=True) as profiler:
+    with profile(activities=activities, record_shapes=shapes) as profiler:
         call()
         wait()
         for _ in range(calls):
