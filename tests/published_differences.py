@@ -101,3 +101,16 @@ NEVER_MET = {
     "MobileNetV3-Large 1.25": "its one source prints 355.22 M as 356",
     "MobileNetV3-Small 0.75": "one source has a wider hidden layer, the other prints 10 M at a time",
 }
+
+
+def printed_like(value: float, printed: str) -> float:
+    """`value` rounded to the digits of `printed`, trailing zeros of a whole number being no digits."""
+    whole, _, decimals = printed.partition(".")
+    digits = len(decimals) if decimals else len(whole.rstrip("0")) - len(whole)
+    return round(value, digits)
+
+
+def reason(table: dict, model: str, source: str) -> tuple[str, float, float] | None:
+    """The most particular reason for this row."""
+    fitting = [key for key in table if (key[0] == "*" or model.startswith(key[0])) and source.startswith(key[1])]
+    return table[max(fitting, key=lambda key: (key[0] != "*", len(key[0]), len(key[1])))] if fitting else None

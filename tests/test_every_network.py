@@ -14,7 +14,15 @@ from functools import cache
 import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
-from published_differences import MADDS_DIFFER, NEVER_MET, NOT_BUILT, OUT_OF_ZOO, PARAMS_DIFFER
+from published_differences import (
+    MADDS_DIFFER,
+    NEVER_MET,
+    NOT_BUILT,
+    OUT_OF_ZOO,
+    PARAMS_DIFFER,
+    printed_like,
+    reason,
+)
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -77,19 +85,6 @@ def count(name: str, pixels: int) -> tuple[int, float, float]:
     madds = counter.get_total_flops() / 2 / 3
     params = sum(parameter.numel() for parameter in network.parameters())
     return params, madds / 1e6, (madds - classifier) / 1e6
-
-
-def printed_like(value: float, printed: str) -> float:
-    """`value` rounded to the digits of `printed`, trailing zeros of a whole number being no digits."""
-    whole, _, decimals = printed.partition(".")
-    digits = len(decimals) if decimals else len(whole.rstrip("0")) - len(whole)
-    return round(value, digits)
-
-
-def reason(table: dict, model: str, source: str) -> tuple[str, float, float] | None:
-    """The most particular reason for this row."""
-    fitting = [key for key in table if (key[0] == "*" or model.startswith(key[0])) and source.startswith(key[1])]
-    return table[max(fitting, key=lambda key: (key[0] != "*", len(key[0]), len(key[1])))] if fitting else None
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -18,7 +18,7 @@ from report_examples import bounded, g2, models
 from runs import COST, run_of, study
 from torch import nn
 
-from effbench import cost, plan, report, runner, storage, zoo
+from effbench import cost, plan, ranking, report, runner, storage, zoo
 from effbench.core import LEVELS, Cell, Run, Traffic
 from effbench.cost import Kernel, Profile, bound_s, bounds_s
 from effbench.errors import CorruptRun, EffbenchError
@@ -277,3 +277,15 @@ def test_over_bound_needs_both_a_time_and_a_bound() -> None:
     assert replace(made[0], bounds_s={"eager": 0.005}).over_bound() == pytest.approx(2, rel=0.01)
     assert replace(made[0], bounds_s={"eager": 0.0}).over_bound() is None
     assert replace(made[0], bounds_s={"eager": 0.005}, busy=None).over_bound() is None
+
+
+def test_of_more_networks_than_names_find_room_for_colour_tells_the_family() -> None:
+    run, cells = bounded(*models(60))
+    figure = plots_roofline.roofline_figure(run, cells)
+    families = {ranking.family(cell.cell.case.model) for cell in cells}
+    assert len(families) > 1
+    assert {text.get_text() for text in figure.legends[-1].get_texts()} == families
+    dots = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
+    looks = [(line.get_color(), point) for line, point in zip(dots, cells, strict=True)]
+    assert len({(ranking.family(cell.cell.case.model), colour) for colour, cell in looks}) == len(families)
+    assert len(plots_roofline.roofline_figure(*bounded(*models(2))).legends) == 1

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 BLUE, VERMILLION, GREY, INK = "#0072B2", "#D55E00", "#6B6B6B", "#1A1A1A"
 """Blue and vermillion are the most distant pair of Okabe and Ito's palette, also in grey and to colour-blind eyes."""
+
+# Okabe and Ito's palette without its yellow, which is too pale for lines; shapes tell apart in grey print too.
+_COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00", GREY)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 
 WIDTH_IN = 9.0
 """Shown about 900 pixels wide in a README, one point of text is then 1.4 pixels."""
@@ -97,6 +102,11 @@ def handle(marker: str, colour: str, label: str, *, hollow: bool = False) -> Lin
 
     face = "white" if hollow else colour
     return Line2D([], [], ls="", marker=marker, color=colour, mfc=face, mew=1.4, ms=MARKER_PT, label=label)
+
+
+def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a marker for each of up to about ten names, the first ones the furthest apart."""
+    return dict(zip(names, zip(cycle(_COLOURS), cycle(_MARKERS)), strict=False))
 
 
 def dress(axes: Axes) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import cycle
 from typing import TYPE_CHECKING
 
 from effbench import ranking
@@ -20,10 +19,6 @@ LEAST = 4
 """Fewer networks with a published error than this make no picture."""
 
 _PANEL_IN = 3.1
-# Okabe and Ito's palette without its yellow, which is too pale for lines; shapes carry the family in grey print too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00", "#6B6B6B")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
-
 _Read = Callable[[CellSummary], float | None]
 
 
@@ -48,7 +43,7 @@ def _panels_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
         families.setdefault(ranking.family(cell.cell.case.model), []).append(cell)
     # The families with the longest lines get the colours that are furthest apart.
     order = sorted(families, key=lambda family: (-len(families[family]), family))
-    looks = dict(zip(order, zip(cycle(_COLOURS), cycle(_MARKERS)), strict=False))
+    looks = ink.looks(order)
     figure = ink.new_figure(2 * _PANEL_IN + 0.7, "Accuracy, speed and multiply-adds", captions.subtitle(run, cells))
     theirs = f"speed on a {captions.platforms(cells)} ({cells[0].paper_unit})"
     unit = cells[0].throughput_unit

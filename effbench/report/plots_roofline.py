@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from effbench import units
+from effbench import ranking, units
 from effbench.core import DEFAULT_LEVEL, Run
 from effbench.peaks import Peaks, recorded
 from effbench.report import captions, ink, labels
@@ -22,12 +23,13 @@ _NAME_LENGTH = 36
 
 
 class _Point(NamedTuple):
-    """Flops per byte at the default level, Gflop/s, whether the cell is flagged, and its name."""
+    """Flops per byte at the default level, Gflop/s, whether the cell is flagged, its name and its family."""
 
     intensity: float
     achieved: float
     flagged: bool
     name: str
+    family: str
 
 
 def can_draw(run: Run, cells: Sequence[CellSummary]) -> bool:
@@ -38,7 +40,8 @@ def can_draw(run: Run, cells: Sequence[CellSummary]) -> bool:
 def roofline_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
     """One point a cell: achieved flop/s over flops per byte of eager memory access, under the roofs of each dtype.
 
-    A cell without multiply-adds has no intensity and is left out. Names stand where all of them find a place.
+    A cell without multiply-adds has no intensity and is left out. Names stand where all of them find a place; of more
+    networks than that, colour and shape tell the family.
     """
     with ink.plain_style():
         return _roofline_figure(run, cells)
@@ -62,16 +65,34 @@ def _roofline_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
     up = [point.achieved for point in points] + [peaks.flops_per_s / 1e9 for peaks in roofs]
     ink.log_axis(axes, "x", min(across), max(across), room=1.6)
     ink.log_axis(axes, "y", min(up), max(up), room=1.6)
-    for x, y, flagged, _ in points:
-        axes.plot(x, y, marker="X" if flagged else "o", ms=ink.MARKER_PT, color=ink.BLUE, zorder=3)
+    for point in points:
+        mark = "X" if point.flagged else "o"
+        axes.plot(point.intensity, point.achieved, marker=mark, ms=ink.MARKER_PT, color=ink.BLUE, zorder=3)
     lines = [_roof(axes, peaks) for peaks in roofs]
     for line in lines:
         axes.plot(*zip(*line, strict=True), color=ink.VERMILLION, lw=1.4, zorder=2)
     # Free places are sought in the final layout, which is computed when the figure is drawn.
     figure.draw_without_rendering()
     places, names = [point[:2] for point in points], [point.name for point in points]
-    _ = any(labels.label(axes, places, names, far=far, avoid=lines) for far in (60.0, math.inf))
+    named = any(labels.label(axes, places, names, far=far, avoid=lines) for far in (60.0, math.inf))
+    if not named and captions.is_comparison(run):
+        _colour_families(figure, axes, points)
     return figure
+
+
+def _colour_families(figure: Figure, axes: Axes, points: Sequence[_Point]) -> None:
+    from matplotlib.lines import Line2D
+
+    families = [family for family, _ in Counter(point.family for point in points).most_common()]
+    looks = ink.looks(families)
+    for line, point in zip(list(axes.lines), points, strict=False):
+        colour, marker = looks[point.family]
+        line.set(color=colour, marker="X" if point.flagged else marker)
+    handles = [
+        Line2D([], [], ls="", color=looks[family][0], marker=looks[family][1], ms=ink.MARKER_PT, label=family)
+        for family in families
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=ink.TEXT_PT)
 
 
 def _roof(axes: Axes, peaks: Peaks) -> list[tuple[float, float]]:
@@ -99,7 +120,8 @@ def _points(run: Run, cells: Sequence[CellSummary]) -> list[_Point]:
         name = ", ".join(captions.label_text(carried[key]) for key in keys if key in carried)
         name = ink.shorten(name or captions.model_name(cell), _NAME_LENGTH)
         achieved = flops / cell.latency.point / 1e9
-        points.append(_Point(flops / cell.cost.memory_access_bytes, achieved, bool(cell.flags), name))
+        family = ranking.family(cell.cell.case.model)
+        points.append(_Point(flops / cell.cost.memory_access_bytes, achieved, bool(cell.flags), name, family))
     return points
 
 
