@@ -24,6 +24,8 @@ def names(what: str) -> dict[str, str]:
         entries = {name: zoo.entry(name) for name in zoo.names()}
         return {
             name: f"{units.count(entry.params):>7} params, {entry.madds_million} M multiply-adds ({entry.source})"
+            if entry.params is not None
+            else entry.source
             for name, entry in entries.items()
         }
     if what == "studies":

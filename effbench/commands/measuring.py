@@ -98,7 +98,8 @@ def compare(
     models: Annotated[
         list[str],
         typer.Argument(
-            help="Names from `effbench list models`, or path/file.py:factory.", autocompletion=words.complete_model
+            help="Names from `effbench list models`, torchvision:NAME, timm:NAME, or path/file.py:factory.",
+            autocompletion=words.complete_model,
         ),
     ],
     device: words.Device = "cpu",

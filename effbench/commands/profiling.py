@@ -14,7 +14,11 @@ from effbench.errors import InvalidValue, UnknownName
 
 def profile(
     model: Annotated[
-        str, typer.Argument(help="A model's name, or path/file.py:factory.", autocompletion=words.complete_model)
+        str,
+        typer.Argument(
+            help="A model's name, torchvision:NAME, timm:NAME, or path/file.py:factory.",
+            autocompletion=words.complete_model,
+        ),
     ],
     inputs: words.Inputs = None,
     batch: Annotated[int, typer.Option(help="Images per call.")] = 1,
