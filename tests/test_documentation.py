@@ -94,6 +94,20 @@ def test_the_table_of_whole_networks_is_the_stored_run() -> None:
     assert len(printed) == 23 and set(printed) <= set(expected)
 
 
+def test_the_shares_of_time_it_quotes() -> None:
+    """Of ShuffleNetV2 0.5x: the max pooling, and what is spent between operators, means over launches."""
+    results = effbench.load(REFERENCE / "runtime_breakdown_small")
+    launches = [launch.breakdowns["model=shufflenet_v2_x0_5"] for launch in results.run.launches]
+    pooling = statistics.mean(
+        sum(item.seconds for item in one.operators if item.called == "aten::max_pool2d") / one.alone_s
+        for one in launches
+    )
+    between = statistics.mean(1 - sum(item.seconds for item in one.operators) / one.alone_s for one in launches)
+    text = README.replace("\n", " ")
+    assert f"{100 * pooling:.0f} % of the 0.5× network's time is one operator" in text
+    assert f"{100 * between:.0f} % is spent between operators" in text
+
+
 def test_the_rank_agreement_it_quotes() -> None:
     found = {
         item["metric"]: item["tau_within_group"]
