@@ -96,3 +96,15 @@ def test_the_catalog_finds_studies_and_names_what_is_wrong(tmp_path: Any) -> Non
             catalog.load(str(bad))
     with pytest.raises(EffbenchError, match="no study file"):
         catalog.load(str(tmp_path / "absent.py"))
+
+
+def test_a_study_says_its_batch_by_device_and_an_option_says_otherwise() -> None:
+    """Table 8 is measured at batch 8 on a GPU and at 1 on a CPU, as the paper has it."""
+    table_8 = catalog.load("full_models")
+
+    def batches(study: Any, device: str, **options: Any) -> set[int]:
+        return {cell.batch for cell in plan.make(study, device=device, **options).cells}
+
+    assert batches(table_8, "cuda") == {8}
+    assert batches(table_8, "cpu") == {1} == batches(catalog.load("g2_groups"), "cuda")
+    assert batches(table_8, "cuda", batch=3) == {3}
