@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench import prediction, ranking, storage, summary, units
-from effbench.analysis import Analysis
+from effbench.analysis import Analysis, Tell
 from effbench.core import LEVELS, Estimate
 from effbench.errors import InvalidValue, UnknownName
 from effbench.prediction import Sample, Score
@@ -27,7 +27,7 @@ ASSUMED = "i7_12700h_compiled"
 """The run whose peaks are not nominal figures of the device but an assumption."""
 
 
-def analyse(selected: Mapping[str, Sequence[str]]) -> Outcome:
+def analyse(selected: Mapping[str, Sequence[str]], tell: Tell = lambda done, doing: None) -> Outcome:
     """The published runs of timm's networks, or stored comparisons where ``runs`` names their folders."""
     if "runs" in selected and "sizes" in selected:
         raise InvalidValue("sizes chooses among the published networks; leave it out beside runs")
@@ -37,7 +37,11 @@ def analyse(selected: Mapping[str, Sequence[str]]) -> Outcome:
     if sizes[0] not in SIZES:
         raise UnknownName("choice of sizes", sizes[0], SIZES)
     samples = [stored(folder) for folder in selected["runs"]] if "runs" in selected else published(sizes[0])
-    found = [(sample, prediction.assess(sample)) for sample in samples]
+    found = []
+    for number, sample in enumerate(samples):
+        tell(number / (len(samples) + 1), f"fitting {sample.title}")
+        found.append((sample, prediction.assess(sample)))
+    tell(len(samples) / (len(samples) + 1), "varying what is assumed, drawing")
     tables = {"table": score_table(found)}
     if "runs" not in selected:
         tables["assumption"] = assumption_table(next(each for each in samples if each.name == ASSUMED), sizes[0])

@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from effbench import api
-from effbench.api import Results
 from effbench.core import Run
+from effbench.results import Results
 from effbench.storage import RunWriter
 
 REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference" / "amd-epyc-zen5-kvm-2-cores"

@@ -294,3 +294,16 @@ def test_the_scores_hang_little_on_how_families_fall_into_folds() -> None:
             errors = sorted(abs(guess / time - 1) for guess, time in zip(predicted, eager.times_s, strict=True))
             assert low < errors[len(errors) // 2] < high
             assert all(map(math.isfinite, errors))
+
+
+def test_it_tells_how_far_it_has_come() -> None:
+    """Its fits take seconds, so a bar is due: one step a published run, never backwards, never done too early."""
+    told: list[tuple[float, str]] = []
+    api.analyse(NAME, select={"sizes": ["smallest"]}, watch=lambda step: told.append((step.done, step.doing)))
+    shares = [done for done, _ in told]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] < 1
+    assert [doing for _, doing in told][:3] == [
+        "fitting RTX 4090, eager AMP",
+        "fitting RTX 4090, compiled AMP",
+        "fitting Core i7-12700H, compiled",
+    ]

@@ -21,9 +21,9 @@ from pages import REFERENCE, STUDIES, Page, poisoned, reference, store
 from shell import Done, refusal
 
 from effbench import cli, environment, report, storage
-from effbench.api import Results
 from effbench.core import Environment, Estimate
 from effbench.report import captions, drawing, page, side_by_side
+from effbench.results import Results
 
 G2 = {"scale=x1,groups=1": 1e-3, "scale=x1,groups=2": 2e-3, "scale=x1,groups=4": 4e-3}
 

@@ -14,8 +14,8 @@ import runs
 from pages import poisoned, reference, store
 
 from effbench import storage
-from effbench.api import Results
 from effbench.report import page
+from effbench.results import Results
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install effbench[test]"

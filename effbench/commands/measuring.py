@@ -16,8 +16,8 @@ from effbench import console, words
 from effbench.errors import InvalidValue, StorageError
 
 if TYPE_CHECKING:
-    from effbench.api import Results
     from effbench.report.outcome import Outcome
+    from effbench.results import Results
 
 
 def run(
@@ -77,7 +77,10 @@ def run(
         found = catalog.load(str(study))
     if isinstance(found, Analysis):
         _refuse_others(context, ("study", "select", "out"), f"{found.name} measures nothing")
-        outcome = api.analyse(found, select=chosen)
+        from effbench.progress import watching
+
+        with watching() as watch:
+            outcome = api.analyse(found, select=chosen, watch=watch)
         files = outcome.write(out or api.new_directory(found.name, "analysis"))
         if as_json:
             console.print_json({**outcome.to_dict(), "files": {name: str(path) for name, path in files.items()}})

@@ -19,7 +19,7 @@ _Key = tuple[Label | None, ...]
 
 
 class Measured(Protocol):
-    """A run with what follows from it, as `api.Results` has it."""
+    """A run with what follows from it, as `results.Results` has it."""
 
     @property
     def run(self) -> Run: ...

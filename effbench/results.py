@@ -1,0 +1,140 @@
+"""A run with what follows from it: what the Python API hands out, and what a notebook shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effbench import breakdown, claims, summary
+from effbench.breakdown import Split
+from effbench.core import Run, Verdict
+from effbench.errors import InvalidValue, StorageError
+from effbench.summary import CellSummary
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+    from effbench.report.grid import Table
+
+
+@dataclass(frozen=True)
+class Results:
+    """A run with what follows from it: estimates, verdicts, tables and figures, computed when asked for."""
+
+    run: Run
+
+    @cached_property
+    def cells(self) -> tuple[CellSummary, ...]:
+        """One estimate per cell, in study order."""
+        return summary.summarise(self.run)
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """One verdict per claim and scale; empty for a comparison of models."""
+        return claims.judge(self.run, self.cells)
+
+    @cached_property
+    def breakdown(self) -> tuple[Split, ...]:
+        """Where each model's time went; empty for a study that does not ask."""
+        return breakdown.split(self.run)
+
+    @property
+    def directory(self) -> Path | None:
+        """The folder that holds the raw blocks."""
+        return None if self.run.path is None else Path(self.run.path).parent
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of ``--json``."""
+        from effbench.report import document
+
+        return document.run_document(self.run, self.cells, self.verdicts)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row a cell: labels, costs, `latency_s`, `ratio` with bounds, the paper's ratio, flags.
+
+        A label that is called like one of these, such as G1's ratio, has ``_label`` behind its name.
+        """
+        import pandas
+
+        return pandas.DataFrame([_frame_row(cell) for cell in self.cells])
+
+    def blocks_frame(self) -> pandas.DataFrame:
+        """One row a raw block: launch, round, position, cell, calls and every clock in nanoseconds."""
+        import pandas
+
+        return pandas.DataFrame(
+            {"launch": block.launch, "round": block.round, "position": block.position, "cell": block.cell}
+            | dataclasses.asdict(block.timing)
+            for result in self.run.results
+            for block in result.blocks
+        )
+
+    def plot(self) -> Figure:
+        """The run's main figure: ratios against the factor of a study, or models against their costs.
+
+        Raises InvalidValue for a run without cells.
+        """
+        from effbench import report
+
+        found = report.figures(self.run, self.cells, self.verdicts)
+        if not found:
+            raise InvalidValue("this run holds no cells, so there is nothing to draw")
+        return found["figure"]
+
+    def tables(self) -> list[Table]:
+        """What the command line prints: the cells, then whatever else the run holds."""
+        from effbench import report
+
+        return list(report.tables(self.run, self.cells, self.verdicts).values())
+
+    def write(self, directory: str | Path | None = None) -> dict[str, Path]:
+        """Write tables and figures beside the run, or into `directory`. Returns the files by what they are. Raises
+        StorageError.
+        """
+        from effbench import report
+
+        target = self.directory if directory is None else Path(directory)
+        if target is None:
+            raise StorageError("this run was never stored; name a directory to write to")
+        return report.write_all(self.run, self.cells, self.verdicts, target)
+
+    def __str__(self) -> str:
+        from effbench.report import table
+
+        return "\n\n".join(table.render_markdown(item) for item in self.tables())
+
+    def __repr__(self) -> str:
+        # A notebook stores this beside the tables: the raw blocks would fill it.
+        return f"<Results of {self.run.experiment.name}: {len(self.run.results)} cells>"
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+
+def _frame_row(cell: CellSummary) -> dict[str, Any]:
+    cost = cell.cost
+    measured = {
+        "batch": cell.cell.batch,
+        "params": None if cost is None else cost.params,
+        "madds": None if cost is None else cost.madds,
+        "memory_access": None if cost is None else cost.memory_access,
+        "memory_access_bytes": None if cost is None else cost.memory_access_bytes,
+        "latency_s": None if cell.latency is None else cell.latency.point,
+        "latency_low_s": None if cell.latency is None else cell.latency.low,
+        "latency_high_s": None if cell.latency is None else cell.latency.high,
+        "throughput": cell.throughput,
+        "ratio": None if cell.ratio is None else cell.ratio.point,
+        "ratio_low": None if cell.ratio is None else cell.ratio.low,
+        "ratio_high": None if cell.ratio is None else cell.ratio.high,
+        "paper_ratio": cell.paper_ratio,
+        "bound": cell.bound,
+        "flags": ", ".join(cell.flags),
+        "skipped": cell.skipped,
+    }
+    # G1's factor is called ratio, and so is what is measured.
+    labels = {f"{name}_label" if name in measured else name: value for name, value in cell.cell.case.labels.items()}
+    return {"id": cell.cell.id, **labels, **measured}
