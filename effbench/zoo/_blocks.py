@@ -142,3 +142,17 @@ def init_for_timing(network: nn.Module, rectified: bool = True) -> None:
 def global_pool(x: Tensor) -> Tensor:
     """Mean over h and w: (n, c, h, w) to (n, c)."""
     return torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1)
+
+
+class PooledClassifier(nn.Module):
+    """Layers in a row, global average pooling, linear classifier: (n, c, h, w) to logits (n, num_classes)."""
+
+    def __init__(self, layers: Sequence[nn.Module], channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*layers)
+        self.fc = nn.Linear(channels, num_classes)
+        init_for_timing(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc(global_pool(self.features(x)))
+        return x

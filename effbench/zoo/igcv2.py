@@ -11,14 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from effbench.zoo._blocks import (
-    channel_shuffle,
-    check_width,
-    conv_norm_act,
-    global_pool,
-    init_for_timing,
-    make_divisible,
-)
+from effbench.zoo._blocks import PooledClassifier, channel_shuffle, check_width, conv_norm_act, make_divisible
 from effbench.zoo._registry import register
 from effbench.zoo.mobilenet_v1 import LAYERS
 
@@ -43,24 +36,17 @@ class Unit(nn.Module):
         return x
 
 
-class IGCV2(nn.Module):
+class IGCV2(PooledClassifier):
     """3x3 stem, thirteen units, global average pooling, linear classifier."""
 
     def __init__(self, width: float, num_classes: int, in_channels: int) -> None:
-        super().__init__()
         previous = make_divisible(32 * WIDENED * width, GROUPS)
         layers: list[nn.Module] = [conv_norm_act(in_channels, previous, 3, 2)]
         for channels, stride in LAYERS:
             scaled = make_divisible(channels * WIDENED * width, GROUPS)
             layers.append(Unit(previous, scaled, stride))
             previous = scaled
-        self.features = nn.Sequential(*layers)
-        self.fc = nn.Linear(previous, num_classes)
-        init_for_timing(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.fc(global_pool(self.features(x)))
-        return x
+        super().__init__(layers, previous, num_classes)
 
 
 @register("igcv2_x{width}", paper="arXiv:1804.06202", source="no count published for this width")

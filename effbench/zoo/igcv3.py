@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from effbench.zoo._blocks import channel_shuffle, check_width, conv_norm_act, global_pool, init_for_timing
+from effbench.zoo._blocks import PooledClassifier, channel_shuffle, check_width, conv_norm_act
 from effbench.zoo._registry import register
 
 # t, c, n, s: expansion, output channels, repeats, first stride, as in the authors' code
@@ -55,11 +55,10 @@ class Unit(nn.Module):
         return x + y if self.has_shortcut else y
 
 
-class IGCV3(nn.Module):
+class IGCV3(PooledClassifier):
     """3x3 stem, thirty-seven units, 1x1 head, global average pooling, linear classifier."""
 
     def __init__(self, width: float, num_classes: int, in_channels: int) -> None:
-        super().__init__()
         previous = even(32 * width)
         layers: list[nn.Module] = [conv_norm_act(in_channels, previous, 3, 2, activation=nn.ReLU6)]
         for expansion, channels, repeat, first_stride in LAYERS:
@@ -69,13 +68,7 @@ class IGCV3(nn.Module):
                 previous = scaled
         head = even(1280 * max(1.0, width))
         layers.append(conv_norm_act(previous, head, activation=nn.ReLU6))
-        self.features = nn.Sequential(*layers)
-        self.fc = nn.Linear(head, num_classes)
-        init_for_timing(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.fc(global_pool(self.features(x)))
-        return x
+        super().__init__(layers, head, num_classes)
 
 
 @register("igcv3_x{width}", paper="arXiv:1806.00178", source="no count published for this width")

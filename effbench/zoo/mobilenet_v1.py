@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
-from effbench.zoo._blocks import check_width, conv_norm_act, global_pool, init_for_timing, make_divisible
+from effbench.zoo._blocks import PooledClassifier, check_width, conv_norm_act, make_divisible
 from effbench.zoo._registry import register
 
 # (output channels, stride) of each separable convolution; Table 1 of arXiv:1704.04861, whose last stride 2 is a slip
@@ -25,11 +25,10 @@ LAYERS = (
 )
 
 
-class MobileNetV1(nn.Module):
+class MobileNetV1(PooledClassifier):
     """3x3 stem, thirteen pairs of 3x3 depthwise and 1x1 convolution, global average pooling, linear classifier."""
 
     def __init__(self, width: float, num_classes: int, in_channels: int) -> None:
-        super().__init__()
         previous = make_divisible(32 * width)
         layers = [conv_norm_act(in_channels, previous, 3, 2)]
         for channels, stride in LAYERS:
@@ -37,13 +36,7 @@ class MobileNetV1(nn.Module):
             layers.append(conv_norm_act(previous, previous, 3, stride, groups=previous))
             layers.append(conv_norm_act(previous, scaled))
             previous = scaled
-        self.features = nn.Sequential(*layers)
-        self.fc = nn.Linear(previous, num_classes)
-        init_for_timing(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.fc(global_pool(self.features(x)))
-        return x
+        super().__init__(layers, previous, num_classes)
 
 
 @register("mobilenet_v1_x{width}", paper="arXiv:1704.04861", source="no count published for this width")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from effbench.zoo._blocks import check_width, conv_norm_act, global_pool, init_for_timing, make_divisible
+from effbench.zoo._blocks import PooledClassifier, check_width, conv_norm_act, make_divisible
 from effbench.zoo._registry import register
 
 # t, c, n, s: expansion, output channels, repeats, first stride; Table 2 of arXiv:1801.04381
@@ -36,11 +36,10 @@ class InvertedResidual(nn.Module):
         return x + y if self.has_shortcut else y
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(PooledClassifier):
     """3x3 stem, seventeen inverted residuals, 1x1 head, global average pooling, linear classifier."""
 
     def __init__(self, width: float, num_classes: int, in_channels: int) -> None:
-        super().__init__()
         previous = make_divisible(32 * width)
         layers: list[nn.Module] = [conv_norm_act(in_channels, previous, 3, 2, activation=nn.ReLU6)]
         for expansion, channels, repeat, first_stride in LAYERS:
@@ -52,13 +51,7 @@ class MobileNetV2(nn.Module):
         # Narrow networks keep the full head: section 6.1 of the paper scales it only above 1.0.
         head = make_divisible(1280 * max(1.0, width))
         layers.append(conv_norm_act(previous, head, activation=nn.ReLU6))
-        self.features = nn.Sequential(*layers)
-        self.fc = nn.Linear(head, num_classes)
-        init_for_timing(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.fc(global_pool(self.features(x)))
-        return x
+        super().__init__(layers, head, num_classes)
 
 
 @register("mobilenet_v2_x{width}", paper="arXiv:1801.04381", source="no count published for this width")
