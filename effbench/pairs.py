@@ -1,0 +1,96 @@
+"""Two sides measured in alternation: two ordinary runs in one folder, paired block by block. Pure, no torch.
+
+``DIR/baseline/run.jsonl`` and ``DIR/candidate/run.jsonl`` are each a run like any other. Their blocks of the same cell,
+launch and round were measured one right after the other, so what disturbed both cancels in their ratio.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from effbench import storage
+from effbench.core import Block, Run
+from effbench.errors import CorruptRun, StorageError
+
+SIDES = ("baseline", "candidate")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same cells on both sides. Cells are matched by id."""
+
+    baseline: Run
+    candidate: Run
+
+    @property
+    def clock(self) -> str:
+        return self.candidate.clock
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Ids of the cells of either side, the candidate's first, in study order."""
+        return tuple(dict.fromkeys(result.cell.id for run in (self.candidate, self.baseline) for result in run))
+
+
+@dataclass(frozen=True)
+class Round:
+    """Seconds per call of one cell on both sides in one round. `flags` name what disturbed either block."""
+
+    launch: int
+    round: int
+    baseline_s: float
+    candidate_s: float
+    flags: tuple[str, ...] = ()
+
+    @property
+    def log_ratio(self) -> float:
+        return math.log(self.candidate_s / self.baseline_s)
+
+
+def load(directory: str | Path) -> Pair:
+    """The pair stored in a folder. Raises StorageError, CorruptRun."""
+    folder = Path(directory)
+    missing = [side for side in SIDES if not (folder / side / storage.RUN_FILE).is_file()]
+    if missing:
+        raise StorageError(
+            f"there is no pair of runs in {folder}: it lacks {missing[0]}/{storage.RUN_FILE}; "
+            "name a folder that `effbench check --against` or `effbench aa` wrote"
+        )
+    pair = Pair(*[storage.load(folder / side) for side in SIDES])
+    if pair.baseline.clock != pair.candidate.clock:
+        raise CorruptRun(f"{folder}: its two sides were measured on unlike clocks, so they are no pair")
+    return pair
+
+
+def rounds(pair: Pair, cell: str, clock: str | None = None) -> tuple[Round, ...]:
+    """Every round in which both sides have a block of this cell, in order. () for a cell that a side lacks.
+
+    `clock` defaults to the pair's. A block whose clock reads nothing makes no round.
+    """
+    read = clock or pair.clock
+    sides = [_blocks(run, cell) for run in (pair.baseline, pair.candidate)]
+    found = []
+    for key in sorted(sides[0].keys() & sides[1].keys()):
+        before, after = (side[key] for side in sides)
+        times = before.per_call_s(read), after.per_call_s(read)
+        if times[0] and times[1]:
+            flags = tuple(dict.fromkeys((*before.timing.flags, *after.timing.flags)))
+            found.append(Round(*key, times[0], times[1], flags))
+    return tuple(found)
+
+
+def by_launch(found: tuple[Round, ...]) -> list[list[float]]:
+    """The log ratios of undisturbed rounds, one list a launch."""
+    launches: dict[int, list[float]] = {}
+    for item in found:
+        if not item.flags:
+            launches.setdefault(item.launch, []).append(item.log_ratio)
+    return list(launches.values())
+
+
+def _blocks(run: Run, cell: str) -> dict[tuple[int, int], Block]:
+    return {
+        (block.launch, block.round): block for result in run if result.cell.id == cell for block in result.blocks
+    }
