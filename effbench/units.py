@@ -1,12 +1,17 @@
-"""Numbers for people: formatting only. Nothing here is stored or computed with."""
+"""Numbers for people: how they are printed, and how one that a person wrote is read. Computes nothing."""
 
 from __future__ import annotations
 
+import re
+from decimal import Decimal
+
 from effbench.core import Estimate
+from effbench.errors import InvalidValue
 
 _TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _COUNTS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
+_AMOUNTS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 MISSING = "–"
 
 
@@ -55,6 +60,16 @@ def plus_minus(estimate: Estimate | None) -> str:
     """The relative half-width of an interval as ``±1.2 %``."""
     width = None if estimate is None else estimate.half_width
     return MISSING if width is None else f"±{100 * width:.1f} %"
+
+
+def amount(text: str) -> int:
+    """``300M``, ``4k``, ``1.5G`` or ``20_000`` as a whole number (powers of ten). Raises InvalidValue."""
+    match = re.fullmatch(r"(\d{1,3}(?:_\d{3})+|\d{1,18})(\.\d{1,18})?\s?([kMGT]?)", text.strip(), re.ASCII)
+    value = Decimal(match[1].replace("_", "") + (match[2] or "")) * _AMOUNTS[match[3]] if match else None
+    if value is None or value != int(value):
+        shown = text if len(text) <= 40 else f"{text[:40]}…"
+        raise InvalidValue(f"'{shown}' is no count: write a whole number such as 20_000, or 4k, 300M, 1.5G")
+    return int(value)
 
 
 def _scaled(value: float | None, scales: tuple[tuple[float, str], ...]) -> str:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from effbench import units
 from effbench.core import Estimate
+from effbench.errors import InvalidValue
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,18 @@ def test_sizes_and_ratios() -> None:
 @given(st.floats(1e-12, 1e12))
 def test_three_digits_mean_within_half_a_percent(value: float) -> None:
     assert abs(float(units.digits(value)) / value - 1) < 0.00501
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("300M", 300_000_000), ("4k", 4000), ("1.5G", 1_500_000_000), ("20_000", 20_000), ("0", 0), ("2.3M", 2_300_000)],
+)
+def test_amounts(text: str, value: int) -> None:
+    assert units.amount(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "M", "-3", "1.5", "3 MB", "300m", "1e6", "nan", "2_0", "0x10", "٣", "9" * 5000])
+def test_what_is_no_amount_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(InvalidValue, match=r"is no count: write a whole number such as 20_000") as refused:
+        units.amount(text)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 200
