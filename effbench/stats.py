@@ -39,6 +39,14 @@ def mad(values: Sequence[float]) -> float:
     return 1.4826 * median([abs(value - centre) for value in values])
 
 
+def deviation(values: Sequence[float]) -> float:
+    """The sample standard deviation (n - 1). Raises ValueError for fewer than two values: one value has no scatter."""
+    n = len(values)
+    if n < 2:
+        raise ValueError("a deviation needs at least two values")
+    return math.dist(values, [math.fsum(values) / n] * n) / math.sqrt(n - 1)
+
+
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     """The median with its exact, distribution-free interval from order statistics (the sign test inverted).
 
@@ -70,8 +78,7 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     mean = math.fsum(values) / n
     if n < 2:
         return Estimate(mean, None, None, confidence, n)
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = t_quantile(0.5 + confidence / 2, n - 1) * deviation / math.sqrt(n)
+    half = t_quantile(0.5 + confidence / 2, n - 1) * deviation(values) / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half, confidence, n)
 
 
@@ -96,6 +103,77 @@ def t_quantile(probability: float, freedom: float) -> float:
     from scipy.special import stdtrit  # 0.1 s to import, and only intervals need it
 
     return float(stdtrit(freedom, probability))
+
+
+def sign_test(values: Sequence[float], threshold: float = 0.0) -> float:
+    """One-sided p-value of the exact sign test that the median exceeds `threshold`; 1.0 without values.
+
+    A value equal to the threshold counts against it. Assumes independent values. Raises ValueError on a NaN.
+    """
+    from scipy.special import bdtrc
+
+    _refuse_nan(values)
+    above = sum(value > threshold for value in values)
+    return float(bdtrc(above - 1, len(values), 0.5)) if values else 1.0
+
+
+def t_test(values: Sequence[float], threshold: float = 0.0) -> float:
+    """One-sided p-value of Student's t test that the mean exceeds `threshold`.
+
+    1.0 for fewer than two values, and where they differ by rounding at most: no scatter seen is no proof that there is
+    none. Raises ValueError on a value that is not finite.
+    """
+    from scipy.special import stdtr
+
+    if not all(map(math.isfinite, values)):
+        raise ValueError("a t test needs finite values")
+    n = len(values)
+    if n < 2 or (scatter := deviation(values)) <= 1e-12 * max(map(abs, values)):
+        return 1.0
+    return float(stdtr(n - 1, (threshold - math.fsum(values) / n) / scatter * math.sqrt(n)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Each p-value adjusted for all of them, in the given order (Holm, 1979): at or below alpha, it may be rejected.
+
+    Keeps the chance of any false rejection at alpha whatever the dependence. Raises ValueError on a NaN.
+    """
+    _refuse_nan(p_values)
+    adjusted, worst = [1.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = worst
+    return adjusted
+
+
+def alpha_spending(alpha: float, looks: int) -> tuple[float, ...]:
+    """What each look may spend of `alpha`, in proportion to its number: 5 % over four looks is 0.5, 1, 1.5 and 2 %.
+
+    Late looks see most, so most is kept for them. Raises ValueError for fewer than one look.
+    """
+    if looks < 1:
+        raise ValueError("alpha is spent over at least one look")
+    return tuple(2 * alpha * number / (looks * (looks + 1)) for number in range(1, looks + 1))
+
+
+def _refuse_nan(values: Sequence[float]) -> None:
+    if any(map(math.isnan, values)):
+        raise ValueError("a test of NaN is undefined")
+
+
+def proportion_interval(events: int, trials: int, confidence: float = 0.95) -> Estimate:
+    """The share of `events` in `trials` with its exact interval (Clopper & Pearson, 1934). `n` is the trials.
+
+    Raises ValueError without trials, or for more events than trials.
+    """
+    from scipy.special import betaincinv
+
+    if not 0 <= events <= trials or trials == 0:
+        raise ValueError(f"{events} of {trials} is no share")
+    tail = (1 - confidence) / 2
+    low = float(betaincinv(events, trials - events + 1, tail)) if events else 0.0
+    high = float(betaincinv(events + 1, trials - events, 1 - tail)) if events < trials else 1.0
+    return Estimate(events / trials, low, high, confidence, trials)
 
 
 def ratio_over_launches(log_ratios: Sequence[Sequence[float]], confidence: float = 0.95) -> Estimate | None:
@@ -125,6 +203,35 @@ def time_over_launches(times: Sequence[Sequence[float]], confidence: float = 0.9
     positive).
     """
     return ratio_over_launches([[math.log(value) for value in launch] for launch in times], confidence)
+
+
+def cluster_bootstrap(
+    launches: Sequence[Sequence[float]], confidence: float = 0.95, seed: int = 0, draws: int = 2000
+) -> Estimate | None:
+    """A ratio from the log ratios of each launch's rounds, with the bootstrap's percentile interval.
+
+    Point: exp of the median over launches of each launch's median. A draw takes as many launches as there are, with
+    replacement, and within each its rounds likewise (Davison & Hinkley, 1997, 3.8). No interval below three launches;
+    None if no launch has a round. Raises ValueError on a NaN.
+    """
+    import numpy
+
+    kept = [numpy.asarray(rounds, dtype=float) for rounds in launches if len(rounds)]
+    if not kept:
+        return None
+    point = median([median(rounds.tolist()) for rounds in kept])
+    if len(kept) < 3:
+        return Estimate(math.exp(point), None, None, confidence, len(kept))
+    generator = numpy.random.default_rng(seed)
+    drawn = generator.integers(len(kept), size=(draws, len(kept)))
+    medians = numpy.empty(drawn.shape)
+    for number, rounds in enumerate(kept):
+        here = drawn == number
+        places = generator.integers(len(rounds), size=(int(here.sum()), len(rounds)))
+        medians[here] = numpy.median(rounds[places], axis=1)
+    tail = (1 - confidence) / 2
+    low, high = numpy.quantile(numpy.median(medians, axis=1), [tail, 1 - tail])
+    return Estimate(math.exp(point), math.exp(min(low, point)), math.exp(max(high, point)), confidence, len(kept))
 
 
 def lag1(values: Sequence[float]) -> float:
