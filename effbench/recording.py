@@ -1,0 +1,135 @@
+"""One run being written: what is known of it so far, and how the events of its workers become records.
+
+Everything it knows is also on disk, so whoever dies has lost nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from effbench import environment
+from effbench._version import __version__
+from effbench.core import Block, Cell, Cost, Environment, Result, Run, Timing
+from effbench.errors import EffbenchError
+from effbench.plan import Plan
+from effbench.storage import RunWriter
+
+
+@dataclass
+class Recording:
+    """The run of one plan in one folder. `stored` is its environment once the header is written."""
+
+    plan: Plan
+    writer: RunWriter
+    command: str = ""
+    stored: Environment | None = None
+    costs: dict[str, Cost | None] = field(default_factory=dict)
+    bounds: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    peaks: dict[str, Any] = field(default_factory=dict)
+    """Facts about the device's peaks, for the environment."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    matched: bool = False
+    """Whether the machine was already checked against the stored environment."""
+
+    def job(self, number: int, first_round: int, budget_s: float) -> dict[str, Any]:
+        """What launch `number` is told to do with the cells that nothing has ruled out."""
+        plan = self.plan
+        return {
+            "launch": number,
+            "seed": plan.seed,
+            "first_round": first_round,
+            "budget_s": budget_s,
+            "clock": plan.clock,
+            "device": plan.device,
+            # A fake device draws different noise in every launch, as a real one would.
+            "device_options": dict(plan.device_options) | ({"seed": number} if plan.device == "fake" else {}),
+            "runtime": plan.runtime,
+            "sampling": dataclasses.asdict(plan.sampling),
+            "breakdown": bool(plan.experiment.breakdown),
+            "cells": [self._order(cell) for cell in plan.cells if cell.id not in self.skipped],
+        }
+
+    def _order(self, cell: Cell) -> dict[str, Any]:
+        reference, cost = self.plan.experiment.reference_of(cell.case), self.costs[cell.id]
+        return {
+            "id": cell.id,
+            "model": cell.case.model,
+            "arguments": dict(cell.case.arguments),
+            "inputs": [dataclasses.asdict(item) for item in cell.case.fed],
+            "dtype": cell.case.dtype,
+            "batch": cell.batch,
+            "calls": self.calls.get(cell.id),
+            "reference": None if reference is None else reference.id,
+            "cost": {} if cost is None else {"madds": cost.madds, "memory_access_bytes": cost.memory_access_bytes},
+        }
+
+    def begin(self, ready: Mapping[str, Any]) -> None:
+        """A worker is ready, and says on what. The first writes the header; a resumed run must find it unchanged.
+
+        Raises NotComparable, StorageError.
+        """
+        plan = self.plan
+        found = environment.collect(
+            ready["facts"],
+            plan.runtime,
+            threads=plan.threads,
+            allocator=plan.allocator,
+            runtime_facts=ready["runtime_facts"],
+        )
+        found = replace(found, facts={**found.facts, **self.peaks, "run.device_options": dict(plan.device_options)})
+        if self.stored is None:
+            run = Run(
+                experiment=plan.experiment,
+                environment=found,
+                sampling=plan.sampling,
+                results=(),
+                clock=plan.clock,
+                seed=plan.seed,
+                created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+                command=self.command,
+            )
+            self.writer.header(run, __version__)
+            for cell in plan.cells:
+                skipped, bounds = self.skipped.get(cell.id), self.bounds.get(cell.id)
+                self.writer.cell(Result(cell, self.costs[cell.id], skipped=skipped, bounds_s=bounds))
+            self.stored = found
+        elif not self.matched:
+            environment.require_alike(self.stored, found)
+        self.matched = True
+
+    def take(self, launch: int, event: Mapping[str, Any]) -> None:
+        """Write what a worker says of this launch. Raises StorageError, and EffbenchError where the worker gives up."""
+        kind, values = event["event"], {key: value for key, value in event.items() if key != "event"}
+        if kind == "ready":
+            self.begin(values)
+        elif kind == "block":
+            timing = Timing(**{**values["timing"], "flags": tuple(values["timing"]["flags"])})
+            self.writer.block(Block(launch, values["round"], values["position"], values["cell"], timing))
+        elif kind == "skip":
+            self.skip(values["cell"], values["reason"])
+        elif kind == "calls":
+            if values["cell"] not in self.calls:
+                self.calls[values["cell"]] = values["calls"]
+                self.writer.append("calls", **values)
+        elif kind == "error":
+            raise EffbenchError(values["message"] + self.how_to_go_on())
+        else:
+            self.writer.append(kind, launch=launch, **values)
+
+    def skip(self, cell: str, reason: str) -> None:
+        """Leave a cell out from now on."""
+        self.skipped[cell] = reason
+        self.writer.append("skip", cell=cell, reason=reason)
+
+    def how_to_go_on(self) -> str:
+        """The end of an error message where something is already measured."""
+        if self.stored is None:
+            return ""
+        again = shlex.join(["effbench", "run", "--resume", str(self.writer.directory)])
+        return f"; what was measured is kept, go on with: {again}"
