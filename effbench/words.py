@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from effbench import feeding
 from effbench.errors import InvalidValue, UnknownName
-from effbench.feeding import Input
+from effbench.values import inputs as inputs
+from effbench.values import seconds as seconds
+from effbench.values import share as share
 
 LISTS = ("models", "studies", "devices", "runtimes")
 
@@ -134,36 +134,3 @@ def selection(words: Sequence[str]) -> dict[str, list[str]]:
             raise InvalidValue(f"--select {word}: expected LABEL=VALUE[,VALUE], such as --select groups=1,8")
         chosen.setdefault(label, []).extend(values.split(","))
     return chosen
-
-
-def inputs(words: Sequence[str] | None) -> tuple[Input, ...] | None:
-    """``3x224x224``, ``mask=1x224x224``, ``ids=128:int64``, ``t=scalar:int64``; None for none. Raises InvalidValue."""
-    return feeding.described([_input(word) for word in words]) if words else None
-
-
-def _input(word: str) -> Input:
-    name, equals, rest = word.rpartition("=")
-    sizes, colon, dtype = rest.partition(":")
-    if sizes != "scalar" and not re.fullmatch(r"0*[1-9][0-9]{0,8}(x0*[1-9][0-9]{0,8})*", sizes):
-        raise InvalidValue(f"--input {word}: expected sizes above zero without the batch, such as 3x224x224")
-    if (equals and not name) or (colon and dtype not in feeding.DTYPES):
-        known = ", ".join(feeding.DTYPES)
-        raise InvalidValue(f"--input {word}: expected [NAME=]SIZES[:DTYPE], such as ids=128:int64; dtypes are {known}")
-    return Input(() if sizes == "scalar" else tuple(int(size) for size in sizes.split("x")), name, dtype)
-
-
-def seconds(text: str) -> float:
-    """``60s``, ``5m`` or ``1h`` in seconds. Raises InvalidValue."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", text)
-    if not match or float(match[1]) == 0:
-        raise InvalidValue(f"--budget {text}: expected a time above zero, such as 60s or 5m")
-    return float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600}[match[2] or "s"]
-
-
-def share(text: str) -> float:
-    """``1%`` or ``0.01`` as a share of 1. Raises InvalidValue."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%)?", text)
-    value = float(match[1]) / (100 if match[2] else 1) if match else 0.0
-    if not 0 < value < 1:
-        raise InvalidValue(f"--precision {text}: expected a share between 0 and 1, such as 1% or 0.01")
-    return value
