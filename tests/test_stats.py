@@ -1,9 +1,10 @@
-"""Statistics against scipy and closed forms, and their coverage by simulation with fixed seeds."""
+"""Statistics against scipy and closed forms. How they do on simulated clocks is in test_stats_clocks."""
 
 from __future__ import annotations
 
 import math
 import random
+from itertools import combinations
 
 import pytest
 from hypothesis import given, settings
@@ -37,25 +38,20 @@ def test_median_interval_is_the_binomial_one() -> None:
     assert stats.median_interval([1.0, 2, 3, 4, 5, 6]).low == 1.0, "6 values just can: 1 - 2/64 = 96.9 %"
 
 
-@pytest.mark.parametrize("n", [6, 15, 40, 101])
-def test_median_interval_agrees_with_scipys_binomial(n: int) -> None:
-    from scipy.stats import binom
+@pytest.mark.parametrize("n", [2, 5, 6, 15, 40, 101])
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+def test_median_interval_is_scipys(n: int, confidence: float) -> None:
+    from scipy.stats import quantile_test
 
-    values = [float(value) for value in range(n)]
-    estimate = stats.median_interval(values)
-    rank = int(estimate.low or 0)
-    assert binom.cdf(rank, n, 0.5) <= 0.025 < binom.cdf(rank + 1, n, 0.5)
-    assert estimate.high == n - 1 - rank
-
-
-def test_median_interval_covers_as_claimed() -> None:
-    draw = random.Random(1)
-    hits = 0
-    for _ in range(1000):
-        estimate = stats.median_interval([draw.expovariate(1.0) for _ in range(25)])
-        assert estimate.low is not None and estimate.high is not None
-        hits += estimate.low <= math.log(2) <= estimate.high
-    assert hits >= 940
+    draw = random.Random(n)
+    values = [draw.random() for _ in range(n)]
+    expected = quantile_test(values, q=0.0, p=0.5).confidence_interval(confidence)
+    estimate = stats.median_interval(values, confidence)
+    if estimate.low is None or estimate.high is None:
+        assert estimate.low is None and estimate.high is None
+        assert math.isnan(expected.low) and math.isnan(expected.high)
+    else:
+        assert (estimate.low, estimate.high) == (expected.low, expected.high)
 
 
 @given(st.lists(floats, min_size=2, max_size=30))
@@ -94,26 +90,6 @@ def test_ratio_needs_three_launches_for_an_interval() -> None:
     assert three is not None and three.low == pytest.approx(math.exp(0.1))
 
 
-def test_ratio_interval_knows_that_rounds_of_one_launch_share_its_luck() -> None:
-    """Five launches, each with an offset of its own: an interval from pooled rounds alone misses the truth far too
-    often.
-    """
-    draw = random.Random(7)
-    hits = pooled_hits = 0
-    for _ in range(400):
-        launches = [
-            [draw.gauss(0, 0.02) + offset for _ in range(20)] for offset in (draw.gauss(0, 0.03) for _ in range(5))
-        ]
-        estimate = stats.ratio_over_launches(launches)
-        assert estimate is not None and estimate.low is not None and estimate.high is not None
-        hits += estimate.low <= 1.0 <= estimate.high
-        pooled = stats.median_interval([value for rounds in launches for value in rounds])
-        assert pooled.low is not None and pooled.high is not None
-        pooled_hits += pooled.low <= 0.0 <= pooled.high
-    assert hits >= 376, "94 % of 400"
-    assert pooled_hits < 300, "if the naive interval were right too, the design would be needlessly careful"
-
-
 @given(st.lists(st.lists(st.floats(-3, 3), min_size=1, max_size=9), min_size=3, max_size=6))
 @settings(deadline=None)
 def test_ratio_point_lies_in_its_interval(launches: list[list[float]]) -> None:
@@ -133,27 +109,6 @@ def test_trend_p_agrees_with_scipys_kendall() -> None:
     assert stats.trend_p([float(i) for i in range(10)]) < 1e-3
     assert stats.trend_p([1.0] * 10) == 1.0
     assert stats.trend_p([2.0, 1.0]) == 1.0
-
-
-def ar1(draw: random.Random, n: int, correlation: float) -> list[float]:
-    values, state = [], 0.0
-    for _ in range(n):
-        state = correlation * state + draw.gauss(0, math.sqrt(1 - correlation**2))
-        values.append(state)
-    return values
-
-
-def test_batching_removes_most_autocorrelation_and_restores_coverage() -> None:
-    draw = random.Random(5)
-    batched_hits = raw_hits = 0
-    for _ in range(300):
-        values = ar1(draw, 200, 0.8)
-        raw, batched = stats.median_interval(values), stats.median_interval(stats.batch_medians(values))
-        assert raw.low is not None and raw.high is not None and batched.low is not None and batched.high is not None
-        raw_hits += raw.low <= 0 <= raw.high
-        batched_hits += batched.low <= 0 <= batched.high
-    assert batched_hits > raw_hits + 60
-    assert batched_hits >= 255, "85 % of 300 with only 200 values at a correlation of 0.8"
 
 
 def test_lag1_of_alternation_and_of_a_constant() -> None:
@@ -237,3 +192,165 @@ def test_the_cluster_bootstrap_of_a_mean_is_the_normal_interval() -> None:
     error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / 199 / 200)
     low, high = stats.cluster_interval(lambda drawn: math.fsum(values[number] for number in drawn) / len(drawn), 200)
     assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.2 * error)
+
+
+def test_mad_and_deviation_are_scipys() -> None:
+    import numpy as np
+    from scipy.stats import median_abs_deviation
+
+    draw = random.Random(8)
+    values = [draw.gauss(5, 3) for _ in range(31)]
+    assert stats.mad(values) == pytest.approx(float(median_abs_deviation(values, scale="normal")), rel=1e-5)
+    assert stats.deviation(values) == pytest.approx(float(np.std(values, ddof=1)), rel=1e-12)
+    assert stats.deviation([1e200, 3e200]) == pytest.approx(math.sqrt(2) * 1e200), "no overflow on the way"
+    with pytest.raises(ValueError, match="two values"):
+        stats.deviation([1.0])
+
+
+coarse = st.integers(-4, 4).map(float)
+"""Values that tie with each other and with the threshold."""
+
+
+@given(st.lists(coarse, max_size=300), coarse)
+@settings(deadline=None)
+def test_sign_test_is_scipys_binomial_test(values: list[float], threshold: float) -> None:
+    from scipy.stats import binomtest
+
+    found = stats.sign_test(values, threshold)
+    if not values:
+        assert found == 1.0
+        return
+    above = sum(value > threshold for value in values)
+    assert found == pytest.approx(float(binomtest(above, len(values), 0.5, "greater").pvalue), rel=1e-9)
+
+
+def test_the_sign_test_rejects_exactly_where_the_median_interval_clears_the_threshold() -> None:
+    """The interval is the test inverted: at 95 % two-sided its lower end lies above 0 if and only if p ≤ 2.5 %."""
+    draw = random.Random(6)
+    seen = set()
+    for _ in range(300):
+        values = [draw.gauss(0.4, 1) for _ in range(draw.randint(6, 40))]
+        low = stats.median_interval(values).low
+        assert low is not None
+        seen.add(low > 0)
+        assert (low > 0) == (stats.sign_test(values) <= 0.025)
+    assert seen == {True, False}
+
+
+@given(st.lists(st.integers(-9999, 9999).map(lambda n: n / 1000), min_size=2, max_size=30), st.floats(-10, 10))
+@settings(deadline=None)
+def test_t_test_is_scipys(values: list[float], threshold: float) -> None:
+    from scipy.stats import ttest_1samp
+
+    if len(set(values)) > 1:
+        expected = float(ttest_1samp(values, threshold, alternative="greater").pvalue)
+        assert stats.t_test(values, threshold) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def test_no_scatter_seen_proves_nothing() -> None:
+    """One launch, equal launches and launches that differ by rounding."""
+    for values in ([], [0.5], [0.5, 0.5], [0.1] * 7, [0.1, 0.1 + 1e-16, 0.1 - 1e-16], [0.0, 0.0, 0.0]):
+        assert stats.t_test(values, -1.0) == 1.0, values
+    assert stats.t_test([0.1, 0.11, 0.09]) < 0.01
+
+
+def test_tests_refuse_nan() -> None:
+    for test in (stats.sign_test, stats.t_test, stats.holm):
+        with pytest.raises(ValueError):
+            test([0.01, math.nan, 0.02])
+    with pytest.raises(ValueError, match="finite"):
+        stats.t_test([1.0, math.inf])
+    with pytest.raises(ValueError, match="NaN"):
+        stats.cluster_bootstrap([[0.1], [math.nan], [0.2]])
+    assert stats.sign_test([math.inf] * 5) == 1 / 32, "a rank needs no finite value"
+
+
+p_lists = st.lists(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.01, 0.02, 1.0])), max_size=6)
+
+
+@given(p_lists)
+@settings(deadline=None)
+def test_holm_is_closed_testing_with_bonferronis_bound(p_values: list[float]) -> None:
+    """A hypothesis falls only if every set that holds it falls by Bonferroni: the definition that Holm's steps shorten
+    (Marcus, Peritz & Gabriel, 1976), here over all subsets.
+    """
+    places = range(len(p_values))
+    subsets = [chosen for size in places for chosen in combinations(places, size + 1)]
+    expected = [
+        max(min(1.0, len(chosen) * min(p_values[other] for other in chosen)) for chosen in subsets if place in chosen)
+        for place in places
+    ]
+    assert stats.holm(p_values) == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+def test_holms_own_steps() -> None:
+    """Sorted 0.01, 0.02, 0.03, 0.04: 4·0.01, 3·0.02, 2·0.03 and 1·0.04, which may not fall below the one before."""
+    assert stats.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert stats.holm([]) == []
+
+
+def test_alpha_is_spent_in_full_and_mostly_late() -> None:
+    assert stats.alpha_spending(0.05, 4) == pytest.approx((0.005, 0.01, 0.015, 0.02))
+    assert stats.alpha_spending(0.05, 1) == (0.05,)
+    for looks in range(1, 30):
+        assert math.fsum(stats.alpha_spending(0.01, looks)) == pytest.approx(0.01)
+    with pytest.raises(ValueError, match="at least one look"):
+        stats.alpha_spending(0.05, 0)
+
+
+@given(st.integers(1, 500), st.floats(0, 1), st.sampled_from([0.9, 0.95, 0.99]))
+@settings(deadline=None)
+def test_proportion_interval_is_scipys_exact_one(trials: int, share: float, confidence: float) -> None:
+    from scipy.stats import binomtest
+
+    events = round(share * trials)
+    expected = binomtest(events, trials).proportion_ci(confidence, method="exact")
+    found = stats.proportion_interval(events, trials, confidence)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-6, abs=1e-9)
+    assert (found.point, found.n) == (events / trials, trials)
+
+
+def test_no_event_of_n_is_the_rule_of_three() -> None:
+    """0 of 300 supports "at most 1 %" at 95 % one-sided, which is the upper end at 90 % two-sided."""
+    assert stats.proportion_interval(0, 300, 0.9).high == pytest.approx(1 - 0.05 ** (1 / 300))
+    assert stats.proportion_interval(0, 300, 0.9).high == pytest.approx(3 / 300, rel=0.01)
+    for events, trials in ((0, 0), (-1, 5), (6, 5)):
+        with pytest.raises(ValueError, match="no share"):
+            stats.proportion_interval(events, trials)
+
+
+def test_cluster_bootstrap_is_the_plain_one_in_two_levels() -> None:
+    """Against loops over random.choices: launches first, then the rounds of each drawn launch."""
+    draw = random.Random(12)
+    launches = [
+        [draw.gauss(offset, 0.02) for _ in range(size)] for offset, size in ((0.0, 5), (0.04, 8), (0.02, 3), (0.07, 6))
+    ]
+    medians = []
+    for _ in range(4000):
+        chosen = draw.choices(launches, k=len(launches))
+        medians.append(stats.median([stats.median(draw.choices(rounds, k=len(rounds))) for rounds in chosen]))
+    found = stats.cluster_bootstrap(launches, 0.8, draws=4000)
+    assert found is not None and found.low is not None and found.high is not None
+    assert math.log(found.point) == pytest.approx(stats.median([stats.median(rounds) for rounds in launches]))
+    assert math.log(found.low) == pytest.approx(stats.quantile(medians, 0.1), abs=0.002)
+    assert math.log(found.high) == pytest.approx(stats.quantile(medians, 0.9), abs=0.002)
+
+
+def test_cluster_bootstrap_needs_three_launches_and_keeps_its_seed() -> None:
+    assert stats.cluster_bootstrap([]) is None and stats.cluster_bootstrap([[], []]) is None
+    two = stats.cluster_bootstrap([[0.1], [0.3], []])
+    assert two is not None and (two.low, two.high, two.n) == (None, None, 2)
+    assert two.point == pytest.approx(math.exp(0.2))
+    three = [[0.1, 0.2], [0.3, 0.2, 0.4], [0.2, 0.1]]
+    assert stats.cluster_bootstrap(three, seed=1) == stats.cluster_bootstrap(three, seed=1)
+    scattered = [[number / 7 % 1, number / 11 % 1] for number in range(40)]
+    assert stats.cluster_bootstrap(scattered, seed=1) != stats.cluster_bootstrap(scattered, seed=2)
+
+
+@given(st.lists(st.lists(st.floats(-3, 3), min_size=1, max_size=6), min_size=3, max_size=6))
+@settings(deadline=None, max_examples=50)
+def test_cluster_bootstrap_holds_its_point(launches: list[list[float]]) -> None:
+    found = stats.cluster_bootstrap(launches, draws=100)
+    assert found is not None and found.low is not None and found.high is not None
+    assert found.low <= found.point <= found.high
+    assert math.log(found.low) >= min(map(min, launches)) - 1e-12
