@@ -1,0 +1,184 @@
+"""Recorded pairs as arrays, and the rule of `effbench.gate` over hundreds of suites drawn from them. Pure, no torch.
+
+`gate.Gate` decides one gate in plain Python; a replay needs thousands. What is computed here is the same rule, and a
+test holds the two together, verdict by verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from effbench import pairs, stats
+from effbench.gate import WALL_EFFECT, WALL_SHARE, Rule
+from effbench.pairs import Pair, Round
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+Rounds = Mapping[str, Mapping[int, Sequence[Round]]]
+"""By cell and number of the launch."""
+
+INCONCLUSIVE, REGRESSION, PASS = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was measured of both sides, without the rounds that an outside cause disturbed.
+
+    `rounds` are on `clock`, `wall` the same on the wall clock where that is another one, else empty. `launches` are the
+    numbers of all launches in the order of time, `set_aside` the disturbed rounds of each cell.
+    """
+
+    cells: tuple[str, ...]
+    launches: tuple[int, ...]
+    rounds: Rounds
+    wall: Rounds = field(default_factory=dict)
+    clock: str = "wall"
+    set_aside: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def usable(self) -> tuple[str, ...]:
+        """The cells with any undisturbed round."""
+        return tuple(cell for cell in self.cells if any(self.rounds[cell].values()))
+
+
+def record(source: Pair | Record | Mapping[str, Sequence[Sequence[Round]]], clock: str | None = None) -> Record:
+    """A record from a stored pair of runs, or from each cell's launches of rounds. `clock` defaults to the pair's."""
+    if isinstance(source, Record):
+        return source
+    if isinstance(source, Pair):
+        read = clock or source.clock
+        found = {cell: pairs.rounds(source, cell, read) for cell in source.cells}
+        wall = {} if read == "wall" else {cell: pairs.rounds(source, cell, "wall") for cell in source.cells}
+    else:
+        read, wall = clock or "wall", {}
+        found = {cell: tuple(item for launch in launches for item in launch) for cell, launches in source.items()}
+    return Record(
+        cells=tuple(found),
+        launches=tuple(sorted({item.launch for items in found.values() for item in items})),
+        rounds={cell: _by_launch(items) for cell, items in found.items()},
+        wall={cell: _by_launch(items) for cell, items in wall.items()},
+        clock=read,
+        set_aside={cell: sum(1 for item in items if item.flags) for cell, items in found.items()},
+    )
+
+
+def log_ratios(recorded: Record, rounds: Rounds) -> Array:
+    """Log ratios by cell, launch and round; NaN where a launch has fewer rounds than another."""
+    import numpy
+
+    longest = max((len(items) for launches in rounds.values() for items in launches.values()), default=0)
+    values = numpy.full((len(recorded.cells), len(recorded.launches), max(longest, 1)), numpy.nan)
+    for row, cell in enumerate(recorded.cells):
+        for column, launch in enumerate(recorded.launches):
+            found = [item.log_ratio for item in rounds.get(cell, {}).get(launch, ())]
+            values[row, column, : len(found)] = found
+    return values
+
+
+def decide(
+    values: Array, wall: Array | None, drawn: Array, rule: Rule, shift: Array | float = 0.0
+) -> tuple[Array, Array]:
+    """The verdict of every cell in every suite, and the launches that each suite took until all were decided.
+
+    `values` and `wall` are `log_ratios`; `drawn` (suites × launches) are places of launches in them, in the order in
+    which a suite meets them; `shift` (suites × cells) is added to the log ratios of a suite's cell. Looks beyond the
+    drawn launches do not happen.
+    """
+    import numpy
+
+    suites, launches = drawn.shape
+    verdicts = numpy.full((suites, len(values)), INCONCLUSIVE)
+    taken = numpy.zeros(suites, dtype=int)
+    spent = stats.alpha_spending(rule.alpha, len(rule.looks))
+    for look, alpha in zip(rule.looks, spent, strict=True):
+        if look > launches:
+            break
+        here = drawn[:, :look]
+        share = alpha if wall is None else alpha * (1 - WALL_SHARE)
+        is_slower = _holm(p_above(values, here, rule.smallest_effect, shift)) <= share
+        is_passed = p_above(-values, here, 1 / (1 + rule.tolerance) - 1, -numpy.asarray(shift)) <= alpha
+        if wall is not None:
+            is_slower |= _holm(p_above(wall, here, WALL_EFFECT, shift)) <= alpha * WALL_SHARE
+            is_passed &= ~(_middle(_middle(wall)[:, here].transpose(1, 0, 2)) + shift > math.log1p(WALL_EFFECT))
+        open_cells = verdicts == INCONCLUSIVE
+        taken[open_cells.any(axis=1)] = look
+        verdicts[open_cells & is_passed] = PASS
+        verdicts[open_cells & is_slower] = REGRESSION
+    return verdicts, taken
+
+
+def p_above(values: Array, drawn: Array, share: float, shift: Array | float = 0.0) -> Array:
+    """`gate.p_above` of every suite and cell (suites × cells)."""
+    import numpy
+
+    threshold = math.log1p(share) - numpy.broadcast_to(shift, (len(drawn), len(values)))
+    levels, level = numpy.unique(threshold, return_inverse=True)
+    level = level.reshape(threshold.shape)
+    medians = _middle(values)[:, drawn].transpose(1, 0, 2)
+    rounds = numpy.isfinite(values).sum(axis=2)[:, drawn].sum(axis=2).T
+    p_values = numpy.ones(threshold.shape)
+    for number, at in enumerate(levels):  # as many as there are slowdowns: two
+        above = (values > at).sum(axis=2)[:, drawn].sum(axis=2).T
+        found = numpy.maximum(sign_p(above, rounds), t_p(medians, at))
+        p_values = numpy.where(level == number, found, p_values)
+    return p_values
+
+
+def sign_p(above: Array, rounds: Array) -> Array:
+    """`stats.sign_test` from counts."""
+    import numpy
+    from scipy.special import bdtrc
+
+    return numpy.where(rounds > 0, bdtrc(above - 1.0, numpy.maximum(rounds, 1), 0.5), 1.0)
+
+
+def t_p(medians: Array, threshold: Array | float) -> Array:
+    """`stats.t_test` along the last axis, leaving out NaN."""
+    import numpy
+    from scipy.special import stdtr
+
+    count = numpy.isfinite(medians).sum(axis=-1)
+    mean = numpy.nansum(medians, axis=-1) / numpy.maximum(count, 1)
+    squares = numpy.nansum((medians - mean[..., None]) ** 2, axis=-1)
+    scatter = numpy.sqrt(squares / numpy.maximum(count - 1, 1))
+    largest = numpy.nan_to_num(numpy.abs(medians)).max(axis=-1, initial=0.0)
+    can_tell = (count > 1) & (scatter > 1e-12 * largest)
+    t = (threshold - mean) / numpy.where(can_tell, scatter, 1.0) * numpy.sqrt(count)
+    return numpy.where(can_tell, stdtr(numpy.maximum(count - 1, 1), t), 1.0)
+
+
+def _by_launch(items: Sequence[Round]) -> dict[int, list[Round]]:
+    launches: dict[int, list[Round]] = {}
+    for item in items:
+        if not item.flags:
+            launches.setdefault(item.launch, []).append(item)
+    return launches
+
+
+def _middle(values: Array) -> Array:
+    """The median along the last axis without NaN; NaN where there is nothing else."""
+    import numpy
+
+    ordered = numpy.sort(values, axis=-1)  # NaN last
+    count = numpy.isfinite(ordered).sum(axis=-1, keepdims=True)
+    ends = [numpy.take_along_axis(ordered, numpy.maximum(place, 0), -1) for place in ((count - 1) // 2, count // 2)]
+    middle: Array = (ends[0][..., 0] + ends[1][..., 0]) / 2
+    return middle
+
+
+def _holm(p_values: Array) -> Array:
+    """`stats.holm` of each row."""
+    import numpy
+
+    order = numpy.argsort(p_values, axis=1, kind="stable")
+    factors = numpy.arange(p_values.shape[1], 0, -1)
+    raised = numpy.minimum(numpy.take_along_axis(p_values, order, 1) * factors, 1.0)
+    adjusted = numpy.empty_like(raised)
+    numpy.put_along_axis(adjusted, order, numpy.maximum.accumulate(raised, axis=1), 1)
+    return adjusted
