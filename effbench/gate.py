@@ -13,7 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from effbench import stats
+from effbench import pairs, stats
+from effbench.core import Estimate
+from effbench.decision import Costed, Finding, Word
+from effbench.pairs import Pair
+from effbench.summary import CONTAMINATED_SHARE
 
 LOOKS = (4, 6, 9, 13)
 """Launches after which the gate looks."""
@@ -48,7 +52,7 @@ class Rule:
 class Looked:
     """What one look says of one cell. `detectable` is a share, None where one launch cannot tell."""
 
-    verdict: Literal["REGRESSION", "PASS", "INCONCLUSIVE"]
+    verdict: Literal["REGRESSION", "PASS", "INCONCLUSIVE", "ENVIRONMENT"]
     reason: str = ""
     is_improved: bool = False
     detectable: float | None = None
@@ -68,22 +72,50 @@ class Gate:
     def undecided(self) -> list[str]:
         """Cells that more launches may still decide."""
         return [
-            cell for cell in self.cells if cell not in self.found or self.found[cell].verdict == "INCONCLUSIVE"
+            cell
+            for cell in self.cells
+            if cell not in self.found or self.found[cell].verdict in ("INCONCLUSIVE", "ENVIRONMENT")
         ]
 
+    def look_at(self, number: int, pair: Pair) -> dict[str, Looked]:
+        """`look` at what is measured so far of both sides."""
+        seen = {cell: Evidence.of(pair, cell) for cell in self.cells}
+        return self.look(
+            number,
+            {cell: each.launches for cell, each in seen.items()},
+            {cell: each.wall for cell, each in seen.items()} if pair.clock != "wall" else None,
+            disturbed={cell: each.disturbed for cell, each in seen.items() if each.disturbed},
+            unsteady={cell: each.unsteady for cell, each in seen.items() if each.unsteady},
+        )
+
     def look(
-        self, number: int, ratios: Mapping[str, Launches], wall: Mapping[str, Launches] | None = None
+        self,
+        number: int,
+        ratios: Mapping[str, Launches],
+        wall: Mapping[str, Launches] | None = None,
+        *,
+        disturbed: Mapping[str, str] | None = None,
+        unsteady: Mapping[str, str] | None = None,
     ) -> dict[str, Looked]:
         """The word on every cell after look `number`, from 0. Verdicts of earlier looks stand.
 
-        `ratios` are on the clock that decides, `wall` on the wall clock where that is another one.
+        `ratios` are on the clock that decides, `wall` on the wall clock where that is another one. What is `disturbed`
+        proves nothing and what is `unsteady` cannot pass, each for the reason given.
         """
+        disturbed, unsteady = disturbed or {}, unsteady or {}
+        ratios = {cell: launches for cell, launches in ratios.items() if cell not in disturbed}
+        wall = {cell: launches for cell, launches in wall.items() if cell in ratios} if wall else None
         alpha = stats.alpha_spending(self.rule.alpha, len(self.rule.looks))[number]
         share = alpha * (1 - WALL_SHARE) if wall else alpha
         slower = _adjusted(self.cells, ratios, self.rule.smallest_effect)
         waiting = _adjusted(self.cells, wall or {}, WALL_EFFECT)
-        faster = _adjusted(self.cells, {name: _mirrored(each) for name, each in ratios.items()}, self.rule.smallest_effect)
+        faster = _adjusted(
+            self.cells, {name: _mirrored(each) for name, each in ratios.items()}, self.rule.smallest_effect
+        )
         for cell in self.undecided:
+            if cell in disturbed:
+                self.found[cell] = Looked("ENVIRONMENT", disturbed[cell])
+                continue
             launches, tolerance = ratios.get(cell, ()), self.tolerances.get(cell, self.rule.tolerance)
             self.found[cell] = replace(
                 _word(
@@ -93,6 +125,7 @@ class Gate:
                     is_waiting=bool(wall) and waiting[cell] <= alpha * WALL_SHARE,
                     tolerance=tolerance,
                     alpha=alpha,
+                    unsteady=unsteady.get(cell, ""),
                 ),
                 is_improved=faster[cell] <= alpha,
                 detectable=detectable(launches, share / len(self.cells), self.rule.smallest_effect),
@@ -139,17 +172,18 @@ def _word(
     is_waiting: bool,
     tolerance: float,
     alpha: float,
+    unsteady: str,
 ) -> Looked:
     if is_slower:
         return Looked("REGRESSION")
     if is_waiting:
         return Looked("REGRESSION", f"it waits: more than {WALL_EFFECT:.0%} slower by the wall clock")
     if p_below(launches, tolerance) > alpha:
-        return Looked("INCONCLUSIVE", f"neither a slowdown nor its absence within {tolerance:.3g} is shown")
+        return Looked("INCONCLUSIVE", f"neither a slowdown nor its absence within {tolerance:.1%} is shown")
     medians = [stats.median(launch) for launch in wall if launch]
     if medians and stats.median(medians) > math.log1p(WALL_EFFECT):
         return Looked("INCONCLUSIVE", f"the wall clock reads more than {WALL_EFFECT:.0%} slower, CPU time does not")
-    return Looked("PASS")
+    return Looked("INCONCLUSIVE", unsteady) if unsteady else Looked("PASS")
 
 
 def _adjusted(cells: Sequence[str], ratios: Mapping[str, Launches], share: float) -> dict[str, float]:
@@ -160,3 +194,136 @@ def _adjusted(cells: Sequence[str], ratios: Mapping[str, Launches], share: float
 
 def _mirrored(launches: Launches) -> list[list[float]]:
     return [[-value for value in launch] for launch in launches]
+
+
+# --- from a pair of runs to findings ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a pair of runs holds about one cell. `disturbed` and `unsteady` say why it proves less, or are empty.
+
+    `launches` and `wall` are log ratios on the pair's clock and on the wall clock, without the rounds that an outside
+    cause disturbed; those of a disturbed cell are kept, since there is nothing better to show.
+    """
+
+    launches: Launches
+    wall: Launches
+    rounds: int
+    set_aside: int
+    disturbed: str = ""
+    unsteady: str = ""
+
+    @staticmethod
+    def of(pair: Pair, cell: str) -> Evidence:
+        found = pairs.rounds(pair, cell)
+        aside = sum(1 for item in found if item.flags)
+        disturbed = unsteady = ""
+        if aside > CONTAMINATED_SHARE * len(found):
+            causes = ", ".join(dict.fromkeys(flag for item in found for flag in item.flags))
+            disturbed = f"{aside} of {len(found)} rounds were disturbed from outside ({causes})"
+        keep = bool(disturbed)
+        warmups = [
+            launch.warmups[cell]
+            for run in (pair.baseline, pair.candidate)
+            for launch in run.launches
+            if cell in launch.warmups
+        ]
+        restless = sum(1 for warmup in warmups if not warmup.steady)
+        if restless > CONTAMINATED_SHARE * len(warmups):
+            unsteady = f"no steady state in {restless} of {len(warmups)} warm-ups"
+        return Evidence(
+            pairs.by_launch(found, keep_disturbed=keep),
+            pairs.by_launch(pairs.rounds(pair, cell, "wall"), keep_disturbed=keep),
+            len(found),
+            aside,
+            disturbed,
+            unsteady,
+        )
+
+
+def findings(
+    gate: Gate, pair: Pair | None, skipped: Mapping[str, Mapping[str, str]], *, same_costs: bool = False
+) -> tuple[Finding, ...]:
+    """Every cell's finding, in the order of the gate, once it has looked for the last time.
+
+    `skipped` tells by side ("baseline", "candidate") which cells cannot be measured, and why. `pair` is None where
+    nothing was measured. With `same_costs` a count that differs between the sides is a regression.
+    """
+    return tuple(_finding(gate, cell, pair, skipped, same_costs) for cell in gate.cells)
+
+
+def _finding(
+    gate: Gate, cell: str, pair: Pair | None, skipped: Mapping[str, Mapping[str, str]], same_costs: bool
+) -> Finding:
+    tolerance = gate.tolerances.get(cell, gate.rule.tolerance)
+    costs = _differing(pair, cell, "equal" if same_costs else "")
+    reasons = [skipped.get(side, {}).get(cell) for side in pairs.SIDES]
+    if any(reasons):
+        return Finding("against", cell, *_unmeasured(*reasons), tolerance=tolerance, costs=costs)
+    looked = gate.found.get(cell)
+    if pair is None or looked is None:
+        return Finding("against", cell, "INCONCLUSIVE", "it was not measured often enough to look", tolerance=tolerance)
+    seen = Evidence.of(pair, cell)
+    broken = [item for item in costs if not item.is_kept]
+    return Finding(
+        gate="against",
+        cell=cell,
+        verdict="REGRESSION" if broken else looked.verdict,
+        reason=f"{', '.join(item.name for item in broken)} must be equal" if broken else looked.reason,
+        change=stats.cluster_bootstrap(seen.launches),
+        wall=stats.cluster_bootstrap(seen.wall) if pair.clock != "wall" else None,
+        clock=pair.clock,
+        tolerance=tolerance,
+        detectable=looked.detectable,
+        launches=len(seen.launches),
+        rounds=seen.rounds,
+        set_aside=seen.set_aside,
+        is_improved=looked.is_improved,
+        costs=costs,
+    )
+
+
+def _unmeasured(baseline: str | None, candidate: str | None) -> tuple[Word, str]:
+    """A cell that a side cannot run: broken is worse than slow, and new has nothing to be slower than."""
+    if baseline and candidate:
+        return "INCONCLUSIVE", f"neither side runs it: {candidate}"
+    if baseline:
+        return "NEW", f"the baseline does not run it: {baseline}"
+    if "out of memory" in str(candidate):
+        return "ENVIRONMENT", str(candidate)
+    return "REGRESSION", f"the baseline runs it, this does not: {candidate}"
+
+
+def _differing(pair: Pair | None, cell: str, rule: Literal["equal", ""]) -> tuple[Costed, ...]:
+    """The counts in which the two sides differ."""
+    sides = (
+        {}
+        if pair is None
+        else {
+            side: result.cost
+            for side, run in zip(pairs.SIDES, (pair.baseline, pair.candidate), strict=True)
+            for result in run
+            if result.cell.id == cell
+        }
+    )
+    before, after = (sides.get(side) for side in pairs.SIDES)
+    if before is None or after is None:
+        return ()
+    names = ("params", "madds", "activations", "memory_access", "memory_access_bytes")
+    counts = [Costed(name, getattr(after, name), getattr(before, name), rule) for name in names]
+    return tuple(count for count in counts if count.found != count.wanted)
+
+
+def geomean(pair: Pair, cells: Sequence[str]) -> Estimate | None:
+    """The geometric mean of these cells' changes, over the launches that measured all of them; None without one."""
+    by_cell = []
+    for cell in cells:
+        launches: dict[int, list[float]] = {}
+        for item in pairs.rounds(pair, cell):
+            if not item.flags:
+                launches.setdefault(item.launch, []).append(item.log_ratio)
+        by_cell.append({number: stats.median(rounds) for number, rounds in launches.items()})
+    common = sorted(set.intersection(*map(set, by_cell))) if by_cell else []
+    means = [math.fsum(medians[number] for medians in by_cell) / len(by_cell) for number in common]
+    return stats.cluster_bootstrap([[mean] for mean in means]) if means else None

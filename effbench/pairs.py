@@ -81,16 +81,14 @@ def rounds(pair: Pair, cell: str, clock: str | None = None) -> tuple[Round, ...]
     return tuple(found)
 
 
-def by_launch(found: tuple[Round, ...]) -> list[list[float]]:
-    """The log ratios of undisturbed rounds, one list a launch."""
+def by_launch(found: tuple[Round, ...], *, keep_disturbed: bool = False) -> list[list[float]]:
+    """The log ratios of undisturbed rounds, or of all, one list a launch."""
     launches: dict[int, list[float]] = {}
     for item in found:
-        if not item.flags:
+        if keep_disturbed or not item.flags:
             launches.setdefault(item.launch, []).append(item.log_ratio)
     return list(launches.values())
 
 
 def _blocks(run: Run, cell: str) -> dict[tuple[int, int], Block]:
-    return {
-        (block.launch, block.round): block for result in run if result.cell.id == cell for block in result.blocks
-    }
+    return {(block.launch, block.round): block for result in run if result.cell.id == cell for block in result.blocks}

@@ -131,7 +131,8 @@ def job(**changes: Any) -> dict[str, Any]:
 
 def events_of(task: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     seen: list[tuple[str, dict[str, Any]]] = []
-    worker.launch(task, lambda event, **fields: seen.append((event, json.loads(json.dumps(fields)))))
+    emit = lambda event, **fields: seen.append((event, json.loads(json.dumps(fields))))  # noqa: E731
+    worker.launch(task, emit, dict)
     return seen
 
 

@@ -11,7 +11,7 @@ from effbench import zoo
 from effbench.core import Cell, Cost, Traffic
 from effbench.errors import EffbenchError, ModelError
 from effbench.feeding import Input
-from effbench.measurement.launcher import Worker, WorkerFailed, worker_environment
+from effbench.measurement.launcher import Site, Worker, WorkerFailed, worker_environment
 from effbench.zoo import external, libraries
 
 if TYPE_CHECKING:
@@ -57,19 +57,21 @@ def is_foreign(model: str) -> bool:
     return ":" in model and not external.is_of_library(model)
 
 
-def count_apart(cells: Sequence[Cell], silence_s: float) -> dict[str, Counted | str]:
+def count_apart(cells: Sequence[Cell], silence_s: float, site: Site | None = None) -> dict[str, Counted | str]:
     """Each cell's cost and kernels, or the reason why it has none.
 
-    What ends the process is that cell's reason; the rest goes on.
+    What ends the process is that cell's reason; the rest goes on. `site` is where the code lies, if not here.
     Raises EffbenchError where no process can be started.
     """
     found: dict[str, Counted | str] = {}
     while left := [cell for cell in cells if cell.id not in found]:
         working = ""
         job = {"task": "count", "cells": [_order(cell) for cell in left]}
-        with Worker(job, worker_environment(1, "system"), silence_s) as worker:
+        with Worker(job, worker_environment(1, "system"), silence_s, site) as worker:
             try:
                 for event in worker.events():
+                    if event["event"] == "error":
+                        raise EffbenchError(event["message"])
                     working = event["cell"]
                     if event["event"] == "cost":
                         found[working] = Counted(_cost(event["cost"]), _kernels(event["kernels"]))

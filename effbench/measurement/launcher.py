@@ -12,6 +12,8 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 ALLOCATORS = ("retain", "system")
@@ -27,6 +29,41 @@ _KEEP = {
 
 class WorkerFailed(Exception):
     """The worker ended, or fell silent, before its job was done. The message says how."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a worker finds the code that it runs: here and now by default, or in another tree.
+
+    `folder` is where it works, and what its `paths` are relative to: the first places that it imports from. Nothing
+    may be imported from `foreign`, the tree of the other side. `python` is the interpreter of an environment of its
+    own, which must have effbench too.
+    """
+
+    folder: Path | None = None
+    paths: tuple[str, ...] = ()
+    foreign: Path | None = None
+    python: str | None = None
+
+    def job(self) -> dict[str, Any]:
+        """What the worker itself has to know."""
+        if self.folder is None:
+            return {}
+        return {
+            "paths": [str(self.folder / path) for path in self.paths],
+            "folder": str(self.folder),
+            "foreign": None if self.foreign is None else str(self.foreign),
+        }
+
+    def environment(self, variables: Mapping[str, str]) -> dict[str, str]:
+        """The variables without the ways that lead into the other tree, or into this process's own packages."""
+        if self.python is not None:
+            return {name: value for name, value in variables.items() if name != "PYTHONPATH"}
+        if self.foreign is None:
+            return dict(variables)
+        closed = {self.foreign.resolve() / path for path in self.paths}
+        entries = [entry for entry in variables["PYTHONPATH"].split(os.pathsep) if Path(entry).resolve() not in closed]
+        return {**variables, "PYTHONPATH": os.pathsep.join(entries)}
 
 
 def worker_environment(threads: int, allocator: str, base: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -48,25 +85,33 @@ def worker_environment(threads: int, allocator: str, base: Mapping[str, str] | N
 class Worker:
     """A running worker. Use as a context manager: leaving it ends the process, whatever happened."""
 
-    def __init__(self, job: Mapping[str, Any], environment: Mapping[str, str], silence_s: float) -> None:
+    def __init__(
+        self, job: Mapping[str, Any], environment: Mapping[str, str], silence_s: float, site: Site | None = None
+    ) -> None:
+        site = site or Site()
         self._silence_s = silence_s
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 closed by __exit__
         # A session of its own: Ctrl-C reaches only the parent, which still has to save and to say how to go on.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "effbench.measurement.worker"],
+            [site.python or sys.executable, "-m", "effbench.measurement.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=dict(environment),
+            env=site.environment(environment),
+            cwd=site.folder,
             start_new_session=True,
         )
         self._lines: queue.Queue[bytes | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        assert self._process.stdin is not None
         # Left open: when this process dies, however it dies, the worker reads the end of its input and ends too.
-        with suppress(BrokenPipeError):  # it died at once; events() tells why
-            self._process.stdin.write(json.dumps(job).encode() + b"\n")
+        self.send({**job, **site.job()})
+
+    def send(self, order: Mapping[str, Any]) -> None:
+        """Give the worker its job, or one that obeys orders the next of them."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it has died; events() tells why
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
             self._process.stdin.flush()
 
     def _read(self) -> None:

@@ -11,3 +11,12 @@ def order(cells: Sequence[str], *, seed: int, launch: int, round: int) -> list[s
     shuffled = list(cells)
     random.Random(f"{seed}/{launch}/{round}").shuffle(shuffled)
     return shuffled
+
+
+def first_side(cell: str, *, seed: int, launch: int, round: int) -> int:
+    """Which of two sides comes first: 0 or 1 at random in even rounds, the other one in the odd round that follows.
+
+    Two rounds are ABBA or BAAB, in which a linear drift cancels.
+    """
+    drawn = random.Random(f"{seed}/{launch}/{round // 2}/{cell}").randrange(2)
+    return drawn ^ (round % 2)

@@ -10,13 +10,17 @@ import contextlib
 import gc
 import json
 import os
+import queue
+import site
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TextIO
 
 from effbench import devices, feeding, runtimes
+from effbench._version import __version__
 from effbench.core import Block, Sampling
 from effbench.devices import Call, Device, OutOfMemory
 from effbench.errors import EffbenchError, ModelError
@@ -26,6 +30,8 @@ from effbench.operator_times import Breakdown
 from effbench.zoo.external import NETWORK_FAILURES
 
 Emit = Callable[..., None]
+Hear = Callable[[], Mapping[str, Any]]
+"""The next order, once there is one."""
 
 
 def main() -> int:
@@ -36,7 +42,10 @@ def main() -> int:
     os.dup2(2, 1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     job = json.loads(orders.readline())
-    threading.Thread(target=_end_with_parent, args=(orders,), daemon=True).start()
+    # The first place to import from, now that effbench itself has come from its own.
+    sys.path[:0] = job.get("paths", [])
+    heard: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(orders, heard), daemon=True).start()
 
     def emit(event: str, **fields: Any) -> None:
         _write(events, {"event": event, **fields})
@@ -54,19 +63,20 @@ def main() -> int:
             else:
                 counting.tell_shapes(job["models"], emit)
         else:
-            launch(job, emit)
+            launch(job, emit, heard.get)
     except EffbenchError as error:
         emit("error", message=str(error))
     return 0
 
 
-def _end_with_parent(orders: TextIO) -> None:
-    """The parent never writes a second line, so the end of its pipe means that it is gone, even by SIGKILL.
+def _listen(orders: TextIO, heard: queue.SimpleQueue[dict[str, Any]]) -> None:
+    """Hear the parent's orders. The end of its pipe means that it is gone, even by SIGKILL.
 
     Without this a network that hangs would run on for ever with nobody to record it. Blocked in a read, this thread
     costs nothing.
     """
-    orders.read()
+    for line in orders:
+        heard.put(json.loads(line))
     os._exit(1)
 
 
@@ -79,41 +89,103 @@ def _write(stream: TextIO, record: Mapping[str, Any]) -> None:
         os._exit(1)
 
 
-def launch(job: Mapping[str, Any], emit: Emit) -> None:
-    """Prepare, warm up and measure the job's cells, emitting every block as soon as it is known."""
+def launch(job: Mapping[str, Any], emit: Emit, hear: Hear) -> None:
+    """Prepare, warm up and measure the job's cells, emitting every block as soon as it is known.
+
+    One that "obeys" waits before it warms up, and then times one block an order: another process's turn comes between.
+    """
     sampling = Sampling(**job["sampling"])
     device = devices.get(job["device"], **job["device_options"])
     device.setup()
     about = {} if device.kind == "fake" else runtimes.get(job["runtime"]).facts()
-    emit("ready", facts=device.facts(), runtime_facts=about)
+    emit("ready", effbench=__version__, facts=device.facts(), runtime_facts=about)
     with _inference(device):
         calls = _prepare_all(job, device, emit)
-        blocks: dict[str, int] = {}
-        for cell in list(calls):
-            frozen = next(spec["calls"] for spec in job["cells"] if spec["id"] == cell)
-            emit("working", cell=cell)
-            try:
-                warm, blocks[cell] = loop.warm_up(device, calls[cell], cell, frozen, sampling)
-                probed = device.probe(calls[cell], blocks[cell])
-            except OutOfMemory as error:
-                emit("skip", cell=cell, reason=f"out of memory: {_first_line(error)}")
-                del calls[cell]
-                device.release()
-                continue
-            except NETWORK_FAILURES as error:
-                emit("skip", cell=cell, reason=_reason(error))
-                del calls[cell]
-                continue
-            emit("warmup", **asdict(warm))
-            emit("calls", cell=cell, calls=blocks[cell])
-            if probed:
-                emit("probe", cell=cell, values=dict(probed))
+        _refuse_foreign(job)
+        frozen = {spec["id"]: spec["calls"] for spec in job["cells"]}
+        if job.get("obeys"):
+            emit("prepared")
+            frozen |= hear()["calls"]
+        blocks = _warm_up_all(device, calls, frozen, sampling, emit)
         emit("null", ns_per_call=loop.null_call_ns(device))
-        if calls:
+        if job.get("obeys"):
+            _freeze_garbage()
+            _obey(device, calls, blocks, emit, hear)
+        elif calls:
             _measure(job, device, calls, blocks, sampling, emit)
         for cell, call in calls.items() if job.get("breakdown") else ():
             _break_down(device, cell, call, emit)
     emit("facts", facts=device.facts())
+
+
+def _refuse_foreign(job: Mapping[str, Any]) -> None:
+    """Raise EffbenchError where a module came from the other side's tree: both sides would run the same code."""
+    if not job.get("foreign"):
+        return
+    own, foreign = Path(job["folder"]).resolve(), Path(job["foreign"]).resolve()
+    installed = [Path(place).resolve() for place in (sys.prefix, sys.base_prefix, *site.getsitepackages())]
+    for name, module in list(sys.modules.items()):
+        origin = getattr(module, "__file__", None)
+        if not isinstance(origin, str) or name.partition(".")[0] == "effbench":
+            continue
+        path = Path(origin).resolve()
+        if path.is_relative_to(foreign) and not any(path.is_relative_to(place) for place in (own, *installed)):
+            raise EffbenchError(
+                f"'{name}' was imported from the other side's tree, so both would run the same code; "
+                "remove the installed copy that leads there, or name the folder that holds it under `paths`"
+            )
+
+
+def _warm_up_all(
+    device: Device, calls: dict[str, Call], frozen: Mapping[str, int | None], sampling: Sampling, emit: Emit
+) -> dict[str, int]:
+    """Calls per block of every cell. A cell that fails is reported and taken out of `calls`."""
+    blocks: dict[str, int] = {}
+    for cell in list(calls):
+        emit("working", cell=cell)
+        try:
+            warm, blocks[cell] = loop.warm_up(device, calls[cell], cell, frozen[cell], sampling)
+            probed = device.probe(calls[cell], blocks[cell])
+        except OutOfMemory as error:
+            emit("skip", cell=cell, reason=f"out of memory: {_first_line(error)}")
+            del calls[cell]
+            device.release()
+            continue
+        except NETWORK_FAILURES as error:
+            emit("skip", cell=cell, reason=_reason(error))
+            del calls[cell]
+            continue
+        emit("warmup", **asdict(warm))
+        emit("calls", cell=cell, calls=blocks[cell])
+        if probed:
+            emit("probe", cell=cell, values=dict(probed))
+    return blocks
+
+
+def _freeze_garbage() -> None:
+    """Collected once and frozen: a collection right before a timed block costs that block 8 %."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def _obey(device: Device, calls: dict[str, Call], blocks: Mapping[str, int], emit: Emit, hear: Hear) -> None:
+    """Time one block an order until the order is to end. A cell that fails is reported once and ordered no more."""
+    start = device.now_s()
+    while (order := hear()).get("cell"):
+        cell = order["cell"]
+        emit("working", cell=cell)
+        try:
+            # Untimed: the other side's block has left its own code and data in the caches.
+            device.time_block(calls[cell], 1)
+            timing = device.time_block(calls[cell], blocks[cell])
+        except OutOfMemory as error:
+            emit("skip", cell=cell, reason=f"out of memory: {_first_line(error)}")
+        except NETWORK_FAILURES as error:
+            emit("skip", cell=cell, reason=_reason(error))
+        else:
+            emit("block", round=order["round"], position=order["position"], cell=cell, timing=asdict(timing))
+    emit("end", stopped="rounds", seconds=device.now_s() - start)
 
 
 def _measure(
@@ -128,10 +200,7 @@ def _measure(
     task = loop.Slice(
         job["launch"], job["seed"], job["first_round"], job["budget_s"], loop.references(pairs), job["clock"]
     )
-    # Collected once and frozen: a collection right before a timed block costs that block 8 %.
-    gc.collect()
-    gc.freeze()
-    gc.disable()
+    _freeze_garbage()
     start, current = device.now_s(), ""
 
     def visiting(cell: str) -> None:
