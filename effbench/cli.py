@@ -25,7 +25,7 @@ from effbench.errors import EffbenchError, UnknownName
 # The base of typer's usage errors, reached through a public class: typer ships click under another name from 0.16 on.
 _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
-COMMANDS = ("run", "compare", "profile", "diff", "report", "list", "doctor")
+COMMANDS = ("run", "compare", "profile", "diff", "report", "export", "list", "doctor")
 
 app = typer.Typer(
     name="effbench",
@@ -100,5 +100,6 @@ app.command()(measuring.compare)
 app.command()(profiling.profile)
 app.command()(stored.diff)
 app.command()(stored.report)
+app.command()(stored.export)
 app.command(name="list")(about.list_names)
 app.command()(about.doctor)

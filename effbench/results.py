@@ -60,7 +60,9 @@ class Results:
         """
         import pandas
 
-        return pandas.DataFrame([_frame_row(cell) for cell in self.cells])
+        from effbench.report import document
+
+        return pandas.DataFrame([document.cell_row(cell) for cell in self.cells])
 
     def blocks_frame(self) -> pandas.DataFrame:
         """One row a raw block: launch, round, position, cell, calls and every clock in nanoseconds."""
@@ -113,28 +115,3 @@ class Results:
 
     def _repr_markdown_(self) -> str:
         return str(self)
-
-
-def _frame_row(cell: CellSummary) -> dict[str, Any]:
-    cost = cell.cost
-    measured = {
-        "batch": cell.cell.batch,
-        "params": None if cost is None else cost.params,
-        "madds": None if cost is None else cost.madds,
-        "memory_access": None if cost is None else cost.memory_access,
-        "memory_access_bytes": None if cost is None else cost.memory_access_bytes,
-        "latency_s": None if cell.latency is None else cell.latency.point,
-        "latency_low_s": None if cell.latency is None else cell.latency.low,
-        "latency_high_s": None if cell.latency is None else cell.latency.high,
-        "throughput": cell.throughput,
-        "ratio": None if cell.ratio is None else cell.ratio.point,
-        "ratio_low": None if cell.ratio is None else cell.ratio.low,
-        "ratio_high": None if cell.ratio is None else cell.ratio.high,
-        "paper_ratio": cell.paper_ratio,
-        "bound": cell.bound,
-        "flags": ", ".join(cell.flags),
-        "skipped": cell.skipped,
-    }
-    # G1's factor is called ratio, and so is what is measured.
-    labels = {f"{name}_label" if name in measured else name: value for name, value in cell.cell.case.labels.items()}
-    return {"id": cell.cell.id, **labels, **measured}

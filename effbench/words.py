@@ -73,6 +73,13 @@ def complete_run(incomplete: str) -> list[str]:
     return sorted(path for path in found if path.startswith(incomplete))
 
 
+def complete_format(incomplete: str) -> list[str]:
+    """Formats of other tools that begin so."""
+    from effbench import export
+
+    return [name for name in export.FORMATS if name.startswith(incomplete)]
+
+
 # --- options that several commands share -------------------------------------------------------------
 
 Device = Annotated[

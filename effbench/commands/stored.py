@@ -1,9 +1,11 @@
-"""The commands that read stored runs and measure nothing: diff, report."""
+"""The commands that read stored runs and measure nothing: diff, report, export."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -72,3 +74,106 @@ def report(
         console.print_json({"files": {kind: str(written)}})
         return
     print(f"{kind:<8}{console.plain(str(written))}")
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="A run's folder or file.", autocompletion=words.complete_run)],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="pytest-benchmark, bmf, github-action, pyperf, openmetrics or csv.",
+            autocompletion=words.complete_format,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file to write, or the folder where a format has several. Default: print it."),
+    ] = None,
+    direction: Annotated[
+        str | None,
+        typer.Option(help="github-action: smaller-is-better (latency) or bigger-is-better (throughput), as one file."),
+    ] = None,
+    values: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all",
+            help="Raw values of each launch. Default: all, and for pyperf as many as each launch has at least.",
+        ),
+    ] = None,
+    as_json: words.Json = False,
+) -> None:
+    """Give a stored run to another tool, in its own format. Cells without a time are left out, and named."""
+    from effbench import export as formats
+    from effbench import pairs, storage
+    from effbench.report import write_text
+
+    directions = formats.find(format).directions
+    if direction is not None and direction not in directions:
+        if "" in directions:
+            raise InvalidValue(f"--direction {direction}: {format} holds everything in one file; leave it out")
+        raise UnknownName("direction", direction, directions)
+    printed = out is None or out == Path("-")
+    if printed and as_json:
+        raise InvalidValue("--json prints an object about the files that --out names: add --out, or leave --json out")
+    wanted = tuple(directions) if direction is None else (direction,)
+    if printed and len(wanted) > 1:
+        raise InvalidValue(
+            f"{format} takes one file a direction: name a folder for both with --out, or choose one with "
+            f"--direction {wanted[0]} (or {wanted[1]})"
+        )
+    sides = [Path(run) / side for side in pairs.SIDES]
+    if all((side / storage.RUN_FILE).is_file() for side in sides):
+        raise InvalidValue(f"{run} holds two runs measured in alternation: name one of them, {sides[0]} or {sides[1]}")
+    found = storage.load(run)
+    done = formats.export(found, format, values=_count(values))
+    if out is None or printed:
+        print(done.texts[wanted[0]], end="")
+        _say(done.notes)
+        return
+    ending = formats.find(format).ending
+    targets = {name: out / f"{name}.{ending}" for name in wanted} if len(wanted) > 1 else {wanted[0]: out}
+    for target in targets.values():
+        _require_free(target, storage.find(run), ending)
+    written = {name: str(write_text(target, done.texts[name])) for name, target in targets.items()}
+    _say(done.notes)
+    if as_json:
+        console.print_json(
+            {
+                "run": run,
+                "format": format,
+                "files": {name or format: path for name, path in written.items()},
+                "cells": done.cells,
+                "left_out": dict(done.left_out),
+                "notes": list(done.notes),
+            }
+        )
+        return
+    for name, path in written.items():
+        print(f"{name or format}  {console.plain(path)}")
+
+
+def _count(values: str | None) -> int | Literal["all"] | None:
+    """How many raw values, or "all". Raises InvalidValue."""
+    if values is None:
+        return None
+    if values == "all":
+        return "all"
+    if not (values.isascii() and values.isdigit() and len(values) < 10):
+        raise InvalidValue(f"--values {values}: expected a whole number above zero, or all")
+    return int(values)
+
+
+def _require_free(target: Path, source: Path, ending: str) -> None:
+    """Raises StorageError for a folder, and for the raw data themselves."""
+    if target.is_dir():
+        raise StorageError(
+            f"cannot write {target}: it is a folder; name a file in it, such as {target / 'run'}.{ending}"
+        )
+    if target.exists() and target.samefile(source):
+        raise StorageError(f"cannot write {target}: it holds the raw blocks of this run; name another file")
+
+
+def _say(notes: Sequence[str]) -> None:
+    if sys.stderr is not None:
+        for note in notes:
+            print(f"effbench: {console.plain(note)}", file=sys.stderr)

@@ -74,6 +74,36 @@ def cell_document(cell: CellSummary) -> dict[str, Any]:
     }
 
 
+def cell_row(cell: CellSummary) -> dict[str, Any]:
+    """One cell as one row of plain values: labels, costs, `latency_s`, `ratio` with bounds, the paper's ratio, flags.
+
+    A label that is called like one of these has ``_label`` behind its name.
+    """
+    cost = cell.cost
+    measured = {
+        "batch": cell.cell.batch,
+        "params": None if cost is None else cost.params,
+        "madds": None if cost is None else cost.madds,
+        "memory_access": None if cost is None else cost.memory_access,
+        "memory_access_bytes": None if cost is None else cost.memory_access_bytes,
+        "latency_s": None if cell.latency is None else cell.latency.point,
+        "latency_low_s": None if cell.latency is None else cell.latency.low,
+        "latency_high_s": None if cell.latency is None else cell.latency.high,
+        "throughput": cell.throughput,
+        "ratio": None if cell.ratio is None else cell.ratio.point,
+        "ratio_low": None if cell.ratio is None else cell.ratio.low,
+        "ratio_high": None if cell.ratio is None else cell.ratio.high,
+        "paper_ratio": cell.paper_ratio,
+        "bound": cell.bound,
+        "flags": ", ".join(cell.flags),
+        "skipped": cell.skipped,
+    }
+    # G1's factor is called ratio, and so is what is measured.
+    taken = {"id", *measured}
+    labels = {f"{name}_label" if name in taken else name: value for name, value in cell.cell.case.labels.items()}
+    return {"id": cell.cell.id, **labels, **measured}
+
+
 def breakdown_document(item: Split) -> dict[str, Any]:
     """One cell's latency in parts, depthwise convolutions apart from the others, and every operator it called."""
     return {

@@ -1,0 +1,107 @@
+"""A run in the formats of other tools: which there are, and one function that renders any of them. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from effbench.core import Run
+from effbench.errors import InvalidValue, UnknownName
+from effbench.export import bencher, csv_rows, github_action, openmetrics, pyperf_suite, pytest_benchmark
+from effbench.export.measured import Measured, left_out, measured, thinned
+
+Render = Callable[[Run, Sequence[Measured]], str]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format. `directions` renders one file each, by name; a format that puts everything in one file has only "".
+
+    `ending` is that of its files. `values` says which raw values are in it: "none", "all" blocks, or an "even" number
+    of each launch, because its reader can compare nothing else.
+    """
+
+    directions: Mapping[str, Render]
+    ending: str = "json"
+    values: Literal["none", "all", "even"] = "none"
+
+
+FORMATS: Mapping[str, Format] = {
+    "pytest-benchmark": Format({"": pytest_benchmark.render}, values="all"),
+    "bmf": Format({"": bencher.render}),
+    "github-action": Format(
+        {"smaller-is-better": github_action.smaller, "bigger-is-better": github_action.bigger},
+    ),
+    "pyperf": Format({"": pyperf_suite.render}, values="even"),
+    "openmetrics": Format({"": openmetrics.render}, ending="txt"),
+    "csv": Format({"": csv_rows.render}, ending="csv"),
+}
+
+
+@dataclass(frozen=True)
+class Export:
+    """The texts of one format by direction, how many cells they hold, and what was left out, each with the reason.
+
+    `notes` are sentences for whoever exports: what is missing, what to mind.
+    """
+
+    texts: Mapping[str, str]
+    cells: int
+    left_out: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+def find(name: str) -> Format:
+    """The format of this name. Raises UnknownName."""
+    if name not in FORMATS:
+        raise UnknownName("format", name, FORMATS)
+    return FORMATS[name]
+
+
+def export(run: Run, name: str, *, values: int | Literal["all"] | None = None) -> Export:
+    """The run in the format of this name. `values` is how many blocks of each launch to give, by default all.
+
+    Of an "even" format the default is the study's least number of rounds: two runs that stopped at their precision have
+    that many in common. Raises UnknownName, and InvalidValue where no cell was measured, where a launch holds fewer
+    blocks than were asked for, or where the format holds no blocks.
+    """
+    format = find(name)
+    if values is not None and format.values == "none":
+        having = " and ".join(key for key, item in FORMATS.items() if item.values != "none")
+        raise InvalidValue(f"--values chooses raw values, and {name} holds none (only {having} do): leave it out")
+    cells, told = _valued(run, measured(run), format, values)
+    missing = left_out(run, cells)
+    notes = [f"left out: {cell}: {reason}" for cell, reason in missing.items()]
+    flagged = [cell for cell in cells if cell.summary.flags]
+    notes += [f"{cell.id} proves nothing, for it is flagged: {', '.join(cell.summary.flags)}" for cell in flagged]
+    if not run.complete:
+        notes.append("this run was never finished; `effbench run --resume` finishes it")
+    return Export(
+        {direction: render(run, cells) for direction, render in format.directions.items()},
+        len(cells),
+        missing,
+        (*notes, *told),
+    )
+
+
+def _valued(
+    run: Run, cells: tuple[Measured, ...], format: Format, values: int | Literal["all"] | None
+) -> tuple[tuple[Measured, ...], tuple[str, ...]]:
+    """The cells with as many blocks of each launch as asked for, or as the format needs, and what to say about it."""
+    if format.values == "none" or values == "all" or (values is None and format.values == "all"):
+        return cells, ()
+    counts = [len(blocks) for cell in cells for blocks in cell.launches.values()]
+    least, most = min(counts), max(counts)
+    wanted = run.sampling.min_rounds if values is None else values
+    if values is not None and not 0 < values <= least:
+        raise InvalidValue(f"--values {values}: expected 1 to {least}, which every launch of every cell holds, or all")
+    if least < wanted:
+        return cells, (
+            f"some launches hold only {least} values where the study asks for {wanted}, so all are given; "
+            f"`pyperf compare_to` needs equal numbers: for it export both sides with --values {least}",
+        )
+    told = (
+        f"{wanted} values of each launch, of up to {most}, so that two runs have equally many; --values all gives all"
+    )
+    return tuple(thinned(cell, wanted) for cell in cells), (told,) if values is None and wanted < most else ()

@@ -1,0 +1,24 @@
+"""A run as CSV: one row a cell, in the columns of `Results.to_frame`, so that pandas reads that frame back."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from effbench.core import Run
+from effbench.export.measured import Measured
+from effbench.report import document
+from effbench.report.grid import one_line
+
+
+def render(run: Run, cells: Sequence[Measured]) -> str:
+    """The text. Raw values at full precision, empty where a value is missing."""
+    rows = [{**document.cell_row(cell.summary), "id": cell.id} for cell in cells]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writerow({key: one_line(key) for key in writer.fieldnames})
+    writer.writerows(
+        {key: one_line(value) if isinstance(value, str) else value for key, value in row.items()} for row in rows
+    )
+    return text.getvalue()

@@ -1,0 +1,104 @@
+"""What every export starts from: the cells of a run that were measured, under names that any format can carry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from effbench import summary
+from effbench.core import Block, Estimate, Run
+from effbench.errors import CorruptRun, InvalidValue
+from effbench.report.grid import one_line
+from effbench.summary import CellSummary
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measured cell. `id` and `name` are one line of printable text and unique within the export.
+
+    `name` is the study with the cell in brackets, as pytest names its parametrised tests. `latency` is the summary's:
+    wall seconds per call of the whole batch. `launches` are the cell's undisturbed blocks by launch, in order; where
+    outside causes disturbed too many of them they are all there, and the summary is flagged as contaminated.
+    """
+
+    id: str
+    name: str
+    summary: CellSummary
+    latency: Estimate
+    launches: Mapping[int, tuple[Block, ...]]
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return tuple(block for blocks in self.launches.values() for block in blocks)
+
+    @property
+    def batch(self) -> int:
+        return self.summary.cell.batch
+
+
+def measured(run: Run) -> tuple[Measured, ...]:
+    """The measured cells in study order. Raises InvalidValue where there is none."""
+    found: list[Measured] = []
+    taken: set[str] = set()
+    for result, cell in zip(run.results, summary.summarise(run), strict=True):
+        if cell.latency is None or cell.skipped is not None:
+            continue
+        launches: dict[int, list[Block]] = {}
+        for (launch, _), block in sorted(summary.quiet_rounds(result).items()):
+            if block.timing.wall_ns:
+                launches.setdefault(launch, []).append(block)
+        name = _unique(one_line(cell.cell.id), taken)
+        quiet = {number: tuple(blocks) for number, blocks in launches.items()}
+        found.append(Measured(name, f"{one_line(run.experiment.name)}[{name}]".strip(), cell, cell.latency, quiet))
+    if not found:
+        reasons = [f"{result.cell.id}: {result.skipped}" for result in run.results if result.skipped]
+        why = f" ({reasons[0]})" if reasons else ""
+        raise InvalidValue(f"there is nothing to export: no cell of this run was measured{why}; measure it again")
+    return tuple(found)
+
+
+def thinned(cell: Measured, values: int) -> Measured:
+    """The cell with `values` blocks of each launch, evenly spread over it, or with all where a launch has no more."""
+    return replace(cell, launches={number: _spread(blocks, values) for number, blocks in cell.launches.items()})
+
+
+def seconds(blocks: Iterable[Block]) -> list[float]:
+    """Wall seconds per call of each block."""
+    return [block.timing.wall_ns / block.timing.calls * 1e-9 for block in blocks]
+
+
+def as_json(document: object) -> str:
+    """The text, in ASCII, ending in a newline. Raises CorruptRun for a number that JSON does not have."""
+    try:
+        return json.dumps(document, indent=2, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise CorruptRun(
+            "this run holds a number that is not finite, which JSON cannot say; restore the file"
+        ) from error
+
+
+def left_out(run: Run, cells: Sequence[Measured]) -> dict[str, str]:
+    """The cells that an export does not hold, each with the reason."""
+    exported = {cell.summary.cell.id for cell in cells}
+    return {
+        result.cell.id: result.skipped or "it has no undisturbed block"
+        for result in run.results
+        if result.cell.id not in exported
+    }
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    """The name, numbered where cleaning has made two cells look alike: a format keyed by name would lose one."""
+    found, number = name, 1
+    while found in taken:
+        number += 1
+        found = f"{name} ({number})"
+    taken.add(found)
+    return found
+
+
+def _spread(blocks: tuple[Block, ...], values: int) -> tuple[Block, ...]:
+    if len(blocks) <= values:
+        return blocks
+    return tuple(blocks[(2 * place + 1) * len(blocks) // (2 * values)] for place in range(values))

@@ -1,0 +1,102 @@
+"""A run as pytest-benchmark saves one: what ``pytest-benchmark compare`` and whatever else takes its JSON can read.
+
+One value a block: wall seconds per call. Its statistics are there as pytest-benchmark computes them, over the blocks of
+all launches together; ours, which respect the launch, are in ``extra_info`` beside the costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from effbench import environment
+from effbench.core import Run
+from effbench.export.measured import Measured, as_json, seconds
+from effbench.report import document
+
+LAYOUT = "5.3.1"
+"""The version of pytest-benchmark whose files these look like."""
+
+
+def render(run: Run, cells: Sequence[Measured]) -> str:
+    """The JSON text. Times in seconds."""
+    return as_json(
+        {
+            "machine_info": _machine(run.environment.facts),
+            # Which commit of the user's project was measured is not known, and pytest-benchmark says that so.
+            "commit_info": {
+                "id": "unversioned",
+                "time": None,
+                "author_time": None,
+                "dirty": False,
+                "project": run.experiment.name,
+                "branch": "(unknown)",
+            },
+            "benchmarks": [_benchmark(run, cell) for cell in cells],
+            "datetime": run.created,
+            "version": LAYOUT,
+        }
+    )
+
+
+def _machine(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """pytest-benchmark's words for it; `node` is an anonymous name, since effbench records no host name."""
+    return {
+        "node": facts.get("host.fingerprint"),
+        "processor": facts.get("cpu.model"),
+        "machine": facts.get("host.machine"),
+        "python_implementation": facts.get("python.implementation"),
+        "python_implementation_version": facts.get("python.version"),
+        "python_version": facts.get("python.version"),
+        "release": facts.get("host.kernel"),
+        "system": facts.get("host.os"),
+        "cpu": {
+            "brand_raw": facts.get("cpu.model"),
+            "count": facts.get("cpu.logical"),
+            "arch_string_raw": facts.get("host.machine"),
+        },
+    }
+
+
+def _benchmark(run: Run, cell: Measured) -> dict[str, Any]:
+    sampling = run.sampling
+    return {
+        "group": run.experiment.name,
+        "name": cell.name,
+        "fullname": cell.name,
+        "params": dict(cell.summary.cell.case.labels) or None,
+        "param": cell.id,
+        "extra_info": {"effbench": _ours(run, cell)},
+        "options": {
+            "disable_gc": True,
+            "timer": "perf_counter",
+            "min_rounds": sampling.min_rounds,
+            "max_time": sampling.budget_s,
+            "min_time": sampling.block_s,
+            "precision": sampling.precision,
+            "warmup": True,
+        },
+        "stats": _stats(seconds(cell.blocks)) | {"iterations": cell.blocks[0].timing.calls},
+    }
+
+
+def _ours(run: Run, cell: Measured) -> dict[str, Any]:
+    """The cell as ``run --json`` gives it, its costs under one key, as effbench's pytest fixture writes them."""
+    facts = run.environment.facts
+    conditions = {name: facts[name] for name in environment.MUST_AGREE if facts.get(name) is not None}
+    return {
+        **document.cell_document(replace(cell.summary, cost=None)),
+        "costs": None if cell.summary.cost is None else cell.summary.cost.to_dict(),
+        "clock": run.clock,
+        "environment": {"fingerprint": facts.get("host.fingerprint"), "device": run.environment.device, **conditions},
+    }
+
+
+def _stats(data: list[float]) -> dict[str, Any]:
+    from pytest_benchmark.stats import Stats
+
+    found = Stats()  # type: ignore[no-untyped-call]
+    for value in data:
+        found.update(value)  # type: ignore[no-untyped-call]
+    return {**found.as_dict(), "data": data}  # type: ignore[no-untyped-call]
