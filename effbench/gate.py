@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from effbench import pairs, stats
-from effbench.core import Estimate
-from effbench.decision import Costed, Finding, Word
+from effbench import budgets, pairs, stats
+from effbench.core import Cost, Estimate
+from effbench.decision import Finding, Word
 from effbench.pairs import Pair
 from effbench.summary import CONTAMINATED_SHARE
 
@@ -257,7 +257,7 @@ def _finding(
     gate: Gate, cell: str, pair: Pair | None, skipped: Mapping[str, Mapping[str, str]], same_costs: bool
 ) -> Finding:
     tolerance = gate.tolerances.get(cell, gate.rule.tolerance)
-    costs = _differing(pair, cell, "equal" if same_costs else "")
+    costs = budgets.differing(*_costs(pair, cell), rule=same_costs)
     reasons = [skipped.get(side, {}).get(cell) for side in pairs.SIDES]
     if any(reasons):
         return Finding("against", cell, *_unmeasured(*reasons), tolerance=tolerance, costs=costs)
@@ -295,24 +295,11 @@ def _unmeasured(baseline: str | None, candidate: str | None) -> tuple[Word, str]
     return "REGRESSION", f"the baseline runs it, this does not: {candidate}"
 
 
-def _differing(pair: Pair | None, cell: str, rule: Literal["equal", ""]) -> tuple[Costed, ...]:
-    """The counts in which the two sides differ."""
-    sides = (
-        {}
-        if pair is None
-        else {
-            side: result.cost
-            for side, run in zip(pairs.SIDES, (pair.baseline, pair.candidate), strict=True)
-            for result in run
-            if result.cell.id == cell
-        }
-    )
-    before, after = (sides.get(side) for side in pairs.SIDES)
-    if before is None or after is None:
-        return ()
-    names = ("params", "madds", "activations", "memory_access", "memory_access_bytes")
-    counts = [Costed(name, getattr(after, name), getattr(before, name), rule) for name in names]
-    return tuple(count for count in counts if count.found != count.wanted)
+def _costs(pair: Pair | None, cell: str) -> tuple[Cost | None, Cost | None]:
+    """Of the candidate and of the baseline."""
+    runs = () if pair is None else (pair.candidate, pair.baseline)
+    found = [next((result.cost for result in run if result.cell.id == cell), None) for run in runs]
+    return (found[0], found[1]) if found else (None, None)
 
 
 def geomean(pair: Pair, cells: Sequence[str]) -> Estimate | None:
