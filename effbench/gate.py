@@ -139,9 +139,9 @@ def p_above(launches: Launches, share: float) -> float:
     """
     threshold = math.log1p(share)
     rounds = [value for launch in launches for value in launch]
-    medians = [stats.median(launch) for launch in launches if launch]
     if not rounds or not all(map(math.isfinite, rounds)):
         return 1.0
+    medians = [stats.median(launch) for launch in launches if launch]
     return max(stats.sign_test(rounds, threshold), stats.t_test(medians, threshold))
 
 
@@ -155,8 +155,10 @@ def detectable(launches: Launches, alpha: float, smallest_effect: float = SMALLE
 
     From the scatter of the launches' medians (the t test's power, by its normal shift); None below two launches.
     """
+    if not all(math.isfinite(value) for launch in launches for value in launch):
+        return None
     medians = [stats.median(launch) for launch in launches if launch]
-    if len(medians) < 2 or not all(map(math.isfinite, medians)):
+    if len(medians) < 2:
         return None
     error = stats.deviation(medians) / math.sqrt(len(medians))
     freedom = len(medians) - 1
