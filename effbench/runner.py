@@ -136,7 +136,7 @@ def _go_on(run: Run, writer: RunWriter, watch: Watch) -> Run:
             raise EffbenchError(
                 f"{result.cell.id} was a module of a Python session that has ended; measure it again there"
             )
-    record = Recording(_plan_of(run), writer, run.command, run.environment)
+    record = Recording(plan_of(run), writer, run.command, run.environment)
     record.costs = {result.cell.id: result.cost for result in run.results}
     record.skipped = {result.cell.id: result.skipped for result in run.results if result.skipped}
     record.calls = {result.cell.id: result.calls for result in run.results if result.calls}
@@ -151,7 +151,8 @@ def _go_on(run: Run, writer: RunWriter, watch: Watch) -> Run:
     return _measure(record, state, watch)
 
 
-def _plan_of(run: Run) -> Plan:
+def plan_of(run: Run) -> Plan:
+    """The plan that a stored run was measured by."""
     first = run.results[0].cell
     options: dict[str, Any] = dict(run.environment.facts.get("run.device_options") or {})
     return Plan(
