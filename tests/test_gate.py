@@ -100,7 +100,8 @@ def test_more_cells_need_more_evidence() -> None:
     quiet = [[value] * 20 for value in (0.0001, -0.0001, 0.0002, -0.0002)]
     p = gate.p_above(launches, 0.01)
     assert 0.05 / 12 < p < 0.05
-    alone, crowded = Gate([SLOW], Rule(looks=(4,))), Gate([str(i) for i in range(12)], Rule(looks=(4,)))
+    rule = Rule(looks=(4,), tolerance=0.02)
+    alone, crowded = Gate([SLOW], rule), Gate([str(i) for i in range(12)], rule)
     alone.look(0, {SLOW: launches})
     crowded.look(0, {str(i): launches if i == 0 else quiet for i in range(12)})
     assert (alone.found[SLOW].verdict, crowded.found["0"].verdict) == ("REGRESSION", "INCONCLUSIVE")
