@@ -10,6 +10,7 @@ from typing import Any
 from effbench import breakdown, ranking
 from effbench.breakdown import Split
 from effbench.core import Comparison, Estimate, PairEvidence, Run, Verdict
+from effbench.decision import Decision, Finding
 from effbench.report import captions
 from effbench.summary import CellSummary
 
@@ -149,6 +150,41 @@ def diff_document(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
         {"cell": item.cell, "verdict": item.verdict, "change": _ratio(item.change), "reason": item.reason}
         for item in comparisons
     ]
+
+
+def decision_document(decision: Decision, exit_code: int) -> dict[str, Any]:
+    """``check --json``: the verdict, every finding, what was compared. `exit_code` is the one that is returned."""
+    return {
+        "verdict": decision.verdict,
+        "exit_code": exit_code,
+        "baseline": decision.baseline or None,
+        "candidate": decision.candidate or None,
+        "geomean": _ratio(decision.geomean),
+        "cells": [_finding(item) for item in decision.findings],
+        "notes": list(decision.notes),
+        "environment": dict(decision.facts),
+        "run_dir": decision.directory,
+        "seconds": decision.seconds,
+    }
+
+
+def _finding(item: Finding) -> dict[str, Any]:
+    return {
+        "id": item.cell,
+        "gate": item.gate,
+        "verdict": item.verdict,
+        "reason": item.reason,
+        "ratio": _ratio(item.change),
+        "ratio_wall": _ratio(item.wall),
+        "clock": item.clock if item.change is not None else None,
+        "tolerance": item.tolerance,
+        "detectable": item.detectable,
+        "launches": item.launches,
+        "rounds": item.rounds,
+        "set_aside": item.set_aside,
+        "improved": item.is_improved,
+        "costs": [{**dataclasses.asdict(count), "kept": count.is_kept} for count in item.costs],
+    }
 
 
 def _ranking(run: Run, cells: Sequence[CellSummary]) -> list[dict[str, Any]]:

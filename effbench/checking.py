@@ -1,0 +1,336 @@
+"""Carry out the gates that need no second revision: count networks, measure them against a stored run, then judge."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from effbench import api, baseline, budgets, environment, feeding, lineup, plan, runner, storage
+from effbench.baseline import name_of
+from effbench.budgets import Stored
+from effbench.config import BUDGET_S, YARDSTICK, Config, Subject
+from effbench.core import Case, Cell, Cost, Environment, Experiment, Run, Sampling
+from effbench.decision import Decision, Finding
+from effbench.errors import CorruptRun, EffbenchError, InvalidValue, NotComparable, StorageError
+from effbench.feeding import Input
+from effbench.gate import Rule
+from effbench.measurement import counting
+from effbench.plan import Plan
+from effbench.runner import Progress, Watch
+from effbench.zoo.external import DEFAULT_SHAPE
+
+Counts = Mapping[str, Cost | str]
+"""What each subject costs, by name; or the reason why it does not run."""
+
+_YARDSTICK = Case("mobilenet_v2", (3, 96, 96), labels={"model": YARDSTICK})
+"""Convolutions wide and depthwise, norms, activations and additions, in some milliseconds."""
+
+_KNOWN_BEFORE = ("run.", "host.", "cpu.", "python.", "env.")
+"""Conditions that are known before a worker has started."""
+
+
+# --- what is measured -------------------------------------------------------------------------------
+
+
+def study(config: Config, folder: Path | None = None) -> Experiment:
+    """The subjects side by side, each under its name; ratios are to the first.
+
+    `folder` takes the place of the configuration's own: relative model files of another revision lie there. Raises
+    UnknownName, ModelError, InvalidValue for a subject that names nothing.
+    """
+    models = [config.located(subject, folder) for subject in config.subjects]
+    lineup.require(models)
+    cases = []
+    for subject, model, fed in zip(config.subjects, models, _fed(config.subjects, models), strict=True):
+        cases.append(
+            Case(
+                model,
+                fed[0].shape,
+                arguments=subject.arguments,
+                dtype=subject.dtype or config.dtype or "float32",
+                labels={"model": subject.name},
+                inputs=feeding.beyond_shape(fed),
+            )
+        )
+    return _of_cases(cases)
+
+
+def planned(config: Config, experiment: Experiment) -> Plan:
+    """How the study is measured: with the configuration's options, every cell in its own batch."""
+    sampling = {"budget_s": config.budget_s or BUDGET_S, "launches": config.launches}
+    chosen = {key: value for key, value in sampling.items() if value is not None}
+    found = plan.make(experiment, sampling=chosen, **config.options())
+    batches = {subject.name: subject.batch or config.batch or 1 for subject in config.subjects}
+    return replace(found, cells=tuple(replace(cell, batch=batches.get(name_of(cell.case), 1)) for cell in found.cells))
+
+
+def count(cells: Sequence[Cell]) -> Counts:
+    """What each cell costs, by name: user code in a process of its own, which it may crash, hang or leave."""
+    foreign = [cell for cell in cells if counting.is_foreign(cell.case.model)]
+    apart = counting.count_apart(foreign, Sampling().silence_s) if foreign else {}
+    found: dict[str, Cost | str] = {}
+    for cell in cells:
+        name, case = name_of(cell.case), cell.case
+        if cell.id in apart:
+            counted = apart[cell.id]
+            found[name] = counted if isinstance(counted, str) else counted.cost
+            continue
+        try:
+            profile = api.profile(case.model, case.fed, batch=cell.batch, dtype=case.dtype, arguments=case.arguments)
+            found[name] = profile.cost
+        except EffbenchError as error:
+            found[name] = str(error)
+    return found
+
+
+# --- the gate of costs ------------------------------------------------------------------------------
+
+
+def profiles(path: Path) -> tuple[Stored, ...] | None:
+    """The stored profiles in a file, or None where it holds a run. Raises StorageError, InvalidValue."""
+    if path.is_dir() or path.suffix == ".jsonl":
+        return None
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read {path} ({error.strerror or error}); check the path") from error
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        try:
+            storage.load(path)
+        except CorruptRun:
+            raise InvalidValue(
+                f"{path} is neither a run nor a profile; store one with `effbench check --save-baseline DIR` or "
+                "`--save-costs FILE`"
+            ) from None
+        return None
+    if isinstance(document, dict) and document.get("kind") == "header":
+        return None
+    return budgets.read(document, str(path))
+
+
+def costs(config: Config, cells: Sequence[Cell], counts: Counts, stored: Sequence[Stored] = ()) -> tuple[Finding, ...]:
+    """A finding for every subject that has a budget, and for every one where there are stored profiles."""
+    findings = []
+    for subject, cell in zip(config.subjects, cells, strict=True):
+        match = budgets.matching(stored, subject.name, subject.model)
+        if stored and match is None and not subject.budgets:
+            findings.append(Finding("costs", subject.name, "NEW", "it is not among the stored profiles"))
+        elif stored or subject.budgets:
+            found = counts[subject.name]
+            findings.append(budgets.judge(subject.name, found, subject.budgets, match, budgets.conditions(cell)))
+    return tuple(findings)
+
+
+# --- the gate of a stored run -----------------------------------------------------------------------
+
+
+def save_baseline(config: Config, directory: Path, *, command: str = "", watch: Watch | None = None) -> Run:
+    """Measure the subjects beside a yardstick, for `against_run` to compare with. Raises as `api.run`."""
+    if (directory / storage.RUN_FILE).exists():
+        raise StorageError(f"{directory} already holds a run; remove it, or name another folder")
+    experiment = _of_cases([_YARDSTICK, *study(config).cases])
+    return _measure(planned(config, experiment), directory, command, watch)
+
+
+def against_run(
+    config: Config, reference: Path, directory: Path, *, command: str = "", watch: Watch | None = None
+) -> Decision:
+    """The subjects, or every cell of the stored run where there are none, measured now as that run was, and judged.
+
+    A machine unlike the baseline's is refused before anything is measured where that can be known by then. Raises
+    StorageError, CorruptRun, InvalidValue for options that contradict the stored run, and as `api.run`.
+    """
+    started, stored = time.monotonic(), storage.load(reference)
+    _refuse_other_options(config, stored)
+    cells, found = _cells_like(stored, config)
+    unit = baseline.yardstick_of(stored, [cell.id for cell in cells if name_of(cell.case) != YARDSTICK])
+    judged = [cell.id for cell in cells if cell.id != unit]
+    decision = Decision(
+        tuple(found), baseline=f"{reference} ({stored.created})", candidate="working tree", notes=baseline.notes(unit)
+    )
+    if not judged:
+        return decision
+    names = [name_of(cell.case) for cell in cells if cell.id != unit]
+    if differences := _known_differences(stored):
+        return replace(decision, findings=(*baseline.unlike(differences, names), *found))
+    if unit is not None and unit not in [cell.id for cell in cells]:
+        cells = [stored.result(unit).cell, *cells]
+    try:
+        run = _measure(_plan_like(stored, cells, config), directory, command, _guarded(stored, directory, watch))
+    except NotComparable:
+        differences = environment.differences(stored.environment, storage.load(directory).environment)
+        return replace(decision, findings=(*baseline.unlike(differences, names), *found), directory=str(directory))
+    rule = Rule(tolerance=config.tolerance_of(""), alpha=config.alpha or Rule().alpha)
+    tolerances = {cell.id: config.tolerance_of(name_of(cell.case)) for cell in cells}
+    verdicts = baseline.judge(stored, run, judged, rule, tolerances, yardstick=unit, same_costs=config.same_costs)
+    return replace(
+        decision,
+        findings=(*verdicts, *found),
+        geomean=baseline.geomean(stored, run, judged, unit),
+        notes=(*decision.notes, *baseline.remarks(stored, run, judged, unit)),
+        facts=facts(run.environment),
+        directory=str(directory),
+        seconds=time.monotonic() - started,
+    )
+
+
+def together(decisions: Sequence[Decision]) -> Decision:
+    """One decision of several gates: every finding; what only a timed gate knows is the last one's."""
+    timed = next((item for item in reversed(decisions) if item.baseline), Decision(()))
+    return replace(
+        timed,
+        findings=tuple(finding for item in decisions for finding in item.findings),
+        notes=tuple(dict.fromkeys(note for item in decisions for note in item.notes)),
+        facts={name: value for item in decisions for name, value in item.facts.items()},
+        seconds=sum(item.seconds for item in decisions),
+    )
+
+
+def facts(found: Environment) -> dict[str, str]:
+    """The machine in words."""
+    wanted = {"machine": "cpu.model", "gpu": "gpu.name", "threads": "run.threads", "torch": "torch.version"}
+    return {word: str(found.facts[name]) for word, name in wanted.items() if found.facts.get(name)}
+
+
+# --- parts ------------------------------------------------------------------------------------------
+
+
+def _fed(subjects: Sequence[Subject], models: Sequence[str]) -> list[tuple[Input, ...]]:
+    """What each subject is fed: what it was told to be, else what it was published with or says itself."""
+    published = [lineup.published_shape(model, item.arguments) for item, model in zip(subjects, models, strict=True)]
+    open_ones = [
+        model
+        for item, model in zip(subjects, models, strict=True)
+        if item.inputs is None and counting.is_foreign(model)
+    ]
+    said = counting.shapes_apart(open_ones) if open_ones else {}
+    return [
+        item.inputs or (Input(shape or said.get(model) or DEFAULT_SHAPE),)
+        for item, model, shape in zip(subjects, models, published, strict=True)
+    ]
+
+
+def _of_cases(cases: Sequence[Case]) -> Experiment:
+    levels = tuple(case.labels["model"] for case in cases)
+    return Experiment(
+        name="check",
+        title="Models under check",
+        claim="How fast is each model on this device, and what does it cost?",
+        factor="model",
+        levels=levels,
+        reference=levels[0],
+        cases=tuple(cases),
+    )
+
+
+def _measure(planned: Plan, directory: Path, command: str, watch: Watch | None) -> Run:
+    counts = count(planned.cells)
+
+    def cost(cell: Cell) -> Cost:
+        found = counts[name_of(cell.case)]
+        if isinstance(found, str):
+            raise EffbenchError(found)
+        return found
+
+    try:
+        return runner.execute(planned, directory, profile=cost, command=command, watch=watch or (lambda step: None))
+    except NotComparable:
+        raise
+    except EffbenchError:
+        # Where every network fails the run says why of each, and that is what the gate is about.
+        run = storage.load(directory) if (directory / storage.RUN_FILE).exists() else None
+        if run is None or not all(result.skipped for result in run):
+            raise
+        return run
+
+
+def _cells_like(stored: Run, config: Config) -> tuple[list[Cell], list[Finding]]:
+    """The cells to measure, under the conditions of the stored ones; a finding for each subject that has none."""
+    if not config.subjects:
+        return [result.cell for result in stored], []
+    cells, findings = [], []
+    named = {name_of(result.cell.case): result.cell for result in stored}
+    models = [config.located(subject) for subject in config.subjects]
+    lineup.require(models)
+    for subject, model in zip(config.subjects, models, strict=True):
+        like = named.get(subject.name)
+        if like is None:
+            findings.append(Finding("baseline", subject.name, "NEW", "it is not in the baseline"))
+            continue
+        fed = subject.inputs or like.case.fed
+        case = replace(
+            like.case,
+            model=model,
+            arguments=subject.arguments,
+            input_shape=fed[0].shape,
+            inputs=feeding.beyond_shape(fed),
+            dtype=subject.dtype or config.dtype or like.case.dtype,
+        )
+        cell = replace(like, case=case, batch=subject.batch or config.batch or like.batch)
+        then, now = budgets.conditions(like), budgets.conditions(cell)
+        if then == now:
+            cells.append(cell)
+        else:
+            reason = f"the baseline is of {then}, this is {now}; store it anew"
+            findings.append(Finding("baseline", subject.name, "INCONCLUSIVE", reason))
+    return cells, findings
+
+
+def _plan_like(stored: Run, cells: Sequence[Cell], config: Config) -> Plan:
+    like, sampling = runner.plan_of(stored), stored.sampling
+    sampling = replace(
+        sampling,
+        launches=config.launches or sampling.launches,
+        budget_s=config.budget_s or sampling.budget_s,
+    )
+    return replace(
+        like,
+        experiment=like.experiment.with_cases(cell.case for cell in cells),
+        cells=tuple(cells),
+        sampling=plan.check(sampling),
+    )
+
+
+def _refuse_other_options(config: Config, stored: Run) -> None:
+    """A baseline is compared with under its own conditions. Raises InvalidValue where others are asked for."""
+    for result in stored:
+        if result.cell.case.model.startswith("pickle:"):
+            raise InvalidValue(f"{result.cell.id} was a module of a Python session; store models that have a name")
+    own = runner.plan_of(stored)
+    asked = {"device": config.device, "threads": config.threads, "allocator": config.allocator}
+    for name, value in asked.items():
+        if value is not None and value != getattr(own, name) and (name, value) != ("threads", 0):
+            raise InvalidValue(
+                f"the baseline was measured with {name} {getattr(own, name)}, not {value}: leave {name} out, or store "
+                "a new one with --save-baseline"
+            )
+
+
+def _known_differences(stored: Run) -> tuple[environment.Difference, ...]:
+    """The conditions that differ from the baseline's and are known without starting a worker."""
+    own = runner.plan_of(stored)
+    here = environment.collect({}, own.runtime, threads=own.threads, allocator=own.allocator)
+    return tuple(
+        item for item in environment.differences(stored.environment, here) if item.field.startswith(_KNOWN_BEFORE)
+    )
+
+
+def _guarded(stored: Run, directory: Path, watch: Watch | None) -> Watch:
+    """A watch that ends the run with NotComparable as soon as it has told its environment, where that is another."""
+    is_checked = False
+
+    def look(progress: Progress) -> None:
+        nonlocal is_checked
+        file = directory / storage.RUN_FILE
+        if not is_checked and file.exists() and file.stat().st_size:
+            is_checked = True
+            environment.require_alike(stored.environment, storage.load(directory).environment)
+        if watch is not None:
+            watch(progress)
+
+    return look

@@ -1,0 +1,286 @@
+"""The command that fails a build: check."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from effbench import console, units, words
+from effbench.errors import EffbenchError, InvalidValue, UnknownName
+
+if TYPE_CHECKING:
+    from effbench.config import Config
+    from effbench.decision import Decision
+
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
+"""The file whose Markdown GitHub shows beside a job."""
+
+_Most = Annotated[str | None, typer.Option(metavar="COUNT", help="At most so many, such as 300M, 4k or 20_000.")]
+
+
+def check(
+    context: typer.Context,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="Names in effbench.toml, or models as for `effbench compare`. Default: all of effbench.toml.",
+            autocompletion=words.complete_model,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Models, inputs, budgets and options. Default: ./effbench.toml without MODEL.")
+    ] = None,
+    inputs: words.Inputs = None,
+    max_madds: _Most = None,
+    max_params: _Most = None,
+    max_memory_access: _Most = None,
+    max_memory_access_bytes: _Most = None,
+    max_activations: _Most = None,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="RUN|FILE", help="A stored run to be as fast as, or a profile to be equal to.")
+    ] = None,
+    save_baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Measure the models beside a yardstick, for --baseline DIR later."),
+    ] = None,
+    save_costs: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what the models cost, for --baseline FILE later.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="GITREF", help="Another revision, measured in alternation with this one.")
+    ] = None,
+    against_python: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The Python of the other revision's own environment.")
+    ] = None,
+    same_costs: Annotated[
+        bool, typer.Option("--same-costs", help="Fail too where a timed model costs something else than before.")
+    ] = False,
+    tolerance: Annotated[str | None, typer.Option(help="A slowdown above this must be shown absent: 3%.")] = None,
+    launches: words.Launches = None,
+    budget: words.Budget = None,
+    device: words.Device = "cpu",
+    threads: words.Threads = 1,
+    batch: words.Batch = None,
+    dtype: words.Dtype = None,
+    allocator: words.Allocator = "retain",
+    seed: words.Seed = 0,
+    inconclusive: Annotated[str, typer.Option(help="What INCONCLUSIVE does: fail (exit 3) or pass (exit 0).")] = "fail",
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here, one test case a model and gate.")] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help=f"Write Markdown here. It is also added to ${STEP_SUMMARY} where that is set.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for what is measured. Default: a new one under results/runs/.")
+    ] = None,
+    as_json: words.Json = False,
+) -> None:
+    """Hold models to budgets, to a stored run or to another revision. Exit 0 PASS, 1 REGRESSION, 3 INCONCLUSIVE, 4
+    ENVIRONMENT.
+
+    Three gates, each usable alone: costs (--max-madds and so on, or --baseline with a stored profile; counted, so
+    exact), a stored run (--baseline RUN, on the same machine), another revision (--against main, measured in
+    alternation with the files as they are now).
+    """
+    from effbench import config as configuration
+
+    if inconclusive not in ("fail", "pass"):
+        raise UnknownName("meaning of --inconclusive", inconclusive, ("fail", "pass"))
+    counts = {
+        "madds": max_madds,
+        "params": max_params,
+        "memory_access": max_memory_access,
+        "memory_access_bytes": max_memory_access_bytes,
+        "activations": max_activations,
+    }
+    found = configuration.Config() if models and config is None else configuration.find(config)
+    found = configuration.chosen(found, models) if models else found
+    said: dict[str, Any] = {
+        "tolerance": None if tolerance is None else words.share(tolerance, "--tolerance"),
+        "launches": launches,
+        "budget_s": None if budget is None else words.seconds(budget),
+        "batch": batch,
+        "dtype": dtype,
+        "inputs": words.inputs(inputs),
+        "same_costs": same_costs or None,
+        "baseline": baseline,
+    }
+    given = {"device": device, "threads": threads, "allocator": allocator, "seed": seed, "inconclusive": inconclusive}
+    said |= {name: value for name, value in given.items() if _is_typed(context, name)}
+    found = configuration.with_options(found, said, {name: _most(name, text) for name, text in counts.items() if text})
+    asked = _Asked(found, against, against_python, save_baseline, save_costs, out, console.typed.get(), baseline)
+    with redirect_stdout(sys.stderr):
+        decision, costs = _carry_out(asked)
+    files = {"costs": save_costs, "junit": junit, "summary": summary}
+    raise typer.Exit(_tell(decision, costs, files, found.inconclusive == "pass", as_json, save_baseline))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be done, as it was typed."""
+
+    config: Config
+    against: str | None
+    against_python: Path | None
+    save_baseline: Path | None
+    save_costs: Path | None
+    out: Path | None
+    command: str
+    typed_baseline: str | None
+
+    @property
+    def baseline(self) -> Path | None:
+        """A path that was typed is relative to here, one of effbench.toml to that file."""
+        if self.typed_baseline is not None:
+            return Path(self.typed_baseline)
+        return None if self.config.baseline is None else self.config.folder / self.config.baseline
+
+
+def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
+    """The decision of all gates that were asked for, None where none was; and what each model costs."""
+    from effbench import api, budgets, checking
+    from effbench.decision import Decision
+    from effbench.progress import watching
+
+    config = asked.config
+    reference = asked.baseline if asked.save_baseline is None else None
+    stored = checking.profiles(reference) if reference is not None else ()
+    run = reference if stored is None else None
+    has_budgets = any(subject.budgets for subject in config.subjects)
+    if not (has_budgets or stored or run or asked.against or asked.save_baseline or asked.save_costs):
+        raise InvalidValue(
+            "nothing to check: give budgets (--max-madds 300M), a stored run or profile (--baseline PATH), or another "
+            "revision (--against GITREF)"
+        )
+    if not config.subjects and (run is None or asked.against or has_budgets):
+        raise InvalidValue('effbench.toml names no model; add one, such as [models.small] with model = "nets.py:small"')
+    decisions: list[Decision] = []
+    costs: list[dict[str, Any]] = []
+    folder = asked.out or api.new_directory("check", config.device or "cpu")
+    if has_budgets or stored or asked.save_costs:
+        planned = checking.planned(config, checking.study(config))
+        counts = checking.count(planned.cells)
+        findings = checking.costs(config, planned.cells, counts, stored or ())
+        decisions += [Decision(findings)] if findings else []
+        for subject, cell in zip(config.subjects, planned.cells, strict=True):
+            cost = counts[subject.name]
+            if not isinstance(cost, str):
+                costs.append(budgets.document(cell, subject.name, cost))
+            elif asked.save_costs:
+                raise EffbenchError(f"{subject.name} does not run, so its costs cannot be stored: {cost}")
+    with watching() as watch:
+        if asked.save_baseline is not None:
+            checking.save_baseline(config, asked.save_baseline, command=asked.command, watch=watch)
+        if run is not None:
+            decisions.append(
+                checking.against_run(config, run, folder / "candidate", command=asked.command, watch=watch)
+            )
+        if asked.against is not None:
+            # The interleaved gate plugs in here: decisions.append(api.check_against(config, asked.against, …)).
+            pass
+    return (checking.together(decisions) if decisions or asked.against else None), costs
+
+
+def _tell(
+    decision: Decision | None,
+    costs: Sequence[Mapping[str, Any]],
+    files: Mapping[str, Path | None],
+    passes: bool,
+    as_json: bool,
+    saved: Path | None,
+) -> int:
+    """Print the decision, then write every file that was asked for. Returns the exit code.
+
+    A file that cannot be written makes a PASS exit with 2 and changes no other verdict.
+    """
+    from effbench.report import document, gate_report
+
+    code = 0 if decision is None or (passes and decision.verdict == "INCONCLUSIVE") else decision.exit_code
+    texts: dict[str, str] = {"costs": json.dumps({"costs": list(costs)}, indent=2) + "\n"}
+    if decision is not None:
+        texts["junit"] = gate_report.junit(decision, inconclusive_passes=passes)
+        texts["summary"] = gate_report.markdown(decision)
+    with _piped():
+        if as_json:
+            told = {} if decision is None else document.decision_document(decision, code)
+            console.print_json({**told, "costs": list(costs), "baseline_dir": None if saved is None else str(saved)})
+        elif decision is not None:
+            console.print_tables(gate_report.tables(decision))
+            if decision.directory is not None:
+                print(f"\nraw      {console.plain(decision.directory)}")
+            print(f"\n{gate_report.last_line(decision)}")
+    trouble = 0
+    for what, path in files.items():
+        if path is not None and what in texts:
+            trouble |= _write(path, texts[what])
+    if decision is not None and (place := os.environ.get(STEP_SUMMARY)):
+        _append(Path(place), texts["summary"])
+    if not as_json:
+        written = {"costs": files["costs"], "baseline": saved}
+        with _piped():
+            print("".join(f"{what:<9}{console.plain(str(path))}\n" for what, path in written.items() if path), end="")
+    return code or trouble
+
+
+@contextmanager
+def _piped() -> Iterator[None]:
+    """A reader that has read enough (`| head`) changes neither the exit code nor what is written."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        console.mute()
+
+
+def _write(path: Path, text: str) -> int:
+    """The whole file or what was there before. Returns 2 after saying why where it cannot be written, else 0."""
+    half = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, half = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.chmod(half, 0o666 & ~_umask())
+        os.replace(half, path)
+    except OSError as error:
+        if half is not None:
+            with suppress(OSError):
+                os.unlink(half)
+        return console.complain(f"cannot write {path} ({error.strerror or error}); choose another place")
+    return 0
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _append(path: Path, text: str) -> None:
+    """Add to a file that others write to as well. Nobody asked for it by name, so a failure is only told."""
+    try:
+        with path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except OSError as error:
+        console.complain(f"cannot add to ${STEP_SUMMARY} ({error.strerror or error}); unset it")
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _most(name: str, text: str) -> int:
+    try:
+        return units.amount(text)
+    except InvalidValue as error:
+        raise InvalidValue(f"--max-{name.replace('_', '-')}: {error}") from None
