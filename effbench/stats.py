@@ -25,7 +25,7 @@ def quantile(values: Sequence[float], q: float) -> float:
     if not values:
         raise ValueError("a quantile needs at least one value")
     ordered = sorted(values)
-    if any(math.isnan(value) for value in ordered):
+    if any(map(math.isnan, ordered)):
         raise ValueError("a quantile of NaN is undefined")
     place = q * (len(ordered) - 1)
     below = math.floor(place)
