@@ -157,6 +157,11 @@ def _kinds(noun: Any) -> dict[str, Any]:
     return get_type_hints(noun)
 
 
+@cache
+def _parts(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    return get_origin(kind), get_args(kind)
+
+
 def _make(noun: Callable[..., _Noun], values: Mapping[str, Any]) -> _Noun:
     """The dataclass with these fields, each of its declared type: a file may hold anything."""
     kinds = _kinds(noun)
@@ -172,7 +177,7 @@ def _fits(value: Any, kind: Any) -> bool:
     """Whether a value read from JSON has the declared type; a whole number passes for a float, a truth value for
     neither.
     """
-    origin, inner = get_origin(kind), get_args(kind)
+    origin, inner = _parts(kind)
     if kind is Any:
         return True
     if origin in (Union, UnionType):
@@ -251,12 +256,19 @@ def _extend(launch: Launch, kind: str, record: Mapping[str, Any]) -> Launch:
     if kind == "null":
         return replace(launch, null_call_ns=float(record["ns_per_call"]))
     if kind == "probe":
-        return replace(launch, probes={**launch.probes, record["cell"]: dict(record["values"])})
+        return replace(launch, probes={**launch.probes, record["cell"]: _probe(record["values"])})
     if kind == "breakdown":
         return replace(launch, breakdowns={**launch.breakdowns, str(record["cell"]): _breakdown(record)})
     values = {"number": launch.number, "slot": launch.slot, "stopped": record["stopped"], "seconds": record["seconds"]}
     ended = _make(Launch, values)
     return replace(launch, stopped=ended.stopped, seconds=ended.seconds)
+
+
+def _probe(values: Mapping[str, Any]) -> dict[str, Any]:
+    for name in ("bound", "output"):
+        if not _fits(values.get(name), str | None):
+            raise ValueError(f"{name} cannot be {str(values[name])[:40]!r}")
+    return dict(values)
 
 
 def _breakdown(record: Mapping[str, Any]) -> Breakdown:

@@ -170,7 +170,7 @@ def load(reference: str | Path) -> Run:
         if not line:
             continue
         try:
-            record = json.loads(line, parse_constant=_refuse_constant)
+            record = _JSON.decode(line.decode())
             if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
                 raise ValueError("not a record")
         except (ValueError, RecursionError) as error:
@@ -185,3 +185,6 @@ def load(reference: str | Path) -> Run:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a measurement")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant)

@@ -1,4 +1,4 @@
-"""kill -9 of a run and of its measuring processes at 130 seeded moments: what was measured stays, and nothing else does.
+"""kill -9 of a run and of its measuring processes at 120 seeded moments: what was measured stays, and only that.
 
 A run that is killed ends where it is: no handler runs, no buffer is flushed. To afford so many, one process imports
 everything and goes through a run once; each run to be killed is a fork of it, with a measuring process of its own as
