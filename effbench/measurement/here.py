@@ -1,0 +1,165 @@
+"""A network timed in this process, for those who cannot start a fresh one: a test under pytest.
+
+What a worker sets for good is set here for as long as it takes, and put back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import gc
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from effbench import devices, feeding, runtimes
+from effbench.core import Block, Cost, Sampling, Timing
+from effbench.devices import Call, Device
+from effbench.devices._torch_cuda import TorchCuda
+from effbench.errors import ModelError, UnknownName
+from effbench.measurement import loop
+from effbench.measurement.launcher import ALLOCATORS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SEED = 0
+_CELL = "here"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network ready to be called on its device, and what it costs."""
+
+    device: Device
+    call: Call
+    network: nn.Module
+    threads: int
+    costs: Cost | None
+    costs_missing: str = ""
+
+    @contextlib.contextmanager
+    def conditions(self, allocator: str) -> Iterator[str]:
+        """Those of a launch, and afterwards everything of torch's and Python's as it was.
+
+        `allocator` "retain" stays, since glibc cannot be asked for its thresholds. Yields the policy that holds, which
+        is "system" where the one asked for cannot be had. Raises UnknownName.
+        """
+        import torch
+
+        if allocator not in ALLOCATORS:
+            raise UnknownName("allocator", allocator, ALLOCATORS)
+        modes = [(module, module.training) for module in self.network.modules()]
+        threads, flushing = torch.get_num_threads(), _flushes_denormals()
+        tracer, profiler, collecting = sys.gettrace(), sys.getprofile(), gc.isenabled()
+        kept = allocator == "retain" and self.device.kind == "cpu" and _keep_freed_pages()
+        gpu = TorchCuda(0) if self.device.kind == "cuda" else None
+        policy = gpu.policy() if gpu else None
+        try:
+            self.network.eval()
+            if gpu:
+                self.device.setup()
+            else:
+                # What a worker does in setup(), less the inter-op threads, which a process can set only once.
+                torch.set_num_threads(self.threads)
+                torch.set_flush_denormal(True)
+            sys.settrace(None)
+            sys.setprofile(None)
+            gc.collect()
+            gc.disable()
+            with torch.inference_mode():
+                yield "retain" if kept else "system"
+        finally:
+            sys.settrace(tracer)
+            sys.setprofile(profiler)
+            if collecting:
+                gc.enable()
+            torch.set_num_threads(threads)
+            torch.set_flush_denormal(flushing)
+            if gpu and policy:
+                gpu.set_policy(policy)
+            for module, mode in modes:
+                module.training = mode
+
+
+def prepare(
+    network: nn.Module,
+    shape: Any,
+    *,
+    batch: int = 1,
+    dtype: str | None = None,
+    device: str | None = None,
+    threads: int = 1,
+) -> Prepared:
+    """The network on its device with seeded inputs, and counted. It is copied where it would have to change.
+
+    `shape` is what `feeding.described` takes; `dtype` and `device` default to the network's own. Raises InvalidValue,
+    UnknownName, DeviceUnavailable; on the scripted device ModelError for a network that cannot be counted.
+    """
+    import torch
+
+    from effbench import cost
+
+    dtype, device = dtype or own_dtype(network), device or own_device(network)
+    place = devices.get(device, **({"threads": threads} if devices.kind_of(device) == "cpu" else {}))
+    costs, missing = None, ""
+    try:
+        costs = cost.profile(network, shape, batch=batch, dtype=dtype).cost
+    except ModelError as error:
+        missing = str(error)
+    if place.kind == "fake":
+        if costs is None:
+            raise ModelError(missing)
+        return Prepared(place, place.bind(None, costs.to_dict()), network, threads or 1, costs)
+    # `.to` moves a module in place, and this one is somebody's.
+    if dtype != own_dtype(network) or device != own_device(network):
+        network = place.place(copy.deepcopy(network)).to(getattr(torch, dtype))
+    args, named = feeding.make(feeding.described(shape), batch, dtype, seed=SEED)
+    passed = feeding.positional(network, args, named) if named else args
+    inputs = tuple(place.place(item) if isinstance(item, torch.Tensor) else item for item in passed)
+    call = place.bind(runtimes.get("eager").prepare(network, [inputs]), {})
+    return Prepared(place, call, network, getattr(place, "threads", 1), costs, missing)
+
+
+def blocks(prepared: Prepared, sampling: Sampling) -> tuple[int, bool, tuple[Timing, ...]]:
+    """Warm up, then blocks until enough is known: calls in a block, whether the state was steady, the blocks."""
+    warm, calls = loop.warm_up(prepared.device, prepared.call, _CELL, None, sampling)
+    task = loop.Slice(0, SEED, 0, sampling.budget_s, {})
+    told: Iterator[Block | str] = loop.rounds(prepared.device, {_CELL: prepared.call}, {_CELL: calls}, sampling, task)
+    return calls, warm.steady, tuple(item.timing for item in told if isinstance(item, Block))
+
+
+def own_dtype(network: nn.Module) -> str:
+    """The dtype of the first weight that is a number with a fraction; float32 without one."""
+    kinds = (weight.dtype for weight in (*network.parameters(), *network.buffers()) if weight.is_floating_point())
+    return str(next(kinds, "float32")).removeprefix("torch.")
+
+
+def own_device(network: nn.Module) -> str:
+    """The name of the device that the first weight is on; "cpu" without one."""
+    place = next((str(weight.device) for weight in (*network.parameters(), *network.buffers())), "cpu")
+    return "cuda" if place == "cuda:0" else place
+
+
+def _flushes_denormals() -> bool:
+    """Asked of the processor, since torch can set it and not say it."""
+    import torch
+
+    return bool((torch.full((1,), 1e-310, dtype=torch.float64) * 1).item() == 0)
+
+
+@functools.cache
+def _keep_freed_pages() -> bool:
+    """Make glibc keep big freed blocks in this process, as a worker's environment does; False where it cannot."""
+    import ctypes
+
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    mmap_threshold, trim_threshold, top_pad = -3, -1, -2  # <malloc.h>
+    # One of the two alone does not keep them. An older glibc takes no threshold above 32 MB.
+    done = mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 32 << 20)
+    return bool(done and mallopt(trim_threshold, (1 << 31) - 1) and mallopt(top_pad, 64 << 20))

@@ -1,0 +1,336 @@
+"""The fixture `effbench` as its users run it: real pytest in real processes, beside and inside pytest-benchmark."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from shell import environment
+from torch import nn
+
+from effbench.cli import main
+from effbench.errors import InvalidValue, UnknownName
+from effbench.measurement import here
+from effbench.pytest_plugin import assert_cost
+
+MADDS = 30 * 30 * 8 * 27
+"""Of NET: every one of 30x30x8 outputs is a sum of 3x3x3 products."""
+PARAMS = 8 * 27 + 8
+NET = nn.Conv2d(3, 8, 3)
+
+NETS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.calls = nn.Conv2d(3, 8, 3), 0
+
+    def forward(self, x):
+        if not x.is_meta:
+            self.calls += 1
+            assert not self.training and torch.is_inference_mode_enabled()
+        return self.conv(x)
+
+def build(width=8):
+    return nn.Conv2d(3, width, 3)
+"""
+
+SUITE = """
+import pytest
+
+def test_speed(effbench):
+    import effbench as package
+    import torch
+    from nets import Net
+
+    net, threads = Net(), torch.get_num_threads()
+    found = effbench.measure(net, (3, 32, 32))
+    assert package.profile(net, (3, 32, 32)).cost == found.costs
+    assert net.training and net.conv.training and torch.get_num_threads() == threads
+    if found.median_s is None:
+        assert net.calls == 1 and found.blocks == ()
+    else:
+        assert net.calls > found.calls * len(found.blocks)
+    effbench.assert_cost(net, (3, 32, 32), max_madds=194_400)
+
+@pytest.mark.parametrize("width", [4, 8])
+@pytest.mark.benchmark(group="mine", min_rounds=4, max_time=1e-9)
+def test_scripted(effbench, width):
+    effbench.measure(f"nets.py:build?width={width}", (3, 32, 32), batch=2, device="fake")
+"""
+
+OTHERS = """
+from nets import Net, build
+from effbench.pytest_plugin import assert_cost
+
+def test_asserts_costs_alone(effbench):
+    effbench.assert_cost(build(), (3, 32, 32), max_params=224)
+
+def test_needs_no_fixture():
+    assert_cost("nets.py:build", (3, 32, 32), max_params=224)
+
+def test_twice(effbench):
+    effbench.measure(build(), (3, 32, 32), device="fake")
+    effbench.measure(build(), (3, 32, 32), device="fake")
+
+def test_unknown(effbench):
+    effbench.measure("resnet81")
+
+def test_too_big(effbench):
+    effbench.assert_cost(Net(), (3, 32, 32), max_madds="100k", max_params=300)
+
+def test_late(benchmark, effbench):
+    effbench.measure(build(), (3, 32, 32), device="fake")
+"""
+
+STRANGERS = """
+import sys
+import pytest
+
+@pytest.fixture
+def effbench():
+    return 42
+
+def test_own_fixture_wins(effbench):
+    assert effbench == 42
+
+def test_nothing_is_loaded():
+    assert "effbench.pytest_plugin" in sys.modules
+    ours = {name for name in sys.modules if name.partition(".")[0] == "effbench"}
+    assert ours == {"effbench", "effbench._version", "effbench.pytest_plugin"}
+    assert not {"torch", "numpy", "pandas", "scipy", "rich", "typer", "jinja2"} & set(sys.modules)
+"""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a pytest process ended: exit code, what it printed, and each test's failure text ("" where it passed)."""
+
+    code: int
+    text: str
+    tests: dict[str, str]
+
+
+def run_pytest(folder: Path, *words: str) -> Ran:
+    """In a folder of its own, warnings as errors, without what the outer pytest left in the environment."""
+    clean = {key: value for key, value in environment().items() if not key.startswith("PYTEST_")}
+    line = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-W",
+        "error",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir=.",
+        "-c",
+        os.devnull,
+    ]
+    done = subprocess.run(
+        [*line, "--junit-xml=junit.xml", *words], cwd=folder, env=clean, capture_output=True, text=True, timeout=120
+    )
+    report = ElementTree.parse(folder / "junit.xml")
+    tests: dict[str, str] = {}
+    for case in report.iter("testcase"):
+        told = [*case.iter("failure"), *case.iter("error")]
+        tests[case.attrib["name"]] = "\n".join((item.text or item.attrib.get("message", "")) for item in told)
+    return Ran(done.returncode, done.stdout + done.stderr, tests)
+
+
+def errors(text: str) -> list[str]:
+    """The lines that pytest marks as the error itself."""
+    return [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
+
+
+@dataclass(frozen=True)
+class Folder:
+    path: Path
+    ran: Ran
+    document: Any
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """The suite once measured, its numbers stored under 0001_base and in out.json."""
+    path = tmp_path_factory.mktemp("suite")
+    for name, text in (("nets.py", NETS), ("test_suite.py", SUITE), ("test_others.py", OTHERS)):
+        (path / name).write_text(text)
+    ran = run_pytest(path, "--benchmark-save=base", "--benchmark-json=out.json")
+    return Folder(path, ran, json.loads((path / "out.json").read_text()))
+
+
+def test_the_blocks_are_the_rounds(measured: Folder) -> None:
+    """What pytest-benchmark stores is computed again from the blocks; counts are those of closed forms."""
+    found = {item["name"]: item for item in measured.document["benchmarks"]}
+    assert set(found) == {"test_speed", "test_scripted[4]", "test_scripted[8]"}
+    for item in found.values():
+        told, stats = item["extra_info"]["effbench"], item["stats"]
+        calls, wall = told["calls"], told["blocks"]["wall_ns"]
+        assert stats["iterations"] == calls and stats["rounds"] == len(wall)
+        assert stats["data"] == pytest.approx([spent / calls / 1e9 for spent in wall], rel=1e-12)
+        assert stats["median"] == pytest.approx(statistics.median(wall) / calls / 1e9, rel=1e-12)
+        cpu = statistics.median(told["blocks"]["cpu_ns"]) / calls / 1e9
+        assert told["cpu_median_s"] == pytest.approx(cpu, rel=1e-12)
+        assert sum(told["flags"].values()) <= 2 * len(wall) and isinstance(told["steady"], bool)
+        assert len(told["environment"]["fingerprint"]) == 16
+    costs = found["test_speed"]["extra_info"]["effbench"]["costs"]
+    assert (costs["madds"], costs["params"], costs["status"]) == (MADDS, PARAMS, "complete")
+    assert set(costs["memory_access_levels"]) == {"layer", "eager", "pointwise", "epilogue"}
+    assert costs["memory_access_levels"]["layer"]["elements"] == 3 * 32 * 32 + PARAMS + 8 * 30 * 30
+    scripted = found["test_scripted[4]"]
+    assert scripted["group"] == "mine" and scripted["stats"]["rounds"] == 3
+    assert scripted["extra_info"]["effbench"]["costs"]["madds"] == 2 * MADDS // 2
+
+
+def test_what_is_wrong_is_one_line(measured: Folder) -> None:
+    """The test's own line and one sentence; and a test that only asserts costs is no unused benchmark."""
+    told = {name: errors(text) for name, text in measured.ran.tests.items()}
+    assert {name for name, lines in told.items() if lines} == {
+        "test_twice",
+        "test_unknown",
+        "test_too_big",
+        "test_late",
+    }
+    assert all(len(lines) == 1 for lines in told.values() if lines), told
+    assert "was called twice in one test; parametrize" in told["test_twice"][0]
+    assert "there is no model named 'resnet81'. Did you mean" in told["test_unknown"][0]
+    assert "let this test take only effbench" in told["test_late"][0]
+    line = told["test_too_big"][0]
+    assert line.startswith("AssertionError: Net: madds 194 k (+94.4%), at most 100 k") and "params" not in line
+    for name in ("test_unknown", "test_too_big"):
+        assert "pytest_plugin.py" not in measured.ran.tests[name]
+    assert "warning" not in measured.ran.text.lower()
+
+
+def test_comparison_with_stored_values(measured: Folder) -> None:
+    """pytest-benchmark's own gate fails on the one test whose stored values say that it was twice as fast."""
+    storage = next((measured.path / ".benchmarks").glob("*/0001_base.json"))
+    document = json.loads(storage.read_text())
+    for item in document["benchmarks"]:
+        factor = {"test_scripted[4]": 0.5}.get(item["name"], 1.0)
+        item["stats"] = {key: value * factor if key == "median" else value for key, value in item["stats"].items()}
+    storage.write_text(json.dumps(document))
+    words = ("--benchmark-compare", "--benchmark-compare-fail=median:10%", "-k", "scripted", "test_suite.py")
+    ran = run_pytest(measured.path, *words)
+    regressed = ran.text.partition("Performance has regressed:")[2]
+    assert ran.code == 1 and not any(ran.tests.values()), ran.text
+    assert "test_scripted[4]" in regressed and "test_scripted[8]" not in regressed
+
+
+def test_workers_of_xdist_make_one_plain_call(measured: Folder) -> None:
+    """The suite itself asserts that its network was called once; the counts are there all the same."""
+    ran = run_pytest(measured.path, "-n", "2", "-k", "speed", "test_suite.py")
+    assert ran.code == 0, ran.text
+    assert set(ran.tests) == {"test_speed"} and "Rounds" not in ran.text
+
+
+def test_without_pytest_benchmark_only_its_users_fail(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text("def test_speed(effbench): pass\n\ndef test_other(): pass\n")
+    ran = run_pytest(tmp_path, "-p", "no:benchmark")
+    assert ran.tests["test_other"] == "" and ran.code == 1
+    assert ran.tests["test_speed"] == "the fixture effbench needs pytest-benchmark; leave out -p no:benchmark"
+
+
+def test_a_suite_that_does_not_use_it_sees_nothing(tmp_path: Path) -> None:
+    """Nothing is loaded, a fixture of the same name wins, and neither --help nor --markers knows of it."""
+    (tmp_path / "test_it.py").write_text(STRANGERS)
+    ran = run_pytest(tmp_path)
+    assert ran.code == 0, ran.text
+    assert ran.text.splitlines()[-1].startswith("2 passed") and "effbench" not in ran.text
+    words = ("-m", "pytest", "--help", "--markers", "-c", os.devnull)
+    said = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "effbench" not in said.stdout and "--benchmark-save" in said.stdout and not said.stderr
+
+
+# --- counts -----------------------------------------------------------------------------------------
+
+
+def test_budgets_that_are_kept() -> None:
+    cost = assert_cost(NET, (3, 32, 32), max_madds=MADDS, max_params="224", max_memory_access="1M")
+    assert (cost.madds, cost.params) == (MADDS, PARAMS)
+    assert assert_cost(NET, (3, 32, 32), batch=3, max_madds=3 * MADDS).madds == 3 * MADDS
+
+
+@pytest.mark.parametrize("name", ["madds", "params", "memory_access", "memory_access_bytes", "activations"])
+def test_each_budget_is_held_to_its_own_count(name: str) -> None:
+    exact = getattr(assert_cost(NET, (3, 32, 32), max_madds="1G"), name)
+    limits: dict[str, Any] = {f"max_{name}": exact}
+    assert_cost(NET, (3, 32, 32), **limits)
+    limits = {f"max_{name}": exact - 1}
+    with pytest.raises(AssertionError, match=rf"^Conv2d: {name} [\d_.]+") as caught:
+        assert_cost(NET, (3, 32, 32), **limits)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stored_profile_says_what_was_counted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Shape, batch and dtype come from the file; another width is no longer the same."""
+    (tmp_path / "nets.py").write_text(NETS)
+    model = f"{tmp_path / 'nets.py'}:build"
+    assert main(["profile", model, "--input", "3x32x32", "--batch", "2", "--dtype", "float16", "--json"]) == 0
+    (tmp_path / "profile.json").write_text(capfd.readouterr().out)
+    assert assert_cost(NET, same_as=tmp_path / "profile.json").madds == 2 * MADDS
+    with pytest.raises(AssertionError, match=r"madds 437 k \(\+12.5%\), stored 389 k"):
+        assert_cost(nn.Conv2d(3, 9, 3), same_as=tmp_path / "profile.json")
+    with pytest.raises(AssertionError, match="the profile is of input 3x32x32"):
+        assert_cost(NET, (3, 33, 32), same_as=tmp_path / "profile.json")
+
+
+class Uncountable(nn.Module):
+    """One operator has no formula."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.eigvalsh(x)
+
+
+def test_an_incomplete_count_keeps_no_budget() -> None:
+    with pytest.raises(AssertionError, match=r"there is no formula for .*eigh"):
+        assert_cost(Uncountable(), (4, 4), max_madds="1G")
+    assert_cost(Uncountable(), (4, 4), max_params=0)
+
+
+def test_wrong_words(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValue, match="has nothing to hold to"):
+        assert_cost(NET, (3, 32, 32))
+    with pytest.raises(InvalidValue, match="'3oo' is no count"):
+        assert_cost(NET, (3, 32, 32), max_madds="3oo")
+    with pytest.raises(InvalidValue, match="cannot be read"):
+        assert_cost(NET, (3, 32, 32), same_as=tmp_path / "none.json")
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(InvalidValue, match="holds no profile"):
+        assert_cost(NET, (3, 32, 32), same_as=tmp_path / "list.json")
+
+
+# --- timed in this process --------------------------------------------------------------------------
+
+
+def test_everything_is_as_it_was_also_after_an_error() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout())
+    net[1].eval()
+    tracer, threads, state = sys.gettrace(), torch.get_num_threads(), torch.get_rng_state()
+    prepared = here.prepare(net, (3, 8, 8), threads=threads + 1, dtype="float64")
+    with pytest.raises(ZeroDivisionError), prepared.conditions("system") as policy:
+        assert policy == "system" and torch.get_num_threads() == threads + 1
+        assert torch.is_inference_mode_enabled() and not gc.isenabled() and sys.gettrace() is None
+        assert prepared.call().dtype is torch.float64  # type: ignore[attr-defined]
+        assert (torch.full((1,), 1e-310, dtype=torch.float64) * 1).item() == 0
+        raise ZeroDivisionError
+    assert (torch.full((1,), 1e-310, dtype=torch.float64) * 1).item() > 0
+    assert sys.gettrace() is tracer and gc.isenabled() and torch.get_num_threads() == threads
+    assert not torch.is_inference_mode_enabled() and torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in net.modules()] == [True, True, False]
+    assert net[0].weight.dtype is torch.float32
+    with pytest.raises(UnknownName, match="allocator named 'keep'"), prepared.conditions("keep"):
+        pass
