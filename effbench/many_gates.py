@@ -7,13 +7,14 @@ test holds the two together, verdict by verdict.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from effbench import pairs, stats
 from effbench.gate import WALL_EFFECT, WALL_SHARE, Rule
 from effbench.pairs import Pair, Round
+from effbench.summary import CONTAMINATED_SHARE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 Rounds = Mapping[str, Mapping[int, Sequence[Round]]]
 """By cell and number of the launch."""
+Counts = Mapping[str, Mapping[int, tuple[int, int]]]
+"""So many of so many, by cell and number of the launch."""
 
 INCONCLUSIVE, REGRESSION, PASS = 0, 1, 2
 
@@ -31,7 +34,7 @@ class Record:
     """What was measured of both sides, without the rounds that an outside cause disturbed.
 
     `rounds` are on `clock`, `wall` the same on the wall clock where that is another one, else empty. `launches` are the
-    numbers of all launches in the order of time, `set_aside` the disturbed rounds of each cell.
+    numbers of all launches in the order of time. `disturbed` counts rounds, `unsteady` warm-ups.
     """
 
     cells: tuple[str, ...]
@@ -39,24 +42,44 @@ class Record:
     rounds: Rounds
     wall: Rounds = field(default_factory=dict)
     clock: str = "wall"
-    set_aside: Mapping[str, int] = field(default_factory=dict)
+    disturbed: Counts = field(default_factory=dict)
+    unsteady: Counts = field(default_factory=dict)
 
     @property
     def usable(self) -> tuple[str, ...]:
         """The cells with any undisturbed round."""
         return tuple(cell for cell in self.cells if any(self.rounds[cell].values()))
 
+    def set_aside(self, cell: str) -> int:
+        """How many of the cell's rounds were disturbed."""
+        return sum(bad for bad, _ in self.disturbed.get(cell, {}).values())
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A record in numbers. `values` and `wall` are log ratios by cell, launch and round, NaN where there is none;
+    `disturbed` and `unsteady` the two counts of `Record` by cell and launch.
+    """
+
+    values: Array
+    wall: Array | None
+    disturbed: tuple[Array, Array]
+    unsteady: tuple[Array, Array]
+
 
 def record(source: Pair | Record | Mapping[str, Sequence[Sequence[Round]]], clock: str | None = None) -> Record:
     """A record from a stored pair of runs, or from each cell's launches of rounds. `clock` defaults to the pair's."""
     if isinstance(source, Record):
         return source
+    wall: Mapping[str, Sequence[Round]] = {}
+    unsteady: Counts = {}
     if isinstance(source, Pair):
-        read = clock or source.clock
+        read, unsteady = clock or source.clock, _unsteady(source)
         found = {cell: pairs.rounds(source, cell, read) for cell in source.cells}
-        wall = {} if read == "wall" else {cell: pairs.rounds(source, cell, "wall") for cell in source.cells}
+        if read != "wall":
+            wall = {cell: pairs.rounds(source, cell, "wall") for cell in source.cells}
     else:
-        read, wall = clock or "wall", {}
+        read = clock or "wall"
         found = {cell: tuple(item for launch in launches for item in launch) for cell, launches in source.items()}
     return Record(
         cells=tuple(found),
@@ -64,35 +87,32 @@ def record(source: Pair | Record | Mapping[str, Sequence[Sequence[Round]]], cloc
         rounds={cell: _by_launch(items) for cell, items in found.items()},
         wall={cell: _by_launch(items) for cell, items in wall.items()},
         clock=read,
-        set_aside={cell: sum(1 for item in items if item.flags) for cell, items in found.items()},
+        disturbed={cell: _counted((item.launch, bool(item.flags)) for item in items) for cell, items in found.items()},
+        unsteady=unsteady,
     )
 
 
-def log_ratios(recorded: Record, rounds: Rounds) -> Array:
-    """Log ratios by cell, launch and round; NaN where a launch has fewer rounds than another."""
-    import numpy
-
-    longest = max((len(items) for launches in rounds.values() for items in launches.values()), default=0)
-    values = numpy.full((len(recorded.cells), len(recorded.launches), max(longest, 1)), numpy.nan)
-    for row, cell in enumerate(recorded.cells):
-        for column, launch in enumerate(recorded.launches):
-            found = [item.log_ratio for item in rounds.get(cell, {}).get(launch, ())]
-            values[row, column, : len(found)] = found
-    return values
+def arrays(recorded: Record) -> Arrays:
+    """The record in numbers, cells and launches in its order."""
+    return Arrays(
+        _log_ratios(recorded, recorded.rounds),
+        _log_ratios(recorded, recorded.wall) if recorded.wall else None,
+        _two_counts(recorded, recorded.disturbed),
+        _two_counts(recorded, recorded.unsteady),
+    )
 
 
-def decide(
-    values: Array, wall: Array | None, drawn: Array, rule: Rule, shift: Array | float = 0.0
-) -> tuple[Array, Array]:
+def decide(numbers: Arrays, drawn: Array, rule: Rule, shift: Array | float = 0.0) -> tuple[Array, Array]:
     """The verdict of every cell in every suite, and the launches that each suite took until all were decided.
 
-    `values` and `wall` are `log_ratios`; `drawn` (suites × launches) are places of launches in them, in the order in
-    which a suite meets them; `shift` (suites × cells) is added to the log ratios of a suite's cell. Looks beyond the
-    drawn launches do not happen.
+    `drawn` (suites × launches) are places of launches in the record, in the order in which a suite meets them; `shift`
+    (suites × cells) is added to the log ratios of a suite's cell. Looks beyond the drawn launches do not happen. What
+    the gate calls ENVIRONMENT stays inconclusive here.
     """
     import numpy
 
     suites, launches = drawn.shape
+    values, wall = numbers.values, numbers.wall
     verdicts = numpy.full((suites, len(values)), INCONCLUSIVE)
     taken = numpy.zeros(suites, dtype=int)
     spent = stats.alpha_spending(rule.alpha, len(rule.looks))
@@ -100,16 +120,19 @@ def decide(
         if look > launches:
             break
         here = drawn[:, :look]
+        is_disturbed, is_unsteady = (_beyond(counts, here) for counts in (numbers.disturbed, numbers.unsteady))
         share = alpha if wall is None else alpha * (1 - WALL_SHARE)
-        is_slower = _holm(p_above(values, here, rule.smallest_effect, shift)) <= share
+        slower = numpy.where(is_disturbed, 1.0, p_above(values, here, rule.smallest_effect, shift))
+        is_slower = _holm(slower) <= share
         is_passed = p_above(-values, here, 1 / (1 + rule.tolerance) - 1, -numpy.asarray(shift)) <= alpha
         if wall is not None:
-            is_slower |= _holm(p_above(wall, here, WALL_EFFECT, shift)) <= alpha * WALL_SHARE
+            waiting = numpy.where(is_disturbed, 1.0, p_above(wall, here, WALL_EFFECT, shift))
+            is_slower |= _holm(waiting) <= alpha * WALL_SHARE
             is_passed &= ~(_middle(_middle(wall)[:, here].transpose(1, 0, 2)) + shift > math.log1p(WALL_EFFECT))
-        open_cells = verdicts == INCONCLUSIVE
-        taken[open_cells.any(axis=1)] = look
-        verdicts[open_cells & is_passed] = PASS
-        verdicts[open_cells & is_slower] = REGRESSION
+        is_open = verdicts == INCONCLUSIVE
+        taken[is_open.any(axis=1)] = look
+        verdicts[is_open & is_passed & ~is_disturbed & ~is_unsteady] = PASS
+        verdicts[is_open & is_slower] = REGRESSION
     return verdicts, taken
 
 
@@ -151,6 +174,54 @@ def t_p(medians: Array, threshold: Array | float) -> Array:
     can_tell = (count > 1) & (scatter > 1e-12 * largest)
     t = (threshold - mean) / numpy.where(can_tell, scatter, 1.0) * numpy.sqrt(count)
     return numpy.where(can_tell, stdtr(numpy.maximum(count - 1, 1), t), 1.0)
+
+
+def _log_ratios(recorded: Record, rounds: Rounds) -> Array:
+    import numpy
+
+    longest = max((len(items) for launches in rounds.values() for items in launches.values()), default=0)
+    values = numpy.full((len(recorded.cells), len(recorded.launches), max(longest, 1)), numpy.nan)
+    for row, cell in enumerate(recorded.cells):
+        for column, launch in enumerate(recorded.launches):
+            found = [item.log_ratio for item in rounds.get(cell, {}).get(launch, ())]
+            values[row, column, : len(found)] = found
+    return values
+
+
+def _two_counts(recorded: Record, counts: Counts) -> tuple[Array, Array]:
+    import numpy
+
+    both = numpy.asarray(
+        [[counts.get(cell, {}).get(launch, (0, 0)) for launch in recorded.launches] for cell in recorded.cells]
+    ).reshape(len(recorded.cells), len(recorded.launches), 2)
+    return both[..., 0], both[..., 1]
+
+
+def _beyond(counts: tuple[Array, Array], drawn: Array) -> Array:
+    """Whether more of a suite's cell (suites × cells) is disturbed, or unsteady, than a tenth."""
+    bad, every = (each[:, drawn].sum(axis=2).T for each in counts)
+    beyond: Array = bad > CONTAMINATED_SHARE * every
+    return beyond
+
+
+def _counted(items: Iterable[tuple[int, bool]]) -> dict[int, tuple[int, int]]:
+    counts: dict[int, tuple[int, int]] = {}
+    for launch, is_bad in items:
+        bad, every = counts.get(launch, (0, 0))
+        counts[launch] = (bad + is_bad, every + 1)
+    return counts
+
+
+def _unsteady(pair: Pair) -> Counts:
+    return {
+        cell: _counted(
+            (launch.number, not launch.warmups[cell].steady)
+            for run in (pair.baseline, pair.candidate)
+            for launch in run.launches
+            if cell in launch.warmups
+        )
+        for cell in pair.cells
+    }
 
 
 def _by_launch(items: Sequence[Round]) -> dict[int, list[Round]]:

@@ -154,7 +154,7 @@ RULES: Mapping[str, PeerRule] = {
     "paired sign interval": PeerRule(
         pairs_are_slower, "nanobench compare(): 95 % sign-test interval of the median log ratio of pairs"
     ),
-    "mean > 200 %": PeerRule(
+    "ratio > 200 %": PeerRule(
         lambda baseline, candidate: mean_is_slower(baseline, candidate, 1.0),
         "github-action-benchmark: a mean more than twice the last one (alert-threshold 200%), no test",
     ),

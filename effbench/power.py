@@ -51,10 +51,31 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Answer:
-    """A number, or None and the reason why there is none."""
+    """A number, or None and the reason why there is none; `above` is what it is known to exceed."""
 
     value: float | None
     reason: str = ""
+    above: float | None = None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a gate can see on one machine. `detectable` is by number of launches, `needed` by slowdown; then by cell."""
+
+    scatter: tuple[Scatter, ...]
+    detectable: Mapping[int, Mapping[str, Answer]]
+    needed: Mapping[float, Mapping[str, Answer]]
+
+
+def survey(source: Any, *, slowdowns: Sequence[float] = (0.03, 0.05), rule: Rule | None = None) -> Survey:
+    """Everything `effbench aa` says of a machine: at the launches recorded, at the rule's last look, and planned."""
+    recorded, judged = record(source), rule or Rule()
+    counts = sorted({len(recorded.launches), judged.looks[-1]} - {0})
+    return Survey(
+        scatter(recorded),
+        {count: smallest_detectable(recorded, count, rule=judged) for count in counts},
+        {slowdown: needed_launches(recorded, slowdown, rule=judged) for slowdown in slowdowns},
+    )
 
 
 def scatter(source: Any) -> tuple[Scatter, ...]:
@@ -64,10 +85,10 @@ def scatter(source: Any) -> tuple[Scatter, ...]:
 
 
 def looks_of(launches: int, rule: Rule) -> tuple[int, ...]:
-    """The looks of a gate planned for so many launches: the rule's, then growing as its last two do, then the last."""
+    """The looks of a gate planned for so many launches: the rule's, then growing as its last two do, and the last."""
     looks = list(rule.looks)
+    growth = looks[-1] / looks[-2] if len(looks) > 1 else 1.5
     while looks[-1] < launches:
-        growth = looks[-1] / looks[-2] if len(looks) > 1 else 1.5
         looks.append(max(looks[-1] + 1, math.ceil(looks[-1] * growth - 1e-9)))
     return (*(look for look in looks if look < launches), launches)
 
@@ -119,18 +140,13 @@ def smallest_detectable(
 
 def middle(answers: Mapping[str, Answer]) -> Answer:
     """The answer of the suite's median cell; cells without an answer count as the largest."""
-    ordered = sorted(math.inf if answer.value is None else answer.value for answer in answers.values())
-    if not ordered:
-        return Answer(None, "there is no cell")
-    value = ordered[len(ordered) // 2]
-    if math.isinf(value):
-        return Answer(None, next(answer.reason for answer in answers.values() if answer.value is None))
-    return Answer(value)
+    ordered = sorted(answers.values(), key=lambda answer: math.inf if answer.value is None else answer.value)
+    return ordered[len(ordered) // 2] if ordered else Answer(None, "there is no cell")
 
 
 def _scatter(recorded: Record, cell: str) -> Scatter:
     launches = [[item.log_ratio for item in items] for items in recorded.rounds[cell].values() if items]
-    aside = recorded.set_aside.get(cell, 0)
+    aside = recorded.set_aside(cell)
     if not launches:
         reason = f"all {aside} rounds were disturbed" if aside else "it has no rounds on both sides"
         return Scatter(cell, 0, 0, None, None, None, aside, reason)
@@ -159,7 +175,7 @@ def _needed(found: Scatter, slowdown: float, power: float, rule: Rule, cap: int,
     for launches in range(rule.looks[0], cap + 1):
         if _called(p_values, every, looks_of(launches, rule), cells, rule, wall).mean() >= power:
             return Answer(launches)
-    return Answer(None, f"more than {cap}")
+    return Answer(None, f"it takes more than {cap} launches", cap)
 
 
 def _detectable(found: Scatter, looks: tuple[int, ...], power: float, rule: Rule, cells: int, wall: bool) -> Answer:
@@ -169,7 +185,7 @@ def _detectable(found: Scatter, looks: tuple[int, ...], power: float, rule: Rule
 
     low, high = rule.smallest_effect, _LARGEST
     if not is_seen(high):
-        return Answer(None, f"not even {high:.0%}")
+        return Answer(None, f"not even a slowdown of {100 * high:.0f} % is called", high)
     while high - low > 1e-4:
         between = (low + high) / 2
         low, high = (low, between) if is_seen(between) else (between, high)

@@ -19,7 +19,7 @@ from effbench.analysis import Tell
 from effbench.core import Estimate
 from effbench.errors import InvalidValue
 from effbench.gate import Rule
-from effbench.many_gates import PASS, REGRESSION, Record, decide, log_ratios, record
+from effbench.many_gates import PASS, REGRESSION, Record, arrays, decide, record
 from effbench.peer_rules import RULES
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ ARRANGEMENTS: tuple[Arrangement, ...] = ("interleaved", "sequential")
 class GateOutcome:
     """What the gate said when one cell of each suite was this much slower (0: none was).
 
-    `called`, `undecided` and `passed` are shares of the slowed cells, at 0 of all cells; the `suite_…` are shares of
-    whole suites by their worst cell. `launches` is the mean number that a suite took until every cell was decided.
+    `called`, `undecided` (INCONCLUSIVE or ENVIRONMENT) and `passed` are shares of the slowed cells, at 0 of all cells;
+    the `suite_…` are shares of whole suites by their worst cell. `launches` is the mean number that a suite took until
+    every cell was decided.
     """
 
     slowdown: float
@@ -139,13 +140,12 @@ def _gate_outcomes(
 ) -> tuple[GateOutcome, ...]:
     import numpy
 
-    values = log_ratios(recorded, recorded.rounds)
-    wall = log_ratios(recorded, recorded.wall) if recorded.wall else None
+    numbers = arrays(recorded)
     own = numpy.arange(len(recorded.cells)) == slowed[:, None]
     usable = numpy.isin(recorded.cells, recorded.usable)
     outcomes = []
     for slowdown in slowdowns:
-        verdicts, taken = decide(values, wall, drawn, rule, numpy.where(own, math.log1p(slowdown), 0.0))
+        verdicts, taken = decide(numbers, drawn, rule, numpy.where(own, math.log1p(slowdown), 0.0))
         seen = verdicts[own] if slowdown else verdicts[:, usable].ravel()
         called, passed = (verdicts == REGRESSION).any(axis=1), (verdicts == PASS).all(axis=1)
         outcomes.append(
@@ -271,7 +271,7 @@ def _caveats(recorded: Record, launches: int, rule: Rule, sitting: int) -> tuple
         found.append(f"A sequential comparison takes {2 * sitting} launches, {count} were recorded: there is none.")
     for cell in recorded.cells:
         if cell not in usable:
-            aside = recorded.set_aside.get(cell, 0)
+            aside = recorded.set_aside(cell)
             reason = f"all its {aside} rounds were disturbed" if aside else "it has no rounds on both sides"
             found.append(f"{cell} says nothing: {reason}.")
     return tuple(found)
