@@ -1,18 +1,22 @@
-"""The interleaved gate and its calibration: launch after launch of both sides until every cell is decided."""
+"""The interleaved gate: another revision of the user's project, measured in alternation with the files as they are."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from effbench import gate
+from effbench import checking, gate, power, revision
 from effbench.baseline import name_of
+from effbench.config import BUDGET_S, Config, Subject
+from effbench.core import Cell, Cost
 from effbench.decision import Decision, Finding
 from effbench.duel import Duel
-from effbench.errors import NotComparable
-from effbench.gate import Gate, Rule
+from effbench.errors import EffbenchError, InvalidValue, NotComparable
+from effbench.gate import LOOKS, Gate, Rule
+from effbench.measurement import counting
 from effbench.measurement.launcher import Site
 from effbench.pairs import Pair
 from effbench.plan import Plan
@@ -20,16 +24,66 @@ from effbench.runner import CostOf, Watch
 
 ROUNDS = 20
 """Of every launch, decided beforehand: a test of what was measured until it looked good is none."""
-SAMPLING: Mapping[str, int] = {"min_rounds": ROUNDS, "max_rounds": ROUNDS}
 
 
 @dataclass(frozen=True)
 class Sides:
-    """What is measured against each other: where the code of both lies, what each costs, what each is called."""
+    """What is measured against each other, baseline and candidate: where the code lies, its costs, its name."""
 
     sites: tuple[Site, Site] = (Site(), Site())
     costs: tuple[CostOf, CostOf] = field(kw_only=True)
     names: tuple[str, str] = ("baseline", "candidate")
+
+
+def check(
+    config: Config, name: str, directory: Path, *, python: Path | None = None, command: str = "", watch: Watch
+) -> Decision:
+    """The files as they are now against the revision that git knows by this `name`.
+
+    `python` is the interpreter of the revision's own environment. Raises EffbenchError where there is no such
+    revision, and as `decide`.
+    """
+    folder = config.folder.resolve()
+    top = revision.repository(folder)
+    wanted, inside = revision.find(top, name), folder.relative_to(top)
+    if python is not None and not os.access(python, os.X_OK):
+        raise InvalidValue(f"--against-python {python} is no program; name the python of an environment with effbench")
+    plan = _plan(config, folder, top)
+    with revision.tree(top, wanted) as tree:
+        if not (tree / inside).is_dir():
+            raise EffbenchError(f"{wanted} has no folder {inside}; choose a revision that holds the project")
+        sites = (
+            # Absolute but not resolved: a virtual environment's python is a link that must be called by its own name.
+            Site(tree / inside, config.paths, foreign=top, python=None if python is None else os.path.abspath(python)),
+            Site(folder, config.paths, foreign=tree),
+        )
+        sides = Sides(
+            sites,
+            costs=(_Costs(plan, sites[0]), _Costs(plan, sites[1])),
+            names=(str(wanted), revision.working_tree(top)),
+        )
+        decision = decide(
+            plan,
+            sides,
+            directory,
+            rule=rule_of(config),
+            tolerances={cell.id: config.tolerance_of(name_of(cell.case)) for cell in plan.cells},
+            budget_s=config.budget_s or BUDGET_S,
+            same_costs=config.same_costs,
+            command=command,
+            watch=watch,
+        )
+    shared = [subject.name for subject in config.subjects if not counting.is_foreign(subject.model)]
+    if shared and python is None:
+        note = f"{', '.join(shared)}: not this project's code, so both sides ran the same"
+        decision = replace(decision, notes=(*decision.notes, note))
+    return decision
+
+
+def rule_of(config: Config) -> Rule:
+    """The rule of a gate under this configuration: its tolerance, its alpha, looks up to its launches."""
+    rule = Rule(tolerance=config.tolerance_of(""), alpha=config.alpha or Rule().alpha)
+    return replace(rule, looks=power.looks_of(config.launches or LOOKS[-1], rule))
 
 
 def decide(
@@ -53,7 +107,7 @@ def decide(
     judge = Gate([cell.id for cell in plan.cells], rule, tolerances or {})
     notes: tuple[str, ...] = ()
     pair: Pair | None = None
-    with Duel(plan, sides.sites, directory, sides.costs, planned=rule.looks[-1], command=command, watch=watch) as duel:
+    with _duel(plan, sides, directory, rule.looks[-1], command, watch) as duel:
         try:
             for number, launches in enumerate(rule.looks):
                 while duel.launches < launches and duel.launch(judge.undecided):
@@ -63,15 +117,14 @@ def decide(
                 judge.look_at(number, duel.pair())
                 if not judge.undecided:
                     break
-                spent_s = time.monotonic() - begun
-                following = rule.looks[number + 1 :]
-                if following and spent_s * following[0] / launches > budget_s:
-                    notes = (
-                        f"the budget of {budget_s:g} s ended it after {launches} of up to {rule.looks[-1]} launches",
-                    )
+                following = (*rule.looks, None)[number + 1]
+                if following and (time.monotonic() - begun) * following / launches > budget_s:
+                    most = f"{launches} of at most {rule.looks[-1]} launches"
+                    notes = (f"the next look would overrun the budget of {budget_s:g} s, so it ended after {most}",)
                     break
         except NotComparable as error:
-            return _decision(plan, sides, directory, begun, tuple(_unlike(cell, error) for cell in judge.cells))
+            unlike = [Finding("against", cell, "ENVIRONMENT", str(error)) for cell in judge.cells]
+            return _decision(plan, sides, directory, begun, unlike)
         if duel.launches:
             pair = duel.finish()
         found = gate.findings(judge, pair, duel.skipped(), same_costs=same_costs)
@@ -82,16 +135,18 @@ def decide(
 
 
 def record(plan: Plan, sides: Sides, directory: Path, *, launches: int, command: str = "", watch: Watch) -> Pair:
-    """Measure every cell on both sides this often, whatever comes out. Raises as `decide` does."""
+    """Measure every cell on both sides this often, whatever comes out. Raises as `decide` does, and NotComparable."""
     cells = [cell.id for cell in plan.cells]
-    with Duel(plan, sides.sites, directory, sides.costs, planned=launches, command=command, watch=watch) as duel:
+    with _duel(plan, sides, directory, launches, command, watch) as duel:
         while duel.launches < launches and duel.launch(cells):
             pass
         return duel.finish()
 
 
-def _unlike(cell: str, error: Exception) -> Finding:
-    return Finding("against", cell, "ENVIRONMENT", str(error))
+def _duel(plan: Plan, sides: Sides, directory: Path, launches: int, command: str, watch: Watch) -> Duel:
+    fixed = replace(plan.sampling, launches=launches, min_rounds=ROUNDS, max_rounds=ROUNDS)
+    planned = replace(plan, sampling=fixed)
+    return Duel(planned, sides.sites, directory, sides.costs, planned=launches, command=command, watch=watch)
 
 
 def _decision(
@@ -102,13 +157,43 @@ def _decision(
         findings=tuple(replace(item, cell=names[item.cell]) for item in found),
         baseline=sides.names[0],
         candidate=sides.names[1],
-        facts={} if pair is None else _facts(pair),
-        directory=str(directory),
+        facts={} if pair is None else checking.facts(pair.candidate.environment),
+        directory=str(directory) if pair is not None else None,
         seconds=time.monotonic() - begun,
     )
 
 
-def _facts(pair: Pair) -> dict[str, str]:
-    known = pair.candidate.environment.facts
-    wanted = {"machine": "cpu.model", "gpu": "gpu.name", "threads": "run.threads", "torch": "torch.version"}
-    return {word: str(known[name]) for word, name in wanted.items() if known.get(name)}
+def _plan(config: Config, folder: Path, top: Path) -> Plan:
+    """The plan of both sides: model files stay relative, since each side has its own."""
+    study = checking.study(config)
+    pairs = zip(study.cases, config.subjects, strict=True)
+    cases = [replace(case, model=_relative(subject, folder, top)) for case, subject in pairs]
+    return checking.planned(config, study.with_cases(cases))
+
+
+def _relative(subject: Subject, folder: Path, top: Path) -> str:
+    """The subject's model as it is called from its side's folder. Raises InvalidValue for a file outside of the
+    repository.
+    """
+    place, colon, attribute = subject.model.rpartition(":")
+    if not place.endswith(".py"):
+        return subject.model
+    path = Path(os.path.normpath(folder / place))
+    if not path.is_relative_to(top) and not path.resolve().is_relative_to(top):
+        raise InvalidValue(f"{place} is outside of the repository, so no other revision has it")
+    return os.path.relpath(path if path.is_relative_to(top) else path.resolve(), folder) + colon + attribute
+
+
+class _Costs:
+    """What the cells of a plan cost at one site. All are counted when the first is asked for."""
+
+    def __init__(self, plan: Plan, site: Site) -> None:
+        self._plan, self._site = plan, site
+        self._counts: checking.Counts = {}
+
+    def __call__(self, cell: Cell) -> Cost:
+        self._counts = self._counts or checking.count(self._plan.cells, self._site)
+        found = self._counts[name_of(cell.case)]
+        if isinstance(found, str):
+            raise EffbenchError(found)
+        return found

@@ -18,6 +18,7 @@ from effbench.errors import CorruptRun, EffbenchError, InvalidValue, NotComparab
 from effbench.feeding import Input
 from effbench.gate import Rule
 from effbench.measurement import counting
+from effbench.measurement.launcher import Site
 from effbench.plan import Plan
 from effbench.runner import Progress, Watch
 from effbench.zoo.external import DEFAULT_SHAPE
@@ -67,10 +68,13 @@ def planned(config: Config, experiment: Experiment) -> Plan:
     return replace(found, cells=tuple(replace(cell, batch=batches.get(name_of(cell.case), 1)) for cell in found.cells))
 
 
-def count(cells: Sequence[Cell]) -> Counts:
-    """What each cell costs, by name: user code in a process of its own, which it may crash, hang or leave."""
+def count(cells: Sequence[Cell], site: Site | None = None) -> Counts:
+    """What each cell costs, by name: user code in a process of its own, which it may crash, hang or leave.
+
+    `site` is where that code lies, if not here.
+    """
     foreign = [cell for cell in cells if counting.is_foreign(cell.case.model)]
-    apart = counting.count_apart(foreign, Sampling().silence_s) if foreign else {}
+    apart = counting.count_apart(foreign, Sampling().silence_s, site) if foreign else {}
     found: dict[str, Cost | str] = {}
     for cell in cells:
         name, case = name_of(cell.case), cell.case

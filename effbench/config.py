@@ -54,7 +54,7 @@ class Config:
     """What to check and how. `folder` is what relative model files and `baseline` are relative to.
 
     None is "not said", so that a stored run can say it instead; `options` fills it in. `tolerance` and `alpha` are
-    shares, `budget_s` seconds.
+    shares, `budget_s` seconds. `paths` are the places in `folder` that modules are imported from.
     """
 
     subjects: tuple[Subject, ...] = ()
@@ -72,6 +72,7 @@ class Config:
     inconclusive: str = "fail"
     same_costs: bool = False
     baseline: str | None = None
+    paths: tuple[str, ...] = (".", "src")
 
     def tolerance_of(self, name: str) -> float:
         """The tolerance of the subject with this name, else that of the whole check."""
@@ -205,6 +206,12 @@ def _text(value: Any) -> str:
     return value
 
 
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueError
+    return tuple(_text(item) for item in value)
+
+
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError
@@ -287,6 +294,7 @@ _CHECK: Mapping[str, _Key] = {
     "inconclusive": _Key('"fail" or "pass"', _one_of("fail", "pass")),
     "same_costs": _Key("true or false", _flag),
     "baseline": _Key("the path of a stored run or profile", _text),
+    "paths": _Key('a list of folders to import from, such as ["src"]', _texts),
 }
 
 _MODEL: Mapping[str, _Key] = {

@@ -51,7 +51,7 @@ class Costed:
 class Finding:
     """What one gate found about one cell.
 
-    `change` is candidate time over baseline time on `clock`, with its 95 % interval, which is shown and does not decide;
+    `change` is candidate time over baseline time on `clock`, with its 95 % interval, shown and not what decides;
     `wall` the same on the wall clock. `detectable` is the smallest slowdown, as a share (0.03 is 3 %), that this
     measurement would have called a regression four times in five. `launches` is per side, `rounds` over all launches;
     `set_aside` counts the rounds that an outside cause disturbed. `is_improved` says that it is shown to be faster.

@@ -185,8 +185,18 @@ def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
                 checking.against_run(config, run, folder / "candidate", command=asked.command, watch=watch)
             )
         if asked.against is not None:
-            # The interleaved gate plugs in here: decisions.append(api.check_against(config, asked.against, …)).
-            pass
+            from effbench import against
+
+            decisions.append(
+                against.check(
+                    config,
+                    asked.against,
+                    folder / "against",
+                    python=asked.against_python,
+                    command=asked.command,
+                    watch=watch,
+                )
+            )
     return (checking.together(decisions) if decisions or asked.against else None), costs
 
 

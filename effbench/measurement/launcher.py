@@ -36,8 +36,8 @@ class Site:
     """Where a worker finds the code that it runs: here and now by default, or in another tree.
 
     `folder` is where it works, and what its `paths` are relative to: the first places that it imports from. Nothing
-    may be imported from `foreign`, the tree of the other side. `python` is the interpreter of an environment of its
-    own, which must have effbench too.
+    may be imported from `foreign`, the other side's tree. `python` is the interpreter of an environment of its own,
+    which must have effbench too.
     """
 
     folder: Path | None = None
@@ -61,8 +61,15 @@ class Site:
             return {name: value for name, value in variables.items() if name != "PYTHONPATH"}
         if self.foreign is None:
             return dict(variables)
-        closed = {self.foreign.resolve() / path for path in self.paths}
-        entries = [entry for entry in variables["PYTHONPATH"].split(os.pathsep) if Path(entry).resolve() not in closed]
+        foreign, kept = self.foreign.resolve(), [Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()]
+        own = Path(__file__).resolve().parents[2]
+
+        def leads_there(entry: str) -> bool:
+            path = Path(entry).resolve()
+            # An environment often lies in the project it is for; effbench may lie there too.
+            return path.is_relative_to(foreign) and path != own and not any(map(path.is_relative_to, kept))
+
+        entries = [entry for entry in variables["PYTHONPATH"].split(os.pathsep) if not leads_there(entry)]
         return {**variables, "PYTHONPATH": os.pathsep.join(entries)}
 
 
