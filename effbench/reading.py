@@ -256,7 +256,8 @@ def _extend(launch: Launch, kind: str, record: Mapping[str, Any]) -> Launch:
     if kind == "null":
         return replace(launch, null_call_ns=float(record["ns_per_call"]))
     if kind == "probe":
-        return replace(launch, probes={**launch.probes, record["cell"]: _probe(record["values"])})
+        known = launch.probes.get(record["cell"], {})
+        return replace(launch, probes={**launch.probes, record["cell"]: {**known, **_probe(record["values"])}})
     if kind == "breakdown":
         return replace(launch, breakdowns={**launch.breakdowns, str(record["cell"]): _breakdown(record)})
     values = {"number": launch.number, "slot": launch.slot, "stopped": record["stopped"], "seconds": record["seconds"]}

@@ -110,7 +110,7 @@ class Recording:
             self.begin(values)
         elif kind == "block":
             timing = Timing(**{**values["timing"], "flags": tuple(values["timing"]["flags"])})
-            self.writer.block(Block(launch, values["round"], values["position"], values["cell"], timing))
+            self.writer.block(Block(launch, values["round"], values["position"], values["cell"], _forwards(timing)))
         elif kind == "skip":
             self.skip(values["cell"], values["reason"])
         elif kind == "calls":
@@ -133,3 +133,17 @@ class Recording:
             return ""
         again = shlex.join(["effbench", "run", "--resume", str(self.writer.directory)])
         return f"; what was measured is kept, go on with: {again}"
+
+
+def _forwards(timing: Timing) -> Timing:
+    """A clock that went backwards during a block has told nothing: no time is taken from it, the block is flagged."""
+    wall, cpu, device = timing.wall_ns, timing.cpu_ns, timing.device_ns
+    if min(wall, cpu or 0, device or 0) >= 0:
+        return timing
+    return replace(
+        timing,
+        wall_ns=max(wall, 0),
+        cpu_ns=None if cpu is None or cpu < 0 else cpu,
+        device_ns=None if device is None or device < 0 else device,
+        flags=(*timing.flags, "clock went backwards"),
+    )

@@ -28,8 +28,8 @@ class CellSummary:
     speed over it, so that it reads like `ratio`; `full_model` is the network's row of the paper's Table 8.
     `bound` is what most launches found the cell to wait for, host or device; `bounds_s` are the least seconds that a
     call takes at each level by the device's peaks. `flags` are reasons why the cell cannot confirm a claim:
-    "host-bound", "contaminated", "not steady". `notes` are worth a line but forbid nothing: "page faults". `disturbed`
-    counts blocks by outside cause. Anything that could not be estimated is None.
+    "host-bound", "contaminated", "not steady". `notes` are worth a line but forbid nothing: "page faults", an output
+    that is not finite. `disturbed` counts blocks by outside cause. Anything that could not be estimated is None.
     """
 
     cell: Cell
@@ -128,7 +128,7 @@ def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSum
         bound=bound,
         bounds_s=result.bounds_s,
         flags=_flags(run, result, bound),
-        notes=_notes(result),
+        notes=_notes(run, result),
         launches=len({launch for launch, _ in rounds}),
         blocks=len(result.blocks),
         set_aside=len(result.blocks) - len(rounds),
@@ -174,10 +174,12 @@ def _flags(run: Run, result: Result, bound: str | None) -> tuple[str, ...]:
     return tuple(flags)
 
 
-def _notes(result: Result) -> tuple[str, ...]:
+def _notes(run: Run, result: Result) -> tuple[str, ...]:
     calls = sum(block.timing.calls for block in result.blocks)
     faults = sum(block.timing.minor_faults for block in result.blocks)
     notes = []
+    if any(launch.probes.get(result.cell.id, {}).get("output") for launch in run.launches):
+        notes.append("its output is not finite")
     if calls and faults / calls > FAULTS_PER_CALL:
         notes.append(f"{faults / calls:.2g} page faults a call")
     return tuple(notes)

@@ -62,7 +62,7 @@ class Cpu(Device):
         faults, switches = _rusage(self._one_thread)
         delay, steal = self._run_delay_ns(), self._steal_ns()
         cpu_clock, wall_clock = self._cpu_clock, time.perf_counter_ns
-        with _out_of_memory_named():
+        with out_of_memory_named():
             cpu_start = cpu_clock()
             start = wall_clock()
             for _ in range(calls):
@@ -85,7 +85,7 @@ class Cpu(Device):
     def watch(self, call: Call, calls: int) -> list[WatchedCall]:
         from effbench.devices import _torch_profiler
 
-        with _out_of_memory_named():
+        with out_of_memory_named():
             return _torch_profiler.watch(call, calls)
 
     def _run_delay_ns(self) -> int:
@@ -100,12 +100,12 @@ class Cpu(Device):
 
 
 @contextlib.contextmanager
-def _out_of_memory_named() -> Iterator[None]:
+def out_of_memory_named() -> Iterator[None]:
     """Tell torch's allocator running dry from a network's own errors."""
     try:
         yield
     except MemoryError as error:
-        raise OutOfMemory(str(error)) from error
+        raise OutOfMemory(str(error) or "MemoryError") from error
     except RuntimeError as error:
         if any(word in str(error) for word in _ALLOCATOR_WORDS):
             raise OutOfMemory(str(error).splitlines()[0]) from error

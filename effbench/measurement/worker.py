@@ -22,7 +22,7 @@ from typing import Any, TextIO
 from effbench import devices, feeding, runtimes
 from effbench._version import __version__
 from effbench.core import Block, Sampling
-from effbench.devices import Call, Device, OutOfMemory
+from effbench.devices import Call, Device, OutOfMemory, cpu
 from effbench.errors import EffbenchError, ModelError
 from effbench.feeding import Input
 from effbench.measurement import breakdown, loop
@@ -238,7 +238,7 @@ def _prepare_all(job: Mapping[str, Any], device: Device, emit: Emit) -> dict[str
     for spec in job["cells"]:
         emit("working", cell=spec["id"])
         try:
-            calls[spec["id"]] = _prepare(spec, job, device)
+            calls[spec["id"]] = _prepare(spec, job, device, emit)
         except OutOfMemory as error:
             emit("skip", cell=spec["id"], reason=f"out of memory: {_first_line(error)}")
             device.release()
@@ -249,7 +249,7 @@ def _prepare_all(job: Mapping[str, Any], device: Device, emit: Emit) -> dict[str
     return calls
 
 
-def _prepare(spec: Mapping[str, Any], job: Mapping[str, Any], device: Device) -> Call:
+def _prepare(spec: Mapping[str, Any], job: Mapping[str, Any], device: Device, emit: Emit) -> Call:
     if device.kind == "fake":
         return device.bind(None, spec["cost"])
     import torch
@@ -266,10 +266,22 @@ def _prepare(spec: Mapping[str, Any], job: Mapping[str, Any], device: Device) ->
         network = network.to(dtype)
     inputs = _inputs(spec, job["seed"], device, network)
     call = runtimes.get(job["runtime"]).prepare(network, inputs)
-    with _out_of_memory_translated(device):
-        call()
+    with _out_of_memory_translated():
+        output = call()
         device.synchronize()
+    if not _is_finite(output):
+        emit("probe", cell=spec["id"], values={"output": "not finite"})
     return device.bind(call, spec["cost"])
+
+
+def _is_finite(output: Any) -> bool:
+    """Whether an output holds only numbers. A network that computes NaN may run at another speed than one in use."""
+    import torch
+
+    if isinstance(output, torch.Tensor):
+        return not output.is_floating_point() or bool(output.isfinite().all())
+    inner = output.values() if isinstance(output, Mapping) else output if isinstance(output, (list, tuple)) else ()
+    return all(map(_is_finite, inner))
 
 
 def _inputs(spec: Mapping[str, Any], seed: int, device: Device, network: Any) -> list[tuple[Any, ...]]:
@@ -289,12 +301,13 @@ def _inputs(spec: Mapping[str, Any], seed: int, device: Device, network: Any) ->
 
 
 @contextlib.contextmanager
-def _out_of_memory_translated(device: Device) -> Any:
+def _out_of_memory_translated() -> Any:
     """The first call may already run out of memory, before any block is timed."""
     import torch
 
     try:
-        yield
+        with cpu.out_of_memory_named():
+            yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemory(_first_line(error)) from error
 
