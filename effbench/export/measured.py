@@ -82,7 +82,7 @@ def left_out(run: Run, cells: Sequence[Measured]) -> dict[str, str]:
     """The cells that an export does not hold, each with the reason."""
     exported = {cell.summary.cell.id for cell in cells}
     return {
-        result.cell.id: result.skipped or "it has no undisturbed block"
+        result.cell.id: result.skipped or "nothing was timed"
         for result in run.results
         if result.cell.id not in exported
     }
