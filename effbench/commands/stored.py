@@ -97,7 +97,7 @@ def export(
         str | None,
         typer.Option(
             metavar="N|all",
-            help="Raw values of each launch. Default: all, and for pyperf as many as each launch has at least.",
+            help="Raw values of each launch. Default: all; for pyperf the rounds that the study asks of each at least.",
         ),
     ] = None,
     as_json: words.Json = False,

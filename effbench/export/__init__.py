@@ -73,8 +73,11 @@ def export(run: Run, name: str, *, values: int | Literal["all"] | None = None) -
     cells, told = _valued(run, measured(run), format, values)
     missing = left_out(run, cells)
     notes = [f"left out: {cell}: {reason}" for cell, reason in missing.items()]
-    flagged = [cell for cell in cells if cell.summary.flags]
-    notes += [f"{cell.id} proves nothing, for it is flagged: {', '.join(cell.summary.flags)}" for cell in flagged]
+    flagged: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.summary.flags:
+            flagged.setdefault(", ".join(cell.summary.flags), []).append(cell.id)
+    notes += [f"proves nothing, flagged as {flags}: {'; '.join(ids)}" for flags, ids in flagged.items()]
     if not run.complete:
         notes.append("this run was never finished; `effbench run --resume` finishes it")
     return Export(
