@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from effbench import checking, gate, power, revision
+from effbench import checking, gate, power, replay, revision
 from effbench.baseline import name_of
 from effbench.config import BUDGET_S, Config, Subject
 from effbench.core import Cell, Cost
@@ -20,7 +20,9 @@ from effbench.measurement import counting
 from effbench.measurement.launcher import Site
 from effbench.pairs import Pair
 from effbench.plan import Plan
-from effbench.runner import CostOf, Watch
+from effbench.power import Survey
+from effbench.replay import Replay
+from effbench.runner import CostOf, Progress, Watch
 
 ROUNDS = 20
 """Of every launch, decided beforehand: a test of what was measured until it looked good is none."""
@@ -141,6 +143,26 @@ def record(plan: Plan, sides: Sides, directory: Path, *, launches: int, command:
         while duel.launches < launches and duel.launch(cells):
             pass
         return duel.finish()
+
+
+def alike(config: Config, directory: Path, *, command: str = "", watch: Watch) -> Pair:
+    """The files as they are now against themselves, for as many launches as a whole gate takes. Raises as `record`."""
+    plan = checking.planned(config, checking.study(config))
+    costs = _Costs(plan, Site())
+    sides = Sides(costs=(costs, costs))
+    return record(plan, sides, directory, launches=config.launches or LOOKS[-1], command=command, watch=watch)
+
+
+def calibrate(pair: Pair, rule: Rule, suites: int, seed: int, watch: Watch) -> tuple[Survey, Replay]:
+    """What a gate could see on the machine that this was measured on, and how often it and its peers' rules would have
+    raised an alarm.
+    """
+    watch(Progress(0.0, "asking what could be seen"))
+    survey = power.survey(pair, rule=rule)
+    found = replay.replay(
+        pair, suites=suites, seed=seed, rule=rule, tell=lambda done, doing: watch(Progress(0.3 + 0.7 * done, doing))
+    )
+    return survey, found
 
 
 def _duel(plan: Plan, sides: Sides, directory: Path, launches: int, command: str, watch: Watch) -> Duel:

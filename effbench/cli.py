@@ -19,13 +19,13 @@ from typing import Annotated, Any
 import typer
 
 from effbench import console
-from effbench.commands import about, checking, measuring, profiling, stored
+from effbench.commands import about, calibrating, checking, measuring, profiling, stored
 from effbench.errors import EffbenchError, UnknownName
 
 # The base of typer's usage errors, reached through a public class: typer ships click under another name from 0.16 on.
 _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
-COMMANDS = ("run", "compare", "profile", "diff", "check", "report", "export", "list", "doctor")
+COMMANDS = ("run", "compare", "profile", "diff", "check", "aa", "report", "export", "list", "doctor")
 
 app = typer.Typer(
     name="effbench",
@@ -100,6 +100,7 @@ app.command()(measuring.compare)
 app.command()(profiling.profile)
 app.command()(stored.diff)
 app.command()(checking.check)
+app.command()(calibrating.aa)
 app.command()(stored.report)
 app.command()(stored.export)
 app.command(name="list")(about.list_names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -41,6 +42,11 @@ def complain(message: str, code: int = 2) -> int:
     if sys.stderr is not None:
         print(f"effbench: {plain(message)}", file=sys.stderr)
     return code
+
+
+def ignore_impatience() -> None:
+    """A second Ctrl-C while we say what the first one did would only end in some library's traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def plain(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -141,3 +141,19 @@ def selection(words: Sequence[str]) -> dict[str, list[str]]:
             raise InvalidValue(f"--select {word}: expected LABEL=VALUE[,VALUE], such as --select groups=1,8")
         chosen.setdefault(label, []).extend(values.split(","))
     return chosen
+
+
+# --- what was typed -----------------------------------------------------------------------------------
+
+
+def is_typed(context: typer.Context, name: str) -> bool:
+    """Was this option given on the command line, rather than left at its default?"""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def refuse_others(context: typer.Context, allowed: Collection[str], why: str) -> None:
+    """An option that would be ignored is not accepted. Raises InvalidValue."""
+    for name in context.params:
+        if name not in (*allowed, "as_json") and is_typed(context, name):
+            raise InvalidValue(f"{why}; leave out {name.replace('_', '-')}")

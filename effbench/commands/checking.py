@@ -38,7 +38,10 @@ def check(
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="Models, inputs, budgets and options. Default: ./effbench.toml without MODEL.")
+        Path | None,
+        typer.Option(
+            help="Models, inputs, budgets, options. Default: ./effbench.toml, without MODEL or where it names each."
+        ),
     ] = None,
     inputs: words.Inputs = None,
     max_madds: _Most = None,
@@ -92,6 +95,7 @@ def check(
     alternation with the files as they are now).
     """
     from effbench import config as configuration
+    from effbench.runner import Interrupted
 
     if inconclusive not in ("fail", "pass"):
         raise UnknownName("meaning of --inconclusive", inconclusive, ("fail", "pass"))
@@ -102,8 +106,7 @@ def check(
         "memory_access_bytes": max_memory_access_bytes,
         "activations": max_activations,
     }
-    found = configuration.Config() if models and config is None else configuration.find(config)
-    found = configuration.chosen(found, models) if models else found
+    found = configuration.find(config, models or ())
     said: dict[str, Any] = {
         "tolerance": None if tolerance is None else words.share(tolerance, "--tolerance"),
         "launches": launches,
@@ -115,11 +118,17 @@ def check(
         "baseline": baseline,
     }
     given = {"device": device, "threads": threads, "allocator": allocator, "seed": seed, "inconclusive": inconclusive}
-    said |= {name: value for name, value in given.items() if _is_typed(context, name)}
+    said |= {name: value for name, value in given.items() if words.is_typed(context, name)}
     found = configuration.with_options(found, said, {name: _most(name, text) for name, text in counts.items() if text})
     asked = _Asked(found, against, against_python, save_baseline, save_costs, out, console.typed.get(), baseline)
-    with redirect_stdout(sys.stderr):
-        decision, costs = _carry_out(asked)
+    try:
+        with redirect_stdout(sys.stderr):
+            decision, costs = _carry_out(asked)
+    except Interrupted as stop:
+        console.ignore_impatience()
+        raise typer.Exit(
+            console.complain(f"interrupted; nothing is decided, what was measured is in {stop.directory}", 130)
+        ) from None
     files = {"costs": save_costs, "junit": junit, "summary": summary}
     raise typer.Exit(_tell(decision, costs, files, found.inconclusive == "pass", as_json, save_baseline))
 
@@ -282,11 +291,6 @@ def _append(path: Path, text: str) -> None:
             file.write(text)
     except OSError as error:
         console.complain(f"cannot add to ${STEP_SUMMARY} ({error.strerror or error}); unset it")
-
-
-def _is_typed(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _most(name: str, text: str) -> int:

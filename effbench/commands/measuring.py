@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,7 +67,7 @@ def run(
             "name one study to run, or give --resume DIR to finish one; `effbench list studies` names them"
         )
     if resume is not None:
-        _refuse_others(context, ("resume",), "--resume goes on with the options of the stored run")
+        words.refuse_others(context, ("resume",), "--resume goes on with the options of the stored run")
         folder = resume
         _finish(lambda watch: api.resume(folder, watch), as_json)
         return
@@ -76,7 +75,7 @@ def run(
     with redirect_stdout(sys.stderr):
         found = catalog.load(str(study))
     if isinstance(found, Analysis):
-        _refuse_others(context, ("study", "select", "out"), f"{found.name} measures nothing")
+        words.refuse_others(context, ("study", "select", "out"), f"{found.name} measures nothing")
         from effbench.progress import watching
 
         with watching() as watch:
@@ -143,11 +142,11 @@ def _finish(work: Callable[[Any], Results], as_json: bool) -> None:
         with watching() as watch, redirect_stdout(sys.stderr):
             results = work(watch)
     except Interrupted as stop:
-        _ignore_impatience()
+        console.ignore_impatience()
         # 130 is what a shell reports for a program that Ctrl-C ended.
         raise typer.Exit(_interrupted(stop.directory)) from None
     except KeyboardInterrupt:
-        _ignore_impatience()
+        console.ignore_impatience()
         raise typer.Exit(console.complain("interrupted before anything was measured", 130)) from None
     try:
         files = results.write()
@@ -156,7 +155,7 @@ def _finish(work: Callable[[Any], Results], as_json: bool) -> None:
         _show(results, {}, as_json, results.run.path)
         raise StorageError(f"{error}; the measured blocks are kept in {results.run.path}") from error
     except KeyboardInterrupt:
-        _ignore_impatience()
+        console.ignore_impatience()
         again = shlex.join(["effbench", "run", "--resume", str(results.directory)])
         raise typer.Exit(console.complain(f"interrupted; the run is complete, this shows it: {again}", 130)) from None
     _show(results, files, as_json, results.run.path)
@@ -169,19 +168,6 @@ def _show(results: Results | Outcome, files: Mapping[str, Path], as_json: bool, 
     console.print_tables(results.tables())
     places = {"table": files.get("table.md"), "figure": files.get("figure.png"), "raw": raw}
     print("\n" + "\n".join(f"{what:<8}{console.plain(str(path))}" for what, path in places.items() if path))
-
-
-def _ignore_impatience() -> None:
-    """A second Ctrl-C while we say what the first one did would only end in some library's traceback."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _refuse_others(context: typer.Context, allowed: Collection[str], why: str) -> None:
-    """An option that would be ignored is not accepted."""
-    for name in context.params:
-        source = context.get_parameter_source(name)
-        if name not in (*allowed, "as_json") and source is not None and source.name == "COMMANDLINE":
-            raise InvalidValue(f"{why}; leave out {name.replace('_', '-')}")
 
 
 def _interrupted(directory: Path) -> int:
