@@ -101,14 +101,26 @@ class Config:
         return f"{path}:{attribute}{question}{query}"
 
 
-def find(path: Path | None = None) -> Config:
-    """The configuration in this file, else in ./effbench.toml. Raises StorageError, InvalidValue, UnknownName."""
-    if path is not None or Path(FILE).is_file():
-        return load(path or Path(FILE))
-    raise InvalidValue(
-        f"there is no MODEL and no {FILE} here; name a model, or begin a {FILE} with: "
-        '[models.small] model = "nets.py:small" input = "3x32x32" max_madds = "10M", each on a line of its own'
-    )
+def find(path: Path | None = None, models: Sequence[str] = ()) -> Config:
+    """The configuration of these models, of all without any: from this file, else from ./effbench.toml.
+
+    A file that was not asked for is read only where it has all the models. Raises StorageError, InvalidValue,
+    UnknownName.
+    """
+    here = Path(FILE)
+    if path is not None or (here.is_file() and not models):
+        found = load(path or here)
+        return chosen(found, models) if models else found
+    if not models:
+        raise InvalidValue(
+            f"there is no MODEL and no {FILE} here; name a model, or begin a {FILE} with three lines: "
+            '[models.small], model = "nets.py:small", max_madds = "10M"'
+        )
+    if here.is_file():
+        found = load(here)
+        if {subject.name for subject in found.subjects}.issuperset(models):
+            return chosen(found, models)
+    return chosen(Config(), models)
 
 
 def load(path: Path) -> Config:
