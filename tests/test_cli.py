@@ -49,7 +49,12 @@ WRONG = {
     "run": ["--resume DIR", "effbench list studies"],
     "run tiny.py more": ["extra argument", "effbench run --help"],
     "run tiny.py --nosuch": ["--nosuch", "effbench run --help"],
-    "runn tiny.py": ["no command named 'runn'", "Did you mean 'run'", "compare, profile, diff, report, export, list, doctor"],
+    "runn tiny.py": [
+        "no command named 'runn'",
+        "Did you mean 'run'",
+        "compare, profile, diff",
+        "report, export, list, doctor",
+    ],
     "profile resnet51": ["no model named 'resnet51'", "Did you mean 'resnet50'", "more", "path/file.py:factory"],
     "profile ''": ["no model named ''"],
     "compare resnet18 resnet51 --device fake": ["no model named 'resnet51'", "Did you mean 'resnet50'"],
