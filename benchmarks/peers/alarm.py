@@ -1,0 +1,132 @@
+"""How often a gate raises an alarm where nothing changed: launches recorded and resampled, and real gates."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.peers import repository
+from benchmarks.peers.session import Part, Row, Section, Target, Task
+from benchmarks.peers.tables import percent, table
+from effbench import stats
+
+TARGET = 0.01
+RECORDED = "aa"
+"""The folder, beside the rows, of the two runs that the suites are resampled from."""
+
+
+def plan(is_smoke: bool) -> list[Task]:
+    if is_smoke:
+        return [{"kind": "resampled", "cells": 1, "launches": 2, "suites": 5}, {"kind": "real", "gate": 0}]
+    real = [{"kind": "real", "gate": number} for number in range(20)]
+    return [{"kind": "resampled", "cells": 12, "launches": 20, "suites": 300}, *real]
+
+
+def seconds(task: Task) -> float:
+    return 12.0 * task["launches"] + 60.0 if task["kind"] == "resampled" else 32.0
+
+
+def measure(task: Task, folder: Path) -> Iterator[Row]:
+    if task["kind"] == "real":
+        with repository.repository(repository.THREE) as project:
+            found, done = repository.gate(project)
+        yield {
+            "verdict": found["verdict"],
+            "cells": [cell["verdict"] for cell in found["cells"]],
+            "launches": max((cell["launches"] for cell in found["cells"]), default=0),
+            "wall_s": done.wall_s,
+        }
+        return
+    with repository.repository(list(repository.NETS)[: task["cells"]]) as project:
+        words = ["--launches", str(task["launches"]), "--suites", "1", "--out", RECORDED, "--json"]
+        done = repository.effbench(project, "aa", *words)
+        said = repository.effbench(project, "aa", "--replay", RECORDED, "--suites", str(task["suites"]), "--json")
+        for side in ("baseline", "candidate"):
+            (folder / RECORDED / side).mkdir(parents=True, exist_ok=True)
+            shutil.copy(project / RECORDED / side / "run.jsonl", folder / RECORDED / side / "run.jsonl")
+    found = json.loads(said.out)
+    kept = {name: found[name] for name in ("clock", "suites", "gate", "rules", "median_cell", "caveats")}
+    yield {"wall_s": done.wall_s, "recorded": found["launches"]["recorded"], **kept}
+
+
+def section(rows: list[Row]) -> Section:
+    real = [row for row in rows if row["kind"] == "real"]
+    blocks, targets, found, is_met = [], [], [], True
+    for row in (row for row in rows if row["kind"] == "resampled"):
+        blocks += _resampled(row)
+        alarms = next((item["suite_regression"] for item in row["gate"] if not item["slowdown"]), None)
+        if alarms:
+            found.append(f"{percent(alarms['point'])} of {row['suites']} suites")
+            is_met = is_met and alarms["point"] <= TARGET
+    if real:
+        said = Counter(row["verdict"] for row in real)
+        alarms_of_real = said["REGRESSION"]
+        high = stats.proportion_interval(alarms_of_real, len(real), 0.9).high
+        found.append(f"{alarms_of_real} of {len(real)} real gates")
+        is_met = is_met and not alarms_of_real
+        counts = ", ".join(f"{word} {count}" for word, count in said.most_common())
+        blocks.append(
+            f"{len(real)} real gates, each `effbench check --against HEAD` on an unchanged repository of three "
+            "networks: "
+            f"{counts}. {alarms_of_real} alarms are at most {percent(high, 0)} at 95 % confidence; so few gates "
+            "can show an "
+            "alarm rate that is far too high, and no more."
+        )
+    peers = [
+        f"{item['rule']} {percent(item['suite_alarm']['point'], 0)}"
+        for row in rows
+        for item in row.get("rules", ())
+        if item["arrangement"] == "sequential" and item["suite_alarm"]
+    ]
+    targets.append(
+        Target(
+            "alarms per suite where nothing changed",
+            f"≤ {percent(TARGET, 0)}, and no real gate",
+            "; ".join(found),
+            "as their users run them: " + ", ".join(peers[:4]),
+            is_met if found else None,
+        )
+    )
+    return Section(blocks, targets)
+
+
+def _resampled(row: Row) -> list[str]:
+    """What the recorded launches say: ours first, then every peer's rule, sequential and interleaved."""
+    slowdowns = [item["slowdown"] for item in row["gate"] if item["slowdown"]]
+    none = next((item for item in row["gate"] if not item["slowdown"]), None)
+    lines = []
+    if none:
+        called = [percent(item["regression"]["point"], 0) for item in row["gate"] if item["slowdown"]]
+        suite = percent(none["suite_regression"]["point"])
+        lines.append(("**effbench's gate**", "–", suite, *called))
+    for rule in dict.fromkeys(item["rule"] for item in row["rules"]):
+        both = {item["arrangement"]: item for item in row["rules"] if item["rule"] == rule}
+        alarms = [_point(both.get(name, {}).get("suite_alarm")) for name in ("sequential", "interleaved")]
+        power = {item["slowdown"]: item for item in both.get("interleaved", {}).get("power", ())}
+        about = next(iter(both.values()))["decides_like"].partition(":")[0]
+        lines.append((f"{rule} ({about})", *alarms, *(_point(power.get(share)) for share in slowdowns)))
+    return [
+        f"`effbench aa` recorded {row['recorded']} launches of both sides of {row['cells']} unchanged networks in "
+        f"{row['wall_s'] / 60:.0f} minutes; {row['suites']} suites are resampled from them. The rules of other "
+        "tools see "
+        "the same blocks of one launch a side: *sequential* as their users run them, the baseline in one launch "
+        "and the "
+        "candidate in a later one, and *interleaved*, as effbench measures. An alarm is any cell of the suite called "
+        "slower. The last columns are the share of single cells that are called when their times are multiplied; the "
+        "section on power has really injected work.",
+        table(
+            ("rule", "alarm, sequential", "alarm, interleaved", *(f"calls {percent(share, 0)}" for share in slowdowns)),
+            lines,
+        ),
+        *row["caveats"],
+    ]
+
+
+def _point(bounds: Row | None) -> str:
+    return percent(bounds["point"]) if bounds and bounds.get("point") is not None else "–"
+
+
+PART = Part("alarm", "Alarms where nothing changed", plan, measure, seconds, section)

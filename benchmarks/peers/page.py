@@ -1,0 +1,112 @@
+"""docs/benchmarks.md from the rows under results/benchmarks: what was promised, what was found, how the peers do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers import (
+    alarm,
+    gate_time,
+    harness_cost,
+    honest_precision,
+    power,
+    spread,
+    start_up,
+    static_profile,
+)
+from benchmarks.peers.session import RESULTS, ROOT, Ledger, Section, Target
+from benchmarks.peers.tables import table
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+PARTS = (
+    harness_cost.PART,
+    spread.PART,
+    honest_precision.PART,
+    alarm.PART,
+    power.PART,
+    gate_time.PART,
+    start_up.PART,
+    static_profile.PART,
+)
+NOTES = "notes.json"
+"""By target: why it was missed and what the next idea is. Written by hand, printed beside the target."""
+
+HEAD = """# effbench beside its peers
+
+Written by `python -m benchmarks.peers page` from the rows in `results/benchmarks/`; `tests/test_benchmarks.py` holds it
+to them. `make bench` measures everything anew on your machine, in about an hour, and goes on where it was stopped. Every
+part alternates effbench with its peers in one session, in seeded random order and in fresh processes; peers run as their
+users run them, with their defaults, and again with the time that effbench gets. How each part is measured is in its file
+under `benchmarks/peers/`.
+"""
+
+
+def page(results: Path = RESULTS) -> str:
+    """The whole page as Markdown."""
+    machines = [folder for folder in sorted(results.glob("*")) if (folder / "sessions.jsonl").exists()]
+    texts = [HEAD, *(_machine(folder) for folder in machines)]
+    return "\n".join(texts) if machines else HEAD + "\nNothing has been recorded yet.\n"
+
+
+def _machine(folder: Path) -> str:
+    sessions = [json.loads(line) for line in (folder / "sessions.jsonl").read_text().splitlines()]
+    path = folder / NOTES
+    notes: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    sections: list[tuple[str, Section, str]] = []
+    for part in PARTS:
+        ledger = Ledger(folder / f"{part.name}.jsonl")
+        if entries := ledger.entries():
+            minutes = sum(entry["seconds"] for entry in entries) / 60
+            raw = f"[{part.name}.jsonl](../results/benchmarks/{folder.name}/{part.name}.jsonl)"
+            about = f"Raw rows: {raw}, {minutes:.0f} min, {_days(entry['at'] for entry in entries)}; again with "
+            sections.append(
+                (part.title, part.section(ledger.rows()), f"{about}`python -m benchmarks.peers {part.name}`.")
+            )
+    targets = [target for _, section, _ in sections for target in section.targets]
+    blocks = [f"## {folder.name}", _about(sessions), _targets(targets, notes)]
+    for title, section, raw in sections:
+        blocks += [f"### {title}", *section.blocks, raw]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _targets(targets: list[Target], notes: dict[str, str]) -> str:
+    words = {True: "met", False: "**missed**", None: "not measured"}
+    lines = [(item.what, item.wanted, item.found, item.peers, words[item.is_met]) for item in targets]
+    text = table(("target", "wanted", "effbench", "peers", ""), lines).replace("---:", ":---")
+    missed = [f"- {item.what}: {notes[item.what]}" for item in targets if item.is_met is False and item.what in notes]
+    return "\n\n".join([text, "\n".join(missed)]) if missed else text
+
+
+def _about(sessions: list[dict[str, Any]]) -> str:
+    """The machine, the versions and the commands of every session, each said once."""
+    machine = sessions[-1]["machine"]
+    place = ", ".join(str(machine[name]) for name in ("cpu", "system") if machine[name])
+    inside = [word for word, name in (("virtual", "hypervisor"), ("in a container", "container")) if machine[name]]
+    loads = [session["machine"]["load_1m"] for session in sessions if session["machine"]["load_1m"] is not None]
+    load = f"; load at the start {min(loads):.1f} to {max(loads):.1f}" if loads else ""
+    versions = list(dict.fromkeys(_versions(session["versions"]) for session in sessions))
+    commands = list(dict.fromkeys(session["command"] for session in sessions))
+    return "\n\n".join(
+        [
+            f"{place}, {machine['cores']} cores{''.join(f', {word}' for word in inside)}, "
+            f"{machine['memory_gib']:.0f} GiB; "
+            f"{_days(session['at'] for session in sessions)}{load}. One thread. "
+            f"Commands: {', '.join(f'`{command}`' for command in commands)}.",
+            *(f"Versions: {text}." for text in versions),
+        ]
+    )
+
+
+def _versions(found: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def _days(moments: Any) -> str:
+    days = sorted({moment[:10] for moment in moments})
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
+def write() -> None:
+    PAGE.write_text(page(), encoding="utf-8")

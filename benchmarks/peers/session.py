@@ -1,0 +1,235 @@
+"""Carry out a part task by task, every answer on disk before the next task starts, and go on where it was stopped."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import random
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "results" / "benchmarks"
+INSIDE = Path(__file__).resolve().parent / "inside"
+PACKAGES = (
+    *("effbench", "torch", "torchvision", "pytest", "pytest-benchmark", "pyperf", "asv", "asv_runner"),
+    *("fvcore", "ptflops", "torchinfo", "numpy", "scipy"),
+)
+SAY_EVERY_S = 30.0
+"""Between two lines of progress where standard error is no terminal."""
+
+Task = dict[str, Any]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the tool promised, what was found, and what the peers give. `is_met` is None where nothing was measured."""
+
+    what: str
+    wanted: str
+    found: str
+    peers: str
+    is_met: bool | None
+
+
+@dataclass(frozen=True)
+class Section:
+    """What a page says of one part: blocks of Markdown, and the targets it decides."""
+
+    blocks: Sequence[str]
+    targets: Sequence[Target] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """One question. `plan(is_smoke)` lists its tasks in the order they are carried out; `measure` answers one task, and
+    may leave raw files in the machine's folder.
+
+    `seconds` estimates a task on a quiet machine. `section` reads every row, each joined with its task.
+    """
+
+    name: str
+    title: str
+    plan: Callable[[bool], list[Task]]
+    measure: Callable[[Task, Path], Iterable[Row]]
+    seconds: Callable[[Task], float]
+    section: Callable[[list[Row]], Section]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The answers of one part: JSON lines, one a task, each written whole."""
+
+    path: Path
+
+    def entries(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in _whole_lines(self.path.read_bytes())]
+
+    def rows(self) -> list[Row]:
+        return [{**entry["task"], **row} for entry in self.entries() for row in entry["rows"]]
+
+    def add(self, task: Task, rows: Iterable[Row], seconds: float) -> None:
+        entry = {"task": task, "at": now(), "seconds": round(seconds, 3), "rows": list(rows)}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
+            file.write(json.dumps(entry, allow_nan=False).encode() + b"\n")
+
+    def mend(self) -> None:
+        """Drop a last line that was cut off when a session was ended while it wrote."""
+        if self.path.exists():
+            data = self.path.read_bytes()
+            if not data.endswith(b"\n"):
+                self.path.write_bytes(data[: data.rfind(b"\n") + 1])
+
+
+def _whole_lines(data: bytes) -> list[bytes]:
+    return data[: data.rfind(b"\n") + 1].splitlines()
+
+
+@dataclass
+class Report:
+    """Progress for whoever watches: a bar on a terminal, else a line every half minute."""
+
+    total_s: float
+    done_s: float = 0.0
+    _said: float = field(default=-1e9)
+
+    def say(self, doing: str) -> None:
+        share = min(self.done_s / self.total_s, 1.0) if self.total_s else 1.0
+        left = (self.total_s - self.done_s) / 60
+        text = f"{share:4.0%}  about {left:.0f} min left  {doing}"
+        if sys.stderr.isatty():
+            filled = int(30 * share)
+            print(f"\r[{'#' * filled}{'.' * (30 - filled)}] {text[:80]:80}", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() - self._said > SAY_EVERY_S:
+            self._said = time.monotonic()
+            print(text, file=sys.stderr, flush=True)
+
+
+def left_to_do(part: Part, folder: Path, is_smoke: bool) -> list[Task]:
+    done = [entry["task"] for entry in Ledger(folder / f"{part.name}.jsonl").entries()]
+    return [task for task in part.plan(is_smoke) if task not in done]
+
+
+def carry_out(part: Part, folder: Path, is_smoke: bool, report: Report) -> None:
+    ledger = Ledger(folder / f"{part.name}.jsonl")
+    ledger.mend()
+    for task in left_to_do(part, folder, is_smoke):
+        report.say(f"{part.name}: " + ", ".join(f"{key} {value}" for key, value in task.items()))
+        started = time.monotonic()
+        rows = list(part.measure(task, folder))
+        ledger.add(task, rows, time.monotonic() - started)
+        report.done_s += part.seconds(task)
+
+
+def begin(folder: Path, command: str, parts: Sequence[str]) -> None:
+    """Note this session down: when, with which command, on what, with which versions. It names no user and no path."""
+    entry = {"at": now(), "command": command, "parts": list(parts), "machine": facts(), "versions": versions()}
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "sessions.jsonl").open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def facts() -> dict[str, Any]:
+    from effbench import machine
+
+    cpu = machine.cpu()
+    return {
+        "cpu": cpu["cpu.model"] or platform.machine(),
+        "cores": cpu["cpu.logical"],
+        "hypervisor": machine.hypervisor(),
+        "container": machine.container(),
+        "memory_gib": round(machine.memory().get("MemTotal", 0) / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "load_1m": machine.load_average(),
+    }
+
+
+def versions() -> dict[str, str]:
+    from effbench import environment
+
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    commit, is_dirty = environment.checkout(ROOT)
+    if commit:
+        found["effbench commit"] = commit[:10] + ("+changes" if is_dirty else "")
+    return found
+
+
+def machine_name() -> str:
+    """A folder's name for this machine, such as amd-epyc-2-cores."""
+    found = facts()
+    return re.sub(r"[^a-z0-9]+", "-", f"{found['cpu']} {found['cores']} cores".lower()).strip("-")
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+# --- processes ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A process that ended: its exit code, what it printed, and what it took. Seconds."""
+
+    code: int
+    out: str
+    err: str
+    wall_s: float
+    cpu_s: float
+
+
+def process(
+    command: Sequence[str | Path],
+    *,
+    folder: Path = ROOT,
+    codes: Sequence[int] = (0,),
+    variables: Mapping[str, str] | None = None,
+    limit_s: float = 900.0,
+) -> Ended:
+    """Run a command to its end on one thread. Raises RuntimeError with its last words for a code not in `codes`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **(variables or {})}
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    words = [str(word) for word in command]
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=limit_s)
+    wall = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode not in codes:
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-12:]
+        raise RuntimeError(
+            f"{Path(str(command[0])).name} {' '.join(map(str, command[1:4]))} ended with "
+            f"{done.returncode}: " + "\n".join(last)
+        )
+    spent = (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
+    return Ended(done.returncode, done.stdout, done.stderr, wall, spent)
+
+
+def beside_python(name: str) -> str:
+    """The installed command of that name in this Python's environment."""
+    return str(Path(sys.executable).parent / name)
+
+
+def shuffled(groups: Iterable[Sequence[Task]], seed: int) -> list[Task]:
+    """The tasks of each repeat in seeded random order, repeat after repeat: what drifts meets every tool alike."""
+    generator, found = random.Random(seed), []
+    for group in groups:
+        found += generator.sample(list(group), len(group))
+    return found
