@@ -33,12 +33,14 @@ class RunWriter:
         self.directory = directory
         self.path = directory / RUN_FILE
         self._descriptor = -1
-        self._is_ours = not directory.exists()
+        self._is_ours = not os.path.exists(directory)
         self._prepare(resume)
 
     def _prepare(self, resume: bool) -> None:
-        if resume and not self.path.exists():
+        if resume and not os.path.exists(self.path):
             raise StorageError(f"there is no run to resume in {self.directory}: it has no {RUN_FILE}")
+        refuse_link(self.path)
+        refuse_link(self.directory / _LOCK_FILE)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.directory / _LOCK_FILE)
@@ -138,6 +140,15 @@ class RunWriter:
         self.close()
 
 
+def refuse_link(path: Path) -> None:
+    """Raise StorageError where a link stands in the place of a file to be written.
+
+    A folder from elsewhere may hold one that leads to any file of the user's.
+    """
+    if os.path.islink(path):
+        raise StorageError(f"cannot write {path}: it is a link to {os.readlink(path)}; name the file that is meant")
+
+
 def _whole_lines(path: Path) -> int:
     """Size of the file up to the end of its last whole line: what a kill in mid-write left behind is cut off."""
     data = path.read_bytes()
@@ -150,9 +161,9 @@ def _whole_lines(path: Path) -> int:
 def find(reference: str | Path) -> Path:
     """The run file for a folder or a file. Raises StorageError."""
     path = Path(reference)
-    if path.is_dir():
+    if os.path.isdir(path):
         path = path / RUN_FILE
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise StorageError(f"there is no run at {reference}: expected a folder that holds {RUN_FILE}, or such a file")
     return path
 

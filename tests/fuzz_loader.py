@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -166,15 +167,15 @@ def _values(whole: bytes, draw: random.Random) -> bytes:
         record = json.loads(lines[at])
     except (ValueError, RecursionError):
         return _bytes(whole, draw)
-    places = list(_places(record))
-    if not places:
+    found = list(places(record))
+    if not found:
         return _lines(whole, draw)
-    holder, key = draw.choice(places)
+    holder, key = draw.choice(found)
     kind = draw.randrange(6)
     if kind == 0:
         del holder[key]
     elif kind == 1:
-        other, there = draw.choice(places)
+        other, there = draw.choice(found)
         holder[key] = json.loads(json.dumps(other[there]))
     elif kind == 2 and isinstance(holder, dict):
         holder[draw.choice(("x", "", "kind", "cell", "\ud800", "__class__", "x" * 3000))] = holder.pop(key)
@@ -192,10 +193,10 @@ def _values(whole: bytes, draw: random.Random) -> bytes:
     return b"\n".join(lines)
 
 
-def _places(value: Any) -> Sequence[tuple[Any, Any]]:
+def places(value: Any, depth: int = 20) -> Sequence[tuple[Any, Any]]:
     """Every place inside a JSON value: what holds it, and the key or number that it stands under."""
     keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
-    return [place for key in keys for place in ((value, key), *_places(value[key]))]
+    return [place for key in keys for place in ((value, key), *places(value[key], depth - 1))] if depth else []
 
 
 def _written(value: Any) -> bytes:
@@ -205,6 +206,15 @@ def _written(value: Any) -> bytes:
 
 
 # --- by coverage -------------------------------------------------------------------------------------
+
+
+def _functions() -> Iterator[Any]:
+    """Every function and method of effbench that is loaded."""
+    for name, module in list(sys.modules.items()):
+        for found in list(vars(module).values()) if name.startswith("effbench.") else ():
+            if getattr(found, "__module__", "") == name:
+                members = vars(found).values() if inspect.isclass(found) else (found,)
+                yield from filter(inspect.isfunction, members)
 
 
 def main() -> None:
@@ -228,7 +238,8 @@ def main() -> None:
         corpus = folder / "corpus"
         corpus.mkdir()
         (corpus / "whole").write_bytes(whole)
-        atheris.instrument_all()
+        for function in _functions():
+            atheris.instrument_func(function)
         arguments = [*sys.argv, "-max_len=20000", "-timeout=20", "-rss_limit_mb=1500", str(corpus)]
         atheris.Setup(arguments, once, custom_mutator=mutated)
         atheris.Fuzz()

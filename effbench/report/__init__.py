@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from effbench import breakdown, ranking
+from effbench import breakdown, ranking, storage
 from effbench.core import Run, Verdict
 from effbench.errors import StorageError
 from effbench.report import breakdown_table, captions, table
@@ -99,6 +99,7 @@ def _readings(run: Run) -> str:
 
 def write_text(path: Path, text: str) -> Path:
     """Write a file and whatever folders it needs; its path. Raises StorageError."""
+    storage.refuse_link(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", newline="\n")

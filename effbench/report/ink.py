@@ -15,6 +15,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from effbench import storage
 from effbench.errors import StorageError
 from effbench.report.grid import one_line
 
@@ -174,6 +175,8 @@ def save(figure: Figure, directory: Path, stem: str) -> tuple[Path, Path]:
     """
     png, svg = Path(directory) / f"{stem}.png", Path(directory) / f"{stem}.svg"
     drawing = svg_text(figure)
+    storage.refuse_link(png)
+    storage.refuse_link(svg)
     try:
         with plain_style():
             figure.savefig(png, dpi=150, metadata={"Software": None})
