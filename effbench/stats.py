@@ -211,8 +211,9 @@ def cluster_bootstrap(
     """A ratio from the log ratios of each launch's rounds, with the bootstrap's percentile interval.
 
     Point: exp of the median over launches of each launch's median. A draw takes as many launches as there are, with
-    replacement, and within each its rounds likewise (Davison & Hinkley, 1997, 3.8). No interval below three launches;
-    None if no launch has a round. Raises ValueError on a NaN.
+    replacement, and within each its rounds likewise (Davison & Hinkley, 1997, 3.8). Below five launches it may be too
+    narrow (simulated: 84 % true of 95 % claimed, of three whose blocks remember each other), so it is for showing and
+    not for deciding. No interval below three launches; None if no launch has a round. Raises ValueError on a NaN.
     """
     import numpy
 
