@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test format clean
+.PHONY: demo test bench format clean
 
 # constraints.txt pins what CI uses, a CPU build of torch among it. With CUDA: make CONSTRAINTS= demo
 CONSTRAINTS ?= -c constraints.txt
@@ -24,6 +24,12 @@ test: $(VENV)/.installed
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
 	$(BIN)/python -m pytest -q --nbmake notebooks
+
+# effbench beside its peers: about an hour, and it goes on where it was stopped. PARTS="spread power" for some of it,
+# MACHINE=NAME for another folder of results.
+bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[dev,bench]"
+	$(BIN)/python -m benchmarks.peers $(PARTS) $(if $(MACHINE),--machine $(MACHINE))
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
