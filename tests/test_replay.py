@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy
@@ -70,42 +69,38 @@ def pair_of(slowdown: float = 0.0, **options: float) -> Pair:
 # --- the gate in bulk ------------------------------------------------------------------------------
 
 
-def ragged(seed: int) -> tuple[Record, Mapping[str, Mapping[int, list[Round]]]]:
-    """A record with a wall clock of its own, unequal rounds, missing launches, disturbed rounds and restless
-    warm-ups.
+def ragged(seed: int) -> Record:
+    """A record near every threshold, with a wall clock of its own, unequal rounds, missing launches, disturbed rounds
+    and restless warm-ups.
     """
     draw = random.Random(seed)
-    source = recorded(cells=5, within=0.03, between=0.012, flagged=0.04, seed=seed)
-    slow = {"cell1": 0.04, "cell2": 0.015}
+    source = recorded(cells=7, between=0.012, flagged=0.05, seed=seed)
+    slow = {"cell1": 0.04, "cell2": 0.015, "cell3": 0.05, "cell6": 0.03}
+    wall: dict[str, dict[int, list[Round]]] = {cell: {} for cell in source}
     for cell, launches in source.items():
         for number, items in enumerate(launches):
-            kept = [replace(item, candidate_s=item.candidate_s * (1 + slow.get(cell, 0.0))) for item in items]
+            ratio, waits = (
+                1 + slow.get(cell, 0.0),
+                math.exp(draw.gauss(0.11, 0.05)) if cell in ("cell4", "cell5") else 1.0,
+            )
+            kept = [replace(item, candidate_s=item.candidate_s * ratio) for item in items]
+            if cell in ("cell3", "cell5"):
+                kept = [replace(item, flags=("shared",)) if draw.random() < 0.06 else item for item in kept]
             launches[number] = kept[: draw.choice([0, 3, 7, 12, 12, 12])]
-    source["cell3"] = [[replace(item, flags=("shared",)) for item in items] for items in source["cell3"]]
-    wall = {
-        cell: {
-            items[0].launch: [
-                replace(item, candidate_s=item.candidate_s * (1.3 if cell == "cell4" else 1.02)) for item in items
-            ]
-            for items in launches
-            if items
-        }
-        for cell, launches in source.items()
-    }
-    unsteady = {"cell0": {launch: (draw.random() < 0.1, 2) for launch in range(20)}}
-    made = record(source)
-    undisturbed = {cell: {n: [i for i in items if not i.flags] for n, items in by.items()} for cell, by in wall.items()}
-    return replace(made, clock="cpu", wall=undisturbed, unsteady=unsteady), wall  # type: ignore[arg-type]
+            quiet = [item for item in launches[number] if not item.flags]
+            wall[cell][number] = [replace(item, candidate_s=item.candidate_s * waits) for item in quiet]
+    unsteady = {"cell0": {launch: (int(draw.random() < 0.2), 2) for launch in range(20)}}
+    return replace(record(source), clock="cpu", wall=wall, unsteady=unsteady)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_many_gates_decide_as_one_gate_does(seed: int) -> None:
     """Every verdict of every suite, through all looks, with all that can be missing from a record."""
-    made, _ = ragged(seed)
+    made = ragged(seed)
     generator = numpy.random.default_rng(seed)
-    drawn = numpy.array([generator.permutation(20)[:13] for _ in range(25)])
-    slowed = generator.integers(5, size=25)
-    shift = numpy.where(numpy.arange(5) == slowed[:, None], math.log1p(0.05), 0.0)
+    drawn = numpy.array([generator.permutation(20)[:13] for _ in range(40)])
+    slowed = generator.integers(7, size=40)
+    shift = numpy.where(numpy.arange(7) == slowed[:, None], math.log1p(0.05), 0.0)
     rule = gate.Rule(alpha=0.2)
     verdicts, taken = many_gates.decide(many_gates.arrays(made), drawn, rule, shift)
     words = {many_gates.INCONCLUSIVE: {"INCONCLUSIVE", "ENVIRONMENT"}, REGRESSION: {"REGRESSION"}, PASS: {"PASS"}}
@@ -232,6 +227,18 @@ def test_too_few_launches_are_drawn_twice_and_it_says_so() -> None:
     assert "without replacement" in replay(recorded(launches=6), launches=6, suites=30).caveats[0]
 
 
+def test_a_suite_of_all_launches_is_always_the_same() -> None:
+    """Drawn without replacement, six of six are six of six: a verdict near its threshold never changes."""
+    rule = gate.Rule(looks=(6,))
+    for seed in range(6):
+        (none,) = replay(
+            recorded(cells=1, launches=6, between=0.02, seed=seed), suites=40, slowdowns=[], rule=rule
+        ).gate
+        assert none.passed.point in (0.0, 1.0)
+    (none,) = replay(recorded(cells=1, launches=5, between=0.04), suites=40, slowdowns=[], rule=rule).gate
+    assert 0 < none.passed.point < 1, "with replacement it does"
+
+
 def test_one_launch_never_alarms_and_it_says_so() -> None:
     found = replay(recorded(launches=1, within=0.001), suites=30)
     for item in found.gate:
@@ -335,7 +342,7 @@ def _normal(draws: int, rounds: int) -> numpy.ndarray:
 
 
 def test_needed_and_detectable_are_two_sides_of_one_thing() -> None:
-    source = recorded(cells=3, launches=12, between=0.012)
+    source = recorded(cells=2, launches=12, between=0.012)
     seen = power.smallest_detectable(source, 9)
     for cell, answer in seen.items():
         assert answer.value is not None
@@ -345,7 +352,7 @@ def test_needed_and_detectable_are_two_sides_of_one_thing() -> None:
 
 
 def test_more_launches_see_less_and_smaller_slowdowns_take_more() -> None:
-    source = recorded(cells=3)
+    source = recorded(cells=1)
     sizes = [power.middle(power.smallest_detectable(source, count)).value for count in (4, 6, 13, 28)]
     assert sizes == sorted(sizes, reverse=True)  # type: ignore[type-var]
     needed = [power.middle(power.needed_launches(source, share)).value for share in (0.10, 0.05, 0.03)]
