@@ -13,7 +13,7 @@ from benchmarks.peers import repository
 from benchmarks.peers.session import INSIDE, Part, Row, Section, Target, Task, process, shuffled
 from benchmarks.peers.tables import percent, table
 
-GATES = {0.05: 12, 0.03: 6, 0.10: 6}
+GATES = {0.05: 12, 0.03: 4, 0.10: 4}
 WORDS = ("REGRESSION", "INCONCLUSIVE", "ENVIRONMENT", "PASS")
 
 
