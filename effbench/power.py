@@ -2,8 +2,8 @@
 
 Power is simulated: launches are drawn from a normal distribution with the recorded scatter of launch medians, and
 rounds around each with the recorded noise; then the rule of `effbench.gate` looks at them, with the cell's p-value
-corrected as if it were the only slow one of its suite. Beyond the rule's own looks it looks at about half as many
-launches again each time.
+corrected as if it were the only slow one of its suite. A plan looks when every gate does, whatever the looks of the
+rule at hand, and beyond that at about half as many launches again each time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from effbench import stats
-from effbench.gate import POWER, WALL_SHARE, Rule
+from effbench.gate import LOOKS, POWER, WALL_SHARE, Rule
 from effbench.many_gates import Record, record, sign_p, t_p
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ class Survey:
 
 
 def survey(source: Any, *, slowdowns: Sequence[float] = (0.03, 0.05), rule: Rule | None = None) -> Survey:
-    """Everything `effbench aa` says of a machine: at the launches recorded, at the rule's last look, and planned."""
+    """Everything `effbench aa` says of a machine: at the launches recorded, at a whole gate's, and planned."""
     recorded, judged = record(source), rule or Rule()
-    counts = sorted({len(recorded.launches), judged.looks[-1]} - {0})
+    counts = sorted({len(recorded.launches), LOOKS[-1]} - {0})
     return Survey(
         scatter(recorded),
         {count: smallest_detectable(recorded, count, rule=judged) for count in counts},
@@ -84,9 +84,9 @@ def scatter(source: Any) -> tuple[Scatter, ...]:
     return tuple(_scatter(recorded, cell) for cell in recorded.cells)
 
 
-def looks_of(launches: int, rule: Rule) -> tuple[int, ...]:
+def looks_of(launches: int, rule: Rule | None = None) -> tuple[int, ...]:
     """The looks of a gate planned for so many launches: the rule's, then growing as its last two do, and the last."""
-    looks = list(rule.looks)
+    looks = list((rule or Rule()).looks)
     growth = looks[-1] / looks[-2] if len(looks) > 1 else 1.5
     while looks[-1] < launches:
         looks.append(max(looks[-1] + 1, math.ceil(looks[-1] * growth - 1e-9)))
@@ -127,7 +127,7 @@ def smallest_detectable(
 ) -> dict[str, Answer]:
     """By cell, the smallest slowdown, as a share, that is called with this chance in a gate of so many launches."""
     recorded, judged = record(source), rule or Rule()
-    looks, answers = looks_of(launches, judged), {}
+    looks, answers = looks_of(launches), {}
     for found in scatter(recorded):
         reason = found.reason or ("one launch cannot tell" if launches < 2 else "")
         answers[found.cell] = (
@@ -172,8 +172,8 @@ def _needed(found: Scatter, slowdown: float, power: float, rule: Rule, cap: int,
         return Answer(None, f"below {rule.smallest_effect:.3g} nothing is called a slowdown")
     every = tuple(range(2, cap + 1))
     p_values = _p_values(found, slowdown, every, rule)
-    for launches in range(rule.looks[0], cap + 1):
-        if _called(p_values, every, looks_of(launches, rule), cells, rule, wall).mean() >= power:
+    for launches in range(LOOKS[0], cap + 1):
+        if _called(p_values, every, looks_of(launches), cells, rule, wall).mean() >= power:
             return Answer(launches)
     return Answer(None, f"it takes more than {cap} launches", cap)
 

@@ -260,6 +260,11 @@ def _caveats(recorded: Record, launches: int, rule: Rule, sitting: int) -> tuple
             f"A suite takes up to {launches} launches and {count} were recorded, so they are drawn with replacement: "
             "the same launch counts more than once, which makes the gate surer than it is."
         )
+    elif min(launches, rule.looks[-1]) == count:
+        found.append(
+            f"Every suite ends with the same {count} launches, only met in another order: with twice as many the "
+            "shares begin to mean something."
+        )
     else:
         found.append(
             f"Suites draw up to {launches} of {count} recorded launches without replacement, so they share launches: "

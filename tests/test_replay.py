@@ -224,7 +224,8 @@ def test_a_sitting_of_several_launches_sees_several() -> None:
 def test_too_few_launches_are_drawn_twice_and_it_says_so() -> None:
     found = replay(recorded(launches=6), suites=30)
     assert "with replacement" in found.caveats[0]
-    assert "without replacement" in replay(recorded(launches=6), launches=6, suites=30).caveats[0]
+    assert "the same 13 launches" in replay(recorded(launches=13), suites=5).caveats[0]
+    assert "without replacement" in replay(recorded(launches=14), suites=5).caveats[0]
 
 
 def test_a_suite_of_all_launches_is_always_the_same() -> None:
@@ -365,6 +366,12 @@ def test_a_plan_of_as_many_launches_as_the_rule_has_its_looks() -> None:
     assert power.looks_of(3, gate.Rule()) == (3,)
     assert power.looks_of(60, gate.Rule()) == (4, 6, 9, 13, 19, 28, 41, 60)
     assert power.looks_of(5, gate.Rule(looks=(2,))) == (2, 3, 5)
+
+
+def test_a_plan_does_not_depend_on_the_looks_of_a_shorter_gate() -> None:
+    """A gate of ten launches looks last at 10; planning sixty from there would look at every other launch."""
+    source, short = recorded(cells=1, between=0.012), gate.Rule(looks=power.looks_of(10))
+    assert power.survey(source, rule=short) == power.survey(source)
 
 
 def test_what_no_plan_reaches_has_a_reason() -> None:
