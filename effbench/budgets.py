@@ -123,8 +123,7 @@ def _words(item: Costed) -> str:
     found, wanted = item.found, item.wanted
     if found is None or wanted is None:
         return f"{item.name} is not known"
-    short = [units.count(number) for number in (found, wanted)]
-    now, then = short if short[0] != short[1] else [f"{number:_}" for number in (found, wanted)]
+    now, then = units.counts_apart(found, wanted)
     change = f" ({100 * (found / wanted - 1):+.1f} %)" if wanted and 0.0005 <= abs(found / wanted - 1) < 1 else ""
     return f"{item.name} {now}{change}, {'at most' if item.rule == 'at most' else 'stored'} {then}"
 

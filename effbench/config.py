@@ -161,8 +161,13 @@ def chosen(config: Config, models: Sequence[str]) -> Config:
 def with_options(config: Config, options: Mapping[str, Any], budgets: Mapping[str, int]) -> Config:
     """The configuration with what the command line says instead: fields of `Config`, and budgets for every subject.
 
-    What it says of batch, dtype, inputs and tolerance holds for every subject too.
+    What it says of batch, dtype, inputs and tolerance holds for every subject too. Raises InvalidValue, UnknownName.
     """
+    batch, dtype = options.get("batch"), options.get("dtype")
+    if batch is not None and batch < 1:
+        raise InvalidValue(f"batch (={batch}) must be 1 or more")
+    if dtype is not None and dtype not in FLOATS:
+        raise UnknownName("dtype", dtype, FLOATS)
     own = {key: options[key] for key in ("batch", "dtype", "tolerance", "inputs") if options.get(key) is not None}
     subjects = tuple(replace(subject, **own, budgets={**subject.budgets, **budgets}) for subject in config.subjects)
     said = {key: value for key, value in options.items() if value is not None and key != "inputs"}

@@ -37,6 +37,14 @@ def count(value: float | None) -> str:
     return _scaled(value, _COUNTS)
 
 
+def counts_apart(left: int, right: int) -> tuple[str, str]:
+    """Two counts that are compared: short, but in full where their short forms would look alike."""
+    short = tuple(str(value) if abs(value) < 1000 else count(value) for value in (left, right))
+    if left != right and short[0] == short[1]:
+        return f"{left:_}", f"{right:_}"
+    return short[0], short[1]
+
+
 def size(value: float | None) -> str:
     """A size in bytes as ``6.50 MB`` (powers of ten)."""
     return _scaled(value, _BYTES)

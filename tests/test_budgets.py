@@ -33,7 +33,7 @@ def test_a_budget_is_kept_up_to_itself() -> None:
     assert kept.costs[0] == Costed("madds", 1000, 1000, "at most")
     broken = budgets.judge("net", COST, {"madds": 999, "params": 10, "activations": 0})
     assert broken.verdict == "REGRESSION"
-    assert broken.reason == "madds 1.00 k (+0.1 %), at most 999; activations 90.0, at most 0"
+    assert broken.reason == "madds 1.00 k (+0.1 %), at most 999; activations 90, at most 0"
 
 
 def test_a_stored_profile_must_be_equal_in_every_count() -> None:

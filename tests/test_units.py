@@ -48,6 +48,12 @@ def test_three_digits_mean_within_half_a_percent(value: float) -> None:
     assert abs(float(units.digits(value)) / value - 1) < 0.00501
 
 
+def test_counts_that_are_compared_can_be_told_apart() -> None:
+    assert units.counts_apart(300_000_001, 300_000_000) == ("300_000_001", "300_000_000")
+    assert units.counts_apart(56_300_000, 900_000) == ("56.3 M", "900 k")
+    assert units.counts_apart(5, 5) == ("5", "5") and units.counts_apart(0, 4200) == ("0", "4.20 k")
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [("300M", 300_000_000), ("4k", 4000), ("1.5G", 1_500_000_000), ("20_000", 20_000), ("0", 0), ("2.3M", 2_300_000)],

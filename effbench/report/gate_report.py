@@ -86,13 +86,14 @@ def cost_rows(findings: Sequence[Finding]) -> Table:
         (
             _text(finding.cell),
             _text(item.name),
-            _count(item, item.found),
+            found,
             _text(item.rule or "was"),
-            _count(item, item.wanted),
+            wanted,
             NOTHING if not item.rule else _text("yes" if item.is_kept else "no"),
         )
         for finding in findings
         for item in finding.costs
+        for found, wanted in [_counts(item)]
     )
     return Table("Costs", columns, rows)
 
@@ -198,9 +199,12 @@ def _whole(number: int) -> Value:
     return Value(str(number), number) if number else NOTHING
 
 
-def _count(item: Costed, number: int | None) -> Value:
-    """In full where the short forms of both sides look alike."""
-    if number is None:
-        return NOTHING
-    short = {units.count(side) for side in (item.found, item.wanted)}
-    return Value(f"{number:_}" if len(short) == 1 and item.found != item.wanted else units.count(number), number)
+def _counts(item: Costed) -> tuple[Value, Value]:
+    """What was found and what was wanted."""
+    found, wanted = item.found, item.wanted
+    known = next((number for number in (found, wanted) if number is not None), 0)
+    texts = units.counts_apart(known if found is None else found, known if wanted is None else wanted)
+    return (
+        NOTHING if found is None else Value(texts[0], found),
+        NOTHING if wanted is None else Value(texts[1], wanted),
+    )
