@@ -175,6 +175,11 @@ def load(reference: str | Path) -> Run:
         data = path.read_bytes()
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+    return parse(path, data)
+
+
+def parse(path: Path, data: bytes) -> Run:
+    """The run that these bytes of the file at `path` describe. Raises CorruptRun."""
     records = []
     lines = data.split(b"\n")
     for number, line in enumerate(lines, start=1):

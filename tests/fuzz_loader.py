@@ -20,7 +20,7 @@ import runs
 from effbench import pairs, storage
 from effbench.claims import judge
 from effbench.diff import compare_runs
-from effbench.errors import CorruptRun, StorageError
+from effbench.errors import CorruptRun
 from effbench.operator_times import Breakdown, OperatorTime
 from effbench.report import document, page, table
 from effbench.results import Results
@@ -61,14 +61,14 @@ def whole_file(folder: Path) -> bytes:
 # --- what a reader does with it ----------------------------------------------------------------------
 
 
-def read(path: Path, depth: int) -> bool:
+def read(path: Path, data: bytes, depth: int) -> bool:
     """Do with a run file what effbench does. True for a run, False for a refusal of one line; anything else raises.
 
-    Depth 0 loads it, 1 draws every conclusion and prints JSON, 2 prints tables and a page too.
+    Depth 0 parses it, 1 draws every conclusion and prints JSON, 2 prints tables and a page too.
     """
     try:
-        run = storage.load(path)
-    except (CorruptRun, StorageError) as error:
+        run = storage.parse(path, data)
+    except CorruptRun as error:
         assert "\n" not in str(error) and len(str(error)) < 600, str(error)
         return False
     if depth >= 1:
@@ -232,8 +232,7 @@ def main() -> None:
             return atheris.Mutate(harm, max_size) if draw.random() < 0.3 else harm[:max_size]
 
         def once(data: bytes) -> None:
-            path.write_bytes(data)
-            read(path, depth=2)
+            read(path, data, depth=2)
 
         corpus = folder / "corpus"
         corpus.mkdir()

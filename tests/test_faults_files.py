@@ -1,4 +1,4 @@
-"""Files that mean harm: a hundred thousand run files and ten thousand effbench.toml, each read or refused in a line."""
+"""Files that mean harm: a hundred thousand run files and four thousand effbench.toml, each read or refused in a line."""
 
 from __future__ import annotations
 
@@ -43,8 +43,7 @@ def whole(path: Path) -> bytes:
 
 
 def test_the_file_to_be_harmed_is_whole_and_holds_every_kind_of_record(path: Path, whole: bytes) -> None:
-    path.write_bytes(whole)
-    assert fuzz_loader.read(path, depth=2)
+    assert fuzz_loader.read(path, whole, depth=2)
     kinds = {json.loads(line)["kind"] for line in whole.splitlines()}
     assert kinds == {
         *("header", "cell", "calls", "skip", "launch", "warmup", "null", "probe", "end", "breakdown", "block"),
@@ -54,14 +53,13 @@ def test_the_file_to_be_harmed_is_whole_and_holds_every_kind_of_record(path: Pat
 
 @pytest.mark.parametrize("part", range(4))
 def test_a_harmed_file_is_a_run_or_refused_in_one_line(part: int, path: Path, whole: bytes) -> None:
-    """25,000 a part. One in ten that load is concluded from too, one in a hundred is printed in every way."""
+    """25,000 a part. From one in twenty conclusions are drawn too, one in two hundred is printed in every way."""
     draw, read = random.Random(SEED + part), 0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for number in range(25_000):
         harm = fuzz_loader.harmed(whole, draw)
-        path.write_bytes(harm)
         try:
-            read += fuzz_loader.read(path, depth=2 if number % 100 == 0 else number % 10 == 0)
+            read += fuzz_loader.read(path, harm, depth=2 if number % 200 == 0 else number % 20 == 0)
         except BaseException:
             print(harm)
             raise
@@ -84,8 +82,7 @@ def test_any_value_anywhere_is_a_run_or_refused(path: Path, whole: bytes, data: 
     places = list(fuzz_loader.places(data.draw(st.sampled_from(lines))))
     holder, key = data.draw(st.sampled_from(places))
     holder[key] = value
-    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
-    fuzz_loader.read(path, depth=1)
+    fuzz_loader.read(path, "\n".join(map(json.dumps, lines)).encode(), depth=1)
 
 
 # --- effbench.toml -----------------------------------------------------------------------------------
@@ -134,7 +131,9 @@ def harmed_toml(draw: random.Random) -> str:
         if kind <= 2 and name:
             lines[at] = f"{name} = {draw.choice(TOML_VALUES)}"
         elif kind == 3:
-            lines.insert(at, draw.choice((f"x = {draw.choice(TOML_VALUES)}", "[x]", "[[models]]", '[models."a\\nb"]', "=")))
+            lines.insert(
+                at, draw.choice((f"x = {draw.choice(TOML_VALUES)}", "[x]", "[[models]]", '[models."a\\nb"]', "="))
+            )
         elif kind == 4:
             lines[at] = lines[draw.randrange(len(lines))]
         else:
@@ -146,7 +145,7 @@ def test_a_harmed_configuration_is_read_or_refused_in_one_line(tmp_path: Path) -
     draw, path, seen = random.Random(SEED), tmp_path / config.FILE, Counter[str]()
     path.write_text(TOML)
     assert config.load(path).subjects[0].budgets["madds"] == 300_000_000
-    for _ in range(10_000):
+    for _ in range(4_000):
         text = harmed_toml(draw)
         path.write_text(text, encoding="utf-8")
         try:
@@ -162,4 +161,4 @@ def test_a_harmed_configuration_is_read_or_refused_in_one_line(tmp_path: Path) -
         except BaseException:
             print(text)
             raise
-    assert min(seen.values()) > 100 and seen.keys() == {"read", "InvalidValue", "UnknownName"}
+    assert min(seen.values()) > 50 and seen.keys() == {"read", "InvalidValue", "UnknownName"}
