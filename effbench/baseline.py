@@ -77,8 +77,9 @@ class Sides:
         if self.launches < 2:
             return None
         error, freedom = self.error()
-        needed = stats.t_quantile(1 - alpha, freedom) + stats.t_quantile(POWER, freedom)
-        return math.expm1(math.log1p(smallest_effect) + needed * error) if error else None
+        if not error:
+            return None
+        return math.expm1(math.log1p(smallest_effect) + stats.noticeable_shift(freedom, alpha, POWER) * error)
 
 
 def judge(

@@ -153,17 +153,15 @@ def p_below(launches: Launches, share: float) -> float:
 def detectable(launches: Launches, alpha: float, smallest_effect: float = SMALLEST_EFFECT) -> float | None:
     """The smallest slowdown, as a share, that these launches would have called with a chance of four in five.
 
-    From the scatter of the launches' medians (the t test's power, by its normal shift); None below two launches.
+    From the scatter of the launches' medians, by the power of the t test; None below two launches and without scatter.
     """
     if not all(math.isfinite(value) for launch in launches for value in launch):
         return None
     medians = [stats.median(launch) for launch in launches if launch]
-    if len(medians) < 2:
+    if len(medians) < 2 or not (scatter := stats.deviation(medians)):
         return None
-    error = stats.deviation(medians) / math.sqrt(len(medians))
-    freedom = len(medians) - 1
-    needed = stats.t_quantile(1 - alpha, freedom) + stats.t_quantile(POWER, freedom)
-    return math.expm1(math.log1p(smallest_effect) + needed * error)
+    error = scatter / math.sqrt(len(medians))
+    return math.expm1(math.log1p(smallest_effect) + stats.noticeable_shift(len(medians) - 1, alpha, POWER) * error)
 
 
 def _word(

@@ -176,6 +176,16 @@ def proportion_interval(events: int, trials: int, confidence: float = 0.95) -> E
     return Estimate(events / trials, low, high, confidence, trials)
 
 
+def noticeable_shift(freedom: float, alpha: float, power: float) -> float:
+    """By how many standard errors the truth must exceed the threshold for a one-sided t test to notice it.
+
+    The noncentrality at which the test at level `alpha` has this `power` (noncentral t distribution).
+    """
+    from scipy.special import nctdtrinc
+
+    return float(nctdtrinc(freedom, 1 - power, t_quantile(1 - alpha, freedom)))
+
+
 def ratio_over_launches(log_ratios: Sequence[Sequence[float]], confidence: float = 0.95) -> Estimate | None:
     """A ratio from the log ratios of each launch's rounds, with an interval that respects the launch as the replicate.
 

@@ -228,16 +228,21 @@ def _tell(
     if decision is not None:
         texts["junit"] = gate_report.junit(decision, inconclusive_passes=passes)
         texts["summary"] = gate_report.markdown(decision)
+    told = {} if decision is None else document.decision_document(decision, code)
+    whole = {**told, "costs": list(costs), "baseline_dir": None if saved is None else str(saved)}
     with _piped():
         if as_json:
-            told = {} if decision is None else document.decision_document(decision, code)
-            console.print_json({**told, "costs": list(costs), "baseline_dir": None if saved is None else str(saved)})
+            console.print_json(whole)
         elif decision is not None:
             console.print_tables(gate_report.tables(decision))
             if decision.directory is not None:
                 print(f"\nraw      {console.plain(decision.directory)}")
             print(f"\n{gate_report.last_line(decision)}")
     trouble = 0
+    if decision is not None and decision.directory is not None:
+        beside = Path(decision.directory).parent
+        trouble |= _write(beside / "check.json", json.dumps(whole, indent=2, allow_nan=False) + "\n")
+        trouble |= _write(beside / "check.md", texts["summary"])
     for what, path in files.items():
         if path is not None and what in texts:
             trouble |= _write(path, texts[what])

@@ -84,6 +84,8 @@ def worker_environment(threads: int, allocator: str, base: Mapping[str, str] | N
     # The same path and no more: a file called random.py where effbench was called from must not replace a module.
     environment["PYTHONSAFEPATH"] = "1"
     environment["PYTHONUNBUFFERED"] = "1"
+    # A user's folder stays as it was; and a stale file of bytes would be another revision's code.
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
     # What this process can import, the worker can: a notebook's own modules are on its path, not on a fresh one's.
     environment["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     return environment
