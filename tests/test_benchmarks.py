@@ -112,6 +112,13 @@ def test_a_claim_of_the_tool_is_an_interval_that_it_printed() -> None:
     assert (who, what, true, count) == ("effbench", spread.CLAIM, 2, 2)
 
 
+def test_the_next_run_is_given_what_earlier_ones_left() -> None:
+    rows = [{"tool": "effbench", "wall_s": 10.0 + start, "given_s": 10.0} for start in (3.0, 4.0, 9.0)]
+    rows.append({"tool": "torch Timer", "wall_s": 50.0, "given_s": None})
+    assert spread._start_s(rows, "effbench") == 4.0
+    assert spread._start_s(rows, "torch Timer") == spread.START_S["torch Timer"]
+
+
 def test_the_scripted_clock_is_an_ar1_process() -> None:
     clock = honest_precision.Clock(0.9, seed=0)
     values = [math.log(clock.time_block(None, 2).wall_ns / 2 / honest_precision.BLOCK_NS) for _ in range(40_000)]

@@ -43,9 +43,9 @@ def main(arguments: list[str]) -> int:
     for part in parts:
         try:
             carry_out(part, folder, is_smoke, report)
-        except RuntimeError as error:  # a peer that does not run costs its part, not the others
+        except Exception as error:  # whatever a peer does costs its own part, not the others
             failed.append(part.name)
-            print(f"\n{part.name}: {error}", file=sys.stderr)
+            print(f"\n{part.name}: {type(error).__name__}: {error}", file=sys.stderr)
     if not is_smoke:
         page.write()
     if failed:
