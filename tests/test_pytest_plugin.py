@@ -21,6 +21,8 @@ from shell import environment
 from torch import nn
 
 from effbench.cli import main
+from effbench.devices._torch_cuda import Policy, TorchCuda
+from effbench.devices.fake import Fake
 from effbench.errors import InvalidValue, UnknownName
 from effbench.measurement import here
 from effbench.pytest_plugin import assert_cost
@@ -361,3 +363,20 @@ def test_everything_is_as_it_was_also_after_an_error(dtype: str, traced: Callabl
     assert net[0].weight.dtype is torch.float32
     with pytest.raises(UnknownName, match="allocator named 'keep'"), prepared.conditions("keep"):
         pass
+
+
+class Gpu(Fake):
+    """Sets torch's switches as a CUDA device does."""
+
+    kind = "cuda"
+
+    def setup(self) -> None:
+        TorchCuda(0).set_policy(Policy(matmul_tf32=True, conv_tf32=False, autotune=True))
+
+
+def test_the_precision_of_a_gpu_is_put_back() -> None:
+    before = TorchCuda(0).policy()
+    prepared = here.Prepared(Gpu(), lambda: None, nn.ReLU(), 1, None)
+    with prepared.conditions("retain") as policy:
+        assert policy == "system" and TorchCuda(0).policy() == Policy(True, False, True)
+    assert TorchCuda(0).policy() == before != Policy(True, False, True)
