@@ -101,17 +101,19 @@ class Config:
         return f"{path}:{attribute}{question}{query}"
 
 
-def find(path: Path | None = None, models: Sequence[str] = ()) -> Config:
+def find(path: Path | None = None, models: Sequence[str] = (), *, needs_models: bool = True) -> Config:
     """The configuration of these models, of all without any: from this file, else from ./effbench.toml.
 
-    A file that was not asked for is read only where it has all the models. Raises StorageError, InvalidValue,
-    UnknownName.
+    A file that was not asked for is read only where it has all the models. `needs_models` says that nothing else could
+    name them. Raises StorageError, InvalidValue, UnknownName.
     """
     here = Path(FILE)
     if path is not None or (here.is_file() and not models):
         found = load(path or here)
         return chosen(found, models) if models else found
     if not models:
+        if not needs_models:
+            return Config()
         raise InvalidValue(
             f"there is no MODEL and no {FILE} here; name a model, or begin a {FILE} with three lines: "
             '[models.small], model = "nets.py:small", max_madds = "10M"'

@@ -12,7 +12,9 @@ from xml.etree import ElementTree
 import pytest
 from shell import effbench, kinds
 
+from effbench import checking, console
 from effbench.cli import main
+from effbench.runner import Interrupted
 
 NETS = """
 import torch
@@ -182,6 +184,24 @@ def test_a_baseline_says_how_it_is_to_be_compared_with(later: Path, capsys: pyte
     assert main(["check", "mobilenet_v2", "--baseline", "main"]) == 3
     assert "it is not in the baseline" in capsys.readouterr().out
     assert not (later / "results").exists()
+
+
+def test_without_a_configuration_every_cell_of_the_stored_run_is_measured(
+    later: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (later / "effbench.toml").unlink()
+    other_machine(later / "main/run.jsonl", "cpu.model")
+    assert main(["check", "--baseline", "main"]) == 4
+    told = capsys.readouterr().out
+    assert "| small | baseline |" in told and "large" in told and "yardstick |" not in told
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise Interrupted(Path("now"))
+
+    monkeypatch.setattr(checking, "against_run", interrupted)
+    monkeypatch.setattr(console, "ignore_impatience", lambda: None)
+    assert main(["check", "--baseline", "main"]) == 130
+    assert capsys.readouterr().err == "effbench: interrupted; nothing is decided, what was measured is in now\n"
 
 
 def other_machine(file: Path, fact: str) -> None:

@@ -32,7 +32,7 @@ def check(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL]...",
+            metavar="MODEL",
             help="Names in effbench.toml, or models as for `effbench compare`. Default: all of effbench.toml.",
             autocompletion=words.complete_model,
         ),
@@ -69,8 +69,10 @@ def check(
         bool, typer.Option("--same-costs", help="Fail too where a timed model costs something else than before.")
     ] = False,
     tolerance: Annotated[str | None, typer.Option(help="A slowdown above this must be shown absent: 3%.")] = None,
-    launches: words.Launches = None,
-    budget: words.Budget = None,
+    launches: Annotated[
+        int | None, typer.Option(help="Fresh processes a side, 3 at least. Default: the baseline's, else 5.")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="Time to measure, such as 90s. Default: 10m.")] = None,
     device: words.Device = "cpu",
     threads: words.Threads = 1,
     batch: words.Batch = None,
@@ -106,8 +108,8 @@ def check(
         "memory_access_bytes": max_memory_access_bytes,
         "activations": max_activations,
     }
-    found = configuration.find(config, models or ())
-    said: dict[str, Any] = {
+    found = configuration.find(config, models or (), needs_models=baseline is None)
+    options: dict[str, Any] = {
         "tolerance": None if tolerance is None else words.share(tolerance, "--tolerance"),
         "launches": launches,
         "budget_s": None if budget is None else words.seconds(budget),
@@ -118,8 +120,10 @@ def check(
         "baseline": baseline,
     }
     given = {"device": device, "threads": threads, "allocator": allocator, "seed": seed, "inconclusive": inconclusive}
-    said |= {name: value for name, value in given.items() if words.is_typed(context, name)}
-    found = configuration.with_options(found, said, {name: _most(name, text) for name, text in counts.items() if text})
+    options |= {name: value for name, value in given.items() if words.is_typed(context, name)}
+    found = configuration.with_options(
+        found, options, {name: _most(name, text) for name, text in counts.items() if text}
+    )
     asked = _Asked(found, against, against_python, save_baseline, save_costs, out, console.typed.get(), baseline)
     try:
         with redirect_stdout(sys.stderr):
@@ -171,7 +175,10 @@ def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
             "revision (--against GITREF)"
         )
     if not config.subjects and (run is None or asked.against or has_budgets):
-        raise InvalidValue('effbench.toml names no model; add one, such as [models.small] with model = "nets.py:small"')
+        raise InvalidValue(
+            "no model is named: name one, or add it to an effbench.toml, such as [models.small] with "
+            'model = "nets.py:small"'
+        )
     decisions: list[Decision] = []
     costs: list[dict[str, Any]] = []
     folder = asked.out or api.new_directory("check", config.device or "cpu")

@@ -27,6 +27,11 @@ _WORD_STYLES = {
     "slower": "red",
     "same": "dim",
     "missing": "yellow",
+    "PASS": "green",
+    "REGRESSION": "bold red",
+    "INCONCLUSIVE": "yellow",
+    "ENVIRONMENT": "yellow",
+    "NEW": "dim",
 }
 
 
@@ -150,9 +155,8 @@ def render_csv(table: Table) -> str:
     ]
     heading: list[str] = []
     for column, wide in zip(table.columns, spread, strict=True):
-        heading.append(column.raw_title)
-        if wide:
-            heading += [f"{column.raw_title} low", f"{column.raw_title} high"]
+        title = one_line(column.raw_title)
+        heading += [title, f"{title} low", f"{title} high"] if wide else [title]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(heading)
