@@ -333,10 +333,13 @@ class _WithoutBenchmark:
     @pytest.fixture
     def effbench(self) -> None:
         """Needs pytest-benchmark, which is switched off here."""
-        pytest.fail("the fixture effbench needs pytest-benchmark; leave out -p no:benchmark", pytrace=False)
+        pytest.fail(
+            "the fixture effbench needs pytest-benchmark: leave out -p no:benchmark, or add -p benchmark", pytrace=False
+        )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Offer the fixture, on top of pytest-benchmark where that is there."""
-    there = config.pluginmanager.hasplugin("benchmark")
+    names = ("benchmark", "pytest_benchmark.plugin")  # by its entry point, by -p
+    there = any(config.pluginmanager.hasplugin(name) for name in names)
     config.pluginmanager.register(_Fixtures() if there else _WithoutBenchmark(), "effbench-fixtures")
