@@ -22,7 +22,16 @@ if not (ROOT / "benchmarks" / "peers").exists():  # as in an installed copy of t
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.peers import alarm, harness_cost, honest_precision, page, power, repository, spread  # noqa: E402
+from benchmarks.peers import (  # noqa: E402
+    alarm,
+    harness_cost,
+    honest_precision,
+    page,
+    power,
+    repository,
+    spread,
+    static_profile,
+)
 from benchmarks.peers.__main__ import main  # noqa: E402
 from benchmarks.peers.session import Ledger, Part, Report, Row, Section, Task, carry_out  # noqa: E402
 
@@ -246,6 +255,34 @@ def test_one_real_alarm_misses_the_target() -> None:
     rows[3] = {**rows[3], "verdict": "REGRESSION"}
     (target,) = alarm.section(rows).targets
     assert target.is_met is False and "1 of 20 real gates" in target.found
+
+
+def counter_rows() -> list[Row]:
+    """Processes of 1, 2 and 9 s for one network, of 4 s for the other: medians 2 and 4, and 3 over networks."""
+    spent = {"resnet18": (1.0, 2.0, 9.0), "resnet50": (4.0, 4.0, 4.0)}
+    return [
+        {"network": network, "counter": counter, "repeat": repeat, "madds": 1_500_000, "cpu_s": seconds}
+        for network, values in spent.items()
+        for counter in static_profile.COUNTERS
+        for repeat, seconds in enumerate(values)
+    ]
+
+
+def test_counting_time_is_the_median_over_networks_of_medians() -> None:
+    assert set(static_profile.medians(counter_rows()).values()) == {3.0}
+    _, times, _, counts = static_profile.section(counter_rows()).blocks
+    assert times.splitlines()[2].startswith("| resnet18 | 2000 |") and "| **median** | **3000** |" in times
+    assert counts.splitlines()[2] == "| resnet18 | 1.50 | 1.50 | 1.50 | 1.50 | 1.50 |"
+
+
+def test_the_counting_times_that_the_readme_quotes() -> None:
+    (*recorded,) = ROOT.glob("results/benchmarks/*/static_profile.jsonl")
+    if not recorded:
+        pytest.skip("nothing has been recorded yet")
+    found = static_profile.medians(Ledger(sorted(recorded)[0]).rows())
+    ours, again, fvcore = (found[static_profile.COUNTERS[at]] * 1e3 for at in range(3))
+    quoted = f"{ours:.0f} ms the first time, {again:.0f} ms again, {fvcore:.0f} ms for fvcore"
+    assert quoted in (ROOT / "README.md").read_text(encoding="utf-8").replace("\n", " ")
 
 
 def test_a_missed_target_is_printed_with_its_reason(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> int:
         minutes = sum(map(part.seconds, planned[part.name])) / 60
         print(f"  {part.name:18}{len(planned[part.name]):4} tasks{minutes:6.1f} min", file=sys.stderr)
     if tasks:
-        begin(folder, " ".join(["python -m benchmarks.peers", *asked.parts]), [part.name for part in parts])
+        words = ["python -m benchmarks.peers", *asked.parts, *(["--machine", asked.machine] if asked.machine else [])]
+        begin(folder, " ".join(words), [part.name for part in parts])
     report, failed = Report(total), []
     for part in parts:
         try:
@@ -46,6 +47,8 @@ def main(arguments: list[str]) -> int:
         except Exception as error:  # whatever a peer does costs its own part, not the others
             failed.append(part.name)
             print(f"\n{part.name}: {type(error).__name__}: {error}", file=sys.stderr)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
     if not is_smoke:
         page.write()
     if failed:

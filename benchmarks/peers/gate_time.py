@@ -19,7 +19,7 @@ def plan(is_smoke: bool) -> list[Task]:
 
 
 def seconds(task: Task) -> float:
-    return 16.0 + 3.5 * task["cells"]
+    return 16.0 + 3.5 * float(task["cells"])
 
 
 def measure(task: Task, folder: Path) -> Iterator[Row]:
@@ -38,10 +38,9 @@ def section(rows: list[Row]) -> Section:
     middle = statistics.median(row["wall_s"] for row in rows)
     return Section(
         [
-            "`effbench check --against HEAD --launches 4` from its start to its end, on an unchanged repository "
-            "of small "
-            "convolutional networks of 0.4 to 4 ms: counting costs, a worktree of the other revision, and per launch "
-            "two fresh processes that warm up and alternate twenty rounds.",
+            "`effbench check --against HEAD --launches 4` from its start to its end, on an unchanged repository of "
+            "small convolutional networks of 0.4 to 4 ms: counting costs, a worktree of the other revision, and per "
+            "launch two fresh processes that warm up and alternate twenty rounds.",
             table(("cells", "launches", "wall time", "CPU time", "verdict"), lines),
         ],
         [

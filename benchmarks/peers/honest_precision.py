@@ -97,7 +97,8 @@ def measure(task: Task, folder: Path) -> Iterator[Row]:
 
 
 def section(rows: list[Row]) -> Section:
-    lines, least = [], {}
+    lines: list[tuple[object, ...]] = []
+    least: dict[str, list[float]] = {}
     for rule in RULES:
         shown: list[str] = []
         for rho in AUTOCORRELATIONS:
@@ -111,14 +112,11 @@ def section(rows: list[Row]) -> Section:
     return Section(
         [
             f"Where the truth is known: a scripted clock whose block times have {percent(DEVIATION, 0)} standard "
-            "deviation "
-            "and lag-1 autocorrelation ρ drives effbench's own measuring loop until it stops for precision, and "
-            f"pytest-benchmark's rule as it documents it. {rows[0]['trials']} trials each; true is within 1 % (of the "
-            "median, for the rule on means of the mean). A run of effbench ends a launch after 60 rounds at most "
-            "and then "
-            "claims nothing by this rule; here it may go on. In one cell's launch this is all that is claimed: "
-            "what the "
-            "tool prints is the interval over launches, in the section before.",
+            "deviation and lag-1 autocorrelation ρ drives effbench's own measuring loop until it stops for precision, "
+            f"and pytest-benchmark's rule as it documents it. {rows[0]['trials']} trials each; true is within 1 % (of "
+            "the median, for the rule on means of the mean). A run of effbench ends a launch after 60 rounds at most "
+            "and then claims nothing by this rule; here it may go on. In one cell's launch this is all that is "
+            "claimed: what the tool prints is the interval over launches, in the section before.",
             table(("rule", *head), lines),
         ],
         [

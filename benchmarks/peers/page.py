@@ -90,10 +90,9 @@ def _about(sessions: list[dict[str, Any]]) -> str:
     commands = list(dict.fromkeys(session["command"] for session in sessions))
     return "\n\n".join(
         [
-            f"{place}, {machine['cores']} cores{''.join(f', {word}' for word in inside)}, "
-            f"{machine['memory_gib']:.0f} GiB; "
-            f"{_days(session['at'] for session in sessions)}{load}. One thread. "
-            f"Commands: {', '.join(f'`{command}`' for command in commands)}.",
+            f"{place}, {machine['cores']} cores{''.join(f', {word}' for word in inside)}, {machine['memory_gib']:.0f} "
+            f"GiB; {_days(session['at'] for session in sessions)}{load}. One thread. Commands: "
+            f"{', '.join(f'`{command}`' for command in commands)}.",
             *(f"Versions: {text}." for text in versions),
         ]
     )

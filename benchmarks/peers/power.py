@@ -70,11 +70,10 @@ def section(rows: list[Row]) -> Section:
     return Section(
         [
             "A repository of three networks, one of which does more in the candidate: small additions in its forward "
-            "pass, as many as make it slower by so much in CPU time, calibrated before each gate; what they then "
-            "came to "
-            "is in the third column, what the gate measured in the fourth. Each row counts what "
-            "`effbench check --against HEAD` said of that network. Of the two unchanged networks beside it, "
-            f"{alarms} were called slower.",
+            "pass, as many as make it slower by so much in CPU time, calibrated before each gate; what they then came "
+            "to is in the third column, what the gate measured in the fourth. Each row counts what `effbench check "
+            f"--against HEAD` said of that network. Of the two unchanged networks beside it, {alarms} were called "
+            "slower.",
             table(
                 ("wanted", "gates", "injected, median [range]", "measured", *WORDS, "launches"),
                 lines,

@@ -198,7 +198,7 @@ class Ended:
 
 
 def process(
-    command: Sequence[str | Path],
+    command: Sequence[object],
     *,
     folder: Path = ROOT,
     codes: Sequence[int] = (0,),

@@ -39,27 +39,37 @@ def measure(task: Task, folder: Path) -> Iterator[Row]:
     )
 
 
+def seconds_by_counter(rows: list[Row]) -> dict[str, dict[str, float]]:
+    """CPU seconds by counter and network: medians over processes."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        found.setdefault(row["counter"], {}).setdefault(row["network"], []).append(row["cpu_s"])
+    return {
+        counter: {network: statistics.median(values) for network, values in networks.items()}
+        for counter, networks in found.items()
+    }
+
+
+def medians(rows: list[Row]) -> dict[str, float]:
+    """CPU seconds by counter: the median over networks."""
+    spent = seconds_by_counter(rows)
+    return {counter: statistics.median(spent[counter].values()) for counter in COUNTERS}
+
+
 def section(rows: list[Row]) -> Section:
-    counted, middle, lines = [], {}, []
-    for network in NETWORKS:
-        mine = [row for row in rows if row["network"] == network]
-        if not mine:
-            continue
-        shown, counts = [], []
-        for counter in COUNTERS:
-            found = [row for row in mine if row["counter"] == counter]
-            spent = statistics.median(row["cpu_s"] for row in found)
-            middle.setdefault(counter, []).append(spent)
-            shown.append(f"{1e3 * spent:.0f}")
-            counts.append(found[0]["madds"])
-        lines.append((network, *shown))
-        counted.append((network, *(f"{counts[at] / 1e6:,.2f}" for at in (0, 3, 4, 5, 6))))
-    lines.append(("**median**", *(f"**{1e3 * statistics.median(middle[counter]):.0f}**" for counter in COUNTERS)))
+    spent = seconds_by_counter(rows)
+    networks = [network for network in NETWORKS if any(row["network"] == network for row in rows)]
+    lines = [(name, *(f"{1e3 * spent[counter][name]:.0f}" for counter in COUNTERS)) for name in networks]
+    lines.append(("**median**", *(f"**{1e3 * middle:.0f}**" for middle in medians(rows).values())))
+    counts = {(row["network"], row["counter"]): row["madds"] for row in rows}
+    # Both of effbench and both of fvcore give one count.
+    shown = [COUNTERS[0], *COUNTERS[3:]]
+    counted = [(name, *(f"{counts[name, counter] / 1e6:,.2f}" for counter in shown)) for name in networks]
     return Section(
         [
             "CPU milliseconds to count one network at one image of 224 × 224 that is built already: medians over fresh "
-            "processes of medians over alternating repeats. effbench gives parameters, multiply-adds, activations "
-            "and four "
+            "processes of medians over alternating repeats. effbench gives parameters, multiply-adds, activations and "
+            "four "
             'levels of memory access in one go; "first time" forgets every shape seen before.',
             table(("network", *COUNTERS), lines),
             "Multiply-adds (M) each counter gives. effbench, and torch's counter halved, count convolutions and matrix "

@@ -31,7 +31,8 @@ def get(name: str) -> Call:
 def bare_ns(call: Call, seconds: float = 0.15) -> float:
     """Nanoseconds per call in a plain loop between two reads of the clock: the median over short loops."""
     calls = max(1000, int(5e6 / _loop(call, 1000)))
-    spent, until = [], time.perf_counter() + seconds
+    spent: list[float] = []
+    until = time.perf_counter() + seconds
     while time.perf_counter() < until or len(spent) < 5:
         spent.append(_loop(call, calls))
     return statistics.median(spent)

@@ -21,7 +21,7 @@ def calls() -> dict[str, Callable[[], object]]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
-    made = {}
+    made: dict[str, Callable[[], object]] = {}
     for name, case in zip(NAMES, CASES, strict=True):
         network, inputs = zoo.build(case.model, **case.arguments).eval(), torch.randn(1, *case.input_shape)
         made[name] = lambda network=network, inputs=inputs: network(inputs)

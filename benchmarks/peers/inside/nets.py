@@ -14,6 +14,8 @@ class Net(nn.Module):
     (n, width, 28, 28) to the same shape.
     """
 
+    small: Tensor
+
     def __init__(self, width: int, kernel: int, groups: int, layers: int, extra: int = 0) -> None:
         super().__init__()
         convolutions = [
