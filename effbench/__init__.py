@@ -6,6 +6,7 @@
     >>> effbench.measure(my_module, (3, 224, 224)).to_frame()
 
 Importing this costs milliseconds: torch, pandas and matplotlib load when something first needs them.
+pytest, whose plugin is in here, has no asserts of ours to explain: PYTEST_DONT_REWRITE.
 """
 
 from __future__ import annotations

@@ -269,6 +269,24 @@ def test_a_suite_that_does_not_use_it_sees_nothing(tmp_path: Path) -> None:
     assert "effbench" not in said.stdout and "--benchmark-save" in said.stdout and not said.stderr
 
 
+def test_importing_effbench_before_pytest_warns_of_nothing(tmp_path: Path) -> None:
+    """Installed from a wheel, pytest sees which files came with a plugin, and wants to be the first to load them."""
+    wheel = tmp_path / "effbench-0.dist-info"
+    wheel.mkdir()
+    (wheel / "METADATA").write_text("Metadata-Version: 2.1\nName: effbench\nVersion: 0\n")
+    (wheel / "entry_points.txt").write_text("[pytest11]\neffbench = effbench.pytest_plugin\n")
+    (wheel / "RECORD").write_text("effbench/__init__.py,,\neffbench/pytest_plugin.py,,\n")
+    (tmp_path / "test_it.py").write_text("def test_it(): pass\n")
+    code = (
+        "import sys, effbench, pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-c', '/dev/null', '.']))"
+    )
+    clean = {key: value for key, value in environment().items() if not key.startswith("PYTEST_")}
+    variables = {**clean, "PYTHONPATH": str(tmp_path)}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0 and "warning" not in (done.stdout + done.stderr).lower(), done.stdout
+
+
 # --- counts -----------------------------------------------------------------------------------------
 
 
