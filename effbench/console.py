@@ -44,14 +44,33 @@ def complain(message: str, code: int = 2) -> int:
     return code
 
 
+_interrupts: list[int] = []
+
+
+def heed_interrupts() -> None:
+    """Remember Ctrl-C: where it falls into an import, the library may turn it into an error of another kind."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _heed)
+
+
+def was_interrupted() -> bool:
+    """Has there been a Ctrl-C?"""
+    return bool(_interrupts)
+
+
+def _heed(number: int, frame: object) -> None:
+    _interrupts.append(number)
+    raise KeyboardInterrupt
+
+
 def ignore_impatience() -> None:
     """A second Ctrl-C while we say what the first one did would only end in some library's traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def plain(text: str) -> str:
-    """One line without control characters: a label or a path must not be able to drive the terminal."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text).strip()
+    """One line of printable characters: a label or a path must not drive the terminal, or turn it round."""
+    return re.sub(r"\n+", " ", "".join(mark if mark.isprintable() else "\n" for mark in text)).strip()
 
 
 def print_json(document: object) -> None:

@@ -55,12 +55,14 @@ class CellSummary:
     skipped: str | None = None
 
     def over_bound(self, level: str = DEFAULT_LEVEL) -> float | None:
-        """The measured time over the least that the device's peaks allow at this level; None without either.
+        """The measured time over the least that the device's peaks allow at this level; None without either, and where
+        the least is so small that no number says how often it fits.
 
         Both are on the run's clock: on one CPU thread the peaks too are those of its CPU time.
         """
         least = (self.bounds_s or {}).get(level)
-        return self.busy.point / least if self.busy is not None and least else None
+        ratio = self.busy.point / least if self.busy is not None and least else None
+        return None if ratio is None or math.isinf(ratio) else ratio
 
 
 Rounds = Mapping[tuple[int, int], Block]

@@ -11,16 +11,17 @@ import random
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import runs
 
-from effbench import pairs, storage
+from effbench import export, pairs, storage
 from effbench.claims import judge
 from effbench.diff import compare_runs
-from effbench.errors import CorruptRun
+from effbench.errors import CorruptRun, InvalidValue
 from effbench.operator_times import Breakdown, OperatorTime
 from effbench.report import document, page, table
 from effbench.results import Results
@@ -83,6 +84,10 @@ def read(path: Path, data: bytes, depth: int) -> bool:
             table.render_markdown(item).encode()
             table.render_csv(item).encode()
         page.markdown([Results(run)], path.parent).encode()
+        for name in export.FORMATS:
+            with suppress(InvalidValue):
+                for text in export.export(run, name).texts.values():
+                    text.encode()
     return True
 
 
