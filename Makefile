@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench format clean
+.PHONY: demo test bench fuzz format clean
 
 # constraints.txt pins what CI uses, a CPU build of torch among it. With CUDA: make CONSTRAINTS= demo
 CONSTRAINTS ?= -c constraints.txt
@@ -30,6 +30,11 @@ test: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[dev,bench]"
 	$(BIN)/python -m benchmarks.peers $(PARTS) $(if $(MACHINE),--machine $(MACHINE))
+
+# Searches for run files that effbench does not survive. What it finds it names; SECONDS=3600 searches longer.
+fuzz: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "atheris>=3"
+	$(BIN)/python tests/fuzz_loader.py -max_total_time=$(or $(SECONDS),300)
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

@@ -244,7 +244,8 @@ def main() -> None:
         (corpus / "whole").write_bytes(whole)
         for function in _functions():
             atheris.instrument_func(function)
-        arguments = [*sys.argv, "-max_len=20000", "-timeout=20", "-rss_limit_mb=1500", str(corpus)]
+        arguments = [*sys.argv, "-max_len=20000", "-timeout=20", "-rss_limit_mb=1500"]
+        arguments += [f"-artifact_prefix={tempfile.gettempdir()}/effbench-", str(corpus)]
         atheris.Setup(arguments, once, custom_mutator=mutated)
         atheris.Fuzz()
 
