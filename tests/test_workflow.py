@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from shell import environment
 
+import effbench
 from effbench import config
 
 ROOT = Path(__file__).parent.parent
@@ -87,14 +89,22 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_kept_budget_passes(repository: Path) -> None:
-    """194,400 multiply-adds are fewer than 200,000."""
-    done = run_check(repository)
+def test_a_pull_request_that_costs_less_passes(repository: Path) -> None:
+    """As a pull request: budgets, and the base in alternation, on the scripted clock. 170,100 is below 200,000."""
+    nets = repository / "my nets.py"
+    nets.write_text(nets.read_text().replace("width=8", "width=7"))
+    done = run_check(repository, against="HEAD")
     assert done.outputs == {"verdict": "PASS", "exit-code": "0"} and done.code == 0, done.text
     summary = (repository / "step-summary").read_text()
-    assert "small" in summary and summary == (repository / "effbench-check" / "summary.md").read_text()
-    cases = ElementTree.parse(repository / "effbench-check" / "junit.xml").getroot().iter("testcase")
-    assert len(list(cases)) == 1
+    assert "against HEAD" in summary and "at most" in summary
+    kept = repository / "effbench-check"
+    assert summary == (kept / "summary.md").read_text()
+    cases = ElementTree.parse(kept / "junit.xml").getroot().iter("testcase")
+    assert sorted((case.attrib["classname"], case.attrib["name"]) for case in cases) == [
+        ("effbench.against", "small"),
+        ("effbench.costs", "small"),
+    ]
+    assert list(kept.glob("run/**/run.jsonl")), "raw blocks are kept"
 
 
 def test_a_budget_overstepped_fails(repository: Path) -> None:
@@ -172,9 +182,8 @@ def test_the_tests_shown_run(tmp_path: Path) -> None:
     """Where benchmarks are disabled, which calls each network once."""
     (tmp_path / "nets.py").write_text(NETS.replace("build", "backbone"))
     (tmp_path / "test_shown.py").write_text(shown("python")[0])
-    profile = [sys.executable, "-m", "effbench", "profile", "nets.py:backbone", "--input", "3x9x9", "--json"]
-    done = subprocess.run(profile, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True)
-    (tmp_path / "backbone.json").write_text(done.stdout)
+    profile = effbench.profile(f"{tmp_path}/nets.py:backbone", (3, 9, 9)).to_dict()
+    (tmp_path / "backbone.json").write_text(json.dumps(profile))
     clean = {key: value for key, value in environment().items() if not key.startswith("PYTEST_")}
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir=."]
     ran = subprocess.run([*words, "--benchmark-disable"], cwd=tmp_path, env=clean, capture_output=True, text=True)
