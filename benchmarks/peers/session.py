@@ -203,7 +203,7 @@ def process(
     folder: Path = ROOT,
     codes: Sequence[int] = (0,),
     variables: Mapping[str, str] | None = None,
-    limit_s: float = 900.0,
+    limit_s: float = 3600.0,
 ) -> Ended:
     """Run a command to its end on one thread. Raises RuntimeError with its last words for a code not in `codes`."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **(variables or {})}
