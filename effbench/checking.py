@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from effbench import api, baseline, budgets, environment, feeding, lineup, plan, runner, storage
+from effbench import api, baseline, budgets, devices, environment, feeding, lineup, plan, runner, storage
 from effbench.baseline import name_of
 from effbench.budgets import Stored
 from effbench.config import BUDGET_S, YARDSTICK, Config, Subject
 from effbench.core import Case, Cell, Cost, Environment, Experiment, Run, Sampling
 from effbench.decision import Decision, Finding
-from effbench.errors import CorruptRun, EffbenchError, InvalidValue, NotComparable, StorageError
+from effbench.errors import CorruptRun, DeviceUnavailable, EffbenchError, InvalidValue, NotComparable, StorageError
 from effbench.feeding import Input
 from effbench.gate import Rule
 from effbench.measurement import counting
@@ -137,6 +137,8 @@ def save_baseline(config: Config, directory: Path, *, command: str = "", watch: 
     """Measure the subjects beside a yardstick, for `against_run` to compare with. Raises as `api.run`."""
     if (directory / storage.RUN_FILE).exists():
         raise StorageError(f"{directory} already holds a run; remove it, or name another folder")
+    if (config.device or "").startswith("cuda"):
+        devices.require_cuda(str(config.device))
     experiment = _of_cases([_YARDSTICK, *study(config).cases])
     return _measure(planned(config, experiment), directory, command, watch)
 
@@ -286,7 +288,7 @@ def _cells_like(stored: Run, config: Config) -> tuple[list[Cell], list[Finding]]
 
 
 def _plan_like(stored: Run, cells: Sequence[Cell], config: Config) -> Plan:
-    like, sampling = runner.plan_of(stored), stored.sampling
+    like, sampling = _plan_of(stored), stored.sampling
     sampling = replace(
         sampling,
         launches=config.launches or sampling.launches,
@@ -300,12 +302,22 @@ def _plan_like(stored: Run, cells: Sequence[Cell], config: Config) -> Plan:
     )
 
 
+def _plan_of(stored: Run) -> Plan:
+    """Raises CorruptRun for a run that does not say how it was measured."""
+    try:
+        return runner.plan_of(stored)
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise CorruptRun(
+            f"{stored.path} does not say how it was measured; store the baseline anew with --save-baseline"
+        ) from error
+
+
 def _refuse_other_options(config: Config, stored: Run) -> None:
     """A baseline is compared with under its own conditions. Raises InvalidValue where others are asked for."""
     for result in stored:
         if result.cell.case.model.startswith("pickle:"):
             raise InvalidValue(f"{result.cell.id} was a module of a Python session; store models that have a name")
-    own = runner.plan_of(stored)
+    own = _plan_of(stored)
     asked = {"device": config.device, "threads": config.threads, "allocator": config.allocator}
     for name, value in asked.items():
         if value is not None and value != getattr(own, name) and (name, value) != ("threads", 0):
@@ -317,7 +329,12 @@ def _refuse_other_options(config: Config, stored: Run) -> None:
 
 def _known_differences(stored: Run) -> tuple[environment.Difference, ...]:
     """The conditions that differ from the baseline's and are known without starting a worker."""
-    own = runner.plan_of(stored)
+    own = _plan_of(stored)
+    if own.device.startswith("cuda"):
+        try:
+            devices.require_cuda(own.device)
+        except DeviceUnavailable as error:
+            return (environment.Difference("device", stored.environment.device, str(error)),)
     here = environment.collect({}, own.runtime, threads=own.threads, allocator=own.allocator)
     return tuple(
         item for item in environment.differences(stored.environment, here) if item.field.startswith(_KNOWN_BEFORE)

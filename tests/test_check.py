@@ -204,6 +204,31 @@ def test_without_a_configuration_every_cell_of_the_stored_run_is_measured(
     assert capsys.readouterr().err == "effbench: interrupted; nothing is decided, what was measured is in now\n"
 
 
+def test_a_baseline_of_a_device_that_is_not_here(later: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (later / "effbench.toml").unlink()
+    run = later / "main/run.jsonl"
+    run.write_text(run.read_text().replace('"device":"fake"', '"device":"cuda:9"'))
+    assert main(["check", "--baseline", "main"]) == 4
+    assert "device (" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", ["no cell", "no allocator", "odd options"])
+def test_a_run_that_does_not_say_how_it_was_measured(
+    change: str, later: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = later / "main/run.jsonl"
+    header, *rest = run.read_text().splitlines(keepends=True)
+    told = json.loads(header)
+    if change == "no allocator":
+        del told["environment"]["facts"]["run.allocator"]
+    elif change == "odd options":
+        told["environment"]["facts"]["run.device_options"] = "abc"
+    run.write_text(json.dumps(told) + "\n" + ("" if change == "no cell" else "".join(rest)))
+    assert main(["check", "--baseline", "main"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "does not say how it was measured" in said
+
+
 def other_machine(file: Path, fact: str) -> None:
     header, *rest = file.read_text().splitlines(keepends=True)
     changed = json.loads(header)
