@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Lets no traceback out; EFFBENCH_DEBUG=1 prints it for bug reports."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
     console.typed.set(shlex.join(["effbench", *typed]))
+    console.heed_interrupts()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show × gets an escape, not a crash.
         if isinstance(stream, io.TextIOWrapper):
@@ -67,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _bug(error: Exception) -> int:
     """The last line of defence for people; the bug is still a bug."""
+    if console.was_interrupted():
+        return console.complain("interrupted", 130)
     if os.environ.get("EFFBENCH_DEBUG"):
         traceback.print_exception(error)
     where = traceback.extract_tb(error.__traceback__)[-1]

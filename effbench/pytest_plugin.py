@@ -25,9 +25,9 @@ import pytest
 if TYPE_CHECKING:
     from torch import nn
 
-    from effbench.budgets import Stored
     from effbench.core import Cost, Timing
     from effbench.devices import Call, Device
+    from effbench.gates.budgets import Stored
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -131,9 +131,10 @@ def assert_cost(
     there is nothing to hold to, and as `effbench.profile` does.
     """
     __tracebackhide__ = True
-    from effbench import api, budgets, units, values
+    from effbench import api, units, values
     from effbench.errors import InvalidValue
     from effbench.feeding import Input
+    from effbench.gates import budgets
 
     limits = {
         "madds": max_madds,
@@ -163,8 +164,8 @@ def assert_cost(
 
 
 def _stored(path: str | Path, name: str) -> Stored:
-    from effbench import budgets
     from effbench.errors import InvalidValue
+    from effbench.gates import budgets
 
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -18,10 +18,11 @@ from typing import Any
 
 import runs
 
-from effbench import export, pairs, storage
+from effbench import export, storage
 from effbench.claims import judge
 from effbench.diff import compare_runs
 from effbench.errors import CorruptRun, InvalidValue
+from effbench.gates import pairs
 from effbench.operator_times import Breakdown, OperatorTime
 from effbench.report import document, page, table
 from effbench.results import Results

@@ -25,7 +25,7 @@ def small():
     return nn.Sequential(*[Block(16) for _ in range(4)])
 
 def wide():
-    return nn.Sequential(*[Block(32, {kernel}, {extra}) for _ in range(4)])
+    return nn.Sequential(Block(32, {kernel}, {extra}), *[Block(32, {kernel}) for _ in range(3)])
 """
 
 CONFIG = """
@@ -48,7 +48,8 @@ def git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
-def write(folder: Path, kernel: int = 3, extra: int = 0, comment: str = "") -> None:
+def write(folder: Path, kernel: int = 1, extra: int = 0, comment: str = "") -> None:
+    """The networks; `wide` has kernels of this size, and so many extra additions in one of its four blocks."""
     (folder / "nets.py").write_text(comment + NETS.format(kernel=kernel, extra=extra))
 
 

@@ -10,12 +10,12 @@ from jsonschema import validate
 from rich.console import Console
 from test_replay import Source, recorded
 
-from effbench import power
 from effbench.core import Estimate
-from effbench.many_gates import record
-from effbench.peer_rules import RULES
-from effbench.power import Answer, Survey
-from effbench.replay import Replay, replay
+from effbench.gates import power
+from effbench.gates.many import record
+from effbench.gates.peers import RULES
+from effbench.gates.power import Answer, Survey
+from effbench.gates.replay import Replay, replay
 from effbench.report import aa_table, grid
 
 Found = tuple[Survey, Replay]

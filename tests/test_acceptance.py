@@ -23,15 +23,17 @@ from test_environment import PI_4, plant, read
 from test_measurement import events_of, job
 from test_storage import write
 
-from effbench import api, checking, cli, export, gate, machine, storage
+from effbench import api, cli, export, machine, storage
 from effbench.core import Block, Run, Sampling, Timing
-from effbench.decision import EXIT_CODES, Decision, Finding
 from effbench.devices import OutOfMemory, cpu
 from effbench.devices.fake import Fake, ScriptedCall
 from effbench.diff import compare_runs
 from effbench.errors import CorruptRun, InvalidValue, ModelError
+from effbench.gates import checking
+from effbench.gates import rule as gate
+from effbench.gates.decision import EXIT_CODES, Decision, Finding
+from effbench.gates.pairs import Pair
 from effbench.measurement import loop, schedule, worker
-from effbench.pairs import Pair
 from effbench.summary import summarise
 
 TIMES = dict(zip(CELLS, (1e-3, 2e-3, 3e-3), strict=True))

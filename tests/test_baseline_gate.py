@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import run_of, with_blocks
 
-from effbench import baseline
-from effbench.baseline import Sides
 from effbench.core import Case, Experiment, Run, Timing
-from effbench.decision import Decision, Finding
 from effbench.environment import Difference
-from effbench.gate import Rule
+from effbench.gates import baseline
+from effbench.gates.baseline import Sides
+from effbench.gates.decision import Decision, Finding
+from effbench.gates.rule import Rule
 
 UNIT, A, B = "model=yardstick", "model=a", "model=b"
 RULE = Rule(tolerance=0.05)

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import COST
 
-from effbench import api, budgets, checking
-from effbench.budgets import Stored
-from effbench.config import QUANTITIES, Config, Subject
+from effbench import api
 from effbench.core import Case, Cell
-from effbench.decision import Costed
 from effbench.errors import InvalidValue
+from effbench.gates import budgets, checking
+from effbench.gates.budgets import Stored
+from effbench.gates.config import QUANTITIES, Config, Subject
+from effbench.gates.decision import Costed
 
 CELL = Cell(Case("net", (3, 8, 8), labels={"model": "net"}))
 HERE = "input 3x8x8, batch 1, float32"

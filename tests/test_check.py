@@ -12,8 +12,9 @@ from xml.etree import ElementTree
 import pytest
 from shell import effbench, kinds
 
-from effbench import checking, console
+from effbench import console
 from effbench.cli import main
+from effbench.gates import checking
 from effbench.runner import Interrupted
 
 NETS = """

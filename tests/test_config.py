@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effbench import config
-from effbench.config import Config, Subject
 from effbench.errors import EffbenchError, InvalidValue, StorageError, UnknownName
 from effbench.feeding import Input
+from effbench.gates import config
+from effbench.gates.config import Config, Subject
 
 WHOLE = """
 [check]

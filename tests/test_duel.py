@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from effbench import pairs, plan, storage
+from effbench import plan, storage
 from effbench.core import Case, Cell, Cost, Experiment
 from effbench.devices.fake import seconds_of
-from effbench.duel import Duel
 from effbench.errors import EffbenchError, NotComparable, StorageError
+from effbench.gates import pairs
+from effbench.gates.duel import Duel
+from effbench.gates.pairs import SIDES
 from effbench.measurement import counting, schedule
 from effbench.measurement.launcher import Site
-from effbench.pairs import SIDES
 from tests.runs import COST
 
 ROUNDS = 6

@@ -1,14 +1,11 @@
-"""Files that mean harm: a hundred thousand run files and four thousand effbench.toml, each read or refused in a line."""
+"""Files that mean harm: 100,000 run files and 4,000 effbench.toml, each read or refused in one line."""
 
 from __future__ import annotations
 
 import json
-import math
 import random
 import resource
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +13,12 @@ import fuzz_loader
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs import CELLS, COST, run_of
 
-from effbench import config, console, report, storage
-from effbench.claims import judge
-from effbench.core import Run, Timing, Traffic
-from effbench.diff import compare_runs
+from effbench import console
 from effbench.errors import EffbenchError
 from effbench.export import measured  # noqa: F401
-from effbench.report import document, page, table
-from effbench.results import Results
+from effbench.gates import config
 from effbench.storage import RUN_FILE
-from effbench.summary import summarise
 
 SEED = 20261122
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from shell import QUICKLY, effbench, records
 
 from effbench import storage
 from effbench.core import Timing
+from effbench.gates.pairs import Pair, rounds
 from effbench.measurement import worker
-from effbench.pairs import Pair, rounds
 from effbench.recording import Recording
 from effbench.summary import summarise
 
@@ -96,7 +97,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     words = ["run", "nets_study.py", "--out", "run", "--json"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(home / "patch"))
+        patch.setenv("PYTHONPATH", str(home / "patch"), prepend=os.pathsep)
         done = effbench(*words, cwd=home, preexec_fn=limit)
     assert done.code == 0, done.err
     (home / "run" / "said.json").write_text(done.out)

@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 from scipy import stats as scipy_stats
 
-from effbench import gate, pairs
 from effbench.core import Launch, Run
-from effbench.decision import Decision
-from effbench.gate import Gate, Rule
-from effbench.pairs import Pair
+from effbench.gates import pairs
+from effbench.gates import rule as gate
+from effbench.gates.decision import Decision
+from effbench.gates.pairs import Pair
+from effbench.gates.rule import Gate, Rule
 from tests.runs import CELLS, COST, run_of, with_blocks
 
 SLOW, SAME, THIRD = CELLS

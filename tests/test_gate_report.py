@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from effbench.core import Estimate
-from effbench.decision import WORDS, Costed, Decision, Finding
+from effbench.gates.decision import WORDS, Costed, Decision, Finding
 from effbench.report import document, gate_report, table
 
 SLOW = Finding(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effbench.peer_rules import RULES, bootstrap_is_slower
+from effbench.gates.peers import RULES, bootstrap_is_slower
 
 FLAT = [1.0] * 20
 SPREAD = [0.9, 1.1] * 10

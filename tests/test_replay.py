@@ -12,13 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import CELLS, run_of
 
-from effbench import gate, many_gates, power, stats
+from effbench import stats
 from effbench.core import Run
 from effbench.errors import InvalidValue
-from effbench.many_gates import PASS, REGRESSION, Record, record
-from effbench.pairs import Pair, Round
-from effbench.power import Scatter
-from effbench.replay import Replay, replay
+from effbench.gates import many as many_gates
+from effbench.gates import power
+from effbench.gates import rule as gate
+from effbench.gates.many import PASS, REGRESSION, Record, record
+from effbench.gates.pairs import Pair, Round
+from effbench.gates.power import Scatter
+from effbench.gates.replay import Replay, replay
 
 Source = dict[str, list[list[Round]]]
 

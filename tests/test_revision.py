@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from effbench import revision
 from effbench.errors import EffbenchError
+from effbench.gates import revision
 
 
 def git(folder: Path, *words: str) -> str:

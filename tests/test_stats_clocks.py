@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import numpy
 import pytest
 
-from effbench import gate, stats
+from effbench import stats
 from effbench.core import Estimate, Sampling
+from effbench.gates import rule as gate
 from effbench.measurement import stop
 
 MEMORIES = (0.0, 0.5, 0.9)

@@ -16,7 +16,7 @@ import yaml
 from shell import environment
 
 import effbench
-from effbench import config
+from effbench.gates import config
 
 ROOT = Path(__file__).parent.parent
 ACTION = ROOT / "action.yml"
@@ -101,7 +101,7 @@ def test_a_pull_request_that_costs_less_passes(repository: Path) -> None:
     assert summary == (kept / "summary.md").read_text()
     cases = ElementTree.parse(kept / "junit.xml").getroot().iter("testcase")
     assert sorted((case.attrib["classname"], case.attrib["name"]) for case in cases) == [
-        ("effbench.against", "small"),
+        ("effbench.gates.against", "small"),
         ("effbench.costs", "small"),
     ]
     assert list(kept.glob("run/**/run.jsonl")), "raw blocks are kept"

@@ -14,8 +14,8 @@ from effbench import console, words
 from effbench.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from effbench.config import Config
-    from effbench.pairs import Pair
+    from effbench.gates.config import Config
+    from effbench.gates.pairs import Pair
 
 MODELS = ("shufflenet_v2_x0_5", "mobilenet_v2", "resnet18")
 """Measured where nothing else is asked for: some milliseconds to some tens."""
@@ -43,9 +43,7 @@ def aa(
     suites: Annotated[int, typer.Option(help="Gates to resample from what was measured.")] = 300,
     inputs: words.Inputs = None,
     tolerance: Annotated[str | None, typer.Option(help="That of the gate: 3%.")] = None,
-    launches: Annotated[
-        int | None, typer.Option(help="Fresh processes of each side. Default: 13, a whole gate.")
-    ] = None,
+    launches: Annotated[int | None, typer.Option(help="Fresh processes of each side. Default: 20.")] = None,
     device: words.Device = "cpu",
     threads: words.Threads = 1,
     batch: words.Batch = None,
@@ -56,8 +54,8 @@ def aa(
     as_json: words.Json = False,
 ) -> None:
     """Measure the same code against itself: how often a gate would cry wolf here, and what it could see."""
-    from effbench import against, pairs
-    from effbench import config as configuration
+    from effbench.gates import against, pairs
+    from effbench.gates import config as configuration
     from effbench.progress import watching
     from effbench.report import aa_table, table, write_text
 
@@ -80,7 +78,7 @@ def aa(
         with redirect_stdout(sys.stderr):
             pair, folder = _measure(found, out, console.typed.get())
     with watching() as watch:
-        survey, replayed = against.calibrate(pair, against.rule_of(found), suites, found.seed or 0, watch)
+        survey, replayed = against.calibrate(found, pair, suites, found.seed or 0, watch)
     document, tables = aa_table.document(survey, replayed), aa_table.tables(survey, replayed)
     if replay is None:
         write_text(folder / "table.md", "\n\n".join(map(table.render_markdown, tables)) + "\n")
@@ -92,7 +90,7 @@ def aa(
 
 
 def _chosen(models: list[str] | None, path: Path | None) -> Config:
-    from effbench import config
+    from effbench.gates import config
 
     if not models and path is None and not Path(config.FILE).is_file():
         models = list(MODELS)
@@ -101,7 +99,8 @@ def _chosen(models: list[str] | None, path: Path | None) -> Config:
 
 
 def _measure(found: Config, out: Path | None, command: str) -> tuple[Pair, Path]:
-    from effbench import against, api
+    from effbench import api
+    from effbench.gates import against
     from effbench.progress import watching
     from effbench.runner import Interrupted
 

@@ -18,8 +18,8 @@ from effbench import console, units, words
 from effbench.errors import EffbenchError, InvalidValue, UnknownName
 
 if TYPE_CHECKING:
-    from effbench.config import Config
-    from effbench.decision import Decision
+    from effbench.gates.config import Config
+    from effbench.gates.decision import Decision
 
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 """The file whose Markdown GitHub shows beside a job."""
@@ -96,7 +96,7 @@ def check(
     exact), a stored run (--baseline RUN, on the same machine), another revision (--against main, measured in
     alternation with the files as they are now).
     """
-    from effbench import config as configuration
+    from effbench.gates import config as configuration
     from effbench.runner import Interrupted
 
     if inconclusive not in ("fail", "pass"):
@@ -160,8 +160,9 @@ class _Asked:
 
 def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
     """The decision of all gates that were asked for, None where none was; and what each model costs."""
-    from effbench import api, budgets, checking
-    from effbench.decision import Decision
+    from effbench import api
+    from effbench.gates import budgets, checking
+    from effbench.gates.decision import Decision
     from effbench.progress import watching
 
     config = asked.config
@@ -201,7 +202,7 @@ def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
                 checking.against_run(config, run, folder / "candidate", command=asked.command, watch=watch)
             )
         if asked.against is not None:
-            from effbench import against
+            from effbench.gates import against
 
             decisions.append(
                 against.check(

@@ -104,7 +104,8 @@ def export(
 ) -> None:
     """Give a stored run to another tool, in its own format. Cells without a time are left out, and named."""
     from effbench import export as formats
-    from effbench import pairs, storage
+    from effbench import storage
+    from effbench.gates import pairs
     from effbench.report import write_text
 
     directions = formats.find(format).directions

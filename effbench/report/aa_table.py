@@ -8,10 +8,10 @@ from typing import Any
 
 from effbench import stats, units
 from effbench.core import Estimate
-from effbench.gate import POWER
-from effbench.peer_rules import RULES
-from effbench.power import Answer, Scatter, Survey, middle
-from effbench.replay import ARRANGEMENTS, GateOutcome, Replay, RuleOutcome
+from effbench.gates.peers import RULES
+from effbench.gates.power import Answer, Scatter, Survey, middle
+from effbench.gates.replay import ARRANGEMENTS, GateOutcome, Replay, RuleOutcome
+from effbench.gates.rule import POWER
 from effbench.report.grid import NOTHING, Column, Table, Value
 
 OURS = "effbench's gate"

@@ -10,7 +10,7 @@ from typing import Any
 from effbench import breakdown, ranking
 from effbench.breakdown import Split
 from effbench.core import Comparison, Estimate, PairEvidence, Run, Verdict
-from effbench.decision import Decision, Finding
+from effbench.gates.decision import Decision, Finding
 from effbench.report import captions
 from effbench.summary import CellSummary
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from effbench import units
 from effbench.core import Estimate
-from effbench.decision import Costed, Decision, Finding
+from effbench.gates.decision import Costed, Decision, Finding
 from effbench.report.grid import (
     NOTHING,
     Column,

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from effbench import budgets, pairs, stats
+from effbench import stats
 from effbench.core import Cost, Estimate
-from effbench.decision import Finding, Word
-from effbench.pairs import Pair
+from effbench.gates import budgets, pairs
+from effbench.gates.decision import Finding, Word
+from effbench.gates.pairs import Pair
 from effbench.summary import CONTAMINATED_SHARE
 
 LOOKS = (4, 6, 9, 13)
@@ -177,12 +178,14 @@ def _word(
     if is_slower:
         return Looked("REGRESSION")
     if is_waiting:
-        return Looked("REGRESSION", f"it waits: more than {WALL_EFFECT:.0%} slower by the wall clock")
+        return Looked("REGRESSION", f"it waits: more than {100 * WALL_EFFECT:.0f} % slower by the wall clock")
     if p_below(launches, tolerance) > alpha:
-        return Looked("INCONCLUSIVE", f"neither a slowdown nor its absence within {tolerance:.1%} is shown")
+        return Looked("INCONCLUSIVE", f"neither a slowdown nor its absence within {100 * tolerance:.3g} % is shown")
     medians = [stats.median(launch) for launch in wall if launch]
     if medians and stats.median(medians) > math.log1p(WALL_EFFECT):
-        return Looked("INCONCLUSIVE", f"the wall clock reads more than {WALL_EFFECT:.0%} slower, CPU time does not")
+        return Looked(
+            "INCONCLUSIVE", f"the wall clock reads more than {100 * WALL_EFFECT:.0f} % slower, CPU time does not"
+        )
     return Looked("INCONCLUSIVE", unsteady) if unsteady else Looked("PASS")
 
 

@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from effbench import api, baseline, budgets, devices, environment, feeding, lineup, plan, runner, storage
-from effbench.baseline import name_of
-from effbench.budgets import Stored
-from effbench.config import BUDGET_S, YARDSTICK, Config, Subject
+from effbench import api, devices, environment, feeding, lineup, plan, runner, storage
 from effbench.core import Case, Cell, Cost, Environment, Experiment, Run, Sampling
-from effbench.decision import Decision, Finding
 from effbench.errors import CorruptRun, DeviceUnavailable, EffbenchError, InvalidValue, NotComparable, StorageError
 from effbench.feeding import Input
-from effbench.gate import Rule
+from effbench.gates import baseline, budgets
+from effbench.gates.baseline import name_of
+from effbench.gates.budgets import Stored
+from effbench.gates.config import BUDGET_S, YARDSTICK, Config, Subject
+from effbench.gates.decision import Decision, Finding
+from effbench.gates.rule import Rule
 from effbench.measurement import counting
 from effbench.measurement.launcher import Site
 from effbench.plan import Plan

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from effbench import stats
-from effbench.budgets import differing
 from effbench.core import Case, Estimate, Result, Run
-from effbench.decision import Costed, Finding, Word
 from effbench.environment import Difference
-from effbench.gate import POWER, WALL_EFFECT, WALL_SHARE, Rule
+from effbench.gates.budgets import differing
+from effbench.gates.decision import Costed, Finding, Word
+from effbench.gates.rule import POWER, WALL_EFFECT, WALL_SHARE, Rule
 from effbench.summary import contaminated, quiet_rounds
 
 MIN_LAUNCHES = 3

@@ -1,6 +1,6 @@
-"""Recorded pairs as arrays, and the rule of `effbench.gate` over hundreds of suites drawn from them. Pure, no torch.
+"""Recorded pairs as arrays, and the gate's `rule` over hundreds of suites drawn from them. Pure, no torch.
 
-`gate.Gate` decides one gate in plain Python; a replay needs thousands. What is computed here is the same rule, and a
+`rule.Gate` decides one gate in plain Python; a replay needs thousands. What is computed here is the same rule, and a
 test holds the two together, verdict by verdict.
 """
 
@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from effbench import pairs, stats
-from effbench.gate import WALL_EFFECT, WALL_SHARE, Rule
-from effbench.pairs import Pair, Round
+from effbench import stats
+from effbench.gates import pairs
+from effbench.gates.pairs import Pair, Round
+from effbench.gates.rule import WALL_EFFECT, WALL_SHARE, Rule
 from effbench.summary import CONTAMINATED_SHARE
 
 if TYPE_CHECKING:

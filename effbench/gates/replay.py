@@ -18,9 +18,9 @@ from effbench import stats
 from effbench.analysis import Tell
 from effbench.core import Estimate
 from effbench.errors import InvalidValue
-from effbench.gate import Rule
-from effbench.many_gates import PASS, REGRESSION, Record, arrays, decide, record
-from effbench.peer_rules import RULES
+from effbench.gates.many import PASS, REGRESSION, Record, arrays, decide, record
+from effbench.gates.peers import RULES
+from effbench.gates.rule import Rule
 
 if TYPE_CHECKING:
     import numpy

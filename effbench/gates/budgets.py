@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from effbench import units
-from effbench.config import QUANTITIES
 from effbench.core import Cell, Cost
-from effbench.decision import Costed, Finding
 from effbench.errors import InvalidValue
+from effbench.gates.config import QUANTITIES
+from effbench.gates.decision import Costed, Finding
 
 FOUND_FREELY = ("params",)
 """What no operator without a formula can hide."""

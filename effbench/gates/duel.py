@@ -13,12 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from effbench import environment, pairs
+from effbench import environment
 from effbench._version import __version__
 from effbench.errors import EffbenchError, NotComparable, StorageError
+from effbench.gates import pairs
+from effbench.gates.pairs import SIDES, Pair
 from effbench.measurement import schedule
 from effbench.measurement.launcher import Site, Worker, WorkerFailed, worker_environment
-from effbench.pairs import SIDES, Pair
 from effbench.plan import Plan
 from effbench.recording import Recording
 from effbench.runner import STARTS, CostOf, Interrupted, Progress, Watch

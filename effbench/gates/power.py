@@ -1,7 +1,7 @@
 """What the gate can see on a machine: the scatter of its launches, power, and the launches a slowdown takes. No torch.
 
 Power is simulated: launches are drawn from a normal distribution with the recorded scatter of launch medians, and
-rounds around each with the recorded noise; then the rule of `effbench.gate` looks at them, with the cell's p-value
+rounds around each with the recorded noise; then the gate's `rule` looks at them, with the cell's p-value
 corrected as if it were the only slow one of its suite. A plan looks when every gate does, whatever the looks of the
 rule at hand, and beyond that at about half as many launches again each time.
 """
@@ -15,8 +15,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from effbench import stats
-from effbench.gate import LOOKS, POWER, WALL_SHARE, Rule
-from effbench.many_gates import Record, record, sign_p, t_p
+from effbench.gates.many import Record, record, sign_p, t_p
+from effbench.gates.rule import LOOKS, POWER, WALL_SHARE, Rule
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

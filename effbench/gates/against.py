@@ -8,24 +8,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from effbench import checking, gate, power, replay, revision
-from effbench.baseline import name_of
-from effbench.config import BUDGET_S, Config, Subject
 from effbench.core import Cell, Cost
-from effbench.decision import Decision, Finding
-from effbench.duel import Duel
 from effbench.errors import EffbenchError, InvalidValue, NotComparable
-from effbench.gate import LOOKS, Gate, Rule
+from effbench.gates import checking, power, replay, revision
+from effbench.gates import rule as gate
+from effbench.gates.baseline import name_of
+from effbench.gates.config import BUDGET_S, Config, Subject
+from effbench.gates.decision import Decision, Finding
+from effbench.gates.duel import Duel
+from effbench.gates.pairs import Pair
+from effbench.gates.power import Survey
+from effbench.gates.replay import Replay
+from effbench.gates.rule import LOOKS, Gate, Rule
 from effbench.measurement import counting
 from effbench.measurement.launcher import Site
-from effbench.pairs import Pair
 from effbench.plan import Plan
-from effbench.power import Survey
-from effbench.replay import Replay
-from effbench.runner import CostOf, Progress, Watch
+from effbench.runner import CostOf, Interrupted, Progress, Watch
 
 ROUNDS = 20
 """Of every launch, decided beforehand: a test of what was measured until it looked good is none."""
+RECORDED = 20
+"""Launches of `effbench aa`: gates of at most 13 can then be drawn from them in many ways."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,8 @@ def decide(
         except NotComparable as error:
             unlike = [Finding("against", cell, "ENVIRONMENT", str(error)) for cell in judge.cells]
             return _decision(plan, sides, directory, begun, unlike)
+        except KeyboardInterrupt:
+            raise Interrupted(directory) from None
         if duel.launches:
             pair = duel.finish()
         found = gate.findings(judge, pair, duel.skipped(), same_costs=same_costs)
@@ -146,17 +151,18 @@ def record(plan: Plan, sides: Sides, directory: Path, *, launches: int, command:
 
 
 def alike(config: Config, directory: Path, *, command: str = "", watch: Watch) -> Pair:
-    """The files as they are now against themselves, for as many launches as a whole gate takes. Raises as `record`."""
+    """The files as they are now against themselves, in more launches than a gate takes. Raises as `record`."""
     plan = checking.planned(config, checking.study(config))
     costs = _Costs(plan, Site())
     sides = Sides(costs=(costs, costs))
-    return record(plan, sides, directory, launches=config.launches or LOOKS[-1], command=command, watch=watch)
+    return record(plan, sides, directory, launches=config.launches or RECORDED, command=command, watch=watch)
 
 
-def calibrate(pair: Pair, rule: Rule, suites: int, seed: int, watch: Watch) -> tuple[Survey, Replay]:
+def calibrate(config: Config, pair: Pair, suites: int, seed: int, watch: Watch) -> tuple[Survey, Replay]:
     """What a gate could see on the machine that this was measured on, and how often it and its peers' rules would have
-    raised an alarm.
+    raised an alarm: a whole gate, however many launches there are to draw from.
     """
+    rule = rule_of(replace(config, launches=None))
     watch(Progress(0.0, "asking what could be seen"))
     survey = power.survey(pair, rule=rule)
     found = replay.replay(
