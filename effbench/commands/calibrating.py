@@ -92,10 +92,8 @@ def aa(
 def _chosen(models: list[str] | None, path: Path | None) -> Config:
     from effbench.gates import config
 
-    if not models and path is None and not Path(config.FILE).is_file():
-        models = list(MODELS)
-    found = config.Config() if models and path is None else config.find(path)
-    return config.chosen(found, models) if models else found
+    is_asked = models or path is not None or Path(config.FILE).is_file()
+    return config.find(path, models or () if is_asked else MODELS)
 
 
 def _measure(found: Config, out: Path | None, command: str) -> tuple[Pair, Path]:

@@ -145,8 +145,14 @@ def record(plan: Plan, sides: Sides, directory: Path, *, launches: int, command:
     """Measure every cell on both sides this often, whatever comes out. Raises as `decide` does, and NotComparable."""
     cells = [cell.id for cell in plan.cells]
     with _duel(plan, sides, directory, launches, command, watch) as duel:
-        while duel.launches < launches and duel.launch(cells):
-            pass
+        try:
+            while duel.launches < launches and duel.launch(cells):
+                pass
+        except KeyboardInterrupt:
+            raise Interrupted(directory) from None
+        if not duel.launches:
+            reasons = {cell: reason for side in duel.skipped().values() for cell, reason in side.items()}
+            raise EffbenchError("nothing could be measured; " + "; ".join(f"{c}: {why}" for c, why in reasons.items()))
         return duel.finish()
 
 
