@@ -10,6 +10,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+from projects import commit, git
 from shell import effbench as command
 from shell import records
 
@@ -47,6 +48,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for name in ("ONE", "OTHER"):
         shutil.copytree(REFERENCE / "g2_groups", folder / "results" / "runs" / name)
+    (folder / "effbench.toml").write_text('[models.small]\nmodel = "path/to/net.py:build"\ninput = "3x32x32"\n')
+    git(folder, "init", "-q", ".")
+    commit(folder, "begin")
     return folder
 
 
@@ -59,6 +63,8 @@ def test_each_command_of_the_readme_runs(line: str, home: Path) -> None:
     words = shlex.split(line)[1:]
     if words[0] in ("run", "compare") and "metric_predicts_speed" not in words:
         words += ["--device", "fake", "--quick", "--launches", "1"]
+    if words[0] == "aa" or "--against" in words:
+        words += ["--device", "fake", "--launches", "4"]
     done = command(*words, cwd=home)
     assert done.code == 0, done.err
     assert done.out
