@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from effbench import console
 from effbench.errors import EffbenchError
-from effbench.export import measured  # noqa: F401
 from effbench.gates import config
 from effbench.storage import RUN_FILE
 
