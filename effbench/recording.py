@@ -22,7 +22,10 @@ from effbench.storage import RunWriter
 
 @dataclass
 class Recording:
-    """The run of one plan in one folder. `stored` is its environment once the header is written."""
+    """The run of one plan in one folder. `stored` is its environment once the header is written.
+
+    One side of a pair `can_resume` no more: the other side would be missing.
+    """
 
     plan: Plan
     writer: RunWriter
@@ -34,6 +37,7 @@ class Recording:
     """Facts about the device's peaks, for the environment."""
     skipped: dict[str, str] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
+    can_resume: bool = True
     matched: bool = False
     """Whether the machine was already checked against the stored environment."""
 
@@ -129,7 +133,7 @@ class Recording:
 
     def how_to_go_on(self) -> str:
         """The end of an error message where something is already measured."""
-        if self.stored is None:
+        if self.stored is None or not self.can_resume:
             return ""
         again = shlex.join(["effbench", "run", "--resume", str(self.writer.directory)])
         return f"; what was measured is kept, go on with: {again}"

@@ -101,7 +101,7 @@ def test_a_pull_request_that_costs_less_passes(repository: Path) -> None:
     assert summary == (kept / "summary.md").read_text()
     cases = ElementTree.parse(kept / "junit.xml").getroot().iter("testcase")
     assert sorted((case.attrib["classname"], case.attrib["name"]) for case in cases) == [
-        ("effbench.gates.against", "small"),
+        ("effbench.against", "small"),
         ("effbench.costs", "small"),
     ]
     assert list(kept.glob("run/**/run.jsonl")), "raw blocks are kept"

@@ -98,7 +98,7 @@ def _is_precise(found: Mapping[str, float]) -> bool:
 
 def _effbench(budget_s: float) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as scratch:
-        words = ["run", SUITE, "--launches", "3", "--budget", f"{budget_s}s", "--json", "--out", f"{scratch}/run"]
+        words = ["run", SUITE, "--launches", "3", "--budget", f"{budget_s:.2f}s", "--json", "--out", f"{scratch}/run"]
         done = process([sys.executable, "-m", "effbench", *words])
     for cell in json.loads(done.out)["cells"]:
         ratio, latency = cell["ratio"], cell["latency_s"]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from effbench import console, units, words
-from effbench.errors import EffbenchError, InvalidValue, UnknownName
+from effbench.errors import EffbenchError, InvalidValue, StorageError, UnknownName
 
 if TYPE_CHECKING:
     from effbench.gates.config import Config
@@ -244,13 +244,15 @@ def _tell(
         elif decision is not None:
             console.print_tables(gate_report.tables(decision))
             if decision.directory is not None:
-                print(f"\nraw      {console.plain(decision.directory)}")
+                figure = Path(decision.directory).parent / "figure.png"
+                drawn = f"figure   {console.plain(str(figure))}\n" if any(f.change for f in decision.findings) else ""
+                print(f"\n{drawn}raw      {console.plain(decision.directory)}")
             print(f"\n{gate_report.last_line(decision)}")
     trouble = 0
     if decision is not None and decision.directory is not None:
         beside = Path(decision.directory).parent
         trouble |= _write(beside / "check.json", json.dumps(whole, indent=2, allow_nan=False) + "\n")
-        trouble |= _write(beside / "check.md", texts["summary"])
+        trouble |= _write(beside / "check.md", texts["summary"]) | _draw(decision, beside)
     for what, path in files.items():
         if path is not None and what in texts:
             trouble |= _write(path, texts[what])
@@ -288,6 +290,19 @@ def _write(path: Path, text: str) -> int:
             with suppress(OSError):
                 os.unlink(half)
         return console.complain(f"cannot write {path} ({error.strerror or error}); choose another place")
+    return 0
+
+
+def _draw(decision: Decision, folder: Path) -> int:
+    """The figure beside the raw blocks, where something was timed. Returns 2 after saying why it cannot be written."""
+    from effbench.report import ink, plots_gate
+
+    figure = plots_gate.gate_figure(decision)
+    try:
+        if figure is not None:
+            ink.save(figure, folder, "figure")
+    except StorageError as error:
+        return console.complain(str(error))
     return 0
 
 

@@ -107,7 +107,9 @@ class Duel:
     def __enter__(self) -> Duel:
         with ExitStack() as stack:
             records = [
-                Recording(self.plan, stack.enter_context(RunWriter(self.directory / side)), self._command)
+                Recording(
+                    self.plan, stack.enter_context(RunWriter(self.directory / side)), self._command, can_resume=False
+                )
                 for side in SIDES
             ]
             self._parties = [_Party(*each) for each in zip(SIDES, self._sites, records, strict=True)]
