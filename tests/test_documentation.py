@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shlex
 import shutil
 import statistics
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from projects import commit, git
@@ -151,6 +154,34 @@ def test_the_memory_access_levels_it_quotes() -> None:
     quoted = [levels[name].elements / 1e6 for name in ("layer", "eager", "pointwise", "epilogue")]
     text = f"{quoted[0]:.2f}, {quoted[1]:.1f}, {quoted[2]:.1f} and {quoted[3]:.2f} M elements"
     assert text in README.replace("\n", " ")
+
+
+def test_what_it_says_of_the_gate_was_measured() -> None:
+    """Alarms, power and time, from the raw rows of the benchmarks."""
+    folder = ROOT / "results" / "benchmarks" / "amd-epyc-zen5-kvm-2-cores"
+
+    def rows(part: str) -> list[dict[str, Any]]:
+        entries = [json.loads(line) for line in (folder / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()]
+        return [{**entry["task"], **row} for entry in entries for row in entry["rows"]]
+
+    text = README.replace("\n", " ")
+    (resampled,) = (row for row in rows("alarm") if row["kind"] == "resampled")
+    none = next(item for item in resampled["gate"] if not item["slowdown"])
+    assert (none["suite_regression"]["point"], resampled["suites"], resampled["recorded"]) == (0, 300, 20)
+    peers = sorted(item["suite_alarm"]["point"] for item in resampled["rules"] if item["arrangement"] == "sequential")
+    assert peers[0] == 0 and f"in {100 * peers[1]:.0f} to {100 * peers[-1]:.0f} % of suites" in text
+    said = Counter(row["verdict"] for row in rows("alarm") if row["kind"] == "real")
+    assert (
+        f"In {said.total()} real gates on unchanged code: no alarm, {said['PASS']} PASS, {said['INCONCLUSIVE']}" in text
+    )
+    assert said["PASS"] + said["INCONCLUSIVE"] == said.total()
+    called = Counter(row["verdict"] for row in rows("power") if row["slowdown"] == 0.05)
+    assert (
+        f"{called['REGRESSION']} of {called.total()} gates said REGRESSION, {called['INCONCLUSIVE']} INCONCLUSIVE"
+        in text
+    )
+    assert called["PASS"] == 0
+    assert f"take {statistics.median(row['wall_s'] for row in rows('gate_time')):.0f} s" in text
 
 
 PAGES = ["README.md", "CONTRIBUTING.md", "results/README.md", "experiments/README.md", "notebooks/README.md"]
