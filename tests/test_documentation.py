@@ -21,6 +21,7 @@ import effbench
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 REFERENCE = ROOT / "results" / "reference" / "amd-epyc-zen5-kvm-2-cores"
 
 COMMANDS = [
@@ -181,6 +182,8 @@ def test_what_it_says_of_the_gate_was_measured() -> None:
         in text
     )
     assert called["PASS"] == 0
+    held = re.search(r"effbench \| ratio, the 95 % interval holds it .*? (\d+ %) \|", BENCHMARKS)
+    assert held and f"held the other runs' median in {held[1]} of cases" in text
     assert f"take {statistics.median(row['wall_s'] for row in rows('gate_time')):.0f} s" in text
 
 
