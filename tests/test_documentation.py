@@ -165,7 +165,7 @@ def test_what_it_says_of_the_gate_was_measured() -> None:
         entries = [json.loads(line) for line in (folder / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()]
         return [{**entry["task"], **row} for entry in entries for row in entry["rows"]]
 
-    text = README.replace("\n", " ")
+    text = " ".join(README.split())
     (resampled,) = (row for row in rows("alarm") if row["kind"] == "resampled")
     none = next(item for item in resampled["gate"] if not item["slowdown"])
     assert (none["suite_regression"]["point"], resampled["suites"], resampled["recorded"]) == (0, 300, 20)
