@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -319,13 +321,18 @@ def test_an_unwritable_folder_is_an_error_for_people(tmp_path: Path) -> None:
         plots.save(plots.study_figure(*examples.g2()), tmp_path / "missing", "figure")
 
 
-def test_a_full_disk_is_an_error_for_people(tmp_path: Path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("needs /dev/full to play the full disk")
-    (tmp_path / "table.md").symlink_to("/dev/full")
-    with pytest.raises(StorageError, match="No space left"):
-        write_all(*examples.g2(), tmp_path)
-    (tmp_path / "table.md").unlink()
-    (tmp_path / "figure.png").symlink_to("/dev/full")
-    with pytest.raises(StorageError, match="No space left"):
-        write_all(*examples.g2(), tmp_path)
+def test_a_full_disk_is_an_error_for_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here for either writer; `test_faults` has a real full disk."""
+    savefig = Figure.savefig
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def full_for_files(figure: Figure, place: object, **options: object) -> None:
+        return full() if isinstance(place, Path) else savefig(figure, place, **options)  # type: ignore[arg-type]
+
+    for owner, name, writer in ((Path, "write_text", full), (Figure, "savefig", full_for_files)):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, writer)
+            with pytest.raises(StorageError, match="No space left"):
+                write_all(*examples.g2(), tmp_path)
