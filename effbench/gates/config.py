@@ -115,7 +115,7 @@ def find(path: Path | None = None, models: Sequence[str] = (), *, needs_models: 
         if not needs_models:
             return Config()
         raise InvalidValue(
-            f"there is no MODEL and no {FILE} here; name a model, or begin a {FILE} with three lines: "
+            f"there is no MODEL and no {FILE} here; name a model, or begin an {FILE} with three lines: "
             '[models.small], model = "nets.py:small", max_madds = "10M"'
         )
     if here.is_file():
