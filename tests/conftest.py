@@ -1,11 +1,16 @@
-"""What every test shares: the option that rewrites golden files."""
+"""What tests share: the option that rewrites golden files, the process that fault tests fork."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from forks import Forks
 
 # What effbench keeps between runs it keeps here: no test reads or writes the user's own. Subprocesses inherit it.
 os.environ["XDG_CACHE_HOME"] = os.path.join(tempfile.gettempdir(), f"effbench-tests-{getattr(os, 'getuid', int)()}")
@@ -18,3 +23,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def rewrite_golden(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--golden"))
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """The process that runs under fault tests are forked from."""
+    from forks import Forks
+
+    found = Forks(tmp_path_factory.mktemp("forks"))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def fresh_forks(forks: Forks) -> None:
+    """Nothing of the test before is left in its folder."""
+    forks.empty()

@@ -13,7 +13,7 @@ from runs import COST
 from effbench import api
 from effbench.core import Case, Cell
 from effbench.errors import InvalidValue
-from effbench.gates import budgets, checking
+from effbench.gates import budgets, checking, subjects
 from effbench.gates.budgets import Stored
 from effbench.gates.config import QUANTITIES, Config, Subject
 from effbench.gates.decision import Costed
@@ -83,8 +83,8 @@ def test_published_parameters_are_the_border() -> None:
     verdicts = []
     for most in (published, published - 1):
         config = Config((Subject("m", "mobilenet_v2", budgets={"params": most}),))
-        cells = checking.planned(config, checking.study(config)).cells
-        verdicts += [item.verdict for item in checking.costs(config, cells, checking.count(cells))]
+        cells = subjects.planned(config, subjects.study(config)).cells
+        verdicts += [item.verdict for item in checking.costs(config, cells, subjects.count(cells))]
     assert verdicts == ["PASS", "REGRESSION"]
 
 

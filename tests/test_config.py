@@ -78,7 +78,6 @@ def test_a_relative_model_file_lies_beside_the_configuration(tmp_path: Path) -> 
     found = config.load(written(tmp_path, WHOLE))
     small, zoo = found.subjects
     assert found.located(small) == f"{tmp_path}/nets.py:small?depth=3"
-    assert found.located(small, Path("/other/revision")) == "/other/revision/nets.py:small?depth=3"
     assert found.located(zoo) == "mobilenet_v2"
     for spec in ("/abs/nets.py:small", "package.nets:small", "timm:resnet18", "torchvision:resnet18?weights=None"):
         assert found.located(Subject("x", spec)) == spec

@@ -166,8 +166,9 @@ def test_a_side_that_reaches_into_the_other_tree_is_refused(tmp_path: Path) -> N
     reach = f"import sys; sys.path.append({str(tmp_path / 'new')!r}); import shared\n"
     project(tmp_path / "old", 1)
     (tmp_path / "old" / "nets.py").write_text(reach + NET.format(kernel=1))
-    with pytest.raises(EffbenchError, match="'shared' was imported from the other side's tree"):
+    with pytest.raises(EffbenchError, match="'shared' was imported from the other side's tree") as refused:
         fought(tmp_path, plan_of("nets.py:small", device="cpu"), sites(tmp_path), launches=1)
+    assert "--resume" not in str(refused.value), "one side of a pair is nothing to go on with"
 
 
 def test_the_way_into_the_other_tree_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -24,16 +23,7 @@ from effbench import storage
 SEED = 20261122
 
 
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    found = Forks(tmp_path_factory.mktemp("forks"))
-    yield found
-    found.close()
-
-
-@pytest.fixture(autouse=True)
-def _fresh(forks: Forks) -> None:
-    forks.empty()
+pytestmark = pytest.mark.usefixtures("fresh_forks")
 
 
 def lost_nothing(forks: Forks, ended: Ended, before: bytes, outside: dict[str, Any]) -> str:

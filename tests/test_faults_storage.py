@@ -19,16 +19,7 @@ from effbench import storage
 SEED = 20261122
 
 
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    found = Forks(tmp_path_factory.mktemp("forks"))
-    yield found
-    found.close()
-
-
-@pytest.fixture(autouse=True)
-def _fresh(forks: Forks) -> None:
-    forks.empty()
+pytestmark = pytest.mark.usefixtures("fresh_forks")
 
 
 def one_line(ended: Ended) -> str:

@@ -70,7 +70,8 @@ def check(
     ] = False,
     tolerance: Annotated[str | None, typer.Option(help="A slowdown above this must be shown absent: 3%.")] = None,
     launches: Annotated[
-        int | None, typer.Option(help="Fresh processes a side, 3 at least. Default: the baseline's, else 5.")
+        int | None,
+        typer.Option(help="Fresh processes a side. Default: the baseline's, else 5; --against: 4 to 13."),
     ] = None,
     budget: Annotated[str | None, typer.Option(help="Time to measure, such as 90s. Default: 10m.")] = None,
     device: words.Device = "cpu",
@@ -161,7 +162,7 @@ class _Asked:
 def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
     """The decision of all gates that were asked for, None where none was; and what each model costs."""
     from effbench import api
-    from effbench.gates import budgets, checking
+    from effbench.gates import budgets, checking, subjects
     from effbench.gates.decision import Decision
     from effbench.progress import watching
 
@@ -184,8 +185,8 @@ def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
     costs: list[dict[str, Any]] = []
     folder = asked.out or api.new_directory("check", config.device or "cpu")
     if has_budgets or stored or asked.save_costs:
-        planned = checking.planned(config, checking.study(config))
-        counts = checking.count(planned.cells)
+        planned = subjects.planned(config, subjects.study(config))
+        counts = subjects.count(planned.cells)
         findings = checking.costs(config, planned.cells, counts, stored or ())
         decisions += [Decision(findings)] if findings else []
         for subject, cell in zip(config.subjects, planned.cells, strict=True):

@@ -33,6 +33,19 @@ class Measured:
         return tuple(block for blocks in self.launches.values() for block in blocks)
 
     @property
+    def place(self) -> dict[str, str | int]:
+        """What was measured on what. `batch` is images per call."""
+        cell = self.summary.cell
+        return {
+            "model": cell.case.model,
+            "device": cell.device,
+            "runtime": cell.runtime,
+            "threads": cell.threads,
+            "batch": cell.batch,
+            "dtype": cell.case.dtype,
+        }
+
+    @property
     def batch(self) -> int:
         return self.summary.cell.batch
 

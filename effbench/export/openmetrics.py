@@ -68,12 +68,7 @@ def _labels(cell: Measured) -> dict[str, object]:
     axes = {f"label_{re.sub('[^a-zA-Z0-9_]', '_', name)}": value for name, value in where.case.labels.items()}
     return {
         "cell": cell.id,
-        "model": where.case.model,
-        "device": where.device,
-        "runtime": where.runtime,
-        "threads": where.threads,
-        "batch": where.batch,
-        "dtype": where.case.dtype,
+        **cell.place,
         **axes,
     }
 

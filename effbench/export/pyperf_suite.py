@@ -52,12 +52,7 @@ def _benchmark(run: Run, cell: Measured) -> dict[str, Any]:
     where, cost = cell.summary.cell, cell.summary.cost
     told = {
         "name": cell.name,
-        "model": where.case.model,
-        "device": where.device,
-        "runtime": where.runtime,
-        "threads": where.threads,
-        "batch": where.batch,
-        "dtype": where.case.dtype,
+        **cell.place,
         "params": None if cost is None else cost.params,
         "madds": None if cost is None else cost.madds,
         "memory_access_elements": None if cost is None else cost.memory_access,

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from effbench.core import Cell, Cost
 from effbench.errors import EffbenchError, InvalidValue, NotComparable
-from effbench.gates import checking, power, replay, revision
+from effbench.gates import power, replay, revision, subjects
 from effbench.gates import rule as gate
 from effbench.gates.baseline import name_of
 from effbench.gates.config import BUDGET_S, Config, Subject
@@ -64,7 +63,7 @@ def check(
         )
         sides = Sides(
             sites,
-            costs=(_Costs(plan, sites[0]), _Costs(plan, sites[1])),
+            costs=(subjects.CostsOf(plan, sites[0]), subjects.CostsOf(plan, sites[1])),
             names=(str(wanted), revision.working_tree(top)),
         )
         decision = decide(
@@ -158,8 +157,8 @@ def record(plan: Plan, sides: Sides, directory: Path, *, launches: int, command:
 
 def alike(config: Config, directory: Path, *, command: str = "", watch: Watch) -> Pair:
     """The files as they are now against themselves, in more launches than a gate takes. Raises as `record`."""
-    plan = checking.planned(config, checking.study(config))
-    costs = _Costs(plan, Site())
+    plan = subjects.planned(config, subjects.study(config))
+    costs = subjects.CostsOf(plan)
     sides = Sides(costs=(costs, costs))
     return record(plan, sides, directory, launches=config.launches or RECORDED, command=command, watch=watch)
 
@@ -191,7 +190,7 @@ def _decision(
         findings=tuple(replace(item, cell=names[item.cell]) for item in found),
         baseline=sides.names[0],
         candidate=sides.names[1],
-        facts={} if pair is None else checking.facts(pair.candidate.environment),
+        facts={} if pair is None else subjects.facts(pair.candidate.environment),
         directory=str(directory) if pair is not None else None,
         seconds=time.monotonic() - begun,
     )
@@ -199,10 +198,10 @@ def _decision(
 
 def _plan(config: Config, folder: Path, top: Path) -> Plan:
     """The plan of both sides: model files stay relative, since each side has its own."""
-    study = checking.study(config)
+    study = subjects.study(config)
     pairs = zip(study.cases, config.subjects, strict=True)
     cases = [replace(case, model=_relative(subject, folder, top)) for case, subject in pairs]
-    return checking.planned(config, study.with_cases(cases))
+    return subjects.planned(config, study.with_cases(cases))
 
 
 def _relative(subject: Subject, folder: Path, top: Path) -> str:
@@ -216,18 +215,3 @@ def _relative(subject: Subject, folder: Path, top: Path) -> str:
     if not path.is_relative_to(top) and not path.resolve().is_relative_to(top):
         raise InvalidValue(f"{place} is outside of the repository, so no other revision has it")
     return os.path.relpath(path if path.is_relative_to(top) else path.resolve(), folder) + colon + attribute
-
-
-class _Costs:
-    """What the cells of a plan cost at one site. All are counted when the first is asked for."""
-
-    def __init__(self, plan: Plan, site: Site) -> None:
-        self._plan, self._site = plan, site
-        self._counts: checking.Counts = {}
-
-    def __call__(self, cell: Cell) -> Cost:
-        self._counts = self._counts or checking.count(self._plan.cells, self._site)
-        found = self._counts[name_of(cell.case)]
-        if isinstance(found, str):
-            raise EffbenchError(found)
-        return found

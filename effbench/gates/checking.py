@@ -1,94 +1,28 @@
-"""Carry out the gates that need no second revision: count networks, measure them against a stored run, then judge."""
+"""Carry out the gates that need no second revision: hold counts to budgets, measure against a stored run."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from effbench import api, devices, environment, feeding, lineup, plan, runner, storage
-from effbench.core import Case, Cell, Cost, Environment, Experiment, Run, Sampling
+from effbench import devices, environment, feeding, lineup, plan, runner, storage
+from effbench.core import Cell, Run
 from effbench.errors import CorruptRun, DeviceUnavailable, EffbenchError, InvalidValue, NotComparable, StorageError
-from effbench.feeding import Input
 from effbench.gates import baseline, budgets
 from effbench.gates.baseline import name_of
 from effbench.gates.budgets import Stored
-from effbench.gates.config import BUDGET_S, YARDSTICK, Config, Subject
+from effbench.gates.config import YARDSTICK, Config
 from effbench.gates.decision import Decision, Finding
 from effbench.gates.rule import Rule
-from effbench.measurement import counting
-from effbench.measurement.launcher import Site
+from effbench.gates.subjects import YARDSTICK_CASE, CostsOf, Counts, facts, of_cases, planned, study
 from effbench.plan import Plan
 from effbench.runner import Progress, Watch
-from effbench.zoo.external import DEFAULT_SHAPE
-
-Counts = Mapping[str, Cost | str]
-"""What each subject costs, by name; or the reason why it does not run."""
-
-_YARDSTICK = Case("mobilenet_v2", (3, 96, 96), labels={"model": YARDSTICK})
-"""Convolutions wide and depthwise, norms, activations and additions, in some milliseconds."""
 
 _KNOWN_BEFORE = ("run.", "host.", "cpu.", "python.", "env.")
 """Conditions that are known before a worker has started."""
-
-
-# --- what is measured -------------------------------------------------------------------------------
-
-
-def study(config: Config, folder: Path | None = None) -> Experiment:
-    """The subjects side by side, each under its name; ratios are to the first.
-
-    `folder` takes the place of the configuration's own: relative model files of another revision lie there. Raises
-    UnknownName, ModelError, InvalidValue for a subject that names nothing.
-    """
-    models = [config.located(subject, folder) for subject in config.subjects]
-    lineup.require(models)
-    cases = []
-    for subject, model, fed in zip(config.subjects, models, _fed(config.subjects, models), strict=True):
-        cases.append(
-            Case(
-                model,
-                fed[0].shape,
-                arguments=subject.arguments,
-                dtype=subject.dtype or config.dtype or "float32",
-                labels={"model": subject.name},
-                inputs=feeding.beyond_shape(fed),
-            )
-        )
-    return _of_cases(cases)
-
-
-def planned(config: Config, experiment: Experiment) -> Plan:
-    """How the study is measured: with the configuration's options, every cell in its own batch."""
-    sampling = {"budget_s": config.budget_s or BUDGET_S, "launches": config.launches}
-    chosen = {key: value for key, value in sampling.items() if value is not None}
-    found = plan.make(experiment, sampling=chosen, **config.options())
-    batches = {subject.name: subject.batch or config.batch or 1 for subject in config.subjects}
-    return replace(found, cells=tuple(replace(cell, batch=batches.get(name_of(cell.case), 1)) for cell in found.cells))
-
-
-def count(cells: Sequence[Cell], site: Site | None = None) -> Counts:
-    """What each cell costs, by name: user code in a process of its own, which it may crash, hang or leave.
-
-    `site` is where that code lies, if not here.
-    """
-    foreign = [cell for cell in cells if counting.is_foreign(cell.case.model)]
-    apart = counting.count_apart(foreign, Sampling().silence_s, site) if foreign else {}
-    found: dict[str, Cost | str] = {}
-    for cell in cells:
-        name, case = name_of(cell.case), cell.case
-        if cell.id in apart:
-            counted = apart[cell.id]
-            found[name] = counted if isinstance(counted, str) else counted.cost
-            continue
-        try:
-            profile = api.profile(case.model, case.fed, batch=cell.batch, dtype=case.dtype, arguments=case.arguments)
-            found[name] = profile.cost
-        except EffbenchError as error:
-            found[name] = str(error)
-    return found
 
 
 # --- the gate of costs ------------------------------------------------------------------------------
@@ -140,7 +74,7 @@ def save_baseline(config: Config, directory: Path, *, command: str = "", watch: 
         raise StorageError(f"{directory} already holds a run; remove it, or name another folder")
     if (config.device or "").startswith("cuda"):
         devices.require_cuda(str(config.device))
-    experiment = _of_cases([_YARDSTICK, *study(config).cases])
+    experiment = of_cases([YARDSTICK_CASE, *study(config).cases])
     return _measure(planned(config, experiment), directory, command, watch)
 
 
@@ -198,54 +132,13 @@ def together(decisions: Sequence[Decision]) -> Decision:
     )
 
 
-def facts(found: Environment) -> dict[str, str]:
-    """The machine in words."""
-    wanted = {"machine": "cpu.model", "gpu": "gpu.name", "threads": "run.threads", "torch": "torch.version"}
-    return {word: str(found.facts[name]) for word, name in wanted.items() if found.facts.get(name)}
-
-
 # --- parts ------------------------------------------------------------------------------------------
 
 
-def _fed(subjects: Sequence[Subject], models: Sequence[str]) -> list[tuple[Input, ...]]:
-    """What each subject is fed: what it was told to be, else what it was published with or says itself."""
-    published = [lineup.published_shape(model, item.arguments) for item, model in zip(subjects, models, strict=True)]
-    open_ones = [
-        model
-        for item, model in zip(subjects, models, strict=True)
-        if item.inputs is None and counting.is_foreign(model)
-    ]
-    said = counting.shapes_apart(open_ones) if open_ones else {}
-    return [
-        item.inputs or (Input(shape or said.get(model) or DEFAULT_SHAPE),)
-        for item, model, shape in zip(subjects, models, published, strict=True)
-    ]
-
-
-def _of_cases(cases: Sequence[Case]) -> Experiment:
-    levels = tuple(case.labels["model"] for case in cases)
-    return Experiment(
-        name="check",
-        title="Models under check",
-        claim="How fast is each model on this device, and what does it cost?",
-        factor="model",
-        levels=levels,
-        reference=levels[0],
-        cases=tuple(cases),
-    )
-
-
-def _measure(planned: Plan, directory: Path, command: str, watch: Watch | None) -> Run:
-    counts = count(planned.cells)
-
-    def cost(cell: Cell) -> Cost:
-        found = counts[name_of(cell.case)]
-        if isinstance(found, str):
-            raise EffbenchError(found)
-        return found
-
+def _measure(chosen: Plan, directory: Path, command: str, watch: Watch | None) -> Run:
     try:
-        return runner.execute(planned, directory, profile=cost, command=command, watch=watch or (lambda step: None))
+        unwatched: Watch = lambda step: None  # noqa: E731
+        return runner.execute(chosen, directory, profile=CostsOf(chosen), command=command, watch=watch or unwatched)
     except NotComparable:
         raise
     except EffbenchError:

@@ -88,8 +88,8 @@ class Config:
             "seed": self.seed or 0,
         }
 
-    def located(self, subject: Subject, folder: Path | None = None) -> str:
-        """The subject's model with its file's path from here, or as it lies in another `folder` (another revision).
+    def located(self, subject: Subject) -> str:
+        """The subject's model with its file's path from here.
 
         Only a relative ``path/file.py:factory`` depends on a folder; every other word stays as it is.
         """
@@ -97,7 +97,7 @@ class Config:
         place, _, attribute = name.rpartition(":")
         if not place.endswith(".py") or Path(place).is_absolute():
             return subject.model
-        path = os.path.normpath((self.folder if folder is None else folder) / place)
+        path = os.path.normpath(self.folder / place)
         return f"{path}:{attribute}{question}{query}"
 
 

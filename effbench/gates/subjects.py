@@ -1,0 +1,129 @@
+"""From a configuration to what is measured: the study of its subjects, the plan, what each network costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from effbench import api, feeding, lineup, plan
+from effbench.core import Case, Cell, Cost, Environment, Experiment, Sampling
+from effbench.errors import EffbenchError
+from effbench.feeding import Input
+from effbench.gates.baseline import name_of
+from effbench.gates.config import BUDGET_S, YARDSTICK, Config, Subject
+from effbench.measurement import counting
+from effbench.measurement.launcher import Site
+from effbench.plan import Plan
+from effbench.zoo.external import DEFAULT_SHAPE
+
+Counts = Mapping[str, Cost | str]
+"""What each subject costs, by name; or the reason why it does not run."""
+
+YARDSTICK_CASE = Case("mobilenet_v2", (3, 96, 96), labels={"model": YARDSTICK})
+"""Convolutions wide and depthwise, norms, activations and additions, in some milliseconds."""
+
+
+def study(config: Config) -> Experiment:
+    """The subjects side by side, each under its name; ratios are to the first.
+
+    Raises UnknownName, ModelError, InvalidValue for a subject that names nothing.
+    """
+    models = [config.located(subject) for subject in config.subjects]
+    lineup.require(models)
+    cases = []
+    for subject, model, fed in zip(config.subjects, models, _fed(config.subjects, models), strict=True):
+        cases.append(
+            Case(
+                model,
+                fed[0].shape,
+                arguments=subject.arguments,
+                dtype=subject.dtype or config.dtype or "float32",
+                labels={"model": subject.name},
+                inputs=feeding.beyond_shape(fed),
+            )
+        )
+    return of_cases(cases)
+
+
+def planned(config: Config, experiment: Experiment) -> Plan:
+    """How the study is measured: with the configuration's options, every cell in its own batch."""
+    sampling = {"budget_s": config.budget_s or BUDGET_S, "launches": config.launches}
+    chosen = {key: value for key, value in sampling.items() if value is not None}
+    found = plan.make(experiment, sampling=chosen, **config.options())
+    batches = {subject.name: subject.batch or config.batch or 1 for subject in config.subjects}
+    return replace(found, cells=tuple(replace(cell, batch=batches.get(name_of(cell.case), 1)) for cell in found.cells))
+
+
+def count(cells: Sequence[Cell], site: Site | None = None) -> Counts:
+    """What each cell costs, by name: user code in a process of its own, which it may crash, hang or leave.
+
+    `site` is where that code lies, if not here.
+    """
+    foreign = [cell for cell in cells if counting.is_foreign(cell.case.model)]
+    apart = counting.count_apart(foreign, Sampling().silence_s, site) if foreign else {}
+    found: dict[str, Cost | str] = {}
+    for cell in cells:
+        name, case = name_of(cell.case), cell.case
+        if cell.id in apart:
+            counted = apart[cell.id]
+            found[name] = counted if isinstance(counted, str) else counted.cost
+            continue
+        try:
+            profile = api.profile(case.model, case.fed, batch=cell.batch, dtype=case.dtype, arguments=case.arguments)
+            found[name] = profile.cost
+        except EffbenchError as error:
+            found[name] = str(error)
+    return found
+
+
+class CostsOf:
+    """What the cells of a plan cost, at a site of their own or here. All are counted when the first is asked for.
+
+    Raises EffbenchError for a cell that does not run.
+    """
+
+    def __init__(self, planned: Plan, site: Site | None = None) -> None:
+        self._cells, self._site = planned.cells, site
+        self._counts: Counts = {}
+
+    def __call__(self, cell: Cell) -> Cost:
+        self._counts = self._counts or count(self._cells, self._site)
+        found = self._counts[name_of(cell.case)]
+        if isinstance(found, str):
+            raise EffbenchError(found)
+        return found
+
+
+def facts(found: Environment) -> dict[str, str]:
+    """The machine in words."""
+    wanted = {"machine": "cpu.model", "gpu": "gpu.name", "threads": "run.threads", "torch": "torch.version"}
+    return {word: str(found.facts[name]) for word, name in wanted.items() if found.facts.get(name)}
+
+
+def _fed(subjects: Sequence[Subject], models: Sequence[str]) -> list[tuple[Input, ...]]:
+    """What each subject is fed: what it was told to be, else what it was published with or says itself."""
+    published = [lineup.published_shape(model, item.arguments) for item, model in zip(subjects, models, strict=True)]
+    open_ones = [
+        model
+        for item, model in zip(subjects, models, strict=True)
+        if item.inputs is None and counting.is_foreign(model)
+    ]
+    said = counting.shapes_apart(open_ones) if open_ones else {}
+    return [
+        item.inputs or (Input(shape or said.get(model) or DEFAULT_SHAPE),)
+        for item, model, shape in zip(subjects, models, published, strict=True)
+    ]
+
+
+def of_cases(cases: Sequence[Case]) -> Experiment:
+    """The study of these cases side by side; ratios are to the first."""
+    levels = tuple(case.labels["model"] for case in cases)
+    return Experiment(
+        name="check",
+        title="Models under check",
+        claim="How fast is each model on this device, and what does it cost?",
+        factor="model",
+        levels=levels,
+        reference=levels[0],
+        cases=tuple(cases),
+    )
