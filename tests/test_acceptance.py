@@ -29,8 +29,8 @@ from effbench.devices import OutOfMemory, cpu
 from effbench.devices.fake import Fake, ScriptedCall
 from effbench.diff import compare_runs
 from effbench.errors import CorruptRun, InvalidValue, ModelError
-from effbench.gates import checking
 from effbench.gates import rule as gate
+from effbench.gates import subjects
 from effbench.gates.decision import EXIT_CODES, Decision, Finding
 from effbench.gates.pairs import Pair
 from effbench.measurement import loop, schedule, worker
@@ -173,7 +173,7 @@ def test_04_every_outcome_has_an_exit_code_of_its_own(
     def crash(*words: Any) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(checking, "count", crash)
+    monkeypatch.setattr(subjects, "count", crash)
     assert cli.main([*budget, "61706"]) == 70
     assert "Traceback" not in capsys.readouterr().err
 
