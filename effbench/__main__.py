@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
+
+INTERRUPTED = 130
+"""What a shell reports for a program that Ctrl-C ended."""
 
 
 def start() -> int:
@@ -10,8 +15,17 @@ def start() -> int:
     try:
         from effbench.cli import main
     except KeyboardInterrupt:
-        return 130
-    return main()
+        return INTERRUPTED
+    code = main()
+    if code == INTERRUPTED:
+        # All is saved and said. Where Ctrl-C fell into an exec, Python would still end itself by the signal, and an
+        # object that was just being made would be complained of after our last line.
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                with suppress(OSError):
+                    stream.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -457,3 +457,21 @@ def test_a_terminal_sees_a_bar_with_the_time_left(home: Path) -> None:
     assert re.search(r"\d+%", seen) and "left" in seen and re.search(r"launch \d/4", seen)
     assert re.search(r"\d:\d\d:\d\d", seen), "elapsed and remaining time"
     assert json.loads(out)["cells"], "and standard output is still one object"
+
+
+def test_an_interrupt_that_falls_into_an_exec_ends_as_any_other(tmp_path: Path) -> None:
+    """Python remembers such an interrupt and would end by the signal, after we have answered it."""
+    code = (
+        "import sys, signal, effbench.cli\n"
+        "def main():\n"
+        "    left_open = open('x', 'w')\n"
+        "    effbench.cli.left = left_open\n"
+        "    try: exec('raise KeyboardInterrupt')\n"
+        "    except KeyboardInterrupt: print('told', file=sys.stderr); return 130\n"
+        "effbench.cli.main = main\n"
+        "from effbench.__main__ import start\n"
+        "sys.exit(start())\n"
+    )
+    words = [sys.executable, "-W", "default", "-c", code]
+    done = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "told\n")
