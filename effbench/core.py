@@ -36,7 +36,8 @@ class Case:
 
     `input_shape` excludes the batch: ``(3, 224, 224)``. `labels` are the axes of the study
     (``{"scale": "x2", "groups": 8}``) and name the case in tables. `inputs` is () where the network takes one tensor
-    of floats of that shape; where it says more, `input_shape` is the shape of the first.
+    of floats of that shape; where it says more, `input_shape` is the shape of the first. `batch` is given by studies
+    that vary it; everywhere else the run decides. A `dtype` of int8 is float32 that the runtime quantises.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Case:
     dtype: str = "float32"
     labels: Mapping[str, Label] = field(default_factory=dict)
     inputs: tuple[Input, ...] = ()
+    batch: int | None = None
 
     @property
     def fed(self) -> tuple[Input, ...]:
@@ -61,13 +63,19 @@ class Case:
 
 @dataclass(frozen=True)
 class Cell:
-    """A case on one device, runtime, thread count and batch. `threads` is 0 where it has no meaning."""
+    """A case on one device, runtime, thread count and batch. `threads` is 0 where it has no meaning.
+
+    `memory_format` is "contiguous" or "channels_last"; `mode` "infer" (one forward pass a call) or "train" (forward,
+    backward and an optimiser's step).
+    """
 
     case: Case
     device: str = "cpu"
     runtime: str = "eager"
     threads: int = 1
     batch: int = 1
+    memory_format: str = "contiguous"
+    mode: str = "infer"
 
     @property
     def id(self) -> str:
@@ -226,7 +234,7 @@ class Launch:
     """One fresh process. `slot` is its place in the plan; a resumed slot has several launches.
 
     `stopped` says why it ended: "precision", "budget", "rounds" or "interrupted". `probes` holds what was read once
-    per cell: device against host time, graph replay, peak memory.
+    per cell: device against host time, graph replay, peak memory, what its runtime made of the network.
     """
 
     number: int
@@ -248,6 +256,19 @@ class Environment:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+READINGS = ("percentiles", "peak_memory", "energy", "instructions")
+"""What can be read of a cell beside its rounds, each in processes of its own."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One of `READINGS` of one cell. Units stand in the names of its `values`; `missing` is why there are none."""
+
+    what: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    missing: str | None = None
+
+
 @dataclass(frozen=True)
 class Result:
     """One cell of a run with its cost, its frozen calls per block, its blocks; or the reason it was skipped.
@@ -261,6 +282,11 @@ class Result:
     blocks: tuple[Block, ...] = ()
     skipped: str | None = None
     bounds_s: Mapping[str, float] | None = None
+    readings: tuple[Reading, ...] = ()
+
+    def reading(self, what: str) -> Reading | None:
+        """The reading of this name, where it was asked for."""
+        return next((item for item in self.readings if item.what == what), None)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ declared type.
 
 Schema history
     1   2026-11: first.
+    2   2026-11: memory format and mode of a cell, batch of a case, readings beside the rounds.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from effbench.core import (
     CLOCKS,
     LEVELS,
+    READINGS,
     Block,
     Case,
     Cell,
@@ -27,6 +29,7 @@ from effbench.core import (
     Experiment,
     Label,
     Launch,
+    Reading,
     Result,
     Run,
     Sampling,
@@ -38,7 +41,7 @@ from effbench.errors import CorruptRun, InvalidValue
 from effbench.feeding import Input
 from effbench.operator_times import Breakdown, OperatorTime
 
-SCHEMA = 1
+SCHEMA = 2
 _Noun = TypeVar("_Noun")
 
 
@@ -92,6 +95,9 @@ class _Builder:
                     results[record["cell"]] = replace(results[record["cell"]], calls=_integer(record["calls"]))
                 elif kind == "skip":
                     results[record["cell"]] = replace(results[record["cell"]], skipped=str(record["reason"]))
+                elif kind == "reading":
+                    known = results[record["cell"]]
+                    results[record["cell"]] = replace(known, readings=(*known.readings, _reading(record)))
                 elif kind == "launch":
                     launch = Launch(_integer(record["launch"]), _integer(record["slot"]))
                     launches[launch.number] = launch
@@ -226,7 +232,7 @@ def _experiment(values: Mapping[str, Any]) -> Experiment:
 
 def _result(record: Mapping[str, Any]) -> Result:
     cell = _make(Cell, {**record["cell"], "case": _case(record["cell"]["case"])})
-    if cell.batch < 1:
+    if cell.batch < 1 or (cell.case.batch or 1) < 1:
         raise ValueError("a batch needs at least one image")
     cost = record["cost"]
     if cost is not None:
@@ -263,6 +269,13 @@ def _extend(launch: Launch, kind: str, record: Mapping[str, Any]) -> Launch:
     values = {"number": launch.number, "slot": launch.slot, "stopped": record["stopped"], "seconds": record["seconds"]}
     ended = _make(Launch, values)
     return replace(launch, stopped=ended.stopped, seconds=ended.seconds)
+
+
+def _reading(record: Mapping[str, Any]) -> Reading:
+    found = _make(Reading, {key: value for key, value in record.items() if key not in ("kind", "cell")})
+    if found.what not in READINGS:
+        raise ValueError(f"{found.what[:40]!r} is none of the readings {', '.join(READINGS)}")
+    return found
 
 
 def _probe(values: Mapping[str, Any]) -> dict[str, Any]:

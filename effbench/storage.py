@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from effbench import reading
-from effbench.core import Block, Result, Run, Timing, Verdict
+from effbench.core import Block, Reading, Result, Run, Timing, Verdict
 from effbench.errors import CorruptRun, StorageError
 
 RUN_FILE = "run.jsonl"
@@ -99,6 +99,9 @@ class RunWriter:
         cost = None if result.cost is None else asdict(result.cost)
         bounds = None if result.bounds_s is None else dict(result.bounds_s)
         self.append("cell", cell=asdict(result.cell), cost=cost, skipped=result.skipped, bounds_s=bounds)
+
+    def reading(self, cell: str, reading: Reading) -> None:
+        self.append("reading", cell=cell, **asdict(reading))
 
     def block(self, block: Block) -> None:
         """Fields at their default are left out: a run is mostly blocks."""

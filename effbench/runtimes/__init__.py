@@ -1,19 +1,37 @@
-"""Runtimes by name. Importing this imports no torch."""
+"""Runtimes by name. Importing this imports neither torch nor any of them."""
 
 from __future__ import annotations
 
+import importlib
+
 from effbench.errors import UnknownName
-from effbench.runtimes.base import Runtime, Unsupported
+from effbench.runtimes.base import Prepared, Runtime, Setting, Unsupported
 
-__all__ = ["NAMES", "Runtime", "Unsupported", "get"]
+__all__ = ["NAMES", "Prepared", "Runtime", "Setting", "Unsupported", "get", "missing"]
 
-NAMES = ("eager",)
+_ADAPTERS = {
+    "eager": ("eager", "Eager"),
+    "compile": ("compiled", "Compiled"),
+    "cudagraph": ("cudagraph", "CudaGraph"),
+    "onnxruntime": ("onnx", "OnnxRuntime"),
+    "executorch": ("executorch", "ExecuTorch"),
+    "openvino": ("openvino", "OpenVino"),
+    "ncnn": ("ncnn", "Ncnn"),
+}
+"""Name to the module of this package and the class in it."""
+
+NAMES = tuple(_ADAPTERS)
 
 
 def get(name: str) -> Runtime:
     """The runtime of this name. Raises UnknownName."""
-    if name == "eager":
-        from effbench.runtimes.eager import Eager
+    if name not in _ADAPTERS:
+        raise UnknownName("runtime", name, NAMES)
+    module, adapter = _ADAPTERS[name]
+    runtime: Runtime = getattr(importlib.import_module(f"effbench.runtimes.{module}"), adapter)()
+    return runtime
 
-        return Eager()
-    raise UnknownName("runtime", name, NAMES)
+
+def missing(name: str) -> str | None:
+    """Why this runtime cannot be used here, and what to install; None where it can. Raises UnknownName."""
+    return get(name).missing()

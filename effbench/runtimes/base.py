@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench.devices.base import Call
@@ -15,18 +20,90 @@ class Unsupported(Exception):
     """This runtime cannot take this network; the message is the reason that the skipped row shows."""
 
 
+@dataclass(frozen=True)
+class Setting:
+    """The conditions under which a runtime prepares a cell.
+
+    `device` is the kind ("cpu", "cuda"); `threads` is 0 where it has no meaning. A `dtype` of "int8" asks the runtime
+    to quantise a float32 network itself. `folder` is this cell's own: what is written there is found again by later
+    launches, and is gone when the run ends.
+    """
+
+    folder: Path
+    device: str = "cpu"
+    threads: int = 1
+    dtype: str = "float32"
+    memory_format: str = "contiguous"
+    mode: str = "infer"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network ready to run.
+
+    `call` runs it once and returns its outputs: a tensor or an array, or a sequence or mapping of them. `facts` say
+    what became of it, each where it is known: `prepare_s` (seconds of export and compilation), `load_s`,
+    `artefact_bytes`, `pieces` (calls that the runtime makes of the network, 1 for a single fused graph), `operators`
+    (how many it runs in all), `outside` (operators that stayed outside of the runtime's own kernels, name to count),
+    `threads` (as the runtime itself reports them).
+    """
+
+    call: Call
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Runtime(ABC):
-    """How a network is executed. Adapters are final; heavy imports belong inside `prepare`."""
+    """How a network is executed. Adapters are final; heavy imports belong inside their methods."""
 
     name: str
+    summary: str
+    """What it is, in a few words, for lists."""
+    modules: tuple[str, ...] = ()
+    """What must be importable to run a network, beside torch."""
+    extra: str = ""
+    """The extra of effbench that installs it."""
+    devices: tuple[str, ...] = ("cpu",)
+    dtypes: tuple[str, ...] = ("float32",)
+    memory_formats: tuple[str, ...] = ("contiguous",)
+    modes: tuple[str, ...] = ("infer",)
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
         """Version and settings under dotted names, for the environment record. Asked in the process that measures."""
 
     @abstractmethod
-    def prepare(self, network: nn.Module, inputs: list[tuple[Tensor, ...]]) -> Call:
-        """A call that runs one forward pass, each time on the next of `inputs`. The network is in eval mode.
+    def prepare(self, network: nn.Module, inputs: Sequence[tuple[Tensor, ...]], setting: Setting) -> Prepared:
+        """A call that runs one pass, each time on the next of `inputs`, as the setting's mode says.
 
-        `network` and `inputs` are already on their device. Raises Unsupported.
+        `network` and `inputs` are already on their device, in their floating dtype and memory format, the network in
+        eval mode (train mode for "train"). Raises Unsupported.
         """
+
+    def missing(self) -> str | None:
+        """What has to be installed before this runtime can be used here; None where it can."""
+        for module in self.modules:
+            if importlib.util.find_spec(module) is None:
+                return f"{module} is not installed; pip install 'effbench[{self.extra}]'"
+        return None
+
+    def require(self, setting: Setting) -> None:
+        """Raises Unsupported, with the reason and what to do, for a setting that this runtime does not have."""
+        absent = self.missing()
+        if absent:
+            raise Unsupported(absent)
+        for what, value, known in (
+            ("device", setting.device, self.devices),
+            ("dtype", setting.dtype, self.dtypes),
+            ("memory format", setting.memory_format, self.memory_formats),
+            ("mode", setting.mode, self.modes),
+        ):
+            if value not in known:
+                raise Unsupported(f"{self.name} has no {what} {value}; it has {', '.join(known)}")
+
+
+def in_turn(calls: Sequence[Call]) -> Call:
+    """One call that makes the next of these each time, with nothing to look up where there is only one."""
+    if len(calls) == 1:
+        return calls[0]
+    turn = itertools.cycle(calls)
+    return lambda: next(turn)()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from effbench.devices.base import Call
-from effbench.runtimes.base import Runtime
+from effbench.runtimes.base import Prepared, Runtime, Setting, in_turn
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -17,6 +17,10 @@ class Eager(Runtime):
     """Inference mode is entered by the worker once for the whole launch, so a call costs nothing but the network."""
 
     name = "eager"
+    summary = "PyTorch as written"
+    devices = ("cpu", "cuda")
+    dtypes = ("float32", "float64", "float16", "bfloat16")
+    memory_formats = ("contiguous", "channels_last")
 
     def facts(self) -> dict[str, Any]:
         import torch
@@ -37,15 +41,15 @@ class Eager(Runtime):
             "torch.cuda_build": torch.version.cuda,
         }
 
-    def prepare(self, network: nn.Module, inputs: list[tuple[Tensor, ...]]) -> Call:
-        if len(inputs) == 1:
-            arguments = inputs[0]
-            if len(arguments) == 1:
-                (single,) = arguments
-                return lambda: network(single)
-            return lambda: network(*arguments)
-        turn = itertools.cycle(inputs)
-        return lambda: network(*next(turn))
+    def prepare(self, network: nn.Module, inputs: Sequence[tuple[Tensor, ...]], setting: Setting) -> Prepared:
+        return Prepared(in_turn([_bound(network, arguments) for arguments in inputs]))
+
+
+def _bound(network: nn.Module, arguments: tuple[Tensor, ...]) -> Call:
+    if len(arguments) == 1:
+        (single,) = arguments
+        return lambda: network(single)
+    return lambda: network(*arguments)
 
 
 def _matmul_precision(torch: Any) -> str | None:
