@@ -26,11 +26,15 @@ MUST_AGREE: tuple[str, ...] = (
     "runtime",
     "run.threads",
     "run.allocator",
+    "run.memory_format",
+    "run.mode",
     "host.machine",
     "host.emulated",
     "cpu.model",
     "cpu.logical",
     "cpu.allowed",
+    "cpu.cluster",
+    "cpu.cluster_cores",
     "cpu.quota",
     "cpu.governor",
     "cpu.boost",
@@ -103,8 +107,9 @@ def collect(
         "run.threads": threads,
         "run.allocator": allocator,
     }
-    if runtime in _PACKAGES:
-        facts["runtime.version"] = _version(runtime)
+    versions = [_version(name) for name in runtime.split(",") if name in _PACKAGES]
+    if versions:
+        facts["runtime.version"] = " ".join(map(str, versions))
     found = Environment(str(device.get("device.name") or "unknown"), runtime, facts)
     return Environment(found.device, runtime, {**facts, "host.fingerprint": fingerprint(found)})
 
@@ -173,7 +178,7 @@ def _host(root: Path) -> dict[str, Any]:
         "host.kernel": platform.release() if here else machine.text(root / "proc/sys/kernel/osrelease"),
         "host.machine": kind,
         "host.emulated": machine.emulated(root, kind),
-        "host.board": machine.text(root / "proc/device-tree/model"),
+        "host.board": machine.board(root),
         "host.hypervisor": machine.hypervisor(root),
         "host.container": machine.container(root),
         "host.libc": libc or None,

@@ -14,48 +14,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path("/")
+from effbench import processors
+from effbench.clusters import clusters
+from effbench.sysfiles import HERE as HERE
+from effbench.sysfiles import cpu_list as cpu_list
+from effbench.sysfiles import number as number
+from effbench.sysfiles import text as text
 
 Facts = dict[str, "str | int | float | bool | None"]
-
-# Arm's own part numbers (implementer 0x41), from the MIDR_EL1 tables of the Arm technical reference manuals.
-_ARM_PARTS = {
-    0xB76: "ARM1176", 0xC07: "Cortex-A7", 0xC09: "Cortex-A9", 0xC0F: "Cortex-A15", 0xD03: "Cortex-A53",
-    0xD04: "Cortex-A35", 0xD05: "Cortex-A55", 0xD07: "Cortex-A57", 0xD08: "Cortex-A72", 0xD09: "Cortex-A73",
-    0xD0A: "Cortex-A75", 0xD0B: "Cortex-A76", 0xD0C: "Neoverse-N1", 0xD0D: "Cortex-A77", 0xD40: "Neoverse-V1",
-    0xD41: "Cortex-A78", 0xD42: "Cortex-A78AE", 0xD44: "Cortex-X1", 0xD46: "Cortex-A510", 0xD47: "Cortex-A710",
-    0xD48: "Cortex-X2", 0xD49: "Neoverse-N2", 0xD4D: "Cortex-A715", 0xD4E: "Cortex-X3", 0xD4F: "Neoverse-V2",
-    0xD80: "Cortex-A520", 0xD81: "Cortex-A720", 0xD82: "Cortex-X4", 0xD8E: "Neoverse-N3",
-}  # fmt: skip
-_IMPLEMENTERS = {0x41: "Arm", 0x42: "Broadcom", 0x48: "HiSilicon", 0x4E: "NVIDIA", 0x51: "Qualcomm", 0x61: "Apple"}
-_IMPLEMENTERS |= {0xC0: "Ampere", 0x46: "Fujitsu", 0x6D: "Microsoft"}
-
-
-def text(path: Path) -> str | None:
-    """The stripped text of a file, or None. Device-tree strings end in a zero byte; sysfs files may refuse a read."""
-    try:
-        return path.read_text(errors="replace").strip("\x00 \n\t")
-    except (OSError, ValueError):
-        return None
-
-
-def number(path: Path) -> int | None:
-    """The one integer that a file holds, or None."""
-    found = text(path)
-    try:
-        return None if found is None else int(found)
-    except ValueError:
-        return None
-
-
-def cpu_list(spec: str | None) -> tuple[int, ...]:
-    """The kernel's list format, ``"0-2,8"``, as numbers; empty for None."""
-    numbers: list[int] = []
-    for part in (spec or "").split(","):
-        first, _, last = part.strip().partition("-")
-        if first.isdigit():
-            numbers.extend(range(int(first), int(last or first) + 1))
-    return tuple(numbers)
 
 
 def sysctl(name: str) -> str | None:
@@ -86,10 +52,10 @@ def cpu(root: Path = HERE, *, ask: Callable[[str], str | None] | None = None) ->
     }
     known = {core for core in cores if core[1] is not None}
     running = _mean(_khz(base / f"cpu{n}/cpufreq/scaling_cur_freq") for n in numbers)
-    capacities = Counter(c for n in numbers if (c := number(base / f"cpu{n}/cpu_capacity")) is not None)
-    clusters = [f"{count}x{capacity}" for capacity, count in sorted(capacities.items(), reverse=True)]
+    kinds = clusters(root)
+    registers = [found for n in numbers if (found := number(base / f"cpu{n}/regs/identification/midr_el1")) is not None]
     return {
-        "cpu.model": _model(entries),
+        "cpu.model": processors.name(entries, registers, *([processors.asked] if root == HERE else [])),
         "cpu.logical": len(numbers) or None,
         "cpu.physical": len(known) or None,
         "cpu.sockets": len({package for package, _ in known if package is not None and package >= 0}) or None,
@@ -102,7 +68,7 @@ def cpu(root: Path = HERE, *, ask: Callable[[str], str | None] | None = None) ->
         "cpu.governor": governors(root),
         "cpu.boost": boost(root),
         "cpu.smt": text(base / "smt/control"),
-        "cpu.clusters": " + ".join(clusters) or None,
+        "cpu.clusters": " + ".join(map(str, kinds)) if len(kinds) > 1 or (kinds and kinds[0].capacity) else None,
         "cpu.numa_nodes": len(cpu_list(text(root / "sys/devices/system/node/online"))) or None,
         "cpu.allowed": len(allowed(root)) or None,
     }
@@ -131,10 +97,48 @@ def allowed(root: Path = HERE) -> tuple[int, ...]:
     return cpu_list(found.group(1)) if found else ()
 
 
-def emulated(root: Path, machine: str) -> bool:
-    """Whether an Arm program runs on an x86 kernel: user-mode emulation shows the host's /proc/cpuinfo."""
+_TRANSLATORS = re.compile(r"qemu-|box(64|86)|FEX|rosetta")
+
+
+def emulated(root: Path, machine: str, *, ask: Callable[[str], str | None] | None = None) -> bool:
+    """Whether a translator runs this program, compiled for `machine`, on a processor that it is not compiled for.
+
+    User-mode emulation shows a program what fits it (``uname``, /proc/self/exe), and a root of its own may hold a
+    made-up /proc/cpuinfo. So several witnesses are heard: the kernel's own architecture (Linux 6.1), the program that
+    this process really executes, whose processors /proc/cpuinfo lists, registers that only an emulator gives, and on a
+    Mac whether Rosetta translates. A whole emulated machine that poses as an existing processor is not found out.
+    """
+    family = _family(machine)
+    kernel = text(root / "proc/sys/kernel/arch")
+    if kernel and _family(kernel) != family:
+        return True
+    try:
+        # Unlike /proc/self/exe, which qemu-user answers itself.
+        if _TRANSLATORS.match(Path(os.readlink(root / "proc/thread-self/exe")).name):
+            return True
+    except OSError:
+        pass
     entries = _cpuinfo(root)
-    return machine in ("aarch64", "arm64") and bool(entries) and "vendor_id" in entries[0]
+    if not entries:
+        return (ask or (sysctl if root == HERE else lambda name: None))("sysctl.proc_translated") == "1"
+    named = entries[0].get("vendor_id", "") + entries[0].get("model name", "")
+    if "VirtualApple" in named or "QEMU TCG" in named:
+        return True
+    if any(implementer == 0 for implementer, _ in processors.identities(entries)):
+        return True  # reserved for software: what qemu's "max" processor calls itself
+    lists_arm, lists_x86 = "CPU implementer" in entries[0], "vendor_id" in entries[0]
+    return (family == "arm" and lists_x86) or (family == "x86" and lists_arm)
+
+
+def board(root: Path = HERE) -> str | None:
+    """What the board or the cloud's instance is called: ``Raspberry Pi 5 Model B Rev 1.0``, ``c7g.xlarge``."""
+    return text(root / "proc/device-tree/model") or text(root / "sys/class/dmi/id/product_name") or None
+
+
+def _family(machine: str) -> str:
+    if re.fullmatch(r"aarch64(_be)?|arm.*", machine):
+        return "arm"
+    return "x86" if re.fullmatch(r"x86_64|amd64|i\d86", machine.lower()) else machine
 
 
 def _cpuinfo(root: Path) -> list[dict[str, str]]:
@@ -149,31 +153,17 @@ def _cpuinfo(root: Path) -> list[dict[str, str]]:
     return entries
 
 
-def _model(entries: list[dict[str, str]]) -> str | None:
-    for key in ("model name", "cpu", "uarch"):
-        if entries[0].get(key):
-            return re.sub(r"\s+", " ", entries[0][key])
-    parts = Counter(_arm_part(entry) for entry in entries if entry.get("CPU part"))
-    if len(parts) <= 1:
-        return next(iter(parts), None)
-    return " + ".join(f"{count}x {part}" for part, count in sorted(parts.items()))
-
-
-def _arm_part(entry: dict[str, str]) -> str:
-    implementer, part = int(entry.get("CPU implementer", "0"), 16), int(entry["CPU part"], 16)
-    if implementer == 0x41 and part in _ARM_PARTS:
-        return f"Arm {_ARM_PARTS[part]}"
-    return f"{_IMPLEMENTERS.get(implementer, f'implementer {implementer:#04x}')} part {part:#05x}"
-
-
 def _cpu_without_proc(root: Path, ask: Callable[[str], str | None] | None) -> Facts:
     question = ask or (sysctl if root == HERE else lambda name: None)
     logical = question("hw.logicalcpu")
     physical = question("hw.physicalcpu")
+    levels = range(int(question("hw.nperflevels") or 0))
+    kinds = [(question(f"hw.perflevel{n}.logicalcpu"), question(f"hw.perflevel{n}.name")) for n in levels]
     return {
         "cpu.model": question("machdep.cpu.brand_string"),
         "cpu.logical": int(logical) if logical else (os.cpu_count() if root == HERE else None),
         "cpu.physical": int(physical) if physical else None,
+        "cpu.clusters": " + ".join(f"{count}x {kind or 'unnamed'}" for count, kind in kinds if count) or None,
     }
 
 

@@ -148,11 +148,11 @@ def test_an_unknown_part_is_named_by_its_numbers(tmp_path: Path) -> None:
 
 def test_a_mac_answers_through_sysctl_and_nothing_else(tmp_path: Path) -> None:
     answers = {"machdep.cpu.brand_string": "Apple M2", "hw.logicalcpu": "8", "hw.physicalcpu": "8"}
-    assert machine.cpu(tmp_path, ask=answers.get) == {
-        "cpu.model": "Apple M2",
-        "cpu.logical": 8,
-        "cpu.physical": 8,
-    }
+    kinds = {"hw.nperflevels": "2", "hw.perflevel0.logicalcpu": "4", "hw.perflevel0.name": "Performance"}
+    kinds |= {"hw.perflevel1.logicalcpu": "4", "hw.perflevel1.name": "Efficiency"}
+    known = {"cpu.model": "Apple M2", "cpu.logical": 8, "cpu.physical": 8}
+    assert machine.cpu(tmp_path, ask=answers.get) == {**known, "cpu.clusters": None}
+    assert machine.cpu(tmp_path, ask={**answers, **kinds}.get)["cpu.clusters"] == "4x Performance + 4x Efficiency"
     facts = read(tmp_path).facts
     for name in ("memory.total_bytes", "cpu.quota", "host.hypervisor", "host.container", "host.load_1m"):
         assert facts[name] is None, name

@@ -1,0 +1,35 @@
+"""Reading the small files of /proc and /sys: their text, their number, the kernel's lists of processors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+HERE = Path("/")
+"""This machine. Every reader takes such a root, so that a copy of another machine's files reads like this machine."""
+
+
+def text(path: Path) -> str | None:
+    """The stripped text of a file, or None. Device-tree strings end in a zero byte; sysfs files may refuse a read."""
+    try:
+        return path.read_text(errors="replace").strip("\x00 \n\t")
+    except (OSError, ValueError):
+        return None
+
+
+def number(path: Path) -> int | None:
+    """The one integer that a file holds, decimal or ``0x…``, or None."""
+    found = text(path)
+    try:
+        return None if found is None else int(found, 16 if found.startswith("0x") else 10)
+    except ValueError:
+        return None
+
+
+def cpu_list(spec: str | None) -> tuple[int, ...]:
+    """The kernel's list format, ``"0-2,8"``, as numbers; empty for None."""
+    numbers: list[int] = []
+    for part in (spec or "").split(","):
+        first, _, last = part.strip().partition("-")
+        if first.isdigit():
+            numbers.extend(range(int(first), int(last or first) + 1))
+    return tuple(numbers)

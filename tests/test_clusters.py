@@ -1,0 +1,127 @@
+"""Big and little cores: which they are on which machine, and that a process keeps to them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+import machines
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from machines import CPU, Machine, plant
+
+from effbench import clusters
+from effbench.errors import EffbenchError, InvalidValue, UnknownName
+from effbench.sysfiles import cpu_list
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux pins processes")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("PI_5", [((0, 1, 2, 3), 1024, 2400)]),
+        ("GRAVITON_2", [((0, 1, 2, 3), None, None)]),
+        ("SNAPDRAGON_810", [((4, 5, 6, 7), None, 1958.4), ((0, 1, 2, 3), None, 1555.2)]),
+        ("SNAPDRAGON_855", [((7,), 1024, 2841.6), ((4, 5, 6), 871, 2419.2), ((0, 1, 2, 3), 342, 1785.6)]),
+        ("ASAHI_M1", [((4, 5, 6, 7), 1024, 3204), ((0, 1, 2, 3), 459, 2064)]),
+    ],
+)
+def test_clusters_are_found_the_strongest_first(tmp_path: Path, name: str, expected: list[object]) -> None:
+    here: Machine = getattr(machines, name)
+    found = clusters.clusters(here.under(tmp_path))
+    assert [(item.cores, item.capacity, item.mhz) for item in found] == expected
+
+
+@pytest.mark.parametrize(("word", "cores"), [("big", (7,)), ("little", (0, 1, 2, 3)), ("all", ()), ("", ())])
+@linux
+def test_a_word_names_the_outermost_clusters(tmp_path: Path, word: str, cores: tuple[int, ...]) -> None:
+    assert clusters.cores_of(word, machines.SNAPDRAGON_855.under(tmp_path)) == cores
+
+
+@linux
+def test_a_machine_of_one_kind_of_core_refuses_and_says_what_it_has(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValue, match="--cluster big: this machine has 4 cores of one kind; leave --cluster out"):
+        clusters.cores_of("big", machines.PI_4.under(tmp_path / "pi"))
+    with pytest.raises(InvalidValue, match="no list of its cores"):
+        clusters.cores_of("big", tmp_path)
+    with pytest.raises(UnknownName, match="Did you mean 'little'"):
+        clusters.cores_of("litle", tmp_path)
+
+
+def test_a_mac_chooses_its_cores_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(InvalidValue, match="quality of service"):
+        clusters.cores_of("big", tmp_path)
+
+
+def test_cores_that_are_offline_are_in_no_cluster(tmp_path: Path) -> None:
+    root = plant(machines.ASAHI_M1.under(tmp_path), {f"{CPU}/online": "0-1,4-7\n"})
+    assert [item.cores for item in clusters.clusters(root)] == [(4, 5, 6, 7), (0, 1)]
+
+
+def test_favoured_cores_of_one_kind_are_no_cluster(tmp_path: Path) -> None:
+    """A desktop's best cores boost a little higher than the others."""
+    clocks = [5_500_000, 5_400_000, 5_200_000, 5_100_000]
+    files = {f"{CPU}/cpu{n}/cpufreq/cpuinfo_max_freq": f"{khz}\n" for n, khz in enumerate(clocks)}
+    assert len(clusters.clusters(plant(tmp_path, files))) == 1
+
+
+@given(st.lists(st.sampled_from([0, 128, 446, 871, 1024]), min_size=1, max_size=12))
+@settings(deadline=None, max_examples=40)
+def test_every_core_is_in_one_cluster_and_stronger_ones_come_first(
+    tmp_path_factory: pytest.TempPathFactory, capacities: list[int]
+) -> None:
+    files = {f"{CPU}/cpu{n}/cpu_capacity": f"{value}\n" for n, value in enumerate(capacities)}
+    found = clusters.clusters(plant(tmp_path_factory.mktemp("cores"), files))
+    assert sorted(core for item in found for core in item.cores) == list(range(len(capacities)))
+    told = [{capacities[core] for core in item.cores} for item in found]
+    assert all(len(group) == 1 for group in told)
+    assert [value for group in told for value in group] == sorted(set(capacities), reverse=True)
+
+
+@given(st.sets(st.integers(0, 300)))
+@settings(deadline=None)
+def test_cores_are_shown_as_the_kernel_reads_them(cores: set[int]) -> None:
+    assert set(cpu_list(clusters.shown(sorted(cores)))) == cores
+
+
+def in_a_thread(work: object) -> list[object]:
+    """What `work` gives or raises, in a thread of its own: pinning this one would pin every later test."""
+    found: list[object] = []
+
+    def run() -> None:
+        try:
+            found.append(work())  # type: ignore[operator]
+        except EffbenchError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found
+
+
+@linux
+def test_a_pinned_thread_and_what_it_starts_keep_to_the_cores() -> None:
+    core = max(os.sched_getaffinity(0))
+
+    def pinned() -> tuple[set[int], list[object]]:
+        clusters.pin([core])
+        return os.sched_getaffinity(0), in_a_thread(lambda: os.sched_getaffinity(0))
+
+    before = os.sched_getaffinity(0)
+    assert in_a_thread(pinned) == [({core}, [{core}])]
+    assert os.sched_getaffinity(0) == before
+
+
+@linux
+def test_cores_that_are_not_to_be_had_are_named() -> None:
+    (error,) = in_a_thread(lambda: clusters.pin([4090]))
+    assert isinstance(error, EffbenchError) and "cores 4090" in str(error) and "taskset" in str(error)
+    absent = max(os.sched_getaffinity(0)) + 100
+    (error,) = in_a_thread(lambda: clusters.pin([min(os.sched_getaffinity(0)), absent]))
+    assert isinstance(error, EffbenchError) and "the system gives" in str(error)
