@@ -106,8 +106,9 @@ def run(
     `models` take the place of those of a study that compares models; `depthwise` shows depthwise convolutions as a part
     of their own in a study that breaks the run time down. Further options: `device`, `runtime`, `threads`, `batch`,
     `dtype`, `allocator`, `select` (label → values), `quick`, `launches`, `budget_s`, `precision`, `seed`, `out` (the
-    run's folder), `device_options`, `watch`. Everything measured is on disk before this returns. Raises UnknownName,
-    InvalidValue, DeviceUnavailable, StorageError, runner.Interrupted.
+    run's folder), `device_options`, `memory_format`, `mode`, `readings` (`core.READINGS`), `watch`. Everything
+    measured is on disk before this returns. Raises UnknownName, InvalidValue, DeviceUnavailable, StorageError,
+    runner.Interrupted.
     """
     experiment = catalog.load(study) if isinstance(study, str) else study
     if isinstance(experiment, Analysis):
@@ -172,6 +173,9 @@ def _execute(
     seed: int = 0,
     out: str | Path | None = None,
     device_options: Mapping[str, Any] | None = None,
+    memory_format: str = "contiguous",
+    mode: str = "infer",
+    readings: Sequence[str] = (),
     command: str = "",
     watch: Watch | None = None,
 ) -> Results:
@@ -189,6 +193,9 @@ def _execute(
         sampling={key: value for key, value in chosen.items() if value is not None},
         seed=seed,
         device_options=device_options,
+        memory_format=memory_format,
+        mode=mode,
+        readings=readings,
     )
     _require_device(device)
     lineup.require(cell.case.model for cell in planned.cells)

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from effbench import devices, runtimes
-from effbench.core import Case, Cell, Experiment, Label, Sampling
+from effbench.core import READINGS, Case, Cell, Experiment, Label, Sampling
 from effbench.errors import InvalidValue, UnknownName
 from effbench.measurement.launcher import ALLOCATORS
 
-DTYPES = ("float32", "float64", "float16", "bfloat16")
+DTYPES = ("float32", "float64", "float16", "bfloat16", "int8")
+MEMORY_FORMATS = ("contiguous", "channels_last")
+MODES = ("infer", "train")
 
 MAX_THREADS = 1024
 """Far above any machine; OpenMP ends the process where it cannot start as many as it was told to."""
@@ -31,7 +33,10 @@ QUICK: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a run needs to know before it starts."""
+    """Everything a run needs to know before it starts.
+
+    `runtime` names the runtimes of its cells, comma between them; `readings` what is read beside the rounds.
+    """
 
     experiment: Experiment
     cells: tuple[Cell, ...]
@@ -43,6 +48,11 @@ class Plan:
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     clock: str = "wall"
+    readings: tuple[str, ...] = ()
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        return tuple(self.runtime.split(","))
 
 
 def make(
@@ -59,15 +69,29 @@ def make(
     sampling: Mapping[str, Any] | None = None,
     seed: int = 0,
     device_options: Mapping[str, Any] | None = None,
+    memory_format: str = "contiguous",
+    mode: str = "infer",
+    readings: Sequence[str] = (),
 ) -> Plan:
     """The plan for a study under these options. `sampling` overrides single fields of the study's own, and so does
     `batch` where it is given.
 
-    Raises UnknownName and InvalidValue for options that name nothing or break a rule.
+    `runtime` may name several, such as "eager,onnxruntime": every case then runs under each of them, in the same
+    rounds, and carries the label `runtime`; "all" are those that are installed and have the device. Raises UnknownName
+    and InvalidValue for options that name nothing or break a rule.
     """
     kind = devices.kind_of(device)
-    if runtime not in runtimes.NAMES:
-        raise UnknownName("runtime", runtime, runtimes.NAMES)
+    names = runtimes.present(kind) if runtime == "all" else tuple(dict.fromkeys(runtime.split(",")))
+    for name in names:
+        if name not in runtimes.NAMES:
+            raise UnknownName("runtime", name, (*runtimes.NAMES, "all"))
+    for what, word, known in (
+        ("memory format", memory_format, MEMORY_FORMATS),
+        ("mode", mode, MODES),
+        *(("reading", reading, READINGS) for reading in readings),
+    ):
+        if word not in known:
+            raise UnknownName(what, word, known)
     if allocator not in ALLOCATORS:
         raise UnknownName("allocator policy", allocator, ALLOCATORS)
     if dtype is not None and dtype not in DTYPES:
@@ -90,23 +114,40 @@ def make(
     cases = choose(experiment, kind, select or {})
     if dtype is not None:
         cases = tuple(replace(case, dtype=dtype) for case in cases)
+    if len(names) > 1:
+        cases = tuple(replace(case, labels={"runtime": name, **case.labels}) for name in names for case in cases)
     options = dict(device_options or {})
     if kind == "cpu":
         options["threads"] = threads
+        if names != ("eager",):
+            # Some compute in threads of their own, whose time this one's clock does not see.
+            options["whole_process"] = True
     if kind == "fake":
         options.setdefault("seed", seed)
     merged = {**dataclasses.asdict(experiment.sampling), **(QUICK if quick else {}), **(sampling or {})}
     return Plan(
         experiment=experiment.with_cases(cases),
-        cells=tuple(Cell(case, device, runtime, threads, batch) for case in cases),
+        cells=tuple(
+            Cell(
+                case,
+                device,
+                str(case.labels["runtime"]) if len(names) > 1 else names[0],
+                threads,
+                case.batch or batch,
+                memory_format,
+                mode,
+            )
+            for case in cases
+        ),
         device=device,
         device_options=options,
-        runtime=runtime,
+        runtime=",".join(names),
         threads=threads,
         allocator=allocator,
         sampling=check(Sampling(**merged)),
         seed=seed,
         clock=clock_of(kind, threads),
+        readings=tuple(dict.fromkeys(readings)),
     )
 
 

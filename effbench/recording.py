@@ -10,6 +10,7 @@ import datetime
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from effbench import environment
@@ -29,6 +30,7 @@ class Recording:
 
     plan: Plan
     writer: RunWriter
+    scratch: Path
     command: str = ""
     stored: Environment | None = None
     costs: dict[str, Cost | None] = field(default_factory=dict)
@@ -37,6 +39,8 @@ class Recording:
     """Facts about the device's peaks, for the environment."""
     skipped: dict[str, str] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
+    read: set[tuple[str, str]] = field(default_factory=set)
+    """Cells and what is read of them already, beside the rounds."""
     can_resume: bool = True
     matched: bool = False
     """Whether the machine was already checked against the stored environment."""
@@ -53,13 +57,15 @@ class Recording:
             "device": plan.device,
             # A fake device draws different noise in every launch, as a real one would.
             "device_options": dict(plan.device_options) | ({"seed": number} if plan.device == "fake" else {}),
-            "runtime": plan.runtime,
+            "runtimes": list(plan.runtimes),
+            "mode": plan.cells[0].mode,
             "sampling": dataclasses.asdict(plan.sampling),
             "breakdown": bool(plan.experiment.breakdown),
-            "cells": [self._order(cell) for cell in plan.cells if cell.id not in self.skipped],
+            "cells": [self.order(cell) for cell in plan.cells if cell.id not in self.skipped],
         }
 
-    def _order(self, cell: Cell) -> dict[str, Any]:
+    def order(self, cell: Cell) -> dict[str, Any]:
+        """What a worker is told of one cell."""
         reference, cost = self.plan.experiment.reference_of(cell.case), self.costs[cell.id]
         return {
             "id": cell.id,
@@ -68,6 +74,12 @@ class Recording:
             "inputs": [dataclasses.asdict(item) for item in cell.case.fed],
             "dtype": cell.case.dtype,
             "batch": cell.batch,
+            "runtime": cell.runtime,
+            "threads": cell.threads,
+            "memory_format": cell.memory_format,
+            "mode": cell.mode,
+            # What a runtime exports in one launch, the next one finds there.
+            "folder": str(self.scratch / str(self.plan.cells.index(cell))),
             "calls": self.calls.get(cell.id),
             "reference": None if reference is None else reference.id,
             "cost": {} if cost is None else {"madds": cost.madds, "memory_access_bytes": cost.memory_access_bytes},
@@ -86,7 +98,8 @@ class Recording:
             allocator=plan.allocator,
             runtime_facts=ready["runtime_facts"],
         )
-        found = replace(found, facts={**found.facts, **self.peaks, "run.device_options": dict(plan.device_options)})
+        told = {"run.device_options": dict(plan.device_options), **_unusual(plan)}
+        found = replace(found, facts={**found.facts, **self.peaks, **told})
         if self.stored is None:
             run = Run(
                 experiment=plan.experiment,
@@ -137,6 +150,16 @@ class Recording:
             return ""
         again = shlex.join(["effbench", "run", "--resume", str(self.writer.directory)])
         return f"; what was measured is kept, go on with: {again}"
+
+
+def _unusual(plan: Plan) -> dict[str, Any]:
+    """Conditions that are recorded where they are not what they have always been: older runs say nothing of them."""
+    told = {
+        "run.memory_format": (plan.cells[0].memory_format, "contiguous"),
+        "run.mode": (plan.cells[0].mode, "infer"),
+        "run.readings": (" ".join(plan.readings), ""),
+    }
+    return {name: value for name, (value, usual) in told.items() if value != usual}
 
 
 def _forwards(timing: Timing) -> Timing:

@@ -5,6 +5,8 @@ The parent process never computes while a worker measures: it reads events and a
 
 from __future__ import annotations
 
+import dataclasses
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from effbench import claims, environment, storage
 from effbench.core import Cell, Cost, Run
 from effbench.errors import EffbenchError, StorageError
 from effbench.measurement import peaks as measuring
+from effbench.measurement import readings
 from effbench.measurement.launcher import Worker, WorkerFailed, worker_environment
 from effbench.peaks import Peaks
 from effbench.plan import Plan
@@ -73,9 +76,9 @@ def execute(
     times of a cell on a device with given peaks; without it none are measured. Raises StorageError,
     EffbenchError when no cell could be measured, Interrupted on Ctrl-C.
     """
-    with RunWriter(directory) as writer:
+    with RunWriter(directory) as writer, tempfile.TemporaryDirectory(prefix="effbench-") as scratch:
         watch(Progress(0.0, "counting costs"))
-        record = Recording(plan, writer, command)
+        record = Recording(plan, writer, Path(scratch), command)
         for cell in plan.cells:
             try:
                 record.costs[cell.id] = profile(cell)
@@ -120,13 +123,13 @@ def resume(directory: Path, *, watch: Watch = lambda progress: None) -> Run:
     """
     if storage.load(directory).complete:
         return storage.load(directory)
-    with RunWriter(directory, resume=True) as writer:
+    with RunWriter(directory, resume=True) as writer, tempfile.TemporaryDirectory(prefix="effbench-") as scratch:
         # Read again under the lock: whoever held it until now may have written more.
         run = storage.load(directory)
-        return run if run.complete else _go_on(run, writer, watch)
+        return run if run.complete else _go_on(run, writer, Path(scratch), watch)
 
 
-def _go_on(run: Run, writer: RunWriter, watch: Watch) -> Run:
+def _go_on(run: Run, writer: RunWriter, scratch: Path, watch: Watch) -> Run:
     if len(run.results) < len(run.experiment.cases):
         raise EffbenchError(
             f"the run in {writer.directory} was stopped before anything was measured; delete it and begin again"
@@ -136,10 +139,11 @@ def _go_on(run: Run, writer: RunWriter, watch: Watch) -> Run:
             raise EffbenchError(
                 f"{result.cell.id} was a module of a Python session that has ended; measure it again there"
             )
-    record = Recording(plan_of(run), writer, run.command, run.environment)
+    record = Recording(plan_of(run), writer, scratch, run.command, run.environment)
     record.costs = {result.cell.id: result.cost for result in run.results}
     record.skipped = {result.cell.id: result.skipped for result in run.results if result.skipped}
     record.calls = {result.cell.id: result.calls for result in run.results if result.calls}
+    record.read = {(result.cell.id, reading.what) for result in run.results for reading in result.readings}
     state = _State()
     slots = {launch.number: launch.slot for launch in run.launches}
     state.next_launch = max(slots, default=-1) + 1
@@ -160,12 +164,13 @@ def plan_of(run: Run) -> Plan:
         cells=tuple(result.cell for result in run.results),
         device=first.device,
         device_options=options,
-        runtime=first.runtime,
+        runtime=run.environment.runtime,
         threads=first.threads,
         allocator=str(run.environment.facts["run.allocator"]),
         sampling=run.sampling,
         seed=run.seed,
         clock=run.clock,
+        readings=tuple(str(run.environment.facts.get("run.readings") or "").split()),
     )
 
 
@@ -186,6 +191,7 @@ def _measure(record: Recording, state: _State, watch: Watch) -> Run:
                 slots_left = sampling.launches - len(state.finished)
                 _launch(record, state, slot, max(0.0, left_s / slots_left - state.overhead_s), watch)
         _raise_if_nothing_left(record)
+        _read_beside(record, watch)
         writer.append("complete")
         run = storage.load(writer.path)
         writer.verdicts(claims.judge(run))
@@ -195,6 +201,27 @@ def _measure(record: Recording, state: _State, watch: Watch) -> Run:
         raise StorageError(f"{error}; what was measured before is kept in {writer.directory}") from error
     watch(Progress(1.0, "done"))
     return run
+
+
+def _read_beside(record: Recording, watch: Watch) -> None:
+    """What else the plan wants to know of the cells that could be measured. A reading that fails says why."""
+    plan = record.plan
+    wanted = [(what, cell) for what in plan.readings for cell in plan.cells if cell.id not in record.skipped]
+    for number, (what, cell) in enumerate(wanted):
+        if (cell.id, what) in record.read:
+            continue
+        watch(Progress(1.0, f"{what.replace('_', ' ')} of {cell.id} ({number + 1}/{len(wanted)})"))
+        job = {
+            "task": what,
+            "seed": plan.seed,
+            "device": plan.device,
+            "device_options": dict(plan.device_options),
+            "mode": cell.mode,
+            "sampling": dataclasses.asdict(plan.sampling),
+            "cell": record.order(cell),
+        }
+        variables = worker_environment(plan.threads, plan.allocator)
+        record.writer.reading(cell.id, readings.take(job, variables, plan.sampling.silence_s))
 
 
 def _launch(record: Recording, state: _State, slot: int, budget_s: float, watch: Watch) -> None:

@@ -65,6 +65,14 @@ def complete_device(incomplete: str) -> list[str]:
     return [name for name in devices.NAMES if name.startswith(incomplete)]
 
 
+def complete_runtime(incomplete: str) -> list[str]:
+    """Runtimes that begin so, also behind a comma."""
+    from effbench import runtimes
+
+    *before, last = incomplete.split(",")
+    return [",".join([*before, name]) for name in (*runtimes.NAMES, "all") if name.startswith(last)]
+
+
 def complete_run(incomplete: str) -> list[str]:
     """Folders of runs that begin so, in the place where runs go by default."""
     from effbench import storage
@@ -93,10 +101,29 @@ Inputs = Annotated[
         help="Input without the batch, such as 3x224x224, mask=1x224x224 or ids=128:int64; repeatable.",
     ),
 ]
-Runtime = Annotated[str, typer.Option(help="How the network is executed: eager.")]
+Runtime = Annotated[
+    str,
+    typer.Option(
+        help="How networks are executed (`effbench list runtimes`); several, such as eager,onnxruntime, or all run in "
+        "the same rounds.",
+        autocompletion=complete_runtime,
+    ),
+]
+MemoryFormat = Annotated[str, typer.Option(help="contiguous or channels_last.")]
+Mode = Annotated[str, typer.Option(help="infer, or train: forward, backward and an optimiser's step.")]
+Percentiles = Annotated[bool, typer.Option("--percentiles", help="Latency of single calls: p50, p90, p99.")]
+PeakMemory = Annotated[
+    bool, typer.Option("--peak-memory", help="The most memory that each network needs, in a process of its own.")
+]
+Energy = Annotated[bool, typer.Option("--energy", help="Joules per call, where the machine can tell.")]
+Count = Annotated[
+    str | None, typer.Option(help="instructions: count them too; the same on a noisy machine as on a quiet one.")
+]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 means every core this process may use.")]
 Batch = Annotated[int | None, typer.Option(help="Images per call. Default: the study's own, else 1.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, float64, float16 or bfloat16.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="float32, float64, float16, bfloat16, or int8 where the runtime has it.")
+]
 Allocator = Annotated[
     str, typer.Option(help="retain: keep freed pages, so that kernels are measured; system: as deployed.")
 ]
@@ -130,6 +157,14 @@ def device_options(device: str, precision: str, autotune: bool, cache: str) -> d
     if not device.startswith("cuda"):
         return {}
     return {"precision": precision, "autotune": autotune, "cache": cache}
+
+
+def readings(percentiles: bool, peak_memory: bool, energy: bool, count: str | None) -> tuple[str, ...]:
+    """What the options want to be read beside the rounds (`core.READINGS`). Raises UnknownName."""
+    if count not in (None, "instructions"):
+        raise UnknownName("thing to count", str(count), ("instructions",))
+    wanted = {"percentiles": percentiles, "peak_memory": peak_memory, "energy": energy, "instructions": bool(count)}
+    return tuple(name for name, is_wanted in wanted.items() if is_wanted)
 
 
 def selection(words: Sequence[str]) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from shell import EFFBENCH, QUICKLY, Done, effbench, environment, kinds, refusal, study_file
 
-from effbench import storage
+from effbench import reading, storage
 
 LONG = QUICKLY.replace("launches=2", "launches=16")
 """So many launches that a run on the scripted clock takes seconds."""
@@ -237,7 +237,7 @@ def copy(run: Path, name: str) -> Path:
 def test_a_run_of_a_newer_effbench_is_refused(finished: Path) -> None:
     run = copy(finished, "newer")
     path = run / "run.jsonl"
-    path.write_text(path.read_text().replace('"schema":1', '"schema":99', 1))
+    path.write_text(path.read_text().replace(f'"schema":{reading.SCHEMA}', '"schema":99', 1))
     for words in (["diff", finished, run], ["run", "--resume", run]):
         line = refusal(effbench(*words, cwd=run.parent))
         assert "schema 99" in line and "upgrade effbench" in line

@@ -14,7 +14,7 @@ from shell import QUICKLY, effbench, records
 from effbench import storage
 from effbench.core import Timing
 from effbench.gates.pairs import Pair, rounds
-from effbench.measurement import worker
+from effbench.measurement import preparation
 from effbench.recording import Recording
 from effbench.summary import summarise
 
@@ -146,7 +146,7 @@ def test_no_clock_is_stored_that_went_backwards(clock: str, tmp_path: Path) -> N
         writer.header(made, "0")
         for result in made.results:
             writer.cell(result)
-        recording = Recording(plan=None, writer=writer)  # type: ignore[arg-type]
+        recording = Recording(plan=None, writer=writer, scratch=tmp_path)  # type: ignore[arg-type]
         recording.take(0, {"event": "launch", "slot": 0})
         event = {"event": "block", "round": 0, "position": 0, "cell": CELLS[0], "timing": timing}
         recording.take(0, event)
@@ -163,6 +163,6 @@ def test_every_tensor_of_an_output_is_looked_at() -> None:
 
     good, bad = torch.zeros(3), torch.tensor([0.0, float("-inf")])
     for fine in (good, good.bfloat16(), good.long(), None, "text", (), [good, {"a": (good,)}]):
-        assert worker._is_finite(fine)
+        assert preparation.is_finite(fine)
     for wrong in (bad, bad.half(), [good, bad], {"a": {"b": (good, [bad])}}):
-        assert not worker._is_finite(wrong)
+        assert not preparation.is_finite(wrong)

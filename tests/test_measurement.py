@@ -119,13 +119,15 @@ def job(**changes: Any) -> dict[str, Any]:
         {
             "id": name, "model": "none", "arguments": {}, "dtype": "float32", "batch": 1,
             "inputs": [{"shape": [1], "name": "", "dtype": ""}],
-            "calls": None, "reference": "a", "cost": {"madds": madds, "memory_access_bytes": 1000},
+            "calls": None, "reference": "a", "runtime": "eager", "threads": 1, "memory_format": "contiguous",
+            "mode": "infer", "folder": "unused", "cost": {"madds": madds, "memory_access_bytes": 1000},
         }
         for name, madds in (("a", 1e8), ("b", 2e8))
     ]  # fmt: skip
     return {
         "launch": 0, "seed": 0, "first_round": 0, "budget_s": 9.0, "clock": "cpu", "device": "fake",
-        "device_options": {"noise": 0.001}, "runtime": "eager", "sampling": {}, "cells": cells, **changes,
+        "device_options": {"noise": 0.001}, "runtimes": ["eager"], "mode": "infer", "sampling": {},
+        "cells": cells, **changes,
     }  # fmt: skip
 
 

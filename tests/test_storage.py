@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs import CELLS, run_of
 
-from effbench import storage
+from effbench import reading, storage
 from effbench.claims import judge
 from effbench.core import Run
 from effbench.diff import compare_runs
@@ -133,7 +133,7 @@ def test_unwritable_and_absent_places(tmp_path: Path) -> None:
 
 def test_a_newer_schema_is_refused_by_name(tmp_path: Path) -> None:
     path = write(run_of(TIMES, launches=1, rounds=1), tmp_path / "run")
-    path.write_text(path.read_text().replace('"schema":1', '"schema":99', 1))
+    path.write_text(path.read_text().replace(f'"schema":{reading.SCHEMA}', '"schema":99', 1))
     with pytest.raises(CorruptRun, match=r"schema 99.*upgrade effbench"):
         load(path)
 

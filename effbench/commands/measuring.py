@@ -29,6 +29,8 @@ def run(
     threads: words.Threads = 1,
     batch: words.Batch = None,
     dtype: words.Dtype = None,
+    memory_format: words.MemoryFormat = "contiguous",
+    mode: words.Mode = "infer",
     allocator: words.Allocator = "retain",
     scale: Annotated[str | None, typer.Option(help="Scales to run, such as x1,x4.")] = None,
     select: Annotated[
@@ -56,6 +58,10 @@ def run(
     cuda_precision: words.CudaPrecision = "fp32",
     autotune: words.Autotune = False,
     cache: words.Cache = "steady",
+    percentiles: words.Percentiles = False,
+    peak_memory: words.PeakMemory = False,
+    energy: words.Energy = False,
+    count: words.Count = None,
     as_json: words.Json = False,
 ) -> None:
     """Carry out a guideline study and say whether the guideline holds here."""
@@ -89,9 +95,23 @@ def run(
     if scale:
         chosen["scale"] = scale.split(",")
     options = _measuring(
-        device, runtime, threads, batch, dtype, allocator, launches, budget, precision, quick, seed, out
+        budget,
+        precision,
+        device=device,
+        runtime=runtime,
+        threads=threads,
+        batch=batch,
+        dtype=dtype,
+        memory_format=memory_format,
+        mode=mode,
+        allocator=allocator,
+        launches=launches,
+        quick=quick,
+        seed=seed,
+        out=out,
+        device_options=words.device_options(device, cuda_precision, autotune, cache),
+        readings=words.readings(percentiles, peak_memory, energy, count),
     )
-    options["device_options"] = words.device_options(device, cuda_precision, autotune, cache)
     options |= {"models": tuple(model or ()), "depthwise": depthwise}
     _finish(lambda watch: api.run(found, select=chosen, watch=watch, **options), as_json)
 
@@ -109,6 +129,8 @@ def compare(
     threads: words.Threads = 1,
     batch: words.Batch = None,
     dtype: words.Dtype = None,
+    memory_format: words.MemoryFormat = "contiguous",
+    mode: words.Mode = "infer",
     allocator: words.Allocator = "retain",
     inputs: words.Inputs = None,
     launches: words.Launches = None,
@@ -120,15 +142,33 @@ def compare(
     cuda_precision: words.CudaPrecision = "fp32",
     autotune: words.Autotune = False,
     cache: words.Cache = "steady",
+    percentiles: words.Percentiles = False,
+    peak_memory: words.PeakMemory = False,
+    energy: words.Energy = False,
+    count: words.Count = None,
     as_json: words.Json = False,
 ) -> None:
     """Measure models side by side: costs, speed, the paper's row, scatter plots. Ratios are to the first."""
     from effbench import api
 
     options = _measuring(
-        device, runtime, threads, batch, dtype, allocator, launches, budget, precision, quick, seed, out
+        budget,
+        precision,
+        device=device,
+        runtime=runtime,
+        threads=threads,
+        batch=batch,
+        dtype=dtype,
+        memory_format=memory_format,
+        mode=mode,
+        allocator=allocator,
+        launches=launches,
+        quick=quick,
+        seed=seed,
+        out=out,
+        device_options=words.device_options(device, cuda_precision, autotune, cache),
+        readings=words.readings(percentiles, peak_memory, energy, count),
     )
-    options["device_options"] = words.device_options(device, cuda_precision, autotune, cache)
     _finish(lambda watch: api.compare(*models, input_shape=words.inputs(inputs), watch=watch, **options), as_json)
 
 
@@ -180,32 +220,11 @@ def _interrupted(directory: Path) -> int:
     return console.complain("interrupted before anything was measured", 130)
 
 
-def _measuring(
-    device: str,
-    runtime: str,
-    threads: int,
-    batch: int | None,
-    dtype: str | None,
-    allocator: str,
-    launches: int | None,
-    budget: str | None,
-    precision: str | None,
-    quick: bool,
-    seed: int,
-    out: Path | None,
-) -> dict[str, Any]:
+def _measuring(budget: str | None, precision: str | None, **options: Any) -> dict[str, Any]:
+    """The options that commands which measure share, as `api.run` takes them. Raises InvalidValue."""
     return {
-        "device": device,
-        "runtime": runtime,
-        "threads": threads,
-        "batch": batch,
-        "dtype": dtype,
-        "allocator": allocator,
-        "launches": launches,
+        **options,
         "budget_s": words.seconds(budget) if budget is not None else None,
         "precision": words.share(precision) if precision is not None else None,
-        "quick": quick,
-        "seed": seed,
-        "out": out,
         "command": console.typed.get(),
     }

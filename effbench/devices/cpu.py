@@ -27,16 +27,20 @@ _ALLOCATOR_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc")
 
 
 class Cpu(Device):
-    """`threads` intra-op threads (0 = one per core that this process may use), one inter-op thread."""
+    """`threads` intra-op threads (0 = one per core that this process may use), one inter-op thread.
+
+    With one thread its CPU time is that of the thread that calls; `whole_process` takes every thread's, for runtimes
+    that compute in threads of their own.
+    """
 
     kind = "cpu"
     name = "cpu"
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, *, whole_process: bool = False) -> None:
         if threads < 0:
             raise InvalidValue(f"threads (={threads}) must be 1 or more, or 0 for every core")
         self.threads = threads or usable_cores()
-        self._one_thread = self.threads == 1
+        self._one_thread = self.threads == 1 and not whole_process
         self._cpu_clock = time.thread_time_ns if self._one_thread else time.process_time_ns
         self._schedstat = _open("/proc/thread-self/schedstat")
         self._stat = _open("/proc/stat")

@@ -7,6 +7,7 @@ cancels. As in `runner`, this process only reads events and appends records.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -108,7 +109,11 @@ class Duel:
         with ExitStack() as stack:
             records = [
                 Recording(
-                    self.plan, stack.enter_context(RunWriter(self.directory / side)), self._command, can_resume=False
+                    self.plan,
+                    stack.enter_context(RunWriter(self.directory / side)),
+                    Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="effbench-"))),
+                    self._command,
+                    can_resume=False,
                 )
                 for side in SIDES
             ]

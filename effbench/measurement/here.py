@@ -12,6 +12,7 @@ import gc
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench import devices, feeding, runtimes
@@ -21,6 +22,7 @@ from effbench.devices._torch_cuda import TorchCuda
 from effbench.errors import ModelError, UnknownName
 from effbench.measurement import loop
 from effbench.measurement.launcher import ALLOCATORS
+from effbench.runtimes import Setting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -119,7 +121,7 @@ def prepare(
     args, named = feeding.make(feeding.described(shape), batch, dtype, seed=SEED)
     passed = feeding.positional(network, args, named) if named else args
     inputs = tuple(place.place(item) if isinstance(item, torch.Tensor) else item for item in passed)
-    call = place.bind(runtimes.get("eager").prepare(network, [inputs]), {})
+    call = place.bind(runtimes.get("eager").prepare(network, [inputs], Setting(Path())).call, {})
     return Prepared(place, call, network, getattr(place, "threads", 1), costs, missing)
 
 

@@ -19,13 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from effbench import devices, feeding, runtimes
+from effbench import devices, runtimes
 from effbench._version import __version__
-from effbench.core import Block, Sampling
-from effbench.devices import Call, Device, OutOfMemory, cpu
-from effbench.errors import EffbenchError, ModelError
-from effbench.feeding import Input
-from effbench.measurement import breakdown, loop
+from effbench.core import READINGS, Block, Sampling
+from effbench.devices import Call, Device, OutOfMemory
+from effbench.errors import EffbenchError
+from effbench.measurement import breakdown, loop, preparation
 from effbench.operator_times import Breakdown
 from effbench.zoo.external import NETWORK_FAILURES
 
@@ -55,6 +54,10 @@ def main() -> int:
             from effbench.measurement import peaks
 
             peaks.answer(job, emit)
+        elif job.get("task") in READINGS:
+            from effbench.measurement import readings
+
+            readings.answer(job, emit)
         elif job.get("task"):
             from effbench.measurement import counting
 
@@ -97,9 +100,12 @@ def launch(job: Mapping[str, Any], emit: Emit, hear: Hear) -> None:
     sampling = Sampling(**job["sampling"])
     device = devices.get(job["device"], **job["device_options"])
     device.setup()
-    about = {} if device.kind == "fake" else runtimes.get(job["runtime"]).facts()
+    about: dict[str, Any] = {}
+    for name in job["runtimes"] if device.kind != "fake" else ():
+        if runtimes.missing(name) is None:  # its cells say what is missing
+            about |= runtimes.get(name).facts()
     emit("ready", effbench=__version__, facts=device.facts(), runtime_facts=about)
-    with _inference(device):
+    with _gradients(job, device):
         calls = _prepare_all(job, device, emit)
         _refuse_foreign(job)
         frozen = {spec["id"]: spec["calls"] for spec in job["cells"]}
@@ -238,7 +244,7 @@ def _prepare_all(job: Mapping[str, Any], device: Device, emit: Emit) -> dict[str
     for spec in job["cells"]:
         emit("working", cell=spec["id"])
         try:
-            calls[spec["id"]] = _prepare(spec, job, device, emit)
+            calls[spec["id"]] = preparation.prepare(spec, job["seed"], device, emit)
         except OutOfMemory as error:
             emit("skip", cell=spec["id"], reason=f"out of memory: {_first_line(error)}")
             device.release()
@@ -249,71 +255,9 @@ def _prepare_all(job: Mapping[str, Any], device: Device, emit: Emit) -> dict[str
     return calls
 
 
-def _prepare(spec: Mapping[str, Any], job: Mapping[str, Any], device: Device, emit: Emit) -> Call:
-    if device.kind == "fake":
-        return device.bind(None, spec["cost"])
-    import torch
-
-    from effbench import zoo
-
-    torch.manual_seed(job["seed"])
-    built = zoo.resolve(spec["model"], spec["arguments"])
-    if any(weight.is_meta for weight in (*built.parameters(), *built.buffers())):
-        raise ModelError(f"{type(built).__name__} has weights without values (meta device); build them on the CPU")
-    network = device.place(built).eval()
-    dtype = getattr(torch, spec["dtype"])
-    if dtype.is_floating_point:
-        network = network.to(dtype)
-    inputs = _inputs(spec, job["seed"], device, network)
-    call = runtimes.get(job["runtime"]).prepare(network, inputs)
-    with _out_of_memory_translated():
-        output = call()
-        device.synchronize()
-    if not _is_finite(output):
-        emit("probe", cell=spec["id"], values={"output": "not finite"})
-    return device.bind(call, spec["cost"])
-
-
-def _is_finite(output: Any) -> bool:
-    """Whether an output holds only numbers. A network that computes NaN may run at another speed than one in use."""
-    import torch
-
-    if isinstance(output, torch.Tensor):
-        return not output.is_floating_point() or bool(output.isfinite().all())
-    inner = output.values() if isinstance(output, Mapping) else output if isinstance(output, (list, tuple)) else ()
-    return all(map(_is_finite, inner))
-
-
-def _inputs(spec: Mapping[str, Any], seed: int, device: Device, network: Any) -> list[tuple[Any, ...]]:
-    """What the network is fed, by position, so often that the device's caches do not hold it."""
-    import torch
-
-    described = [Input(tuple(item["shape"]), item["name"], item["dtype"]) for item in spec["inputs"]]
-    args, named = feeding.make(described, spec["batch"], spec["dtype"], "meta")
-    input_bytes = sum(tensor.nbytes for tensor in (*args, *named.values()))
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for _ in range(device.rotations(input_bytes)):
-        args, named = feeding.make(described, spec["batch"], spec["dtype"], seed=generator)
-        passed = feeding.positional(network, args, named) if named else args
-        found.append(tuple(device.place(item) if isinstance(item, torch.Tensor) else item for item in passed))
-    return found
-
-
-@contextlib.contextmanager
-def _out_of_memory_translated() -> Any:
-    """The first call may already run out of memory, before any block is timed."""
-    import torch
-
-    try:
-        with cpu.out_of_memory_named():
-            yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(_first_line(error)) from error
-
-
-def _inference(device: Device) -> contextlib.AbstractContextManager[Any]:
-    if device.kind == "fake":
+def _gradients(job: Mapping[str, Any], device: Device) -> contextlib.AbstractContextManager[Any]:
+    """Entered once for the whole launch, so that a call costs nothing but the network."""
+    if device.kind == "fake" or job["mode"] == "train":
         return contextlib.nullcontext()
     import torch
 

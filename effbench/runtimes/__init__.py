@@ -7,7 +7,7 @@ import importlib
 from effbench.errors import UnknownName
 from effbench.runtimes.base import Prepared, Runtime, Setting, Unsupported
 
-__all__ = ["NAMES", "Prepared", "Runtime", "Setting", "Unsupported", "get", "missing"]
+__all__ = ["NAMES", "Prepared", "Runtime", "Setting", "Unsupported", "get", "missing", "present"]
 
 _ADAPTERS = {
     "eager": ("eager", "Eager"),
@@ -35,3 +35,8 @@ def get(name: str) -> Runtime:
 def missing(name: str) -> str | None:
     """Why this runtime cannot be used here, and what to install; None where it can. Raises UnknownName."""
     return get(name).missing()
+
+
+def present(kind: str) -> tuple[str, ...]:
+    """The runtimes that are installed here and have this kind of device, eager first."""
+    return tuple(name for name in NAMES if (kind == "fake" or kind in get(name).devices) and missing(name) is None)

@@ -1,0 +1,75 @@
+"""Does a network still compute the same? What a runtime returns, held against eager float32 on the same input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from effbench.runtimes import Unsupported
+
+if TYPE_CHECKING:
+    import numpy as np
+
+TOLERANCES: Mapping[str, float] = {
+    "float64": 1e-3,
+    "float32": 1e-3,
+    "float16": 3e-2,
+    "bfloat16": 1e-1,
+    "int8": 5e-1,
+}
+"""The largest error that still passes for the same network, as a share of the largest expected value. Wide enough for
+other algorithms (Winograd, fused norms) and for the rounding of the dtype through some hundred layers with random
+weights; a wrong axis, a lost branch or a stale input is an error near 1."""
+
+
+def check(expected: Any, found: Any, dtype: str) -> dict[str, float]:
+    """``output_error`` (largest absolute difference over the largest absolute expected value) and its ``tolerance``.
+
+    Both are outputs as a network returns them: tensors or arrays, or sequences or mappings of them. Raises Unsupported
+    for outputs of another number or shape, and for an error above the tolerance.
+    """
+    wanted, got = list(_arrays(expected)), list(_arrays(found))
+    if [array.shape for array in wanted] != [array.shape for array in got]:
+        raise Unsupported(
+            f"its output has the shapes {_shapes(got)} where eager float32 returns {_shapes(wanted)}; "
+            "this runtime cannot stand for the network"
+        )
+    error = max((_error(*pair) for pair in zip(wanted, got, strict=True)), default=0.0)
+    tolerance = TOLERANCES[dtype]
+    if not error <= tolerance:
+        raise Unsupported(
+            f"its output differs from eager float32 by {error:.2g} of the largest value, more than {tolerance:g}"
+        )
+    return {"output_error": error, "output_tolerance": tolerance}
+
+
+def _error(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:
+    import numpy as np
+
+    if not expected.size:
+        return 0.0
+    if not np.isfinite(expected).all():
+        # Nothing can be said of numbers that are none; the run notes that the output is not finite.
+        return 0.0
+    largest = float(np.abs(expected).max())
+    difference = float(np.abs(expected - found).max())
+    return difference / largest if largest else difference
+
+
+def _arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
+    """Every tensor or array in the output, in order, as float64."""
+    import numpy as np
+
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _arrays(item)
+    elif isinstance(value, np.ndarray):
+        yield value.astype(np.float64)
+    elif hasattr(value, "detach"):
+        yield value.detach().cpu().double().numpy()
+
+
+def _shapes(arrays: list[np.ndarray[Any, Any]]) -> str:
+    return ", ".join("x".join(map(str, array.shape)) or "scalar" for array in arrays) or "of nothing"
