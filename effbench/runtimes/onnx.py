@@ -1,0 +1,251 @@
+"""ONNX Runtime: the network as an ONNX graph, fused for the machine at hand and run with its own kernels."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effbench.devices.base import Call
+from effbench.runtimes.base import Setting, Unsupported
+from effbench.runtimes.exported import Exported, Session
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+MODEL = "model.onnx"
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+SETTINGS = {"session.intra_op.allow_spinning": "0", "session.set_denormal_as_zero": "1"}
+"""Threads that spin after a call would eat the next cell's time; denormals are flushed as in eager."""
+ONE_FILE_BYTES = 2**30
+"""Weights up to here stay inside of the model's one file; protobuf ends at 2 GiB."""
+CALIBRATED_ON = 8
+"""Inputs that int8 takes its ranges from."""
+HEAVY = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+
+
+class OnnxRuntime(Exported):
+    """One call is `run_with_iobinding` on inputs and outputs bound once: 2 us of Python, half of what `run` costs."""
+
+    name = "onnxruntime"
+    summary = "ONNX Runtime, its CPU or CUDA provider"
+    modules = ("onnxruntime",)
+    exporting = ("onnx", "onnxscript")
+    extra = "onnx"
+    devices = ("cpu", "cuda")
+    dtypes = ("float32", "float16", "int8")
+
+    def facts(self) -> dict[str, Any]:
+        import onnxruntime
+
+        return {
+            "onnxruntime.version": onnxruntime.__version__,
+            "onnxruntime.providers": onnxruntime.get_available_providers(),
+            "onnxruntime.settings": dict(SETTINGS),
+            "onnx.version": _version("onnx"),
+            "onnxscript.version": _version("onnxscript"),
+        }
+
+    def require(self, setting: Setting) -> None:
+        super().require(setting)
+        if setting.dtype == "int8" and setting.device != "cpu":
+            raise Unsupported("onnxruntime computes int8 on the CPU only; use --dtype float16 on CUDA")
+
+    def export(self, network: nn.Module, inputs: tuple[Tensor, ...], setting: Setting) -> Mapping[str, Any]:
+        import torch
+
+        facts: dict[str, Any] = {}
+        path = setting.folder / MODEL
+        weights = sum(weight.nbytes for weight in (*network.parameters(), *network.buffers()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's exporter warns of torch's own deprecations
+            try:
+                program = torch.onnx.export(network, inputs, dynamo=True, verbose=False)
+            except torch.onnx.OnnxExporterError as error:
+                cause = error.__cause__ or error
+                raise Unsupported(f"torch.onnx cannot export it: {_first_line(cause)}; use another runtime") from error
+        assert program is not None  # None only for the old exporter
+        facts["opset"] = program.model.opset_imports[""]
+        program.save(path, external_data=weights > ONE_FILE_BYTES)
+        example = tuple(tensor.cpu().numpy() for tensor in inputs)
+        if setting.dtype == "int8":
+            _quantise(path, example)
+            facts["quantisation"] = f"static QDQ, u8 by s8, per channel, minmax on {CALIBRATED_ON} inputs"
+        ran = _watch(example, setting)
+        if setting.dtype == "float16" and setting.device == "cpu":
+            _refuse_casts(ran)
+        return facts | delegation([(node["op_name"], node["provider"]) for node in ran], PROVIDERS[setting.device])
+
+    def open(self, setting: Setting) -> Session:
+        return _Opened(_session(setting), setting.device)
+
+
+class _Opened(Session):
+    def __init__(self, session: Any, device: str) -> None:
+        self._session, self._device = session, device
+
+    @property
+    def threads(self) -> int | None:
+        return int(self._session.get_session_options().intra_op_num_threads)
+
+    def bind(self, arrays: tuple[np.ndarray[Any, Any], ...]) -> Call:
+        import numpy as np
+        from onnxruntime import OrtValue
+
+        session = self._session
+        names = [each.name for each in session.get_inputs()]
+        if len(names) != len(arrays):
+            raise Unsupported(f"onnxruntime kept {len(names)} of {len(arrays)} inputs; drop those that nothing reads")
+        fed = tuple(np.ascontiguousarray(array) for array in arrays)
+        # The first run says of what shape and type the outputs are: a graph need not.
+        outputs = session.run(None, dict(zip(names, fed, strict=True)))
+        binding = session.io_binding()
+        for name, array in zip(names, fed, strict=True):
+            binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array, self._device))
+        values = [OrtValue.ortvalue_from_numpy(array, self._device) for array in outputs]
+        for each, value in zip(session.get_outputs(), values, strict=True):
+            binding.bind_ortvalue_output(each.name, value)
+        # On the CPU the values are the arrays' own memory, which must outlive the binding.
+        owned = (fed, outputs, values)
+        returned: Sequence[Any] = outputs if self._device == "cpu" else [_OnDevice(value) for value in values]
+        run = session.run_with_iobinding
+
+        def call(owned: object = owned) -> Sequence[Any]:
+            run(binding)
+            return returned
+
+        return call
+
+
+class _OnDevice:
+    """An output that stays on the device until somebody asks for its numbers."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        found: np.ndarray[Any, Any] = self._value.numpy()
+        return found if dtype is None else found.astype(dtype)
+
+
+def delegation(ran: Sequence[tuple[str, str]], wanted: str) -> dict[str, Any]:
+    """`operators`, `pieces`, `outside` and `operator_types` from the (type, provider) of every node in running order.
+
+    A piece is a stretch of nodes that the wanted provider runs without a node of another one or a copy in between.
+    """
+    inside = [provider == wanted and not kind.startswith("Memcpy") for kind, provider in ran]
+    return {
+        "operators": len(ran),
+        "pieces": sum(at_home for at_home, _ in itertools.groupby(inside)),
+        "outside": dict(Counter(kind for (kind, _), at_home in zip(ran, inside, strict=True) if not at_home)),
+        "operator_types": dict(Counter(kind for kind, _ in ran).most_common()),
+    }
+
+
+def _session(setting: Setting, profile: Path | None = None) -> Any:
+    """Raises Unsupported where the provider for the device is not in this build or does not start."""
+    import onnxruntime
+
+    wanted = PROVIDERS[setting.device]
+    if wanted not in onnxruntime.get_available_providers():
+        raise Unsupported(f"the installed onnxruntime has no {wanted}; pip install onnxruntime-gpu in its place")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = setting.threads or 1
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    for key, value in SETTINGS.items():
+        options.add_session_config_entry(key, value)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    # TF32 is off: float32 has to mean the same as under eager.
+    chosen = [(wanted, {"use_tf32": "0"})] if setting.device == "cuda" else [wanted]
+    session = onnxruntime.InferenceSession(str(setting.folder / MODEL), options, providers=chosen)
+    if session.get_providers()[0] != wanted:
+        raise Unsupported(f"onnxruntime could not start its {wanted}; install the CUDA and cuDNN that it was built for")
+    return session
+
+
+def _watch(example: tuple[np.ndarray[Any, Any], ...], setting: Setting) -> list[dict[str, Any]]:
+    """Every node of the optimised graph that one run executes, in order, as onnxruntime's profiler describes it."""
+    session = _session(setting, profile=setting.folder / "profile")
+    session.run(None, dict(zip([each.name for each in session.get_inputs()], example, strict=False)))
+    written = Path(session.end_profiling())
+    events = json.loads(written.read_text())
+    written.unlink()
+    return [dict(event["args"]) for event in events if "provider" in event.get("args", {})]
+
+
+def _refuse_casts(ran: Sequence[Mapping[str, Any]]) -> None:
+    """Raise Unsupported where float16 is only stored, and cast to float32 around each convolution or product."""
+    heavy = [node for node in ran if node["op_name"] in HEAVY]
+    widened = sum("float" in node["input_type_shape"][0] for node in heavy)
+    if widened:
+        raise Unsupported(
+            f"onnxruntime computes {widened} of {len(heavy)} convolutions and products of this float16 network in "
+            "float32 on this CPU; use --dtype float32 or int8"
+        )
+
+
+def _quantise(path: Path, example: tuple[np.ndarray[Any, Any], ...]) -> None:
+    """Replace the float32 model by its static int8 version."""
+    import numpy as np
+    import onnxruntime
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    generator = np.random.default_rng(0)
+    names = [each.name for each in onnxruntime.InferenceSession(str(path)).get_inputs()]
+
+    def like(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        floats = np.issubdtype(array.dtype, np.floating)
+        return generator.standard_normal(array.shape).astype(array.dtype) if floats else array
+
+    fed = [example, *(tuple(map(like, example)) for _ in range(CALIBRATED_ON - 1))]
+    feeds = _Feeds([dict(zip(names, arrays, strict=True)) for arrays in fed])
+
+    plain, shaped = path.with_name("float32.onnx"), path.with_name("shaped.onnx")
+    path.rename(plain)
+    # The exporter has folded what can be folded already.
+    quant_pre_process(plain, shaped, skip_optimization=True, skip_symbolic_shape=True)
+    # Unsigned activations: with signed ones some convolutions stay float32, as no fused kernel takes them.
+    quantize_static(
+        shaped,
+        path,
+        feeds,
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+    plain.unlink()
+    shaped.unlink()
+
+
+class _Feeds:
+    """What the quantiser asks for inputs until there are none."""
+
+    def __init__(self, feeds: Sequence[Mapping[str, Any]]) -> None:
+        self._left = iter(feeds)
+
+    def get_next(self) -> Mapping[str, Any] | None:
+        return next(self._left, None)
+
+
+def _first_line(error: BaseException) -> str:
+    said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return f"{type(error).__name__}: {said}"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
