@@ -35,6 +35,7 @@ from dataclasses import dataclass, field, replace
 
 from effbench import paper, stats
 from effbench.core import Estimate, Experiment, Result, Run
+from effbench.emulation import EMULATED, is_emulated
 from effbench.errors import InvalidValue
 from effbench.operator_times import Breakdown, OperatorTime
 
@@ -127,9 +128,11 @@ def _split(run: Run, result: Result, depthwise: bool) -> Split:
     platform = "GPU" if cell.device.startswith("cuda") else "ARM"
     published = paper.runtime_shares(case.model, platform)
     found = [launch.breakdowns[cell.id] for launch in run.launches if cell.id in launch.breakdowns]
-    seen = [item for item in found if item.operators]
+    seen = [item for item in found if item.operators and not is_emulated(run.environment)]
     if not seen:
         reasons = [item.missing or "the profiler saw no operator" for item in found]
+        if is_emulated(run.environment):
+            reasons = [EMULATED]
         missing = result.skipped or next(iter(reasons), "no launch got as far as the profiler")
         return Split(cell.id, paper=published, platform=platform, missing=missing)
     sums = [_by_part(item, depthwise) for item in seen]

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from effbench.core import Claim, Label, PairEvidence, Run, Verdict
-from effbench.summary import CellSummary, Rounds, paired_ratio, quiet_rounds, summarise
+from effbench.emulation import EMULATED
+from effbench.summary import CellSummary, Rounds, paired_ratio, rounds_of, summarise
 
 SMALLEST_EFFECT = 0.01
 CONFIDENCE = 0.95
@@ -22,7 +23,7 @@ MIN_LAUNCHES = 5
 def judge(run: Run, cells: tuple[CellSummary, ...] | None = None) -> tuple[Verdict, ...]:
     """One verdict per claim and group (one scale of one channel set, say) of the study, in study order."""
     summaries = {cell.cell.id: cell for cell in cells or summarise(run)}
-    rounds = {result.cell.id: quiet_rounds(result) for result in run.results}
+    rounds = rounds_of(run)
     groups: list[dict[str, Label]] = []
     for result in run.results:
         group = run.experiment.group_of(result.cell.case)
@@ -92,9 +93,8 @@ def _pair(
     skipped = [f"{cell.cell.id} skipped ({cell.skipped})" for cell in cells if cell.skipped]
     flagged = list(dict.fromkeys(flag for cell in cells for flag in cell.flags))
     if skipped or ratio is None:
-        return PairEvidence(
-            slower, faster, ratio, "unsure", "; ".join(skipped) or "no round measured both", paper_ratio
-        )
+        untimed = EMULATED if EMULATED in flagged else "no round measured both"
+        return PairEvidence(slower, faster, ratio, "unsure", "; ".join(skipped) or untimed, paper_ratio)
     if flagged:
         return PairEvidence(slower, faster, ratio, "unsure", ", ".join(flagged), paper_ratio)
     if ratio.n < MIN_LAUNCHES or ratio.low is None or ratio.high is None:

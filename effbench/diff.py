@@ -11,7 +11,8 @@ import math
 
 from effbench import stats
 from effbench.core import Comparison, Estimate, Run
-from effbench.summary import quiet_rounds, summarise
+from effbench.emulation import EMULATED, is_emulated
+from effbench.summary import rounds_of, summarise
 
 SMALLEST_EFFECT = 0.01
 TOLERANCE = 0.03
@@ -40,7 +41,12 @@ def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
             continue
         medians = [_launch_medians(run, cell) for run in (baseline, candidate)]
         if not all(medians):
-            reason = next((side[cell].skipped for side in sides if side[cell].skipped), "no undisturbed block")
+            untimed = (
+                EMULATED
+                if any(is_emulated(run.environment) for run in (baseline, candidate))
+                else "no undisturbed block"
+            )
+            reason = next((side[cell].skipped for side in sides if side[cell].skipped), untimed)
             comparisons.append(Comparison(cell, "missing", None, str(reason)))
             continue
         log_change = stats.welch_interval(medians[0], medians[1])
@@ -58,7 +64,7 @@ def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
 
 def _launch_medians(run: Run, cell: str) -> list[float]:
     by_launch: dict[int, list[float]] = {}
-    for (launch, _), block in quiet_rounds(run.result(cell)).items():
+    for (launch, _), block in rounds_of(run)[cell].items():
         seconds = block.per_call_s(run.clock)
         if seconds:
             by_launch.setdefault(launch, []).append(math.log(seconds))

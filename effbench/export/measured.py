@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from effbench import summary
 from effbench.core import Block, Estimate, Run
+from effbench.emulation import EMULATED, is_emulated
 from effbench.errors import CorruptRun, InvalidValue
 from effbench.report.grid import one_line
 from effbench.summary import CellSummary
@@ -66,6 +67,11 @@ def measured(run: Run) -> tuple[Measured, ...]:
         found.append(Measured(name, f"{one_line(run.experiment.name)}[{name}]".strip(), cell, cell.latency, quiet))
     if not found:
         reasons = [f"{result.cell.id}: {result.skipped}" for result in run.results if result.skipped]
+        if is_emulated(run.environment):
+            raise InvalidValue(
+                f"there is nothing to export ({EMULATED}); measure it on the hardware, or give its counts with "
+                "`effbench profile --json`"
+            )
         why = f" ({reasons[0]})" if reasons else ""
         raise InvalidValue(f"there is nothing to export: no cell of this run was measured{why}; measure it again")
     return tuple(found)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from effbench import stats
 from effbench.core import Case, Estimate, Result, Run
+from effbench.emulation import EMULATED, is_emulated
 from effbench.environment import Difference
 from effbench.gates.budgets import differing
 from effbench.gates.decision import Costed, Finding, Word
@@ -219,6 +220,8 @@ def _broken(costs: Sequence[Costed]) -> tuple[Word, str] | None:
 def _trouble(baseline: Run, candidate: Run, cell: str, yardstick: str | None) -> tuple[Word, str] | None:
     """What keeps a cell from being judged at all: the verdict and the reason."""
     before, after = _result(baseline, cell), _result(candidate, cell)
+    if is_emulated(baseline.environment) or is_emulated(candidate.environment):
+        return "ENVIRONMENT", f"{EMULATED}; measure on the hardware itself"
     if before is None or not before.blocks:
         return "NEW", (before.skipped if before else None) or "it is not in the baseline"
     if after is None or not after.blocks:
@@ -258,7 +261,7 @@ def _sides(baseline: Run, candidate: Run, cell: str, yardstick: str | None, cloc
 def _medians(run: Run, cell: str, yardstick: str | None, clock: str) -> list[float]:
     """Each launch's median log time, over the yardstick's in the same round where there is one."""
     found, unit = _result(run, cell), _result(run, yardstick) if yardstick else None
-    if found is None or (yardstick and unit is None):
+    if found is None or (yardstick and unit is None) or is_emulated(run.environment):
         return []
     units = {} if unit is None else quiet_rounds(unit)
     launches: dict[int, list[float]] = {}

@@ -16,6 +16,7 @@ from typing import Any
 
 from effbench import environment
 from effbench._version import __version__
+from effbench.emulation import EMULATED, is_emulated
 from effbench.errors import EffbenchError, NotComparable, StorageError
 from effbench.gates import pairs
 from effbench.gates.pairs import SIDES, Pair
@@ -215,6 +216,8 @@ class Duel:
         stored = [party.record.stored for party in self._parties]
         if stored[0] is None or stored[1] is None:
             return
+        if is_emulated(stored[0]):
+            raise NotComparable(f"{EMULATED}, so nothing can be judged by them; measure on the hardware itself")
         ignored = OWN_ENVIRONMENT if any(site.python for site in self._sites) else ()
         unlike = [found for found in environment.differences(stored[0], stored[1]) if found.field not in ignored]
         if unlike:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from effbench import storage
 from effbench.core import Block, Run
+from effbench.emulation import is_emulated
 from effbench.errors import CorruptRun, StorageError
 
 SIDES = ("baseline", "candidate")
@@ -65,11 +66,15 @@ def load(directory: str | Path) -> Pair:
 
 
 def rounds(pair: Pair, cell: str, clock: str | None = None) -> tuple[Round, ...]:
-    """Every round in which both sides have a block of this cell, in order. () for a cell that a side lacks.
+    """Every round in which both sides have a block of this cell, in order.
+
+    () for a cell that a side lacks, and for emulated runs.
 
     `clock` defaults to the pair's. A block whose clock reads nothing makes no round.
     """
     read = clock or pair.clock
+    if any(is_emulated(run.environment) for run in (pair.baseline, pair.candidate)):
+        return ()
     sides = [_blocks(run, cell) for run in (pair.baseline, pair.candidate)]
     found = []
     for key in sorted(sides[0].keys() & sides[1].keys()):

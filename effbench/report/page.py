@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from effbench import report, units
 from effbench.core import Estimate
+from effbench.emulation import is_emulated
 from effbench.report import captions, side_by_side
 from effbench.report.grid import Table, Value, escape_markdown, one_line, render_markdown
 from effbench.report.side_by_side import Measured
@@ -176,6 +177,8 @@ def _method(measured: Measured) -> dict[str, str]:
     stops = Counter(launch.stopped for launch in run.launches)
     warmups = [warmup for launch in run.launches for warmup in launch.warmups.values()]
     nulls = sorted(launch.null_call_ns for launch in run.launches if launch.null_call_ns is not None)
+    if is_emulated(run.environment):
+        nulls = []
     causes: Counter[str] = Counter()
     for cell in cells:
         causes.update(cell.disturbed)
