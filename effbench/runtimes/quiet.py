@@ -1,0 +1,45 @@
+"""Talkative libraries kept to themselves: their warnings, log lines and prints do not reach the user's terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[Callable[[], str]]:
+    """Take what the process writes to its standard output and error, below Python too; yields what reads it.
+
+    Warnings and log lines are dropped. Levels, handlers and filters are as before afterwards, also after an exception.
+    """
+    disabled, root = logging.root.manager.disable, logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    kept = {number: os.dup(number) for number in (1, 2)}
+    with tempfile.TemporaryFile() as taken, warnings.catch_warnings():
+
+        def said() -> str:
+            # Read by position: the two descriptors share the file's own.
+            return os.pread(taken.fileno(), 1 << 20, 0).decode(errors="replace")
+
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            for number in kept:
+                os.dup2(taken.fileno(), number)
+            yield said
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            for number, copy in kept.items():
+                os.dup2(copy, number)
+                os.close(copy)
+            logging.disable(disabled)
+            root.setLevel(level)
+            root.handlers[:] = handlers
