@@ -1,0 +1,151 @@
+"""OpenVINO: the network converted from torch.export's graph to its own IR and compiled for the CPU."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from effbench.devices.base import Call
+from effbench.runtimes.base import Prepared, Setting, Unsupported
+from effbench.runtimes.exported import Exported, Session
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+MODEL = "model.xml"
+SETTINGS = {
+    "NUM_STREAMS": 1,
+    "PERFORMANCE_HINT": "LATENCY",
+    "ENABLE_CPU_PINNING": False,
+    "CPU_DENORMALS_OPTIMIZATION": True,
+}
+"""One inference at a time, on the cores that the process was given; denormals are flushed as in eager."""
+PRECISIONS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+CAPABILITIES = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}
+NOT_RUN = ("Const", "Input", "Output")
+
+
+class OpenVino(Exported):
+    """One call is `InferRequest.infer` on inputs set once: 7 us of Python.
+
+    With one thread it computes in the thread that calls. Files and inputs are float32 whatever the dtype: numpy has no
+    bfloat16, and OpenVINO takes the precision that it computes in as a hint when it compiles.
+    """
+
+    name = "openvino"
+    summary = "OpenVINO, its CPU plugin"
+    modules = ("openvino",)
+    extra = "openvino"
+    dtypes = ("float32", "float16", "bfloat16")
+
+    def facts(self) -> dict[str, Any]:
+        core = _openvino().Core()
+        return {
+            "openvino.version": _openvino().get_version(),
+            "openvino.device": core.get_property("CPU", "FULL_DEVICE_NAME"),
+            "openvino.capabilities": sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+            "openvino.settings": dict(SETTINGS),
+        }
+
+    def prepare(self, network: nn.Module, inputs: Sequence[tuple[Tensor, ...]], setting: Setting) -> Prepared:
+        return super().prepare(network, [_float32(each) for each in inputs], setting)
+
+    def export(self, network: nn.Module, inputs: tuple[Tensor, ...], setting: Setting) -> Mapping[str, Any]:
+        import torch
+
+        openvino = _openvino()
+        example = _float32(inputs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's exporter warns of torch's own deprecations
+            program = torch.export.export(network.float(), example, strict=False)
+            model = openvino.convert_model(program)
+        # It takes every size for a variable one, and then finds fewer operators to fuse.
+        model.reshape({at: list(tensor.shape) for at, tensor in enumerate(example)})
+        openvino.save_model(model, setting.folder / MODEL, compress_to_fp16=False)
+        return _became(_compiled(setting).get_runtime_model())
+
+    def open(self, setting: Setting) -> Session:
+        return _Opened(_compiled(setting))
+
+
+class _Opened(Session):
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+
+    @property
+    def threads(self) -> int | None:
+        return int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
+
+    def bind(self, arrays: tuple[np.ndarray[Any, Any], ...]) -> Call:
+        import numpy as np
+
+        ports = self._compiled.inputs
+        if len(ports) != len(arrays):
+            raise Unsupported(f"openvino kept {len(ports)} of {len(arrays)} inputs; drop those that nothing reads")
+        request = self._compiled.create_infer_request()
+        fed = [
+            np.ascontiguousarray(array, port.get_element_type().to_dtype())
+            for port, array in zip(ports, arrays, strict=True)
+        ]
+        for at, array in enumerate(fed):
+            request.set_input_tensor(at, _openvino().Tensor(array, shared_memory=True))
+        infer = request.infer
+        infer()
+        outputs = [request.get_output_tensor(at).data for at in range(len(self._compiled.outputs))]
+
+        def call(owned: object = fed) -> Sequence[Any]:
+            infer(share_outputs=True)
+            return outputs
+
+        return call
+
+
+def _openvino() -> Any:
+    """The package. Importing it reports to its makers over the network; what it has for those who installed no
+    telemetry is taken instead."""
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
+    absent: Any = None  # what makes the import of this name fail
+    telemetry = sys.modules.get("openvino_telemetry", absent)
+    sys.modules["openvino_telemetry"] = absent
+    try:
+        import openvino
+    finally:
+        del sys.modules["openvino_telemetry"]
+        if telemetry is not None:
+            sys.modules["openvino_telemetry"] = telemetry
+    return openvino
+
+
+def _compiled(setting: Setting) -> Any:
+    """Raises Unsupported where this CPU would compute in another precision than asked for."""
+    core = _openvino().Core()
+    known = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if CAPABILITIES[setting.dtype] not in known:
+        raise Unsupported(
+            f"openvino has no {setting.dtype} on this CPU; use --dtype "
+            + " or ".join(name for name, capability in CAPABILITIES.items() if capability in known)
+        )
+    asked = SETTINGS | {
+        "INFERENCE_NUM_THREADS": setting.threads,
+        "INFERENCE_PRECISION_HINT": PRECISIONS[setting.dtype],
+    }
+    return core.compile_model(setting.folder / MODEL, "CPU", asked)
+
+
+def _became(graph: Any) -> dict[str, Any]:
+    """`operators`, `pieces`, `outside` and `operator_types` of a compiled graph: all of it are the plugin's kernels."""
+    kinds = [str(node.get_rt_info()["layerType"].value) for node in graph.get_ordered_ops()]
+    ran = Counter(kind for kind in kinds if kind not in NOT_RUN)
+    return {"operators": ran.total(), "pieces": 1, "outside": {}, "operator_types": dict(ran.most_common())}
+
+
+def _float32(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Other floats than float64 widened; whole numbers as they are."""
+    import torch
+
+    return tuple(tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor for tensor in inputs)
