@@ -1,0 +1,186 @@
+"""How many instructions one call of a cell executes: counted, so that a busy machine changes nothing. Never a time.
+
+A process starts, imports what all cells need, and forks for each of them: whatever ran before, a cell is always counted
+in the same state. The child prepares the cell, warms up and counts one call after the other. That is done in two fresh
+processes, and how far they differ is the reading's `repeatability`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from effbench import devices, stats
+from effbench.core import Reading
+from effbench.errors import EffbenchError
+from effbench.measurement import counters, preparation
+from effbench.measurement.counters import KINDS, Counter, Method
+from effbench.measurement.launcher import Site, Worker, WorkerFailed
+from effbench.runtimes import Unsupported
+from effbench.zoo.external import NETWORK_FAILURES
+
+WHAT = "instructions"
+PROCESSES = 2
+WARMUPS = 2
+CALLS = 3
+EMPTY_CALLS = 3
+"""Calls of nothing: what counting itself adds is taken off."""
+
+SLOWDOWN = 20
+"""A worker that counts may be silent for so many times longer: it runs in an emulator."""
+
+_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+
+Rows = Sequence[Mapping[str, int]]
+"""What each call executed, by kind (`counters.KINDS`)."""
+
+
+def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
+    """The instructions of the job's one `cell`; the reason where they cannot be counted."""
+    return take_all(job, [job["cell"]], variables, silence_s)[job["cell"]["id"]]
+
+
+def take_all(
+    job: Mapping[str, Any],
+    cells: Sequence[Mapping[str, Any]],
+    variables: Mapping[str, str],
+    silence_s: float,
+    site: Site | None = None,
+) -> dict[str, Reading]:
+    """A reading for each of these cells (`Recording.order`), by id, all of them counted by the same two processes.
+
+    `site` is where their code lies, if not here. Values: `instructions_per_call` (median over all calls, without what
+    counting adds), the same for every other kind that the method tells, `calls` (instructions of each, by process),
+    `empty_call`, `spread` (of one process's calls, as a share), `repeatability` (between the processes, as a share),
+    `method`, `method_version`, `threads`.
+    """
+    if devices.kind_of(job["device"]) != "cpu":
+        reason = f"instructions are counted on a CPU, and this ran on {job['device']}; count it with --device cpu"
+        return {cell["id"]: Reading(WHAT, missing=reason) for cell in cells}
+    calls: dict[str, list[Rows]] = defaultdict(list)
+    empty: dict[str, list[Rows]] = defaultdict(list)
+    refused: dict[str, str] = {}
+    method: Method | str = ""
+    for _ in range(PROCESSES):
+        left = [cell for cell in cells if cell["id"] not in refused]
+        if not left:
+            break
+        with tempfile.TemporaryDirectory(prefix="effbench-") as folder:
+            method = counters.find(Path(folder))
+            if isinstance(method, str):
+                return {cell["id"]: Reading(WHAT, missing=method) for cell in cells}
+            asked = {**job, "task": WHAT, "cells": left, "counter": dict(method.settings)}
+            under = replace(site or Site(), under=method.under)
+            # Python's own tables of names are the same in every process then.
+            environment = {**variables, **_ONE_THREAD, "PYTHONHASHSEED": "0"}
+            for event in _heard(asked, environment, SLOWDOWN * silence_s, under):
+                if event["event"] == "skip":
+                    refused[event["cell"]] = event["reason"]
+                elif event["event"] == "counted":
+                    calls[event["cell"]].append(event["calls"])
+                    empty[event["cell"]].append(event["empty"])
+    assert isinstance(method, Method), "there are at least two processes"
+    about = {"method": method.name, "method_version": method.version, "threads": 1}
+    return {
+        cell["id"]: Reading(WHAT, missing=refused[cell["id"]])
+        if cell["id"] in refused
+        else Reading(WHAT, {**values_of(calls[cell["id"]], empty[cell["id"]]), **about})
+        for cell in cells
+    }
+
+
+def values_of(calls: Sequence[Rows], empty: Sequence[Rows]) -> dict[str, Any]:
+    """The values of one cell from what was counted, process by process. A kind that was not told is left out."""
+    found: dict[str, Any] = {}
+    for kind in KINDS:
+        if all(kind in row for process in calls for row in process):
+            added = _median(row[kind] for process in empty for row in process)
+            found[f"{kind}_per_call"] = max(_median(row[kind] for process in calls for row in process) - added, 0)
+    each = [[row["instructions"] for row in process] for process in calls]
+    medians = [_median(process) for process in each]
+    return {
+        **found,
+        "calls": each,
+        "empty_call": _median(row["instructions"] for process in empty for row in process),
+        "spread": max((max(process) - min(process)) / median for process, median in zip(each, medians, strict=True)),
+        "repeatability": (max(medians) - min(medians)) / max(medians),
+    }
+
+
+def _median(values: Iterable[int]) -> int:
+    return round(stats.median(list(values)))
+
+
+def _heard(
+    job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float, site: Site
+) -> Iterable[Mapping[str, Any]]:
+    """The events of one process, and one that skips each cell that it said nothing of in the end."""
+    silent = [cell["id"] for cell in job["cells"]]
+    reason = "the process ended early, without an error"
+    with Worker(job, variables, silence_s, site) as worker:
+        try:
+            for event in worker.events():
+                if event["event"] in ("counted", "skip") and event["cell"] in silent:
+                    silent.remove(event["cell"])
+                    yield event
+                elif event["event"] == "error":
+                    reason = event["message"]
+        except WorkerFailed as failure:
+            reason = str(failure)
+    for cell in silent:
+        yield {"event": "skip", "cell": cell, "reason": reason}
+
+
+# --- in the worker ----------------------------------------------------------------------------------
+
+
+def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
+    """The other end of `take_all`: one child a cell, one event each."""
+    device = devices.get("cpu", threads=1)
+    device.setup()
+    for spec in job["cells"]:
+        emit("working", cell=spec["id"])
+        child = os.fork()
+        if not child:
+            try:
+                _count(job, {**spec, "threads": 1}, device, emit)
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status:
+            emit("skip", cell=spec["id"], reason=f"the process that counts it ended with status {status}")
+
+
+def _count(job: Mapping[str, Any], spec: Mapping[str, Any], device: devices.Device, emit: Callable[..., None]) -> None:
+    import torch
+
+    try:
+        with nullcontext() if spec["mode"] == "train" else torch.inference_mode():
+            call = preparation.prepare(spec, job["seed"], device, emit)
+            for _ in range(WARMUPS):
+                call()
+            counter = counters.opened(job["counter"])
+            gc.collect()
+            gc.freeze()
+            gc.disable()
+            calls = _counted(counter, call, CALLS)
+            emit("counted", cell=spec["id"], calls=calls, empty=_counted(counter, lambda: None, EMPTY_CALLS))
+    except (EffbenchError, Unsupported) as error:
+        emit("skip", cell=spec["id"], reason=_first_line(error))
+    except (devices.OutOfMemory, *NETWORK_FAILURES) as error:
+        emit("skip", cell=spec["id"], reason=f"{type(error).__name__}: {_first_line(error)}")
+
+
+def _counted(counter: Counter, call: Callable[[], object], times: int) -> list[Mapping[str, int]]:
+    return [counter.count(call) for _ in range(times)]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
