@@ -37,13 +37,14 @@ class Site:
 
     `folder` is where it works, and what its `paths` are relative to: the first places that it imports from. Nothing
     may be imported from `foreign`, the other side's tree. `python` is the interpreter of an environment of its own,
-    which must have effbench too.
+    which must have effbench too. `under` are the words of a program that runs the interpreter, such as an emulator.
     """
 
     folder: Path | None = None
     paths: tuple[str, ...] = ()
     foreign: Path | None = None
     python: str | None = None
+    under: tuple[str, ...] = ()
 
     def job(self) -> dict[str, Any]:
         """What the worker itself has to know."""
@@ -102,7 +103,7 @@ class Worker:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 closed by __exit__
         # A session of its own: Ctrl-C reaches only the parent, which still has to save and to say how to go on.
         self._process = subprocess.Popen(
-            [site.python or sys.executable, "-m", "effbench.measurement.worker"],
+            [*site.under, site.python or sys.executable, "-m", "effbench.measurement.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
