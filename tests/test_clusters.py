@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -12,10 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import CPU, Machine, plant
+from shell import effbench, refusal
 
-from effbench import clusters
+from effbench import clusters, plan
+from effbench.core import Case, Experiment
+from effbench.devices.cpu import Cpu
+from effbench.environment import collect, differences
 from effbench.errors import EffbenchError, InvalidValue, UnknownName
 from effbench.sysfiles import cpu_list
+from effbench.words import device_options
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux pins processes")
 
@@ -125,3 +132,75 @@ def test_cores_that_are_not_to_be_had_are_named() -> None:
     absent = max(os.sched_getaffinity(0)) + 100
     (error,) = in_a_thread(lambda: clusters.pin([min(os.sched_getaffinity(0)), absent]))
     assert isinstance(error, EffbenchError) and "the system gives" in str(error)
+
+
+# --- the device -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def big_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine has four small cores and two big ones."""
+    kinds = (clusters.Cluster((4, 5), 1024), clusters.Cluster((0, 1, 2, 3), 446))
+    monkeypatch.setattr(clusters, "clusters", lambda *_: kinds)
+
+
+@linux
+@pytest.mark.usefixtures("big_little")
+def test_no_threads_means_one_for_each_core_of_the_cluster() -> None:
+    assert [Cpu(0, cluster=word).threads for word in ("big", "little")] == [2, 4]
+    assert Cpu(1, cluster="little").threads == 1
+    with pytest.raises(InvalidValue, match=r"threads \(=3\) are more than the 2 cores of --cluster big"):
+        Cpu(3, cluster="big")
+    case = Case("probe", (4, 8, 8), labels={"groups": 1})
+    study = Experiment("one", "One", "c", "groups", (1,), 1, (case,))
+    planned = plan.make(study, threads=0, device_options={"cluster": "little"})
+    assert planned.threads == 4 and planned.device_options == {"cluster": "little", "threads": 4}
+    with pytest.raises(InvalidValue, match="ask for fewer"):
+        plan.make(study, threads=8, device_options={"cluster": "little"})
+
+
+@linux
+@pytest.mark.usefixtures("big_little")
+def test_the_cluster_is_a_condition_of_a_run() -> None:
+    little, free = Cpu(1, cluster="little").facts(), Cpu(1).facts()
+    assert (little["cpu.cluster"], little["cpu.cluster_cores"]) == ("little", "0-3")
+    assert "cpu.cluster" not in free
+    conditions = [collect(facts, "eager", threads=1, allocator="retain", variables={}) for facts in (little, free)]
+    assert [item.field for item in differences(*conditions)] == ["cpu.cluster", "cpu.cluster_cores"]
+
+
+@linux
+@pytest.mark.skipif(sys.platform == "linux" and len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_setup_pins_before_torch_is_there_and_its_threads_stay_on_the_cores() -> None:
+    code = """
+import json, os, sys
+from effbench import clusters
+first, second = sorted(os.sched_getaffinity(0))[:2]
+clusters.clusters = lambda *_: (clusters.Cluster((first,), 1024), clusters.Cluster((second,), 446))
+from effbench.devices.cpu import Cpu
+real, seen = clusters.pin, []
+clusters.pin = lambda cores: (seen.append("torch" in sys.modules), real(cores))
+device = Cpu(0, cluster="little")
+device.setup()
+import torch
+torch.randn(300, 300) @ torch.randn(300, 300)
+tasks = [sorted(os.sched_getaffinity(int(name))) for name in os.listdir("/proc/self/task")]
+print(json.dumps([seen, [[second]] * len(tasks) == tasks, torch.get_num_threads(), device.facts()["cpu.cluster"]]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [[False], True, 1, "little"]
+
+
+def test_a_device_without_cores_to_choose_takes_no_cluster() -> None:
+    with pytest.raises(InvalidValue, match="the device is cuda:1; leave --cluster out"):
+        device_options("cuda:1", "fp32", False, "steady", "big")
+    assert device_options("cpu", "fp32", False, "steady", "big") == {"cluster": "big"}
+    assert device_options("cpu", "fp32", False, "steady") == device_options("cpu", "fp32", False, "steady", "all") == {}
+
+
+@linux
+@pytest.mark.skipif(len(clusters.clusters()) > 1, reason="this machine has several clusters")
+def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
+    said = refusal(effbench("run", "g2_groups", "--cluster", "little", cwd=tmp_path))
+    assert said.startswith("--cluster little: this machine has") and said.endswith("leave --cluster out")
