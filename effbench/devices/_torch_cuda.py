@@ -126,15 +126,23 @@ class TorchCuda:
         for _ in range(8):
             self._torch.mm(self._work, self._work)
 
-    def capture(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Capture `call` as a CUDA graph and return its replay. Raises whatever capture does not allow."""
+    def graph_pool(self) -> Any:
+        """Memory that several graphs may work in, as long as they are replayed one after the other."""
+        return self._cuda.graph_pool_handle()
+
+    def capture(self, call: Callable[[], None], pool: Any = None) -> Callable[[], None]:
+        """Capture `call` as a CUDA graph, in a pool of its own unless given one, and return its replay.
+
+        It is called once before, on a stream aside: what is chosen or allocated at the first call is no part of it.
+        Raises whatever capture does not allow.
+        """
         aside = self._cuda.Stream()
         aside.wait_stream(self._cuda.current_stream())
         with self._cuda.stream(aside):
             call()
         self._cuda.current_stream().wait_stream(aside)
         graph = self._cuda.CUDAGraph()
-        with self._cuda.graph(graph, capture_error_mode="thread_local"):
+        with self._cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             call()
         replay: Callable[[], None] = graph.replay
         return replay

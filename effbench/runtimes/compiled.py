@@ -15,12 +15,14 @@ import sysconfig
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from effbench.devices import cpu
 from effbench.devices.base import Call
+from effbench.runtimes import training
 from effbench.runtimes.base import Prepared, Runtime, Setting, Unsupported, in_turn
 from effbench.runtimes.eager import Eager
 
@@ -50,6 +52,7 @@ class Compiled(Runtime):
     devices = ("cpu", "cuda")
     dtypes = ("float32", "float64", "float16", "bfloat16")
     memory_formats = ("contiguous", "channels_last")
+    modes = ("infer", "train")
 
     def missing(self) -> str | None:
         if importlib.util.find_spec("torch") is None:
@@ -81,32 +84,49 @@ class Compiled(Runtime):
         """Compiled when this returns. `prepare_s` and `artefact_bytes` are of the run's first launch; a later one says
         in `load_s` what it spent, and `cached` whether it loaded the graph.
 
-        `operators` counts the kernels launched per call, `outside` those of them that inductor did not generate.
-        Raises Unsupported.
+        `operators` counts the kernels launched per call, `outside` those of them that inductor did not generate. To
+        train, forward and backward are compiled, two `pieces`; loss and optimiser stay eager. Raises Unsupported.
         """
         import torch
         from torch._dynamo.exc import TorchDynamoException
 
         entry = own_entry(network)
         compiled = torch.compile(entry, backend="inductor", fullgraph=True, dynamic=False)
-        calls = [_bound(compiled, arguments) for arguments in inputs]
         try:
             with _into(setting.folder / _TOOLS):
                 _wake(setting.device)
             with _into(setting.folder), _watched() as codes:
                 hits = _cache_hits()
                 start = time.perf_counter()
-                calls[0]()
+                if setting.mode == "train":
+                    call = training.step(_Trained(network, compiled), inputs)
+                else:
+                    call = in_turn([_bound(compiled, arguments) for arguments in inputs])
+                call()
                 seconds = time.perf_counter() - start
                 # What compiles again, for another input or the second time, would do so inside of a timed block.
-                for call in (*calls, *calls):
+                for _ in range(2 * len(inputs) - 1):
                     call()
         except TorchDynamoException as error:
             raise Unsupported(f"torch.compile cannot take it: {_said(error)}") from error
         if entries(entry) == 0:
             raise Unsupported("torch.compile left it to eager; unset TORCHDYNAMO_DISABLE and TORCH_COMPILE_DISABLE")
         facts = _remembered(setting.folder, seconds, codes, cached=_cache_hits() > hits)
-        return Prepared(in_turn(calls), facts | {"threads": torch.get_num_threads()})
+        return Prepared(call, facts | {"threads": torch.get_num_threads()})
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """The parameters of a network, and what was compiled of its forward pass: its backward pass comes with it."""
+
+    network: nn.Module
+    compiled: Callable[..., Any]
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.compiled(*arguments)
+
+    def parameters(self) -> Iterator[Tensor]:
+        return self.network.parameters()
 
 
 def own_entry(network: nn.Module) -> Callable[..., Any]:
