@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench import breakdown, catalog, lineup, plan, runner, storage
+from effbench import breakdown, catalog, lineup, packages, plan, runner, storage
 from effbench.analysis import Analysis
+from effbench.bundles import stored, writing
+from effbench.bundles.stored import Bundle
 from effbench.core import Cell, Cost, Experiment
 from effbench.errors import InvalidValue, ModelError, UnknownName
 from effbench.lineup import Fed
@@ -151,6 +153,92 @@ def load(reference: str | Path) -> Results:
     return Results(storage.load(reference))
 
 
+def bundle(
+    subject: Experiment | Sequence[str],
+    directory: str | Path,
+    *,
+    runtime: str,
+    input_shape: Fed | None = None,
+    batch: int | None = None,
+    dtype: str | None = None,
+    select: Mapping[str, Sequence[str]] | None = None,
+    seed: int = 0,
+    command: str = "",
+    watch: Watch | None = None,
+) -> Bundle:
+    """Export models, or the cells of a study, for machines without torch, into a folder that is not there yet.
+
+    `runtime` names one or several runtimes of model files, comma between them. What cannot be exported stays in the
+    bundle with the reason. Raises UnknownName, InvalidValue, StorageError, MissingPackage, and EffbenchError where
+    nothing could be exported.
+    """
+    packages.require("torch")
+    experiment = (
+        subject if isinstance(subject, Experiment) else lineup.side_by_side(subject, input_shape, "float32", Path())
+    )
+    options: dict[str, Any] = {"batch": batch, "dtype": dtype, "select": select, "seed": seed}
+    names = dict.fromkeys(runtime.split(","))
+    # plan.make knows the names; one runtime a plan, since a label for it belongs to the run.
+    plans = [plan.make(experiment, runtime=name, **options) for name in names]
+    lineup.require(cell.case.model for cell in plans[0].cells)
+    counts = _Counts(plans[0])
+    return writing.write(plans, Path(directory), cost=counts.cost, command=command, watch=watch or _unwatched)
+
+
+def run_bundle(
+    directory: str | Path,
+    *,
+    runtime: str | None = None,
+    threads: int = 1,
+    allocator: str = "retain",
+    quick: bool = False,
+    launches: int | None = None,
+    budget_s: float | None = None,
+    precision: float | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    device_options: Mapping[str, Any] | None = None,
+    readings: Sequence[str] = (),
+    resume: str | Path | None = None,
+    command: str = "",
+    watch: Watch | None = None,
+) -> Results:
+    """Measure the models of a bundle as `run` does. Needs no torch.
+
+    `runtime` chooses some of the bundle's; `resume` finishes an interrupted run of it. A model whose output is not the
+    one that eager float32 had is a recorded skip. Raises StorageError, CorruptBundle, UnknownName, InvalidValue,
+    runner.Interrupted, and EffbenchError where nothing could be measured.
+    """
+    found = stored.load(directory)
+    if resume is not None:
+        begun = storage.load(resume)
+        planned, models = stored.make_plan(found, runtime=begun.environment.runtime)
+        stored.verify(found, models)
+        return Results(runner.resume(Path(resume), watch=watch or _unwatched, bundled=planned.bundled))
+    chosen = {"launches": launches, "budget_s": budget_s, "precision": precision}
+    planned, models = stored.make_plan(
+        found,
+        runtime=runtime,
+        threads=threads,
+        allocator=allocator,
+        quick=quick,
+        sampling={key: value for key, value in chosen.items() if value is not None},
+        seed=seed,
+        device_options=device_options,
+        readings=readings,
+    )
+    stored.verify(found, models)
+
+    def cost(cell: Cell) -> Cost:
+        counted = models[cell.id].cost
+        if counted is None:
+            raise ModelError(models[cell.id].skipped or "the bundle does not know what it costs; bundle it again")
+        return counted
+
+    target = Path(out) if out is not None else new_directory(found.experiment.name, planned.device)
+    return Results(runner.execute(planned, target, profile=cost, command=command, watch=watch or _unwatched))
+
+
 def _unwatched(progress: Progress) -> None:
     return None
 
@@ -160,7 +248,7 @@ def _execute(
     name: str,
     *,
     device: str = "cpu",
-    runtime: str = "eager",
+    runtime: str | None = None,
     threads: int = 1,
     batch: int | None = None,
     dtype: str | None = None,
@@ -179,6 +267,7 @@ def _execute(
     command: str = "",
     watch: Watch | None = None,
 ) -> Results:
+    packages.require("torch")
     chosen = {"launches": launches, "budget_s": budget_s, "precision": precision}
     planned = plan.make(
         experiment,
@@ -244,9 +333,12 @@ class _Counts:
                 self._apart.update(counting.count_apart(foreign, self._planned.sampling.silence_s))
             found: Counted | Profile | str = self._apart[cell.id]
         else:
-            found = profile(case.model, case.fed, batch=cell.batch, dtype=case.dtype, arguments=case.arguments)
+            dtype = "float32" if case.dtype == "int8" else case.dtype
+            found = profile(case.model, case.fed, batch=cell.batch, dtype=dtype, arguments=case.arguments)
         if isinstance(found, str):
             raise ModelError(found)
+        if case.dtype == "int8":
+            found = counting.quantised(found)
         self._kernels[cell.id] = found.kernels
         return found.cost
 

@@ -125,7 +125,7 @@ class Experiment:
     takes its first case.
     `defaults` narrows each remaining label to the values that run when nothing is selected; a mapping
     from device kind (``{"cuda": …, "cpu": …}``) makes that choice depend on the device. `batch` is the images per call
-    by device kind, 1 where it says nothing. `absent` names what the paper compares and this study cannot measure, each
+    by device kind, 1 where it says nothing; `runtime` the runtimes it is carried out under (`plan.make`). `absent` names what the paper compares and this study cannot measure, each
     with the reason. Raises InvalidValue for a case without the factor.
     """
 
@@ -143,6 +143,7 @@ class Experiment:
     notes: tuple[str, ...] = ()
     batch: Mapping[str, int] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
+    runtime: str = "eager"
     breakdown: Literal["", "merged", "depthwise"] = ""
     """Whether launches end with `torch.profiler`, and whether depthwise convolutions are shown as their own part."""
 

@@ -32,10 +32,23 @@ QUICK: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
+class Bundled:
+    """Models that were exported elsewhere: the `folder` of their bundle, its `digest`, and by cell the folder of each
+    model, or why it is `absent` here.
+    """
+
+    folder: str
+    digest: str
+    models: Mapping[str, str] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything a run needs to know before it starts.
 
-    `runtime` names the runtimes of its cells, comma between them; `readings` what is read beside the rounds.
+    `runtime` names the runtimes of its cells, comma between them; `readings` what is read beside the rounds. A run that
+    is `bundled` builds nothing and needs no torch.
     """
 
     experiment: Experiment
@@ -49,6 +62,7 @@ class Plan:
     seed: int = 0
     clock: str = "wall"
     readings: tuple[str, ...] = ()
+    bundled: Bundled | None = None
 
     @property
     def runtimes(self) -> tuple[str, ...]:
@@ -59,7 +73,7 @@ def make(
     experiment: Experiment,
     *,
     device: str = "cpu",
-    runtime: str = "eager",
+    runtime: str | None = None,
     threads: int = 1,
     batch: int | None = None,
     dtype: str | None = None,
@@ -76,11 +90,12 @@ def make(
     """The plan for a study under these options. `sampling` overrides single fields of the study's own, and so does
     `batch` where it is given.
 
-    `runtime` may name several, such as "eager,onnxruntime": every case then runs under each of them, in the same
+    `runtime` (default: the study's own) may name several, such as "eager,onnxruntime": every case then runs under each of them, in the same
     rounds, and carries the label `runtime`; "all" are those that are installed and have the device. Raises UnknownName
     and InvalidValue for options that name nothing or break a rule.
     """
     kind = devices.kind_of(device)
+    runtime = runtime or experiment.runtime
     names = runtimes.present(kind) if runtime == "all" else tuple(dict.fromkeys(runtime.split(",")))
     for name in names:
         if name not in runtimes.NAMES:
@@ -105,11 +120,11 @@ def make(
         raise InvalidValue(f"threads (={threads}) must be at most {MAX_THREADS}")
     if not 0 <= seed < 2**63:
         raise InvalidValue(f"seed (={seed}) must be 0 or more and below 2**63")
-    if kind == "cpu" and threads == 0:
-        from effbench.devices.cpu import usable_cores
+    if kind == "cpu":
+        from effbench.devices.cpu import threads_on
 
-        threads = usable_cores()
-    if kind != "cpu":
+        threads = threads_on(threads, str((device_options or {}).get("cluster", "")))
+    else:
         threads = 0
     cases = choose(experiment, kind, select or {})
     if dtype is not None:

@@ -87,10 +87,10 @@ class _Builder:
                 if kind == "header":
                     run = self._header(record)
                 elif kind == "cell":
-                    result = _result(record)
-                    if run is None or result.cell.case not in run.experiment.cases:
+                    found = result(record)
+                    if run is None or found.cell.case not in run.experiment.cases:
                         raise ValueError("a cell that is no case of the study")
-                    results[result.cell.id] = result
+                    results[found.cell.id] = found
                 elif kind == "calls":
                     results[record["cell"]] = replace(results[record["cell"]], calls=_integer(record["calls"]))
                 elif kind == "skip":
@@ -127,14 +127,14 @@ class _Builder:
         assert run is not None
         return replace(
             run,
-            results=tuple(replace(result, blocks=tuple(blocks.get(name, ()))) for name, result in results.items()),
+            results=tuple(replace(each, blocks=tuple(blocks.get(name, ()))) for name, each in results.items()),
             launches=tuple(launches.values()),
             complete=complete,
         )
 
     def _header(self, record: Mapping[str, Any]) -> Run:
         return Run(
-            experiment=_experiment(record["experiment"]),
+            experiment=experiment(record["experiment"]),
             environment=_make(Environment, record["environment"]),
             sampling=_make(Sampling, record["sampling"]),
             results=(),
@@ -216,7 +216,8 @@ def _claim(values: Mapping[str, Any]) -> Claim:
     return Claim(str(values["name"]), str(values["text"]), pairs, (slower, faster))
 
 
-def _experiment(values: Mapping[str, Any]) -> Experiment:
+def experiment(values: Mapping[str, Any]) -> Experiment:
+    """The study that was stored so. Raises KeyError, TypeError, ValueError, AttributeError, InvalidValue."""
     return _make(
         Experiment,
         {
@@ -230,7 +231,8 @@ def _experiment(values: Mapping[str, Any]) -> Experiment:
     )
 
 
-def _result(record: Mapping[str, Any]) -> Result:
+def result(record: Mapping[str, Any]) -> Result:
+    """The cell that was stored so, with its cost. Raises as `experiment` does."""
     cell = _make(Cell, {**record["cell"], "case": _case(record["cell"]["case"])})
     if cell.batch < 1 or (cell.case.batch or 1) < 1:
         raise ValueError("a batch needs at least one image")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from effbench import paper, stats
 from effbench.core import DEFAULT_LEVEL, Block, Cell, Cost, Estimate, Result, Run
+from effbench.emulation import EMULATED, is_emulated
 
 CONTAMINATED_SHARE = 0.10
 """A cell of whose blocks more than this share was disturbed was measured on a disturbed machine."""
@@ -25,11 +27,14 @@ class CellSummary:
     `busy` the same on the run's own clock (thread CPU time, or device events). `ratio` is the cell's time over its
     reference cell's, paired within rounds, on the run's clock; exactly 1 without interval for the reference itself.
     `paper_speed` is the paper's figure in `paper_unit` for the matching platform, `paper_ratio` the paper's reference
-    speed over it, so that it reads like `ratio`; `full_model` is the network's row of the paper's Table 8.
+    speed over it, so that it reads like `ratio`; `speedup` is the time of the same case under eager over this one's,
+    paired likewise, where the run has both; `prepared` is what its runtime made of the network (`runtimes.Prepared`),
+    as the launch that exported it says; `full_model` is the network's row of the paper's Table 8.
     `bound` is what most launches found the cell to wait for, host or device; `bounds_s` are the least seconds that a
     call takes at each level by the device's peaks. `flags` are reasons why the cell cannot confirm a claim:
-    "host-bound", "contaminated", "not steady". `notes` are worth a line but forbid nothing: "page faults", an output
-    that is not finite. `disturbed` counts blocks by outside cause. Anything that could not be estimated is None.
+    "host-bound", "contaminated", "not steady", `EMULATED`. `notes` are worth a line but forbid nothing: "page faults",
+    an output that is not finite. `disturbed` counts blocks by outside cause. Anything that could not be estimated is
+    None.
     """
 
     cell: Cell
@@ -44,6 +49,7 @@ class CellSummary:
     paper_unit: str | None = None
     paper_ratio: float | None = None
     full_model: paper.FullModel | None = None
+    speedup: Estimate | None = None
     bound: str | None = None
     bounds_s: Mapping[str, float] | None = None
     flags: tuple[str, ...] = ()
@@ -53,6 +59,7 @@ class CellSummary:
     set_aside: int = 0
     disturbed: Mapping[str, int] = field(default_factory=dict)
     skipped: str | None = None
+    prepared: Mapping[str, Any] = field(default_factory=dict)
 
     def over_bound(self, level: str = DEFAULT_LEVEL) -> float | None:
         """The measured time over the least that the device's peaks allow at this level; None without either, and where
@@ -65,6 +72,21 @@ class CellSummary:
         return None if ratio is None or math.isinf(ratio) else ratio
 
 
+PREPARED = (
+    "prepare_s",
+    "load_s",
+    "artefact_bytes",
+    "pieces",
+    "operators",
+    "outside",
+    "threads",
+    "output_error",
+    "output_tolerance",
+    "quantisation",
+    "cached",
+)
+"""Facts about a prepared network that are shown; the run holds all of them."""
+
 Rounds = Mapping[tuple[int, int], Block]
 """The undisturbed blocks of one cell by (launch, round)."""
 
@@ -72,7 +94,13 @@ Rounds = Mapping[tuple[int, int], Block]
 def summarise(run: Run) -> tuple[CellSummary, ...]:
     """Every cell of the run, in the order of the study."""
     quiet = {result.cell.id: quiet_rounds(result) for result in run.results}
-    return tuple(_summarise(run, result, quiet) for result in run.results)
+    cells = tuple(_summarise(run, result, quiet) for result in run.results)
+    return tuple(map(_without_times, cells)) if is_emulated(run.environment) else cells
+
+
+def rounds_of(run: Run) -> dict[str, Rounds]:
+    """The blocks that estimates are made of, by cell: those of `quiet_rounds`, and none of an emulated run."""
+    return {result.cell.id: {} if is_emulated(run.environment) else quiet_rounds(result) for result in run.results}
 
 
 def quiet_rounds(result: Result) -> dict[tuple[int, int], Block]:
@@ -126,6 +154,8 @@ def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSum
         paper_speed=None if speed is None else speed[0],
         paper_unit=None if speed is None else speed[1],
         paper_ratio=reference_speed[0] / speed[0] if speed and reference_speed else None,
+        speedup=_speedup(run, cell, quiet),
+        prepared=_prepared(run, cell.id),
         full_model=None if run.experiment.paper else paper.full_model(cell.case.model, cell.case.input_shape),
         bound=bound,
         bounds_s=result.bounds_s,
@@ -139,6 +169,27 @@ def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSum
     )
 
 
+def _without_times(cell: CellSummary) -> CellSummary:
+    """The cell as an emulated run shows it: what it costs, and that it ran."""
+    bare = replace(cell, latency=None, busy=None, ratio=None, speedup=None, throughput=None, bound=None, bounds_s=None)
+    counted = {name: value for name, value in cell.prepared.items() if not name.endswith("_s")}
+    return replace(bare, prepared=counted, flags=(EMULATED,) if cell.blocks else ())
+
+
+def _speedup(run: Run, cell: Cell, quiet: Mapping[str, Rounds]) -> Estimate | None:
+    labels = {**cell.case.labels, "runtime": "eager"}
+    twin = next((item.cell.id for item in run.results if item.cell.case.labels == labels), None)
+    if twin in (None, cell.id):
+        return None
+    return paired_ratio(quiet[str(twin)], quiet[cell.id], run.clock)
+
+
+def _prepared(run: Run, cell: str) -> dict[str, Any]:
+    """The facts of the first launch, which is the one that exported and compiled."""
+    probes = (launch.probes[cell] for launch in run.launches if cell in launch.probes)
+    return {name: value for name, value in next(probes, {}).items() if name in PREPARED}
+
+
 def _time(rounds: Rounds, clock: str) -> Estimate | None:
     by_launch: dict[int, list[float]] = {}
     for (launch, _), block in sorted(rounds.items()):
@@ -149,6 +200,8 @@ def _time(rounds: Rounds, clock: str) -> Estimate | None:
 
 
 def _paper_speed(run: Run, cell: Cell) -> tuple[float, str] | None:
+    if cell.mode != "infer":
+        return None
     if run.experiment.paper is not None:
         return paper.speed(run.experiment.paper, cell.case.labels)
     found = paper.full_model(cell.case.model, cell.case.input_shape)

@@ -102,7 +102,7 @@ Inputs = Annotated[
     ),
 ]
 Runtime = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="How networks are executed (`effbench list runtimes`); several, such as eager,onnxruntime, or all run in "
         "the same rounds.",
@@ -120,6 +120,9 @@ Count = Annotated[
     str | None, typer.Option(help="instructions: count them too; the same on a noisy machine as on a quiet one.")
 ]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 means every core this process may use.")]
+Cluster = Annotated[
+    str, typer.Option(help="big or little: keep to the CPU's cores of that kind; all does not pin (Linux).")
+]
 Batch = Annotated[int | None, typer.Option(help="Images per call. Default: the study's own, else 1.")]
 Dtype = Annotated[
     str | None, typer.Option(help="float32, float64, float16, bfloat16, or int8 where the runtime has it.")
@@ -146,14 +149,18 @@ Cache = Annotated[str, typer.Option(help="CUDA L2 cache between calls: steady, c
 # --- values -------------------------------------------------------------------------------------------
 
 
-def device_options(device: str, precision: str, autotune: bool, cache: str) -> dict[str, Any]:
-    """The options of a CUDA device; none for any other. Raises UnknownName."""
+def device_options(device: str, precision: str, autotune: bool, cache: str, cluster: str = "all") -> dict[str, Any]:
+    """The options that a CUDA device has, or a CPU; none for any other. Raises UnknownName, InvalidValue."""
     for kind, word, known in (
         ("precision", precision, ("fp32", "tf32")),
         ("cache policy", cache, ("steady", "cold", "hot")),
     ):
         if word not in known:
             raise UnknownName(kind, word, known)
+    if cluster != "all":
+        if device != "cpu":
+            raise InvalidValue(f"--cluster chooses cores of the CPU, and the device is {device}; leave --cluster out")
+        return {"cluster": cluster}
     if not device.startswith("cuda"):
         return {}
     return {"precision": precision, "autotune": autotune, "cache": cache}

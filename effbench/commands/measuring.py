@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from effbench import console, words
+from effbench import console, packages, words
 from effbench.errors import InvalidValue, StorageError
 
 if TYPE_CHECKING:
@@ -25,8 +25,9 @@ def run(
         str | None, typer.Argument(help="A study's name, or a file of your own.", autocompletion=words.complete_study)
     ] = None,
     device: words.Device = "cpu",
-    runtime: words.Runtime = "eager",
+    runtime: words.Runtime = None,
     threads: words.Threads = 1,
+    cluster: words.Cluster = "all",
     batch: words.Batch = None,
     dtype: words.Dtype = None,
     memory_format: words.MemoryFormat = "contiguous",
@@ -75,7 +76,7 @@ def run(
     if resume is not None:
         words.refuse_others(context, ("resume",), "--resume goes on with the options of the stored run")
         folder = resume
-        _finish(lambda watch: api.resume(folder, watch), as_json)
+        finish(lambda watch: api.resume(folder, watch), as_json)
         return
     chosen = words.selection(select or [])
     with redirect_stdout(sys.stderr):
@@ -94,7 +95,7 @@ def run(
         return
     if scale:
         chosen["scale"] = scale.split(",")
-    options = _measuring(
+    options = measuring(
         budget,
         precision,
         device=device,
@@ -109,11 +110,11 @@ def run(
         quick=quick,
         seed=seed,
         out=out,
-        device_options=words.device_options(device, cuda_precision, autotune, cache),
+        device_options=words.device_options(device, cuda_precision, autotune, cache, cluster),
         readings=words.readings(percentiles, peak_memory, energy, count),
     )
     options |= {"models": tuple(model or ()), "depthwise": depthwise}
-    _finish(lambda watch: api.run(found, select=chosen, watch=watch, **options), as_json)
+    finish(lambda watch: api.run(found, select=chosen, watch=watch, **options), as_json)
 
 
 def compare(
@@ -125,8 +126,9 @@ def compare(
         ),
     ],
     device: words.Device = "cpu",
-    runtime: words.Runtime = "eager",
+    runtime: words.Runtime = None,
     threads: words.Threads = 1,
+    cluster: words.Cluster = "all",
     batch: words.Batch = None,
     dtype: words.Dtype = None,
     memory_format: words.MemoryFormat = "contiguous",
@@ -151,7 +153,7 @@ def compare(
     """Measure models side by side: costs, speed, the paper's row, scatter plots. Ratios are to the first."""
     from effbench import api
 
-    options = _measuring(
+    options = measuring(
         budget,
         precision,
         device=device,
@@ -166,14 +168,17 @@ def compare(
         quick=quick,
         seed=seed,
         out=out,
-        device_options=words.device_options(device, cuda_precision, autotune, cache),
+        device_options=words.device_options(device, cuda_precision, autotune, cache, cluster),
         readings=words.readings(percentiles, peak_memory, energy, count),
     )
-    _finish(lambda watch: api.compare(*models, input_shape=words.inputs(inputs), watch=watch, **options), as_json)
+    finish(lambda watch: api.compare(*models, input_shape=words.inputs(inputs), watch=watch, **options), as_json)
 
 
-def _finish(work: Callable[[Any], Results], as_json: bool) -> None:
-    """Run with progress, write tables and figures beside the run, and print what was found."""
+def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = None) -> None:
+    """Run with progress, write tables and figures beside the run, and print what was found.
+
+    `bundle` is what is measured, where it is one: its machine may lack what tables and figures are made with.
+    """
     from effbench.progress import watching
     from effbench.runner import Interrupted
 
@@ -184,10 +189,13 @@ def _finish(work: Callable[[Any], Results], as_json: bool) -> None:
     except Interrupted as stop:
         console.ignore_impatience()
         # 130 is what a shell reports for a program that Ctrl-C ended.
-        raise typer.Exit(_interrupted(stop.directory)) from None
+        raise typer.Exit(_interrupted(stop.directory, bundle)) from None
     except KeyboardInterrupt:
         console.ignore_impatience()
         raise typer.Exit(console.complain("interrupted before anything was measured", 130)) from None
+    if bundle is not None and not packages.has("scipy"):
+        _show_raw(results, as_json)
+        return
     try:
         files = results.write()
     except StorageError as error:
@@ -196,9 +204,28 @@ def _finish(work: Callable[[Any], Results], as_json: bool) -> None:
         raise StorageError(f"{error}; the measured blocks are kept in {results.run.path}") from error
     except KeyboardInterrupt:
         console.ignore_impatience()
-        again = shlex.join(["effbench", "run", "--resume", str(results.directory)])
+        again = _again(results.directory or Path(), bundle)
         raise typer.Exit(console.complain(f"interrupted; the run is complete, this shows it: {again}", 130)) from None
     _show(results, files, as_json, results.run.path)
+    if not packages.has("matplotlib"):
+        console.note("no figures: matplotlib is not installed here; effbench report draws them where it is")
+
+
+def _show_raw(results: Results, as_json: bool) -> None:
+    """What there is to say of a run without the arithmetic of its intervals."""
+    if as_json:
+        console.print_json({"run_dir": str(results.directory)})
+    else:
+        print(f"{'raw':<8}{console.plain(str(results.run.path))}")
+    again = shlex.join(["effbench", "report", str(results.directory)])
+    console.note(f"no tables: scipy is not installed here; pip install scipy, or on another machine: {again}")
+
+
+def _again(directory: Path, bundle: Path | None) -> str:
+    from effbench.plan import Bundled
+    from effbench.recording import how_to_resume
+
+    return how_to_resume(directory, None if bundle is None else Bundled(str(bundle), ""))
 
 
 def _show(results: Results | Outcome, files: Mapping[str, Path], as_json: bool, raw: str | None = None) -> None:
@@ -210,17 +237,17 @@ def _show(results: Results | Outcome, files: Mapping[str, Path], as_json: bool, 
     print("\n" + "\n".join(f"{what:<8}{console.plain(str(path))}" for what, path in places.items() if path))
 
 
-def _interrupted(directory: Path) -> int:
+def _interrupted(directory: Path, bundle: Path | None) -> int:
     from effbench import storage
 
     if (directory / storage.RUN_FILE).exists() and (directory / storage.RUN_FILE).stat().st_size:
         blocks = sum(len(result.blocks) for result in storage.load(directory).results)
-        again = shlex.join(["effbench", "run", "--resume", str(directory)])
+        again = _again(directory, bundle)
         return console.complain(f"interrupted; {blocks} blocks are saved, finish with: {again}", 130)
     return console.complain("interrupted before anything was measured", 130)
 
 
-def _measuring(budget: str | None, precision: str | None, **options: Any) -> dict[str, Any]:
+def measuring(budget: str | None, precision: str | None, **options: Any) -> dict[str, Any]:
     """The options that commands which measure share, as `api.run` takes them. Raises InvalidValue."""
     return {
         **options,

@@ -20,6 +20,7 @@ _FACTORS = {
     "g3_fragmentation": "structure",
     "g4_elementwise": "ops",
 }
+_STUDIES = {study[:2].upper(): study for study in _FACTORS}
 _G4_CHANNELS = {"x1": "32", "x2": "64", "x4": "128"}
 
 # Zoo name: row of Figure 2.
@@ -107,6 +108,9 @@ def speed(experiment: str, labels: Mapping[str, Label]) -> tuple[float, str] | N
     Labels that only choose a reading of the paper (block, widths, merge, unit, norm) are ignored: it printed one
     figure, whatever it built.
     """
+    if experiment == "guidelines_by_runtime":
+        experiment = _STUDIES.get(str(labels.get("guideline")), "")
+        labels = {**labels, _FACTORS.get(experiment, ""): labels.get("variant", "")}
     factor = _FACTORS.get(experiment)
     if factor is None or not {"channels", "scale", factor} <= labels.keys():
         return None

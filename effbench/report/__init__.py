@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from effbench import breakdown, ranking, storage
+from effbench import breakdown, packages, ranking, storage
 from effbench.core import Run, Verdict
 from effbench.errors import StorageError
-from effbench.report import breakdown_table, captions, table
+from effbench.report import breakdown_table, captions, runtimes_table, table
 from effbench.report.grid import Table
 from effbench.summary import CellSummary
 
@@ -26,6 +26,8 @@ def tables(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) 
     found = {"table": rows(run, cells)}
     if verdicts:
         found["verdicts"] = table.verdict_rows(verdicts)
+    if any(cell.prepared for cell in cells):
+        found["runtimes"] = runtimes_table.prepared_rows(run, cells)
     groups = captions.grouping(run, cells)
     agreements = ranking.agreements(cells, groups) if captions.is_comparison(run) else ()
     if agreements:
@@ -40,7 +42,7 @@ def tables(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) 
 
 def figures(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> dict[str, Figure]:
     """Every figure of a run by the name of its file, the main one first as ``figure``; none without cells."""
-    from effbench.report import plots, plots_breakdown, plots_panels, plots_roofline
+    from effbench.report import plots, plots_breakdown, plots_matrix, plots_panels, plots_roofline, plots_runtimes
 
     if not cells:
         return {}
@@ -48,6 +50,9 @@ def figures(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict])
     if plots_roofline.can_draw(run, cells):
         roofline["roofline"] = plots_roofline.roofline_figure(run, cells)
     if not captions.is_comparison(run):
+        if plots_matrix.can_draw(run, verdicts):
+            matrix = plots_matrix.matrix_figure([plots_matrix.Seen(run, cells, verdicts)])
+            return {"figure": matrix, "ratios": plots_runtimes.runtimes_figure(run, cells), **roofline}
         return {"figure": plots.study_figure(run, cells, verdicts), **roofline}
     found = {"figure": plots.compare_figure(run, cells), **roofline}
     parts = breakdown.split(run)
@@ -72,7 +77,9 @@ def write_all(
     folder = Path(directory)
     texts = _texts(run, tables(run, cells, verdicts), verdicts)
     written = {name: write_text(folder / name, text) for name, text in texts.items()}
-    for name, figure in figures(run, cells, verdicts).items():
+    # A board that ran a bundle may be without matplotlib; its tables are worth having all the same.
+    drawn = figures(run, cells, verdicts) if packages.has("matplotlib") else {}
+    for name, figure in drawn.items():
         written[f"{name}.png"], written[f"{name}.svg"] = plots.save(figure, folder, name)
     return written
 

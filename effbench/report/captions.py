@@ -9,6 +9,7 @@ from typing import Any
 
 from effbench import units
 from effbench.core import DEFAULT_LEVEL, Label, PairEvidence, Run, Verdict
+from effbench.emulation import EMULATED, is_emulated
 from effbench.peaks import recorded
 from effbench.summary import CellSummary
 
@@ -93,6 +94,8 @@ def setting(run: Run, cells: Sequence[CellSummary]) -> str:
     if cells:
         parts.append("batch " + "/".join(map(str, sorted({cell.cell.batch for cell in cells}))))
         parts.append("/".join(dict.fromkeys(cell.cell.case.dtype for cell in cells)))
+        parts += [word for word, usual in ((cells[0].cell.memory_format, "contiguous"),) if word != usual]
+        parts += ["forward, backward and step"] if cells[0].cell.mode == "train" else []
         shapes = {cell.cell.case.input_shape for cell in cells}
         if len(shapes) == 1:
             parts.append(f"input {shape_text(shapes.pop())}")
@@ -109,9 +112,9 @@ def fixed(run: Run, cells: Sequence[CellSummary]) -> dict[str, Label]:
 
 
 def subtitle(run: Run, cells: Sequence[CellSummary]) -> str:
-    """The line under a figure's title: setting, launches, and the labels that do not vary."""
-    same = fixed(run, cells)
-    return f"{setting(run, cells)}, {launches_text(cells)}" + (f"; {group_text(same)}" if same else "")
+    """The line under a figure's title: setting, launches, the labels that do not vary, and whether times are shown."""
+    parts = [f"{setting(run, cells)}, {launches_text(cells)}", group_text(fixed(run, cells))]
+    return "; ".join(filter(None, [*parts, EMULATED if is_emulated(run.environment) else ""]))
 
 
 def platform_text(platform: str) -> str:
@@ -261,6 +264,11 @@ def _sample(cells: Sequence[CellSummary]) -> str:
         sum(cell.blocks for cell in cells),
         sum(cell.set_aside for cell in cells),
     )
+    if any(EMULATED in cell.flags for cell in cells):
+        return (
+            f"{EMULATED.capitalize()}, since another processor translated the code: {launches_text(cells)}, {blocks} "
+            "blocks are kept and nothing is computed from them; costs are those of any machine."
+        )
     estimates = [item for cell in cells for item in (cell.ratio, cell.latency) if item and item.low is not None]
     brackets = f" Brackets and ± are {percent(estimates[0].confidence)} intervals." if estimates else ""
     causes: Counter[str] = Counter()

@@ -55,6 +55,10 @@ def cell_document(cell: CellSummary) -> dict[str, Any]:
         "throughput_unit": cell.throughput_unit,
         "ratio": _ratio(cell.ratio),
         "reference": cell.reference,
+        "speedup_over_eager": _ratio(cell.speedup),
+        "prepared": dict(cell.prepared),
+        "memory_format": cell.cell.memory_format,
+        "mode": cell.cell.mode,
         "paper": {
             "speed": cell.paper_speed,
             "unit": cell.paper_unit,

@@ -62,7 +62,7 @@ def study_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
     factor = run.experiment.factor
     labels = (*captions.grouping(run, cells), factor)
     fields: list[_Field] = [(Column(label, align="left"), _label(label)) for label in labels]
-    fields += [*_costs(), _LATENCY, *_throughput(cells), *_ROOFLINE, *_RATIOS, _BOUND, _FLAGS]
+    fields += [*_costs(), _LATENCY, *_throughput(cells), *_ROOFLINE, *_RATIOS, _SPEEDUP, _BOUND, _FLAGS]
     return _of_cells(run.experiment.title, fields, run, cells)
 
 
@@ -98,7 +98,7 @@ def compare_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
         *_ROOFLINE,
         (Column("peak memory", "MB", raw_unit="bytes"), peak),
     ]
-    fields += [*_RATIOS, *_paper_speed(cells), _BOUND, _FLAGS]
+    fields += [*_RATIOS, _SPEEDUP, *_paper_speed(cells), _BOUND, _FLAGS]
     return _of_cells(run.experiment.title, fields, run, cells)
 
 
@@ -304,6 +304,7 @@ _RATIOS: tuple[_Field, ...] = (
     (Column("time ratio"), _own_ratio),
     (Column("paper's ratio"), lambda cell: _plain_ratio(cell.paper_ratio)),
 )
+_SPEEDUP: _Field = (Column("speed-up over eager"), lambda cell: _ratio(cell.speedup))
 _ROOFLINE: tuple[_Field, ...] = (
     (
         Column(f"roofline, {DEFAULT_LEVEL}", "ms", raw_unit="s"),

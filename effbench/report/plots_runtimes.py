@@ -1,0 +1,89 @@
+"""A study under several runtimes: measured ratios against the factor, one line a runtime, one panel a group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from effbench.core import Label, Run
+from effbench.report import captions, ink
+from effbench.summary import CellSummary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PANEL_IN = 2.6
+_COLUMNS = 2
+
+
+def runtimes_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
+    """Ratio to the reference under the same runtime, with its interval, at each level that the group has.
+
+    A cross marks a flagged cell, hollow diamonds are the paper's. The axis of ratios is shared and logarithmic.
+    """
+    with ink.plain_style():
+        return _runtimes_figure(run, cells)
+
+
+def _runtimes_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
+    keys = [key for key in captions.grouping(run, cells) if key != "runtime"]
+    groups: dict[tuple[Label | None, ...], list[CellSummary]] = {}
+    for cell in cells:
+        groups.setdefault(tuple(cell.cell.case.labels.get(key) for key in keys), []).append(cell)
+    looks = ink.looks(tuple(dict.fromkeys(cell.cell.runtime for cell in cells)))
+    handles = [ink.handle(marker, colour, name) for name, (colour, marker) in looks.items()]
+    if any(cell.paper_ratio for cell in cells):
+        handles.append(ink.handle("D", ink.INK, "paper", hollow=True))
+    rows = math.ceil(len(groups) / _COLUMNS)
+    figure = ink.new_figure(rows * _PANEL_IN, run.experiment.title, captions.subtitle(run, cells), handles)
+    low, high = _limits(cells)
+    for place, (group, members) in enumerate(groups.items()):
+        axes = figure.add_subplot(rows, min(_COLUMNS, len(groups)), place + 1)
+        _panel(axes, run, members, looks)
+        named = {key: value for key, value in zip(keys, group, strict=True) if value is not None}
+        axes.set_title(captions.group_text(named), loc="left", fontsize=ink.TEXT_PT, fontweight="bold", color=ink.INK)
+        ink.log_axis(axes, "y", low, high, least=2.5)
+        if place % _COLUMNS == 0:
+            axes.set_ylabel("time relative to the first\n(above 1: slower)", fontsize=ink.TEXT_PT)
+    return figure
+
+
+def _panel(axes: Axes, run: Run, cells: Sequence[CellSummary], looks: dict[str, tuple[str, str]]) -> None:
+    ink.dress(axes)
+    axes.grid(axis="y", color="#E4E4E4", lw=0.7)
+    axes.axhline(1.0, color=ink.GREY, lw=1.0, ls=(0, (4, 3)), zorder=1)
+    factor = run.experiment.factor
+    taken = {cell.cell.case.labels.get(factor) for cell in cells}
+    levels = [level for level in run.experiment.levels if level in taken]
+    step = 0.7 / max(len(looks), 1)
+    for index, (name, (colour, marker)) in enumerate(looks.items()):
+        shift = (index - (len(looks) - 1) / 2) * step
+        for cell in cells:
+            if cell.cell.runtime != name or cell.ratio is None:
+                continue
+            x, point = levels.index(cell.cell.case.labels[factor]) + shift, cell.ratio.point
+            if cell.ratio.low is not None and cell.ratio.high is not None:
+                axes.plot([x, x], [cell.ratio.low, cell.ratio.high], color=colour, lw=1.4, zorder=3)
+            axes.plot([x], [point], marker="x" if cell.flags else marker, ms=ink.MARKER_PT, color=colour, zorder=4)
+    printed = {cell.cell.case.labels[factor]: cell.paper_ratio for cell in cells if cell.paper_ratio is not None}
+    for level, ratio in printed.items():
+        axes.plot([levels.index(level)], [ratio], marker="D", mfc="none", mew=1.2, ms=9, color=ink.INK, zorder=5)
+    for edge in range(1, len(levels)):
+        axes.axvline(edge - 0.5, color="#EEEEEE", lw=0.8, zorder=0)
+    room = (ink.WIDTH_IN / _COLUMNS - 0.8) / max(len(levels), 1)
+    ticks = [ink.fold(captions.label_text(level), room, ink.SMALL_PT) for level in levels]
+    axes.set_xticks(range(len(levels)), ticks)
+    axes.set_xlim(-0.5, max(len(levels), 1) - 0.5)
+
+
+def _limits(cells: Sequence[CellSummary]) -> tuple[float, float]:
+    values = [1.0]
+    for cell in cells:
+        if cell.ratio is not None:
+            values += [value for value in (cell.ratio.point, cell.ratio.low, cell.ratio.high) if value is not None]
+        if cell.paper_ratio is not None:
+            values.append(cell.paper_ratio)
+    shown = [value for value in values if math.isfinite(value) and value > 0]
+    return min(shown), max(shown)
