@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import re
 import shutil
@@ -50,6 +51,8 @@ class Ncnn(Exported):
         return {"ncnn.version": importlib.metadata.version("ncnn")}
 
     def export(self, network: nn.Module, inputs: tuple[Tensor, ...], setting: Setting) -> Mapping[str, Any]:
+        if importlib.util.find_spec("pnnx") is None:
+            raise Unsupported(f"pnnx is not installed; pip install 'effbench[{self.extra}]'")
         unknown = {str(given.dtype) for given in inputs} - KINDS.keys()
         if unknown:
             raise Unsupported(f"ncnn takes no {', '.join(sorted(unknown))}; feed it float32, int64 or int32")

@@ -22,7 +22,7 @@ def quiet() -> Iterator[Callable[[], str]]:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     kept = {number: os.dup(number) for number in (1, 2)}
-    with tempfile.TemporaryFile() as taken, warnings.catch_warnings():
+    with tempfile.TemporaryFile() as taken, warnings.catch_warnings(), contextlib.ExitStack() as stack:
 
         def said() -> str:
             # Read by position: the two descriptors share the file's own.
@@ -33,10 +33,13 @@ def quiet() -> Iterator[Callable[[], str]]:
         try:
             for number in kept:
                 os.dup2(taken.fileno(), number)
+            # Python's own streams may lead elsewhere than to these descriptors, as in a notebook.
+            stream = stack.enter_context(open(taken.fileno(), "w", closefd=False))
+            stack.enter_context(contextlib.redirect_stdout(stream))
+            stack.enter_context(contextlib.redirect_stderr(stream))
             yield said
         finally:
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
+            stack.close()
             for number, copy in kept.items():
                 os.dup2(copy, number)
                 os.close(copy)
