@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from effbench.devices.base import Call
 from effbench.runtimes.base import Setting, Unsupported
 from effbench.runtimes.exported import Exported, Session
+from effbench.runtimes.quiet import quiet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,13 +64,12 @@ class OnnxRuntime(Exported):
         facts: dict[str, Any] = {}
         path = setting.folder / MODEL
         weights = sum(weight.nbytes for weight in (*network.parameters(), *network.buffers()))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's exporter warns of torch's own deprecations
+        # Tensors made in inference mode, as the worker's are, bring some networks to graphs that cannot be exported.
+        with quiet(), torch.inference_mode(False):
             try:
-                program = torch.onnx.export(network, inputs, dynamo=True, verbose=False)
+                program = torch.onnx.export(*copy.deepcopy((network, inputs)), dynamo=True, verbose=False)
             except torch.onnx.OnnxExporterError as error:
-                cause = error.__cause__ or error
-                raise Unsupported(f"torch.onnx cannot export it: {_first_line(cause)}; use another runtime") from error
+                raise Unsupported(f"torch.onnx cannot export it: {_root(error)}; use another runtime") from error
         assert program is not None  # None only for the old exporter
         facts["opset"] = program.model.opset_imports[""]
         program.save(path, external_data=weights > ONE_FILE_BYTES)
@@ -135,7 +135,7 @@ class _OnDevice:
 
 
 def delegation(ran: Sequence[tuple[str, str]], wanted: str) -> dict[str, Any]:
-    """`operators`, `pieces`, `outside` and `operator_types` from the (type, provider) of every node in running order.
+    """`operators`, `pieces`, `outside` and `layers` from the (type, provider) of every node in running order.
 
     A piece is a stretch of nodes that the wanted provider runs without a node of another one or a copy in between.
     """
@@ -144,7 +144,7 @@ def delegation(ran: Sequence[tuple[str, str]], wanted: str) -> dict[str, Any]:
         "operators": len(ran),
         "pieces": sum(at_home for at_home, _ in itertools.groupby(inside)),
         "outside": dict(Counter(kind for (kind, _), at_home in zip(ran, inside, strict=True) if not at_home)),
-        "operator_types": dict(Counter(kind for kind, _ in ran).most_common()),
+        "layers": dict(Counter(kind for kind, _ in ran).most_common()),
     }
 
 
@@ -239,9 +239,11 @@ class _Feeds:
         return next(self._left, None)
 
 
-def _first_line(error: BaseException) -> str:
-    said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    return f"{type(error).__name__}: {said}"
+def _root(error: BaseException) -> str:
+    """The first line of what began it: what torch raises at the end is advice on how to report it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]
 
 
 def _version(package: str) -> str | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from effbench.devices.base import Call
 from effbench.runtimes.base import Prepared, Setting, Unsupported
 from effbench.runtimes.exported import Exported, Session
+from effbench.runtimes.quiet import quiet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,10 +60,14 @@ class OpenVino(Exported):
 
         openvino = _openvino()
         example = _float32(inputs)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's exporter warns of torch's own deprecations
-            program = torch.export.export(network.float(), example, strict=False)
-            model = openvino.convert_model(program)
+        # Tensors made in inference mode, as the worker's are, bring some networks to graphs that cannot be exported.
+        with quiet(), torch.inference_mode(False):
+            program = torch.export.export(copy.deepcopy(network).float(), copy.deepcopy(example), strict=False)
+            try:
+                model = openvino.convert_model(program)
+            except openvino.frontend.OpConversionFailure as error:
+                said = str(error).strip().splitlines()[-1].removeprefix("-- ")
+                raise Unsupported(f"openvino cannot convert it: {said[:200]}; use another runtime") from error
         # It takes every size for a variable one, and then finds fewer operators to fuse.
         model.reshape({at: list(tensor.shape) for at, tensor in enumerate(example)})
         openvino.save_model(model, setting.folder / MODEL, compress_to_fp16=False)
@@ -138,14 +143,14 @@ def _compiled(setting: Setting) -> Any:
 
 
 def _became(graph: Any) -> dict[str, Any]:
-    """`operators`, `pieces`, `outside` and `operator_types` of a compiled graph: all of it are the plugin's kernels."""
+    """`operators`, `pieces`, `outside` and `layers` of a compiled graph: all of it are the plugin's kernels."""
     kinds = [str(node.get_rt_info()["layerType"].value) for node in graph.get_ordered_ops()]
     ran = Counter(kind for kind in kinds if kind not in NOT_RUN)
-    return {"operators": ran.total(), "pieces": 1, "outside": {}, "operator_types": dict(ran.most_common())}
+    return {"operators": ran.total(), "pieces": 1, "outside": {}, "layers": dict(ran.most_common())}
 
 
 def _float32(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Other floats than float64 widened; whole numbers as they are."""
+    """Narrower floats widened, everything else as it is."""
     import torch
 
     return tuple(tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor for tensor in inputs)
