@@ -60,6 +60,37 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> Estima
     return Estimate(median(ordered), low, high, confidence, n)
 
 
+def quantile_interval(values: Sequence[float], q: float, confidence: float = 0.95) -> Estimate:
+    """The q-quantile with its exact, distribution-free interval from order statistics (David & Nagaraja, 2003, 7.1).
+
+    Each bound is wrong with at most half of 1 - `confidence`, and None where no value can carry it: the upper bound of
+    the 99th percentile needs 368 values at 95 %. Assumes independent values. Raises ValueError as `quantile`, and for
+    a `q` outside of (0, 1).
+    """
+    if not 0 < q < 1:
+        raise ValueError(f"q (={q}) must lie between 0 and 1")
+    point, ordered, n = quantile(values, q), sorted(values), len(values)
+    below, above = _quantile_ranks(n, q, confidence)
+    low = None if below is None else ordered[below]
+    high = None if above is None else ordered[above]
+    return Estimate(point, low, high, confidence, n)
+
+
+@lru_cache(maxsize=256)
+def _quantile_ranks(n: int, q: float, confidence: float) -> tuple[int | None, int | None]:
+    """Places in the ordered values of the greatest lower and the least upper bound of the q-quantile.
+
+    With B ~ Binomial(n, q) values below the quantile, value r (from 0) lies above it with P(B ≤ r), and below it with
+    P(B > r).
+    """
+    from scipy.special import bdtr, bdtrc
+
+    tail = (1 - confidence) / 2
+    low = max((r for r in range(n) if bdtr(r, n, q) <= tail), default=None)
+    high = min((r for r in range(n) if bdtrc(r, n, q) <= tail), default=None)
+    return low, high
+
+
 @lru_cache(maxsize=4096)
 def _sign_rank(n: int, confidence: float) -> int | None:
     """Largest r with P(Binomial(n, ½) ≤ r) ≤ (1 - confidence) / 2, or None where there is none."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from effbench import paper, stats
-from effbench.core import DEFAULT_LEVEL, Block, Cell, Cost, Estimate, Result, Run
+from effbench.core import DEFAULT_LEVEL, Block, Cell, Cost, Estimate, Reading, Result, Run
 from effbench.emulation import EMULATED, is_emulated
 
 CONTAMINATED_SHARE = 0.10
@@ -60,6 +60,11 @@ class CellSummary:
     disturbed: Mapping[str, int] = field(default_factory=dict)
     skipped: str | None = None
     prepared: Mapping[str, Any] = field(default_factory=dict)
+    readings: tuple[Reading, ...] = ()
+
+    def read(self, what: str) -> Mapping[str, Any]:
+        """The values of this reading; empty where it was not asked for or could not be taken."""
+        return next((item.values for item in self.readings if item.what == what), {})
 
     def over_bound(self, level: str = DEFAULT_LEVEL) -> float | None:
         """The measured time over the least that the device's peaks allow at this level; None without either, and where
@@ -156,6 +161,7 @@ def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSum
         paper_ratio=reference_speed[0] / speed[0] if speed and reference_speed else None,
         speedup=_speedup(run, cell, quiet),
         prepared=_prepared(run, cell.id),
+        readings=result.readings,
         full_model=None if run.experiment.paper else paper.full_model(cell.case.model, cell.case.input_shape),
         bound=bound,
         bounds_s=result.bounds_s,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from effbench.devices.base import Call, Device, OutOfMemory
+from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory
 from effbench.errors import DeviceUnavailable, UnknownName
 
-__all__ = ["NAMES", "Call", "Device", "OutOfMemory", "get", "kind_of", "require_cuda"]
+__all__ = ["NAMES", "Call", "Device", "Energy", "Memory", "OutOfMemory", "get", "kind_of", "require_cuda"]
 
 NAMES = ("cpu", "cuda", "fake")
 
@@ -24,8 +24,8 @@ def kind_of(name: str) -> str:
 def get(name: str, **options: Any) -> Device:
     """The device of this name, ready for `setup()`.
 
-    `options` go to its constructor: `threads` (cpu); `precision`, `autotune`, `cache` (cuda); `seed`, `noise`,
-    `script` (fake). Raises UnknownName, DeviceUnavailable, InvalidValue.
+    `options` go to its constructor: `threads`, `cluster`, `whole_process`, `torch` (cpu); `precision`, `autotune`,
+    `cache` (cuda); `seed`, `noise`, `script` (fake). Raises UnknownName, DeviceUnavailable, InvalidValue.
     """
     kind = kind_of(name)
     if kind == "cpu":

@@ -9,13 +9,41 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from effbench.core import Timing
+from effbench.errors import EffbenchError
 from effbench.operator_times import WatchedCall
 
 Call = Callable[[], object]
 """One forward pass with its inputs bound."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a process has held at most, and who counted them.
+
+    `code_bytes` are those of files mapped into it, programs and libraries above all, now; `reserved_bytes` what an
+    allocator kept for it at most. Either is None where it has no meaning.
+    """
+
+    peak_bytes: int
+    source: str
+    code_bytes: int | None = None
+    reserved_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Energy:
+    """What counters of energy read now, in microjoules by domain, and whose they are.
+
+    A counter starts anew at its entry in `wraps`; one without an entry does not.
+    """
+
+    counters_uj: Mapping[str, int]
+    source: str
+    wraps_uj: Mapping[str, int] = field(default_factory=dict)
 
 
 class OutOfMemory(Exception):
@@ -29,6 +57,8 @@ class Device(ABC):
     """"cpu", "cuda" or "fake": what studies choose their defaults by."""
     name: str
     """As written on the command line: "cpu", "cuda:1"."""
+    uses_torch: bool = True
+    """Whether what runs here may be torch's: set-up and its modes then import it."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -45,6 +75,20 @@ class Device(ABC):
     @abstractmethod
     def time_block(self, call: Call, calls: int) -> Timing:
         """Time `calls` back-to-back calls. Raises OutOfMemory; lets the model's own errors through."""
+
+    def time_calls(self, call: Call, calls: int) -> list[int]:
+        """Wall nanoseconds that each of `calls` calls took until its results were there, one after the other.
+
+        Raises OutOfMemory; lets the model's own errors through.
+        """
+        spent, clock = [], time.perf_counter_ns
+        self.synchronize()
+        for _ in range(calls):
+            start = clock()
+            call()
+            self.synchronize()
+            spent.append(clock() - start)
+        return spent
 
     @abstractmethod
     def synchronize(self) -> None:
@@ -70,6 +114,20 @@ class Device(ABC):
         Keys: ``bound`` ("host", "device", "mixed" or None), ``host_over_device``, ``graph_s``, ``peak_memory_bytes``.
         """
         return {}
+
+    def memory(self, *, afresh: bool = False) -> Memory:
+        """The most memory that this process has held until now; `afresh` forgets what is no longer held, where the
+        device can. Raises EffbenchError where nobody counts it.
+        """
+        raise EffbenchError(f"the memory of {self.name} is counted nowhere; measure on cpu or cuda")
+
+    def energy(self) -> Energy:
+        """What this device has used since its counters began. Raises EffbenchError where nobody counts it."""
+        raise EffbenchError(f"the energy of {self.name} is counted nowhere; measure on cpu or cuda")
+
+    def rest(self, seconds: float) -> None:
+        """Do nothing for so long."""
+        time.sleep(seconds)
 
     def watch(self, call: Call, calls: int) -> list[WatchedCall] | None:
         """Run `calls` calls under a profiler, each with its wall time and its operators in order of their start.

@@ -15,8 +15,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from effbench import clusters
 from effbench.core import Timing
-from effbench.devices.base import Call, Device, OutOfMemory
+from effbench.devices import _rapl
+from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory
 from effbench.errors import InvalidValue
 from effbench.operator_times import WatchedCall
 
@@ -29,26 +31,38 @@ _ALLOCATOR_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc")
 class Cpu(Device):
     """`threads` intra-op threads (0 = one per core that this process may use), one inter-op thread.
 
-    With one thread its CPU time is that of the thread that calls; `whole_process` takes every thread's, for runtimes
-    that compute in threads of their own.
+    `cluster` "big" or "little" keeps the process to the cores of that kind from `setup` on, and 0 threads are then one
+    for each of them. With one thread its CPU time is that of the thread that calls; `whole_process` takes every
+    thread's, for runtimes that compute in threads of their own. Without `torch` nothing is done to torch's threads and
+    denormals: where a bundle runs there may be none, and its runtimes see to their own.
     """
 
     kind = "cpu"
     name = "cpu"
 
-    def __init__(self, threads: int = 1, *, whole_process: bool = False) -> None:
-        if threads < 0:
-            raise InvalidValue(f"threads (={threads}) must be 1 or more, or 0 for every core")
-        self.threads = threads or usable_cores()
+    def __init__(
+        self, threads: int = 1, *, whole_process: bool = False, cluster: str = "", torch: bool = True
+    ) -> None:
+        self.uses_torch = torch
+        self.cluster, self._cores = cluster, clusters.cores_of(cluster)
+        self.threads = threads_on(threads, cluster)
         self._one_thread = self.threads == 1 and not whole_process
         self._cpu_clock = time.thread_time_ns if self._one_thread else time.process_time_ns
         self._schedstat = _open("/proc/thread-self/schedstat")
         self._stat = _open("/proc/stat")
 
     def facts(self) -> dict[str, Any]:
-        return {"kind": "cpu", "name": "cpu", "threads": self.threads, "machine": platform.machine()}
+        found = {"kind": "cpu", "name": "cpu", "threads": self.threads, "machine": platform.machine()}
+        if self._cores:
+            found |= {"cpu.cluster": self.cluster, "cpu.cluster_cores": clusters.shown(self._cores)}
+        return found
 
     def setup(self) -> None:
+        if self._cores:
+            # Before torch is there: its threads are born where this one is.
+            clusters.pin(self._cores)
+        if not self.uses_torch:
+            return
         import torch
 
         torch.set_num_threads(self.threads)
@@ -85,6 +99,27 @@ class Cpu(Device):
             steal_ns=steal,
             flags=disturbances(wall, delay, steal),
         )
+
+    def memory(self, *, afresh: bool = False) -> Memory:
+        """Resident pages, those of shared libraries included."""
+        if sys.platform == "linux":
+            # Not getrusage, whose maximum a process inherits from whoever started it.
+            held = _status("VmHWM", "RssFile")
+            return Memory(held["VmHWM"], "VmHWM of /proc/self/status", code_bytes=held["RssFile"])
+        if sys.platform == "win32":
+            return super().memory()
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return Memory(peak * (1 if sys.platform == "darwin" else 1024), "ru_maxrss of getrusage")
+
+    def energy(self) -> Energy:
+        """Of the whole package and its memory, whoever else computes there."""
+        return _rapl.read()
+
+    def time_calls(self, call: Call, calls: int) -> list[int]:
+        with out_of_memory_named():
+            return super().time_calls(call, calls)
 
     def watch(self, call: Call, calls: int) -> list[WatchedCall]:
         from effbench.devices import _torch_profiler
@@ -126,6 +161,21 @@ def disturbances(wall_ns: int, run_delay_ns: int, steal_ns: int) -> tuple[str, .
     return tuple(flags)
 
 
+def threads_on(threads: int, cluster: str = "") -> int:
+    """As many threads as asked for; for 0 one for every core of the cluster, or that this process may use.
+
+    Raises InvalidValue for fewer than 0, for more than the cluster has cores, and for a cluster that is not here.
+    """
+    if threads < 0:
+        raise InvalidValue(f"threads (={threads}) must be 1 or more, or 0 for every core")
+    cores = len(clusters.cores_of(cluster))
+    if cores and threads > cores:
+        raise InvalidValue(
+            f"threads (={threads}) are more than the {cores} cores of --cluster {cluster}; ask for fewer"
+        )
+    return threads or cores or usable_cores()
+
+
 def usable_cores() -> int:
     """Cores that this process may run on (affinity respected where the system has it)."""
     if sys.platform == "linux":
@@ -138,6 +188,17 @@ def _open(path: str) -> int | None:
         return os.open(path, os.O_RDONLY)
     except OSError:
         return None
+
+
+def _status(*names: str) -> dict[str, int]:
+    """These sizes of this process in bytes, as the kernel tells them in kB. One that it does not tell is 0."""
+    found = dict.fromkeys(names, 0)
+    with open("/proc/self/status") as lines:
+        for line in lines:
+            name, _, size = line.partition(":")
+            if name in found:
+                found[name] = int(size.split()[0]) * 1024
+    return found
 
 
 def _rusage(one_thread: bool) -> tuple[int, int]:

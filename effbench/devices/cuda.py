@@ -18,8 +18,8 @@ from typing import Any, Literal, NamedTuple
 from effbench.core import Timing
 from effbench.devices import _nvml
 from effbench.devices._torch_cuda import Policy, TorchCuda
-from effbench.devices.base import Call, Device, OutOfMemory
-from effbench.errors import InvalidValue, ModelError
+from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory
+from effbench.errors import EffbenchError, InvalidValue, ModelError
 from effbench.operator_times import WatchedCall
 
 HOST_BOUND, DEVICE_BOUND = 1.2, 1.05
@@ -233,6 +233,26 @@ class Cuda(Device):
             "graph_reason": reason,
             **memory,
         }
+
+    def time_calls(self, call: Call, calls: int) -> list[int]:
+        """What a caller waits for: each call is launched, computed and waited for before the next."""
+        spent: list[int] = self._guarded(lambda: [self._host(call, 1)[0] for _ in range(calls)])
+        return spent
+
+    def memory(self, *, afresh: bool = False) -> Memory:
+        """What torch allocated on the GPU; the CUDA context and whatever allocates past torch are not in it."""
+        if afresh:
+            self._api.reset_peak()
+        peak, reserved = self._api.peak_allocated(), self._api.peak_reserved()
+        return Memory(peak, "max_memory_allocated of torch", reserved_bytes=reserved)
+
+    def energy(self) -> Energy:
+        """Of the whole GPU since its driver was loaded, by its own meter."""
+        found = self._gpu.energy_uj() if isinstance(self._gpu, _nvml.Gpu) else None
+        if found is None:
+            why = "this GPU tells none" if isinstance(self._gpu, _nvml.Gpu) else self._gpu
+            raise EffbenchError(f"no energy can be read through NVML: {why}; use a GPU from Volta on and its driver")
+        return Energy({"gpu": found}, "nvml")
 
     def watch(self, call: Call, calls: int) -> list[WatchedCall]:
         """An operator's own time is that of the kernels it launched. Raises OutOfMemory."""

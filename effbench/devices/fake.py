@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from effbench.core import Timing
-from effbench.devices.base import Call, Device
+from effbench.devices.base import Call, Device, Energy, Memory
 from effbench.operator_times import OperatorEvent, WatchedCall
 
 PEAK_MADDS = 50e9
 BANDWIDTH_BYTES = 20e9
 LAUNCH_S = 2e-6
+POWER_W = 20.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Fake(Device):
         self._noise = noise
         self._script = script or seconds_of
         self._now_s = 0.0
+        self._bound_bytes = 0
 
     def facts(self) -> dict[str, Any]:
         return {"kind": "fake", "name": "fake", "note": "scripted clock, not hardware"}
@@ -63,6 +65,7 @@ class Fake(Device):
         return self._now_s
 
     def bind(self, call: Call | None, cost: Mapping[str, Any]) -> ScriptedCall:
+        self._bound_bytes += int(cost.get("memory_access_bytes", 0))
         return ScriptedCall(self._script(cost))
 
     def time_block(self, call: Call, calls: int) -> Timing:
@@ -70,6 +73,20 @@ class Fake(Device):
         spent = seconds * calls * self._random.lognormvariate(0.0, self._noise)
         self._now_s += spent
         return Timing(calls=calls, wall_ns=round(spent * 1e9), cpu_ns=round(spent * 1e9))
+
+    def time_calls(self, call: Call, calls: int) -> list[int]:
+        return [self.time_block(call, 1).wall_ns for _ in range(calls)]
+
+    def memory(self, *, afresh: bool = False) -> Memory:
+        """What the cells bound so far move in a call, as if each kept all of it."""
+        return Memory(self._bound_bytes, "scripted")
+
+    def energy(self) -> Energy:
+        """As if everything took the same power, rest too."""
+        return Energy({"scripted": round(self._now_s * POWER_W * 1e6)}, "scripted")
+
+    def rest(self, seconds: float) -> None:
+        self._now_s += seconds
 
     def watch(self, call: Call, calls: int) -> list[WatchedCall] | None:
         """Three operators of 60, 20 and 10 % of the call, under a profiler that makes it a tenth longer."""

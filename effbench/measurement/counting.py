@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from effbench import zoo
@@ -50,6 +50,20 @@ def profile(
         return cost.profile(zoo.resolve(model, arguments), input_shape, batch=batch, dtype=dtype)
     except SystemExit as stop:
         raise ModelError(f"{model} calls sys.exit({stop.code!r}); a network has to raise an error instead") from stop
+
+
+def quantised(found: Counted | Profile) -> Counted:
+    """What a network counted in float32 costs in int8: the same elements, one byte each."""
+
+    def in_bytes(moved: Traffic) -> Traffic:
+        return replace(moved, weight_bytes=moved.weights, activation_bytes=moved.activations)
+
+    levels = {level: in_bytes(moved) for level, moved in found.cost.memory_access_levels.items()}
+    kernels = {
+        level: [replace(kernel, traffic=in_bytes(kernel.traffic)) for kernel in each]
+        for level, each in found.kernels.items()
+    }
+    return Counted(replace(found.cost, memory_access_levels=levels), kernels)
 
 
 def is_foreign(model: str) -> bool:
@@ -138,7 +152,7 @@ def _order(cell: Cell) -> dict[str, Any]:
         "arguments": dict(case.arguments),
         "inputs": [asdict(item) for item in case.fed],
         "batch": cell.batch,
-        "dtype": case.dtype,
+        "dtype": "float32" if case.dtype == "int8" else case.dtype,
     }
 
 

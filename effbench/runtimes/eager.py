@@ -1,4 +1,4 @@
-"""Eager PyTorch: the network as written, under inference mode."""
+"""Eager PyTorch: the network as written, under inference mode, or a training step of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from effbench.devices.base import Call
+from effbench.runtimes import training
 from effbench.runtimes.base import Prepared, Runtime, Setting, in_turn
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class Eager(Runtime):
     devices = ("cpu", "cuda")
     dtypes = ("float32", "float64", "float16", "bfloat16")
     memory_formats = ("contiguous", "channels_last")
+    modes = ("infer", "train")
 
     def facts(self) -> dict[str, Any]:
         import torch
@@ -42,6 +44,8 @@ class Eager(Runtime):
         }
 
     def prepare(self, network: nn.Module, inputs: Sequence[tuple[Tensor, ...]], setting: Setting) -> Prepared:
+        if setting.mode == "train":
+            return Prepared(training.step(network, inputs))
         return Prepared(in_turn([_bound(network, arguments) for arguments in inputs]))
 
 

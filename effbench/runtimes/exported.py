@@ -48,13 +48,17 @@ class Exported(Runtime):
     def open(self, setting: Setting) -> Session:
         """The model in `setting.folder`, with `setting.threads` threads. Imports no torch. Raises Unsupported."""
 
+    def is_exported(self, setting: Setting) -> bool:
+        """Whether the folder holds a whole export."""
+        return (setting.folder / FACTS_FILE).exists()
+
     def exported(self, network: nn.Module, inputs: tuple[Tensor, ...], setting: Setting) -> dict[str, Any]:
         """Export unless the folder holds it already. The facts, with `prepare_s` and `artefact_bytes`.
 
         Raises Unsupported, also for whatever the runtime's own exporter raises.
         """
         known = setting.folder / FACTS_FILE
-        if known.exists():
+        if self.is_exported(setting):
             return dict(json.loads(known.read_text()))
         setting.folder.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()

@@ -1,0 +1,62 @@
+"""The most memory that a network needs, in a process of its own: what the process held at most, less what it held
+before there was a network.
+
+That is the same as the difference to a second process that builds nothing, without the second's own luck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from effbench import devices, runtimes
+from effbench.core import Reading
+from effbench.measurement import preparation, readings
+from effbench.runtimes import Unsupported
+from effbench.runtimes.exported import Exported
+
+BYTES: Mapping[str, int] = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+
+CALLS = 3
+"""What a first call sets up is there in the second; the third is to be sure."""
+
+
+def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
+    """`peak_memory_bytes` above `baseline_bytes`, `weights_bytes` (parameters alone, in the cell's dtype), `source`.
+
+    `code_bytes` are pages of programs and libraries that came with it and are in the peak, `reserved_bytes` what a
+    GPU's allocator kept; each None where nobody tells. On a CPU the peak holds all that preparing took, such as a
+    float32 network on its way to bfloat16, but no export; and the allocator's policy is part of it: "retain" keeps
+    what is freed.
+    """
+    return readings.one_process(job, variables, silence_s)
+
+
+def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
+    """The other end. Raises as `preparation.prepare`, and Unsupported where nobody counts what a runtime allocates."""
+    spec, device = job["cell"], devices.get(job["device"], **job["device_options"])
+    device.setup()
+    if device.kind != "fake":
+        runtime = runtimes.get(spec["runtime"])
+        if isinstance(runtime, Exported) and device.kind == "cuda":
+            raise Unsupported(f"{runtime.name} allocates past torch, which alone counts a process's memory on a GPU")
+        if runtime.missing() is None:
+            runtime.facts()  # imports it: what a runtime takes before it has a network is no network's
+    before = device.memory(afresh=True)
+    with preparation.gradients(job["mode"], device):
+        call = preparation.prepare(spec, job["seed"], device, emit, lean=True)
+        for _ in range(CALLS):
+            call()
+        device.synchronize()
+    after = device.memory()
+    code = None if after.code_bytes is None else after.code_bytes - (before.code_bytes or 0)
+    params = spec["cost"].get("params")
+    values = {
+        "peak_memory_bytes": after.peak_bytes - before.peak_bytes,
+        "baseline_bytes": before.peak_bytes,
+        "weights_bytes": None if params is None else params * BYTES[spec["dtype"]],
+        "code_bytes": code,
+        "reserved_bytes": after.reserved_bytes,
+        "source": after.source,
+    }
+    emit("reading", values=values)
