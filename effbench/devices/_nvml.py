@@ -90,6 +90,11 @@ class Gpu:
             "gpu.mps_clients": None if clients is None else len(clients),
         }
 
+    def energy_uj(self) -> int | None:
+        """Microjoules since the driver was loaded. NVML counts in millijoules."""
+        found = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        return None if found is None else int(found) * 1000
+
     def name(self) -> str | None:
         return _words(self._ask("nvmlDeviceGetName"))
 
