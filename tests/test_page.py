@@ -381,3 +381,12 @@ def test_a_page_is_the_same_every_time() -> None:
 
 def _without_path(write: Callable[[list[Results]], str]) -> str:
     return write([Results(runs.run_of(G2))])
+
+
+def test_verdicts_stand_by_device_above_the_tables_of_several_runs() -> None:
+    once = reference("g2_groups")
+    other = replace(once.run.environment, facts={**once.run.environment.facts, "cpu.model": "Another CPU"})
+    shown = page.html([once, Results(replace(once.run, environment=other))])
+    drawn = shown.partition('id="side-by-side"')[2].partition("</figure>")[0]
+    assert "<svg" in drawn and "Another CPU (cpu)" in drawn and drawn.count(">holds<") == 12
+    assert 'aria-label="Verdicts:' not in page.html([once]), "one run has its figure in its own section"

@@ -69,9 +69,10 @@ def html(runs: Sequence[Measured]) -> str:
     environment = _templates()
     script = environment.get_template("sort.js.j2").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    dark = drawing.dark_colours([found for each in figures for found in each.values()])
+    matrices = _matrices(runs)
+    dark = drawing.dark_colours([found for each in (*figures, matrices) for found in each.values()])
     return environment.get_template("page.html.j2").render(
-        **_content(runs, figures), dark=dark, script=script, digest=digest
+        **_content(runs, figures), matrices=matrices, dark=dark, script=script, digest=digest
     )
 
 
@@ -148,6 +149,20 @@ def _drawings(number: int, measured: Measured) -> dict[str, str]:
         name: drawing.inline(figure, f"r{number}-{name}-", f"{_called(title, name)}; the tables hold its numbers")
         for name, figure in report.figures(measured.run, measured.cells, measured.verdicts).items()
     }
+
+
+def _matrices(runs: Sequence[Measured]) -> dict[str, str]:
+    """Verdicts by device and runtime, of each study that several of the runs carried out, by its title."""
+    from effbench.report import drawing, plots_matrix
+
+    found = {}
+    for number, group in enumerate(side_by_side.of_one_study(dict(enumerate(runs)))):
+        seen = [plots_matrix.Seen(item.run, item.cells, item.verdicts) for item in group.values() if item.verdicts]
+        if len(seen) > 1:
+            title = one_line(seen[0].run.experiment.title)
+            figure = plots_matrix.matrix_figure(seen)
+            found[title] = drawing.inline(figure, f"m{number}-", f"{title}: verdicts; the tables hold its numbers")
+    return found
 
 
 def _called(title: str, name: str) -> str:

@@ -67,10 +67,15 @@ def tables(runs: Mapping[int, Measured]) -> tuple[Table, ...]:
     A label that does not vary within any run, such as the paper's channels for the device, does not keep cells apart;
     where it differs between runs a note says that the networks are not the same.
     """
+    return tuple(table for group in of_one_study(runs) for table in _of_study(group))
+
+
+def of_one_study(runs: Mapping[int, Measured]) -> list[dict[int, Measured]]:
+    """The runs of each study that several of them carried out."""
     studies: dict[str, dict[int, Measured]] = {}
     for number, item in runs.items():
         studies.setdefault(item.run.experiment.name, {})[number] = item
-    return tuple(table for group in studies.values() if len(group) > 1 for table in _of_study(group))
+    return [group for group in studies.values() if len(group) > 1]
 
 
 def conditions(environments: Sequence[Environment]) -> tuple[Condition, ...]:
