@@ -25,7 +25,8 @@ class CellSummary:
 
     `latency` is wall seconds per call of the whole batch: the median over launches of each launch's median block;
     `busy` the same on the run's own clock (thread CPU time, or device events). `ratio` is the cell's time over its
-    reference cell's, paired within rounds, on the run's clock; exactly 1 without interval for the reference itself.
+    reference cell's, per image where their batches differ, paired within rounds, on the run's clock; exactly 1 without
+    interval for the reference itself.
     `paper_speed` is the paper's figure in `paper_unit` for the matching platform, `paper_ratio` the paper's reference
     speed over it, so that it reads like `ratio`; `speedup` is the time of the same case under eager over this one's,
     paired likewise, where the run has both; `prepared` is what its runtime made of the network (`runtimes.Prepared`),
@@ -143,7 +144,7 @@ def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSum
     if reference is not None and reference.id == cell.id:
         ratio = Estimate(1.0, n=len({launch for launch, _ in rounds})) if rounds else None
     elif reference is not None and reference.id in quiet:
-        ratio = paired_ratio(rounds, quiet[reference.id], run.clock)
+        ratio = _per_image(paired_ratio(rounds, quiet[reference.id], run.clock), run.result(reference.id).cell, cell)
     speed, reference_speed = _paper_speed(run, cell), None
     if reference is not None:
         reference_speed = _paper_speed(run, Cell(reference, cell.device))
@@ -173,6 +174,15 @@ def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSum
         disturbed=Counter(flag for block in result.blocks for flag in block.timing.flags),
         skipped=result.skipped,
     )
+
+
+def _per_image(ratio: Estimate | None, reference: Cell, cell: Cell) -> Estimate | None:
+    """A ratio of times per call as one of times per image: the same unless their batches differ."""
+    if ratio is None or reference.batch == cell.batch:
+        return ratio
+    images = reference.batch / cell.batch
+    low, high = (None if bound is None else bound * images for bound in (ratio.low, ratio.high))
+    return replace(ratio, point=ratio.point * images, low=low, high=high)
 
 
 def _without_times(cell: CellSummary) -> CellSummary:

@@ -139,8 +139,8 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
     lines = []
     if any(cell.ratio is not None for cell in cells):
         lines.append(
-            f"Time ratio: {CLOCKS.get(run.clock, run.clock)} over that of {_reference(run, cells)} in the same round; "
-            "above 1 is slower."
+            f"Time ratio: {CLOCKS.get(run.clock, run.clock)}{_per_image(cells)} over that of {_reference(run, cells)} "
+            "in the same round; above 1 is slower."
         )
     residual = None if is_comparison(run) else residual_madds(cells)
     if residual is not None:
@@ -150,6 +150,12 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
     everywhere = f" In every row: {group_text(same)}." if same else ""
     lines.append(f"{_sample(cells)} Measured on {setting(run, cells)}.{everywhere}")
     lines += _roofline(run, cells)
+    if any(cell.cell.mode == "train" for cell in cells):
+        lines.append(
+            "A call is one step of training: forward, backward, SGD with momentum. Costs are of the forward pass; a "
+            "step multiplies and adds about three times that, since each product has two in the backward pass "
+            "(Kaplan et al., arXiv 2001.08361, section 2.1)."
+        )
     paper = platforms(cells)
     if paper is not None:
         lines.append(f"Paper: ShuffleNet V2 (arXiv 1807.11164), measured on a {paper}.")
@@ -169,12 +175,12 @@ def apart(ids: Sequence[str]) -> tuple[list[str], str]:
 
 
 def residual_madds(cells: Sequence[CellSummary]) -> float | None:
-    """How far from equal the study's equal costs are: the largest relative difference of a cell's madds from its
-    reference's.
+    """How far from equal the study's equal costs are: the largest relative difference of a cell's madds an image from
+    its reference's.
 
     None where no cell and its reference both have a cost.
     """
-    costs = {cell.cell.id: cell.cost.madds for cell in cells if cell.cost is not None}
+    costs = {cell.cell.id: cell.cost.madds / cell.cell.batch for cell in cells if cell.cost is not None}
     differences = [
         abs(costs[cell.cell.id] / costs[cell.reference] - 1)
         for cell in cells
@@ -247,6 +253,10 @@ def _roofline(run: Run, cells: Sequence[CellSummary]) -> list[str]:
                 "so the memory's bandwidth does not bind."
             )
     return lines
+
+
+def _per_image(cells: Sequence[CellSummary]) -> str:
+    return " per image" if len({cell.cell.batch for cell in cells}) > 1 else ""
 
 
 def _reference(run: Run, cells: Sequence[CellSummary]) -> str:

@@ -11,7 +11,7 @@ from effbench import breakdown, ranking
 from effbench.breakdown import Split
 from effbench.core import Comparison, Estimate, PairEvidence, Run, Verdict
 from effbench.gates.decision import Decision, Finding
-from effbench.report import captions
+from effbench.report import beside, captions
 from effbench.summary import CellSummary
 
 
@@ -76,6 +76,7 @@ def cell_document(cell: CellSummary) -> dict[str, Any]:
         "set_aside": cell.set_aside,
         "disturbed": dict(cell.disturbed),
         "skipped": cell.skipped,
+        **beside.document(cell),
     }
 
 

@@ -11,7 +11,7 @@ from effbench import units
 from effbench.core import DEFAULT_LEVEL, Comparison, Estimate, Label, Run, Verdict
 from effbench.paper import FullModel, full_models
 from effbench.ranking import Agreement
-from effbench.report import captions
+from effbench.report import beside, captions
 from effbench.report.captions import verdict_sentence, verdict_sentences
 from effbench.report.grid import (
     NOTHING,
@@ -62,8 +62,8 @@ def study_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
     factor = run.experiment.factor
     labels = (*captions.grouping(run, cells), factor)
     fields: list[_Field] = [(Column(label, align="left"), _label(label)) for label in labels]
-    fields += [*_costs(), _LATENCY, *_throughput(cells), *_ROOFLINE, *_RATIOS, _SPEEDUP, _BOUND, _FLAGS]
-    return _of_cells(run.experiment.title, fields, run, cells)
+    fields += [*_costs(), _LATENCY, *_throughput(cells), *_ROOFLINE, *_RATIOS, _SPEEDUP, *beside.columns(run)]
+    return _of_cells(run.experiment.title, [*fields, _BOUND, _FLAGS], run, cells)
 
 
 def compare_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
@@ -81,10 +81,6 @@ def compare_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
     def shape(cell: CellSummary) -> Value:
         return _text(captions.shape_text(cell.cell.case.input_shape))
 
-    def peak(cell: CellSummary) -> Value:
-        seen = [launch.probes.get(cell.cell.id, {}).get("peak_memory_bytes") for launch in run.launches]
-        return _scaled(max((size for size in seen if size is not None), default=None), 1e6)
-
     fields: list[_Field] = [(Column(label), _label(label)) for label in groups] if once else []
     fields.append((Column("model", align="left"), name))
     if len({cell.cell.case.input_shape for cell in cells}) > 1:
@@ -96,7 +92,7 @@ def compare_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
         _LATENCY,
         *_throughput(cells),
         *_ROOFLINE,
-        (Column("peak memory", "MB", raw_unit="bytes"), peak),
+        *beside.columns(run),
     ]
     fields += [*_RATIOS, _SPEEDUP, *_paper_speed(cells), _BOUND, _FLAGS]
     return _of_cells(run.experiment.title, fields, run, cells)
@@ -223,7 +219,7 @@ def profile_rows(
 def _of_cells(title: str, fields: Sequence[_Field], run: Run, cells: Sequence[CellSummary]) -> Table:
     columns = tuple(column for column, _ in fields)
     rows = tuple(tuple(read(cell) for _, read in fields) for cell in cells)
-    return drop_empty(Table(title, columns, rows, captions.notes(run, cells)))
+    return drop_empty(Table(title, columns, rows, (*captions.notes(run, cells), *beside.notes(run, cells))))
 
 
 def _text(text: str | None) -> Value:
@@ -291,7 +287,7 @@ def _own_ratio(cell: CellSummary) -> Value:
 
 
 def _flags(cell: CellSummary) -> Value:
-    words = [*cell.flags, *cell.notes]
+    words = [*cell.flags, *cell.notes, *beside.missing(cell)]
     if cell.cost is not None and cell.cost.status == "partial":
         words.append("counts partial: " + ", ".join(f"{name} ×{n}" for name, n in cell.cost.uncounted.items()))
     if cell.skipped is not None:

@@ -1,0 +1,105 @@
+"""Columns and notes for what was read of a cell beside its rounds: percentiles of single calls, peak memory, and the
+error of another dtype or runtime. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from effbench import units
+from effbench.core import Estimate, Run
+from effbench.report.grid import NOTHING, Column, Value
+from effbench.summary import CellSummary
+
+Field = tuple[Column, Callable[[CellSummary], Value]]
+"""A column of a table of cells, and how to read its value."""
+
+PERCENTILES = ("p50", "p90", "p99")
+
+
+def columns(run: Run) -> tuple[Field, ...]:
+    """Every column; those in which all rows are missing are for the table to drop. Raw values in seconds and bytes."""
+    return (
+        *((Column(name, "ms", raw_unit="s"), _percentile(name)) for name in PERCENTILES),
+        (Column("peak memory", "MB", raw_unit="bytes"), lambda cell: _megabytes(_peak(run, cell))),
+        (Column("weights", "MB", raw_unit="bytes"), lambda cell: _megabytes(_weights(cell))),
+        (Column("error vs float32"), _error),
+    )
+
+
+def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
+    """What a reader must know of these columns, where they are there."""
+    lines = []
+    sampled = [cell.read("percentiles") for cell in cells if cell.read("percentiles")]
+    if sampled:
+        numbers = sorted({int(values["n"]) for values in sampled})
+        many = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+        unbounded = [name for name in PERCENTILES if any(values[f"{name}_high_s"] is None for values in sampled)]
+        lines.append(
+            f"{', '.join(PERCENTILES)}: wall-clock time of {many} single calls in a process of its own, with exact "
+            "95 % bounds for independent calls."
+            + (f" Too few calls for every upper bound of {' and '.join(unbounded)}." if unbounded else "")
+        )
+    counted = list(dict.fromkeys(str(cell.read("peak_memory")["source"]) for cell in cells if cell.read("peak_memory")))
+    if counted:
+        allocator = run.environment.facts.get("run.allocator")
+        policy = f", allocator {allocator}" if cells[0].cell.device == "cpu" and allocator else ""
+        lines.append(
+            f"Peak memory: of a process of its own, above what it held before there was a network "
+            f"({' and '.join(counted)}{policy}); weights are the parameters in their dtype."
+        )
+    if any("output_error" in cell.prepared for cell in cells):
+        lines.append(
+            "Error vs float32: the largest difference from eager float32 on the same input, over its largest value."
+        )
+    return tuple(lines)
+
+
+def missing(cell: CellSummary) -> list[str]:
+    """Why what was asked for could not be read."""
+    return [f"no {item.what.replace('_', ' ')}: {item.missing}" for item in cell.readings if item.missing is not None]
+
+
+def document(cell: CellSummary) -> dict[str, Any]:
+    """Each reading by its name: its values but for the raw calls, or ``{"missing": reason}``."""
+    return {
+        item.what: {name: value for name, value in item.values.items() if name != "calls_ns"}
+        if item.missing is None
+        else {"missing": item.missing}
+        for item in cell.readings
+    }
+
+
+def _percentile(name: str) -> Callable[[CellSummary], Value]:
+    def read(cell: CellSummary) -> Value:
+        values = cell.read("percentiles")
+        if not values:
+            return NOTHING
+        point, low, high = (values[f"{name}{part}_s"] for part in ("", "_low", "_high"))
+        ends = (units.MISSING if bound is None else units.digits(1e3 * bound) for bound in (low, high))
+        text = f"{units.digits(1e3 * point)} [{', '.join(ends)}]"
+        return Value(text, Estimate(point, low, high, n=int(values["n"])))
+
+    return read
+
+
+def _peak(run: Run, cell: CellSummary) -> int | None:
+    """The reading, else the most that any launch's device saw."""
+    if found := cell.read("peak_memory").get("peak_memory_bytes"):
+        return int(found)
+    seen = [launch.probes.get(cell.cell.id, {}).get("peak_memory_bytes") for launch in run.launches]
+    return max((size for size in seen if size is not None), default=None)
+
+
+def _weights(cell: CellSummary) -> int | None:
+    return cell.read("peak_memory").get("weights_bytes")
+
+
+def _megabytes(size: int | None) -> Value:
+    return NOTHING if size is None else Value(units.digits(size / 1e6), size)
+
+
+def _error(cell: CellSummary) -> Value:
+    error = cell.prepared.get("output_error")
+    return NOTHING if error is None else Value(f"{error:.1e}", error)
