@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench fuzz format clean
+.PHONY: demo test test-arm bench fuzz format clean
 
 # constraints.txt pins what CI uses, a CPU build of torch among it. With CUDA: make CONSTRAINTS= demo
 CONSTRAINTS ?= -c constraints.txt
@@ -24,6 +24,12 @@ test: $(VENV)/.installed
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
 	$(BIN)/python -m pytest -q --nbmake notebooks
+
+# On aarch64 without Arm hardware: a part of the tests, a study and a bundle under qemu-user, in a userland that is made
+# in .cache/arm (1.2 GB). Skips in one line where apt or the network is missing. TESTS=FILES for others.
+test-arm: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[dev,onnx,ncnn]" "uv>=0.5"
+	$(BIN)/python tests/arm/run.py $(TESTS)
 
 # effbench beside its peers: about an hour, and it goes on where it was stopped. PARTS="spread power" for some of it,
 # MACHINE=NAME for another folder of results.

@@ -1,8 +1,12 @@
-"""Run effbench on a real aarch64 userland under qemu: what `make test-arm` does. Skips where that cannot be made."""
+"""Run effbench on a real aarch64 userland under qemu: what `make test-arm` does. Skips where that cannot be made.
+
+Words on the command line go to pytest instead of the tests that are chosen here.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,28 +24,47 @@ CHOSEN = (
 )  # fmt: skip
 """The part of the suite that says something about a machine, and that emulation does not make endless."""
 
+BUNDLED = ("--study", "g2_groups", "--scale", "x1", "--select", "groups=1,8", "--runtime", "onnxruntime,ncnn")
+
 
 def main() -> int:
     start = time.monotonic()
     try:
-        python, posing = userland.make(FOLDER)
+        made = userland.make(FOLDER)
+        site = made.packages("site", userland.WHEELS)
     except userland.Missing as missing:
         print(f"make test-arm: skipped: {missing}")
         return 0
-    print(f"{time.monotonic() - start:.0f} s: userland in {FOLDER}", flush=True)
+    posing = made.python("posing-python", made.posing, site)
     variables = {
         **os.environ,
-        "ARM_PYTHON": str(python),
+        "ARM_PYTHON": str(made.python("python", made.root, site)),
         "ARM_POSING_PYTHON": str(posing),
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
         "OMP_NUM_THREADS": "1",
     }
-    tests = [f"tests/{name}" for name in CHOSEN]
-    asked = sys.argv[1:] or ["tests/arm/on_arm.py", *tests]
-    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=900", "--durations=10", *asked]
-    done = subprocess.run([posing, *words], cwd=ROOT, env=variables)
+    try:
+        bundle = _bundle()
+        wheels = [line for line in (bundle / "requirements.txt").read_text().splitlines() if line[:1] not in ("#", "")]
+        light = made.python("light-python", made.posing, made.packages("light", wheels))
+        variables |= {"ARM_LIGHT_PYTHON": str(light), "ARM_BUNDLE": str(bundle)}
+    except (userland.Missing, OSError) as missing:
+        print(f"make test-arm: no bundle: {missing}")
+    print(f"{time.monotonic() - start:.0f} s: the userland is in {FOLDER}", flush=True)
+    tests = ["tests/arm/on_arm.py", *(f"tests/{name}" for name in CHOSEN)]
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=1800", "--durations=12"]
+    done = subprocess.run([posing, *words, *(sys.argv[1:] or tests)], cwd=ROOT, env=variables)
     print(f"{time.monotonic() - start:.0f} s in all", flush=True)
     return done.returncode
+
+
+def _bundle() -> Path:
+    """Two networks as model files, exported here, where torch and the exporters run at full speed. Raises Missing."""
+    folder = FOLDER / "bundle"
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-m", "effbench", "bundle", *BUNDLED, "--out", folder]
+    userland.must_run("models in a bundle", command, {**os.environ, "PYTHONPATH": str(ROOT)})
+    return folder
 
 
 if __name__ == "__main__":

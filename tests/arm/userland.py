@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -29,7 +29,6 @@ TORCH = "torch==2.10.0"
 WHEELS = (
     TORCH, "fvcore>=0.1.5.post20221221", "pandas", "matplotlib", "psutil", "scipy", "typer", "rich", "cloudpickle",
     "filelock", "jinja2", "nvidia-ml-py", "py-cpuinfo", "pytest", "pytest-benchmark", "pytest-timeout", "hypothesis",
-    "onnxruntime", "ncnn",
 )  # fmt: skip
 PROCESSOR = "neoverse-n1"
 """Graviton 2 and Ampere Altra. qemu's default, "max", emulates vectors of 512 bits, twenty times as slow."""
@@ -39,74 +38,89 @@ class Missing(Exception):
     """What keeps the userland from being made here, in one line."""
 
 
-def make(folder: Path) -> tuple[Path, Path]:
-    """The userland's interpreter, and one in whose root /proc/cpuinfo is an Arm machine's. What is there is kept.
+@dataclass(frozen=True)
+class Userland:
+    """Where it lies: a root as unpacked, and a `posing` one whose /proc/cpuinfo is an Arm machine's.
 
-    The first sees the file of the machine underneath, as in any container under emulation; runtimes that read which
-    cores there are (ONNX Runtime, ncnn) need the second. Raises Missing.
+    Without the second a program reads the file of the machine underneath, as in any container under emulation; runtimes
+    that ask which cores there are (ONNX Runtime, ncnn) end without an Arm answer.
     """
+
+    folder: Path
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "root"
+
+    @property
+    def posing(self) -> Path:
+        return self.folder / "posing"
+
+    def python(self, name: str, root: Path, packages: Path) -> Path:
+        """A script that stands for an interpreter, to itself too: what it starts as `sys.executable` is emulated.
+
+        The kernel runs no aarch64 program without being told how (binfmt_misc), which not everyone may tell it.
+        """
+        path = self.folder / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(
+            "#!/bin/sh\n"
+            f'export QEMU_LD_PREFIX="{root}" QEMU_CPU="${{QEMU_CPU:-{PROCESSOR}}}"\n'
+            f'export PYTHONPATH="{packages}${{PYTHONPATH:+:$PYTHONPATH}}"\n'
+            f'exec qemu-aarch64 -0 "$0" "{root}/usr/bin/python{PYTHON}" "$@"\n'
+        )
+        path.chmod(0o755)
+        return path
+
+    def packages(self, name: str, wheels: Sequence[str]) -> Path:
+        """A folder with these packages and what they need, for aarch64; fetched once. Raises Missing."""
+        place, told = self.folder / name, self.folder / f"{name}.txt"
+        wanted = "\n".join(wheels)
+        if not told.exists() or told.read_text() != wanted:
+            shutil.rmtree(place, ignore_errors=True)
+            uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-config", "--target", place]
+            target = ["--python-platform", "aarch64-manylinux_2_28", "--python-version", PYTHON]
+            must_run("wheels for aarch64", [*uv, *target, *wheels])
+            told.write_text(wanted)
+        return place
+
+
+def make(folder: Path) -> Userland:
+    """The userland in this folder; what is there already is kept. Raises Missing."""
     if os.uname().machine == "aarch64":
-        raise Missing("this machine is aarch64 itself: run make test")
+        raise Missing("this machine is aarch64 itself: make test is the test")
     _install_tools()
     folder.mkdir(parents=True, exist_ok=True)
-    root, packages = folder / "root", folder / "site"
-    if not (root / f"usr/bin/python{PYTHON}").exists():
-        include = f"--include={','.join(PACKAGES)}"
-        _must_run(
-            "Debian's packages", ["mmdebstrap", "--quiet", "--arch=arm64", "--variant=extract", include, SUITE, root]
-        )
-    wanted = "\n".join(WHEELS)
-    if not (folder / "wheels").exists() or (folder / "wheels").read_text() != wanted:
-        shutil.rmtree(packages, ignore_errors=True)
-        uv = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-config", "--target", packages]
-        target = ["--python-platform", "aarch64-manylinux_2_28", "--python-version", PYTHON]
-        _must_run("wheels for aarch64", [*uv, *target, *WHEELS])
-        (folder / "wheels").write_text(wanted)
-    # A second root with a processor of its own; everything but those files is the first one's.
-    posing = folder / "posing"
-    if not posing.exists():
-        posing.mkdir()
-        for entry in root.iterdir():
-            (posing / entry.name).symlink_to(entry)
+    made = Userland(folder)
+    if not (made.root / f"usr/bin/python{PYTHON}").exists():
+        shutil.rmtree(made.root, ignore_errors=True)
+        options = ["--quiet", "--arch=arm64", "--variant=extract", f"--include={','.join(PACKAGES)}"]
+        must_run("Debian's packages", ["mmdebstrap", *options, SUITE, made.root])
+    shutil.rmtree(made.posing, ignore_errors=True)
+    made.posing.mkdir()
+    for entry in made.root.iterdir():
+        if entry.name not in ("proc", "sys"):
+            (made.posing / entry.name).symlink_to(entry)
     cores = machines.GRAVITON_2.cores[: os.cpu_count()]
-    for place in ("proc", "sys"):
-        if (posing / place).is_symlink():
-            (posing / place).unlink()
-    replace(machines.GRAVITON_2, cores=cores).under(posing)
-    return _interpreter(folder, "python", root, packages), _interpreter(folder, "posing-python", posing, packages)
+    replace(machines.GRAVITON_2, cores=cores).under(made.posing)
+    return made
 
 
-def _install_tools() -> None:
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if not missing:
-        return
-    by_hand = f"it needs {' and '.join(missing)}: apt install {' '.join(DEBIAN)}"
-    if shutil.which("apt-get") is None or os.geteuid() != 0:
-        raise Missing(by_hand)
-    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    _must_run(by_hand, ["apt-get", "update", "-q"], quiet)
-    _must_run(by_hand, ["apt-get", "install", "-y", "-q", "--no-install-recommends", *DEBIAN], quiet)
-
-
-def _must_run(what: str, command: Sequence[str | Path], variables: dict[str, str] | None = None) -> None:
+def must_run(what: str, command: Sequence[str | Path], variables: dict[str, str] | None = None) -> None:
+    """Run a command to its end. Raises Missing with the last thing it said."""
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=variables)
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
         raise Missing(f"could not get {what} ({last})")
 
 
-def _interpreter(folder: Path, name: str, root: Path, packages: Path) -> Path:
-    """A script that stands for the interpreter, in itself too: what it starts as `sys.executable` is emulated as well.
-
-    The kernel runs no aarch64 program without being told how (binfmt_misc), which takes rights that not everyone has.
-    """
-    path = folder / "bin" / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(
-        "#!/bin/sh\n"
-        f'export QEMU_LD_PREFIX="{root}" QEMU_CPU="${{QEMU_CPU:-{PROCESSOR}}}"\n'
-        f'export PYTHONPATH="{packages}${{PYTHONPATH:+:$PYTHONPATH}}"\n'
-        f'exec qemu-aarch64 -0 "$0" "{root}/usr/bin/python{PYTHON}" "$@"\n'
-    )
-    path.chmod(0o755)
-    return path
+def _install_tools() -> None:
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if not missing:
+        return
+    by_hand = f"{' and '.join(missing)}; apt install {' '.join(DEBIAN)}"
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        raise Missing(f"it needs {by_hand}")
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    must_run(by_hand, ["apt-get", "update", "-q"], quiet)
+    must_run(by_hand, ["apt-get", "install", "-y", "-q", "--no-install-recommends", *DEBIAN], quiet)
