@@ -8,6 +8,7 @@ from contextlib import suppress
 
 INTERRUPTED = 130
 """What a shell reports for a program that Ctrl-C ended."""
+UNUSABLE = 2
 
 
 def start() -> int:
@@ -16,6 +17,14 @@ def start() -> int:
         from effbench.cli import main
     except KeyboardInterrupt:
         return INTERRUPTED
+    except ModuleNotFoundError as error:
+        from effbench import packages
+
+        said = packages.lacking(error)
+        if said is None:
+            raise
+        print(f"effbench: {said}", file=sys.stderr)
+        return UNUSABLE
     code = main()
     if code == INTERRUPTED:
         # All is saved and said. Where Ctrl-C fell into an exec, Python would still end itself by the signal, and an

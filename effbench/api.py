@@ -209,6 +209,7 @@ def run_bundle(
     one that eager float32 had is a recorded skip. Raises StorageError, CorruptBundle, UnknownName, InvalidValue,
     runner.Interrupted, and EffbenchError where nothing could be measured.
     """
+    packages.require("numpy")
     found = stored.load(directory)
     if resume is not None:
         begun = storage.load(resume)

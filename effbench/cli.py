@@ -18,14 +18,27 @@ from typing import Annotated, Any
 
 import typer
 
-from effbench import console
-from effbench.commands import about, calibrating, checking, measuring, profiling, stored
+from effbench import console, packages
+from effbench.commands import about, bundling, calibrating, checking, measuring, profiling, stored
 from effbench.errors import EffbenchError, UnknownName
 
 # The base of typer's usage errors, reached through a public class: typer ships click under another name from 0.16 on.
 _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
-COMMANDS = ("run", "compare", "profile", "diff", "check", "aa", "report", "export", "list", "doctor")
+COMMANDS = (
+    "run",
+    "compare",
+    "profile",
+    "diff",
+    "check",
+    "aa",
+    "report",
+    "export",
+    "bundle",
+    "run-bundle",
+    "list",
+    "doctor",
+)
 
 app = typer.Typer(
     name="effbench",
@@ -63,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.mute()
         return console.complain(f"cannot write: {error.strerror}; free space there and begin again")
     except Exception as error:
-        return _bug(error)
+        lacking = packages.lacking(error) if isinstance(error, ModuleNotFoundError) else None
+        return console.complain(lacking) if lacking else _bug(error)
 
 
 def _bug(error: Exception) -> int:
@@ -106,5 +120,7 @@ app.command()(checking.check)
 app.command()(calibrating.aa)
 app.command()(stored.report)
 app.command()(stored.export)
+app.command()(bundling.bundle)
+app.command()(bundling.run_bundle)
 app.command(name="list")(about.list_names)
 app.command()(about.doctor)

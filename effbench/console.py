@@ -44,6 +44,11 @@ def complain(message: str, code: int = 2) -> int:
     return code
 
 
+def note(message: str) -> None:
+    """Print one line to standard error that ends nothing."""
+    complain(message, 0)
+
+
 _interrupts: list[int] = []
 
 

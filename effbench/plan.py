@@ -111,6 +111,8 @@ def make(
         raise UnknownName("allocator policy", allocator, ALLOCATORS)
     if dtype is not None and dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES)
+    if batch is not None and any(case.batch for case in experiment.cases):
+        raise InvalidValue(f"{experiment.name} varies the batch itself; choose with --select batch={batch}")
     batch = experiment.batch.get(kind, 1) if batch is None else batch
     if batch < 1:
         raise InvalidValue(f"batch (={batch}) must be 1 or more")

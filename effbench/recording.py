@@ -17,7 +17,7 @@ from effbench import environment
 from effbench._version import __version__
 from effbench.core import Block, Cell, Cost, Environment, Result, Run, Timing
 from effbench.errors import EffbenchError
-from effbench.plan import Plan
+from effbench.plan import Bundled, Plan
 from effbench.storage import RunWriter
 
 
@@ -67,23 +67,21 @@ class Recording:
     def order(self, cell: Cell) -> dict[str, Any]:
         """What a worker is told of one cell."""
         reference, cost = self.plan.experiment.reference_of(cell.case), self.costs[cell.id]
+        # What a runtime exports in one launch, the next one finds there.
+        folder = self._models.get(cell.id) or str(self.scratch / str(self.plan.cells.index(cell)))
         return {
-            "id": cell.id,
-            "model": cell.case.model,
-            "arguments": dict(cell.case.arguments),
-            "inputs": [dataclasses.asdict(item) for item in cell.case.fed],
-            "dtype": cell.case.dtype,
-            "batch": cell.batch,
-            "runtime": cell.runtime,
-            "threads": cell.threads,
-            "memory_format": cell.memory_format,
-            "mode": cell.mode,
-            # What a runtime exports in one launch, the next one finds there.
-            "folder": str(self.scratch / str(self.plan.cells.index(cell))),
+            **described(cell, folder),
+            "bundled": cell.id in self._models,
             "calls": self.calls.get(cell.id),
             "reference": None if reference is None else reference.id,
-            "cost": {} if cost is None else {"madds": cost.madds, "memory_access_bytes": cost.memory_access_bytes},
+            "cost": {}
+            if cost is None
+            else {name: getattr(cost, name) for name in ("params", "madds", "memory_access_bytes")},
         }
+
+    @property
+    def _models(self) -> Mapping[str, str]:
+        return self.plan.bundled.models if self.plan.bundled else {}
 
     def begin(self, ready: Mapping[str, Any]) -> None:
         """A worker is ready, and says on what. The first writes the header; a resumed run must find it unchanged.
@@ -148,8 +146,30 @@ class Recording:
         """The end of an error message where something is already measured."""
         if self.stored is None or not self.can_resume:
             return ""
-        again = shlex.join(["effbench", "run", "--resume", str(self.writer.directory)])
-        return f"; what was measured is kept, go on with: {again}"
+        return f"; what was measured is kept, go on with: {how_to_resume(self.writer.directory, self.plan.bundled)}"
+
+
+def described(cell: Cell, folder: str) -> dict[str, Any]:
+    """What a worker has to know of a cell to prepare it. Its runtime finds or leaves its files in `folder`."""
+    return {
+        "id": cell.id,
+        "model": cell.case.model,
+        "arguments": dict(cell.case.arguments),
+        "inputs": [dataclasses.asdict(item) for item in cell.case.fed],
+        "dtype": cell.case.dtype,
+        "batch": cell.batch,
+        "runtime": cell.runtime,
+        "threads": cell.threads,
+        "memory_format": cell.memory_format,
+        "mode": cell.mode,
+        "folder": folder,
+    }
+
+
+def how_to_resume(directory: Path, bundled: Bundled | None = None) -> str:
+    """The command that finishes the run in this folder."""
+    first = ["run"] if bundled is None else ["run-bundle", bundled.folder]
+    return shlex.join(["effbench", *first, "--resume", str(directory)])
 
 
 def _unusual(plan: Plan) -> dict[str, Any]:
@@ -158,6 +178,7 @@ def _unusual(plan: Plan) -> dict[str, Any]:
         "run.memory_format": (plan.cells[0].memory_format, "contiguous"),
         "run.mode": (plan.cells[0].mode, "infer"),
         "run.readings": (" ".join(plan.readings), ""),
+        "run.bundle": (plan.bundled.digest if plan.bundled else "", ""),
     }
     return {name: value for name, (value, usual) in told.items() if value != usual}
 

@@ -6,22 +6,25 @@ The parent process never computes while a worker measures: it reads events and a
 from __future__ import annotations
 
 import dataclasses
+import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from effbench import claims, environment, storage
-from effbench.core import Cell, Cost, Run
+from effbench import claims, environment, machine, storage
+from effbench.core import Cell, Cost, Reading, Run
+from effbench.emulation import EMULATED, is_emulated
 from effbench.errors import EffbenchError, StorageError
 from effbench.measurement import peaks as measuring
 from effbench.measurement import readings
 from effbench.measurement.launcher import Worker, WorkerFailed, worker_environment
 from effbench.peaks import Peaks
-from effbench.plan import Plan
-from effbench.recording import Recording
+from effbench.plan import Bundled, Plan
+from effbench.recording import Recording, how_to_resume
 from effbench.storage import RunWriter
 
 CostOf = Callable[[Cell], Cost]
@@ -79,6 +82,7 @@ def execute(
     with RunWriter(directory) as writer, tempfile.TemporaryDirectory(prefix="effbench-") as scratch:
         watch(Progress(0.0, "counting costs"))
         record = Recording(plan, writer, Path(scratch), command)
+        record.skipped.update(plan.bundled.absent if plan.bundled else {})
         for cell in plan.cells:
             try:
                 record.costs[cell.id] = profile(cell)
@@ -98,6 +102,8 @@ def find_peaks(plan: Plan, dtype: str, *, afresh: bool = False) -> Peaks:
     Raises EffbenchError where they cannot be measured.
     """
     device, options, threads, allocator = plan.device, plan.device_options, plan.threads, plan.allocator
+    if device != "fake" and machine.emulated(machine.HERE, platform.machine()):
+        raise EffbenchError(f"{EMULATED}; measure peaks on the hardware itself")
     key = environment.machine_key(device, options, threads=threads, allocator=allocator, dtype=dtype)
     return measuring.find(key, device, options, threads=threads, allocator=allocator, dtype=dtype, afresh=afresh)
 
@@ -105,6 +111,9 @@ def find_peaks(plan: Plan, dtype: str, *, afresh: bool = False) -> Peaks:
 def _bound(record: Recording, bounds: BoundsOf) -> None:
     """The least times of every cell. A device whose peaks cannot be measured costs a run its bounds and no more."""
     for dtype in dict.fromkeys(cell.case.dtype for cell in record.plan.cells):
+        if why := _unbounded(record.plan.cells[0].mode, dtype):
+            record.peaks[f"peaks.{dtype}.missing"] = why
+            continue
         try:
             peaks = find_peaks(record.plan, dtype)
         except EffbenchError as error:
@@ -116,20 +125,33 @@ def _bound(record: Recording, bounds: BoundsOf) -> None:
                 record.bounds[cell.id] = bounds(cell, peaks)
 
 
-def resume(directory: Path, *, watch: Watch = lambda progress: None) -> Run:
+def _unbounded(mode: str, dtype: str) -> str:
+    """Why the peaks of a device say nothing of these cells; "" where they do."""
+    if mode == "train":
+        return "counts are of the forward pass, times of a training step"
+    return "torch has no int8 kernel whose speed could stand for a runtime's" if dtype == "int8" else ""
+
+
+def resume(directory: Path, *, watch: Watch = lambda progress: None, bundled: Bundled | None = None) -> Run:
     """Finish an interrupted run: measure only the launches and rounds that it does not hold yet.
 
-    Raises StorageError, CorruptRun, NotComparable when this machine is not the one it was begun on.
+    `bundled` is where the models of a bundle's run lie. Raises StorageError, CorruptRun, NotComparable when this
+    machine is not the one it was begun on.
     """
     if storage.load(directory).complete:
         return storage.load(directory)
     with RunWriter(directory, resume=True) as writer, tempfile.TemporaryDirectory(prefix="effbench-") as scratch:
         # Read again under the lock: whoever held it until now may have written more.
         run = storage.load(directory)
-        return run if run.complete else _go_on(run, writer, Path(scratch), watch)
+        return run if run.complete else _go_on(run, writer, Path(scratch), watch, bundled)
 
 
-def _go_on(run: Run, writer: RunWriter, scratch: Path, watch: Watch) -> Run:
+def _go_on(run: Run, writer: RunWriter, scratch: Path, watch: Watch, bundled: Bundled | None) -> Run:
+    if run.environment.facts.get("run.bundle") != (bundled.digest if bundled else None):
+        raise EffbenchError(
+            f"the run in {writer.directory} was measured from a bundle; go on with: "
+            f"{how_to_resume(writer.directory, bundled or Bundled('BUNDLE', ''))}, with the bundle it was begun with"
+        )
     if len(run.results) < len(run.experiment.cases):
         raise EffbenchError(
             f"the run in {writer.directory} was stopped before anything was measured; delete it and begin again"
@@ -139,7 +161,7 @@ def _go_on(run: Run, writer: RunWriter, scratch: Path, watch: Watch) -> Run:
             raise EffbenchError(
                 f"{result.cell.id} was a module of a Python session that has ended; measure it again there"
             )
-    record = Recording(plan_of(run), writer, scratch, run.command, run.environment)
+    record = Recording(dataclasses.replace(plan_of(run), bundled=bundled), writer, scratch, run.command, run.environment)
     record.costs = {result.cell.id: result.cost for result in run.results}
     record.skipped = {result.cell.id: result.skipped for result in run.results if result.skipped}
     record.calls = {result.cell.id: result.calls for result in run.results if result.calls}
@@ -194,7 +216,8 @@ def _measure(record: Recording, state: _State, watch: Watch) -> Run:
         _read_beside(record, watch)
         writer.append("complete")
         run = storage.load(writer.path)
-        writer.verdicts(claims.judge(run))
+        with suppress(ModuleNotFoundError):  # a board may be without scipy; whoever loads the run judges it anyway
+            writer.verdicts(claims.judge(run))
     except KeyboardInterrupt:
         raise Interrupted(writer.directory) from None
     except StorageError as error:
@@ -209,6 +232,9 @@ def _read_beside(record: Recording, watch: Watch) -> None:
     wanted = [(what, cell) for what in plan.readings for cell in plan.cells if cell.id not in record.skipped]
     for number, (what, cell) in enumerate(wanted):
         if (cell.id, what) in record.read:
+            continue
+        if what != "instructions" and record.stored is not None and is_emulated(record.stored):
+            record.writer.reading(cell.id, Reading(what, missing=EMULATED))
             continue
         watch(Progress(1.0, f"{what.replace('_', ' ')} of {cell.id} ({number + 1}/{len(wanted)})"))
         job = {

@@ -28,7 +28,7 @@ def check(expected: Any, found: Any, dtype: str) -> dict[str, float]:
     Both are outputs as a network returns them: tensors or arrays, or sequences or mappings of them. Raises Unsupported
     for outputs of another number or shape, and for an error above the tolerance.
     """
-    wanted, got = list(_arrays(expected)), list(_arrays(found))
+    wanted, got = list(arrays(expected)), list(arrays(found))
     if [array.shape for array in wanted] != [array.shape for array in got]:
         raise Unsupported(
             f"its output has the shapes {_shapes(got)} where eager float32 returns {_shapes(wanted)}; "
@@ -56,7 +56,7 @@ def _error(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float
     return difference / largest if largest else difference
 
 
-def _arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
+def arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
     """Every tensor or array in the output, in order, as float64."""
     import numpy as np
 
@@ -64,7 +64,7 @@ def _arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
         value = tuple(value.values())
     if isinstance(value, (list, tuple)):
         for item in value:
-            yield from _arrays(item)
+            yield from arrays(item)
     elif isinstance(value, np.ndarray):
         yield value.astype(np.float64)
     elif hasattr(value, "detach"):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from effbench import devices, peaks
+from effbench import devices, packages, peaks
 from effbench.devices import Call, Device, OutOfMemory
 from effbench.errors import EffbenchError
 from effbench.measurement.launcher import Worker, WorkerFailed, worker_environment
@@ -63,6 +63,7 @@ def find(
 
 
 def _measured_apart(job: Mapping[str, Any], threads: int, allocator: str) -> Peaks:
+    packages.require("torch")
     reason = "the process ended early, without an error"
     with Worker(job, worker_environment(threads, allocator), silence_s=120.0) as worker:
         try:

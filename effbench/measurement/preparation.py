@@ -11,27 +11,34 @@ from effbench import feeding, runtimes
 from effbench.devices import Call, Device, OutOfMemory, cpu
 from effbench.errors import ModelError
 from effbench.feeding import Input
-from effbench.measurement import agreement
-from effbench.runtimes import Setting
+from effbench.measurement import agreement, counting, keeping
+from effbench.runtimes import Setting, Unsupported
+from effbench.runtimes.exported import Exported
 
 Emit = Callable[..., None]
 
 
-def prepare(spec: Mapping[str, Any], seed: int, device: Device, emit: Emit) -> Call:
-    """A call for the cell that `spec` (`Recording.job`) describes, checked against eager float32 where it is not that.
+def prepare(spec: Mapping[str, Any], seed: int, device: Device, emit: Emit, *, lean: bool = False) -> Call:
+    """A call for the cell that `spec` (`Recording.order`) describes, checked against eager float32 where it is not
+    that. Says as a "probe" what became of the network.
 
-    Says as a "probe" what became of the network. Raises OutOfMemory, EffbenchError, Unsupported, and whatever the
-    network itself raises.
+    `lean` leaves out whatever takes memory that running the network does not: the check, and the network itself where
+    an earlier launch has exported it. Raises OutOfMemory, EffbenchError, Unsupported, and whatever the network itself
+    raises.
     """
     if device.kind == "fake":
         return device.bind(None, spec["cost"])
     setting = setting_of(spec, device)
+    if spec.get("bundled"):
+        return device.bind(_opened(spec, setting, emit), spec["cost"])
     runtime = runtimes.get(spec["runtime"])
     runtime.require(setting)
+    if lean and isinstance(runtime, Exported) and runtime.is_exported(setting):
+        return device.bind(_reopened(runtime, spec, seed, device, setting), spec["cost"])
     network, inputs = built(spec, seed, device)
     expected = None
     with _out_of_memory_translated():
-        if setting.mode == "infer" and (setting.dtype, spec["runtime"]) != ("float32", "eager"):
+        if not lean and setting.mode == "infer" and (setting.dtype, spec["runtime"]) != ("float32", "eager"):
             expected = _reference(network, inputs[0])
         network, inputs = _converted(network, inputs, setting)
         prepared = runtime.prepare(network, inputs, setting)
@@ -42,9 +49,29 @@ def prepare(spec: Mapping[str, Any], seed: int, device: Device, emit: Emit) -> C
         facts["output"] = "not finite"
     if expected is not None:
         facts |= agreement.check(expected, output, setting.dtype)
+    if spec.get("keep"):
+        keeping.keep(setting.folder, inputs[0], expected)
     if facts:
         emit("probe", cell=spec["id"], values=facts)
     return device.bind(prepared.call, spec["cost"])
+
+
+def _opened(spec: Mapping[str, Any], setting: Setting, emit: Emit) -> Call:
+    """The same from a bundle: the model was exported elsewhere, and nothing here needs torch. Raises Unsupported."""
+    runtime = runtimes.get(spec["runtime"])
+    if not isinstance(runtime, Exported):
+        raise Unsupported(f"{runtime.name} runs no model files; measure it with `effbench run`")
+    runtime.require(setting)
+    inputs, expected = keeping.kept(setting.folder)
+    with cpu.out_of_memory_named():
+        prepared = runtime.load([inputs], setting)
+        output = prepared.call()
+    # The seconds of the export were another machine's.
+    facts = {name: value for name, value in prepared.facts.items() if name != "prepare_s"}
+    if not is_finite(output):
+        facts["output"] = "not finite"
+    emit("probe", cell=spec["id"], values=facts | agreement.check(expected, output, setting.dtype))
+    return prepared.call
 
 
 def setting_of(spec: Mapping[str, Any], device: Device) -> Setting:
@@ -69,6 +96,13 @@ def built(spec: Mapping[str, Any], seed: int, device: Device) -> tuple[Any, list
     if any(weight.is_meta for weight in (*network.parameters(), *network.buffers())):
         raise ModelError(f"{type(network).__name__} has weights without values (meta device); build them on the CPU")
     network = device.place(network).eval()
+    return network, _fed(network, spec, seed, device)
+
+
+def _fed(network: Any, spec: Mapping[str, Any], seed: int, device: Device) -> list[tuple[Any, ...]]:
+    """Of the network only the signature of its forward is asked."""
+    import torch
+
     described = [Input(tuple(item["shape"]), item["name"], item["dtype"]) for item in spec["inputs"]]
     args, named = feeding.make(described, spec["batch"], "float32", "meta")
     input_bytes = sum(tensor.nbytes for tensor in (*args, *named.values()))
@@ -78,7 +112,14 @@ def built(spec: Mapping[str, Any], seed: int, device: Device) -> tuple[Any, list
         args, named = feeding.make(described, spec["batch"], "float32", seed=generator)
         passed = feeding.positional(network, args, named) if named else args
         found.append(tuple(device.place(item) if isinstance(item, torch.Tensor) else item for item in passed))
-    return network, found
+    return found
+
+
+def _reopened(runtime: Exported, spec: Mapping[str, Any], seed: int, device: Device, setting: Setting) -> Call:
+    """A call of what an earlier launch exported. The network's weights are never made."""
+    signature = counting.on_meta(spec["model"], spec["arguments"])
+    inputs = _as_set(_fed(signature, spec, seed, device), setting)
+    return runtime.load([tuple(tensor.cpu().numpy() for tensor in each) for each in inputs], setting).call
 
 
 def _reference(network: Any, arguments: tuple[Any, ...]) -> Any:
@@ -96,10 +137,22 @@ def _reference(network: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def _converted(network: Any, inputs: list[tuple[Any, ...]], setting: Setting) -> tuple[Any, list[tuple[Any, ...]]]:
-    """Network and inputs in the setting's dtype and memory format; int8 stays float32, which the runtime quantises."""
+    """Network and inputs as the setting says."""
     import torch
 
-    dtype = torch.float32 if setting.dtype == "int8" else getattr(torch, setting.dtype)
+    network = network.to(_torch_dtype(setting))
+    if setting.memory_format == "channels_last":
+        network = network.to(memory_format=torch.channels_last)
+    if setting.mode == "train":
+        network = network.train()
+    return network, _as_set(inputs, setting)
+
+
+def _as_set(inputs: list[tuple[Any, ...]], setting: Setting) -> list[tuple[Any, ...]]:
+    """Inputs in the setting's dtype and memory format."""
+    import torch
+
+    dtype = _torch_dtype(setting)
     layout = torch.channels_last if setting.memory_format == "channels_last" else torch.contiguous_format
 
     def converted(value: Any) -> Any:
@@ -109,20 +162,30 @@ def _converted(network: Any, inputs: list[tuple[Any, ...]], setting: Setting) ->
         cast = value.to(dtype) if value.dtype == torch.float32 else value
         return cast.contiguous(memory_format=layout) if cast.dim() == 4 else cast
 
-    network = network.to(dtype)
-    if setting.memory_format == "channels_last":
-        network = network.to(memory_format=torch.channels_last)
-    if setting.mode == "train":
-        network = network.train()
-    return network, [tuple(converted(item) for item in each) for each in inputs]
+    return [tuple(converted(item) for item in each) for each in inputs]
+
+
+def _torch_dtype(setting: Setting) -> Any:
+    """int8 stays float32, which the runtime quantises itself."""
+    import torch
+
+    return torch.float32 if setting.dtype == "int8" else getattr(torch, setting.dtype)
+
+
+def gradients(mode: str, device: Device) -> contextlib.AbstractContextManager[Any]:
+    """Entered once for as long as a process measures, so that a call costs nothing but the network."""
+    if device.kind == "fake" or mode == "train" or not device.uses_torch:
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.inference_mode()
 
 
 def is_finite(output: Any) -> bool:
     """Whether an output holds only numbers. A network that computes NaN may run at another speed than one in use."""
     import numpy as np
-    import torch
 
-    if isinstance(output, torch.Tensor):
+    if hasattr(output, "is_floating_point"):  # a tensor: where a bundle runs there may be no torch to ask
         return not output.is_floating_point() or bool(output.isfinite().all())
     if isinstance(output, np.ndarray):
         return not np.issubdtype(output.dtype, np.floating) or bool(np.isfinite(output).all())

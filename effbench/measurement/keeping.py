@@ -1,0 +1,38 @@
+"""What a bundle keeps beside each model: the input that it is fed, and what eager float32 returned for it. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effbench.measurement import agreement
+
+if TYPE_CHECKING:
+    import numpy as np
+
+INPUTS_FILE, EXPECTED_FILE = "inputs.npz", "expected.npz"
+
+
+def keep(folder: Path, inputs: Sequence[Any], expected: Any) -> None:
+    """Write the inputs of one call, by position, and the outputs that it should have, in order. Tensors or arrays."""
+    import numpy as np
+
+    for name, arrays in (
+        (INPUTS_FILE, [value.cpu().numpy() if hasattr(value, "cpu") else np.asarray(value) for value in inputs]),
+        (EXPECTED_FILE, [array.astype(np.float32) for array in agreement.arrays(expected)]),
+    ):
+        with (folder / name).open("wb") as file:
+            np.savez(file, *arrays)
+
+
+def kept(folder: Path) -> tuple[tuple[np.ndarray[Any, Any], ...], list[np.ndarray[Any, Any]]]:
+    """The inputs and the expected outputs in this folder. Executes nothing; raises ValueError and OSError."""
+    return tuple(_read(folder / INPUTS_FILE)), _read(folder / EXPECTED_FILE)
+
+
+def _read(path: Path) -> list[np.ndarray[Any, Any]]:
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as found:
+        return [found[f"arr_{number}"] for number in range(len(found.files))]
