@@ -98,9 +98,10 @@ def _identity(root: Path) -> Finding:
     clusters = str(facts.get("cpu.clusters") or "")
     if "+" in clusters:
         why = "Cores of unlike capacity (count x capacity): a thread that changes cluster changes speed."
-        return Finding(
-            "processor", "warn", f"{model}, {clusters}", why, "pin to one cluster: taskset -c LIST effbench run …"
-        )
+        todo = "effbench run … --cluster big, or little; other cores: taskset -c LIST effbench run …"
+        if platform.system() == "Darwin":
+            todo = "keep the terminal in front: macOS gives what runs behind to efficiency cores, and pins nothing"
+        return Finding("processor", "warn", f"{model}, {clusters}", why, todo)
     return Finding("processor", "ok", f"{model}, {cores}")
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import json
+import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -218,12 +219,14 @@ class Effbench:
         Each block of k calls (k calibrated once, 5 ms or more) is one round of pytest-benchmark with k iterations, on
         the wall clock; CPU times, page faults, flags and counts are in ``extra_info["effbench"]``. Stops at a precision
         of 1 %, after 60 rounds or `--benchmark-max-time`. Where benchmarks are disabled one plain call runs, and the
-        times are None.
+        times are None. Under emulation, where a time says nothing, the test is skipped.
 
         Raises InvalidValue when called twice in a test, EffbenchError and its kin, and what the network itself raises.
         """
         __tracebackhide__ = True
+        from effbench import machine
         from effbench.core import Sampling
+        from effbench.emulation import EMULATED
         from effbench.errors import InvalidValue
         from effbench.measurement import here
 
@@ -231,6 +234,8 @@ class Effbench:
             self._benchmark.has_error = True
             raise InvalidValue("effbench.measure was called twice in one test; parametrize the test instead")
         self.is_used = True
+        if machine.emulated(machine.HERE, platform.machine()) and device != "fake":
+            pytest.skip(EMULATED)
         network, fed = _built(model, shape)
         prepared = here.prepare(network, fed, batch=batch, dtype=dtype, device=device, threads=threads)
         with prepared.conditions(allocator) as policy:

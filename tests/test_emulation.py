@@ -188,3 +188,11 @@ def test_the_interleaved_gate_refuses_before_it_measures(tmp_path: Path) -> None
 def test_an_emulated_machine_is_not_the_one_it_emulates() -> None:
     found = environment.differences(run(1, emulated=False).environment, run(1).environment)
     assert [item.field for item in found] == ["host.emulated"]
+
+
+@pytest.mark.usefixtures("translated")
+def test_a_test_that_times_is_skipped() -> None:
+    from effbench.pytest_plugin import Effbench
+
+    with pytest.raises(pytest.skip.Exception, match=EMULATED):
+        Effbench(benchmark=None, replay=None, sampling={}).measure("shufflenet_v2")  # type: ignore[arg-type]
