@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -87,12 +88,20 @@ def side_by_side(
 
 
 def of_models(study: Experiment, models: Sequence[str]) -> Experiment:
-    """The study with other models than its own. Raises InvalidValue for one that varies something else."""
-    if study.factor != "model":
+    """The study with other models than its own; whatever else it varies, it varies for each. Raises InvalidValue for
+    one that has no models to exchange.
+    """
+    if not all("model" in case.labels for case in study.cases):
         raise InvalidValue(
             f"{study.name} varies {study.factor}, not the model; leave out --model, or use `effbench compare`"
         )
     chosen = side_by_side(models, None, "float32", Path())
+    if study.factor != "model":
+        first = [case for case in study.cases if case.labels["model"] == study.cases[0].labels["model"]]
+        pairs = itertools.product(chosen.cases, first)
+        return study.with_cases(
+            replace(model, batch=case.batch, labels={**case.labels, **model.labels}) for model, case in pairs
+        )
     return replace(study, cases=chosen.cases, levels=chosen.levels, reference=chosen.reference, defaults={}, absent={})
 
 

@@ -144,7 +144,7 @@ def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSum
     if reference is not None and reference.id == cell.id:
         ratio = Estimate(1.0, n=len({launch for launch, _ in rounds})) if rounds else None
     elif reference is not None and reference.id in quiet:
-        ratio = _per_image(paired_ratio(rounds, quiet[reference.id], run.clock), run.result(reference.id).cell, cell)
+        ratio = per_image(paired_ratio(rounds, quiet[reference.id], run.clock), run.result(reference.id).cell, cell)
     speed, reference_speed = _paper_speed(run, cell), None
     if reference is not None:
         reference_speed = _paper_speed(run, Cell(reference, cell.device))
@@ -176,8 +176,10 @@ def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSum
     )
 
 
-def _per_image(ratio: Estimate | None, reference: Cell, cell: Cell) -> Estimate | None:
-    """A ratio of times per call as one of times per image: the same unless their batches differ."""
+def per_image(ratio: Estimate | None, reference: Cell, cell: Cell) -> Estimate | None:
+    """The time of a call of `cell` over that of `reference` as a ratio of times per image: the same unless their
+    batches differ.
+    """
     if ratio is None or reference.batch == cell.batch:
         return ratio
     images = reference.batch / cell.batch
@@ -216,7 +218,8 @@ def _time(rounds: Rounds, clock: str) -> Estimate | None:
 
 
 def _paper_speed(run: Run, cell: Cell) -> tuple[float, str] | None:
-    if cell.mode != "infer":
+    # The paper times no training, and one batch.
+    if cell.mode != "infer" or cell.case.batch is not None:
         return None
     if run.experiment.paper is not None:
         return paper.speed(run.experiment.paper, cell.case.labels)

@@ -6,13 +6,19 @@ One module each: ``take(job, variables, silence_s)`` in the parent, ``answer(job
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
+from effbench import devices, runtimes
 from effbench.core import Reading
+from effbench.devices import Call, Device, OutOfMemory
+from effbench.errors import EffbenchError
+from effbench.measurement import preparation
 from effbench.measurement.launcher import Worker, WorkerFailed
+from effbench.zoo.external import NETWORK_FAILURES
 
 
 def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
@@ -25,8 +31,24 @@ def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float)
 
 
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
-    """The other end, in a worker."""
-    _module(job["task"]).answer(job, emit)
+    """The other end, in a worker. What keeps the network from running is said as a "skip"."""
+    try:
+        _module(job["task"]).answer(job, emit)
+    except OutOfMemory as error:
+        emit("skip", reason=f"out of memory: {_first_line(error)}")
+    except (EffbenchError, runtimes.Unsupported) as error:
+        emit("skip", reason=_first_line(error))
+    except NETWORK_FAILURES as error:
+        emit("skip", reason=f"{type(error).__name__}: {_first_line(error)}")
+
+
+@contextlib.contextmanager
+def ready(job: Mapping[str, Any], emit: Callable[..., None]) -> Iterator[tuple[Device, Call]]:
+    """The job's device, set up, and a call of its cell, as they are in a launch. Raises as `preparation.prepare`."""
+    device = devices.get(job["device"], **job["device_options"])
+    device.setup()
+    with preparation.gradients(job["mode"], device):
+        yield device, preparation.prepare(job["cell"], job["seed"], device, emit)
 
 
 def one_process(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
@@ -42,6 +64,10 @@ def one_process(job: Mapping[str, Any], variables: Mapping[str, str], silence_s:
         except WorkerFailed as failure:
             return Reading(what, missing=str(failure))
     return Reading(what, missing="the process ended early, without an error")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _module(what: str) -> ModuleType:

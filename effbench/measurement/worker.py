@@ -6,7 +6,6 @@ file. Whatever the network itself prints goes to standard error, so that it cann
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
@@ -105,9 +104,9 @@ def launch(job: Mapping[str, Any], emit: Emit, hear: Hear) -> None:
         if runtimes.missing(name) is None:  # its cells say what is missing
             about |= runtimes.get(name).facts()
     emit("ready", effbench=__version__, facts=device.facts(), runtime_facts=about)
-    with _gradients(job, device):
+    with preparation.gradients(job["mode"], device):
         calls = _prepare_all(job, device, emit)
-        _refuse_foreign(job)
+        refuse_foreign(job)
         frozen = {spec["id"]: spec["calls"] for spec in job["cells"]}
         if job.get("obeys"):
             emit("prepared")
@@ -124,7 +123,7 @@ def launch(job: Mapping[str, Any], emit: Emit, hear: Hear) -> None:
     emit("facts", facts=device.facts())
 
 
-def _refuse_foreign(job: Mapping[str, Any]) -> None:
+def refuse_foreign(job: Mapping[str, Any]) -> None:
     """Raise EffbenchError where a module came from the other side's tree: both sides would run the same code."""
     if not job.get("foreign"):
         return
@@ -253,15 +252,6 @@ def _prepare_all(job: Mapping[str, Any], device: Device, emit: Emit) -> dict[str
         except NETWORK_FAILURES as error:
             emit("skip", cell=spec["id"], reason=_reason(error))
     return calls
-
-
-def _gradients(job: Mapping[str, Any], device: Device) -> contextlib.AbstractContextManager[Any]:
-    """Entered once for the whole launch, so that a call costs nothing but the network."""
-    if device.kind == "fake" or job["mode"] == "train":
-        return contextlib.nullcontext()
-    import torch
-
-    return torch.inference_mode()
 
 
 def _reason(error: BaseException) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from effbench import breakdown, packages, ranking, storage
+from effbench import breakdown, packages, ranking, saturation, storage
 from effbench.core import Run, Verdict
 from effbench.errors import StorageError
-from effbench.report import breakdown_table, captions, runtimes_table, table
+from effbench.report import breakdown_table, captions, runtimes_table, sweep_table, table
 from effbench.report.grid import Table
 from effbench.summary import CellSummary
 
@@ -24,6 +24,9 @@ def tables(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) 
     """
     rows = table.compare_rows if captions.is_comparison(run) else table.study_rows
     found = {"table": rows(run, cells)}
+    swept = saturation.saturations(run, cells)
+    if swept:
+        found["saturation"] = sweep_table.saturation_rows(run, cells, swept)
     if verdicts:
         found["verdicts"] = table.verdict_rows(verdicts)
     if any(cell.prepared for cell in cells):
@@ -42,13 +45,24 @@ def tables(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) 
 
 def figures(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> dict[str, Figure]:
     """Every figure of a run by the name of its file, the main one first as ``figure``; none without cells."""
-    from effbench.report import plots, plots_breakdown, plots_matrix, plots_panels, plots_roofline, plots_runtimes
+    from effbench.report import (
+        plots,
+        plots_breakdown,
+        plots_matrix,
+        plots_panels,
+        plots_roofline,
+        plots_runtimes,
+        plots_sweep,
+    )
 
     if not cells:
         return {}
     roofline = {}
     if plots_roofline.can_draw(run, cells):
         roofline["roofline"] = plots_roofline.roofline_figure(run, cells)
+    swept = saturation.saturations(run, cells)
+    if swept:
+        return {"figure": plots_sweep.sweep_figure(run, cells, swept), **roofline}
     if not captions.is_comparison(run):
         if plots_matrix.can_draw(run, verdicts):
             matrix = plots_matrix.matrix_figure([plots_matrix.Seen(run, cells, verdicts)])

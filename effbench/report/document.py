@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from effbench import breakdown, ranking
+from effbench import breakdown, ranking, saturation
 from effbench.breakdown import Split
 from effbench.core import Comparison, Estimate, PairEvidence, Run, Verdict
 from effbench.gates.decision import Decision, Finding
 from effbench.report import beside, captions
+from effbench.saturation import Saturation
 from effbench.summary import CellSummary
 
 
@@ -32,6 +33,7 @@ def run_document(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verd
         "ranking": _ranking(run, cells),
         "breakdown": [breakdown_document(item) for item in breakdown.split(run, depthwise=True)],
         "absent": dict(run.experiment.absent),
+        "saturation": [saturation_document(item) for item in saturation.saturations(run, cells)],
     }
 
 
@@ -132,6 +134,18 @@ def breakdown_document(item: Split) -> dict[str, Any]:
             for operator, share in item.operators
         ],
         "missing": item.missing,
+    }
+
+
+def saturation_document(item: Saturation) -> dict[str, Any]:
+    """One network of a batch sweep; `losses` are times per image over that of the fastest batch."""
+    return {
+        "group": dict(item.group),
+        "verdict": item.verdict,
+        "batch": item.batch,
+        "fastest_batch": item.best,
+        "losses": {str(batch): _ratio(loss) for batch, loss in item.losses.items()},
+        "reason": item.reason,
     }
 
 
