@@ -47,12 +47,13 @@ def run(scale: float, *, models: bool = False, emulated: bool = True, seed: int 
     split = Breakdown((OperatorTime("aten::conv2d", "aten::conv2d", "", seconds / 2, 1),), 1, seconds, seconds)
 
     def clocked(launch: Launch) -> Launch:
-        bound = draw.choice(["host", "device"])
+        probe = {"bound": draw.choice(["host", "device"]), "host_over_device": draw.uniform(1, 3)}
+        probe |= {"prepare_s": draw.uniform(1, 9), "load_s": draw.uniform(0, 1), "artefact_bytes": 1000, "pieces": 2}
         return replace(
             launch,
             null_call_ns=draw.uniform(50, 90),
             breakdowns=dict.fromkeys(cells, split),
-            probes={cell: {"bound": bound, "host_over_device": draw.uniform(1, 3)} for cell in cells},
+            probes=dict.fromkeys(cells, probe),
             warmups={cell: replace(item, steady=draw.random() < 0.5) for cell, item in launch.warmups.items()},
         )
 
