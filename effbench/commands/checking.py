@@ -65,10 +65,16 @@ def check(
     against_python: Annotated[
         Path | None, typer.Option(metavar="PATH", help="The Python of the other revision's own environment.")
     ] = None,
+    count: Annotated[
+        str | None,
+        typer.Option(help="instructions: with --against, count them on both sides; needs no quiet machine, no clock."),
+    ] = None,
     same_costs: Annotated[
         bool, typer.Option("--same-costs", help="Fail too where a timed model costs something else than before.")
     ] = False,
-    tolerance: Annotated[str | None, typer.Option(help="A slowdown above this must be shown absent: 3%.")] = None,
+    tolerance: Annotated[
+        str | None, typer.Option(help="A slowdown above this must be shown absent: 3%; 0.5% for counts.")
+    ] = None,
     launches: Annotated[
         int | None,
         typer.Option(help="Fresh processes a side. Default: the baseline's, else 5; --against: 4 to 13."),
@@ -102,6 +108,10 @@ def check(
 
     if inconclusive not in ("fail", "pass"):
         raise UnknownName("meaning of --inconclusive", inconclusive, ("fail", "pass"))
+    if count is not None:
+        words.readings(False, False, False, count)
+        if against is None:
+            raise InvalidValue("--count compares two revisions: add --against GITREF, such as --against main")
     counts = {
         "madds": max_madds,
         "params": max_params,
@@ -118,6 +128,7 @@ def check(
         "dtype": dtype,
         "inputs": words.inputs(inputs),
         "same_costs": same_costs or None,
+        "count": count,
         "baseline": baseline,
     }
     given = {"device": device, "threads": threads, "allocator": allocator, "seed": seed, "inconclusive": inconclusive}
@@ -202,7 +213,11 @@ def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
             decisions.append(
                 checking.against_run(config, run, folder / "candidate", command=asked.command, watch=watch)
             )
-        if asked.against is not None:
+        if asked.against is not None and config.count:
+            from effbench.gates import counted
+
+            decisions.append(counted.check(config, asked.against, python=asked.against_python, watch=watch))
+        elif asked.against is not None:
             from effbench.gates import against
 
             decisions.append(

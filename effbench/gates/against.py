@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -44,8 +45,29 @@ def check(
 ) -> Decision:
     """The files as they are now against the revision that git knows by this `name`.
 
+    `python` is the interpreter of the revision's own environment. Raises as `opposed` and `decide`.
+    """
+    with opposed(config, name, python) as (plan, sides):
+        decision = decide(
+            plan,
+            sides,
+            directory,
+            rule=rule_of(config),
+            tolerances={cell.id: config.tolerance_of(name_of(cell.case)) for cell in plan.cells},
+            budget_s=config.budget_s or BUDGET_S,
+            same_costs=config.same_costs,
+            command=command,
+            watch=watch,
+        )
+    return replace(decision, notes=(*decision.notes, *same_code(config, python)))
+
+
+@contextmanager
+def opposed(config: Config, name: str, python: Path | None = None) -> Iterator[tuple[Plan, Sides]]:
+    """The revision that git knows by this `name` and the files as they are now, and how both are to be measured.
+
     `python` is the interpreter of the revision's own environment. Raises EffbenchError where there is no such
-    revision, and as `decide`.
+    revision.
     """
     folder = config.folder.resolve()
     top = revision.repository(folder)
@@ -66,22 +88,15 @@ def check(
             costs=(subjects.CostsOf(plan, sites[0]), subjects.CostsOf(plan, sites[1])),
             names=(str(wanted), revision.working_tree(top)),
         )
-        decision = decide(
-            plan,
-            sides,
-            directory,
-            rule=rule_of(config),
-            tolerances={cell.id: config.tolerance_of(name_of(cell.case)) for cell in plan.cells},
-            budget_s=config.budget_s or BUDGET_S,
-            same_costs=config.same_costs,
-            command=command,
-            watch=watch,
-        )
+        yield plan, sides
+
+
+def same_code(config: Config, python: Path | None) -> tuple[str, ...]:
+    """A note on the networks that no revision of the project changes."""
     shared = [subject.name for subject in config.subjects if not counting.is_foreign(subject.model)]
     if shared and python is None:
-        note = f"{', '.join(shared)}: not this project's code, so both sides ran the same"
-        decision = replace(decision, notes=(*decision.notes, note))
-    return decision
+        return (f"{', '.join(shared)}: not this project's code, so both sides ran the same",)
+    return ()
 
 
 def rule_of(config: Config) -> Rule:

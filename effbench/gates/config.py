@@ -28,6 +28,8 @@ YARDSTICK = "yardstick"
 """The name of the network that a stored baseline measures beside the user's; no other may have it."""
 
 TOLERANCE = 0.03
+COUNT_TOLERANCE = 0.005
+"""Of instructions: five times what two counts of the same code may differ by."""
 BUDGET_S = 600.0
 
 
@@ -71,13 +73,14 @@ class Config:
     alpha: float | None = None
     inconclusive: str = "fail"
     same_costs: bool = False
+    count: str | None = None
     baseline: str | None = None
     paths: tuple[str, ...] = (".", "src")
 
     def tolerance_of(self, name: str) -> float:
         """The tolerance of the subject with this name, else that of the whole check."""
         own = next((item.tolerance for item in self.subjects if item.name == name), None)
-        return own or self.tolerance or TOLERANCE
+        return own or self.tolerance or (COUNT_TOLERANCE if self.count else TOLERANCE)
 
     def options(self) -> dict[str, Any]:
         """How to measure, with every default filled in: device, threads, allocator, seed, as `plan.make` takes them."""
@@ -312,6 +315,7 @@ _CHECK: Mapping[str, _Key] = {
     "alpha": _Key('a share such as "5%" or 0.05', _share),
     "inconclusive": _Key('"fail" or "pass"', _one_of("fail", "pass")),
     "same_costs": _Key("true or false", _flag),
+    "count": _Key('"instructions"', _one_of("instructions")),
     "baseline": _Key("the path of a stored run or profile", _text),
     "paths": _Key('a list of folders to import from, such as ["src"]', _texts),
 }

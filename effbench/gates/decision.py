@@ -21,8 +21,8 @@ WORDS: tuple[Word, ...] = ("REGRESSION", "ENVIRONMENT", "INCONCLUSIVE", "PASS", 
 EXIT_CODES: Mapping[str, int] = {"PASS": 0, "REGRESSION": 1, "INCONCLUSIVE": 3, "ENVIRONMENT": 4}
 """2 is a wrong word on the command line and 70 a crash, as everywhere in effbench."""
 
-GATES = ("costs", "baseline", "against")
-"""Budgets and stored profiles; a stored run; another revision measured in alternation."""
+GATES = ("costs", "baseline", "against", "instructions")
+"""Budgets and stored profiles; a stored run; another revision measured in alternation, or its instructions counted."""
 
 
 @dataclass(frozen=True)

@@ -263,7 +263,7 @@ def _finding(
     costs = budgets.differing(*_costs(pair, cell), rule=same_costs)
     reasons = [skipped.get(side, {}).get(cell) for side in pairs.SIDES]
     if any(reasons):
-        return Finding("against", cell, *_unmeasured(*reasons), tolerance=tolerance, costs=costs)
+        return Finding("against", cell, *unmeasured(*reasons), tolerance=tolerance, costs=costs)
     looked = gate.found.get(cell)
     if pair is None or looked is None:
         return Finding("against", cell, "INCONCLUSIVE", "it was not measured often enough to look", tolerance=tolerance)
@@ -287,7 +287,7 @@ def _finding(
     )
 
 
-def _unmeasured(baseline: str | None, candidate: str | None) -> tuple[Word, str]:
+def unmeasured(baseline: str | None, candidate: str | None) -> tuple[Word, str]:
     """A cell that a side cannot run: broken is worse than slow, and new has nothing to be slower than."""
     if baseline and candidate:
         return "INCONCLUSIVE", f"neither side runs it: {candidate}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import importlib.util
 import os
 import platform
 import re
@@ -35,6 +36,8 @@ _MARK = 0x45464643
 """The first argument of the prctl that makes the plugin write its counts down; the kernel knows no such option."""
 _EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 """The number of the system call perf_event_open."""
+_RETIRED = (0, 1)
+"""PERF_TYPE_HARDWARE and PERF_COUNT_HW_INSTRUCTIONS."""
 _EVENT_DISABLED, _EVENT_INHERIT, _EVENT_NO_KERNEL, _EVENT_NO_HYPERVISOR = 1, 2, 1 << 5, 1 << 6
 _ENABLE, _DISABLE, _RESET = 0x2400, 0x2401, 0x2403
 _EMULATED_CPU = {"x86_64": "max", "aarch64": "neoverse-n1"}
@@ -69,10 +72,16 @@ def find(folder: Path) -> Method | str:
     return f"instructions cannot be counted here: {'; '.join(reasons)}; {REMEDY}"
 
 
+def ready(settings: Mapping[str, str]) -> None:
+    """Called once in a worker, before it forks. Raises EffbenchError where the method does not start after all."""
+    if settings["method"] == "callgrind":
+        _instrument(settings["file"])
+
+
 def opened(settings: Mapping[str, str]) -> Counter:
-    """The counter in the process that is counted. Raises EffbenchError where it does not start."""
+    """The counter of the process that calls this, a worker's child. Raises EffbenchError where it does not start."""
     if settings["method"] == "perf_event":
-        return _Event()
+        return _Event(int(settings["kind"]), int(settings["event"]))
     return _Callgrind(settings["file"]) if settings["method"] == "callgrind" else _Qemu(settings["file"])
 
 
@@ -81,19 +90,20 @@ def opened(settings: Mapping[str, str]) -> Counter:
 
 def _perf(folder: Path) -> Method | str:
     try:
-        _Event().close()
+        _Event(*_RETIRED).close()
     except EffbenchError as error:
         return str(error)
-    return Method("perf_event", platform.release(), _same_addresses(), {"method": "perf_event"})
+    settings = {"method": "perf_event", "kind": str(_RETIRED[0]), "event": str(_RETIRED[1])}
+    return Method("perf_event", platform.release(), _same_addresses(), settings)
 
 
 class _Event:
-    """Instructions retired in user mode by this thread and the threads that it starts (perf_event_open(2)).
+    """What this thread and the threads that it starts do in user mode (perf_event_open(2)).
 
-    `kind` and `event` are the kernel's numbers of what it counts.
+    `kind` and `event` are the kernel's numbers of what is counted.
     """
 
-    def __init__(self, kind: int = 0, event: int = 1) -> None:
+    def __init__(self, kind: int, event: int) -> None:
         number = _EVENT_OPEN.get(platform.machine())
         if sys.platform != "linux" or number is None:
             raise EffbenchError(f"{sys.platform} on {platform.machine()} has no perf_event_open")
@@ -144,8 +154,8 @@ def _callgrind(folder: Path) -> Method | str:
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return "valgrind: PyTorch can steer it only on x86-64 Linux"
     valgrind, remote = shutil.which("valgrind"), shutil.which("vgdb")
-    if valgrind is None or remote is None:
-        return "valgrind is not installed"
+    if valgrind is None or remote is None or importlib.util.find_spec("torch") is None:
+        return "valgrind is not installed" if valgrind is None else "valgrind: there is no PyTorch here to steer it"
     base = folder / "callgrind"
     options = (
         "-q",
@@ -173,25 +183,35 @@ class _Callgrind:
         if not _C._valgrind_supported_platform():
             raise EffbenchError("this build of torch cannot steer valgrind; install qemu-user and gcc instead")
         self._toggle, self._dump = _C._valgrind_toggle, _C._valgrind_toggle_and_dump_stats
-        self._base = Path(f"{base}.{os.getpid()}")
-        words = ["vgdb", f"--pid={os.getpid()}", f"--vgdb-prefix={self._base.parent / 'vgdb'}", "instrumentation", "on"]
-        # It answers only while this process runs, so that waiting for the answer must not block.
-        asking = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while asking.poll() is None:
-            pass
-        if asking.returncode:
-            raise EffbenchError("valgrind does not answer vgdb; install qemu-user and gcc instead")
+        self._base = Path(base)
 
     def count(self, call: Callable[[], object]) -> Counts:
+        # One that ended has written what it did after its last request.
+        for left in self._written():
+            left.unlink()
         self._toggle()
         call()
         self._dump()
-        (written,) = self._base.parent.glob(f"{self._base.name}.*")
-        found = re.search(r"^totals: (\d+)", written.read_text(), re.M)
-        written.unlink()
-        if found is None:
-            raise EffbenchError("valgrind wrote no totals; install another version of it")
-        return {"instructions": int(found[1])}
+        texts = [file.read_text() for file in self._written()]
+        totals = [int(found[1]) for text in texts if (found := re.search(r"^totals: (\d+)", text, re.M))]
+        if len(totals) != 1:
+            raise EffbenchError("valgrind did not write one total a call; install qemu-user and gcc instead")
+        return {"instructions": totals[0]}
+
+    def _written(self) -> list[Path]:
+        return list(self._base.parent.glob(f"{self._base.name}.*"))
+
+
+def _instrument(base: str) -> None:
+    """Have valgrind instrument what this process does from now on."""
+    vgdb = Path(base).with_name("vgdb")
+    words = ["vgdb", f"--pid={os.getpid()}", f"--vgdb-prefix={vgdb}", "instrumentation", "on"]
+    asking = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # It is answered only while this process computes, so that waiting for it must not block.
+    while asking.poll() is None:
+        pass
+    if asking.returncode:
+        raise EffbenchError("valgrind does not answer vgdb; install qemu-user and gcc instead")
 
 
 # --- the emulator -----------------------------------------------------------------------------------

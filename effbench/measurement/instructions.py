@@ -12,7 +12,6 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,17 +52,19 @@ def take_all(
     variables: Mapping[str, str],
     silence_s: float,
     site: Site | None = None,
+    tell: Callable[[str], None] = lambda cell: None,
 ) -> dict[str, Reading]:
     """A reading for each of these cells (`Recording.order`), by id, all of them counted by the same two processes.
 
-    `site` is where their code lies, if not here. Values: `instructions_per_call` (median over all calls, without what
-    counting adds), the same for every other kind that the method tells, `calls` (instructions of each, by process),
-    `empty_call`, `spread` (of one process's calls, as a share), `repeatability` (between the processes, as a share),
-    `method`, `method_version`, `threads`.
+    `site` is where their code lies, if not here; `tell` is told which cell is being counted. Values:
+    `instructions_per_call` (median over all calls, without what counting adds), the same for every other kind that the
+    method tells, `calls` (instructions of each, by process), `empty_call`, `spread` (of one process's calls, as a
+    share), `repeatability` (between the processes, as a share), `method`, `method_version`, `threads`.
     """
-    if devices.kind_of(job["device"]) != "cpu":
-        reason = f"instructions are counted on a CPU, and this ran on {job['device']}; count it with --device cpu"
-        return {cell["id"]: Reading(WHAT, missing=reason) for cell in cells}
+    if devices.kind_of(job["device"]) == "fake":
+        return {cell["id"]: Reading(WHAT, _scripted(cell["cost"])) for cell in cells}
+    if why := unavailable(job["device"]):
+        return {cell["id"]: Reading(WHAT, missing=why) for cell in cells}
     calls: dict[str, list[Rows]] = defaultdict(list)
     empty: dict[str, list[Rows]] = defaultdict(list)
     refused: dict[str, str] = {}
@@ -74,14 +75,15 @@ def take_all(
             break
         with tempfile.TemporaryDirectory(prefix="effbench-") as folder:
             method = counters.find(Path(folder))
-            if isinstance(method, str):
-                return {cell["id"]: Reading(WHAT, missing=method) for cell in cells}
+            assert isinstance(method, Method), "it was available just now"
             asked = {**job, "task": WHAT, "cells": left, "counter": dict(method.settings)}
             under = replace(site or Site(), under=method.under)
             # Python's own tables of names are the same in every process then.
             environment = {**variables, **_ONE_THREAD, "PYTHONHASHSEED": "0"}
             for event in _heard(asked, environment, SLOWDOWN * silence_s, under):
-                if event["event"] == "skip":
+                if event["event"] == "working":
+                    tell(event["cell"])
+                elif event["event"] == "skip" and "cell" in event:
                     refused[event["cell"]] = event["reason"]
                 elif event["event"] == "counted":
                     calls[event["cell"]].append(event["calls"])
@@ -94,6 +96,15 @@ def take_all(
         else Reading(WHAT, {**values_of(calls[cell["id"]], empty[cell["id"]]), **about})
         for cell in cells
     }
+
+
+def unavailable(device: str) -> str | None:
+    """Why nothing can be counted on this device of this machine, and what to do; None where it can."""
+    if devices.kind_of(device) == "cuda":
+        return f"instructions are counted on a CPU, not on {device}; count them with --device cpu"
+    with tempfile.TemporaryDirectory(prefix="effbench-") as folder:
+        found = counters.find(Path(folder))
+    return found if isinstance(found, str) else None
 
 
 def values_of(calls: Sequence[Rows], empty: Sequence[Rows]) -> dict[str, Any]:
@@ -114,6 +125,13 @@ def values_of(calls: Sequence[Rows], empty: Sequence[Rows]) -> dict[str, Any]:
     }
 
 
+def _scripted(cost: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a device that only pretends: an instruction for each multiply-add and for each byte moved."""
+    rows = [{"instructions": int(cost["madds"] + cost["memory_access_bytes"])}] * CALLS
+    empty = [{"instructions": 0}] * EMPTY_CALLS
+    return values_of([rows] * PROCESSES, [empty] * PROCESSES) | {"method": "scripted"}
+
+
 def _median(values: Iterable[int]) -> int:
     return round(stats.median(list(values)))
 
@@ -121,17 +139,17 @@ def _median(values: Iterable[int]) -> int:
 def _heard(
     job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float, site: Site
 ) -> Iterable[Mapping[str, Any]]:
-    """The events of one process, and one that skips each cell that it said nothing of in the end."""
+    """The events of one process, and one that skips each cell of which it has not said what came out."""
     silent = [cell["id"] for cell in job["cells"]]
     reason = "the process ended early, without an error"
     with Worker(job, variables, silence_s, site) as worker:
         try:
             for event in worker.events():
-                if event["event"] in ("counted", "skip") and event["cell"] in silent:
+                if event["event"] in ("counted", "skip") and event.get("cell") in silent:
                     silent.remove(event["cell"])
-                    yield event
-                elif event["event"] == "error":
-                    reason = event["message"]
+                elif event["event"] in ("error", "skip"):
+                    reason = event.get("message") or event["reason"]
+                yield event
         except WorkerFailed as failure:
             reason = str(failure)
     for cell in silent:
@@ -143,8 +161,9 @@ def _heard(
 
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     """The other end of `take_all`: one child a cell, one event each."""
-    device = devices.get("cpu", threads=1)
+    device = devices.get(job["device"], **{**job["device_options"], "threads": 1})
     device.setup()
+    counters.ready(job["counter"])
     for spec in job["cells"]:
         emit("working", cell=spec["id"])
         child = os.fork()
@@ -159,11 +178,13 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
 
 
 def _count(job: Mapping[str, Any], spec: Mapping[str, Any], device: devices.Device, emit: Callable[..., None]) -> None:
-    import torch
+    from effbench.measurement.worker import refuse_foreign  # which is who runs this
 
     try:
-        with nullcontext() if spec["mode"] == "train" else torch.inference_mode():
-            call = preparation.prepare(spec, job["seed"], device, emit)
+        with preparation.gradients(spec["mode"], device):
+            # Lean: what an earlier launch exported is not exported again, which takes minutes in an emulator.
+            call = preparation.prepare(spec, job["seed"], device, emit, lean=True)
+            refuse_foreign(job)
             for _ in range(WARMUPS):
                 call()
             counter = counters.opened(job["counter"])
