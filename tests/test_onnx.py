@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from effbench import runtimes
+from effbench.measurement import agreement, preparation
 from effbench.runtimes import Prepared, Setting, Unsupported
 from effbench.runtimes import onnx as adapter
 from effbench.runtimes.onnx import OnnxRuntime, delegation
@@ -235,9 +236,11 @@ def test_cuda_keeps_inputs_and_outputs_on_the_device(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "onnxruntime", scripted)
     call = OnnxRuntime().open(CUDA).bind((np.arange(3.0),))
     assert scripted.placed == [("x", "cuda"), ("y", "cuda")] and scripted.runs == 0
-    (output,) = call()
+    output = call()
     assert scripted.runs == 1
-    assert np.asarray(output).tolist() == [0, 2, 4]
+    assert agreement.check(torch.tensor([0.0, 2.0, 4.0]), output, "float32")["output_error"] == 0
+    assert preparation.is_finite(output)
+    assert not preparation.is_finite(OnnxRuntime().open(CUDA).bind((np.array([np.nan]),))())
     assert scripted.asked == [("CUDAExecutionProvider", {"use_tf32": "0"})]
 
 

@@ -69,6 +69,8 @@ def arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
         yield value.astype(np.float64)
     elif hasattr(value, "detach"):
         yield value.detach().cpu().double().numpy()
+    elif hasattr(value, "__array__"):  # an output that its runtime left on the device
+        yield np.asarray(value, np.float64)
 
 
 def _shapes(arrays: list[np.ndarray[Any, Any]]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench.measurement import agreement
+from effbench.runtimes.exported import as_arrays
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +20,7 @@ def keep(folder: Path, inputs: Sequence[Any], expected: Any) -> None:
     import numpy as np
 
     for name, arrays in (
-        (INPUTS_FILE, [value.cpu().numpy() if hasattr(value, "cpu") else np.asarray(value) for value in inputs]),
+        (INPUTS_FILE, [as_arrays((value,))[0] if hasattr(value, "cpu") else np.asarray(value) for value in inputs]),
         (EXPECTED_FILE, [array.astype(np.float32) for array in agreement.arrays(expected)]),
     ):
         with (folder / name).open("wb") as file:

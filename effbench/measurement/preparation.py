@@ -13,7 +13,7 @@ from effbench.errors import ModelError
 from effbench.feeding import Input
 from effbench.measurement import agreement, counting, keeping
 from effbench.runtimes import Setting, Unsupported
-from effbench.runtimes.exported import Exported
+from effbench.runtimes.exported import Exported, as_arrays
 
 Emit = Callable[..., None]
 
@@ -38,7 +38,7 @@ def prepare(spec: Mapping[str, Any], seed: int, device: Device, emit: Emit, *, l
     network, inputs = built(spec, seed, device)
     expected = None
     with _out_of_memory_translated():
-        if not lean and setting.mode == "infer" and (setting.dtype, spec["runtime"]) != ("float32", "eager"):
+        if not lean and setting.mode == "infer" and not _is_reference(spec):
             expected = _reference(network, inputs[0])
         network, inputs = _converted(network, inputs, setting)
         prepared = runtime.prepare(network, inputs, setting)
@@ -119,7 +119,12 @@ def _reopened(runtime: Exported, spec: Mapping[str, Any], seed: int, device: Dev
     """A call of what an earlier launch exported. The network's weights are never made."""
     signature = counting.on_meta(spec["model"], spec["arguments"])
     inputs = _as_set(_fed(signature, spec, seed, device), setting)
-    return runtime.load([tuple(tensor.cpu().numpy() for tensor in each) for each in inputs], setting).call
+    return runtime.load([as_arrays(each) for each in inputs], setting).call
+
+
+def _is_reference(spec: Mapping[str, Any]) -> bool:
+    """Whether the cell is what others are held against."""
+    return (spec["runtime"], spec["dtype"], spec["memory_format"]) == ("eager", "float32", "contiguous")
 
 
 def _reference(network: Any, arguments: tuple[Any, ...]) -> Any:
@@ -187,8 +192,9 @@ def is_finite(output: Any) -> bool:
 
     if hasattr(output, "is_floating_point"):  # a tensor: where a bundle runs there may be no torch to ask
         return not output.is_floating_point() or bool(output.isfinite().all())
-    if isinstance(output, np.ndarray):
-        return not np.issubdtype(output.dtype, np.floating) or bool(np.isfinite(output).all())
+    if hasattr(output, "__array__"):
+        array = np.asarray(output)
+        return not np.issubdtype(array.dtype, np.floating) or bool(np.isfinite(array).all())
     inner = output.values() if isinstance(output, Mapping) else output if isinstance(output, (list, tuple)) else ()
     return all(map(is_finite, inner))
 

@@ -87,4 +87,9 @@ class Exported(Runtime):
 
     def prepare(self, network: nn.Module, inputs: Sequence[tuple[Tensor, ...]], setting: Setting) -> Prepared:
         self.exported(network, inputs[0], setting)
-        return self.load([tuple(tensor.cpu().numpy() for tensor in each) for each in inputs], setting)
+        return self.load([as_arrays(each) for each in inputs], setting)
+
+
+def as_arrays(inputs: Sequence[Any]) -> tuple[np.ndarray[Any, Any], ...]:
+    """Tensors as arrays of the same values: bfloat16, which numpy does not have, becomes float32."""
+    return tuple((each.float() if str(each.dtype) == "torch.bfloat16" else each).cpu().numpy() for each in inputs)

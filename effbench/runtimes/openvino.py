@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from effbench.devices.base import Call
-from effbench.runtimes.base import Prepared, Setting, Unsupported
+from effbench.runtimes.base import Setting, Unsupported
 from effbench.runtimes.exported import Exported, Session
 from effbench.runtimes.quiet import quiet
 
@@ -35,8 +35,8 @@ NOT_RUN = ("Const", "Input", "Output")
 class OpenVino(Exported):
     """One call is `InferRequest.infer` on inputs set once: 7 us of Python.
 
-    With one thread it computes in the thread that calls. Files and inputs are float32 whatever the dtype: numpy has no
-    bfloat16, and OpenVINO takes the precision that it computes in as a hint when it compiles.
+    With one thread it computes in the thread that calls. Files and inputs are float32 whatever the dtype: OpenVINO
+    takes the precision that it computes in as a hint when it compiles.
     """
 
     name = "openvino"
@@ -54,17 +54,16 @@ class OpenVino(Exported):
             "openvino.settings": dict(SETTINGS),
         }
 
-    def prepare(self, network: nn.Module, inputs: Sequence[tuple[Tensor, ...]], setting: Setting) -> Prepared:
-        return super().prepare(network, [_float32(each) for each in inputs], setting)
-
     def export(self, network: nn.Module, inputs: tuple[Tensor, ...], setting: Setting) -> Mapping[str, Any]:
         import torch
 
         openvino = _openvino()
-        example = _float32(inputs)
+        narrow = (torch.float16, torch.bfloat16)
         # Tensors made in inference mode, as the worker's are, bring some networks to graphs that cannot be exported.
         with quiet(), torch.inference_mode(False):
-            program = torch.export.export(copy.deepcopy(network).float(), copy.deepcopy(example), strict=False)
+            network, inputs = copy.deepcopy((network, inputs))
+            example = tuple(tensor.float() if tensor.dtype in narrow else tensor for tensor in inputs)
+            program = torch.export.export(network.float(), example, strict=False)
             try:
                 model = openvino.convert_model(program)
             except openvino.frontend.OpConversionFailure as error:
@@ -149,10 +148,3 @@ def _became(graph: Any) -> dict[str, Any]:
     kinds = [str(node.get_rt_info()["layerType"].value) for node in graph.get_ordered_ops()]
     ran = Counter(kind for kind in kinds if kind not in NOT_RUN)
     return {"operators": ran.total(), "pieces": 1, "outside": {}, "layers": dict(ran.most_common())}
-
-
-def _float32(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Narrower floats widened, everything else as it is."""
-    import torch
-
-    return tuple(tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor for tensor in inputs)
