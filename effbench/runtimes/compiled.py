@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 FACTS_FILE = "compiled.json"
 """What the first launch found out: a launch that loads what it left behind cannot see the code any more."""
 
+_LEFT = "torch.compile left it to eager; unset TORCHDYNAMO_DISABLE and TORCH_COMPILE_DISABLE"
+
 _TOOLS = "tools"
 """Of a cell's folder: what belongs to the compiler and to no network."""
 
@@ -109,8 +111,12 @@ class Compiled(Runtime):
                     call()
         except TorchDynamoException as error:
             raise Unsupported(f"torch.compile cannot take it: {_said(error)}") from error
+        except RuntimeError as error:
+            if "no compiled frames" not in str(error):
+                raise
+            raise Unsupported(_LEFT) from error
         if entries(entry) == 0:
-            raise Unsupported("torch.compile left it to eager; unset TORCHDYNAMO_DISABLE and TORCH_COMPILE_DISABLE")
+            raise Unsupported(_LEFT)
         facts = _remembered(setting.folder, seconds, codes, cached=_cache_hits() > hits)
         return Prepared(call, facts | {"threads": torch.get_num_threads()})
 
