@@ -47,8 +47,11 @@ def test_an_emulated_process_finds_itself_out(name: str) -> None:
     architecture, emulated, model = done.stdout.strip().split("|")
     assert (architecture, emulated) == ("aarch64", "True")
     assert (model == "Arm Neoverse-N1") == (name == "ARM_POSING_PYTHON")
+
+
+def test_the_doctor_says_so() -> None:
     (processor,) = (item for item in doctor.examine() if item.topic == "processor")
-    assert processor.status == "warn" and processor.value == "emulated on Arm Neoverse-N1"
+    assert processor.status == "warn" and processor.value.startswith("emulated on ")
 
 
 def test_counts_are_those_of_any_machine() -> None:
@@ -65,7 +68,6 @@ def test_a_study_runs_and_shows_no_time(tmp_path: Path) -> None:
     print(done.out)
     run = tmp_path / "run"
     assert (facts(run)["host.emulated"], facts(run)["host.machine"]) == (True, "aarch64")
-    assert facts(run)["cpu.model"] == "Arm Neoverse-N1"
     assert kinds(run).count("block") >= 4 * 4 and kinds(run)[-1] == "verdicts" and "skip" not in kinds(run)
     assert done.out.count(EMULATED) >= 4 and "madds" in done.out and is_without_times(done.out, run)
     assert EMULATED in refusal(effbench("export", "run", "--format", "bmf", cwd=tmp_path, timeout=SECONDS))
@@ -90,7 +92,7 @@ def test_a_bundle_runs_where_there_is_no_torch(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     print(done.stdout)
-    assert facts(run)["host.emulated"] is True
+    assert (facts(run)["host.emulated"], facts(run)["cpu.model"]) == (True, "Arm Neoverse-N1")
     timed = {record["cell"] for record in records(run) if record["kind"] == "block"}
     assert len(timed) == 4 and "skip" not in kinds(run)
     assert {"onnxruntime", "ncnn"} == {label for cell in timed for label in ("onnxruntime", "ncnn") if label in cell}

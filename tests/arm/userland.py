@@ -43,7 +43,8 @@ class Userland:
     """Where it lies: a root as unpacked, and a `posing` one whose /proc/cpuinfo is an Arm machine's.
 
     Without the second a program reads the file of the machine underneath, as in any container under emulation; runtimes
-    that ask which cores there are (ONNX Runtime, ncnn) end without an Arm answer.
+    that ask which cores there are (ONNX Runtime, ncnn) end without an Arm answer. With it /proc holds no processes, so
+    that psutil ends there.
     """
 
     folder: Path
