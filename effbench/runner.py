@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,9 @@ def _go_on(run: Run, writer: RunWriter, scratch: Path, watch: Watch, bundled: Bu
             raise EffbenchError(
                 f"{result.cell.id} was a module of a Python session that has ended; measure it again there"
             )
-    record = Recording(dataclasses.replace(plan_of(run), bundled=bundled), writer, scratch, run.command, run.environment)
+    record = Recording(
+        dataclasses.replace(plan_of(run), bundled=bundled), writer, scratch, run.command, run.environment
+    )
     record.costs = {result.cell.id: result.cost for result in run.results}
     record.skipped = {result.cell.id: result.skipped for result in run.results if result.skipped}
     record.calls = {result.cell.id: result.calls for result in run.results if result.calls}
@@ -229,25 +232,33 @@ def _measure(record: Recording, state: _State, watch: Watch) -> Run:
 def _read_beside(record: Recording, watch: Watch) -> None:
     """What else the plan wants to know of the cells that could be measured. A reading that fails says why."""
     plan = record.plan
-    wanted = [(what, cell) for what in plan.readings for cell in plan.cells if cell.id not in record.skipped]
-    for number, (what, cell) in enumerate(wanted):
-        if (cell.id, what) in record.read:
-            continue
+    for what in plan.readings:
+        left = [cell for cell in plan.cells if cell.id not in record.skipped and (cell.id, what) not in record.read]
         if what != "instructions" and record.stored is not None and is_emulated(record.stored):
-            record.writer.reading(cell.id, Reading(what, missing=EMULATED))
+            for cell in left:
+                record.writer.reading(cell.id, Reading(what, missing=EMULATED))
             continue
-        watch(Progress(1.0, f"{what.replace('_', ' ')} of {cell.id} ({number + 1}/{len(wanted)})"))
         job = {
             "task": what,
             "seed": plan.seed,
             "device": plan.device,
             "device_options": dict(plan.device_options),
-            "mode": cell.mode,
+            "mode": plan.cells[0].mode,
             "sampling": dataclasses.asdict(plan.sampling),
-            "cell": record.order(cell),
         }
-        variables = worker_environment(plan.threads, plan.allocator)
-        record.writer.reading(cell.id, readings.take(job, variables, plan.sampling.silence_s))
+        taken = readings.take_all(
+            job,
+            [record.order(cell) for cell in left],
+            worker_environment(plan.threads, plan.allocator),
+            plan.sampling.silence_s,
+            partial(_say_reading, watch, what),
+        )
+        for cell_id, reading in taken:
+            record.writer.reading(cell_id, reading)
+
+
+def _say_reading(watch: Watch, what: str, cell: str) -> None:
+    watch(Progress(1.0, f"{what.replace('_', ' ')} of {cell}"))
 
 
 def _launch(record: Recording, state: _State, slot: int, budget_s: float, watch: Watch) -> None:

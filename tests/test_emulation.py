@@ -159,11 +159,11 @@ def test_no_peak_is_measured_and_no_reading_taken_but_instructions(
 ) -> None:
     taken = []
 
-    def take(job: Any, *_: Any) -> Reading:
+    def take_all(job: Any, cells: Any, *_: Any) -> list[tuple[str, Reading]]:
         taken.append(job["task"])
-        return Reading(job["task"], {"per_call": 1000})
+        return [(cell["id"], Reading(job["task"], {"per_call": 1000})) for cell in cells]
 
-    monkeypatch.setattr("effbench.measurement.readings.take", take)
+    monkeypatch.setattr("effbench.measurement.readings.take_all", take_all)
     with pytest.raises(EffbenchError, match=EMULATED):
         runner.find_peaks(quickly("cpu"), "float32", afresh=True)
     planned = quickly(readings=("percentiles", "energy", "peak_memory", "instructions"))

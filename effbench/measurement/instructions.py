@@ -68,14 +68,15 @@ def take_all(
     calls: dict[str, list[Rows]] = defaultdict(list)
     empty: dict[str, list[Rows]] = defaultdict(list)
     refused: dict[str, str] = {}
-    method: Method | str = ""
+    about: dict[str, Any] = {"threads": 1}
     for _ in range(PROCESSES):
         left = [cell for cell in cells if cell["id"] not in refused]
         if not left:
-            break
+            continue
         with tempfile.TemporaryDirectory(prefix="effbench-") as folder:
             method = counters.find(Path(folder))
             assert isinstance(method, Method), "it was available just now"
+            about |= {"method": method.name, "method_version": method.version}
             asked = {**job, "task": WHAT, "cells": left, "counter": dict(method.settings)}
             under = replace(site or Site(), under=method.under)
             # Python's own tables of names are the same in every process then.
@@ -88,8 +89,6 @@ def take_all(
                 elif event["event"] == "counted":
                     calls[event["cell"]].append(event["calls"])
                     empty[event["cell"]].append(event["empty"])
-    assert isinstance(method, Method), "there are at least two processes"
-    about = {"method": method.name, "method_version": method.version, "threads": 1}
     return {
         cell["id"]: Reading(WHAT, missing=refused[cell["id"]])
         if cell["id"] in refused

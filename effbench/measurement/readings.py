@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +28,27 @@ def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float)
     """
     reading: Reading = _module(job["task"]).take(job, variables, silence_s)
     return reading
+
+
+def take_all(
+    job: Mapping[str, Any],
+    cells: Sequence[Mapping[str, Any]],
+    variables: Mapping[str, str],
+    silence_s: float,
+    tell: Callable[[str], None],
+) -> Iterator[tuple[str, Reading]]:
+    """The reading that the job's `task` names of each of these cells, by id, in order. `tell` is told which is next.
+
+    A module that can take several in one process has a ``take_all`` of its own.
+    """
+    several = getattr(_module(job["task"]), "take_all", None)
+    if several is not None:
+        found: Mapping[str, Reading] = several(job, cells, variables, silence_s, tell=tell)
+        yield from found.items()
+        return
+    for cell in cells:
+        tell(cell["id"])
+        yield cell["id"], take({**job, "cell": cell}, variables, silence_s)
 
 
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
