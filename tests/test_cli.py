@@ -53,7 +53,7 @@ WRONG = {
         "no command named 'runn'",
         "Did you mean 'run'",
         "compare, profile, diff",
-        "report, export, list, doctor",
+        "report, export, bundle, run-bundle, list, doctor",
     ],
     "profile resnet51": ["no model named 'resnet51'", "Did you mean 'resnet50'", "more", "path/file.py:factory"],
     "profile ''": ["no model named ''"],
