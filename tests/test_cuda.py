@@ -279,6 +279,20 @@ def test_device_time_is_missing_where_the_host_never_leads() -> None:
     assert timing.wall_ns == 8 * 200_000 + 10_000
 
 
+def test_single_calls_are_waited_for_one_by_one() -> None:
+    """10 us of launching and 70 us of work are 80 us for whoever waits, every time."""
+    gpu = Gpu()
+    found = device(gpu)
+    assert found.time_calls(gpu.kernels(10_000, 70_000), 3) == [80_000] * 3
+
+
+def test_memory_is_counted_afresh_by_the_allocator() -> None:
+    gpu = Gpu()
+    found = device(gpu)
+    assert found.memory(afresh=True).peak_bytes == 700 and gpu.log == ["reset"]
+    assert found.memory().reserved_bytes == 900 and gpu.log == ["reset"]
+
+
 def test_cold_overwrites_the_cache_before_each_call_and_outside_its_clocks() -> None:
     gpu = Gpu()
     timing = device(gpu, cache="cold").time_block(gpu.kernels(10_000, 100_000), 2)

@@ -48,6 +48,22 @@ def test_it_knows_its_name_and_says_what_it_is(device: Device) -> None:
     json.dumps(facts, allow_nan=False)
 
 
+def test_single_calls_are_made_and_timed_one_by_one(device: Device) -> None:
+    call = work(device)
+    made = []
+    counted = call if device.kind == "fake" else lambda: made.append(call())
+    spent = device.time_calls(counted, 7)
+    assert len(spent) == 7 and all(isinstance(each, int) and each > 0 for each in spent)
+    assert device.kind == "fake" or len(made) == 7
+
+
+def test_it_says_how_much_memory_was_held_at_most(device: Device) -> None:
+    before = device.memory(afresh=True)
+    work(device)
+    after = device.memory()
+    assert after.peak_bytes >= before.peak_bytes >= 0 and after.source
+
+
 def test_a_block_is_positive_and_grows_with_its_calls(device: Device) -> None:
     """Elapsed time is positive and scales with k (one tool's was negative, in the wrong unit)."""
     call = work(device)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BODY_IN = 4.4
+_DODGE = 1.03
+"""Each network stands this factor beside the one before, so that their intervals do not hide each other."""
+
 _LOG_SPAN = 8.0
 """Throughputs that span more than this are drawn on a logarithmic axis."""
 
@@ -38,18 +41,19 @@ def _sweep_figure(run: Run, cells: Sequence[CellSummary], found: Sequence[Satura
     axes.grid(color="#E4E4E4", lw=0.7)
     axes.set_xlabel("images per call (batch)", fontsize=ink.TEXT_PT)
     axes.set_ylabel("images per second", fontsize=ink.TEXT_PT)
-    for item, name in zip(found, names, strict=True):
+    for place, (item, name) in enumerate(zip(found, names, strict=True)):
         members = [cell for cell in cells if run.experiment.group_of(cell.cell.case) == item.group and cell.throughput]
-        _line(axes, members, *looks[name])
+        aside = _DODGE ** (place - (len(found) - 1) / 2)
+        _line(axes, members, *looks[name], aside)
         marked = next((cell for cell in members if cell.cell.batch == item.batch), None)
         if marked is not None and item.verdict != "rising":
-            _ring(axes, marked, looks[name][0], is_sure=item.verdict == "saturated")
+            _ring(axes, marked, looks[name][0], aside, is_sure=item.verdict == "saturated")
     _scales(axes, [cell for cell in cells if cell.throughput])
     return figure
 
 
-def _ring(axes: Axes, cell: CellSummary, colour: str, *, is_sure: bool) -> None:
-    at = (float(cell.cell.batch), cell.throughput or 0.0)
+def _ring(axes: Axes, cell: CellSummary, colour: str, aside: float, *, is_sure: bool) -> None:
+    at = (aside * cell.cell.batch, cell.throughput or 0.0)
     style = "-" if is_sure else ":"
     axes.scatter(*at, s=170, facecolors="none", edgecolors=colour, lw=1.6, ls=style, zorder=5)
     axes.annotate(
@@ -74,22 +78,26 @@ def _name(item: Saturation, run: Run, cells: Sequence[CellSummary]) -> str:
 
 
 def _subtitle(run: Run, cells: Sequence[CellSummary]) -> str:
-    return f"{captions.subtitle(run, cells)}; ring: saturated, within 5 % of the most; dotted with ?: unsure"
+    crosses = "; crosses: flagged" if any(cell.flags for cell in cells) else ""
+    return f"{captions.subtitle(run, cells)}; ring: saturated, dotted: unsure{crosses}"
 
 
-def _line(axes: Axes, cells: Sequence[CellSummary], colour: str, marker: str) -> None:
-    speeds = [cell.throughput or 0.0 for cell in cells]
-    batches = [cell.cell.batch for cell in cells]
-    axes.plot(batches, speeds, color=colour, lw=1.3, zorder=2)
-    for cell, speed in zip(cells, speeds, strict=True):
-        time = cell.latency
-        if time is not None and time.low is not None and time.high is not None:
-            # The longest time is the lowest throughput.
-            reach = [[speed - cell.cell.batch / time.high], [cell.cell.batch / time.low - speed]]
-            axes.errorbar([cell.cell.batch], [speed], yerr=reach, fmt="none", ecolor=colour, elinewidth=1.3, capsize=3)
-        axes.plot(
-            cell.cell.batch, speed, marker="X" if cell.flags else marker, ms=ink.MARKER_PT, color=colour, zorder=3
-        )
+def _line(axes: Axes, cells: Sequence[CellSummary], colour: str, marker: str, aside: float) -> None:
+    batches = [aside * cell.cell.batch for cell in cells]
+    axes.plot(batches, [cell.throughput or 0.0 for cell in cells], color=colour, lw=1.3, zorder=2)
+    for batch, cell in zip(batches, cells, strict=True):
+        low, speed, high = _interval(cell)
+        reach = [[speed - low], [high - speed]]
+        axes.errorbar([batch], [speed], yerr=reach, fmt="none", ecolor=colour, elinewidth=1.3, capsize=3)
+        axes.plot(batch, speed, marker="X" if cell.flags else marker, ms=ink.MARKER_PT, color=colour, zorder=3)
+
+
+def _interval(cell: CellSummary) -> tuple[float, float, float]:
+    """Images per second: low, point, high; all the point where there is no interval."""
+    speed, time = cell.throughput or 0.0, cell.latency
+    if time is None or time.low is None or time.high is None:
+        return speed, speed, speed
+    return cell.cell.batch / time.high, speed, cell.cell.batch / time.low
 
 
 def _scales(axes: Axes, cells: Sequence[CellSummary]) -> None:
@@ -101,7 +109,7 @@ def _scales(axes: Axes, cells: Sequence[CellSummary]) -> None:
     axes.set_xticks(batches, [str(batch) for batch in batches])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", which="minor", length=0)
-    speeds = [cell.throughput or 0.0 for cell in cells] or [1.0]
+    speeds = [bound for cell in cells for bound in _interval(cell)] or [1.0]
     if max(speeds) / min(speeds) > _LOG_SPAN:
         ink.log_axis(axes, "y", min(speeds), max(speeds), room=1.3)
     else:
