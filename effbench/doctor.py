@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from effbench import machine, unrest
+from effbench import machine, runtimes, unrest
 from effbench.core import Case, Experiment
 from effbench.devices import _nvml
 from effbench.measurement import launcher
@@ -65,7 +65,7 @@ def examine(root: Path = machine.HERE, *, window_s: float = 0.5, nvml: Any = Non
         _heat(root),
         _virtualisation(root),
     ]
-    return (*found, *_gpus(_nvml.gpus(nvml)))
+    return (*found, *_gpus(_nvml.gpus(nvml)), *(_runtimes() if here else ()))
 
 
 def peaks(device: str, options: Mapping[str, Any], threads: int, dtype: str, allocator: str) -> Peaks:
@@ -307,6 +307,20 @@ def _swap(root: Path) -> Finding:
     return Finding(
         "swap", "warn", f"{used / 1e9:.2f} GB in use", why, "free memory, then: sudo swapoff -a && sudo swapon -a"
     )
+
+
+# --- runtimes ---------------------------------------------------------------------------------------
+
+
+def _runtimes() -> Iterator[Finding]:
+    absent = {name: runtimes.missing(name) for name in runtimes.NAMES}
+    usable = [name for name, reason in absent.items() if reason is None]
+    only = {name: "" if "cpu" in runtimes.get(name).devices else " (needs a GPU)" for name in usable}
+    yield Finding("runtimes", "ok", ", ".join(f"{name}{need}" for name, need in only.items()))
+    for name, reason in absent.items():
+        if reason is not None:
+            value, _, todo = reason.partition("; ")
+            yield Finding(f"runtime {name}", "note", value, "Studies can run under it as well.", todo)
 
 
 # --- GPUs -------------------------------------------------------------------------------------------

@@ -33,7 +33,10 @@ def names(what: str) -> dict[str, str]:
 
         return catalog.titles()
     if what == "runtimes":
-        return {"eager": "PyTorch as written"}
+        from effbench import runtimes
+
+        found = {name: (runtimes.get(name).summary, runtimes.missing(name)) for name in runtimes.NAMES}
+        return {name: f"{about} (missing: {absent})" if absent else about for name, (about, absent) in found.items()}
     return {
         "cpu": "the CPU, with --threads",
         "cuda": "an NVIDIA GPU; cuda:1 is the second",

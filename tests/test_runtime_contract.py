@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 import numpy as np  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from effbench import runtimes  # noqa: E402
+from effbench import doctor, runtimes, words  # noqa: E402
 from effbench.devices import cuda  # noqa: E402
 from effbench.measurement import agreement, launcher  # noqa: E402
 from effbench.runtimes import Prepared, Runtime, Setting, Unsupported  # noqa: E402
@@ -374,6 +374,20 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(
         with pytest.raises(Unsupported) as refused:
             runtime.require(Setting(tmp_path, runtime.devices[0]))
         assert str(refused.value) == remedy
+
+
+def test_lists_and_doctor_name_every_runtime_and_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ncnn" else find(name, *rest))
+    remedy = "pip install 'effbench[ncnn]'"
+    listed = words.names("runtimes")
+    assert tuple(listed) == runtimes.NAMES
+    assert listed["ncnn"].endswith(f" (missing: ncnn is not installed; {remedy})")
+    assert listed["eager"] == runtimes.get("eager").summary
+    present, *absent = doctor._runtimes()
+    assert present.value.startswith("eager, ") and "ncnn" not in present.value
+    (told,) = [finding for finding in absent if finding.topic == "runtime ncnn"]
+    assert (told.status, told.value, told.todo) == ("note", "ncnn is not installed", remedy)
 
 
 def test_every_extra_is_one_of_the_packages() -> None:
