@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+import os
 import platform
 import re
 import shutil
@@ -102,7 +103,8 @@ def test_the_plugin_counts_every_instruction_of_a_loop(tmp_path: Path, monkeypat
     found = counters._qemu(tmp_path)
     assert isinstance(found, Method), found
     counts = [1000, 1000, 2000, 31_000]
-    subprocess.run([*found.under, tmp_path / "loop", *map(str, counts)], check=True)
+    environment = {**os.environ, **found.variables}
+    subprocess.run([*found.under, tmp_path / "loop", *map(str, counts)], check=True, env=environment)
     rows = [line.split() for line in Path(found.settings["file"]).read_text().splitlines()]
     told = [int(after[0]) - int(before[0]) for before, after in zip(rows[::2], rows[1::2], strict=True)]
     assert [value - told[0] for value in told] == [2 * (n - counts[0]) for n in counts]
@@ -238,7 +240,8 @@ class Scripted:
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
-    found = Method("qemu", "qemu-z80 1.0", ("emulate", "-fast"), {"method": "qemu", "file": "x"})
+    settings = {"method": "qemu", "file": "x"}
+    found = Method("qemu", "qemu-z80 1.0", ("emulate", "-fast"), settings, {"EMULATED": "z80"})
     monkeypatch.setattr(counters, "find", lambda folder: found)
     monkeypatch.setattr(instructions, "Worker", Scripted)
     Scripted.started, Scripted.script = [], []
@@ -258,7 +261,7 @@ def test_two_processes_count_every_cell_on_one_thread_under_the_method(scripted:
     for job, environment, site in scripted.started:
         assert [cell["id"] for cell in job["cells"]] == ["a", "b"] and site.under == ("emulate", "-fast")
         assert environment["OMP_NUM_THREADS"] == "1" == environment["MKL_NUM_THREADS"]
-        assert environment["PYTHONHASHSEED"] == "0" and environment["HOME"] == "/"
+        assert environment["PYTHONHASHSEED"] == "0" and environment["HOME"] == "/" and environment["EMULATED"] == "z80"
 
 
 def test_a_cell_that_ends_its_process_costs_no_other_its_count(scripted: type[Scripted]) -> None:

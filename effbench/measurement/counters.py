@@ -17,7 +17,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -47,12 +47,15 @@ _EMULATED_CPU = {"x86_64": "max", "aarch64": "neoverse-n1"}
 
 @dataclass(frozen=True)
 class Method:
-    """One way to count. `under` are the words of the program that the worker runs under; `settings` are for it."""
+    """One way to count. `under` are the words of the program that the worker runs under, `variables` are for its
+    environment, `settings` for itself.
+    """
 
     name: str
     version: str
     under: tuple[str, ...]
     settings: Mapping[str, str]
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 class Counter(Protocol):
@@ -231,9 +234,19 @@ def _qemu(folder: Path) -> Method | str:
     if done.returncode:
         return f"qemu's plugin does not compile: {(done.stderr.strip().splitlines() or ['no reason given'])[0][:200]}"
     cpu = os.environ.get("QEMU_CPU") or _EMULATED_CPU.get(machine, "max")
-    root = os.environ.get("QEMU_LD_PREFIX")
-    under = (qemu, "-cpu", cpu, "-seed", "1", *(("-L", root) if root else ()), "-plugin", f"{plugin},out={written}")
-    return Method("qemu", f"{version}, {cpu}", (*_same_addresses(), *under), {"method": "qemu", "file": str(written)})
+    variables = {"QEMU_PLUGIN": f"{plugin},out={written}", "QEMU_CPU": cpu, "QEMU_RAND_SEED": "1"}
+    # A process that is emulated already starts none but emulated ones.
+    under = () if _is_emulated() else (*_same_addresses(), qemu)
+    settings = {"method": "qemu", "file": str(written)}
+    return Method("qemu", f"{version}, {cpu}", under, settings, variables)
+
+
+def _is_emulated() -> bool:
+    try:
+        # Unlike /proc/self/exe, which the emulator answers itself.
+        return Path(os.readlink("/proc/thread-self/exe")).name.startswith("qemu-")
+    except OSError:
+        return False
 
 
 def _plugin_api(version: str) -> int:
@@ -257,7 +270,10 @@ class _Qemu:
         mark()
         call()
         mark()
-        before, after = (line.split() for line in self._path.read_text().splitlines()[-2:])
+        try:
+            before, after = (line.split() for line in self._path.read_text().splitlines()[-2:])
+        except (OSError, ValueError):
+            raise EffbenchError("the emulator has not loaded the plugin; install qemu-user, not -static") from None
         return {
             kind: int(last) - int(first) for kind, first, last in zip(KINDS, before, after, strict=True) if last != "-"
         }

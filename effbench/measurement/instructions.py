@@ -80,7 +80,7 @@ def take_all(
             asked = {**job, "task": WHAT, "cells": left, "counter": dict(method.settings)}
             under = replace(site or Site(), under=method.under)
             # Python's own tables of names are the same in every process then.
-            environment = {**variables, **_ONE_THREAD, "PYTHONHASHSEED": "0"}
+            environment = {**variables, **method.variables, **_ONE_THREAD, "PYTHONHASHSEED": "0"}
             for event in _heard(asked, environment, SLOWDOWN * silence_s, under):
                 if event["event"] == "working":
                     tell(event["cell"])
