@@ -146,10 +146,11 @@ def sha256(path: Path) -> str:
 
 def _absent(bundle: Bundle, model: Model) -> str | None:
     """Why this model cannot be measured here, where that is known before anything runs."""
-    if model.skipped is not None or runtimes.missing(model.cell.runtime) is None:
+    missing = runtimes.missing(model.cell.runtime)
+    if model.skipped is not None or missing is None:
         return model.skipped
-    requirements = bundle.directory / REQUIREMENTS_FILE
-    return f"{model.cell.runtime} is not installed here; pip install -r {requirements}"
+    # An extra of effbench would bring torch as well.
+    return f"{missing.partition(';')[0]}; pip install -r {bundle.directory / REQUIREMENTS_FILE}"
 
 
 def _model(values: Mapping[str, Any]) -> Model:
