@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effbench.core import Sampling
+from effbench import summary
+from effbench.core import Reading, Sampling
 from effbench.devices import Device, Energy, _nvml, _rapl, cpu
 from effbench.devices.fake import Fake
 from effbench.errors import EffbenchError
 from effbench.measurement import energy, readings
+from effbench.report import table
+from effbench.report.grid import render_markdown
+from tests import runs
 from tests.test_cuda import Gpu, device, library
 
 RANGE = 262_143_328_850
@@ -194,3 +199,22 @@ def test_where_nobody_counts_a_worker_says_why_before_it_waits(monkeypatch: pyte
 def test_the_cpu_reads_its_own_meter(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "_rapl", SimpleNamespace(read=lambda: _rapl.read(tree)))
     assert cpu.Cpu().energy().counters_uj["package-1"] == 5_000
+
+
+def test_joules_and_instructions_stand_in_the_table_with_what_they_are() -> None:
+    read = {
+        "energy": {"energy_j_per_image": 0.0125, "power_w": 65.4, "idle_w": 21.3, "source": "rapl"},
+        "instructions": {
+            "instructions_per_call": 85_213_105,
+            "repeatability": 0.00041,
+            "method_version": "qemu-x86_64 7.2.22",
+        },
+    }
+    run = runs.run_of({cell: 1e-3 for cell in runs.CELLS})
+    first = replace(run.results[0], readings=tuple(Reading(what, values) for what, values in read.items()))
+    run = replace(run, results=(first, *run.results[1:]))
+    text = render_markdown(table.study_rows(run, summary.summarise(run)))
+    for said in ("energy (mJ/image)", "12.5", "65.4", "21.3", "(rapl)", "instructions (M)", "85.21", "0.041 %"):
+        assert said in text
+    bare = runs.run_of({runs.CELLS[0]: 1e-3})
+    assert "at rest" not in render_markdown(table.study_rows(bare, summary.summarise(bare)))

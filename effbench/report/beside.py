@@ -1,5 +1,5 @@
-"""Columns and notes for what was read of a cell beside its rounds: percentiles of single calls, peak memory, and the
-error of another dtype or runtime. No torch.
+"""Columns and notes for what was read of a cell beside its rounds: percentiles of single calls, peak memory, energy,
+instructions, and the error of another dtype or runtime. No torch.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ def columns(run: Run) -> tuple[Field, ...]:
         *((Column(name, "ms", raw_unit="s"), _percentile(name)) for name in PERCENTILES),
         (Column("peak memory", "MB", raw_unit="bytes"), lambda cell: _megabytes(_peak(run, cell))),
         (Column("weights", "MB", raw_unit="bytes"), lambda cell: _megabytes(_weights(cell))),
+        (Column("energy", "mJ/image", raw_unit="J/image"), _number("energy", "energy_j_per_image", 1e3)),
+        (Column("at work", "W"), _number("energy", "power_w")),
+        (Column("at rest", "W"), _number("energy", "idle_w")),
+        (Column("instructions", "M", raw_unit=""), _number("instructions", "instructions_per_call", 1e-6, 4)),
         (Column("error vs float32"), _error),
     )
 
@@ -48,6 +52,20 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
         lines.append(
             f"Peak memory: of a process of its own, above what it held before there was a network "
             f"({' and '.join(counted)}{policy}); weights are the parameters in their dtype."
+        )
+    metered = list(dict.fromkeys(str(cell.read("energy")["source"]) for cell in cells if cell.read("energy")))
+    if metered:
+        lines.append(
+            f"Energy: of the whole device ({' and '.join(metered)}) over seconds of calls, with whatever else ran "
+            "there; at rest is its power just before."
+        )
+    numbered = [cell.read("instructions") for cell in cells if cell.read("instructions")]
+    if numbered:
+        methods = " and ".join(dict.fromkeys(str(values.get("method_version", "a script")) for values in numbered))
+        apart = units.digits(100 * max(float(values["repeatability"]) for values in numbered), 2)
+        lines.append(
+            f"Instructions: in millions a call, on one thread, counted by {methods}; two processes differed by "
+            f"{apart} % at most. They say nothing of caches and waiting."
         )
     if any("output_error" in cell.prepared for cell in cells):
         lines.append(
@@ -80,6 +98,14 @@ def _percentile(name: str) -> Callable[[CellSummary], Value]:
         ends = (units.MISSING if bound is None else units.digits(1e3 * bound) for bound in (low, high))
         text = f"{units.digits(1e3 * point)} [{', '.join(ends)}]"
         return Value(text, Estimate(point, low, high, n=int(values["n"])))
+
+    return read
+
+
+def _number(what: str, key: str, scale: float = 1.0, significant: int = 3) -> Callable[[CellSummary], Value]:
+    def read(cell: CellSummary) -> Value:
+        found = cell.read(what).get(key)
+        return NOTHING if found is None else Value(units.digits(scale * found, significant), found)
 
     return read
 
