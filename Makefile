@@ -22,8 +22,8 @@ test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
-	$(BIN)/python -m pytest -q --nbmake notebooks
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+	$(BIN)/python -m pytest -q -n 2 --nbmake notebooks
 
 # On aarch64 without Arm hardware: a part of the tests, a study and a bundle under qemu-user, in a userland that is made
 # in .cache/arm (1.2 GB). Skips in one line where apt or the network is missing. TESTS=FILES for others.

@@ -15,6 +15,21 @@ if TYPE_CHECKING:
 # What effbench keeps between runs it keeps here: no test reads or writes the user's own. Subprocesses inherit it.
 os.environ["XDG_CACHE_HOME"] = os.path.join(tempfile.gettempdir(), f"effbench-tests-{getattr(os, 'getuid', int)()}")
 
+# One thread a process, set before torch is loaded: two test processes of two threads would wait on each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+LONG = (
+    *("test_faults_kill", "test_faults", "test_against", "test_documentation", "test_every_network", "test_cli"),
+    *("test_pytest_plugin", "test_workflow", "test_faults_files", "test_duel", "test_check", "test_external"),
+    *("test_zoo_classic", "test_cost_memory", "test_coverage", "test_page_browser", "test_faults_storage"),
+)
+"""The files that take longest, longest first: what begins last must not be what ends last."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", action="store_true", help="rewrite the golden files with what the tests saw")

@@ -7,9 +7,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import nursery
 
 EFFBENCH = (sys.executable, "-m", "effbench")
 
@@ -48,11 +51,23 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
 
 
-def effbench(*words: object, cwd: Path, timeout: float = 120, **options: Any) -> Done:
-    """Run one command to its end."""
-    command = [*EFFBENCH, *map(str, words)]
+def effbench(
+    *words: object,
+    cwd: Path,
+    timeout: float = 120,
+    variables: Mapping[str, str] | None = None,
+    fresh: bool = False,
+    **options: Any,
+) -> Done:
+    """Run one command to its end, in a process of its own that takes its imported libraries from another one.
+
+    What wants a process that imports everything itself says `fresh`, or passes options of `subprocess.run`.
+    """
+    typed, env = list(map(str, words)), {**environment(), **(variables or {})}
+    if not (fresh or options) and nursery.suits(env):
+        return Done(*nursery.nursery().effbench(typed, cwd, env, timeout))
     done = subprocess.run(
-        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=timeout, **options
+        [*EFFBENCH, *typed], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, **options
     )
     return Done(done.returncode, done.stdout, done.stderr)
 

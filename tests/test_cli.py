@@ -37,7 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def study_run(home: Path) -> Done:
     """One whole study on the scripted clock; its folder has a space in its name."""
-    return effbench("run", "tiny.py", "--device", "fake", "--json", "--out", "my run", cwd=home)
+    return effbench("run", "tiny.py", "--device", "fake", "--json", "--out", "my run", cwd=home, fresh=True)
 
 
 # --- wrong words -------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def test_compare_json_with_networks_that_print_and_fail(home: Path) -> None:
 
 def test_profile_json_csv_and_layers_agree(home: Path) -> None:
     (home / "loud.py").write_text("from torch import nn\nprint('loading')\ndef net(): return nn.Conv2d(3, 4, 1)\n")
-    whole = effbench("profile", "loud.py:net", "--input", "3x8x8", "--layers", "--json", cwd=home).json
+    whole = effbench("profile", "loud.py:net", "--input", "3x8x8", "--layers", "--json", cwd=home, fresh=True).json
     assert whole.keys() >= COST_KEYS | {"model", "input_shape", "dtype", "layers"}
     assert whole["memory_access_levels"].keys() == LEVELS
     assert whole["madds"] == 8 * 8 * 3 * 4 == sum(layer["madds"] for layer in whole["layers"])

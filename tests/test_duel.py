@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import COST
 
 from effbench import plan, storage
 from effbench.core import Case, Cell, Cost, Experiment
@@ -20,7 +21,6 @@ from effbench.gates.duel import Duel
 from effbench.gates.pairs import SIDES
 from effbench.measurement import counting, schedule
 from effbench.measurement.launcher import Site
-from tests.runs import COST
 
 ROUNDS = 6
 HERE = (Site(), Site())

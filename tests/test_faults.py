@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import shlex
 import shutil
 import signal
@@ -21,9 +20,6 @@ import pytest
 from shell import EFFBENCH, QUICKLY, Done, effbench, environment, kinds, refusal, study_file
 
 from effbench import reading, storage
-
-LONG = QUICKLY.replace("launches=2", "launches=16")
-"""So many launches that a run on the scripted clock takes seconds."""
 
 HALF = QUICKLY.replace("launches=2", "launches=12")
 
@@ -295,22 +291,6 @@ def lost_nothing(done: Done, run: Path, cwd: Path) -> None:
     assert blocks_of(target) > measured and is_whole(target, 12)
 
 
-def test_a_file_that_may_not_grow_keeps_what_it_holds(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The kernel itself refuses the write, here by the limit on the size of files."""
-    # Under coverage the process would also have to save what it covered, which the limit forbids too.
-    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-    study_file(tmp_path, HALF)
-    run = tmp_path / "limited"
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (14_000, 14_000))
-
-    done = effbench("run", "tiny.py", "--device", "fake", "--out", run, cwd=tmp_path, preexec_fn=limit)
-    lost_nothing(done, run, tmp_path)
-
-
 def test_a_full_file_system_keeps_what_it_holds(tmp_path: Path) -> None:
     study_file(tmp_path, HALF)
     small = tmp_path / "small"
@@ -386,14 +366,6 @@ def killed_and_resumed(tmp_path: Path, device: str, delays: list[float], launche
     assert done.code == 0, done.err
     assert (run / "run.jsonl").read_bytes().startswith(before[: before.rfind(b"\n") + 1])
     assert is_whole(run, launches)
-
-
-def test_kill_9_at_any_moment_loses_nothing(tmp_path: Path) -> None:
-    study_file(tmp_path, LONG)
-    draw = random.Random(20261122)
-    killed_and_resumed(
-        tmp_path, "fake", [3.0 + draw.random(), *(draw.uniform(0.3, 1.2) for _ in range(5))], launches=16
-    )
 
 
 def test_kill_9_on_a_real_device(tmp_path: Path) -> None:

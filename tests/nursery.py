@@ -1,0 +1,162 @@
+"""effbench in a process of its own without the price of importing torch: each is a fork of a process that did.
+
+The fork imports effbench itself afresh, in its own folder, with its own variables and streams, and ends as Python ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+LIBRARIES = (
+    *("torch._dynamo", "torch.fx.experimental.symbolic_shapes", "torch.utils.flop_counter", "torch.profiler"),
+    *("fvcore.nn", "matplotlib.pyplot", "pandas", "scipy.stats", "typer", "rich.progress", "jinja2", "psutil"),
+)
+"""What takes time to import and is not ours."""
+
+DECIDED_AT_START = ("PYTHON", "LD_", "MALLOC_", "OMP_", "MKL_", "OPENBLAS_", "KMP_")
+"""Variables that Python and its libraries read once: a fork cannot have others than its parent."""
+
+NURSERY = f"""
+import atexit, gc, importlib, json, os, runpy, socket, sys, threading, traceback, warnings
+
+door = socket.socket(fileno=int(sys.argv[1]))
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    for name in {LIBRARIES!r}:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            pass
+gc.collect()
+gc.freeze()
+while True:
+    data, streams, _, _ = socket.recv_fds(door, 65536, 3)
+    if not data:
+        door.close()
+        sys.exit()
+    while not data.endswith(b"\\n"):
+        data += door.recv(65536)
+    child = os.fork()
+    if not child:
+        break
+    for stream in streams:
+        os.close(stream)
+    door.sendall(b"%d\\n" % child)
+    door.sendall(b"%d\\n" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+door.close()
+for number, stream in enumerate(streams):
+    os.dup2(stream, number)
+    os.close(stream)
+for number, name, how in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+    old = getattr(sys, name)
+    new = open(number, how, 1 if number == 2 else -1, old.encoding, old.errors, closefd=False)
+    setattr(sys, name, new)
+    setattr(sys, "__" + name + "__", new)
+order = json.loads(data)
+os.chdir(order["cwd"])
+os.environ.clear()
+os.environ.update(order["env"])
+sys.path[0] = os.getcwd()
+sys.argv = ["-m", *order["words"]]
+sys.orig_argv = [sys.executable, "-m", "effbench", *order["words"]]
+if os.environ.get("COVERAGE_PROCESS_CONFIG"):
+    import coverage
+    coverage.process_startup()
+code = 0
+try:
+    runpy.run_module("effbench", run_name="__main__", alter_sys=True)
+except SystemExit as stop:
+    code = stop.code or 0
+except BaseException:
+    traceback.print_exc()
+    code = 1
+# To take down all that was imported would mean to copy it first.
+threading._shutdown()
+atexit._run_exitfuncs()
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(code)
+"""
+
+
+def fixed(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name.startswith(DECIDED_AT_START)}
+
+
+def suits(env: Mapping[str, str]) -> bool:
+    """Can a command with these variables be a fork?"""
+    return hasattr(os, "fork") and nursery().fixed == fixed(env)
+
+
+class Nursery:
+    """A process with every library imported. It waits for orders and ends with whoever started it."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self.fixed = fixed(env)
+        self._door, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", NURSERY, str(theirs.fileno())],
+                env={**env, "COVERAGE_PROCESS_CONFIG": ""},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        self._lines = self._door.makefile("rb")
+
+    def effbench(self, words: Sequence[str], cwd: Path, env: Mapping[str, str], timeout: float) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error of one command. Ends it and fails after `timeout` seconds."""
+        order = json.dumps({"words": words, "cwd": str(cwd), "env": dict(env)}).encode() + b"\n"
+        read = []
+        self._door.settimeout(60)
+        with open(os.devnull, "rb") as nothing:
+            theirs = [nothing.fileno()]
+            for _ in range(2):
+                ours, end = os.pipe()
+                read.append(open(ours, encoding="utf-8", errors="strict"))  # noqa: SIM115 closed below
+                theirs.append(end)
+            socket.send_fds(self._door, [order], theirs)
+            for end in theirs[1:]:
+                os.close(end)
+        process = int(self._lines.readline())
+        self._door.settimeout(None)
+        with ThreadPoolExecutor(2) as readers:
+            said = [readers.submit(stream.read) for stream in read]
+            try:
+                out, err = (one.result(timeout) for one in said)
+            except TimeoutError:
+                os.kill(process, signal.SIGKILL)
+                self._lines.readline()
+                pytest.fail(f"effbench {' '.join(words)} took more than {timeout} s")
+        for stream in read:
+            stream.close()
+        return int(self._lines.readline()), out, err
+
+    def close(self) -> None:
+        self._lines.close()
+        self._door.close()
+        self._process.wait()
+
+
+@cache
+def nursery() -> Nursery:
+    """The one of this test process, started when it is first needed."""
+    from shell import environment
+
+    found = Nursery(environment())
+    atexit.register(found.close)
+    return found
