@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -178,6 +179,15 @@ def test_a_missing_operator_is_named_in_one_line(tmp_path: Path, capfd: pytest.C
         prepared(Eigenvalues(), [(torch.eye(4),)], Setting(tmp_path))
     assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_missing_exporter_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """onnxruntime alone runs models, but makes none."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else object())
+    remedy = r"^onnxscript, which exporting for onnxruntime needs, is not installed; pip install 'effbench\[onnx\]'$"
+    with pytest.raises(Unsupported, match=remedy):
+        OnnxRuntime().exported(nn.Identity(), (torch.ones(1),), Setting(tmp_path / "cell"))
+    assert not (tmp_path / "cell").exists()
 
 
 def test_pieces_are_the_stretches_that_the_wanted_provider_runs() -> None:

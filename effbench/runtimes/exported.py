@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from abc import ABC, abstractmethod
@@ -60,6 +61,10 @@ class Exported(Runtime):
         known = setting.folder / FACTS_FILE
         if self.is_exported(setting):
             return dict(json.loads(known.read_text()))
+        for module in self.exporting:
+            if importlib.util.find_spec(module) is None:
+                remedy = f"pip install 'effbench[{self.extra}]'"
+                raise Unsupported(f"{module}, which exporting for {self.name} needs, is not installed; {remedy}")
         setting.folder.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         try:
