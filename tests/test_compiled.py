@@ -91,7 +91,11 @@ class Breaking(nn.Module):
 @needs_compiler
 @pytest.mark.parametrize(
     ("network", "words"),
-    [(Counting(), "torch.compile cannot take it: "), (Breaking(), "torch.compile cannot take it: ")],
+    [
+        (Counting(), "cannot take it: it would compile again from call to call, since it does not hold that .*calls"),
+        (Breaking(), r"torch.compile cannot take it: Call to `torch._dynamo.graph_break\(\)`. User-inserted"),
+    ],
+    ids=("anew", "break"),
 )
 def test_what_would_compile_anew_or_break_is_refused(network: nn.Module, words: str, tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match=words) as refused:

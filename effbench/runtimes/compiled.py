@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -261,8 +262,13 @@ def _dotted(node: ast.AST) -> tuple[str, ...]:
 
 
 def _said(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[0][:200]
+    """What dynamo says of the network in its many lines: the title and the explanation, or the guard that failed."""
+    text = str(error).strip() or type(error).__name__
+    guard = re.search(r"^\s*- \d+/\d+: (.+?)(?:\s+#.*)?$", text, re.M)
+    if guard:
+        return f"it would compile again from call to call, since it does not hold that {guard[1]}"[:300]
+    title, explanation = text.splitlines()[0], re.search(r"^\s*Explanation: (.+)$", text, re.M)
+    return (f"{title}. {explanation[1].strip()}" if explanation else title)[:300]
 
 
 def _compiler() -> str:
