@@ -332,7 +332,7 @@ def report_two_threads() -> None:
 
 
 def busy_threads(call: Callable[[], object], calls: int = 200) -> list[int]:
-    """The threads of this process that take part in so many calls: each with a twentieth of their processor time, or more.
+    """The threads of this process that take part in so many calls, each with a twentieth of their time or more.
 
     Others may wake up now and then, to look at a clock.
     """
