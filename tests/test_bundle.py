@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shell import QUICKLY, Done, records, refusal, study_file
@@ -514,3 +517,19 @@ def test_a_bundle_that_fails_leaves_nothing(
         make()
     assert str(refused.value) == said
     assert not list(tmp_path.iterdir())
+
+
+# --- the page -----------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parent.parent / "docs" / "bundles.md").read_text(encoding="utf-8")
+LINES = sorted(set(re.findall(r"^    (effbench .*?)(?: +#.*)?$", PAGE, re.M)))
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_each_command_of_the_page_is_one_that_effbench_takes(line: str) -> None:
+    _, name, *words = shlex.split(line)
+    typer.main.get_command(cli.app).commands[name].make_context(name, words)  # type: ignore[attr-defined]
+
+
+def test_the_page_has_commands() -> None:
+    assert {line.split()[1] for line in LINES} >= {"bundle", "run-bundle", "report", "diff", "export"}
