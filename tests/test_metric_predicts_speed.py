@@ -296,6 +296,7 @@ def test_the_scores_hang_little_on_how_families_fall_into_folds() -> None:
             assert all(map(math.isfinite, errors))
 
 
+@pytest.mark.bulk
 def test_it_tells_how_far_it_has_come() -> None:
     """Its fits take seconds, so a bar is due: one step a published run, never backwards, never done too early."""
     told: list[tuple[float, str]] = []

@@ -170,6 +170,7 @@ PAIRED = "paired sign interval"
 UNPAIRED = ["mean > 5 %", "min > 5 %", "median > 7 %", "t, p < 0.05", "U, p < 0.05", "bootstrap t, p < 0.05, 1 %"]
 
 
+@pytest.mark.bulk
 def test_drift_between_launches_breaks_rules_that_do_not_pair() -> None:
     """Both sides drift by 15 % from launch to launch: harmless within one, ruinous between two."""
     drifting = replay(recorded(drift=0.15, between=0.0), suites=60, seed=1)
@@ -182,6 +183,7 @@ def test_drift_between_launches_breaks_rules_that_do_not_pair() -> None:
     assert drifting.gate[0].suite_called.point == 0 == calm.gate[0].suite_called.point
 
 
+@pytest.mark.bulk
 def test_the_gate_keeps_its_word_and_sees_more_of_more() -> None:
     found = replay(recorded(launches=26, between=0.01), suites=200)
     none, *slower = found.gate
@@ -201,6 +203,7 @@ def test_the_gate_keeps_its_word_and_sees_more_of_more() -> None:
         assert powers == sorted(powers), rule.rule
 
 
+@pytest.mark.bulk
 def test_the_same_seed_gives_the_same_suites() -> None:
     source = recorded()
     assert replay(source, suites=20, seed=3) == replay(source, suites=20, seed=3)

@@ -18,6 +18,9 @@ from effbench.core import Estimate, Sampling
 from effbench.gates import rule as gate
 from effbench.measurement import stop
 
+pytestmark = pytest.mark.bulk
+
+
 MEMORIES = (0.0, 0.5, 0.9)
 """Lag-1 autocorrelations of a clock's blocks."""
 
