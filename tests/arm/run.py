@@ -51,7 +51,7 @@ def main() -> int:
         print(f"make test-arm: no bundle: {missing}")
     print(f"{time.monotonic() - start:.0f} s: the userland is in {FOLDER}", flush=True)
     tests = ["tests/arm/on_arm.py", *(f"tests/{name}" for name in CHOSEN)]
-    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "few_examples", "-o", "timeout=1800"]
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "few_examples", "-o", "timeout=4000"]
     done = subprocess.run([python, *words, *(sys.argv[1:] or tests)], cwd=ROOT, env=variables)
     print(f"{time.monotonic() - start:.0f} s in all", flush=True)
     return done.returncode
