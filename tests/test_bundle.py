@@ -365,6 +365,13 @@ def test_a_runtime_that_is_not_here_is_a_skip_beside_one_that_is(
     assert set(models) == set(planned.bundled.models) == set(CELLS)
 
 
+def test_the_folder_of_a_model_that_was_not_exported_is_not_looked_at(copied: Path) -> None:
+    described(copied, lambda text: text["cells"][0].update(skipped="an odd operator", folder=3, files=["x"]))
+    planned, models = stored.make_plan(stored.load(copied))
+    assert planned.bundled is not None and dict(planned.bundled.absent) == {CELLS[0]: "an odd operator"}
+    stored.verify(stored.load(copied), models)
+
+
 def test_wrong_words(made: stored.Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, said in (
         (("run-bundle", tmp_path), f"there is no bundle at {tmp_path} (bundle.json: No such file or directory); make"),
@@ -405,7 +412,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 @given(data=st.data())
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_a_description_holds_it_is_a_bundle_or_one_sentence(
     data: st.DataObject, made: stored.Bundle, tmp_path: Path
 ) -> None:

@@ -155,18 +155,19 @@ def _absent(bundle: Bundle, model: Model) -> str | None:
 
 def _model(values: Mapping[str, Any]) -> Model:
     result = reading.result(values)
-    folder, files = values["folder"], dict(values["files"])
     if result.cell.runtime not in runtimes.NAMES:
         raise ValueError(f"there is no runtime {result.cell.runtime[:40]!r}")
     if result.cell.case.dtype not in plan.DTYPES:
         raise ValueError(f"there is no dtype {result.cell.case.dtype[:40]!r}")
-    if result.skipped is None:
-        for name in (folder, *files):
-            _require_inside(name)
-        for name in (FACTS_FILE, INPUTS_FILE, EXPECTED_FILE):
-            if name not in files:
-                raise ValueError(f"{folder} has no {name}")
-    return Model(result.cell, result.cost, folder, files, dict(values["facts"]), result.skipped)
+    if result.skipped is not None:
+        return Model(result.cell, result.cost, skipped=result.skipped)
+    folder, files = values["folder"], dict(values["files"])
+    for name in (folder, *files):
+        _require_inside(name)
+    for name in (FACTS_FILE, INPUTS_FILE, EXPECTED_FILE):
+        if name not in files:
+            raise ValueError(f"{folder} has no {name}")
+    return Model(result.cell, result.cost, folder, files, dict(values["facts"]))
 
 
 def _require_inside(name: Any) -> None:
