@@ -40,9 +40,7 @@ class Cpu(Device):
     kind = "cpu"
     name = "cpu"
 
-    def __init__(
-        self, threads: int = 1, *, whole_process: bool = False, cluster: str = "", torch: bool = True
-    ) -> None:
+    def __init__(self, threads: int = 1, *, whole_process: bool = False, cluster: str = "", torch: bool = True) -> None:
         self.uses_torch = torch
         self.cluster, self._cores = cluster, clusters.cores_of(cluster)
         self.threads = threads_on(threads, cluster)
