@@ -21,7 +21,7 @@ from effbench.devices.cpu import Cpu
 from effbench.errors import InvalidValue
 from effbench.measurement import counting, preparation
 from effbench.plan import make
-from effbench.report import table
+from effbench.report import side_by_side, table
 from effbench.results import Results
 from effbench.runtimes import Setting, Unsupported, eager, training
 
@@ -112,6 +112,20 @@ def test_the_error_stands_beside_the_speed():
     titles = [column.title for column in found.columns]
     assert [row[titles.index("error vs float32")].text for row in found.rows] == ["–", "1.2e-02"]
     assert Results(run).to_dict()["cells"][1]["prepared"]["output_error"] == 0.0123
+
+
+def test_runs_are_told_apart_by_layout_and_mode():
+    run = run_of({"scale=x1,groups=1": 1.0, "scale=x1,groups=2": 2.0})
+
+    def changed(**how: str) -> Results:
+        return Results(replace(run, results=tuple(replace(r, cell=replace(r.cell, **how)) for r in run.results)))
+
+    several = {1: Results(run), 2: changed(memory_format="channels_last"), 3: changed(mode="train")}
+    assert list(side_by_side.names(several).values()) == [
+        "1: contiguous, infer",
+        "2: channels_last, infer",
+        "3: contiguous, train",
+    ]
 
 
 # --- int8 ---------------------------------------------------------------------------------------------

@@ -102,6 +102,8 @@ def _facets(run: Run, cells: Sequence[CellSummary]) -> dict[str, str]:
         "runtime": "/".join(dict.fromkeys(cell.cell.runtime for cell in cells)) or run.environment.runtime,
         "batch": "batch " + "/".join(map(str, batches)) if batches else "",
         "dtype": "/".join(dict.fromkeys(cell.cell.case.dtype for cell in cells)),
+        "memory format": "/".join(dict.fromkeys(cell.cell.memory_format for cell in cells)),
+        "mode": "/".join(dict.fromkeys(cell.cell.mode for cell in cells)),
         "allocator": f"allocator {run.environment.facts.get('run.allocator')}",
     }
 
