@@ -122,7 +122,7 @@ class Nursery:
         """Exit code, standard output and standard error of one command. Ends it and fails after `timeout` seconds."""
         order = json.dumps({"words": words, "cwd": str(cwd), "env": dict(env)}).encode() + b"\n"
         read = []
-        self._door.settimeout(60)
+        self._door.settimeout(300)
         with open(os.devnull, "rb") as nothing:
             theirs = [nothing.fileno()]
             for _ in range(2):
