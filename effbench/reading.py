@@ -265,7 +265,7 @@ def _extend(launch: Launch, kind: str, record: Mapping[str, Any]) -> Launch:
         return replace(launch, null_call_ns=float(record["ns_per_call"]))
     if kind == "probe":
         known = launch.probes.get(record["cell"], {})
-        return replace(launch, probes={**launch.probes, record["cell"]: {**known, **_probe(record["values"])}})
+        return replace(launch, probes={**launch.probes, record["cell"]: {**known, **probe(record["values"])}})
     if kind == "breakdown":
         return replace(launch, breakdowns={**launch.breakdowns, str(record["cell"]): _breakdown(record)})
     values = {"number": launch.number, "slot": launch.slot, "stopped": record["stopped"], "seconds": record["seconds"]}
@@ -280,9 +280,27 @@ def _reading(record: Mapping[str, Any]) -> Reading:
     return found
 
 
-def _probe(values: Mapping[str, Any]) -> dict[str, Any]:
-    for name in ("bound", "output"):
-        if not _fits(values.get(name), str | None):
+_PROBED: Mapping[str, Any] = {
+    "bound": str | None,
+    "output": str | None,
+    "pieces": int | None,
+    "operators": int | None,
+    "outside": Mapping[str, int] | None,
+    "threads": int | None,
+    "artefact_bytes": int | None,
+    "peak_memory_bytes": int | None,
+    "prepare_s": float | None,
+    "load_s": float | None,
+    "output_error": float | None,
+    "output_tolerance": float | None,
+}
+"""The kinds of what is shown or computed with; whatever else a runtime says of a network is only kept."""
+
+
+def probe(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What was read once of a cell. Raises ValueError and AttributeError where that makes no sense."""
+    for name, kind in _PROBED.items():
+        if not _fits(values.get(name), kind):
             raise ValueError(f"{name} cannot be {str(values[name])[:40]!r}")
     return dict(values)
 

@@ -346,6 +346,16 @@ def test_a_model_that_was_changed_or_leads_elsewhere_is_refused(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize(
+    "facts", ["[1]", "{", '{"pieces": NaN}', '{"outside": [1]}', '{"artefact_bytes": "big"}', '{"bound": 5}']
+)
+def test_what_an_export_said_must_fit_into_a_run(facts: str, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = copied / stored.load(copied).models[0].folder / "export.json"
+    place.write_text(facts)
+    described(copied, lambda text: text["cells"][0]["files"].update({"export.json": stored.sha256(place)}))
+    assert f"{place} says nothing of a model (" in refusal(command(capsys, "run-bundle", copied))
+
+
 def test_a_runtime_that_is_not_here_is_named_with_the_remedy(made: stored.Bundle, tmp_path: Path) -> None:
     words = ("run-bundle", made.directory, "--runtime", "ncnn", "--out", "run")
     said = refusal(torchless(*words, cwd=tmp_path, without=("ncnn",)))

@@ -108,6 +108,8 @@ def verify(bundle: Bundle, models: Mapping[str, Model]) -> None:
                 raise CorruptBundle(f"{path} is missing, or is not a file of the bundle's own; copy the bundle again")
             if sha256(path) != digest:
                 raise CorruptBundle(f"{path} is not what was exported: its SHA-256 differs; copy the bundle again")
+            if name == FACTS_FILE:
+                _require_facts(path)
 
 
 def make_plan(
@@ -175,6 +177,15 @@ def _require_inside(name: Any) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
         raise ValueError(f"{name[:60]!r} may lie outside of the bundle")
+
+
+def _require_facts(path: Path) -> None:
+    """Raises CorruptBundle where what the export said could not be stored in a run."""
+    try:
+        found = reading.probe(json.loads(path.read_bytes()))
+        json.dumps(found, allow_nan=False)
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CorruptBundle(f"{path} says nothing of a model ({reading.brief(error)}); bundle it again") from error
 
 
 def _require_whole(bundle: Bundle) -> None:
