@@ -51,7 +51,7 @@ def measured(command: list[str], cwd: Path, variables: dict[str, str]) -> tuple[
 
 
 def facts(run: Path) -> dict[str, Any]:
-    (found,) = (record["environment"]["facts"] for record in records(run) if record["kind"] == "environment")
+    (found,) = (record["environment"]["facts"] for record in records(run) if record["kind"] == "header")
     return dict(found)
 
 
