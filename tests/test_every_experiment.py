@@ -94,7 +94,7 @@ def test_defaults_leave_one_reading(name: str, kind: str):
     cases = by_default(study, kind)
     assert cases
     free = {label for label in study.label_values() if len({case.labels[label] for case in cases}) > 1}
-    assert free <= {study.factor, "scale", "level", "model"}
+    assert free <= {study.factor, "scale", "level", "model", "guideline"}
 
 
 @pytest.mark.parametrize("name", NAMES)
