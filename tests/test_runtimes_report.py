@@ -11,7 +11,7 @@ from runs import run_of, study
 from effbench import catalog, claims, plan, report, runtimes
 from effbench.core import Cell, Estimate, Experiment, Run
 from effbench.errors import UnknownName
-from effbench.report import document, plots_matrix, plots_runtimes, runtimes_table
+from effbench.report import captions, document, plots_matrix, plots_runtimes, runtimes_table
 from effbench.summary import summarise
 
 RUNTIMES = ("eager", "onnxruntime")
@@ -192,3 +192,10 @@ def test_a_run_of_several_runtimes_has_both_figures_and_the_report(run: Run) -> 
     assert list(report.figures(run, cells, verdicts))[:2] == ["figure", "ratios"]
     assert "runtimes" in report.tables(run, cells, verdicts)
     assert Cell(run.experiment.cases[0]).memory_format == "contiguous"
+
+
+def test_whose_cpu_time_a_ratio_is_of_is_said(run: Run) -> None:
+    whole = replace(run.environment, facts={**run.environment.facts, "run.device_options": {"whole_process": True}})
+    assert captions.clock(run) == "thread CPU time"
+    assert captions.clock(replace(run, environment=whole)) == "process CPU time"
+    assert captions.clock(replace(run, environment=whole, clock="wall")) == "wall-clock time"

@@ -13,10 +13,18 @@ from effbench.emulation import EMULATED, is_emulated
 from effbench.peaks import recorded
 from effbench.summary import CellSummary
 
-CLOCKS = {"wall": "wall-clock time", "cpu": "thread CPU time", "device": "device time"}
+_CLOCKS = {"wall": "wall-clock time", "cpu": "thread CPU time", "device": "device time"}
 _PLATFORMS = {"GPU": "GTX 1080 Ti", "ARM": "Snapdragon 810"}
 _HARDWARE = {"cpu": "cpu.model", "cuda": "gpu.name", "fake": "device.note"}
 """Which fact says what the device of this kind is."""
+
+
+def clock(run: Run) -> str:
+    """What the run's ratios are of. With other runtimes than eager the CPU time is that of every thread."""
+    options = run.environment.facts.get("run.device_options")
+    if run.clock == "cpu" and isinstance(options, Mapping) and options.get("whole_process"):
+        return "process CPU time"
+    return _CLOCKS.get(run.clock, run.clock)
 
 
 def label_text(value: Label) -> str:
@@ -139,7 +147,7 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
     lines = []
     if any(cell.ratio is not None for cell in cells):
         lines.append(
-            f"Time ratio: {CLOCKS.get(run.clock, run.clock)}{_per_image(cells)} over that of {_reference(run, cells)} "
+            f"Time ratio: {clock(run)}{_per_image(cells)} over that of {_reference(run, cells)} "
             "in the same round; above 1 is slower."
         )
     residual = None if is_comparison(run) else residual_madds(cells)

@@ -209,7 +209,7 @@ def _method(measured: Measured) -> dict[str, str]:
         f"{_span([result.calls for result in run.results if result.calls])} calls in each, the same in every launch.",
         "Stopping": f"when every ratio is known to ±{100 * sampling.precision:g} %, or after {sampling.budget_s:g} s "
         f"or {sampling.max_rounds} rounds.",
-        "Clock": f"Ratios are of {captions.CLOCKS.get(run.clock, run.clock)}; latency is wall-clock time a call.",
+        "Clock": f"Ratios are of {captions.clock(run)}; latency is wall-clock time a call.",
         "Allocator": f"{_ALLOCATORS.get(allocator, allocator)}.",
         "Set aside": f"{aside} of {len(blocks)} blocks, for an outside cause and never for their value"
         f"{f' (disturbed: {_counted(causes)})' if causes else ''}.",

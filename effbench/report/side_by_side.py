@@ -165,7 +165,7 @@ def _verdicts(runs: Iterable[Measured], called: Sequence[str], keys: Sequence[st
 
 
 def _notes(group: Mapping[int, Measured], keys: Sequence[str]) -> tuple[str, ...]:
-    clocks = {number: captions.CLOCKS.get(item.run.clock, item.run.clock) for number, item in group.items()}
+    clocks = {number: captions.clock(item.run) for number, item in group.items()}
     alike = len(set(clocks.values())) == 1
     which = next(iter(clocks.values())) if alike else f"unlike clocks ({_by_run(clocks)})"
     notes = [f"Ratios are of {which}, each to its own run's reference. Above 1 is slower."]

@@ -41,7 +41,7 @@ def saturation_rows(run: Run, cells: Sequence[CellSummary], found: Sequence[Satu
         f"{100 * WITHIN:g} % of the fastest in images per second. Rising: the largest batch measured is needed for "
         "that, and a larger one might be faster still. Unsure: the batch named is the likeliest."
     )
-    judged = f"Judged by {captions.CLOCKS[run.clock]}; images/s are of wall-clock time."
+    judged = f"Judged by {captions.clock(run)}; images/s are of wall-clock time."
     notes = (note, judged) if run.clock == "cpu" else (note,)
     return drop_empty(Table("Saturation", columns, rows, notes))
 

@@ -81,7 +81,7 @@ def compare_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
     def shape(cell: CellSummary) -> Value:
         return _text(captions.shape_text(cell.cell.case.input_shape))
 
-    fields: list[_Field] = [(Column(label), _label(label)) for label in groups] if once else []
+    fields: list[_Field] = [(Column(label, align="left"), _label(label)) for label in groups] if once else []
     fields.append((Column("model", align="left"), name))
     if len({cell.cell.case.input_shape for cell in cells}) > 1:
         fields.append((Column("input", align="left"), shape))
