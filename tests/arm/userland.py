@@ -99,9 +99,9 @@ def make(folder: Path) -> Userland:
         must_run("Debian's packages", ["mmdebstrap", *options, SUITE, made.root])
     shutil.rmtree(made.posing, ignore_errors=True)
     made.posing.mkdir()
-    for entry in made.root.iterdir():
-        if entry.name not in ("proc", "sys"):
-            (made.posing / entry.name).symlink_to(entry)
+    # Programs only: a link where the host has folders of its own, such as /home, would lead astray whoever follows links.
+    for name in ("bin", "lib", "usr"):
+        (made.posing / name).symlink_to(made.root / name)
     cores = machines.GRAVITON_2.cores[: os.cpu_count()]
     replace(machines.GRAVITON_2, cores=cores).under(made.posing)
     return made
