@@ -99,7 +99,7 @@ def make(folder: Path) -> Userland:
         must_run("Debian's packages", ["mmdebstrap", *options, SUITE, made.root])
     shutil.rmtree(made.posing, ignore_errors=True)
     made.posing.mkdir()
-    # Programs only: a link where the host has folders of its own, such as /home, would lead astray whoever follows links.
+    # Programs only: a link where the host has a folder of its own, such as /home, leads astray whoever follows links.
     for name in ("bin", "lib", "usr"):
         (made.posing / name).symlink_to(made.root / name)
     cores = machines.GRAVITON_2.cores[: os.cpu_count()]
