@@ -125,8 +125,9 @@ class Experiment:
     takes its first case.
     `defaults` narrows each remaining label to the values that run when nothing is selected; a mapping
     from device kind (``{"cuda": …, "cpu": …}``) makes that choice depend on the device. `batch` is the images per call
-    by device kind, 1 where it says nothing; `runtime` the runtimes it is carried out under (`plan.make`). `absent` names what the paper compares and this study cannot measure, each
-    with the reason. Raises InvalidValue for a case without the factor.
+    by device kind, 1 where it says nothing; `runtime` the runtimes that it is carried out under (`plan.make`).
+    `absent` names what the paper compares and this study cannot measure, each with the reason. Raises InvalidValue
+    for a case without the factor.
     """
 
     name: str

@@ -90,9 +90,9 @@ def make(
     """The plan for a study under these options. `sampling` overrides single fields of the study's own, and so does
     `batch` where it is given.
 
-    `runtime` (default: the study's own) may name several, such as "eager,onnxruntime": every case then runs under each of them, in the same
-    rounds, and carries the label `runtime`; "all" are those that are installed and have the device. Raises UnknownName
-    and InvalidValue for options that name nothing or break a rule.
+    `runtime` (default: the study's own) may name several, such as "eager,onnxruntime": every case then runs under
+    each of them, in the same rounds, and carries the label `runtime`; "all" are those that are installed and have the
+    device. Raises UnknownName and InvalidValue for options that name nothing or break a rule.
     """
     kind = devices.kind_of(device)
     runtime = runtime or experiment.runtime

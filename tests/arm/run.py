@@ -51,8 +51,9 @@ def main() -> int:
         print(f"make test-arm: no bundle: {missing}")
     print(f"{time.monotonic() - start:.0f} s: the userland is in {FOLDER}", flush=True)
     tests = ["tests/arm/on_arm.py", *(f"tests/{name}" for name in CHOSEN)]
-    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "few_examples", "-o", "timeout=4000"]
-    done = subprocess.run([python, *words, *(sys.argv[1:] or tests)], cwd=ROOT, env=variables)
+    # Not in /tmp, which the root has too: qemu would list one and write to the other.
+    words = [f"--basetemp={FOLDER / 'tmp'}", "-p", "few_examples", "-p", "no:cacheprovider", "-o", "timeout=4000"]
+    done = subprocess.run([python, "-m", "pytest", "-q", *words, *(sys.argv[1:] or tests)], cwd=ROOT, env=variables)
     print(f"{time.monotonic() - start:.0f} s in all", flush=True)
     return done.returncode
 
