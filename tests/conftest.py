@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -44,6 +45,14 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
     with untraced() if item.get_closest_marker("bulk") else nullcontext():
         yield
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """ONNX Runtime flushes them in the thread that opens a model, and leaves it so: right for a worker, not for us."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
 
 
 @pytest.fixture

@@ -212,3 +212,17 @@ def test_committed_runs_are_whole_clean_and_real(study: str) -> None:
         assert (REFERENCE / study / name).is_file()
     (written,) = (record for record in records(REFERENCE / study) if record["kind"] == "verdicts")
     assert [item["verdict"] for item in written["verdicts"]] == [verdict.verdict for verdict in results.verdicts]
+
+
+def test_the_figures_by_runtime_are_those_of_the_stored_run() -> None:
+    """Every ratio with an interval in that section is the headline of a verdict of the run that it shows."""
+    section = README.partition("## As deployed")[2].partition("\n## ")[0].replace("\n", " ")
+    printed = re.findall(r"([\d.]+) \[([\d.]+), ([\d.]+)\]", section)
+    verdicts = effbench.load(REFERENCE / "guidelines_by_runtime").verdicts
+    ratios = [verdict.headline.ratio for verdict in verdicts if verdict.headline.ratio is not None]
+    stored = {tuple(f"{value:.2f}" for value in (ratio.point, ratio.low or 0, ratio.high or 0)) for ratio in ratios}
+    assert len(printed) == 5 and set(printed) <= stored
+    held = {verdict.claim[:2] for verdict in verdicts} - {
+        verdict.claim[:2] for verdict in verdicts if verdict.verdict != "holds"
+    }
+    assert held == {"G1", "G2", "G4"}, "what holds under every runtime"

@@ -216,7 +216,9 @@ def test_the_converter_is_needed_for_the_export_only(
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "pnnx" else found(name, *rest))
     assert NCNN.missing() is None and NCNN.load([], setting)  # type: ignore[attr-defined]
-    with pytest.raises(Unsupported, match=r"^pnnx is not installed; pip install 'effbench\[ncnn\]'$"):
+    with pytest.raises(
+        Unsupported, match=r"^pnnx, which exporting for ncnn needs, is not installed; pip install 'effbench\[ncnn\]'$"
+    ):
         NCNN.prepare(nn.Identity(), [(torch.randn(1, 3),)], Setting(tmp_path))
 
 

@@ -192,7 +192,7 @@ def test_peaks_survive_json_and_the_environment(found: Peaks) -> None:
     facts = json.loads(json.dumps(found.facts()))
     bare = dataclasses.replace(found, flops_samples=(), bytes_samples=())
     assert peaks.recorded(facts, found.dtype) == bare
-    assert peaks.recorded(facts, "int8") is None
+    assert peaks.recorded(facts, "int4") is None
     assert not {name for name in facts if name in environment.MUST_AGREE}
 
 

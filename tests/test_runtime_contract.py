@@ -327,8 +327,9 @@ def report_two_threads() -> None:
         prepared = runtimes.get(told["runtime"]).prepare(
             *built("stack", "cpu"), Setting(Path(told["folder"]), threads=2)
         )
-        # Fewer calls: where neighbours take the processors, two threads wait for each other most of the time.
-        print(len(busy_threads(prepared.call, 60)))
+        # Fewer calls: where neighbours take the processors, two threads wait for each other most of the time. And more
+        # than once: some share their work out only to a thread that wakes up in time.
+        print(max(len(busy_threads(prepared.call, 60)) for _ in range(5)))
 
 
 def busy_threads(call: Callable[[], object], calls: int = 200) -> list[int]:

@@ -92,6 +92,11 @@ def worker_environment(threads: int, allocator: str, base: Mapping[str, str] | N
     return environment
 
 
+def as_deployed(variables: Mapping[str, str]) -> dict[str, str]:
+    """The same variables under the system's own allocator policy."""
+    return {name: value for name, value in variables.items() if _KEEP.get(name) != value}
+
+
 class Worker:
     """A running worker. Use as a context manager: leaving it ends the process, whatever happened."""
 

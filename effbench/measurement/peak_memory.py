@@ -7,11 +7,12 @@ That is the same as the difference to a second process that builds nothing, with
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from effbench import devices, runtimes
 from effbench.core import Reading
-from effbench.measurement import preparation, readings
+from effbench.measurement import launcher, preparation, readings
 from effbench.runtimes import Unsupported
 from effbench.runtimes.exported import Exported
 
@@ -26,10 +27,13 @@ def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float)
 
     `code_bytes` are pages of programs and libraries that came with it and are in the peak, `reserved_bytes` what a
     GPU's allocator kept; each None where nobody tells. On a CPU the peak holds all that preparing took, such as a
-    float32 network on its way to bfloat16, but no export; and the allocator's policy is part of it: "retain" keeps
-    what is freed.
+    float32 network on its way to bfloat16, but no export. The allocator's policy is the system's whatever the run's is:
+    "retain" keeps what is freed, and what the next call needs may not fit into its pieces.
     """
-    return readings.one_process(job, variables, silence_s)
+    found = readings.one_process(job, launcher.as_deployed(variables), silence_s)
+    if found.missing is not None or job["device"] != "cpu":
+        return found
+    return replace(found, values={**found.values, "allocator": "system"})
 
 
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:

@@ -47,7 +47,9 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
         )
     counted = list(dict.fromkeys(str(cell.read("peak_memory")["source"]) for cell in cells if cell.read("peak_memory")))
     if counted:
-        allocator = run.environment.facts.get("run.allocator")
+        # Runs of before it was always the system's do not say.
+        told = (cell.read("peak_memory").get("allocator") for cell in cells if cell.read("peak_memory"))
+        allocator = next(told, None) or run.environment.facts.get("run.allocator")
         policy = f", allocator {allocator}" if cells[0].cell.device == "cpu" and allocator else ""
         lines.append(
             f"Peak memory: of a process of its own, above what it held before there was a network "

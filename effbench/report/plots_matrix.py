@@ -70,9 +70,12 @@ def _matrix_figure(seen: Sequence[Seen]) -> Figure:
     wide = (room - _LABEL_IN) / (len(columns) + has_paper)
     axes.set_xlim(0, room)
     axes.set_ylim(len(rows) * _ROW_IN, -top_in)
+    # Bold is wider than what `width_in` measures.
+    fits = all(1.15 * ink.width_in(runtime, ink.TEXT_PT) < wide - 0.08 for _, runtime in columns)
+    heading = ink.TEXT_PT if fits else ink.SMALL_PT
     for index, (number, runtime) in enumerate(columns):
         middle = _LABEL_IN + (index + 0.5) * wide
-        _write(axes, middle, -0.1, ink.fold(runtime, wide, ink.TEXT_PT), bold=True)
+        _write(axes, middle, -0.1, runtime, points=heading, bold=True)
         if several and (index == 0 or columns[index - 1][0] != number):
             spanned = sum(1 for each, _ in columns if each == number)
             device = captions.hardware(seen[number].run, seen[number].cells)

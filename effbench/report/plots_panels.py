@@ -23,8 +23,8 @@ _Read = Callable[[CellSummary], float | None]
 
 
 def can_draw(cells: Sequence[CellSummary]) -> bool:
-    """Whether enough of the cells are in the paper's Table 8 and were measured."""
-    return len(_known(cells)) >= LEAST
+    """Whether enough cells are in the paper's Table 8 and were measured, all under one runtime: lines join widths."""
+    return len(_known(cells)) >= LEAST and len({cell.cell.runtime for cell in cells}) == 1
 
 
 def panels_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
