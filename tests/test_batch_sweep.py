@@ -71,7 +71,7 @@ def test_the_notes_speak_of_images_and_of_no_paper():
     run = replace(run, results=tuple(replace(item, cost=cost) for item, cost in zip(run.results, scaled, strict=True)))
     text = table.render_markdown(Results(run).tables()[0])
     assert "thread CPU time per image over that of batch 1" in text
-    assert "Multiply-adds are equal in every row." in text
+    assert "Multiply-adds per image are equal in every row." in text
     assert "paper" not in text.lower()
 
 
