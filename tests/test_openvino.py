@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from model_files import error, fed, prepared_by
 from torch import Tensor, nn
 
 from effbench import runtimes
@@ -40,23 +42,7 @@ class Small(nn.Module):
         return {"sum": y.mean((2, 3)) + self.names(index), "map": y}
 
 
-def fed(seed: int) -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(2, 3, 16, 16, generator=generator), torch.randint(5, (2,), generator=generator)
-
-
-def prepared(network: nn.Module, inputs: list[tuple[Tensor, ...]], setting: Setting) -> Prepared:
-    """As the worker does it."""
-    runtime = runtimes.get("openvino")
-    runtime.require(setting)
-    with torch.inference_mode():
-        return runtime.prepare(network, inputs, setting)
-
-
-def error(expected: Any, found: Any) -> float:
-    """The largest difference over the largest value, over all outputs."""
-    pairs = list(zip(expected.values(), found, strict=True))
-    return max(float(np.abs(want.numpy() - got).max() / want.abs().max()) for want, got in pairs)
+prepared = partial(prepared_by, "openvino")
 
 
 @pytest.fixture(scope="module")

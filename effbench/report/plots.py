@@ -55,7 +55,7 @@ def _study_figure(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Ver
         captions.subtitle(run, cells),
         _legend(cells),
     )
-    limits = _limits(cells)
+    limits = span(cells)
     for place, ((group, members), said) in enumerate(zip(panels, words, strict=True)):
         axes = figure.add_subplot(rows, columns, place + 1)
         _panel(axes, run, members, levels, dodge=0.11 if any(cell.paper_ratio for cell in cells) else 0.0)
@@ -204,7 +204,7 @@ def _point(cell: CellSummary) -> float:
     return math.nan if cell.ratio is None else cell.ratio.point
 
 
-def _limits(cells: Sequence[CellSummary]) -> tuple[float, float]:
+def span(cells: Sequence[CellSummary]) -> tuple[float, float]:
     """What the shared axis must show: every point, every interval, the paper's points, and 1."""
     values = [1.0]
     for cell in cells:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from effbench.core import Label, Run
 from effbench.report import captions, ink
+from effbench.report.plots import span
 from effbench.summary import CellSummary
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def _runtimes_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
         handles.append(ink.handle("D", ink.INK, "paper", hollow=True))
     rows = math.ceil(len(groups) / _COLUMNS)
     figure = ink.new_figure(rows * _PANEL_IN, run.experiment.title, captions.subtitle(run, cells), handles)
-    low, high = _limits(cells)
+    low, high = span(cells)
     for place, (group, members) in enumerate(groups.items()):
         axes = figure.add_subplot(rows, min(_COLUMNS, len(groups)), place + 1)
         _panel(axes, run, members, looks)
@@ -76,14 +77,3 @@ def _panel(axes: Axes, run: Run, cells: Sequence[CellSummary], looks: dict[str, 
     ticks = [ink.fold(captions.label_text(level), room, ink.SMALL_PT) for level in levels]
     axes.set_xticks(range(len(levels)), ticks)
     axes.set_xlim(-0.5, max(len(levels), 1) - 0.5)
-
-
-def _limits(cells: Sequence[CellSummary]) -> tuple[float, float]:
-    values = [1.0]
-    for cell in cells:
-        if cell.ratio is not None:
-            values += [value for value in (cell.ratio.point, cell.ratio.low, cell.ratio.high) if value is not None]
-        if cell.paper_ratio is not None:
-            values.append(cell.paper_ratio)
-    shown = [value for value in values if math.isfinite(value) and value > 0]
-    return min(shown), max(shown)
