@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pages import reference
 from runs import run_of, study
 
-from effbench import catalog, claims, plan, report, runtimes
+from effbench import catalog, claims, paper, plan, report, runtimes
 from effbench.core import Cell, Estimate, Experiment, Run
 from effbench.errors import UnknownName
-from effbench.report import captions, document, plots_matrix, plots_runtimes, runtimes_table
+from effbench.report import captions, document, plots_matrix, plots_panels, plots_runtimes, runtimes_table
 from effbench.summary import summarise
 
 RUNTIMES = ("eager", "onnxruntime")
@@ -199,3 +200,27 @@ def test_whose_cpu_time_a_ratio_is_of_is_said(run: Run) -> None:
     assert captions.clock(run) == "thread CPU time"
     assert captions.clock(replace(run, environment=whole)) == "process CPU time"
     assert captions.clock(replace(run, environment=whole, clock="wall")) == "wall-clock time"
+
+
+@pytest.mark.parametrize(
+    ("guideline", "study_name", "factor", "level"),
+    [
+        ("G1", "g1_channel_ratio", "ratio", "1:12"),
+        ("G2", "g2_groups", "groups", 8),
+        ("G3", "g3_fragmentation", "structure", "4-parallel"),
+        ("G4", "g4_elementwise", "ops", "relu+shortcut"),
+    ],
+)
+def test_the_papers_speeds_are_those_of_each_study(guideline: str, study_name: str, factor: str, level: Any) -> None:
+    shared = {"channels": "ARM", "scale": "x1"}
+    theirs = paper.speed(study_name, {**shared, factor: level})
+    assert theirs is not None
+    assert paper.speed("guidelines_by_runtime", {**shared, "guideline": guideline, "variant": level}) == theirs
+    assert paper.speed("guidelines_by_runtime", {**shared, "guideline": "G5", "variant": level}) is None
+
+
+def test_no_line_joins_one_runtime_to_another() -> None:
+    """Panels join the widths of a family, which several runtimes of one network are not."""
+    cells = reference("compare_runtimes").cells
+    assert not plots_panels.can_draw(cells)
+    assert plots_panels.can_draw([cell for cell in reference("full_models").cells if cell.cell.runtime == "eager"])
