@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 # Hook registries are ordered dictionaries and must stay the same objects.
 _KEPT = frozenset({bool, int, float, str, type(None), OrderedDict})
@@ -23,21 +25,49 @@ def meta_twin(dtype: torch.dtype) -> Twin:
 
     def twin(tensor: Tensor) -> Tensor:
         kind = dtype if tensor.is_floating_point() else tensor.dtype
+        if is_traceable_wrapper_subclass(tensor):
+            return _rewrapped(tensor, twin)
         if tensor.layout != torch.strided:
-            return tensor.to("meta")
-        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=kind, device="meta")
+            return tensor.detach().to("meta")
+        made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=kind, device="meta")
+        return made.requires_grad_(tensor.requires_grad)
 
     return twin
 
 
-def real_twin(dtype: torch.dtype) -> Twin:
-    """Copies with values, so that a forward pass that writes to its weights or buffers leaves the originals alone."""
+def fake_twin(dtype: torch.dtype, mode: Any, device: torch.device) -> Twin:
+    """Stand-ins without memory that say of themselves that they are on `device`."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    bare = meta_twin(dtype)
 
     def twin(tensor: Tensor) -> Tensor:
-        copied = tensor.detach().clone()
-        return copied.to(dtype) if tensor.is_floating_point() else copied
+        if is_traceable_wrapper_subclass(tensor):
+            return _rewrapped(tensor, twin)
+        return FakeTensor(mode, bare(tensor).detach(), device).requires_grad_(tensor.requires_grad)
 
     return twin
+
+
+def real_twin(dtype: torch.dtype, *, copied: bool) -> Twin:
+    """Tensors with values. Where they are `copied`, a forward pass that writes to them leaves the originals alone."""
+
+    def twin(tensor: Tensor) -> Tensor:
+        made = tensor.detach().clone() if copied else tensor.detach()
+        made = made.to(dtype) if tensor.is_floating_point() and tensor.dtype != dtype else made
+        return made.requires_grad_(tensor.requires_grad)
+
+    return twin
+
+
+def _rewrapped(tensor: Tensor, twin: Twin) -> Tensor:
+    """A subclass of Tensor that holds others (quantised weights), around the twins of those."""
+    names, context = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
+    inner = {name: twin(getattr(tensor, name)) for name in names}
+    made: Tensor = type(tensor).__tensor_unflatten__(  # type: ignore[attr-defined]
+        inner, context, tensor.size(), tensor.stride()
+    )
+    return made
 
 
 @contextmanager
@@ -69,8 +99,9 @@ def lent(modules: Iterable[nn.Module], twin: Twin) -> Iterator[None]:
     try:
         for module in modules:
             if isinstance(module, torch.jit.ScriptModule):
-                scripted.append((module, module.training))
-                module.training = False
+                if hasattr(module, "training"):  # a frozen one has been in eval mode for good
+                    scripted.append((module, module.training))
+                    module.training = False
                 continue
             attributes = module.__dict__
             before.append((attributes, attributes.copy()))
@@ -88,18 +119,40 @@ def lent(modules: Iterable[nn.Module], twin: Twin) -> Iterator[None]:
 
 
 @contextmanager
-def quiet_torch() -> Iterator[None]:
-    """No gradients, warnings or opaque attention fast path; random state and default dtype are given back."""
+def quiet_torch(*, grad: bool = False) -> Iterator[None]:
+    """No gradients unless `grad`, no warnings, no compiler, no opaque attention fast path, no inference mode.
+
+    Inference mode hands operators over that torch takes apart elsewhere. Random state and default dtype are given back.
+    """
     fastpath = torch.backends.mha.get_fastpath_enabled()
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
         stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
         stack.callback(torch.set_default_dtype, dtype)
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        stack.enter_context(torch.no_grad())
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(grad))
         stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(_uncompiled())
         warnings.simplefilter("ignore")
         torch.backends.mha.set_fastpath_enabled(False)
+        yield
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """What is compiled runs as it was written. A compiler that met our mode would not compile that function again."""
+    compiler = torch.compile
+
+    def as_written(model: Any = None, **options: Any) -> Any:
+        return (lambda function: function) if model is None else model
+
+    with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # importing it takes seconds; who has not compiled has not imported it
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        torch.compile = as_written  # type: ignore[assignment]
+        stack.callback(setattr, torch, "compile", compiler)
         yield
 
 

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from effbench import feeding
 from effbench.core import Cost, Traffic
+from effbench.cost import child
 from effbench.cost.formulas import PRODUCTS
 from effbench.cost.fusion import fused_kernels, traffic
-from effbench.cost.isolate import lent, meta_twin, quiet_torch, real_twin, uncollected
-from effbench.cost.records import Record, scaled_apart
+from effbench.cost.isolate import fake_twin, lent, meta_twin, quiet_torch, real_twin, uncollected
+from effbench.cost.plan import flatten
+from effbench.cost.records import Access, Record, scaled_apart, stored_bytes
 from effbench.cost.roofline import Kernel
-from effbench.cost.trace import trace
+from effbench.cost.trace import Tensors, Trace, trace
+from effbench.cost.ways import Device, Refusal, Way, first_that_holds, home_of
 from effbench.errors import InvalidValue, ModelError
 from effbench.feeding import Input
 
 if TYPE_CHECKING:
     import pandas
 
+_T = TypeVar("_T")
+
 LAZY = nn.parameter.UninitializedParameter
 DTYPES = feeding.FLOATS
 Fed = Sequence[Any] | Mapping[str, Any]
 """What `feeding.described` takes: a shape, several shapes or `Input`s, or either by name."""
+
+
+_DEPENDS = {"device": "the device it runs on", "values": "values", "refused": "an error that it catches"}
 
 
 @dataclass(frozen=True)
@@ -148,7 +156,6 @@ class Profile:
         return pandas.DataFrame([op.to_dict() for op in self.ops])
 
 
-@uncollected()
 def profile(
     model: nn.Module,
     input_shape: Fed,
@@ -156,7 +163,7 @@ def profile(
     batch: int = 1,
     dtype: str = "float32",
     inputs: tuple[Any, ...] | None = None,
-    device: Literal["meta", "real", "auto"] = "auto",
+    device: Device = "auto",
 ) -> Profile:
     """Count one forward pass in eval mode, as if the model had been moved with ``.to(dtype)``.
 
@@ -164,48 +171,69 @@ def profile(
     `inputs` are passed instead where random values will not do (a dictionary); `batch` is then only a label. "meta"
     allocates no tensor data; "auto" falls back to real tensors where the forward pass looks at values, and
     `cost.traced_on` says so.
-    The model, its weights and torch's own state are left as they were, also when this raises.
+
+    The forward pass runs in a forked child of this process, so that whatever the network keeps, writes or draws stays
+    as it was here. Where there is no fork (Windows, macOS), or a copy of this process cannot run it (weights on a
+    GPU), it runs in this process: weights, buffers, attributes of modules and torch's own state are then put back,
+    also when this raises, but not what the network keeps elsewhere.
 
     Memory access is ``weights + batch * activations`` of batch 1 wherever torch runs the same operators at both batch
     sizes; nn.MultiheadAttention, for one, copies at batch 2 what it can view at batch 1.
 
     Raises ModelError when the network refuses the input or fails, InvalidValue for an unknown dtype or a bad shape.
     """
-    model = getattr(model, "_orig_mod", model)  # the network inside a torch.compile wrapper
+    feed = _fed(model, input_shape, batch, dtype, inputs)
+    if not child.can_fork() or (device != "meta" and home_of(model).type not in ("cpu", "meta")):
+        return count(model, input_shape, batch=batch, dtype=dtype, inputs=inputs, device=device)
+    return first_that_holds(model, feed, device, lambda way: apart(lambda: attempt(model, feed, way, disposable=True)))
+
+
+def count(
+    model: nn.Module,
+    input_shape: Fed,
+    *,
+    batch: int = 1,
+    dtype: str = "float32",
+    inputs: tuple[Any, ...] | None = None,
+    device: Device = "auto",
+) -> Profile:
+    """As `profile`, in this process: for networks whose code is known to keep nothing outside of their modules.
+
+    Raises ModelError, InvalidValue.
+    """
+    feed = _fed(model, input_shape, batch, dtype, inputs)
+    return first_that_holds(model, feed, device, lambda way: attempt(model, feed, way))
+
+
+def apart(carry_out: Callable[[], _T]) -> _T:
+    """`carry_out()` in a forked child; in this process where the child has to wait for what only this one has.
+
+    Raises ModelError where the child was ended.
+    """
+
+    def alone() -> _T:
+        torch.set_num_threads(1)  # the threads that would help are not in the copy
+        return carry_out()
+
+    try:
+        return child.run(alone)
+    except child.ChildFailed as failure:
+        if failure.stuck:
+            return carry_out()
+        raise ModelError(f"the process that counted the network failed: {failure}") from failure
+
+
+def _fed(model: nn.Module, input_shape: Fed, batch: int, dtype: str, inputs: tuple[Any, ...] | None) -> Feed:
     fed = feeding.described(input_shape)
     if batch < 1:
         raise InvalidValue(f"batch (={batch}) must be at least 1")
     if dtype not in DTYPES:
         raise InvalidValue(f"dtype (='{dtype}') is not one that can be counted; use one of {', '.join(DTYPES)}")
-    parameters = list(model.parameters())
-    if any(isinstance(item, LAZY) for item in parameters):
+    if any(isinstance(item, LAZY) for item in model.parameters()):
         raise ModelError(
             f"{type(model).__name__} has lazy layers without shapes; run it once on real data before profiling"
         )
-    params = sum(parameter.numel() for parameter in parameters)
-    records, leaving, traced_on = _run(model, Feed(fed, batch, dtype, inputs), device)
-    ops = tuple(_op_cost(record) for record in records)
-    uncounted = Counter(op.op for op in ops if op.kind == "unknown")
-    kernels = {
-        "layer": tuple(Kernel(op.madds, op.traffic) for op in ops if op.kind in PRODUCTS),
-        "eager": tuple(Kernel(op.madds, op.traffic) for op in ops),
-        "pointwise": fused_kernels(records, leaving, into_products=False),
-        "epilogue": fused_kernels(records, leaving, into_products=True),
-    }
-    cost = Cost(
-        params=params,
-        madds=sum(op.madds for op in ops),
-        activations=sum(op.activations for op in ops),
-        elementwise=sum(op.elementwise for op in ops),
-        memory_access_levels={
-            level: sum((kernel.traffic for kernel in each), Traffic()) for level, each in kernels.items()
-        },
-        status="partial" if uncounted else "complete",
-        uncounted=dict(uncounted),
-        traced_on=traced_on,
-    )
-    shape, beyond = feeding.plain_shape(fed), feeding.beyond_shape(fed)
-    return Profile(type(model).__name__, shape, batch, dtype, cost, ops, kernels, beyond)
+    return Feed(fed, batch, dtype, inputs)
 
 
 @dataclass(frozen=True)
@@ -227,58 +255,128 @@ class Feed:
         return " and ".join(str(replace(item, shape=(self.batch, *item.shape))) for item in self.inputs)
 
 
-def _run(model: nn.Module, feed: Feed, device: str) -> tuple[list[Record], frozenset[int], str]:
-    weights = [*model.parameters(), *model.buffers()]
-    home = weights[0].device if weights else torch.device("cpu")
-    places = sorted({tensor.device.type for tensor in weights})
-    modules = list(model.modules())
-    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in modules)
-    failure: Exception | None = None
-    with quiet_torch():
-        if device != "real" and not scripted:
-            try:
-                with lent(modules, meta_twin(getattr(torch, feed.dtype))):
-                    return *_traced(model, feed, torch.device("meta")), "meta"
-            except Exception as error:
-                failure = error
-        if device != "meta" and "meta" not in places:
-            try:
-                with lent(modules, real_twin(getattr(torch, feed.dtype))):
-                    return *_traced(model, feed, home), home.type
-            except Exception as error:
-                failure = error
-    raise ModelError(_message(model, feed, failure, places)) from failure
+@uncollected()
+def attempt(model: nn.Module, feed: Feed, way: Way, *, disposable: bool = False) -> Profile | Refusal:
+    """Count the network in one way, or say why that cannot be done.
+
+    A `disposable` model may be written to: it is itself a copy, of a child process.
+    """
+    model = getattr(model, "_orig_mod", model)  # the network inside a torch.compile wrapper
+    kind = getattr(torch, feed.dtype)
+    home = home_of(model)
+    mode = None
+    try:
+        with quiet_torch(grad=way.grad):
+            if way.tensors == "meta":
+                place, twin = torch.device("meta"), meta_twin(kind)
+            elif way.tensors == "real":
+                place, twin = home, real_twin(kind, copied=not disposable)
+            else:
+                from torch._subclasses.fake_tensor import FakeTensorMode
+
+                place = home if home.type != "meta" else torch.device("cpu")
+                mode = FakeTensorMode(allow_non_fake_inputs=True)
+                twin = fake_twin(kind, mode, place)
+            with lent(list(model.modules()), twin):
+                found = _traced(model, feed, place, way.tensors, mode)
+    except Exception as error:
+        return Refusal.of(error)
+    if found.doubt:
+        return Refusal(found.doubt, "", f"what it does depends on {_DEPENDS[found.doubt]}")
+    return _summed(model, feed, found, "meta" if way.tensors == "fake" else place.type)
 
 
-def _traced(model: nn.Module, feed: Feed, device: torch.device) -> tuple[list[Record], frozenset[int]]:
-    on_meta = device.type == "meta"
-    records, leaving = trace(model, *feed.on(device), on_meta=on_meta)
-    if feed.values is None and any(access.constant for record in records for access in record.writes):
-        # Made from constants alone, yet perhaps once per image (a class token repeated): a second batch size tells.
+def _traced(model: nn.Module, feed: Feed, place: torch.device, tensors: Tensors, mode: Any) -> Trace:
+    def once(feed: Feed) -> Trace:
+        args, named = feed.on(torch.device("meta") if tensors == "fake" else place)
+        if tensors == "fake":
+            fake = fake_twin(getattr(torch, feed.dtype), mode, place)
+            args, named = _mapped(args, fake), _mapped(named, fake)
+        return trace(model, args, named, tensors=tensors, mode=mode)
+
+    found = once(feed)
+    if feed.values is None and any(access.constant for record in found.records for access in record.writes):
+        # Made from constants alone, yet perhaps once per image (a class token repeated): a larger batch tells. Twice
+        # as large, since some operators run at batch 1 alone.
         with suppress(Exception):
-            again, _ = trace(model, *replace(feed, batch=feed.batch + 1).on(device), on_meta=on_meta)
-            records = scaled_apart(records, again, feed.batch)
-    return records, leaving
+            again = once(replace(feed, batch=2 * feed.batch))
+            return replace(found, records=scaled_apart(found.records, again.records))
+    return found
 
 
-def _placed(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+def _summed(model: nn.Module, feed: Feed, found: Trace, traced_on: str) -> Profile:
+    records, leaving = found.records, found.leaving
+    ops = tuple(_op_cost(record) for record in records)
+    uncounted = Counter(op.op for op in ops if op.kind == "unknown")
+    kernels = {
+        "layer": _layers(records),
+        "eager": tuple(Kernel(op.madds, op.traffic) for op in ops),
+        "pointwise": fused_kernels(records, leaving, into_products=False),
+        "epilogue": fused_kernels(records, leaving, into_products=True),
+    }
+    cost = Cost(
+        params=parameters_of(model),
+        madds=sum(op.madds for op in ops),
+        activations=sum(op.activations for op in ops),
+        elementwise=sum(op.elementwise for op in ops),
+        memory_access_levels={
+            level: sum((kernel.traffic for kernel in each), Traffic()) for level, each in kernels.items()
+        },
+        status="partial" if uncounted else "complete",
+        uncounted=dict(uncounted),
+        traced_on=traced_on,
+    )
+    shape, beyond = feeding.plain_shape(feed.inputs), feeding.beyond_shape(feed.inputs)
+    return Profile(type(model).__name__, shape, feed.batch, feed.dtype, cost, ops, kernels, beyond)
+
+
+def _layers(records: Sequence[Record]) -> tuple[Kernel, ...]:
+    """The level "layer": products alone, with quantised weights read as they are held."""
+    held = stored_bytes(records)
+
+    def read(access: Access) -> Access:
+        return access._replace(bytes=held[access.value]) if access.value in held else access
+
+    return tuple(
+        Kernel(record.plan.madds, traffic((*map(read, record.reads), *record.writes)))
+        for record in records
+        if record.plan.formula.kind in PRODUCTS
+    )
+
+
+def parameters_of(model: nn.Module) -> int:
+    """Learnable parameters, buffers excluded, and the weights and biases that quantised modules hold packed."""
+    packed = {
+        id(value): value
+        for module in model.modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+        for value in vars(module).values()
+        if isinstance(value, torch.ScriptObject)
+    }
+    tensors = flatten([_unpacked(value) for value in packed.values()])
+    return sum(item.numel() for item in (*model.parameters(), *tensors))
+
+
+def _unpacked(packed: Any) -> Any:
+    with suppress(Exception):  # an object of a custom class need not be unpackable, nor hold weights
+        return packed.unpack()
+    return ()
+
+
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().to(device, dtype if value.is_floating_point() else value.dtype)
+        return function(value)
     if isinstance(value, dict):
-        return {key: _placed(item, device, dtype) for key, item in value.items()}
+        return {key: _mapped(item, function) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_placed(item, device, dtype) for item in value)
+        return type(value)(_mapped(item, function) for item in value)
     return value
 
 
-def _message(model: nn.Module, feed: Feed, failure: Exception | None, places: Sequence[str]) -> str:
-    name = type(model).__name__
-    if failure is None:
-        return f"{name} has no values in its weights (meta device); use device 'meta', or build it on the CPU"
-    reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0].rstrip(".")
-    if len(places) > 1:
-        return f"{name} has weights on {' and '.join(places)} and does not run there: {reason}; move it to one device"
-    return f"{name} does not run on input {feed}: {reason}; give the inputs it was built for (--input)"
+def _placed(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    return _mapped(
+        value, lambda item: item.detach().to(device, dtype if item.is_floating_point() else item.dtype)
+    )
 
 
 def _op_cost(record: Record) -> OpCost:

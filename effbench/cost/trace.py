@@ -2,27 +2,32 @@
 
 The tracer sits below autograd and sees ATen operators. On the meta device nothing is computed, and what an operator
 returns is remembered by its argument shapes, since PyTorch works shapes out in Python, slower than many kernels run.
+
+Shapes alone do not always tell what the network would do. The tracer notes where they may not (`Doubt`), and the
+caller then traces again: on fake tensors, which say of themselves that they are on the network's own device, or on
+real ones.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
-from sys import modules as imported_modules
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch._ops import HigherOrderOperator
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from effbench.cost.formulas import Call, Shape, formula, recurrent
+from effbench.cost import higher_order, whole
+from effbench.cost.formulas import UNKNOWN
 from effbench.cost.plan import (
     Operator,
     Plan,
-    count,
     describe,
     flatten,
     hashable,
@@ -32,6 +37,23 @@ from effbench.cost.plan import (
     plan_call,
 )
 from effbench.cost.records import Access, Record
+from effbench.cost.threads import followed
+
+Tensors = Literal["meta", "fake", "real"]
+"""What a trace runs on: tensors of the meta device, fake ones of the network's device, or real ones."""
+
+Doubt = Literal["", "device", "refused", "values"]
+"""Why a trace without values may not be what the network does: it looked at a device, it caught an operator's error (which
+may be of our making), or it wanted a value."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The operators of one pass in order, the contents that leave the network, and whether to believe them."""
+
+    records: list[Record]
+    leaving: frozenset[int]
+    doubt: Doubt
 
 
 class NeedsValuesError(Exception):
@@ -42,6 +64,21 @@ _OPERATORS: dict[Any, Operator] = {}
 _PLANS: dict[Any, Plan] = {}
 _MAX_PLANS = 50_000
 
+# Past our own watch on these properties (`_devices_watched`).
+_is_meta = torch._C.TensorBase.is_meta.__get__  # type: ignore[attr-defined]
+_any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
+
+_DATA_DEPENDENT = (
+    "DataDependentOutputException",
+    "DynamicOutputShapeException",
+    "UnsupportedFakeTensorException",
+    "UnsupportedOperatorException",
+)
+"""Errors of fake tensors for what only values can tell."""
+
+_CONSTANT_LIMIT = 1 << 24
+"""Elements up to which the tensors that a network makes from nothing keep their values on meta."""
+
 
 def forget_shapes() -> None:
     """Drop what earlier traces remembered, for honest timings of a first call."""
@@ -49,42 +86,76 @@ def forget_shapes() -> None:
     _OPERATORS.clear()
 
 
+class _Where(threading.local):
+    """The modules that a thread is in: (path, type, which call of it), innermost last."""
+
+    def __init__(self, root: tuple[str, str, int]) -> None:
+        self.stack = [root]
+        self.paused = 0
+
+
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records every operator while active. Use through `trace`."""
+
+    supports_higher_order_operators = True
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # torch would wrap every call below, at a third of its cost, for the sake of torch.compile
 
-    def __init__(self, model: nn.Module, on_meta: bool) -> None:
+    def __init__(self, model: nn.Module, tensors: Tensors) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.records: list[Record] = []
-        self.on_meta = on_meta
+        self.tensors = tensors
+        self.on_meta = tensors == "meta"
+        self.doubt: Doubt = ""
+        self.lock = threading.RLock()
         self._dtype = torch.get_default_dtype()
-        self._paused = 0
-        # By storage. On meta they may as well live until the end; real ones must be free to go.
-        self._values: MutableMapping[Any, tuple[int, bool]] = {} if on_meta else WeakKeyDictionary()
+        self._inside = 0
+        # By storage. Without values they may as well live until the end; real ones must be free to go.
+        self._values: MutableMapping[Any, tuple[int, bool]] = WeakKeyDictionary() if tensors == "real" else {}
         self._next = 0
-        self._paths: dict[int, str] = {}
-        self.modules: list[nn.Module] = []
-        for path, module in model.named_modules():
-            self._paths[id(module)] = path
-            self.modules.append(module)
+        self._paths = {id(module): path for path, module in model.named_modules()}
         self._calls: dict[int, int] = {}
-        self._where: list[tuple[str, str, int]] = [("", type(model).__name__, 1)]
+        self._at = _Where(("", type(model).__name__, 1))
 
     # --- contents ---
 
     def own(self, tensor: Tensor, constant: bool) -> int:
         """Give the storage of `tensor` a new content and return its number."""
         self._next += 1
-        self._values[tensor.untyped_storage()] = (self._next, constant)
+        self._values[_storage(tensor)] = (self._next, constant)
         return self._next
 
     def value(self, tensor: Tensor) -> tuple[int, bool]:
         """The content of a tensor and whether the network's input does not reach it. Unseen tensors are constants."""
-        found = self._values.get(tensor.untyped_storage())
+        found = self._values.get(_storage(tensor))
         return found if found is not None else (self.own(tensor, constant=True), True)
+
+    # --- doubts ---
+
+    def looked_at_device(self) -> None:
+        """The network has read where a tensor lies: what it does next may depend on that."""
+        if not self._inside:
+            self.doubt = self.doubt or "device"
+
+    def wants_values(self, why: str) -> NeedsValuesError:
+        """The error to raise where only values can tell how the network goes on, noted though it may be caught."""
+        self.doubt = "values"
+        return NeedsValuesError(why)
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The operator's own result. What a network without values may not do, it may catch: that is noted."""
+        self._inside += 1
+        try:
+            return func(*args, **kwargs)
+        except Exception as error:
+            if self.tensors != "real":
+                missing = isinstance(error, NotImplementedError) or "Tensor.item" in str(error)
+                self.doubt = "values" if missing or type(error).__name__ in _DATA_DEPENDENT else "refused"
+            raise
+        finally:
+            self._inside -= 1
 
     # --- operators ---
 
@@ -94,7 +165,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         operator = _OPERATORS.get(func)
         if operator is None:
-            operator = _OPERATORS[func] = describe(func)
+            if isinstance(func, HigherOrderOperator):
+                return higher_order.run(self, func, args, kwargs)
+            operator = _OPERATORS[func] = _describe(func)
+        if types and any(kind.__name__ != "FakeTensor" for kind in types):
+            return NotImplemented  # a subclass of Tensor, which does it by operators of its own
+        if operator.name in whole.NAMES:
+            return self.whole(func, args, kwargs)
         if operator.composite:
             with self:
                 result = func.decompose(*args, **kwargs)
@@ -103,16 +180,21 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors: list[Tensor] = []
         key = (func, self._dtype, key_of(args, tensors), key_of(tuple(kwargs.items()), tensors) if kwargs else None)
         meta = self.on_meta and bool(tensors)
-        if meta and any(not tensor.is_meta for tensor in tensors):
-            if all(not tensor.is_meta for tensor in tensors):
-                meta = False  # constants that the model makes on the CPU keep their values
-            else:
-                args, kwargs = self._to_meta(operator, args, kwargs)
+        if meta:
+            if _any_autocast() and not self._inside:
+                self.doubt = self.doubt or "device"  # autocast is per device, and knows none for meta
+            if not all(map(_is_meta, tensors)):
+                if not any(map(_is_meta, tensors)) and sum(map(Tensor.numel, tensors)) <= _CONSTANT_LIMIT:
+                    meta = False  # constants that the model makes on the CPU keep their values
+                elif _brought(operator, args, kwargs):
+                    return moved(args[0])
+                else:
+                    args, kwargs = self._to_meta(operator, args, kwargs)
         plan = _PLANS.get(key) if meta else None
         if plan is None or plan.returns is None:
             result = known_result(operator, args, tensors) if meta and not kwargs else None
             if result is None:
-                result = func(*args, **kwargs)
+                result = self._run(func, args, kwargs)
             if operator.free:
                 return result
             outputs = flatten(result)
@@ -132,37 +214,61 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.record(operator.name, plan, tensors, outputs)
         return result
 
+    def whole(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Carry out an operator that stands for many (`whole.NAMES`) and write it down as one."""
+        result = whole.shaped(func, args, kwargs) if self.on_meta and all(map(_is_meta, flatten(args))) else None
+        if result is None:
+            with self.paused():
+                result = func.decompose(*args, **kwargs)
+        name, plan, tensors, outputs = whole.plan_of(func, args, kwargs, result)
+        self.record(name, plan, tensors, outputs)
+        return result
+
     def record(self, op: str, plan: Plan, tensors: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Write down one call, and note that what it wrote has new content."""
         reads = []
         constant = True
-        for position, elements, size in plan.reads:
-            tensor = tensors[position]
-            value, fixed = self.value(tensor)
-            constant = constant and fixed
-            view = (tensor.storage_offset(), tensor.shape, tensor.stride())
-            reads.append(Access(value, view, elements, size, fixed))
-        if plan.in_place and not plan.reads:
-            constant = all(self.value(tensors[position])[1] for position, _, _ in plan.writes)
-        written = tensors if plan.in_place else outputs
-        writes = []
-        for position, elements, size in plan.writes:
-            tensor = written[position]
-            # A partial write leaves the rest of the storage: the content then still depends on what was there.
-            fixed = constant and (not plan.in_place or self.value(tensor)[1])
-            writes.append(Access(self.own(tensor, fixed), None, elements, size, fixed))
-        if not plan.in_place:
-            for tensor in outputs[len(plan.writes) :]:
-                self.own(tensor, constant)
-        if not self._paused:
-            self.records.append(Record(op, *self._where[-1], plan, tuple(reads), tuple(writes)))
+        with self.lock:
+            for position, elements, size in plan.reads:
+                tensor = tensors[position]
+                value, fixed = self.value(tensor)
+                constant = constant and fixed
+                reads.append(Access(value, _view(tensor), elements, size, fixed))
+            if plan.in_place and not plan.reads:
+                constant = all(self.value(tensors[position])[1] for position, _, _ in plan.writes)
+            written = tensors if plan.in_place else outputs
+            writes = []
+            for position, elements, size in plan.writes:
+                tensor = written[position]
+                # A partial write leaves the rest of the storage: the content then still depends on what was there.
+                fixed = constant and (not plan.in_place or self.value(tensor)[1])
+                writes.append(Access(self.own(tensor, fixed), None, elements, size, fixed))
+            if not plan.in_place:
+                for tensor in outputs[len(plan.writes) :]:
+                    self.own(tensor, constant)
+            if not self._at.paused:
+                self.records.append(Record(op, *self._at.stack[-1], plan, tuple(reads), tuple(writes)))
+
+    def uncounted(self, op: str, args: Any, result: Any) -> None:
+        """Write down a call of which nothing is known but its name: the status of the count is then "partial"."""
+        self.record(op, Plan(UNKNOWN, False, (), ()), flatten(args), flatten(result))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within the block operators run and are not written down."""
+        self._at.paused += 1
+        try:
+            yield
+        finally:
+            self._at.paused -= 1
 
     def _to_meta(
         self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         for position, name, _ in operator.mutated:
             target = args[position] if position < len(args) else kwargs.get(name)
-            if isinstance(target, Tensor) and not target.is_meta:
+            if isinstance(target, Tensor) and not _is_meta(target):
+                self.doubt = self.doubt or "device"
                 raise NeedsValuesError(f"{operator.name} writes to a tensor made on the CPU")
         return moved(args), {name: moved(value) for name, value in kwargs.items()}
 
@@ -171,110 +277,24 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _enter(self, module: nn.Module, args: Any) -> None:
         path = self._paths.get(id(module))
         if path is None:
-            parent = self._where[-1][0]
+            parent = self._at.stack[-1][0]
             path = f"{parent}.({type(module).__name__})".lstrip(".")
         call = self._calls[id(module)] = self._calls.get(id(module), 0) + 1
-        self._where.append((path, type(module).__name__, call))
+        self._at.stack.append((path, type(module).__name__, call))
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._where.pop()
-
-    def _enter_recurrent(self, module: nn.Module, args: Any) -> None:
-        self._paused += 1
-
-    def _leave_recurrent(self, module: nn.RNNBase, args: tuple[Any, ...], *rest: Any) -> None:
-        self._paused -= 1
-        if rest[-1] is not None:  # torch calls this without keyword arguments and output when forward has raised
-            kwargs, output = rest
-            path = self._paths.get(id(module), "")
-            self._where.append((path, type(module).__name__, self._calls.get(id(module), 1)))
-            self._recurrent(module, args, kwargs, output)
-            self._where.pop()
-
-    # --- operators that stand for many ---
-
-    def _recurrent(self, module: nn.RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """One record for a recurrent layer, whose operators differ between devices: weights once, one pass a layer."""
-        x = args[0] if args else kwargs["input"]
-        x = x if isinstance(x, Tensor) else x.data
-        out = output[0] if isinstance(output[0], Tensor) else output[0].data
-        states = [item for item in flatten((args[1:], kwargs)) if item is not x]
-        weights = [item for item in module._flat_weights if isinstance(item, Tensor)]
-        tensors = [x, *weights, *states]
-        mode = module.mode.lower().split("_")[0]
-        rows = x.numel() // max(1, x.shape[-1])
-        width = out.shape[-1]
-        between = (module.num_layers - 1) * rows * width
-        call = Call(mode, (), tuple(Shape(item.shape) for item in tensors), (Shape(out.shape),))
-        size = out.element_size()
-        found = formula(mode)
-        plan = Plan(
-            formula=found,
-            free=False,
-            inputs=call.inputs,
-            outputs=call.outputs,
-            madds=recurrent(call, len(weights)),
-            activations=module.num_layers * rows * width,
-            elementwise={"lstm": 9, "gru": 8}.get(mode, 1)
-            * rows
-            * module.hidden_size
-            * module.num_layers
-            * (1 + module.bidirectional),
-            reads=(
-                (0, x.numel() + between, x.numel() * x.element_size() + between * size),
-                *((i, t.numel(), t.numel() * t.element_size()) for i, t in enumerate(tensors) if i),
-            ),
-            writes=((0, out.numel() + between, (out.numel() + between) * size),),
-        )
-        self.record(mode, plan, tensors, [out, *flatten(output[1:])])
-
-    def attend(
-        self,
-        original: Callable[..., Tensor],
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Tensor:
-        """Scaled dot-product attention as one operator: meta would decompose it and store the score matrix."""
-        tensors = [query, key, value] + ([attn_mask] if attn_mask is not None else [])
-        on_meta = self.on_meta and all(item.is_meta for item in tensors)
-        memo = ("attention", self._dtype, key_of(tuple(tensors), []), args, tuple(kwargs.items()))
-        plan = _PLANS.get(memo) if on_meta else None
-        out = None
-        if plan is None:
-            self._paused += 1
-            try:
-                out = original(query, key, value, attn_mask, *args, **kwargs)
-            finally:
-                self._paused -= 1
-            call = Call(
-                "scaled_dot_product_attention", (), tuple(Shape(item.shape) for item in tensors), (Shape(out.shape),)
-            )
-            plan = count(formula(call.op), call, tensors, [out])
-            if on_meta:
-                _PLANS[memo] = plan
-        if on_meta:
-            shape = plan.outputs[0]
-            # The fused kernels return (batch, tokens, heads, width) seen as (batch, heads, tokens, width).
-            swapped = (*shape[:-3], shape[-2], shape[-3], shape[-1]) if len(shape) > 3 else shape
-            out = torch.empty(swapped, dtype=query.dtype, device="meta")
-            out = out.transpose(-3, -2) if len(shape) > 3 else out
-        assert out is not None
-        self.record("scaled_dot_product_attention", plan, tensors, [out])
-        return out
+        self._at.stack.pop()
 
 
 def trace(
-    model: nn.Module, inputs: Sequence[Any], named: Mapping[str, Any], *, on_meta: bool
-) -> tuple[list[Record], frozenset[int]]:
-    """Run ``model(*inputs, **named)`` and return its operators in order, and the contents that leave the network.
+    model: nn.Module, inputs: Sequence[Any], named: Mapping[str, Any], *, tensors: Tensors, mode: Any = None
+) -> Trace:
+    """Run ``model(*inputs, **named)`` and write down its operators.
 
-    Lets the model's own exceptions through. The caller lends the model and quietens torch (`isolate`).
+    `mode` is the FakeTensorMode of fake tensors. Lets the model's own exceptions through, with what the tracer doubts
+    as their attribute ``doubt``. The caller lends the model and quietens torch (`isolate`).
     """
-    tracer = Tracer(model, on_meta)
+    tracer = Tracer(model, tensors)
     for tensor in flatten((inputs, dict(named))):
         tracer.own(tensor, constant=False)
     with ExitStack() as stack:
@@ -283,38 +303,84 @@ def trace(
             # Not `with_kwargs`: torch 2.13 forgets to remove that entry of a global hook.
             register_module_forward_hook(tracer._leave, always_call=True),
         ]
-        for module in tracer.modules:
-            if isinstance(module, nn.RNNBase):
-                hooks.append(module.register_forward_pre_hook(tracer._enter_recurrent))
-                hooks.append(module.register_forward_hook(tracer._leave_recurrent, with_kwargs=True, always_call=True))
         for hook in hooks:
             stack.callback(hook.remove)
-        stack.enter_context(_one_attention(tracer))
-        with tracer:
+        stack.enter_context(whole.seen_whole(tracer.whole))
+        if tensors == "meta":
+            stack.enter_context(_devices_watched(tracer))
+        modes = [tracer] if mode is None else [mode, tracer]
+        stack.enter_context(followed(modes))
+        for each in modes:
+            stack.enter_context(each)
+        try:
             output = model(*inputs, **named)
-    return tracer.records, frozenset(tracer.value(tensor)[0] for tensor in flatten(output))
+        except Exception as error:
+            error.doubt = tracer.doubt  # type: ignore[attr-defined]
+            raise
+    leaving = frozenset(tracer.value(tensor)[0] for tensor in flatten(output))
+    return Trace(tracer.records, leaving, tracer.doubt)
 
 
 @contextmanager
-def _one_attention(tracer: Tracer) -> Iterator[None]:
-    """Route scaled dot-product attention to the tracer, under every name by which the model's own files imported it."""
-    original = functional.scaled_dot_product_attention
+def _devices_watched(tracer: Tracer) -> Iterator[None]:
+    """Tell the tracer when Python code reads where a tensor lies. What it reads is the truth: "meta"."""
+    names = ("device", "is_cpu", "is_cuda", "is_meta", "is_mps", "is_xpu")
+    base = torch._C.TensorBase
 
-    def attend(*args: Any, **kwargs: Any) -> Tensor:
-        return tracer.attend(original, *args, **kwargs)
+    def watched(name: str) -> property:
+        read = getattr(base, name).__get__
 
-    types = {type(module) for module in tracer.modules}
-    files = {functional.__name__} | {kind.__module__ for start in types for kind in start.__mro__}
-    names = [
-        (space, name)
-        for space in (vars(imported_modules[file]) for file in files if file in imported_modules)
-        for name, thing in list(space.items())
-        if thing is original
-    ]
+        def look(tensor: Tensor) -> Any:
+            tracer.looked_at_device()
+            return read(tensor)
+
+        return property(look)
+
+    def get_device(tensor: Tensor) -> int:
+        tracer.looked_at_device()
+        return base.get_device(tensor)  # type: ignore[no-any-return]
+
+    properties: dict[str, Any] = {name: watched(name) for name in names if hasattr(base, name)}
+    properties["get_device"] = get_device
+    before = {name: vars(Tensor)[name] for name in properties if name in vars(Tensor)}
+    for name, found in properties.items():
+        setattr(Tensor, name, found)
     try:
-        for space, name in names:
-            space[name] = attend
         yield
     finally:
-        for space, name in names:
-            space[name] = original
+        for name in properties:
+            if name in before:
+                setattr(Tensor, name, before[name])
+            else:
+                delattr(Tensor, name)
+
+
+def _describe(func: Any) -> Operator:
+    """As `plan.describe`. Whatever torch itself takes apart is taken apart: under inference mode it arrives whole."""
+    operator = describe(func)
+    if operator.free:
+        return operator
+    apart = func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+    return operator._replace(composite=apart)
+
+
+def _brought(operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a constant of the CPU is only brought to where the network runs: no copy where that is the CPU."""
+    return operator.name == "_to_copy" and kwargs.get("dtype", args[0].dtype) in (None, args[0].dtype)
+
+
+def _storage(tensor: Tensor) -> Any:
+    """What holds the content: the storage, or the tensor itself where it has none (sparse, opaque)."""
+    try:
+        return tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return tensor
+
+
+def _view(tensor: Tensor) -> object:
+    try:
+        return tensor.storage_offset(), tensor.shape, tensor.stride()
+    except (NotImplementedError, RuntimeError):
+        return tensor.shape
+
+

@@ -1,0 +1,153 @@
+"""Carry out a function in a forked child of this process, so that nothing which it does is left behind here.
+
+The child starts as a copy of this process, memory included, which the kernel copies page by page only where either
+side writes. Whatever a network keeps, writes or draws while it is counted ends with the child. What it prints is
+printed here.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import select
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import psutil
+
+_T = TypeVar("_T")
+
+IDLE_S = 20.0
+"""A child that computes nothing for so long waits for what this process has and a copy lacks: a lock, a thread."""
+
+
+class ChildFailed(Exception):
+    """The child ended without an answer. `signal` is what ended it, 0 where it left by itself; `stuck` where we did."""
+
+    def __init__(self, message: str, *, signal: int = 0, stuck: bool = False) -> None:
+        super().__init__(message)
+        self.signal, self.stuck = signal, stuck
+
+
+@dataclass(frozen=True)
+class _Answer:
+    value: Any
+    error: BaseException | None
+    printed: tuple[str, str]
+
+
+def can_fork() -> bool:
+    """Whether this system has a fork that keeps what we need: Linux and the like. macOS's frameworks do not survive one."""
+    return hasattr(os, "fork") and sys.platform != "darwin"
+
+
+def run(function: Callable[[], _T]) -> _T:
+    """What ``function()`` returns, computed in a forked child. It must be possible to pickle it.
+
+    Raises what the function raises, if that can be pickled, and `ChildFailed` where the child ended without an answer.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        # Python warns that a child of a process with threads may wait for ever: `_received` sees to that.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if not child:
+        os.close(reading)
+        _answer(function, writing)
+    os.close(writing)
+    try:
+        received = _received(reading, child)
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    finally:
+        os.close(reading)
+    _, status = os.waitpid(child, 0)
+    if not received:
+        raise _ended(status)
+    answer: _Answer = pickle.loads(received)
+    for text, stream in zip(answer.printed, (sys.stdout, sys.stderr), strict=True):
+        if text:
+            stream.write(text)
+    if answer.error is not None:
+        raise answer.error
+    value: _T = answer.value
+    return value
+
+
+def _answer(function: Callable[[], Any], writing: int) -> None:
+    """The child's whole life."""
+    code = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # Buffers of the parent must not be written twice, and its streams may be anything (a notebook's, pytest's).
+        sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+        value, error = None, None
+        try:
+            value = function()
+        except BaseException as raised:
+            error = _portable(raised)
+        printed = (sys.stdout.getvalue(), sys.stderr.getvalue())
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(pickle.dumps(_Answer(value, error, printed)))
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _portable(error: BaseException) -> BaseException:
+    """The error, or one of the same message where it cannot be pickled. Its traceback goes along as a note."""
+    told = "".join(traceback.format_exception(error))
+    try:
+        error.__cause__ = error.__context__ = None
+        copy: BaseException = pickle.loads(pickle.dumps(error))
+    except Exception:
+        copy = RuntimeError(f"{type(error).__name__}: {error}")
+    if hasattr(copy, "add_note"):  # Python 3.11
+        copy.add_note(f"In a process of its own:\n{told}")
+    return copy
+
+
+def _received(reading: int, child: int) -> bytes:
+    """Everything that the child writes until it closes its end. Raises ChildFailed where it has come to a standstill."""
+    parts: list[bytes] = []
+    spent, idle = -1.0, 0.0
+    while True:
+        ready, _, _ = select.select([reading], [], [], 1.0)
+        if ready:
+            part = os.read(reading, 1 << 20)
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+            continue
+        now = _seconds_computed(child)
+        idle = 0.0 if now > spent else idle + 1.0
+        spent = max(spent, now)
+        if idle >= IDLE_S:
+            raise ChildFailed(f"it computed nothing for {IDLE_S:.0f} s", stuck=True)
+
+
+def _seconds_computed(child: int) -> float:
+    try:
+        times = psutil.Process(child).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
+
+
+def _ended(status: int) -> ChildFailed:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return ChildFailed(f"it was ended by {signal.Signals(number).name}", signal=number)
+    return ChildFailed(f"it left with exit code {os.WEXITSTATUS(status)}")

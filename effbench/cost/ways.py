@@ -1,0 +1,122 @@
+"""In which way a network is counted: on shapes alone where they tell all, else nearer and nearer to the real thing.
+
+=========  ====================================================================================================
+``meta``   tensors of the meta device: nothing is allocated and nothing computed; the fastest by far
+``fake``   fake tensors, which say that they are on the network's own device: where it looks at devices, or uses autocast
+``real``   real tensors: where it looks at values
+=========  ====================================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from effbench.cost.trace import Tensors
+from effbench.errors import ModelError
+
+if TYPE_CHECKING:
+    from effbench.cost.profile import Feed, Profile
+
+Device = Literal["meta", "real", "auto"]
+
+SMALL_BYTES = 64 << 20
+"""Weights up to which a network that has refused its input is asked again on real tensors, for its own words."""
+
+_NO_GRADIENT = ("does not require grad", "does not have a grad_fn", "Inference tensors cannot be saved for backward")
+_NO_VALUES = ("meta", "fake", "data-dependent", "dynamic", "data pointer", "numpy", "storage")
+
+
+@dataclass(frozen=True)
+class Way:
+    """What a pass runs on, and whether torch keeps track of gradients meanwhile."""
+
+    tensors: Tensors
+    grad: bool = False
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a network could not be counted in one way: a doubt of the tracer, or an error of its own."""
+
+    doubt: str
+    kind: str
+    reason: str
+
+    @classmethod
+    def of(cls, error: Exception) -> Refusal:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        return cls(getattr(error, "doubt", ""), type(error).__name__, reason)
+
+    @property
+    def wants_gradients(self) -> bool:
+        return any(words in self.reason for words in _NO_GRADIENT)
+
+    @property
+    def wants_values(self) -> bool:
+        """Whether values may be all that was missing."""
+        if self.doubt == "values" or self.kind in ("NotImplementedError", "NeedsValuesError"):
+            return True
+        return any(words in self.reason.lower() for words in _NO_VALUES)
+
+
+def first_that_holds(
+    model: nn.Module, feed: Feed, device: Device, attempt: Callable[[Way], Profile | Refusal]
+) -> Profile:
+    """The count in the cheapest way that can be trusted. Raises ModelError where there is none."""
+    refusals: list[Refusal] = []
+    for tensors in _ways(model, device, refusals):
+        found = attempt(Way(tensors))
+        if isinstance(found, Refusal) and found.wants_gradients:
+            found = attempt(Way(tensors, grad=True))
+        if not isinstance(found, Refusal):
+            return found
+        refusals.append(found)
+    raise ModelError(_message(model, feed, refusals))
+
+
+def _ways(model: nn.Module, device: Device, refusals: list[Refusal]) -> Iterator[Tensors]:
+    places = _places(model)
+    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
+    if device != "real" and not scripted:
+        yield "meta"
+        if refusals[-1].doubt != "values" and refusals[-1].kind != "NotImplementedError":
+            yield "fake"
+    if device == "meta" or "meta" in places:
+        return
+    if not refusals or refusals[-1].wants_values or refusals[-1].doubt or not _agree(refusals) or _is_small(model):
+        yield "real"
+
+
+def _agree(refusals: list[Refusal]) -> bool:
+    """Whether the network said the same on meta and on fake tensors: then it is the input that it refuses."""
+    return len({(item.kind, item.reason) for item in refusals}) == 1
+
+
+def _is_small(model: nn.Module) -> bool:
+    return sum(item.numel() * item.element_size() for item in model.parameters()) <= SMALL_BYTES
+
+
+def home_of(model: nn.Module) -> torch.device:
+    """Where the network's weights are; the CPU where it has none."""
+    return next((item.device for item in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
+def _places(model: nn.Module) -> list[str]:
+    return sorted({item.device.type for item in (*model.parameters(), *model.buffers())})
+
+
+def _message(model: nn.Module, feed: Any, refusals: list[Refusal]) -> str:
+    name, places = type(model).__name__, _places(model)
+    if not refusals:
+        return f"{name} has no values in its weights (meta device); use device 'meta', or build it on the CPU"
+    last = refusals[-1]
+    if len(places) > 1:
+        return f"{name} has weights on {' and '.join(places)} and does not run there: {last.reason}; move it to one device"
+    if "meta" in places and last.wants_values:
+        return f"{name} looks at values ({last.reason}) and its weights have none (meta device); build it on the CPU"
+    return f"{name} does not run on input {feed}: {last.reason}; give the inputs it was built for (--input)"

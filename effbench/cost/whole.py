@@ -1,0 +1,160 @@
+"""Operators that stand for many: scaled dot-product attention and recurrent layers.
+
+Devices take them apart differently: meta stores attention's score matrix, which no fused kernel does, and steps through
+a recurrent layer that the CPU hands over whole. So each is seen before torch takes it apart, at the dispatcher. Every
+name leads through there: ``torch.nn.functional``, ``torch._C._nn``, ``torch.ops.aten``, TorchScript, exported graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effbench.cost.formulas import Call, Shape, formula, recurrent
+from effbench.cost.plan import Plan, count, flatten
+
+ATTENTION = "scaled_dot_product_attention"
+RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+NAMES = frozenset({ATTENTION, *RECURRENT})
+
+_ELEMENTWISE = {"lstm": 9, "gru": 8}
+"""Element-wise operations per row and hidden unit (`formulas`); 1 of the plain ones."""
+
+_FLASH_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def _overloads() -> list[Any]:
+    aten = torch.ops.aten
+    found = [aten.scaled_dot_product_attention.default]
+    for name in RECURRENT:
+        found += [getattr(aten, name).input, getattr(aten, name).data]
+    return found
+
+
+@contextmanager
+def seen_whole(carry_out: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any]) -> Iterator[None]:
+    """Within the block ``carry_out(operator, arguments, named)`` runs in place of these operators.
+
+    A kernel is registered beside torch's own, which is not replaced, and taken back at the end. Only autograd's keys
+    have it, so what `carry_out` computes is differentiable as ever.
+    """
+    library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    try:
+        for func in _overloads():
+
+            def kernel(*args: Any, _func: Any = func, **kwargs: Any) -> Any:
+                return carry_out(_func, args, kwargs)
+
+            for key in ("AutogradCPU", "AutogradMeta", "AutogradCUDA", "AutogradMPS"):
+                library.impl(func.name().removeprefix("aten::"), kernel, key)
+        yield
+    finally:
+        library._destroy()
+
+
+def shaped(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What the operator returns, on the meta device, worked out from shapes: in no time, and laid out as on the CPU.
+
+    None where torch had better say, as of arguments that it would refuse.
+    """
+    given = arguments(func, args, kwargs)
+    return _attended(given) if func.__name__.startswith(ATTENTION) else _recurred(given)
+
+
+def plan_of(
+    func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+) -> tuple[str, Plan, list[Tensor], list[Tensor]]:
+    """The operator's name, what it costs, the tensors it reads and those it writes."""
+    given = arguments(func, args, kwargs)
+    name = func.__name__.partition(".")[0]
+    if name == ATTENTION:
+        tensors = flatten([given[key] for key in ("query", "key", "value", "attn_mask")])
+        call = Call(name, (), tuple(Shape(item.shape) for item in tensors), (Shape(result.shape),))
+        return name, count(formula(name), call, tensors, [result]), tensors, [result]
+    return _recurrent_plan(name, given, flatten(result))
+
+
+def arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments by the names of the operator's schema, defaults filled in."""
+    return {
+        argument.name: args[place]
+        if place < len(args)
+        else kwargs.get(argument.name, argument.default_value if argument.has_default_value() else None)
+        for place, argument in enumerate(func._schema.arguments)
+    }
+
+
+def _attended(given: Mapping[str, Any]) -> Tensor | None:
+    query, key, value, mask = (given[name] for name in ("query", "key", "value", "attn_mask"))
+    if query.dim() < 3 or query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2] or given["dropout_p"]:
+        return None
+    heads = None
+    if given["enable_gqa"]:
+        heads = query.shape[-3]
+    try:
+        outer = torch.broadcast_shapes(
+            query.shape[:-2], *((*item.shape[:-3], heads) if heads else item.shape[:-2] for item in (key, value))
+        )
+        if mask is not None:
+            outer = torch.broadcast_shapes(outer, mask.shape[:-2])
+    except RuntimeError:
+        return None
+    fused = (
+        query.dim() == 4
+        and query.shape[:2] == key.shape[:2] == value.shape[:2]
+        and query.shape[-1] == value.shape[-1]
+        and query.dtype in _FLASH_DTYPES
+        and all(item.stride(-1) == 1 and item.numel() for item in (query, key, value))
+        and (mask is None or mask.dim() in (2, 4))
+    )
+    # The fused kernel lays its output out as the query is; the plain products write rows one after the other.
+    if fused:
+        return torch.empty_like(query)
+    return query.new_empty((*outer, query.shape[-2], value.shape[-1]))
+
+
+def _recurred(given: Mapping[str, Any]) -> Any:
+    packed = "batch_sizes" in given
+    x = given["data"] if packed else given["input"]
+    states = given["hx"] if isinstance(given["hx"], (list, tuple)) else [given["hx"]]
+    weights = given["params"]
+    if not weights or weights[0].shape[-1] != x.shape[-1]:
+        return None
+    width = states[0].shape[-1] * (1 + given["bidirectional"])
+    out = x.new_empty((*x.shape[:-1], width))
+    return (out, *(torch.empty_like(state) for state in states))
+
+
+def _recurrent_plan(
+    op: str, given: Mapping[str, Any], outputs: list[Tensor]
+) -> tuple[str, Plan, list[Tensor], list[Tensor]]:
+    """Each layer's weights are read once, and what passes between layers is written and read once."""
+    name = op.partition("_")[0]
+    x = given["data"] if "batch_sizes" in given else given["input"]
+    states, weights, out = flatten(given["hx"]), flatten(given["params"]), outputs[0]
+    tensors = [x, *weights, *states]
+    layers, rows = given["num_layers"], x.numel() // max(1, x.shape[-1])
+    between = (layers - 1) * rows * out.shape[-1]
+    call = Call(name, (), tuple(Shape(item.shape) for item in tensors), (Shape(out.shape),))
+    size = out.element_size()
+    hidden = rows * states[-1].shape[-1] * layers * (1 + given["bidirectional"])
+    plan = Plan(
+        formula=formula(name),
+        free=False,
+        inputs=call.inputs,
+        outputs=call.outputs,
+        madds=recurrent(call, len(weights)),
+        activations=layers * prod(out.shape),
+        elementwise=_ELEMENTWISE.get(name, 1) * hidden,
+        reads=(
+            (0, x.numel() + between, x.numel() * x.element_size() + between * size),
+            *((i, t.numel(), t.numel() * t.element_size()) for i, t in enumerate(tensors) if i),
+        ),
+        writes=((0, out.numel() + between, (out.numel() + between) * size),),
+    )
+    return name, plan, tensors, outputs
