@@ -221,7 +221,7 @@ def test_what_leaves_in_a_dictionary_with_a_dataclass_must_be_written_out(two: n
     """Fused, `text + 1` joins the linear layer's output, which leaves the network too and so is still written."""
     args, named = feeding.make([Input((3, 16, 16)), IDS], 1, "float32", "meta")
     with torch.no_grad():
-        records, leaving = trace(two.to("meta"), args, named, on_meta=True)
+        found = trace(two.to("meta"), args, named, tensors="meta")
     assert len(leaving) == 3
     written = {access.value for record in records for access in record.writes}
     assert leaving <= written

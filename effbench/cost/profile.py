@@ -185,7 +185,13 @@ def profile(
     feed = _fed(model, input_shape, batch, dtype, inputs)
     if not child.can_fork() or (device != "meta" and home_of(model).type not in ("cpu", "meta")):
         return count(model, input_shape, batch=batch, dtype=dtype, inputs=inputs, device=device)
-    return first_that_holds(model, feed, device, lambda way: apart(lambda: attempt(model, feed, way, disposable=True)))
+
+    def in_child(way: Way) -> Profile | Refusal:
+        if way.tensors == "fake":
+            import torch._dynamo.config  # FakeTensorMode needs it: seconds, here once instead of in every child
+        return apart(lambda: attempt(model, feed, way, disposable=True))
+
+    return first_that_holds(model, feed, device, in_child)
 
 
 def count(
@@ -264,6 +270,7 @@ def attempt(model: nn.Module, feed: Feed, way: Way, *, disposable: bool = False)
     model = getattr(model, "_orig_mod", model)  # the network inside a torch.compile wrapper
     kind = getattr(torch, feed.dtype)
     home = home_of(model)
+    home = home if home.type != "meta" else torch.device("cpu")
     mode = None
     try:
         with quiet_torch(grad=way.grad):
@@ -274,11 +281,10 @@ def attempt(model: nn.Module, feed: Feed, way: Way, *, disposable: bool = False)
             else:
                 from torch._subclasses.fake_tensor import FakeTensorMode
 
-                place = home if home.type != "meta" else torch.device("cpu")
                 mode = FakeTensorMode(allow_non_fake_inputs=True)
-                twin = fake_twin(kind, mode, place)
+                place, twin = home, fake_twin(kind, mode, home)
             with lent(list(model.modules()), twin):
-                found = _traced(model, feed, place, way.tensors, mode)
+                found = _traced(model, feed, way.tensors, place, home, mode)
     except Exception as error:
         return Refusal.of(error)
     if found.doubt:
@@ -286,13 +292,15 @@ def attempt(model: nn.Module, feed: Feed, way: Way, *, disposable: bool = False)
     return _summed(model, feed, found, "meta" if way.tensors == "fake" else place.type)
 
 
-def _traced(model: nn.Module, feed: Feed, place: torch.device, tensors: Tensors, mode: Any) -> Trace:
+def _traced(
+    model: nn.Module, feed: Feed, tensors: Tensors, place: torch.device, home: torch.device, mode: Any
+) -> Trace:
     def once(feed: Feed) -> Trace:
         args, named = feed.on(torch.device("meta") if tensors == "fake" else place)
         if tensors == "fake":
             fake = fake_twin(getattr(torch, feed.dtype), mode, place)
             args, named = _mapped(args, fake), _mapped(named, fake)
-        return trace(model, args, named, tensors=tensors, mode=mode)
+        return trace(model, args, named, tensors=tensors, home=home, mode=mode)
 
     found = once(feed)
     if feed.values is None and any(access.constant for record in found.records for access in record.writes):

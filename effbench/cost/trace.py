@@ -3,9 +3,9 @@
 The tracer sits below autograd and sees ATen operators. On the meta device nothing is computed, and what an operator
 returns is remembered by its argument shapes, since PyTorch works shapes out in Python, slower than many kernels run.
 
-Shapes alone do not always tell what the network would do. The tracer notes where they may not (`Doubt`), and the
-caller then traces again: on fake tensors, which say of themselves that they are on the network's own device, or on
-real ones.
+There the tensors say that they are where the network runs, and constants keep their values, so that the network goes
+the way that it always goes. Where shapes may still not tell, the tracer notes it (`Doubt`), and the caller traces again:
+on fake tensors, which are on the network's own device for torch itself too, or on real ones.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -64,7 +65,7 @@ _OPERATORS: dict[Any, Operator] = {}
 _PLANS: dict[Any, Plan] = {}
 _MAX_PLANS = 50_000
 
-# Past our own watch on these properties (`_devices_watched`).
+# The truth, past what `_as_at_home` says.
 _is_meta = torch._C.TensorBase.is_meta.__get__  # type: ignore[attr-defined]
 _any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
 
@@ -76,8 +77,11 @@ _DATA_DEPENDENT = (
 )
 """Errors of fake tensors for what only values can tell."""
 
-_CONSTANT_LIMIT = 1 << 24
-"""Elements up to which the tensors that a network makes from nothing keep their values on meta."""
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+_CPU = torch.device("cpu")
+_ON_META = {"device": torch.device("meta")}
+_CONSTANT_LIMIT = 1 << 22
+"""Elements up to which what a network makes of constants alone has its values on meta too."""
 
 
 def forget_shapes() -> None:
@@ -134,11 +138,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # --- doubts ---
 
-    def looked_at_device(self) -> None:
-        """The network has read where a tensor lies: what it does next may depend on that."""
-        if not self._inside:
-            self.doubt = self.doubt or "device"
-
     def wants_values(self, why: str) -> NeedsValuesError:
         """The error to raise where only values can tell how the network goes on, noted though it may be caught."""
         self.doubt = "values"
@@ -174,22 +173,20 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self.whole(func, args, kwargs)
         if operator.composite:
             with self:
-                result = func.decompose(*args, **kwargs)
-            if result is not NotImplemented:
-                return result
+                # Not `func.decompose`, which prefers a decomposition in Python, made for compilers, where there is one.
+                return func._op_dk(_COMPOSITE, *args, **kwargs)
         tensors: list[Tensor] = []
         key = (func, self._dtype, key_of(args, tensors), key_of(tuple(kwargs.items()), tensors) if kwargs else None)
-        meta = self.on_meta and bool(tensors)
-        if meta:
-            if _any_autocast() and not self._inside:
-                self.doubt = self.doubt or "device"  # autocast is per device, and knows none for meta
-            if not all(map(_is_meta, tensors)):
-                if not any(map(_is_meta, tensors)) and sum(map(Tensor.numel, tensors)) <= _CONSTANT_LIMIT:
-                    meta = False  # constants that the model makes on the CPU keep their values
-                elif _brought(operator, args, kwargs):
-                    return moved(args[0])
-                else:
-                    args, kwargs = self._to_meta(operator, args, kwargs)
+        meta = self.on_meta
+        if meta and not (tensors and all(map(_is_meta, tensors)) and "device" not in kwargs):
+            if self._has_values(func, tensors, args, kwargs):
+                meta = False
+            elif operator.name == "_to_copy" and kwargs.get("dtype") in (None, args[0].dtype):
+                return torch.ops.aten.alias(moved(args[0]))  # brought to where the network runs, which is where it was
+            else:
+                args, kwargs = self._to_meta(operator, args, kwargs)
+        if meta and _any_autocast() and tensors:
+            self.doubt = self.doubt or "device"  # autocast is per device, and knows none for meta
         plan = _PLANS.get(key) if meta else None
         if plan is None or plan.returns is None:
             result = known_result(operator, args, tensors) if meta and not kwargs else None
@@ -216,10 +213,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def whole(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Carry out an operator that stands for many (`whole.NAMES`) and write it down as one."""
-        result = whole.shaped(func, args, kwargs) if self.on_meta and all(map(_is_meta, flatten(args))) else None
+        result = None
+        if self.on_meta and any(map(_is_meta, flatten(args))):
+            args, kwargs = moved(args), {name: moved(value) for name, value in kwargs.items()}
+            result = whole.shaped(func, args, kwargs)
         if result is None:
             with self.paused():
-                result = func.decompose(*args, **kwargs)
+                result = func._op_dk(_COMPOSITE, *args, **kwargs)
         name, plan, tensors, outputs = whole.plan_of(func, args, kwargs, result)
         self.record(name, plan, tensors, outputs)
         return result
@@ -262,15 +262,33 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finally:
             self._at.paused -= 1
 
+    # --- constants, which have values, among tensors that have none ---
+
+    def _has_values(
+        self, func: Any, tensors: Sequence[Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> bool:
+        """Whether to compute for real: of constants alone, unless that takes much memory."""
+        if any(map(_is_meta, tensors)) or kwargs.get("device") not in (None, _CPU):
+            return False
+        if tensors and prod(map(Tensor.numel, tensors)) <= _CONSTANT_LIMIT:
+            return True
+        try:
+            result = self._run(func, moved(args), {name: moved(value) for name, value in kwargs.items()} | _ON_META)
+        except Exception:
+            return True
+        return sum(map(Tensor.numel, flatten(result))) <= _CONSTANT_LIMIT
+
     def _to_meta(
-        self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments on meta, and what is made beside them too."""
         for position, name, _ in operator.mutated:
             target = args[position] if position < len(args) else kwargs.get(name)
             if isinstance(target, Tensor) and not _is_meta(target):
                 self.doubt = self.doubt or "device"
                 raise NeedsValuesError(f"{operator.name} writes to a tensor made on the CPU")
-        return moved(args), {name: moved(value) for name, value in kwargs.items()}
+        placed = {name: moved(value) for name, value in kwargs.items()}
+        return moved(args), placed | _ON_META if "device" in placed else placed
 
     # --- modules ---
 
@@ -287,11 +305,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def trace(
-    model: nn.Module, inputs: Sequence[Any], named: Mapping[str, Any], *, tensors: Tensors, mode: Any = None
+    model: nn.Module,
+    inputs: Sequence[Any],
+    named: Mapping[str, Any],
+    *,
+    tensors: Tensors,
+    home: torch.device = _CPU,
+    mode: Any = None,
 ) -> Trace:
     """Run ``model(*inputs, **named)`` and write down its operators.
 
-    `mode` is the FakeTensorMode of fake tensors. Lets the model's own exceptions through, with what the tracer doubts
+    `home` is where the network runs, whatever the tensors; `mode` is the FakeTensorMode of fake ones. Lets the model's own exceptions through, with what the tracer doubts
     as their attribute ``doubt``. The caller lends the model and quietens torch (`isolate`).
     """
     tracer = Tracer(model, tensors)
@@ -307,7 +331,7 @@ def trace(
             stack.callback(hook.remove)
         stack.enter_context(whole.seen_whole(tracer.whole))
         if tensors == "meta":
-            stack.enter_context(_devices_watched(tracer))
+            stack.enter_context(_as_at_home(tracer, home))
         modes = [tracer] if mode is None else [mode, tracer]
         stack.enter_context(followed(modes))
         for each in modes:
@@ -322,36 +346,35 @@ def trace(
 
 
 @contextmanager
-def _devices_watched(tracer: Tracer) -> Iterator[None]:
-    """Tell the tracer when Python code reads where a tensor lies. What it reads is the truth: "meta"."""
-    names = ("device", "is_cpu", "is_cuda", "is_meta", "is_mps", "is_xpu")
+def _as_at_home(tracer: Tracer, home: torch.device) -> Iterator[None]:
+    """Within the block tensors of the meta device say to Python code that they are on `home`, where the network runs.
+
+    What a network does next may depend on that. torch's own shape rules, which run inside of operators, hear the truth.
+    """
     base = torch._C.TensorBase
 
-    def watched(name: str) -> property:
+    def said(name: str, there: Any) -> property:
         read = getattr(base, name).__get__
-
-        def look(tensor: Tensor) -> Any:
-            tracer.looked_at_device()
-            return read(tensor)
-
-        return property(look)
+        return property(lambda tensor: there if not tracer._inside and _is_meta(tensor) else read(tensor))
 
     def get_device(tensor: Tensor) -> int:
-        tracer.looked_at_device()
+        if not tracer._inside and _is_meta(tensor):
+            return -1 if home.type == "cpu" else home.index or 0
         return base.get_device(tensor)  # type: ignore[no-any-return]
 
-    properties: dict[str, Any] = {name: watched(name) for name in names if hasattr(base, name)}
-    properties["get_device"] = get_device
-    before = {name: vars(Tensor)[name] for name in properties if name in vars(Tensor)}
-    for name, found in properties.items():
-        setattr(Tensor, name, found)
+    flags = [name for name in ("is_cpu", "is_cuda", "is_meta", "is_mps", "is_xpu") if hasattr(base, name)]
+    answers: dict[str, Any] = {name: said(name, name == f"is_{home.type}") for name in flags}
+    answers |= {"device": said("device", home), "get_device": get_device}
+    before = {name: vars(Tensor)[name] for name in answers if name in vars(Tensor)}
     try:
+        for name, answer in answers.items():
+            setattr(Tensor, name, answer)
         yield
     finally:
-        for name in properties:
+        for name in answers:
             if name in before:
                 setattr(Tensor, name, before[name])
-            else:
+            elif name in vars(Tensor):
                 delattr(Tensor, name)
 
 
@@ -360,13 +383,8 @@ def _describe(func: Any) -> Operator:
     operator = describe(func)
     if operator.free:
         return operator
-    apart = func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+    apart = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
     return operator._replace(composite=apart)
-
-
-def _brought(operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a constant of the CPU is only brought to where the network runs: no copy where that is the CPU."""
-    return operator.name == "_to_copy" and kwargs.get("dtype", args[0].dtype) in (None, args[0].dtype)
 
 
 def _storage(tensor: Tensor) -> Any:
