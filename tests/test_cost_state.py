@@ -92,12 +92,13 @@ def test_nothing_is_changed(fails: str, device: Any) -> None:
     model = Messy(fails)
     model.norm.eval()  # partly frozen, as in fine-tuning
     with unchanged(model):
-        if fails == "always" or (fails == "on meta" and device == "meta"):
+        if fails == "always":
             with pytest.raises(ModelError):
                 profile(model, (3, 6, 6), device=device)
         else:
             cost = profile(model, (3, 6, 6), device=device).cost
-            assert cost.traced_on == ("meta" if device != "real" and not fails else "cpu")
+            # One that fails on meta believes itself on the CPU.
+            assert cost.traced_on == ("meta" if device != "real" else "cpu")
     assert model.seen == [] and model.cache is None
 
 

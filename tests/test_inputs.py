@@ -222,9 +222,9 @@ def test_what_leaves_in_a_dictionary_with_a_dataclass_must_be_written_out(two: n
     args, named = feeding.make([Input((3, 16, 16)), IDS], 1, "float32", "meta")
     with torch.no_grad():
         found = trace(two.to("meta"), args, named, tensors="meta")
-    assert len(leaving) == 3
-    written = {access.value for record in records for access in record.writes}
-    assert leaving <= written
+    assert len(found.leaving) == 3
+    written = {access.value for record in found.records for access in record.writes}
+    assert found.leaving <= written
 
 
 def test_a_value_that_decides_is_looked_at_and_said_so(nets: Path):
