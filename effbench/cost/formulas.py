@@ -212,7 +212,7 @@ FORMULAS: Mapping[str, Formula] = {
         _REDUCE,
         "sum mean amax amin max min prod any all var std var_mean std_mean norm linalg_vector_norm argmax argmin "
         "aminmax cumsum cumprod logcumsumexp cummax cummin logsumexp nansum count_nonzero equal dist trace "
-        "_linalg_check_errors is_all_true is_any_true _is_all_true _is_any_true segment_reduce",
+        "_linalg_check_errors is_all_true is_any_true _is_all_true _is_any_true segment_reduce multinomial hash_tensor",
     ),
     **_each(Formula("reduce", elementwise=per_input(1)), "histc bincount histogram _histogramdd_bin_edges"),
     **_each(Formula("reduce", elementwise=per_input(1)), "_histogramdd_from_bin_cts _histogramdd_from_bin_tensors"),
@@ -220,7 +220,7 @@ FORMULAS: Mapping[str, Formula] = {
     **_each(
         _LOSS,
         "mse_loss smooth_l1_loss huber_loss binary_cross_entropy soft_margin_loss multi_margin_loss "
-        "multilabel_margin_loss_forward",
+        "multilabel_margin_loss_forward binary_cross_entropy_with_logits",
     ),
     **_each(
         Formula(
@@ -234,7 +234,7 @@ FORMULAS: Mapping[str, Formula] = {
         "mse_loss_backward smooth_l1_loss_backward huber_loss_backward binary_cross_entropy_backward "
         "soft_margin_loss_backward multi_margin_loss_backward multilabel_margin_loss_backward",
     ),
-    **_each(Formula("data"), "nll_loss_backward nll_loss2d_backward _ctc_loss_backward"),
+    **_each(Formula("data"), "nll_loss_backward nll_loss2d_backward _ctc_loss_backward masked_scatter_backward"),
     **_each(Formula("reduce", elementwise=distances), "_cdist_forward _pdist_forward"),
     **_each(
         Formula(
@@ -266,8 +266,12 @@ FORMULAS: Mapping[str, Formula] = {
         f"upsample_{name}_backward": Formula("pool", elementwise=per_element("grad_output", taps))
         for name, taps in (("linear1d", 2), ("bilinear2d", 4), ("trilinear3d", 8), ("bicubic2d", 16))
     },
-    **_each(Formula("pool", elementwise=per_element("grad_output", 4)), "grid_sampler_2d_backward"),
+    **_each(
+        Formula("pool", elementwise=per_element("grad_output", 4)),
+        "grid_sampler_2d_backward _upsample_bilinear2d_aa_backward",
+    ),
     **_each(Formula("pool", elementwise=per_element("grad_output", 8)), "grid_sampler_3d_backward"),
+    "_upsample_bicubic2d_aa_backward": Formula("pool", elementwise=per_element("grad_output", 16)),
     **{
         f"{name}{number}d_backward": Formula("pool", elementwise=per_element("grad_output"))
         for name in ("upsample_nearest", "_upsample_nearest_exact", "reflection_pad", "replication_pad")
@@ -280,7 +284,7 @@ FORMULAS: Mapping[str, Formula] = {
         "floor_divide addr linalg_cross complex polar frexp _fused_dropout dequantize quantize_per_tensor "
         "quantize_per_tensor_dynamic quantize_per_channel fake_quantize_per_tensor_affine_cachemask "
         "fake_quantize_per_channel_affine_cachemask _fake_quantize_per_tensor_affine_cachemask_tensor_qparams "
-        "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine binomial poisson normal lerp "
+        "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine rsub binomial poisson normal lerp "
         "threshold_backward tanh_backward sigmoid_backward gelu_backward silu_backward mish_backward "
         "hardswish_backward hardsigmoid_backward hardtanh_backward leaky_relu_backward elu_backward glu_backward "
         "softplus_backward softshrink_backward hardshrink_backward logit_backward log_sigmoid_backward "
@@ -291,7 +295,7 @@ FORMULAS: Mapping[str, Formula] = {
         "quantized::celu quantized::prelu quantized::relu6 quantized::dropout quantized::threshold "
         "quantized::hardtanh quantized::clamp",
     ),
-    **_each(_CONCAT, "cat stack _cat _stack quantized::cat quantized::cat_relu block_diag"),
+    **_each(_CONCAT, "cat stack _cat _stack quantized::cat quantized::cat_relu block_diag _chunk_cat"),
     **_each(
         _DATA,
         "clone contiguous _to_copy _copy_from constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d "
@@ -302,7 +306,7 @@ FORMULAS: Mapping[str, Formula] = {
         "view_copy expand_copy permute_copy split_copy split_with_sizes_copy unbind_copy transpose_copy slice_copy "
         "select_copy squeeze_copy unsqueeze_copy t_copy alias_copy detach_copy lift lift_fresh_copy diag_embed "
         "view_as_real_copy view_as_complex_copy _conj_physical resize_as_ int_repr _fft_fill_with_conjugate_symmetry "
-        "_make_per_tensor_quantized_tensor _make_per_channel_quantized_tensor _reshape_alias_copy",
+        "_make_per_tensor_quantized_tensor _make_per_channel_quantized_tensor _reshape_alias_copy narrow_copy",
     ),
     **_each(_LIKE, "zeros_like ones_like full_like rand_like randn_like randint_like"),
     **_each(_MADE, "zeros ones full new_zeros new_ones new_full arange linspace logspace eye tril_indices"),
@@ -312,7 +316,11 @@ FORMULAS: Mapping[str, Formula] = {
     **_each(_BAG, "_embedding_bag _embedding_bag_forward_only"),
     **_each(Formula("data", reads="gathered", primary=1), "_pack_padded_sequence"),
     **_each(Formula("data", primary=1), "_pad_packed_sequence"),
-    **_each(Formula("reduce", elementwise=per_input(1)), "embedding_dense_backward _embedding_bag_dense_backward"),
+    **_each(
+        Formula("reduce", elementwise=per_input(1)),
+        "embedding_dense_backward _embedding_bag_dense_backward "
+        "_embedding_bag_backward _embedding_bag_per_sample_weights_backward _segment_reduce_backward",
+    ),
     **_indexed("scatter", at_index),
     **_indexed("scatter_add", at_index),
     **_indexed("scatter_reduce", at_index),
@@ -339,7 +347,7 @@ FORMULAS: Mapping[str, Formula] = {
 _FREE = (
     "empty empty_like empty_strided empty_permuted new_empty new_empty_strided detach detach_ alias lift_fresh "
     "as_strided_ squeeze_ unsqueeze_ transpose_ t_ swapaxes_ swapdims_ scalar_tensor empty_quantized "
-    "_empty_affine_quantized _empty_per_channel_affine_quantized q_scale q_zero_point q_per_channel_scales "
+    "_efficientzerotensor _empty_affine_quantized _empty_per_channel_affine_quantized q_scale q_zero_point q_per_channel_scales "
     "q_per_channel_zero_points q_per_channel_axis "
     "_local_scalar_dense item resize_ set_ is_same_size device sym_size sym_stride sym_numel sym_storage_offset "
     "is_contiguous _assert_async _assert_scalar _assert_tensor_metadata"

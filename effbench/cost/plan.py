@@ -28,6 +28,7 @@ __all__ = [
     "hashable",
     "key_of",
     "known_result",
+    "memory_of",
     "moved",
     "packed",
     "plan_call",
@@ -121,8 +122,8 @@ def plan_call(
     """The plan for one real call of the operator: free when it only views, else counted from its shapes."""
     shapes = tuple(shape_of(tensor) for tensor in tensors)
     outs = tuple(shape_of(tensor) for tensor in outputs)
-    storages = {storage_of(tensor) for tensor in tensors}
-    fresh = [tensor for tensor in outputs if storage_of(tensor) not in storages]
+    storages = [memory_of(tensor) for tensor in tensors]
+    fresh = [tensor for tensor in outputs if not _among(storages, tensor)]
     if not fresh and not operator.mutated and (outputs or operator.formula is UNKNOWN):
         return Plan(UNKNOWN, True, shapes, outs)
     only_written = {name for _, name, keyword in operator.mutated if keyword}
@@ -232,12 +233,12 @@ def _returns(result: Any, outputs: Sequence[Tensor], tensors: Sequence[Tensor]) 
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, Tensor) for item in items):
         return None, None
     rebuilt: list[Any] = []
-    storages = {storage_of(tensor) for tensor in tensors}
+    storages = [memory_of(tensor) for tensor in tensors]
     for item in items:
         same = next((place for place, tensor in enumerate(tensors) if tensor is item), None)
         if same is not None:
             rebuilt.append(same)
-        elif storage_of(item) in storages or item.layout is not torch.strided:
+        elif _among(storages, item) or item.layout is not torch.strided:
             return None, None
         else:
             rebuilt.append((item.shape, item.stride(), item.dtype))
@@ -247,12 +248,22 @@ def _returns(result: Any, outputs: Sequence[Tensor], tensors: Sequence[Tensor]) 
 # --- what a tensor holds ----------------------------------------------------------------------------
 
 
-def storage_of(tensor: Tensor) -> int:
-    """A number for the memory behind a tensor; sparse ones, which have several pieces of it, stand for themselves."""
+class _Nowhere:
+    """Memory that torch does not show."""
+
+
+def memory_of(tensor: Tensor) -> Any:
+    """The memory behind a tensor, the same object for all its views: its storage, of a sparse one that of its values."""
     try:
-        return id(tensor.untyped_storage())
+        return tensor.untyped_storage()
     except (NotImplementedError, RuntimeError):
-        return id(tensor)
+        pieces = _pieces(tensor)
+        return pieces[0].untyped_storage() if pieces else _Nowhere()
+
+
+def _among(storages: Sequence[Any], tensor: Tensor) -> bool:
+    memory = memory_of(tensor)
+    return any(memory is storage for storage in storages)
 
 
 def _pieces(tensor: Tensor) -> list[Tensor]:
