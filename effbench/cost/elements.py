@@ -69,17 +69,21 @@ def indexed(call: Call) -> int:
     A Boolean mask stands for as many dimensions as it has, and for a list of the places where it is true.
     """
     sides = list(call.operand(0, "self"))
-    whole, lists = 1, []
+    whole, lists, covered = 1, [], 1
     for index in call.argument(1, "indices", ()):
         if index is None:
             whole *= sides.pop(0)
-        elif isinstance(index, Mask):
-            lists.append(Shape((index.true,)))
-            del sides[: len(index)]
-        else:
+            continue
+        del sides[: len(index) if isinstance(index, Mask) else 1]
+        if not isinstance(index, Mask):
             lists.append(index)
-            del sides[:1]
-    return whole * prod(sides) * broadcast(lists)
+        elif index.selected is not None:
+            lists.append(Shape((index.selected,)))
+        else:
+            covered = max(covered, index.numel)
+    # A mask without values selects as many as the indices beside it, if there are any.
+    found = broadcast(lists)
+    return whole * prod(sides) * (found if found != 1 else covered)
 
 
 def broadcast(shapes: Sequence[Sequence[int]]) -> int:

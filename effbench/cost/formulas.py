@@ -158,6 +158,7 @@ FORMULAS: Mapping[str, Formula] = {
     "addbmm": Formula("matmul", madds=products.batch_reduced_product),
     **_each(Formula("matmul", madds=products.grouped_product), "_grouped_mm _scaled_grouped_mm _scaled_grouped_mm_v2"),
     "_trilinear": Formula("matmul", madds=products.trilinear),
+    "affine_grid_generator": Formula("matmul", madds=products.affine_grid),
     "_euclidean_dist": Formula("matmul", madds=products.euclidean),
     **_each(
         _ATTENTION,
@@ -188,7 +189,12 @@ FORMULAS: Mapping[str, Formula] = {
         elementwise=products.encoder_layer_elementwise,
         activations=products.encoder_layer_outputs,
     ),
-    **_each(_LAYERS, "lstm gru rnn rnn_tanh rnn_relu _cudnn_rnn miopen_rnn"),
+    **_each(_LAYERS, "lstm gru rnn rnn_tanh rnn_relu _cudnn_rnn miopen_rnn quantized_lstm quantized_gru"),
+    **_each(
+        Formula("recurrent", madds=products.recurrent_layers, elementwise=products.recurrent_gates),
+        "quantized::quantized_lstm_cell_dynamic quantized::quantized_gru_cell_dynamic "
+        "quantized::quantized_rnn_tanh_cell_dynamic quantized::quantized_rnn_relu_cell_dynamic",
+    ),
     "mkldnn_rnn_layer": Formula(
         "recurrent", madds=products.recurrent_layers, elementwise=products.recurrent_gates, primary=1
     ),
@@ -312,7 +318,7 @@ FORMULAS: Mapping[str, Formula] = {
     **_each(_MADE, "zeros ones full new_zeros new_ones new_full arange linspace logspace eye tril_indices"),
     **_each(_MADE, "rand randn randint randperm triu_indices bartlett_window blackman_window hann_window"),
     **_each(_MADE, "hamming_window kaiser_window complex_window"),
-    **_each(_GATHER, "index gather embedding index_select take _unsafe_index masked_select"),
+    **_each(_GATHER, "index gather embedding index_select take _unsafe_index masked_select quantized::embedding_byte"),
     **_each(_BAG, "_embedding_bag _embedding_bag_forward_only"),
     **_each(Formula("data", reads="gathered", primary=1), "_pack_padded_sequence"),
     **_each(Formula("data", primary=1), "_pad_packed_sequence"),
@@ -347,8 +353,8 @@ FORMULAS: Mapping[str, Formula] = {
 _FREE = (
     "empty empty_like empty_strided empty_permuted new_empty new_empty_strided detach detach_ alias lift_fresh "
     "as_strided_ squeeze_ unsqueeze_ transpose_ t_ swapaxes_ swapdims_ scalar_tensor empty_quantized "
-    "_efficientzerotensor _empty_affine_quantized _empty_per_channel_affine_quantized q_scale q_zero_point q_per_channel_scales "
-    "q_per_channel_zero_points q_per_channel_axis "
+    "_efficientzerotensor _empty_affine_quantized _empty_per_channel_affine_quantized "
+    "q_scale q_zero_point q_per_channel_scales q_per_channel_zero_points q_per_channel_axis "
     "_local_scalar_dense item resize_ set_ is_same_size device sym_size sym_stride sym_numel sym_storage_offset "
     "is_contiguous _assert_async _assert_scalar _assert_tensor_metadata"
 )

@@ -166,7 +166,8 @@ def count(
         elements = _read(found, call, position, tensor)
         if elements is not None:
             elements += between if position == 0 else 0
-            reads.append((position, elements, _bytes(tensor, elements)))
+            half = call.op.endswith("fp16") and owner_of(call, position) == "W_prepack"  # unpacked to float32
+            reads.append((position, elements, _bytes(tensor, elements) // (2 if half else 1)))
     writes = []
     for position in targets or range(found.primary or len(outputs)):
         tensor = tensors[position] if targets else outputs[position]
@@ -193,9 +194,14 @@ def count(
     )
 
 
+def owner_of(call: Call, position: int) -> str:
+    """The argument that a tensor belongs to, "" in a call without names."""
+    return call.owners[position] if call.owners else ""
+
+
 def _read(found: Formula, call: Call, position: int, tensor: Tensor) -> int | None:
     """Elements that an operator reads of one operand; None where it does not look at it."""
-    owner = call.owners[position] if call.owners else ""
+    owner = owner_of(call, position)
     first = next(iter(call.named)) if call.named else ""
     leads = owner == first if call.owners else position == 0
     if found.reads == "like" or owner == "batch_sizes":
@@ -212,8 +218,8 @@ def _read(found: Formula, call: Call, position: int, tensor: Tensor) -> int | No
         return min(elements, call.operand(0, "index").numel)
     if owner == "source" and found.touched and call.has("mask"):
         return min(elements, found.touched(call))
-    if not tensor.dim() and owner in ("values", "value"):
-        return 0  # a number, which Python's ``x[index] = 0`` wraps
+    if not tensor.dim() and call.out != 1 and (found.fusion == "pointwise" or owner in ("values", "value")):
+        return 0  # a number, as Python wraps it in ``x[index] = 0`` or ``torch.where(mask, x, 0)``
     return elements
 
 
@@ -253,7 +259,7 @@ class _Nowhere:
 
 
 def memory_of(tensor: Tensor) -> Any:
-    """The memory behind a tensor, the same object for all its views: its storage, of a sparse one that of its values."""
+    """The memory behind a tensor, one object for all its views: its storage, of a sparse one that of its values."""
     try:
         return tensor.untyped_storage()
     except (NotImplementedError, RuntimeError):
@@ -323,7 +329,9 @@ def _shapes(value: Any) -> Any:
     if isinstance(value, Tensor):
         return shape_of(value)
     if isinstance(value, torch.ScriptObject):
-        return next((Shape(item.shape) for item in packed(value)), None)
+        found = [Shape(item.shape) for item in packed(value)]
+        weights = [shape for shape in found if len(shape) > 1]
+        return weights[0] if len(weights) == 1 else tuple(weights) or None
     return tuple(_shapes(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 

@@ -94,6 +94,11 @@ def packed_linear(call: Call) -> int | None:
     return call.out * weight[-1] if len(weight) == 2 else None
 
 
+def affine_grid(call: Call) -> int:
+    """Multiply-adds of a grid of points (…, d) moved by theta (n, d, d + 1): homogeneous points times a matrix."""
+    return call.out * call.operand(0, "theta")[-1]
+
+
 def euclidean(call: Call) -> int:
     """Multiply-adds of Euclidean distances by ``x1 @ x2^T``, x1 (…, p, m), x2 (…, r, m)."""
     return call.out * call.operand(0, "x1")[-1]
@@ -207,13 +212,21 @@ def recurrent(call: Call, weights: int) -> int:
 
 
 def _matrices(call: Call) -> list[Shape]:
-    listed = call.named.get("params") or call.named.get("weight") or ()
-    single = [call.named.get(f"weight{number}") for number in range(4)]
-    return [shape for shape in (*listed, *single) if isinstance(shape, Shape) and len(shape) == 2]
+    """The weight matrices, one by one or in lists, those of quantised cells packed two by two."""
+    names = ("params", "weight", "weight0", "weight1", "w_ih", "w_hh")
+    listed = [call.named.get(name) for name in names]
+    found: list[Shape] = []
+    while listed:
+        item = listed.pop(0)
+        if isinstance(item, Shape):
+            found += [item] if len(item) == 2 else []
+        elif isinstance(item, (tuple, list)):
+            listed[:0] = item
+    return found
 
 
 def recurrent_rows(call: Call) -> int:
-    """Time steps of all sequences: x (…, width), packed or padded."""
+    """Time steps of all sequences: x (…, width), packed or padded; of a cell the rows of its input."""
     return prod(call.operand(0, "input", "data")[:-1])
 
 
@@ -224,7 +237,8 @@ def recurrent_layers(call: Call) -> int:
 
 def recurrent_gates(call: Call) -> int:
     """Elementwise operations per row and hidden unit: 9 LSTM, 8 GRU, 1 plain."""
-    each = _MODES.get(call.named.get("mode", -1)) or _GATES.get(call.op.split("_")[0], 1)
+    kind = next((gate for gate in _GATES if gate in call.op), "rnn")
+    each = _MODES.get(call.named.get("mode", -1)) or _GATES.get(kind, 1)
     gates = {9: 4, 8: 3}.get(each, 1)
     # The recurrent weight is (gates * hidden, width of the state); with a projection only the first two are gates.
     rows_of_weights = [shape[0] for shape in _matrices(call)]

@@ -72,10 +72,18 @@ def _attributes(value: Any) -> Iterator[Any]:
 
 def packed(value: Any) -> list[Tensor]:
     """The tensors inside what a quantised layer holds its weights in, a script object that packs them."""
-    try:
-        return [item for item in value.unpack() if isinstance(item, Tensor)]
-    except Exception:  # packed in a way that torch does not tell
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [tensor for item in value for tensor in packed(item)]
+    if not isinstance(value, torch.ScriptObject):
         return []
+    for read in ("unpack", "__getstate__"):
+        try:
+            return packed(getattr(value, read)())
+        except Exception:  # packed in a way that torch does not tell
+            continue
+    return []
 
 
 def key_of(value: Any, tensors: list[Tensor]) -> Any:
