@@ -3,161 +3,71 @@
 Conventions, counted per operator:
 
 =================================  ========================================================================
-``madds``                          convolutions, matrix products, attention and recurrent layers only
+``madds``                          convolutions, matrix products, attention and recurrent layers only; with a sparse
+                                   operand, its stored elements only
 ``elementwise``, per output        1 for every element-wise operator, whatever its arithmetic (add, gelu, …)
 ``elementwise``, norm              2 per element where the statistics are given (batch norm in eval mode: one
-                                   scale, one shift), 5 where they are computed (layer, group, instance, RMS norm)
+                                   scale, one shift) or only a norm is (weight norm), 5 where they are computed (layer,
+                                   group, instance, RMS norm)
 ``elementwise``, softmax           5 per element (maximum, subtract, exponential, sum, divide); also inside attention
 ``elementwise``, pooling           1 per element of the window and output; adaptive pooling and reductions 1 per input
 ``elementwise``, interpolation     taps per output: 2 linear, 4 bilinear, 8 trilinear, 16 bicubic, nearest 0
 ``elementwise``, recurrent         per row and hidden unit: 9 LSTM (4 gates, 3 products, 1 sum, 1 tanh), 8 GRU, 1 RNN
+``elementwise``, loss              1 per element compared
+``elementwise``, distance          3 per pair and coordinate (subtract, power, sum); Euclidean distances that torch
+                                   works out by a matrix product are one
+``elementwise``, Fourier           5 log2(n) per element, n along all transformed dimensions (Cooley and Tukey); half of
+                                   it where one side is real
+``elementwise``, gradient          what the forward operator has, per element of its gradient
 bias additions                     never counted, as in the papers
-data movement                      0 (concat, copy, pad, gather, …); it shows in the memory traffic
+data movement                      0 (concat, copy, pad, gather, …); it shows in the memory traffic. A write that adds
+                                   to what is there (index_add, scatter_add) is 1 per element added
 =================================  ========================================================================
 
 The multiply-adds of a convolution count padded positions, and attention counts the full matrix under a causal mask:
 both as in the published figures.
+
+Left out on purpose, so named as uncounted: factorisations and what is solved with them (det, inverse, solve, Cholesky,
+LU, QR, SVD, eigenvalues, matrix exponential, least squares), whose work depends on the algorithm of the library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from math import prod
-from typing import Any, Literal
+from collections.abc import Mapping
 
-Kind = Literal["conv", "matmul", "attention", "recurrent", "norm", "pool", "reduce", "elementwise", "data", "unknown"]
+from . import products
+from .calls import PRODUCTS, Call, Count, Formula, Kind, Mask, Shape, Sparse
+from .elements import accumulates, along_index, at_index, indexed, looked_up, under_mask
+from .elementwise import (
+    added,
+    batch_norm,
+    distances,
+    fourier,
+    per_element,
+    per_input,
+    per_input_list,
+    per_list,
+    per_output,
+    times,
+    window,
+)
+from .products import recurrent
 
-PRODUCTS = ("conv", "matmul", "attention", "recurrent")
-"""The kinds whose multiply-adds and output elements are counted."""
-
-
-class Shape(tuple[int, ...]):
-    """The shape of a tensor, told apart from a plain list of integers among an operator's arguments."""
-
-    @property
-    def numel(self) -> int:
-        return prod(self)
-
-
-@dataclass(frozen=True)
-class Call:
-    """One operator call as a formula sees it: tensors are replaced by their `Shape`."""
-
-    op: str
-    args: tuple[Any, ...]
-    inputs: tuple[Shape, ...]
-    outputs: tuple[Shape, ...]
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-    def argument(self, position: int, name: str, default: Any = None) -> Any:
-        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
-
-    @property
-    def out(self) -> int:
-        return self.outputs[0].numel if self.outputs else 0
-
-
-Count = Callable[[Call], int]
-Reads = Literal["all", "gathered", "overwritten", "scattered", "like", "nothing"]
-Fusion = Literal["none", "start", "pointwise", "norm", "row", "reduce", "data", "concat"]
-
-
-@dataclass(frozen=True)
-class Formula:
-    """How one operator is counted.
-
-    `reads`: "all" operands; "gathered" reads of the first only as many elements as come out; "overwritten" does not
-    read the first; "scattered" touches of the first only as many elements as the last tensor holds; "like" and
-    "nothing" look at shapes alone, the result of "like" growing with its operand. `primary` counts the first output
-    alone (indices of a max pool and saved statistics are by-products). `fusion` is what a compiler can do: "start" a
-    loop that later operators join, or join one as "pointwise", "norm" (a scale and shift), "row" (needs a whole row),
-    "reduce" (runs over its input), "data" (a copy, inlined as an index) or "concat" (takes in what it joins, but is
-    itself written out).
-    """
-
-    kind: Kind
-    madds: Count | None = None
-    elementwise: Count | None = None
-    reads: Reads = "all"
-    primary: bool = False
-    fusion: Fusion = "none"
-
-
-# --- multiply-adds ----------------------------------------------------------------------------------
-
-
-def convolution(call: Call) -> int:
-    """Multiply-adds of an N-d convolution, weight (c2, c1/g, *kernel), transposed (c1, c2/g, *kernel)."""
-    x, weight = call.inputs[:2]
-    transposed = bool(call.argument(6, "transposed", False))
-    return (x.numel if transposed else call.out) * prod(weight[1:])
-
-
-def product(call: Call) -> int:
-    """Multiply-adds of ``(…, n, k) @ (k, m)`` in any of its forms: k for every output element."""
-    first = call.inputs[-2]
-    return call.out * first[-1]
-
-
-def linear(call: Call) -> int:
-    """Multiply-adds of a linear layer, weight (out, in)."""
-    return call.out * call.inputs[1][-1]
-
-
-def batch_reduced_product(call: Call) -> int:
-    """Multiply-adds of addbmm: the sum over b of (n, k) @ (k, m)."""
-    batch, rows, inner = call.inputs[1]
-    return batch * rows * inner * call.inputs[2][-1]
-
-
-def trilinear(call: Call) -> int:
-    """Multiply-adds of a bilinear layer, x (n, i), weight (o, i, j), y (n, j): i·j for every output."""
-    return call.out * prod(call.inputs[1][1:])
-
-
-def attention(call: Call) -> int:
-    """Multiply-adds of ``softmax(q @ k^T) @ v``: query (…, n, e), key (…, m, e), value (…, m, f)."""
-    query, key, value = call.inputs[:3]
-    return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
-
-
-def recurrent(call: Call, weights: int) -> int:
-    """Multiply-adds of a recurrent layer, inputs (x, *weights, *states): every weight matrix once per row.
-
-    A row is one time step of one sequence; `weights` says how many of the inputs are weights and biases.
-    """
-    rows = prod(call.inputs[0][:-1])
-    return rows * sum(shape.numel for shape in call.inputs[1 : 1 + weights] if len(shape) == 2)
-
-
-# --- everything else --------------------------------------------------------------------------------
-
-
-def per_output(each: int) -> Count:
-    return lambda call: each * call.out
-
-
-def per_input(each: int) -> Count:
-    return lambda call: each * call.inputs[0].numel
-
-
-def batch_norm(call: Call) -> int:
-    return call.out * (5 if call.argument(5, "training", False) else 2)
-
-
-def window(call: Call) -> int:
-    """Elements of the window of an N-d pooling operator, per output; one number stands for every side."""
-    kernel = call.argument(1, "kernel_size")
-    sides: tuple[int, ...] = (kernel,) if isinstance(kernel, int) else tuple(kernel)
-    dimensions = int(call.op.split("pool")[1][0])
-    return call.out * (sides[0] ** dimensions if len(sides) == 1 else prod(sides))
-
-
-def attention_softmax(call: Call) -> int:
-    query, key = call.inputs[:2]
-    return 5 * prod(query[:-1]) * key[-2]
-
+__all__ = [
+    "FORMULAS",
+    "FREE",
+    "POINTWISE",
+    "PRODUCTS",
+    "UNKNOWN",
+    "Call",
+    "Formula",
+    "Kind",
+    "Mask",
+    "Shape",
+    "Sparse",
+    "formula",
+    "recurrent",
+]
 
 # --- the table --------------------------------------------------------------------------------------
 
@@ -166,28 +76,47 @@ POINTWISE = Formula("elementwise", elementwise=per_output(1), fusion="pointwise"
 
 UNKNOWN = Formula("unknown")
 
-_CONVOLUTION = Formula("conv", madds=convolution)
-_PRODUCT = Formula("matmul", madds=product)
-_ATTENTION = Formula("attention", madds=attention, elementwise=attention_softmax, primary=True)
-_BATCH_NORM = Formula("norm", elementwise=batch_norm, primary=True, fusion="norm")
-_GIVEN_NORM = Formula("norm", elementwise=per_output(2), primary=True, fusion="norm")
-_NORM = Formula("norm", elementwise=per_output(5), primary=True, fusion="row")
+_CONVOLUTION = Formula("conv", madds=products.convolution)
+_PRODUCT = Formula("matmul", madds=products.product)
+_ATTENTION = Formula("attention", madds=products.attention, elementwise=times(5, products.scores), primary=1)
+_KERNEL = Formula("attention", madds=products.kernel_attention, elementwise=times(5, products.kernel_scores), primary=1)
+_LAYERS = Formula(
+    "recurrent",
+    madds=products.recurrent_layers,
+    elementwise=products.recurrent_gates,
+    primary=1,
+    activations=products.recurrent_outputs,
+    between=products.recurrent_between,
+)
+_BATCH_NORM = Formula("norm", elementwise=batch_norm, primary=1, fusion="norm")
+_GIVEN_NORM = Formula("norm", elementwise=per_output(2), primary=1, fusion="norm")
+_NORM = Formula("norm", elementwise=per_output(5), primary=1, fusion="row")
+_NORM_BACKWARD = Formula("norm", elementwise=per_input(5))
 _SOFTMAX = Formula("elementwise", elementwise=per_output(5), fusion="row")
 _REDUCE = Formula("reduce", elementwise=per_input(1), fusion="reduce")
-_POOL = Formula("pool", elementwise=window, primary=True, fusion="start")
-_ADAPTIVE = Formula("pool", elementwise=per_input(1), primary=True, fusion="start")
+_LOSS = Formula("reduce", elementwise=per_input(1))
+_POOL = Formula("pool", elementwise=window, primary=1, fusion="start")
+_ADAPTIVE = Formula("pool", elementwise=per_input(1), primary=1, fusion="start")
+_BAG = Formula("reduce", elementwise=looked_up, reads="gathered", primary=1, touched=looked_up)
 _CONCAT = Formula("data", fusion="concat")
 _DATA = Formula("data", fusion="data")
 _LIKE = Formula("data", reads="like", fusion="data")
 _MADE = Formula("data", reads="nothing", fusion="data")
 _GATHER = Formula("data", reads="gathered")
-_SCATTER = Formula("data", reads="scattered")
 _OVERWRITE = Formula("data", reads="overwritten", fusion="data")
 _MOVE = Formula("data")
+_LIST = Formula("elementwise", elementwise=per_list, fusion="pointwise")
 
 
 def _interpolation(taps: int) -> Formula:
     return Formula("pool", elementwise=per_output(taps), fusion="start")
+
+
+def _indexed(name: str, touched: Count) -> dict[str, Formula]:
+    """An indexed write: in place it writes what the index reaches, otherwise a whole copy."""
+    work = added(touched)
+    inside = Formula("data", elementwise=work, reads="scattered", touched=touched, accumulates=accumulates)
+    return {f"{name}_": inside, name: Formula("data", elementwise=work)}
 
 
 def _each(entry: Formula, names: str) -> dict[str, Formula]:
@@ -195,66 +124,237 @@ def _each(entry: Formula, names: str) -> dict[str, Formula]:
 
 
 FORMULAS: Mapping[str, Formula] = {
-    **_each(_CONVOLUTION, "convolution _convolution convolution_overrideable"),
-    **_each(_PRODUCT, "mm bmm mv dot vdot addmm baddbmm addmv _addmm_activation"),
-    "linear": Formula("matmul", madds=linear),
-    "addbmm": Formula("matmul", madds=batch_reduced_product),
-    "_trilinear": Formula("matmul", madds=trilinear),
+    **_each(
+        _CONVOLUTION,
+        "convolution _convolution convolution_overrideable cudnn_convolution cudnn_convolution_transpose "
+        "cudnn_convolution_relu cudnn_convolution_add_relu mkldnn_convolution _conv_depthwise2d conv_depthwise3d "
+        "_slow_conv2d_forward slow_conv3d_forward slow_conv_dilated2d slow_conv_dilated3d slow_conv_transpose2d "
+        "slow_conv_transpose3d mkldnn::_convolution_pointwise onednn::qconv_pointwise onednn::qconv1d_pointwise "
+        "onednn::qconv2d_pointwise onednn::qconv3d_pointwise quantized::conv2d_add quantized::conv2d_add_relu "
+        + " ".join(
+            f"quantized::conv{kind}{number}d{tail}"
+            for kind in ("", "_transpose")
+            for number in "123"
+            for tail in ("", "_relu", "_dynamic")
+        ),
+    ),
+    "conv_tbc": Formula("conv", madds=products.convolution_of_time),
+    "convolution_backward": Formula("conv", madds=products.convolution_backward),
+    **_each(
+        _PRODUCT,
+        "mm bmm mv dot vdot addmm baddbmm addmv _addmm_activation linear matmul _int_mm _scaled_mm _scaled_mm_v2 "
+        "_sparse_mm _sparse_addmm sspaddmm hspmm smm _weight_int8pack_mm _weight_int4pack_mm "
+        "_weight_int4pack_mm_for_cpu _weight_int4pack_mm_with_scales_and_zeros _dyn_quant_matmul_4bit "
+        "_mkldnn_linear mkldnn_linear mkldnn::_linear_pointwise mkl::_mkl_linear onednn::qlinear_pointwise "
+        "quantized::matmul",
+    ),
+    **_each(
+        Formula("matmul", madds=products.packed_linear),
+        "quantized::linear quantized::linear_relu quantized::linear_leaky_relu quantized::linear_tanh "
+        "quantized::linear_dynamic quantized::linear_relu_dynamic quantized::linear_dynamic_fp16 "
+        "quantized::linear_relu_dynamic_fp16 quantized::linear_with_input_q_dq_qweight_dq_output_fp32 "
+        "quantized::linear_with_input_q_dq_qweight_dq_relu_output_fp32",
+    ),
+    "addbmm": Formula("matmul", madds=products.batch_reduced_product),
+    **_each(Formula("matmul", madds=products.grouped_product), "_grouped_mm _scaled_grouped_mm _scaled_grouped_mm_v2"),
+    "_trilinear": Formula("matmul", madds=products.trilinear),
+    "affine_grid_generator": Formula("matmul", madds=products.affine_grid),
+    "_euclidean_dist": Formula("matmul", madds=products.euclidean),
     **_each(
         _ATTENTION,
         "scaled_dot_product_attention _scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu "
         "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention "
-        "_scaled_dot_product_fused_attention_overrideable",
+        "_scaled_dot_product_fused_attention_overrideable _scaled_dot_product_attention_math_for_mps",
     ),
-    **_each(Formula("recurrent", primary=True), "lstm gru rnn"),
-    **_each(_BATCH_NORM, "native_batch_norm _native_batch_norm_legit _batch_norm_with_update cudnn_batch_norm"),
-    **_each(_GIVEN_NORM, "_native_batch_norm_legit_no_training _batch_norm_no_update"),
-    **_each(_NORM, "native_layer_norm native_group_norm _fused_rms_norm rms_norm"),
-    **_each(_SOFTMAX, "_softmax _log_softmax _safe_softmax"),
+    **_each(_KERNEL, "_flash_attention_forward _efficient_attention_forward"),
+    **_each(
+        Formula("attention", madds=products.attention_backward),
+        "_scaled_dot_product_flash_attention_backward _scaled_dot_product_flash_attention_for_cpu_backward "
+        "_scaled_dot_product_efficient_attention_backward _scaled_dot_product_cudnn_attention_backward "
+        "_scaled_dot_product_fused_attention_overrideable_backward",
+    ),
+    **_each(
+        Formula("attention", madds=products.kernel_attention_backward),
+        "_flash_attention_backward _efficient_attention_backward",
+    ),
+    "_native_multi_head_attention": Formula(
+        "attention",
+        madds=products.attention_layer,
+        elementwise=times(5, products.attention_layer_scores),
+        activations=products.attention_layer_outputs,
+    ),
+    "_transformer_encoder_layer_fwd": Formula(
+        "attention",
+        madds=products.encoder_layer,
+        elementwise=products.encoder_layer_elementwise,
+        activations=products.encoder_layer_outputs,
+    ),
+    **_each(_LAYERS, "lstm gru rnn rnn_tanh rnn_relu _cudnn_rnn miopen_rnn quantized_lstm quantized_gru"),
+    **_each(
+        Formula("recurrent", madds=products.recurrent_layers, elementwise=products.recurrent_gates),
+        "quantized::quantized_lstm_cell_dynamic quantized::quantized_gru_cell_dynamic "
+        "quantized::quantized_rnn_tanh_cell_dynamic quantized::quantized_rnn_relu_cell_dynamic",
+    ),
+    "mkldnn_rnn_layer": Formula(
+        "recurrent", madds=products.recurrent_layers, elementwise=products.recurrent_gates, primary=1
+    ),
+    "_thnn_fused_lstm_cell": Formula("elementwise", elementwise=per_output(9), primary=2, fusion="pointwise"),
+    "_thnn_fused_gru_cell": Formula("elementwise", elementwise=per_output(8), primary=1, fusion="pointwise"),
+    **_each(_BATCH_NORM, "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional"),
+    **_each(_BATCH_NORM, "cudnn_batch_norm miopen_batch_norm quantized::batch_norm"),
+    **_each(_GIVEN_NORM, "_native_batch_norm_legit_no_training _batch_norm_no_update _weight_norm_interface renorm"),
+    **_each(_GIVEN_NORM, "quantized::batch_norm1d quantized::batch_norm2d quantized::batch_norm3d batch_norm_elemt"),
+    **_each(_NORM, "native_layer_norm native_group_norm _fused_rms_norm rms_norm _batch_norm_with_update"),
+    **_each(_NORM, "quantized::layer_norm quantized::group_norm quantized::instance_norm"),
+    **_each(
+        _NORM_BACKWARD,
+        "native_layer_norm_backward native_group_norm_backward native_batch_norm_backward cudnn_batch_norm_backward "
+        "_fused_rms_norm_backward batch_norm_backward",
+    ),
+    "_weight_norm_interface_backward": Formula("norm", elementwise=per_input(2)),
+    **_each(_SOFTMAX, "_softmax _log_softmax _safe_softmax _masked_softmax quantized::softmax"),
+    **_each(_SOFTMAX, "_softmax_backward_data _log_softmax_backward_data _masked_softmax_backward"),
     **_each(
         _REDUCE,
         "sum mean amax amin max min prod any all var std var_mean std_mean norm linalg_vector_norm argmax argmin "
-        "aminmax cumsum cumprod logsumexp nansum count_nonzero",
+        "aminmax cumsum cumprod logcumsumexp cummax cummin logsumexp nansum count_nonzero equal dist trace "
+        "_linalg_check_errors is_all_true is_any_true _is_all_true _is_any_true segment_reduce multinomial hash_tensor",
     ),
-    **_each(_POOL, "avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d"),
-    **_each(_POOL, "max_pool2d_with_indices max_pool3d_with_indices"),
+    **_each(Formula("reduce", elementwise=per_input(1)), "histc bincount histogram _histogramdd_bin_edges"),
+    **_each(Formula("reduce", elementwise=per_input(1)), "_histogramdd_from_bin_cts _histogramdd_from_bin_tensors"),
+    **_each(Formula("reduce", elementwise=per_input_list), "_foreach_norm _foreach_max"),
+    **_each(
+        _LOSS,
+        "mse_loss smooth_l1_loss huber_loss binary_cross_entropy soft_margin_loss multi_margin_loss "
+        "multilabel_margin_loss_forward binary_cross_entropy_with_logits",
+    ),
+    **_each(
+        Formula(
+            "reduce", elementwise=per_element("target"), reads="gathered", touched=per_element("target"), primary=1
+        ),
+        "nll_loss_forward nll_loss2d_forward",
+    ),
+    "_ctc_loss": Formula("reduce", elementwise=lambda call: call.outputs[1].numel, primary=1),
+    **_each(
+        POINTWISE,
+        "mse_loss_backward smooth_l1_loss_backward huber_loss_backward binary_cross_entropy_backward "
+        "soft_margin_loss_backward multi_margin_loss_backward multilabel_margin_loss_backward",
+    ),
+    **_each(Formula("data"), "nll_loss_backward nll_loss2d_backward _ctc_loss_backward masked_scatter_backward"),
+    **_each(Formula("reduce", elementwise=distances), "_cdist_forward _pdist_forward"),
+    **_each(
+        Formula(
+            "reduce", elementwise=lambda call: 3 * call.operand(0, "grad").numel * call.operand(1, "x1", "self")[-1]
+        ),
+        "_cdist_backward _pdist_backward",
+    ),
+    **_each(Formula("elementwise", elementwise=fourier), "_fft_c2c _fft_r2c _fft_c2r"),
+    **_each(_POOL, "avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d quantized::max_pool2d"),
+    **_each(_POOL, "max_pool2d_with_indices max_pool3d_with_indices quantized_max_pool1d quantized_max_pool2d"),
+    **_each(_POOL, "quantized_max_pool3d mkldnn_max_pool2d mkldnn_max_pool3d fractional_max_pool2d"),
+    **_each(_POOL, "fractional_max_pool3d avg_pool2d_backward avg_pool3d_backward"),
+    **_each(
+        Formula("pool", elementwise=per_element("grad_output")),
+        "max_pool2d_with_indices_backward max_pool3d_with_indices_backward adaptive_max_pool2d_backward "
+        "adaptive_max_pool3d_backward fractional_max_pool2d_backward fractional_max_pool3d_backward",
+    ),
+    **_each(Formula("pool", elementwise=per_output(1)), "_adaptive_avg_pool2d_backward _adaptive_avg_pool3d_backward"),
     **_each(_ADAPTIVE, "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d"),
+    **_each(_ADAPTIVE, "adaptive_avg_pool3d mkldnn_adaptive_avg_pool2d"),
     **_each(_ADAPTIVE, "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"),
     **_each(_DATA, "upsample_nearest1d upsample_nearest2d upsample_nearest3d"),
     **_each(_DATA, "_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d"),
     "upsample_linear1d": _interpolation(2),
     **_each(_interpolation(4), "upsample_bilinear2d _upsample_bilinear2d_aa grid_sampler_2d"),
     **_each(_interpolation(8), "upsample_trilinear3d grid_sampler_3d"),
-    **_each(_interpolation(16), "upsample_bicubic2d _upsample_bicubic2d_aa"),
+    **_each(_interpolation(16), "upsample_bicubic2d _upsample_bicubic2d_aa _upsample_lanczos2d_aa"),
+    **{
+        f"upsample_{name}_backward": Formula("pool", elementwise=per_element("grad_output", taps))
+        for name, taps in (("linear1d", 2), ("bilinear2d", 4), ("trilinear3d", 8), ("bicubic2d", 16))
+    },
+    **_each(
+        Formula("pool", elementwise=per_element("grad_output", 4)),
+        "grid_sampler_2d_backward _upsample_bilinear2d_aa_backward",
+    ),
+    **_each(Formula("pool", elementwise=per_element("grad_output", 8)), "grid_sampler_3d_backward"),
+    "_upsample_bicubic2d_aa_backward": Formula("pool", elementwise=per_element("grad_output", 16)),
+    **{
+        f"{name}{number}d_backward": Formula("pool", elementwise=per_element("grad_output"))
+        for name in ("upsample_nearest", "_upsample_nearest_exact", "reflection_pad", "replication_pad")
+        for number in "123"
+    },
     **_each(
         POINTWISE,
         "hardswish hardsigmoid prelu _prelu_kernel glu log_sigmoid_forward log_sigmoid rrelu_with_noise_functional "
-        "softshrink hardshrink relu6 native_dropout bernoulli addcmul addcdiv square masked_fill floor_divide",
+        "rrelu_with_noise softshrink hardshrink relu6 native_dropout bernoulli addcmul addcdiv square masked_fill "
+        "floor_divide addr linalg_cross complex polar frexp _fused_dropout dequantize quantize_per_tensor "
+        "quantize_per_tensor_dynamic quantize_per_channel fake_quantize_per_tensor_affine_cachemask "
+        "fake_quantize_per_channel_affine_cachemask _fake_quantize_per_tensor_affine_cachemask_tensor_qparams "
+        "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine rsub binomial poisson normal lerp "
+        "threshold_backward tanh_backward sigmoid_backward gelu_backward silu_backward mish_backward "
+        "hardswish_backward hardsigmoid_backward hardtanh_backward leaky_relu_backward elu_backward glu_backward "
+        "softplus_backward softshrink_backward hardshrink_backward logit_backward log_sigmoid_backward "
+        "rrelu_with_noise_backward native_dropout_backward _prelu_kernel_backward glu_jvp silu_jvp isin "
+        "_thnn_differentiable_lstm_cell_backward masked_scale cauchy log_normal geometric "
+        "quantized::add quantized::add_relu quantized::mul quantized::mul_relu quantized::add_scalar "
+        "quantized::mul_scalar quantized::hardswish quantized::sigmoid quantized::leaky_relu quantized::elu "
+        "quantized::celu quantized::prelu quantized::relu6 quantized::dropout quantized::threshold "
+        "quantized::hardtanh quantized::clamp",
     ),
-    **_each(_CONCAT, "cat stack"),
+    **_each(_CONCAT, "cat stack _cat _stack quantized::cat quantized::cat_relu block_diag _chunk_cat"),
     **_each(
         _DATA,
-        "clone contiguous _to_copy constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d "
+        "clone contiguous _to_copy _copy_from constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d "
         "replication_pad1d replication_pad2d replication_pad3d channel_shuffle native_channel_shuffle pixel_shuffle "
-        "pixel_unshuffle roll flip repeat tril triu im2col col2im unfold_copy slice_scatter select_scatter "
-        "as_strided_scatter diagonal_scatter "
+        "pixel_unshuffle roll flip rot90 repeat tril triu im2col col2im unfold_copy slice_scatter select_scatter "
+        "as_strided_scatter diagonal_scatter unfold_backward slice_backward select_backward diagonal_backward "
+        "as_strided_copy diagonal_copy _reshape_copy "
         "view_copy expand_copy permute_copy split_copy split_with_sizes_copy unbind_copy transpose_copy slice_copy "
-        "select_copy squeeze_copy unsqueeze_copy t_copy alias_copy detach_copy lift lift_fresh_copy diag_embed",
+        "select_copy squeeze_copy unsqueeze_copy t_copy alias_copy detach_copy lift lift_fresh_copy diag_embed "
+        "view_as_real_copy view_as_complex_copy _conj_physical resize_as_ int_repr _fft_fill_with_conjugate_symmetry "
+        "_make_per_tensor_quantized_tensor _make_per_channel_quantized_tensor _reshape_alias_copy narrow_copy",
     ),
     **_each(_LIKE, "zeros_like ones_like full_like rand_like randn_like randint_like"),
-    **_each(_MADE, "zeros ones full new_zeros new_ones new_full arange linspace eye scalar_tensor"),
-    **_each(_MADE, "rand randn randint randperm"),
-    **_each(_GATHER, "index gather embedding index_select take _unsafe_index masked_select"),
-    **_each(_SCATTER, "scatter_ index_put_ _index_put_impl_ index_copy_ index_add_ scatter_add_"),
-    **_each(_MOVE, "scatter index_put index_copy index_add scatter_add scatter_reduce masked_scatter"),
-    **_each(_OVERWRITE, "copy_ fill fill_ zero_ uniform_ normal_ bernoulli_ random_ exponential_"),
-    **_each(_MOVE, "sort topk argsort searchsorted bucketize nonzero nonzero_static _unique2 unique_dim"),
+    **_each(_MADE, "zeros ones full new_zeros new_ones new_full arange linspace logspace eye tril_indices"),
+    **_each(_MADE, "rand randn randint randperm triu_indices bartlett_window blackman_window hann_window"),
+    **_each(_MADE, "hamming_window kaiser_window complex_window"),
+    **_each(_GATHER, "index gather embedding index_select take _unsafe_index masked_select quantized::embedding_byte"),
+    **_each(_BAG, "_embedding_bag _embedding_bag_forward_only"),
+    **_each(Formula("data", reads="gathered", primary=1), "_pack_padded_sequence"),
+    **_each(Formula("data", primary=1), "_pad_packed_sequence"),
+    **_each(
+        Formula("reduce", elementwise=per_input(1)),
+        "embedding_dense_backward _embedding_bag_dense_backward "
+        "_embedding_bag_backward _embedding_bag_per_sample_weights_backward _segment_reduce_backward",
+    ),
+    **_indexed("scatter", at_index),
+    **_indexed("scatter_add", at_index),
+    **_indexed("scatter_reduce", at_index),
+    **_indexed("put", at_index),
+    **_indexed("index_put", indexed),
+    **_indexed("_index_put_impl", indexed),
+    **_indexed("_unsafe_index_put", indexed),
+    **_indexed("index_copy", along_index),
+    **_indexed("index_add", along_index),
+    **_indexed("index_fill", along_index),
+    **_indexed("index_reduce", along_index),
+    **_indexed("masked_scatter", under_mask),
+    **_each(
+        _MOVE, "_unsafe_masked_index _unsafe_masked_index_put_accumulate max_unpool2d max_unpool3d repeat_interleave"
+    ),
+    **_each(_OVERWRITE, "copy_ copy fill fill_ zero zero_ uniform_ uniform normal_ bernoulli_ random_ random"),
+    **_each(_OVERWRITE, "exponential_ exponential cauchy_ log_normal_ geometric_ _foreach_copy_ _foreach_zero_"),
+    **_each(_MOVE, "sort topk argsort msort kthvalue median nanmedian mode searchsorted bucketize"),
+    **_each(_MOVE, "nonzero nonzero_static _unique2 _unique unique_dim unique_consecutive unique_dim_consecutive"),
+    **_each(_MOVE, "quantized::embedding_byte_unpack combinations cartesian_prod"),
 }
 """By operator name without namespace and overload; an in-place name without an entry takes that of its base name."""
 
 _FREE = (
     "empty empty_like empty_strided empty_permuted new_empty new_empty_strided detach detach_ alias lift_fresh "
-    "as_strided_ squeeze_ unsqueeze_ transpose_ t_ swapaxes_ swapdims_ "
+    "as_strided_ squeeze_ unsqueeze_ transpose_ t_ swapaxes_ swapdims_ scalar_tensor empty_quantized "
+    "_efficientzerotensor _empty_affine_quantized _empty_per_channel_affine_quantized "
+    "q_scale q_zero_point q_per_channel_scales q_per_channel_zero_points q_per_channel_axis "
     "_local_scalar_dense item resize_ set_ is_same_size device sym_size sym_stride sym_numel sym_storage_offset "
     "is_contiguous _assert_async _assert_scalar _assert_tensor_metadata"
 )
@@ -266,4 +366,7 @@ def formula(op: str, pointwise: bool = False) -> Formula:
     """The formula of an operator by its bare name (``add_``); `pointwise` is torch's own tag. `UNKNOWN` without one."""
     base = op.rstrip("_") if not op.startswith("__") else op
     found = FORMULAS.get(op) or FORMULAS.get(base)
+    if found is None and base.startswith("_foreach_"):
+        one = formula(base.removeprefix("_foreach_"), True)
+        found = _LIST if one is POINTWISE else UNKNOWN
     return found or (POINTWISE if pointwise else UNKNOWN)

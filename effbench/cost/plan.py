@@ -1,19 +1,42 @@
 """What follows from one operator's argument shapes: its formula's counts, what it reads and writes, what it returns.
 
-A `Plan` is computed at the first call with these shapes and used for every like call of the process.
+A `Plan` is computed at the first call with these shapes and used for every like call of the process. It is a function
+of shapes, strides, layouts and dtypes alone, so that no count depends on what was counted before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from effbench.cost.formulas import FREE, PRODUCTS, UNKNOWN, Call, Formula, Shape, formula
+from effbench.cost.elements import distinct_elements
+from effbench.cost.formulas import FREE, PRODUCTS, UNKNOWN, Call, Formula, Mask, Shape, Sparse, formula
+from effbench.cost.walk import flatten, hashable, key_of, moved, packed, rebuilt
+
+__all__ = [
+    "WHOLE",
+    "Operator",
+    "Plan",
+    "count",
+    "decompose",
+    "describe",
+    "flatten",
+    "hashable",
+    "key_of",
+    "known_result",
+    "memory_of",
+    "moved",
+    "packed",
+    "plan_call",
+    "rebuilt",
+]
+
+WHOLE = frozenset({"scaled_dot_product_attention", "lstm", "gru", "rnn_tanh", "rnn_relu"})
+"""Operators that torch takes apart on some devices, and that are counted as one on all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +45,7 @@ class Plan:
 
     `reads` are (position among the input tensors, elements, bytes); `writes` likewise, among the outputs or, in place,
     the inputs. `returns` rebuilds the result: shape, stride and dtype of each output, or the position of the input that
-    comes back.
+    comes back. `bounded`: a mask without values, counted as if it selected everything.
     """
 
     formula: Formula
@@ -37,6 +60,7 @@ class Plan:
     in_place: bool = False
     returns: tuple[Any, ...] | None = None
     container: type | None = None
+    bounded: bool = False
 
 
 class Operator(NamedTuple):
@@ -48,6 +72,7 @@ class Operator(NamedTuple):
     composite: bool
     pointwise: bool
     mutated: tuple[tuple[int, str, bool], ...]
+    arguments: tuple[tuple[str, Any], ...] = ()
 
 
 def describe(func: Any) -> Operator:
@@ -62,10 +87,28 @@ def describe(func: Any) -> Operator:
         for position, argument in enumerate(func._schema.arguments)
         if argument.alias_info is not None and argument.alias_info.is_write
     )
-    composite = found is UNKNOWN and not free and func.has_kernel_for_dispatch_key(
-        torch._C.DispatchKey.CompositeImplicitAutograd
-    )  # fmt: skip
-    return Operator(name, found, free, composite, pointwise, mutated)
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    # torch._decomp adds decompositions in Python, of operators that run as one: only for what has no formula.
+    parts = _decomposes(full) or (found is UNKNOWN and func.has_kernel_for_dispatch_key(key))
+    composite = parts and name not in WHOLE and not free
+    arguments = tuple((argument.name, argument.default_value) for argument in func._schema.arguments)
+    return Operator(name, found, free, composite, pointwise, mutated, arguments)
+
+
+def _decomposes(name: str) -> bool:
+    key = "CompositeImplicitAutograd"
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))
+
+
+def decompose(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operator by its parts, as torch does outside inference mode; NotImplemented where it has none.
+
+    `func.decompose` would prefer decompositions in Python, which copy where the operator does not (dropout in eval
+    mode).
+    """
+    if _decomposes(func.name()):
+        return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+    return func.decompose(*args, **kwargs)
 
 
 def plan_call(
@@ -77,23 +120,23 @@ def plan_call(
     outputs: list[Tensor],
 ) -> Plan:
     """The plan for one real call of the operator: free when it only views, else counted from its shapes."""
-    shapes = tuple(Shape(tensor.shape) for tensor in tensors)
-    outs = tuple(Shape(tensor.shape) for tensor in outputs)
-    storages = {id(tensor.untyped_storage()) for tensor in tensors}
-    fresh = [tensor for tensor in outputs if id(tensor.untyped_storage()) not in storages]
-    if not fresh and not operator.mutated:
+    shapes = tuple(shape_of(tensor) for tensor in tensors)
+    outs = tuple(shape_of(tensor) for tensor in outputs)
+    storages = [memory_of(tensor) for tensor in tensors]
+    fresh = [tensor for tensor in outputs if not _among(storages, tensor)]
+    if not fresh and not operator.mutated and (outputs or operator.formula is UNKNOWN):
         return Plan(UNKNOWN, True, shapes, outs)
-    call = Call(operator.name, _shapes(args), shapes, outs, {name: _shapes(value) for name, value in kwargs.items()})
-    targets = []
-    if not fresh:
-        found = [args[place] if place < len(args) else kwargs.get(name) for place, name, _ in operator.mutated]
-        targets = [_position(tensors, tensor) for tensor in flatten(found)]
-    unread = {
-        _position(tensors, kwargs[name])
-        for _, name, keyword in operator.mutated
-        if keyword and isinstance(kwargs.get(name), Tensor)
-    }
-    returns, container = _returns(result, outputs, tensors)
+    only_written = {name for _, name, keyword in operator.mutated if keyword}
+    named = {name: default for name, default in operator.arguments if name not in only_written}
+    # Tensors stand in the order of the arguments as given, then of the keywords as given.
+    given = [*zip((name for name, _ in operator.arguments), args, strict=False), *kwargs.items()]
+    named.update((name, _shapes(value)) for name, value in given if name not in only_written)
+    owners = tuple(name for name, value in given for _ in _tensors(value))
+    call = Call(operator.name, _shapes(args), shapes, outs, {}, named, owners)
+    changed = {name for _, name, _ in operator.mutated}
+    targets = [] if fresh else [place for place, name in enumerate(owners) if name in changed]
+    unread = [place for place, name in enumerate(owners) if name in only_written]
+    returns, container = (None, None) if unread else _returns(result, outputs, tensors)
     return count(operator.formula, call, tensors, outputs, targets, unread, returns, container)
 
 
@@ -108,35 +151,76 @@ def count(
     container: type | None = None,
 ) -> Plan:
     """Apply the formula: elements read from weights and activations, elements written, multiply-adds."""
-    skipped = set(unread) | ({0} if found.reads in ("overwritten", "scattered") else set())
+    if targets and not call.outputs:
+        call = Call(call.op, call.args, call.inputs, tuple(call.inputs[place] for place in targets), call.kwargs,
+                    call.named, call.owners)  # fmt: skip
+    madds = found.madds(call) if found.madds else 0
+    if madds is None:
+        found, madds = UNKNOWN, 0
+    between = found.between(call) if found.between else 0
+    skipped = set(unread)
     reads = []
     for position, tensor in enumerate(tensors):
         if position in skipped or found.reads == "nothing":
             continue
-        elements = 0 if found.reads == "like" else _elements(tensor)
-        if found.reads == "gathered" and position == 0:
-            elements = min(elements, call.out)
-        reads.append((position, elements, elements * tensor.element_size()))
+        elements = _read(found, call, position, tensor)
+        if elements is not None:
+            elements += between if position == 0 else 0
+            half = call.op.endswith("fp16") and owner_of(call, position) == "W_prepack"  # unpacked to float32
+            reads.append((position, elements, _bytes(tensor, elements) // (2 if half else 1)))
     writes = []
-    places = targets or range(1 if found.primary else len(outputs))
-    for position in places:
+    for position in targets or range(found.primary or len(outputs)):
         tensor = tensors[position] if targets else outputs[position]
-        elements = _elements(tensors[-1]) if found.reads == "scattered" else _elements(tensor)
-        writes.append((position, elements, elements * tensor.element_size()))
+        elements = _memory(tensor)
+        if targets and found.touched and found.reads == "scattered":
+            elements = min(elements, found.touched(call))
+        elements += between if position == 0 else 0
+        writes.append((position, elements, _bytes(tensor, elements)))
+    products = found.activations(call) if found.activations else call.out
     return Plan(
         formula=found,
         free=False,
         inputs=call.inputs,
-        outputs=call.outputs or tuple(call.inputs[position] for position in targets),
-        madds=found.madds(call) if found.madds else 0,
-        activations=call.out if found.kind in PRODUCTS else 0,
+        outputs=call.outputs,
+        madds=madds,
+        activations=products if found.kind in PRODUCTS else 0,
         elementwise=found.elementwise(call) if found.elementwise else 0,
         reads=tuple(reads),
         writes=tuple(writes),
         in_place=bool(targets),
         returns=returns,
         container=container,
+        bounded=found.reads == "scattered" and any(_unknown(shape) for shape in call.inputs),
     )
+
+
+def owner_of(call: Call, position: int) -> str:
+    """The argument that a tensor belongs to, "" in a call without names."""
+    return call.owners[position] if call.owners else ""
+
+
+def _read(found: Formula, call: Call, position: int, tensor: Tensor) -> int | None:
+    """Elements that an operator reads of one operand; None where it does not look at it."""
+    owner = owner_of(call, position)
+    first = next(iter(call.named)) if call.named else ""
+    leads = owner == first if call.owners else position == 0
+    if found.reads == "like" or owner == "batch_sizes":
+        return 0
+    elements = _memory(tensor)
+    if leads and found.reads == "overwritten":
+        return None
+    if leads and found.reads == "scattered":
+        touched = found.touched(call) if found.touched else elements
+        return min(elements, touched) if found.accumulates and found.accumulates(call) else None
+    if leads and found.reads == "gathered":
+        return min(elements, found.touched(call) if found.touched else call.out)
+    if owner == "src" and call.has("index"):
+        return min(elements, call.operand(0, "index").numel)
+    if owner == "source" and found.touched and call.has("mask"):
+        return min(elements, found.touched(call))
+    if not tensor.dim() and call.out != 1 and (found.fusion == "pointwise" or owner in ("values", "value")):
+        return 0  # a number, as Python wraps it in ``x[index] = 0`` or ``torch.where(mask, x, 0)``
+    return elements
 
 
 def known_result(operator: Operator, args: tuple[Any, ...], tensors: Sequence[Tensor]) -> Any:
@@ -155,70 +239,104 @@ def _returns(result: Any, outputs: Sequence[Tensor], tensors: Sequence[Tensor]) 
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, Tensor) for item in items):
         return None, None
     rebuilt: list[Any] = []
-    storages = {id(tensor.untyped_storage()) for tensor in tensors}
+    storages = [memory_of(tensor) for tensor in tensors]
     for item in items:
         same = next((place for place, tensor in enumerate(tensors) if tensor is item), None)
         if same is not None:
             rebuilt.append(same)
-        elif id(item.untyped_storage()) in storages:
+        elif _among(storages, item) or item.layout is not torch.strided:
             return None, None
         else:
             rebuilt.append((item.shape, item.stride(), item.dtype))
     return tuple(rebuilt), None if isinstance(result, Tensor) else type(result)
 
 
-def _elements(tensor: Tensor) -> int:
-    """Different elements seen through a tensor: one along an expanded dimension, at most the storage in windows."""
-    if not tensor.numel():
-        return 0
-    unique = prod(size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
-    return min(unique, max(1, tensor.untyped_storage().nbytes() // tensor.element_size()))
+# --- what a tensor holds ----------------------------------------------------------------------------
+
+
+class _Nowhere:
+    """Memory that torch does not show."""
+
+
+def memory_of(tensor: Tensor) -> Any:
+    """The memory behind a tensor, one object for all its views: its storage, of a sparse one that of its values."""
+    try:
+        return tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        pieces = _pieces(tensor)
+        return pieces[0].untyped_storage() if pieces else _Nowhere()
+
+
+def _among(storages: Sequence[Any], tensor: Tensor) -> bool:
+    memory = memory_of(tensor)
+    return any(memory is storage for storage in storages)
+
+
+def _pieces(tensor: Tensor) -> list[Tensor]:
+    """The dense tensors that a sparse one consists of."""
+    if tensor.layout is torch.sparse_coo:
+        return [tensor._values(), tensor._indices()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.values(), tensor.crow_indices(), tensor.col_indices()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.values(), tensor.ccol_indices(), tensor.row_indices()]
+    return []
+
+
+def _memory(tensor: Tensor) -> int:
+    """Different elements seen through a tensor: one along an expanded dimension, values and indices of a sparse one."""
+    if tensor.layout is not torch.strided:
+        return sum(piece.numel() for piece in _pieces(tensor)) or tensor.numel()
+    return distinct_elements(tensor.shape, tensor.stride())
+
+
+def _bytes(tensor: Tensor, elements: int) -> int:
+    pieces = _pieces(tensor) if tensor.layout is not torch.strided else []
+    if pieces:
+        return sum(piece.numel() * piece.element_size() for piece in pieces)
+    return elements * tensor.element_size()
+
+
+def shape_of(tensor: Tensor) -> Shape:
+    """The shape as a formula sees it: of a mask with how many elements it selects, of a sparse tensor with how many
+    it stores, where there are values to tell."""
+    if tensor.dtype in (torch.bool, torch.uint8) and tensor.dim():
+        mask = Mask(tensor.shape)
+        mask.selected = None if tensor.is_meta else _selected(tensor)
+        return mask
+    if tensor.layout is not torch.strided and tensor.layout is not torch._mkldnn:  # type: ignore[attr-defined]
+        sparse = Sparse(tensor.shape)
+        sparse.stored = None if tensor.is_meta else _pieces(tensor)[0].numel()
+        return sparse
+    return Shape(tensor.shape)
+
+
+def _selected(mask: Tensor) -> int | None:
+    try:
+        return int(torch.count_nonzero(mask))
+    except Exception:  # a tensor that stands for many, under vmap
+        return None
+
+
+def _unknown(shape: Shape) -> bool:
+    return isinstance(shape, Mask) and shape.selected is None
 
 
 # --- walking through arguments ----------------------------------------------------------------------
 
 
-def key_of(value: Any, tensors: list[Tensor]) -> Any:
-    """What an operator's result shape can depend on; appends the tensors found, in order."""
-    if isinstance(value, Tensor):
-        tensors.append(value)
-        return value.shape, value.stride(), value.dtype
-    if value.__class__ is tuple or isinstance(value, (list, tuple)):
-        return tuple([key_of(item, tensors) for item in value])
-    # 1, 1.0 and True are equal but promote differently.
-    return value if value is None else (value.__class__, value)
-
-
-def hashable(key: Any) -> bool:
-    try:
-        hash(key)
-    except TypeError:
-        return False
-    return True
-
-
 def _shapes(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return Shape(value.shape)
+        return shape_of(value)
+    if isinstance(value, torch.ScriptObject):
+        found = [Shape(item.shape) for item in packed(value)]
+        weights = [shape for shape in found if len(shape) > 1]
+        return weights[0] if len(weights) == 1 else tuple(weights) or None
     return tuple(_shapes(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
-def moved(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value if value.is_meta else value.to("meta")
-    return type(value)(moved(item) for item in value) if isinstance(value, (list, tuple)) else value
-
-
-def flatten(value: Any) -> list[Tensor]:
-    """Every tensor in nested tuples, lists, dictionaries and plain objects such as dataclasses."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        return [tensor for item in value.values() for tensor in flatten(item)]
-    if isinstance(value, (list, tuple)):
-        return [tensor for item in value for tensor in flatten(item)]
-    return flatten(vars(value)) if hasattr(value, "__dataclass_fields__") else []
-
-
-def _position(tensors: Sequence[Tensor], tensor: Tensor) -> int:
-    return next(place for place, item in enumerate(tensors) if item is tensor)
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors of one argument, as `key_of` finds them."""
+    found: list[Tensor] = []
+    key_of(value, found)
+    return found
