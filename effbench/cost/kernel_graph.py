@@ -149,7 +149,7 @@ class KernelGraph:
             still_open.discard(start)
 
     def _behind(self, homes: Sequence[int], level: int) -> dict[int, int] | None:
-        """The new levels of all that waits for `homes` once these stand at `level`; None if the allowance is too low."""
+        """The new levels of all that waits for `homes` when these are at `level`; None if the allowance is too low."""
         moves: dict[int, int] = {}
         heap: list[tuple[int, int]] = []
 
