@@ -11,6 +11,7 @@ from benchmarks.peers import (
     gate_time,
     harness_cost,
     honest_precision,
+    long_sequence,
     power,
     spread,
     start_up,
@@ -29,6 +30,7 @@ PARTS = (
     gate_time.PART,
     start_up.PART,
     static_profile.PART,
+    long_sequence.PART,
 )
 NOTES = "notes.json"
 """By target: why it was missed and what the next idea is. Written by hand, printed beside the target."""

@@ -1,173 +1,328 @@
-"""How much memory traffic is left when operators are fused: groups of records, and what crosses their borders.
+"""How much memory traffic is left when operators are fused: kernels, and what each reads and writes.
 
-A group stands for one kernel. An operator joins the group that produced its operand where a compiler could run both in
-one loop: same number of elements, and no other kernel that must run in between. Between groups every content is written
-once and read once by each group that needs it; inside a group it stays in registers. Pure, no torch.
+An operator joins the kernel that produced its operand where a compiler could run both in one loop: same number of
+elements, and no other kernel that must run in between. Between kernels every content is written once and read once by
+each kernel that needs it; inside a kernel it stays in registers. Pure, no torch.
 
 Checked against the bytes TorchInductor's scheduler counts: equal on ResNets and MobileNets, 8 % below on ShuffleNets
 (Inductor copies channel slices before a convolution), up to 20 % above where concatenations follow one another
 (DenseNet: Inductor reads an operand once for its copy and for its norm).
+
+A runtime that can fold operators into the product before them can also leave them where they are. So the level
+"epilogue" folds only where that moves no more than the level "pointwise" does, and never so far that a product moves
+less than at the level "layer". This orders the levels for every network: layer <= epilogue <= pointwise <= eager.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from itertools import compress
 from typing import TYPE_CHECKING
 
 from effbench.core import Traffic
 from effbench.cost.formulas import PRODUCTS
+from effbench.cost.kernel_graph import KernelGraph
 from effbench.cost.roofline import Kernel
 
 if TYPE_CHECKING:
     from effbench.cost.records import Access, Record
 
+Homes = Sequence[int]
+"""For every record, the number of the kernel that runs it."""
 
-@dataclass(slots=True)
-class _Group:
-    """One kernel: its records, the number of elements its loop runs over, the groups that must run before it."""
 
-    records: list[int]
-    elements: int
-    anchored: bool = False
-    closed: bool = False
-    before: set[int] = field(default_factory=set)
+def fused_levels(records: Sequence[Record], leaving: Collection[int]) -> dict[str, tuple[Kernel, ...]]:
+    """The kernels of one pass at the two fused levels.
+
+    Parameters
+    ----------
+    records
+        All operators of the pass, in order of execution.
+    leaving
+        The contents that the network returns, which are written to memory in any case.
+
+    Returns
+    -------
+    dict
+        "pointwise": chains of element-wise operators are fused. "epilogue": convolutions and matrix products also take
+        in the element-wise operators and batch norms that follow them; a batch norm right behind a convolution then
+        costs only its folded bias. The multiply-adds of each level's kernels sum to those of the records.
+    """
+    fusion = Fusion(records, leaving)
+    pointwise = fusion.pointwise()
+    return {"pointwise": fusion.kernels(pointwise), "epilogue": fusion.kernels(fusion.epilogue(pointwise))}
 
 
 def fused_kernels(records: Sequence[Record], leaving: Collection[int], *, into_products: bool) -> tuple[Kernel, ...]:
-    """The kernels of one pass with element-wise chains fused: the level "pointwise".
-
-    With `into_products`, convolutions and matrix products also take in the element-wise operators and batch norms that
-    follow them (the level "epilogue"); a batch norm right behind a convolution then costs only its folded bias.
-    `leaving` are the contents that the network returns.
-    """
-    uses = Counter(access.value for record in records for access in record.reads)
-    groups, member = _groups(records, uses, into_products)
-    readers: dict[int, set[int]] = {}
-    for number, record in enumerate(records):
-        for access in record.reads:
-            readers.setdefault(access.value, set()).add(member[number])
-    return tuple(
-        Kernel(
-            sum(records[place].plan.madds for place in group.records),
-            traffic(_crossing(number, group, records, readers, leaving)),
-        )
-        for number, group in groups.items()
-    )
+    """One of the `fused_levels`: "epilogue" with `into_products`, else "pointwise"."""
+    fusion = Fusion(records, leaving)
+    pointwise = fusion.pointwise()
+    return fusion.kernels(fusion.epilogue(pointwise) if into_products else pointwise)
 
 
 def traffic(accesses: Iterable[Access]) -> Traffic:
     """The sum of reads and writes; what the network's input does not reach counts as weights."""
     weights = activations = weight_bytes = activation_bytes = 0
-    for access in accesses:
-        if access.constant:
-            weights += access.elements
-            weight_bytes += access.bytes
+    for _, _, elements, size, constant in accesses:
+        if constant:
+            weights += elements
+            weight_bytes += size
         else:
-            activations += access.elements
-            activation_bytes += access.bytes
+            activations += elements
+            activation_bytes += size
     return Traffic(weights, activations, weight_bytes, activation_bytes)
 
 
-def _groups(records: Sequence[Record], uses: Counter[int], into_products: bool) -> tuple[dict[int, _Group], list[int]]:
-    groups: dict[int, _Group] = {}
-    member: list[int] = []
-    producer: dict[int, int] = {}
-    for number, record in enumerate(records):
-        sources = {producer[access.value] for access in record.reads if access.value in producer}
-        feeding = {member[source] for source in sources}
-        before = set(feeding).union(*(groups[place].before for place in feeding))
-        joined = [place for place in sorted(feeding, reverse=True) if _joins(record, groups[place])]
-        if record.plan.formula.fusion == "reduce" and uses[record.reads[0].value] > 1:
-            joined = []  # the operand is written for its other readers, in another loop order
-        # A group that also feeds this operator through another kernel must have finished before it.
-        joined = [place for place in joined if not any(place in groups[other].before for other in feeding)]
-        elements = sum(access.elements for access in record.writes)
-        if joined:
-            home = joined[0]
-            for other in joined[1:]:
-                if groups[other].anchored and groups[home].anchored:
-                    continue
-                home = _merge(groups, member, home, other)
-            group = groups[home]
-            group.records.append(number)
-            if record.plan.formula.fusion in ("data", "concat"):
-                group.elements = elements
-            group.closed = record.plan.formula.fusion == "concat"
-            _require(groups, home, before - {home})
-        else:
-            home = number
-            anchored = into_products and record.plan.formula.kind in PRODUCTS
-            closed = record.plan.formula.fusion in ("none", "concat") and not anchored
-            groups[home] = _Group([number], elements, anchored, closed, before)
-        member.append(home)
-        for access in record.writes:
-            producer[access.value] = number
-    return groups, member
+class Fusion:
+    """The records of one pass, who reads what, and the ways to run them in fewer kernels.
 
+    ``steps`` counts what the search for the order of kernels looked at, for tests of the running time.
+    """
 
-def _joins(record: Record, group: _Group) -> bool:
-    fusion = record.plan.formula.fusion
-    if group.anchored:
-        return fusion in ("pointwise", "norm") and sum(access.elements for access in record.writes) == group.elements
-    if group.closed or fusion in ("none", "start"):
-        return False
-    if fusion in ("data", "concat"):
-        return True
-    side = record.reads[0].elements if fusion == "reduce" else sum(access.elements for access in record.writes)
-    return side == group.elements
+    def __init__(self, records: Sequence[Record], leaving: Collection[int]) -> None:
+        self.records = records
+        self.leaving = leaving
+        self.steps = 0
+        self._is_product = [record.plan.formula.kind in PRODUCTS for record in records]
+        self._readers: dict[int, list[int]] = {}
+        self._sources: list[set[int]] = []
+        producer: dict[int, int] = {}
+        for place, record in enumerate(records):
+            sources = set()
+            for access in record.reads:
+                self._readers.setdefault(access.value, []).append(place)
+                if access.value in producer:
+                    sources.add(producer[access.value])
+            self._sources.append(sources)
+            for access in record.writes:
+                producer[access.value] = place
+        self._kernels: dict[tuple[int, ...], Kernel] = {}
 
+    # --- which records run in one kernel ---
 
-def _merge(groups: dict[int, _Group], member: list[int], home: int, other: int) -> int:
-    """Make two independent groups one, under the later one's number."""
-    kept, gone = groups[home], groups.pop(other)
-    for record in gone.records:
-        member[record] = home
-    kept.records = sorted(kept.records + gone.records)
-    kept.anchored = kept.anchored or gone.anchored
-    for group in groups.values():
-        if other in group.before:
-            group.before.discard(other)
-            group.before.add(home)
-            group.before |= kept.before
-    _require(groups, home, gone.before)
-    return home
+    def pointwise(self) -> list[int]:
+        """The kernels when nothing is folded into a product."""
+        return self._grown(into_products=False)
 
+    def epilogue(self, pointwise: Homes) -> list[int]:
+        """The kernels when products take in what follows them, wherever that moves no more than `pointwise` does.
 
-def _require(groups: dict[int, _Group], home: int, before: set[int]) -> None:
-    """Add groups that must run before `home`, and so before everything behind it."""
-    if before <= groups[home].before:
-        return
-    groups[home].before |= before
-    for group in groups.values():
-        if home in group.before:
-            group.before |= groups[home].before
+        Where to take in all that is possible moves more (the square of a decomposed RMS norm, which its mean then reads
+        from memory), less is taken in, or nothing.
+        """
+        greedy = self._grown(into_products=True)
+        regions = _common_regions(pointwise, greedy)
+        most, found = self._moved(pointwise, regions), self._moved(greedy, regions)
+        refused = {region for region, moved in found.items() if not _within(moved, most[region])}
+        if not refused:
+            return greedy
+        careful = self._folded(pointwise, greedy, regions, refused)
+        moved = self._moved(careful, regions)
+        ways = {region: careful for region in refused if _within(moved[region], most[region])}
+        apart = len(self.records)  # kernels of different ways have different numbers
+        while True:
+            homes = [
+                greedy[place] if region not in refused else apart + ways.get(region, pointwise)[place]
+                for place, region in enumerate(regions)
+            ]
+            cycle = self._cycle(homes)
+            if not cycle:
+                return homes
+            # Each way can run in order, but their mixture cannot. What is in the cycle is not folded.
+            caught = {regions[place] for place, home in enumerate(homes) if home in cycle}
+            refused |= caught
+            for region in caught:
+                ways.pop(region, None)
 
+    def _grown(self, into_products: bool) -> list[int]:
+        """Let every record, in order of execution, join the kernels of its operands wherever it can."""
+        graph = KernelGraph()
+        growing: list[_Growing] = []
+        member: list[int] = []
+        for record, sources in zip(self.records, self._sources, strict=True):
+            fusion = record.plan.formula.fusion
+            feeding = {graph.find(member[source]) for source in sources}
+            elements = sum([access.elements for access in record.writes])
+            side = record.reads[0].elements if fusion == "reduce" else elements
+            joined = [one for one in sorted(feeding, reverse=True) if growing[one].takes(fusion, side)]
+            if joined and fusion == "reduce" and len(self._readers[record.reads[0].value]) > 1:
+                joined = []  # the operand is written for its other readers, in another loop order
+            if joined and len(feeding) > 1:
+                # A kernel that also feeds this record through another kernel must have finished before it.
+                preceding = graph.preceding(joined, feeding)
+                joined = [one for one in joined if one not in preceding]
+            anchors = [one for one in joined if growing[one].anchored]
+            if len(anchors) > 1:  # one product a kernel
+                joined = [one for one in joined if one not in anchors[1:]]
+            if joined and graph.join(joined, feeding):
+                home = growing[joined[0]]
+                home.anchored = bool(anchors)
+                home.closed = fusion == "concat"
+                if fusion in ("data", "concat"):
+                    home.elements = elements
+                member.append(joined[0])
+            else:
+                anchored = into_products and record.plan.formula.kind in PRODUCTS
+                member.append(graph.add(feeding))
+                growing.append(_Growing(elements, anchored, fusion in ("none", "concat") and not anchored))
+        self.steps += graph.steps
+        return [graph.find(kernel) for kernel in member]
 
-def _crossing(
-    number: int, group: _Group, records: Sequence[Record], readers: dict[int, set[int]], leaving: Collection[int]
-) -> list[Access]:
-    """What one group reads from memory and writes to it."""
-    inside = {access.value for place in group.records for access in records[place].writes}
-    seen: set[tuple[int, object]] = set()
-    crossing = []
-    first = records[group.records[0]]
-    for place in group.records:
-        record = records[place]
-        folded = (
-            group.anchored and record.plan.formula.fusion == "norm" and record.reads[0].value == first.writes[0].value
-        )
-        for position, access in enumerate(record.reads):
-            if access.value in inside or (access.value, access.view) in seen:
+    def _folded(self, pointwise: Homes, greedy: Homes, regions: Homes, refused: set[int]) -> list[int]:
+        """As `pointwise`, but in the `refused` regions each product takes in what `greedy` gave it and is worth it."""
+        homes = list(pointwise)
+        for members in _members(greedy):
+            anchor = next(compress(members, [self._is_product[place] for place in members]), None)
+            if anchor is None or regions[anchor] not in refused:
                 continue
-            if not group.anchored or record is not first:  # a product reads its operands its own way, not in the loop
-                seen.add((access.value, access.view))
-            # Folding leaves one bias per channel, and none where the convolution had its own.
-            if not folded or (position == 1 and len(first.reads) < 3):
-                crossing.append(access)
-        for access in record.writes:
-            users = readers.get(access.value)
-            if not users or len(users) > 1 or number not in users or access.value in leaving:
-                crossing.append(access)
-    return crossing
+            taken = set(members)
+            for place in reversed(members):
+                if place != anchor and not self._is_worth_taking(place, taken, pointwise):
+                    taken.discard(place)
+            kept = sorted(taken)
+            if self._is_below_layer(tuple(kept)):
+                least = sum(access.bytes for access in self.records[anchor].writes)
+                while kept[-1] > anchor and sum(access.bytes for access in self.records[kept[-1]].writes) < least:
+                    kept.pop()
+            if kept[-1] > anchor:
+                for place in kept:
+                    homes[place] = pointwise[anchor]
+        return homes
+
+    def _is_worth_taking(self, place: int, taken: set[int], pointwise: Homes) -> bool:
+        """False if only neighbours that stay outside read this: better computed there than written for them."""
+        for access in self.records[place].writes:
+            readers = self._readers.get(access.value)
+            if not readers or access.value in self.leaving:
+                return True
+            if any(reader in taken or pointwise[reader] != pointwise[place] for reader in readers):
+                return True
+        return False
+
+    def _cycle(self, homes: Homes) -> set[int]:
+        """Kernels that wait for one another, if there are any."""
+        graph: dict[int, set[int]] = {}
+        for home, sources in zip(homes, self._sources, strict=True):
+            graph.setdefault(home, set()).update(other for source in sources if (other := homes[source]) != home)
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            return set(error.args[1])
+        return set()
+
+    # --- what they move ---
+
+    def kernels(self, homes: Homes) -> tuple[Kernel, ...]:
+        """What each kernel computes and moves."""
+        return tuple(self._kernel(members) for members in _members(homes))
+
+    def _kernel(self, members: tuple[int, ...]) -> Kernel:
+        found = self._kernels.get(members)
+        if found is None:
+            madds = sum([self.records[place].plan.madds for place in members])
+            found = self._kernels[members] = Kernel(madds, traffic(self._crossing(members)))
+        return found
+
+    def _moved(self, homes: Homes, regions: Homes) -> dict[int, tuple[int, int] | None]:
+        """Elements and bytes that the kernels of each region move; None where a product moves too little."""
+        moved: dict[int, tuple[int, int] | None] = {}
+        for members in _members(homes):
+            region = regions[members[0]]
+            before = moved.get(region, (0, 0))
+            if before is None or self._is_below_layer(members):
+                moved[region] = None
+            else:
+                cost = self._kernel(members).traffic
+                moved[region] = before[0] + cost.elements, before[1] + cost.bytes
+        return moved
+
+    def _is_below_layer(self, members: tuple[int, ...]) -> bool:
+        """Does this kernel move less than its product does on its own? Only one that narrows the result can."""
+        if len(members) > 1:
+            whole = self._kernel(members).traffic
+            for place in members:
+                if self._is_product[place]:
+                    own = traffic((*self.records[place].reads, *self.records[place].writes))
+                    return whole.elements < own.elements or whole.bytes < own.bytes
+        return False
+
+    def _crossing(self, members: tuple[int, ...]) -> list[Access]:
+        """What one kernel reads from memory and writes to it."""
+        records = self.records
+        anchor = next((records[place] for place in members if self._is_product[place]), None)
+        within = set(members)
+        inside = {access.value for place in members for access in records[place].writes}
+        seen: set[tuple[int, object]] = set()
+        crossing: list[Access] = []
+        for place in members:
+            record = records[place]
+            if record is anchor:
+                crossing += record.reads  # a product reads its operands its own way, not in the loop
+            else:
+                is_folded = (
+                    anchor is not None
+                    and record.plan.formula.fusion == "norm"
+                    and record.reads[0].value == anchor.writes[0].value
+                )
+                for position, access in enumerate(record.reads):
+                    if access.value in inside or (access.value, access.view) in seen:
+                        continue
+                    seen.add((access.value, access.view))
+                    # Folding leaves one bias per channel, and none where the convolution had its own.
+                    if not is_folded or (position == 1 and len(anchor.reads) < 3):
+                        crossing.append(access)
+            for access in record.writes:
+                readers = self._readers.get(access.value)
+                if not readers or access.value in self.leaving or not within.issuperset(readers):
+                    crossing.append(access)
+        return crossing
+
+
+@dataclass(slots=True)
+class _Growing:
+    """A kernel while it takes in records: the elements its loop runs over, and whether its records came to a product
+    or can take no more.
+    """
+
+    elements: int
+    anchored: bool
+    closed: bool
+
+    def takes(self, fusion: str, side: int) -> bool:
+        """Can it take in a record of this kind that runs over `side` elements?"""
+        if self.anchored:
+            return fusion in ("pointwise", "norm") and side == self.elements
+        if self.closed or fusion in ("none", "start"):
+            return False
+        return fusion in ("data", "concat") or side == self.elements
+
+
+def _members(homes: Homes) -> list[tuple[int, ...]]:
+    """The records of each kernel, in order; kernels in order of their numbers."""
+    members: dict[int, list[int]] = {}
+    for place, home in enumerate(homes):
+        members.setdefault(home, []).append(place)
+    return [tuple(members[home]) for home in sorted(members)]
+
+
+def _within(moved: tuple[int, int] | None, most: tuple[int, int] | None) -> bool:
+    """No more elements and no more bytes."""
+    return moved is not None and most is not None and moved[0] <= most[0] and moved[1] <= most[1]
+
+
+def _common_regions(one: Homes, other: Homes) -> list[int]:
+    """The smallest sets of records that are whole kernels both of `one` and of `other`: a number for every record."""
+    parents = list(range(len(one)))
+
+    def find(place: int) -> int:
+        while parents[place] != place:
+            parents[place] = place = parents[parents[place]]
+        return place
+
+    for homes in (one, other):
+        first: dict[int, int] = {}
+        for place, home in enumerate(homes):
+            parents[find(place)] = find(first.setdefault(home, place))
+    return [find(place) for place in range(len(one))]

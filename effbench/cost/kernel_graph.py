@@ -1,0 +1,173 @@
+"""Which kernel must wait for which, while kernels are still growing. Pure, no torch.
+
+Fusion asks for every record whether one of its kernels must finish before another. To keep all predecessors of every
+kernel would take quadratic time and memory. Here a kernel knows its direct neighbours and a level that is higher than
+that of everything it waits for. Levels end most questions at once; the rest are searched from both sides. Every record
+adds to an allowance of steps, so that the whole stays linear in the records; a question that uses it up is answered
+"must wait", which fuses less but never wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from heapq import heappop, heappush
+
+STEPS_AT_FIRST = 20_000
+STEPS_PER_RECORD = 64
+
+
+class KernelGraph:
+    """Kernels by number, in order of their making. A kernel that was taken in by another goes by the other's number.
+
+    ``steps`` counts the neighbours looked at, for tests of the running time.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._allowed = STEPS_AT_FIRST
+        self._parents: list[int] = []
+        self._levels: list[int] = []
+        self._slack: list[int] = []
+        self._needs: list[set[int]] = []
+        self._feeds: list[set[int]] = []
+
+    def find(self, kernel: int) -> int:
+        """The number that this kernel goes by now."""
+        parents = self._parents
+        while (parent := parents[kernel]) != kernel:
+            parents[kernel] = kernel = parents[parent]
+        return kernel
+
+    def add(self, needed: Collection[int]) -> int:
+        """Make a kernel that waits for those `needed`, and return its number."""
+        self._allowed += STEPS_PER_RECORD
+        kernel = len(self._parents)
+        self._parents.append(kernel)
+        self._levels.append(1 + max((self._levels[one] for one in needed), default=-1))
+        self._slack.append(0)
+        self._needs.append(set(needed))
+        self._feeds.append(set())
+        for one in needed:
+            self._feeds[one].add(kernel)
+        return kernel
+
+    def join(self, homes: Sequence[int], needed: Collection[int]) -> bool:
+        """Make `homes` one kernel, under the first's number, that also waits for the others `needed`.
+
+        None of the homes may precede another or one of `needed` (`preceding`). Returns False, and changes nothing,
+        where the allowance does not suffice to move what comes behind.
+        """
+        self._allowed += STEPS_PER_RECORD
+        levels = self._levels
+        home, *others = homes
+        outside = [one for one in needed if one not in homes]
+        least = 1 + max((levels[one] for one in outside), default=-1)
+        level = max(levels[one] for one in homes)
+        lifted = least > level
+        if lifted:
+            # A kernel that is lifted again and again is lifted by twice as much each time: what is behind moves seldom.
+            level = least + self._slack[home]
+        if lifted or others:
+            moves = self._behind(homes, level)
+            if moves is None:
+                return False
+            for kernel, higher in moves.items():
+                levels[kernel] = higher
+        if lifted:
+            self._slack[home] = 2 * self._slack[home] + 1
+        levels[home] = level
+        for other in others:
+            self._parents[other] = home
+            self._slack[home] = max(self._slack[home], self._slack[other])
+            for sides in (self._needs, self._feeds):
+                small, large = sorted((sides[home], sides[other]), key=len)
+                large |= small
+                sides[home], sides[other] = large, set()
+        for one in outside:
+            self._needs[home].add(one)
+            self._feeds[one].add(home)
+        return True
+
+    def preceding(self, candidates: Sequence[int], targets: Collection[int]) -> set[int]:
+        """Those of `candidates` that one of `targets` must wait for, not counting itself.
+
+        All that the allowance leaves open are among them.
+        """
+        highest = max(self._levels[one] for one in targets)
+        still_open = {one for one in candidates if self._levels[one] < highest}
+        targets = set(targets)
+        found = {one for one in still_open if not self._feeds[one].isdisjoint(targets)}
+        still_open -= found
+        if not still_open:
+            return found
+        before = set(targets)
+        backward = self._backward(still_open, before, found)
+        forward = self._forward(still_open, before, found, highest)
+        for _ in zip(backward, forward, strict=False):  # until either side has seen everything
+            self.steps += 2
+            self._allowed -= 2
+            if self._allowed < 0:
+                return found | still_open
+        return found
+
+    def _backward(self, still_open: set[int], before: set[int], found: set[int]) -> Iterator[None]:
+        """Walk from the targets to what they wait for; `before` takes in everything seen."""
+        lowest = min(self._levels[one] for one in still_open)
+        stack = list(before)
+        while stack:
+            for stale in self._needs[stack.pop()]:
+                yield
+                kernel = self.find(stale)
+                if kernel in still_open:
+                    found.add(kernel)
+                    still_open.discard(kernel)
+                    if not still_open:
+                        return
+                if kernel not in before and self._levels[kernel] >= lowest:
+                    before.add(kernel)
+                    stack.append(kernel)
+
+    def _forward(self, still_open: set[int], before: set[int], found: set[int], highest: int) -> Iterator[None]:
+        """Walk from each candidate to what waits for it, until it meets what the targets wait for."""
+        fruitless: set[int] = set()
+        for start in sorted(still_open, reverse=True):
+            seen, stack, met = {start}, [start], False
+            while stack and not met and start in still_open:
+                for stale in self._feeds[stack.pop()]:
+                    yield
+                    kernel = self.find(stale)
+                    if kernel in before:
+                        met = True
+                        break
+                    if kernel not in seen and kernel not in fruitless and self._levels[kernel] < highest:
+                        seen.add(kernel)
+                        stack.append(kernel)
+            if met:
+                found.add(start)
+            elif start in still_open:
+                fruitless |= seen
+            still_open.discard(start)
+
+    def _behind(self, homes: Sequence[int], level: int) -> dict[int, int] | None:
+        """The new levels of all that waits for `homes` when these are at `level`; None if the allowance is too low."""
+        moves: dict[int, int] = {}
+        heap: list[tuple[int, int]] = []
+
+        def push(kernel: int, higher: int) -> None:
+            for stale in self._feeds[kernel]:
+                self.steps += 1
+                self._allowed -= 1
+                one = self.find(stale)
+                if self._levels[one] <= higher and moves.get(one, -1) <= higher:
+                    if one not in moves:
+                        heappush(heap, (self._levels[one], one))
+                    moves[one] = higher + 1
+
+        for home in homes:
+            push(home, level)
+        while heap:
+            if self._allowed < 0:
+                return None
+            _, kernel = heappop(heap)
+            push(kernel, moves[kernel])
+        return moves
