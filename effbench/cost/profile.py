@@ -173,8 +173,7 @@ def profile(
     """
     model = getattr(model, "_orig_mod", model)  # the network inside a torch.compile wrapper
     fed = feeding.described(input_shape)
-    if batch < 1:
-        raise InvalidValue(f"batch (={batch}) must be at least 1")
+    batch = feeding.whole(batch, "batch")
     if dtype not in DTYPES:
         raise InvalidValue(f"dtype (='{dtype}') is not one that can be counted; use one of {', '.join(DTYPES)}")
     parameters = list(model.parameters())
