@@ -78,8 +78,10 @@ def measure(
     models = list(named.values()) or models
     with tempfile.TemporaryDirectory(prefix="effbench-") as scratch:
         fed = input_shape if inputs is None else inputs
-        dtype = options.pop("dtype", None) or "float32"
-        experiment = lineup.side_by_side(models, fed, dtype, Path(scratch), names=tuple(named))
+        dtype = options.pop("dtype", None)
+        if dtype not in (None, *plan.DTYPES):
+            raise UnknownName("dtype", str(dtype), plan.DTYPES)
+        experiment = lineup.side_by_side(models, fed, dtype or "float32", Path(scratch), names=tuple(named))
         return _execute(experiment, experiment.name, **options)
 
 

@@ -154,8 +154,8 @@ def assert_cost(
     found = api.profile(
         model,
         shape,
-        batch=batch or (stored.batch if stored else 1),
-        dtype=dtype or (stored.dtype if stored else _own_dtype(model)),
+        batch=(stored.batch if stored else 1) if batch is None else batch,
+        dtype=(stored.dtype if stored else _own_dtype(model)) if dtype is None else dtype,
     )
     fed = " and ".join(map(str, found.inputs or (Input(found.input_shape),)))
     finding = budgets.judge(name, found.cost, wanted, stored, f"input {fed}, batch {found.batch}, {found.dtype}")
