@@ -168,7 +168,7 @@ def with_options(config: Config, options: Mapping[str, Any], budgets: Mapping[st
 
     What it says of batch, dtype, inputs and tolerance holds for every subject too. Raises InvalidValue, UnknownName.
     """
-    batch, dtype = options.get("batch"), options.get("dtype")
+    dtype = options.get("dtype")
     for name in ("batch", "launches"):
         if options.get(name) is not None:
             feeding.whole(options[name], name)
