@@ -103,7 +103,8 @@ def first_reason(error: BaseException | str) -> str:
     said = (lines[0] if lines else "").rstrip(".;: ")
     if not said:
         return kind or "an error without a text"
-    if kind and not isinstance(error, (RuntimeError, ValueError, EffbenchError)) or kind == "NotImplementedError":
+    is_plain = isinstance(error, (str, RuntimeError, ValueError, EffbenchError))
+    if not is_plain or isinstance(error, NotImplementedError):
         said = f"{kind}: {said}"
     return said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
 
