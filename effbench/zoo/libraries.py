@@ -55,6 +55,9 @@ def require(spec: str) -> Any:
             raise UnknownName(f"tag of {network}", tag, tags)
         known = [*known, network] if module.is_model(network) else known
     if network.lower() not in known:
+        members = [name for name in known if re.match(rf"{re.escape(network.lower())}(_|(?<!\d)\d)", name)]
+        if network and len(members) > 1:
+            raise UnknownName(f"{place} network", network, members, family=True)
         raise UnknownName(f"{place} network", network, known)
     return module
 
