@@ -64,6 +64,9 @@ def _crosscheck(model: str, found: Any) -> list[dict[str, Any]]:
     import dataclasses
 
     from effbench import cost, zoo
+    from effbench.zoo import libraries
 
-    checks = cost.crosscheck(zoo.resolve(model, {}), found.inputs or found.input_shape, batch=found.batch)
+    with libraries.without_weights():
+        network = zoo.resolve(model, {})
+    checks = cost.crosscheck(network, found.inputs or found.input_shape, batch=found.batch)
     return [dataclasses.asdict(check) for check in checks]
