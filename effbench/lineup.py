@@ -14,7 +14,7 @@ from effbench.core import Case, Experiment
 from effbench.errors import EffbenchError, InvalidValue, ModelError
 from effbench.feeding import Input
 from effbench.measurement import counting
-from effbench.zoo import external, factories, libraries, model_files
+from effbench.zoo import accepted, external, factories, libraries, model_files
 from effbench.zoo.external import DEFAULT_SHAPE
 
 if TYPE_CHECKING:
@@ -77,6 +77,10 @@ def side_by_side(
 ) -> Experiment:
     """The study of these models, the first of them the reference, called `names` where they are given."""
     cases, seen = [], set()
+    if not models:
+        raise InvalidValue("no model was given; pass one or several")
+    for model in models:
+        accepted.model(model, "effbench.measure")
     require(model for model in models if isinstance(model, str))
     for number, (model, fed) in enumerate(zip(models, _fed(models, given), strict=True)):
         if isinstance(model, str):

@@ -136,7 +136,9 @@ def assert_cost(
     from effbench.errors import InvalidValue
     from effbench.feeding import Input
     from effbench.gates import budgets
+    from effbench.zoo import accepted
 
+    accepted.model(model, "assert_cost")
     limits = {
         "madds": max_madds,
         "params": max_params,
@@ -281,8 +283,9 @@ def _built(model: str | nn.Module, shape: Any) -> tuple[nn.Module, Any]:
 
     from effbench import lineup, zoo
     from effbench.measurement import here
-    from effbench.zoo import external, libraries
+    from effbench.zoo import accepted, external, libraries
 
+    accepted.model(model, "effbench.measure")
     if isinstance(model, str):
         lineup.require([model])
         with torch.random.fork_rng(devices=[]):

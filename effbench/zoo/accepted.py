@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from effbench.errors import InvalidValue
+from effbench.zoo import model_files
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +38,7 @@ def model(given: Any, call: str = "effbench.profile") -> str | nn.Module:
 
     if isinstance(given, nn.Module):
         return given
-    raise InvalidValue(f"{_told(given, call)}")
+    raise InvalidValue(_told(given, call))
 
 
 def _told(given: Any, call: str) -> str:
@@ -45,9 +46,9 @@ def _told(given: Any, call: str) -> str:
     if given is None:
         return f"the model is None; does the function that builds it return it? Pass {WANTED}"
     name = _shown(getattr(given, "__name__", ""))
-    if inspect.isclass(given):
-        from torch import nn
+    from torch import nn
 
+    if inspect.isclass(given):
         kind = name or "it"
         if issubclass(given, nn.Module):
             return f"{kind} is a class, not a network; make one of it: {call}({kind}())"
@@ -55,12 +56,15 @@ def _told(given: Any, call: str) -> str:
     for told in (_of_torch(given, call), _of_libraries(given), _plain(given, call)):
         if told:
             return told
+    owner = getattr(given, "__self__", None)
+    if isinstance(owner, nn.Module):
+        return f"the model is a method of {type(owner).__name__} ({name}); pass the network itself"
     if callable(given):
         function = given.func if isinstance(given, functools.partial) else given
         shown = _shown(getattr(function, "__name__", "")).strip("<>") or type(given).__name__
-        built = f"{call}({shown}())" if shown.isidentifier() and shown != "lambda" else "pass what it returns"
+        built = f"{call}({shown}())" if shown.isidentifier() and shown != "lambda" else f"{call}(function())"
         return f"the model is a function ({shown}), not a network; call it: {built}"
-    return f"the model is a {type(given).__name__}, not a network; pass {WANTED}"
+    return f"the model is of type {type(given).__name__}, not a network; pass {WANTED}"
 
 
 def _of_torch(given: Any, call: str) -> str:
@@ -106,6 +110,8 @@ def _plain(given: Any, call: str) -> str:
     """Containers, paths and other values of Python."""
     if isinstance(given, (os.PathLike, bytes)):
         path = os.fsdecode(given)
+        if not path.endswith(".py") and (told := model_files.told(path)):
+            return told
         return f"the model is a path; pass text with a function of the file: {call}('{_shown(path)}:function')"
     if isinstance(given, Mapping):
         import torch
@@ -115,7 +121,7 @@ def _plain(given: Any, call: str) -> str:
                 f"the model is a state dict of {len(given)} tensors; build the network, load them "
                 "(network.load_state_dict) and pass the network"
             )
-        return f"the model is a {type(given).__name__}; pass the network that is in it, or {WANTED}"
+        return f"the model is a {type(given).__name__}; pass the network that is in it, or else {WANTED}"
     if isinstance(given, (Sequence, set)):
         return f"the model is a {type(given).__name__}; pass one network at a time, or use effbench.compare for several"
     return ""
