@@ -105,6 +105,16 @@ class Profile:
     kernels: Mapping[str, tuple[Kernel, ...]]
     inputs: tuple[Input, ...] = ()
 
+    def __repr__(self) -> str:
+        from effbench.cost import profile_repr
+
+        return profile_repr.text(self)
+
+    def _repr_html_(self) -> str:
+        from effbench.cost import profile_repr
+
+        return profile_repr.page(self)
+
     def to_dict(self, layers: bool = False) -> dict[str, Any]:
         """JSON-ready. With `layers`, one entry per operator."""
         plain: dict[str, Any] = {
