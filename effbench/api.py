@@ -20,7 +20,7 @@ from effbench.lineup import Fed
 from effbench.measurement import counting
 from effbench.results import Results
 from effbench.runner import Progress, Watch
-from effbench.zoo import libraries
+from effbench.zoo import accepted, libraries
 from effbench.zoo.external import DEFAULT_SHAPE
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def profile(
     inputs, or of others than floats, takes `inputs`: shapes, `core.Input`s or tensors, in order or by name
     (``{"ids": Input((128,), dtype="int64")}``). Raises UnknownName, ModelError, InvalidValue.
     """
+    model = accepted.model(model)
     fed = input_shape if inputs is None else inputs
     if isinstance(model, str):
         lineup.require([model])
@@ -73,13 +74,17 @@ def measure(
     names the models as tables shall call them. Options are those of `run`, less `scale` and `select`. With several
     models every ratio is to the first. Raises EffbenchError and its kin.
     """
+    if isinstance(model, Mapping) and all(hasattr(value, "dtype") for value in model.values()):
+        accepted.model(model, "effbench.measure")  # a state dict, or empty
     named = model if isinstance(model, Mapping) else {}
     models = [model] if isinstance(model, str) or not isinstance(model, (Sequence, Mapping)) else list(model)
     models = list(named.values()) or models
     with tempfile.TemporaryDirectory(prefix="effbench-") as scratch:
         fed = input_shape if inputs is None else inputs
-        dtype = options.pop("dtype", None) or "float32"
-        experiment = lineup.side_by_side(models, fed, dtype, Path(scratch), names=tuple(named))
+        dtype = options.pop("dtype", None)
+        if dtype not in (None, *plan.DTYPES):
+            raise UnknownName("dtype", str(dtype), plan.DTYPES)
+        experiment = lineup.side_by_side(models, fed, dtype or "float32", Path(scratch), names=tuple(named))
         return _execute(experiment, experiment.name, **options)
 
 

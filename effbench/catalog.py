@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
+from effbench import feeding
 from effbench.analysis import Analysis
 from effbench.core import Experiment
 from effbench.errors import EffbenchError, UnknownName
@@ -96,9 +97,13 @@ def _check(study: Experiment) -> None:
         raise EffbenchError(
             f"no case has {study.factor}={study.reference}, the study's reference; ratios are taken to it"
         )
+    for kind, batch in study.batch.items():
+        feeding.whole(batch, f"batch on {kind}")
     for case in study.cases:
         if not isinstance(case.model, str):
             raise EffbenchError(f"case '{case.id}': model must be a name, not a {type(case.model).__name__}")
+        if case.batch is not None:
+            feeding.whole(case.batch, f"case '{case.id}': batch")
         if not all(isinstance(size, int) and size > 0 for size in case.input_shape):
             raise EffbenchError(f"case '{case.id}': input_shape (={case.input_shape}) must be positive whole numbers")
     try:

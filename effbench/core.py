@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from effbench import feeding
 from effbench.counts import DEFAULT_LEVEL as DEFAULT_LEVEL
 from effbench.counts import LEVELS as LEVELS
 from effbench.counts import Cost as Cost
@@ -47,6 +48,10 @@ class Case:
     labels: Mapping[str, Label] = field(default_factory=dict)
     inputs: tuple[Input, ...] = ()
     batch: int | None = None
+
+    def __post_init__(self) -> None:
+        # A run is stored as JSON, which does not know the whole numbers of NumPy.
+        object.__setattr__(self, "input_shape", feeding.plain_sides(self.input_shape))
 
     @property
     def fed(self) -> tuple[Input, ...]:

@@ -15,12 +15,29 @@ class EffbenchError(Exception):
 
 
 class UnknownName(EffbenchError):
-    """A name that is not registered; names the nearest one and lists the rest, or of very many the nearest."""
+    """A name that is not registered; names the nearest one and lists the rest, or of very many the nearest.
+
+    One that stands for a whole `family` of names lists them.
+    """
 
     LISTED = 12
+    LONGEST_NAME = 100
+    LONGEST_FAMILY = 700
+    """Characters of the names of a family; one of timm has hundreds."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "", family: bool = False) -> None:
         self.kind, self.name, self.known = kind, name, tuple(known)
+        if len(name) > self.LONGEST_NAME:
+            name = f"{name[: self.LONGEST_NAME]}…"
+        if family:
+            listed = [
+                one
+                for end, one in enumerate(self.known)
+                if len(", ".join(self.known[: end + 1])) <= self.LONGEST_FAMILY
+            ]
+            more = f" and {len(self.known) - len(listed)} more" if len(listed) < len(self.known) else ""
+            super().__init__(f"'{name}' is a family of {kind}s; name one: {', '.join(listed)}{more}")
+            return
         near = difflib.get_close_matches(name, self.known, n=1, cutoff=0.5)
         guess = f" Did you mean '{near[0]}'?" if near else ""
         choices = ", ".join(self.known)

@@ -6,7 +6,9 @@ Floats are normal values, whole numbers 0 or 1, truth values either: legal as to
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+import operator
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,10 @@ class Input:
     name: str = ""
     dtype: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", plain_sides(self.shape))
+        object.__setattr__(self, "dtype", str(self.dtype or "").removeprefix("torch."))
+
     def __str__(self) -> str:
         """As the command line writes it: ``ids=128:int64``."""
         sides = "x".join(map(str, self.shape)) or "scalar"
@@ -38,21 +44,70 @@ class Input:
 
 
 def described(given: Any) -> tuple[Input, ...]:
-    """One shape, several shapes and `Input`s, or a mapping of either by name, as inputs.
+    """Normalise what a caller passes as inputs.
 
-    A tensor stands for its shape without the first side, the batch, and its dtype. Raises InvalidValue.
+    Parameters
+    ----------
+    given
+        One shape without the batch, several shapes and `Input`s, or a mapping of either by name. Sides may be whole
+        numbers of any type (NumPy's too). Text is read as the command line reads it: ``"3x224x224"``,
+        ``"ids=128:int64"``. A tensor stands for its dtype and for its shape without the first side, the batch.
+
+    Raises
+    ------
+    InvalidValue
+        For a side that is no whole number above zero, an unknown dtype, or a name that is given twice.
     """
     if isinstance(given, Mapping):
         items = [replace(_described(item), name=name) for name, item in given.items()]
-    elif isinstance(given, Input) or hasattr(given, "dtype") or all(isinstance(side, int) for side in given):
+    elif _is_one(given):
         items = [_described(given)]
-    else:
+    elif isinstance(given, Iterable):
         items = [_described(item) for item in given]
+    else:
+        raise InvalidValue(f"input (={_shown(given)}) must be a shape without the batch, such as (3, 224, 224)")
     names = [item.name for item in items if item.name]
     for name in names:
-        if not name.isidentifier() or names.count(name) > 1:
+        if not isinstance(name, str) or not name.isidentifier() or names.count(name) > 1:
             raise InvalidValue(f"input '{name}' must be named once, as the network's forward names it")
     return tuple(items)
+
+
+def parsed(word: str, said: str = "input") -> Input:
+    """``3x224x224``, ``mask=1x224x224``, ``ids=128:int64`` or ``t=scalar:int64`` as an `Input`.
+
+    `said` is where the word stands, for the message. Raises InvalidValue.
+    """
+    name, equals, rest = word.rpartition("=")
+    sizes, colon, dtype = rest.partition(":")
+    if sizes != "scalar" and not re.fullmatch(r"0*[1-9][0-9]{0,8}(x0*[1-9][0-9]{0,8})*", sizes):
+        raise InvalidValue(f"{said} {word}: expected sizes above zero without the batch, such as 3x224x224")
+    if (equals and not name) or (colon and dtype not in DTYPES):
+        known = ", ".join(DTYPES)
+        raise InvalidValue(f"{said} {word}: expected [NAME=]SIZES[:DTYPE], such as ids=128:int64; dtypes are {known}")
+    return Input(() if sizes == "scalar" else tuple(int(size) for size in sizes.split("x")), name, dtype)
+
+
+def whole(value: Any, what: str, *, least: int = 1) -> int:
+    """`value` as an int, if it is a whole number of `least` or more; `what` names it in the message.
+
+    NumPy's integers are whole numbers; a bool or a float is none, even where it is equal to one. Raises InvalidValue.
+    """
+    number = _index(value)
+    if number is None:
+        raise InvalidValue(f"{what} (={_shown(value)}) must be a whole number of {least} or more")
+    if number < least:
+        raise InvalidValue(f"{what} (={number}) must be {least} or more")
+    return number
+
+
+def plain_sides(shape: Any) -> Any:
+    """The shape as a tuple of int where all its sides are whole numbers, NumPy's too; else as it came."""
+    if isinstance(shape, str) or not isinstance(shape, Iterable):
+        return shape
+    sides = tuple(shape)
+    numbers = [_index(side) for side in sides]
+    return sides if None in numbers else tuple(numbers)
 
 
 def plain_shape(inputs: Sequence[Input]) -> tuple[Any, ...]:
@@ -69,9 +124,13 @@ def beyond_shape(inputs: Sequence[Input]) -> tuple[Input, ...]:
 def make(
     inputs: Sequence[Input], batch: int, dtype: str, device: str = "cpu", seed: int | torch.Generator = 0
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Tensors for one call: those by position, those by name. On meta they have no values."""
+    """Tensors for one call: those by position, those by name. On meta they have no values.
+
+    Raises InvalidValue for a batch that is no whole number above zero.
+    """
     import torch
 
+    batch = whole(batch, "batch")
     generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
 
     def tensor(item: Input) -> torch.Tensor:
@@ -108,14 +167,61 @@ def positional(network: nn.Module, args: tuple[Any, ...], named: Mapping[str, An
 def _described(item: Any) -> Input:
     if isinstance(item, Input):
         found = item
-    elif hasattr(item, "dtype") and hasattr(item, "shape"):
-        found = Input(tuple(item.shape[1:]), dtype=str(item.dtype).removeprefix("torch."))
-    elif isinstance(item, Sequence) and not isinstance(item, str):
+    elif isinstance(item, str):
+        try:
+            return parsed(item)
+        except InvalidValue:
+            raise InvalidValue(
+                f"input (={_shown(item)}) must be a shape without the batch, such as '3x224x224' or 'ids=128:int64'"
+            ) from None
+    elif _is_tensor(item):
+        found = Input(tuple(item.shape[1:]), dtype=str(item.dtype))
+    elif isinstance(item, Iterable):
         found = Input(tuple(item))
     else:
-        raise InvalidValue(f"input (={item!r}) must be a shape without the batch, an Input or a tensor")
-    if not all(isinstance(side, int) and side > 0 for side in found.shape):
-        raise InvalidValue(f"input shape (={found.shape}) must consist of positive integers, such as (3, 224, 224)")
+        raise InvalidValue(f"input (={_shown(item)}) must be a shape without the batch, an Input or a tensor")
+    if not isinstance(found.shape, tuple) or any(type(side) is not int or side <= 0 for side in found.shape):
+        raise InvalidValue(
+            f"input shape (={_shown(found.shape)}) must consist of positive integers, such as (3, 224, 224)"
+        )
     if found.dtype and found.dtype not in DTYPES:
         raise InvalidValue(f"input dtype (='{found.dtype}') must be one of {', '.join(DTYPES)}")
     return found
+
+
+def _is_one(given: Any) -> bool:
+    """Does this describe one input, rather than hold several?"""
+    if isinstance(given, (Input, str)) or _is_tensor(given):
+        return True
+    return isinstance(given, Iterable) and all(_is_number(side) for side in given)
+
+
+def _is_tensor(item: Any) -> bool:
+    """Is this an example input? A number of NumPy has a dtype too, and an array of whole numbers is a shape."""
+    if not hasattr(item, "dtype") or not hasattr(item, "shape") or not hasattr(item, "__len__"):
+        return False
+    kind = getattr(item.dtype, "kind", "")
+    return not (_is_number(item) or (kind in ("i", "u") and len(item.shape) == 1))
+
+
+def _is_number(side: Any) -> bool:
+    """Is this one number, of whatever kind? Only whole ones make a side, and the message for the others says so."""
+    if isinstance(side, (bool, int, float, complex)) or side is None:
+        return True
+    # A 0-d tensor of torch or array of NumPy, or one of NumPy's numbers.
+    return getattr(side, "shape", None) == () and hasattr(side, "item")
+
+
+def _index(value: Any) -> int | None:
+    """The whole number that this is; None for a bool, a float, and all that is no number."""
+    if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
+        return None
+    try:
+        return operator.index(value)
+    except Exception:  # an array of several raises as its library likes
+        return None
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:60]}…"

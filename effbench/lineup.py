@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from effbench.core import Case, Experiment
 from effbench.errors import EffbenchError, InvalidValue, ModelError
 from effbench.feeding import Input
 from effbench.measurement import counting
-from effbench.zoo import external, libraries
+from effbench.zoo import accepted, external, factories, libraries, model_files
 from effbench.zoo.external import DEFAULT_SHAPE
 
 if TYPE_CHECKING:
@@ -24,16 +25,33 @@ Fed = Sequence[Any] | Mapping[str, Any]
 
 
 def require(models: Iterable[str]) -> None:
-    """Fail before anything runs on a word that names nothing. A network that exists but does not work is a result."""
+    """Fail before anything runs on a word that names nothing. A network that exists but does not work is a result.
+
+    A word that names a file, a folder or a module instead of a network in it is told what it is and what to write.
+    Raises UnknownName, ModelError.
+    """
     for model in models:
         name, _ = external.split_arguments(model)
-        place, _, _ = name.rpartition(":")
-        if not place:
-            zoo.entry(name)
-        elif external.is_of_library(name):
+        place, _, attribute = name.rpartition(":")
+        if external.is_of_library(name):
             libraries.require(name)
-        elif place.endswith(".py") and not Path(place).is_file():
-            raise ModelError(f"there is no file {place}; check the path (now in {Path.cwd()})")
+        elif place and attribute:
+            _require_file(place)
+            if not place.endswith(".py") and place != "pickle" and Path(place).suffix in model_files.ENDINGS:
+                raise ModelError(model_files.told(place) or f"there is no file {place}")
+        elif not zoo.exists(name):
+            word = place or name
+            _require_file(word)
+            said = (factories.told(word) or model_files.told(word)) if word else None
+            if said:
+                raise ModelError(said)
+            zoo.entry(name)
+
+
+def _require_file(place: str) -> None:
+    # Path.is_file raises where a name is too long to be one.
+    if place.endswith(".py") and not os.path.isfile(place):
+        raise ModelError(f"there is no file {place[:200]}; check the path (now in {Path.cwd()})")
 
 
 def published_shape(model: str, arguments: Mapping[str, Any] | None = None) -> tuple[int, ...] | None:
@@ -59,6 +77,10 @@ def side_by_side(
 ) -> Experiment:
     """The study of these models, the first of them the reference, called `names` where they are given."""
     cases, seen = [], set()
+    if not models:
+        raise InvalidValue("no model was given; pass one or several")
+    for model in models:
+        accepted.model(model, "effbench.measure")
     require(model for model in models if isinstance(model, str))
     for number, (model, fed) in enumerate(zip(models, _fed(models, given), strict=True)):
         if isinstance(model, str):

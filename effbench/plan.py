@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from effbench import devices, runtimes
+from effbench import devices, feeding, runtimes
 from effbench.core import READINGS, Case, Cell, Experiment, Label, Sampling
 from effbench.errors import InvalidValue, UnknownName
 from effbench.measurement.launcher import ALLOCATORS
@@ -95,7 +96,7 @@ def make(
     device. Raises UnknownName and InvalidValue for options that name nothing or break a rule.
     """
     kind = devices.kind_of(device)
-    runtime = runtime or experiment.runtime
+    runtime = experiment.runtime if runtime is None else runtime
     names = runtimes.present(kind) if runtime == "all" else tuple(dict.fromkeys(runtime.split(",")))
     for name in names:
         if name not in runtimes.NAMES:
@@ -111,16 +112,15 @@ def make(
         raise UnknownName("allocator policy", allocator, ALLOCATORS)
     if dtype is not None and dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES)
-    if batch is not None and any(case.batch for case in experiment.cases):
+    if batch is not None and any(case.batch is not None for case in experiment.cases):
         raise InvalidValue(f"{experiment.name} varies the batch itself; choose with --select batch={batch}")
     batch = experiment.batch.get(kind, 1) if batch is None else batch
-    if batch < 1:
-        raise InvalidValue(f"batch (={batch}) must be 1 or more")
-    if threads < 0:
-        raise InvalidValue(f"threads (={threads}) must be 1 or more, or 0 for every core")
+    batch = feeding.whole(batch, "batch")
+    threads = _threads(threads)
     if threads > MAX_THREADS:
         raise InvalidValue(f"threads (={threads}) must be at most {MAX_THREADS}")
-    if not 0 <= seed < 2**63:
+    seed = feeding.whole(seed, "seed", least=0)
+    if seed >= 2**63:
         raise InvalidValue(f"seed (={seed}) must be 0 or more and below 2**63")
     if kind == "cpu":
         from effbench.devices.cpu import threads_on
@@ -150,7 +150,7 @@ def make(
                 device,
                 str(case.labels["runtime"]) if len(names) > 1 else names[0],
                 threads,
-                case.batch or batch,
+                batch if case.batch is None else feeding.whole(case.batch, f"batch of {case.id}"),
                 memory_format,
                 mode,
             )
@@ -168,6 +168,12 @@ def make(
     )
 
 
+def _threads(threads: Any) -> int:
+    if isinstance(threads, int) and threads < 0:
+        raise InvalidValue(f"threads (={threads}) must be 1 or more, or 0 for every core")
+    return feeding.whole(threads, "threads", least=0)
+
+
 def clock_of(kind: str, threads: int) -> str:
     """Which clock ratios use. One CPU thread: its CPU time, which a busy neighbour does not lengthen. Several: wall
     time, since CPU time misses waiting. CUDA: the time between device events.
@@ -179,13 +185,18 @@ def clock_of(kind: str, threads: int) -> str:
 
 def check(sampling: Sampling) -> Sampling:
     """The sampling, if its numbers make sense. Raises InvalidValue."""
-    for name in ("launches", "min_rounds", "max_rounds"):
-        if getattr(sampling, name) < 1:
-            raise InvalidValue(f"{name.replace('_', ' ')} (={getattr(sampling, name)}) must be 1 or more")
+    counts = {
+        name: feeding.whole(getattr(sampling, name), name.replace("_", " "))
+        for name in ("launches", "min_rounds", "max_rounds")
+    }
+    sampling = replace(sampling, **counts)
     for name in ("budget_s", "precision", "block_s"):
         value = getattr(sampling, name)
-        if not (value > 0 and math.isfinite(value)):
-            raise InvalidValue(f"{name.removesuffix('_s')} (={value:g}) must be a positive number")
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not (is_number and value > 0 and math.isfinite(value)):
+            shown = f"{value:g}" if is_number else repr(value)
+            raise InvalidValue(f"{name.removesuffix('_s')} (={shown}) must be a positive number")
+        sampling = replace(sampling, **{name: float(value)})
     if sampling.max_rounds < sampling.min_rounds:
         return replace(sampling, max_rounds=sampling.min_rounds)
     return sampling

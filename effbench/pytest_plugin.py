@@ -136,7 +136,9 @@ def assert_cost(
     from effbench.errors import InvalidValue
     from effbench.feeding import Input
     from effbench.gates import budgets
+    from effbench.zoo import accepted
 
+    accepted.model(model, "assert_cost")
     limits = {
         "madds": max_madds,
         "params": max_params,
@@ -154,8 +156,8 @@ def assert_cost(
     found = api.profile(
         model,
         shape,
-        batch=batch or (stored.batch if stored else 1),
-        dtype=dtype or (stored.dtype if stored else _own_dtype(model)),
+        batch=(stored.batch if stored else 1) if batch is None else batch,
+        dtype=(stored.dtype if stored else _own_dtype(model)) if dtype is None else dtype,
     )
     fed = " and ".join(map(str, found.inputs or (Input(found.input_shape),)))
     finding = budgets.judge(name, found.cost, wanted, stored, f"input {fed}, batch {found.batch}, {found.dtype}")
@@ -281,8 +283,9 @@ def _built(model: str | nn.Module, shape: Any) -> tuple[nn.Module, Any]:
 
     from effbench import lineup, zoo
     from effbench.measurement import here
-    from effbench.zoo import external, libraries
+    from effbench.zoo import accepted, external, libraries
 
+    accepted.model(model, "effbench.measure")
     if isinstance(model, str):
         lineup.require([model])
         with torch.random.fork_rng(devices=[]):

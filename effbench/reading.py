@@ -234,7 +234,7 @@ def experiment(values: Mapping[str, Any]) -> Experiment:
 def result(record: Mapping[str, Any]) -> Result:
     """The cell that was stored so, with its cost. Raises as `experiment` does."""
     cell = _make(Cell, {**record["cell"], "case": _case(record["cell"]["case"])})
-    if cell.batch < 1 or (cell.case.batch or 1) < 1:
+    if cell.batch < 1 or (1 if cell.case.batch is None else cell.case.batch) < 1:
         raise ValueError("a batch needs at least one image")
     cost = record["cost"]
     if cost is not None:

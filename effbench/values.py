@@ -15,18 +15,7 @@ def inputs(words: Sequence[str] | None, said: str = "--input") -> tuple[Input, .
 
     `said` is where the words stand, for the message. Raises InvalidValue.
     """
-    return feeding.described([_input(word, said) for word in words]) if words else None
-
-
-def _input(word: str, said: str) -> Input:
-    name, equals, rest = word.rpartition("=")
-    sizes, colon, dtype = rest.partition(":")
-    if sizes != "scalar" and not re.fullmatch(r"0*[1-9][0-9]{0,8}(x0*[1-9][0-9]{0,8})*", sizes):
-        raise InvalidValue(f"{said} {word}: expected sizes above zero without the batch, such as 3x224x224")
-    if (equals and not name) or (colon and dtype not in feeding.DTYPES):
-        known = ", ".join(feeding.DTYPES)
-        raise InvalidValue(f"{said} {word}: expected [NAME=]SIZES[:DTYPE], such as ids=128:int64; dtypes are {known}")
-    return Input(() if sizes == "scalar" else tuple(int(size) for size in sizes.split("x")), name, dtype)
+    return feeding.described([feeding.parsed(word, said) for word in words]) if words else None
 
 
 def seconds(text: str, said: str = "--budget") -> float:

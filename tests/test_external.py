@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from shell import effbench, environment, refusal
 
 from effbench import api, zoo
@@ -113,6 +114,57 @@ def test_libraries_build_by_name_with_arguments(spec: str, params: int):
 def test_nothing_is_downloaded_for_a_backbone(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: pytest.fail("a download"))
     assert api.profile("torchvision:deeplabv3_mobilenet_v3_large").cost.params > 1e7
+
+
+@needs("torchvision", "timm")
+@pytest.mark.parametrize(
+    ("spec", "params"),
+    [
+        ("torchvision:resnet18?weights=DEFAULT", 11_689_512),
+        ("torchvision:resnet18?weights=ResNet18_Weights.IMAGENET1K_V1", 11_689_512),
+        ("torchvision:resnet18?pretrained=True", 11_689_512),
+        ("torchvision:densenet121?weights=DEFAULT", 7_978_856),
+        ("torchvision:googlenet?weights=DEFAULT", 6_624_904),  # without the two heads that help it to learn
+        ("torchvision:r3d_18?weights=DEFAULT", 33_371_472),  # 400 classes of Kinetics
+        ("torchvision:fcn_resnet50?weights=DEFAULT", 35_322_218),
+        ("torchvision:deeplabv3_mobilenet_v3_large?weights=DEFAULT", 11_029_328),
+        ("timm:resnet18?pretrained=True", 11_689_512),
+        ("timm:resnet18?pretrained=True&num_classes=10", 11_689_512 - 990 * 513),
+        ("timm:tf_efficientnetv2_s.in21k?pretrained=True", 21_458_488 + 20_843 * 1281),  # 21,843 classes
+    ],
+)
+def test_a_count_downloads_no_weights_and_is_of_the_network_that_they_are_for(
+    spec: str, params: int, monkeypatch: pytest.MonkeyPatch
+):
+    for place in ("torch.hub.load_state_dict_from_url", "torch.hub.download_url_to_file", "urllib.request.urlopen"):
+        monkeypatch.setattr(place, lambda *_, **__: pytest.fail("a download"))
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_, **__: pytest.fail("a download"))
+    network = counting.on_meta(spec, {})
+    assert sum(parameter.numel() for parameter in network.parameters()) == params
+    load = torch.nn.Module.load_state_dict
+    layer = torch.nn.Linear(2, 2)
+    assert layer.load_state_dict(layer.state_dict()).missing_keys == [] and load.__module__.startswith("torch")
+
+
+@needs("torchvision")
+def test_a_measurement_has_the_weights_that_were_asked_for(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(
+        "torchvision.models._api.load_state_dict_from_url", lambda url, **_: asked.append(url) or fetched
+    )
+    fetched = zoo.resolve("torchvision:squeezenet1_1").state_dict()
+    network = zoo.resolve("torchvision:squeezenet1_1?weights=DEFAULT")
+    assert len(asked) == 1 and "squeezenet1_1" in asked[0]
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in fetched.items())
+    counting.on_meta("torchvision:squeezenet1_1?weights=DEFAULT", {})
+    assert len(asked) == 1
+
+
+@needs("torchvision")
+def test_the_command_profiles_without_a_download(tmp_path: Path):
+    done = effbench("profile", "torchvision:squeezenet1_1?weights=DEFAULT", "--json", cwd=tmp_path)
+    assert done.code == 0 and done.json["params"] == 1_235_496, done.err
+    assert done.err == ""
 
 
 def test_a_tied_weight_stays_tied_without_memory(tmp_path: Path):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from effbench import console, words
+from effbench import console, feeding, words
 from effbench.errors import InvalidValue, UnknownName
 
 
@@ -38,8 +38,7 @@ def profile(
     fed = words.inputs(inputs)
     if as_json and as_csv:
         raise InvalidValue("--json and --csv both want standard output; choose one")
-    if batch < 1:
-        raise InvalidValue(f"batch (={batch}) must be 1 or more")
+    feeding.whole(batch, "batch")
     if dtype is not None and dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES)
     with redirect_stdout(sys.stderr):
@@ -65,6 +64,9 @@ def _crosscheck(model: str, found: Any) -> list[dict[str, Any]]:
     import dataclasses
 
     from effbench import cost, zoo
+    from effbench.zoo import libraries
 
-    checks = cost.crosscheck(zoo.resolve(model, {}), found.inputs or found.input_shape, batch=found.batch)
+    with libraries.without_weights():
+        network = zoo.resolve(model, {})
+    checks = cost.crosscheck(network, found.inputs or found.input_shape, batch=found.batch)
     return [dataclasses.asdict(check) for check in checks]

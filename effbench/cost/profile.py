@@ -113,6 +113,16 @@ class Profile:
     kernels: Mapping[str, tuple[Kernel, ...]]
     inputs: tuple[Input, ...] = ()
 
+    def __repr__(self) -> str:
+        from effbench.cost import profile_repr
+
+        return profile_repr.text(self)
+
+    def _repr_html_(self) -> str:
+        from effbench.cost import profile_repr
+
+        return profile_repr.page(self)
+
     def to_dict(self, layers: bool = False) -> dict[str, Any]:
         """JSON-ready. With `layers`, one entry per operator."""
         plain: dict[str, Any] = {
@@ -231,8 +241,7 @@ def apart(carry_out: Callable[[], _T]) -> _T:
 
 def _fed(model: nn.Module, input_shape: Fed, batch: int, dtype: str, inputs: tuple[Any, ...] | None) -> Feed:
     fed = feeding.described(input_shape)
-    if batch < 1:
-        raise InvalidValue(f"batch (={batch}) must be at least 1")
+    batch = feeding.whole(batch, "batch")
     if dtype not in DTYPES:
         raise InvalidValue(f"dtype (='{dtype}') is not one that can be counted; use one of {', '.join(DTYPES)}")
     if any(isinstance(item, LAZY) for item in model.parameters()):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from effbench import units, values
+from effbench import feeding, units, values
 from effbench.errors import EffbenchError, InvalidValue, StorageError, UnknownName
 from effbench.feeding import FLOATS, Input
 
@@ -85,9 +85,9 @@ class Config:
     def options(self) -> dict[str, Any]:
         """How to measure, with every default filled in: device, threads, allocator, seed, as `plan.make` takes them."""
         return {
-            "device": self.device or "cpu",
+            "device": "cpu" if self.device is None else self.device,
             "threads": 1 if self.threads is None else self.threads,
-            "allocator": self.allocator or "retain",
+            "allocator": "retain" if self.allocator is None else self.allocator,
             "seed": self.seed or 0,
         }
 
@@ -168,9 +168,10 @@ def with_options(config: Config, options: Mapping[str, Any], budgets: Mapping[st
 
     What it says of batch, dtype, inputs and tolerance holds for every subject too. Raises InvalidValue, UnknownName.
     """
-    batch, dtype = options.get("batch"), options.get("dtype")
-    if batch is not None and batch < 1:
-        raise InvalidValue(f"batch (={batch}) must be 1 or more")
+    dtype = options.get("dtype")
+    for name in ("batch", "launches"):
+        if options.get(name) is not None:
+            feeding.whole(options[name], name)
     if dtype is not None and dtype not in FLOATS:
         raise UnknownName("dtype", dtype, FLOATS)
     own = {key: options[key] for key in ("batch", "dtype", "tolerance", "inputs") if options.get(key) is not None}

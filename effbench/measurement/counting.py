@@ -47,7 +47,9 @@ def profile(
             if ":" not in model or not any(weight.is_meta for weight in network.parameters()):
                 raise
         # A forward pass that looks at values needs weights that have some.
-        return cost.profile(zoo.resolve(model, arguments), input_shape, batch=batch, dtype=dtype)
+        with libraries.without_weights():
+            network = zoo.resolve(model, arguments)
+        return cost.profile(network, input_shape, batch=batch, dtype=dtype)
     except SystemExit as stop:
         raise ModelError(f"{model} calls sys.exit({stop.code!r}); a network has to raise an error instead") from stop
 
@@ -175,13 +177,14 @@ def on_meta(model: str, arguments: Mapping[str, Any]) -> nn.Module:
     """
     import torch
 
-    try:
-        with torch.device("meta"):
+    with libraries.without_weights():
+        try:
+            with torch.device("meta"):
+                return zoo.resolve(model, arguments)
+        except EffbenchError:
+            with suppress(EffbenchError), _without_parameters():
+                return zoo.resolve(model, arguments)
             return zoo.resolve(model, arguments)
-    except EffbenchError:
-        with suppress(EffbenchError), _without_parameters():
-            return zoo.resolve(model, arguments)
-        return zoo.resolve(model, arguments)
 
 
 @contextmanager

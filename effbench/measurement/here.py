@@ -104,7 +104,9 @@ def prepare(
 
     from effbench import cost
 
-    dtype, device = dtype or own_dtype(network), device or own_device(network)
+    batch = feeding.whole(batch, "batch")
+    dtype = own_dtype(network) if dtype is None else dtype
+    device = own_device(network) if device is None else device
     place = devices.get(device, **({"threads": threads} if devices.kind_of(device) == "cpu" else {}))
     costs, missing = None, ""
     try:

@@ -14,7 +14,7 @@ from effbench.zoo._registry import Entry
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Entry", "build", "entry", "names", "resolve"]
+__all__ = ["Entry", "build", "entry", "exists", "names", "resolve"]
 
 _OWN = " A network of your own is written package.module:factory or path/file.py:factory."
 
@@ -32,12 +32,26 @@ def names(kind: str = "network") -> tuple[str, ...]:
     )
 
 
+def exists(name: str) -> bool:
+    """Does this name a network, or a family of them?"""
+    return bool(_registry.find(name) or _registry.family(name))
+
+
 def entry(name: str) -> Entry:
-    """What is published about this network; an alias gives the entry it stands for. Raises UnknownName."""
+    """What is published about this network; an alias gives the entry it stands for.
+
+    The name of a family gives its network where it has only one. Raises UnknownName, which lists the networks of a
+    family that has several.
+    """
     found = _registry.find(name)
-    if found is None:
-        raise UnknownName("model", name, names() + names("probe"), hint=_OWN)
-    return found
+    if found is not None:
+        return found
+    members = _registry.family(name)
+    if len(members) == 1:
+        return members[0]
+    if members:
+        raise UnknownName("model", name, [min((item.name, *item.aliases), key=len) for item in members], family=True)
+    raise UnknownName("model", name, names() + names("probe"), hint=_OWN)
 
 
 def build(name: str, **arguments: Any) -> nn.Module:

@@ -104,6 +104,25 @@ def find(name: str) -> Entry | None:
     return None
 
 
+def family(name: str) -> tuple[Entry, ...]:
+    """The networks whose names go on where `name` ends: ``vgg`` is the family of vgg11 to vgg19.
+
+    A name that ends inside a number or a word is a typing error, and no family's.
+    """
+
+    def goes_on(known: str) -> bool:
+        rest = known[len(name) :]
+        return known.startswith(name) and (rest[:1] == "_" or (rest[:1].isdigit() and not name[-1:].isdigit()))
+
+    name = name.lower()
+    return tuple(
+        entry
+        for entry in catalogue().values()
+        if name[:1].isalpha() and entry.kind == "network" and "{" not in entry.name
+        and any(map(goes_on, (entry.name, *entry.aliases)))
+    )  # fmt: skip
+
+
 def _add(entries: dict[str, Entry], entry: Entry) -> None:
     taken = {name for known in entries.values() for name in (known.name, *known.aliases)}
     for name in (entry.name, *entry.aliases):

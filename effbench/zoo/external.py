@@ -64,6 +64,11 @@ def load(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
     return _checked(_call(factory, arguments, name), name)
 
 
+def module_of(place: str) -> Any:
+    """The user's module at ``path/file.py`` or ``package.module``, imported. Raises ModelError."""
+    return _import_file(Path(place), place) if place.endswith(".py") else _import(place, place)
+
+
 def published_shape(spec: str, arguments: Mapping[str, Any] | None = None) -> tuple[int, ...] | None:
     """The input, without the batch, that a library publishes for its network (`libraries.published_shape`); None for a
     stranger's.

@@ -12,7 +12,9 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from effbench.errors import ModelError, UnknownName
@@ -55,19 +57,75 @@ def require(spec: str) -> Any:
             raise UnknownName(f"tag of {network}", tag, tags)
         known = [*known, network] if module.is_model(network) else known
     if network.lower() not in known:
+        members = [name for name in known if re.match(rf"{re.escape(network.lower())}(_|(?<!\d)\d)", name)]
+        if network and len(members) > 1:
+            raise UnknownName(f"{place} network", network, members, family=True)
         raise UnknownName(f"{place} network", network, known)
     return module
 
 
 def factory(spec: str) -> Callable[..., Any]:
-    """What builds the network of ``torchvision:name`` or ``timm:name``. Raises as `require` does."""
+    """What builds the network of ``torchvision:name`` or ``timm:name``. Raises as `require` does.
+
+    Under `without_weights` it downloads none, whatever its arguments ask for.
+    """
     module = require(spec)
     place, _, network = spec.rpartition(":")
     build = getattr(module, LIBRARIES[place][1])
+    defaults: dict[str, Any] = {}
     if place == "torchvision" and "weights_backbone" in inspect.signature(module.get_model_builder(network)).parameters:
         # Segmentation and detection would otherwise download the weights of their backbone.
-        return lambda **given: build(network, **{"weights_backbone": None, **given})
-    return lambda **given: build(network, **given)
+        defaults = {"weights_backbone": None}
+    if not _weightless.get():
+        return lambda **given: build(network, **{**defaults, **given})
+    if place == "timm":
+        # What the weights decide about the network, such as its classes, timm reads from their entry in any case.
+        return lambda **given: build(network, **{**given, "pretrained": False})
+
+    def built(**given: Any) -> Any:
+        with _nothing_loaded(module.WeightsEnum):
+            return build(network, **{**defaults, **given})
+
+    return built
+
+
+_weightless: ContextVar[bool] = ContextVar("weightless", default=False)
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Networks of the libraries are built without a download, with the architecture that their weights call for.
+
+    ``?weights=DEFAULT`` and ``?pretrained=True`` decide the number of classes and more, which a count needs; the values
+    it does not.
+    """
+    token = _weightless.set(True)
+    try:
+        yield
+    finally:
+        _weightless.reset(token)
+
+
+class _Nothing(dict[str, Any]):
+    """Stands for weights that are not loaded."""
+
+
+@contextmanager
+def _nothing_loaded(weights: Any) -> Iterator[None]:
+    """torchvision's builders run as with weights, and load nothing: they look at more of them than the classes."""
+    from torch import nn
+
+    fetch, load = weights.get_state_dict, nn.Module.load_state_dict
+
+    def load_others(self: nn.Module, state: Any, *args: Any, **named: Any) -> Any:
+        return None if isinstance(state, _Nothing) else load(self, state, *args, **named)
+
+    weights.get_state_dict = lambda self, *args, **named: _Nothing()
+    nn.Module.load_state_dict = load_others  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        weights.get_state_dict, nn.Module.load_state_dict = fetch, load  # type: ignore[method-assign]
 
 
 def published_shape(spec: str, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:

@@ -1,0 +1,138 @@
+"""A profile on one screen: as text for a terminal, as HTML for a notebook."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from effbench import units
+from effbench.core import LEVELS
+from effbench.feeding import Input
+
+if TYPE_CHECKING:
+    from effbench.cost.profile import Profile
+
+WIDTH = 100
+"""Columns of the text."""
+COSTLIEST = 5
+NAMED = 4
+"""So many operators without a formula are named, and the rest counted."""
+
+
+class Row(NamedTuple):
+    """One module: where it is, what it is, its multiply-adds and its memory access in elements."""
+
+    path: str
+    kind: str
+    madds: int
+    memory_access: int
+
+
+def text(profile: Profile) -> str:
+    """At most 25 lines of at most 100 columns."""
+    cost = profile.cost
+    lines = [f"{_line(profile.model)}: input {fed(profile)}, batch {profile.batch}, {profile.dtype}"]
+    lines += [f"  {name:<12}{_number(value):>10}  {about}" for name, value, about in _counts(profile)]
+    lines += [f"  memory access {'elements':>10}  {'bytes':>9}"]
+    for level in LEVELS:
+        moved = cost.memory_access_levels[level]
+        lines.append(f"    {level:<12}{_number(moved.elements):>10}  {units.size(moved.bytes):>9}")
+    lines += [f"  {sentence}" for sentence in _sentences(profile)]
+    found = costliest(profile)
+    if found:
+        lines.append(f"  {'costliest modules':<44}{'madds':>8}{'memory access':>26}")
+        for row in found:
+            name = _cut(f"{_line(row.path) or '(the network itself)'} {_line(row.kind)}", 42)
+            share, moved_share = _share(row.madds, cost.madds), _share(row.memory_access, cost.memory_access)
+            numbers = f"{_number(row.madds):>8} {share:>5}{_number(row.memory_access):>14} {moved_share:>5}"
+            lines.append(f"    {name:<42}{numbers}")
+    return "\n".join(_cut(line, WIDTH) for line in lines)
+
+
+def page(profile: Profile) -> str:
+    """Tables without a style sheet or a script; all that is not ours is escaped."""
+    cost, escape = profile.cost, html.escape
+    cells, right = "style='text-align:left'", "style='text-align:right'"
+    counts = "".join(
+        f"<tr><th {cells}>{name}</th><td {right} title='{value:,}'>{_number(value)}</td><td {cells}>{about}</td></tr>"
+        for name, value, about in _counts(profile)
+    )
+    levels = "".join(
+        f"<tr><th {cells}>memory access, {level}</th><td {right} title='{moved.elements:,} elements'>"
+        f"{_number(moved.elements)}</td><td {cells}>elements, {units.size(moved.bytes)}</td></tr>"
+        for level in LEVELS
+        for moved in (cost.memory_access_levels[level],)
+    )
+    modules = "".join(
+        f"<tr><td {cells}>{escape(_cut(_line(row.path), 80)) or '(the network itself)'}</td>"
+        f"<td {cells}>{escape(_cut(_line(row.kind), 40))}</td><td {right} title='{row.madds:,}'>{_number(row.madds)}</td>"
+        f"<td {right}>{_share(row.madds, cost.madds)}</td><td {right} title='{row.memory_access:,}'>{_number(row.memory_access)}"
+        f"</td><td {right}>{_share(row.memory_access, cost.memory_access)}</td></tr>"
+        for row in costliest(profile)
+    )
+    return (
+        f"<div><p><b>{escape(_line(profile.model))}</b>: input {escape(fed(profile))}, batch {profile.batch}, "
+        f"{escape(profile.dtype)}</p><table><tbody>{counts}{levels}</tbody></table>"
+        + "".join(f"<p>{escape(sentence)}</p>" for sentence in _sentences(profile))
+        + (
+            f"<table><thead><tr><th {cells}>costliest modules</th><th></th><th {right} colspan=2>madds</th>"
+            f"<th {right} colspan=2>memory access</th></tr></thead><tbody>{modules}</tbody></table>"
+            if modules
+            else ""
+        )
+        + "</div>"
+    )
+
+
+def costliest(profile: Profile) -> tuple[Row, ...]:
+    """The modules whose own operators cost most: by multiply-adds, or by memory access where there are none."""
+    sums: dict[str, Row] = {}
+    for op in profile.ops:
+        old = sums.get(op.module, Row(op.module, op.module_type, 0, 0))
+        sums[op.module] = Row(op.module, op.module_type, old.madds + op.madds, old.memory_access + op.memory_access)
+    ranked = sorted(sums.values(), key=lambda row: (-row.madds, -row.memory_access))
+    return tuple(row for row in ranked[:COSTLIEST] if row.madds or row.memory_access)
+
+
+def fed(profile: Profile) -> str:
+    """The inputs without the batch, as the command line writes them."""
+    inputs: Iterable[Input] = profile.inputs or (Input(tuple(profile.input_shape)),)
+    return _cut(" and ".join(map(str, inputs)), 60)
+
+
+def _counts(profile: Profile) -> Iterator[tuple[str, int, str]]:
+    cost = profile.cost
+    yield "params", cost.params, "learnable parameters"
+    yield "madds", cost.madds, "multiply-adds of convolutions and matrix products"
+    yield "flops", cost.flops, "two per multiply-add, and the element-wise operations"
+    yield "activations", cost.activations, "output elements of convolutions and matrix products"
+
+
+def _sentences(profile: Profile) -> Iterator[str]:
+    cost = profile.cost
+    where = "meta: on shapes alone" if cost.traced_on == "meta" else f"{cost.traced_on}: on real tensors"
+    if cost.status == "complete" and not cost.uncounted:
+        yield f"status complete; traced on {where}"
+        return
+    named = [f"{_cut(_line(name), 40)} ×{times}" for name, times in list(cost.uncounted.items())[:NAMED]]
+    more = f" and {len(cost.uncounted) - NAMED} more" if len(cost.uncounted) > NAMED else ""
+    yield f"status {cost.status}; traced on {where}"
+    yield f"not counted: {', '.join(named) or 'not said'}{more}"
+
+
+def _number(value: int) -> str:
+    return str(value) if value < 1000 else units.count(value)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.0f} %" if whole else units.MISSING
+
+
+def _line(words: str) -> str:
+    """Printable and in one line: a class or a module may be called anything."""
+    return "".join(mark if mark.isprintable() else " " for mark in str(words)).strip()
+
+
+def _cut(words: str, width: int) -> str:
+    return words if len(words) <= width else f"{words[: width - 1]}…"

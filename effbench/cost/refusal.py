@@ -1,0 +1,210 @@
+"""Why a network did not run on its inputs, in one line: what it said itself, and what to do where that is clear.
+
+Pure functions of an error, of what is known of the network, and of the inputs it was given.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from effbench.errors import EffbenchError
+from effbench.feeding import FLOATS, Input
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LONGEST = 300
+"""Characters of a reason; some errors print whole tensors."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a hint may depend on: the network's class, and its first convolution and embedding.
+
+    `conv_dims` is 1, 2 or 3 for the first convolution that is not transposed (0 without one), `channels` what it takes
+    in. `embeds` says that there is an embedding, `features` what the first nn.Linear takes in (0 without one).
+    `parameters` are the names of what forward takes and has no default for.
+    """
+
+    name: str
+    conv_dims: int = 0
+    channels: int = 0
+    embeds: bool = False
+    features: int = 0
+    parameters: tuple[str, ...] = ()
+
+
+def facts_of(network: nn.Module) -> Facts:
+    """The facts of a network, read from its modules. Runs nothing of it."""
+    import inspect
+
+    from torch import nn
+
+    modules = list(network.modules())
+    conv = next((item for item in modules if isinstance(item, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), None)
+    linear = next((item for item in modules if isinstance(item, nn.Linear)), None)
+    try:
+        taken = inspect.signature(network.forward).parameters.values()
+        several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        parameters = tuple(one.name for one in taken if one.default is one.empty and one.kind not in several)
+    except (TypeError, ValueError):
+        parameters = ()
+    return Facts(
+        name=getattr(network, "original_name", type(network).__name__),  # of what was scripted
+        conv_dims=len(conv.kernel_size) if conv is not None else 0,
+        channels=conv.in_channels if conv is not None else 0,
+        embeds=any(isinstance(item, (nn.Embedding, nn.EmbeddingBag)) for item in modules),
+        features=linear.in_features if linear is not None else 0,
+        parameters=parameters,
+    )
+
+
+def explain(error: BaseException | str, facts: Facts, inputs: Sequence[Input], batch: int = 1) -> str:
+    """One line on why a network did not run.
+
+    Parameters
+    ----------
+    error
+        What it raised on the first try, or the text of it.
+    facts
+        What is known of the network (`facts_of`).
+    inputs
+        What it was fed, without the batch.
+    batch
+        Images per call.
+
+    Returns
+    -------
+    str
+        The network, its inputs with the batch, the reason in its own words, and what to do.
+    """
+    reason = first_reason(error)
+    fed = " and ".join(str(replace(item, shape=(batch, *item.shape))) for item in inputs) or "nothing"
+    return f"{facts.name} does not run on input {fed}: {reason}; {advice(error, facts, inputs)}"
+
+
+def first_reason(error: BaseException | str) -> str:
+    """What an error says, as one line: its type where the text alone would not tell.
+
+    A heading that ends in a colon takes the line below it along. An error of TorchScript is what its interpreter met.
+    """
+    text = str(error).strip()
+    kind = "" if isinstance(error, str) else type(error).__name__
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    if lines and "TorchScript" in lines[0]:
+        lines = [line for line in lines if re.match(r"\w*(Error|Exception)\b", line)][-1:] or lines
+        lines[0] = lines[0].removeprefix("RuntimeError: ")
+    elif len(lines) > 1 and lines[0].endswith(":"):
+        lines = [f"{lines[0]} {lines[1]}"]
+    said = (lines[0] if lines else "").rstrip(".;: ")
+    if not said:
+        return kind or "an error without a text"
+    is_plain = isinstance(error, (str, RuntimeError, ValueError, EffbenchError))
+    if not is_plain or isinstance(error, NotImplementedError):
+        said = f"{kind}: {said}"
+    return said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
+
+
+def first_of(failures: Sequence[BaseException]) -> BaseException:
+    """Of several tries on the same inputs, the first failure that is the network's own.
+
+    A try on the meta device may fail only since there are no values there.
+    """
+    return next((failure for failure in failures if not re.search(r"\b[Mm]eta\b", str(failure))), failures[-1])
+
+
+def advice(error: BaseException | str, facts: Facts, inputs: Sequence[Input]) -> str:
+    """What to do about an error. Speaks of the inputs only where they are the likely cause."""
+    text = str(error)
+    if re.search(r"out of memory|can't allocate memory|not enough memory", text):
+        return "choose a smaller --batch or --input"
+    for hint in (_call(text, facts), _indices(text, inputs), _shape(text, facts, inputs)):
+        if hint:
+            return hint
+    if _speaks_of_input(error):
+        return "give the inputs it was built for (--input)"
+    return "its own code raises this; correct it there"
+
+
+def _call(text: str, facts: Facts) -> str:
+    """Forward wants more inputs, fewer, or others by name."""
+    if not re.search(r"forward\(\) (missing|takes|got)", text):
+        return ""
+    wanted = facts.parameters
+    if not wanted:
+        return "its forward takes other inputs (--input)"
+    if len(wanted) == 1:
+        return f"its forward takes {wanted[0]} alone: give one --input"
+    return f"its forward takes {', '.join(wanted)}: give an --input for each, such as --input {wanted[-1]}=SIZES"
+
+
+_INDEX_ERRORS = (
+    r"argument #\d+ 'indices'.*(scalar types?|Long)|expected indices to be long"
+    r"|tensors used as ind(ices|exes) must be|one_hot is only applicable|long tensor for index"
+    r"|[Ee]xpected (dtype|scalar type|type) (int64|int32|Long|Int)"
+    r"|(bitwise|shift)\w*\" not implemented for '(Float|Double|Half|BFloat16)'"
+)
+"""What torch says, on meta and on values, where floats stand in the place of whole numbers."""
+
+
+def _indices(text: str, inputs: Sequence[Input]) -> str:
+    floats = [item for item in inputs if item.dtype in ("", *FLOATS)]
+    if not floats or not re.search(_INDEX_ERRORS, text):
+        return ""
+    named = (item for item in floats if re.search(r"id|tok|ind", item.name))
+    item = next(named, floats[0])
+    return f"token numbers and other indices are whole numbers: --input {replace(item, dtype='int64')}"
+
+
+def _shape(text: str, facts: Facts, inputs: Sequence[Input]) -> str:
+    """The shape has the batch in it, ends in the channels, lacks them, or has others than the first layer takes."""
+    item = max(inputs, key=lambda one: len(one.shape), default=None)
+    if item is None:
+        return ""
+    sides, of_dims, of_channels = item.shape, re.search(_DIMS, text), "channel" in text
+    if facts.embeds and not facts.conv_dims:
+        has_batch = len(sides) == 2 and item.dtype in ("int64", "int32") and of_dims
+        return _without_batch(item) if has_batch else ""
+    if not facts.conv_dims:
+        is_linear = facts.features and re.search(r"mat1 and mat2 shapes|same reduction dim", text)
+        return f"its first linear layer takes {facts.features} features, such as --input {facts.features}" * bool(
+            is_linear and math.prod(sides) != facts.features
+        )
+    extra = len(sides) - (facts.conv_dims + 1)
+    if extra == 1 and of_dims and (sides[1] == facts.channels or sides[0] <= sides[1]):
+        return _without_batch(item)
+    if extra == 0 and of_channels and sides[0] != facts.channels:
+        if sides[-1] == facts.channels:
+            return f"channels come first: --input {replace(item, shape=(sides[-1], *sides[:-1]))}"
+        wanted = replace(item, shape=(facts.channels, *sides[1:]))
+        return f"its first convolution takes {facts.channels} channels: --input {wanted}"
+    if extra == -1 and (of_channels or of_dims):
+        return f"the channels are missing: --input {replace(item, shape=(facts.channels, *sides))}"
+    return ""
+
+
+def _without_batch(item: Input) -> str:
+    return f"--input is without the batch: --input {replace(item, shape=item.shape[1:])} --batch {item.shape[0]}"
+
+
+_DIMS = r"batched|[1-9]-?D\b|[1-9]-d|dimensions?\b|values to unpack|\bdims?\b"
+
+_INPUT_WORDS = (
+    rf"{_DIMS}|mat1|reduction dim|reshape|broadcast|out of range"
+    r"|\b(sizes?|shapes?|channels?|elements|inputs?|images?|height|width|lengths?|features|numel|view|expanded"
+    r"|d?types?|Long|Float|Half|Double|ind(ex|ices)|kernel)\b"
+)
+
+
+def _speaks_of_input(error: BaseException | str) -> bool:
+    """Does it speak of sizes or kinds of tensors? A missing attribute or file is nothing that another input mends."""
+    if isinstance(error, NotImplementedError):
+        return False
+    if isinstance(error, TypeError):
+        return "invalid data type" in str(error)  # a tensor is asked for a key
+    kinds = (str, RuntimeError, ValueError, IndexError, AssertionError)
+    return isinstance(error, kinds) and bool(re.search(_INPUT_WORDS, str(error)))
