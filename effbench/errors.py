@@ -55,6 +55,10 @@ class ModelError(EffbenchError):
     """A network that cannot be built, or that raises in its forward pass."""
 
 
+class NeedsValues(ModelError):
+    """A network that looks at values, built without any."""
+
+
 class DeviceUnavailable(EffbenchError):
     """A device that effbench knows but that this machine does not have."""
 

@@ -196,7 +196,7 @@ def check(sampling: Sampling) -> Sampling:
         if not (is_number and value > 0 and math.isfinite(value)):
             shown = f"{value:g}" if is_number else repr(value)
             raise InvalidValue(f"{name.removesuffix('_s')} (={shown}) must be a positive number")
-        sampling = replace(sampling, **{name: float(value)})
+        sampling = replace(sampling, **{name: float(value)})  # type: ignore[arg-type]
     if sampling.max_rounds < sampling.min_rounds:
         return replace(sampling, max_rounds=sampling.min_rounds)
     return sampling

@@ -7,6 +7,7 @@ printed here.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import pickle
@@ -23,6 +24,8 @@ from typing import Any, TypeVar
 import psutil
 
 _T = TypeVar("_T")
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 IDLE_S = 20.0
 """A child that computes nothing for so long waits for what this process has and a copy lacks: a lock, a thread."""
@@ -44,7 +47,7 @@ class _Answer:
 
 
 def can_fork() -> bool:
-    """Whether this system has a fork that keeps what we need: Linux and the like. macOS's frameworks do not survive one."""
+    """Whether this system forks, and a copy goes on working: macOS's frameworks do not survive it."""
     return hasattr(os, "fork") and sys.platform != "darwin"
 
 
@@ -91,6 +94,7 @@ def _answer(function: Callable[[], Any], writing: int) -> None:
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        _end_with_parent()
         # Buffers of the parent must not be written twice, and its streams may be anything (a notebook's, pytest's).
         sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
         value, error = None, None
@@ -104,6 +108,12 @@ def _answer(function: Callable[[], Any], writing: int) -> None:
         code = 0
     finally:
         os._exit(code)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its child: have the kernel do it, where it can."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _portable(error: BaseException) -> BaseException:
@@ -120,7 +130,7 @@ def _portable(error: BaseException) -> BaseException:
 
 
 def _received(reading: int, child: int) -> bytes:
-    """Everything that the child writes until it closes its end. Raises ChildFailed where it has come to a standstill."""
+    """Everything that the child writes until it closes its end. Raises ChildFailed where it stands still."""
     parts: list[bytes] = []
     spent, idle = -1.0, 0.0
     while True:

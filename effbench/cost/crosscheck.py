@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from effbench import feeding
+from effbench.cost.costs import OpCost, Profile
 from effbench.cost.formulas import PRODUCTS
 from effbench.cost.isolate import lent, meta_twin, quiet_torch
-from effbench.cost.profile import Fed, Feed, OpCost, Profile, profile
+from effbench.cost.profile import Fed, Feed, profile
 
 
 @dataclass(frozen=True)

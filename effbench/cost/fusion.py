@@ -271,7 +271,7 @@ class Fusion:
                         continue
                     seen.add((access.value, access.view))
                     # Folding leaves one bias per channel, and none where the convolution had its own.
-                    if not is_folded or (position == 1 and len(anchor.reads) < 3):
+                    if not is_folded or (anchor and position == 1 and len(anchor.reads) < 3):
                         crossing.append(access)
             for access in record.writes:
                 readers = self._readers.get(access.value)

@@ -59,7 +59,8 @@ def _while_loop(
 
 def _scan(tracer: Tracer, combine_fn: Any, init: Any, xs: Any, additional: Sequence[Any] = ()) -> Any:
     """One step after the other along the first side, as torch's own eager scan; the results are stacked."""
-    carry, steps = list(init), []
+    carry: list[Any] = list(init)
+    steps: list[list[Any]] = []
     with tracer:
         for step in range(xs[0].shape[0] if len(xs) else 0):
             found = list(combine_fn(*carry, *(x.select(0, step) for x in xs), *additional))
@@ -80,7 +81,9 @@ def _map(tracer: Tracer, function: Any, xs: Any, additional: Sequence[Any] = ())
     with tracer:
         rows = [function(*row, *additional) for row in zip(*(x.unbind(0) for x in xs), strict=True)]
         flat = [tree_flatten(row) for row in rows]
-        return tree_unflatten([torch.stack(each) for each in zip(*(leaves for leaves, _ in flat), strict=True)], flat[0][1])
+        return tree_unflatten(
+            [torch.stack(each) for each in zip(*(leaves for leaves, _ in flat), strict=True)], flat[0][1]
+        )
 
 
 def _inner(tracer: Tracer, function: Callable[..., Any], *operands: Any, **named: Any) -> Any:
@@ -118,9 +121,9 @@ def _returns_maxima() -> bool:
     """Whether flex_attention returns the scores' maxima as a third result: newer versions of torch do."""
     import inspect
 
-    from torch._higher_order_ops import flex_attention
+    from torch._higher_order_ops.flex_attention import math_attention
 
-    return "max_scores" in inspect.getsource(flex_attention.math_attention)
+    return "max_scores" in inspect.getsource(math_attention)
 
 
 _RULES: Mapping[str, Callable[..., Any]] = {

@@ -151,7 +151,7 @@ def _uncompiled() -> Iterator[None]:
     with ExitStack() as stack:
         if "torch._dynamo" in sys.modules:  # importing it takes seconds; who has not compiled has not imported it
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        torch.compile = as_written  # type: ignore[assignment]
+        torch.compile = as_written
         stack.callback(setattr, torch, "compile", compiler)
         yield
 

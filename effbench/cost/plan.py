@@ -6,7 +6,7 @@ of shapes, strides, layouts and dtypes alone, so that no count depends on what w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -89,8 +89,10 @@ def describe(func: Any) -> Operator:
     )
     key = torch._C.DispatchKey.CompositeImplicitAutograd
     # torch._decomp adds decompositions in Python, of operators that run as one: only for what has no formula.
-    parts = _decomposes(full) or (found is UNKNOWN and func.has_kernel_for_dispatch_key(key))
-    composite = parts and name not in WHOLE and not free
+    if free or name in WHOLE:
+        composite = False
+    else:
+        composite = _decomposes(full) or (found is UNKNOWN and func.has_kernel_for_dispatch_key(key))
     arguments = tuple((argument.name, argument.default_value) for argument in func._schema.arguments)
     return Operator(name, found, free, composite, pointwise, mutated, arguments)
 
@@ -100,7 +102,7 @@ def _decomposes(name: str) -> bool:
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))
 
 
-def decompose(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def decompose(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Run an operator by its parts, as torch does outside inference mode; NotImplemented where it has none.
 
     `func.decompose` would prefer decompositions in Python, which copy where the operator does not (dropout in eval

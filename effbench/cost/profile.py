@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from effbench import feeding
 from effbench.core import Cost, Traffic
 from effbench.cost import child
+from effbench.cost.costs import OpCost, Profile
 from effbench.cost.formulas import PRODUCTS
 from effbench.cost.fusion import fused_kernels, traffic
 from effbench.cost.isolate import fake_twin, lent, meta_twin, quiet_torch, real_twin, uncollected
@@ -25,9 +27,6 @@ from effbench.cost.ways import Device, Refusal, Way, first_that_holds, home_of
 from effbench.errors import InvalidValue, ModelError
 from effbench.feeding import Input
 
-if TYPE_CHECKING:
-    import pandas
-
 _T = TypeVar("_T")
 
 LAZY = nn.parameter.UninitializedParameter
@@ -37,133 +36,6 @@ Fed = Sequence[Any] | Mapping[str, Any]
 
 
 _DEPENDS = {"device": "the device it runs on", "values": "values", "refused": "an error that it catches"}
-
-
-@dataclass(frozen=True)
-class OpCost:
-    """One operator call. Elements are counted once per read and write; `traffic` holds the same with bytes.
-
-    `module` is the path of the innermost module ("" is the network itself) and `call` which use of that module it was.
-    `weights_read` are elements that the network's input does not reach: parameters, buffers, and what is computed
-    from them alone. `kind` is conv, matmul, attention, recurrent, norm, pool, reduce, elementwise, data or unknown.
-    """
-
-    module: str
-    module_type: str
-    call: int
-    op: str
-    kind: str
-    input_shapes: tuple[tuple[int, ...], ...]
-    output_shapes: tuple[tuple[int, ...], ...]
-    madds: int
-    activations: int
-    elementwise: int
-    weights_read: int
-    activations_read: int
-    written: int
-    traffic: Traffic
-
-    @property
-    def memory_access(self) -> int:
-        """Elements read and written."""
-        return self.traffic.elements
-
-    @property
-    def memory_access_bytes(self) -> int:
-        return self.traffic.bytes
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; `name` is the module path."""
-        plain = asdict(self)
-        plain.pop("traffic")
-        return {
-            "name": plain.pop("module"),
-            **plain,
-            "memory_access": self.memory_access,
-            "memory_access_bytes": self.memory_access_bytes,
-        }
-
-
-@dataclass(frozen=True)
-class ModuleCost:
-    """The sum over the operators at and below one module path."""
-
-    module: str
-    module_type: str
-    madds: int
-    activations: int
-    elementwise: int
-    traffic: Traffic
-
-
-@dataclass(frozen=True)
-class Profile:
-    """The cost of one network on one input shape (without batch), and of its every operator in order of execution.
-
-    `kernels` are, for each level of memory access, what runs as one there: their traffic sums to that level's, and
-    their multiply-adds to the network's.
-    """
-
-    model: str
-    input_shape: tuple[Any, ...]
-    batch: int
-    dtype: str
-    cost: Cost
-    ops: tuple[OpCost, ...]
-    kernels: Mapping[str, tuple[Kernel, ...]]
-    inputs: tuple[Input, ...] = ()
-
-    def __repr__(self) -> str:
-        from effbench.cost import profile_repr
-
-        return profile_repr.text(self)
-
-    def _repr_html_(self) -> str:
-        from effbench.cost import profile_repr
-
-        return profile_repr.page(self)
-
-    def to_dict(self, layers: bool = False) -> dict[str, Any]:
-        """JSON-ready. With `layers`, one entry per operator."""
-        plain: dict[str, Any] = {
-            "model": self.model,
-            "input_shape": list(self.input_shape),
-            **({"inputs": [str(item) for item in self.inputs]} if self.inputs else {}),
-            "batch": self.batch,
-            "dtype": self.dtype,
-            **self.cost.to_dict(),
-        }
-        if layers:
-            plain["layers"] = [op.to_dict() for op in self.ops]
-        return plain
-
-    def by_module(self, depth: int | None = None) -> tuple[ModuleCost, ...]:
-        """Costs per module path, each with everything below it; `depth` 0 is the network alone, 1 its children."""
-        types: dict[str, str] = {}
-        sums: dict[str, list[OpCost]] = {}
-        for op in self.ops:
-            parts = op.module.split(".") if op.module else []
-            types[op.module] = op.module_type
-            for length in range(len(parts) + 1):
-                if depth is None or length <= depth:
-                    sums.setdefault(".".join(parts[:length]), []).append(op)
-        return tuple(
-            ModuleCost(
-                module=path,
-                module_type=types.get(path, ""),
-                madds=sum(op.madds for op in ops),
-                activations=sum(op.activations for op in ops),
-                elementwise=sum(op.elementwise for op in ops),
-                traffic=sum((op.traffic for op in ops), Traffic()),
-            )
-            for path, ops in sums.items()
-        )
-
-    def to_frame(self) -> pandas.DataFrame:
-        """One row per operator."""
-        import pandas
-
-        return pandas.DataFrame([op.to_dict() for op in self.ops])
 
 
 def profile(
@@ -198,7 +70,7 @@ def profile(
 
     def in_child(way: Way) -> Profile | Refusal:
         if way.tensors == "fake":
-            import torch._dynamo.config  # FakeTensorMode needs it: seconds, here once instead of in every child
+            importlib.import_module("torch._dynamo.config")  # for seconds: here once instead of in every child
         return apart(lambda: attempt(model, feed, way, disposable=True))
 
     return first_that_holds(model, feed, device, in_child)
@@ -222,7 +94,7 @@ def count(
 
 
 def apart(carry_out: Callable[[], _T]) -> _T:
-    """`carry_out()` in a forked child; in this process where the child has to wait for what only this one has.
+    """`carry_out()` in a forked child; in this process where there is no fork, or the child waits for what it lacks.
 
     Raises ModelError where the child was ended.
     """
@@ -231,6 +103,8 @@ def apart(carry_out: Callable[[], _T]) -> _T:
         torch.set_num_threads(1)  # the threads that would help are not in the copy
         return carry_out()
 
+    if not child.can_fork():
+        return carry_out()
     try:
         return child.run(alone)
     except child.ChildFailed as failure:
@@ -295,9 +169,10 @@ def attempt(model: nn.Module, feed: Feed, way: Way, *, disposable: bool = False)
             with lent(list(model.modules()), twin):
                 found = _traced(model, feed, way.tensors, place, home, mode)
     except Exception as error:
-        return Refusal.of(error)
+        return Refusal.of(error, model, feed)
     if found.doubt:
-        return Refusal(found.doubt, "", f"what it does depends on {_DEPENDS[found.doubt]}")
+        reason = f"what it does depends on {_DEPENDS[found.doubt]}"
+        return Refusal(found.doubt, "", reason, f"{type(model).__name__} cannot be counted without values: {reason}")
     return _summed(model, feed, found, "meta" if way.tensors == "fake" else place.type)
 
 
@@ -391,9 +266,7 @@ def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _placed(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    return _mapped(
-        value, lambda item: item.detach().to(device, dtype if item.is_floating_point() else item.dtype)
-    )
+    return _mapped(value, lambda item: item.detach().to(device, dtype if item.is_floating_point() else item.dtype))
 
 
 def _op_cost(record: Record) -> OpCost:

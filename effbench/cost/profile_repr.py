@@ -11,7 +11,7 @@ from effbench.core import LEVELS
 from effbench.feeding import Input
 
 if TYPE_CHECKING:
-    from effbench.cost.profile import Profile
+    from effbench.cost.costs import Profile
 
 WIDTH = 100
 """Columns of the text."""
@@ -66,9 +66,10 @@ def page(profile: Profile) -> str:
     )
     modules = "".join(
         f"<tr><td {cells}>{escape(_cut(_line(row.path), 80)) or '(the network itself)'}</td>"
-        f"<td {cells}>{escape(_cut(_line(row.kind), 40))}</td><td {right} title='{row.madds:,}'>{_number(row.madds)}</td>"
-        f"<td {right}>{_share(row.madds, cost.madds)}</td><td {right} title='{row.memory_access:,}'>{_number(row.memory_access)}"
-        f"</td><td {right}>{_share(row.memory_access, cost.memory_access)}</td></tr>"
+        f"<td {cells}>{escape(_cut(_line(row.kind), 40))}</td>"
+        f"<td {right} title='{row.madds:,}'>{_number(row.madds)}</td><td {right}>{_share(row.madds, cost.madds)}</td>"
+        f"<td {right} title='{row.memory_access:,}'>{_number(row.memory_access)}</td>"
+        f"<td {right}>{_share(row.memory_access, cost.memory_access)}</td></tr>"
         for row in costliest(profile)
     )
     return (

@@ -52,14 +52,16 @@ def scaled_apart(records: Sequence[Record], again: Sequence[Record]) -> list[Rec
     for place, one in zip(_places(records), records, strict=True):
         two = likes.get(place)
         found.append(
-            one if two is None else one._replace(reads=marked(one.reads, two.reads), writes=marked(one.writes, two.writes))
+            one
+            if two is None
+            else one._replace(reads=marked(one.reads, two.reads), writes=marked(one.writes, two.writes))
         )
     return found
 
 
 def _places(records: Sequence[Record]) -> list[tuple[object, ...]]:
     seen: Counter[tuple[object, ...]] = Counter()
-    places = []
+    places: list[tuple[object, ...]] = []
     for record in records:
         kind = (record.module, record.call, record.op)
         places.append((*kind, seen[kind]))

@@ -30,7 +30,9 @@ def followed(modes: Sequence[Any]) -> Iterator[None]:
                 stack.enter_context(mode)
             run(thread)
 
-    def submit_here(pool: ThreadPoolExecutor, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit_here(
+        pool: ThreadPoolExecutor, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Future[Any]:
         if threading.get_ident() != home:  # somebody else's work, which is none of the network's
             return submit(pool, function, *args, **kwargs)
         future: Future[Any] = Future()
@@ -61,8 +63,8 @@ def followed(modes: Sequence[Any]) -> Iterator[None]:
     }
     before = {name: getattr(ThreadPool, name) for name in here}
     try:
-        threading.Thread.run = run_followed  # type: ignore[method-assign]
-        ThreadPoolExecutor.submit = submit_here  # type: ignore[method-assign]
+        threading.Thread.run = run_followed  # type: ignore[assignment, method-assign]
+        ThreadPoolExecutor.submit = submit_here  # type: ignore[assignment, method-assign]
         for name, function in here.items():
             setattr(ThreadPool, name, function)
         yield

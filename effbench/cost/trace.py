@@ -4,8 +4,8 @@ The tracer sits below autograd and sees ATen operators. On the meta device nothi
 returns is remembered by its argument shapes, since PyTorch works shapes out in Python, slower than many kernels run.
 
 There the tensors say that they are where the network runs, and constants keep their values, so that the network goes
-the way that it always goes. Where shapes may still not tell, the tracer notes it (`Doubt`), and the caller traces again:
-on fake tensors, which are on the network's own device for torch itself too, or on real ones.
+the way that it always goes. Where shapes may still not tell, the tracer notes it (`Doubt`), and the caller traces
+again: on fake tensors, which are on the network's own device for torch itself too, or on real ones.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from effbench.cost import higher_order, whole
 from effbench.cost.formulas import UNKNOWN
 from effbench.cost.plan import (
+    WHOLE,
     Operator,
     Plan,
+    decompose,
     describe,
     flatten,
     hashable,
@@ -44,8 +46,8 @@ Tensors = Literal["meta", "fake", "real"]
 """What a trace runs on: tensors of the meta device, fake ones of the network's device, or real ones."""
 
 Doubt = Literal["", "device", "refused", "values"]
-"""Why a trace without values may not be what the network does: it looked at a device, it caught an operator's error (which
-may be of our making), or it wanted a value."""
+"""Why a trace without values may not be what the network does: something in it depends on the device, it caught an
+operator's error (which may be of our making), or it wanted a value."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ _DATA_DEPENDENT = (
 )
 """Errors of fake tensors for what only values can tell."""
 
-_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+_NO_DISPATCH = torch._C._disabled_torch_dispatch_impl
 _CPU = torch.device("cpu")
 _ON_META = {"device": torch.device("meta")}
 _CONSTANT_LIMIT = 1 << 22
@@ -166,15 +168,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if operator is None:
             if isinstance(func, HigherOrderOperator):
                 return higher_order.run(self, func, args, kwargs)
-            operator = _OPERATORS[func] = _describe(func)
-        if types and any(kind.__name__ != "FakeTensor" for kind in types):
+            operator = _OPERATORS[func] = describe(func)
+        if types and any(map(_does_it_itself, types)):
             return NotImplemented  # a subclass of Tensor, which does it by operators of its own
-        if operator.name in whole.NAMES:
+        if operator.name in WHOLE:
             return self.whole(func, args, kwargs)
         if operator.composite:
             with self:
-                # Not `func.decompose`, which prefers a decomposition in Python, made for compilers, where there is one.
-                return func._op_dk(_COMPOSITE, *args, **kwargs)
+                result = decompose(func, args, kwargs)
+            if result is not NotImplemented:
+                return result
         tensors: list[Tensor] = []
         key = (func, self._dtype, key_of(args, tensors), key_of(tuple(kwargs.items()), tensors) if kwargs else None)
         meta = self.on_meta
@@ -212,14 +215,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def whole(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Carry out an operator that stands for many (`whole.NAMES`) and write it down as one."""
+        """Carry out an operator that stands for many (`plan.WHOLE`) and write it down as one."""
         result = None
         if self.on_meta and any(map(_is_meta, flatten(args))):
             args, kwargs = moved(args), {name: moved(value) for name, value in kwargs.items()}
             result = whole.shaped(func, args, kwargs)
         if result is None:
             with self.paused():
-                result = func._op_dk(_COMPOSITE, *args, **kwargs)
+                result = decompose(func, args, kwargs)
         name, plan, tensors, outputs = whole.plan_of(func, args, kwargs, result)
         self.record(name, plan, tensors, outputs)
         return result
@@ -315,8 +318,9 @@ def trace(
 ) -> Trace:
     """Run ``model(*inputs, **named)`` and write down its operators.
 
-    `home` is where the network runs, whatever the tensors; `mode` is the FakeTensorMode of fake ones. Lets the model's own exceptions through, with what the tracer doubts
-    as their attribute ``doubt``. The caller lends the model and quietens torch (`isolate`).
+    `home` is where the network runs, whatever the tensors; `mode` is the FakeTensorMode of fake ones. Lets the model's
+    own exceptions through, with what the tracer doubts as their attribute ``doubt``. The caller lends the model and
+    quietens torch (`isolate`).
     """
     tracer = Tracer(model, tensors)
     for tensor in flatten((inputs, dict(named))):
@@ -360,7 +364,7 @@ def _as_at_home(tracer: Tracer, home: torch.device) -> Iterator[None]:
     def get_device(tensor: Tensor) -> int:
         if not tracer._inside and _is_meta(tensor):
             return -1 if home.type == "cpu" else home.index or 0
-        return base.get_device(tensor)  # type: ignore[no-any-return]
+        return base.get_device(tensor)
 
     flags = [name for name in ("is_cpu", "is_cuda", "is_meta", "is_mps", "is_xpu") if hasattr(base, name)]
     answers: dict[str, Any] = {name: said(name, name == f"is_{home.type}") for name in flags}
@@ -378,13 +382,10 @@ def _as_at_home(tracer: Tracer, home: torch.device) -> Iterator[None]:
                 delattr(Tensor, name)
 
 
-def _describe(func: Any) -> Operator:
-    """As `plan.describe`. Whatever torch itself takes apart is taken apart: under inference mode it arrives whole."""
-    operator = describe(func)
-    if operator.free:
-        return operator
-    apart = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
-    return operator._replace(composite=apart)
+def _does_it_itself(kind: type) -> bool:
+    """Whether this is a subclass of Tensor with operators of its own; fake tensors are our stand-ins."""
+    own = getattr(kind, "__torch_dispatch__", _NO_DISPATCH)
+    return own is not _NO_DISPATCH and kind.__name__ != "FakeTensor"
 
 
 def _storage(tensor: Tensor) -> Any:
@@ -400,5 +401,3 @@ def _view(tensor: Tensor) -> object:
         return tensor.storage_offset(), tensor.shape, tensor.stride()
     except (NotImplementedError, RuntimeError):
         return tensor.shape
-
-

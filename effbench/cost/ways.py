@@ -1,26 +1,28 @@
 """In which way a network is counted: on shapes alone where they tell all, else nearer and nearer to the real thing.
 
-=========  ====================================================================================================
+=========  =======================================================================================================
 ``meta``   tensors of the meta device: nothing is allocated and nothing computed; the fastest by far
-``fake``   fake tensors, which say that they are on the network's own device: where it looks at devices, or uses autocast
+``fake``   fake tensors, which are on the network's own device for torch itself too: where it uses autocast, …
 ``real``   real tensors: where it looks at values
-=========  ====================================================================================================
+=========  =======================================================================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
 
+from effbench.cost import refusal
 from effbench.cost.trace import Tensors
-from effbench.errors import ModelError
+from effbench.errors import ModelError, NeedsValues
 
 if TYPE_CHECKING:
-    from effbench.cost.profile import Feed, Profile
+    from effbench.cost.costs import Profile
+    from effbench.cost.profile import Feed
 
 Device = Literal["meta", "real", "auto"]
 
@@ -41,16 +43,20 @@ class Way:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a network could not be counted in one way: a doubt of the tracer, or an error of its own."""
+    """Why a network could not be counted in one way: a doubt of the tracer, or an error of its own.
+
+    `reason` is the error's first line, and `told` what to say of it to a person.
+    """
 
     doubt: str
     kind: str
     reason: str
+    told: str
 
     @classmethod
-    def of(cls, error: Exception) -> Refusal:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        return cls(getattr(error, "doubt", ""), type(error).__name__, reason)
+    def of(cls, error: Exception, model: nn.Module, feed: Feed) -> Refusal:
+        told = refusal.explain(error, refusal.facts_of(model), feed.inputs, feed.batch)
+        return cls(getattr(error, "doubt", ""), type(error).__name__, refusal.first_reason(error), told)
 
     @property
     def wants_gradients(self) -> bool:
@@ -76,7 +82,7 @@ def first_that_holds(
         if not isinstance(found, Refusal):
             return found
         refusals.append(found)
-    raise ModelError(_message(model, feed, refusals))
+    raise _error(model, refusals)
 
 
 def _ways(model: nn.Module, device: Device, refusals: list[Refusal]) -> Iterator[Tensors]:
@@ -88,8 +94,14 @@ def _ways(model: nn.Module, device: Device, refusals: list[Refusal]) -> Iterator
             yield "fake"
     if device == "meta" or "meta" in places:
         return
-    if not refusals or refusals[-1].wants_values or refusals[-1].doubt or not _agree(refusals) or _is_small(model):
+    if not refusals or _may_run(model, refusals):
         yield "real"
+
+
+def _may_run(model: nn.Module, refusals: list[Refusal]) -> bool:
+    """Whether the network may run on real tensors though it did not on others, or is small enough to find out."""
+    last = refusals[-1]
+    return last.wants_values or bool(last.doubt) or not _agree(refusals) or _is_small(model)
 
 
 def _agree(refusals: list[Refusal]) -> bool:
@@ -110,13 +122,21 @@ def _places(model: nn.Module) -> list[str]:
     return sorted({item.device.type for item in (*model.parameters(), *model.buffers())})
 
 
-def _message(model: nn.Module, feed: Any, refusals: list[Refusal]) -> str:
+def _error(model: nn.Module, refusals: list[Refusal]) -> ModelError:
     name, places = type(model).__name__, _places(model)
     if not refusals:
-        return f"{name} has no values in its weights (meta device); use device 'meta', or build it on the CPU"
-    last = refusals[-1]
+        return NeedsValues(
+            f"{name} has no values in its weights (meta device); use device 'meta', or build it on the CPU"
+        )
+    # What fails on meta alone is no failure of the network.
+    told = next((item for item in refusals if "meta" not in item.reason.lower()), refusals[-1])
     if len(places) > 1:
-        return f"{name} has weights on {' and '.join(places)} and does not run there: {last.reason}; move it to one device"
-    if "meta" in places and last.wants_values:
-        return f"{name} looks at values ({last.reason}) and its weights have none (meta device); build it on the CPU"
-    return f"{name} does not run on input {feed}: {last.reason}; give the inputs it was built for (--input)"
+        return ModelError(
+            f"{name} has weights on {' and '.join(places)} and does not run there: {told.reason}; move it to one device"
+        )
+    if "meta" in places and _may_run(model, refusals):
+        return NeedsValues(
+            f"{name} looks at values ({refusals[-1].reason}), and its weights have none (meta device); "
+            "build it on the CPU"
+        )
+    return ModelError(told.told)

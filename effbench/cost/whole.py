@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from effbench.cost.formulas import Call, Shape, formula, recurrent
-from effbench.cost.plan import Plan, count, flatten
+from effbench.cost.plan import WHOLE, Plan, count, flatten
 
 ATTENTION = "scaled_dot_product_attention"
-RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-NAMES = frozenset({ATTENTION, *RECURRENT})
+RECURRENT = tuple(sorted(WHOLE - {ATTENTION}))
 
 _ELEMENTWISE = {"lstm": 9, "gru": 8}
 """Element-wise operations per row and hidden unit (`formulas`); 1 of the plain ones."""
@@ -93,15 +92,14 @@ def _attended(given: Mapping[str, Any]) -> Tensor | None:
     query, key, value, mask = (given[name] for name in ("query", "key", "value", "attn_mask"))
     if query.dim() < 3 or query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2] or given["dropout_p"]:
         return None
-    heads = None
-    if given["enable_gqa"]:
-        heads = query.shape[-3]
+    heads = query.shape[-3] if given["enable_gqa"] else None
+    broadcast: Any = torch.broadcast_shapes
     try:
-        outer = torch.broadcast_shapes(
+        outer = broadcast(
             query.shape[:-2], *((*item.shape[:-3], heads) if heads else item.shape[:-2] for item in (key, value))
         )
         if mask is not None:
-            outer = torch.broadcast_shapes(outer, mask.shape[:-2])
+            outer = broadcast(outer, mask.shape[:-2])
     except RuntimeError:
         return None
     fused = (
@@ -115,7 +113,8 @@ def _attended(given: Mapping[str, Any]) -> Tensor | None:
     # The fused kernel lays its output out as the query is; the plain products write rows one after the other.
     if fused:
         return torch.empty_like(query)
-    return query.new_empty((*outer, query.shape[-2], value.shape[-1]))
+    made: Tensor = query.new_empty((*outer, query.shape[-2], value.shape[-1]))
+    return made
 
 
 def _recurred(given: Mapping[str, Any]) -> Any:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from effbench import zoo
 from effbench.core import Cell, Cost, Traffic
-from effbench.errors import EffbenchError, ModelError
+from effbench.errors import EffbenchError, ModelError, NeedsValues
 from effbench.feeding import Input
+from effbench.measurement.builds import BUILDS, Build, NotBuilt, built, on_meta
 from effbench.measurement.launcher import Site, Worker, WorkerFailed, worker_environment
 from effbench.zoo import external, libraries
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from effbench.cost import Kernel, Profile
 
 
@@ -31,27 +30,41 @@ class Counted:
 def profile(
     model: str, input_shape: Any, *, batch: int, dtype: str, arguments: Mapping[str, Any] | None = None
 ) -> Profile:
-    """Count a named network in this process, fed with `input_shape` (`feeding.described`), or as it says itself.
+    """Count a named network, fed with `input_shape` (`feeding.described`), or as it says itself.
 
+    A network of the zoo is built and counted in this process: its code keeps nothing. Others are built and counted in
+    forked children (`cost.apart`), a new one for each way to build them.
     Raises UnknownName, ModelError, InvalidValue.
     """
     from effbench import cost
 
-    try:
-        network = on_meta(model, arguments or {})
-        if input_shape is None:
-            input_shape = libraries.own_shape(network) or external.DEFAULT_SHAPE
+    def count(build: Build) -> Profile | NotBuilt:
+        network = built(build, model, arguments or {})
+        if isinstance(network, NotBuilt):
+            return network
+        shape = input_shape if input_shape is not None else libraries.own_shape(network) or external.DEFAULT_SHAPE
+        by = cost.profile if ":" in model else cost.count
+        return by(network, shape, batch=batch, dtype=dtype)
+
+    external.imported(model)  # before the fork, so that it is imported once
+    builds = list(BUILDS)
+    while True:
+        build = builds.pop(0)
         try:
-            return cost.profile(network, input_shape, batch=batch, dtype=dtype)
-        except ModelError:
-            if ":" not in model or not any(weight.is_meta for weight in network.parameters()):
+            found = cost.apart(partial(count, build)) if ":" in model else count(build)
+        except NeedsValues:
+            builds = builds[-1:]  # a forward pass that looks at values needs weights that have some
+            if not builds:
                 raise
-        # A forward pass that looks at values needs weights that have some.
-        with libraries.without_weights():
-            network = zoo.resolve(model, arguments)
-        return cost.profile(network, input_shape, batch=batch, dtype=dtype)
-    except SystemExit as stop:
-        raise ModelError(f"{model} calls sys.exit({stop.code!r}); a network has to raise an error instead") from stop
+        except SystemExit as stop:
+            raise ModelError(
+                f"{model} calls sys.exit({stop.code!r}); a network has to raise an error instead"
+            ) from stop
+        else:
+            if not isinstance(found, NotBuilt):
+                return found
+            if not builds:
+                raise found.error
 
 
 def quantised(found: Counted | Profile) -> Counted:
@@ -167,44 +180,3 @@ def _kernels(values: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, tuple[K
     from effbench.cost import Kernel
 
     return {level: tuple(Kernel(madds, Traffic(*moved)) for madds, *moved in each) for level, each in values.items()}
-
-
-def on_meta(model: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """The network without its weights, where it can be built so. Raises as `zoo.resolve` does.
-
-    Some constructors compute sizes with tensors: those are built on the CPU with only their parameters left out. Others
-    look at their weights, and get them.
-    """
-    import torch
-
-    with libraries.without_weights():
-        try:
-            with torch.device("meta"):
-                return zoo.resolve(model, arguments)
-        except EffbenchError:
-            with suppress(EffbenchError), _without_parameters():
-                return zoo.resolve(model, arguments)
-            return zoo.resolve(model, arguments)
-
-
-@contextmanager
-def _without_parameters() -> Iterator[None]:
-    """Every parameter moves to meta as its module takes it; a tied one stays tied."""
-    import torch
-    from torch import nn
-    from torch.nn.modules.module import register_module_parameter_registration_hook
-
-    twins: dict[int, tuple[Any, nn.Parameter]] = {}
-
-    def moved(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
-        if parameter is None or parameter.is_meta or type(parameter) is not nn.Parameter:
-            return None
-        twin = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
-        # Kept beside its twin: the number of an object that is gone may be given away again.
-        return twins.setdefault(id(parameter), (parameter, twin))[1]
-
-    hook = register_module_parameter_registration_hook(moved)  # type: ignore[arg-type] # it may return a parameter
-    try:
-        yield
-    finally:
-        hook.remove()

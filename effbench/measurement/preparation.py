@@ -11,7 +11,7 @@ from effbench import feeding, runtimes
 from effbench.devices import Call, Device, OutOfMemory, cpu
 from effbench.errors import ModelError
 from effbench.feeding import Input
-from effbench.measurement import agreement, counting, keeping
+from effbench.measurement import agreement, builds, keeping
 from effbench.runtimes import Setting, Unsupported
 from effbench.runtimes.exported import Exported, as_arrays
 
@@ -119,7 +119,7 @@ def _reopened(runtime: Exported, spec: Mapping[str, Any], seed: int, device: Dev
     """A call of what an earlier launch exported. The network's weights are never made."""
     # What torch imports to build on meta is 75 MB, which no deployed network pays.
     is_named = any(item["name"] for item in spec["inputs"])
-    signature = counting.on_meta(spec["model"], spec["arguments"]) if is_named else None
+    signature = builds.on_meta(spec["model"], spec["arguments"]) if is_named else None
     inputs = _as_set(_fed(signature, spec, seed, device), setting)
     return runtime.load([as_arrays(each) for each in inputs], setting).call
 

@@ -55,7 +55,7 @@ def load(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of initial values that nobody will use
             return _checked(_call(libraries.factory(name), arguments, name), name)
-    module = _import_file(Path(place), name) if place.endswith(".py") else _import(place, name)
+    module = module_of(place, name)
     factory = _attribute(module, attribute, place)
     if _is_network(factory):
         if arguments:
@@ -64,9 +64,22 @@ def load(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
     return _checked(_call(factory, arguments, name), name)
 
 
-def module_of(place: str) -> Any:
-    """The user's module at ``path/file.py`` or ``package.module``, imported. Raises ModelError."""
-    return _import_file(Path(place), place) if place.endswith(".py") else _import(place, place)
+def imported(spec: str) -> None:
+    """Import what `spec` names, as it is: what a module makes while it is imported outlives the network.
+
+    Names of the zoo and files that hold a network have nothing to import. Raises ModelError, UnknownName.
+    """
+    name, _ = split_arguments(spec)
+    place, _, attribute = name.rpartition(":")
+    if is_of_library(name):
+        libraries.require(name)
+    elif place and attribute and place != "pickle":
+        module_of(place, name)
+
+
+def module_of(place: str, name: str = "") -> Any:
+    """The user's module at ``path/file.py`` or ``package.module``, imported. Raises ModelError, which says `name`."""
+    return _import_file(Path(place), name or place) if place.endswith(".py") else _import(place, name or place)
 
 
 def published_shape(spec: str, arguments: Mapping[str, Any] | None = None) -> tuple[int, ...] | None:

@@ -121,7 +121,7 @@ def _nothing_loaded(weights: Any) -> Iterator[None]:
         return None if isinstance(state, _Nothing) else load(self, state, *args, **named)
 
     weights.get_state_dict = lambda self, *args, **named: _Nothing()
-    nn.Module.load_state_dict = load_others  # type: ignore[method-assign]
+    nn.Module.load_state_dict = load_others  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
