@@ -102,6 +102,21 @@ class TorchCuda:
     def synchronize(self) -> None:
         self._cuda.synchronize(self._index)
 
+    def stream(self) -> int:
+        """The address of the stream that calls are queued on, for a library that launches kernels past torch.
+
+        The default stream has the address 0, which such a library takes for none and makes a stream of its own. Where
+        it is the current one, another is made and becomes the current one of this thread, for good: spin, events and
+        torch's kernels go there too.
+        """
+        current = self._cuda.current_stream(self._index)
+        if not current.cuda_stream:
+            # What is under way on the default stream may be read on the new one.
+            self.synchronize()
+            current = self._cuda.Stream(self._index)
+            self._cuda.set_stream(current)
+        return int(current.cuda_stream)
+
     def event(self) -> Any:
         """An event with ``record()``, ``query()`` and ``elapsed_time(end)`` in milliseconds."""
         return self._cuda.Event(enable_timing=True)
@@ -199,8 +214,23 @@ class TorchCuda:
             "gpu.memory_bytes": about.total_memory,
             "gpu.cuda": self._torch.version.cuda,
             "gpu.cudnn": self._torch.backends.cudnn.version(),
+            **self._accumulation(),
             "gpu.uuid": self._uuid(),
         }
+
+    def _accumulation(self) -> dict[str, bool | None]:
+        """Whether products of halves may add up in less than float32; None where this torch does not know the switch.
+
+        Torch allows reduced reductions by default. A network may set any of them.
+        """
+        matmul = self._torch.backends.cuda.matmul
+        found: dict[str, bool | None] = {}
+        for name in ("fp16_reduced_precision_reduction", "bf16_reduced_precision_reduction", "fp16_accumulation"):
+            try:
+                found[f"gpu.{name}"] = bool(getattr(matmul, f"allow_{name}"))
+            except (AttributeError, AssertionError):  # both mean an unknown name, by torch's version
+                found[f"gpu.{name}"] = None
+        return found
 
     def monitor(self) -> _nvml.Gpu | str:
         """The same GPU through NVML, or the reason why not."""
