@@ -71,6 +71,8 @@ class Runtime(ABC):
     dtypes: tuple[str, ...] = ("float32",)
     memory_formats: tuple[str, ...] = ("contiguous",)
     modes: tuple[str, ...] = ("infer",)
+    no_graph: str | None = None
+    """Why a GPU's probe is not to capture its calls as a CUDA graph (`Device.probe`); None where it may."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:

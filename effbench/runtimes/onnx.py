@@ -58,6 +58,7 @@ class OnnxRuntime(Exported):
     extra = "onnx"
     devices = ("cpu", "cuda")
     dtypes = ("float32", "float16", "int8")
+    no_graph = "onnxruntime launches its kernels past torch, whose captures hold none of them"
 
     def __init__(self, api: Callable[[int], Any] = TorchCuda) -> None:
         self._api = api
