@@ -360,6 +360,43 @@ def test_a_fact_of_one_side_only_differs() -> None:
     assert str(found) == "gpu.driver (not recorded / 570.1)"
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("gpu__cudnn", 91002, 91300),
+        ("gpu__power_limit_w", 700.0, 350.0),
+        ("gpu__sm_mhz_application", 1980, 1410),
+        ("gpu__memory_mhz_application", 2619, 1593),
+        ("gpu__ecc", True, False),
+        ("gpu__fp16_reduced_precision_reduction", True, False),
+        ("gpu__bf16_reduced_precision_reduction", True, False),
+        ("gpu__fp16_accumulation", False, True),
+    ],
+)
+def test_a_gpu_set_otherwise_is_another_condition(name: str, before: Any, after: Any) -> None:
+    (found,) = differences(with_facts(**{name: before}), with_facts(**{name: after}))
+    assert found.field == name.replace("__", ".")
+    assert fingerprint(with_facts(**{name: before})) != fingerprint(with_facts(**{name: after}))
+
+
+STORED = sorted((Path(__file__).parent.parent / "results").rglob("run.jsonl"))
+
+
+def test_stored_runs_keep_the_fingerprint_that_they_were_stored_with() -> None:
+    """What is compared grows; a CPU's run is still the one that a dashboard knows by its print. Those before 0.4 were
+    stored under a shorter list."""
+    compared = 0
+    for path in STORED:
+        with path.open() as file:
+            each = json.loads(file.readline())["environment"]
+        stored = Environment(each["device"], each["runtime"], each["facts"])
+        assert differences(stored, stored) == ()
+        if each["facts"]["effbench.version"] not in ("0.1.0", "0.3.0"):
+            assert fingerprint(stored) == each["facts"]["host.fingerprint"]
+            compared += 1
+    assert compared
+
+
 values = st.one_of(st.none(), st.integers(0, 2), st.sampled_from(["2.6.0", "2.6.9", "2.7", "x"]))
 environments = st.builds(
     Environment,

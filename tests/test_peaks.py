@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -145,6 +146,32 @@ def test_a_key_changes_with_what_peaks_depend_on(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(environment, "_version", lambda package: "0.0")
     others.add(key())
     assert len(others | {plain}) == 9
+
+
+def test_a_gpu_set_otherwise_has_peaks_of_its_own() -> None:
+    """A lower power limit or clock is a slower card, by whatever name."""
+
+    def key(**answers: Any) -> str:
+        library = SimpleNamespace(
+            NVMLError=RuntimeError,
+            nvmlInit=lambda: None,
+            nvmlDeviceGetCount=lambda: 1,
+            nvmlDeviceGetHandleByIndex=lambda index: index,
+            nvmlSystemGetDriverVersion=lambda: "580.1",
+            **answers,
+        )
+        asked: dict[str, Any] = {"threads": 0, "allocator": "retain", "dtype": "float32", "variables": {}}
+        return environment.machine_key("cuda", {}, nvml=library, **asked)
+
+    assert key() == key()
+    others = {
+        key(nvmlDeviceGetEnforcedPowerLimit=lambda handle: 700_000),
+        key(nvmlDeviceGetEnforcedPowerLimit=lambda handle: 350_000),
+        key(nvmlDeviceGetApplicationsClock=lambda handle, kind: 1410),
+        key(nvmlDeviceGetEccMode=lambda handle: [0, 0]),
+        key(nvmlDeviceGetMigMode=lambda handle: [1, 1]),
+    }
+    assert len(others | {key()}) == 6
 
 
 @pytest.mark.parametrize(

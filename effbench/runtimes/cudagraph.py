@@ -47,8 +47,8 @@ class CudaGraph(Runtime):
 
     def prepare(self, network: nn.Module, inputs: Sequence[tuple[Tensor, ...]], setting: Setting) -> Prepared:
         """A call replays the graph of the next input and returns what it writes: the same tensors whenever it comes
-        round. `prepare_s` is for all of the graphs, `graphs` how many there are. Raises Unsupported for what cannot be captured (a value read back
-        by the host, a synchronisation), and OutOfMemory.
+        round. `prepare_s` is for all of the graphs, `graphs` how many there are. Raises Unsupported for what cannot be
+        captured (a value read back by the host, a synchronisation), and OutOfMemory.
         """
         places = (getattr(value, "device", None) for value in (*inputs[0], *network.parameters()))
         api = self._api(next((place.index for place in places if place is not None), None) or 0)
