@@ -100,6 +100,34 @@ def test_a_dtype_without_kernels_is_one_line(cache: Path) -> None:
     assert not cache.exists()
 
 
+class Remembering:
+    """A device of kind "cuda" that keeps what it was handed, and how much of it."""
+
+    kind = "cuda"
+
+    def __init__(self) -> None:
+        self.placed: list[int] = []
+
+    def place(self, value: Any) -> Any:
+        self.placed.append(value.numel())
+        return value
+
+
+@pytest.mark.parametrize("shape", [(3,), (1 << 10, 1 << 10), (1 << 10, (1 << 10) + 1), (256, 512, 3, 9)])
+def test_operands_are_drawn_once_and_repeated_where_they_are_used(shape: tuple[int, ...]) -> None:
+    import torch
+
+    device = Remembering()
+    found = measuring._values(device, "bfloat16", *shape)  # type: ignore[arg-type]
+    assert tuple(found.shape) == shape and found.dtype is torch.bfloat16 and found.is_contiguous()
+    assert max(device.placed) <= 1 << 20, "what the host draws and hands over"
+    values = found.double()
+    assert shape == (3,) or (abs(values.mean()) < 0.01 and abs(values.std() - 1) < 0.01), "normal values"
+    flat = values.flatten()
+    if len(flat) > 1 << 20:
+        assert torch.equal(flat[1 << 20 :], flat[: len(flat) - (1 << 20)])
+
+
 # --- kept ---------------------------------------------------------------------------------------------
 
 

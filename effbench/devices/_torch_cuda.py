@@ -69,6 +69,10 @@ class TorchCuda:
     def select(self) -> None:
         self._cuda.set_device(self._index)
 
+    def selected(self) -> int:
+        """The index of this thread's current GPU, which `select` changes; 0 where none was chosen yet."""
+        return int(self._cuda.current_device()) if self._cuda.is_initialized() else 0
+
     def set_policy(self, policy: Policy) -> None:
         """Old switches first, then new ones: set alone, the new make old readers raise (TorchInductor is one)."""
         backends = self._torch.backends
