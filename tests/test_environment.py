@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from effbench import environment, machine, runtimes
 from effbench.core import Environment
 from effbench.environment import MUST_AGREE, collect, differences, fingerprint, require_alike
 from effbench.errors import NotComparable
+from effbench.gates.duel import Duel
 
 XEON = """processor\t: {n}
 vendor_id\t: GenuineIntel
@@ -377,6 +379,21 @@ def test_a_gpu_set_otherwise_is_another_condition(name: str, before: Any, after:
     (found,) = differences(with_facts(**{name: before}), with_facts(**{name: after}))
     assert found.field == name.replace("__", ".")
     assert fingerprint(with_facts(**{name: before})) != fingerprint(with_facts(**{name: after}))
+
+
+def test_two_interpreters_may_bring_their_own_cuda_and_cudnn_and_nothing_else_of_a_gpu() -> None:
+    def sides(*candidates: Environment, python: str = "python") -> Any:
+        parties = [SimpleNamespace(record=SimpleNamespace(stored=stored)) for stored in candidates]
+        return SimpleNamespace(_parties=parties, _sites=[SimpleNamespace(python=python)])
+
+    one = with_facts(gpu__cuda="12.4", gpu__cudnn=90100, gpu__driver="580.1")
+    other = with_facts(gpu__cuda="13.0", gpu__cudnn=91300, gpu__driver="580.1")
+    Duel._require_alike(sides(one, other))
+    with pytest.raises(NotComparable, match=r"gpu\.cudnn"):
+        Duel._require_alike(sides(one, other, python=""))
+    with pytest.raises(NotComparable, match=r"gpu\.power_limit_w"):
+        limited = replace(other, facts={**other.facts, "gpu.power_limit_w": 350.0})
+        Duel._require_alike(sides(one, limited))
 
 
 STORED = sorted((Path(__file__).parent.parent / "results").rglob("run.jsonl"))

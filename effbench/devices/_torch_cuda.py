@@ -222,18 +222,18 @@ class TorchCuda:
             "gpu.uuid": self._uuid(),
         }
 
-    def _accumulation(self) -> dict[str, bool | None]:
-        """Whether products of halves may add up in less than float32; None where this torch does not know the switch.
+    def _accumulation(self) -> dict[str, bool]:
+        """Whether products of halves may add up in less than float32. A torch without a switch does not do it.
 
         Torch allows reduced reductions by default. A network may set any of them.
         """
         matmul = self._torch.backends.cuda.matmul
-        found: dict[str, bool | None] = {}
+        found = {}
         for name in ("fp16_reduced_precision_reduction", "bf16_reduced_precision_reduction", "fp16_accumulation"):
             try:
                 found[f"gpu.{name}"] = bool(getattr(matmul, f"allow_{name}"))
-            except (AttributeError, AssertionError):  # both mean an unknown name, by torch's version
-                found[f"gpu.{name}"] = None
+            except (AttributeError, AssertionError):  # either means an unknown name, by torch's version
+                found[f"gpu.{name}"] = False
         return found
 
     def monitor(self) -> _nvml.Gpu | str:
