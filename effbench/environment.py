@@ -274,10 +274,13 @@ def _without_folders(value: str) -> str:
 
 
 def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    """Of what is imported by this name, which a build for GPUs may have been installed for by another."""
+    for name in (package, f"{package}-gpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "device") -> dict[str, Any]:

@@ -104,6 +104,24 @@ def test_what_would_compile_anew_or_break_is_refused(network: nn.Module, words: 
 
 
 @needs_compiler
+@pytest.mark.parametrize(("rotated", "tried"), [(1, 2), (3, 6), (40, 16)])
+def test_few_calls_prepare_a_cell_however_many_inputs_rotate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rotated: int, tried: int
+) -> None:
+    made: list[object] = []
+    turns = compiled.in_turn
+
+    def counted(calls: Any) -> Any:
+        call = turns(calls)
+        return lambda: made.append(call())
+
+    monkeypatch.setattr(compiled, "in_turn", counted)
+    with torch.inference_mode():
+        get("compile").prepare(Line(), [(torch.ones(4),)] * rotated, Setting(tmp_path))
+    assert len(made) == tried
+
+
+@needs_compiler
 def test_nothing_runs_eagerly_unseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A switch in the environment makes torch.compile do nothing, and say nothing."""
     with torch._dynamo.config.patch(disable=True), pytest.raises(Unsupported, match="unset TORCHDYNAMO_DISABLE"):

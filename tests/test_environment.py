@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -394,6 +395,20 @@ def test_two_interpreters_may_bring_their_own_cuda_and_cudnn_and_nothing_else_of
     with pytest.raises(NotComparable, match=r"gpu\.power_limit_w"):
         limited = replace(other, facts={**other.facts, "gpu.power_limit_w": 350.0})
         Duel._require_alike(sides(one, limited))
+
+
+def test_onnxruntime_for_gpus_is_a_package_of_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its version is a condition of the run all the same."""
+
+    def version(name: str) -> str:
+        if name == "onnxruntime-gpu":
+            return "1.30.0"
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = collect({"device.name": "cuda"}, "eager,onnxruntime", threads=0, allocator="system", variables={})
+    assert found.facts["runtime.version"] == "1.30.0" and found.facts["onnxruntime.version"] == "1.30.0"
+    assert "numpy.version" not in found.facts
 
 
 STORED = sorted((Path(__file__).parent.parent / "results").rglob("run.jsonl"))

@@ -239,8 +239,11 @@ class Allocator(Gpu):
 
 
 def on_a_gpu(spec: Mapping[str, Any], gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Any]:
-    device = Cuda(api=gpu, warm_up_s=0.05)
-    monkeypatch.setattr(peak_memory.devices, "get", lambda *_, **__: device)
+    def get(name: str, **options: Any) -> Cuda:
+        assert options["warm_up_s"] == 0, "nothing is timed"
+        return Cuda(api=gpu, **{**options, "warm_up_s": 0.05})
+
+    monkeypatch.setattr(peak_memory.devices, "get", get)
     told: list[Any] = []
     readings.answer(job(spec, "cuda"), lambda event, **said: told.append(said))
     values: Mapping[str, Any] = told[-1]["values"]
