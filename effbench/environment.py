@@ -52,8 +52,29 @@ MUST_AGREE: tuple[str, ...] = (
     "gpu.precision",
     "gpu.autotune",
     "gpu.cache",
+    "gpu.cudnn",
+    "gpu.power_limit_w",
+    "gpu.sm_mhz_application",
+    "gpu.memory_mhz_application",
+    "gpu.ecc",
+    "gpu.fp16_reduced_precision_reduction",
+    "gpu.bf16_reduced_precision_reduction",
+    "gpu.fp16_accumulation",
 )
 """Conditions without which a difference between two runs says nothing about the code."""
+
+_LATER = frozenset(MUST_AGREE[MUST_AGREE.index("gpu.cudnn") :])
+"""Those that came after runs had been stored: one that is not recorded leaves a fingerprint as it was before them."""
+
+_GPU_SETTINGS = (
+    "gpu.driver",
+    "gpu.mig",
+    "gpu.power_limit_w",
+    "gpu.sm_mhz_application",
+    "gpu.memory_mhz_application",
+    "gpu.ecc",
+)
+"""What its owner can set of a GPU, and NVML tells without torch."""
 
 _MAJOR_MINOR = ("python.version", "torch.version", "runtime.version")
 
@@ -136,7 +157,8 @@ def require_alike(baseline: Environment, candidate: Environment) -> None:
 
 def fingerprint(environment: Environment) -> str:
     """A stable anonymous name of the conditions: equal exactly where `differences` is empty."""
-    told = "\n".join(f"{name}={_condition(environment, name)!r}" for name in MUST_AGREE)
+    conditions = ((name, _condition(environment, name)) for name in MUST_AGREE)
+    told = "\n".join(f"{name}={value!r}" for name, value in conditions if not (value is None and name in _LATER))
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
@@ -153,8 +175,8 @@ def machine_key(
 ) -> str:
     """A stable anonymous name of what a device's peaks depend on, read without torch and without touching a GPU.
 
-    Equal means: the same machine, device, options, dtype, threads, versions and environment variables. `nvml` is a
-    stand-in for the pynvml module.
+    Equal means: the same machine, device, options, dtype, threads, versions and environment variables, and GPUs that
+    are set alike. `nvml` is a stand-in for the pynvml module.
     """
     facts = {**_host(root), **machine.cpu(root), **_limits(root)}
     told = {name: facts[name] for name in MUST_AGREE if name in facts}
@@ -162,11 +184,16 @@ def machine_key(
     told |= {"device": device, "threads": threads, "allocator": allocator, "dtype": dtype, "torch": _version("torch")}
     if device.startswith("cuda"):
         found = _nvml.gpus(nvml)
-        told["gpus"] = found if isinstance(found, str) else [(gpu.name(), gpu.facts()["gpu.driver"]) for gpu in found]
+        told["gpus"] = found if isinstance(found, str) else [_set_as(gpu) for gpu in found]
     return hashlib.sha256(repr((sorted(told.items()), sorted(options.items()))).encode()).hexdigest()[:16]
 
 
 # --- parts ------------------------------------------------------------------------------------------
+
+
+def _set_as(gpu: _nvml.Gpu) -> tuple[Any, ...]:
+    facts = gpu.facts()
+    return (gpu.name(), *(facts.get(name) for name in _GPU_SETTINGS))
 
 
 def _host(root: Path) -> dict[str, Any]:
@@ -247,10 +274,13 @@ def _without_folders(value: str) -> str:
 
 
 def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    """Of what is imported by this name, which a build for GPUs may have been installed for by another."""
+    for name in (package, f"{package}-gpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "device") -> dict[str, Any]:

@@ -88,3 +88,15 @@ def test_the_error_is_that_of_its_definition(values: list[float], off: float) ->
     else:
         with pytest.raises(Unsupported):
             agreement.check(expected, found, "int8")
+
+
+@pytest.mark.parametrize("dtype", agreement.TOLERANCES)
+def test_tf32_is_given_the_tolerance_of_a_type_with_as_many_bits(dtype: str) -> None:
+    """Ten bits of a number are kept, as float16 has. The reference is float32, so that it is off for every dtype."""
+    usual, half = agreement.TOLERANCES[dtype], agreement.TOLERANCES["float16"]
+    told = agreement.check(EXPECTED, EXPECTED * 1.01, dtype, tf32=True)
+    assert told["output_tolerance"] == max(usual, half)
+    assert agreement.tolerance_of(dtype) == usual
+    if usual <= half:
+        with pytest.raises(Unsupported, match=r"more than 0\.03"):
+            agreement.check(EXPECTED, EXPECTED * 1.04, dtype, tf32=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from collections import Counter
@@ -20,14 +21,16 @@ from shell import effbench, refusal
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from effbench import api, breakdown, catalog, devices, lineup, paper, plan, runner, storage, zoo
+from effbench import api, breakdown, catalog, devices, lineup, paper, plan, runner, runtimes, storage, zoo
 from effbench.core import Case, Experiment, Run
 from effbench.devices import OutOfMemory, _torch_profiler, cuda
+from effbench.devices.fake import Fake
 from effbench.errors import CorruptRun, InvalidValue
 from effbench.measurement import breakdown as measuring
 from effbench.operator_times import Breakdown, OperatorEvent, OperatorTime, WatchedCall
 from effbench.report import breakdown_table, document, plots_breakdown
 from effbench.report.grid import render_csv
+from effbench.runtimes import Setting
 from effbench.summary import summarise
 from effbench.zoo._blocks import channel_shuffle
 
@@ -239,6 +242,33 @@ def test_on_a_gpu_an_operators_time_is_that_of_its_kernels() -> None:
     found = measuring.medians([WatchedCall(1e-3, call)])
     assert {item.called for item in found} == {"aten::conv2d"}
     assert sum(item.seconds for item in found) == pytest.approx(700e-6)
+
+
+def test_a_replayed_graph_has_no_operators_but_a_reason() -> None:
+    """All of its kernels belong to one launch, which is no operator and called by none."""
+    mark = event(_torch_profiler.MARK, 0, 100)
+    launch = event("cudaGraphLaunch", 1, 5, mark, self_cpu_time_total=4.0, self_device_time_total=700.0)
+    kernel = event("gemm", 60, 760, device_type=SimpleNamespace(name="CUDA"), self_device_time_total=700.0)
+    (call,) = _torch_profiler.per_call([kernel, launch, mark], on_gpu=True)
+    assert call == []
+
+    class Replayed(Fake):
+        def watch(self, call: Any, calls: int) -> list[WatchedCall]:
+            return [WatchedCall(1e-3, [])] * calls
+
+    device = Replayed()
+    found = measuring.watch(device, device.bind(None, {"madds": 10**6, "memory_access_bytes": 10**6}))
+    assert found.missing is not None and "no operator of torch" in found.missing and "under eager" in found.missing
+    (split, _) = breakdown.split(broken_down(found))
+    assert split.missing == found.missing and split.shares == {}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
+def test_a_library_past_torch_has_no_operators_but_a_reason(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    prepared = runtimes.get("onnxruntime").prepare(nn.Linear(4, 4).eval(), [(torch.ones(1, 4),)], Setting(tmp_path))
+    found = measuring.watch(devices.get("cpu", threads=1), prepared.call)
+    assert found.missing == measuring.NO_OPERATORS and not found.operators
 
 
 def test_the_cuda_device_asks_its_adapter_and_names_running_out_of_memory() -> None:

@@ -104,6 +104,24 @@ def test_what_would_compile_anew_or_break_is_refused(network: nn.Module, words: 
 
 
 @needs_compiler
+@pytest.mark.parametrize(("rotated", "tried"), [(1, 2), (3, 6), (40, 16)])
+def test_few_calls_prepare_a_cell_however_many_inputs_rotate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rotated: int, tried: int
+) -> None:
+    made: list[object] = []
+    turns = compiled.in_turn
+
+    def counted(calls: Any) -> Any:
+        call = turns(calls)
+        return lambda: made.append(call())
+
+    monkeypatch.setattr(compiled, "in_turn", counted)
+    with torch.inference_mode():
+        get("compile").prepare(Line(), [(torch.ones(4),)] * rotated, Setting(tmp_path))
+    assert len(made) == tried
+
+
+@needs_compiler
 def test_nothing_runs_eagerly_unseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A switch in the environment makes torch.compile do nothing, and say nothing."""
     with torch._dynamo.config.patch(disable=True), pytest.raises(Unsupported, match="unset TORCHDYNAMO_DISABLE"):
@@ -261,6 +279,27 @@ def test_each_input_has_a_graph_and_they_are_replayed_in_turn(tmp_path: Path) ->
         assert torch.equal(output, 2 * inputs[number][0] + 1)  # type: ignore[arg-type]
         assert outputs[number + 3] is output, "the place that the graph writes to"
     assert prepared.facts["pieces"] == 1 and prepared.facts["prepare_s"] > 0
+
+
+@pytest.mark.parametrize(("rotated", "graphs"), [(1, 1), (8, 8), (9, 8), (512, 8)])
+def test_a_cell_captures_few_graphs_however_many_inputs_outgrow_the_cache(
+    tmp_path: Path, rotated: int, graphs: int
+) -> None:
+    gpu = Gpu()
+    inputs = [(torch.full((2,), float(number)),) for number in range(rotated)]
+    prepared = on(gpu).prepare(Line(), inputs, Setting(tmp_path, "cuda"))
+    assert gpu.log.count("capture") == prepared.facts["graphs"] == graphs
+    outputs = [prepared.call() for _ in range(graphs + 1)]
+    for number, output in enumerate(outputs[:graphs]):
+        assert torch.equal(output, 2 * inputs[number][0] + 1)  # type: ignore[arg-type]
+    assert outputs[graphs] is outputs[0]
+
+
+def test_what_no_probe_may_capture_says_why() -> None:
+    """A replay inside of a capture invalidates it; a library that launches past torch leaves it empty."""
+    refused = {name: get(name).no_graph for name in ("eager", "compile", "cudagraph", "onnxruntime")}
+    assert refused["eager"] is refused["compile"] is None
+    assert refused["cudagraph"] and refused["onnxruntime"]
 
 
 def test_a_pass_that_cannot_be_captured_is_a_reason(tmp_path: Path) -> None:

@@ -106,6 +106,9 @@ class Gpu:
         self.log.append("spin")
         self.launch(0, nanoseconds)
 
+    def stream(self) -> int:
+        return 7
+
     def flush(self) -> None:
         self.log.append("flush")
         self.launch(1_000, 70_000)
@@ -186,6 +189,45 @@ def test_setup_sets_every_policy(precision: str, tf32: bool, autotune: bool) -> 
     assert gpu.found == Policy(tf32, tf32, autotune)
     facts = made.facts()
     assert (facts["gpu.precision"], facts["gpu.autotune"], facts["gpu.cache"]) == (precision, autotune, "steady")
+
+
+def test_a_runtime_with_its_own_kernels_is_told_the_policies_and_the_gpu() -> None:
+    made = Cuda(1, api=Gpu(), precision="tf32", autotune=True)
+    assert made.setting() == {"index": 1, "tf32": True, "autotune": True}
+    assert device(Gpu()).setting() == {"index": 0, "tf32": False, "autotune": False}
+
+
+@pytest.mark.parametrize("asked", [{}, {"current": 3}])
+def test_a_library_past_torch_is_handed_a_stream_that_is_not_the_default(asked: dict[str, int]) -> None:
+    """Address 0 means "none" to ONNX Runtime, which then computes beside whatever we time."""
+    adapter = TorchCuda(0)
+    made: list[int] = []
+    streams = {"current": 0, **asked}
+
+    def stream(index: int) -> Any:
+        made.append(9)
+        return SimpleNamespace(cuda_stream=9)
+
+    adapter._cuda = SimpleNamespace(
+        current_stream=lambda index: SimpleNamespace(cuda_stream=streams["current"]),
+        Stream=stream,
+        set_stream=lambda found: streams.update(current=found.cuda_stream),
+        synchronize=lambda index: None,
+    )
+    assert adapter.stream() == adapter.stream() == streams["current"] == (3 if asked else 9)
+    assert len(made) == (0 if asked else 1), "one stream for the whole process"
+
+
+def test_what_products_of_halves_add_up_in_is_a_fact() -> None:
+    torch = pytest.importorskip("torch")
+    matmul, adapter = torch.backends.cuda.matmul, TorchCuda(0)
+    before = matmul.allow_fp16_reduced_precision_reduction
+    try:
+        for allowed in (True, False):
+            matmul.allow_fp16_reduced_precision_reduction = allowed
+            assert adapter._accumulation()["gpu.fp16_reduced_precision_reduction"] is allowed
+    finally:
+        matmul.allow_fp16_reduced_precision_reduction = before
 
 
 @pytest.mark.parametrize("change", [{"matmul_tf32": True}, {"conv_tf32": True}, {"autotune": True}])
@@ -525,6 +567,7 @@ def test_nvml_values_have_our_units() -> None:
             nvmlDeviceGetComputeRunningProcesses=lambda handle: [SimpleNamespace(pid=3), SimpleNamespace(pid=4)],
             nvmlDeviceGetEnforcedPowerLimit=lambda handle: 700_000,
             nvmlDeviceGetMigMode=lambda handle: [1, 0],
+            nvmlDeviceGetApplicationsClock=lambda handle, kind: {1: 1410, 2: 2619}[kind],
             nvmlDeviceGetComputeMode=lambda handle: 3,
             nvmlSystemGetDriverVersion=lambda: b"570.86.15",
         )
@@ -535,6 +578,7 @@ def test_nvml_values_have_our_units() -> None:
     assert _nvml.reason_names(reading.reasons) == ("power cap", "thermal (hardware)")
     assert (facts["gpu.power_limit_w"], facts["gpu.mig"], facts["gpu.driver"]) == (700.0, True, "570.86.15")
     assert facts["gpu.compute_mode"] == "exclusive process"
+    assert (facts["gpu.sm_mhz_application"], facts["gpu.memory_mhz_application"]) == (1410, 2619)
 
 
 def test_a_gpu_is_found_by_uuid_and_its_absence_explained() -> None:

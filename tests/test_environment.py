@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from effbench import environment, machine, runtimes
 from effbench.core import Environment
 from effbench.environment import MUST_AGREE, collect, differences, fingerprint, require_alike
 from effbench.errors import NotComparable
+from effbench.gates.duel import Duel
 
 XEON = """processor\t: {n}
 vendor_id\t: GenuineIntel
@@ -358,6 +361,72 @@ def test_a_fact_of_one_side_only_differs() -> None:
     (found,) = differences(BASE, with_facts(gpu__driver="570.1"))
     assert (found.baseline, found.candidate) == (None, "570.1")
     assert str(found) == "gpu.driver (not recorded / 570.1)"
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("gpu__cudnn", 91002, 91300),
+        ("gpu__power_limit_w", 700.0, 350.0),
+        ("gpu__sm_mhz_application", 1980, 1410),
+        ("gpu__memory_mhz_application", 2619, 1593),
+        ("gpu__ecc", True, False),
+        ("gpu__fp16_reduced_precision_reduction", True, False),
+        ("gpu__bf16_reduced_precision_reduction", True, False),
+        ("gpu__fp16_accumulation", False, True),
+    ],
+)
+def test_a_gpu_set_otherwise_is_another_condition(name: str, before: Any, after: Any) -> None:
+    (found,) = differences(with_facts(**{name: before}), with_facts(**{name: after}))
+    assert found.field == name.replace("__", ".")
+    assert fingerprint(with_facts(**{name: before})) != fingerprint(with_facts(**{name: after}))
+
+
+def test_two_interpreters_may_bring_their_own_cuda_and_cudnn_and_nothing_else_of_a_gpu() -> None:
+    def sides(*candidates: Environment, python: str = "python") -> Any:
+        parties = [SimpleNamespace(record=SimpleNamespace(stored=stored)) for stored in candidates]
+        return SimpleNamespace(_parties=parties, _sites=[SimpleNamespace(python=python)])
+
+    one = with_facts(gpu__cuda="12.4", gpu__cudnn=90100, gpu__driver="580.1")
+    other = with_facts(gpu__cuda="13.0", gpu__cudnn=91300, gpu__driver="580.1")
+    Duel._require_alike(sides(one, other))
+    with pytest.raises(NotComparable, match=r"gpu\.cudnn"):
+        Duel._require_alike(sides(one, other, python=""))
+    with pytest.raises(NotComparable, match=r"gpu\.power_limit_w"):
+        limited = replace(other, facts={**other.facts, "gpu.power_limit_w": 350.0})
+        Duel._require_alike(sides(one, limited))
+
+
+def test_onnxruntime_for_gpus_is_a_package_of_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its version is a condition of the run all the same."""
+
+    def version(name: str) -> str:
+        if name == "onnxruntime-gpu":
+            return "1.30.0"
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = collect({"device.name": "cuda"}, "eager,onnxruntime", threads=0, allocator="system", variables={})
+    assert found.facts["runtime.version"] == "1.30.0" and found.facts["onnxruntime.version"] == "1.30.0"
+    assert "numpy.version" not in found.facts
+
+
+STORED = sorted((Path(__file__).parent.parent / "results").rglob("run.jsonl"))
+
+
+def test_stored_runs_keep_the_fingerprint_that_they_were_stored_with() -> None:
+    """What is compared grows; a CPU's run is still the one that a dashboard knows by its print. Those before 0.4 were
+    stored under a shorter list."""
+    compared = 0
+    for path in STORED:
+        with path.open() as file:
+            each = json.loads(file.readline())["environment"]
+        stored = Environment(each["device"], each["runtime"], each["facts"])
+        assert differences(stored, stored) == ()
+        if each["facts"]["effbench.version"] not in ("0.1.0", "0.3.0"):
+            assert fingerprint(stored) == each["facts"]["host.fingerprint"]
+            compared += 1
+    assert compared
 
 
 values = st.one_of(st.none(), st.integers(0, 2), st.sampled_from(["2.6.0", "2.6.9", "2.7", "x"]))

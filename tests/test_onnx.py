@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 import torch
 from model_files import error, fed, prepared_by
+from test_cuda import Gpu
 from torch import Tensor, nn
 
+from effbench.devices.cuda import Cuda
 from effbench.measurement import agreement, preparation
 from effbench.runtimes import Prepared, Setting, Unsupported
 from effbench.runtimes import onnx as adapter
@@ -191,13 +193,20 @@ def test_pieces_are_the_stretches_that_the_wanted_provider_runs() -> None:
 
 
 class Scripted:
-    """What of onnxruntime is used, for a device that this machine need not have: its value is twice its input."""
+    """What of onnxruntime is used, for a device that this machine need not have: its value is twice its input.
 
-    def __init__(self, available: list[str], started: list[str]) -> None:
-        self.started, self.placed, self.runs = started, [], 0
+    On the scripted GPU a run launches a kernel of `work` ns: on the stream that the session was given, or on one of
+    its own, beside everything else; and waits for it at the end unless the run's options say not to. As onnxruntime
+    does, it takes a stream with the address 0 for none.
+    """
+
+    def __init__(self, available: list[str], started: list[str], gpu: Gpu | None = None, work: int = 100_000) -> None:
+        self.started, self.placed, self.runs, self.asked = started, [], 0, []
+        self.gpu, self.work, self.beside = gpu, work, 0
         self.get_available_providers = lambda: available
         self.SessionOptions = onnxruntime.SessionOptions
         self.GraphOptimizationLevel = onnxruntime.GraphOptimizationLevel
+        self.RunOptions = onnxruntime.RunOptions
         self.OrtValue = SimpleNamespace(ortvalue_from_numpy=self._place)
 
     def InferenceSession(self, path: str, options: Any, providers: Any) -> Any:  # noqa: N802 - onnxruntime's name
@@ -205,6 +214,7 @@ class Scripted:
         binding = SimpleNamespace(bind_ortvalue_input=self._bind, bind_ortvalue_output=self._bind)
         return SimpleNamespace(
             get_providers=lambda: self.started,
+            get_provider_options=lambda: {CUDA_PROVIDER: self._told()},
             get_inputs=lambda: [SimpleNamespace(name="x")],
             get_outputs=lambda: [SimpleNamespace(name="y")],
             get_session_options=lambda: options,
@@ -213,42 +223,136 @@ class Scripted:
             run_with_iobinding=self._run,
         )
 
-    def _place(self, array: Any, device: str) -> Any:
-        return SimpleNamespace(numpy=lambda: array, device=device)
+    def _told(self) -> dict[str, str]:
+        """Everything that the provider can be told, in words, with what it takes where nothing is said."""
+        defaults = {"device_id": "0", "use_tf32": "1", "cudnn_conv_algo_search": "EXHAUSTIVE", "gpu_mem_limit": "18"}
+        given = dict(self.asked[0][1])
+        has = str(int(given.pop("user_compute_stream", "0") != "0"))
+        return {**defaults, **given, "has_user_compute_stream": has}
+
+    def _place(self, array: Any, device: str, index: int = 0) -> Any:
+        return SimpleNamespace(numpy=lambda: array, device=(device, index))
 
     def _bind(self, name: str, value: Any) -> None:
-        self.placed.append((name, value.device))
+        self.placed.append((name, *value.device))
 
-    def _run(self, binding: Any) -> None:
+    def _run(self, binding: Any, options: Any = None) -> None:
         self.runs += 1
+        if self.gpu is None:
+            return
+        if self.asked[0][1].get("user_compute_stream") == str(self.gpu.stream()):
+            self.gpu.launch(10_000, self.work)
+            end = self.gpu.busy_until
+        else:
+            self.gpu.clock += 10_000
+            end = self.beside = max(self.beside, self.gpu.clock) + self.work
+        entry = "disable_synchronize_execution_providers"
+        if options is None or options.get_run_config_entry(entry) != "1":
+            self.gpu.clock = max(self.gpu.clock, end)
 
 
+CUDA_PROVIDER = "CUDAExecutionProvider"
 CUDA = Setting(Path("cell"), device="cuda", threads=0)
 
 
-def test_cuda_keeps_inputs_and_outputs_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted = Scripted(["CUDAExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"])
+def on(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    available: list[str] | None = None,
+    started: list[str] | None = None,
+    gpu: Gpu | None = None,
+) -> tuple[Scripted, OnnxRuntime]:
+    """onnxruntime on a scripted GPU, and the runtime that runs there."""
+    gpu = gpu or Gpu()
+    scripted = Scripted(available or [CUDA_PROVIDER], started or [CUDA_PROVIDER, "CPUExecutionProvider"], gpu)
     monkeypatch.setitem(sys.modules, "onnxruntime", scripted)
-    call = OnnxRuntime().open(CUDA).bind((np.arange(3.0),))
-    assert scripted.placed == [("x", "cuda"), ("y", "cuda")] and scripted.runs == 0
+    return scripted, OnnxRuntime(lambda index: gpu)
+
+
+def test_cuda_keeps_inputs_and_outputs_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted, runtime = on(monkeypatch)
+    call = runtime.open(CUDA).bind((np.arange(3.0),))
+    assert scripted.placed == [("x", "cuda", 0), ("y", "cuda", 0)] and scripted.runs == 0
     output = call()
     assert scripted.runs == 1
     assert agreement.check(torch.tensor([0.0, 2.0, 4.0]), output, "float32")["output_error"] == 0
     assert preparation.is_finite(output)
-    assert not preparation.is_finite(OnnxRuntime().open(CUDA).bind((np.array([np.nan]),))())
-    assert scripted.asked == [("CUDAExecutionProvider", {"use_tf32": "0"})]
+    assert not preparation.is_finite(runtime.open(CUDA).bind((np.array([np.nan]),))())
+
+
+def test_a_block_on_cuda_has_the_device_time_of_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closed form: nothing waits inside, so that 20 kernels of 100 us behind a spin take 20 times 100 us."""
+    gpu = Gpu()
+    _, runtime = on(monkeypatch, gpu=gpu)
+    call = runtime.open(CUDA).bind((np.arange(3.0),))
+    timing = Cuda(api=gpu, warm_up_s=0).time_block(call, 20)
+    assert timing.device_ns == 20 * 100_000
+    assert timing.wall_ns == 20 * 100_000 + 10_000
+
+
+def test_an_output_is_waited_for_before_its_numbers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs return before they end, and the copy to the host goes by another stream."""
+    gpu = Gpu()
+    _, runtime = on(monkeypatch, gpu=gpu)
+    (output,) = runtime.open(CUDA).bind((np.arange(3.0),))()
+    assert gpu.busy_until > gpu.clock and "sync" not in gpu.log
+    np.asarray(output)
+    assert gpu.busy_until <= gpu.clock
+
+
+@pytest.mark.parametrize(
+    ("conditions", "options"),
+    [
+        ({}, {"device_id": "0", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}),
+        ({"index": 1}, {"device_id": "1", "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}),
+        ({"tf32": True}, {"device_id": "0", "use_tf32": "1", "cudnn_conv_algo_search": "HEURISTIC"}),
+        ({"autotune": True}, {"device_id": "0", "use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}),
+    ],
+)
+def test_the_cuda_provider_follows_the_runs_gpu_and_policies_and_the_record_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, conditions: dict[str, Any], options: dict[str, str]
+) -> None:
+    scripted, runtime = on(monkeypatch)
+    (tmp_path / "export.json").write_text("{}")
+    setting = replace(CUDA, folder=tmp_path, **conditions)
+    found = runtime.load([(np.arange(3.0),)], setting)
+    assert scripted.asked == [(CUDA_PROVIDER, {**options, "user_compute_stream": "7"})]
+    assert found.facts["provider_options"] == {**options, "has_user_compute_stream": "1"}
+    assert {each[1:] for each in scripted.placed} == {("cuda", setting.index)}
+
+
+def test_a_session_that_took_no_stream_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernels run where neither spin nor events are."""
+
+    class Default(Gpu):
+        def stream(self) -> int:
+            return 0
+
+    _, runtime = on(monkeypatch, gpu=Default())
+    with pytest.raises(Unsupported, match="computes on a stream of its own"):
+        runtime.open(CUDA)
 
 
 @pytest.mark.parametrize(
     ("available", "started", "remedy"),
     [
-        (["CPUExecutionProvider"], [], "pip install onnxruntime-gpu"),
-        (["CUDAExecutionProvider"], ["CPUExecutionProvider"], "install the CUDA and cuDNN"),
+        (["CPUExecutionProvider"], ["CPUExecutionProvider"], "pip install onnxruntime-gpu"),
+        ([CUDA_PROVIDER], ["CPUExecutionProvider"], "install the CUDA and cuDNN"),
     ],
 )
 def test_cuda_that_is_not_there_is_refused_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch, available: list[str], started: list[str], remedy: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", Scripted(available, started))
+    _, runtime = on(monkeypatch, available=available, started=started)
     with pytest.raises(Unsupported, match=remedy):
-        OnnxRuntime().open(CUDA)
+        runtime.open(CUDA)
+
+
+def test_a_build_without_cuda_is_refused_before_anything_is_exported() -> None:
+    """The build installed here is such a one, as PyPI's `onnxruntime` is."""
+    if CUDA_PROVIDER in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    with pytest.raises(Unsupported) as refused:
+        OnnxRuntime().require(CUDA)
+    remedy = "pip install onnxruntime-gpu in its place"
+    assert str(refused.value) == f"the installed onnxruntime has no CUDAExecutionProvider; {remedy}"

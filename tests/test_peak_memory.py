@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 from runs import run_of
+from test_cuda import MB, Gpu
 
 from effbench import runtimes
 from effbench.core import Reading
 from effbench.devices import Memory, cpu
 from effbench.devices.cpu import Cpu
+from effbench.devices.cuda import Cuda
 from effbench.devices.fake import Fake
 from effbench.errors import EffbenchError
 from effbench.measurement import peak_memory, preparation, readings
 from effbench.measurement.launcher import worker_environment
 from effbench.results import Results
-from effbench.runtimes.base import Prepared, Setting
+from effbench.runtimes.base import Prepared, Setting, Unsupported
 from effbench.runtimes.exported import FACTS_FILE, Exported, Session
 
 NETWORKS = """
@@ -196,6 +198,121 @@ def test_what_allocates_past_torch_on_a_gpu_is_missing_with_the_reason(monkeypat
     told: list[Any] = []
     readings.answer(job(order("any", tmp_path, runtime="from_file"), "cuda"), lambda event, **said: told.append(said))
     assert "from_file allocates past torch" in told[0]["reason"]
+
+
+# --- a GPU ---------------------------------------------------------------------------------------------
+
+
+class Allocator(Gpu):
+    """A scripted GPU whose allocator keeps what it got from the driver until told to give it back.
+
+    Setting up works in 16 MB and frees them.
+    """
+
+    held = kept = most = most_kept = 0
+
+    def take(self, size: int) -> None:
+        self.held += size
+        self.kept = max(self.kept, self.held)
+        self.most, self.most_kept = max(self.most, self.held), max(self.most_kept, self.kept)
+
+    def work(self) -> None:
+        super().work()
+        self.take(16 * MB)
+        self.held -= 16 * MB
+
+    def place(self, value: Any) -> Any:
+        self.take(value.nbytes if hasattr(value, "nbytes") else sum(weight.nbytes for weight in value.parameters()))
+        return value
+
+    def empty_cache(self) -> None:
+        self.kept = self.held
+
+    def reset_peak(self) -> None:
+        self.most, self.most_kept = self.held, self.kept
+
+    def peak_allocated(self) -> int:
+        return self.most
+
+    def peak_reserved(self) -> int:
+        return self.most_kept
+
+
+def on_a_gpu(spec: Mapping[str, Any], gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Any]:
+    def get(name: str, **options: Any) -> Cuda:
+        assert options["warm_up_s"] == 0, "nothing is timed"
+        return Cuda(api=gpu, **{**options, "warm_up_s": 0.05})
+
+    monkeypatch.setattr(peak_memory.devices, "get", get)
+    told: list[Any] = []
+    readings.answer(job(spec, "cuda"), lambda event, **said: told.append(said))
+    values: Mapping[str, Any] = told[-1]["values"]
+    return values
+
+
+def test_a_gpu_holds_the_network_and_one_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: Path):
+    """The rounds rotate through more than 100 MB of inputs, so that none is in the cache; a user has one."""
+    weights, image = 4 * (8 * 3 * 9 + 8), 4 * 3 * 8 * 8
+    gpu = Allocator()
+    values = on_a_gpu(order(f"{file}:tiny", tmp_path), gpu, monkeypatch)
+    assert "work" in gpu.log, "setting up took memory too"
+    assert values["peak_memory_bytes"] == weights + image
+    # By the same rule: above what there was before the network, with nothing left over that it could use unseen.
+    assert values["reserved_bytes"] == weights + image
+
+
+@pytest.mark.parametrize(
+    ("dtype", "described", "each"),
+    [
+        ("float32", "", 4),
+        ("float16", "", 2),
+        ("bfloat16", "", 2),
+        ("float64", "", 8),
+        ("int8", "", 4),  # quantised by the runtime, fed with float32
+        ("float16", "int64", 8),  # tokens stay what they are
+        ("float16", "float64", 8),
+    ],
+)
+def test_inputs_outgrow_twice_the_cache_in_the_dtype_that_they_are_read_in(
+    tmp_path: Path, file: Path, dtype: str, described: str, each: int
+):
+    shape, cache = [3, 8, 8], 100_000
+    inputs = [{"shape": shape, "name": "", "dtype": described}]
+    spec = order(f"{file}:tiny", tmp_path, dtype=dtype, batch=2, inputs=inputs)
+    _, fed = preparation.built(spec, 0, Cuda(api=Gpu(l2=cache)))
+    assert len(fed) == 2 * cache // (2 * 192 * each) + 1
+    assert len(preparation.built(spec, 0, Cuda(api=Gpu(l2=cache)), lean=True)[1]) == 1
+
+
+class OnePercentOff(FromFile):
+    """As TF32 might round, where the reference does not."""
+
+    devices = ("cuda",)
+
+    def require(self, setting: Setting) -> None:
+        self.asked = setting
+
+    def prepare(self, network: Any, inputs: Any, setting: Setting) -> Prepared:
+        return Prepared(lambda: 1.01 * network(*inputs[0]))
+
+
+def test_the_runtime_and_the_check_of_its_output_hear_of_tf32(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: Path
+):
+    runtime = OnePercentOff()
+    monkeypatch.setattr(runtimes, "get", lambda name: runtime)
+    spec = order(f"{file}:tiny", tmp_path, runtime="from_file")
+    told: list[Any] = []
+
+    def emit(event: str, **fields: Any) -> None:
+        told.append(fields["values"])
+
+    preparation.prepare(spec, 0, Cuda(1, api=Gpu(), precision="tf32", autotune=True), emit)
+    assert (runtime.asked.index, runtime.asked.tf32, runtime.asked.autotune) == (1, True, True)
+    assert told[0]["output_error"] == pytest.approx(0.01, rel=1e-3)
+    with pytest.raises(Unsupported, match=r"differs from eager float32 by 0\.01"):
+        preparation.prepare(spec, 0, Cuda(api=Gpu()), emit)
+    assert (runtime.asked.index, runtime.asked.tf32, runtime.asked.autotune) == (0, False, False)
 
 
 # --- where it is shown ---------------------------------------------------------------------------------

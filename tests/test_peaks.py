@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -99,6 +100,34 @@ def test_a_dtype_without_kernels_is_one_line(cache: Path) -> None:
     assert not cache.exists()
 
 
+class Remembering:
+    """A device of kind "cuda" that keeps what it was handed, and how much of it."""
+
+    kind = "cuda"
+
+    def __init__(self) -> None:
+        self.placed: list[int] = []
+
+    def place(self, value: Any) -> Any:
+        self.placed.append(value.numel())
+        return value
+
+
+@pytest.mark.parametrize("shape", [(3,), (1 << 10, 1 << 10), (1 << 10, (1 << 10) + 1), (256, 512, 3, 9)])
+def test_operands_are_drawn_once_and_repeated_where_they_are_used(shape: tuple[int, ...]) -> None:
+    import torch
+
+    device = Remembering()
+    found = measuring._values(device, "bfloat16", *shape)  # type: ignore[arg-type]
+    assert tuple(found.shape) == shape and found.dtype is torch.bfloat16 and found.is_contiguous()
+    assert max(device.placed) <= 1 << 20, "what the host draws and hands over"
+    values = found.double()
+    assert shape == (3,) or (abs(values.mean()) < 0.01 and abs(values.std() - 1) < 0.01), "normal values"
+    flat = values.flatten()
+    if len(flat) > 1 << 20:
+        assert torch.equal(flat[1 << 20 :], flat[: len(flat) - (1 << 20)])
+
+
 # --- kept ---------------------------------------------------------------------------------------------
 
 
@@ -145,6 +174,32 @@ def test_a_key_changes_with_what_peaks_depend_on(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(environment, "_version", lambda package: "0.0")
     others.add(key())
     assert len(others | {plain}) == 9
+
+
+def test_a_gpu_set_otherwise_has_peaks_of_its_own() -> None:
+    """A lower power limit or clock is a slower card, by whatever name."""
+
+    def key(**answers: Any) -> str:
+        library = SimpleNamespace(
+            NVMLError=RuntimeError,
+            nvmlInit=lambda: None,
+            nvmlDeviceGetCount=lambda: 1,
+            nvmlDeviceGetHandleByIndex=lambda index: index,
+            nvmlSystemGetDriverVersion=lambda: "580.1",
+            **answers,
+        )
+        asked: dict[str, Any] = {"threads": 0, "allocator": "retain", "dtype": "float32", "variables": {}}
+        return environment.machine_key("cuda", {}, nvml=library, **asked)
+
+    assert key() == key()
+    others = {
+        key(nvmlDeviceGetEnforcedPowerLimit=lambda handle: 700_000),
+        key(nvmlDeviceGetEnforcedPowerLimit=lambda handle: 350_000),
+        key(nvmlDeviceGetApplicationsClock=lambda handle, kind: 1410),
+        key(nvmlDeviceGetEccMode=lambda handle: [0, 0]),
+        key(nvmlDeviceGetMigMode=lambda handle: [1, 1]),
+    }
+    assert len(others | {key()}) == 6
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,18 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from shell import environment
+from test_cuda import Gpu as ScriptedGpu
 from torch import nn
 
 from effbench.cli import main
 from effbench.devices._torch_cuda import Policy, TorchCuda
+from effbench.devices.cuda import Cuda
 from effbench.devices.fake import Fake
 from effbench.errors import InvalidValue, UnknownName
 from effbench.measurement import here
@@ -399,3 +402,82 @@ def test_the_precision_of_a_gpu_is_put_back() -> None:
     with prepared.conditions("retain") as policy:
         assert policy == "system" and TorchCuda(0).policy() == Policy(True, False, True)
     assert TorchCuda(0).policy() == before != Policy(True, False, True)
+
+
+class Two(ScriptedGpu):
+    """Two scripted GPUs and the one that is the current one."""
+
+    current = 0
+
+    def selected(self) -> int:
+        return self.current
+
+
+class Adapter:
+    """`TorchCuda` of GPU `index`, before scripted ones."""
+
+    def __init__(self, gpu: Two, index: int) -> None:
+        self._gpu, self._index = gpu, index
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._gpu, name)
+
+    def select(self) -> None:
+        self._gpu.current = self._index
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Two:
+    """A scripted GPU behind ``cuda:1``."""
+    gpu = Two()
+    monkeypatch.setattr(here, "_used_s", {})
+    monkeypatch.setattr(here, "TorchCuda", lambda index: Adapter(gpu, index))
+    monkeypatch.setattr(
+        here.devices,
+        "get",
+        lambda name, **options: Cuda(int(name[-1]), api=Adapter(gpu, int(name[-1])), **options),
+    )
+    return gpu
+
+
+def test_the_current_gpu_is_put_back_also_after_an_error(gpu: Two) -> None:
+    prepared = here.prepare(nn.ReLU(), (3, 8, 8), device="cuda:1")
+    with pytest.raises(ZeroDivisionError), prepared.conditions("system"):
+        assert gpu.current == 1
+        raise ZeroDivisionError
+    assert gpu.current == 0
+
+
+def test_a_gpu_is_loaded_once_and_not_for_every_test(gpu: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(here, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    loads = []
+    for pause in (0.0, here.COOLS_S - 1, here.COOLS_S + 1):
+        clock[0] += pause
+        before = gpu.log.count("work")
+        with here.prepare(nn.ReLU(), (3, 8, 8), device="cuda:1").conditions("system"):
+            pass
+        loads.append(gpu.log.count("work") - before)
+    first, soon, later = loads
+    assert first > 0 and soon == 0 and later == first
+
+
+@pytest.mark.parametrize(("dtype", "each"), [("float32", 4), ("float16", 2)])
+def test_on_a_gpu_inputs_rotate_as_the_policy_says(gpu: Two, dtype: str, each: int) -> None:
+    """The cache is said to be steady: no call may find the input of the one before in it."""
+    gpu.l2 = 10_000
+    seen: list[int] = []
+
+    class Spy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(x.data_ptr())
+            return x
+
+    prepared = here.prepare(Spy(), (3, 8, 8), device="cuda:1", dtype=dtype)
+    number = 2 * 10_000 // (3 * 8 * 8 * each) + 1
+    seen.clear()
+    with prepared.conditions("system"):
+        assert prepared.device.facts()["gpu.cache"] == "steady"
+        for _ in range(2 * number):
+            prepared.call()
+    assert len(set(seen)) == number and seen[:number] == seen[number:]

@@ -80,6 +80,9 @@ class Gpu:
             "gpu.driver": _words(self._call(self._library.nvmlSystemGetDriverVersion)),
             "gpu.sm_mhz_max": self._ask("nvmlDeviceGetMaxClockInfo", _SM),
             "gpu.memory_mhz_max": self._ask("nvmlDeviceGetMaxClockInfo", _MEMORY),
+            # As set by `nvidia-smi -ac`. Clocks locked by `-lgc` can be set through NVML, and not read.
+            "gpu.sm_mhz_application": self._ask("nvmlDeviceGetApplicationsClock", _SM),
+            "gpu.memory_mhz_application": self._ask("nvmlDeviceGetApplicationsClock", _MEMORY),
             "gpu.power_limit_w": None if limit is None else limit / 1000,
             "gpu.pcie_generation": self._ask("nvmlDeviceGetMaxPcieLinkGeneration"),
             "gpu.pcie_width": self._ask("nvmlDeviceGetMaxPcieLinkWidth"),

@@ -69,6 +69,10 @@ class TorchCuda:
     def select(self) -> None:
         self._cuda.set_device(self._index)
 
+    def selected(self) -> int:
+        """The index of this thread's current GPU, which `select` changes; 0 where none was chosen yet."""
+        return int(self._cuda.current_device()) if self._cuda.is_initialized() else 0
+
     def set_policy(self, policy: Policy) -> None:
         """Old switches first, then new ones: set alone, the new make old readers raise (TorchInductor is one)."""
         backends = self._torch.backends
@@ -101,6 +105,21 @@ class TorchCuda:
 
     def synchronize(self) -> None:
         self._cuda.synchronize(self._index)
+
+    def stream(self) -> int:
+        """The address of the stream that calls are queued on, for a library that launches kernels past torch.
+
+        The default stream has the address 0, which such a library takes for none and makes a stream of its own. Where
+        it is the current one, another is made and becomes the current one of this thread, for good: spin, events and
+        torch's kernels go there too.
+        """
+        current = self._cuda.current_stream(self._index)
+        if not current.cuda_stream:
+            # What is under way on the default stream may be read on the new one.
+            self.synchronize()
+            current = self._cuda.Stream(self._index)
+            self._cuda.set_stream(current)
+        return int(current.cuda_stream)
 
     def event(self) -> Any:
         """An event with ``record()``, ``query()`` and ``elapsed_time(end)`` in milliseconds."""
@@ -199,8 +218,23 @@ class TorchCuda:
             "gpu.memory_bytes": about.total_memory,
             "gpu.cuda": self._torch.version.cuda,
             "gpu.cudnn": self._torch.backends.cudnn.version(),
+            **self._accumulation(),
             "gpu.uuid": self._uuid(),
         }
+
+    def _accumulation(self) -> dict[str, bool]:
+        """Whether products of halves may add up in less than float32. A torch without a switch does not do it.
+
+        Torch allows reduced reductions by default. A network may set any of them.
+        """
+        matmul = self._torch.backends.cuda.matmul
+        found = {}
+        for name in ("fp16_reduced_precision_reduction", "bf16_reduced_precision_reduction", "fp16_accumulation"):
+            try:
+                found[f"gpu.{name}"] = bool(getattr(matmul, f"allow_{name}"))
+            except (AttributeError, AssertionError):  # either means an unknown name, by torch's version
+                found[f"gpu.{name}"] = False
+        return found
 
     def monitor(self) -> _nvml.Gpu | str:
         """The same GPU through NVML, or the reason why not."""

@@ -104,6 +104,13 @@ class Device(ABC):
         """Seconds on the clock that budgets are kept by."""
         return time.perf_counter()
 
+    def setting(self) -> Mapping[str, Any]:
+        """What this device decides of a runtime's `Setting`: `index`, `tf32`, `autotune`. Empty where it decides none.
+
+        A runtime with kernels of its own must follow the precision and the search for algorithms of the run.
+        """
+        return {}
+
     def rotations(self, input_bytes: int) -> int:
         """How many different inputs consecutive calls should rotate through, so that no cache holds the next one."""
         return 1

@@ -166,6 +166,11 @@ class Cuda(Device):
             "gpu.other_processes": None if self._admitted is None else max(0, len(self._admitted) - 1),
         }
 
+    def setting(self) -> Mapping[str, Any]:
+        index = int(self.name.partition(":")[2] or 0)
+        tf32 = self._policy.matmul_tf32 and self._policy.conv_tf32
+        return {"index": index, "tf32": tf32, "autotune": self._policy.autotune}
+
     def place(self, value: Any) -> Any:
         """Raises OutOfMemory."""
         return self._guarded(lambda: self._api.place(value))

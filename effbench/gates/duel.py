@@ -27,7 +27,14 @@ from effbench.recording import Recording
 from effbench.runner import STARTS, CostOf, Interrupted, Progress, Watch
 from effbench.storage import RunWriter
 
-OWN_ENVIRONMENT = ("python.version", "torch.version", "torch.cpu_capability", "runtime.version")
+OWN_ENVIRONMENT = (
+    "python.version",
+    "torch.version",
+    "torch.cpu_capability",
+    "runtime.version",
+    "gpu.cuda",
+    "gpu.cudnn",
+)
 """Conditions that differ on purpose where a side has an interpreter of its own."""
 
 

@@ -22,11 +22,19 @@ other algorithms (Winograd, fused norms) and for the rounding of the dtype throu
 weights; a wrong axis, a lost branch or a stale input is an error near 1."""
 
 
-def check(expected: Any, found: Any, dtype: str) -> dict[str, float]:
+def tolerance_of(dtype: str, *, tf32: bool = False) -> float:
+    """The largest error that passes. Where float32 is multiplied as `tf32`, at least that of float16, since both keep
+    ten bits: so it is in what is checked, or in the reference of every other dtype.
+    """
+    return max(TOLERANCES[dtype], TOLERANCES["float16"]) if tf32 else TOLERANCES[dtype]
+
+
+def check(expected: Any, found: Any, dtype: str, *, tf32: bool = False) -> dict[str, float]:
     """``output_error`` (largest absolute difference over the largest absolute expected value) and its ``tolerance``.
 
-    Both are outputs as a network returns them: tensors or arrays, or sequences or mappings of them. Raises Unsupported
-    for outputs of another number or shape, and for an error above the tolerance.
+    Both are outputs as a network returns them: tensors or arrays, or sequences or mappings of them. `tf32` says that
+    float32 is multiplied as TF32, in the reference or in what is checked. Raises Unsupported for outputs of another
+    number or shape, and for an error above the tolerance.
     """
     wanted, got = list(arrays(expected)), list(arrays(found))
     if [array.shape for array in wanted] != [array.shape for array in got]:
@@ -35,7 +43,7 @@ def check(expected: Any, found: Any, dtype: str) -> dict[str, float]:
             "this runtime cannot stand for the network"
         )
     error = max((_error(*pair) for pair in zip(wanted, got, strict=True)), default=0.0)
-    tolerance = TOLERANCES[dtype]
+    tolerance = tolerance_of(dtype, tf32=tf32)
     if not error <= tolerance:
         raise Unsupported(
             f"its output differs from eager float32 by {error:.2g} of the largest value, more than {tolerance:g}"

@@ -24,6 +24,11 @@ PASSES = 5
 PASS_S, LEAST_CALLS, MOST_CALLS = 0.1, 2, 10
 """How long a pass lasts; the profiler keeps every event of it in memory."""
 
+NO_OPERATORS = (
+    "the profiler saw no operator of torch, as under a runtime that launches its kernels itself (a CUDA graph does); "
+    "break the network down under eager"
+)
+
 _VIEWS = frozenset(("view", "reshape", "unflatten", "_unsafe_view", "_reshape_alias"))
 _TURNS = frozenset(("transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis"))
 _COPIES = frozenset(("reshape", "contiguous", "clone", "copy_", "flatten"))
@@ -43,6 +48,8 @@ def watch(device: Device, call: Call) -> Breakdown:
         found = device.watch(call, calls)
         if found is None:
             return Breakdown(missing=f"{device.name} has no profiler")
+        if not any(item.events for item in found):
+            return Breakdown(missing=NO_OPERATORS)
         watched += found
     device_ns = [timing.device_ns for timing in alone if timing.device_ns is not None]
     return Breakdown(

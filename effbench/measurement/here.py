@@ -10,7 +10,8 @@ import copy
 import functools
 import gc
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 
 SEED = 0
 _CELL = "here"
+
+COOLS_S = 10.0
+"""A GPU that was measured on this long ago or less is still warm: it is not loaded for seconds again."""
+
+_used_s: dict[str, float] = {}
+"""When each GPU was last measured on in this process."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Prepared:
         tracer, profiler, collecting = sys.gettrace(), sys.getprofile(), gc.isenabled()
         kept = allocator == "retain" and self.device.kind == "cpu" and _keep_freed_pages()
         gpu = TorchCuda(0) if self.device.kind == "cuda" else None
-        policy = gpu.policy() if gpu else None
+        before = (gpu.policy(), gpu.selected()) if gpu else None
         try:
             self.network.eval()
             if gpu:
@@ -80,8 +87,12 @@ class Prepared:
                 gc.enable()
             torch.set_num_threads(threads)
             torch.set_flush_denormal(flushing)
-            if gpu and policy:
+            if gpu and before:
+                policy, index = before
                 gpu.set_policy(policy)
+                if gpu.selected() != index:
+                    TorchCuda(index).select()
+                _used_s[self.device.name] = time.monotonic()
             for module, mode in modes:
                 module.training = mode
 
@@ -97,6 +108,8 @@ def prepare(
 ) -> Prepared:
     """The network on its device with seeded inputs, and counted. It is copied where it would have to change.
 
+    There are as many inputs as in a launch, so that on a GPU none is in the L2 cache when it comes round again.
+
     `shape` is what `feeding.described` takes; `dtype` and `device` default to the network's own. Raises InvalidValue,
     UnknownName, DeviceUnavailable; on the scripted device ModelError for a network that cannot be counted.
     """
@@ -107,7 +120,7 @@ def prepare(
     batch = feeding.whole(batch, "batch")
     dtype = own_dtype(network) if dtype is None else dtype
     device = own_device(network) if device is None else device
-    place = devices.get(device, **({"threads": threads} if devices.kind_of(device) == "cpu" else {}))
+    place = devices.get(device, **_options(device, threads))
     costs, missing = None, ""
     try:
         costs = cost.profile(network, shape, batch=batch, dtype=dtype).cost
@@ -120,11 +133,34 @@ def prepare(
     # `.to` moves a module in place, and this one is somebody's.
     if dtype != own_dtype(network) or device != own_device(network):
         network = place.place(copy.deepcopy(network)).to(getattr(torch, dtype))
-    args, named = feeding.make(feeding.described(shape), batch, dtype, seed=SEED)
-    passed = feeding.positional(network, args, named) if named else args
-    inputs = tuple(place.place(item) if isinstance(item, torch.Tensor) else item for item in passed)
-    call = place.bind(runtimes.get("eager").prepare(network, [inputs], Setting(Path())).call, {})
+    inputs = _fed(network, feeding.described(shape), batch, dtype, place)
+    call = place.bind(runtimes.get("eager").prepare(network, inputs, Setting(Path(), place.kind)).call, {})
     return Prepared(place, call, network, getattr(place, "threads", 1), costs, missing)
+
+
+def _options(device: str, threads: int) -> dict[str, Any]:
+    kind = devices.kind_of(device)
+    if kind == "cpu":
+        return {"threads": threads}
+    is_warm = kind == "cuda" and time.monotonic() - _used_s.get(device, -COOLS_S) < COOLS_S
+    return {"warm_up_s": 0.0} if is_warm else {}
+
+
+def _fed(
+    network: nn.Module, described: Sequence[feeding.Input], batch: int, dtype: str, device: Device
+) -> list[tuple[Any, ...]]:
+    """What each call passes, in turn."""
+    import torch
+
+    args, named = feeding.make(described, batch, dtype, "meta")
+    number = device.rotations(sum(tensor.nbytes for tensor in (*args, *named.values())))
+    generator = torch.Generator().manual_seed(SEED)
+    found = []
+    for _ in range(number):
+        args, named = feeding.make(described, batch, dtype, seed=generator)
+        passed = feeding.positional(network, args, named) if named else args
+        found.append(tuple(device.place(item) if isinstance(item, torch.Tensor) else item for item in passed))
+    return found
 
 
 def blocks(prepared: Prepared, sampling: Sampling) -> tuple[int, bool, tuple[Timing, ...]]:

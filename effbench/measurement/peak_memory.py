@@ -26,9 +26,11 @@ def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float)
     """`peak_memory_bytes` above `baseline_bytes`, `weights_bytes` (parameters alone, in the cell's dtype), `source`.
 
     `code_bytes` are pages of programs and libraries that came with it and are in the peak, `reserved_bytes` what a
-    GPU's allocator kept; each None where nobody tells. On a CPU the peak holds all that preparing took, such as a
-    float32 network on its way to bfloat16, but no export. The allocator's policy is the system's whatever the run's is:
-    "retain" keeps what is freed, and what the next call needs may not fit into its pieces.
+    GPU's allocator took from the driver at most, above what it had before there was a network; each None where nobody
+    tells. One input is held whatever the rounds rotate through: a network in use has one. On a CPU the peak holds all
+    that preparing took, such as a float32 network on its way to bfloat16, but no export. The allocator's policy is the
+    system's whatever the run's is: "retain" keeps what is freed, and what the next call needs may not fit into its
+    pieces.
     """
     found = readings.one_process(job, launcher.as_deployed(variables), silence_s)
     if found.missing is not None or job["device"] != "cpu":
@@ -38,7 +40,9 @@ def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float)
 
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     """The other end. Raises as `preparation.prepare`, and Unsupported where nobody counts what a runtime allocates."""
-    spec, device = job["cell"], devices.get(job["device"], **job["device_options"])
+    # No clock is read here, so that no GPU has to be brought to its clocks.
+    cold = {"warm_up_s": 0.0} if devices.kind_of(job["device"]) == "cuda" else {}
+    spec, device = job["cell"], devices.get(job["device"], **job["device_options"], **cold)
     device.setup()
     if device.kind != "fake":
         runtime = runtimes.get(spec["runtime"])
@@ -46,6 +50,8 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
             raise Unsupported(f"{runtime.name} allocates past torch, which alone counts a process's memory on a GPU")
         if runtime.missing() is None:
             runtime.facts()  # imports it: what a runtime takes before it has a network is no network's
+    # What setting up has left with the allocator is no network's, and must not serve it unseen either.
+    device.release()
     before = device.memory(afresh=True)
     with preparation.gradients(job["mode"], device):
         call = preparation.prepare(spec, job["seed"], device, emit, lean=True)
@@ -60,7 +66,7 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
         "baseline_bytes": before.peak_bytes,
         "weights_bytes": None if params is None else params * BYTES[spec["dtype"]],
         "code_bytes": code,
-        "reserved_bytes": after.reserved_bytes,
+        "reserved_bytes": None if after.reserved_bytes is None else after.reserved_bytes - (before.reserved_bytes or 0),
         "source": after.source,
     }
     emit("reading", values=values)

@@ -9,6 +9,7 @@ network's own operators could beat would be none.
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ COPY_BYTES = 256 << 20
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
 """Sides of the matrices, tried in turn until a product takes `LONG_S`: more only takes longer."""
+
+DRAWN = 1 << 20
+"""Values drawn at random on the host for one operand: arithmetic takes as long, and as much power, on repeated ones."""
 
 LONG_S = 0.01
 BLOCK_S = 0.005
@@ -212,7 +216,12 @@ def _buffer_bytes(device: Device) -> int:
 
 
 def _values(device: Device, dtype: str, *shape: int) -> Tensor:
+    """Normal values, of which no more than `DRAWN` are drawn, and repeated on the device.
+
+    The largest convolution has 150 million weights: seconds of one CPU core, and 600 MB of the host's.
+    """
     import torch
 
-    found: Tensor = device.place(torch.randn(shape).to(getattr(torch, dtype)))
-    return found
+    number = math.prod(shape)
+    drawn: Tensor = device.place(torch.randn(min(number, DRAWN)).to(getattr(torch, dtype)))
+    return drawn.repeat(-(-number // len(drawn)))[:number].view(shape)

@@ -22,9 +22,9 @@ def prepare(spec: Mapping[str, Any], seed: int, device: Device, emit: Emit, *, l
     """A call for the cell that `spec` (`Recording.order`) describes, checked against eager float32 where it is not
     that. Says as a "probe" what became of the network.
 
-    `lean` leaves out whatever takes memory that running the network does not: the check, and the network itself where
-    an earlier launch has exported it. Raises OutOfMemory, EffbenchError, Unsupported, and whatever the network itself
-    raises.
+    `lean` leaves out whatever takes memory that running the network does not: the check, inputs beyond the first, and
+    the network itself where an earlier launch has exported it. Raises OutOfMemory, EffbenchError, Unsupported, and
+    whatever the network itself raises.
     """
     if device.kind == "fake":
         return device.bind(None, spec["cost"])
@@ -35,7 +35,7 @@ def prepare(spec: Mapping[str, Any], seed: int, device: Device, emit: Emit, *, l
     runtime.require(setting)
     if lean and isinstance(runtime, Exported) and runtime.is_exported(setting):
         return device.bind(_reopened(runtime, spec, seed, device, setting), spec["cost"])
-    network, inputs = built(spec, seed, device)
+    network, inputs = built(spec, seed, device, lean=lean)
     expected = None
     with _out_of_memory_translated():
         if not lean and setting.mode == "infer" and not _is_reference(spec):
@@ -48,7 +48,7 @@ def prepare(spec: Mapping[str, Any], seed: int, device: Device, emit: Emit, *, l
     if not is_finite(output):
         facts["output"] = "not finite"
     if expected is not None:
-        facts |= agreement.check(expected, output, setting.dtype)
+        facts |= agreement.check(expected, output, setting.dtype, tf32=setting.tf32)
     if spec.get("keep"):
         keeping.keep(setting.folder, inputs[0], expected)
     if facts:
@@ -70,20 +70,29 @@ def _opened(spec: Mapping[str, Any], setting: Setting, emit: Emit) -> Call:
     facts = {name: value for name, value in prepared.facts.items() if name != "prepare_s"}
     if not is_finite(output):
         facts["output"] = "not finite"
-    emit("probe", cell=spec["id"], values=facts | agreement.check(expected, output, setting.dtype))
+    facts |= agreement.check(expected, output, setting.dtype, tf32=setting.tf32)
+    emit("probe", cell=spec["id"], values=facts)
     return prepared.call
 
 
 def setting_of(spec: Mapping[str, Any], device: Device) -> Setting:
     """The conditions that an order asks for."""
     return Setting(
-        Path(spec["folder"]), device.kind, spec["threads"], spec["dtype"], spec["memory_format"], spec["mode"]
+        Path(spec["folder"]),
+        device.kind,
+        spec["threads"],
+        spec["dtype"],
+        spec["memory_format"],
+        spec["mode"],
+        **device.setting(),
     )
 
 
-def built(spec: Mapping[str, Any], seed: int, device: Device) -> tuple[Any, list[tuple[Any, ...]]]:
+def built(
+    spec: Mapping[str, Any], seed: int, device: Device, *, lean: bool = False
+) -> tuple[Any, list[tuple[Any, ...]]]:
     """The network in float32 and eval mode, on its device, and what it is fed, by position: so many different inputs
-    that the device's caches do not hold them. Floats among the inputs are float32.
+    that the device's caches do not hold them, or one where it is to be `lean`. Floats among the inputs are float32.
 
     Raises EffbenchError, and whatever the network itself raises.
     """
@@ -96,19 +105,29 @@ def built(spec: Mapping[str, Any], seed: int, device: Device) -> tuple[Any, list
     if any(weight.is_meta for weight in (*network.parameters(), *network.buffers())):
         raise ModelError(f"{type(network).__name__} has weights without values (meta device); build them on the CPU")
     network = device.place(network).eval()
-    return network, _fed(network, spec, seed, device)
+    return network, _fed(network, spec, seed, device, 1 if lean else _rotations(spec, device))
 
 
-def _fed(network: Any, spec: Mapping[str, Any], seed: int, device: Device) -> list[tuple[Any, ...]]:
-    """Of the network only the signature of its forward is asked, and only for inputs by name."""
+def _rotations(spec: Mapping[str, Any], device: Device) -> int:
+    """How many inputs outgrow the device's caches, in the dtype that they have when the network reads them."""
+    args, named = feeding.make(_described(spec), spec["batch"], "float32", "meta")
+    kind = _torch_dtype(spec["dtype"])
+    return device.rotations(sum(_cast(tensor, kind).nbytes for tensor in (*args, *named.values())))
+
+
+def _described(spec: Mapping[str, Any]) -> list[Input]:
+    return [Input(tuple(item["shape"]), item["name"], item["dtype"]) for item in spec["inputs"]]
+
+
+def _fed(network: Any, spec: Mapping[str, Any], seed: int, device: Device, number: int = 1) -> list[tuple[Any, ...]]:
+    """So many different inputs. Of the network only the signature of its forward is asked, and only for inputs by
+    name."""
     import torch
 
-    described = [Input(tuple(item["shape"]), item["name"], item["dtype"]) for item in spec["inputs"]]
-    args, named = feeding.make(described, spec["batch"], "float32", "meta")
-    input_bytes = sum(tensor.nbytes for tensor in (*args, *named.values()))
+    described = _described(spec)
     generator = torch.Generator().manual_seed(seed)
     found = []
-    for _ in range(device.rotations(input_bytes)):
+    for _ in range(number):
         args, named = feeding.make(described, spec["batch"], "float32", seed=generator)
         passed = feeding.positional(network, args, named) if named else args
         found.append(tuple(device.place(item) if isinstance(item, torch.Tensor) else item for item in passed))
@@ -147,7 +166,7 @@ def _converted(network: Any, inputs: list[tuple[Any, ...]], setting: Setting) ->
     """Network and inputs as the setting says."""
     import torch
 
-    network = network.to(_torch_dtype(setting))
+    network = network.to(_torch_dtype(setting.dtype))
     if setting.memory_format == "channels_last":
         network = network.to(memory_format=torch.channels_last)
     if setting.mode == "train":
@@ -159,24 +178,30 @@ def _as_set(inputs: list[tuple[Any, ...]], setting: Setting) -> list[tuple[Any, 
     """Inputs in the setting's dtype and memory format."""
     import torch
 
-    dtype = _torch_dtype(setting)
+    dtype = _torch_dtype(setting.dtype)
     layout = torch.channels_last if setting.memory_format == "channels_last" else torch.contiguous_format
 
     def converted(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
-        # One whose description names another dtype keeps it.
-        cast = value.to(dtype) if value.dtype == torch.float32 else value
+        cast = _cast(value, dtype)
         return cast.contiguous(memory_format=layout) if cast.dim() == 4 else cast
 
     return [tuple(converted(item) for item in each) for each in inputs]
 
 
-def _torch_dtype(setting: Setting) -> Any:
+def _cast(tensor: Any, dtype: Any) -> Any:
+    """One of float32 in the cell's dtype; one whose description names another dtype keeps it."""
+    import torch
+
+    return tensor.to(dtype) if tensor.dtype == torch.float32 else tensor
+
+
+def _torch_dtype(dtype: str) -> Any:
     """int8 stays float32, which the runtime quantises itself."""
     import torch
 
-    return torch.float32 if setting.dtype == "int8" else getattr(torch, setting.dtype)
+    return torch.float32 if dtype == "int8" else getattr(torch, dtype)
 
 
 def gradients(mode: str, device: Device) -> contextlib.AbstractContextManager[Any]:

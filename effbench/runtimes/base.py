@@ -26,7 +26,9 @@ class Setting:
 
     `device` is the kind ("cpu", "cuda"); `threads` is 0 where it has no meaning. A `dtype` of "int8" asks the runtime
     to quantise a float32 network itself. `folder` is this cell's own: what is written there is found again by later
-    launches, and is gone when the run ends.
+    launches, and is gone when the run ends. On a GPU `index` says which, `tf32` whether float32 may be multiplied as
+    TF32, `autotune` whether algorithms of convolutions are tried out: torch follows them by itself, a runtime with
+    kernels of its own is told here.
     """
 
     folder: Path
@@ -35,6 +37,9 @@ class Setting:
     dtype: str = "float32"
     memory_format: str = "contiguous"
     mode: str = "infer"
+    index: int = 0
+    tf32: bool = False
+    autotune: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class Runtime(ABC):
     dtypes: tuple[str, ...] = ("float32",)
     memory_formats: tuple[str, ...] = ("contiguous",)
     modes: tuple[str, ...] = ("infer",)
+    no_graph: str | None = None
+    """Why a GPU's probe is not to capture its calls as a CUDA graph (`Device.probe`); None where it may."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 FACTS_FILE = "compiled.json"
 """What the first launch found out: a launch that loads what it left behind cannot see the code any more."""
 
+MOST_TRIED = 8
+"""Inputs that are tried before anything is timed. All have the same shape, dtype and layout, which is what a compiled
+graph asks of them; on a GPU hundreds may rotate."""
+
 _LEFT = "torch.compile left it to eager; unset TORCHDYNAMO_DISABLE and TORCH_COMPILE_DISABLE"
 
 _TOOLS = "tools"
@@ -108,7 +112,7 @@ class Compiled(Runtime):
                 call()
                 seconds = time.perf_counter() - start
                 # What compiles again, for another input or the second time, would do so inside of a timed block.
-                for _ in range(2 * len(inputs) - 1):
+                for _ in range(2 * min(len(inputs), MOST_TRIED) - 1):
                     call()
         except TorchDynamoException as error:
             raise Unsupported(f"torch.compile cannot take it: {_said(error)}") from error

@@ -28,6 +28,11 @@ class Session(ABC):
     def threads(self) -> int | None:
         """How many threads the runtime says that it computes with; None where it does not say."""
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the runtime says of how it runs the model, beside `Prepared.facts`."""
+        return {}
+
     @abstractmethod
     def bind(self, arrays: tuple[np.ndarray[Any, Any], ...]) -> Call:
         """A call that runs the network on these inputs, in the order of its forward, and returns a sequence of arrays
@@ -86,6 +91,7 @@ class Exported(Runtime):
         session = self.open(setting)
         facts["load_s"] = time.perf_counter() - start
         facts["threads"] = session.threads
+        facts |= session.facts
         if setting.threads and session.threads not in (None, setting.threads):
             raise Unsupported(f"{self.name} uses {session.threads} threads where {setting.threads} were asked for")
         return Prepared(in_turn([session.bind(arrays) for arrays in inputs]), facts)
