@@ -275,10 +275,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return False
         if tensors and prod(map(Tensor.numel, tensors)) <= _CONSTANT_LIMIT:
             return True
+        shaped = {name: moved(value) for name, value in kwargs.items()}
+        self._inside += 1
         try:
-            result = self._run(func, moved(args), {name: moved(value) for name, value in kwargs.items()} | _ON_META)
-        except Exception:
+            result = func(*moved(args), **(shaped if tensors and "device" not in shaped else shaped | _ON_META))
+        except Exception:  # what has no shape rule for meta is computed
             return True
+        finally:
+            self._inside -= 1
         return sum(map(Tensor.numel, flatten(result))) <= _CONSTANT_LIMIT
 
     def _to_meta(
