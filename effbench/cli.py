@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(typed or ["--help"], prog_name="effbench", standalone_mode=False)
+        with console.short_warnings():
+            code = app(typed or ["--help"], prog_name="effbench", standalone_mode=False)
         return console.flushed(code if isinstance(code, int) else 0)
     except EffbenchError as error:
         return console.complain(str(error))

@@ -7,9 +7,11 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from effbench.report.grid import Table
@@ -47,6 +49,30 @@ def complain(message: str, code: int = 2) -> int:
 def note(message: str) -> None:
     """Print one line to standard error that ends nothing."""
     complain(message, 0)
+
+
+LONGEST_WARNING = 240
+"""Characters of a warning; torch's of a checkpoint has a thousand."""
+
+
+@contextmanager
+def short_warnings() -> Iterator[None]:
+    """Python's warnings, such as torch's of a user's checkpoint, as one line on standard error, each text once."""
+    told: set[str] = set()
+    before = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        words = plain(next((line for line in str(message).splitlines() if line.strip()), category.__name__))
+        shown = words if len(words) <= LONGEST_WARNING else f"{words[:LONGEST_WARNING]}…"
+        if shown not in told:
+            told.add(shown)
+            note(f"warning: {shown}")
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 _interrupts: list[int] = []

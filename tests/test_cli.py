@@ -95,7 +95,7 @@ WRONG = {
     f"{RUN} --out tiny.py": ["cannot write to tiny.py", "choose another --out"],
     "run --resume nowhere": ["no run at nowhere", "run.jsonl"],
     "run --resume nowhere --quick": ["leave out quick"],
-    "run tiny.py --resume nowhere": ["one study", "--resume DIR"],
+    "run tiny.py --resume nowhere": ["no run at nowhere", "run.jsonl"],
     "diff nowhere nowhere": ["no run at nowhere"],
 }
 

@@ -181,3 +181,11 @@ def test_a_scripted_network_bears_its_own_name_and_too_little_memory_is_no_wrong
     facts = refusal.facts_of(scripted)
     assert facts.name == "Conv2d"
     assert "smaller --batch" in refusal.advice(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), facts, ())
+
+
+def test_an_error_told_by_its_type_and_text_is_taken_too():
+    facts = refusal.Facts("Net")
+    for kind in ("KeyError", "AttributeError"):
+        said = refusal.explain(refusal.told_apart(kind, "shape"), facts, ())
+        assert said.startswith("Net does not run on input nothing: ") and kind in said and "--input" not in said
+    assert refusal.told_apart("NoSuchError", "text") == refusal.told_apart("UnicodeDecodeError", "text") == "text"

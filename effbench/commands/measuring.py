@@ -69,13 +69,15 @@ def run(
     from effbench import api, catalog
     from effbench.analysis import Analysis
 
-    if (study is None) == (resume is None):
+    if study is None and resume is None:
         raise InvalidValue(
             "name one study to run, or give --resume DIR to finish one; `effbench list studies` names them"
         )
     if resume is not None:
-        words.refuse_others(context, ("resume",), "--resume goes on with the options of the stored run")
+        words.refuse_others(context, ("study", "resume"), "--resume goes on with the options of the stored run")
         folder = resume
+        if study is not None:
+            _require_same(study, folder)
         finish(lambda watch: api.resume(folder, watch), as_json)
         return
     chosen = words.selection(select or [])
@@ -115,6 +117,17 @@ def run(
     )
     options |= {"models": tuple(model or ()), "depthwise": depthwise}
     finish(lambda watch: api.run(found, select=chosen, watch=watch, **options), as_json)
+
+
+def _require_same(study: str, folder: Path) -> None:
+    """Raises InvalidValue where the run in the folder is of another study than the one that was named."""
+    from effbench import catalog, storage
+
+    held = storage.load(folder).experiment.name
+    with redirect_stdout(sys.stderr):
+        wanted = catalog.load(study).name
+    if held != wanted:
+        raise InvalidValue(f"{folder} holds a run of {held}, not of {wanted}; leave out {study} to finish that run")
 
 
 def compare(

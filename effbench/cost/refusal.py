@@ -5,9 +5,11 @@ Pure functions of an error, of what is known of the network, and of the inputs i
 
 from __future__ import annotations
 
+import builtins
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -107,6 +109,18 @@ def first_reason(error: BaseException | str) -> str:
     if not is_plain or isinstance(error, NotImplementedError):
         said = f"{kind}: {said}"
     return said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
+
+
+def told_apart(kind: str, reason: str) -> BaseException | str:
+    """The error that `explain` takes, of the name of its type and its text, where the error itself is gone.
+
+    A type that Python does not have itself gives the text alone.
+    """
+    known = getattr(builtins, kind, None)
+    if isinstance(known, type) and issubclass(known, Exception):
+        with suppress(TypeError):  # one of Unicode's wants more than a text
+            return known(reason)
+    return reason
 
 
 def first_of(failures: Sequence[BaseException]) -> BaseException:
