@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from effbench import feeding
+from effbench.conditions import Conditions
 from effbench.counts import DEFAULT_LEVEL as DEFAULT_LEVEL
 from effbench.counts import LEVELS as LEVELS
 from effbench.counts import Cost as Cost
@@ -208,13 +209,17 @@ class Timing:
 
 @dataclass(frozen=True)
 class Block:
-    """A timed block in its place: which launch, which round, at which position of the round, of which cell."""
+    """A timed block in its place: which launch, which round, at which position of the round, of which cell.
+
+    `at_s` is when it ended, in seconds since its launch began; None in runs that did not record it.
+    """
 
     launch: int
     round: int
     position: int
     cell: str
     timing: Timing
+    at_s: float | None = None
 
     def per_call_s(self, clock: str = "wall") -> float | None:
         """Seconds per call on the given clock, or None where that clock was absent."""
@@ -242,6 +247,11 @@ class Launch:
 
     `stopped` says why it ended: "precision", "budget", "rounds" or "interrupted". `probes` holds what was read once
     per cell: device against host time, graph replay, peak memory, what its runtime made of the network.
+
+    `start` and `end` are UTC times (ISO 8601); "" where they are not recorded, and `end` also where the whole run was
+    killed. Of the run's budget the launch used `used_s`: `overhead_s` before its first round, `seconds` of rounds, and
+    what came after. `budget_s` is the time it was given for rounds, 0 where nothing was left. `changed` are facts of
+    the environment that were others when this launch resumed the run: name to (then, now).
     """
 
     number: int
@@ -252,6 +262,14 @@ class Launch:
     null_call_ns: float | None = None
     probes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     breakdowns: Mapping[str, Breakdown] = field(default_factory=dict)
+    start: str = ""
+    end: str = ""
+    overhead_s: float | None = None
+    used_s: float | None = None
+    budget_s: float | None = None
+    at_start: Conditions | None = None
+    at_end: Conditions | None = None
+    changed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -149,15 +149,12 @@ def _drift(drift: float | None) -> Finding:
 
 
 def _heat(root: Path) -> Finding:
-    mask = machine.text(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
-    if mask and int(mask, 16) & 0xF:
+    mask = machine.firmware_throttling(root)
+    if mask is not None and mask & 0xF:
         why = "The Raspberry Pi firmware slows the processor for low voltage or heat right now."
-        return Finding("temperature", "warn", f"throttled ({mask})", why, "use a stronger supply and a fan")
+        return Finding("temperature", "warn", f"throttled ({mask:#x})", why, "use a stronger supply and a fan")
     sensors = machine.temperatures(root)
-    events = sum(
-        machine.number(path) or 0
-        for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
-    )
+    events = machine.thermal_throttles(root)
     if not sensors:
         return _unknown("temperature", "no sensor is visible")
     name, hottest = max(sensors.items(), key=lambda item: item[1])

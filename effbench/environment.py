@@ -155,6 +155,25 @@ def require_alike(baseline: Environment, candidate: Environment) -> None:
         )
 
 
+_MOMENTARY = re.compile(
+    r"host\.load_1m|host\.fingerprint|cpu\.mhz_now|cpu\.throttled_periods|effbench\.dirty|peaks\..*|run\..*"
+    r"|gpu\.(sm_mhz|memory_mhz|temperature_c|power_w|throttle_reasons|other_processes)"
+)
+"""Facts that change from one minute to the next, and what only the beginning of a run records."""
+
+
+def changes(before: Environment, now: Environment) -> tuple[Difference, ...]:
+    """Lasting facts beside `MUST_AGREE` that both environments record and that are not the same."""
+    return tuple(
+        Difference(name, value, now.facts[name])
+        for name, value in before.facts.items()
+        if name not in MUST_AGREE
+        and not _MOMENTARY.fullmatch(name)
+        and value is not None
+        and now.facts.get(name) not in (None, value)
+    )
+
+
 def fingerprint(environment: Environment) -> str:
     """A stable anonymous name of the conditions: equal exactly where `differences` is empty."""
     conditions = ((name, _condition(environment, name)) for name in MUST_AGREE)

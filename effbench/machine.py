@@ -51,7 +51,6 @@ def cpu(root: Path = HERE, *, ask: Callable[[str], str | None] | None = None) ->
         for n in numbers
     }
     known = {core for core in cores if core[1] is not None}
-    running = _mean(_khz(base / f"cpu{n}/cpufreq/scaling_cur_freq") for n in numbers)
     kinds = clusters(root)
     registers = [found for n in numbers if (found := number(base / f"cpu{n}/regs/identification/midr_el1")) is not None]
     return {
@@ -63,7 +62,7 @@ def cpu(root: Path = HERE, *, ask: Callable[[str], str | None] | None = None) ->
         "cpu.mhz_max": max(
             (f for n in numbers if (f := _khz(base / f"cpu{n}/cpufreq/cpuinfo_max_freq"))), default=None
         ),
-        "cpu.mhz_now": running or _mean(_float(entry.get("cpu MHz")) for entry in entries),
+        "cpu.mhz_now": cpu_mhz(root),
         **{f"cpu.{level}_bytes": size for level, size in _caches(base).items()},
         "cpu.governor": governors(root),
         "cpu.boost": boost(root),
@@ -72,6 +71,12 @@ def cpu(root: Path = HERE, *, ask: Callable[[str], str | None] | None = None) ->
         "cpu.numa_nodes": len(cpu_list(text(root / "sys/devices/system/node/online"))) or None,
         "cpu.allowed": len(allowed(root)) or None,
     }
+
+
+def cpu_mhz(root: Path = HERE) -> float | None:
+    """The clock of the processors at this moment, their mean in MHz."""
+    running = _mean(map(_khz, _cpu_files(root, "cpufreq/scaling_cur_freq")))
+    return running or _mean(_float(entry.get("cpu MHz")) for entry in _cpuinfo(root))
 
 
 def governors(root: Path = HERE) -> str | None:
@@ -294,13 +299,37 @@ def load_average(root: Path = HERE) -> float | None:
     return os.getloadavg()[0] if root == HERE and hasattr(os, "getloadavg") else None
 
 
-def cpu_ticks(root: Path = HERE) -> tuple[int, int] | None:
-    """Clock ticks stolen by the hypervisor, and all ticks, since boot: the ``cpu`` line of /proc/stat."""
+TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+
+@dataclass(frozen=True)
+class Ticks:
+    """Clock ticks of all processors since boot: at work, taken by the hypervisor for other guests, all of them."""
+
+    busy: int
+    stolen: int
+    total: int
+
+
+def ticks(root: Path = HERE) -> Ticks | None:
+    """The ``cpu`` line of /proc/stat."""
     line = (text(root / "proc/stat") or "").split("\n", 1)[0].split()
-    if len(line) < 9 or line[0] != "cpu":
+    if len(line) < 9 or line[0] != "cpu" or not all(value.isdecimal() for value in line[1:9]):
         return None
-    ticks = [int(value) for value in line[1:9]]
-    return ticks[7], sum(ticks)
+    user, nice, system, idle, iowait, interrupts, soft_interrupts, stolen = map(int, line[1:9])
+    busy = user + nice + system + interrupts + soft_interrupts
+    return Ticks(busy, stolen, busy + idle + iowait + stolen)
+
+
+def cpu_ticks(root: Path = HERE) -> tuple[int, int] | None:
+    """Clock ticks stolen by the hypervisor, and all ticks, since boot."""
+    found = ticks(root)
+    return None if found is None else (found.stolen, found.total)
+
+
+def uptime_s(root: Path = HERE) -> float | None:
+    """Seconds since the machine was started."""
+    return _float((text(root / "proc/uptime") or "").partition(" ")[0])
 
 
 def temperatures(root: Path = HERE) -> dict[str, float]:
@@ -316,3 +345,26 @@ def temperatures(root: Path = HERE) -> dict[str, float]:
             label = text(sensor.with_name(sensor.name.replace("_input", "_label"))) or sensor.name.split("_")[0]
             found[f"{text(sensor.parent / 'name') or sensor.parent.name} {label}"] = value / 1000
     return found
+
+
+_OF_THE_CPU = re.compile(r"cpu|core|pkg|package|k10temp|zenpower|tctl|tdie|soc", re.IGNORECASE)
+
+
+def cpu_temperature(root: Path = HERE) -> float | None:
+    """The hottest sensor of the processor in degrees Celsius; the hottest of all where none is named after it."""
+    found = temperatures(root)
+    own = [value for name, value in found.items() if _OF_THE_CPU.search(name)]
+    return max(own or found.values(), default=None)
+
+
+def firmware_throttling(root: Path = HERE) -> int | None:
+    """The Raspberry Pi firmware's mask; one of its lowest four bits says that it slows the processor right now."""
+    mask = text(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
+    return None if mask is None or not re.fullmatch(r"(0x)?[0-9a-fA-F]+", mask) else int(mask, 16)
+
+
+def thermal_throttles(root: Path = HERE) -> int | None:
+    """How often heat has lowered the clock since boot, over all processors (Intel)."""
+    found = [number(path) for path in _cpu_files(root, "thermal_throttle/core_throttle_count")]
+    counts = [count for count in found if count is not None]
+    return sum(counts) if counts else None

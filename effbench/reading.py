@@ -4,10 +4,12 @@ declared type.
 Schema history
     1   2026-11: first.
     2   2026-11: memory format and mode of a cell, batch of a case, readings beside the rounds.
+    3   2026-11: time since the launch began in its records (`at_s`); start, end, conditions and budget of launches.
 """
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +18,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from effbench.conditions import Conditions
 from effbench.core import (
     CLOCKS,
     LEVELS,
@@ -41,7 +44,7 @@ from effbench.errors import CorruptRun, InvalidValue
 from effbench.feeding import Input
 from effbench.operator_times import Breakdown, OperatorTime
 
-SCHEMA = 2
+SCHEMA = 3
 _Noun = TypeVar("_Noun")
 
 
@@ -79,6 +82,7 @@ class _Builder:
         run: Run | None = None
         results: dict[str, Result] = {}
         launches: dict[int, Launch] = {}
+        used: dict[int, float] = {}
         blocks: dict[str, list[Block]] = {}
         complete = False
         for number, record in records:
@@ -99,9 +103,9 @@ class _Builder:
                     known = results[record["cell"]]
                     results[record["cell"]] = replace(known, readings=(*known.readings, _reading(record)))
                 elif kind == "launch":
-                    launch = Launch(_integer(record["launch"]), _integer(record["slot"]))
+                    launch = _launch(record)
                     launches[launch.number] = launch
-                elif kind in ("warmup", "null", "probe", "end", "breakdown"):
+                elif kind in ("warmup", "null", "probe", "end", "breakdown", "exit"):
                     number_ = _integer(record["launch"])
                     launches[number_] = _extend(launches[number_], kind, record)
                 elif kind == "block":
@@ -113,6 +117,8 @@ class _Builder:
                     complete = True
                 elif kind not in ("verdicts", "facts"):
                     raise ValueError(f"unknown kind of record '{kind}'")
+                if "at_s" in record and "launch" in record:
+                    used[record["launch"]] = max(used.get(record["launch"], 0.0), _seconds(record["at_s"]))
             except (
                 LookupError,
                 TypeError,
@@ -128,7 +134,7 @@ class _Builder:
         return replace(
             run,
             results=tuple(replace(each, blocks=tuple(blocks.get(name, ()))) for name, each in results.items()),
-            launches=tuple(launches.values()),
+            launches=tuple(replace(each, used_s=used.get(each.number)) for each in launches.values()),
             complete=complete,
         )
 
@@ -156,6 +162,19 @@ def _integer(value: Any) -> int:
     if not _fits(value, int):
         raise ValueError(f"{str(value)[:40]!r} is not a whole number")
     return int(value)
+
+
+def _seconds(value: Any) -> float:
+    if not _fits(value, float) or value < 0:
+        raise ValueError(f"{str(value)[:40]!r} is no time that has passed")
+    return float(value)
+
+
+def _moment(value: Any) -> str:
+    """A time in UTC, as it was written."""
+    if not isinstance(value, str) or datetime.datetime.fromisoformat(value).tzinfo is None:
+        raise ValueError(f"{str(value)[:40]!r} is no time with its offset from UTC")
+    return value
 
 
 @cache
@@ -254,15 +273,41 @@ def _block(record: Mapping[str, Any]) -> Block:
     if timing.calls < 1 or min(timing.wall_ns, timing.cpu_ns or 0, timing.device_ns or 0) < 0:
         raise ValueError("a block needs at least one call and no negative time")
     launch, number, position = (_integer(record[name]) for name in ("launch", "round", "position"))
-    return Block(launch, number, position, record["cell"], timing)
+    at_s = None if record.get("at_s") is None else _seconds(record["at_s"])
+    return Block(launch, number, position, record["cell"], timing, at_s)
+
+
+def _launch(record: Mapping[str, Any]) -> Launch:
+    """Runs of before schema 3 say nothing of when a launch was and in which conditions."""
+    number, slot = _integer(record["launch"]), _integer(record["slot"])
+    changed = {str(name): (then, now) for name, (then, now) in record.get("changed", {}).items()}
+    return Launch(
+        number,
+        slot,
+        start=_moment(record["start"]) if "start" in record else "",
+        at_start=_make(Conditions, record["conditions"]) if "conditions" in record else None,
+        changed=changed,
+    )
+
+
+_PLACE = ("kind", "launch", "at_s")
+"""What a record of a launch says beside what it is about."""
 
 
 def _extend(launch: Launch, kind: str, record: Mapping[str, Any]) -> Launch:
     if kind == "warmup":
-        warm = _make(Warmup, {key: value for key, value in record.items() if key not in ("kind", "launch")})
+        warm = _make(Warmup, {key: value for key, value in record.items() if key not in _PLACE})
         return replace(launch, warmups={**launch.warmups, warm.cell: warm})
     if kind == "null":
-        return replace(launch, null_call_ns=float(record["ns_per_call"]))
+        given, at = record.get("budget_s"), record.get("at_s")
+        return replace(
+            launch,
+            null_call_ns=float(record["ns_per_call"]),
+            budget_s=None if given is None else _seconds(given),
+            overhead_s=None if at is None else _seconds(at),
+        )
+    if kind == "exit":
+        return replace(launch, end=_moment(record["end"]), at_end=_make(Conditions, record["conditions"]))
     if kind == "probe":
         known = launch.probes.get(record["cell"], {})
         return replace(launch, probes={**launch.probes, record["cell"]: {**known, **probe(record["values"])}})
@@ -306,7 +351,7 @@ def probe(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _breakdown(record: Mapping[str, Any]) -> Breakdown:
-    values = {key: value for key, value in record.items() if key not in ("kind", "launch", "cell")}
+    values = {key: value for key, value in record.items() if key not in (*_PLACE, "cell")}
     operators = tuple(_make(OperatorTime, item) for item in values.pop("operators", ()))
     found = _make(Breakdown, {**values, "operators": operators})
     if found.missing is None and (

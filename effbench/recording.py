@@ -15,10 +15,12 @@ from typing import Any
 
 from effbench import environment
 from effbench._version import __version__
+from effbench.conditions import Conditions
 from effbench.core import Block, Cell, Cost, Environment, Result, Run, Timing
 from effbench.errors import EffbenchError
 from effbench.plan import Bundled, Plan
 from effbench.storage import RunWriter
+from effbench.unrest import Observation
 
 
 @dataclass
@@ -44,15 +46,21 @@ class Recording:
     can_resume: bool = True
     matched: bool = False
     """Whether the machine was already checked against the stored environment."""
+    changed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    """Facts that were others when the run was begun, until they are written."""
 
-    def job(self, number: int, first_round: int, budget_s: float) -> dict[str, Any]:
-        """What launch `number` is told to do with the cells that nothing has ruled out."""
+    def job(self, number: int, first_round: int, budget_s: float, **share: float) -> dict[str, Any]:
+        """What launch `number` is told to do with the cells that nothing has ruled out.
+
+        `budget_s` is its slice of the budget, process start included; `share` is what else `allotment.Stopwatch` reads.
+        """
         plan = self.plan
         return {
             "launch": number,
             "seed": plan.seed,
             "first_round": first_round,
             "budget_s": budget_s,
+            **share,
             "clock": plan.clock,
             "device": plan.device,
             # A fake device draws different noise in every launch, as a real one would.
@@ -116,7 +124,28 @@ class Recording:
             self.stored = found
         elif not self.matched:
             environment.require_alike(self.stored, found)
+            self.changed = {
+                item.field: (item.baseline, item.candidate) for item in environment.changes(self.stored, found)
+            }
         self.matched = True
+
+    def begin_launch(self, number: int, slot: int, observed: Observation) -> None:
+        """Write when a launch began, in which conditions, and what the first one after a pause found changed."""
+        changed = {name: list(pair) for name, pair in self.changed.items()}
+        self.changed = {}
+        self.writer.append(
+            "launch",
+            launch=number,
+            slot=slot,
+            start=observed.start,
+            conditions=stated(observed.at_start),
+            **({"changed": changed} if changed else {}),
+        )
+
+    def end_launch(self, number: int, observed: Observation, at_s: float) -> None:
+        """Write when the process of a launch was gone and what the machine did meanwhile, however the launch ended."""
+        end, conditions = observed.end()
+        self.writer.append("exit", launch=number, at_s=round(at_s, 3), end=end, conditions=stated(conditions))
 
     def take(self, launch: int, event: Mapping[str, Any]) -> None:
         """Write what a worker says of this launch. Raises StorageError, and EffbenchError where the worker gives up."""
@@ -125,13 +154,14 @@ class Recording:
             self.begin(values)
         elif kind == "block":
             timing = Timing(**{**values["timing"], "flags": tuple(values["timing"]["flags"])})
-            self.writer.block(Block(launch, values["round"], values["position"], values["cell"], _forwards(timing)))
+            place = (launch, values["round"], values["position"], values["cell"])
+            self.writer.block(Block(*place, _forwards(timing), values.get("at_s")))
         elif kind == "skip":
             self.skip(values["cell"], values["reason"])
         elif kind == "calls":
             if values["cell"] not in self.calls:
                 self.calls[values["cell"]] = values["calls"]
-                self.writer.append("calls", **values)
+                self.writer.append("calls", cell=values["cell"], calls=values["calls"])
         elif kind == "error":
             raise EffbenchError(values["message"] + self.how_to_go_on())
         else:
@@ -170,6 +200,11 @@ def how_to_resume(directory: Path, bundled: Bundled | None = None) -> str:
     """The command that finishes the run in this folder."""
     first = ["run"] if bundled is None else ["run-bundle", bundled.folder]
     return shlex.join(["effbench", *first, "--resume", str(directory)])
+
+
+def stated(conditions: Conditions) -> dict[str, Any]:
+    """The conditions that could be read."""
+    return {name: value for name, value in dataclasses.asdict(conditions).items() if value is not None}
 
 
 def _unusual(plan: Plan) -> dict[str, Any]:

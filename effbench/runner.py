@@ -16,17 +16,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from effbench import claims, environment, machine, storage
-from effbench.core import Cell, Cost, Reading, Run
+from effbench import claims, environment, launches, machine, storage
+from effbench.core import Cell, Cost, Reading, Run, Sampling
 from effbench.emulation import EMULATED, is_emulated
 from effbench.errors import EffbenchError, StorageError
 from effbench.measurement import peaks as measuring
 from effbench.measurement import readings
 from effbench.measurement.launcher import Worker, WorkerFailed, worker_environment
+from effbench.measurement.stop import MIN_ROUNDS_ON_BUDGET
 from effbench.peaks import Peaks
 from effbench.plan import Bundled, Plan
 from effbench.recording import Recording, how_to_resume
 from effbench.storage import RunWriter
+from effbench.unrest import Observation
 
 CostOf = Callable[[Cell], Cost]
 BoundsOf = Callable[[Cell, Peaks], Mapping[str, float]]
@@ -61,7 +63,10 @@ class _State:
     next_launch: int = 0
     rounds: dict[int, int] = field(default_factory=dict)
     finished: set[int] = field(default_factory=set)
-    overhead_s: float = 0.0
+    used_s: float = 0.0
+    """Of the budget, by all launches so far, those of an interrupted run included."""
+    after_s: float = 0.0
+    """What the last finished launch spent after its rounds."""
     failed_starts: int = 0
 
 
@@ -169,7 +174,7 @@ def _go_on(run: Run, writer: RunWriter, scratch: Path, watch: Watch, bundled: Bu
     record.skipped = {result.cell.id: result.skipped for result in run.results if result.skipped}
     record.calls = {result.cell.id: result.calls for result in run.results if result.calls}
     record.read = {(result.cell.id, reading.what) for result in run.results for reading in result.readings}
-    state = _State()
+    state = _State(used_s=launches.total_s(run), after_s=launches.after_s(run))
     slots = {launch.number: launch.slot for launch in run.launches}
     state.next_launch = max(slots, default=-1) + 1
     state.finished = {launch.slot for launch in run.launches if launch.stopped != "interrupted"}
@@ -207,14 +212,12 @@ def _raise_if_nothing_left(record: Recording) -> None:
 
 
 def _measure(record: Recording, state: _State, watch: Watch) -> Run:
-    writer, sampling, start = record.writer, record.plan.sampling, time.monotonic()
+    writer, sampling = record.writer, record.plan.sampling
     try:
         for slot in range(sampling.launches):
             while slot not in state.finished:
                 _raise_if_nothing_left(record)
-                left_s = sampling.budget_s - (time.monotonic() - start)
-                slots_left = sampling.launches - len(state.finished)
-                _launch(record, state, slot, max(0.0, left_s / slots_left - state.overhead_s), watch)
+                _launch(record, state, slot, watch)
         _raise_if_nothing_left(record)
         _read_beside(record, watch)
         writer.append("complete")
@@ -261,49 +264,93 @@ def _say_reading(watch: Watch, what: str, cell: str) -> None:
     watch(Progress(1.0, f"{what.replace('_', ' ')} of {cell}"))
 
 
-def _launch(record: Recording, state: _State, slot: int, budget_s: float, watch: Watch) -> None:
+def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
     """One worker process.
 
     Marks the slot finished, or records which cell ended the process so that the next try leaves it out.
     """
-    number, started, working, rounds_started = state.next_launch, time.monotonic(), "", 0.0
+    plan, sampling = record.plan, record.plan.sampling
+    seen = _Seen(state.next_launch, slot, sampling, watch)
     skipped_before = len(record.skipped)
     state.next_launch += 1
-    plan, sampling = record.plan, record.plan.sampling
-    job = record.job(number, state.rounds.get(slot, 0), budget_s)
-    with Worker(job, worker_environment(plan.threads, plan.allocator), sampling.silence_s) as worker:
-        try:
-            for event in worker.events():
-                kind = event["event"]
-                if kind == "working":
-                    working, state.failed_starts = event["cell"], 0
-                    if not rounds_started:
-                        watch(Progress(slot / sampling.launches, f"launch {slot + 1}/{sampling.launches}: warming up"))
-                    continue
-                record.take(number, event)
-                if kind == "ready":
-                    record.writer.append("launch", launch=number, slot=slot)
-                elif kind == "block":
-                    rounds_started = rounds_started or time.monotonic()
-                    state.rounds[slot] = event["round"] + 1
-                    share = max(
-                        (time.monotonic() - rounds_started) / max(budget_s, 1e-9), event["round"] / sampling.max_rounds
-                    )
-                    doing = f"launch {slot + 1}/{sampling.launches}: round {event['round'] + 1}, {event['cell']}"
-                    watch(Progress((slot + min(share, 1.0)) / sampling.launches, doing))
-                elif kind == "end":
-                    state.finished.add(slot)
-            ending = "it ended the process without an error"
-        except WorkerFailed as failure:
-            ending = str(failure)
-    if rounds_started:
-        state.overhead_s = rounds_started - started
+    left = sampling.launches - len(state.finished)
+    slice_s = max(0.0, (sampling.budget_s - state.used_s) / left)
+    share = {"launches_left": left, "after_s": state.after_s, "begun_s": seen.begun_s}
+    job = record.job(seen.number, state.rounds.get(slot, 0), slice_s, **share)
+    is_recorded = False
+    try:
+        with Worker(job, worker_environment(plan.threads, plan.allocator), sampling.silence_s) as worker:
+            try:
+                for event in worker.events():
+                    kind = event["event"]
+                    seen.take(event)
+                    if kind == "working":
+                        state.failed_starts = 0
+                        continue
+                    record.take(seen.number, event)
+                    if kind == "ready":
+                        record.begin_launch(seen.number, slot, seen.observed)
+                        is_recorded = True
+                    elif kind == "block":
+                        state.rounds[slot] = event["round"] + 1
+                    elif kind == "end":
+                        state.finished.add(slot)
+                ending = "it ended the process without an error"
+            except WorkerFailed as failure:
+                ending = str(failure)
+    finally:
+        # Also after Ctrl-C. On a full disk the error that is on its way says more.
+        used_s = seen.at_s if plan.device == "fake" else time.monotonic() - seen.begun_s
+        state.used_s += used_s
+        if is_recorded:
+            with suppress(StorageError):
+                record.end_launch(seen.number, seen.observed, used_s)
+    if slot in state.finished:
+        state.after_s = used_s - seen.ended_s
     if slot in state.finished or len(record.skipped) > skipped_before:
         return
-    if working:
+    if seen.working:
         # Whichever cell was at work is left out of the next try: it may have ended the process, or hung.
-        record.skip(working, ending)
+        record.skip(seen.working, ending)
         return
     state.failed_starts += 1
     if state.failed_starts >= STARTS:
         raise EffbenchError(f"the measuring process could not start: {ending}{record.how_to_go_on()}")
+
+
+class _Seen:
+    """What the events of one launch have told so far: how far it is, by the clock of its budget, and at which cell."""
+
+    def __init__(self, number: int, slot: int, sampling: Sampling, watch: Watch) -> None:
+        self.observed, self.begun_s = Observation(), time.monotonic()
+        self.number, self.working = number, ""
+        self.at_s = self.ended_s = 0.0
+        self._slot, self._sampling, self._watch = slot, sampling, watch
+        self._rounds: tuple[float, float] | None = None
+        """When the rounds began, and how long they may take."""
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Hear of an event, and say how far the run has come."""
+        kind = event["event"]
+        self.at_s = max(self.at_s, event.get("at_s", 0.0))
+        if kind == "working":
+            self.working = event["cell"]
+            if self._rounds is None:
+                self._say(0.0, "warming up")
+        elif kind == "null":
+            self._rounds = self.at_s, event["budget_s"]
+            if not event["budget_s"]:
+                self._say(0.0, f"no time is left of the budget, so {MIN_ROUNDS_ON_BUDGET} rounds at the most")
+        elif kind == "block":
+            begun_s, budget_s = self._rounds or (self.at_s, 0.0)
+            by_time = (self.at_s - begun_s) / budget_s if budget_s else 0.0
+            share = max(by_time, event["round"] / self._sampling.max_rounds)
+            self._say(share, f"round {event['round'] + 1}, {event['cell']}")
+        elif kind == "end":
+            self.ended_s = self.at_s
+            self.observed.look()
+
+    def _say(self, share: float, doing: str) -> None:
+        planned = self._sampling.launches
+        done = (self._slot + min(share, 1.0)) / planned
+        self._watch(Progress(done, f"launch {self._slot + 1}/{planned}: {doing}"))

@@ -3,6 +3,10 @@
 ``run.jsonl`` holds one record a line: a header, then cells, launches, blocks, and verdicts last. Each record reaches
 the kernel before the next block starts, so killing the process loses at most the block in flight. Loading parses JSON
 and builds dataclasses; it never executes anything. Only raw blocks are stored: every figure is recomputed from them.
+
+A launch begins with a ``launch`` record (its slot in the plan, UTC time, conditions of the machine) and ends with an
+``exit`` record (UTC time, conditions since then). Between them, ``at_s`` says how many seconds of the budget the launch
+had used. The largest is what a resumed run subtracts, so a kill hides at most the block in flight.
 """
 
 from __future__ import annotations
@@ -46,7 +50,8 @@ class RunWriter:
             self._lock = FileLock(self.directory / _LOCK_FILE)
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise StorageError(f"another run is writing to {self.directory}; give this one its own --out") from None
+            remedy = "wait until it has ended" if resume else "give this one its own --out"
+            raise StorageError(f"another run is writing to {self.directory}; {remedy}") from None
         except OSError as error:
             raise StorageError(
                 f"cannot write to {self.directory}: {error.strerror or error}; choose another --out"
@@ -110,9 +115,9 @@ class RunWriter:
             for field in fields(Timing)
             if (value := getattr(block.timing, field.name)) not in (None, 0, {}, ())
         }
-        self.append(
-            "block", launch=block.launch, round=block.round, position=block.position, cell=block.cell, timing=timing
-        )
+        at = {} if block.at_s is None else {"at_s": block.at_s}
+        place = {"launch": block.launch, "round": block.round, "position": block.position, "cell": block.cell}
+        self.append("block", **place, **at, timing=timing)
 
     def verdicts(self, verdicts: tuple[Verdict, ...]) -> None:
         """What was concluded when the run ended. Kept for the record; loading recomputes verdicts from blocks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib
 import os
 import statistics
@@ -9,9 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from effbench import machine
+from effbench.conditions import Conditions
 
 CHURN = """
 import ctypes, resource
@@ -90,6 +93,97 @@ def _busiest(
         return None
     shares = [(name, (spent - before[pid][1]) / elapsed) for pid, (name, spent) in after.items() if pid in before]
     return tuple(sorted(shares, key=lambda item: -item[1])[:5])
+
+
+# --- during a launch --------------------------------------------------------------------------------
+
+
+def conditions_now(root: Path = machine.HERE) -> Conditions:
+    """The state of the machine at this moment. Reads a few small files, which takes well under a millisecond each."""
+    return Conditions(
+        load_1m=machine.load_average(root),
+        temperature_c=machine.cpu_temperature(root),
+        cpu_mhz=machine.cpu_mhz(root),
+        uptime_s=machine.uptime_s(root),
+    )
+
+
+def utc_now() -> str:
+    """The time in UTC, ISO 8601 to the millisecond."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True)
+class _Counters:
+    """What the system has counted since it was started."""
+
+    clock_s: float
+    own_s: float
+    ticks: machine.Ticks | None
+    quota_throttled: int | None
+    thermal_throttled: int | None
+    firmware: int | None
+
+
+class Observation:
+    """What the machine does from now on until `end` is asked. `start` is now, in UTC."""
+
+    def __init__(self, root: Path = machine.HERE) -> None:
+        self._root, self.start = root, utc_now()
+        self.at_start = conditions_now(root)
+        self._before = self._count()
+        self._state: Conditions | None = None
+
+    def look(self) -> None:
+        """Remember the state of this moment for `end`: a processor cools and slows as soon as the work is over."""
+        self._state = conditions_now(self._root)
+
+    def end(self) -> tuple[str, Conditions]:
+        """The time in UTC, and the conditions since the start. Processes that this one started must have ended: only
+        then does the system tell their processor time, which is not that of other processes.
+        """
+        before, after = self._before, self._count()
+        state = self._state or conditions_now(self._root)
+        elapsed = after.clock_s - before.clock_s
+        other = stolen = None
+        if before.ticks and after.ticks and elapsed > 0:
+            busy, total = after.ticks.busy - before.ticks.busy, after.ticks.total - before.ticks.total
+            # Some sandboxes show counters that stand still.
+            if total > 0 and busy > 0:
+                other = max(0.0, round((busy / machine.TICKS_PER_S - (after.own_s - before.own_s)) / elapsed, 2))
+                stolen = round(max(0, after.ticks.stolen - before.ticks.stolen) / total, 4)
+        return utc_now(), replace(
+            state,
+            other_cores=other,
+            stolen=stolen,
+            quota_throttled=_more(before.quota_throttled, after.quota_throttled),
+            thermal_throttled=_slowed(before, after),
+        )
+
+    def _count(self) -> _Counters:
+        times, quota = os.times(), machine.quota(self._root)
+        return _Counters(
+            time.monotonic(),
+            times.user + times.system + times.children_user + times.children_system,
+            machine.ticks(self._root),
+            quota.throttled if quota else None,
+            machine.thermal_throttles(self._root),
+            machine.firmware_throttling(self._root),
+        )
+
+
+def _slowed(before: _Counters, after: _Counters) -> int | None:
+    """Times that heat slowed the processor. The firmware of a Raspberry Pi tells only whether it does now (bits 0 to 3)
+    or did since boot (bits 16 to 19), which is once at the least.
+    """
+    counted = _more(before.thermal_throttled, after.thermal_throttled)
+    if before.firmware is None or after.firmware is None:
+        return counted
+    return max(counted or 0, int(bool(after.firmware & 0xF or after.firmware & ~before.firmware & 0xF0000)))
+
+
+def _more(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else max(0, after - before)
 
 
 def page_faults(variables: Mapping[str, str]) -> float | None:

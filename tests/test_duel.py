@@ -126,6 +126,14 @@ def test_a_pair_is_two_ordinary_runs_on_disk(tmp_path: Path) -> None:
 # --- whose code runs --------------------------------------------------------------------------------
 
 
+def test_both_sides_say_when_their_launches_were(tmp_path: Path) -> None:
+    fought(tmp_path, plan_of("probe", "lenet"))
+    for side in SIDES:
+        for launch in storage.load(tmp_path / "out" / side).launches:
+            assert launch.start < launch.end and launch.at_end is not None
+            assert launch.budget_s is None and launch.overhead_s is not None, "no budget ends a launch of a pair"
+
+
 def test_each_side_counts_and_runs_its_own_tree(tmp_path: Path) -> None:
     """A kernel of 3 against one of 1 is nine times the multiply-adds, and a scripted clock that knows it."""
     project(tmp_path / "old", 1), project(tmp_path / "new", 3)

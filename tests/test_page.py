@@ -17,10 +17,11 @@ import runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from pages import REFERENCE, STUDIES, Page, poisoned, reference, store
+from pages import HARM, REFERENCE, STUDIES, Page, poisoned, reference, store
 from shell import Done, refusal
 
 from effbench import cli, environment, report, storage
+from effbench.conditions import Conditions
 from effbench.core import Environment, Estimate
 from effbench.report import captions, drawing, page, side_by_side
 from effbench.results import Results
@@ -57,6 +58,20 @@ def test_every_table_of_a_run_is_on_its_page_with_its_raw_numbers(shown: tuple[R
                 else:
                     assert "data-value" not in cell.attributes
                 assert ("data-missing" in cell.attributes) == (raw is None)
+
+
+def test_the_launches_of_a_run_that_recorded_them_are_a_table(tmp_path: Path) -> None:
+    run = made_up().run
+    at = {"overhead_s": 2.5, "used_s": 60.0, "at_start": Conditions(load_1m=0.75), "at_end": Conditions(cpu_mhz=2900.0)}
+    first = replace(run.launches[0], start="2026-11-22T10:00:00+00:00", end="2026-11-22T10:01:00+00:00", **at)
+    second = replace(run.launches[1], start="2026-11-22T15:01:00+00:00", end="2026-11-22T15:02:00+00:00", **at)
+    resumed = replace(second, changed={f"host.kernel{HARM}": ("6.1", HARM)})
+    results = Results(replace(run, launches=(first, resumed)))
+    shown, text = page.html([results]), page.markdown([results], tmp_path)
+    for form in (shown, text):
+        assert "2026-11-22 15:01:00" in form and "start and warm-up" in form and "5.0 hours passed" in form
+        assert "<script>alert" not in form
+    assert "start and warm-up" not in page.html([made_up()]) + page.markdown([made_up()], tmp_path)
 
 
 def test_a_page_says_what_was_claimed_found_and_how_to_repeat_it(shown: tuple[Results, Page]) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 from runs import COST, study
 
-from effbench import plan, runner, storage
+from effbench import launches, plan, runner, storage
 from effbench.claims import judge
 from effbench.core import LEVELS, Cell, Cost, Experiment, Run, Traffic
 from effbench.errors import EffbenchError, ModelError, StorageError
@@ -129,6 +130,43 @@ def test_resuming_elsewhere_is_refused_by_name(finished: Run, tmp_path: Path) ->
     (tmp_path / storage.RUN_FILE).write_text(json.dumps(header) + "\n" + text.partition("\n")[2])
     with pytest.raises(EffbenchError, match=r"cpu\.model"):
         runner.resume(tmp_path)
+
+
+def test_resuming_on_the_same_machine_in_other_conditions_says_so(finished: Run, tmp_path: Path) -> None:
+    """A new kernel forbids nothing, and may change everything."""
+    assert finished.path is not None
+    lines = Path(finished.path).read_text().splitlines(keepends=True)
+    header = json.loads(lines[0])
+    header["environment"]["facts"] |= {"host.kernel": "2.4.0", "host.load_1m": 99.0}
+    (tmp_path / storage.RUN_FILE).write_text(json.dumps(header) + "\n" + "".join(lines[1:20]))
+    run = runner.resume(tmp_path)
+    kernel = finished.environment.facts["host.kernel"]
+    resumed = next(launch for launch in run.launches if launch.changed)
+    assert resumed.changed == {"host.kernel": ("2.4.0", kernel)} and resumed.number == 1
+    said = f"From launch 2 on, when the run was resumed, other conditions: host.kernel (2.4.0 / {kernel})."
+    assert said in launches.remarks(run)
+
+
+def test_every_launch_says_when_it_was_however_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To its end, with a worker that dies, and through Ctrl-C."""
+    before = datetime.now(timezone.utc).replace(microsecond=0)
+    monkeypatch.setattr(runner, "Worker", _Dying("scale=x1,groups=4"))
+    really = storage.RunWriter.append
+
+    def interrupted(self: storage.RunWriter, kind: str, **values: Any) -> None:
+        if kind == "null" and values["launch"] == 2:
+            raise KeyboardInterrupt
+        really(self, kind, **values)
+
+    monkeypatch.setattr(storage.RunWriter, "append", interrupted)
+    with pytest.raises(runner.Interrupted):
+        execute(tmp_path / "run")
+    found = storage.load(tmp_path / "run").launches
+    assert [launch.stopped for launch in found] == ["interrupted", "precision", "interrupted"]
+    times = [datetime.fromisoformat(text) for launch in found for text in (launch.start, launch.end)]
+    assert times == sorted(times) and before <= times[0] and times[-1] <= datetime.now(timezone.utc)
+    assert all(launch.at_start is not None and launch.at_end is not None for launch in found)
+    assert all(launch.used_s is not None and launch.used_s > 0 for launch in found)
 
 
 def test_a_case_that_cannot_be_costed_is_a_skip(tmp_path: Path) -> None:

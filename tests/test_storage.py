@@ -13,14 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs import CELLS, run_of
 
-from effbench import reading, storage
+from effbench import launches, reading, storage
 from effbench.claims import judge
+from effbench.conditions import Conditions
 from effbench.core import Run
 from effbench.diff import compare_runs
 from effbench.errors import CorruptRun, StorageError
+from effbench.report.launches_table import launch_rows
 from effbench.storage import RUN_FILE, RunWriter, load
 from effbench.summary import summarise
 
+REFERENCE = Path(__file__).parents[1] / "results" / "reference"
 TIMES = dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True))
 
 
@@ -57,6 +60,64 @@ def test_a_run_comes_back_equal(tmp_path: Path) -> None:
     path = write(run, tmp_path / "run")
     assert load(path) == replace(run, path=str(path))
     assert load(tmp_path / "run") == load(path), "by folder or by file"
+
+
+def test_a_launch_says_when_it_was_and_in_which_conditions(tmp_path: Path) -> None:
+    run = run_of(TIMES, launches=1, rounds=1)
+    cooler, warmer = Conditions(load_1m=0.5, uptime_s=100.0), Conditions(temperature_c=71.5, thermal_throttled=2)
+    with RunWriter(tmp_path / "run") as writer:
+        writer.header(run, "0.0")
+        for result in run.results:
+            writer.cell(replace(result, blocks=()))
+        start = {"start": "2026-11-22T10:00:00.250+00:00", "conditions": {"load_1m": 0.5, "uptime_s": 100.0}}
+        writer.append("launch", launch=0, slot=0, **start, changed={"host.kernel": ["6.1", "6.8"]})
+        writer.append("null", launch=0, at_s=2.5, ns_per_call=60.0, budget_s=8.0)
+        writer.block(replace(run.results[0].blocks[0], at_s=3.25))
+        writer.append("end", launch=0, at_s=10.5, stopped="budget", seconds=8.0)
+        end = {"end": "2026-11-22T10:00:11+00:00", "conditions": {"temperature_c": 71.5, "thermal_throttled": 2}}
+        writer.append("exit", launch=0, at_s=10.75, **end)
+        writer.append("facts", launch=0, at_s=4.0, facts={})  # a clock that went backwards gives no time back
+    (launch,) = load(tmp_path / "run").launches
+    assert (launch.start, launch.end) == (start["start"], end["end"])
+    assert (launch.at_start, launch.at_end) == (cooler, warmer)
+    assert (launch.overhead_s, launch.seconds, launch.used_s, launch.budget_s) == (2.5, 8.0, 10.75, 8.0)
+    assert launch.changed == {"host.kernel": ("6.1", "6.8")}
+    assert load(tmp_path / "run").results[0].blocks[0].at_s == 3.25
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"kind": "launch", "launch": 0, "slot": 0, "start": "2026-11-22T10:00:00"},
+        {"kind": "launch", "launch": 0, "slot": 0, "start": "yesterday"},
+        {"kind": "launch", "launch": 0, "slot": 0, "conditions": {"load_1m": "high"}},
+        {"kind": "launch", "launch": 0, "slot": 0, "conditions": {"mood": 1}},
+        {"kind": "launch", "launch": 0, "slot": 0, "changed": {"host.kernel": ["6.1"]}},
+        {"kind": "launch", "launch": 0, "slot": 0, "changed": ["host.kernel"]},
+        {"kind": "exit", "launch": 0, "at_s": 1.0},
+        {"kind": "exit", "launch": 7, "at_s": 1.0, "end": "2026-11-22T10:00:00+00:00", "conditions": {}},
+        {"kind": "null", "launch": 0, "ns_per_call": 1.0, "at_s": -0.5},
+        {"kind": "null", "launch": 0, "ns_per_call": 1.0, "budget_s": True},
+        {"kind": "end", "launch": 0, "stopped": "budget", "seconds": 1.0, "at_s": "late"},
+    ],
+)
+def test_a_launch_that_makes_no_sense_is_corrupt(tmp_path: Path, record: dict[str, object]) -> None:
+    path = write(run_of(TIMES, launches=1, rounds=1), tmp_path / "run")
+    path.write_text(path.read_text() + json.dumps(record) + "\n")
+    with pytest.raises(CorruptRun, match=r"line \d+: "):
+        load(path)
+
+
+@pytest.mark.parametrize("path", sorted(REFERENCE.rglob(RUN_FILE)), ids=lambda path: str(path.parent.name))
+def test_runs_of_older_schemas_load(path: Path) -> None:
+    """They say nothing of when their launches were, and what is shown of them says nothing of it either."""
+    run = load(path)
+    assert run.complete and len(run.launches) == run.sampling.launches
+    assert {(launch.start, launch.used_s, launch.at_end) for launch in run.launches} == {("", None, None)}
+    assert all(block.at_s is None for result in run.results for block in result.blocks)
+    assert launches.remarks(run) == () and launch_rows(run) is None
+    taken = [launches.used_s(launch, ()) for launch in run.launches]
+    assert all(used > launch.seconds for used, launch in zip(taken, run.launches, strict=True)), "warm-up counts"
 
 
 def test_any_truncation_loads_what_was_whole(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from effbench.plan import Plan
 from effbench.recording import Recording
 from effbench.runner import STARTS, CostOf, Interrupted, Progress, Watch
 from effbench.storage import RunWriter
+from effbench.unrest import Observation
 
 OWN_ENVIRONMENT = (
     "python.version",
@@ -47,7 +48,7 @@ class _Party:
         """The cell that its worker works on."""
         self._worker: Worker | None = None
         self._events: Iterator[dict[str, Any]] = iter(())
-        self._launch = 0
+        self._launch, self._observed, self._at_s, self._is_recorded = 0, Observation(), 0.0, False
 
     def start(self, stack: ExitStack, launch: int, cells: Collection[str]) -> None:
         """Start its worker, which prepares the cells and waits."""
@@ -59,6 +60,7 @@ class _Party:
             job["device_options"] |= {"seed": len(SIDES) * launch + SIDES.index(self.name)}
         variables = worker_environment(plan.threads, plan.allocator)
         self._launch, self.working = launch, ""
+        self._observed, self._at_s, self._is_recorded = Observation(), 0.0, False
         self._worker = stack.enter_context(Worker(job, variables, plan.sampling.silence_s, self.site))
         self._events = self._worker.events()
 
@@ -72,10 +74,18 @@ class _Party:
                 self.record.take(self._launch, event)
             if kind == "ready":
                 self._require_same_effbench(event)
-                self.record.writer.append("launch", launch=self._launch, slot=self._launch)
+                self.record.begin_launch(self._launch, self._launch, self._observed)
+                self._is_recorded = True
+            self._at_s = max(self._at_s, event.get("at_s", 0.0))
             if kind in kinds:
                 return kind
         raise WorkerFailed("it ended the process without an error")
+
+    def end(self) -> None:
+        """Write when its worker was gone, where there was one."""
+        if self._is_recorded:
+            self._is_recorded = False
+            self.record.end_launch(self._launch, self._observed, self._at_s)
 
     def tell(self, **order: Any) -> None:
         assert self._worker is not None, "started in every launch"
@@ -176,6 +186,8 @@ class Duel:
         self._next += 1
         starters = self._parties if number % 2 == 0 else self._parties[::-1]
         with ExitStack() as stack:
+            for party in self._parties:
+                stack.callback(party.end)  # after the workers are gone
             try:
                 for party in starters:
                     party.start(stack, number, cells)

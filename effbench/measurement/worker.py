@@ -24,6 +24,7 @@ from effbench.core import READINGS, Block, Sampling
 from effbench.devices import Call, Device, OutOfMemory
 from effbench.errors import EffbenchError
 from effbench.measurement import breakdown, loop, preparation
+from effbench.measurement.allotment import Stopwatch
 from effbench.operator_times import Breakdown
 from effbench.zoo.external import NETWORK_FAILURES
 
@@ -98,6 +99,8 @@ def launch(job: Mapping[str, Any], emit: Emit, hear: Hear) -> None:
     """
     sampling = Sampling(**job["sampling"])
     device = devices.get(job["device"], **job["device_options"])
+    watch = Stopwatch(job, device)
+    emit = watch.stamped(emit)
     device.setup()
     about: dict[str, Any] = {}
     for name in job["runtimes"] if device.kind != "fake" else ():
@@ -112,7 +115,9 @@ def launch(job: Mapping[str, Any], emit: Emit, hear: Hear) -> None:
             emit("prepared")
             frozen |= hear()["calls"]
         blocks = _warm_up_all(device, calls, frozen, sampling, emit)
-        emit("null", ns_per_call=loop.null_call_ns(device))
+        null_ns = loop.null_call_ns(device)
+        job = job if job.get("obeys") else {**job, "budget_s": watch.rounds_s()}
+        emit("null", ns_per_call=null_ns, budget_s=None if job.get("obeys") else job["budget_s"])
         if job.get("obeys"):
             _freeze_garbage()
             _obey(device, calls, blocks, emit, hear)

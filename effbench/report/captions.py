@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from effbench import units
+from effbench import launches, units
 from effbench.core import DEFAULT_LEVEL, Label, PairEvidence, Run, Verdict
 from effbench.emulation import EMULATED, is_emulated
 from effbench.peaks import recorded
@@ -169,6 +169,7 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
         lines.append(f"Paper: ShuffleNet V2 (arXiv 1807.11164), measured on a {paper}.")
     if any(cell.flags for cell in cells):
         lines.append("A flagged cell cannot confirm a claim.")
+    lines += launches.remarks(run)
     if not run.complete:
         lines.append("The run is not complete: the table shows what was measured before it stopped.")
     return tuple(lines)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from effbench import breakdown, ranking, saturation
+from effbench import breakdown, launches, ranking, saturation
 from effbench.breakdown import Split
 from effbench.core import Comparison, Estimate, PairEvidence, Run, Verdict
 from effbench.gates.decision import Decision, Finding
@@ -17,8 +17,8 @@ from effbench.summary import CellSummary
 
 
 def run_document(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Keys: run_dir, study, environment, clock, cells, verdicts. Times in seconds, memory access in elements; missing
-    is null.
+    """Keys: run_dir, study, environment, clock, launches, cells, verdicts. Times in seconds, memory access in elements;
+    missing is null.
     """
     return {
         "run_dir": None if run.path is None else str(Path(run.path).parent),
@@ -28,6 +28,7 @@ def run_document(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verd
         "clock": run.clock,
         "environment": dataclasses.asdict(run.environment),
         "sampling": dataclasses.asdict(run.sampling),
+        "launches": launches.described(run),
         "cells": [cell_document(cell) for cell in cells],
         "verdicts": [verdict_document(verdict) for verdict in verdicts],
         "ranking": _ranking(run, cells),

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from effbench import report, units
 from effbench.core import Estimate
 from effbench.emulation import is_emulated
-from effbench.report import captions, side_by_side
+from effbench.report import captions, launches_table, side_by_side
 from effbench.report.grid import Table, Value, escape_markdown, one_line, render_markdown
 from effbench.report.side_by_side import Measured
 
@@ -129,12 +129,13 @@ def _content(runs: Sequence[Measured], figures: Sequence[Mapping[str, str]]) -> 
 def _section(number: int, name: str, measured: Measured, figures: Mapping[str, str]) -> Section:
     run, verdicts = measured.run, measured.verdicts
     sentences = captions.verdict_sentences(verdicts, factor=run.experiment.factor)
+    tables, launches = report.tables(run, measured.cells, verdicts), launches_table.launch_rows(run)
     return Section(
         number,
         name,
         measured,
         tuple(zip((item.verdict for item in verdicts), sentences, strict=True)),
-        report.tables(run, measured.cells, verdicts),
+        tables if launches is None else {**tables, "launches": launches},
         figures,
         _method(measured),
         _origin(measured),
