@@ -26,6 +26,7 @@ from benchmarks.peers import (  # noqa: E402
     alarm,
     harness_cost,
     honest_precision,
+    long_sequence,
     page,
     power,
     repository,
@@ -283,6 +284,21 @@ def test_the_counting_times_that_the_readme_quotes() -> None:
     ours, again, fvcore = (found[static_profile.COUNTERS[at]] * 1e3 for at in range(3))
     quoted = f"{ours:.0f} ms the first time, {again:.0f} ms again, {fvcore:.0f} ms for fvcore"
     assert quoted in (ROOT / "README.md").read_text(encoding="utf-8").replace("\n", " ")
+
+
+def test_the_time_of_a_long_scan_is_the_median_over_processes() -> None:
+    rows = [
+        {"layers": 24, "tokens": tokens, "operators": 1_000_000, "cpu_s": seconds * tokens / 1024, "forward_s": 9.0}
+        for tokens in (512, 1024)
+        for seconds in (20.0, 31.0, 24.0)
+    ]
+    section = long_sequence.section(rows)
+    (target,) = section.targets
+    assert target.found == "24.0 s" and target.is_met is True
+    assert "| 24 layers, 512 tokens | 1,000,000 | 12.0 | 12 | 9.0 |" in section.blocks[1]
+    assert long_sequence.section(rows[:3]).targets[0].is_met is None
+    slow = [{**row, "cpu_s": 31.0} for row in rows]
+    assert long_sequence.section(slow).targets[0].is_met is False
 
 
 def test_a_missed_target_is_printed_with_its_reason(tmp_path: Path) -> None:

@@ -252,6 +252,7 @@ class Fusion:
         """What one kernel reads from memory and writes to it."""
         records = self.records
         anchor = next((records[place] for place in members if self._is_product[place]), None)
+        product, has_bias = (anchor.writes[0].value, len(anchor.reads) > 2) if anchor else (None, False)
         within = set(members)
         inside = {access.value for place in members for access in records[place].writes}
         seen: set[tuple[int, object]] = set()
@@ -261,17 +262,13 @@ class Fusion:
             if record is anchor:
                 crossing += record.reads  # a product reads its operands its own way, not in the loop
             else:
-                is_folded = (
-                    anchor is not None
-                    and record.plan.formula.fusion == "norm"
-                    and record.reads[0].value == anchor.writes[0].value
-                )
+                is_folded = record.plan.formula.fusion == "norm" and record.reads[0].value == product
                 for position, access in enumerate(record.reads):
                     if access.value in inside or (access.value, access.view) in seen:
                         continue
                     seen.add((access.value, access.view))
                     # Folding leaves one bias per channel, and none where the convolution had its own.
-                    if not is_folded or (anchor and position == 1 and len(anchor.reads) < 3):
+                    if not is_folded or (position == 1 and not has_bias):
                         crossing.append(access)
             for access in record.writes:
                 readers = self._readers.get(access.value)

@@ -17,13 +17,13 @@ from effbench.core import Cost, Traffic
 from effbench.cost import child
 from effbench.cost.costs import OpCost, Profile
 from effbench.cost.formulas import PRODUCTS
-from effbench.cost.fusion import fused_kernels, traffic
+from effbench.cost.fusion import fused_levels, traffic
 from effbench.cost.isolate import fake_twin, lent, meta_twin, quiet_torch, real_twin, uncollected
 from effbench.cost.plan import flatten
 from effbench.cost.records import Access, Record, scaled_apart, stored_bytes
 from effbench.cost.roofline import Kernel
 from effbench.cost.trace import Tensors, Trace, trace
-from effbench.cost.ways import Device, Refusal, Way, first_that_holds, home_of
+from effbench.cost.ways import Device, Refusal, Way, first_that_holds, home_of, parameters
 from effbench.errors import InvalidValue, ModelError
 from effbench.feeding import Input
 
@@ -118,7 +118,7 @@ def _fed(model: nn.Module, input_shape: Fed, batch: int, dtype: str, inputs: tup
     batch = feeding.whole(batch, "batch")
     if dtype not in DTYPES:
         raise InvalidValue(f"dtype (='{dtype}') is not one that can be counted; use one of {', '.join(DTYPES)}")
-    if any(isinstance(item, LAZY) for item in model.parameters()):
+    if any(isinstance(item, LAZY) for item in parameters(model)):
         raise ModelError(
             f"{type(model).__name__} has lazy layers without shapes; run it once on real data before profiling"
         )
@@ -203,8 +203,7 @@ def _summed(model: nn.Module, feed: Feed, found: Trace, traced_on: str) -> Profi
     kernels = {
         "layer": _layers(records),
         "eager": tuple(Kernel(op.madds, op.traffic) for op in ops),
-        "pointwise": fused_kernels(records, leaving, into_products=False),
-        "epilogue": fused_kernels(records, leaving, into_products=True),
+        **fused_levels(records, leaving),
     }
     cost = Cost(
         params=parameters_of(model),
@@ -243,10 +242,10 @@ def parameters_of(model: nn.Module) -> int:
         for module in model.modules()
         if not isinstance(module, torch.jit.ScriptModule)
         for value in vars(module).values()
-        if isinstance(value, torch.ScriptObject)
+        if value.__class__ is torch.ScriptObject
     }
     tensors = flatten([_unpacked(value) for value in packed.values()])
-    return sum(item.numel() for item in (*model.parameters(), *tensors))
+    return sum([item.numel() for item in (*parameters(model), *tensors)])
 
 
 def _unpacked(packed: Any) -> Any:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from effbench.cost import refusal
 from effbench.cost.trace import Tensors
@@ -86,13 +86,11 @@ def first_that_holds(
 
 
 def _ways(model: nn.Module, device: Device, refusals: list[Refusal]) -> Iterator[Tensors]:
-    places = _places(model)
-    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
-    if device != "real" and not scripted:
+    if device != "real" and not any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         yield "meta"
         if refusals[-1].doubt != "values" and refusals[-1].kind != "NotImplementedError":
             yield "fake"
-    if device == "meta" or "meta" in places:
+    if device == "meta" or "meta" in _places(model):
         return
     if not refusals or _may_run(model, refusals):
         yield "real"
@@ -115,7 +113,18 @@ def _is_small(model: nn.Module) -> bool:
 
 def home_of(model: nn.Module) -> torch.device:
     """Where the network's weights are; the CPU where it has none."""
-    return next((item.device for item in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    for tensors in (model.parameters(), model.buffers()):
+        for tensor in tensors:
+            return tensor.device
+    return torch.device("cpu")
+
+
+def parameters(model: nn.Module) -> list[Tensor]:
+    """As ``model.parameters()``, in a fraction of its time: that works out names on the way."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        return list(model.parameters())
+    found = {id(item): item for module in model.modules() for item in module._parameters.values() if item is not None}
+    return list(found.values())
 
 
 def _places(model: nn.Module) -> list[str]:
