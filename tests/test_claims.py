@@ -100,7 +100,10 @@ def test_where_the_wall_clock_shows_it_too_nothing_is_hidden() -> None:
     """More kernels cost the host more as well."""
     verdict = verdicts_of(on_gpu(ORDERED, ORDERED, HOST))["slower"]
     assert verdict.verdict == "holds" and "hides" not in verdict.reason
-    assert verdict.headline.reason == "on the device, and to whoever waits in eager Python, where the host is the bottleneck"
+    assert (
+        verdict.headline.reason
+        == "on the device, and to whoever waits in eager Python, where the host is the bottleneck"
+    )
 
 
 def test_a_guideline_that_fails_on_the_device_says_so_too() -> None:

@@ -250,9 +250,7 @@ class Cells:
 
 def test_a_capture_that_fails_costs_no_cell_of_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Gpu(graph=RuntimeError(REFUSED))
-    cells = Cells(
-        monkeypatch, gpu, {name: ("eager", lambda: gpu.kernels(10_000, 100_000)) for name in ("a", "b", "c")}
-    )
+    cells = Cells(monkeypatch, gpu, {name: ("eager", lambda: gpu.kernels(10_000, 100_000)) for name in ("a", "b", "c")})
     kinds = [event["event"] for event in cells.launch("a", "b", "c")]
     assert set(cells.of("block")) == {"a", "b", "c"} and "skip" not in kinds
     assert kinds.index("end") < kinds.index("probe") and kinds[-1] == "facts"

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from runs import CELLS, run_of, with_blocks
 
-from effbench.core import Launch, Timing, Warmup
-from effbench.summary import paired_ratio, quiet_rounds, summarise
+from effbench.core import Launch, Run, Timing, Warmup
+from effbench.summary import NO_DEVICE_TIME, paired_ratio, quiet_rounds, summarise
 
 
 def test_known_ratios_come_back_with_intervals_that_hold_them() -> None:

@@ -169,8 +169,8 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
         lines.append(f"Paper: ShuffleNet V2 (arXiv 1807.11164), measured on a {paper}.")
     if run.clock == "device" and any(cell.bound == "host" for cell in cells):
         lines.append(
-            "Where a cell is host-bound, the GPU waits for the host: its time ratio and the verdicts are of device time, "
-            "its latency of what the host takes. Under cudagraph it does not wait."
+            "Where a cell is host-bound, the GPU waits for the host: its time ratio and the verdicts are of device "
+            "time, its latency of what the host takes. Under cudagraph it does not wait."
         )
     if any(cell.flags for cell in cells):
         lines.append("A flagged cell cannot confirm a claim.")
