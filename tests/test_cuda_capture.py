@@ -312,7 +312,7 @@ def test_a_network_that_breaks_the_gpu_in_warm_up_takes_no_other_with_it(monkeyp
 def test_a_call_that_is_a_graph_already_is_not_captured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Gpu(graph=50_000)
     cells = Cells(monkeypatch, gpu, {"a": ("cudagraph", lambda: gpu.kernels(10_000, 100_000))})
-    monkeypatch.setattr("effbench.runtimes.cudagraph.CudaGraph.no_graph", "it is one already", raising=False)
+    monkeypatch.setattr("effbench.runtimes.cudagraph.CudaGraph.no_graph", "it is one already")
     cells.launch("a")
     assert cells.of("probe")["a"]["values"]["graph_reason"] == "no CUDA graph: it is one already"
     assert "capture" not in gpu.log

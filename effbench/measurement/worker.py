@@ -148,7 +148,7 @@ def _carry_out(
     kinds = {spec["id"]: spec["runtime"] for spec in job["cells"]} if device.probes else {}
     for cell, kind in kinds.items():
         if cell in calls:
-            no_graph = getattr(runtimes.get(kind), "no_graph", None)
+            no_graph = runtimes.get(kind).no_graph
             _probe(device, cell, calls[cell], blocks[cell], no_graph, emit)
 
 
