@@ -231,7 +231,13 @@ class Cells:
 
     def launch(self, *names: str, orders: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
         cells = [
-            {"id": name, "runtime": self.cells[name][0], "calls": None, "reference": next(iter(self.cells))}
+            {
+                "id": name,
+                "runtime": self.cells[name][0],
+                "calls": None,
+                "reference": next(iter(self.cells)),
+                "folder": ".",
+            }
             for name in names
         ]
         job = {
