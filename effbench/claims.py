@@ -4,15 +4,18 @@ A pair holds when the whole interval of its ratio lies above 1 by the smallest e
 it lies wholly below that, and is unsure otherwise. Where the two cells differ in multiply-adds, the ratio must lie
 beyond what that difference alone would explain, in either direction. The pairs of a claim share its error rate
 (Bonferroni), so a claim of three pairs is judged by three 98.3 % intervals.
+
+On a GPU pairs are judged by device time, also where the host cannot keep the GPU busy. The reason of such a pair then
+says what becomes of it for whoever waits for the host.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from effbench.core import Claim, Label, PairEvidence, Run, Verdict
+from effbench.core import Claim, Estimate, Label, PairEvidence, Run, Verdict
 from effbench.emulation import EMULATED
-from effbench.summary import CellSummary, Rounds, paired_ratio, rounds_of, summarise
+from effbench.summary import CellSummary, Rounds, clock_of, paired_ratio, rounds_of, summarise
 
 SMALLEST_EFFECT = 0.01
 CONFIDENCE = 0.95
@@ -63,7 +66,8 @@ def _judge(
         return Verdict(claim.name, claim.text, dict(group), "fails", headline, evidence, _because(failed))
     if unsure:
         return Verdict(claim.name, claim.text, dict(group), "unsure", headline, evidence, _because(unsure))
-    return Verdict(claim.name, claim.text, dict(group), "holds", headline, evidence)
+    hidden = [item for item in evidence if item.reason]
+    return Verdict(claim.name, claim.text, dict(group), "holds", headline, evidence, _because(hidden))
 
 
 def _because(items: list[PairEvidence]) -> str:
@@ -89,7 +93,9 @@ def _pair(
     paper_ratio = None
     if cells[0].paper_speed and cells[1].paper_speed:
         paper_ratio = cells[1].paper_speed / cells[0].paper_speed
-    ratio = paired_ratio(rounds[cells[0].cell.id], rounds[cells[1].cell.id], run.clock, confidence)
+    sides = rounds[cells[0].cell.id], rounds[cells[1].cell.id]
+    clock = clock_of(run.clock, *sides)
+    ratio = paired_ratio(*sides, clock, confidence)
     skipped = [f"{cell.cell.id} skipped ({cell.skipped})" for cell in cells if cell.skipped]
     flagged = list(dict.fromkeys(flag for cell in cells for flag in cell.flags))
     if skipped or ratio is None:
@@ -102,14 +108,41 @@ def _pair(
         return PairEvidence(slower, faster, ratio, "unsure", reason, paper_ratio)
     costs = _cost_ratio(*cells)
     threshold = 1 + SMALLEST_EFFECT
+    waited = None
+    if clock == "device" and any(cell.bound == "host" for cell in cells):
+        waited = paired_ratio(*sides, "wall", confidence)
     if ratio.low > threshold * max(1.0, costs):
-        return PairEvidence(slower, faster, ratio, "holds", "", paper_ratio)
+        return PairEvidence(slower, faster, ratio, "holds", _holding(waited, cells[0].cell.runtime), paper_ratio)
     if ratio.high < threshold * min(1.0, costs):
-        return PairEvidence(slower, faster, ratio, "fails", "not slower by 1 %", paper_ratio)
+        return PairEvidence(slower, faster, ratio, "fails", _failing(waited, cells[0].cell.runtime), paper_ratio)
     if ratio.low > threshold or ratio.high < threshold:
         reason = f"{100 * abs(costs - 1):.1f} % {'more' if costs > 1 else 'fewer'} multiply-adds could explain it"
         return PairEvidence(slower, faster, ratio, "unsure", reason, paper_ratio)
     return PairEvidence(slower, faster, ratio, "unsure", "the interval spans a 1 % difference", paper_ratio)
+
+
+def _holding(waited: Estimate | None, runtime: str) -> str:
+    """What to say of a pair that holds; `waited` is its ratio of wall-clock times, None where the host is no matter."""
+    if waited is None:
+        return ""
+    if _is_slower(waited):
+        return f"on the device, and to whoever waits {_under(runtime)}, where the host is the bottleneck"
+    return f"on the device; {_under(runtime)} the host hides it"
+
+
+def _failing(waited: Estimate | None, runtime: str) -> str:
+    if waited is None:
+        return "not slower by 1 %"
+    end = "the host makes it slower" if _is_slower(waited) else "the host is the bottleneck"
+    return f"not slower by 1 % on the device; {_under(runtime)} {end}"
+
+
+def _is_slower(waited: Estimate) -> bool:
+    return waited.low is not None and waited.low > 1 + SMALLEST_EFFECT
+
+
+def _under(runtime: str) -> str:
+    return "in eager Python" if runtime == "eager" else f"under {runtime}"
 
 
 def _cost_ratio(slower: CellSummary, faster: CellSummary) -> float:

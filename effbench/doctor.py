@@ -342,7 +342,7 @@ def _gpu(topic: str, index: int, gpu: _nvml.Gpu) -> Iterator[Finding]:
     )
     fixed = now.reasons is not None and bool(now.reasons & 0x2)
     todo = f"to compare runs hours apart: sudo nvidia-smi -i {index} -lgc MHZ,MHZ (undo: -rgc)"
-    why = "Free clocks follow heat and power; blocks below 97 % of the usual clock are set aside."
+    why = "Free clocks follow heat and power; blocks below 97 % of their cell's usual clock are set aside."
     clocks = f"SM {sm}, memory {memory}, {'set by the user' if fixed else 'free'}"
     yield Finding(f"{topic} clocks", "ok" if fixed else "note", clocks,
                   "" if fixed else why, "" if fixed else todo)  # fmt: skip

@@ -33,8 +33,9 @@ class CellSummary:
     as the launch that exported it says; `full_model` is the network's row of the paper's Table 8.
     `bound` is what most launches found the cell to wait for, host or device; `bounds_s` are the least seconds that a
     call takes at each level by the device's peaks. `flags` are reasons why the cell cannot confirm a claim:
-    "host-bound", "contaminated", "not steady", `EMULATED`. `notes` are worth a line but forbid nothing: "page faults",
-    an output that is not finite. `disturbed` counts blocks by outside cause. Anything that could not be estimated is
+    "host-bound" where its ratio is of wall-clock time, `NO_DEVICE_TIME`, "contaminated", "not steady", `EMULATED`.
+    `notes` are worth a line but forbid nothing: "page faults", an output that is not finite, a host-bound cell whose
+    ratio is of device time. `disturbed` counts blocks by outside cause. Anything that could not be estimated is
     None.
     """
 
@@ -93,6 +94,9 @@ PREPARED = (
 )
 """Facts about a prepared network that are shown; the run holds all of them."""
 
+NO_DEVICE_TIME = "no device time, so by the wall clock"
+"""A GPU's host cannot run ahead of a network that waits for the GPU in its forward pass."""
+
 Rounds = Mapping[tuple[int, int], Block]
 """The undisturbed blocks of one cell by (launch, round)."""
 
@@ -136,15 +140,25 @@ def paired_ratio(slower: Rounds, faster: Rounds, clock: str, confidence: float =
     return stats.ratio_over_launches(list(by_launch.values()), confidence)
 
 
+def clock_of(clock: str, *cells: Rounds) -> str:
+    """The clock on which these cells can be compared: the run's, or the wall's where one of them has no time on that in
+    most of its blocks. A ratio compares like with like.
+    """
+    timed = (sum(block.per_call_s(clock) is not None for block in rounds.values()) for rounds in cells)
+    return clock if all(2 * some >= len(rounds) for some, rounds in zip(timed, cells, strict=True)) else "wall"
+
+
 def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSummary:
     cell, rounds = result.cell, quiet[result.cell.id]
-    latency, busy = _time(rounds, "wall"), _time(rounds, run.clock)
+    own_clock = clock = clock_of(run.clock, rounds)
+    latency, busy = _time(rounds, "wall"), _time(rounds, own_clock)
     reference = run.experiment.reference_of(cell.case)
     ratio = None
     if reference is not None and reference.id == cell.id:
         ratio = Estimate(1.0, n=len({launch for launch, _ in rounds})) if rounds else None
     elif reference is not None and reference.id in quiet:
-        ratio = per_image(paired_ratio(rounds, quiet[reference.id], run.clock), run.result(reference.id).cell, cell)
+        clock = clock_of(run.clock, rounds, quiet[reference.id])
+        ratio = per_image(paired_ratio(rounds, quiet[reference.id], clock), run.result(reference.id).cell, cell)
     speed, reference_speed = _paper_speed(run, cell), None
     if reference is not None:
         reference_speed = _paper_speed(run, Cell(reference, cell.device))
@@ -166,8 +180,8 @@ def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSum
         full_model=None if run.experiment.paper else paper.full_model(cell.case.model, cell.case.input_shape),
         bound=bound,
         bounds_s=result.bounds_s,
-        flags=_flags(run, result, bound),
-        notes=_notes(run, result),
+        flags=_flags(run, result, bound, own_clock),
+        notes=_notes(run, result, bound, own_clock, clock),
         launches=len({launch for launch, _ in rounds}),
         blocks=len(result.blocks),
         set_aside=len(result.blocks) - len(rounds),
@@ -199,7 +213,8 @@ def _speedup(run: Run, cell: Cell, quiet: Mapping[str, Rounds]) -> Estimate | No
     twin = next((item.cell.id for item in run.results if item.cell.case.labels == labels), None)
     if twin in (None, cell.id):
         return None
-    return paired_ratio(quiet[str(twin)], quiet[cell.id], run.clock)
+    sides = quiet[str(twin)], quiet[cell.id]
+    return paired_ratio(*sides, clock_of(run.clock, *sides))
 
 
 def _prepared(run: Run, cell: str) -> dict[str, Any]:
@@ -236,9 +251,11 @@ def _bound(run: Run, cell: str) -> str | None:
     return seen.most_common(1)[0][0] if seen else None
 
 
-def _flags(run: Run, result: Result, bound: str | None) -> tuple[str, ...]:
+def _flags(run: Run, result: Result, bound: str | None, clock: str) -> tuple[str, ...]:
     flags = []
-    if bound == "host":
+    if clock != run.clock:
+        flags.append(NO_DEVICE_TIME)
+    if bound == "host" and clock != "device":
         flags.append("host-bound")
     if contaminated(result):
         flags.append("contaminated")
@@ -248,10 +265,14 @@ def _flags(run: Run, result: Result, bound: str | None) -> tuple[str, ...]:
     return tuple(flags)
 
 
-def _notes(run: Run, result: Result) -> tuple[str, ...]:
+def _notes(run: Run, result: Result, bound: str | None, own_clock: str, clock: str) -> tuple[str, ...]:
     calls = sum(block.timing.calls for block in result.blocks)
     faults = sum(block.timing.minor_faults for block in result.blocks)
     notes = []
+    if bound == "host" and own_clock == "device":
+        notes.append("host-bound, timed on the device")
+    if clock != own_clock:
+        notes.append("ratio by the wall clock, as its reference has no device time")
     if any(launch.probes.get(result.cell.id, {}).get("output") for launch in run.launches):
         notes.append("its output is not finite")
     if calls and faults / calls > FAULTS_PER_CALL:

@@ -15,6 +15,7 @@ from effbench.core import (
     Label,
     Launch,
     PairEvidence,
+    Reading,
     Result,
     Run,
     Sampling,
@@ -196,6 +197,7 @@ def models(number: int, *, skipped: Sequence[str] = (), prefix: str = "") -> tup
     while len(rows) < number:
         rows += [(f"{name}_again{len(rows)}", p, madds * 1.01, mem, ms * 1.01) for name, p, madds, mem, ms in MODELS]
     reference = prefix + rows[0][0]
+    memory_read = {"peak_memory_bytes": 48_200_000, "source": "max_memory_allocated of torch"}
     for place, (name, params, madds, memory, ms) in enumerate(rows[:number]):
         cell = Cell(Case(prefix + name, (3, 224, 224), labels={"model": prefix + name}), device="cuda:0", threads=0)
         if name in skipped:
@@ -218,6 +220,7 @@ def models(number: int, *, skipped: Sequence[str] = (), prefix: str = "") -> tup
                 launches=3,
                 blocks=30,
                 set_aside=1 if place == 2 else 0,
+                readings=(Reading("peak_memory", memory_read),) if place == 0 else (),
             )
         )
     run = run_of(
@@ -228,7 +231,8 @@ def models(number: int, *, skipped: Sequence[str] = (), prefix: str = "") -> tup
         device="cuda:0",
         clock="device",
         facts={"cpu.model": "AMD EPYC 9554", "gpu.name": "NVIDIA H100 80GB HBM3"},
-        probes={cells[0].cell.id: {"peak_memory_bytes": 48_200_000}},
+        # Of a GPU that holds every model at once: no model's own.
+        probes={cell.cell.id: {"peak_memory_bytes": 99_900_000} for cell in cells},
     )
     return run, cells
 

@@ -9,7 +9,10 @@ import pytest
 from runs import CELLS, run_of, study, with_blocks
 
 from effbench.claims import judge
-from effbench.core import Claim, Launch, Run, Verdict
+from effbench.core import Block, Claim, Launch, Run, Verdict
+from effbench.report import captions, document, table
+from effbench.report.grid import render_markdown
+from effbench.summary import summarise
 
 ORDERED = dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True))
 
@@ -60,6 +63,94 @@ def test_flagged_cells_neither_confirm_nor_refute() -> None:
     assert verdicts_of(host)["slower"].verdict == "unsure"
     disturbed = with_blocks(run, CELLS[1], lambda timing: replace(timing, flags=("steal",)))
     assert verdicts_of(disturbed)["slower"].verdict == "unsure"
+
+
+def on_gpu(device_s: dict[str, float], wall_s: dict[str, float], bound: dict[str, str], runtime: str = "eager") -> Run:
+    """A run whose ratios are of device time; `bound` is what its probes found."""
+    run = replace(run_of(device_s), clock="device")
+    seen = run_of(wall_s, seed=1)
+    walls = {(block.launch, block.round, block.cell): block.timing.wall_ns for item in seen for block in item.blocks}
+
+    def both(block: Block) -> Block:
+        wall = walls[block.launch, block.round, block.cell]
+        return replace(block, timing=replace(block.timing, wall_ns=wall, cpu_ns=None, device_ns=block.timing.wall_ns))
+
+    results = tuple(
+        replace(item, blocks=tuple(map(both, item.blocks)), cell=replace(item.cell, runtime=runtime)) for item in run
+    )
+    probes = {cell: {"bound": what} for cell, what in bound.items()}
+    return replace(run, results=results, launches=tuple(replace(launch, probes=probes) for launch in run.launches))
+
+
+ALIKE = dict.fromkeys(CELLS, 0.05)
+HOST = dict.fromkeys(CELLS, "host")
+HIDES = "on the device; in eager Python the host hides it"
+
+
+def test_a_host_bound_guideline_holds_on_the_device_and_says_what_the_host_makes_of_it() -> None:
+    verdict = verdicts_of(on_gpu(ORDERED, ALIKE, HOST))["slower"]
+    assert (verdict.verdict, verdict.reason) == ("holds", f"{HIDES}: 2 over 1, 4 over 1")
+    assert [item.reason for item in verdict.evidence] == [HIDES] * 2
+    assert verdict.headline.ratio and verdict.headline.ratio.point == pytest.approx(2.0, rel=5e-3)
+    only_small = verdicts_of(on_gpu(ORDERED, ALIKE, {CELLS[1]: "host", CELLS[0]: "device"}))["slower"]
+    assert (only_small.verdict, only_small.reason) == ("holds", f"{HIDES}: 2 over 1")
+
+
+def test_where_the_wall_clock_shows_it_too_nothing_is_hidden() -> None:
+    """More kernels cost the host more as well."""
+    verdict = verdicts_of(on_gpu(ORDERED, ORDERED, HOST))["slower"]
+    assert verdict.verdict == "holds" and "hides" not in verdict.reason
+    assert (
+        verdict.headline.reason
+        == "on the device, and to whoever waits in eager Python, where the host is the bottleneck"
+    )
+
+
+def test_a_guideline_that_fails_on_the_device_says_so_too() -> None:
+    same = verdicts_of(on_gpu(ALIKE, ALIKE, HOST))["slower"]
+    assert same.verdict == "fails"
+    assert same.headline.reason == "not slower by 1 % on the device; in eager Python the host is the bottleneck"
+    launches = verdicts_of(on_gpu(ALIKE, ORDERED, HOST))["slower"]
+    assert launches.verdict == "fails"
+    assert launches.headline.reason == "not slower by 1 % on the device; in eager Python the host makes it slower"
+
+
+@pytest.mark.parametrize("bound", ["device", "mixed"])
+def test_where_the_host_is_no_matter_nothing_is_said_of_it(bound: str) -> None:
+    verdict = verdicts_of(on_gpu(ORDERED, ORDERED, dict.fromkeys(CELLS, bound)))["slower"]
+    assert (verdict.verdict, verdict.reason, verdict.headline.reason) == ("holds", "", "")
+
+
+def test_another_runtime_is_named() -> None:
+    verdict = verdicts_of(on_gpu(ORDERED, ALIKE, HOST, runtime="compile"))["slower"]
+    assert verdict.reason == "on the device; under compile the host hides it: 2 over 1, 4 over 1"
+
+
+def test_by_the_wall_clock_a_host_bound_cell_decides_nothing() -> None:
+    verdict = verdicts_of(replace(on_gpu(ORDERED, ORDERED, HOST), clock="wall"))["slower"]
+    assert verdict.verdict == "unsure" and "host-bound" in verdict.reason
+
+
+def test_the_sentence_and_the_table_say_both() -> None:
+    (verdict,) = (item for item in judge(on_gpu(ORDERED, ALIKE, HOST)) if item.claim == "slower")
+    assert captions.verdict_sentence(verdict).endswith(f"slower holds {HIDES}: 2 over 1, 4 over 1.")
+    assert HIDES in render_markdown(table.verdict_rows([verdict]))
+    assert document.verdict_document(verdict)["reason"].startswith(HIDES)
+    assert document.verdict_document(verdict)["evidence"][0]["reason"] == HIDES
+    run = on_gpu(ORDERED, ALIKE, HOST)
+    assert "are of device time" in " ".join(captions.notes(run, summarise(run)))
+    run = on_gpu(ORDERED, ALIKE, {})
+    assert "host" not in " ".join(captions.notes(run, summarise(run)))
+
+
+def test_a_network_that_waits_for_the_gpu_is_compared_by_the_wall_clock_and_confirms_nothing() -> None:
+    run = on_gpu(ORDERED, {CELLS[0]: 0.1, CELLS[1]: 0.15, CELLS[2]: 0.4}, {})
+    waits = with_blocks(run, CELLS[2], lambda timing: replace(timing, device_ns=None))
+    verdict = verdicts_of(waits)["slower"]
+    assert verdict.verdict == "unsure" and verdict.reason == "no device time, so by the wall clock: 4 over 1"
+    assert verdict.headline.ratio and verdict.headline.ratio.point == pytest.approx(4.0, rel=5e-3)
+    (other,) = (item for item in verdict.evidence if item.slower == 2)
+    assert other.verdict == "holds" and other.ratio and other.ratio.point == pytest.approx(1.3, rel=5e-3)
 
 
 def test_unmeasured_levels_leave_it_unsure() -> None:

@@ -336,12 +336,18 @@ def test_the_adapter_warms_up_aside_and_captures_into_the_pool(monkeypatch: pyte
         log.append(f"leave {what}")
 
     current = stream("current")
+    graph = SimpleNamespace(
+        capture_begin=lambda pool, capture_error_mode: log.append(f"begin in {pool}, {capture_error_mode}"),
+        capture_end=lambda: log.append("end"),
+        replay=lambda: log.append("replay"),
+    )
     scripted = SimpleNamespace(
         Stream=lambda: stream("aside"),
         current_stream=lambda: current,
         stream=lambda aside: entered(aside.name),
-        CUDAGraph=lambda: SimpleNamespace(replay=lambda: log.append("replay")),
-        graph=lambda _, pool, capture_error_mode: entered(f"graph in {pool}, {capture_error_mode}"),
+        synchronize=lambda index: log.append("synchronise"),
+        empty_cache=lambda: log.append("empty"),
+        CUDAGraph=lambda: graph,
         graph_pool_handle=lambda: "pool",
     )
     adapter = TorchCuda(0)
@@ -354,8 +360,12 @@ def test_the_adapter_warms_up_aside_and_captures_into_the_pool(monkeypatch: pyte
         "call",
         "leave aside",
         "current waits for aside",
-        "enter graph in pool, thread_local",
+        "synchronise",
+        "empty",
+        "enter aside",
+        "begin in pool, thread_local",
         "call",
-        "leave graph in pool, thread_local",
+        "end",
+        "leave aside",
         "replay",
     ]

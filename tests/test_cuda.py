@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
+import subprocess
+import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effbench.devices import OutOfMemory, _nvml, cuda
+from effbench.core import Sampling
+from effbench.devices import Energy, OutOfMemory, _nvml, cuda
 from effbench.devices._torch_cuda import Policy, TorchCuda
 from effbench.devices.cuda import Cuda, bound, rotations
 from effbench.errors import InvalidValue, ModelError
+from effbench.measurement import loop
 
 MB = 1 << 20
 
@@ -46,7 +53,9 @@ class Event:
 class Gpu:
     """A scripted GPU: a host clock, and the time until which the device has work. Times in nanoseconds.
 
-    `queue_limit` launches may be pending; one more makes the host wait, as the driver does.
+    `queue_limit` launches may be pending; one more makes the host wait, as the driver does. `worked` is how long the
+    device computed. A capture that fails leaves the allocator believing in it, so that nothing can be captured any
+    more, unless it `mends`.
     """
 
     queue_limit: int | None = None
@@ -58,6 +67,9 @@ class Gpu:
     graph: int | Exception = 0
     l2: int | None = 50 * MB
     watched: Any = "no NVML in this test"
+    worked: int = 0
+    mends: bool = False
+    poisoned: bool = False
 
     def launch(self, host: int, device: int) -> None:
         """What one kernel does: the host spends its launch time, the device starts when it can."""
@@ -67,6 +79,7 @@ class Gpu:
             if len(self.pending) >= self.queue_limit:
                 self.clock = self.pending.pop(0)
         self.busy_until = max(self.busy_until, self.clock) + device
+        self.worked += device
         self.pending.append(self.busy_until)
 
     def kernels(self, host: int, device: int) -> Callable[[], None]:
@@ -119,14 +132,20 @@ class Gpu:
 
     def capture(self, call: Callable[[], None]) -> Callable[[], None]:
         self.log.append("capture")
+        if self.poisoned:
+            raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
         call()
         if isinstance(self.graph, Exception):
+            self.poisoned = not self.mends
             raise self.graph
         captured = self.log[len(self.log) - self.log[::-1].index("capture") :].count("call")
         return lambda: self.launch(10_000, int(self.graph) * captured)  # type: ignore[call-overload]
 
     def abandon_capture(self) -> None:
         self.log.append("abandon")
+
+    def broken(self) -> str | None:
+        return "captures_underway.empty() INTERNAL ASSERT FAILED" if self.poisoned else None
 
     def place(self, value: Any) -> Any:
         return value
@@ -160,14 +179,25 @@ class Gpu:
 
 
 class Nvml(_nvml.Gpu):
-    """An NVML whose readings follow a script; the last one stays."""
+    """An NVML whose readings follow a script, one a block; the last one stays. The first is that of the setup."""
 
     def __init__(self, *readings: _nvml.Reading) -> None:
         super().__init__(None, None)
-        self.readings = list(readings)
+        self.readings, self.looks = list(readings), 0
 
     def read(self) -> _nvml.Reading:
+        self.looks += 1
         return self.readings.pop(0) if len(self.readings) > 1 else self.readings[0]
+
+    def glance(self) -> _nvml.Reading:
+        found = self.read()
+        return _nvml.Reading(sm_mhz=found.sm_mhz, reasons=found.reasons)
+
+    def processes(self) -> frozenset[int] | None:
+        return self.readings[0].processes
+
+    def sm_mhz_max(self) -> float | None:
+        return 1980.0
 
     def facts(self) -> dict[str, Any]:
         return {"gpu.driver": "570.1"}
@@ -291,7 +321,7 @@ def test_a_block_has_no_synchronisation_inside() -> None:
     gpu = Gpu()
     device(gpu).time_block(gpu.kernels(10_000, 100_000), 3)
     host = ["sync", "now", "call", "call", "call", "now", "sync", "now"]
-    behind = ["spin", "event", "call", "call", "event", "call", "event", "sync"]
+    behind = ["spin", "event", "call", "call", "call", "event", "sync"]
     assert gpu.log == host + behind
 
 
@@ -312,6 +342,100 @@ def test_a_full_launch_queue_splits_the_block_and_loses_no_call() -> None:
     timing = device(gpu).time_block(gpu.kernels(100_000, 10_000), 100)
     assert timing.device_ns == 100 * 10_000
     assert gpu.log.count("spin") > 100 // 20
+
+
+def test_what_the_launch_queue_holds_is_learnt_once_and_pieces_are_alike() -> None:
+    """Pieces that are thrown away cost a spin each, and unlike numbers of events in unlike blocks are a bias."""
+    gpu = Gpu(queue_limit=20)
+    made, call = device(gpu), gpu.kernels(100_000, 10_000)
+    made.time_block(call, 100)
+    blocks = []
+    for _ in range(3):
+        gpu.log.clear()
+        assert made.time_block(call, 100).device_ns == 100 * 10_000
+        log = gpu.log[gpu.log.index("spin") :]
+        parts = " ".join(log).split("spin")[1:]
+        blocks.append([part.count("call") for part in parts])
+    assert blocks[0] == blocks[1] == blocks[2]
+    assert sum(blocks[0]) == 100 and max(blocks[0]) - min(blocks[0]) <= 1 and len(blocks[0]) <= 2 * 100 // 19 + 1
+
+
+def test_a_dry_spell_inside_a_piece_is_no_device_time() -> None:
+    """Light layers, launched slower than the last time, leave the device idle; heavy ones behind them hide it."""
+    gpu = Gpu()
+    made, count = device(gpu), 0
+
+    def call() -> None:
+        nonlocal count
+        place, in_second_pass = count % 10, 10 <= count < 20
+        count += 1
+        gpu.launch(300_000 if in_second_pass else 100_000, 1_000 if place < 8 else 10_000_000)
+
+    assert made.time_block(call, 10).device_ns == 8 * 1_000 + 2 * 10_000_000
+
+
+def waiting(gpu: Gpu) -> Callable[[], None]:
+    """A network that reads a value back in its forward pass."""
+
+    def call() -> None:
+        gpu.launch(20_000, 50_000)
+        gpu.synchronize()
+
+    return call
+
+
+@pytest.mark.parametrize("cache", ["steady", "cold"])
+def test_a_call_that_waits_for_the_gpu_is_found_out_in_warm_up(cache: str) -> None:
+    gpu = Gpu()
+    made, call = device(gpu, cache=cache), waiting(gpu)
+    warm, _ = loop.warm_up(made, call, "cell", None, Sampling(warmup_s=0.01, max_warmup_s=0.02, block_s=0.001))
+    assert warm.calls > 3
+    gpu.log.clear()
+    timing = made.time_block(call, 8)
+    assert timing.device_ns is None and timing.wall_ns == 8 * 70_000
+    assert "spin" not in gpu.log, "each try would cost a spin"
+    assert "waits for the GPU" in made.probe(call, 8)["device_reason"]
+
+
+def test_one_block_without_device_time_is_no_habit() -> None:
+    """A host that is held up now and then is not taken for a network that waits."""
+    gpu, held_up = Gpu(), False
+    made = device(gpu)
+
+    def call() -> None:
+        gpu.launch(10_000, 50_000)
+        if held_up:
+            gpu.synchronize()
+
+    assert made.time_block(call, 1).device_ns
+    held_up = True
+    assert [made.time_block(call, 1).device_ns for _ in range(9)] == [None] * 9
+    held_up = False
+    assert made.time_block(call, 1).device_ns
+
+
+def test_nothing_keeps_a_cell_alive_that_was_given_up() -> None:
+    """One that ran out of memory must give its own back."""
+    gpu = Gpu(watched=Nvml(CALM), graph=1_000)
+    made = device(gpu)
+    made.setup()
+    call = gpu.kernels(10_000, 50_000)
+    made.time_block(call, 2)
+    made.probe(call, 2)
+    gone = weakref.ref(call)
+    del call
+    gc.collect()
+    assert gone() is None
+
+
+def test_untimed_calls_are_made_once_and_waited_for() -> None:
+    gpu = Gpu(watched=Nvml(CALM))
+    made = device(gpu)
+    made.setup()
+    gpu.log.clear()
+    looks = gpu.watched.looks
+    made.run_calls(gpu.kernels(10_000, 70_000), 3)
+    assert gpu.log == ["call", "call", "call", "sync"] and gpu.watched.looks == looks
 
 
 def test_device_time_is_missing_where_the_host_never_leads() -> None:
@@ -339,7 +463,7 @@ def test_cold_overwrites_the_cache_before_each_call_and_outside_its_clocks() -> 
     gpu = Gpu()
     timing = device(gpu, cache="cold").time_block(gpu.kernels(10_000, 100_000), 2)
     alone = ["flush", "sync", "now", "call", "now", "sync", "now"]
-    behind = ["spin", "flush", "event", "event", "call", "event"]
+    behind = ["spin", "flush", "event", "call", "event"]
     assert gpu.log == alone * 2 + behind * 2 + ["sync"]
     assert timing.wall_ns == 2 * 110_000
     assert timing.device_ns == 2 * 100_000
@@ -426,13 +550,42 @@ def test_probe_compares_the_host_with_graph_replay() -> None:
 
 
 def test_probe_goes_on_without_a_graph_and_says_why() -> None:
-    gpu = Gpu(graph=RuntimeError("operation not permitted when stream is capturing\nlong story"))
+    gpu = Gpu(graph=RuntimeError("operation not permitted when stream is capturing\nlong story"), mends=True)
     found = device(gpu).probe(gpu.kernels(10_000, 100_000), 50)
     assert found["graph_s"] is None
     assert found["graph_reason"] == "no CUDA graph: operation not permitted when stream is capturing"
     assert found["host_over_device"] == pytest.approx((100 * 50 + 10) / (100 * 50))
     assert found["bound"] == "device"
     assert "abandon" in gpu.log
+
+
+@pytest.mark.parametrize("mends", [False, True])
+def test_after_a_failed_capture_nothing_is_captured_unless_torch_got_over_it(mends: bool) -> None:
+    gpu = Gpu(graph=RuntimeError("operation not permitted when stream is capturing"), mends=mends)
+    made, call = device(gpu), gpu.kernels(200_000, 100_000)
+    made.probe(call, 50)
+    gpu.graph = 80_000
+    gpu.log.clear()
+    found = made.probe(call, 50)
+    assert (made.broken() is None) is mends
+    assert ("capture" in gpu.log) is mends and (found["graph_s"] is not None) is mends
+    assert found["bound"] == "host", "told without a graph too"
+    if not mends:
+        assert found["graph_reason"] == "no CUDA graph: not probed, since an earlier capture failed in this process"
+
+
+def test_what_is_a_graph_already_is_not_captured() -> None:
+    gpu = Gpu(graph=80_000)
+    found = device(gpu).probe(gpu.kernels(10_000, 100_000), 50, no_graph="it is a replay already")
+    assert "capture" not in gpu.log
+    assert (found["graph_s"], found["graph_reason"]) == (None, "no CUDA graph: it is a replay already")
+    assert found["bound"] == "device"
+
+
+def test_what_earlier_cells_left_reserved_is_not_in_a_cells_memory() -> None:
+    gpu = Gpu(graph=80_000)
+    device(gpu).probe(gpu.kernels(10_000, 100_000), 2)
+    assert gpu.log[:2] == ["empty", "reset"]
 
 
 def test_a_graph_that_does_not_fit_is_no_out_of_memory_of_the_cell() -> None:
@@ -452,10 +605,16 @@ CALM = _nvml.Reading(sm_mhz=1980, memory_mhz=2619, temperature_c=50, power_w=300
 
 
 def flags_of(*readings: _nvml.Reading) -> list[tuple[str, ...]]:
+    """Of blocks of one cell, more than a look at the processes apart."""
     gpu = Gpu(watched=Nvml(CALM, *readings))
-    made = device(gpu)
+    made, call = device(gpu), gpu.kernels(1, 1)
     made.setup()
-    return [made.time_block(gpu.kernels(1, 1), 1).flags for _ in readings]
+    gpu.watched.readings.pop(0)
+    found = []
+    for _ in readings:
+        found.append(made.time_block(call, 1).flags)
+        gpu.clock += 2_000_000_000
+    return found
 
 
 @pytest.mark.parametrize(
@@ -476,22 +635,115 @@ def test_throttle_bits_name_their_cause(bits: int, flags: tuple[str, ...]) -> No
     assert flags_of(replace(CALM, reasons=bits)) == [flags]
 
 
-def test_a_clock_drop_is_judged_by_the_running_median() -> None:
+@pytest.mark.parametrize("reasons", [None, 0x2, 0x100, 0x4 | 0x10])
+def test_a_clock_drop_is_judged_by_the_running_median_of_its_cell(reasons: int | None) -> None:
     steady = [CALM] * 5
-    just, below = replace(CALM, sm_mhz=0.971 * 1980), replace(CALM, sm_mhz=0.969 * 1980)
+    just, below = (replace(CALM, sm_mhz=share * 1980, reasons=reasons) for share in (0.971, 0.969))
     assert flags_of(*steady, just, below, CALM)[5:] == [(), ("clock-drop",), ()]
     assert flags_of(below, CALM) == [(), ()]  # too few readings to know what is usual
+
+
+@pytest.mark.parametrize("reasons", [0x0, 0x1, 0x4, 0x5])
+def test_a_lower_clock_that_the_network_itself_causes_is_none(reasons: int) -> None:
+    """At its power cap, or given so little to do that it idles."""
+    assert set(flags_of(*[CALM] * 6, replace(CALM, sm_mhz=1500, reasons=reasons))) == {()}
+
+
+def test_a_heavy_cell_is_not_held_to_the_clock_of_light_ones() -> None:
+    gpu = Gpu(watched=Nvml(CALM))
+    made, light, heavy = device(gpu), gpu.kernels(1, 1), gpu.kernels(1, 1)
+    made.setup()
+    for _ in range(20):
+        for call, mhz in ((light, 1980), (heavy, 1500)):
+            gpu.watched.readings = [replace(CALM, sm_mhz=mhz, reasons=None)]
+            assert made.time_block(call, 1).flags == ()
+
+
+@pytest.mark.parametrize("cache", ["steady", "cold"])
+def test_clocks_are_read_while_the_device_computes(cache: str) -> None:
+    """An idle GPU recovers: read after the block, a throttled one looks well."""
+    gpu = Gpu()
+
+    class Recovering(Nvml):
+        def read(self) -> _nvml.Reading:
+            busy = gpu.busy_until > gpu.clock
+            return replace(CALM, sm_mhz=1200.0 if busy else 1980.0, reasons=0x20 if busy else 0)
+
+    gpu.watched = Recovering(CALM)
+    made = device(gpu, cache=cache)
+    made.setup()
+    timing = made.time_block(gpu.kernels(10_000, 100_000), 4)
+    assert timing.clocks["sm_mhz"] == 1200.0 and timing.flags == ("thermal",)
+
+
+def test_a_block_asks_nvml_two_questions() -> None:
+    asked: list[str] = []
+
+    def answering(name: str, answer: Any) -> Callable[..., Any]:
+        def ask(*_: Any) -> Any:
+            asked.append(name)
+            return answer
+
+        return ask
+
+    answers = {
+        "nvmlDeviceGetClockInfo": 1980,
+        "nvmlDeviceGetCurrentClocksEventReasons": 0,
+        "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(pid=3)],
+        "nvmlDeviceGetPowerUsage": 300_000,
+    }
+    gpu = Gpu(watched=_nvml.connect(library=library(**{k: answering(k, v) for k, v in answers.items()})))
+    made, call = device(gpu), gpu.kernels(10_000, 100_000)
+    made.setup()
+    made.time_block(call, 1)
+    asked.clear()
+    assert made.time_block(call, 1).clocks == {"sm_mhz": 1980.0, "throttle_reasons": 0.0}
+    assert asked == ["nvmlDeviceGetClockInfo", "nvmlDeviceGetCurrentClocksEventReasons"]
+    gpu.clock += 2_000_000_000
+    made.time_block(call, 1)
+    assert asked.count("nvmlDeviceGetComputeRunningProcesses") == 1, "whether somebody came is asked now and then"
+
+
+@pytest.mark.parametrize(
+    ("clocks", "at_most"),
+    [([1980.0] * 99, 0.8), ([600.0, 900.0, 1980.0] + [1980.0] * 99, 1.1), ([210.0] * 99, 2.1), ([0.0] * 99, 2.1)],
+    ids=["warm", "rising", "asleep", "unknown"],
+)
+def test_setup_heats_no_longer_than_the_clock_takes_to_stand(clocks: list[float], at_most: float) -> None:
+    gpu = Gpu(watched=Nvml(*(replace(CALM, sm_mhz=mhz or None) for mhz in clocks)))
+    device(gpu, warm_up_s=2.0).setup()
+    assert at_most - 0.3 <= gpu.clock * 1e-9 <= at_most
 
 
 def test_only_a_process_that_appears_later_is_foreign() -> None:
     guest = replace(CALM, processes=frozenset({7, 99}))
     assert flags_of(CALM, guest, CALM) == [(), ("foreign-process",), ()]
     gpu = Gpu(watched=Nvml(CALM, guest))
-    made = device(gpu)
+    made, call = device(gpu), gpu.kernels(1, 1)
     made.setup()
+    gpu.watched.readings.pop(0)
     made.admit_processes()
-    assert made.time_block(gpu.kernels(1, 1), 1).flags == ()
-    assert made.facts()["gpu.other_processes"] == 1
+    assert made.time_block(call, 1).flags == ()
+
+
+def test_where_nvml_lists_nobody_nobody_is_foreign_and_none_are_counted() -> None:
+    """As in a container with process numbers of its own, though this very process computes."""
+    nobody = replace(CALM, processes=frozenset())
+    gpu = Gpu(watched=Nvml(nobody, replace(CALM, processes=frozenset({99}))))
+    made, call = device(gpu), gpu.kernels(1, 1)
+    made.setup()
+    assert made.facts()["gpu.other_processes"] is None
+    gpu.clock += 2_000_000_000
+    assert made.time_block(call, 1).flags == ()
+
+
+@pytest.mark.parametrize(("others", "told"), [([], 0), ([99], 1), ([99, 100], 2)])
+def test_other_processes_are_counted_where_we_are_among_them(others: list[int], told: int) -> None:
+    for own, expected in ((os.getpid(), told), (2**22 + 1, None)):
+        gpu = Gpu(watched=Nvml(replace(CALM, processes=frozenset({own, *others}))))
+        made = device(gpu)
+        made.setup()
+        assert made.facts()["gpu.other_processes"] == expected
 
 
 def test_readings_are_kept_with_the_block() -> None:
@@ -523,7 +775,7 @@ def test_facts_are_json_and_hide_the_uuid() -> None:
     made.setup()
     facts = made.facts()
     assert json.loads(json.dumps(facts)) == facts
-    assert (facts["device.name"], facts["device.kind"], facts["gpu.driver"]) == ("cuda:1", "cuda", "570.1")
+    assert (facts["name"], facts["kind"], facts["gpu.driver"]) == ("cuda:1", "cuda", "570.1")
     assert "abc" not in facts.values() and "gpu.uuid" not in facts and len(facts["gpu.id"]) == 12
     assert device(gpu).name == "cuda"
 
@@ -533,6 +785,10 @@ def test_facts_are_json_and_hide_the_uuid() -> None:
 
 class NVMLError(Exception):
     pass
+
+
+class NVMLLibraryMismatchError(Exception):
+    """No NVMLError, in pynvml as here."""
 
 
 def library(**answers: Any) -> Any:
@@ -557,6 +813,65 @@ def test_each_value_that_nvml_lacks_is_none_on_its_own() -> None:
     assert isinstance(found, _nvml.Gpu)
     assert found.read() == _nvml.Reading(sm_mhz=1980, memory_mhz=2619)
     assert found.facts()["gpu.mig"] is None
+
+
+def test_a_driver_older_than_the_binding_costs_no_worker() -> None:
+    def mismatched(*_: Any) -> None:
+        raise NVMLLibraryMismatchError("Unversioned function called")
+
+    older = {"nvmlDeviceGetComputeRunningProcesses_v2": lambda handle: [SimpleNamespace(pid=5)]}
+    for more, expected in (({}, None), (older, {5})):
+        gpu = _nvml.connect(library=library(nvmlDeviceGetComputeRunningProcesses=mismatched, **more))
+        assert isinstance(gpu, _nvml.Gpu)
+        assert gpu.processes() == gpu.read().processes == expected
+        made = device(Gpu(watched=gpu))
+        made.setup()
+        assert made.facts()["gpu.other_processes"] is None
+
+
+@pytest.mark.parametrize("question", ["nvmlInit", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetCount"])
+def test_whatever_the_binding_raises_is_a_reason(question: str) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError("libnvidia-ml.so.1: file too short")
+
+    found = library(**{question: fails})
+    told = _nvml.gpus(found) if question == "nvmlDeviceGetCount" else _nvml.connect("1b-2c", library=found)
+    assert isinstance(told, str) and "file too short" in told
+
+
+@pytest.mark.parametrize("uuid", ["1b-2c", "MIG-1b-2c"])
+def test_a_slice_of_a_gpu_has_the_clocks_and_the_meter_of_the_whole(uuid: str) -> None:
+    """CUDA gives a slice's UUID without its prefix, as a GPU's; NVML knows it by the prefix only."""
+
+    def by_uuid(name: str) -> str:
+        if name != "MIG-1b-2c":
+            raise NVMLError("Not Found")
+        return "slice"
+
+    def whole(answer: Any) -> Callable[..., Any]:
+        def ask(handle: str, *_: Any) -> Any:
+            if handle != "whole":
+                raise NVMLError("Not Supported")
+            return answer
+
+        return ask
+
+    gpu = _nvml.connect(
+        uuid,
+        library=library(
+            nvmlDeviceGetHandleByUUID=by_uuid,
+            nvmlDeviceGetDeviceHandleFromMigDeviceHandle=lambda handle: {"slice": "whole"}[handle],
+            nvmlDeviceGetClockInfo=whole(1410),
+            nvmlDeviceGetMigMode=whole([1, 1]),
+            nvmlDeviceGetTotalEnergyConsumption=whole(2_000),
+            nvmlDeviceGetComputeRunningProcesses=lambda handle: [SimpleNamespace(pid={"slice": 7, "whole": 8}[handle])],
+        ),
+    )
+    assert isinstance(gpu, _nvml.Gpu)
+    assert (gpu.read().sm_mhz, gpu.processes(), gpu.facts()["gpu.mig"]) == (1410, {7}, True)
+    made = device(Gpu(watched=gpu))
+    made.setup()
+    assert made.energy() == Energy({"gpu": 2_000_000}, "nvml, whole GPU")
 
 
 def test_nvml_values_have_our_units() -> None:
@@ -698,13 +1013,31 @@ class TestRealGpu:
         found = gpu_device.probe(layer(gpu_device, 64, 8), 50)
         assert found["device_s"] is None or found["device_s"] < 1.1 * found["host_s"]
 
-    def test_a_call_that_synchronises_has_no_graph_but_a_reason(self, gpu_device: Cuda) -> None:
+    def test_a_call_that_synchronises_has_no_graph_but_a_reason(self) -> None:
+        """In a process of its own, which it may leave unable to capture."""
+        code = (
+            "import torch; from effbench.devices.cuda import Cuda;"
+            "made = Cuda(0, warm_up_s=0.5); made.setup(); value = made.place(torch.ones(8));"
+            "first = made.probe(lambda: value.sum().item(), 5);"
+            "image = made.place(torch.ones(1 << 20)); call = lambda: image.mul(2);"
+            "second, timing = made.probe(call, 5), made.time_block(call, 5); made.release();"
+            "print(first['graph_s'], first['graph_reason'].partition(':')[0], timing.device_ns > 0, sep='|');"
+            "print('able to capture:', second['graph_s'] is not None, second['graph_reason'], made.broken())"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[0] == "None|no CUDA graph|True"
+        print(done.stdout)
+
+    def test_a_call_that_synchronises_is_timed_by_the_wall(self, gpu_device: Cuda) -> None:
         import torch
 
         value = gpu_device.place(torch.ones(8))
-        found = gpu_device.probe(lambda: value.sum().item(), 5)
-        assert found["graph_s"] is None and found["graph_reason"].startswith("no CUDA graph")
-        gpu_device.time_block(layer(gpu_device, 8, 1), 2)  # the device survived
+
+        def call() -> object:
+            return value.sum().item()
+
+        timings = [gpu_device.time_block(call, 3) for _ in range(4)]
+        assert [timing.device_ns for timing in timings] == [None] * 4
 
     def test_cold_is_slower_than_hot(self) -> None:
         import torch

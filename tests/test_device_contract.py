@@ -15,6 +15,7 @@ from effbench import devices
 from effbench.core import Timing
 from effbench.devices import Device, OutOfMemory, cpu, cuda
 from effbench.errors import DeviceUnavailable, InvalidValue, UnknownName
+from tests import test_cuda
 
 NO_CUDA = cuda.available(0)
 
@@ -23,10 +24,14 @@ NO_CUDA = cuda.available(0)
     params=[
         "fake",
         "cpu",
+        "scripted GPU",
         pytest.param("cuda", marks=[pytest.mark.cuda, pytest.mark.skipif(bool(NO_CUDA), reason=str(NO_CUDA))]),
     ]
 )
 def device(request: pytest.FixtureRequest) -> Iterator[Device]:
+    if request.param == "scripted GPU":
+        yield test_cuda.device(test_cuda.Gpu(graph=20_000))
+        return
     made = devices.get(request.param, **({"threads": 1} if request.param == "cpu" else {}))
     yield made
     made.release()
@@ -36,10 +41,18 @@ def work(device: Device, size: int = 256) -> Any:
     """A call of real work on the device; the scripted clock gets one of known length."""
     if device.kind == "fake":
         return device.bind(None, {"madds": size**3, "memory_access_bytes": 12 * size * size})
+    if gpu := scripted(device):
+        return device.bind(gpu.kernels(5_000, 20_000), {})
     import torch
 
     left = device.place(torch.randn(size, size))
     return device.bind(lambda: left @ left, {})
+
+
+def scripted(device: Device) -> test_cuda.Gpu | None:
+    """The scripted GPU that stands for a real one, where one does."""
+    gpu = getattr(device, "_api", None)
+    return gpu if isinstance(gpu, test_cuda.Gpu) else None
 
 
 def test_it_knows_its_name_and_says_what_it_is(device: Device) -> None:
@@ -75,9 +88,13 @@ def test_a_block_is_positive_and_grows_with_its_calls(device: Device) -> None:
 
 
 def test_it_makes_exactly_the_calls_it_was_asked_for(device: Device) -> None:
+    """A GPU times a block twice over, for its host and for itself; what is not timed is made once."""
     made = []
     timing = device.time_block(lambda: made.append(1), 7)
     if device.kind != "fake":
+        assert len(made) == 7 if device.kind == "cpu" else len(made) >= 14
+        made.clear()
+        device.run_calls(lambda: made.append(1), 7)
         assert len(made) == 7
     assert isinstance(timing, Timing) and timing.calls == 7
     assert all(value >= 0 for value in (timing.minor_faults, timing.switches, timing.run_delay_ns, timing.steal_ns))
@@ -101,8 +118,8 @@ def test_errors_of_the_network_come_through(device: Device) -> None:
 
 
 def test_memory_running_out_is_told_apart(device: Device) -> None:
-    if device.kind == "fake":
-        pytest.skip("a scripted clock has no memory")
+    if device.kind == "fake" or scripted(device):
+        pytest.skip("what is scripted has no memory")
     import torch
 
     place = "cuda" if device.kind == "cuda" else "cpu"
@@ -112,7 +129,7 @@ def test_memory_running_out_is_told_apart(device: Device) -> None:
 
 def test_placing_moves_and_synchronizing_waits(device: Device) -> None:
     device.synchronize()
-    if device.kind == "fake":
+    if device.kind == "fake" or scripted(device):
         assert device.place("anything") == "anything"
         return
     import torch
@@ -124,7 +141,14 @@ def test_placing_moves_and_synchronizing_waits(device: Device) -> None:
 def test_probing_yields_facts_and_rotations_are_whole(device: Device) -> None:
     facts = device.probe(work(device), 3)
     assert facts.get("bound") in (None, "host", "device", "mixed")
+    assert bool(facts) == device.probes
     json.dumps(dict(facts), allow_nan=False)
+
+
+def test_a_device_on_which_nothing_failed_is_not_broken(device: Device) -> None:
+    device.admit_processes()
+    device.run_calls(work(device), 1)
+    assert device.broken() is None
 
 
 def test_setup_applies_the_threads_that_were_asked_for() -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effbench import summary
@@ -21,7 +21,7 @@ from effbench.measurement import energy, readings
 from effbench.report import table
 from effbench.report.grid import render_markdown
 from tests import runs
-from tests.test_cuda import Gpu, device, library
+from tests.test_cuda import CALM, Gpu, Nvml, device, library
 
 RANGE = 262_143_328_850
 """Microjoules after which a package's counter starts anew: what many of Intel's processors say."""
@@ -154,11 +154,39 @@ def test_nvml_counts_millijoules_and_says_why_it_does_not() -> None:
     made.setup()
     assert made.energy() == Energy({"gpu": 1_234_567_000}, "nvml")
     assert not made.energy().wraps_uj
-    for watched, why in ((_nvml.connect(library=library()), "tells none"), ("no NVML in this test", "no NVML in")):
+    silent = _nvml.connect(library=library())
+    for watched, why in ((silent, "tells no energy.*from Volta on"), ("no NVML here", "NVML: no NVML here$")):
         made = device(Gpu(watched=watched))
         made.setup()
-        with pytest.raises(EffbenchError, match=f"{why}.*from Volta on"):
+        with pytest.raises(EffbenchError, match=why):
             made.energy()
+
+
+@given(st.integers(200_000, 9_000_000), st.integers(1_000, 150_000), st.integers(50, 700), st.integers(1, 64))
+@settings(deadline=None, max_examples=20)
+def test_joules_of_a_call_on_a_gpu_are_its_power_times_its_time(work: int, host: int, watts: int, batch: int) -> None:
+    """Closed form, on a GPU that takes so many watts while it computes and none at rest: n calls take n x power x
+    time, whatever the host does meanwhile, and are counted as n.
+    """
+    gpu = Gpu()
+
+    class Meter(Nvml):
+        def energy_uj(self) -> int:
+            return gpu.worked * watts // 1000
+
+    gpu.watched = Meter(CALM)
+    made = device(gpu)
+    made.setup()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(made, "rest", lambda seconds: gpu.launch(round(seconds * 1e9), 0))
+        found = energy.measured(made, gpu.kernels(host, work), "cell", batch, Sampling())
+    joules = watts * work * 1e-9
+    assert found["energy_j_per_call"] == pytest.approx(joules, abs=1e-6)
+    assert found["energy_j_per_image"] == pytest.approx(joules / batch, abs=1e-6)
+    assert found["power_w"] == pytest.approx(found["calls"] * joules / found["window_s"], rel=1e-6)
+    # Chunks of 50 ms and more, in which the device computes without a break but for the first launch.
+    assert 0.98 * watts < found["power_w"] <= watts
+    assert found["idle_w"] == 0 and found["window_s"] >= 5
 
 
 # --- the whole way ----------------------------------------------------------------------------------

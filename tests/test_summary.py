@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from runs import CELLS, run_of, with_blocks
 
-from effbench.core import Launch, Timing, Warmup
-from effbench.summary import paired_ratio, quiet_rounds, summarise
+from effbench.core import Launch, Run, Timing, Warmup
+from effbench.summary import NO_DEVICE_TIME, paired_ratio, quiet_rounds, summarise
 
 
 def test_known_ratios_come_back_with_intervals_that_hold_them() -> None:
@@ -75,6 +75,54 @@ def test_the_clock_of_the_run_decides_the_ratio() -> None:
     assert on_cpu.ratio and on_cpu.ratio.point == pytest.approx(1.3, rel=2e-3)
     assert on_wall.ratio and on_wall.ratio.point == pytest.approx(2.6, rel=2e-3)
     assert on_cpu.latency and on_cpu.latency.point == pytest.approx(0.026, rel=2e-3), "latency is always wall time"
+
+
+def with_device_times(seconds: dict[str, float], share: float = 1.0) -> Run:
+    """A GPU's run: device times a tenth of the wall's, in so large a share of the last cell's blocks."""
+    run = replace(run_of(seconds), clock="device")
+    for cell in CELLS:
+        run = with_blocks(run, cell, lambda timing: replace(timing, device_ns=timing.wall_ns // 10, cpu_ns=None))
+    last = run.results[2]
+    kept = round(share * len(last.blocks))
+    blocks = tuple(
+        replace(block, timing=replace(block.timing, device_ns=block.timing.device_ns if place < kept else None))
+        for place, block in enumerate(last.blocks)
+    )
+    return replace(run, results=(*run.results[:2], replace(last, blocks=blocks)))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_a_cell_without_device_time_is_compared_by_the_wall_clock_with_its_reference(share: float) -> None:
+    """A ratio compares like with like: 0.02 s of wall over 0.002 s of device would be 20."""
+    _, other, waits = summarise(with_device_times(dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True)), share))
+    assert waits.ratio and waits.ratio.point == pytest.approx(2.0, rel=5e-3)
+    assert waits.busy and waits.busy.point == pytest.approx(0.02, rel=5e-3)
+    assert waits.flags == (NO_DEVICE_TIME,)
+    assert other.ratio and other.ratio.point == pytest.approx(1.3, rel=5e-3)
+    assert other.busy and other.busy.point == pytest.approx(0.0013, rel=5e-3) and other.flags == other.notes == ()
+
+
+def test_a_block_without_device_time_now_and_then_changes_no_clock() -> None:
+    cell = summarise(with_device_times(dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True)), 0.8))[2]
+    assert cell.flags == () and cell.busy and cell.busy.point == pytest.approx(0.002, rel=5e-3)
+    assert cell.ratio and cell.ratio.point == pytest.approx(2.0, rel=5e-3)
+
+
+def test_where_the_reference_has_no_device_time_its_group_says_so() -> None:
+    run = with_device_times(dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True)))
+    run = with_blocks(run, CELLS[0], lambda timing: replace(timing, device_ns=None, wall_ns=timing.wall_ns * 2))
+    first, other, _ = summarise(run)
+    assert first.flags == (NO_DEVICE_TIME,)
+    assert other.ratio and other.ratio.point == pytest.approx(0.65, rel=5e-3)
+    assert other.notes == ("ratio by the wall clock, as its reference has no device time",)
+
+
+def test_host_bound_forbids_nothing_where_the_device_is_timed() -> None:
+    run = with_device_times(dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True)))
+    run = replace(run, launches=tuple(Launch(n, n, probes={CELLS[1]: {"bound": "host"}}) for n in range(5)))
+    cell = summarise(run)[1]
+    assert (cell.flags, cell.notes, cell.bound) == ((), ("host-bound, timed on the device",), "host")
+    assert summarise(replace(run, clock="wall"))[1].flags == ("host-bound",)
 
 
 def test_a_skipped_cell_keeps_its_row_and_reason() -> None:

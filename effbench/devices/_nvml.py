@@ -1,7 +1,8 @@
 """What NVML says about one GPU: clocks, heat, power, why it is slowed, who else computes on it.
 
-NVML is optional: `connect` returns a reason in words where it is absent, and each single value that a GPU or driver
-does not give is None. Reading it takes a fraction of a millisecond, so it is read between blocks, never inside one.
+NVML is optional: `connect` returns a reason in words where it is absent, and each single value that a GPU, a driver or
+the binding does not give is None. One question takes some tens of microseconds, the list of processes more than a
+millisecond, so that no timed stretch asks any.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+IDLE, POWER_CAP = 0x1, 0x4
 HW_SLOWDOWN, SW_THERMAL, HW_THERMAL, POWER_BRAKE = 0x8, 0x20, 0x40, 0x80
 
 REASONS = {
-    0x1: "idle",
+    IDLE: "idle",
     0x2: "clocks set by the user",
-    0x4: "power cap",
+    POWER_CAP: "power cap",
     HW_SLOWDOWN: "hardware slowdown",
     0x10: "sync boost",
     SW_THERMAL: "thermal (software)",
@@ -54,13 +56,26 @@ class Reading:
 
 
 class Gpu:
-    """One GPU as NVML sees it. `library` is the pynvml module, `handle` its handle of the GPU."""
+    """One GPU as NVML sees it. `library` is the pynvml module, `handle` its handle of the GPU.
 
-    def __init__(self, library: Any, handle: Any) -> None:
-        self._library, self._handle = library, handle
+    `part` is the handle of the MIG slice that is used of it. A slice has no clocks, heat or meter of its own: those are
+    the whole GPU's. It has processes of its own.
+    """
+
+    def __init__(self, library: Any, handle: Any, part: Any = None) -> None:
+        self._library, self._handle, self._part = library, handle, part
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether only a slice of it is used, so that its meter counts the other slices too."""
+        return self._part is not None
+
+    def glance(self) -> Reading:
+        """Only the SM clock and why it is held down: cheap enough for every block."""
+        return Reading(sm_mhz=self._ask("nvmlDeviceGetClockInfo", _SM), reasons=self._reasons())
 
     def read(self) -> Reading:
-        """The state that changes from block to block."""
+        """Everything that changes during a run, the list of processes too."""
         power = self._ask("nvmlDeviceGetPowerUsage")
         return Reading(
             sm_mhz=self._ask("nvmlDeviceGetClockInfo", _SM),
@@ -68,8 +83,16 @@ class Gpu:
             temperature_c=self._temperature(),
             power_w=None if power is None else power / 1000,
             reasons=self._reasons(),
-            processes=self._processes("nvmlDeviceGetComputeRunningProcesses"),
+            processes=self.processes(),
         )
+
+    def processes(self) -> frozenset[int] | None:
+        """Ids of the processes that compute there, as the host numbers them; a container may be shown none of them."""
+        return self._processes("nvmlDeviceGetComputeRunningProcesses")
+
+    def sm_mhz_max(self) -> float | None:
+        found: float | None = self._ask("nvmlDeviceGetMaxClockInfo", _SM)
+        return found
 
     def facts(self) -> dict[str, Any]:
         """What stays the same during a run, under ``gpu.…``."""
@@ -78,7 +101,7 @@ class Gpu:
         clients = self._processes("nvmlDeviceGetMPSComputeRunningProcesses")
         return {
             "gpu.driver": _words(self._call(self._library.nvmlSystemGetDriverVersion)),
-            "gpu.sm_mhz_max": self._ask("nvmlDeviceGetMaxClockInfo", _SM),
+            "gpu.sm_mhz_max": self.sm_mhz_max(),
             "gpu.memory_mhz_max": self._ask("nvmlDeviceGetMaxClockInfo", _MEMORY),
             # As set by `nvidia-smi -ac`. Clocks locked by `-lgc` can be set through NVML, and not read.
             "gpu.sm_mhz_application": self._ask("nvmlDeviceGetApplicationsClock", _SM),
@@ -114,8 +137,13 @@ class Gpu:
         )
 
     def _processes(self, question: str) -> frozenset[int] | None:
-        found = self._ask(question)
-        return None if found is None else frozenset(process.pid for process in found)
+        # The plain name wants the newest library; a driver that is older than the binding has the versioned one.
+        for name in (question, f"{question}_v2"):
+            function = getattr(self._library, name, None)
+            found = None if function is None else self._call(function, self._part or self._handle)
+            if found is not None:
+                return frozenset(process.pid for process in found)
+        return None
 
     def _ask(self, question: str, *words: Any) -> Any:
         function = getattr(self._library, question, None)
@@ -124,24 +152,35 @@ class Gpu:
     def _call(self, function: Callable[..., Any], *words: Any) -> Any:
         try:
             return function(*words)
-        except self._library.NVMLError:
+        except Exception:  # NVMLLibraryMismatchError is no NVMLError, and no value of these is worth a worker
             return None
 
 
 def connect(uuid: str | None = None, index: int = 0, library: Any = None) -> Gpu | str:
     """The GPU with this UUID (or, without one, this NVML index), or the reason why NVML cannot show it.
 
-    The UUID matters: CUDA_VISIBLE_DEVICES renumbers GPUs for CUDA, not for NVML.
+    The UUID matters: CUDA_VISIBLE_DEVICES renumbers GPUs for CUDA, not for NVML. CUDA gives it without its prefix, be
+    it of a GPU or of a MIG slice.
     """
     found = load(library)
     if isinstance(found, str):
         return found
+    if uuid is None:
+        names: tuple[str, ...] = ()
+    else:
+        names = (uuid,) if uuid.startswith(("GPU-", "MIG-")) else (f"GPU-{uuid}", f"MIG-{uuid}")
+    why: list[str] = []
+    for name in names:
+        try:
+            handle = found.nvmlDeviceGetHandleByUUID(name)
+            if not name.startswith("MIG-"):
+                return Gpu(found, handle)
+            return Gpu(found, found.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle), part=handle)
+        except Exception as error:
+            why.append(str(error))
     try:
-        if uuid is None:
-            return Gpu(found, found.nvmlDeviceGetHandleByIndex(index))
-        full = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
-        return Gpu(found, found.nvmlDeviceGetHandleByUUID(full))
-    except found.NVMLError as error:
+        return f"NVML does not show this GPU ({why[0]})" if why else Gpu(found, found.nvmlDeviceGetHandleByIndex(index))
+    except Exception as error:
         return f"NVML does not show this GPU ({error})"
 
 
@@ -152,7 +191,7 @@ def gpus(library: Any = None) -> tuple[Gpu, ...] | str:
         return found
     try:
         return tuple(Gpu(found, found.nvmlDeviceGetHandleByIndex(i)) for i in range(found.nvmlDeviceGetCount()))
-    except found.NVMLError as error:
+    except Exception as error:
         return f"NVML cannot list the GPUs ({error})"
 
 
@@ -165,7 +204,7 @@ def load(library: Any = None) -> Any:
             return "nvidia-ml-py is not installed"
     try:
         library.nvmlInit()
-    except library.NVMLError as error:
+    except Exception as error:
         return f"NVML does not start ({error})"
     return library
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ CYCLES_PER_NS = 2
 
 _FALLBACK_FLUSH_BYTES = 256 << 20
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED")
+
+_FAILED: list[Any] = []
+"""Graphs whose capture failed in this process."""
 
 
 @dataclass(frozen=True)
@@ -153,24 +157,82 @@ class TorchCuda:
         """Capture `call` as a CUDA graph, in a pool of its own unless given one, and return its replay.
 
         It is called once before, on a stream aside: what is chosen or allocated at the first call is no part of it.
-        Raises whatever capture does not allow.
+        Raises whatever capture does not allow, and RuntimeError for a call that launches nothing, or where an earlier
+        capture cannot be left behind.
+        """
+        if _FAILED and (reason := self.broken()):
+            raise RuntimeError(f"an earlier capture failed and cannot be left behind ({reason})")
+        return self._captured(call, self.graph_pool() if pool is None else pool)
+
+    def _captured(self, call: Callable[[], None], pool: Any) -> Callable[[], None]:
+        """Begun and ended here, and not by ``torch.cuda.graph``: where the end raises, that leaves its own stream the
+        current one.
         """
         aside = self._cuda.Stream()
         aside.wait_stream(self._cuda.current_stream())
         with self._cuda.stream(aside):
             call()
         self._cuda.current_stream().wait_stream(aside)
+        self.synchronize()
+        self.empty_cache()
         graph = self._cuda.CUDAGraph()
-        with self._cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            call()
+        with self._cuda.stream(aside):
+            try:
+                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+                try:
+                    call()
+                except BaseException:
+                    with contextlib.suppress(RuntimeError):  # it says once more what the call said
+                        graph.capture_end()
+                    raise
+                with warnings.catch_warnings(record=True) as said:
+                    warnings.simplefilter("always")
+                    graph.capture_end()
+            except BaseException:
+                self._leave(graph, pool)
+                raise
+        if any("Graph is empty" in str(warning.message) for warning in said):
+            raise RuntimeError("it launches nothing on torch's stream")
         replay: Callable[[], None] = graph.replay
         return replay
+
+    def _leave(self, graph: Any, pool: Any) -> None:
+        """End for the allocator a capture that failed.
+
+        Up to torch 2.12 ``capture_end`` raises before it tells the allocator (pytorch pull request 180395), which then
+        takes the capture for under way: it can neither empty its cache nor capture again. Where `capture_end` has told
+        it, it says here that nothing is under way. It asks a graph which it was not told of whether its capture goes
+        on, so that those graphs are kept.
+        """
+        _FAILED.append(graph)
+        end = getattr(self._torch._C, "_cuda_endAllocateToPool", None)
+        if end is not None:
+            with contextlib.suppress(RuntimeError):
+                end(self._index, pool)
 
     def abandon_capture(self) -> None:
         """Leave a failed capture behind: its error may surface once more at the next synchronisation."""
         with contextlib.suppress(RuntimeError):
             self._cuda.synchronize(self._index)
         self.empty_cache()
+
+    def broken(self) -> str | None:
+        """Why torch can do no more on this GPU in this process, or None.
+
+        The error of a kernel stays for good; that of a capture stays where the allocator still takes it for under way.
+        A small capture tells, and gives random generators back that a failed one has kept.
+        """
+        try:
+            self._cuda.synchronize(self._index)
+            self._cuda.empty_cache()
+            if _FAILED:
+                self._captured(self._little, self.graph_pool())
+        except RuntimeError as error:
+            return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return None
+
+    def _little(self) -> None:
+        self._torch.zeros(1, device=self._device)
 
     def watch(self, call: Callable[[], object], calls: int) -> list[WatchedCall]:
         """`calls` calls under ``torch.profiler``: operators with the time of the kernels that they launched."""
@@ -194,7 +256,9 @@ class TorchCuda:
         return int(self._cuda.max_memory_reserved(self._index))
 
     def empty_cache(self) -> None:
-        self._cuda.empty_cache()
+        """Give cached memory back, where the allocator can: after a failed capture it may not (`broken`)."""
+        with contextlib.suppress(RuntimeError):
+            self._cuda.empty_cache()
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Also where a library underneath ran out: cuBLAS and cuDNN allocate past torch's allocator."""

@@ -59,6 +59,8 @@ class Device(ABC):
     """As written on the command line: "cpu", "cuda:1"."""
     uses_torch: bool = True
     """Whether what runs here may be torch's: set-up and its modes then import it."""
+    probes: bool = False
+    """Whether `probe` finds anything out."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -90,6 +92,13 @@ class Device(ABC):
             spent.append(clock() - start)
         return spent
 
+    def run_calls(self, call: Call, calls: int) -> None:
+        """Make exactly `calls` calls back to back, untimed, and wait for the last.
+
+        Raises OutOfMemory; lets the model's own errors through.
+        """
+        self.time_block(call, calls)
+
     @abstractmethod
     def synchronize(self) -> None:
         """Wait for all work given to the device."""
@@ -115,10 +124,18 @@ class Device(ABC):
         """How many different inputs consecutive calls should rotate through, so that no cache holds the next one."""
         return 1
 
-    def probe(self, call: Call, calls: int) -> Mapping[str, Any]:
-        """Facts measured once per cell and launch, outside the rounds: device against host time, peak memory.
+    def admit_processes(self) -> None:  # noqa: B027 - most devices do not see who computes on them
+        """Take whoever computes on this device now for one of ours; a process that appears later disturbs."""
 
-        Keys: ``bound`` ("host", "device", "mixed" or None), ``host_over_device``, ``graph_s``, ``peak_memory_bytes``.
+    def broken(self) -> str | None:
+        """Why nothing more can run on this device in this process, or None: a cell that failed may leave it so."""
+        return None
+
+    def probe(self, call: Call, calls: int, *, no_graph: str | None = None) -> Mapping[str, Any]:
+        """Facts measured once per cell and launch, after the rounds: device against host time, memory.
+
+        `no_graph` says why the call is not to be captured as a CUDA graph, where it is not. Keys: ``bound`` ("host",
+        "device", "mixed" or None), ``host_over_device``, ``graph_s``, ``working_memory_bytes``.
         """
         return {}
 

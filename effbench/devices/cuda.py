@@ -1,22 +1,24 @@
 """A CUDA GPU: what the host waits for, what the device spends, and whether the GPU was itself meanwhile.
 
 A block is measured twice. First as a caller sees it: synchronise, read the clock, k calls, synchronise, read the clock.
-Then between device events, behind a kernel that spins long enough for the host to queue the calls up, so that the
-time of launching them is not in it. Nothing synchronises inside either. The first over the second tells a network that
-keeps the GPU busy from one that waits for Python. `TorchCuda` alone touches ``torch.cuda``; a scripted stand-in
-for it drives everything else in tests.
+Then between device events, behind a kernel that spins until the host has queued all of the calls, so that the time of
+launching them is not in it. Nothing synchronises inside either. The first over the second tells a network that keeps
+the GPU busy from one that waits for Python. `TorchCuda` alone touches ``torch.cuda``; a scripted stand-in for it drives
+everything else in tests.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import statistics
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from effbench.core import Timing
 from effbench.devices import _nvml
+from effbench.devices._device_time import WAITS, DeviceTimer
+from effbench.devices._gpu_watch import Watch
 from effbench.devices._torch_cuda import Policy, TorchCuda
 from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory
 from effbench.errors import EffbenchError, InvalidValue, ModelError
@@ -25,23 +27,8 @@ from effbench.operator_times import WatchedCall
 HOST_BOUND, DEVICE_BOUND = 1.2, 1.05
 """Host time over device time: above the first the host holds the GPU up, below the second it does not."""
 
-CLOCK_DROP = 0.97
-"""A block whose SM clock lies below this share of the launch's running median did not run on the same GPU."""
-
-MIN_CLOCKS = 5
-"""Readings before the running median means anything."""
-
-MAX_SPIN_NS = 20_000_000
-"""Longest wait that is put in front of a piece of a block."""
-
 MAX_ROTATIONS = 512
 MAX_CAPTURED_CALLS = 64
-
-_FLAGS = {
-    _nvml.HW_SLOWDOWN: "hw-slowdown",
-    _nvml.SW_THERMAL | _nvml.HW_THERMAL: "thermal",
-    _nvml.POWER_BRAKE: "power-brake",
-}
 
 
 def available(index: int = 0) -> str | None:
@@ -69,14 +56,6 @@ def bound(host_over_device: float | None) -> Literal["host", "device", "mixed"] 
     return "device" if host_over_device < DEVICE_BOUND else "mixed"
 
 
-class _Piece(NamedTuple):
-    """Part of a block between two events, and whether the host was still ahead of the device at its end."""
-
-    start: Any
-    end: Any
-    ahead: bool
-
-
 class Cuda(Device):
     """GPU `index`. Precision, cuDNN autotuning and cache policy are conditions of the run, checked at its end.
 
@@ -86,6 +65,7 @@ class Cuda(Device):
     """
 
     kind = "cuda"
+    probes = True
 
     def __init__(
         self,
@@ -108,31 +88,24 @@ class Cuda(Device):
         self._cache, self._warm_up_s = cache, warm_up_s
         self._ready = False
         self._gpu: _nvml.Gpu | str = "not set up"
-        self._admitted: frozenset[int] | None = None
-        self._sm_clocks: list[float] = []
+        self._timer, self._watch = DeviceTimer(self._api), Watch(None, self._api.now_ns)
+        self._spoilt = False
 
     # --- life of a launch ---------------------------------------------------------------------------
 
     def setup(self) -> None:
-        """Set and check the policies, then load the GPU for `warm_up_s`: it takes seconds to reach its clocks."""
+        """Set and check the policies, then load the GPU until its clock stands, for `warm_up_s` at the most."""
         self._api.select()
         self._api.set_policy(self._policy)
         self._ready = True
         self.verify_policy()
-        end = self._api.now_ns() + self._warm_up_s * 1e9
-        while self._api.now_ns() < end:
-            self._api.work()
-            self._api.synchronize()
         self._gpu = self._api.monitor()
+        self._watch = Watch(self._gpu if isinstance(self._gpu, _nvml.Gpu) else None, self._api.now_ns)
+        self._watch.heat(self._warm_up_s, self._api.work, self._api.synchronize)
         self.admit_processes()
 
     def admit_processes(self) -> None:
-        """Take whoever computes on this GPU now for one of us; a process that appears later is foreign.
-
-        Process ids are compared over time and not with our own: NVML shows those of the host, a container sees others.
-        """
-        if isinstance(self._gpu, _nvml.Gpu):
-            self._admitted = self._gpu.read().processes
+        self._watch.admit()
 
     def verify_policy(self) -> None:
         """Raises ModelError where precision or autotuning is no longer what `setup` set: a network may change both."""
@@ -153,8 +126,8 @@ class Cuda(Device):
             {**gpu.facts(), **{f"gpu.{name}": value for name, value in gpu.read().numbers().items()}} if gpu else {}
         )
         return {
-            "device.kind": self.kind,
-            "device.name": self.name,
+            "kind": self.kind,
+            "name": self.name,
             **about,
             "gpu.id": hashlib.sha256(str(uuid).encode()).hexdigest()[:12] if uuid else None,
             "gpu.precision": self._precision,
@@ -162,8 +135,8 @@ class Cuda(Device):
             "gpu.cache": self._cache,
             **watched,
             "gpu.nvml": "read" if gpu else self._gpu,
-            # One of the admitted is this process, whatever number NVML knows it by.
-            "gpu.other_processes": None if self._admitted is None else max(0, len(self._admitted) - 1),
+            # Where NVML does not show this process under its own number, it may not show the others either.
+            "gpu.other_processes": len(known) - 1 if os.getpid() in (known := self._watch.admitted or ()) else None,
         }
 
     def setting(self) -> Mapping[str, Any]:
@@ -181,6 +154,10 @@ class Cuda(Device):
     def release(self) -> None:
         self._api.empty_cache()
 
+    def broken(self) -> str | None:
+        reason: str | None = self._api.broken()
+        return reason
+
     def now_s(self) -> float:
         return float(self._api.now_ns() * 1e-9)
 
@@ -194,25 +171,45 @@ class Cuda(Device):
         """`wall_ns` is what the host waits, `device_ns` what the device spends; their calls are separate.
 
         Under the cold policy every call stands alone: the cache is overwritten and the device idle before it starts.
-        `device_ns` is None where the host could not keep ahead of the device. Raises OutOfMemory.
+        `device_ns` is None where the host could not queue the calls ahead of the device. Clocks are read while the
+        device computes, since an idle one recovers. Raises OutOfMemory.
         """
+        reading = _nvml.Reading()
+
+        def look() -> None:
+            nonlocal reading
+            reading = self._watch.look()
+
         wall, queueing, cpu = self._guarded(lambda: self._host(call, calls))
-        device = self._guarded(lambda: self._device(call, calls, queueing))
-        reading = self._gpu.read() if isinstance(self._gpu, _nvml.Gpu) else _nvml.Reading()
+        device = self._guarded(lambda: self._device(call, calls, queueing, look))
         return Timing(
             calls=calls,
             wall_ns=wall,
             cpu_ns=cpu,
             device_ns=device,
             clocks=reading.numbers(),
-            flags=self._flags(reading),
+            flags=self._watch.flags(call, reading),
         )
 
-    def probe(self, call: Call, calls: int) -> Mapping[str, Any]:
-        """Host, device and graph-replay time per call, what bounds the cell, and its peak memory.
+    def run_calls(self, call: Call, calls: int) -> None:
+        """Exactly so many calls: no second pass between events, no spin, no look at NVML."""
 
-        Measured back to back whatever the cache policy: the question is whether launching keeps up. Raises OutOfMemory.
+        def run() -> None:
+            for _ in range(calls):
+                call()
+            self._api.synchronize()
+
+        self._guarded(run)
+
+    def probe(self, call: Call, calls: int, *, no_graph: str | None = None) -> Mapping[str, Any]:
+        """Host, device and graph-replay time per call, what bounds the cell, and the memory that a call works in.
+
+        Measured back to back whatever the cache policy: the question is whether launching keeps up. A capture that
+        fails may leave torch unable to capture again, or to do more, in this process (`broken`), so that this comes
+        after everything that is measured. Raises OutOfMemory.
         """
+        # Neither what an earlier cell left reserved nor its graph is this one's.
+        self._api.empty_cache()
         self._api.reset_peak()
         resident = self._api.allocated()
         self._guarded(lambda: self._host_steady(call, 1))
@@ -224,8 +221,8 @@ class Cuda(Device):
             "working_memory_bytes": peak - resident,
         }
         wall, queueing, _ = self._guarded(lambda: self._host_steady(call, calls))
-        device = self._guarded(lambda: self._device_steady(call, calls, queueing))
-        graph, reason = self._graph(call, calls)
+        device = self._guarded(lambda: self._timer.steady(call, calls, queueing))
+        graph, reason = (None, f"no CUDA graph: {no_graph}") if no_graph else self._graph(call, calls)
         host_s, device_s = wall / calls * 1e-9, None if device is None else device / calls * 1e-9
         least = graph if graph is not None else device_s
         ratio = host_s / least if least else None
@@ -234,6 +231,7 @@ class Cuda(Device):
             "host_over_device": ratio,
             "host_s": host_s,
             "device_s": device_s,
+            "device_reason": WAITS if self._timer.waits(call) else None,
             "graph_s": graph,
             "graph_reason": reason,
             **memory,
@@ -253,11 +251,12 @@ class Cuda(Device):
 
     def energy(self) -> Energy:
         """Of the whole GPU since its driver was loaded, by its own meter."""
-        found = self._gpu.energy_uj() if isinstance(self._gpu, _nvml.Gpu) else None
+        if not isinstance(self._gpu, _nvml.Gpu):
+            raise EffbenchError(f"no energy can be read through NVML: {self._gpu}")
+        found = self._gpu.energy_uj()
         if found is None:
-            why = "this GPU tells none" if isinstance(self._gpu, _nvml.Gpu) else self._gpu
-            raise EffbenchError(f"no energy can be read through NVML: {why}; use a GPU from Volta on and its driver")
-        return Energy({"gpu": found}, "nvml")
+            raise EffbenchError("this GPU tells no energy through NVML; use one from Volta on, or measure at the plug")
+        return Energy({"gpu": found}, "nvml, whole GPU" if self._gpu.is_shared else "nvml")
 
     def watch(self, call: Call, calls: int) -> list[WatchedCall]:
         """An operator's own time is that of the kernels it launched. Raises OutOfMemory."""
@@ -287,59 +286,18 @@ class Cuda(Device):
         end = now()
         return end - start, queued - start, cpu_now() - cpu
 
-    def _device(self, call: Call, calls: int, queueing: int) -> int | None:
+    def _device(self, call: Call, calls: int, queueing: int, meanwhile: Callable[[], None]) -> int | None:
         if self._cache != "cold":
-            return self._device_steady(call, calls, queueing)
-        pieces = [self._piece(call, 1, queueing // calls, self._api.flush) for _ in range(calls)]
-        self._api.synchronize()
-        return _total(pieces) if all(piece.ahead for piece in pieces) else None
-
-    def _device_steady(self, call: Call, calls: int, queueing: int) -> int | None:
-        """Device time of `calls` calls, in as few pieces as the host can queue up behind one spin.
-
-        The launch queue is finite (about a thousand kernels), and a full queue makes the host wait for the spin to end.
-        A piece that the device caught up with is thrown away and tried in a quarter of its size.
-        """
-        size = max(1, calls * MAX_SPIN_NS // max(queueing, 1)) if queueing > MAX_SPIN_NS else calls
-        pieces: list[_Piece] = []
-        left = calls
-        while left:
-            size = min(size, left)
-            piece = self._piece(call, size, queueing * size // calls)
-            if piece.ahead:
-                pieces.append(piece)
-                left -= size
-            elif size == 1:
-                self._api.synchronize()
-                return None
-            else:
-                size = max(1, size // 4)
-        self._api.synchronize()
-        return _total(pieces)
-
-    def _piece(self, call: Call, calls: int, queueing: int, before: Callable[[], None] | None = None) -> _Piece:
-        """Queue a spin and `calls` calls between two events; also whether the host was still ahead at the end."""
-        api = self._api
-        start, end, last = api.event(), api.event(), api.event()
-        api.spin(min(queueing * 3 // 2 + 50_000, 2 * MAX_SPIN_NS))
-        if before:
-            before()
-        start.record()
-        for _ in range(calls - 1):
-            call()
-        last.record()
-        call()
-        # Ahead means: with everything queued, the device has not yet begun the last call. If it runs dry at
-        # all it does so towards the end, since the host's lead only shrinks.
-        ahead = not last.query()
-        end.record()
-        return _Piece(start, end, ahead)
+            return self._timer.steady(call, calls, queueing, meanwhile)
+        return self._timer.alone(call, calls, queueing, self._api.flush, meanwhile)
 
     def _graph(self, call: Call, calls: int) -> tuple[float | None, str | None]:
         """Seconds per call when replayed as a CUDA graph, or why there is no graph.
 
         Several calls go into one graph, so that rotating inputs rotate in it too.
         """
+        if self._spoilt:
+            return None, "no CUDA graph: not probed, since an earlier capture failed in this process"
         captured = min(calls, MAX_CAPTURED_CALLS)
 
         def several() -> None:
@@ -351,27 +309,15 @@ class Cuda(Device):
             replay()
             repeats = math.ceil(calls / captured)
             _, queueing, _ = self._host_steady(replay, repeats)
-            spent = self._device_steady(replay, repeats, queueing)
+            # A timer of its own, which does not outlive the graph.
+            spent = DeviceTimer(self._api).steady(replay, repeats, queueing)
         except Exception as error:  # the same call has just run eagerly: whatever fails here is capture's limit
             self._api.abandon_capture()
+            self._spoilt = self.broken() is not None
             return None, f"no CUDA graph: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
         if spent is None:
             return None, "no CUDA graph time: the host could not keep ahead of its replay"
         return spent / (repeats * captured) * 1e-9, None
-
-    # --- disturbances -------------------------------------------------------------------------------
-
-    def _flags(self, reading: _nvml.Reading) -> tuple[str, ...]:
-        """Outside causes, never the block's value. A power cap is none: big GPUs live at theirs."""
-        flags = [name for bits, name in _FLAGS.items() if (reading.reasons or 0) & bits]
-        if reading.sm_mhz is not None:
-            self._sm_clocks.append(reading.sm_mhz)
-            usual = statistics.median(self._sm_clocks)
-            if len(self._sm_clocks) >= MIN_CLOCKS and reading.sm_mhz < CLOCK_DROP * usual:
-                flags.append("clock-drop")
-        if reading.processes is not None and self._admitted is not None and reading.processes - self._admitted:
-            flags.append("foreign-process")
-        return tuple(flags)
 
     def _guarded(self, action: Callable[[], Any]) -> Any:
         try:
@@ -383,7 +329,3 @@ class Cuda(Device):
         # Out of the handler, the traceback no longer holds the network's activations.
         self._api.empty_cache()
         raise OutOfMemory(message)
-
-
-def _total(pieces: Sequence[_Piece]) -> int:
-    return sum(round(piece.start.elapsed_time(piece.end) * 1e6) for piece in pieces)

@@ -244,6 +244,8 @@ class Duel:
 
     def _blame(self, party: _Party, ending: str) -> None:
         """Whichever cell was at work is left out from now on: it may have ended the process, or hung."""
+        if party.working in party.record.skipped:
+            return  # it has said why itself
         if party.working:
             party.record.skip(party.working, ending)
             return

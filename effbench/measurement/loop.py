@@ -89,21 +89,21 @@ def rounds(
     series: dict[str, list[float]] = {cell: [] for cell in calls}
     start, done = device.now_s(), 0
     while True:
-        seen: dict[str, float] = {}
+        seen: dict[str, Block] = {}
         number = task.first_round + done
         for position, cell in enumerate(schedule.order(list(calls), seed=task.seed, launch=task.launch, round=number)):
             on_visit(cell)
-            device.time_block(calls[cell], 1)
+            device.run_calls(calls[cell], 1)
             timing = device.time_block(calls[cell], blocks[cell])
             block = Block(task.launch, number, position, cell, timing)
             yield block
-            seconds = block.per_call_s(task.clock)
-            seen[cell] = math.log(max(seconds if seconds is not None else block.per_call_s() or 0.0, 1e-12))
+            seen[cell] = block
         done += 1
-        for cell, value in seen.items():
-            reference = task.references.get(cell, cell)
+        for cell, block in seen.items():
+            reference = seen.get(task.references.get(cell, cell), block)
             # The reference itself is judged by its time, every other cell by its ratio, in which drift cancels.
-            series[cell].append(value if reference == cell else value - seen.get(reference, value))
+            own, other = _logs(task.clock, block, reference)
+            series[cell].append(own if reference is block else own - other)
         judged = {cell: values for cell, values in series.items() if task.references.get(cell, cell) != cell} or series
         reason = stop.reason_to_stop(
             judged, rounds=done, spent_s=device.now_s() - start, budget_s=task.budget_s, sampling=sampling
@@ -111,6 +111,14 @@ def rounds(
         if reason:
             yield reason
             return
+
+
+def _logs(clock: str, *blocks: Block) -> list[float]:
+    """The logarithms of their times a call, on the run's clock where all of them have it, else by the wall."""
+    times = [block.per_call_s(clock) for block in blocks]
+    if None in times:
+        times = [block.per_call_s() for block in blocks]
+    return [math.log(max(seconds or 0.0, 1e-12)) for seconds in times]
 
 
 def references(cells: Sequence[tuple[str, str | None]]) -> dict[str, str]:

@@ -107,25 +107,49 @@ def launch(job: Mapping[str, Any], emit: Emit, hear: Hear) -> None:
         if runtimes.missing(name) is None:  # its cells say what is missing
             about |= runtimes.get(name).facts()
     emit("ready", effbench=__version__, facts=device.facts(), runtime_facts=about)
-    with preparation.gradients(job["mode"], device):
-        calls = _prepare_all(job, device, emit)
-        refuse_foreign(job)
-        frozen = {spec["id"]: spec["calls"] for spec in job["cells"]}
-        if job.get("obeys"):
-            emit("prepared")
-            frozen |= hear()["calls"]
-        blocks = _warm_up_all(device, calls, frozen, sampling, emit)
-        null_ns = loop.null_call_ns(device)
-        job = job if job.get("obeys") else {**job, "budget_s": watch.rounds_s()}
-        emit("null", ns_per_call=null_ns, budget_s=None if job.get("obeys") else job["budget_s"])
-        if job.get("obeys"):
-            _freeze_garbage()
-            _obey(device, calls, blocks, emit, hear)
-        elif calls:
-            _measure(job, device, calls, blocks, sampling, emit)
-        for cell, call in calls.items() if job.get("breakdown") else ():
-            _break_down(device, cell, call, emit)
+    try:
+        with preparation.gradients(job["mode"], device):
+            _carry_out(job, device, sampling, watch, emit, hear)
+    except _Broken:
+        return
     emit("facts", facts=device.facts())
+
+
+class _Broken(Exception):
+    """A cell that failed has left the device such that nothing more can run on it in this process.
+
+    The cell is already reported, so that the parent starts a process for the others.
+    """
+
+
+def _carry_out(
+    job: Mapping[str, Any], device: Device, sampling: Sampling, watch: Stopwatch, emit: Emit, hear: Hear
+) -> None:
+    calls = _prepare_all(job, device, emit)
+    refuse_foreign(job)
+    frozen = {spec["id"]: spec["calls"] for spec in job["cells"]}
+    if job.get("obeys"):
+        emit("prepared")
+        frozen |= hear()["calls"]
+        # By now the other side's process computes there too.
+        device.admit_processes()
+    blocks = _warm_up_all(device, calls, frozen, sampling, emit)
+    null_ns = loop.null_call_ns(device)
+    job = job if job.get("obeys") else {**job, "budget_s": watch.rounds_s()}
+    emit("null", ns_per_call=null_ns, budget_s=None if job.get("obeys") else job["budget_s"])
+    if job.get("obeys"):
+        _freeze_garbage()
+        _obey(device, calls, blocks, emit, hear)
+    elif calls:
+        _measure(job, device, calls, blocks, sampling, emit)
+    for cell, call in calls.items() if job.get("breakdown") else ():
+        _break_down(device, cell, call, emit)
+    # Last: a capture that fails can leave a GPU's allocator unusable, which by now costs no measured cell.
+    kinds = {spec["id"]: spec["runtime"] for spec in job["cells"]} if device.probes else {}
+    for cell, kind in kinds.items():
+        if cell in calls:
+            no_graph = runtimes.get(kind).no_graph
+            _probe(device, cell, calls[cell], blocks[cell], no_graph, emit)
 
 
 def refuse_foreign(job: Mapping[str, Any]) -> None:
@@ -155,21 +179,34 @@ def _warm_up_all(
         emit("working", cell=cell)
         try:
             warm, blocks[cell] = loop.warm_up(device, calls[cell], cell, frozen[cell], sampling)
-            probed = device.probe(calls[cell], blocks[cell])
-        except OutOfMemory as error:
-            emit("skip", cell=cell, reason=f"out of memory: {_first_line(error)}")
-            del calls[cell]
-            device.release()
-            continue
         except NETWORK_FAILURES as error:
-            emit("skip", cell=cell, reason=_reason(error))
-            del calls[cell]
+            reason = _reason(error)
+        else:
+            emit("warmup", **asdict(warm))
+            emit("calls", cell=cell, calls=blocks[cell])
             continue
-        emit("warmup", **asdict(warm))
-        emit("calls", cell=cell, calls=blocks[cell])
-        if probed:
-            emit("probe", cell=cell, values=dict(probed))
+        del calls[cell]
+        _leave_out(device, cell, reason, emit)
     return blocks
+
+
+def _leave_out(device: Device, cell: str, reason: str, emit: Emit) -> None:
+    """Report a cell that failed, and give back what it held. Raises _Broken where the device did not survive it."""
+    emit("skip", cell=cell, reason=reason)
+    device.release()
+    if device.broken():
+        raise _Broken
+
+
+def _probe(device: Device, cell: str, call: Call, calls: int, no_graph: str | None, emit: Emit) -> None:
+    """What fails here costs no measured time."""
+    emit("working", cell=cell)
+    try:
+        found = device.probe(call, calls, no_graph=no_graph)
+    except NETWORK_FAILURES as error:
+        found = {"bound": None, "graph_reason": f"not probed: {_reason(error)}"}
+    if found:
+        emit("probe", cell=cell, values=dict(found))
 
 
 def _freeze_garbage() -> None:
@@ -187,25 +224,27 @@ def _obey(device: Device, calls: dict[str, Call], blocks: Mapping[str, int], emi
         emit("working", cell=cell)
         try:
             # Untimed: the other side's block has left its own code and data in the caches.
-            device.time_block(calls[cell], 1)
+            device.run_calls(calls[cell], 1)
             timing = device.time_block(calls[cell], blocks[cell])
-        except OutOfMemory as error:
-            emit("skip", cell=cell, reason=f"out of memory: {_first_line(error)}")
         except NETWORK_FAILURES as error:
-            emit("skip", cell=cell, reason=_reason(error))
+            reason = _reason(error)
         else:
             emit("block", round=order["round"], position=order["position"], cell=cell, timing=asdict(timing))
+            continue
+        del calls[cell]
+        _leave_out(device, cell, reason, emit)
     emit("end", stopped="rounds", seconds=device.now_s() - start)
 
 
 def _measure(
     job: Mapping[str, Any],
     device: Device,
-    calls: Mapping[str, Call],
+    calls: dict[str, Call],
     blocks: Mapping[str, int],
     sampling: Sampling,
     emit: Emit,
 ) -> None:
+    """Time rounds until they suffice. A cell that fails ends them; it is taken out of `calls`."""
     pairs = [(spec["id"], spec["reference"]) for spec in job["cells"] if spec["id"] in calls]
     task = loop.Slice(
         job["launch"], job["seed"], job["first_round"], job["budget_s"], loop.references(pairs), job["clock"]
@@ -224,10 +263,11 @@ def _measure(
                 emit("block", round=item.round, position=item.position, cell=item.cell, timing=asdict(item.timing))
             else:
                 emit("end", stopped=item, seconds=device.now_s() - start)
-    except OutOfMemory as error:
-        emit("skip", cell=current, reason=f"out of memory: {_first_line(error)}")
+        return
     except NETWORK_FAILURES as error:  # a network that fails only now and then; the parent goes on without it
-        emit("skip", cell=current, reason=_reason(error))
+        reason = _reason(error)
+    del calls[current]
+    _leave_out(device, current, reason, emit)
 
 
 def _break_down(device: Device, cell: str, call: Call, emit: Emit) -> None:
@@ -235,8 +275,6 @@ def _break_down(device: Device, cell: str, call: Call, emit: Emit) -> None:
     emit("working", cell=cell)
     try:
         found = breakdown.watch(device, call)
-    except OutOfMemory as error:
-        found = Breakdown(missing=f"out of memory: {_first_line(error)}")
     except NETWORK_FAILURES as error:
         found = Breakdown(missing=_reason(error))
     emit("breakdown", cell=cell, **asdict(found))
@@ -249,17 +287,18 @@ def _prepare_all(job: Mapping[str, Any], device: Device, emit: Emit) -> dict[str
         emit("working", cell=spec["id"])
         try:
             calls[spec["id"]] = preparation.prepare(spec, job["seed"], device, emit)
-        except OutOfMemory as error:
-            emit("skip", cell=spec["id"], reason=f"out of memory: {_first_line(error)}")
-            device.release()
-        except (EffbenchError, runtimes.Unsupported) as error:
-            emit("skip", cell=spec["id"], reason=_first_line(error))
+            continue
         except NETWORK_FAILURES as error:
-            emit("skip", cell=spec["id"], reason=_reason(error))
+            reason = _reason(error)
+        _leave_out(device, spec["id"], reason, emit)
     return calls
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, OutOfMemory):
+        return f"out of memory: {_first_line(error)}"
+    if isinstance(error, (EffbenchError, runtimes.Unsupported)):
+        return _first_line(error)
     if isinstance(error, SystemExit):
         return f"it called sys.exit({error.code!r})"
     return f"{type(error).__name__}: {_first_line(error)}"

@@ -18,11 +18,14 @@ Field = tuple[Column, Callable[[CellSummary], Value]]
 PERCENTILES = ("p50", "p90", "p99")
 
 
-def columns(run: Run) -> tuple[Field, ...]:
+def columns() -> tuple[Field, ...]:
     """Every column; those in which all rows are missing are for the table to drop. Raw values in seconds and bytes."""
     return (
         *((Column(name, "ms", raw_unit="s"), _percentile(name)) for name in PERCENTILES),
-        (Column("peak memory", "MB", raw_unit="bytes"), lambda cell: _megabytes(_peak(run, cell))),
+        (
+            Column("peak memory", "MB", raw_unit="bytes"),
+            lambda cell: _megabytes(cell.read("peak_memory").get("peak_memory_bytes")),
+        ),
         (Column("weights", "MB", raw_unit="bytes"), lambda cell: _megabytes(_weights(cell))),
         (Column("energy", "mJ/image", raw_unit="J/image"), _number("energy", "energy_j_per_image", 1e3)),
         (Column("at work", "W"), _number("energy", "power_w")),
@@ -110,14 +113,6 @@ def _number(what: str, key: str, scale: float = 1.0, significant: int = 3) -> Ca
         return NOTHING if found is None else Value(units.digits(scale * found, significant), found)
 
     return read
-
-
-def _peak(run: Run, cell: CellSummary) -> int | None:
-    """The reading, else the most that any launch's device saw."""
-    if found := cell.read("peak_memory").get("peak_memory_bytes"):
-        return int(found)
-    seen = [launch.probes.get(cell.cell.id, {}).get("peak_memory_bytes") for launch in run.launches]
-    return max((size for size in seen if size is not None), default=None)
 
 
 def _weights(cell: CellSummary) -> int | None:

@@ -167,6 +167,11 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
     paper = platforms(cells)
     if paper is not None:
         lines.append(f"Paper: ShuffleNet V2 (arXiv 1807.11164), measured on a {paper}.")
+    if run.clock == "device" and any(cell.bound == "host" for cell in cells):
+        lines.append(
+            "Where a cell is host-bound, the GPU waits for the host: its time ratio and the verdicts are of device "
+            "time, its latency of what the host takes. Under cudagraph it does not wait."
+        )
     if any(cell.flags for cell in cells):
         lines.append("A flagged cell cannot confirm a claim.")
     lines += launches.remarks(run)
@@ -228,7 +233,9 @@ def verdict_sentence(verdict: Verdict, *, factor: str = "") -> str:
     # Most claims are phrases, which need quotes inside a sentence.
     claim = f"“{verdict.claim}”" if " " in verdict.claim else verdict.claim
     word = f"{claim} is unsure" if verdict.verdict == "unsure" else f"{claim} {verdict.verdict}"
-    end = f"{word}: {reason.rstrip('.')}." if reason and verdict.verdict != "holds" else f"{word}."
+    # "holds on the device; …", but "fails: not slower …".
+    between = " " if verdict.verdict == "holds" else ": "
+    end = f"{word}{between}{reason.rstrip('.')}." if reason else f"{word}."
     return f"{where}: {pair}. {end}" if where else f"{pair[0].upper()}{pair[1:]}. {end}"
 
 

@@ -62,7 +62,7 @@ def study_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
     factor = run.experiment.factor
     labels = (*captions.grouping(run, cells), factor)
     fields: list[_Field] = [(Column(label, align="left"), _label(label)) for label in labels]
-    fields += [*_costs(), _LATENCY, *_throughput(cells), *_ROOFLINE, *_RATIOS, _SPEEDUP, *beside.columns(run)]
+    fields += [*_costs(), _LATENCY, *_throughput(cells), *_ROOFLINE, *_RATIOS, _SPEEDUP, *beside.columns()]
     return _of_cells(run.experiment.title, [*fields, _BOUND, _FLAGS], run, cells)
 
 
@@ -92,7 +92,7 @@ def compare_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
         _LATENCY,
         *_throughput(cells),
         *_ROOFLINE,
-        *beside.columns(run),
+        *beside.columns(),
     ]
     fields += [*_RATIOS, _SPEEDUP, *_paper_speed(cells), _BOUND, _FLAGS]
     return _of_cells(run.experiment.title, fields, run, cells)
