@@ -1,0 +1,100 @@
+"""The steps in the order of their worth, and the process that carries one of them out.
+
+What must be seen first stands first, and every long run has its short version before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from benchmarks.gpu import processes
+from benchmarks.gpu.context import Context, Stopped
+from benchmarks.gpu.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: `weight` is its share of the session, `least_s` the time below which it is not worth beginning."""
+
+    name: str
+    title: str
+    work: str
+    weight: float
+    least_s: float = 20.0
+
+    def folder(self, session: Path) -> Path:
+        return session / f"{list(STEPS).index(self.name) + 1:02}_{self.name}"
+
+
+_ALL = (
+    Step("environment", "The machine, its packages, effbench doctor", "machine:environment", 3, 10),
+    Step("contract", "The CUDA contract tests", "machine:contract", 8),
+    Step("first_command", "effbench run g2_groups", "studies:first_command", 8),
+    Step("agreement", "Device time against do_bench, Timer and the profiler", "agreement:agreement", 8),
+    Step("faults", "Faults of users' networks stay in their row", "faults:faults", 6),
+    Step("batch_sweep", "Images per second against images per call", "studies:batch_sweep", 8),
+    Step("guidelines", "G1 to G4, eager and cudagraph, batch 1", "studies:guidelines", 11),
+    Step("guidelines_saturated", "The same at the saturating batch", "studies:guidelines_saturated", 11),
+    Step("peaks", "Peaks against the data sheet", "peaks:peaks", 4),
+    Step("readings", "Energy, percentiles and peak memory of four networks", "readings:readings", 14),
+    Step("full_models", "Table 8 at batch 8", "studies:full_models", 9),
+    Step("breakdown", "Run time by kind of operation", "studies:breakdown", 4),
+    Step("repeat", "G2 again: no verdict flips", "studies:repeat", 7),
+    Step("half_precision", "bfloat16 and channels_last of four networks", "studies:half_precision", 9),
+    Step("full_models_saturated", "Table 8 at the saturating batch", "studies:full_models_saturated", 9),
+    Step("runtimes", "G1 to G4, compile and onnxruntime as well, batch 1", "studies:runtimes", 18, 45),
+    Step("runtimes_saturated", "The same at the saturating batch", "studies:runtimes_saturated", 18, 45),
+)
+STEPS: Mapping[str, Step] = {step.name: step for step in _ALL}
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out one step. What it finds is in its result file; the exit code says whether it came to its end."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.steps", description="one step of a session")
+    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("session", type=Path)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--limit", type=float, required=True)
+    parser.add_argument("--tiny", action="store_true")
+    asked = parser.parse_args(arguments)
+    processes.die_with_parent()
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    step = STEPS[asked.step]
+    folder = step.folder(asked.session)
+    outcome = Outcome(folder, step.name, asked.device, limit_s=asked.limit)
+    outcome.save()
+    context = Context(folder, asked.device, asked.seconds, asked.limit, asked.tiny, outcome)
+    module, _, work = step.work.partition(":")
+    try:
+        getattr(importlib.import_module(f"benchmarks.gpu.{module}"), work)(context)
+    except Stopped:
+        outcome.ended = "stopped"
+    except Exception as error:  # a step that fails is a finding, and the others go on
+        traceback.print_exc()
+        said = (str(error).strip() or "without words").splitlines()[0][:200]
+        outcome.ended, outcome.reason = "crash", f"{type(error).__name__}: {said}"
+    else:
+        outcome.ended = outcome.ended or "complete"
+    outcome.save()
+    return 0 if outcome.ended == "complete" else 1
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    # Once: what follows is the step's own clearing up.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise Stopped
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
