@@ -53,8 +53,7 @@ def agreement(context: Context) -> None:
     names = [*CONVOLUTIONS, *NETWORKS]
     for name in (names[0], "small", "mobilenet_v2") if context.is_tiny else names:
         if context.left_s() < 2:
-            context.outcome.skip(f"device time of {name}", "too little of the step's time was left for it")
-            context.outcome.ended = "time"
+            context.cut_short(f"device time of {name}", "too little of the step's time was left for it")
             continue
         try:
             with torch.inference_mode():

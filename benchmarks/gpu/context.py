@@ -14,6 +14,9 @@ from typing import Any
 from benchmarks.gpu import files, processes
 from benchmarks.gpu.outcome import Outcome
 
+Document = dict[str, Any]
+"""What ``effbench run --json`` prints."""
+
 WRITING_S = 3.0
 """Kept of a step's time for its own last words."""
 
@@ -27,7 +30,7 @@ class Stopped(BaseException):
 
 @dataclass
 class Context:
-    """`seconds` is what the step should take, `limit_s` when it is killed; `is_tiny` asks for the least of everything."""
+    """`seconds` is what the step should take, `limit_s` when it is killed; `is_tiny` asks for the least there is."""
 
     folder: Path
     device: str
@@ -46,31 +49,34 @@ class Context:
 
     # --- effbench as a command --------------------------------------------------------------------------
 
-    def command(self, arguments: Sequence[str], out: Path, *, folder: Path | None = None) -> tuple[int | None, str]:
+    def command(
+        self, arguments: Sequence[str], out: Path, *, module: str = "effbench", limit_s: float | None = None
+    ) -> tuple[int | None, str]:
         """`python -m effbench arguments`, its output into a file of its own. The exit code (None: out of time) and what
         it said last on standard error.
         """
         errors = out.with_suffix(".log")
         for path in (out, errors):
             path.unlink(missing_ok=True)
-        child = processes.start("effbench", arguments, out=out, errors=errors, folder=folder or self.folder)
+        child = processes.start(module, arguments, out=out, errors=errors, folder=self.folder)
         try:
-            code = child.wait(max(1.0, self.left_s()))
+            code = child.wait(max(1.0, self.left_s() if limit_s is None else limit_s))
         except BaseException:
             child.end(signal.SIGINT, 2.0)
             raise
         if code is None:
-            child.end(signal.SIGINT, 2.0)
+            child.end(signal.SIGINT, 4.0)
         said = [line for line in errors.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         return code, said[-1].strip() if said else ""
 
     def study(
         self, name: str, arguments: Sequence[str], *, share: float = 1.0, launches: int = 5, tiny: Sequence[str] = ()
-    ) -> dict[str, Any] | None:
+    ) -> Document | None:
         """A run of effbench under `runs/name`: what is there is read, what was interrupted is finished.
 
         `arguments` are those of `effbench run` or `compare`; `tiny` come on top where the session is. `share` of the
-        step's time is its budget. The document of ``--json``, or None with a check that says why.
+        step's time is its budget. The document of ``--json``, of what was measured so far where the time was up; None,
+        and a check that says why, where there is none.
         """
         runs = self.folder / "runs"
         runs.mkdir(parents=True, exist_ok=True)
@@ -79,29 +85,26 @@ class Context:
         if found and found.get("complete"):
             return self._known(name, found)
         if not self.is_tiny and self.left_s() < STARTING_S:
-            self.outcome.skip(f"run {name}", "too little of the step's time was left for it")
-            self.outcome.ended = "time"
+            self.cut_short(f"run {name}", "too little of the step's time was left for it")
             return None
-        budget_s = max(5.0, share * self.seconds - STARTING_S)
         if _is_begun(target):
             words = ["run", "--resume", f"runs/{name}", "--json"]
         else:
             shutil.rmtree(target, ignore_errors=True)
-            how = ["--launches", "1", "--budget", "0.3s", *tiny] if self.is_tiny else []
-            how = how or ["--launches", str(launches), "--budget", f"{budget_s:.0f}s"]
+            budget_s = max(5.0, share * self.seconds - STARTING_S)
+            how = ["--launches", str(launches), "--budget", f"{budget_s:.0f}s"]
+            if self.is_tiny:
+                how = ["--launches", "1", "--budget", "0.3s", *tiny]
             words = [*arguments, "--device", self.device, *how, "--out", f"runs/{name}", "--json"]
         printed = runs / f".{name}.out"
-        code, said = self.command(words, printed)
+        code, said = self.command(words, printed, limit_s=self.left_s() - (0 if self.is_tiny else WRITING_S))
         if code and "--resume" in words and self.left_s() > STARTING_S:
             # Begun on another machine, or half a file: what can no longer be finished is begun again.
             shutil.rmtree(target, ignore_errors=True)
             return self.study(name, arguments, share=share, launches=launches, tiny=tiny)
         if code is None:
-            self.outcome.check(
-                f"run {name}", "skip", reason=f"its time was up; finish with: effbench run --resume {target}"
-            )
-            self.outcome.ended = "time"
-            return None
+            self.cut_short(f"run {name}", f"its time was up; a session with the same --out finishes it ({name})")
+            return self._so_far(name, document)
         found = _parsed(printed)
         if code or found is None or "cells" not in found:
             self.outcome.check(f"run {name}", False, said or f"exit code {code}", "a finished run")
@@ -109,7 +112,23 @@ class Context:
         files.write_json(document, found)
         return self._known(name, found)
 
-    def _known(self, name: str, document: dict[str, Any]) -> dict[str, Any]:
+    def cut_short(self, what: str, reason: str) -> None:
+        """Skip this check for want of time: the step is then not complete, and a later session takes it up."""
+        self.outcome.ended = "time"
+        self.outcome.skip(what, reason)
+
+    def _so_far(self, name: str, document: Path) -> Document | None:
+        if not _is_begun(self.folder / "runs" / name):
+            return None
+        printed = document.with_name(f".{name}.partial")
+        code, _ = self.command([f"runs/{name}"], printed, module="benchmarks.gpu.partial", limit_s=2 * WRITING_S)
+        found = _parsed(printed)
+        if code != 0 or found is None or "cells" not in found:
+            return None
+        files.write_json(document, found)
+        return found
+
+    def _known(self, name: str, document: Document) -> Document:
         self.outcome.runs = [*dict.fromkeys([*self.outcome.runs, name])]
         counted = [cell for cell in document["cells"] if cell["latency_s"]]
         self.outcome.check(
@@ -124,7 +143,7 @@ class Context:
         (*found,) = self.folder.parent.glob(f"*_{step}")
         return Outcome.load(found[0]) if found else None
 
-    def other_run(self, step: str, name: str) -> dict[str, Any] | None:
+    def other_run(self, step: str, name: str) -> Document | None:
         (*found,) = self.folder.parent.glob(f"*_{step}/runs/{name}.json")
         return files.read_json(found[0]) if found else None
 

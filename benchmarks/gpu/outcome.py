@@ -70,9 +70,7 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """ "fail" with any failed check; "incomplete" where the step did not end by itself; "skip" where it only skipped;
-        else "pass".
-        """
+        """ "fail" with any failed check; "incomplete" where it did not end by itself; "skip" where it only skipped."""
         words = [item["verdict"] for item in self.checks]
         if "fail" in words:
             return "fail"

@@ -31,8 +31,7 @@ def peaks(context: Context) -> None:
         with suppress(OSError, ValueError, KeyError):
             found = json.loads(printed.read_text(encoding="utf-8"))["peaks"]
         if code is None:
-            context.outcome.skip(f"{precision} arithmetic", "its time was up")
-            context.outcome.ended = "time"
+            context.cut_short(f"{precision} arithmetic", "its time was up")
             return
         if not found:
             context.outcome.check(f"{precision} arithmetic", False, said or f"exit code {code}", "a peak")

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.gpu import processes
 from benchmarks.gpu.context import Context
-from benchmarks.gpu.studies import NETWORKS
+from benchmarks.gpu.studies import NETWORKS, SMALL
 
 MOST_ENERGY, MOST_MEMORY = 0.10, 0.01
 WINDOW_S = 5.0
@@ -24,8 +24,8 @@ def readings(context: Context) -> None:
     batch = 8 if context.kind == "cuda" else 1
     models = NETWORKS[:2] if context.is_tiny else NETWORKS
     asked = ["compare", *models, "--batch", str(batch), "--percentiles", "--peak-memory", "--energy"]
-    # Half of the time goes into the readings, which have no budget.
-    document = context.study("compare_readings", asked, share=0.4, launches=3)
+    # Most of the time goes into the readings, which have no budget, so that one launch must do.
+    document = context.study("compare_readings", asked, share=0.2, launches=1, tiny=SMALL)
     if not document:
         return
     for cell in document["cells"]:

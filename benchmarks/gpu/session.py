@@ -20,8 +20,13 @@ from benchmarks.gpu.steps import STEPS, Step
 
 SETTINGS = "session.json"
 LOG = "log.txt"
-PATIENCE = 1.5
+PATIENCE = 1.3
 """A step may take this many times its share before it is killed: what it overruns, later steps go without."""
+
+LEAST_SHARE = 0.7
+"""Where the minutes are too few for all, each step gets this share of its need and the last ones none: a few answers
+are worth more than many halves, and the next session goes on with the others.
+"""
 
 CLOSING_S = 10.0
 """Kept of the minutes for the page and the archive."""
@@ -86,8 +91,8 @@ class Session:
         for number, step in enumerate(steps):
             if self.is_stopping:
                 return
-            left, weights = self.left_s(), sum(item.weight for item in steps[number:])
-            seconds = left * step.weight / weights
+            left = self.left_s()
+            seconds = step.need_s * share_of_need(left, sum(item.need_s for item in steps[number:]))
             if is_second:
                 seconds = left
             limit = min(PATIENCE * seconds, left)
@@ -106,7 +111,9 @@ class Session:
     def _step(self, step: Step, seconds: float, limit: float) -> None:
         folder = step.folder(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "result.json").unlink(missing_ok=True)
+        outcome = Outcome.load(folder) or Outcome(folder, step.name, self.device)
+        outcome.ended, outcome.limit_s = None, limit
+        outcome.save()
         print(f"{step.name:22} at most {limit:4.0f} s: {step.title}", file=sys.stderr, flush=True)
         start, log = time.monotonic(), folder / LOG
         words = [step.name, str(self.folder.resolve()), "--device", self.device]
@@ -116,7 +123,7 @@ class Session:
         code = child.wait(limit, lambda: self.is_stopping)
         was_running = code is None
         child.end(signal.SIGTERM, processes.GRACE_S if not self.is_tiny else 2.0)
-        outcome = Outcome.load(folder) or Outcome(folder, step.name, self.device, limit_s=limit)
+        outcome = Outcome.load(folder) or outcome
         if was_running:
             outcome.ended = "stopped" if self.is_stopping else "time"
         elif outcome.ended is None:
@@ -188,6 +195,11 @@ class Session:
 
 def _is_packed(path: Path) -> bool:
     return not path.name.startswith(".") and path.name != files.ARCHIVE
+
+
+def share_of_need(left_s: float, need_s: float) -> float:
+    """What a step gets of the time that it needs: more than all of it where time is left over, `LEAST_SHARE` at least."""
+    return max(LEAST_SHARE, left_s / need_s) if need_s > 0 else 1.0
 
 
 def _told(code: int | None) -> str:
