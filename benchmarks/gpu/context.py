@@ -75,8 +75,8 @@ class Context:
         """A run of effbench under `runs/name`: what is there is read, what was interrupted is finished.
 
         `arguments` are those of `effbench run` or `compare`; `tiny` come on top where the session is. `share` of the
-        step's time is its budget. The document of ``--json``, of what was measured so far where the time was up; None,
-        and a check that says why, where there is none.
+        step's time is its budget. The document of ``--json``, or None with a check that says why; what an interrupted
+        run holds is then to be had of `so_far`.
         """
         runs = self.folder / "runs"
         runs.mkdir(parents=True, exist_ok=True)
@@ -102,10 +102,11 @@ class Context:
             # Begun on another machine, or half a file: what can no longer be finished is begun again.
             shutil.rmtree(target, ignore_errors=True)
             return self.study(name, arguments, share=share, launches=launches, tiny=tiny)
-        if code is None:
-            self.cut_short(f"run {name}", f"its time was up; a session with the same --out finishes it ({name})")
-            return self._so_far(name, document)
         found = _parsed(printed)
+        if code is None and not (found and found.get("complete")):
+            self.cut_short(f"run {name}", f"its time was up; a session with the same --out finishes it ({name})")
+            self._keep_partial(name, document)
+            return None
         if code or found is None or "cells" not in found:
             self.outcome.check(f"run {name}", False, said or f"exit code {code}", "a finished run")
             return None
@@ -117,16 +118,26 @@ class Context:
         self.outcome.ended = "time"
         self.outcome.skip(what, reason)
 
-    def _so_far(self, name: str, document: Path) -> Document | None:
+    def so_far(self, name: str) -> Document | None:
+        """What a run of this step holds, finished or not."""
+        return files.read_json(self.folder / "runs" / f"{name}.json")
+
+    def _keep_partial(self, name: str, document: Path) -> None:
+        """Tables, figures and the document of a run that is not finished: numbers to look at, nothing to judge."""
         if not _is_begun(self.folder / "runs" / name):
-            return None
-        printed = document.with_name(f".{name}.partial")
-        code, _ = self.command([f"runs/{name}"], printed, module="benchmarks.gpu.partial", limit_s=2 * WRITING_S)
+            return
+        printed, limit_s = document.with_name(f".{name}_partial.out"), max(2 * WRITING_S, self.left_s())
+        code, _ = self.command([f"runs/{name}"], printed, module="benchmarks.gpu.partial", limit_s=limit_s)
         found = _parsed(printed)
         if code != 0 or found is None or "cells" not in found:
-            return None
+            return
         files.write_json(document, found)
-        return found
+        ratios = {cell["id"]: cell["ratio"]["point"] for cell in found["cells"] if cell["ratio"]}
+        self.outcome.number(f"{name}, ratios so far", ratios)
+        done = sum(1 for cell in found["cells"] if cell["latency_s"])
+        launches = max((cell["launches"] for cell in found["cells"]), default=0)
+        told = f"{done} of {len(found['cells'])} cells in {launches} launches"
+        self.outcome.check(f"run {name}, so far", "note", told)
 
     def _known(self, name: str, document: Document) -> Document:
         self.outcome.runs = [*dict.fromkeys([*self.outcome.runs, name])]

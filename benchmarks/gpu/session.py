@@ -119,7 +119,7 @@ class Session:
         words = [step.name, str(self.folder.resolve()), "--device", self.device]
         words += ["--seconds", f"{min(seconds, limit):.1f}", "--limit", f"{limit:.1f}"]
         words += ["--tiny"] if self.is_tiny else []
-        child = processes.start("benchmarks.gpu.steps", words, out=log, errors=log, folder=folder, is_leader=True)
+        child = processes.start("benchmarks.gpu.one_step", words, out=log, errors=log, folder=folder, is_leader=True)
         code = child.wait(limit, lambda: self.is_stopping)
         was_running = code is None
         child.end(signal.SIGTERM, processes.GRACE_S if not self.is_tiny else 2.0)
@@ -198,7 +198,7 @@ def _is_packed(path: Path) -> bool:
 
 
 def share_of_need(left_s: float, need_s: float) -> float:
-    """What a step gets of the time that it needs: more than all of it where time is left over, `LEAST_SHARE` at least."""
+    """What a step gets of the time it needs: more than all of it where time is left over, `LEAST_SHARE` at least."""
     return max(LEAST_SHARE, left_s / need_s) if need_s > 0 else 1.0
 
 

@@ -17,7 +17,8 @@ class Stem(nn.Module):
         self.head = nn.Linear(16, 10)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.head(self.layers(image).mean((2, 3)))
+        found: torch.Tensor = self.head(self.layers(image).mean((2, 3)))
+        return found
 
 
 class TooBig(Stem):
@@ -30,6 +31,9 @@ class TooBig(Stem):
 
 class OutOfBounds(Stem):
     """Reads rows that a table does not have: a device-side assertion, after which a CUDA context is of no more use."""
+
+    table: torch.Tensor
+    rows: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()
