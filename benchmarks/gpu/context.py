@@ -120,7 +120,8 @@ class Context:
 
     def so_far(self, name: str) -> Document | None:
         """What a run of this step holds, finished or not."""
-        return files.read_json(self.folder / "runs" / f"{name}.json")
+        found: Document | None = files.read_json(self.folder / "runs" / f"{name}.json")
+        return found
 
     def _keep_partial(self, name: str, document: Path) -> None:
         """Tables, figures and the document of a run that is not finished: numbers to look at, nothing to judge."""
