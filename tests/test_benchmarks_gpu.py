@@ -33,6 +33,9 @@ from benchmarks.gpu.context import Context  # noqa: E402
 from benchmarks.gpu.outcome import Outcome  # noqa: E402
 from benchmarks.gpu.steps import STEPS  # noqa: E402
 
+# A session takes a minute or more of processor time, and other tests run beside it.
+pytestmark = pytest.mark.timeout(900)
+
 
 def run(*words: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
@@ -41,7 +44,7 @@ def run(*words: str, code: int = 0, **variables: str) -> subprocess.CompletedPro
         env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=850,
     )
     assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
     return done
@@ -62,7 +65,7 @@ def verdicts_of(result: dict[str, Any]) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def fake(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("gpu") / "fake"
-    return folder, run("--device", "fake", "--tiny", "--minutes", "8", "--out", str(folder)).stdout
+    return folder, run("--device", "fake", "--tiny", "--minutes", "14", "--out", str(folder)).stdout
 
 
 def test_every_step_passes_on_the_scripted_device(fake: tuple[Path, str]) -> None:
@@ -93,7 +96,7 @@ def test_numbers_of_the_scripted_device_are_those_of_its_roofline(fake: tuple[Pa
         "arithmetic: the scripted clock": "pass",
         "traffic: the scripted clock": "pass",
     }
-    shares = found["breakdown"]["numbers"]["breakdown of model=shufflenet_v1_g3_x1_0"]
+    shares = found["breakdown"]["numbers"]["breakdown of shufflenet_v2_x0_5"]
     assert shares["Conv"] == pytest.approx(0.6, abs=0.02) and shares["Elemwise"] == pytest.approx(0.2, abs=0.02)
     assert found["contract"]["numbers"]["tests"] == {"passed": 2, "failed": 0, "skipped": 0}
 
@@ -166,7 +169,7 @@ def test_a_run_that_was_cut_short_is_finished(fake: tuple[Path, str], tmp_path: 
 
 def test_all_of_it_on_the_cpu(tmp_path: Path) -> None:
     """What is asked here is that everything was carried out and its numbers are there, not how fast anything was."""
-    run("--device", "cpu", "--tiny", "--minutes", "8", "--out", str(tmp_path))
+    run("--device", "cpu", "--tiny", "--minutes", "14", "--out", str(tmp_path))
     found = results(tmp_path)
     assert set(found) == set(STEPS) and {result["ended"] for result in found.values()} == {"complete"}
     faults = {check["what"]: check["found"] for check in found["faults"]["checks"]}

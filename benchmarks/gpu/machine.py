@@ -41,11 +41,19 @@ WANTED = {
 TESTS = processes.ROOT / "tests"
 
 
+def is_here(name: str) -> bool:
+    """Whether a package can be imported, as far as that can be told without importing it."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def environment(context: Context) -> None:
     """Versions, the card, what is missing and what for, and what `effbench doctor` says."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in NEEDED if not is_here(name)]
     context.outcome.check("packages without which nothing is measured", not missing, ", ".join(missing) or "all here")
-    absent = {name: what for name, what in WANTED.items() if importlib.util.find_spec(name) is None}
+    absent = {name: what for name, what in WANTED.items() if not is_here(name)}
     told = ", ".join(f"{name} ({what})" for name, what in absent.items())
     context.outcome.check("packages that are not here", "note", told or "none")
     context.outcome.number("python", platform.python_version())
@@ -91,7 +99,7 @@ def _device(context: Context) -> None:
 def contract(context: Context) -> None:
     """The tests that are marked cuda, in the files that hold such; elsewhere one device test, to try the way there."""
     for name in ("pytest", "hypothesis", "pytest_timeout"):
-        if importlib.util.find_spec(name) is None:
+        if not is_here(name):
             context.outcome.skip("contract tests", f"{name} is not installed; carry it as a wheel")
             return
     files = sorted(path for path in TESTS.glob("**/test_*.py") if "mark.cuda" in path.read_text(encoding="utf-8"))

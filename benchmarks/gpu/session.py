@@ -31,7 +31,9 @@ are worth more than many halves, and the next session goes on with the others.
 CLOSING_S = 10.0
 """Kept of the minutes for the page and the archive."""
 
-TINY_LIMIT_S = 60.0
+TINY_LIMIT_S = 300.0
+"""Of a step of a tiny session, which takes seconds where nobody else is busy."""
+
 SECOND_TRY_S = 30.0
 """Left over at the end, this much goes to a step that was cut short."""
 

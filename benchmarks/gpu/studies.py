@@ -153,7 +153,7 @@ def batch_sweep(context: Context) -> None:
 
 def breakdown(context: Context) -> None:
     """Where the time goes, by kind of operation."""
-    tiny = ("--select", "model=shufflenet_v1_g3_x1_0")
+    tiny = ("--model", "shufflenet_v2_x0_5")
     document = context.study("runtime_breakdown", ["run", "runtime_breakdown"], tiny=tiny)
     for item in document["breakdown"] if document else ():
         what = f"breakdown of {item['cell']}"
