@@ -96,7 +96,7 @@ def test_numbers_of_the_scripted_device_are_those_of_its_roofline(fake: tuple[Pa
         "arithmetic: the scripted clock": "pass",
         "traffic: the scripted clock": "pass",
     }
-    shares = found["breakdown"]["numbers"]["breakdown of shufflenet_v2_x0_5"]
+    shares = found["breakdown"]["numbers"]["breakdown of model=shufflenet_v2_x0_5"]
     assert shares["Conv"] == pytest.approx(0.6, abs=0.02) and shares["Elemwise"] == pytest.approx(0.2, abs=0.02)
     assert found["contract"]["numbers"]["tests"] == {"passed": 2, "failed": 0, "skipped": 0}
 
