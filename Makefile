@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-arm bench fuzz format clean
+.PHONY: demo test test-arm bench gpu fuzz format clean
 
 # constraints.txt pins what CI uses, a CPU build of torch among it. With CUDA: make CONSTRAINTS= demo
 CONSTRAINTS ?= -c constraints.txt
@@ -36,6 +36,11 @@ test-arm: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[dev,bench]"
 	$(BIN)/python -m benchmarks.peers $(PARTS) $(if $(MACHINE),--machine $(MACHINE))
+
+# What a first quarter of an hour on a GPU must show, with the torch that the machine has: PYTHON=python3 needs no
+# installation. OUT=DIR for another folder, the same one goes on; docs/gpu.md reads the page that it ends with.
+gpu:
+	$(PYTHON) -m benchmarks.gpu --minutes $(or $(MINUTES),12) $(if $(OUT),--out $(OUT)) $(if $(DEVICE),--device $(DEVICE))
 
 # Searches for run files that effbench does not survive. What it finds it names; SECONDS=3600 searches longer.
 fuzz: $(VENV)/.installed

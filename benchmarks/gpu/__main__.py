@@ -1,0 +1,80 @@
+"""Run: python -m benchmarks.gpu --minutes 12 --out DIR, or: python -m benchmarks.gpu collect DIR
+
+Carries out everything that a first quarter of an hour on a GPU must show, unattended, and ends with one page. What a
+step finds is on disk before the next begins; the same --out goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.gpu.collect import collect
+from benchmarks.gpu.session import Refused, Session, listed
+from benchmarks.gpu.steps import STEPS
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["collect"]:
+        return _collect(arguments[1:])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.partition("\n\n")[2])
+    parser.add_argument(
+        "--out", type=Path, default=Path("results/runs/gpu"), metavar="DIR", help="folder of the session"
+    )
+    parser.add_argument("--minutes", type=float, default=12.0, help="time for all of it, the page included; default 12")
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or to try it out: cpu, fake")
+    parser.add_argument("--only", type=_steps, default=(), metavar="STEP,STEP", help="these steps alone")
+    parser.add_argument("--again", type=_steps, default=(), metavar="STEP,STEP", help="throw away and carry out anew")
+    parser.add_argument("--step-limit", type=float, metavar="SECONDS", help="no step may take longer than this")
+    parser.add_argument("--tiny", action="store_true", help="the least of everything: tries the script, proves nothing")
+    parser.add_argument(
+        "--list", action="store_true", help="the steps, and what became of each under --out; runs nothing"
+    )
+    asked = parser.parse_args(arguments)
+    if asked.list:
+        print(listed(asked.out if asked.out.exists() else None))
+        return 0
+    if not asked.minutes > 0:
+        parser.error(f"--minutes (={asked.minutes:g}) must be more than 0")
+    session = Session(
+        asked.out,
+        asked.device,
+        asked.minutes,
+        asked.tiny,
+        tuple(dict.fromkeys((*asked.only, *(asked.again if asked.only else ())))),
+        asked.again,
+        asked.step_limit,
+    )
+    try:
+        return session.carry_out()
+    except Refused as error:
+        parser.error(str(error))
+
+
+def _steps(text: str) -> Sequence[str]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if unknown := [name for name in names if name not in STEPS]:
+        raise argparse.ArgumentTypeError(f"there is no step {unknown[0]}; known: {', '.join(STEPS)}")
+    return names
+
+
+def _collect(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu collect", description="Copy complete runs.")
+    parser.add_argument("session", type=Path)
+    parser.add_argument("--to", type=Path, metavar="DIR", help="default: results/reference/<the card's name>")
+    asked = parser.parse_args(arguments)
+    try:
+        written, left_out = collect(asked.session, asked.to)
+    except Refused as error:
+        parser.error(str(error))
+    for place in written:
+        print(place)
+    for name, why in left_out.items():
+        print(f"{name}: left out, {why}", file=sys.stderr)
+    return 0 if written else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,190 @@
+"""What a step has to work with: its device, its time, its folder, and effbench as a command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu import files, processes
+from benchmarks.gpu.outcome import Outcome
+
+Document = dict[str, Any]
+"""What ``effbench run --json`` prints."""
+
+WRITING_S = 3.0
+"""Kept of a step's time for its own last words."""
+
+STARTING_S = 12.0
+"""What `effbench run` takes before and after its budget: starting, counting costs, tables and figures."""
+
+
+class Stopped(BaseException):
+    """The session wants this step to end now."""
+
+
+@dataclass
+class Context:
+    """`seconds` is what the step should take, `limit_s` when it is killed; `is_tiny` asks for the least there is."""
+
+    folder: Path
+    device: str
+    seconds: float
+    limit_s: float
+    is_tiny: bool
+    outcome: Outcome
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def kind(self) -> str:
+        return self.device.partition(":")[0]
+
+    def left_s(self) -> float:
+        return self.limit_s - (time.monotonic() - self.began) - WRITING_S
+
+    # --- effbench as a command --------------------------------------------------------------------------
+
+    def command(
+        self, arguments: Sequence[str], out: Path, *, module: str = "effbench", limit_s: float | None = None
+    ) -> tuple[int | None, str]:
+        """`python -m effbench arguments`, its output into a file of its own. The exit code (None: out of time) and what
+        it said last on standard error.
+        """
+        errors = out.with_suffix(".log")
+        for path in (out, errors):
+            path.unlink(missing_ok=True)
+        child = processes.start(module, arguments, out=out, errors=errors, folder=self.folder)
+        try:
+            code = child.wait(max(1.0, self.left_s() if limit_s is None else limit_s))
+        except BaseException:
+            child.end(signal.SIGINT, 2.0)
+            raise
+        if code is None:
+            child.end(signal.SIGINT, 4.0)
+        said = [line for line in errors.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        return code, said[-1].strip() if said else ""
+
+    def study(
+        self, name: str, arguments: Sequence[str], *, share: float = 1.0, launches: int = 5, tiny: Sequence[str] = ()
+    ) -> Document | None:
+        """A run of effbench under `runs/name`: what is there is read, what was interrupted is finished.
+
+        `arguments` are those of `effbench run` or `compare`; `tiny` come on top where the session is. `share` of the
+        step's time is its budget. The document of ``--json``, or None with a check that says why; what an interrupted
+        run holds is then to be had of `so_far`.
+        """
+        runs = self.folder / "runs"
+        runs.mkdir(parents=True, exist_ok=True)
+        target, document = runs / name, runs / f"{name}.json"
+        found = files.read_json(document)
+        if found and found.get("complete"):
+            return self._known(name, found)
+        if not self.is_tiny and self.left_s() < STARTING_S:
+            self.cut_short(f"run {name}", "too little of the step's time was left for it")
+            return None
+        if _is_begun(target):
+            words = ["run", "--resume", f"runs/{name}", "--json"]
+        else:
+            shutil.rmtree(target, ignore_errors=True)
+            budget_s = max(5.0, share * self.seconds - STARTING_S)
+            how = ["--launches", str(launches), "--budget", f"{budget_s:.0f}s"]
+            if self.is_tiny:
+                how = ["--launches", "1", "--budget", "0.3s", *tiny]
+            words = [*arguments, "--device", self.device, *how, "--out", f"runs/{name}", "--json"]
+        printed = runs / f".{name}.out"
+        code, said = self.command(words, printed, limit_s=self.left_s() - (0 if self.is_tiny else WRITING_S))
+        if code and "--resume" in words and self.left_s() > STARTING_S:
+            # Begun on another machine, or half a file: what can no longer be finished is begun again.
+            shutil.rmtree(target, ignore_errors=True)
+            return self.study(name, arguments, share=share, launches=launches, tiny=tiny)
+        found = _parsed(printed)
+        if code is None and not (found and found.get("complete")):
+            self.cut_short(f"run {name}", f"its time was up; a session with the same --out finishes it ({name})")
+            self._keep_partial(name, document)
+            return None
+        if code or found is None or "cells" not in found:
+            self.outcome.check(f"run {name}", False, said or f"exit code {code}", "a finished run")
+            return None
+        files.write_json(document, found)
+        return self._known(name, found)
+
+    def cut_short(self, what: str, reason: str) -> None:
+        """Skip this check for want of time: the step is then not complete, and a later session takes it up."""
+        self.outcome.ended = "time"
+        self.outcome.skip(what, reason)
+
+    def so_far(self, name: str) -> Document | None:
+        """What a run of this step holds, finished or not."""
+        found: Document | None = files.read_json(self.folder / "runs" / f"{name}.json")
+        return found
+
+    def _keep_partial(self, name: str, document: Path) -> None:
+        """Tables, figures and the document of a run that is not finished: numbers to look at, nothing to judge."""
+        if not _is_begun(self.folder / "runs" / name):
+            return
+        printed, limit_s = document.with_name(f".{name}_partial.out"), max(2 * WRITING_S, self.left_s())
+        code, _ = self.command([f"runs/{name}"], printed, module="benchmarks.gpu.partial", limit_s=limit_s)
+        found = _parsed(printed)
+        if code != 0 or found is None or "cells" not in found:
+            return
+        files.write_json(document, found)
+        ratios = {cell["id"]: cell["ratio"]["point"] for cell in found["cells"] if cell["ratio"]}
+        self.outcome.number(f"{name}, ratios so far", ratios)
+        done = sum(1 for cell in found["cells"] if cell["latency_s"])
+        launches = max((cell["launches"] for cell in found["cells"]), default=0)
+        told = f"{done} of {len(found['cells'])} cells in {launches} launches"
+        self.outcome.check(f"run {name}, so far", "note", told)
+
+    def _known(self, name: str, document: Document) -> Document:
+        self.outcome.runs = [*dict.fromkeys([*self.outcome.runs, name])]
+        counted = [cell for cell in document["cells"] if cell["latency_s"]]
+        self.outcome.check(
+            f"run {name}", bool(counted), f"{len(counted)} of {len(document['cells'])} cells measured", "some measured"
+        )
+        return document
+
+    # --- what other steps found -------------------------------------------------------------------------
+
+    def other(self, step: str) -> Outcome | None:
+        """What another step of this session has found so far."""
+        (*found,) = self.folder.parent.glob(f"*_{step}")
+        return Outcome.load(found[0]) if found else None
+
+    def other_run(self, step: str, name: str) -> Document | None:
+        (*found,) = self.folder.parent.glob(f"*_{step}/runs/{name}.json")
+        return files.read_json(found[0]) if found else None
+
+    def saturating_batch(self) -> int:
+        """The batch that the sweep found; where there was no sweep, one that keeps a large card busy."""
+        sweep = self.other("batch_sweep")
+        found = sweep.numbers.get("saturating_batch") if sweep else None
+        if self.is_tiny:
+            return 2
+        return int(found) if found else {"cuda": 64}.get(self.kind, 4)
+
+
+def _is_begun(target: Path) -> bool:
+    run = target / "run.jsonl"
+    return run.exists() and b'"kind":"block"' in run.read_bytes()
+
+
+def _parsed(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def skipped_by_reason(cells: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many cells were left out, by the reason that was given."""
+    reasons: dict[str, int] = {}
+    for cell in cells:
+        if cell["skipped"]:
+            reasons[cell["skipped"]] = reasons.get(cell["skipped"], 0) + 1
+    return reasons

@@ -1,0 +1,63 @@
+"""The process that carries out one step."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from benchmarks.gpu import processes
+from benchmarks.gpu.context import Context, Stopped
+from benchmarks.gpu.outcome import Outcome
+from benchmarks.gpu.steps import STEPS
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out one step. What it finds is in its result file; the exit code says whether it came to its end."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.one_step", description="one step of a session")
+    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("session", type=Path)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--limit", type=float, required=True)
+    parser.add_argument("--tiny", action="store_true")
+    asked = parser.parse_args(arguments)
+    processes.die_with_parent()
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    step = STEPS[asked.step]
+    folder = step.folder(asked.session)
+    # What an earlier try found stays until it is found anew.
+    outcome = Outcome.load(folder) or Outcome(folder, step.name, asked.device)
+    outcome.ended, outcome.reason, outcome.limit_s, outcome.began = None, "", asked.limit, time.time()
+    outcome.save()
+    context = Context(folder, asked.device, asked.seconds, asked.limit, asked.tiny, outcome)
+    module, _, work = step.work.partition(":")
+    try:
+        getattr(importlib.import_module(f"benchmarks.gpu.{module}"), work)(context)
+    except Stopped:
+        outcome.ended = "stopped"
+    except Exception as error:  # a step that fails is a finding, and the others go on
+        traceback.print_exc()
+        said = (str(error).strip() or "without words").splitlines()[0][:200]
+        outcome.ended, outcome.reason = "crash", f"{type(error).__name__}: {said}"
+    else:
+        outcome.ended = outcome.ended or "complete"
+    outcome.save()
+    return 0 if outcome.ended == "complete" else 1
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    # Once: what follows is the step's own clearing up.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise Stopped
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

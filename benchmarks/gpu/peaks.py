@@ -1,0 +1,62 @@
+"""The card's two peaks as effbench measures them, against its data sheet."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+from benchmarks.gpu import datasheets
+from benchmarks.gpu.context import Context
+
+WAYS = {
+    "fp32": (),
+    "tf32": ("--cuda-precision", "tf32"),
+    "bf16": ("--dtype", "bfloat16"),
+}
+
+
+def peaks(context: Context) -> None:
+    """Each precision, and the memory traffic of the first."""
+    sheet = datasheets.sheet_of(card(context)) if context.kind == "cuda" else None
+    for precision, words in WAYS.items():
+        if precision == "tf32" and context.kind != "cuda":
+            context.outcome.skip("tf32 arithmetic", "a precision of NVIDIA's GPUs")
+            continue
+        if context.is_tiny and precision == "bf16":
+            context.outcome.skip("bf16 arithmetic", "left out of a tiny session")
+            continue
+        printed = context.folder / f"peaks_{precision}.json"
+        code, said = context.command(["doctor", "--peaks", "--device", context.device, *words, "--json"], printed)
+        found = None
+        with suppress(OSError, ValueError, KeyError):
+            found = json.loads(printed.read_text(encoding="utf-8"))["peaks"]
+        if code is None:
+            context.cut_short(f"{precision} arithmetic", "its time was up")
+            return
+        if not found:
+            context.outcome.check(f"{precision} arithmetic", False, said or f"exit code {code}", "a peak")
+            continue
+        tflops, gigabytes = found["flops_per_s"] / 1e12, found["bytes_per_s"] / 1e9
+        context.outcome.number(precision, {"tflops": tflops, "gb_per_s": gigabytes})
+        against(context, f"{precision} arithmetic", tflops, sheet.tflops(precision) if sheet else None, "TFLOP/s")
+        if precision == "fp32":
+            against(context, "memory traffic", gigabytes, sheet.gb_per_s if sheet else None, "GB/s")
+
+
+def against(context: Context, what: str, measured: float, promised: float | None, unit: str) -> None:
+    """A check where the sheet has a figure, else a note."""
+    told = f"{measured:.4g} {unit}"
+    if promised is None:
+        context.outcome.check(what, "note", told, reason="no data sheet at hand for this card")
+        return
+    context.outcome.check(
+        what,
+        datasheets.is_believable(measured, promised),
+        f"{told}, {100 * measured / promised:.0f} % of the sheet's {promised:g}",
+        f"{100 * datasheets.LEAST:.0f} to {100 * datasheets.MOST:.0f} %",
+    )
+
+
+def card(context: Context) -> str | None:
+    environment = context.other("environment")
+    return environment.numbers.get("gpu.name") if environment else None

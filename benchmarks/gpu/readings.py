@@ -1,0 +1,181 @@
+"""Energy, percentiles and peak memory of four networks, against NVML's power and torch's own allocator."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu import processes
+from benchmarks.gpu.context import Context
+from benchmarks.gpu.studies import NETWORKS, SMALL
+
+MOST_ENERGY, MOST_MEMORY = 0.10, 0.01
+WINDOW_S = 5.0
+LOOK_S = 0.02
+"""NVML renews its power every 0.1 s or less."""
+
+
+def readings(context: Context) -> None:
+    batch = 8 if context.kind == "cuda" else 1
+    models = NETWORKS[:2] if context.is_tiny else NETWORKS
+    asked = ["compare", *models, "--batch", str(batch), "--percentiles", "--peak-memory", "--energy"]
+    # Most of the time goes into the readings, which have no budget, so that one launch must do.
+    document = context.study("compare_readings", asked, share=0.2, launches=1, tiny=SMALL)
+    if not document:
+        return
+    for cell in document["cells"]:
+        if cell["skipped"]:
+            context.outcome.check(f"{cell['model']}", False, cell["skipped"], "a time")
+            continue
+        _percentiles(context, cell)
+        _energy(context, cell, batch)
+        _memory(context, cell, batch)
+
+
+def _percentiles(context: Context, cell: dict[str, Any]) -> None:
+    what, found = f"{cell['model']}: percentiles", cell.get("percentiles", {})
+    if "p50_s" not in found:
+        context.outcome.check(what, False, found.get("missing", "none"), "p50, p90, p99")
+        return
+    values = [found[name] for name in ("p50_s", "p90_s", "p99_s")]
+    told = ", ".join(f"{1e3 * value:.4g}" for value in values) + " ms"
+    context.outcome.check(what, 0 < values[0] <= values[1] <= values[2], told, "p50 <= p90 <= p99")
+
+
+def _energy(context: Context, cell: dict[str, Any], batch: int) -> None:
+    """Joules a call from the counter, against the mean power that NVML reads times the time of a plain loop."""
+    what, found = f"{cell['model']}: energy", cell.get("energy", {})
+    if "energy_j_per_call" not in found:
+        reason = found.get("missing", "none")
+        if context.kind == "cpu":
+            context.outcome.skip(what, reason)
+        else:
+            context.outcome.check(what, False, reason, "joules")
+        return
+    ours = found["energy_j_per_call"]
+    told = f"{1e3 * ours:.4g} mJ a call, {found['power_w']:.4g} W at work, {found['idle_w']:.4g} W at rest"
+    if context.kind == "fake":
+        # The scripted device takes 20 W whatever it does.
+        context.outcome.check(what, abs(found["power_w"] / 20 - 1) <= MOST_ENERGY, told, "20 W")
+    elif context.kind == "cpu":
+        context.outcome.check(what, "note", told)
+    else:
+        theirs = power_times_time(context.device, cell["model"], batch)
+        if isinstance(theirs, str):
+            context.outcome.skip(what, theirs)
+            return
+        context.outcome.check(
+            what,
+            abs(ours / theirs - 1) <= MOST_ENERGY,
+            f"{told}; NVML's power times time {1e3 * theirs:.4g} mJ a call, ratio {ours / theirs:.3f}",
+            f"<= {100 * MOST_ENERGY:.0f} % apart",
+        )
+
+
+def _memory(context: Context, cell: dict[str, Any], batch: int) -> None:
+    """Bytes above those before there was a network, against torch's own peak for one call in a fresh process."""
+    what, found = f"{cell['model']}: peak memory", cell.get("peak_memory", {})
+    if "peak_memory_bytes" not in found:
+        context.outcome.check(what, False, found.get("missing", "none"), "bytes")
+        return
+    ours = found["peak_memory_bytes"]
+    told = f"{ours / 1e6:.5g} MB ({found['source']})"
+    if context.kind != "cuda":
+        context.outcome.check(what, ours > 0, told, "more than nothing")
+        return
+    printed = context.folder / f"peak_{cell['model']}.json"
+    theirs = _in_a_process(context, cell["model"], batch, printed)
+    if theirs is None:
+        context.outcome.check(what, False, f"{told}; torch's own could not be read", "torch's own")
+        return
+    context.outcome.check(
+        what,
+        abs(ours / theirs - 1) <= MOST_MEMORY,
+        f"{told}; torch's own {theirs / 1e6:.5g} MB, ratio {ours / theirs:.4f}",
+        f"<= {100 * MOST_MEMORY:.0f} % apart",
+    )
+
+
+def _in_a_process(context: Context, model: str, batch: int, printed: Path) -> int | None:
+    printed.unlink(missing_ok=True)
+    child = processes.start(
+        "benchmarks.gpu.readings",
+        [context.device, model, str(batch)],
+        out=printed,
+        errors=printed.with_suffix(".log"),
+        folder=context.folder,
+    )
+    if child.wait(max(1.0, context.left_s())) is None:
+        child.end(signal.SIGTERM, 1.0)
+    text = printed.read_text(encoding="utf-8").strip()
+    return int(text) if text.isdigit() else None
+
+
+def _placed(device: str, model: str, batch: int) -> Any:
+    """(torch, a call of the network on the device)."""
+    torch = importlib.import_module("torch")
+    zoo = importlib.import_module("effbench.zoo")
+    torch.manual_seed(0)
+    network = zoo.build(model).to(device).eval()
+    image = torch.randn(batch, 3, 224, 224).to(device)
+    return torch, lambda: network(image)
+
+
+def peak_of_one_call(device: str, model: str, batch: int) -> int:
+    """What torch's allocator held at most: weights, one input and one call. For a process of its own."""
+    torch = importlib.import_module("torch")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch, call = _placed(device, model, batch)
+    with torch.inference_mode():
+        call()
+        torch.cuda.synchronize(device)
+    return int(torch.cuda.max_memory_allocated(device))
+
+
+def power_times_time(device: str, model: str, batch: int) -> float | str:
+    """Joules a call: NVML's power, read every `LOOK_S` during `WINDOW_S` of calls, times their time; or why not."""
+    try:
+        nvml = importlib.import_module("pynvml")
+    except ImportError:
+        return "nvidia-ml-py is not installed"
+    torch, call = _placed(device, model, batch)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        nvml.nvmlInit()
+        found = str(torch.cuda.get_device_properties(device).uuid)
+        handle = nvml.nvmlDeviceGetHandleByUUID(found if found.startswith(("GPU-", "MIG-")) else f"GPU-{found}")
+        nvml.nvmlDeviceGetPowerUsage(handle)
+    except Exception as error:  # every driver has its own ways to say no
+        return f"NVML tells no power: {error}"
+    watts: list[float] = []
+    is_over = threading.Event()
+
+    def look() -> None:
+        while not is_over.wait(LOOK_S):
+            watts.append(nvml.nvmlDeviceGetPowerUsage(handle) / 1000)
+
+    with torch.inference_mode():
+        for _ in range(20):
+            call()
+        torch.cuda.synchronize(device)
+        # The first second is not looked at: the reading is an average over up to a second on some cards.
+        chunk, calls, start = 10, 0, time.perf_counter()
+        watcher = threading.Thread(target=look, daemon=True)
+        while (spent := time.perf_counter() - start) < WINDOW_S:
+            if spent > 1.0 and not watcher.is_alive() and not watts:
+                watcher.start()
+            for _ in range(chunk):
+                call()
+            torch.cuda.synchronize(device)
+            calls += chunk
+        is_over.set()
+    return sum(watts) / len(watts) * spent / calls if watts else "NVML's power could not be read during the calls"
+
+
+if __name__ == "__main__":
+    print(peak_of_one_call(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -1,0 +1,220 @@
+"""A session: steps one after the other, each in a process with a time limit of its own, until the minutes are spent."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from benchmarks.gpu import files, page, processes
+from benchmarks.gpu.outcome import ENDINGS, Outcome
+from benchmarks.gpu.steps import STEPS, Step
+
+SETTINGS = "session.json"
+LOG = "log.txt"
+PATIENCE = 1.3
+"""A step may take this many times its share before it is killed: what it overruns, later steps go without."""
+
+LEAST_SHARE = 0.7
+"""Where the minutes are too few for all, each step gets this share of its need and the last ones none: a few answers
+are worth more than many halves, and the next session goes on with the others.
+"""
+
+CLOSING_S = 10.0
+"""Kept of the minutes for the page and the archive."""
+
+TINY_LIMIT_S = 300.0
+"""Of a step of a tiny session, which takes seconds where nobody else is busy."""
+
+SECOND_TRY_S = 30.0
+"""Left over at the end, this much goes to a step that was cut short."""
+
+
+class Refused(Exception):
+    """What was asked for cannot be done, in one line."""
+
+
+@dataclass
+class Session:
+    """`only` are the steps to carry out, `again` those whose earlier results are thrown away first."""
+
+    folder: Path
+    device: str
+    minutes: float
+    is_tiny: bool = False
+    only: Sequence[str] = ()
+    again: Sequence[str] = ()
+    limit_s: float | None = None
+    began: float = field(default_factory=time.monotonic)
+    is_stopping: bool = False
+
+    def carry_out(self) -> int:
+        """Every step that is missing. 0 where all that ran passed, 1 where one did not, 130 when it was stopped."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._alone(), self._signals():
+            self._settle()
+            for name in self.again:
+                shutil.rmtree(STEPS[name].folder(self.folder), ignore_errors=True)
+            if self.is_tiny and not self.device.startswith("cuda"):
+                processes.load_once()
+            todo = [step for step in STEPS.values() if step.name in (self.only or STEPS) and not self._is_done(step)]
+            self._pass(todo)
+            cut = [step for step in todo if not self._is_done(step)]
+            if not self.is_tiny and not self.is_stopping:
+                # What an early step did not use goes to those that were cut short, the most valuable first.
+                self._pass([step for step in cut if self.left_s() > SECOND_TRY_S], is_second=True)
+            outcomes = self.outcomes()
+            text = page.write(self.folder, self.settings(), outcomes)
+            self._pack()
+        print("\n" + text)
+        if self.is_stopping:
+            print(f"stopped; go on with: python -m benchmarks.gpu --out {self.folder}", file=sys.stderr)
+            return 130
+        wanted = [outcomes[name] for name in (self.only or STEPS)]
+        return 0 if all(found and found.verdict in ("pass", "skip") for found in wanted) else 1
+
+    def left_s(self) -> float:
+        return 60 * self.minutes - (time.monotonic() - self.began) - (0.0 if self.is_tiny else CLOSING_S)
+
+    def outcomes(self) -> dict[str, Outcome | None]:
+        return {step.name: Outcome.load(step.folder(self.folder)) for step in STEPS.values()}
+
+    # --- steps ------------------------------------------------------------------------------------------
+
+    def _pass(self, steps: Sequence[Step], is_second: bool = False) -> None:
+        for number, step in enumerate(steps):
+            if self.is_stopping:
+                return
+            left = self.left_s()
+            seconds = step.need_s * share_of_need(left, sum(item.need_s for item in steps[number:]))
+            if is_second:
+                seconds = left
+            limit = min(PATIENCE * seconds, left)
+            if self.is_tiny:
+                seconds, limit = min(5.0, left), min(TINY_LIMIT_S, left)
+            if self.limit_s is not None:
+                limit = min(limit, self.limit_s)
+            if limit < (1.0 if self.is_tiny else step.least_s):
+                if not is_second:
+                    self._leave_out(step, limit)
+                continue
+            self._step(step, seconds, limit)
+            page.write(self.folder, self.settings(), self.outcomes())
+            self._pack()
+
+    def _step(self, step: Step, seconds: float, limit: float) -> None:
+        folder = step.folder(self.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        outcome = Outcome.load(folder) or Outcome(folder, step.name, self.device)
+        outcome.ended, outcome.limit_s = None, limit
+        outcome.save()
+        print(f"{step.name:22} at most {limit:4.0f} s: {step.title}", file=sys.stderr, flush=True)
+        start, log = time.monotonic(), folder / LOG
+        words = [step.name, str(self.folder.resolve()), "--device", self.device]
+        words += ["--seconds", f"{min(seconds, limit):.1f}", "--limit", f"{limit:.1f}"]
+        words += ["--tiny"] if self.is_tiny else []
+        child = processes.start("benchmarks.gpu.one_step", words, out=log, errors=log, folder=folder, is_leader=True)
+        code = child.wait(limit, lambda: self.is_stopping)
+        was_running = code is None
+        child.end(signal.SIGTERM, processes.GRACE_S if not self.is_tiny else 2.0)
+        outcome = Outcome.load(folder) or outcome
+        if was_running:
+            outcome.ended = "stopped" if self.is_stopping else "time"
+        elif outcome.ended is None:
+            outcome.ended, outcome.reason = "crash", f"its process ended with {_told(code)}; see {folder.name}/{LOG}"
+        outcome.seconds = round(time.monotonic() - start, 1)
+        outcome.save()
+        print(f"{'':22} {outcome.verdict}, {outcome.seconds:.0f} s {outcome.why()[:300]}", file=sys.stderr, flush=True)
+
+    def _leave_out(self, step: Step, limit: float) -> None:
+        known = Outcome.load(step.folder(self.folder))
+        if known is not None and known.checks:
+            return
+        step.folder(self.folder).mkdir(parents=True, exist_ok=True)
+        told = f"{max(0.0, limit):.0f} s were left, and it is not begun with less than {step.least_s:.0f}"
+        Outcome(step.folder(self.folder), step.name, self.device, ended="no time", reason=told).save()
+
+    def _is_done(self, step: Step) -> bool:
+        found = Outcome.load(step.folder(self.folder))
+        return found is not None and found.is_complete
+
+    # --- the folder -------------------------------------------------------------------------------------
+
+    def settings(self) -> dict[str, Any]:
+        return files.read_json(self.folder / SETTINGS) or {}
+
+    def _settle(self) -> None:
+        """A folder is of one device: numbers of two in one page would be taken for one. Raises Refused."""
+        known = self.settings()
+        asked = {"device": self.device, "tiny": self.is_tiny}
+        if known and {name: known.get(name) for name in asked} != asked:
+            raise Refused(
+                f"{self.folder} holds a session of device {known.get('device')}"
+                f"{', tiny' if known.get('tiny') else ''}; give it the same or another --out"
+            )
+        launched = [*known.get("begun", []), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())]
+        files.write_json(self.folder / SETTINGS, {**asked, "minutes": self.minutes, "begun": launched})
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Two sessions in one folder would throw each other's results away. Raises Refused."""
+        with (self.folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise Refused(f"another session is at work in {self.folder}") from None
+            yield
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C, SIGTERM and a closed terminal end the step at work, keep what it found, and write the page."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.is_stopping = True
+
+        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, stop) for number in wanted}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _pack(self) -> None:
+        try:
+            files.pack(self.folder, [path.name for path in sorted(self.folder.iterdir()) if _is_packed(path)])
+        except OSError as error:  # the archive is a convenience, the folder is what counts
+            print(f"no archive: {error}", file=sys.stderr)
+
+
+def _is_packed(path: Path) -> bool:
+    return not path.name.startswith(".") and path.name != files.ARCHIVE
+
+
+def share_of_need(left_s: float, need_s: float) -> float:
+    """What a step gets of the time it needs: more than all of it where time is left over, `LEAST_SHARE` at least."""
+    return max(LEAST_SHARE, left_s / need_s) if need_s > 0 else 1.0
+
+
+def _told(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"signal {signal.Signals(-code).name}"
+    return f"exit code {code}"
+
+
+def listed(folder: Path | None) -> str:
+    """The steps in their order, and what became of each in this folder."""
+    lines = []
+    for step in STEPS.values():
+        found = Outcome.load(step.folder(folder)) if folder else None
+        state = "" if found is None else f"{found.verdict} ({ENDINGS.get(str(found.ended), 'at work')})"
+        lines.append(f"{step.name:22} {state:34} {step.title}".rstrip())
+    return "\n".join(lines)
