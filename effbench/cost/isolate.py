@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 # Hook registries are ordered dictionaries and must stay the same objects.
 _KEPT = frozenset({bool, int, float, str, type(None), OrderedDict})
 
+_PLAIN = (Tensor, nn.Parameter)
+
 Twin = Callable[[Tensor], Tensor]
 
 
@@ -24,13 +26,13 @@ def meta_twin(dtype: torch.dtype) -> Twin:
     """Stand-ins without memory, as if the model had been moved with ``.to(dtype)``. Tied tensors stay tied."""
 
     def twin(tensor: Tensor) -> Tensor:
-        kind = dtype if tensor.is_floating_point() else tensor.dtype
-        if is_traceable_wrapper_subclass(tensor):
+        if type(tensor) not in _PLAIN and is_traceable_wrapper_subclass(tensor):
             return _rewrapped(tensor, twin)
         if tensor.layout != torch.strided:
             return tensor.detach().to("meta")
+        kind = dtype if tensor.is_floating_point() else tensor.dtype
         made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=kind, device="meta")
-        return made.requires_grad_(tensor.requires_grad)
+        return made.requires_grad_(tensor.requires_grad) if torch.is_grad_enabled() else made
 
     return twin
 

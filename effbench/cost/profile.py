@@ -118,7 +118,7 @@ def _fed(model: nn.Module, input_shape: Fed, batch: int, dtype: str, inputs: tup
     batch = feeding.whole(batch, "batch")
     if dtype not in DTYPES:
         raise InvalidValue(f"dtype (='{dtype}') is not one that can be counted; use one of {', '.join(DTYPES)}")
-    if any(isinstance(item, LAZY) for item in parameters(model)):
+    if any([item.__class__ is LAZY for item in parameters(model)]):
         raise ModelError(
             f"{type(model).__name__} has lazy layers without shapes; run it once on real data before profiling"
         )

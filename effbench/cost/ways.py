@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -86,7 +86,7 @@ def first_that_holds(
 
 
 def _ways(model: nn.Module, device: Device, refusals: list[Refusal]) -> Iterator[Tensors]:
-    if device != "real" and not any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+    if device != "real" and not is_scripted(model.modules()):
         yield "meta"
         if refusals[-1].doubt != "values" and refusals[-1].kind != "NotImplementedError":
             yield "fake"
@@ -121,10 +121,16 @@ def home_of(model: nn.Module) -> torch.device:
 
 def parameters(model: nn.Module) -> list[Tensor]:
     """As ``model.parameters()``, in a fraction of its time: that works out names on the way."""
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+    modules = list(model.modules())
+    if is_scripted(modules):
         return list(model.parameters())
-    found = {id(item): item for module in model.modules() for item in module._parameters.values() if item is not None}
+    found = {id(item): item for module in modules for item in module._parameters.values() if item is not None}
     return list(found.values())
+
+
+def is_scripted(modules: Iterable[nn.Module]) -> bool:
+    """Whether there is TorchScript among the modules."""
+    return any([isinstance(module, torch.jit.ScriptModule) for module in modules])
 
 
 def _places(model: nn.Module) -> list[str]:
