@@ -147,7 +147,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The operator's own result. What a network without values may not do, it may catch: that is noted."""
-        self._inside += 1
         try:
             return func(*args, **kwargs)
         except Exception as error:
@@ -155,8 +154,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 missing = isinstance(error, NotImplementedError) or "Tensor.item" in str(error)
                 self.doubt = "values" if missing or type(error).__name__ in _DATA_DEPENDENT else "refused"
             raise
-        finally:
-            self._inside -= 1
 
     # --- operators ---
 
@@ -173,11 +170,19 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return NotImplemented  # a subclass of Tensor, which does it by operators of its own
         if operator.name in WHOLE:
             return self.whole(func, args, kwargs)
-        if operator.composite:
-            with self:
-                result = decompose(func, args, kwargs)
-            if result is not NotImplemented:
-                return result
+        self._inside += 1  # torch's own code from here on hears where a tensor really is
+        try:
+            if operator.composite:
+                with self:
+                    result = decompose(func, args, kwargs)
+                if result is not NotImplemented:
+                    return result
+            return self._carry_out(operator, func, args, kwargs)
+        finally:
+            self._inside -= 1
+
+    def _carry_out(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The operator's result, and a record of it unless it only views."""
         tensors: list[Tensor] = []
         key = (func, self._dtype, key_of(args, tensors), key_of(tuple(kwargs.items()), tensors) if kwargs else None)
         meta = self.on_meta
@@ -216,15 +221,19 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def whole(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Carry out an operator that stands for many (`plan.WHOLE`) and write it down as one."""
-        result = None
-        if self.on_meta and any(map(_is_meta, flatten(args))):
-            args, kwargs = moved(args), {name: moved(value) for name, value in kwargs.items()}
-            result = whole.shaped(func, args, kwargs)
-        if result is None:
-            with self.paused():
-                result = decompose(func, args, kwargs)
-        name, plan, tensors, outputs = whole.plan_of(func, args, kwargs, result)
-        self.record(name, plan, tensors, outputs)
+        self._inside += 1
+        try:
+            result = None
+            if self.on_meta and any(map(_is_meta, flatten(args))):
+                args, kwargs = moved(args), {name: moved(value) for name, value in kwargs.items()}
+                result = whole.shaped(func, args, kwargs)
+            if result is None:
+                with self.paused():
+                    result = decompose(func, args, kwargs)
+            name, plan, tensors, outputs = whole.plan_of(func, args, kwargs, result)
+            self.record(name, plan, tensors, outputs)
+        finally:
+            self._inside -= 1
         return result
 
     def record(self, op: str, plan: Plan, tensors: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
@@ -276,13 +285,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if tensors and prod(map(Tensor.numel, tensors)) <= _CONSTANT_LIMIT:
             return True
         shaped = {name: moved(value) for name, value in kwargs.items()}
-        self._inside += 1
         try:
             result = func(*moved(args), **(shaped if tensors and "device" not in shaped else shaped | _ON_META))
         except Exception:  # what has no shape rule for meta is computed
             return True
-        finally:
-            self._inside -= 1
         return sum(map(Tensor.numel, flatten(result))) <= _CONSTANT_LIMIT
 
     def _to_meta(
