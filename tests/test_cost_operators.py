@@ -100,6 +100,12 @@ DISAGREE: dict[str, str] = {}
 """Operators whose multiply-adds differ from the oracle's, and why ours are right."""
 
 
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of forks would take most of the time, and what an operator returned stays in the child."""
+    monkeypatch.setattr("effbench.cost.child.can_fork", lambda: False)
+
+
 class Call(nn.Module):
     """An operator with its arguments; keeps what it returned."""
 
@@ -257,9 +263,7 @@ def test_every_module(number: int) -> None:
     found, seen = [], 0
     for entry in module_db[number::2]:
         torch.manual_seed(0)
-        drawn = entry.module_inputs_func(
-            entry, device="cpu", dtype=torch.float32, requires_grad=False, training=False
-        )
+        drawn = entry.module_inputs_func(entry, device="cpu", dtype=torch.float32, requires_grad=False, training=False)
         for sample in drawn[:4]:
             if sample.forward_input is None:
                 continue

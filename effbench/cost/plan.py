@@ -15,14 +15,13 @@ from torch import Tensor
 
 from effbench.cost.elements import distinct_elements
 from effbench.cost.formulas import FREE, PRODUCTS, UNKNOWN, Call, Formula, Mask, Shape, Sparse, formula
-from effbench.cost.walk import flatten, hashable, key_of, moved, packed, rebuilt
+from effbench.cost.walk import flatten, hashable, is_meta, key_of, moved, packed, rebuilt
 
 __all__ = [
     "WHOLE",
     "Operator",
     "Plan",
     "count",
-    "decompose",
     "describe",
     "flatten",
     "hashable",
@@ -100,17 +99,6 @@ def describe(func: Any) -> Operator:
 def _decomposes(name: str) -> bool:
     key = "CompositeImplicitAutograd"
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))
-
-
-def decompose(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Run an operator by its parts, as torch does outside inference mode; NotImplemented where it has none.
-
-    `func.decompose` would prefer decompositions in Python, which copy where the operator does not (dropout in eval
-    mode).
-    """
-    if _decomposes(func.name()):
-        return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
-    return func.decompose(*args, **kwargs)
 
 
 def plan_call(
@@ -304,11 +292,11 @@ def shape_of(tensor: Tensor) -> Shape:
     it stores, where there are values to tell."""
     if tensor.dtype in (torch.bool, torch.uint8) and tensor.dim():
         mask = Mask(tensor.shape)
-        mask.selected = None if tensor.is_meta else _selected(tensor)
+        mask.selected = None if is_meta(tensor) else _selected(tensor)
         return mask
     if tensor.layout is not torch.strided and tensor.layout is not torch._mkldnn:  # type: ignore[attr-defined]
         sparse = Sparse(tensor.shape)
-        sparse.stored = None if tensor.is_meta else _pieces(tensor)[0].numel()
+        sparse.stored = None if is_meta(tensor) else _pieces(tensor)[0].numel()
         return sparse
     return Shape(tensor.shape)
 

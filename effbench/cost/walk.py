@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 _MAX_OBJECTS = 100_000
+
+is_meta: Callable[[Tensor], bool] = torch._C.TensorBase.is_meta.__get__  # type: ignore[attr-defined]
+"""Whether a tensor has no values, also while the tracer has tensors say that they are where the network runs."""
+
 _WHOLE: tuple[Any, ...] = (
     *(str, bytes, bytearray, int, float, complex, type(None), type, types.ModuleType, types.FunctionType),
     *(types.BuiltinFunctionType, types.MethodType, types.GeneratorType, Iterator, nn.Module, torch.ScriptObject),
@@ -113,7 +117,7 @@ def hashable(key: Any) -> bool:
 def moved(value: Any) -> Any:
     """The same value with its tensors on meta."""
     if isinstance(value, Tensor):
-        return value if value.is_meta else value.to("meta")
+        return value if is_meta(value) else value.to("meta")
     if isinstance(value, (list, tuple)):
         return rebuilt(value, [moved(item) for item in value])
     return {key: moved(item) for key, item in value.items()} if type(value) is dict else value
