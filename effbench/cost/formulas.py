@@ -155,6 +155,7 @@ FORMULAS: Mapping[str, Formula] = {
         "quantized::linear_relu_dynamic_fp16 quantized::linear_with_input_q_dq_qweight_dq_output_fp32 "
         "quantized::linear_with_input_q_dq_qweight_dq_relu_output_fp32",
     ),
+    "sparse_sampled_addmm": Formula("matmul", madds=products.sampled_product),
     "addbmm": Formula("matmul", madds=products.batch_reduced_product),
     **_each(Formula("matmul", madds=products.grouped_product), "_grouped_mm _scaled_grouped_mm _scaled_grouped_mm_v2"),
     "_trilinear": Formula("matmul", madds=products.trilinear),
@@ -346,7 +347,7 @@ FORMULAS: Mapping[str, Formula] = {
     **_each(_OVERWRITE, "exponential_ exponential cauchy_ log_normal_ geometric_ _foreach_copy_ _foreach_zero_"),
     **_each(_MOVE, "sort topk argsort msort kthvalue median nanmedian mode searchsorted bucketize"),
     **_each(_MOVE, "nonzero nonzero_static _unique2 _unique unique_dim unique_consecutive unique_dim_consecutive"),
-    **_each(_MOVE, "quantized::embedding_byte_unpack combinations cartesian_prod"),
+    **_each(_MOVE, "quantized::embedding_byte_unpack _to_dense to_dense _to_sparse _to_sparse_csr _to_sparse_csc _coalesce"),
 }
 """By operator name without namespace and overload; an in-place name without an entry takes that of its base name."""
 

@@ -56,6 +56,13 @@ def product(call: Call) -> int | None:
     return int(shape.stored) * ((out[-1] if len(out) > 1 else 1) if name in _LEFT else out[-2])
 
 
+def sampled_product(call: Call) -> int | None:
+    """Multiply-adds of ``mat1 @ mat2`` where self, a sparse matrix, stores an element: k for each of them."""
+    sampled = call.operand(0, "self")
+    stored = sampled.stored if isinstance(sampled, Sparse) else None
+    return None if stored is None else stored * call.operand(1, "mat1")[-1]
+
+
 def batch_reduced_product(call: Call) -> int:
     """Multiply-adds of addbmm: the sum over b of (n, k) @ (k, m)."""
     batch, rows, inner = call.operand(1, "batch1")

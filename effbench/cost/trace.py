@@ -36,6 +36,7 @@ from effbench.cost.plan import (
     hashable,
     key_of,
     known_result,
+    memory_of,
     moved,
     plan_call,
 )
@@ -130,12 +131,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def own(self, tensor: Tensor, constant: bool) -> int:
         """Give the storage of `tensor` a new content and return its number."""
         self._next += 1
-        self._values[_storage(tensor)] = (self._next, constant)
+        self._values[memory_of(tensor)] = (self._next, constant)
         return self._next
 
     def value(self, tensor: Tensor) -> tuple[int, bool]:
         """The content of a tensor and whether the network's input does not reach it. Unseen tensors are constants."""
-        found = self._values.get(_storage(tensor))
+        found = self._values.get(memory_of(tensor))
         return found if found is not None else (self.own(tensor, constant=True), True)
 
     # --- doubts ---
@@ -396,14 +397,6 @@ def _does_it_itself(kind: type) -> bool:
     """Whether this is a subclass of Tensor with operators of its own; fake tensors are our stand-ins."""
     own = getattr(kind, "__torch_dispatch__", _NO_DISPATCH)
     return own is not _NO_DISPATCH and kind.__name__ != "FakeTensor"
-
-
-def _storage(tensor: Tensor) -> Any:
-    """What holds the content: the storage, or the tensor itself where it has none (sparse, opaque)."""
-    try:
-        return tensor.untyped_storage()
-    except (NotImplementedError, RuntimeError):
-        return tensor
 
 
 def _view(tensor: Tensor) -> object:
