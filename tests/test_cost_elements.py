@@ -102,7 +102,7 @@ def put(y: Any, key: Any, value: Any) -> None:
     y[key] = value
 
 
-# name, the write, its tensors, elements it writes, elements it reads beside the clone (indices, values, what it adds to)
+# name, the write, its tensors, elements it writes, elements it reads (indices, values, what it adds to)
 WRITES: list[tuple[str, Any, tuple[Any, ...], int, int]] = [
     ("a number at rows", lambda y, i: put(y, i, 0.0), (FIVE,), 40, 5),
     ("a number at columns", lambda y, i: put(y, (slice(None), i), 0.0), (FIVE,), 50, 5),

@@ -347,7 +347,9 @@ FORMULAS: Mapping[str, Formula] = {
     **_each(_OVERWRITE, "exponential_ exponential cauchy_ log_normal_ geometric_ _foreach_copy_ _foreach_zero_"),
     **_each(_MOVE, "sort topk argsort msort kthvalue median nanmedian mode searchsorted bucketize"),
     **_each(_MOVE, "nonzero nonzero_static _unique2 _unique unique_dim unique_consecutive unique_dim_consecutive"),
-    **_each(_MOVE, "quantized::embedding_byte_unpack _to_dense to_dense _to_sparse _to_sparse_csr _to_sparse_csc _coalesce"),
+    **_each(
+        _MOVE, "quantized::embedding_byte_unpack _to_dense to_dense _to_sparse _to_sparse_csr _to_sparse_csc _coalesce"
+    ),
 }
 """By operator name without namespace and overload; an in-place name without an entry takes that of its base name."""
 
