@@ -134,12 +134,15 @@ CASES = [
     Case("norms of lists", lambda x, y: torch._foreach_norm([x, y]), (M, R(5)), 0, 17, 19),
     Case("pool by name", pooled, (R(1, 2, 9, 9),), 0, 9 * 32),
     Case("layer norm without weights", lambda x: functional.layer_norm(x, (4,)), (M,), 0, 60, 24),
+    Case("bilinear", functional.bilinear, (R(2, 3), R(2, 4), R(5, 3, 4)), 2 * 5 * 3 * 4),
+    Case("bilinear, none", functional.bilinear, (R(0, 3), R(0, 4), R(5, 3, 4)), 0),
     Case("running sums", lambda x: torch.logcumsumexp(x, 1), (M,), 0, 12, 24),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_closed_forms(case: Case) -> None:
+def test_closed_forms(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effbench.cost.child.can_fork", lambda: False)  # a fork for each would take most of the time
     for device in case.devices:
         cost = profile(Run(case.run), (1,), inputs=case.inputs, device=device).cost  # type: ignore[arg-type]
         assert (cost.madds, cost.status) == (case.madds, "complete"), device

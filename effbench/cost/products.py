@@ -92,7 +92,7 @@ def trilinear(call: Call) -> int:
         for place in sorted(call.named[f"expand{number}"]):
             sides.insert(place, 1)
         expanded.append(sides)
-    return prod(max(sides) for sides in zip(*expanded, strict=True))
+    return prod(0 if 0 in sides else max(sides) for sides in zip(*expanded, strict=True))
 
 
 def packed_linear(call: Call) -> int | None:
