@@ -22,6 +22,7 @@ __all__ = [
     "Operator",
     "Plan",
     "count",
+    "decompose",
     "describe",
     "flatten",
     "hashable",
@@ -99,6 +100,17 @@ def describe(func: Any) -> Operator:
 def _decomposes(name: str) -> bool:
     key = "CompositeImplicitAutograd"
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))
+
+
+def decompose(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Run an operator by its parts, as torch does outside inference mode; NotImplemented where it has none.
+
+    `func.decompose` would prefer decompositions in Python, which copy where the operator does not (dropout in eval
+    mode).
+    """
+    if _decomposes(func.name()):
+        return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+    return func.decompose(*args, **kwargs)
 
 
 def plan_call(
