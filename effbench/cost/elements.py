@@ -114,7 +114,7 @@ def under_mask(call: Call) -> int:
 
 def looked_up(call: Call) -> int:
     """Elements of the rows that a bag of embeddings looks up."""
-    return call.operand(1, "indices").numel * call.operand(0, "weight")[-1]
+    return call.operand(1, "indices").numel * call.operand(0, "weight", "self")[-1]
 
 
 def accumulates(call: Call) -> bool:

@@ -328,6 +328,9 @@ FORMULAS: Mapping[str, Formula] = {
         "embedding_dense_backward _embedding_bag_dense_backward "
         "_embedding_bag_backward _embedding_bag_per_sample_weights_backward _segment_reduce_backward",
     ),
+    "embedding_renorm_": Formula(
+        "norm", elementwise=times(2, looked_up), reads="scattered", touched=looked_up, accumulates=lambda call: True
+    ),
     **_indexed("scatter", at_index),
     **_indexed("scatter_add", at_index),
     **_indexed("scatter_reduce", at_index),
