@@ -32,7 +32,8 @@ def meta_twin(dtype: torch.dtype) -> Twin:
             return tensor.detach().to("meta")
         kind = dtype if tensor.is_floating_point() else tensor.dtype
         made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=kind, device="meta")
-        return made.requires_grad_(tensor.requires_grad) if torch.is_grad_enabled() else made
+        # Also where no gradients are kept: torch folds the batch into rows or does not by whether a weight wants them.
+        return made.requires_grad_() if tensor.requires_grad else made
 
     return twin
 

@@ -20,7 +20,7 @@ from effbench.cost.formulas import PRODUCTS
 from effbench.cost.fusion import fused_levels, traffic
 from effbench.cost.isolate import fake_twin, lent, meta_twin, quiet_torch, real_twin, uncollected
 from effbench.cost.plan import flatten
-from effbench.cost.records import Access, Record, scaled_apart, stored_bytes
+from effbench.cost.records import Record, scaled_apart, stored_bytes
 from effbench.cost.roofline import Kernel
 from effbench.cost.trace import Tensors, Trace, trace
 from effbench.cost.ways import Device, Refusal, Way, first_that_holds, home_of, parameters
@@ -64,7 +64,8 @@ def profile(
 
     Raises ModelError when the network refuses the input or fails, InvalidValue for an unknown dtype or a bad shape.
     """
-    feed = _fed(model, input_shape, batch, dtype, inputs)
+    modules = list(model.modules())
+    feed = _fed(modules, input_shape, batch, dtype, inputs)
     if not child.can_fork() or (device != "meta" and home_of(model).type not in ("cpu", "meta")):
         return count(model, input_shape, batch=batch, dtype=dtype, inputs=inputs, device=device)
 
@@ -73,7 +74,7 @@ def profile(
             importlib.import_module("torch._dynamo.config")  # for seconds: here once instead of in every child
         return apart(lambda: attempt(model, feed, way, disposable=True))
 
-    return first_that_holds(model, feed, device, in_child)
+    return first_that_holds(modules, device, in_child)
 
 
 def count(
@@ -89,8 +90,9 @@ def count(
 
     Raises ModelError, InvalidValue.
     """
-    feed = _fed(model, input_shape, batch, dtype, inputs)
-    return first_that_holds(model, feed, device, lambda way: attempt(model, feed, way))
+    modules = list(model.modules())
+    feed = _fed(modules, input_shape, batch, dtype, inputs)
+    return first_that_holds(modules, device, lambda way: attempt(model, feed, way))
 
 
 def apart(carry_out: Callable[[], _T]) -> _T:
@@ -113,14 +115,16 @@ def apart(carry_out: Callable[[], _T]) -> _T:
         raise ModelError(f"the process that counted the network failed: {failure}") from failure
 
 
-def _fed(model: nn.Module, input_shape: Fed, batch: int, dtype: str, inputs: tuple[Any, ...] | None) -> Feed:
+def _fed(
+    modules: Sequence[nn.Module], input_shape: Fed, batch: int, dtype: str, inputs: tuple[Any, ...] | None
+) -> Feed:
     fed = feeding.described(input_shape)
     batch = feeding.whole(batch, "batch")
     if dtype not in DTYPES:
         raise InvalidValue(f"dtype (='{dtype}') is not one that can be counted; use one of {', '.join(DTYPES)}")
-    if any([item.__class__ is LAZY for item in parameters(model)]):
+    if any([item.__class__ is LAZY for item in parameters(modules)]):
         raise ModelError(
-            f"{type(model).__name__} has lazy layers without shapes; run it once on real data before profiling"
+            f"{type(modules[0]).__name__} has lazy layers without shapes; run it once on real data before profiling"
         )
     return Feed(fed, batch, dtype, inputs)
 
@@ -152,6 +156,7 @@ def attempt(model: nn.Module, feed: Feed, way: Way, *, disposable: bool = False)
     """
     model = getattr(model, "_orig_mod", model)  # the network inside a torch.compile wrapper
     kind = getattr(torch, feed.dtype)
+    paths = {module: path for path, module in model.named_modules()}
     home = home_of(model)
     home = home if home.type != "meta" else torch.device("cpu")
     mode = None
@@ -166,25 +171,31 @@ def attempt(model: nn.Module, feed: Feed, way: Way, *, disposable: bool = False)
 
                 mode = FakeTensorMode(allow_non_fake_inputs=True)
                 place, twin = home, fake_twin(kind, mode, home)
-            with lent(list(model.modules()), twin):
-                found = _traced(model, feed, way.tensors, place, home, mode)
+            with lent(paths, twin):
+                found = _traced(model, paths, feed, way.tensors, place, home, mode)
     except Exception as error:
         return Refusal.of(error, model, feed)
     if found.doubt:
         reason = f"what it does depends on {_DEPENDS[found.doubt]}"
         return Refusal(found.doubt, "", reason, f"{type(model).__name__} cannot be counted without values: {reason}")
-    return _summed(model, feed, found, "meta" if way.tensors == "fake" else place.type)
+    return _summed(model, list(paths), feed, found, "meta" if way.tensors == "fake" else place.type)
 
 
 def _traced(
-    model: nn.Module, feed: Feed, tensors: Tensors, place: torch.device, home: torch.device, mode: Any
+    model: nn.Module,
+    paths: Mapping[nn.Module, str],
+    feed: Feed,
+    tensors: Tensors,
+    place: torch.device,
+    home: torch.device,
+    mode: Any,
 ) -> Trace:
     def once(feed: Feed) -> Trace:
         args, named = feed.on(torch.device("meta") if tensors == "fake" else place)
         if tensors == "fake":
             fake = fake_twin(getattr(torch, feed.dtype), mode, place)
             args, named = _mapped(args, fake), _mapped(named, fake)
-        return trace(model, args, named, tensors=tensors, home=home, mode=mode)
+        return trace(model, args, named, paths=paths, tensors=tensors, home=home, mode=mode)
 
     found = once(feed)
     if feed.values is None and any(access.constant for record in found.records for access in record.writes):
@@ -196,17 +207,17 @@ def _traced(
     return found
 
 
-def _summed(model: nn.Module, feed: Feed, found: Trace, traced_on: str) -> Profile:
+def _summed(model: nn.Module, modules: Sequence[nn.Module], feed: Feed, found: Trace, traced_on: str) -> Profile:
     records, leaving = found.records, found.leaving
     ops = tuple(_op_cost(record) for record in records)
     uncounted = Counter(op.op for op in ops if op.kind == "unknown")
     kernels = {
-        "layer": _layers(records),
+        "layer": _layers(records, ops),
         "eager": tuple(Kernel(op.madds, op.traffic) for op in ops),
         **fused_levels(records, leaving),
     }
     cost = Cost(
-        params=parameters_of(model),
+        params=parameters_of(modules),
         madds=sum(op.madds for op in ops),
         activations=sum(op.activations for op in ops),
         elementwise=sum(op.elementwise for op in ops),
@@ -221,31 +232,33 @@ def _summed(model: nn.Module, feed: Feed, found: Trace, traced_on: str) -> Profi
     return Profile(type(model).__name__, shape, feed.batch, feed.dtype, cost, ops, kernels, beyond)
 
 
-def _layers(records: Sequence[Record]) -> tuple[Kernel, ...]:
+def _layers(records: Sequence[Record], ops: Sequence[OpCost]) -> tuple[Kernel, ...]:
     """The level "layer": products alone, with quantised weights read as they are held."""
     held = stored_bytes(records)
 
-    def read(access: Access) -> Access:
-        return access._replace(bytes=held[access.value]) if access.value in held else access
+    def moved(record: Record, op: OpCost) -> Traffic:
+        if not any(access.value in held for access in record.reads):
+            return op.traffic
+        reads = [
+            access._replace(bytes=held[access.value]) if access.value in held else access for access in record.reads
+        ]
+        return traffic((*reads, *record.writes))
 
-    return tuple(
-        Kernel(record.plan.madds, traffic((*map(read, record.reads), *record.writes)))
-        for record in records
-        if record.plan.formula.kind in PRODUCTS
-    )
+    pairs = zip(records, ops, strict=True)
+    return tuple(Kernel(op.madds, moved(record, op)) for record, op in pairs if op.kind in PRODUCTS)
 
 
-def parameters_of(model: nn.Module) -> int:
+def parameters_of(modules: Sequence[nn.Module]) -> int:
     """Learnable parameters, buffers excluded, and the weights and biases that quantised modules hold packed."""
     packed = {
         id(value): value
-        for module in model.modules()
+        for module in modules
         if not isinstance(module, torch.jit.ScriptModule)
         for value in vars(module).values()
         if value.__class__ is torch.ScriptObject
     }
     tensors = flatten([_unpacked(value) for value in packed.values()])
-    return sum([item.numel() for item in (*parameters(model), *tensors)])
+    return sum([item.numel() for item in (*parameters(modules), *tensors)])
 
 
 def _unpacked(packed: Any) -> Any:

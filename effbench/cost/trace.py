@@ -110,7 +110,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _should_skip_dynamo(cls) -> bool:
         return False  # torch would wrap every call below, at a third of its cost, for the sake of torch.compile
 
-    def __init__(self, model: nn.Module, tensors: Tensors) -> None:
+    def __init__(self, model: nn.Module, tensors: Tensors, paths: Mapping[nn.Module, str] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.records: list[Record] = []
         self.tensors = tensors
@@ -122,7 +122,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # By storage. Without values they may as well live until the end; real ones must be free to go.
         self._values: MutableMapping[Any, tuple[int, bool]] = WeakKeyDictionary() if tensors == "real" else {}
         self._next = 0
-        self._paths = {id(module): path for path, module in model.named_modules()}
+        self._paths = paths if paths is not None else {module: path for path, module in model.named_modules()}
         self._calls: dict[int, int] = {}
         self._at = _Where(("", type(model).__name__, 1))
 
@@ -307,7 +307,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # --- modules ---
 
     def _enter(self, module: nn.Module, args: Any) -> None:
-        path = self._paths.get(id(module))
+        path = self._paths.get(module)
         if path is None:
             parent = self._at.stack[-1][0]
             path = f"{parent}.({type(module).__name__})".lstrip(".")
@@ -324,16 +324,17 @@ def trace(
     named: Mapping[str, Any],
     *,
     tensors: Tensors,
+    paths: Mapping[nn.Module, str] | None = None,
     home: torch.device = _CPU,
     mode: Any = None,
 ) -> Trace:
     """Run ``model(*inputs, **named)`` and write down its operators.
 
-    `home` is where the network runs, whatever the tensors; `mode` is the FakeTensorMode of fake ones. Lets the model's
-    own exceptions through, with what the tracer doubts as their attribute ``doubt``. The caller lends the model and
-    quietens torch (`isolate`).
+    `paths` are the names of its modules, where the caller has them. `home` is where the network runs, whatever the
+    tensors; `mode` is the FakeTensorMode of fake ones. Lets the model's own exceptions through, with what the tracer
+    doubts as their attribute ``doubt``. The caller lends the model and quietens torch (`isolate`).
     """
-    tracer = Tracer(model, tensors)
+    tracer = Tracer(model, tensors, paths)
     for tensor in flatten((inputs, dict(named))):
         tracer.own(tensor, constant=False)
     with ExitStack() as stack:

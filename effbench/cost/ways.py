@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -71,11 +71,15 @@ class Refusal:
 
 
 def first_that_holds(
-    model: nn.Module, feed: Feed, device: Device, attempt: Callable[[Way], Profile | Refusal]
+    modules: Sequence[nn.Module], device: Device, attempt: Callable[[Way], Profile | Refusal]
 ) -> Profile:
-    """The count in the cheapest way that can be trusted. Raises ModelError where there is none."""
+    """The count of a network, of whose `modules` it is the first, in the cheapest way that can be trusted.
+
+    Raises ModelError where there is none.
+    """
+    model = modules[0]
     refusals: list[Refusal] = []
-    for tensors in _ways(model, device, refusals):
+    for tensors in _ways(modules, device, refusals):
         found = attempt(Way(tensors))
         if isinstance(found, Refusal) and found.wants_gradients:
             found = attempt(Way(tensors, grad=True))
@@ -85,8 +89,9 @@ def first_that_holds(
     raise _error(model, refusals)
 
 
-def _ways(model: nn.Module, device: Device, refusals: list[Refusal]) -> Iterator[Tensors]:
-    if device != "real" and not is_scripted(model.modules()):
+def _ways(modules: Sequence[nn.Module], device: Device, refusals: list[Refusal]) -> Iterator[Tensors]:
+    model = modules[0]
+    if device != "real" and not is_scripted(modules):
         yield "meta"
         if refusals[-1].doubt != "values" and refusals[-1].kind != "NotImplementedError":
             yield "fake"
@@ -119,11 +124,10 @@ def home_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
-def parameters(model: nn.Module) -> list[Tensor]:
-    """As ``model.parameters()``, in a fraction of its time: that works out names on the way."""
-    modules = list(model.modules())
+def parameters(modules: Sequence[nn.Module]) -> list[Tensor]:
+    """As ``parameters()`` of the first of all modules of a network, in a fraction of its time: that works out names."""
     if is_scripted(modules):
-        return list(model.parameters())
+        return list(modules[0].parameters())
     found = {id(item): item for module in modules for item in module._parameters.values() if item is not None}
     return list(found.values())
 

@@ -104,7 +104,8 @@ def _attended(given: Mapping[str, Any]) -> Tensor | None:
         return None
     fused = (
         query.dim() == 4
-        and query.shape[:2] == key.shape[:2] == value.shape[:2]
+        and query.shape[0] == key.shape[0] == value.shape[0]
+        and (heads or query.shape[1] == key.shape[1] == value.shape[1])
         and query.shape[-1] == value.shape[-1]
         and query.dtype in _FLASH_DTYPES
         and all(item.stride(-1) == 1 and item.numel() for item in (query, key, value))
