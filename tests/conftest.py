@@ -21,7 +21,16 @@ os.environ["XDG_CACHE_HOME"] = os.path.join(tempfile.gettempdir(), f"effbench-te
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 LONG = (
-    *("test_faults_kill", "test_faults", "test_against", "test_documentation", "test_every_network", "test_cli"),
+    *(
+        "test_benchmarks_gpu",
+        "test_cost_operators",
+        "test_faults_kill",
+        "test_faults",
+        "test_against",
+        "test_documentation",
+        "test_every_network",
+        "test_cli",
+    ),
     *("test_runtime_contract", "test_bundle", "test_compiled", "test_executorch", "test_onnx", "test_instructions"),
     *("test_pytest_plugin", "test_workflow", "test_faults_files", "test_duel", "test_check", "test_external"),
     *("test_zoo_classic", "test_cost_memory", "test_coverage", "test_page_browser", "test_faults_storage"),
