@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import sys
 import warnings
 from collections import OrderedDict
@@ -138,6 +139,11 @@ def quiet_torch(*, grad: bool = False) -> Iterator[None]:
         stack.enter_context(torch.set_grad_enabled(grad))
         stack.enter_context(warnings.catch_warnings())
         stack.enter_context(_uncompiled())
+        logger = logging.getLogger(
+            "torch._subclasses.fake_tensor"
+        )  # it prints whole tracebacks of what a network catches
+        stack.callback(setattr, logger, "disabled", logger.disabled)
+        logger.disabled = True
         warnings.simplefilter("ignore")
         torch.backends.mha.set_fastpath_enabled(False)
         yield

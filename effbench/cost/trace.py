@@ -11,7 +11,7 @@ again: on fake tensors, which are on the network's own device for torch itself t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from effbench.cost import higher_order, whole
 from effbench.cost.formulas import UNKNOWN
+from effbench.cost.home import at_home
 from effbench.cost.plan import (
     WHOLE,
     Operator,
@@ -70,7 +71,6 @@ _MAX_PLANS = 50_000
 
 # The truth, past what `_as_at_home` says.
 _is_meta = torch._C.TensorBase.is_meta.__get__  # type: ignore[attr-defined]
-_any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
 
 _DATA_DEPENDENT = (
     "DataDependentOutputException",
@@ -141,6 +141,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # --- doubts ---
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether torch is at work, and not the network's own code."""
+        return self._inside > 0
+
     def wants_values(self, why: str) -> NeedsValuesError:
         """The error to raise where only values can tell how the network goes on, noted though it may be caught."""
         self.doubt = "values"
@@ -190,12 +195,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if meta and not (tensors and all(map(_is_meta, tensors)) and "device" not in kwargs):
             if self._has_values(func, tensors, args, kwargs):
                 meta = False
-            elif operator.name == "_to_copy" and kwargs.get("dtype") in (None, args[0].dtype):
-                return torch.ops.aten.alias(moved(args[0]))  # brought to where the network runs, which is where it was
+            elif _is_brought(operator, args, kwargs):
+                return torch.ops.aten.alias(moved(args[0]))
             else:
                 args, kwargs = self._to_meta(operator, args, kwargs)
-        if meta and _any_autocast() and tensors:
-            self.doubt = self.doubt or "device"  # autocast is per device, and knows none for meta
         plan = _PLANS.get(key) if meta else None
         if plan is None or plan.returns is None:
             result = known_result(operator, args, tensors) if meta and not kwargs else None
@@ -347,7 +350,7 @@ def trace(
             stack.callback(hook.remove)
         stack.enter_context(whole.seen_whole(tracer.whole))
         if tensors == "meta":
-            stack.enter_context(_as_at_home(tracer, home))
+            stack.enter_context(at_home(tracer, home))
         modes = [tracer] if mode is None else [mode, tracer]
         stack.enter_context(followed(modes))
         for each in modes:
@@ -361,37 +364,12 @@ def trace(
     return Trace(tracer.records, leaving, tracer.doubt)
 
 
-@contextmanager
-def _as_at_home(tracer: Tracer, home: torch.device) -> Iterator[None]:
-    """Within the block tensors of the meta device say to Python code that they are on `home`, where the network runs.
-
-    What a network does next may depend on that. torch's own shape rules, which run inside of operators, hear the truth.
-    """
-    base = torch._C.TensorBase
-
-    def said(name: str, there: Any) -> property:
-        read = getattr(base, name).__get__
-        return property(lambda tensor: there if not tracer._inside and _is_meta(tensor) else read(tensor))
-
-    def get_device(tensor: Tensor) -> int:
-        if not tracer._inside and _is_meta(tensor):
-            return -1 if home.type == "cpu" else home.index or 0
-        return base.get_device(tensor)
-
-    flags = [name for name in ("is_cpu", "is_cuda", "is_meta", "is_mps", "is_xpu") if hasattr(base, name)]
-    answers: dict[str, Any] = {name: said(name, name == f"is_{home.type}") for name in flags}
-    answers |= {"device": said("device", home), "get_device": get_device}
-    before = {name: vars(Tensor)[name] for name in answers if name in vars(Tensor)}
-    try:
-        for name, answer in answers.items():
-            setattr(Tensor, name, answer)
-        yield
-    finally:
-        for name in answers:
-            if name in before:
-                setattr(Tensor, name, before[name])
-            elif name in vars(Tensor):
-                delattr(Tensor, name)
+def _is_brought(operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a tensor is only brought to where the network runs, which is where it was: no copy."""
+    if operator.name != "_to_copy" or kwargs.get("dtype") not in (None, args[0].dtype):
+        return False
+    layout = kwargs.get("memory_format")
+    return layout in (None, torch.preserve_format) or bool(args[0].is_contiguous(memory_format=layout))
 
 
 def _does_it_itself(kind: type) -> bool:

@@ -1,0 +1,83 @@
+"""Tensors of the meta device that say they are where the network runs, so that it goes the way that it goes there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from effbench.cost.trace import Tracer
+
+_BASE = torch._C.TensorBase
+_is_meta = _BASE.is_meta.__get__  # type: ignore[attr-defined]
+
+_READS_VALUES = ("numpy", "tolist", "data_ptr", "__array__", "__dlpack__")
+"""Methods that read memory past the dispatcher."""
+
+
+@contextmanager
+def at_home(tracer: Tracer, home: torch.device) -> Iterator[None]:
+    """Within the block Python code hears from tensors of the meta device that they are on `home`.
+
+    torch's own shape rules, which run inside of operators, hear the truth. Whoever asks for values is refused, and that
+    is noted, since it may be caught. Autocast is a matter of the device, and torch has none for meta: where `home`'s
+    begins, the trace is in doubt.
+    """
+
+    def lies(tensor: Tensor) -> bool:
+        return not tracer.is_inside and _is_meta(tensor)
+
+    def said(name: str, there: Any) -> property:
+        read = getattr(_BASE, name).__get__
+        return property(lambda tensor: there if lies(tensor) else read(tensor))
+
+    def get_device(tensor: Tensor) -> int:
+        if lies(tensor):
+            return -1 if home.type == "cpu" else home.index or 0
+        return _BASE.get_device(tensor)
+
+    def type_of(tensor: Tensor, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if dtype is None and lies(tensor):
+            module = "torch" if home.type == "cpu" else f"torch.{home.type}"
+            return f"{module}.{_BASE.type(tensor).rpartition('.')[2]}"
+        return _BASE.type(tensor, *(() if dtype is None else (dtype,)), *args, **kwargs)
+
+    def refused(name: str) -> Callable[..., Any]:
+        read = getattr(Tensor, name)
+
+        def ask(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if _is_meta(tensor):
+                raise tracer.wants_values(f"{name} reads values")
+            return read(tensor, *args, **kwargs)
+
+        return ask
+
+    entered: Any = torch.autocast.__enter__
+
+    def enter(mode: Any) -> Any:
+        if mode._enabled and mode.device == home.type:
+            tracer.doubt = tracer.doubt or "device"
+        return entered(mode)
+
+    flags = [name for name in ("is_cpu", "is_cuda", "is_meta", "is_mps", "is_xpu") if hasattr(_BASE, name)]
+    answers: dict[str, Any] = {name: said(name, name == f"is_{home.type}") for name in flags}
+    answers |= {"device": said("device", home), "get_device": get_device, "type": type_of}
+    answers |= {name: refused(name) for name in _READS_VALUES if hasattr(Tensor, name)}
+    if torch.is_autocast_enabled(home.type):
+        tracer.doubt = "device"
+    with ExitStack() as stack:
+        for owner, name, answer in (
+            *((Tensor, *item) for item in answers.items()),
+            (torch.autocast, "__enter__", enter),
+        ):
+            own = vars(owner).get(name)
+            if own is not None:
+                stack.callback(setattr, owner, name, own)
+            else:
+                stack.callback(delattr, owner, name)
+            setattr(owner, name, answer)
+        yield
