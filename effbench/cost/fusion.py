@@ -144,7 +144,8 @@ class Fusion:
         for record, sources in zip(self.records, self._sources, strict=True):
             fusion = record.plan.formula.fusion
             feeding = {graph.find(member[source]) for source in sources}
-            elements = sum([access.elements for access in record.writes])
+            writes = record.writes
+            elements = writes[0].elements if len(writes) == 1 else sum([access.elements for access in writes])
             side = record.reads[0].elements if fusion == "reduce" else elements
             joined = [one for one in sorted(feeding, reverse=True) if growing[one].takes(fusion, side)]
             if joined and fusion == "reduce" and len(self._readers[record.reads[0].value]) > 1:
