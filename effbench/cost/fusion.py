@@ -55,13 +55,6 @@ def fused_levels(records: Sequence[Record], leaving: Collection[int]) -> dict[st
     return {"pointwise": fusion.kernels(pointwise), "epilogue": fusion.kernels(fusion.epilogue(pointwise))}
 
 
-def fused_kernels(records: Sequence[Record], leaving: Collection[int], *, into_products: bool) -> tuple[Kernel, ...]:
-    """One of the `fused_levels`: "epilogue" with `into_products`, else "pointwise"."""
-    fusion = Fusion(records, leaving)
-    pointwise = fusion.pointwise()
-    return fusion.kernels(fusion.epilogue(pointwise) if into_products else pointwise)
-
-
 def traffic(accesses: Iterable[Access]) -> Traffic:
     """The sum of reads and writes; what the network's input does not reach counts as weights."""
     weights = activations = weight_bytes = activation_bytes = 0
