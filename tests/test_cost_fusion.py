@@ -20,11 +20,12 @@ from torch.nn import functional
 
 from effbench import zoo
 from effbench.core import LEVELS, Traffic
-from effbench.cost import kernel_graph, profile
+from effbench.cost import kernel_graph
 from effbench.cost.formulas import PRODUCTS, formula
 from effbench.cost.fusion import Fusion
 from effbench.cost.kernel_graph import KernelGraph
 from effbench.cost.plan import Plan
+from effbench.cost.profile import count as profile  # in this process: a fork for each is slow and shows nothing
 from effbench.cost.records import Access, Record
 from effbench.zoo import external
 

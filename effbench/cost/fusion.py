@@ -55,13 +55,6 @@ def fused_levels(records: Sequence[Record], leaving: Collection[int]) -> dict[st
     return {"pointwise": fusion.kernels(pointwise), "epilogue": fusion.kernels(fusion.epilogue(pointwise))}
 
 
-def fused_kernels(records: Sequence[Record], leaving: Collection[int], *, into_products: bool) -> tuple[Kernel, ...]:
-    """One of the `fused_levels`: "epilogue" with `into_products`, else "pointwise"."""
-    fusion = Fusion(records, leaving)
-    pointwise = fusion.pointwise()
-    return fusion.kernels(fusion.epilogue(pointwise) if into_products else pointwise)
-
-
 def traffic(accesses: Iterable[Access]) -> Traffic:
     """The sum of reads and writes; what the network's input does not reach counts as weights."""
     weights = activations = weight_bytes = activation_bytes = 0
@@ -144,7 +137,8 @@ class Fusion:
         for record, sources in zip(self.records, self._sources, strict=True):
             fusion = record.plan.formula.fusion
             feeding = {graph.find(member[source]) for source in sources}
-            elements = sum([access.elements for access in record.writes])
+            writes = record.writes
+            elements = writes[0].elements if len(writes) == 1 else sum([access.elements for access in writes])
             side = record.reads[0].elements if fusion == "reduce" else elements
             joined = [one for one in sorted(feeding, reverse=True) if growing[one].takes(fusion, side)]
             if joined and fusion == "reduce" and len(self._readers[record.reads[0].value]) > 1:

@@ -39,11 +39,11 @@ class KernelGraph:
         return kernel
 
     def add(self, needed: Collection[int]) -> int:
-        """Make a kernel that waits for those `needed`, and return its number."""
+        """Make a kernel that waits for those `needed`, and return its number. Numbers count up from 0."""
         self._allowed += STEPS_PER_RECORD
         kernel = len(self._parents)
         self._parents.append(kernel)
-        self._levels.append(1 + max((self._levels[one] for one in needed), default=-1))
+        self._levels.append(1 + max([self._levels[one] for one in needed], default=-1))
         self._slack.append(0)
         self._needs.append(set(needed))
         self._feeds.append(set())
@@ -54,15 +54,17 @@ class KernelGraph:
     def join(self, homes: Sequence[int], needed: Collection[int]) -> bool:
         """Make `homes` one kernel, under the first's number, that also waits for the others `needed`.
 
-        None of the homes may precede another or one of `needed` (`preceding`). Returns False, and changes nothing,
-        where the allowance does not suffice to move what comes behind.
+        `needed` holds the homes too. None of them may precede another or one of `needed` (`preceding`). Returns False,
+        and changes nothing, where the allowance does not suffice to move what comes behind.
         """
         self._allowed += STEPS_PER_RECORD
+        if len(needed) == 1:
+            return True  # the one home itself
         levels = self._levels
         home, *others = homes
         outside = [one for one in needed if one not in homes]
-        least = 1 + max((levels[one] for one in outside), default=-1)
-        level = max(levels[one] for one in homes)
+        least = 1 + max([levels[one] for one in outside], default=-1)
+        level = max([levels[one] for one in homes])
         lifted = least > level
         if lifted:
             # A kernel that is lifted again and again is lifted by twice as much each time: what is behind moves seldom.
@@ -93,7 +95,7 @@ class KernelGraph:
 
         All that the allowance leaves open are among them.
         """
-        highest = max(self._levels[one] for one in targets)
+        highest = max([self._levels[one] for one in targets])
         still_open = {one for one in candidates if self._levels[one] < highest}
         targets = set(targets)
         found = {one for one in still_open if not self._feeds[one].isdisjoint(targets)}
