@@ -51,7 +51,7 @@ def test_a_shape_of_any_whole_numbers(shape: Any):
         (True, 8, 8), (3, 8.0, 8), (np.float64(3), 8, 8), (np.bool_(True), 8, 8), (3, -8, 8), (3, 0, 8), (3, None, 8),
         (3, torch.tensor(True), 8), (3, torch.tensor(8.0), 8), 224, np.int64(224), 3.5, "3x8x", "", "big", [None],
         Input(8), Input((3, 8.0, 8)), {"input": None}, {"input": 8}, {1: (3, 8, 8)},
-        [(3, 8, 8), 8], object(), [[3, [8]]],
+        [(3, 8, 8), 8], pytest.param(object(), id="an object"), [[3, [8]]],
     ],
     ids=repr,
 )  # fmt: skip

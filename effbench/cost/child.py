@@ -23,6 +23,8 @@ from typing import Any, TypeVar
 
 import psutil
 
+from effbench.cost.isolate import uncollected
+
 _T = TypeVar("_T")
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -79,7 +81,8 @@ def run(function: Callable[[], _T]) -> _T:
     _, status = os.waitpid(child, 0)
     if not received:
         raise _ended(status)
-    answer: _Answer = pickle.loads(received)
+    with uncollected():  # of hundreds of thousands of new objects each collection would walk through all
+        answer: _Answer = pickle.loads(received)
     for text, stream in zip(answer.printed, (sys.stdout, sys.stderr), strict=True):
         if text:
             stream.write(text)
@@ -104,7 +107,8 @@ def _answer(function: Callable[[], Any], writing: int) -> None:
             error = _portable(raised)
         printed = (sys.stdout.getvalue(), sys.stderr.getvalue())
         with os.fdopen(writing, "wb") as pipe:
-            pipe.write(pickle.dumps(_Answer(value, error, printed)))
+            with uncollected():
+                pipe.write(pickle.dumps(_Answer(value, error, printed)))
         code = 0
     finally:
         os._exit(code)
