@@ -106,9 +106,8 @@ def _answer(function: Callable[[], Any], writing: int) -> None:
         except BaseException as raised:
             error = _portable(raised)
         printed = (sys.stdout.getvalue(), sys.stderr.getvalue())
-        with os.fdopen(writing, "wb") as pipe:
-            with uncollected():
-                pipe.write(pickle.dumps(_Answer(value, error, printed)))
+        with os.fdopen(writing, "wb") as pipe, uncollected():
+            pipe.write(pickle.dumps(_Answer(value, error, printed)))
         code = 0
     finally:
         os._exit(code)
