@@ -18,7 +18,7 @@ from typing import Any
 from effbench.core import LEVELS
 from effbench.errors import EffbenchError
 from effbench.measurement import counting
-from effbench.zoo import external
+from effbench.zoo import libraries
 
 HERE = Path(__file__).parent
 FACTORS = (1 / 3, 1.0, 3.0)
@@ -34,7 +34,7 @@ def rows(name: str) -> list[dict[str, str]]:
 
 def count(model: str, size: int) -> dict[str, Any]:
     """Costs of one image, and per level the kernels as (madds, bytes of weights, bytes of activations)."""
-    timm = external.library("timm")
+    timm = libraries.library("timm")
     found = counting.profile(f"timm:{model}", (3, size, size), batch=1, dtype="float32")
     levels = found.cost.memory_access_levels
     kernels = {
@@ -117,7 +117,7 @@ def main(folder: Path) -> None:
                     )
     write(folder / "bounds.csv", bounds, ("run", "factor", "model", "img_size", *LEVELS))
     kept.unlink()
-    print(f"{len(costs)} counted with timm {external.library('timm').__version__}, {len(named) - len(costs)} missing")
+    print(f"{len(costs)} counted with timm {libraries.library('timm').__version__}, {len(named) - len(costs)} missing")
 
 
 if __name__ == "__main__":
