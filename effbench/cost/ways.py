@@ -56,7 +56,9 @@ class Refusal:
     @classmethod
     def of(cls, error: Exception, model: nn.Module, feed: Feed) -> Refusal:
         told = refusal.explain(error, refusal.facts_of(model), feed.inputs, feed.batch)
-        return cls(getattr(error, "doubt", ""), type(error).__name__, refusal.first_reason(error), told)
+        doubt = getattr(error, "doubt", "")
+        # An operator's error that the network did not catch is what it says, and raises no doubt.
+        return cls("" if doubt == "refused" else doubt, type(error).__name__, refusal.first_reason(error), told)
 
     @property
     def wants_gradients(self) -> bool:

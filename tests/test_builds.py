@@ -1,0 +1,107 @@
+"""Networks by name are built without values where that is safe, and what they are made of is imported as it is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import torch
+
+from effbench import api
+from effbench.errors import ModelError
+
+FILE = """
+import os, random
+import numpy as np
+import torch
+from torch import nn
+
+TABLE = torch.arange(8.0)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+    def forward(self, x):
+        return self.layer(x * TABLE)
+
+def plain():
+    return Net()
+
+def saves():
+    net = Net()
+    torch.save(net.state_dict(), "by_torch.pt")
+    return net
+
+def writes():
+    net = Net()
+    with open("by_open.txt", "w") as file:
+        file.write(str(net.layer.weight))
+    return net
+
+def arrays():
+    net = Net()
+    np.save("by_numpy.npy", net.layer.weight.detach().numpy())
+    return net
+
+def late():
+    import late_module
+    return late_module.Net()
+
+def looks():
+    net = Net()
+    return net if net.layer.weight.sum().item() < 1e9 else None
+
+def draws():
+    random.random()
+    return Net()
+
+def leaves():
+    raise SystemExit(3)
+
+def crashes():
+    os.kill(os.getpid(), 11)
+"""
+
+
+@pytest.fixture
+def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "late_module.py").write_text(FILE, encoding="utf-8")
+    path = tmp_path / "saving_nets.py"
+    path.write_text(dedent(FILE), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["plain", "saves", "writes", "arrays", "late", "looks", "draws"])
+def test_every_factory_is_counted_on_shapes(nets: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(nets.parent))
+    cost = api.profile(f"{nets}:{name}", (8,)).cost
+    assert (cost.madds, cost.traced_on) == (64, "meta")
+
+
+def test_a_factory_that_saves_its_network_saves_one_with_values(nets: Path) -> None:
+    for name in ("saves", "writes"):
+        api.profile(f"{nets}:{name}", (8,))
+    saved = torch.load(nets.parent / "by_torch.pt")
+    assert {value.device.type for value in saved.values()} == {"cpu"}
+    assert "meta" not in (nets.parent / "by_open.txt").read_text(encoding="utf-8")
+
+
+def test_constants_of_a_module_have_values_afterwards(nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(nets.parent))
+    api.profile("saving_nets:late", (8,))
+    try:
+        assert sys.modules["saving_nets"].TABLE.device.type == "cpu"
+        assert "late_module" not in sys.modules, "what a factory imports stays in the process that it ran in"
+    finally:
+        sys.modules.pop("saving_nets", None)
+
+
+def test_what_ends_the_process_is_said(nets: Path) -> None:
+    with pytest.raises(ModelError, match=r"sys.exit\(3\)"):
+        api.profile(f"{nets}:leaves", (8,))
+    with pytest.raises(ModelError, match="SIGSEGV"):
+        api.profile(f"{nets}:crashes", (8,))
