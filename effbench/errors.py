@@ -8,10 +8,22 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class EffbenchError(Exception):
     """Something the user can put right. The message is one line."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """From one process to another with its message, whatever its class was made from."""
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(kind: type[EffbenchError], args: tuple[Any, ...], state: dict[str, Any]) -> EffbenchError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class UnknownName(EffbenchError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from torch.nn import functional
 
 from effbench import api
 from effbench.cost import child, count, profile
-from effbench.errors import ModelError
+from effbench.errors import ModelError, UnknownName
 
 LSTM = 10 * 4 * 16 * (8 + 16)
 """Ten steps, four gates of 16 units, inputs of 8."""
@@ -534,3 +535,27 @@ def test_without_fork_the_modules_are_put_back(monkeypatch: pytest.MonkeyPatch) 
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     assert api.profile(model, (3, 5, 5)).cost.madds == 9 * 3 * 4 * 9
     assert model.training and not model[0].weight.is_meta and int(model[1].num_batches_tracked) == 0
+
+
+@forks
+def test_errors_for_people_travel_as_they_are() -> None:
+    def unknown() -> None:
+        raise UnknownName("model", "resnt", ["resnet"])
+
+    with pytest.raises(UnknownName, match=r"no model named 'resnt'\. Did you mean 'resnet'\?") as raised:
+        child.run(unknown)
+    assert raised.value.known == ("resnet",)
+
+
+@forks
+def test_a_child_of_a_child_may_compute_for_longer_than_one_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "IDLE_S", 2.0)
+
+    def busy() -> int:
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            pass
+        return os.getpid()
+
+    found = child.run(lambda: child.run(busy))
+    assert found != os.getpid()

@@ -30,7 +30,12 @@ _T = TypeVar("_T")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 IDLE_S = 20.0
-"""A child that computes nothing for so long waits for what this process has and a copy lacks: a lock, a thread."""
+"""A child that computes nothing for so long waits for what this process has and a copy lacks: a lock, a thread.
+
+A child that has a child of its own waits for that one half as long, and so is heard before it is given up itself.
+"""
+
+_generation = 0
 
 
 class ChildFailed(Exception):
@@ -58,8 +63,9 @@ def run(function: Callable[[], _T]) -> _T:
 
     Raises what the function raises, if that can be pickled, and `ChildFailed` where the child ended without an answer.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # closed, or none at all
+            stream.flush()
     reading, writing = os.pipe()
     with warnings.catch_warnings():
         # Python warns that a child of a process with threads may wait for ever: `_received` sees to that.
@@ -84,7 +90,7 @@ def run(function: Callable[[], _T]) -> _T:
     with uncollected():  # of hundreds of thousands of new objects each collection would walk through all
         answer: _Answer = pickle.loads(received)
     for text, stream in zip(answer.printed, (sys.stdout, sys.stderr), strict=True):
-        if text:
+        with suppress(AttributeError, OSError, ValueError):
             stream.write(text)
     if answer.error is not None:
         raise answer.error
@@ -94,7 +100,9 @@ def run(function: Callable[[], _T]) -> _T:
 
 def _answer(function: Callable[[], Any], writing: int) -> None:
     """The child's whole life."""
+    global _generation
     code = 1
+    _generation += 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         _end_with_parent()
@@ -135,7 +143,7 @@ def _portable(error: BaseException) -> BaseException:
 def _received(reading: int, child: int) -> bytes:
     """Everything that the child writes until it closes its end. Raises ChildFailed where it stands still."""
     parts: list[bytes] = []
-    spent, idle = -1.0, 0.0
+    spent, idle, limit_s = -1.0, 0.0, IDLE_S / 2**_generation
     while True:
         ready, _, _ = select.select([reading], [], [], 1.0)
         if ready:
@@ -147,16 +155,20 @@ def _received(reading: int, child: int) -> bytes:
         now = _seconds_computed(child)
         idle = 0.0 if now > spent else idle + 1.0
         spent = max(spent, now)
-        if idle >= IDLE_S:
-            raise ChildFailed(f"it computed nothing for {IDLE_S:.0f} s", stuck=True)
+        if idle >= limit_s:
+            raise ChildFailed(f"it computed nothing for {limit_s:.0f} s", stuck=True)
 
 
 def _seconds_computed(child: int) -> float:
-    try:
-        times = psutil.Process(child).cpu_times()
-    except psutil.Error:
-        return 0.0
-    return float(times.user + times.system)
+    """Of the child and of every process that it has started."""
+    seconds = 0.0
+    with suppress(psutil.Error):
+        process = psutil.Process(child)
+        for each in (process, *process.children(recursive=True)):
+            with suppress(psutil.Error):
+                times = each.cpu_times()
+                seconds += times.user + times.system
+    return seconds
 
 
 def _ended(status: int) -> ChildFailed:
