@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
 
@@ -11,6 +13,7 @@ import torch
 
 from effbench import api
 from effbench.errors import ModelError
+from effbench.measurement.builds import _nothing_written
 
 FILE = """
 import os, random
@@ -105,3 +108,25 @@ def test_what_ends_the_process_is_said(nets: Path) -> None:
         api.profile(f"{nets}:leaves", (8,))
     with pytest.raises(ModelError, match="SIGSEGV"):
         api.profile(f"{nets}:crashes", (8,))
+
+
+def test_other_threads_write_while_a_network_is_built(nets: Path) -> None:
+    """And so do modules that are imported meanwhile."""
+    with _nothing_written():
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(Path("log.txt").write_text, "line").result()
+        with pytest.raises(Exception, match="no values"):
+            Path("weights.txt").write_text("meta")
+    assert not Path("weights.txt").exists()
+    Path("weights.txt").write_text("values")
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg11", "inception_v3"])
+def test_a_fresh_process_counts_and_compiles(name: str) -> None:
+    """Initialisers import torch's compiler stack, which looks for a folder to write to."""
+    code = f"""
+        import effbench, torch
+        assert effbench.profile({name!r}).cost.status == "complete"
+        assert torch.compile(torch.nn.Linear(3, 3), backend="eager")(torch.ones(1, 3)).shape == (1, 3)
+    """
+    subprocess.run([sys.executable, "-c", dedent(code)], check=True, timeout=120)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import queue
 import random
+import signal
 import threading
 import time
 import warnings
@@ -369,15 +371,36 @@ def in_threads(model: Run, x: torch.Tensor) -> Any:
     return found[0] + found[1]
 
 
+class Worker(threading.Thread):
+    """A thread with a `run` of its own."""
+
+    def __init__(self, model: Run, x: torch.Tensor) -> None:
+        super().__init__()
+        self.model, self.x = model, x
+
+    def run(self) -> None:
+        self.found = self.model.layer(self.x)
+
+
+def in_workers(model: Run, x: torch.Tensor) -> Any:
+    workers = [Worker(model, x), Worker(model, x)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return workers[0].found + workers[1].found
+
+
 def in_thread_pool(model: Run, x: torch.Tensor) -> Any:
     with ThreadPool(2) as pool:
-        return sum(pool.map(model.layer, [x, x]))
+        return sum(pool.map(model.layer, [x])) + pool.apply_async(model.layer, (x,)).get()
 
 
 @pytest.mark.parametrize(
     "forward",
     [
         in_threads,
+        in_workers,
         in_thread_pool,
         lambda m, x: sum(POOL.map(m.layer, [x, x])),
         lambda m, x: POOL.submit(m.layer, x).result() + m.layer(x),
@@ -386,8 +409,31 @@ def in_thread_pool(model: Run, x: torch.Tensor) -> Any:
 def test_threads_are_followed(forward: Callable[..., Any]) -> None:
     POOL.submit(int).result()  # its thread is there before the count, and not in a forked process
     for counted in (profile, count):
-        assert counted(linear(forward), (8,)).cost.madds == 128
+        cost = counted(linear(forward), (8,)).cost
+        assert (cost.madds, cost.status) == (128, "complete")
     assert POOL.submit(int).result() == 0
+
+
+def test_work_of_a_thread_that_was_there_before_is_named() -> None:
+    orders: Any = queue.Queue()
+    results: Any = queue.Queue()
+    threading.Thread(target=lambda: [results.put(orders.get()()) for _ in range(9)], daemon=True).start()
+
+    def forward(model: Run, x: torch.Tensor) -> Any:
+        orders.put(lambda: model.layer(x))
+        try:
+            return results.get(timeout=0.5)
+        except queue.Empty:
+            return x
+
+    cost = profile(linear(forward), (8,)).cost
+    assert cost.status == "partial" and "other threads" in cost.uncounted
+
+
+def test_what_numpy_computes_is_named() -> None:
+    model = linear(lambda m, x: torch.from_numpy(x.numpy() @ np.ones((8, 8), dtype=np.float32)))
+    cost = profile(model, (8,)).cost
+    assert cost.status == "partial" and "numpy" in cost.uncounted
 
 
 # --- what a profile leaves behind -------------------------------------------------------------------
@@ -535,6 +581,23 @@ def test_without_fork_the_modules_are_put_back(monkeypatch: pytest.MonkeyPatch) 
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     assert api.profile(model, (3, 5, 5)).cost.madds == 9 * 3 * 4 * 9
     assert model.training and not model[0].weight.is_meta and int(model[1].num_batches_tracked) == 0
+
+
+@forks
+def test_a_network_may_be_as_deep_as_python_allows() -> None:
+    model: nn.Module = nn.Linear(4, 4)
+    for _ in range(230):
+        model = nn.Sequential(model)
+    assert profile(model, (4,)).cost.madds == 16
+
+
+@forks
+def test_children_may_be_collected_by_the_kernel() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert profile(nn.Linear(8, 8), (8,)).cost.madds == 64
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @forks

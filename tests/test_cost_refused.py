@@ -177,6 +177,32 @@ def test_packed_weights_are_parameters() -> None:
             assert_cost(model, (192,), max_params=100)
 
 
+@pytest.mark.parametrize(("layer", "params"), [(nn.LSTM(8, 16), 4 * 16 * 26), (nn.GRU(8, 16), 3 * 16 * 26)])
+def test_packed_cells_hold_each_bias_once(layer: nn.Module, params: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = torch.ao.quantization.quantize_dynamic(nn.Sequential(layer), {type(layer)}, dtype=torch.qint8)
+        assert profile(model, (10, 8)).cost.params == params
+
+
+def test_packed_weights_in_torchscript_are_parameters() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(16, 8)), {nn.Linear}, dtype=torch.qint8)
+        assert profile(torch.jit.script(model), (16,)).cost.params == 16 * 8 + 8
+
+
+def test_a_mask_counts_what_it_selects() -> None:
+    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+        y = x.clone()
+        y[:, torch.arange(100) < 10] = 0.0
+        return y
+
+    cost = profile(Run(forward), (100, 8)).cost
+    assert cost.memory_access == count(Run(forward), (100, 8), device="real").cost.memory_access
+    assert cost.memory_access < 1600 + 800
+
+
 def test_a_weight_is_read_as_it_is_held() -> None:
     """By hand what weight-only quantisation does: eight-bit weights, scaled to floats before the product."""
 

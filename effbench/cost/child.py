@@ -80,11 +80,11 @@ def run(function: Callable[[], _T]) -> _T:
     except BaseException:
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        _waited(child)
         raise
     finally:
         os.close(reading)
-    _, status = os.waitpid(child, 0)
+    status = _waited(child)
     if not received:
         raise _ended(status)
     with uncollected():  # of hundreds of thousands of new objects each collection would walk through all
@@ -169,6 +169,14 @@ def _seconds_computed(child: int) -> float:
                 times = each.cpu_times()
                 seconds += times.user + times.system
     return seconds
+
+
+def _waited(child: int) -> int:
+    """The child's status; 0 where this process has the kernel collect its children unasked."""
+    try:
+        return os.waitpid(child, 0)[1]
+    except ChildProcessError:
+        return 0
 
 
 def _ended(status: int) -> ChildFailed:

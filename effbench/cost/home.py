@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 _BASE = torch._C.TensorBase
 _is_meta = _BASE.is_meta.__get__  # type: ignore[attr-defined]
 
+_STORAGES = ("untyped_storage", "storage")
+"""Methods that lead to memory, which says itself where it lies."""
+
 _READS_VALUES = ("numpy", "tolist", "data_ptr", "__array__", "__dlpack__")
 """Methods that read memory past the dispatcher."""
 
@@ -56,6 +59,25 @@ def at_home(tracer: Tracer, home: torch.device) -> Iterator[None]:
 
         return ask
 
+    def noted(name: str) -> Callable[..., Any]:
+        read = getattr(Tensor, name)
+
+        def ask(tensor: Tensor) -> Any:
+            if lies(tensor):
+                tracer.doubt = "values"
+            return read(tensor)
+
+        return ask
+
+    def switched(name: str) -> Callable[..., Any]:
+        switch = getattr(torch, name)
+
+        def note(*args: Any) -> Any:
+            tracer.doubt = tracer.doubt or "device"
+            return switch(*args)
+
+        return note
+
     entered: Any = torch.autocast.__enter__
 
     def enter(mode: Any) -> Any:
@@ -67,17 +89,43 @@ def at_home(tracer: Tracer, home: torch.device) -> Iterator[None]:
     answers: dict[str, Any] = {name: said(name, name == f"is_{home.type}") for name in flags}
     answers |= {"device": said("device", home), "get_device": get_device, "type": type_of}
     answers |= {name: refused(name) for name in _READS_VALUES if hasattr(Tensor, name)}
+    answers |= {name: noted(name) for name in _STORAGES}
     if torch.is_autocast_enabled(home.type):
         tracer.doubt = "device"
     with ExitStack() as stack:
-        for owner, name, answer in (
-            *((Tensor, *item) for item in answers.items()),
-            (torch.autocast, "__enter__", enter),
-        ):
+        switches = [name for name in ("set_autocast_enabled", "set_autocast_cpu_enabled") if hasattr(torch, name)]
+        owned: list[tuple[Any, str, Any]] = [(Tensor, *item) for item in answers.items()]
+        owned += [(torch.autocast, "__enter__", enter), *((torch, name, switched(name)) for name in switches)]
+        for owner, name, answer in owned:
             own = vars(owner).get(name)
             if own is not None:
                 stack.callback(setattr, owner, name, own)
             else:
                 stack.callback(delattr, owner, name)
             setattr(owner, name, answer)
+        yield
+
+
+@contextmanager
+def exits_noticed(tracer: Tracer) -> Iterator[None]:
+    """Within the block it is noticed when a tensor that the input reaches goes to NumPy, whose work is not counted."""
+
+    def watched(name: str) -> Callable[..., Any]:
+        hand_over = getattr(Tensor, name)
+
+        def note(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if not tracer.is_inside and not tracer.value(tensor)[1]:
+                tracer.notice("numpy")
+            return hand_over(tensor, *args, **kwargs)
+
+        return note
+
+    with ExitStack() as stack:
+        for name in ("numpy", "__array__", "__dlpack__"):
+            own = vars(Tensor).get(name)
+            if own is not None:
+                stack.callback(setattr, Tensor, name, own)
+            else:
+                stack.callback(delattr, Tensor, name)
+            setattr(Tensor, name, watched(name))
         yield

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -19,10 +21,10 @@ from effbench.cost.costs import OpCost, Profile
 from effbench.cost.formulas import PRODUCTS
 from effbench.cost.fusion import fused_levels, traffic
 from effbench.cost.isolate import fake_twin, lent, meta_twin, quiet_torch, real_twin, uncollected
-from effbench.cost.plan import flatten
 from effbench.cost.records import Record, scaled_apart, stored_bytes
 from effbench.cost.roofline import Kernel
 from effbench.cost.trace import Tensors, Trace, trace
+from effbench.cost.walk import packed
 from effbench.cost.ways import Device, Refusal, Way, first_that_holds, home_of, parameters
 from effbench.errors import InvalidValue, ModelError
 from effbench.feeding import Input
@@ -71,7 +73,10 @@ def profile(
 
     def in_child(way: Way) -> Profile | Refusal:
         if way.tensors == "fake":
+            before = dict(os.environ)
             importlib.import_module("torch._dynamo.config")  # for seconds: here once instead of in every child
+            os.environ.clear()  # it sets variables of its own
+            os.environ.update(before)
         return apart(lambda: attempt(model, feed, way, disposable=True))
 
     return first_that_holds(modules, device, in_child)
@@ -103,6 +108,7 @@ def apart(carry_out: Callable[[], _T]) -> _T:
 
     def alone() -> _T:
         torch.set_num_threads(1)  # the threads that would help are not in the copy
+        sys.setrecursionlimit(10 * sys.getrecursionlimit())  # hooks and operators add frames to a deep network's own
         return carry_out()
 
     if not child.can_fork():
@@ -111,8 +117,16 @@ def apart(carry_out: Callable[[], _T]) -> _T:
         return child.run(alone)
     except child.ChildFailed as failure:
         if failure.stuck:
-            return carry_out()
+            found: _T = _partial(carry_out())
+            return found
         raise ModelError(f"the process that counted the network failed: {failure}") from failure
+
+
+def _partial(found: Any) -> Any:
+    """The result of a count that waited for what the tracer does not see, which names it."""
+    if not isinstance(found, Profile) or found.cost.uncounted:
+        return found
+    return replace(found, cost=replace(found.cost, status="partial", uncounted={"other threads": 1}))
 
 
 def _fed(
@@ -175,6 +189,8 @@ def attempt(model: nn.Module, feed: Feed, way: Way, *, disposable: bool = False)
                 found = _traced(model, paths, feed, way.tensors, place, home, mode)
     except Exception as error:
         return Refusal.of(error, model, feed)
+    if found.is_bounded and not any(item.is_meta for item in parameters(list(paths))):
+        found = replace(found, doubt="values")
     if found.doubt:
         reason = f"what it does depends on {_DEPENDS[found.doubt]}"
         return Refusal(found.doubt, "", reason, f"{type(model).__name__} cannot be counted without values: {reason}")
@@ -250,21 +266,27 @@ def _layers(records: Sequence[Record], ops: Sequence[OpCost]) -> tuple[Kernel, .
 
 def parameters_of(modules: Sequence[nn.Module]) -> int:
     """Learnable parameters, buffers excluded, and the weights and biases that quantised modules hold packed."""
-    packed = {
-        id(value): value
-        for module in modules
-        if not isinstance(module, torch.jit.ScriptModule)
-        for value in vars(module).values()
-        if value.__class__ is torch.ScriptObject
-    }
-    tensors = flatten([_unpacked(value) for value in packed.values()])
-    return sum([item.numel() for item in (*parameters(modules), *tensors)])
+    held = {id(value): value for module in modules for value in _attributes(module) if _is_script_object(value)}
+    return sum([item.numel() for item in parameters(modules)]) + sum(map(_held, held.values()))
 
 
-def _unpacked(packed: Any) -> Any:
-    with suppress(Exception):  # an object of a custom class need not be unpackable, nor hold weights
-        return packed.unpack()
-    return ()
+def _held(value: Any) -> int:
+    """Weights and biases in a script object. A recurrent cell holds each bias twice: packed, and beside its weights."""
+    sizes = [(tensor.dim(), tensor.numel()) for tensor in packed(value)]
+    biases = sum(size for dim, size in sizes if dim < 2)
+    return sum(size for dim, size in sizes if dim > 1) + (biases if hasattr(value, "unpack") else biases // 2)
+
+
+def _attributes(module: nn.Module) -> Iterable[Any]:
+    if not isinstance(module, torch.jit.ScriptModule):
+        return vars(module).values()
+    # TorchScript tells its attributes by name alone; these are the names that torch's quantised layers have.
+    names = ("_packed_params", "_packed_weight", "param")
+    return [module._c.getattr(name) for name in names if module._c.hasattr(name)]
+
+
+def _is_script_object(value: Any) -> bool:
+    return value.__class__ is torch.ScriptObject
 
 
 def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:

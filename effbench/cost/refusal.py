@@ -134,6 +134,8 @@ def first_of(failures: Sequence[BaseException]) -> BaseException:
 def advice(error: BaseException | str, facts: Facts, inputs: Sequence[Input]) -> str:
     """What to do about an error. Speaks of the inputs only where they are the likely cause."""
     text = str(error)
+    if "maximum recursion depth" in text:
+        return "its modules are nested too deeply; raise sys.setrecursionlimit"
     if re.search(r"out of memory|can't allocate memory|not enough memory", text):
         return "choose a smaller --batch or --input"
     for hint in (_call(text, facts), _indices(text, inputs), _shape(text, facts, inputs)):

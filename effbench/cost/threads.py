@@ -2,33 +2,82 @@
 
 from __future__ import annotations
 
+import _thread
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import torch
 
 
+class _Done:
+    """The result of what has been carried out already, as ``multiprocessing.pool.AsyncResult`` gives it."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.error: Exception | None = None
+        self.outcome: Any = None
+        try:
+            self.outcome = function()
+        except Exception as error:
+            self.error = self.outcome = error
+
+    def get(self, timeout: float | None = None) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.outcome
+
+    def wait(self, timeout: float | None = None) -> None:
+        return None
+
+    def ready(self) -> bool:
+        return True
+
+    def successful(self) -> bool:
+        return self.error is None
+
+
 @contextmanager
-def followed(modes: Sequence[Any]) -> Iterator[None]:
+def followed(modes: Sequence[Any], noticed: Callable[[str], None]) -> Iterator[None]:
     """Within the block a thread that starts has `modes` active, and a thread pool works in the caller's thread.
+
+    Where the caller's thread waits and none of these threads is at work, it waits for one that is not followed:
+    `noticed` is then told so.
 
     A pool may have been made long before, by threads that no mode reaches (and that a forked process lacks), so what
     is given to it is carried out at once. The order of its results is its caller's anyway.
     """
-    run, submit = threading.Thread.run, ThreadPoolExecutor.submit
+    inner, submit, wait = threading.Thread._bootstrap_inner, ThreadPoolExecutor.submit, threading.Condition.wait  # type: ignore[attr-defined]
+    start_new = _thread.start_new_thread
+    alive = 0
     home = threading.get_ident()
     grad = torch.is_grad_enabled()
 
-    def run_followed(thread: threading.Thread) -> None:
-        with ExitStack() as stack:
-            stack.enter_context(torch.set_grad_enabled(grad))
-            for mode in modes:
-                stack.enter_context(mode)
-            run(thread)
+    def run_followed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        nonlocal alive
+        alive += 1
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(torch.set_grad_enabled(grad))
+                for mode in modes:
+                    stack.enter_context(mode)
+                function(*args, **kwargs)
+        finally:
+            alive -= 1
+
+    def start_followed(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any = None) -> int:
+        return start_new(run_followed, (function, *args), kwargs or {})
+
+    def wait_noticed(condition: threading.Condition, timeout: float | None = None) -> bool:
+        # A thread that starts is waited for too, before it is at work.
+        starts = sys._getframe(2).f_code is threading.Thread.start.__code__
+        if not alive and threading.get_ident() == home and not starts:
+            noticed("other threads")
+        return wait(condition, timeout)
 
     def submit_here(
         pool: ThreadPoolExecutor, function: Callable[..., Any], /, *args: Any, **kwargs: Any
@@ -41,6 +90,18 @@ def followed(modes: Sequence[Any]) -> Iterator[None]:
         except BaseException as error:
             future.set_exception(error)
         return future
+
+    def later(function: Callable[..., Any]) -> Callable[..., Any]:
+        def here_and_now(
+            pool: ThreadPool, *args: Any, callback: Any = None, error_callback: Any = None, **kwargs: Any
+        ) -> _Done:
+            done = _Done(partial(function, pool, *args, **kwargs))
+            told = callback if done.successful() else error_callback
+            if told is not None:
+                told(done.outcome)
+            return done
+
+        return here_and_now
 
     def apply_here(pool: ThreadPool, function: Callable[..., Any], args: Any = (), kwds: Any = None) -> Any:
         return function(*args, **(kwds or {}))
@@ -60,16 +121,24 @@ def followed(modes: Sequence[Any]) -> Iterator[None]:
         "starmap": starmap_here,
         "imap": iterate_here,
         "imap_unordered": iterate_here,
+        "apply_async": later(apply_here),
+        "map_async": later(map_here),
+        "starmap_async": later(starmap_here),
     }
     before = {name: getattr(ThreadPool, name) for name in here}
     try:
-        threading.Thread.run = run_followed  # type: ignore[assignment, method-assign]
+        # Not `run`, which subclasses have their own of.
+        threading.Thread._bootstrap_inner = lambda thread: run_followed(inner, thread)  # type: ignore[attr-defined]
+        threading.Condition.wait = wait_noticed  # type: ignore[assignment, method-assign]
+        _thread.start_new_thread = start_followed
         ThreadPoolExecutor.submit = submit_here  # type: ignore[assignment, method-assign]
         for name, function in here.items():
             setattr(ThreadPool, name, function)
         yield
     finally:
-        threading.Thread.run = run  # type: ignore[method-assign]
+        threading.Thread._bootstrap_inner = inner  # type: ignore[attr-defined]
+        threading.Condition.wait = wait  # type: ignore[method-assign]
+        _thread.start_new_thread = start_new
         ThreadPoolExecutor.submit = submit  # type: ignore[method-assign]
         for name, function in before.items():
             setattr(ThreadPool, name, function)

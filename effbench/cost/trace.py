@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from effbench.cost import higher_order, whole
 from effbench.cost.formulas import UNKNOWN
-from effbench.cost.home import at_home
+from effbench.cost.home import at_home, exits_noticed
 from effbench.cost.plan import (
     WHOLE,
     Operator,
@@ -54,11 +54,15 @@ operator's error (which may be of our making), or it wanted a value."""
 
 @dataclass(frozen=True)
 class Trace:
-    """The operators of one pass in order, the contents that leave the network, and whether to believe them."""
+    """The operators of one pass in order, the contents that leave the network, and whether to believe them.
+
+    `is_bounded` says that a mask without values was counted as if it selected everything.
+    """
 
     records: list[Record]
     leaving: frozenset[int]
     doubt: Doubt
+    is_bounded: bool = False
 
 
 class NeedsValuesError(Exception):
@@ -118,6 +122,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.doubt: Doubt = ""
         self.lock = threading.RLock()
         self._dtype = torch.get_default_dtype()
+        self.unseen: set[str] = set()
+        self.is_bounded = False
         self._inside = 0
         # By storage. Without values they may as well live until the end; real ones must be free to go.
         self._values: MutableMapping[Any, tuple[int, bool]] = WeakKeyDictionary() if tensors == "real" else {}
@@ -190,6 +196,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _carry_out(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The operator's result, and a record of it unless it only views."""
         tensors: list[Tensor] = []
+        if any(item.is_nested for item in args if isinstance(item, Tensor)):
+            result = self._run(func, args, kwargs)  # a list of tensors behind one that has no shape of its own
+            if not operator.free:
+                self.uncounted(operator.name, (), ())
+            return result
         key = (func, self._dtype, key_of(args, tensors), key_of(tuple(kwargs.items()), tensors) if kwargs else None)
         meta = self.on_meta
         if meta and not (tensors and all(map(_is_meta, tensors)) and "device" not in kwargs):
@@ -219,6 +230,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 for item in plan.returns
             ]
             result = outputs[0] if plan.container is None else plan.container(outputs)
+        if plan.formula.reads == "scattered" and self.tensors != "real":
+            # Which elements a mask selects is a matter of values.
+            self.is_bounded |= any(tensor.dtype is torch.bool for tensor in tensors)
         if not plan.free:
             self.record(operator.name, plan, tensors, outputs)
         return result
@@ -268,6 +282,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def uncounted(self, op: str, args: Any, result: Any) -> None:
         """Write down a call of which nothing is known but its name: the status of the count is then "partial"."""
         self.record(op, Plan(UNKNOWN, False, (), ()), flatten(args), flatten(result))
+
+    def notice(self, what: str) -> None:
+        """Name something that the tracer does not see: the count is then "partial"."""
+        if not self._inside and what not in self.unseen:
+            self.unseen.add(what)
+            self.uncounted(what, (), ())
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -349,10 +369,12 @@ def trace(
         for hook in hooks:
             stack.callback(hook.remove)
         stack.enter_context(whole.seen_whole(tracer.whole))
+        if tensors == "real":
+            stack.enter_context(exits_noticed(tracer))
         if tensors == "meta":
             stack.enter_context(at_home(tracer, home))
         modes = [tracer] if mode is None else [mode, tracer]
-        stack.enter_context(followed(modes))
+        stack.enter_context(followed(modes, tracer.notice))
         for each in modes:
             stack.enter_context(each)
         try:
@@ -361,7 +383,7 @@ def trace(
             error.doubt = tracer.doubt  # type: ignore[attr-defined]
             raise
     leaving = frozenset(tracer.value(tensor)[0] for tensor in flatten(output))
-    return Trace(tracer.records, leaving, tracer.doubt)
+    return Trace(tracer.records, leaving, tracer.doubt, tracer.is_bounded)
 
 
 def _is_brought(operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

@@ -104,6 +104,7 @@ def _attended(given: Mapping[str, Any]) -> Tensor | None:
         return None
     fused = (
         query.dim() == 4
+        and tuple(outer) == query.shape[:2]
         and query.shape[0] == key.shape[0] == value.shape[0]
         and (heads or query.shape[1] == key.shape[1] == value.shape[1])
         and query.shape[-1] == value.shape[-1]

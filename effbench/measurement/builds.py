@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,8 +32,9 @@ class NotBuilt:
 
 def built(build: Build, model: str, arguments: Mapping[str, Any]) -> nn.Module | NotBuilt:
     """The named network, built in one way, without downloading weights."""
+    guard = _nothing_written() if ":" in model and build != "real" else ExitStack()  # our own networks write nothing
     try:
-        with libraries.without_weights(), _CONTEXTS[build]():
+        with libraries.without_weights(), guard, _CONTEXTS[build]():
             return zoo.resolve(model, arguments)
     except EffbenchError as error:
         return NotBuilt(error)
@@ -52,7 +54,7 @@ def on_meta(model: str, arguments: Mapping[str, Any]) -> nn.Module:
 def _meta() -> Iterator[None]:
     import torch
 
-    with _nothing_written(), torch.device("meta"):
+    with torch.device("meta"):
         yield
 
 
@@ -74,8 +76,7 @@ def _meta_parameters() -> Iterator[None]:
 
     hook = register_module_parameter_registration_hook(moved)  # type: ignore[arg-type] # it may return a parameter
     try:
-        with _nothing_written():
-            yield
+        yield
     finally:
         hook.remove()
 
@@ -91,17 +92,19 @@ class _Writes(Exception):
     """A network without values must not be written to a file."""
 
 
-_watching = False
+_watched = 0
+"""The thread whose writes are refused; 0 while none are."""
 _hooked = False
 
 
 @contextmanager
 def _nothing_written() -> Iterator[None]:
-    """Within the block a file that is opened to be written raises: a factory that saves its network has none to save.
+    """Within the block a file that this thread opens to write raises: a factory that saves its network has no values.
 
     Python's own files are seen by an audit hook, which can only be silenced again; torch and safetensors write past it.
+    What is written while a module is imported or a temporary folder is looked for is none of the network's.
     """
-    global _watching, _hooked
+    global _watched, _hooked
     import torch
 
     if not _hooked:
@@ -112,13 +115,13 @@ def _nothing_written() -> Iterator[None]:
         (sys.modules[name], "serialize_file") for name in ("safetensors", "safetensors.torch") if name in sys.modules
     ]
     before = [(place, name, getattr(place, name)) for place, name in places if hasattr(place, name)]
-    outer, _watching = _watching, True
+    outer, _watched = _watched, threading.get_ident()
     try:
         for place, name, _ in before:
             setattr(place, name, _refuse)
         yield
     finally:
-        _watching = outer
+        _watched = outer
         for place, name, original in before:
             setattr(place, name, original)
 
@@ -128,14 +131,13 @@ def _refuse(*args: Any, **kwargs: Any) -> Any:
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
-    if not _watching or event != "open":
+    if event != "open" or not _watched or threading.get_ident() != _watched:
         return
     path, _, flags = args
     writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR)
-    # What Python and the compilers of libraries keep for themselves holds no network.
-    if writes and isinstance(path, (str, bytes, os.PathLike)) and not _is_cache(os.fsdecode(path)):
+    if writes and isinstance(path, (str, bytes, os.PathLike)) and not os.fsdecode(path).startswith("/dev/"):
+        frame = sys._getframe()
+        while frame := frame.f_back:  # type: ignore[assignment]
+            if frame.f_globals.get("__name__") in ("importlib._bootstrap", "tempfile", "logging"):
+                return
         _refuse()
-
-
-def _is_cache(path: str) -> bool:
-    return path.startswith(("/dev/", "/proc/")) or "__pycache__" in path or path.endswith((".pyc", ".lock"))
