@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 IDLE_S = 20.0
-"""A child that computes nothing for so long waits for what this process has and a copy lacks: a lock, a thread.
+"""Seconds without CPU time after which a child counts as blocked on a lock or thread that fork did not copy.
 
 A child that has a child of its own waits for that one half as long, and so is heard before it is given up itself.
 """
@@ -160,7 +160,7 @@ def _received(reading: int, child: int) -> bytes:
 
 
 def _seconds_computed(child: int) -> float:
-    """Of the child and of every process that it has started."""
+    """CPU time of the child and of every process that it has started."""
     seconds = 0.0
     with suppress(psutil.Error):
         process = psutil.Process(child)

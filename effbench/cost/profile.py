@@ -24,8 +24,8 @@ from effbench.cost.isolate import fake_twin, lent, meta_twin, quiet_torch, real_
 from effbench.cost.records import Record, scaled_apart, stored_bytes
 from effbench.cost.roofline import Kernel
 from effbench.cost.trace import Tensors, Trace, trace
+from effbench.cost.trace_modes import Device, Refusal, TraceMode, first_that_holds, home_of, parameters
 from effbench.cost.walk import packed
-from effbench.cost.ways import Device, Refusal, Way, first_that_holds, home_of, parameters
 from effbench.errors import InvalidValue, ModelError
 from effbench.feeding import Input
 
@@ -71,13 +71,13 @@ def profile(
     if not child.can_fork() or (device != "meta" and home_of(model).type not in ("cpu", "meta")):
         return count(model, input_shape, batch=batch, dtype=dtype, inputs=inputs, device=device)
 
-    def in_child(way: Way) -> Profile | Refusal:
-        if way.tensors == "fake":
+    def in_child(mode: TraceMode) -> Profile | Refusal:
+        if mode.tensors == "fake":
             before = dict(os.environ)
             importlib.import_module("torch._dynamo.config")  # for seconds: here once instead of in every child
             os.environ.clear()  # it sets variables of its own
             os.environ.update(before)
-        return apart(lambda: attempt(model, feed, way, disposable=True))
+        return apart(lambda: attempt(model, feed, mode, disposable=True))
 
     return first_that_holds(modules, device, in_child)
 
@@ -97,7 +97,7 @@ def count(
     """
     modules = list(model.modules())
     feed = _fed(modules, input_shape, batch, dtype, inputs)
-    return first_that_holds(modules, device, lambda way: attempt(model, feed, way))
+    return first_that_holds(modules, device, lambda mode: attempt(model, feed, mode))
 
 
 def apart(carry_out: Callable[[], _T]) -> _T:
@@ -163,8 +163,8 @@ class Feed:
 
 
 @uncollected()
-def attempt(model: nn.Module, feed: Feed, way: Way, *, disposable: bool = False) -> Profile | Refusal:
-    """Count the network in one way, or say why that cannot be done.
+def attempt(model: nn.Module, feed: Feed, mode: TraceMode, *, disposable: bool = False) -> Profile | Refusal:
+    """Count the network in one trace mode, or say why that cannot be done.
 
     A `disposable` model may be written to: it is itself a copy, of a child process.
     """
@@ -173,20 +173,20 @@ def attempt(model: nn.Module, feed: Feed, way: Way, *, disposable: bool = False)
     paths = {module: path for path, module in model.named_modules()}
     home = home_of(model)
     home = home if home.type != "meta" else torch.device("cpu")
-    mode = None
+    fake_mode = None
     try:
-        with quiet_torch(grad=way.grad):
-            if way.tensors == "meta":
+        with quiet_torch(grad=mode.grad):
+            if mode.tensors == "meta":
                 place, twin = torch.device("meta"), meta_twin(kind)
-            elif way.tensors == "real":
+            elif mode.tensors == "real":
                 place, twin = home, real_twin(kind, copied=not disposable)
             else:
                 from torch._subclasses.fake_tensor import FakeTensorMode
 
-                mode = FakeTensorMode(allow_non_fake_inputs=True)
-                place, twin = home, fake_twin(kind, mode, home)
+                fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+                place, twin = home, fake_twin(kind, fake_mode, home)
             with lent(paths, twin):
-                found = _traced(model, paths, feed, way.tensors, place, home, mode)
+                found = _traced(model, paths, feed, mode.tensors, place, home, fake_mode)
     except Exception as error:
         return Refusal.of(error, model, feed)
     if found.is_bounded and not any(item.is_meta for item in parameters(list(paths))):
@@ -194,7 +194,7 @@ def attempt(model: nn.Module, feed: Feed, way: Way, *, disposable: bool = False)
     if found.doubt:
         reason = f"what it does depends on {_DEPENDS[found.doubt]}"
         return Refusal(found.doubt, "", reason, f"{type(model).__name__} cannot be counted without values: {reason}")
-    return _summed(model, list(paths), feed, found, "meta" if way.tensors == "fake" else place.type)
+    return _summed(model, list(paths), feed, found, "meta" if mode.tensors == "fake" else place.type)
 
 
 def _traced(

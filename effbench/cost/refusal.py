@@ -138,7 +138,7 @@ def advice(error: BaseException | str, facts: Facts, inputs: Sequence[Input]) ->
         return "its modules are nested too deeply; raise sys.setrecursionlimit"
     if re.search(r"out of memory|can't allocate memory|not enough memory", text):
         return "choose a smaller --batch or --input"
-    for hint in (_call(text, facts), _indices(text, inputs), _shape(text, facts, inputs)):
+    for hint in (_call(text, facts), _indices(text, facts, inputs), _shape(text, facts, inputs)):
         if hint:
             return hint
     if _speaks_of_input(error):
@@ -167,12 +167,13 @@ _INDEX_ERRORS = (
 """What torch says, on meta and on values, where floats stand in the place of whole numbers."""
 
 
-def _indices(text: str, inputs: Sequence[Input]) -> str:
+def _indices(text: str, facts: Facts, inputs: Sequence[Input]) -> str:
+    names = dict(zip((item for item in inputs if not item.name), facts.parameters, strict=False))
     floats = [item for item in inputs if item.dtype in ("", *FLOATS)]
     if not floats or not re.search(_INDEX_ERRORS, text):
         return ""
-    named = (item for item in floats if re.search(r"id|tok|ind", item.name))
-    item = next(named, floats[0])
+    likely = [item for item in floats if re.search(r"id|tok|ind", item.name or names.get(item, ""))] or floats
+    item = min(likely, key=lambda one: len(one.shape))  # an image has more sides than a sentence
     return f"token numbers and other indices are whole numbers: --input {replace(item, dtype='int64')}"
 
 

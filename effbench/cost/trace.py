@@ -26,7 +26,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from effbench.cost import higher_order, whole
 from effbench.cost.formulas import UNKNOWN
-from effbench.cost.home import at_home, exits_noticed
 from effbench.cost.plan import (
     WHOLE,
     Operator,
@@ -42,6 +41,7 @@ from effbench.cost.plan import (
     plan_call,
 )
 from effbench.cost.records import Access, Record
+from effbench.cost.reported_device import exits_noticed, reported_at
 from effbench.cost.threads import followed
 
 Tensors = Literal["meta", "fake", "real"]
@@ -372,7 +372,7 @@ def trace(
         if tensors == "real":
             stack.enter_context(exits_noticed(tracer))
         if tensors == "meta":
-            stack.enter_context(at_home(tracer, home))
+            stack.enter_context(reported_at(tracer, home))
         modes = [tracer] if mode is None else [mode, tracer]
         stack.enter_context(followed(modes, tracer.notice))
         for each in modes:

@@ -200,9 +200,9 @@ class TorchCuda:
         """End for the allocator a capture that failed.
 
         Up to torch 2.12 ``capture_end`` raises before it tells the allocator (pytorch pull request 180395), which then
-        takes the capture for under way: it can neither empty its cache nor capture again. Where `capture_end` has told
-        it, it says here that nothing is under way. It asks a graph which it was not told of whether its capture goes
-        on, so that those graphs are kept.
+        takes the capture for under way: it can neither empty its cache nor capture again. Where `capture_end` did tell
+        it, this call fails harmlessly. The allocator may still ask the failed graph for its state, so the graph is kept
+        alive.
         """
         _FAILED.append(graph)
         end = getattr(self._torch._C, "_cuda_endAllocateToPool", None)

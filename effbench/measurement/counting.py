@@ -1,4 +1,4 @@
-"""Count what networks cost: our own here, a stranger's in a process of its own, which it may crash, hang or leave."""
+"""Count what named networks cost. User code is counted in a separate process, since it may crash, hang or exit."""
 
 from __future__ import annotations
 

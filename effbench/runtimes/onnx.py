@@ -219,8 +219,8 @@ def delegation(ran: Sequence[tuple[str, str]], wanted: str) -> dict[str, Any]:
     inside = [provider == wanted and not kind.startswith("Memcpy") for kind, provider in ran]
     return {
         "operators": len(ran),
-        "pieces": sum(at_home for at_home, _ in itertools.groupby(inside)),
-        "outside": dict(Counter(kind for (kind, _), at_home in zip(ran, inside, strict=True) if not at_home)),
+        "pieces": sum(reported_at for reported_at, _ in itertools.groupby(inside)),
+        "outside": dict(Counter(kind for (kind, _), reported_at in zip(ran, inside, strict=True) if not reported_at)),
         "layers": dict(Counter(kind for kind, _ in ran).most_common()),
     }
 

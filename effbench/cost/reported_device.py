@@ -1,4 +1,4 @@
-"""Tensors of the meta device that say they are where the network runs, so that it goes the way that it goes there."""
+"""Meta tensors report the device that the network runs on, so that its branches on a device go as they go there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _READS_VALUES = ("numpy", "tolist", "data_ptr", "__array__", "__dlpack__")
 
 
 @contextmanager
-def at_home(tracer: Tracer, home: torch.device) -> Iterator[None]:
+def reported_at(tracer: Tracer, home: torch.device) -> Iterator[None]:
     """Within the block Python code hears from tensors of the meta device that they are on `home`.
 
     torch's own shape rules, which run inside of operators, hear the truth. Whoever asks for values is refused, and that

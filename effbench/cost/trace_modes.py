@@ -1,4 +1,4 @@
-"""In which way a network is counted: on shapes alone where they tell all, else nearer and nearer to the real thing.
+"""What the forward pass of a count runs on: shapes alone where they suffice, else fake tensors, else real ones.
 
 =========  =======================================================================================================
 ``meta``   tensors of the meta device: nothing is allocated and nothing computed; the fastest by far
@@ -34,7 +34,7 @@ _NO_VALUES = ("meta", "fake", "data-dependent", "dynamic", "data pointer", "nump
 
 
 @dataclass(frozen=True)
-class Way:
+class TraceMode:
     """What a pass runs on, and whether torch keeps track of gradients meanwhile."""
 
     tensors: Tensors
@@ -43,7 +43,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a network could not be counted in one way: a doubt of the tracer, or an error of its own.
+    """Why a network could not be counted in one mode: a doubt of the tracer, or an error of its own.
 
     `reason` is the error's first line, and `told` what to say of it to a person.
     """
@@ -73,25 +73,25 @@ class Refusal:
 
 
 def first_that_holds(
-    modules: Sequence[nn.Module], device: Device, attempt: Callable[[Way], Profile | Refusal]
+    modules: Sequence[nn.Module], device: Device, attempt: Callable[[TraceMode], Profile | Refusal]
 ) -> Profile:
-    """The count of a network, of whose `modules` it is the first, in the cheapest way that can be trusted.
+    """The count of a network, of whose `modules` it is the first, in the cheapest mode that can be trusted.
 
     Raises ModelError where there is none.
     """
     model = modules[0]
     refusals: list[Refusal] = []
-    for tensors in _ways(modules, device, refusals):
-        found = attempt(Way(tensors))
+    for tensors in _modes(modules, device, refusals):
+        found = attempt(TraceMode(tensors))
         if isinstance(found, Refusal) and found.wants_gradients:
-            found = attempt(Way(tensors, grad=True))
+            found = attempt(TraceMode(tensors, grad=True))
         if not isinstance(found, Refusal):
             return found
         refusals.append(found)
     raise _error(model, refusals)
 
 
-def _ways(modules: Sequence[nn.Module], device: Device, refusals: list[Refusal]) -> Iterator[Tensors]:
+def _modes(modules: Sequence[nn.Module], device: Device, refusals: list[Refusal]) -> Iterator[Tensors]:
     model = modules[0]
     if device != "real" and not is_scripted(modules):
         yield "meta"
