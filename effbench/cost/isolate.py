@@ -93,6 +93,8 @@ def lent(modules: Iterable[nn.Module], twin: Twin) -> Iterator[None]:
             made: Any = twin(value)
         elif kind is dict:
             made = {key: stand_in(item) if isinstance(item, Tensor) else item for key, item in value.items()}
+        elif kind is tuple and not any([isinstance(item, Tensor) for item in value]):
+            return value  # most are sizes
         elif kind is list or kind is set or kind is tuple:
             made = kind([stand_in(item) if isinstance(item, Tensor) else item for item in value])
         else:

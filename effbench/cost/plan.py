@@ -15,7 +15,7 @@ from torch import Tensor
 
 from effbench.cost.elements import distinct_elements
 from effbench.cost.formulas import FREE, PRODUCTS, UNKNOWN, Call, Formula, Mask, Shape, Sparse, formula
-from effbench.cost.walk import flatten, hashable, is_meta, key_of, moved, packed, rebuilt
+from effbench.cost.walk import flatten, hashable, is_meta, key_of, moved, packed, rebuilt, storage_of
 
 __all__ = [
     "WHOLE",
@@ -263,10 +263,10 @@ class _Nowhere:
 def memory_of(tensor: Tensor) -> Any:
     """The memory behind a tensor, one object for all its views: its storage, of a sparse one that of its values."""
     try:
-        return tensor.untyped_storage()
+        return storage_of(tensor)
     except (NotImplementedError, RuntimeError):
         pieces = _pieces(tensor)
-        return pieces[0].untyped_storage() if pieces else _Nowhere()
+        return storage_of(pieces[0]) if pieces else _Nowhere()
 
 
 def _among(storages: Sequence[Any], tensor: Tensor) -> bool:

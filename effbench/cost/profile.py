@@ -253,7 +253,7 @@ def _layers(records: Sequence[Record], ops: Sequence[OpCost]) -> tuple[Kernel, .
     held = stored_bytes(records)
 
     def moved(record: Record, op: OpCost) -> Traffic:
-        if not any(access.value in held for access in record.reads):
+        if not held or not any(access.value in held for access in record.reads):
             return op.traffic
         reads = [
             access._replace(bytes=held[access.value]) if access.value in held else access for access in record.reads
@@ -266,7 +266,8 @@ def _layers(records: Sequence[Record], ops: Sequence[OpCost]) -> tuple[Kernel, .
 
 def parameters_of(modules: Sequence[nn.Module]) -> int:
     """Learnable parameters, buffers excluded, and the weights and biases that quantised modules hold packed."""
-    held = {id(value): value for module in modules for value in _attributes(module) if _is_script_object(value)}
+    script = torch.ScriptObject
+    held = {id(value): value for module in modules for value in _attributes(module) if value.__class__ is script}
     return sum([item.numel() for item in parameters(modules)]) + sum(map(_held, held.values()))
 
 
@@ -283,10 +284,6 @@ def _attributes(module: nn.Module) -> Iterable[Any]:
     # TorchScript tells its attributes by name alone; these are the names that torch's quantised layers have.
     names = ("_packed_params", "_packed_weight", "param")
     return [module._c.getattr(name) for name in names if module._c.hasattr(name)]
-
-
-def _is_script_object(value: Any) -> bool:
-    return value.__class__ is torch.ScriptObject
 
 
 def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:

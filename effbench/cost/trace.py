@@ -43,6 +43,7 @@ from effbench.cost.plan import (
 from effbench.cost.records import Access, Record
 from effbench.cost.reported_device import exits_noticed, reported_at
 from effbench.cost.threads import followed
+from effbench.cost.walk import storage_of
 
 Tensors = Literal["meta", "fake", "real"]
 """What a trace runs on: tensors of the meta device, fake ones of the network's device, or real ones."""
@@ -196,7 +197,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _carry_out(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The operator's result, and a record of it unless it only views."""
         tensors: list[Tensor] = []
-        if any(item.is_nested for item in args if isinstance(item, Tensor)):
+        if self.tensors == "real" and any([item.is_nested for item in args if isinstance(item, Tensor)]):
             result = self._run(func, args, kwargs)  # a list of tensors behind one that has no shape of its own
             if not operator.free:
                 self.uncounted(operator.name, (), ())
@@ -259,11 +260,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         reads = []
         constant = True
         with self.lock:
+            values = self._values
             for position, elements, size in plan.reads:
                 tensor = tensors[position]
-                value, fixed = self.value(tensor)
+                if self.on_meta and (found := values.get(storage_of(tensor))) is not None:
+                    value, fixed = found
+                    view: object = (tensor.storage_offset(), tensor.shape, tensor.stride())
+                else:
+                    (value, fixed), view = self.value(tensor), _view(tensor)
                 constant = constant and fixed
-                reads.append(Access(value, _view(tensor), elements, size, fixed))
+                reads.append(Access(value, view, elements, size, fixed))
             if plan.in_place and not plan.reads:
                 constant = all(self.value(tensors[position])[1] for position, _, _ in plan.writes)
             written = tensors if plan.in_place else outputs
@@ -368,7 +374,8 @@ def trace(
         ]
         for hook in hooks:
             stack.callback(hook.remove)
-        stack.enter_context(whole.seen_whole(tracer.whole))
+        places = ("meta",) if tensors == "meta" else ("cpu", home.type)
+        stack.enter_context(whole.seen_whole(tracer.whole, places))
         if tensors == "real":
             stack.enter_context(exits_noticed(tracer))
         if tensors == "meta":

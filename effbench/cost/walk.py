@@ -74,6 +74,10 @@ def _attributes(value: Any) -> Iterator[Any]:
                 continue
 
 
+storage_of = torch._C.TensorBase.untyped_storage
+"""The memory behind a strided tensor, past what `reported_device` puts in its way."""
+
+
 def packed(value: Any) -> list[Tensor]:
     """The tensors inside what a quantised layer holds its weights in, a script object that packs them."""
     if isinstance(value, Tensor):

@@ -7,7 +7,7 @@ name leads through there: ``torch.nn.functional``, ``torch._C._nn``, ``torch.ops
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
 from typing import Any
@@ -24,6 +24,8 @@ RECURRENT = tuple(sorted(WHOLE - {ATTENTION}))
 _ELEMENTWISE = {"lstm": 9, "gru": 8}
 """Element-wise operations per row and hidden unit (`formulas`); 1 of the plain ones."""
 
+_AUTOGRAD = {"cpu": "AutogradCPU", "meta": "AutogradMeta", "cuda": "AutogradCUDA", "mps": "AutogradMPS"}
+
 _FLASH_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -36,12 +38,17 @@ def _overloads() -> list[Any]:
 
 
 @contextmanager
-def seen_whole(carry_out: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any]) -> Iterator[None]:
+def seen_whole(
+    carry_out: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any], places: Iterable[str]
+) -> Iterator[None]:
     """Within the block ``carry_out(operator, arguments, named)`` runs in place of these operators.
+
+    `places` are the types of the devices on which they may run.
 
     A kernel is registered beside torch's own, which is not replaced, and taken back at the end. Only autograd's keys
     have it, so what `carry_out` computes is differentiable as ever.
     """
+    keys = [_AUTOGRAD[place] for place in dict.fromkeys(places) if place in _AUTOGRAD]
     library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     try:
         for func in _overloads():
@@ -49,7 +56,7 @@ def seen_whole(carry_out: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], An
             def kernel(*args: Any, _func: Any = func, **kwargs: Any) -> Any:
                 return carry_out(_func, args, kwargs)
 
-            for key in ("AutogradCPU", "AutogradMeta", "AutogradCUDA", "AutogradMPS"):
+            for key in keys:
                 library.impl(func.name().removeprefix("aten::"), kernel, key)
         yield
     finally:
