@@ -189,7 +189,7 @@ def attempt(model: nn.Module, feed: Feed, mode: TraceMode, *, disposable: bool =
                 found = _traced(model, paths, feed, mode.tensors, place, home, fake_mode)
     except Exception as error:
         return Refusal.of(error, model, feed)
-    if found.is_bounded and not any(item.is_meta for item in parameters(list(paths))):
+    if found.is_bounded and not mode.bounds and not any(item.is_meta for item in parameters(list(paths))):
         found = replace(found, doubt="values")
     if found.doubt:
         reason = f"what it does depends on {_DEPENDS[found.doubt]}"

@@ -35,10 +35,14 @@ _NO_VALUES = ("meta", "fake", "data-dependent", "dynamic", "data pointer", "nump
 
 @dataclass(frozen=True)
 class TraceMode:
-    """What a pass runs on, and whether torch keeps track of gradients meanwhile."""
+    """What a pass runs on, whether torch keeps track of gradients meanwhile, and whether upper bounds will do.
+
+    Without values a mask counts as if it selected everything.
+    """
 
     tensors: Tensors
     grad: bool = False
+    bounds: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,9 @@ def first_that_holds(
     model = modules[0]
     refusals: list[Refusal] = []
     for tensors in _modes(modules, device, refusals):
-        found = attempt(TraceMode(tensors))
+        found = attempt(TraceMode(tensors, bounds=device == "meta"))
         if isinstance(found, Refusal) and found.wants_gradients:
-            found = attempt(TraceMode(tensors, grad=True))
+            found = attempt(TraceMode(tensors, grad=True, bounds=device == "meta"))
         if not isinstance(found, Refusal):
             return found
         refusals.append(found)
@@ -105,8 +109,13 @@ def _modes(modules: Sequence[nn.Module], device: Device, refusals: list[Refusal]
 
 def _may_run(model: nn.Module, refusals: list[Refusal]) -> bool:
     """Whether the network may run on real tensors though it did not on others, or is small enough to find out."""
+    return _lacks_values(refusals) or _is_small(model)
+
+
+def _lacks_values(refusals: list[Refusal]) -> bool:
+    """Whether values may be all that was missing, by what the refusals say."""
     last = refusals[-1]
-    return last.wants_values or bool(last.doubt) or not _agree(refusals) or _is_small(model)
+    return last.wants_values or bool(last.doubt) or not _agree(refusals)
 
 
 def _agree(refusals: list[Refusal]) -> bool:
@@ -155,7 +164,7 @@ def _error(model: nn.Module, refusals: list[Refusal]) -> ModelError:
         return ModelError(
             f"{name} has weights on {' and '.join(places)} and does not run there: {told.reason}; move it to one device"
         )
-    if "meta" in places and _may_run(model, refusals):
+    if "meta" in places and _lacks_values(refusals):
         return NeedsValues(
             f"{name} looks at values ({refusals[-1].reason}), and its weights have none (meta device); "
             "build it on the CPU"
