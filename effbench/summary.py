@@ -151,7 +151,7 @@ def clock_of(clock: str, *cells: Rounds) -> str:
 def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSummary:
     cell, rounds = result.cell, quiet[result.cell.id]
     own_clock = clock = clock_of(run.clock, rounds)
-    latency, busy = _time(rounds, "wall"), _time(rounds, own_clock)
+    latency, busy = _time(rounds, "wall"), _time(rounds, own_clock if run.clock == "device" else run.clock)
     reference = run.experiment.reference_of(cell.case)
     ratio = None
     if reference is not None and reference.id == cell.id:

@@ -92,10 +92,13 @@ def carry_out(folder: Path, ends: Sequence[tuple[int, str]], **sampling: Any) ->
             except runner.Interrupted:
                 pass
             except Killed as killed:
-                os.truncate(folder / storage.RUN_FILE, killed.size)
+                if killed.size:
+                    os.truncate(folder / storage.RUN_FILE, killed.size)
             finally:
-                started = True
-                check_slices(records(folder), stand_in.jobs[asked:])
+                # Before its first block a run has no file yet, and is begun anew.
+                started = (folder / storage.RUN_FILE).exists()
+                if started:
+                    check_slices(records(folder), stand_in.jobs[asked:])
 
 
 def check_slices(seen: list[dict[str, Any]], jobs: Sequence[dict[str, Any]]) -> None:

@@ -282,7 +282,10 @@ def test_the_cuda_device_asks_its_adapter_and_names_running_out_of_memory() -> N
 
     emptied = []
     adapter = SimpleNamespace(
-        watch=watch, is_out_of_memory=lambda error: isinstance(error, Full), empty_cache=lambda: emptied.append(1)
+        watch=watch,
+        is_out_of_memory=lambda error: isinstance(error, Full),
+        empty_cache=lambda: emptied.append(1),
+        now_ns=lambda: 0,
     )
     device = cuda.Cuda(api=adapter)
     assert len(device.watch(lambda: None, 3)) == 3

@@ -62,11 +62,13 @@ def profile(
 
 def _crosscheck(model: str, found: Any) -> list[dict[str, Any]]:
     import dataclasses
+    import warnings
 
     from effbench import cost, zoo
     from effbench.zoo import libraries
 
-    with libraries.without_weights():
+    with libraries.without_weights(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the count has passed them on
         network = zoo.resolve(model, {})
     checks = cost.crosscheck(network, found.inputs or found.input_shape, batch=found.batch)
     return [dataclasses.asdict(check) for check in checks]

@@ -9,10 +9,12 @@ from effbench.cost.elements import accumulates
 
 
 def per_output(each: int) -> Count:
+    """`each` operations for every output element."""
     return lambda call: each * call.out
 
 
 def per_input(each: int) -> Count:
+    """`each` operations for every element of the first input."""
     return lambda call: each * call.inputs[0].numel
 
 
@@ -22,6 +24,7 @@ def per_element(of: str, each: int = 1) -> Count:
 
 
 def times(each: int, count: Count) -> Count:
+    """`each` times another count."""
     return lambda call: each * count(call)
 
 
@@ -31,10 +34,12 @@ def per_list(call: Call) -> int:
 
 
 def per_input_list(call: Call) -> int:
+    """One operation for every element of every tensor of the first list."""
     return sum(shape.numel for shape in call.argument(0, "self", ()) if isinstance(shape, Shape))
 
 
 def batch_norm(call: Call) -> int:
+    """2 operations an element where the statistics are given, 5 where they are computed."""
     return call.out * (5 if call.argument(5, "training", False) else 2)
 
 

@@ -154,6 +154,7 @@ def kernel_attention_backward(call: Call) -> int | None:
 
 
 def kernel_scores(call: Call) -> int:
+    """Attention scores of a fused kernel: queries times keys."""
     found = _rows_of_kernel(call)
     return 0 if found is None else found[0] * found[1]
 
@@ -173,11 +174,13 @@ def attention_layer(call: Call) -> int:
 
 
 def attention_layer_scores(call: Call) -> int:
+    """Attention scores of a whole attention layer: queries times keys times heads."""
     queries, _, length = _tokens(call)
     return int(queries * length * call.argument(4, "num_head", call.argument(2, "num_heads")))
 
 
 def attention_layer_outputs(call: Call) -> int:
+    """Output elements of the products of an attention layer: three projections in, the attended values, one out."""
     queries, keys, _ = _tokens(call)
     return int((3 * queries + 2 * keys) * call.argument(3, "embed_dim"))
 
@@ -198,6 +201,7 @@ def encoder_layer_elementwise(call: Call) -> int:
 
 
 def encoder_layer_outputs(call: Call) -> int:
+    """Output elements of the products of a transformer encoder layer: those of its attention and two linear layers."""
     rows, _, _ = _tokens(call)
     hidden, width = call.operand(-4, "ffn_weight_1")
     return attention_layer_outputs(call) + rows * (hidden + width)
@@ -261,6 +265,7 @@ def _projected(call: Call) -> bool:
 
 
 def recurrent_directions(call: Call) -> int:
+    """2 of a bidirectional recurrent layer, else 1."""
     return 2 if call.argument(7, "bidirectional", False) and not call.has("weight0") else 1
 
 

@@ -111,6 +111,7 @@ def key_of(value: Any, tensors: list[Tensor]) -> Any:
 
 
 def hashable(key: Any) -> bool:
+    """Whether the key can be looked up."""
     try:
         hash(key)
     except TypeError:
