@@ -61,13 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with console.short_warnings():
             code = app(typed or ["--help"], prog_name="effbench", standalone_mode=False)
+        if code == 130 and console.was_interrupted():  # typer turns Ctrl-C into that code, and says nothing
+            return console.answer_interrupt()
         return console.flushed(code if isinstance(code, int) else 0)
     except EffbenchError as error:
         return console.complain(str(error))
     except _ClickError as error:
         return console.complain(_usage(error, typed))
     except (KeyboardInterrupt, typer.Abort):
-        return console.complain("interrupted", 130)
+        return console.answer_interrupt()
     except SystemExit as stop:
         # typer turns a closed pipe into exit 1. The reader (`| head`) has read enough, so nothing is wrong.
         return console.mute() if isinstance(stop.__context__, BrokenPipeError) else console.flushed(int(stop.code or 0))
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _bug(error: Exception) -> int:
     """The last line of defence for people; the bug is still a bug."""
     if console.was_interrupted():
-        return console.complain("interrupted", 130)
+        return console.answer_interrupt()
     if os.environ.get("EFFBENCH_DEBUG"):
         traceback.print_exception(error)
     where = traceback.extract_tb(error.__traceback__)[-1]

@@ -85,7 +85,7 @@ def heed_interrupts() -> None:
 
 
 def was_interrupted() -> bool:
-    """Has there been a Ctrl-C?"""
+    """Has there been a Ctrl-C that was not answered yet?"""
     return bool(_interrupts)
 
 
@@ -97,6 +97,13 @@ def _heed(number: int, frame: object) -> None:
 def ignore_impatience() -> None:
     """A second Ctrl-C while we say what the first one did would only end in some library's traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def answer_interrupt(message: str = "interrupted") -> int:
+    """Say what Ctrl-C has ended. Returns 130, which a shell reports for a program that Ctrl-C ended."""
+    ignore_impatience()
+    _interrupts.clear()
+    return complain(message, 130)
 
 
 def plain(text: str) -> str:

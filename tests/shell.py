@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +52,39 @@ class Done:
 
 def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+
+
+@contextmanager
+def started(*words: object, cwd: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """A command that runs while the test does something to it; ended afterwards in any case.
+
+    It may be sent Ctrl-C. That is why coverage, which takes a lock of its own at every first call of a function and
+    waits for it for ever once Ctrl-C has fallen in between, does not look at it.
+    """
+    looked_at = {**environment(), **variables}
+    with subprocess.Popen(
+        [*EFFBENCH, *map(str, words)],
+        cwd=cwd,
+        env={name: value for name, value in looked_at.items() if not name.startswith(("COVERAGE_", "COV_CORE_"))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job ignores Ctrl-C, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    """Until the condition holds. Fails where the process ends before, and where it takes longer than that."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < limit, process.communicate(timeout=1)
+        time.sleep(0.02)
 
 
 def effbench(

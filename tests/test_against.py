@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import time
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from projects import CONFIG, commit, git, repository, write
-from shell import EFFBENCH, Done, effbench, environment, refusal
+from shell import Done, effbench, refusal, started, wait_until
 
 from effbench.devices.fake import seconds_of
 from effbench.gates import pairs
@@ -160,18 +158,11 @@ def test_one_line_each(project: Path, tmp_path: Path) -> None:
 
 def test_an_interrupt_keeps_what_was_measured(project: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = [*EFFBENCH, "check", "--against", "HEAD", "--tolerance", "0.01%", *FAKE, "--out", str(out)]
-    ours = subprocess.Popen(
-        words, cwd=project, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
     raw = out / "against" / "candidate" / "run.jsonl"
-    for _ in range(600):
-        if raw.exists() and raw.read_bytes().count(b'"kind":"block"') > 100:
-            break
-        time.sleep(0.05)
-    ours.send_signal(signal.SIGINT)
-    said, complaint = ours.communicate(timeout=60)
+    with started("check", "--against", "HEAD", "--tolerance", "0.01%", *FAKE, "--out", out, cwd=project) as ours:
+        wait_until(lambda: raw.exists() and raw.read_bytes().count(b'"kind":"block"') > 100, ours)
+        ours.send_signal(signal.SIGINT)
+        said, complaint = ours.communicate(timeout=60)
     assert ours.returncode == 130 and said == "", complaint
     assert (
         complaint.strip().splitlines()[-1]

@@ -10,6 +10,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from shell import EFFBENCH, Done, effbench, environment, records, refusal, study_file
+from shell import EFFBENCH, Done, effbench, environment, records, refusal, started, study_file, wait_until
 
 from effbench import cli
 
@@ -457,6 +458,21 @@ def test_a_terminal_sees_a_bar_with_the_time_left(home: Path) -> None:
     assert re.search(r"\d+%", seen) and "left" in seen and re.search(r"launch \d/4", seen)
     assert re.search(r"\d:\d\d:\d\d", seen), "elapsed and remaining time"
     assert json.loads(out)["cells"], "and standard output is still one object"
+
+
+def test_an_interrupt_of_a_command_that_has_nothing_to_save_is_said(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(
+        "import pathlib, time, torch\n"
+        "class Slow(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        pathlib.Path('here').touch()\n"
+        "        time.sleep(60)\n"
+    )
+    with started("profile", "nets.py:Slow", cwd=tmp_path) as process:
+        wait_until((tmp_path / "here").exists, process)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "effbench: interrupted\n")
 
 
 def test_an_interrupt_that_falls_into_an_exec_ends_as_any_other(tmp_path: Path) -> None:

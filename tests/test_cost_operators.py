@@ -26,6 +26,9 @@ with warnings.catch_warnings():
     from torch.testing._internal.common_methods_invocations import op_db
     from torch.testing._internal.common_modules import module_db
 
+# That import forbids every later test of this process to set torch's switches.
+torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
+
 pytestmark = [pytest.mark.bulk, pytest.mark.filterwarnings("ignore")]
 
 aten = torch.ops.aten

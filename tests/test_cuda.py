@@ -314,6 +314,20 @@ def test_torch_switches_agree_in_both_generations() -> None:
         adapter.set_policy(before)
 
 
+def test_switches_are_set_where_a_test_suite_has_frozen_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    backends = pytest.importorskip("torch").backends
+    adapter = TorchCuda(0)
+    before = adapter.policy()
+    monkeypatch.setitem(backends.flags_frozen.__globals__, "__allow_nonbracketed_mutation_flag", False)
+    with pytest.raises(RuntimeError, match="not allowed"):
+        backends.cudnn.benchmark = True
+    try:
+        adapter.set_policy(Policy(True, False, True))
+        assert adapter.policy() == Policy(True, False, True) and backends.flags_frozen()
+    finally:
+        adapter.set_policy(before)
+
+
 # --- timing -----------------------------------------------------------------------------------------
 
 

@@ -11,13 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
-from shell import EFFBENCH, QUICKLY, Done, effbench, environment, kinds, refusal, study_file
+from shell import EFFBENCH, QUICKLY, Done, effbench, environment, kinds, refusal, started, study_file, wait_until
 
 from effbench import reading, storage
 
@@ -93,26 +92,6 @@ def finished(home: Path) -> Path:
     return home / "finished"
 
 
-@contextmanager
-def started(*words: object, cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    """A command that runs while the test does something to it; ended afterwards in any case."""
-    with subprocess.Popen(
-        [*EFFBENCH, *map(str, words)],
-        cwd=cwd,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell's background job ignores Ctrl-C, and so would all that it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as process:
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
-
-
 def ended(process: subprocess.Popen[str], timeout: float = 120) -> Done:
     out, err = process.communicate(timeout=timeout)
     return Done(process.returncode, out, err)
@@ -120,10 +99,7 @@ def ended(process: subprocess.Popen[str], timeout: float = 120) -> Done:
 
 def wait_for(run: Path, kind: str, number: int, process: subprocess.Popen[str]) -> None:
     """Until the run's file holds so many records of this kind."""
-    limit = time.monotonic() + 90
-    while not (run / "run.jsonl").exists() or kinds(run).count(kind) < number:
-        assert process.poll() is None and time.monotonic() < limit, process.communicate()
-        time.sleep(0.02)
+    wait_until(lambda: (run / "run.jsonl").exists() and kinds(run).count(kind) >= number, process)
 
 
 def blocks_of(run: Path) -> int:
@@ -333,9 +309,7 @@ def test_ctrl_c_says_what_is_saved_and_how_to_go_on(tmp_path: Path) -> None:
 def test_ctrl_c_before_anything_was_measured(tmp_path: Path) -> None:
     study_file(tmp_path)
     with started("run", "tiny.py", "--device", "cpu", "--out", "run", cwd=tmp_path) as process:
-        while not (tmp_path / "run" / "run.jsonl").exists():
-            assert process.poll() is None
-            time.sleep(0.01)
+        wait_until((tmp_path / "run" / "run.jsonl").exists, process)
         process.send_signal(signal.SIGINT)
         done = ended(process)
     assert "before anything was measured" in refusal(done, code=130)

@@ -77,8 +77,7 @@ def bundle(
                 watch=watch,
             )
     except KeyboardInterrupt:
-        console.ignore_impatience()
-        raise typer.Exit(console.complain("interrupted; nothing was bundled", 130)) from None
+        raise typer.Exit(console.answer_interrupt("interrupted; nothing was bundled")) from None
     if as_json:
         console.print_json(_document(made))
         return

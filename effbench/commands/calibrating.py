@@ -107,6 +107,5 @@ def _measure(found: Config, out: Path | None, command: str) -> tuple[Pair, Path]
         with watching() as watch:
             return against.alike(found, folder, command=command, watch=watch), folder
     except Interrupted:
-        console.ignore_impatience()
         again = shlex.join(["effbench", "aa", "--replay", str(folder)])
-        raise typer.Exit(console.complain(f"interrupted; see what was measured with: {again}", 130)) from None
+        raise typer.Exit(console.answer_interrupt(f"interrupted; see what was measured with: {again}")) from None

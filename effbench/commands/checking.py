@@ -141,9 +141,8 @@ def check(
         with redirect_stdout(sys.stderr):
             decision, costs = _carry_out(asked)
     except Interrupted as stop:
-        console.ignore_impatience()
         raise typer.Exit(
-            console.complain(f"interrupted; nothing is decided, what was measured is in {stop.directory}", 130)
+            console.answer_interrupt(f"interrupted; nothing is decided, what was measured is in {stop.directory}")
         ) from None
     files = {"costs": save_costs, "junit": junit, "summary": summary}
     raise typer.Exit(_tell(decision, costs, files, found.inconclusive == "pass", as_json, save_baseline))

@@ -201,11 +201,9 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
             results = work(watch)
     except Interrupted as stop:
         console.ignore_impatience()
-        # 130 is what a shell reports for a program that Ctrl-C ended.
         raise typer.Exit(_interrupted(stop.directory, bundle)) from None
     except KeyboardInterrupt:
-        console.ignore_impatience()
-        raise typer.Exit(console.complain("interrupted before anything was measured", 130)) from None
+        raise typer.Exit(console.answer_interrupt("interrupted before anything was measured")) from None
     if bundle is not None and not packages.has("scipy"):
         _show_raw(results, as_json)
         return
@@ -218,7 +216,8 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
     except KeyboardInterrupt:
         console.ignore_impatience()
         again = _again(results.directory or Path(), bundle)
-        raise typer.Exit(console.complain(f"interrupted; the run is complete, this shows it: {again}", 130)) from None
+        said = f"interrupted; the run is complete, this shows it: {again}"
+        raise typer.Exit(console.answer_interrupt(said)) from None
     _show(results, files, as_json, results.run.path)
     if not packages.has("matplotlib"):
         console.note("no figures: matplotlib is not installed here; effbench report draws them where it is")
@@ -256,8 +255,8 @@ def _interrupted(directory: Path, bundle: Path | None) -> int:
     if (directory / storage.RUN_FILE).exists() and (directory / storage.RUN_FILE).stat().st_size:
         blocks = sum(len(result.blocks) for result in storage.load(directory).results)
         again = _again(directory, bundle)
-        return console.complain(f"interrupted; {blocks} blocks are saved, finish with: {again}", 130)
-    return console.complain("interrupted before anything was measured", 130)
+        return console.answer_interrupt(f"interrupted; {blocks} blocks are saved, finish with: {again}")
+    return console.answer_interrupt("interrupted before anything was measured")
 
 
 def measuring(budget: str | None, precision: str | None, **options: Any) -> dict[str, Any]:

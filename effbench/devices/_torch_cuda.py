@@ -78,16 +78,22 @@ class TorchCuda:
         return int(self._cuda.current_device()) if self._cuda.is_initialized() else 0
 
     def set_policy(self, policy: Policy) -> None:
-        """Old switches first, then new ones: set alone, the new make old readers raise (TorchInductor is one)."""
+        """Old switches first, then new ones: set alone, the new make old readers raise (TorchInductor is one).
+
+        A test suite that uses torch's own test helpers has the switches frozen, so they are set as torch's own context
+        managers set them.
+        """
         backends = self._torch.backends
-        backends.cudnn.benchmark = policy.autotune
-        backends.cuda.matmul.allow_tf32 = policy.matmul_tf32
-        backends.cudnn.allow_tf32 = policy.conv_tf32
-        if hasattr(backends.cudnn, "conv"):
-            names = {True: "tf32", False: "ieee"}
-            backends.cuda.matmul.fp32_precision = names[policy.matmul_tf32]
-            backends.cudnn.conv.fp32_precision = names[policy.conv_tf32]
-            backends.cudnn.rnn.fp32_precision = names[policy.conv_tf32]
+        # By `getattr`, since a class would mangle the name.
+        with getattr(backends, "__allow_nonbracketed_mutation")():
+            backends.cudnn.benchmark = policy.autotune
+            backends.cuda.matmul.allow_tf32 = policy.matmul_tf32
+            backends.cudnn.allow_tf32 = policy.conv_tf32
+            if hasattr(backends.cudnn, "conv"):
+                names = {True: "tf32", False: "ieee"}
+                backends.cuda.matmul.fp32_precision = names[policy.matmul_tf32]
+                backends.cudnn.conv.fp32_precision = names[policy.conv_tf32]
+                backends.cudnn.rnn.fp32_precision = names[policy.conv_tf32]
 
     def policy(self) -> Policy:
         """The policy in force, as the kernels see it."""

@@ -116,7 +116,8 @@ class Worker:
             cwd=site.folder,
             start_new_session=True,
         )
-        self._lines: queue.Queue[bytes | None] = queue.Queue()
+        # Ctrl-C falls anywhere. Inside a Queue, which is Python code, it leaves a lock taken or becomes another error.
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         # Left open: when this process dies, however it dies, the worker reads the end of its input and ends too.
