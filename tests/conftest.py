@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -47,13 +47,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", action="store_true", help="rewrite the golden files with what the tests saw")
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Tests marked `bulk` run without coverage."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Tests marked `bulk` run without coverage, and so do the fixtures that they are the first to ask for."""
     from tracing import untraced
 
     with untraced() if item.get_closest_marker("bulk") else nullcontext():
-        yield
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

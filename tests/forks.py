@@ -123,7 +123,6 @@ class Forks:
                 "XDG_CONFIG_HOME": str(self.own / "config"),
                 "MPLCONFIGDIR": str(self.own / "matplotlib"),
                 "PYTHONDONTWRITEBYTECODE": "1",
-                "COVERAGE_PROCESS_CONFIG": "",
             },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parent.parent
+
 LIBRARIES = (
     *("torch._dynamo", "torch.fx.experimental.symbolic_shapes", "torch.utils.flop_counter", "torch.profiler"),
     *("fvcore.nn", "matplotlib.pyplot", "pandas", "scipy.stats", "typer", "rich.progress", "jinja2", "psutil"),
@@ -66,15 +68,15 @@ for number, name, how in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "
     setattr(sys, name, new)
     setattr(sys, "__" + name + "__", new)
 order = json.loads(data)
+if order["coverage"]:
+    import coverage
+    coverage.Coverage(**order["coverage"], data_suffix=True, auto_data=True).start()
 os.chdir(order["cwd"])
 os.environ.clear()
 os.environ.update(order["env"])
 sys.path[0] = os.getcwd()
 sys.argv = ["-m", *order["words"]]
 sys.orig_argv = [sys.executable, "-m", "effbench", *order["words"]]
-if os.environ.get("COVERAGE_PROCESS_CONFIG"):
-    import coverage
-    coverage.process_startup()
 code = 0
 try:
     runpy.run_module("effbench", run_name="__main__", alter_sys=True)
@@ -110,7 +112,7 @@ class Nursery:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", NURSERY, str(theirs.fileno())],
-                env={**env, "COVERAGE_PROCESS_CONFIG": ""},
+                env=dict(env),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
@@ -120,7 +122,10 @@ class Nursery:
 
     def effbench(self, words: Sequence[str], cwd: Path, env: Mapping[str, str], timeout: float) -> tuple[int, str, str]:
         """Exit code, standard output and standard error of one command. Ends it and fails after `timeout` seconds."""
-        order = json.dumps({"words": words, "cwd": str(cwd), "env": dict(env)}).encode() + b"\n"
+        order = json.dumps(
+            {"words": words, "cwd": str(cwd), "env": dict(env), "coverage": coverage_settings()}
+        ).encode()
+        order += b"\n"
         read = []
         self._door.settimeout(300)
         with open(os.devnull, "rb") as nothing:
@@ -150,6 +155,13 @@ class Nursery:
         self._lines.close()
         self._door.close()
         self._process.wait()
+
+
+def coverage_settings() -> dict[str, str]:
+    """How the coverage that looks at this process looks at another one; nothing where there is none."""
+    if "coverage" not in sys.modules or sys.modules["coverage"].Coverage.current() is None:
+        return {}
+    return {"config_file": str(ROOT / "pyproject.toml"), "data_file": str(ROOT / ".coverage")}
 
 
 @cache

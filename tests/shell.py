@@ -55,17 +55,12 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def started(*words: object, cwd: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """A command that runs while the test does something to it; ended afterwards in any case.
-
-    It may be sent Ctrl-C. That is why coverage, which takes a lock of its own at every first call of a function and
-    waits for it for ever once Ctrl-C has fallen in between, does not look at it.
-    """
-    looked_at = {**environment(), **variables}
+def started(*words: object, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """A command that runs while the test does something to it; ended afterwards in any case."""
     with subprocess.Popen(
         [*EFFBENCH, *map(str, words)],
         cwd=cwd,
-        env={name: value for name, value in looked_at.items() if not name.startswith(("COVERAGE_", "COV_CORE_"))},
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

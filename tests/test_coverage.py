@@ -23,6 +23,9 @@ for needed in ("torchvision", "timm"):
         pytest.skip(f"{needed} is not installed", allow_module_level=True)
 
 
+pytestmark = pytest.mark.bulk
+
+
 @pytest.fixture(scope="module")
 def benchmark_files() -> Any:
     """The two scripts, by path: benchmarks/ is no package, and `coverage` is another one's name."""
