@@ -167,8 +167,6 @@ def test_a_run_that_was_cut_short_is_finished(fake: tuple[Path, str], tmp_path: 
     assert document["complete"] and all(cell["launches"] == 2 for cell in document["cells"])
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_all_of_it_on_the_cpu(tmp_path: Path) -> None:
     """What is asked here is that everything was carried out and its numbers are there, not how fast anything was."""
     run("--device", "cpu", "--tiny", "--minutes", "14", "--out", str(tmp_path))

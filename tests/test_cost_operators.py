@@ -1,7 +1,7 @@
 """Every operator and module that torch samples for its own tests, counted on real and on meta tensors.
 
 The multiply-adds are held against torch's own counter, with closed forms worked out here for the products it lacks.
-Two samples an operator always; all of them behind the mark `slow`.
+Four samples an operator always; all of them behind the mark `slow`.
 """
 
 from __future__ import annotations
@@ -224,9 +224,9 @@ def shard(number: int, most: int | None) -> tuple[int, list[str]]:
 
 
 @pytest.mark.parametrize("number", range(SHARDS))
-def test_two_samples_of_every_operator(number: int) -> None:
-    seen, found = shard(number, 2)
-    assert seen > 60
+def test_four_samples_of_every_operator(number: int) -> None:
+    seen, found = shard(number, 4)
+    assert seen > 100
     assert not found, "\n".join(found)
 
 
@@ -267,5 +267,5 @@ def test_every_module(number: int) -> None:
             leaves, spec = tree_flatten((call.args, call.kwargs))
             seen += 1
             found += faults(entry.name, module, [dense(leaf) for leaf in leaves], spec)
-    assert seen > 60
+    assert seen > 100
     assert not found, "\n".join(found)
