@@ -20,12 +20,15 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from typing import Any
 
 import coverage_page
 from coverage_page import FOLDER, read
+
+from effbench.core import Cost
 
 LIMIT_S = 240.0
 MADDS_LIMIT = 30_000_000_000
@@ -192,6 +195,12 @@ def torchvision_rows(known: set[tuple[str, str]]) -> Iterator[Row]:
     from effbench.measurement import counting
     from effbench.zoo import external, libraries
 
+    @cache
+    def cost(network: str, shape: tuple[int, ...], arguments: tuple[tuple[str, object], ...]) -> Cost:
+        """Several sets of weights are of one network at one size."""
+        named = f"torchvision:{network}"
+        return counting.profile(named, shape, batch=1, dtype="float32", arguments=dict(arguments)).cost
+
     models = libraries.library("torchvision")
     kinds = {"classification": models, "segmentation": models.segmentation, "video": models.video}
     for kind, module in kinds.items():
@@ -214,14 +223,12 @@ def torchvision_rows(known: set[tuple[str, str]]) -> Iterator[Row]:
                     "release": release("torchvision"),
                 }
                 try:
-                    cost = counting.profile(
-                        f"torchvision:{network}", shape, batch=1, dtype="float32", arguments=arguments
-                    ).cost
+                    counted = cost(network, tuple(shape), tuple(arguments.items()))
                 except EffbenchError as error:
                     yield {**row, "error": str(error)}
                 else:
-                    found = {"madds": cost.madds, "params": cost.params}
-                    yield {**row, **found, "traced_on": cost.traced_on, "status": cost.status}
+                    found = {"madds": counted.madds, "params": counted.params}
+                    yield {**row, **found, "traced_on": counted.traced_on, "status": counted.status}
 
 
 def timm_rows(known: set[str]) -> Iterator[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from effbench import stats, zoo
@@ -56,11 +57,11 @@ def agreements(cells: Sequence[CellSummary], keys: Sequence[str] = ()) -> tuple[
 def family(model: str) -> str:
     """The family of a network: its file in the zoo; of others, the first word of the name."""
     name = model.partition("?")[0]
-    try:
-        return zoo.entry(name).family
-    except UnknownName:
-        found = re.match(r"[A-Za-z]+", name.rpartition(":")[2])
-        return found[0].lower() if found else name
+    if zoo.exists(name):  # an error would first look for names that are alike
+        with suppress(UnknownName):  # a family of several networks
+            return zoo.entry(name).family
+    found = re.match(r"[A-Za-z]+", name.rpartition(":")[2])
+    return found[0].lower() if found else name
 
 
 def _metrics() -> dict[str, _Metric]:

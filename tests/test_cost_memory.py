@@ -13,6 +13,8 @@ from effbench import zoo
 from effbench.core import LEVELS, Traffic
 from effbench.cost import profile
 
+pytestmark = pytest.mark.bulk
+
 
 class Run(nn.Module):
     def __init__(self, function: Any, **parts: nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod, sqrt
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from effbench.cost import Profile, profile
+
+pytestmark = pytest.mark.bulk
 
 few = settings(deadline=None, max_examples=25)
 CONVS: dict[tuple[int, bool], Any] = {

@@ -17,6 +17,8 @@ from effbench import catalog, paper, zoo
 from effbench.analysis import Analysis
 from effbench.core import Case, Experiment
 
+pytestmark = pytest.mark.bulk
+
 FOLDER = Path(__file__).parent.parent / "experiments"
 FILES = tuple(sorted(path.stem for path in FOLDER.glob("*.py")))
 ANALYSES = ("metric_predicts_speed",)

@@ -31,6 +31,8 @@ from effbench.cost import profile
 from effbench.errors import InvalidValue
 from effbench.zoo import _registry, external
 
+pytestmark = pytest.mark.bulk
+
 NETWORKS = tuple(dict.fromkeys(zoo.entry(name).name for name in zoo.names()))
 FAMILIES = tuple(dict.fromkeys(zoo.entry(name).family for name in NETWORKS))
 TEMPLATES = tuple(name for name in _registry.catalogue() if "{" in name)

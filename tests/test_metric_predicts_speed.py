@@ -20,6 +20,8 @@ from effbench.core import LEVELS
 from effbench.errors import InvalidValue, UnknownName
 from effbench.peaks import Peaks
 
+pytestmark = pytest.mark.bulk
+
 DATA = Path(__file__).parent.parent / "experiments" / "data" / "timm_throughput"
 NAME = "metric_predicts_speed"
 

@@ -13,6 +13,8 @@ import torch
 from effbench import paper
 from effbench.errors import UnknownName
 
+pytestmark = pytest.mark.bulk
+
 FOLDER = Path(paper.__file__).parent
 
 

@@ -18,6 +18,8 @@ from effbench.errors import InvalidValue
 from effbench.zoo import external
 from effbench.zoo._blocks import channel_shuffle
 
+pytestmark = pytest.mark.bulk
+
 
 def on_meta(name: str, **arguments: object) -> nn.Module:
     with torch.device("meta"):

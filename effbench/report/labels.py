@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from effbench.report import ink
 
@@ -15,6 +18,11 @@ if TYPE_CHECKING:
 
 _Box = tuple[float, float, float, float]
 """Left, bottom, right, top, in points from the figure's corner."""
+_Boxes: TypeAlias = npt.NDArray[np.float64]
+"""A `_Box` a row."""
+
+_AT_ONCE = 64
+"""Places that are looked at together: most labels find one among the first."""
 
 
 def label(
@@ -79,18 +87,16 @@ def _arrange(
     What is `drawn` may be crossed by a line that leads to a label, but not covered by the label.
     """
     half, height = ink.MARKER_PT / 2 + 0.5, ink.SMALL_PT * 1.3
-    taken: list[_Box] = [(x - half, y - half, x + half, y + half) for x, y in centres]
+    taken = _boxes([(x - half, y - half, x + half, y + half) for x, y in centres])
+    lines = _boxes(drawn)
     found: dict[int, _Box] = {}
     for at in order:
         x, y = centres[at]
-        others = [other for other in taken if not _overlap(other, (x, y, x, y))]
-        for dx, dy in _offsets(widths[at], height, far):
-            box = (x + dx - widths[at] / 2, y + dy - height / 2, x + dx + widths[at] / 2, y + dy + height / 2)
-            if not _inside(box, room) or any(_overlap(box, other) for other in (*taken, *drawn)):
-                continue
-            lead = _lead((x, y), _nearest((x, y), box))
-            if not any(_overlap(dot, other) for dot in lead for other in others):
-                taken += [box, *lead]
+        others = taken[_clear(taken, _boxes([(x, y, x, y)]))]
+        for box in _places((x, y), widths[at], height, far, room, np.concatenate([taken, lines])):
+            lead = _boxes(_lead((x, y), _nearest((x, y), box)))
+            if _clear(lead, others).all():
+                taken = np.concatenate([taken, _boxes([box]), lead])
                 found[at] = box
                 break
         else:
@@ -98,8 +104,21 @@ def _arrange(
     return [found[at] for at in range(len(found))]
 
 
+def _places(
+    centre: tuple[float, float], width: float, height: float, far: float, room: _Box, taken: _Boxes
+) -> Iterator[_Box]:
+    """Where a label of this size is inside `room` and clear of what is `taken`, the nearest place first."""
+    half = np.array([width / 2, height / 2])
+    middles = np.array(centre) + _offsets(width, height, far)
+    boxes = np.concatenate([middles - half, middles + half], axis=1)
+    boxes = boxes[(boxes[:, :2] >= room[:2]).all(axis=1) & (boxes[:, 2:] <= room[2:]).all(axis=1)]
+    for first in range(0, len(boxes), _AT_ONCE):
+        some = boxes[first : first + _AT_ONCE]
+        yield from map(tuple, some[_clear(some, taken)].tolist())
+
+
 @cache
-def _offsets(width: float, height: float, far: float) -> tuple[tuple[float, float], ...]:
+def _offsets(width: float, height: float, far: float) -> npt.NDArray[np.float64]:
     """Offsets of a label's centre from its point on a grid, by how far the label's edge is; right beats left."""
     reach = min(far, 160.0)
     step = 5.0
@@ -114,7 +133,7 @@ def _offsets(width: float, height: float, far: float) -> tuple[tuple[float, floa
         gap = math.hypot(max(dx - width / 2, 0.0), max(dy - height / 2, 0.0))
         return gap, dy, -offset[0], -offset[1]
 
-    return tuple(sorted((offset for offset in signed if nearness(offset)[0] <= reach), key=nearness))
+    return np.array(sorted((offset for offset in signed if nearness(offset)[0] <= reach), key=nearness))
 
 
 def _nearest(point: tuple[float, float], box: _Box) -> tuple[float, float]:
@@ -146,9 +165,14 @@ def _line(end: tuple[float, float], box: _Box) -> dict[str, Any]:
     return {"arrowstyle": "-", "lw": 0.6, "color": ink.GREY, "shrinkA": 0, "shrinkB": 3, "relpos": at}
 
 
-def _inside(box: _Box, room: _Box) -> bool:
-    return box[0] >= room[0] and box[1] >= room[1] and box[2] <= room[2] and box[3] <= room[3]
+def _boxes(boxes: Sequence[_Box]) -> _Boxes:
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
 
-def _overlap(one: _Box, other: _Box) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _clear(boxes: _Boxes, others: _Boxes) -> npt.NDArray[np.bool_]:
+    """Of each box, whether it overlaps none of the others."""
+    left, bottom, right, top = boxes[:, :, None].transpose(1, 0, 2)
+    across = (left < others[:, 2]) & (others[:, 0] < right)
+    overlap = across & (bottom < others[:, 3]) & (others[:, 1] < top)
+    free: npt.NDArray[np.bool_] = np.logical_not(overlap.any(axis=1))
+    return free
