@@ -274,6 +274,21 @@ def test_module_paths_reuse_and_layers_made_in_forward() -> None:
     assert ops[-1].module == "(Softmax)"
 
 
+def test_a_module_whose_error_is_caught_is_left() -> None:
+    class Catches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.Sequential(nn.Linear(3, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            try:
+                return self.block(x)
+            except RuntimeError:
+                return x + 1
+
+    assert [(op.module, op.op) for op in profile(Catches(), (4,)).ops] == [("", "add")]
+
+
 def test_large_images_cost_no_memory() -> None:
     script = """
 import resource, torch
