@@ -144,6 +144,12 @@ def test_a_recurrent_layer_moves_its_weights_once_and_its_states() -> None:
     assert cost.params == weights
 
 
+def test_a_projected_layer_works_on_every_hidden_unit() -> None:
+    """Nine operations for each of 16, though only 4 leave: ten steps, two layers, both ways."""
+    model = Run(lambda m, x: m.layer(x)[0], layer=nn.LSTM(8, 16, 2, True, True, 0.0, True, 4))
+    assert profile(model, (10, 8)).cost.elementwise == 9 * 10 * 16 * 2 * 2
+
+
 # --- attention --------------------------------------------------------------------------------------
 
 
@@ -184,14 +190,18 @@ def test_exported_attention_stores_no_scores() -> None:
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 1, 3), (2, 0, 1, 3), (1, 2, 0, 3)])
-@pytest.mark.parametrize("kind", ["plain", "masked", "narrow values", "one query for all"])
+@pytest.mark.parametrize("kind", ["plain", "masked", "narrow values", "one query for all", "shared heads"])
 def test_attention_lays_out_its_result_as_on_the_cpu(order: tuple[int, ...], kind: str) -> None:
     def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
         query = x.permute(order)
         value = query[..., :2].contiguous() if kind == "narrow values" else query
         first = query[:1] if kind == "one query for all" else query
         mask = x.new_zeros(query.shape[-2], query.shape[-2]) if kind == "masked" else None
-        out = functional.scaled_dot_product_attention(first, query, value, mask)
+        if kind == "shared heads":
+            key = query[:, :1]
+            out = functional.scaled_dot_product_attention(query, key, key, enable_gqa=True)
+        else:
+            out = functional.scaled_dot_product_attention(first, query, value, mask)
         return out.transpose(1, 2).reshape(len(out), out.shape[2], -1)  # copies where the layout asks for it
 
     model = Run(forward)
