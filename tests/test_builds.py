@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from effbench import api
 from effbench.errors import ModelError
@@ -119,6 +125,38 @@ def test_other_threads_write_while_a_network_is_built(nets: Path) -> None:
             Path("weights.txt").write_text("meta")
     assert not Path("weights.txt").exists()
     Path("weights.txt").write_text("values")
+
+
+SAVES: dict[str, Callable[[Path], Any]] = {
+    "torch.save": lambda path: torch.save({}, path),
+    "torch.jit.save": lambda path: torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path),
+    "open to write": lambda path: path.open("w").close(),
+    "open to read and write": lambda path: path.open("w+").close(),
+}
+
+
+@pytest.mark.parametrize("save", SAVES.values(), ids=SAVES)
+def test_nothing_is_saved_while_a_network_is_built_and_all_is_afterwards(tmp_path: Path, save: Any) -> None:
+    path = tmp_path / "weights"
+    with _nothing_written(), pytest.raises(Exception, match="no values"):
+        save(path)
+    assert not path.exists()
+    save(path)
+    assert path.exists()
+
+
+def test_what_is_none_of_the_networks_is_written_meanwhile(nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.syspath_prepend(str(nets.parent))
+    with _nothing_written():
+        with tempfile.TemporaryFile() as file:
+            file.write(b"scratch")
+        logging.FileHandler("log.txt").close()
+        with open("/dev/null", "w") as file:
+            file.write("nowhere")
+        importlib.import_module("late_module")
+    sys.modules.pop("late_module")
+    assert list(nets.parent.glob("__pycache__/late_module*")) and Path("log.txt").exists()
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg11", "inception_v3"])

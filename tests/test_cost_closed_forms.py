@@ -114,6 +114,7 @@ CASES = [
     Case("CSR @ dense", lambda a, b: a @ b, (COMPRESSED, R(5, 8)), 40, devices=REAL),
     Case("dense @ CSR", lambda a, b: b @ a, (COMPRESSED, R(8, 5)), 40, devices=REAL),
     Case("sparse @ vector", lambda a, b: torch.mv(a, b), (SQUARE.to_sparse(), R(5)), 5, devices=REAL),
+    Case("sampled product", torch.sparse.sampled_addmm, (COMPRESSED, R(5, 4), R(4, 5)), 20, devices=REAL),
     Case("Euclidean distances", lambda x, y: torch.cdist(x, y), (R(30, 4), R(40, 4)), 30 * 40 * 4),
     Case("Manhattan distances", lambda x, y: torch.cdist(x, y, p=1.0), (R(30, 4), R(40, 4)), 0, 3 * 30 * 40 * 4),
     Case("distances within", functional.pdist, (R(30, 4),), 0, 3 * 435 * 4),
@@ -121,6 +122,7 @@ CASES = [
     # Gradients: a convolution once for its input and once for its weight; attention by hand.
     Case("convolution backward", gradients(functional.conv2d, 0, 1), (R(1, 4, 5, 5), R(6, 4, 3, 3)), 3 * 9 * 6 * 36),
     Case("its input's alone", gradients(functional.conv2d, 0), (R(1, 4, 5, 5), R(6, 4, 3, 3)), 2 * 9 * 6 * 36),
+    Case("its bias's too", gradients(functional.conv2d, 0, 1, 2), (R(1, 4, 5, 5), R(6, 4, 3, 3), R(6)), 3 * 9 * 6 * 36),
     Case("gradient of a product", gradients(torch.mm, 0, 1), (M, N3), 3 * 60),
     # Everything that is no product.
     Case("real Fourier", torch.fft.rfft, (R(3, 16),), 0, int(2.5 * 48 * log2(16))),

@@ -11,11 +11,13 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache, partial
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -142,6 +144,12 @@ def test_a_recurrent_layer_moves_its_weights_once_and_its_states() -> None:
     assert cost.params == weights
 
 
+def test_a_projected_layer_works_on_every_hidden_unit() -> None:
+    """Nine operations for each of 16, though only 4 leave: ten steps, two layers, both ways."""
+    model = Run(lambda m, x: m.layer(x)[0], layer=nn.LSTM(8, 16, 2, True, True, 0.0, True, 4))
+    assert profile(model, (10, 8)).cost.elementwise == 9 * 10 * 16 * 2 * 2
+
+
 # --- attention --------------------------------------------------------------------------------------
 
 
@@ -182,14 +190,18 @@ def test_exported_attention_stores_no_scores() -> None:
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 1, 3), (2, 0, 1, 3), (1, 2, 0, 3)])
-@pytest.mark.parametrize("kind", ["plain", "masked", "narrow values", "one query for all"])
+@pytest.mark.parametrize("kind", ["plain", "masked", "narrow values", "one query for all", "shared heads"])
 def test_attention_lays_out_its_result_as_on_the_cpu(order: tuple[int, ...], kind: str) -> None:
     def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
         query = x.permute(order)
         value = query[..., :2].contiguous() if kind == "narrow values" else query
         first = query[:1] if kind == "one query for all" else query
         mask = x.new_zeros(query.shape[-2], query.shape[-2]) if kind == "masked" else None
-        out = functional.scaled_dot_product_attention(first, query, value, mask)
+        if kind == "shared heads":
+            key = query[:, :1]
+            out = functional.scaled_dot_product_attention(query, key, key, enable_gqa=True)
+        else:
+            out = functional.scaled_dot_product_attention(first, query, value, mask)
         return out.transpose(1, 2).reshape(len(out), out.shape[2], -1)  # copies where the layout asks for it
 
     model = Run(forward)
@@ -245,6 +257,19 @@ def test_autocast_of_the_cpu_casts_on_shapes_too(inside: bool) -> None:
     assert found.cost.traced_on == "meta"
 
 
+def test_autocast_may_be_switched_by_hand() -> None:
+    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+        torch.set_autocast_enabled(x.device.type, True)
+        try:
+            return model.layer(x)
+        finally:
+            torch.set_autocast_enabled(x.device.type, False)
+            torch.clear_autocast_cache()
+
+    found = count(linear(forward), (8,))
+    assert found.cost.memory_access_bytes == 6 * (8 + 64 + 8) + 2 * (8 + 64 + 8 + 8)
+
+
 @pytest.mark.parametrize(
     "elsewhere",
     [
@@ -284,6 +309,8 @@ READS: list[Callable[[torch.Tensor], Any]] = [
     lambda x: x.tolist(),
     lambda x: x.numpy(),
     lambda x: np.asarray(x),
+    lambda x: np.from_dlpack(x),
+    lambda x: x.untyped_storage()[0],
     lambda x: x.nonzero(),
     lambda x: torch.equal(x, x),
     lambda x: x.unique(),
@@ -300,14 +327,17 @@ def test_a_value_that_is_missing_is_noticed_though_the_error_is_caught(read: Cal
         count(bare, (8,))
 
 
-def test_an_error_of_its_own_may_be_caught() -> None:
+def test_an_error_of_its_own_may_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effbench.cost.trace_modes.SMALL_BYTES", -1)  # also in a network of gigabytes
+
     def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
         try:
             return torch.mm(x, torch.ones(3, 3))
         except RuntimeError:
             return model.layer(x)
 
-    assert count(linear(forward), (8,)).cost.madds == 64
+    cost = count(linear(forward), (8,)).cost
+    assert (cost.madds, cost.traced_on) == (64, "cpu"), "on shapes the error may be of our making"
 
 
 def test_constants_have_their_values_on_shapes() -> None:
@@ -356,6 +386,17 @@ def test_what_grows_with_the_batch_is_no_weight(batch: int) -> None:
     assert moved.activations == batch * (8 + 2 * 40 + 2 * 40)
 
 
+def test_a_weight_written_into_what_the_input_makes_leaves_it_an_activation() -> None:
+    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+        y = x * 1
+        y[:, :1] = model.token
+        return y + 1
+
+    model = Run(forward, token=nn.Parameter(torch.ones(1)))
+    moved = count(model, (), inputs=(torch.ones(1, 8),)).cost.memory_access_levels["eager"]
+    assert (moved.weights, moved.activations) == (1, 8 + 8 + 1 + 8 + 8)
+
+
 # --- threads ----------------------------------------------------------------------------------------
 
 POOL = ThreadPoolExecutor(1)
@@ -396,12 +437,27 @@ def in_thread_pool(model: Run, x: torch.Tensor) -> Any:
         return sum(pool.map(model.layer, [x])) + pool.apply_async(model.layer, (x,)).get()
 
 
+def in_thread_pool_by_rows(model: Run, x: torch.Tensor) -> Any:
+    found: list[Any] = []
+    with ThreadPool(2) as pool:
+        pool.apply_async(model.layer, (x,), callback=found.append).wait()
+        return sum(pool.starmap(model.layer, [(x,)])) + found[0]
+
+
+def in_a_thread_that_is_waited_for(model: Run, x: torch.Tensor) -> Any:
+    found: queue.Queue[Any] = queue.Queue()
+    threading.Thread(target=lambda: (time.sleep(0.2), found.put(model.layer(x)))).start()
+    return found.get() + model.layer(x)
+
+
 @pytest.mark.parametrize(
     "forward",
     [
         in_threads,
         in_workers,
         in_thread_pool,
+        in_thread_pool_by_rows,
+        in_a_thread_that_is_waited_for,
         lambda m, x: sum(POOL.map(m.layer, [x, x])),
         lambda m, x: POOL.submit(m.layer, x).result() + m.layer(x),
     ],
@@ -412,6 +468,29 @@ def test_threads_are_followed(forward: Callable[..., Any]) -> None:
         cost = counted(linear(forward), (8,)).cost
         assert (cost.madds, cost.status) == (128, "complete")
     assert POOL.submit(int).result() == 0
+
+
+def test_other_threads_go_on_with_their_pools() -> None:
+    POOL.submit(int).result()
+    asked, ran = threading.Event(), []
+
+    def other() -> None:
+        asked.wait()
+        ran.append(POOL.submit(threading.get_ident).result())
+
+    thread = threading.Thread(target=other)
+    thread.start()
+
+    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+        asked.set()
+        for _ in range(1000):
+            time.sleep(0 if ran else 0.01)
+        return model.layer(x)
+
+    cost = count(linear(forward), (8,)).cost
+    thread.join()
+    assert (cost.madds, cost.status) == (64, "complete")
+    assert ran and ran[0] != thread.ident
 
 
 def test_work_of_a_thread_that_was_there_before_is_named() -> None:
@@ -430,10 +509,17 @@ def test_work_of_a_thread_that_was_there_before_is_named() -> None:
     assert cost.status == "partial" and "other threads" in cost.uncounted
 
 
-def test_what_numpy_computes_is_named() -> None:
-    model = linear(lambda m, x: torch.from_numpy(x.numpy() @ np.ones((8, 8), dtype=np.float32)))
+@pytest.mark.parametrize("hand_over", [lambda x: x.numpy(), np.asarray, np.from_dlpack])
+def test_what_numpy_computes_is_named(hand_over: Callable[[torch.Tensor], Any]) -> None:
+    model = linear(lambda m, x: torch.from_numpy(hand_over(x) @ np.ones((8, 8), dtype=np.float32)))
     cost = profile(model, (8,)).cost
     assert cost.status == "partial" and "numpy" in cost.uncounted
+
+
+def test_what_numpy_reads_of_the_weights_is_no_work_on_the_input() -> None:
+    model = linear(lambda m, x: m.layer(x) if np.isfinite(m.layer.weight.detach().numpy()).all() else x)
+    cost = profile(model, (8,)).cost
+    assert (cost.madds, cost.status) == (64, "complete")
 
 
 # --- what a profile leaves behind -------------------------------------------------------------------
@@ -549,6 +635,24 @@ def test_what_ends_the_child_is_said() -> None:
 
 
 @forks
+def test_a_child_leaves_no_process_and_no_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = psutil.Process()
+
+    def fails() -> None:
+        raise ValueError("on purpose")
+
+    def stands_still() -> None:
+        threading.Event().wait()
+
+    monkeypatch.setattr(child, "IDLE_S", 1.0)
+    before = here.num_fds(), here.children()
+    for function in (int, fails, partial(os._exit, 3), stands_still):
+        with suppress(ValueError, child.ChildFailed):
+            child.run(function)
+        assert (here.num_fds(), here.children()) == before, function
+
+
+@forks
 def test_what_the_network_prints_is_printed_here(capsys: pytest.CaptureFixture[str]) -> None:
     profile(linear(lambda m, x: (print("forward"), m.layer(x))[1]), (8,))
     assert "forward" in capsys.readouterr().out
@@ -565,7 +669,9 @@ def test_a_child_that_waits_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -
             never.wait()
         return model.layer(x)
 
-    assert profile(linear(waits), (8,)).cost.madds == 64, "counted in this process instead"
+    cost = profile(linear(waits), (8,)).cost
+    assert cost.madds == 64, "counted in this process instead"
+    assert (cost.status, dict(cost.uncounted)) == ("partial", {"other threads": 1})
 
 
 @forks

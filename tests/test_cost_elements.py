@@ -128,6 +128,14 @@ WRITES: list[tuple[str, Any, tuple[Any, ...], int, int]] = [
     ("index_add by name", lambda y, i, v: y.index_add_(dim=0, index=i, source=v), (FIVE, torch.randn(5, 8)), 40, 85),
     ("index_copy", lambda y, i, v: y.index_copy_(0, i, v), (FIVE, torch.randn(5, 8)), 40, 5 + 40),
     ("index_fill", lambda y, i: y.index_fill_(1, i, 0.0), (FIVE,), 50, 5),
+    ("index_reduce", lambda y, i, v: y.index_reduce_(0, i, v, "amax"), (FIVE, torch.randn(5, 8)), 40, 5 + 80),
+    (
+        "index_reduce, not what is there",
+        lambda y, i, v: y.index_reduce_(0, i, v, "amax", include_self=False),
+        (FIVE, torch.randn(5, 8)),
+        40,
+        5 + 40,
+    ),
     ("put", lambda y, i, v: y.put_(i, v), (FIVE, torch.randn(5)), 5, 5 + 5),
 ]
 
@@ -147,6 +155,7 @@ MASKS: list[tuple[str, Any, tuple[Any, ...], int, int]] = [
     ("columns", lambda y, m: put(y, (slice(None), m), 0.0), (torch.arange(8) < 2,), 20, 8),
     ("a mask beside an index", lambda y, m, i: put(y, (m, i), 0.0), (torch.arange(10) < 5, FIVE), 5, 15),
     ("masked_scatter", lambda y, m, v: y.masked_scatter_(m, v), (torch.arange(80).view(X) < 20, WHOLE), 20, 100),
+    ("whole rows", lambda y, m, v: y.masked_scatter_(m, v), (torch.arange(10)[:, None] < 3, WHOLE), 24, 34),
 ]
 
 

@@ -203,6 +203,33 @@ def test_a_mask_counts_what_it_selects() -> None:
     assert cost.memory_access < 1600 + 800
 
 
+def test_a_mask_counts_what_it_selects_on_fake_tensors_too() -> None:
+    """They are asked where the pass on shapes ends early, as at an input that is written into a constant."""
+
+    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+        y = torch.zeros(len(x), 100, 8)
+        y[:] = x
+        y[:, torch.arange(100) < 10] = 0.0
+        return y
+
+    cost = count(Run(forward), (100, 8)).cost
+    assert cost.traced_on == "cpu"
+    assert cost.memory_access == count(Run(forward), (100, 8), device="real").cost.memory_access
+
+
+def test_a_mask_of_a_network_without_values_counts_as_if_it_selected_everything() -> None:
+    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+        y = model.layer(x)
+        y[x > 0] = 0.0
+        return y
+
+    with torch.device("meta"):
+        cost = count(linear(forward), (100, 8)).cost
+    compared = 800 + 800
+    assert cost.memory_access_levels["eager"].elements == 800 + 64 + 8 + 800 + compared + 800 + 800
+    assert (cost.status, cost.traced_on) == ("complete", "meta")
+
+
 def test_a_weight_is_read_as_it_is_held() -> None:
     """By hand what weight-only quantisation does: eight-bit weights, scaled to floats before the product."""
 

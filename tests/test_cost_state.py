@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
 import json
+import logging
 import subprocess
 import sys
+import threading
+import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import pytest
@@ -16,7 +22,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.modules import module as torch_modules
 
-from effbench.cost import profile
+from effbench.cost import count, profile
 from effbench.errors import EffbenchError, InvalidValue, ModelError
 
 
@@ -44,6 +50,7 @@ class Messy(nn.Module):
         self.conv.weight.mul_(2)
         self.extra, self.fresh = nn.Linear(2, 2), 1
         torch.rand(3)
+        torch.set_default_dtype(torch.float64)
         y = self.norm(self.conv(x)).flatten(2).transpose(1, 2)
         y = self.attention(y, y, y, need_weights=False)[0] + functional.scaled_dot_product_attention(y, y, y)
         y = functional.dropout(self.lstm(y)[0], 0.5, training=True)
@@ -55,6 +62,18 @@ class Messy(nn.Module):
 def global_hooks() -> dict[str, int]:
     tables = {name: value for name, value in vars(torch_modules).items() if name.startswith("_global_")}
     return {name: len(value) for name, value in tables.items() if hasattr(value, "__len__")}
+
+
+AUTOGRAD = ("AutogradCPU", "AutogradMeta")
+
+
+def patched() -> dict[str, int]:
+    """What the counter puts functions of its own in place of, while it counts."""
+    places = (torch.Tensor, torch.autocast, threading.Thread, threading.Condition, _thread, ThreadPoolExecutor)
+    functions = {(place, name): value for place in (*places, ThreadPool) for name, value in vars(place).items()}
+    # torch itself gains modules as they are imported.
+    functions |= {(torch, name): getattr(torch, name) for name in ("compile", "set_autocast_enabled")}
+    return {f"{place.__name__}.{name}": id(value) for (place, name), value in functions.items()}
 
 
 @contextmanager
@@ -69,9 +88,12 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             },
             "global hooks": global_hooks(),
             "functions": {name: id(value) for name, value in vars(functional).items()},
+            "patched": patched(),
+            "kernels": [torch._C._dispatch_has_kernel_for_dispatch_key("aten::lstm.input", key) for key in AUTOGRAD],
             "fast path": torch.backends.mha.get_fastpath_enabled(),
             "grad": torch.is_grad_enabled(),
             "garbage collection": gc.isenabled(),
+            "a logger": logging.getLogger("torch._subclasses.fake_tensor").disabled,
             "dtype": torch.get_default_dtype(),
             "device": torch.get_default_device(),
             "modes": torch.utils._python_dispatch._get_current_dispatch_mode(),
@@ -88,26 +110,40 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 @pytest.mark.parametrize("fails", ["", "on meta", "always"])
 @pytest.mark.parametrize("device", ["meta", "real", "auto"])
-def test_nothing_is_changed(fails: str, device: Any) -> None:
+@pytest.mark.parametrize("counted", [profile, count])
+def test_nothing_is_changed(fails: str, device: Any, counted: Any) -> None:
+    """Neither by a child process nor by a count in this one."""
     model = Messy(fails)
     model.norm.eval()  # partly frozen, as in fine-tuning
     with unchanged(model):
         if fails == "always":
             with pytest.raises(ModelError):
-                profile(model, (3, 6, 6), device=device)
+                counted(model, (3, 6, 6), device=device)
         else:
-            cost = profile(model, (3, 6, 6), device=device).cost
+            cost = counted(model, (3, 6, 6), device=device).cost
             # One that fails on meta believes itself on the CPU.
             assert cost.traced_on == ("meta" if device != "real" else "cpu")
     assert model.seen == [] and model.cache is None
 
 
+@pytest.mark.parametrize("counted", [profile, count])
+@pytest.mark.parametrize("training", [True, False])
+def test_torchscript_is_left_in_its_mode(counted: Any, training: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))).train(training)
+    counted(model, (3,), batch=2)
+    assert [part.training for part in model.modules()] == [training] * 3
+    assert int(model[1].num_batches_tracked) == 0
+
+
+@pytest.mark.parametrize("counted", [profile, count])
 @pytest.mark.parametrize("enabled", [True, False])
-def test_the_attention_fast_path_is_left_as_it_was(enabled: bool) -> None:
+def test_the_attention_fast_path_is_left_as_it_was(enabled: bool, counted: Any) -> None:
     before = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(enabled)
-        profile(nn.Linear(3, 4), (3,))
+        counted(nn.Linear(3, 4), (3,))
         assert torch.backends.mha.get_fastpath_enabled() is enabled
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
@@ -236,6 +272,21 @@ def test_module_paths_reuse_and_layers_made_in_forward() -> None:
     ops = profile(Reuse(), (4,)).ops
     assert [(op.module, op.call) for op in ops if op.kind == "matmul"] == [("block.0", 1), ("block.0", 2)]
     assert ops[-1].module == "(Softmax)"
+
+
+def test_a_module_whose_error_is_caught_is_left() -> None:
+    class Catches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.Sequential(nn.Linear(3, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            try:
+                return self.block(x)
+            except RuntimeError:
+                return x + 1
+
+    assert [(op.module, op.op) for op in profile(Catches(), (4,)).ops] == [("", "add")]
 
 
 def test_large_images_cost_no_memory() -> None:

@@ -45,7 +45,7 @@ class Plan:
 
     `reads` are (position among the input tensors, elements, bytes); `writes` likewise, among the outputs or, in place,
     the inputs. `returns` rebuilds the result: shape, stride and dtype of each output, or the position of the input that
-    comes back. `bounded`: a mask without values, counted as if it selected everything.
+    comes back.
     """
 
     formula: Formula
@@ -60,7 +60,6 @@ class Plan:
     in_place: bool = False
     returns: tuple[Any, ...] | None = None
     container: type | None = None
-    bounded: bool = False
 
 
 class Operator(NamedTuple):
@@ -192,7 +191,6 @@ def count(
         in_place=bool(targets),
         returns=returns,
         container=container,
-        bounded=found.reads == "scattered" and any(_unknown(shape) for shape in call.inputs),
     )
 
 
@@ -318,10 +316,6 @@ def _selected(mask: Tensor) -> int | None:
         return int(torch.count_nonzero(mask))
     except Exception:  # a tensor that stands for many, under vmap
         return None
-
-
-def _unknown(shape: Shape) -> bool:
-    return isinstance(shape, Mask) and shape.selected is None
 
 
 # --- walking through arguments ----------------------------------------------------------------------

@@ -125,7 +125,7 @@ def followed(modes: Sequence[Any], noticed: Callable[[str], None]) -> Iterator[N
         "map_async": later(map_here),
         "starmap_async": later(starmap_here),
     }
-    before = {name: getattr(ThreadPool, name) for name in here}
+    own = {name: vars(ThreadPool)[name] for name in here if name in vars(ThreadPool)}  # the rest it inherits
     try:
         # Not `run`, which subclasses have their own of.
         threading.Thread._bootstrap_inner = lambda thread: run_followed(inner, thread)  # type: ignore[attr-defined]
@@ -140,5 +140,8 @@ def followed(modes: Sequence[Any], noticed: Callable[[str], None]) -> Iterator[N
         threading.Condition.wait = wait  # type: ignore[method-assign]
         _thread.start_new_thread = start_new
         ThreadPoolExecutor.submit = submit  # type: ignore[method-assign]
-        for name, function in before.items():
-            setattr(ThreadPool, name, function)
+        for name in here:
+            if name in own:
+                setattr(ThreadPool, name, own[name])
+            else:
+                delattr(ThreadPool, name)

@@ -270,8 +270,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     (value, fixed), view = self.value(tensor), _view(tensor)
                 constant = constant and fixed
                 reads.append(Access(value, view, elements, size, fixed))
-            if plan.in_place and not plan.reads:
-                constant = all(self.value(tensors[position])[1] for position, _, _ in plan.writes)
             written = tensors if plan.in_place else outputs
             writes = []
             for position, elements, size in plan.writes:
