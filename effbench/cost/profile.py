@@ -124,9 +124,10 @@ def apart(carry_out: Callable[[], _T]) -> _T:
 
 def _partial(found: Any) -> Any:
     """The result of a count that waited for what the tracer does not see, which names it."""
-    if not isinstance(found, Profile) or found.cost.uncounted:
+    if not isinstance(found, Profile):
         return found
-    return replace(found, cost=replace(found.cost, status="partial", uncounted={"other threads": 1}))
+    uncounted = {"other threads": 1, **found.cost.uncounted}
+    return replace(found, cost=replace(found.cost, status="partial", uncounted=uncounted))
 
 
 def _fed(
