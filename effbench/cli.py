@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with console.short_warnings():
             code = app(typed or ["--help"], prog_name="effbench", standalone_mode=False)
-        if code == 130 and console.was_interrupted():  # typer turns Ctrl-C into that code, and says nothing
+        if code == 130 and not console.is_interrupt_answered():  # typer turns Ctrl-C into that code, and says nothing
             return console.answer_interrupt()
         return console.flushed(code if isinstance(code, int) else 0)
     except EffbenchError as error:

@@ -76,17 +76,24 @@ def short_warnings() -> Iterator[None]:
 
 
 _interrupts: list[int] = []
+_answers: list[str] = []
 
 
 def heed_interrupts() -> None:
     """Remember Ctrl-C: where it falls into an import, the library may turn it into an error of another kind."""
+    _answers.clear()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _heed)
 
 
 def was_interrupted() -> bool:
-    """Has there been a Ctrl-C that was not answered yet?"""
+    """Has there been a Ctrl-C?"""
     return bool(_interrupts)
+
+
+def is_interrupt_answered() -> bool:
+    """Has this command said what Ctrl-C has ended?"""
+    return bool(_answers)
 
 
 def _heed(number: int, frame: object) -> None:
@@ -102,7 +109,7 @@ def ignore_impatience() -> None:
 def answer_interrupt(message: str = "interrupted") -> int:
     """Say what Ctrl-C has ended. Returns 130, which a shell reports for a program that Ctrl-C ended."""
     ignore_impatience()
-    _interrupts.clear()
+    _answers.append(message)
     return complain(message, 130)
 
 

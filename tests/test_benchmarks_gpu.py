@@ -184,6 +184,21 @@ def test_all_of_it_on_the_cpu(tmp_path: Path) -> None:
     assert (tmp_path / page.PAGE).read_text().count("| pass |") > 40
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("--device cudda", "no device named 'cudda'. Did you mean 'cuda'?"),
+        ("--device cuda:99", "device 'cuda:99' cannot be used"),
+        ("--only fist_command", "no step fist_command; known: environment, contract, first_command"),
+        ("--minutes 0", "must be more than 0"),
+        ("--lst", "unrecognized arguments: --lst"),
+    ],
+)
+def test_what_cannot_be_carried_out_is_one_line_and_begins_nothing(words: str, reason: str, tmp_path: Path) -> None:
+    said = run(*words.split(), "--out", str(tmp_path / "new"), code=2).stderr
+    assert reason in said and said.count("\n") == 1 and not (tmp_path / "new").exists()
+
+
 def test_it_runs_where_packages_are_missing(tmp_path: Path) -> None:
     """No effbench installed, no fvcore and what it needs: the study is measured all the same, the page says so."""
     absent = ("fvcore", "iopath", "yacs", "termcolor", "pynvml", "pytest_benchmark", "rich", "jinja2", "cloudpickle")
@@ -350,7 +365,8 @@ def test_stopped_in_the_middle_it_keeps_what_it_has_and_goes_on_later(trial: Tri
     until(lambda: trial.times("waiting") == 1)
     process.send_signal(number)
     printed, said = process.communicate(timeout=30)
-    assert process.returncode == 130 and "go on with: python -m benchmarks.gpu --out" in said
+    hint = f"go on with: python -m benchmarks.gpu --out {trial.out} --device fake --tiny\n"
+    assert process.returncode == 130 and said.endswith(hint)
     found = results(trial.out)
     assert set(found) == {"first", "wait"} and found["wait"]["ended"] == "stopped"
     assert verdicts_of(found["wait"]) == {"before it waited": "pass"}

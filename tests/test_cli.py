@@ -475,6 +475,13 @@ def test_an_interrupt_of_a_command_that_has_nothing_to_save_is_said(tmp_path: Pa
     assert (process.returncode, out, err) == (130, "", "effbench: interrupted\n")
 
 
+def test_an_interrupt_that_the_network_raises_is_said_too(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(
+        "import torch\nclass Net(torch.nn.Module):\n    def forward(self, x): raise KeyboardInterrupt\n"
+    )
+    assert refusal(effbench("profile", "nets.py:Net", cwd=tmp_path), code=130) == "interrupted"
+
+
 def test_an_interrupt_that_falls_into_an_exec_ends_as_any_other(tmp_path: Path) -> None:
     """Python remembers such an interrupt and would end by the signal, after we have answered it."""
     code = (

@@ -671,7 +671,7 @@ def test_a_child_that_waits_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -
 
     cost = profile(linear(waits), (8,)).cost
     assert cost.madds == 64, "counted in this process instead"
-    assert (cost.status, dict(cost.uncounted)) == ("partial", {"other threads": 1, "linalg_inv_ex": 1})
+    assert (cost.status, dict(cost.uncounted)) == ("partial", {"what it waited for": 1, "linalg_inv_ex": 1})
 
 
 @forks

@@ -10,16 +10,26 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from benchmarks.gpu.collect import collect
 from benchmarks.gpu.session import Refused, Session, listed
 from benchmarks.gpu.steps import STEPS
+from effbench import devices
+from effbench.errors import EffbenchError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as effbench does."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["collect"]:
         return _collect(arguments[1:])
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.partition("\n\n")[2])
+    parser = _Parser(prog="python -m benchmarks.gpu", description=__doc__.partition("\n\n")[2])
     parser.add_argument(
         "--out", type=Path, default=Path("results/runs/gpu"), metavar="DIR", help="folder of the session"
     )
@@ -38,6 +48,11 @@ def main(arguments: list[str]) -> int:
         return 0
     if not asked.minutes > 0:
         parser.error(f"--minutes (={asked.minutes:g}) must be more than 0")
+    try:
+        if devices.kind_of(asked.device) == "cuda":
+            devices.require_cuda(asked.device)
+    except EffbenchError as error:
+        parser.error(str(error))
     session = Session(
         asked.out,
         asked.device,
@@ -61,7 +76,7 @@ def _steps(text: str) -> Sequence[str]:
 
 
 def _collect(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu collect", description="Copy complete runs.")
+    parser = _Parser(prog="python -m benchmarks.gpu collect", description="Copy complete runs.")
     parser.add_argument("session", type=Path)
     parser.add_argument("--to", type=Path, metavar="DIR", help="default: results/reference/<the card's name>")
     asked = parser.parse_args(arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shlex
 import shutil
 import signal
 import sys
@@ -76,10 +77,15 @@ class Session:
             self._pack()
         print("\n" + text)
         if self.is_stopping:
-            print(f"stopped; go on with: python -m benchmarks.gpu --out {self.folder}", file=sys.stderr)
+            print(f"stopped; go on with: {self._again()}", file=sys.stderr)
             return 130
         wanted = [outcomes[name] for name in (self.only or STEPS)]
         return 0 if all(found and found.verdict in ("pass", "skip") for found in wanted) else 1
+
+    def _again(self) -> str:
+        words = ["python", "-m", "benchmarks.gpu", "--out", str(self.folder)]
+        words += ["--device", self.device] if self.device != "cuda" else []
+        return shlex.join(words + (["--tiny"] if self.is_tiny else []))
 
     def left_s(self) -> float:
         return 60 * self.minutes - (time.monotonic() - self.began) - (0.0 if self.is_tiny else CLOSING_S)

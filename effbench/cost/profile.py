@@ -123,10 +123,10 @@ def apart(carry_out: Callable[[], _T]) -> _T:
 
 
 def _partial(found: Any) -> Any:
-    """The result of a count that waited for what the tracer does not see, which names it."""
+    """The result of a count whose child waited: perhaps for a thread, whose operators the tracer does not see."""
     if not isinstance(found, Profile):
         return found
-    uncounted = {"other threads": 1, **found.cost.uncounted}
+    uncounted = {"what it waited for": 1, **found.cost.uncounted}
     return replace(found, cost=replace(found.cost, status="partial", uncounted=uncounted))
 
 
