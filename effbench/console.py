@@ -80,7 +80,8 @@ _answers: list[str] = []
 
 
 def heed_interrupts() -> None:
-    """Remember Ctrl-C: where it falls into an import, the library may turn it into an error of another kind."""
+    """Remember Ctrl-C of this command: where it falls into an import, a library may make another error of it."""
+    _interrupts.clear()
     _answers.clear()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _heed)

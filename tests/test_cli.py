@@ -482,6 +482,14 @@ def test_an_interrupt_that_the_network_raises_is_said_too(tmp_path: Path) -> Non
     assert refusal(effbench("profile", "nets.py:Net", cwd=tmp_path), code=130) == "interrupted"
 
 
+def test_an_interrupt_of_an_earlier_command_explains_no_error_of_this_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("effbench.console._interrupts", [signal.SIGINT])
+    monkeypatch.setattr(cli, "app", lambda *_, **__: 1 // 0)
+    assert cli.main(["list"]) == 70 and "internal error (ZeroDivisionError" in capsys.readouterr().err
+
+
 def test_an_interrupt_that_falls_into_an_exec_ends_as_any_other(tmp_path: Path) -> None:
     """Python remembers such an interrupt and would end by the signal, after we have answered it."""
     code = (
