@@ -141,6 +141,8 @@ class Forks:
         order = {"words": words, "folder": str(self.work), "mark": self.mark}
         order |= {"at_call": at_call, "in_line": in_line, "file_limit": file_limit}
         order |= {"said": str(notes / "said"), "acknowledged": str(notes / "acknowledged")}
+        for note in ("said", "acknowledged"):
+            (notes / note).write_text("")  # here: a fork that is killed at once would leave those of the run before
         self._tell(json.dumps(order))
         return int(self._line())
 
