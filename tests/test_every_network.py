@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from effbench import paper, zoo
 from effbench.cost import profile
+from effbench.cost.familiar import keeps_nothing
 from effbench.errors import InvalidValue
 from effbench.zoo import _registry, external
 
@@ -104,6 +105,11 @@ def test_counts_beside_the_code_are_exact(name: str):
         decimals = len(str(entry.madds_million).partition(".")[2])
         assert entry.madds_million == round(convolutions if entry.counts == "conv" else madds, decimals)
     assert entry.source
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_its_code_is_known_to_keep_nothing(name: str):
+    assert keeps_nothing(on_meta(name).modules())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
