@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import gc
+import signal
+import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from shell import environment
+from test_cost_state import unchanged
 from torch import nn
+from torch.nn import functional
 from torch.nn.utils import parametrizations
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from effbench.cost import child, profile
+from effbench.cost import child, count, profile
 from effbench.cost.familiar import keeps_nothing
+from effbench.cost.trace import Tracer
 
 
 def known() -> nn.Sequential:
@@ -41,6 +52,16 @@ class OwnParameter(nn.Parameter):
     pass
 
 
+class Disguised(nn.Conv2d):
+    """Of a class that says that it is torch's."""
+
+    def _conv_forward(self, *args: Any) -> torch.Tensor:
+        return super()._conv_forward(*args)
+
+
+Disguised.__module__ = "torch.nn.modules.conv"
+
+
 def with_hook(name: str) -> Callable[[nn.Sequential], None]:
     return lambda network: getattr(network[0], name)(lambda *_: None)
 
@@ -54,6 +75,8 @@ def with_attribute(name: str, value: Any) -> Callable[[nn.Sequential], None]:
     [
         lambda network: network.append(Own()),
         lambda network: network.append(OwnLinear(5, 5)),
+        lambda network: network.append(Disguised(5, 5, 1)),
+        lambda network: setattr(network[0], "sizes", [1, (2, OwnParameter(torch.ones(1)))]),
         lambda network: network.append(nn.TransformerEncoderLayer(5, 1, activation=torch.tanh)),
         lambda network: parametrizations.weight_norm(network[0]),
         lambda network: network[4].register_parameter("weight", OwnParameter(torch.ones(5, 256))),
@@ -70,16 +93,41 @@ def test_what_a_user_adds_is_unknown(change: Callable[[nn.Sequential], Any]) -> 
     assert not keeps_nothing(network.modules())
 
 
-@pytest.mark.parametrize("name", ["forward", "__call__"])
-def test_a_method_put_into_a_class_is_unknown(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = getattr(nn.Linear, name)
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        *((nn.Linear, "forward"), (nn.Conv2d, "_conv_forward"), (functional, "linear")),
+        *((nn.Module, "__call__"), (nn.Module, "_call_impl"), (nn.Module, "__getattr__")),
+    ],
+)
+def test_a_function_put_in_place_of_torchs_is_unknown(place: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = getattr(place, name)
 
-    def own(*args: Any) -> Any:
-        return original(*args)
+    def own(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs)
 
-    monkeypatch.setattr(nn.Linear, name, own)
-    assert not keeps_nothing(known().modules())
-    assert keeps_nothing(known()[:4].modules())
+    network = known()
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, own)
+        assert not keeps_nothing(network.modules())
+    assert keeps_nothing(network.modules())
+
+
+class Watching(TorchFunctionMode):
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return function(*args, **(kwargs or {}))
+
+
+class WatchingBelow(TorchDispatchMode):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_mode_that_would_see_the_count_makes_it_unknown() -> None:
+    network = known()
+    for mode in (Watching(), WatchingBelow()):  # type: ignore[no-untyped-call]
+        with mode:
+            assert not keeps_nothing(network.modules())
 
 
 def test_a_global_hook_is_unknown() -> None:
@@ -132,3 +180,51 @@ def test_another_thread_could_meet_the_network(monkeypatch: pytest.MonkeyPatch) 
         done.set()
         other.join()
     assert children == [1] and cost.status == "complete"
+
+
+def test_ctrl_c_is_answered_when_all_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, seen, enter = known(), [], Tracer._enter
+
+    def pressed(tracer: Any, module: nn.Module, args: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        seen.append(module)
+        enter(tracer, module, args)
+
+    monkeypatch.setattr(Tracer, "_enter", pressed)
+    handler = signal.getsignal(signal.SIGINT)
+    with no_threads(monkeypatch) as children, unchanged(network), pytest.raises(KeyboardInterrupt):
+        profile(network, (3, 8, 8))
+    assert len(seen) == 1 + len(network) and not children
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.parametrize("counted", [profile, count])
+def test_a_network_that_was_counted_here_is_not_held(counted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = known()
+    left = weakref.ref(network)
+    with no_threads(monkeypatch) as children:
+        counted(network, (3, 8, 8))
+    del network
+    gc.collect()
+    assert left() is None and not children
+
+
+COMPILED = """
+import torch
+from torch import nn
+
+import effbench
+
+effbench.profile(nn.Linear(8, 8), (8,))
+compiled = torch.compile(lambda x: x + x.get_device(), backend="eager")
+with torch.device("cpu"):
+    print(compiled(torch.ones(2)).tolist())
+"""
+
+
+def test_torch_compiles_after_the_first_count_of_a_process(tmp_path: Path) -> None:
+    """torch's compiler looks at torch.Tensor once, as it is imported. Then it must be torch's own."""
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "[0.0, 0.0]\n"), done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import copy
 import gc
 import json
 import logging
@@ -327,3 +328,38 @@ Factory = Callable[[], nn.Module]
 def test_counting_twice_gives_the_same(build: Factory) -> None:
     model = build()
     assert profile(model, (4,)) == profile(model, (4,))
+
+
+WIDE = ("wide",)
+
+
+class Choosing(nn.Module):
+    """Asks for an object itself, not for its like."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mode = WIDE
+        self.narrow, self.wide = nn.Linear(8, 8), nn.Linear(8, 80)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.wide(x) if self.mode is WIDE else self.narrow(x)
+
+
+class Growing(nn.Module):
+    """Two modules that share their registry of modules, as copy.copy leaves them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(8, 8))
+        self.view = copy.copy(self.net)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        if len(self.net) == 1:
+            self.net.append(nn.Linear(8, 80))
+        return self.view(x)
+
+
+@pytest.mark.parametrize(("network", "madds"), [(Choosing(), 640), (Growing(), 64 + 640)])
+def test_a_lent_network_still_holds_what_it_held(network: nn.Module, madds: int) -> None:
+    for counted in (profile, count):
+        assert counted(network, (8,)).cost.madds == madds

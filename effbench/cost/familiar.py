@@ -5,45 +5,92 @@ Their forward passes keep nothing outside of their modules, so they need no proc
 
 from __future__ import annotations
 
+import sys
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
+from types import FunctionType
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules import module as nn_module
 
 _HOMES = ("torch.nn.modules.", "effbench.zoo.")
 """Python modules whose classes are known, by how their names begin."""
 
-_METHODS = ("__call__", "forward")
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-_PLAIN = frozenset({bool, int, float, str, type(None), tuple, list, set, dict, OrderedDict})
-"""Types of attributes that have no code of their own."""
+_AUTHORS = frozenset({"torch", "effbench", "builtins", "typing", "typing_extensions"})
+"""Packages whose functions may stand in a known class and in torch.nn.functional."""
 
-_TENSORS = frozenset({Tensor, nn.Parameter, nn.Buffer, type(None)})
+_NUMBERS = frozenset({bool, int, float, str, type(None)})
+_LEAVES = _NUMBERS | {Tensor, nn.Parameter, weakref.ref}
+_HOOKS = tuple(name for name, value in vars(nn.Module()).items() if type(value) is OrderedDict)
+_PASSED = _NUMBERS | {OrderedDict}
+_CONTAINERS = frozenset({tuple, list, set, dict})
+
+_written: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
+"""What stood in each known class, and in torch.nn.functional, when it was looked at."""
 
 
 def keeps_nothing(modules: Iterable[nn.Module]) -> bool:
     """Whether all `modules` of a network are of known classes, with plain attributes and nothing of a user's.
 
-    A hook, a function as an attribute, a parametrization, a tensor of a subclass: each makes the network unknown.
+    A hook, a mode, a function as an attribute or in place of a known one, a parametrization, a tensor of a subclass:
+    each makes the network unknown.
     """
     if nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks:
+        return False
+    if torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack():
         return False
     kinds: set[type] = set()
     for module in modules:
         kinds.add(type(module))
         attributes = module.__dict__
-        if not _PLAIN.issuperset(map(type, attributes.values())) or any(map(attributes.get, _HOOKS)):
+        if any(map(attributes.get, _HOOKS)):
             return False
-        for name in ("_parameters", "_buffers"):
-            if not _TENSORS.issuperset(map(type, attributes[name].values())):
+        for name, value in attributes.items():
+            kind = type(value)
+            if kind in _PASSED or name == "_modules":
+                continue
+            if kind is tuple and _NUMBERS.issuperset(map(type, value)):
+                continue
+            if (kind not in _CONTAINERS or value) and not _is_plain(value):
                 return False
-    return all(map(_is_as_written, kinds))
+    places: set[Any] = {part for kind in kinds for part in kind.__mro__ if part is not object}
+    return all(map(_is_as_written, (functional, *places)))
 
 
-def _is_as_written(kind: type) -> bool:
-    """Whether a class is one of the known, and nobody has put a method of his own into it."""
-    if not kind.__module__.startswith(_HOMES):
+def _is_plain(value: Any) -> bool:
+    """Numbers, names and plain tensors, also in containers: nothing that has code of its own."""
+    kind = type(value)
+    if kind not in _CONTAINERS:
+        return kind in _LEAVES
+    items = value.values() if kind is dict else value
+    return _LEAVES.issuperset(map(type, items)) or all(map(_is_plain, items))
+
+
+def _is_as_written(place: Any) -> bool:
+    """Whether a class or Python module is known, and nobody has put a function of his own into it."""
+    content = dict(vars(place))
+    if _written.get(place) == content:
+        return True
+    if isinstance(place, type):
+        home = sys.modules.get(place.__module__)
+        if not place.__module__.startswith(_HOMES) or vars(home).get(place.__name__) is not place:
+            return False
+    if not all(map(_is_theirs, content.values())):
         return False
-    written = [getattr(getattr(kind, name), "__globals__", {}).get("__name__", "") for name in _METHODS]
-    return all(home.startswith(_HOMES) for home in written)
+    _written[place] = content
+    return True
+
+
+def _is_theirs(value: Any) -> bool:
+    value = getattr(value, "__func__", value)  # of a static method or a class method
+    if isinstance(value, FunctionType):
+        author = value.__globals__.get("__name__", "")
+    elif callable(value) and not isinstance(value, type):
+        author = type(value).__module__
+    else:
+        return True
+    return author.partition(".")[0] in _AUTHORS

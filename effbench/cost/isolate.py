@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 import sys
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +22,7 @@ _KEPT = frozenset({bool, int, float, str, type(None), OrderedDict})
 
 _NUMBERS = frozenset({int, float, bool})
 
-# Registries of nn.Module, which no two modules share.
+# Registries of nn.Module.
 _WITHOUT_TENSORS = frozenset({"_modules", "_non_persistent_buffers_set"})
 
 _PLAIN = (Tensor, nn.Parameter)
@@ -101,6 +103,8 @@ def lent(modules: Iterable[nn.Module], twin: Twin) -> Iterator[None]:
             for key, item in value.items():
                 if isinstance(item, Tensor):
                     made[key] = stand_in(item)
+        elif kind is tuple and not any([isinstance(item, Tensor) for item in value]):
+            return value  # itself, as the network may ask for
         elif kind is list or kind is set or kind is tuple:
             made = kind([stand_in(item) if isinstance(item, Tensor) else item for item in value])
         else:
@@ -121,7 +125,13 @@ def lent(modules: Iterable[nn.Module], twin: Twin) -> Iterator[None]:
                 kind = type(value)
                 if kind in _KEPT or (kind is tuple and _NUMBERS.issuperset(map(type, value))):
                     continue
-                attributes[name] = value.copy() if name in _WITHOUT_TENSORS else stand_in(value)
+                if name in _WITHOUT_TENSORS:
+                    made = twins.get(id(value))  # a copy of a module shares them
+                    if made is None:
+                        made = twins[id(value)] = value.copy()
+                    attributes[name] = made
+                else:
+                    attributes[name] = stand_in(value)
             attributes["training"] = False
         yield
     finally:
@@ -173,6 +183,30 @@ def _uncompiled() -> Iterator[None]:
         torch.compile = as_written
         stack.callback(setattr, torch, "compile", compiler)
         yield
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Signals that Python answers, Ctrl-C above all, are answered when the block has ended.
+
+    In between they could leave a network without its weights, or torch with our hooks. For blocks of milliseconds.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the business of the main thread
+        return
+    held: list[int] = []
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGALRM", None)) if number]
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    answered = {number: handler for number, handler in handlers.items() if callable(handler)}
+    try:
+        for number in answered:
+            signal.signal(number, lambda number, frame: held.append(number))
+        yield
+    finally:
+        for number, handler in answered.items():
+            signal.signal(number, handler)
+        for number in held:
+            signal.raise_signal(number)
 
 
 @contextmanager

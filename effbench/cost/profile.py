@@ -21,7 +21,7 @@ from effbench.cost.costs import OpCost, Profile
 from effbench.cost.familiar import keeps_nothing
 from effbench.cost.formulas import PRODUCTS
 from effbench.cost.fusion import fused_levels, traffic
-from effbench.cost.isolate import fake_twin, lent, meta_twin, quiet_torch, real_twin, uncollected
+from effbench.cost.isolate import fake_twin, lent, meta_twin, quiet_torch, real_twin, uncollected, uninterrupted
 from effbench.cost.records import Record, scaled_apart, stored_bytes
 from effbench.cost.roofline import Kernel
 from effbench.cost.trace import Tensors, Trace, trace
@@ -73,12 +73,14 @@ def profile(
     feed = _fed(list(paths), input_shape, batch, dtype, inputs)
     is_alone = len(sys._current_frames()) == 1
     is_familiar = is_alone and inputs is None and keeps_nothing(paths)
+    _import_shape_rules()
     if not child.can_fork() or (device != "meta" and home_of(model).type not in ("cpu", "meta")):
         return first_that_holds(list(paths), device, lambda mode: _attempt(paths, feed, mode))
 
     def carry_out(mode: TraceMode) -> Profile | Refusal:
         if is_familiar and mode.tensors == "meta":
-            return _attempt(paths, feed, mode)
+            with uninterrupted():
+                return _attempt(paths, feed, mode)
         return apart(lambda: _attempt(paths, feed, mode, disposable=True))
 
     return first_that_holds(list(paths), device, carry_out)
@@ -99,6 +101,7 @@ def count(
     """
     paths = _paths(model)
     feed = _fed(list(paths), input_shape, batch, dtype, inputs)
+    _import_shape_rules()
     return first_that_holds(list(paths), device, lambda mode: _attempt(paths, feed, mode))
 
 
@@ -126,12 +129,17 @@ def apart(carry_out: Callable[[], _T]) -> _T:
 
 
 def _import_shape_rules() -> None:
-    """Import what torch's shape rules in Python import when they first run: here once instead of in every child."""
+    """Import what torch's shape rules in Python import when they first run.
+
+    Here once instead of in every child, and not within a count in this process: torch._dynamo keeps for good what it
+    finds in torch.Tensor, where the tracer has functions of its own meanwhile.
+    """
     if "torch._dynamo" not in sys.modules:
-        before = dict(os.environ)
-        importlib.import_module("torch._dynamo")
-        os.environ.clear()  # it sets variables of its own
-        os.environ.update(before)
+        before = set(os.environ)
+        with suppress(ImportError):
+            importlib.import_module("torch._dynamo")
+        for name in set(os.environ) - before:  # it sets variables of its own
+            del os.environ[name]
 
 
 def _partial(found: Any) -> Any:

@@ -50,17 +50,19 @@ def seen_whole(
     """
     keys = [_AUTOGRAD[place] for place in dict.fromkeys(places) if place in _AUTOGRAD]
     library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    at_work = [carry_out]  # torch keeps the kernels for longer than they are registered, and what they refer to
     try:
         for func in _overloads():
 
             def kernel(*args: Any, _func: Any = func, **kwargs: Any) -> Any:
-                return carry_out(_func, args, kwargs)
+                return at_work[0](_func, args, kwargs)
 
             for key in keys:
                 library.impl(func.name().removeprefix("aten::"), kernel, key)
         yield
     finally:
         library._destroy()
+        at_work.clear()
 
 
 def shaped(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
