@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 # What effbench keeps between runs it keeps here: no test reads or writes the user's own. Subprocesses inherit it.
 os.environ["XDG_CACHE_HOME"] = os.path.join(tempfile.gettempdir(), f"effbench-tests-{getattr(os, 'getuid', int)()}")
 
+# Hundreds of commands import the same 200 files. Where Python keeps no bytecode, as in many containers, each of them would
+# compile them anew, for a second of processor time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # One thread a process, set before torch is loaded: two test processes of two threads would wait on each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

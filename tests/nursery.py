@@ -1,6 +1,7 @@
 """effbench in a process of its own without the price of importing torch: each is a fork of a process that did.
 
 The fork imports effbench itself afresh, in its own folder, with its own variables and streams, and ends as Python ends.
+Its measuring processes are forks of it in turn where that changes nothing (tests/measuring.py).
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ with warnings.catch_warnings():
             importlib.import_module(name)
         except ImportError:
             pass
+sys.path.insert(0, {str(ROOT / "tests")!r})
+import measuring
+del sys.path[0]
+measuring.install()
 gc.collect()
 gc.freeze()
 while True:
@@ -158,8 +163,8 @@ class Nursery:
 
 
 def coverage_settings() -> dict[str, str]:
-    """How the coverage that looks at this process looks at another one; nothing where there is none."""
-    if "coverage" not in sys.modules or sys.modules["coverage"].Coverage.current() is None:
+    """How the coverage that looks at this process looks at another one; nothing where there is none, or for a while."""
+    if "coverage" not in sys.modules or sys.modules["coverage"].Coverage.current() is None or sys.gettrace() is None:
         return {}
     return {"config_file": str(ROOT / "pyproject.toml"), "data_file": str(ROOT / ".coverage")}
 
