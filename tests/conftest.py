@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # What effbench keeps between runs it keeps here: no test reads or writes the user's own. Subprocesses inherit it.
 os.environ["XDG_CACHE_HOME"] = os.path.join(tempfile.gettempdir(), f"effbench-tests-{getattr(os, 'getuid', int)()}")
 
-# Hundreds of commands import the same 200 files. Where Python keeps no bytecode, as in many containers, each of them would
+# Hundreds of commands import the same 200 files. Where Python keeps no bytecode, as in many containers, each would
 # compile them anew, for a second of processor time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False

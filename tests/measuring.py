@@ -3,7 +3,7 @@
 For commands that are forks themselves (tests/nursery.py). Such a fork forgets effbench and the user's modules and
 imports them afresh, with the paths, variables and streams that it was given; it leads a session, is waited for and is
 killed like any process. What it cannot have is what libraries read once, at their start: threads, the allocator. So
-what measures on a real device still imports everything itself.
+what measures on a real device still imports everything itself, unless a test says that it does not look at times.
 """
 
 from __future__ import annotations
@@ -25,14 +25,22 @@ WORKER = "effbench.measurement.worker"
 UNTIMED = ("count", "shapes")
 """What a measuring process does for any device, and without a clock (`worker.main`)."""
 
+UNTIMED_LAUNCHES = "EFFBENCH_TESTS_FORK"
+"""A variable for commands whose times nobody looks at: their launches on a real device are forks as well."""
+
 _paths: list[str] = []
 """Where this interpreter looks for modules, before a command adds to it."""
 _filters: list[Any] = []
+_afresh = True
 
 
-def install() -> None:
-    """From now on measuring processes are forked where they can be, in this process and in its forks."""
-    _paths[:], _filters[:] = [path for path in sys.path if path], warnings.filters
+def install(afresh: bool = True) -> None:
+    """From now on measuring processes are forked where they can be, in this process and in its forks.
+
+    Where they are many and only their end is looked at, they need not import effbench `afresh`.
+    """
+    global _afresh
+    _afresh, _paths[:], _filters[:] = afresh, [path for path in sys.path if path], warnings.filters
     subprocess.Popen = Popen  # type: ignore[misc]
 
 
@@ -65,7 +73,9 @@ def _job() -> Mapping[str, Any]:
 
 
 def is_forked(job: Mapping[str, Any]) -> bool:
-    return job.get("device") == "fake" or job.get("task") in UNTIMED
+    if "task" not in job:
+        return job["device"] == "fake" or UNTIMED_LAUNCHES in os.environ
+    return job.get("device") == "fake" or job["task"] in UNTIMED
 
 
 def _work(folder: Any, variables: Mapping[str, str], streams: tuple[int, int, int]) -> NoReturn:
@@ -105,7 +115,8 @@ def _as_a_new_interpreter(folder: Any, variables: Mapping[str, str], streams: tu
         os.dup2(stream, number)
     os.closerange(3, 1 << 16)
     for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
-        raw = open(number, "rb" if not number else "wb", -1 if not number else 0, closefd=False)
+        raw: Any = io.FileIO(number, "w" if number else "r", closefd=False)
+        raw = raw if number else io.BufferedReader(raw)
         stream = io.TextIOWrapper(raw, encoding="utf-8", errors=getattr(sys, name).errors, write_through=number > 0)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
@@ -118,7 +129,9 @@ def _as_a_new_interpreter(folder: Any, variables: Mapping[str, str], streams: tu
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         is_ours = name.partition(".")[0] == "effbench"
-        if is_ours or (file and name != "__main__" and not os.path.realpath(file).startswith(libraries)):
+        if (is_ours and _afresh) or (
+            file and not is_ours and name != "__main__" and not os.path.realpath(file).startswith(libraries)
+        ):
             del sys.modules[name]
     sys.path[:] = [*filter(None, variables.get("PYTHONPATH", "").split(os.pathsep)), *_paths]
     sys.path_importer_cache.clear()

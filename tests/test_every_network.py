@@ -8,8 +8,10 @@ import importlib
 import importlib.util
 import inspect
 import re
+import runpy
 import warnings
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,6 +35,7 @@ from effbench.zoo import _registry, external
 
 pytestmark = pytest.mark.bulk
 
+ROOT = Path(__file__).parent.parent
 NETWORKS = tuple(dict.fromkeys(zoo.entry(name).name for name in zoo.names()))
 FAMILIES = tuple(dict.fromkeys(zoo.entry(name).family for name in NETWORKS))
 TEMPLATES = tuple(name for name in _registry.catalogue() if "{" in name)
@@ -145,6 +148,20 @@ def test_every_published_row_is_looked_at():
     elsewhere = {model for model in known if model.startswith(tuple(OUT_OF_ZOO))} | set(NOT_BUILT)
     assert not elsewhere & set(PUBLISHED.values())
     assert known == elsewhere | set(PUBLISHED.values())
+
+
+def test_the_page_is_up_to_date():
+    """docs/zoo.md, written from our counts, is what torch's counter makes of it."""
+    if not (ROOT / "benchmarks" / "zoo_page.py").exists():
+        pytest.skip("benchmarks/ is not here")
+    page = runpy.run_path(str(ROOT / "benchmarks" / "zoo_page.py"))["page"]
+    page.__globals__["count"] = lambda name, shape: count(name, shape[-1])[:2]
+    text = page()
+    assert text == (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8"), "run python benchmarks/zoo_page.py"
+    lines = text.splitlines()
+    rows = [line for line in lines if line.count(" | ") >= 6 and not line.startswith("| network")]
+    unexplained = [line for line in rows if line.endswith("|  |") and "| met |" not in line and "| – |" not in line]
+    assert len(rows) > 200 and not unexplained
 
 
 @pytest.mark.parametrize("name", NETWORKS)
