@@ -31,6 +31,9 @@ UNTIMED_LAUNCHES = "EFFBENCH_TESTS_FORK"
 _paths: list[str] = []
 """Where this interpreter looks for modules, before a command adds to it."""
 _filters: list[Any] = []
+_libraries: set[str] = set()
+"""What was imported before there was a command: none of it is the user's."""
+_PLACES = tuple(place + os.sep for place in {sys.prefix, sys.base_prefix})
 _afresh = True
 
 
@@ -40,6 +43,7 @@ def install(afresh: bool = True) -> None:
     Where they are many and only their end is looked at, they need not import effbench `afresh`.
     """
     global _afresh
+    _libraries.update(sys.modules)
     _afresh, _paths[:], _filters[:] = afresh, [path for path in sys.path if path], warnings.filters
     subprocess.Popen = Popen  # type: ignore[misc]
 
@@ -125,13 +129,13 @@ def _as_a_new_interpreter(folder: Any, variables: Mapping[str, str], streams: tu
     if folder is not None:
         os.chdir(folder)
     warnings.filters[:] = _filters
-    libraries = tuple(os.path.realpath(place) + os.sep for place in {sys.prefix, sys.base_prefix})
     for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        is_ours = name.partition(".")[0] == "effbench"
-        if (is_ours and _afresh) or (
-            file and not is_ours and name != "__main__" and not os.path.realpath(file).startswith(libraries)
-        ):
+        if name.partition(".")[0] == "effbench":
+            is_kept = not _afresh
+        else:
+            file = getattr(module, "__file__", None)
+            is_kept = name in _libraries or not file or name == "__main__" or file.startswith(_PLACES)
+        if not is_kept:
             del sys.modules[name]
     sys.path[:] = [*filter(None, variables.get("PYTHONPATH", "").split(os.pathsep)), *_paths]
     sys.path_importer_cache.clear()

@@ -26,7 +26,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LIBRARIES = (
     *("torch._dynamo", "torch.fx.experimental.symbolic_shapes", "torch.utils.flop_counter", "torch.profiler"),
-    *("fvcore.nn", "matplotlib.pyplot", "pandas", "scipy.stats", "typer", "rich.progress", "jinja2", "psutil"),
+    *(
+        "fvcore.nn",
+        "matplotlib.pyplot",
+        "pandas",
+        "scipy.stats",
+        "typer",
+        "rich.progress",
+        "jinja2",
+        "psutil",
+        "coverage",
+    ),
 )
 """What takes time to import and is not ours."""
 

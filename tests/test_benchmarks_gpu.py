@@ -18,6 +18,7 @@ from typing import Any
 
 import measuring
 import pytest
+from shell import effbench
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -159,12 +160,7 @@ def test_a_run_that_was_cut_short_is_finished(fake: tuple[Path, str], tmp_path: 
     step = folder / "03_first_command"
     (step / "runs").mkdir(parents=True)
     words = ["run", "g2_groups", "--device", "fake", "--scale", "x1", "--select", "groups=1,8", "--launches", "2"]
-    subprocess.run(
-        [sys.executable, "-m", "effbench", *words, "--budget", "1s", "--out", str(step / "runs" / "g2_groups")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        check=True,
-    )
+    assert effbench(*words, "--budget", "1s", "--out", step / "runs" / "g2_groups", cwd=tmp_path).code == 0
     file = step / "runs" / "g2_groups" / "run.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     (second,) = (n for n, line in enumerate(lines) if '"kind":"launch"' in line and '"launch":1' in line)

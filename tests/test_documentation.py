@@ -71,6 +71,7 @@ def test_there_are_commands_to_try() -> None:
     assert len(COMMANDS) >= 8
 
 
+@pytest.mark.bulk
 @pytest.mark.parametrize("line", COMMANDS)
 def test_each_command_of_the_readme_runs(line: str, home: Path) -> None:
     words = shlex.split(line)[1:]
