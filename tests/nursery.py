@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+import tracing
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -249,7 +250,7 @@ class Started:
 
 def coverage_settings() -> dict[str, str]:
     """How the coverage that looks at this process looks at another one; nothing where there is none, or for a while."""
-    if "coverage" not in sys.modules or sys.modules["coverage"].Coverage.current() is None or sys.gettrace() is None:
+    if tracing.depth or "coverage" not in sys.modules or sys.modules["coverage"].Coverage.current() is None:
         return {}
     return {"config_file": str(ROOT / "pyproject.toml"), "data_file": str(ROOT / ".coverage")}
 
