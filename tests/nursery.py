@@ -81,6 +81,7 @@ while True:
         child = os.fork()
         if not child:
             os.close(told)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             break
         for stream in streams:
             os.close(stream)
@@ -104,7 +105,6 @@ for number, name, how in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "
     new = open(number, how, 1 if number == 2 else -1, old.encoding, old.errors, closefd=False)
     setattr(sys, name, new)
     setattr(sys, "__" + name + "__", new)
-signal.signal(signal.SIGINT, signal.default_int_handler)
 order = json.loads(data)
 if order["coverage"]:
     import coverage
