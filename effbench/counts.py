@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -35,12 +35,18 @@ class Traffic:
         return self.weight_bytes + self.activation_bytes
 
     def __add__(self, other: Traffic) -> Traffic:
-        return Traffic(
-            self.weights + other.weights,
-            self.activations + other.activations,
-            self.weight_bytes + other.weight_bytes,
-            self.activation_bytes + other.activation_bytes,
-        )
+        return Traffic.total((self, other))
+
+    @classmethod
+    def total(cls, parts: Iterable[Traffic]) -> Traffic:
+        """The sum of all parts, without an object for each partial sum."""
+        weights = activations = weight_bytes = activation_bytes = 0
+        for part in parts:
+            weights += part.weights
+            activations += part.activations
+            weight_bytes += part.weight_bytes
+            activation_bytes += part.activation_bytes
+        return cls(weights, activations, weight_bytes, activation_bytes)
 
 
 @dataclass(frozen=True)

@@ -201,3 +201,16 @@ def test_quantised_layers_count_from_their_packed_weights() -> None:
     lstm = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.LSTM(6, 5)), {nn.LSTM})
     cost = profile(lstm, (2, 6), batch=7).cost
     assert (cost.madds, cost.elementwise, cost.status) == (14 * 20 * 11, 14 * 5 * 9, "complete")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_quantised_recurrent_layer_does_not_read_the_batch_sizes_of_a_packed_sequence() -> None:
+    layer = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.LSTM(6, 5)), {nn.LSTM})[0]
+
+    def packed(x: Any) -> Any:
+        return layer(nn.utils.rnn.pack_padded_sequence(x.transpose(0, 1), torch.tensor([3, 3])))[0].data
+
+    (plain,) = (op for op in profile(Run(lambda x: layer(x.transpose(0, 1))[0]), (3, 6), batch=2).ops if op.madds)
+    (of_packed,) = (op for op in profile(Run(packed), (3, 6), batch=2).ops if op.madds)
+    assert of_packed.memory_access == plain.memory_access
+    assert of_packed.activations_read == 2 * 3 * 6

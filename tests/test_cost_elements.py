@@ -12,8 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from effbench.cost import profile
+from effbench.cost import count, profile
 from effbench.cost.elements import distinct_elements
+from effbench.cost.trace import forget_shapes
+from effbench.feeding import Input
 
 sides = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), max_size=4)
 
@@ -71,15 +73,44 @@ class FromLonger(nn.Module):
         return torch.cat([x, x, x], 1).as_strided((38, 3), (1, 1)).sum(1)
 
 
-def test_a_count_does_not_depend_on_what_was_counted_before() -> None:
-    from effbench.cost.trace import forget_shapes
+class Rows(nn.Module):
+    """A matrix of the shape of the windows, without overlap."""
 
+    def forward(self, x: Any) -> Any:
+        return x.view(38, 3).sum(1)
+
+
+def test_a_count_does_not_depend_on_what_was_counted_before() -> None:
+    """Counted in this process: what a child remembers ends with it."""
     forget_shapes()
-    alone = profile(Windows(), (40,)).cost.memory_access
+    alone = count(Windows(), (40,)).cost.memory_access
     forget_shapes()
-    profile(FromLonger(), (40,))
-    after = profile(Windows(), (40,)).cost.memory_access
+    count(FromLonger(), (40,))
+    after = count(Windows(), (40,)).cost.memory_access
     assert alone == after == 40 + 38
+    forget_shapes()
+    assert count(Rows(), (114,)).cost.memory_access == 114 + 38
+    assert count(Windows(), (40,)).cost.memory_access == 40 + 38
+
+
+class Halved(nn.Module):
+    """Whole numbers divided: the result is of torch's default dtype, which no argument tells."""
+
+    def forward(self, x: Any) -> Any:
+        return x / 2
+
+
+def test_what_is_remembered_of_an_operator_is_of_one_default_dtype() -> None:
+    forget_shapes()
+    tokens = Input((10,), dtype="int64")
+    assert count(Halved(), [tokens]).cost.memory_access_bytes == 10 * (8 + 4)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert count(Halved(), [tokens]).cost.memory_access_bytes == 10 * (8 + 8)
+    finally:
+        torch.set_default_dtype(before)
+    assert count(Halved(), [tokens]).cost.memory_access_bytes == 10 * (8 + 4)
 
 
 def clone_and(write: Any, *rest: Any) -> nn.Module:

@@ -129,7 +129,7 @@ class Profile:
                 madds=sum(op.madds for op in ops),
                 activations=sum(op.activations for op in ops),
                 elementwise=sum(op.elementwise for op in ops),
-                traffic=sum((op.traffic for op in ops), Traffic()),
+                traffic=Traffic.total(op.traffic for op in ops),
             )
             for path, ops in sums.items()
         )

@@ -18,6 +18,11 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 # Hook registries are ordered dictionaries and must stay the same objects.
 _KEPT = frozenset({bool, int, float, str, type(None), OrderedDict})
 
+_NUMBERS = frozenset({int, float, bool})
+
+# Registries of nn.Module, which no two modules share.
+_WITHOUT_TENSORS = frozenset({"_modules", "_non_persistent_buffers_set"})
+
 _PLAIN = (Tensor, nn.Parameter)
 
 Twin = Callable[[Tensor], Tensor]
@@ -92,9 +97,10 @@ def lent(modules: Iterable[nn.Module], twin: Twin) -> Iterator[None]:
         if isinstance(value, Tensor):
             made: Any = twin(value)
         elif kind is dict:
-            made = {key: stand_in(item) if isinstance(item, Tensor) else item for key, item in value.items()}
-        elif kind is tuple and not any([isinstance(item, Tensor) for item in value]):
-            return value  # most are sizes
+            made = value.copy()
+            for key, item in value.items():
+                if isinstance(item, Tensor):
+                    made[key] = stand_in(item)
         elif kind is list or kind is set or kind is tuple:
             made = kind([stand_in(item) if isinstance(item, Tensor) else item for item in value])
         else:
@@ -112,8 +118,10 @@ def lent(modules: Iterable[nn.Module], twin: Twin) -> Iterator[None]:
             attributes = module.__dict__
             before.append((attributes, attributes.copy()))
             for name, value in attributes.items():
-                if type(value) not in _KEPT:
-                    attributes[name] = stand_in(value)
+                kind = type(value)
+                if kind in _KEPT or (kind is tuple and _NUMBERS.issuperset(map(type, value))):
+                    continue
+                attributes[name] = value.copy() if name in _WITHOUT_TENSORS else stand_in(value)
             attributes["training"] = False
         yield
     finally:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from effbench.cost.elements import distinct_elements
 from effbench.cost.formulas import FREE, PRODUCTS, UNKNOWN, Call, Formula, Mask, Shape, Sparse, formula
-from effbench.cost.walk import flatten, hashable, is_meta, key_of, moved, packed, rebuilt, storage_of
+from effbench.cost.walk import PLAIN, flatten, hashable, is_meta, key_of, moved, packed, rebuilt, storage_of
 
 __all__ = [
     "WHOLE",
@@ -43,19 +43,19 @@ WHOLE = frozenset({"scaled_dot_product_attention", "lstm", "gru", "rnn_tanh", "r
 class Plan:
     """All that follows from an operator's argument shapes: computed once, used for every like call of the process.
 
-    `reads` are (position among the input tensors, elements, bytes); `writes` likewise, among the outputs or, in place,
-    the inputs. `returns` rebuilds the result: shape, stride and dtype of each output, or the position of the input that
-    comes back.
+    `reads` are (position among the input tensors, elements, bytes, `layout_of`); `writes` are (position among the
+    outputs or, in place, the inputs, elements, bytes). `returns` rebuilds the result: shape, stride and dtype of each
+    output, or the position of the input that comes back.
     """
 
     formula: Formula
     free: bool
-    inputs: tuple[Shape, ...]
-    outputs: tuple[Shape, ...]
+    inputs: tuple[tuple[int, ...], ...]
+    outputs: tuple[tuple[int, ...], ...]
     madds: int = 0
     activations: int = 0
     elementwise: int = 0
-    reads: tuple[tuple[int, int, int], ...] = ()
+    reads: tuple[tuple[int, int, int, object], ...] = ()
     writes: tuple[tuple[int, int, int], ...] = ()
     in_place: bool = False
     returns: tuple[Any, ...] | None = None
@@ -128,16 +128,21 @@ def plan_call(
     if not fresh and not operator.mutated and (outputs or operator.formula is UNKNOWN):
         return Plan(UNKNOWN, True, shapes, outs)
     only_written = {name for _, name, keyword in operator.mutated if keyword}
-    named = {name: default for name, default in operator.arguments if name not in only_written}
+    named = dict(operator.arguments)
+    seen = _shapes(args)
     # Tensors stand in the order of the arguments as given, then of the keywords as given.
-    given = [*zip((name for name, _ in operator.arguments), args, strict=False), *kwargs.items()]
-    named.update((name, _shapes(value)) for name, value in given if name not in only_written)
-    owners = tuple(name for name, value in given for _ in _tensors(value))
-    call = Call(operator.name, _shapes(args), shapes, outs, {}, named, owners)
+    named.update(zip(named, seen, strict=False))
+    owners = [name for name, value in zip(named, args, strict=False) for _ in range(_tensors(value))]
+    for name, value in kwargs.items():
+        named[name] = _shapes(value)
+        owners += [name] * _tensors(value)
+    for name in only_written:
+        del named[name]
+    call = Call(operator.name, seen, shapes, outs, {}, named, tuple(owners))
     changed = {name for _, name, _ in operator.mutated}
     targets = [] if fresh else [place for place, name in enumerate(owners) if name in changed]
     unread = [place for place, name in enumerate(owners) if name in only_written]
-    returns, container = (None, None) if unread else _returns(result, outputs, tensors)
+    returns, container = (None, None) if unread else _returns(result, tensors, storages)
     return count(operator.formula, call, tensors, outputs, targets, unread, returns, container)
 
 
@@ -168,7 +173,7 @@ def count(
         if elements is not None:
             elements += between if position == 0 else 0
             half = call.op.endswith("fp16") and owner_of(call, position) == "W_prepack"  # unpacked to float32
-            reads.append((position, elements, _bytes(tensor, elements) // (2 if half else 1)))
+            reads.append((position, elements, _bytes(tensor, elements) // (2 if half else 1), layout_of(tensor)))
     writes = []
     for position in targets or range(found.primary or len(outputs)):
         tensor = tensors[position] if targets else outputs[position]
@@ -181,8 +186,8 @@ def count(
     return Plan(
         formula=found,
         free=False,
-        inputs=call.inputs,
-        outputs=call.outputs,
+        inputs=tuple(map(tuple, call.inputs)),
+        outputs=tuple(map(tuple, call.outputs)),
         madds=madds,
         activations=products if found.kind in PRODUCTS else 0,
         elementwise=found.elementwise(call) if found.elementwise else 0,
@@ -229,17 +234,16 @@ def known_result(operator: Operator, args: tuple[Any, ...], tensors: Sequence[Te
     if operator.pointwise and operator.mutated and x is args[0]:
         return x if all(other.shape == x.shape and other.dtype == x.dtype for other in tensors) else None
     if operator.name == "native_batch_norm" and len(args) > 5 and args[5] is False and x.is_contiguous():
-        return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
+        return tuple(torch.empty(shape, dtype=x.dtype, device="meta") for shape in (x.shape, 0, 0))
     return None
 
 
-def _returns(result: Any, outputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> tuple[Any, Any]:
+def _returns(result: Any, tensors: Sequence[Tensor], storages: Sequence[Any]) -> tuple[Any, Any]:
     """How to rebuild a result without running the operator; None where that is not safe."""
     items = [result] if isinstance(result, Tensor) else result
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, Tensor) for item in items):
         return None, None
     rebuilt: list[Any] = []
-    storages = [memory_of(tensor) for tensor in tensors]
     for item in items:
         same = next((place for place, tensor in enumerate(tensors) if tensor is item), None)
         if same is not None:
@@ -265,6 +269,11 @@ def memory_of(tensor: Tensor) -> Any:
     except (NotImplementedError, RuntimeError):
         pieces = _pieces(tensor)
         return storage_of(pieces[0]) if pieces else _Nowhere()
+
+
+def layout_of(tensor: Tensor) -> object:
+    """How a tensor lies in its memory, but for where it begins."""
+    return (tensor.shape, tensor.stride()) if tensor.layout is torch.strided else (tensor.shape, tensor.layout)
 
 
 def _among(storages: Sequence[Any], tensor: Tensor) -> bool:
@@ -322,6 +331,8 @@ def _selected(mask: Tensor) -> int | None:
 
 
 def _shapes(value: Any) -> Any:
+    if value is None or value.__class__ in PLAIN:
+        return value
     if isinstance(value, Tensor):
         return shape_of(value)
     if isinstance(value, torch.ScriptObject):
@@ -331,8 +342,10 @@ def _shapes(value: Any) -> Any:
     return tuple(_shapes(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    """The tensors of one argument, as `key_of` finds them."""
+def _tensors(value: Any) -> int:
+    """How many tensors `key_of` finds in one argument."""
+    if value is None or value.__class__ in PLAIN:
+        return 0
     found: list[Tensor] = []
     key_of(value, found)
-    return found
+    return len(found)

@@ -18,6 +18,7 @@ from effbench import feeding
 from effbench.core import Cost, Traffic
 from effbench.cost import child
 from effbench.cost.costs import OpCost, Profile
+from effbench.cost.familiar import keeps_nothing
 from effbench.cost.formulas import PRODUCTS
 from effbench.cost.fusion import fused_levels, traffic
 from effbench.cost.isolate import fake_twin, lent, meta_twin, quiet_torch, real_twin, uncollected
@@ -57,29 +58,30 @@ def profile(
     `cost.traced_on` says so.
 
     The forward pass runs in a forked child of this process, so that whatever the network keeps, writes or draws stays
-    as it was here. Where there is no fork (Windows, macOS), or a copy of this process cannot run it (weights on a
-    GPU), it runs in this process: weights, buffers, attributes of modules and torch's own state are then put back,
-    also when this raises, but not what the network keeps elsewhere.
+    as it was here. A network made of torch.nn's own layers and the zoo's alone (`familiar`) has nothing to keep, and
+    runs in this process where that has no other thread, which could meet it meanwhile. So does every network where
+    there is no fork (Windows, macOS), or a copy of this process cannot run it (weights on a GPU): weights, buffers,
+    attributes of modules and torch's own state are then put back, also when this raises, but not what the network
+    keeps elsewhere.
 
     Memory access is ``weights + batch * activations`` of batch 1 wherever torch runs the same operators at both batch
     sizes; nn.MultiheadAttention, for one, copies at batch 2 what it can view at batch 1.
 
     Raises ModelError when the network refuses the input or fails, InvalidValue for an unknown dtype or a bad shape.
     """
-    modules = list(model.modules())
-    feed = _fed(modules, input_shape, batch, dtype, inputs)
+    paths = _paths(model)
+    feed = _fed(list(paths), input_shape, batch, dtype, inputs)
+    is_alone = len(sys._current_frames()) == 1
+    is_familiar = is_alone and inputs is None and keeps_nothing(paths)
     if not child.can_fork() or (device != "meta" and home_of(model).type not in ("cpu", "meta")):
-        return count(model, input_shape, batch=batch, dtype=dtype, inputs=inputs, device=device)
+        return first_that_holds(list(paths), device, lambda mode: _attempt(paths, feed, mode))
 
-    def in_child(mode: TraceMode) -> Profile | Refusal:
-        if mode.tensors == "fake":
-            before = dict(os.environ)
-            importlib.import_module("torch._dynamo.config")  # for seconds: here once instead of in every child
-            os.environ.clear()  # it sets variables of its own
-            os.environ.update(before)
-        return apart(lambda: attempt(model, feed, mode, disposable=True))
+    def carry_out(mode: TraceMode) -> Profile | Refusal:
+        if is_familiar and mode.tensors == "meta":
+            return _attempt(paths, feed, mode)
+        return apart(lambda: _attempt(paths, feed, mode, disposable=True))
 
-    return first_that_holds(modules, device, in_child)
+    return first_that_holds(list(paths), device, carry_out)
 
 
 def count(
@@ -95,9 +97,9 @@ def count(
 
     Raises ModelError, InvalidValue.
     """
-    modules = list(model.modules())
-    feed = _fed(modules, input_shape, batch, dtype, inputs)
-    return first_that_holds(modules, device, lambda mode: attempt(model, feed, mode))
+    paths = _paths(model)
+    feed = _fed(list(paths), input_shape, batch, dtype, inputs)
+    return first_that_holds(list(paths), device, lambda mode: _attempt(paths, feed, mode))
 
 
 def apart(carry_out: Callable[[], _T]) -> _T:
@@ -113,6 +115,7 @@ def apart(carry_out: Callable[[], _T]) -> _T:
 
     if not child.can_fork():
         return carry_out()
+    _import_shape_rules()
     try:
         return child.run(alone)
     except child.ChildFailed as failure:
@@ -122,12 +125,27 @@ def apart(carry_out: Callable[[], _T]) -> _T:
         raise ModelError(f"the process that counted the network failed: {failure}") from failure
 
 
+def _import_shape_rules() -> None:
+    """Import what torch's shape rules in Python import when they first run: here once instead of in every child."""
+    if "torch._dynamo" not in sys.modules:
+        before = dict(os.environ)
+        importlib.import_module("torch._dynamo")
+        os.environ.clear()  # it sets variables of its own
+        os.environ.update(before)
+
+
 def _partial(found: Any) -> Any:
     """The result of a count whose child waited: perhaps for a thread, whose operators the tracer does not see."""
     if not isinstance(found, Profile):
         return found
     uncounted = {"what it waited for": 1, **found.cost.uncounted}
     return replace(found, cost=replace(found.cost, status="partial", uncounted=uncounted))
+
+
+def _paths(model: nn.Module) -> dict[nn.Module, str]:
+    """The path of every module of the network, itself first."""
+    model = getattr(model, "_orig_mod", model)  # the network inside a torch.compile wrapper
+    return {module: path for path, module in model.named_modules()}
 
 
 def _fed(
@@ -164,14 +182,16 @@ class Feed:
 
 
 @uncollected()
-def attempt(model: nn.Module, feed: Feed, mode: TraceMode, *, disposable: bool = False) -> Profile | Refusal:
+def _attempt(
+    paths: Mapping[nn.Module, str], feed: Feed, mode: TraceMode, *, disposable: bool = False
+) -> Profile | Refusal:
     """Count the network in one trace mode, or say why that cannot be done.
 
-    A `disposable` model may be written to: it is itself a copy, of a child process.
+    `paths` are all its modules, itself first. Where it is `disposable` it may be written to: it is itself a copy, of a
+    child process.
     """
-    model = getattr(model, "_orig_mod", model)  # the network inside a torch.compile wrapper
+    model = next(iter(paths))
     kind = getattr(torch, feed.dtype)
-    paths = {module: path for path, module in model.named_modules()}
     home = home_of(model)
     home = home if home.type != "meta" else torch.device("cpu")
     fake_mode = None
@@ -239,7 +259,7 @@ def _summed(model: nn.Module, modules: Sequence[nn.Module], feed: Feed, found: T
         activations=sum(op.activations for op in ops),
         elementwise=sum(op.elementwise for op in ops),
         memory_access_levels={
-            level: sum((kernel.traffic for kernel in each), Traffic()) for level, each in kernels.items()
+            level: Traffic.total([kernel.traffic for kernel in each]) for level, each in kernels.items()
         },
         status="partial" if uncounted else "complete",
         uncounted=dict(uncounted),
@@ -302,20 +322,20 @@ def _placed(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def _op_cost(record: Record) -> OpCost:
-    plan = record.plan
+    plan, read, written = record.plan, traffic(record.reads), traffic(record.writes)
     return OpCost(
         module=record.module,
         module_type=record.module_type,
         call=record.call,
         op=record.op,
         kind=plan.formula.kind,
-        input_shapes=tuple(tuple(shape) for shape in plan.inputs),
-        output_shapes=tuple(tuple(shape) for shape in plan.outputs),
+        input_shapes=plan.inputs,
+        output_shapes=plan.outputs,
         madds=plan.madds,
         activations=plan.activations,
         elementwise=plan.elementwise,
-        weights_read=sum(access.elements for access in record.reads if access.constant),
-        activations_read=sum(access.elements for access in record.reads if not access.constant),
-        written=sum(access.elements for access in record.writes),
-        traffic=traffic((*record.reads, *record.writes)),
+        weights_read=read.weights,
+        activations_read=read.activations,
+        written=written.elements,
+        traffic=read + written,
     )

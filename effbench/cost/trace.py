@@ -43,7 +43,6 @@ from effbench.cost.plan import (
 from effbench.cost.records import Access, Record
 from effbench.cost.reported_device import exits_noticed, reported_at
 from effbench.cost.threads import followed
-from effbench.cost.walk import storage_of
 
 Tensors = Literal["meta", "fake", "real"]
 """What a trace runs on: tensors of the meta device, fake ones of the network's device, or real ones."""
@@ -87,7 +86,8 @@ _DATA_DEPENDENT = (
 
 _NO_DISPATCH = torch._C._disabled_torch_dispatch_impl
 _CPU = torch.device("cpu")
-_ON_META = {"device": torch.device("meta")}
+_META = torch.device("meta")
+_ON_META = {"device": _META}
 _CONSTANT_LIMIT = 1 << 22
 """Elements up to which what a network makes of constants alone has its values on meta too."""
 
@@ -205,7 +205,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         key = (func, self._dtype, key_of(args, tensors), key_of(tuple(kwargs.items()), tensors) if kwargs else None)
         meta = self.on_meta
         if meta and not (tensors and all(map(_is_meta, tensors)) and "device" not in kwargs):
-            if self._has_values(func, tensors, args, kwargs):
+            if not tensors and kwargs.get("device") == _META:
+                pass  # made there by an operator inside: most often nothing, of no elements
+            elif self._has_values(func, tensors, args, kwargs):
                 meta = False
             elif _is_brought(operator, args, kwargs):
                 return torch.ops.aten.alias(moved(args[0]))
@@ -260,15 +262,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         reads = []
         constant = True
         with self.lock:
-            values = self._values
-            for position, elements, size in plan.reads:
+            for position, elements, size, layout in plan.reads:
                 tensor = tensors[position]
-                if self.on_meta and (found := values.get(storage_of(tensor))) is not None:
-                    value, fixed = found
-                    view: object = (tensor.storage_offset(), tensor.shape, tensor.stride())
-                else:
-                    (value, fixed), view = self.value(tensor), _view(tensor)
+                value, fixed = self.value(tensor)
                 constant = constant and fixed
+                try:
+                    view = (tensor.storage_offset(), layout)
+                except (NotImplementedError, RuntimeError):  # it has no storage of its own
+                    view = (0, layout)
                 reads.append(Access(value, view, elements, size, fixed))
             written = tensors if plan.in_place else outputs
             writes = []
@@ -403,10 +404,3 @@ def _does_it_itself(kind: type) -> bool:
     """Whether this is a subclass of Tensor with operators of its own; fake tensors are our stand-ins."""
     own = getattr(kind, "__torch_dispatch__", _NO_DISPATCH)
     return own is not _NO_DISPATCH and kind.__name__ != "FakeTensor"
-
-
-def _view(tensor: Tensor) -> object:
-    try:
-        return tensor.storage_offset(), tensor.shape, tensor.stride()
-    except (NotImplementedError, RuntimeError):
-        return tensor.shape

@@ -94,20 +94,31 @@ def packed(value: Any) -> list[Tensor]:
     return []
 
 
+PLAIN = frozenset({int, float, bool, str, torch.dtype, torch.device, torch.layout, torch.memory_format})
+"""The types of an operator's arguments that hold no tensor."""
+
+_WHOLE_NUMBERS = {int}
+
+
 def key_of(value: Any, tensors: list[Tensor]) -> Any:
     """What an operator's result shape can depend on; appends the tensors found, in order."""
-    if isinstance(value, Tensor):
+    kind = value.__class__
+    # 1, 1.0 and True are equal but promote differently.
+    if kind in PLAIN:
+        return kind, value
+    if kind is Tensor or isinstance(value, Tensor):
         tensors.append(value)
         if value.layout is torch.strided:
             return value.shape, value.stride(), value.dtype
         return value.shape, value.layout, value.dtype, object()  # what it stores is not in its shape
-    if value.__class__ is tuple or isinstance(value, (list, tuple)):
+    if kind is tuple or isinstance(value, (list, tuple)):
+        if {*map(type, value)} == _WHOLE_NUMBERS:
+            return tuple(value)
         return tuple([key_of(item, tensors) for item in value])
     if isinstance(value, torch.ScriptObject):
         tensors.extend(packed(value))
         return object()
-    # 1, 1.0 and True are equal but promote differently.
-    return value if value is None else (value.__class__, value)
+    return value if value is None else (kind, value)
 
 
 def hashable(key: Any) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from effbench.cost.formulas import Call, Shape, formula, recurrent
-from effbench.cost.plan import WHOLE, Plan, count, flatten
+from effbench.cost.plan import WHOLE, Plan, count, flatten, layout_of
 
 ATTENTION = "scaled_dot_product_attention"
 RECURRENT = tuple(sorted(WHOLE - {ATTENTION}))
@@ -154,14 +154,14 @@ def _recurrent_plan(
     plan = Plan(
         formula=formula(name),
         free=False,
-        inputs=call.inputs,
-        outputs=call.outputs,
+        inputs=tuple(map(tuple, call.inputs)),
+        outputs=tuple(map(tuple, call.outputs)),
         madds=recurrent(call, len(weights)),
         activations=layers * prod(out.shape),
         elementwise=_ELEMENTWISE.get(name, 1) * hidden,
         reads=(
-            (0, x.numel() + between, x.numel() * x.element_size() + between * size),
-            *((i, t.numel(), t.numel() * t.element_size()) for i, t in enumerate(tensors) if i),
+            (0, x.numel() + between, x.numel() * x.element_size() + between * size, layout_of(x)),
+            *((i, t.numel(), t.numel() * t.element_size(), layout_of(t)) for i, t in enumerate(tensors) if i),
         ),
         writes=((0, out.numel() + between, (out.numel() + between) * size),),
     )
