@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,23 +19,21 @@ if TYPE_CHECKING:
 # What effbench keeps between runs it keeps here: no test reads or writes the user's own. Subprocesses inherit it.
 os.environ["XDG_CACHE_HOME"] = os.path.join(tempfile.gettempdir(), f"effbench-tests-{getattr(os, 'getuid', int)()}")
 
+# Hundreds of commands import the same 200 files. Where Python keeps no bytecode, as in many containers, each would
+# compile them anew, for a second of processor time.
+if sys.dont_write_bytecode and "PYTEST_XDIST_WORKER" not in os.environ:
+    compileall.compile_dir(Path(__file__).parent.parent / "effbench", quiet=2)
+
 # One thread a process, set before torch is loaded: two test processes of two threads would wait on each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 LONG = (
-    *(
-        "test_benchmarks_gpu",
-        "test_cost_operators",
-        "test_faults_kill",
-        "test_faults",
-        "test_against",
-        "test_documentation",
-        "test_every_network",
-        "test_cli",
-    ),
-    *("test_runtime_contract", "test_bundle", "test_compiled", "test_executorch", "test_onnx", "test_instructions"),
-    *("test_pytest_plugin", "test_workflow", "test_faults_files", "test_duel", "test_check", "test_external"),
-    *("test_zoo_classic", "test_cost_memory", "test_coverage", "test_page_browser", "test_faults_storage"),
+    *("test_benchmarks_gpu", "test_every_network", "test_against", "test_runtime_contract", "test_coverage"),
+    *("test_faults", "test_faults_kill", "test_documentation", "test_faults_files", "test_cli", "test_cost_operators"),
+    *("test_metric_predicts_speed", "test_cost_memory", "test_pytest_plugin", "test_duel", "test_every_experiment"),
+    *("test_manners", "test_compiled", "test_breakdown", "test_external", "test_zoo_shuffled", "test_check"),
+    *("test_faults_storage", "test_inputs", "test_api", "test_workflow", "test_executorch", "test_cost_fusion"),
+    *("test_bundle", "test_instructions", "test_page", "test_page_browser", "test_zoo_modern"),
 )
 """The files that take longest, longest first: what begins last must not be what ends last."""
 

@@ -1,6 +1,6 @@
 """Many real runs for little: one process imports everything and goes through a run once, and each run is a fork of it.
 
-Each fork is a process of its own, with a measuring process of its own as always, in a folder that is watched.
+Each fork is a process of its own, with a measuring process of its own, in a folder that is watched.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 from shell import environment, study_file
@@ -21,7 +22,7 @@ SAMPLING = f"launches={LAUNCHES}, min_rounds={ROUNDS}, max_rounds={ROUNDS}, warm
 WORDS = ("run", "tiny.py", "--device", "fake", "--out", "run")
 RESUME = ("run", "--resume", "run")
 FORKS = """
-import json, os, resource, signal, sys
+import gc, json, os, resource, signal, sys
 
 from effbench import cli, storage
 
@@ -36,12 +37,22 @@ print("ready", file=told)
 def acknowledged(writer, kind, **values):
     append(writer, kind, **values)
     os.write(9, kind.encode() + b" %d\\n" % calls)
+    if counted and kind == after and sys.getprofile() is None:
+        sys.setprofile(counted)
 
 
-calls = 0
+calls, after, counted = 0, "", None
+sys.path.insert(0, sys.argv[2])
+import measuring
+
+del sys.path[0]
+measuring.install(afresh=False)
+gc.collect()
+gc.freeze()
 
 
 def carry_out(order):
+    global after, counted
     os.dup2(os.open(order["said"], os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), 1)
     os.dup2(1, 2)
     os.dup2(os.open(order["acknowledged"], os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), 9)
@@ -49,10 +60,12 @@ def carry_out(order):
     os.chdir(order["folder"])
     storage.RunWriter.append = acknowledged
 
+    at_call, after = order["at_call"], order["after"]
+
     def count(frame, event, argument):
         global calls
         calls += 1
-        if calls == order["at_call"]:
+        if calls == at_call:
             os.kill(os.getpid(), signal.SIGKILL)
 
     really, lines = os.write, 0
@@ -69,7 +82,8 @@ def carry_out(order):
         os.write = torn
     if order["file_limit"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_limit"], order["file_limit"]))
-    if order["at_call"]:
+    counted = count if at_call else None
+    if counted and not after:
         sys.setprofile(count)
     code = cli.main(order["words"])
     sys.setprofile(None)
@@ -112,7 +126,7 @@ class Forks:
             folder.mkdir()
         study_file(self.work, SAMPLING)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", FORKS],
+            [sys.executable, "-c", FORKS, str(home), str(Path(__file__).parent)],
             cwd=self.work,
             # Everything that a run could reach for by a name of its own lies in the folder that is watched.
             env={
@@ -130,16 +144,17 @@ class Forks:
         )
         self._line()
 
-    def start(self, *words: str, at_call: int = 0, in_line: int = 0, file_limit: int = 0) -> int:
+    def start(self, *words: str, at_call: int = 0, after: str = "", in_line: int = 0, file_limit: int = 0) -> int:
         """Fork off one run and return its process id.
 
-        It kills itself at this function call, or in the middle of this line; no file may grow beyond `file_limit`.
+        It kills itself at this function call, counted from the first record of the kind `after` on, or in the middle of
+        this line; no file may grow beyond `file_limit`.
         """
         self._number += 1
         self.mark = f"{os.getpid()}-{self._number}"
         notes = self.home / "notes"
         order = {"words": words, "folder": str(self.work), "mark": self.mark}
-        order |= {"at_call": at_call, "in_line": in_line, "file_limit": file_limit}
+        order |= {"at_call": at_call, "after": after, "in_line": in_line, "file_limit": file_limit}
         order |= {"said": str(notes / "said"), "acknowledged": str(notes / "acknowledged")}
         for note in ("said", "acknowledged"):
             (notes / note).write_text("")  # here: a fork that is killed at once would leave those of the run before
@@ -158,7 +173,7 @@ class Forks:
         seen = [line.split() for line in (notes / "acknowledged").read_text().splitlines()]
         return Ended(code, (notes / "said").read_text(), [kind for kind, _ in seen], [int(at) for _, at in seen])
 
-    def carry_out(self, *words: str, **moment: int) -> Ended:
+    def carry_out(self, *words: str, **moment: Any) -> Ended:
         self.start(*words, **moment)
         return self.end()
 
@@ -175,10 +190,11 @@ class Forks:
 
     def started(self) -> list[psutil.Process]:
         """Every process of the last order that is still there, wherever it was passed on to."""
-        found = []
+        found, ours = [], self._process.args
         for process in psutil.process_iter():
             try:
-                if process.environ().get("MARK") == self.mark:
+                is_fork = process.cmdline() == ours and process.pid != self._process.pid
+                if is_fork or process.environ().get("MARK") == self.mark:
                     found.append(process)
             except psutil.Error:
                 continue

@@ -1,6 +1,7 @@
 """effbench in a process of its own without the price of importing torch: each is a fork of a process that did.
 
 The fork imports effbench itself afresh, in its own folder, with its own variables and streams, and ends as Python ends.
+Its measuring processes are forks of it in turn where that changes nothing (tests/measuring.py).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -16,14 +18,26 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from functools import cache
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
+import tracing
 
 ROOT = Path(__file__).resolve().parent.parent
 
 LIBRARIES = (
     *("torch._dynamo", "torch.fx.experimental.symbolic_shapes", "torch.utils.flop_counter", "torch.profiler"),
-    *("fvcore.nn", "matplotlib.pyplot", "pandas", "scipy.stats", "typer", "rich.progress", "jinja2", "psutil"),
+    *(
+        "fvcore.nn",
+        "matplotlib.pyplot",
+        "pandas",
+        "scipy.stats",
+        "typer",
+        "rich.progress",
+        "jinja2",
+        "psutil",
+        "coverage",
+    ),
 )
 """What takes time to import and is not ours."""
 
@@ -31,7 +45,7 @@ DECIDED_AT_START = ("PYTHON", "LD_", "MALLOC_", "OMP_", "MKL_", "OPENBLAS_", "KM
 """Variables that Python and its libraries read once: a fork cannot have others than its parent."""
 
 NURSERY = f"""
-import atexit, gc, importlib, json, os, runpy, socket, sys, threading, traceback, warnings
+import atexit, contextlib, gc, importlib, json, os, runpy, signal, socket, sys, threading, traceback, warnings
 
 door = socket.socket(fileno=int(sys.argv[1]))
 with warnings.catch_warnings():
@@ -41,15 +55,39 @@ with warnings.catch_warnings():
             importlib.import_module(name)
         except ImportError:
             pass
+sys.path.insert(0, {str(ROOT / "tests")!r})
+import measuring
+del sys.path[0]
+measuring.install()
 gc.collect()
 gc.freeze()
 while True:
-    data, streams, _, _ = socket.recv_fds(door, 65536, 3)
+    data, streams, _, _ = socket.recv_fds(door, 65536, 4)
     if not data:
         door.close()
         sys.exit()
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
     while not data.endswith(b"\\n"):
         data += door.recv(65536)
+    if len(streams) == 4:
+        # One that goes on while others are asked for: a process between here and there waits for it.
+        if os.fork():
+            for stream in streams:
+                os.close(stream)
+            continue
+        told = streams.pop()
+        child = os.fork()
+        if not child:
+            os.close(told)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            break
+        for stream in streams:
+            os.close(stream)
+        os.write(told, b"%d\\n" % child)
+        os.write(told, b"%d\\n" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        os._exit(0)
     child = os.fork()
     if not child:
         break
@@ -120,23 +158,30 @@ class Nursery:
             )
         self._lines = self._door.makefile("rb")
 
-    def effbench(self, words: Sequence[str], cwd: Path, env: Mapping[str, str], timeout: float) -> tuple[int, str, str]:
-        """Exit code, standard output and standard error of one command. Ends it and fails after `timeout` seconds."""
-        order = json.dumps(
-            {"words": words, "cwd": str(cwd), "env": dict(env), "coverage": coverage_settings()}
-        ).encode()
-        order += b"\n"
+    def _order(self, pipes: int, **order: Any) -> list[IO[str]]:
+        """Ask for a command; the near ends of its standard output, its standard error and further pipes."""
         read = []
         self._door.settimeout(300)
         with open(os.devnull, "rb") as nothing:
             theirs = [nothing.fileno()]
-            for _ in range(2):
+            for _ in range(pipes):
                 ours, end = os.pipe()
-                read.append(open(ours, encoding="utf-8", errors="strict"))  # noqa: SIM115 closed below
+                read.append(open(ours, encoding="utf-8", errors="strict"))  # noqa: SIM115 closed by the caller
                 theirs.append(end)
-            socket.send_fds(self._door, [order], theirs)
+            socket.send_fds(self._door, [json.dumps(order).encode() + b"\n"], theirs)
             for end in theirs[1:]:
                 os.close(end)
+        return read
+
+    def start(self, words: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Started:
+        """A command that runs while the test goes on. Coverage does not look: Ctrl-C may find its lock taken."""
+        streams = self._order(3, words=words, cwd=str(cwd), env=dict(env), coverage={})
+        self._door.settimeout(None)
+        return Started(*streams)
+
+    def effbench(self, words: Sequence[str], cwd: Path, env: Mapping[str, str], timeout: float) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error of one command. Ends it and fails after `timeout` seconds."""
+        read = self._order(2, words=words, cwd=str(cwd), env=dict(env), coverage=coverage_settings())
         process = int(self._lines.readline())
         self._door.settimeout(None)
         with ThreadPoolExecutor(2) as readers:
@@ -157,9 +202,55 @@ class Nursery:
         self._process.wait()
 
 
+class Started:
+    """A command that runs: as much of `subprocess.Popen` as tests ask for."""
+
+    def __init__(self, stdout: IO[str], stderr: IO[str], told: IO[str]) -> None:
+        self.stdout, self.stderr, self._told = stdout, stderr, told
+        self.pid = int(told.readline())
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return self._ended(0)
+
+    def _ended(self, seconds: float | None) -> int | None:
+        if self.returncode is None and select.select([self._told], [], [], seconds)[0]:
+            self.returncode = int(self._told.readline())
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        code = self._ended(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """All that it says until its end."""
+        with ThreadPoolExecutor(2) as readers:
+            said = [readers.submit(stream.read) for stream in (self.stdout, self.stderr)]
+            try:
+                out, err = (one.result(timeout) for one in said)
+            except TimeoutError:
+                self.kill()
+                raise
+        self.wait(timeout)
+        return out, err
+
+    def close(self) -> None:
+        for stream in (self.stdout, self.stderr, self._told):
+            stream.close()
+
+
 def coverage_settings() -> dict[str, str]:
-    """How the coverage that looks at this process looks at another one; nothing where there is none."""
-    if "coverage" not in sys.modules or sys.modules["coverage"].Coverage.current() is None:
+    """How the coverage that looks at this process looks at another one; nothing where there is none, or for a while."""
+    if tracing.depth or "coverage" not in sys.modules or sys.modules["coverage"].Coverage.current() is None:
         return {}
     return {"config_file": str(ROOT / "pyproject.toml"), "data_file": str(ROOT / ".coverage")}
 

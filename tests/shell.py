@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import nursery
+
+Running: TypeAlias = "subprocess.Popen[str] | nursery.Started"
 
 EFFBENCH = (sys.executable, "-m", "effbench")
 
@@ -55,8 +57,17 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def started(*words: object, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+def started(*words: object, cwd: Path) -> Iterator[Running]:
     """A command that runs while the test does something to it; ended afterwards in any case."""
+    if nursery.suits(environment()):
+        process = nursery.nursery().start(list(map(str, words)), cwd, environment())
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            process.close()
+        return
     with subprocess.Popen(
         [*EFFBENCH, *map(str, words)],
         cwd=cwd,
@@ -74,7 +85,7 @@ def started(*words: object, cwd: Path) -> Iterator[subprocess.Popen[str]]:
                 process.kill()
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], process: Running, seconds: float = 120) -> None:
     """Until the condition holds. Fails where the process ends before, and where it takes longer than that."""
     limit = time.monotonic() + seconds
     while not condition():

@@ -11,12 +11,14 @@ import sys
 import tarfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import measuring
 import pytest
+from shell import effbench
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,9 +39,22 @@ from benchmarks.gpu.steps import STEPS  # noqa: E402
 pytestmark = pytest.mark.timeout(900)
 
 
-def run(*words: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+WHOLE = """
+import runpy, sys
+sys.path.insert(0, "tests")
+import measuring
+del sys.path[0]
+measuring.install()
+runpy.run_module("benchmarks.gpu", run_name="__main__", alter_sys=True)
+"""
+"""The session with measuring processes that are forks (tests/measuring.py), of which a whole one has many."""
+
+
+def run(
+    *words: str, code: int = 0, program: Sequence[str] = ("-m", "benchmarks.gpu"), **variables: str
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", *words],
+        [sys.executable, *program, *words],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
         capture_output=True,
@@ -65,7 +80,8 @@ def verdicts_of(result: dict[str, Any]) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def fake(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("gpu") / "fake"
-    return folder, run("--device", "fake", "--tiny", "--minutes", "14", "--out", str(folder)).stdout
+    words = ("--device", "fake", "--tiny", "--minutes", "14", "--out", str(folder))
+    return folder, run(*words, program=("-c", WHOLE)).stdout
 
 
 def test_every_step_passes_on_the_scripted_device(fake: tuple[Path, str]) -> None:
@@ -144,12 +160,7 @@ def test_a_run_that_was_cut_short_is_finished(fake: tuple[Path, str], tmp_path: 
     step = folder / "03_first_command"
     (step / "runs").mkdir(parents=True)
     words = ["run", "g2_groups", "--device", "fake", "--scale", "x1", "--select", "groups=1,8", "--launches", "2"]
-    subprocess.run(
-        [sys.executable, "-m", "effbench", *words, "--budget", "1s", "--out", str(step / "runs" / "g2_groups")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        check=True,
-    )
+    assert effbench(*words, "--budget", "1s", "--out", step / "runs" / "g2_groups", cwd=tmp_path).code == 0
     file = step / "runs" / "g2_groups" / "run.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     (second,) = (n for n, line in enumerate(lines) if '"kind":"launch"' in line and '"launch":1' in line)
@@ -169,7 +180,8 @@ def test_a_run_that_was_cut_short_is_finished(fake: tuple[Path, str], tmp_path: 
 
 def test_all_of_it_on_the_cpu(tmp_path: Path) -> None:
     """What is asked here is that everything was carried out and its numbers are there, not how fast anything was."""
-    run("--device", "cpu", "--tiny", "--minutes", "14", "--out", str(tmp_path))
+    words = ("--device", "cpu", "--tiny", "--minutes", "14", "--out", str(tmp_path))
+    run(*words, program=("-c", WHOLE), **{measuring.UNTIMED_LAUNCHES: "1"})
     found = results(tmp_path)
     assert set(found) == set(STEPS) and {result["ended"] for result in found.values()} == {"complete"}
     faults = {check["what"]: check["found"] for check in found["faults"]["checks"]}

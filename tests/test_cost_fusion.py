@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from effbench import zoo
 from effbench.core import LEVELS, Traffic
 from effbench.cost import kernel_graph
 from effbench.cost.formulas import PRODUCTS, formula
@@ -208,13 +207,6 @@ def test_the_levels_are_ordered_for_every_network(program: Program) -> None:
     ((fusion, *ways),) = seen
     for homes in ways:
         assert_it_can_run(fusion, homes)
-
-
-@pytest.mark.parametrize("name", sorted({zoo.entry(name).name for name in zoo.names()}))
-def test_the_levels_are_ordered_for_the_zoo(name: str) -> None:
-    with torch.device("meta"):
-        model = zoo.build(name)
-    assert_ordered(profile(model, zoo.entry(name).input_shape, device="meta").cost.memory_access_levels)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")

@@ -30,6 +30,15 @@ COMMANDS = [
     if line.startswith("    effbench ") and "--install-completion" not in line
 ]
 
+PART = {
+    "full_models": ("--select", "level=40"),
+    "guidelines_by_runtime": ("--select", "guideline=G2"),
+    "metric_predicts_speed": ("--select", f"runs={REFERENCE / 'full_models'}"),
+}
+"""What the command runs on where its study is long: the whole ones are for test_every_experiment.py, which counts every
+network of each, and for test_metric_predicts_speed.py.
+"""
+
 HEADLINES = (
     ("**G1**", "g1_channel_ratio_equal", "unequal is slower"),
     ("**G2**", "g2_groups", "groups are slower"),
@@ -62,6 +71,7 @@ def test_there_are_commands_to_try() -> None:
     assert len(COMMANDS) >= 8
 
 
+@pytest.mark.bulk
 @pytest.mark.parametrize("line", COMMANDS)
 def test_each_command_of_the_readme_runs(line: str, home: Path) -> None:
     words = shlex.split(line)[1:]
@@ -69,6 +79,7 @@ def test_each_command_of_the_readme_runs(line: str, home: Path) -> None:
         words += ["--device", "fake", "--quick", "--launches", "1"]
     if words[0] == "aa" or "--against" in words:
         words += ["--device", "fake", "--launches", "4"]
+    words += PART.get(words[1] if words[0] == "run" else "", ())
     done = command(*words, cwd=home)
     assert done.code == 0, done.err
     assert done.out

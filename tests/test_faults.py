@@ -14,9 +14,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import measuring
 import psutil
 import pytest
-from shell import EFFBENCH, QUICKLY, Done, effbench, environment, kinds, refusal, started, study_file, wait_until
+from shell import (
+    EFFBENCH,
+    QUICKLY,
+    Done,
+    Running,
+    effbench,
+    environment,
+    kinds,
+    refusal,
+    started,
+    study_file,
+    wait_until,
+)
 
 from effbench import reading, storage
 
@@ -92,12 +105,12 @@ def finished(home: Path) -> Path:
     return home / "finished"
 
 
-def ended(process: subprocess.Popen[str], timeout: float = 120) -> Done:
+def ended(process: Running, timeout: float = 120) -> Done:
     out, err = process.communicate(timeout=timeout)
     return Done(process.returncode, out, err)
 
 
-def wait_for(run: Path, kind: str, number: int, process: subprocess.Popen[str]) -> None:
+def wait_for(run: Path, kind: str, number: int, process: Running) -> None:
     """Until the run's file holds so many records of this kind."""
     wait_until(lambda: (run / "run.jsonl").exists() and kinds(run).count(kind) >= number, process)
 
@@ -140,7 +153,7 @@ REASONS = {
 
 
 @pytest.fixture(scope="module")
-def hanging(home: Path) -> Iterator[subprocess.Popen[str]]:
+def hanging(home: Path) -> Iterator[Running]:
     """A run in which one network hangs. It mostly waits, so it starts before the tests that need the processor."""
     text = NETS_STUDY.format(modes=["fine", "hangs", "also fine"], more=(), sampling=f"{QUICKLY}, silence_s=20.0")
     (home / "hanging.py").write_text(text.replace("launches=2", "launches=1"))
@@ -149,11 +162,12 @@ def hanging(home: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.fixture(scope="module")
-def misbehaved(home: Path, hanging: subprocess.Popen[str]) -> Done:
+def misbehaved(home: Path, hanging: Running) -> Done:
     modes = ["fine", *(mode for mode in REASONS if mode != "too big"), "also fine"]
     text = NETS_STUDY.format(modes=modes, more='(case("too big", (4, 8, 8)),)', sampling=QUICKLY)
     (home / "misbehaving.py").write_text(text.replace("launches=2", "launches=1"))
-    return effbench("run", "misbehaving.py", "--json", "--out", "misbehaved", cwd=home)
+    variables = {measuring.UNTIMED_LAUNCHES: "1"}
+    return effbench("run", "misbehaving.py", "--json", "--out", "misbehaved", cwd=home, variables=variables)
 
 
 @pytest.mark.parametrize("mode", REASONS)
@@ -172,7 +186,7 @@ def test_the_others_go_on(misbehaved: Done, home: Path) -> None:
     assert (home / "misbehaved" / "table.md").read_text().count("skipped: ") == len(REASONS)
 
 
-def test_a_network_that_hangs_is_ended_and_recorded(hanging: subprocess.Popen[str], misbehaved: Done) -> None:
+def test_a_network_that_hangs_is_ended_and_recorded(hanging: Running, misbehaved: Done) -> None:
     done = ended(hanging)
     assert done.code == 0, done.err
     skipped = {cell["labels"]["mode"]: cell["skipped"] for cell in done.json["cells"]}
@@ -348,7 +362,7 @@ def test_kill_9_on_a_real_device(tmp_path: Path) -> None:
     killed_and_resumed(tmp_path, "cpu", [draw.uniform(4.0, 7.0), draw.uniform(1.0, 3.0)], launches=2)
 
 
-def test_a_network_that_hangs_does_not_outlive_the_run(home: Path, hanging: subprocess.Popen[str]) -> None:
+def test_a_network_that_hangs_does_not_outlive_the_run(home: Path, hanging: Running) -> None:
     """It writes nothing, so it cannot notice a closed pipe; and kill -9 leaves nobody to end it."""
     with started("run", "hanging.py", "--out", "orphaned", cwd=home) as process:
         wait_for(home / "orphaned", "launch", 1, process)

@@ -92,7 +92,7 @@ def test_kill_9_at_any_call_loses_nothing(forks: Forks, whole: Ended) -> None:
     for first, last, kills in STAGES:
         for number in range(kills):
             forks.empty()
-            ended = forks.carry_out(*WORDS, at_call=draw.randint(at[first] + 1, at[last]))
+            ended = forks.carry_out(*WORDS, at_call=draw.randint(1, at[last] - at[first]), after=first)
             seen.append(lost_nothing(forks, ended, b"", outside))
             if number % 8 == 0:
                 finish(forks)

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from effbench import paper
 from effbench.errors import UnknownName
@@ -89,29 +88,6 @@ def test_speed_ratios_that_the_paper_states_in_words():
     assert round(100 * (ours.gpu_speed / theirs.gpu_speed - 1)) == 58
     v1, v2 = paper.full_model("shufflenet_v1_g3_x0_5"), paper.full_model("shufflenet_v2_x0_5")
     assert v1.top1_error - v2.top1_error == pytest.approx(3.5)
-
-
-def test_the_networks_of_table_8_are_those_of_the_zoo():
-    """The printed complexity is within 3 % of what our network counts, so that the speeds are of the same network.
-
-    Not so where the files of the zoo say why: the authors' own MobileNetV2 have unknown widths, IGCV3's authors counted
-    in an unknown way, CondenseNet's counted activations and pooling too.
-    """
-    from effbench import cost, zoo
-
-    known = {
-        "0.15 MobileNet v2": 0.22,
-        "0.75 MobileNet v2": 0.07,
-        "0.6 MobileNet v2": 0.08,
-        "IGCV3-D": 0.17,
-        "CondenseNet": 0.05,
-    }
-    for (name, pixels), row in paper._TABLE_8.items():
-        with torch.device("meta"):
-            madds = cost.profile(zoo.build(name), (3, pixels, pixels)).cost.madds / 1e6
-        off = abs(madds / paper.full_model(name, (3, pixels, pixels)).complexity - 1)
-        allowed = next((known[start] for start in known if row.startswith(start)), 0.03)
-        assert off <= allowed, (name, off)
 
 
 def test_an_unknown_table_is_named():

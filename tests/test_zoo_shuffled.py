@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import re
 from collections import Counter
+from functools import cache
 
 import pytest
 import torch
@@ -114,11 +115,16 @@ def test_deep_forms_are_laid_out_as_in_the_appendix(name: str, row: str, convolu
 # --- ShuffleNet ---------------------------------------------------------------------------------------
 
 
+@cache
+def of_small_image(name: str) -> float:
+    return madds(on_meta(name), 3, 64, 64)
+
+
 @pytest.mark.parametrize("groups", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("width", ["0_25", "0_5", "1_0", "1_5", "2_0"])
 def test_every_scale_of_shufflenet_v1_builds_by_name(groups: int, width: str):
     """Costs grow between linearly (depthwise) and quadratically (1x1) with the width."""
-    wanted, whole = (madds(on_meta(f"shufflenet_v1_g{groups}_x{scale}"), 3, 64, 64) for scale in (width, "1_0"))
+    wanted, whole = (of_small_image(f"shufflenet_v1_g{groups}_x{scale}") for scale in (width, "1_0"))
     scale = float(width.replace("_", "."))
     low, high = sorted((scale, scale**2))
     assert 0.85 * low <= wanted / whole <= 1.15 * high
