@@ -12,6 +12,7 @@ from torch.nn import functional
 from effbench import zoo
 from effbench.core import LEVELS, Traffic
 from effbench.cost import profile
+from effbench.cost.plan import describe, known_result
 
 pytestmark = pytest.mark.bulk
 
@@ -268,3 +269,29 @@ def test_levels_are_ordered(name: str) -> None:
     assert tuple(levels) == LEVELS
     assert levels["layer"].elements < levels["epilogue"].elements < levels["pointwise"].elements
     assert levels["pointwise"].elements < levels["eager"].elements
+
+
+LAYOUTS = (
+    *(((2, 8, 1, 1), (8, 1, 1, 1)), ((2, 8, 1, 1), (8, 1, 8, 8)), ((2, 1, 4, 4), (16, 1, 4, 1))),
+    *(((2, 1, 4, 4), (16, 16, 4, 1)), ((2, 8, 1), (8, 1, 8)), ((2, 8), (8, 1)), ((1, 8, 4, 4), (999, 16, 4, 1))),
+    *(((2, 8, 4, 1), (32, 4, 1, 4)), ((2, 8, 1, 1, 1), (8, 1, 8, 8, 8)), ((2, 8, 4, 4), (128, 1, 32, 8))),
+)
+"""Shapes and strides, most of them in two orders at once: with one channel or one pixel the order does not matter."""
+
+
+@pytest.mark.parametrize(("shape", "stride"), LAYOUTS)
+def test_a_norm_lays_its_result_out_on_shapes_as_it_does_for_real(
+    shape: tuple[int, ...], stride: tuple[int, ...]
+) -> None:
+    operator = describe(torch.ops.aten.native_batch_norm.default)
+
+    def arguments(device: str) -> tuple[Any, ...]:
+        x = torch.empty_strided(shape, stride, device=device)
+        mean, variance = torch.zeros(shape[1], device=device), torch.ones(shape[1], device=device)
+        return x, None, None, mean, variance, False, 0.1, 1e-5
+
+    given = arguments("meta")
+    found = known_result(operator, given, [given[0], *given[3:5]])
+    real = torch.native_batch_norm(*arguments("cpu"))
+    assert found is None or [(one.shape, one.stride()) for one in found] == [(one.shape, one.stride()) for one in real]
+    assert (found is None) != given[0].is_contiguous()

@@ -58,8 +58,8 @@ def profile(
     `cost.traced_on` says so.
 
     The forward pass runs in a forked child of this process, so that whatever the network keeps, writes or draws stays
-    as it was here. A network made of torch.nn's own layers and the zoo's alone (`familiar`) has nothing to keep, and
-    runs in this process where that has no other thread, which could meet it meanwhile. So does every network where
+    as it was here. A network of known code alone (`familiar`: layers of torch.nn, networks of the zoo) keeps nothing,
+    and runs in this process where that has no other thread, which could meet it meanwhile. So does every network where
     there is no fork (Windows, macOS), or a copy of this process cannot run it (weights on a GPU): weights, buffers,
     attributes of modules and torch's own state are then put back, also when this raises, but not what the network
     keeps elsewhere.
