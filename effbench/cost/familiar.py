@@ -51,11 +51,9 @@ def keeps_nothing(modules: Iterable[nn.Module]) -> bool:
             return False
         for name, value in attributes.items():
             kind = type(value)
-            if kind in _PASSED or name == "_modules":
+            if kind in _PASSED or (kind is tuple and _NUMBERS.issuperset(map(type, value))) or name == "_modules":
                 continue
-            if kind is tuple and _NUMBERS.issuperset(map(type, value)):
-                continue
-            if (kind not in _CONTAINERS or value) and not _is_plain(value):
+            if not _is_plain(value):
                 return False
     places: set[Any] = {part for kind in kinds for part in kind.__mro__ if part is not object}
     return all(map(_is_as_written, (functional, *places)))
@@ -67,7 +65,7 @@ def _is_plain(value: Any) -> bool:
     if kind not in _CONTAINERS:
         return kind in _LEAVES
     items = value.values() if kind is dict else value
-    return _LEAVES.issuperset(map(type, items)) or all(map(_is_plain, items))
+    return not items or _LEAVES.issuperset(map(type, items)) or all(map(_is_plain, items))
 
 
 def _is_as_written(place: Any) -> bool:

@@ -153,7 +153,16 @@ def _partial(found: Any) -> Any:
 def _paths(model: nn.Module) -> dict[nn.Module, str]:
     """The path of every module of the network, itself first."""
     model = getattr(model, "_orig_mod", model)  # the network inside a torch.compile wrapper
-    return {module: path for path, module in model.named_modules()}
+    paths: dict[nn.Module, str] = {}
+    waiting = [("", model)]
+    while waiting:  # as `named_modules`, in a third of its time
+        path, module = waiting.pop()
+        if module not in paths:
+            paths[module] = path
+            start = f"{path}." if path else ""
+            inner = [(start + name, part) for name, part in module._modules.items() if part is not None]
+            waiting += inner[::-1]
+    return paths
 
 
 def _fed(
@@ -296,7 +305,8 @@ def _layers(records: Sequence[Record], ops: Sequence[OpCost]) -> tuple[Kernel, .
 def parameters_of(modules: Sequence[nn.Module]) -> int:
     """Learnable parameters, buffers excluded, and the weights and biases that quantised modules hold packed."""
     script = torch.ScriptObject
-    held = {id(value): value for module in modules for value in _attributes(module) if value.__class__ is script}
+    holding = [module for module in modules if script in map(type, _attributes(module))]
+    held = {id(value): value for module in holding for value in _attributes(module) if value.__class__ is script}
     return sum([item.numel() for item in parameters(modules)]) + sum(map(_held, held.values()))
 
 
@@ -330,7 +340,9 @@ def _placed(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def _op_cost(record: Record) -> OpCost:
-    plan, read, written = record.plan, traffic(record.reads), traffic(record.writes)
+    plan, moved = record.plan, traffic((*record.reads, *record.writes))
+    written = sum([access.elements for access in record.writes])
+    weights_written = sum([access.elements for access in record.writes if access.constant])
     return OpCost(
         module=record.module,
         module_type=record.module_type,
@@ -342,8 +354,8 @@ def _op_cost(record: Record) -> OpCost:
         madds=plan.madds,
         activations=plan.activations,
         elementwise=plan.elementwise,
-        weights_read=read.weights,
-        activations_read=read.activations,
-        written=written.elements,
-        traffic=read + written,
+        weights_read=moved.weights - weights_written,
+        activations_read=moved.activations - (written - weights_written),
+        written=written,
+        traffic=moved,
     )

@@ -43,6 +43,7 @@ from effbench.cost.plan import (
 from effbench.cost.records import Access, Record
 from effbench.cost.reported_device import exits_noticed, reported_at
 from effbench.cost.threads import followed
+from effbench.cost.walk import storage_of
 
 Tensors = Literal["meta", "fake", "real"]
 """What a trace runs on: tensors of the meta device, fake ones of the network's device, or real ones."""
@@ -261,15 +262,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Write down one call, and note that what it wrote has new content."""
         reads = []
         constant = True
+        values = self._values
         with self.lock:
             for position, elements, size, layout in plan.reads:
                 tensor = tensors[position]
-                value, fixed = self.value(tensor)
-                constant = constant and fixed
                 try:
-                    view = (tensor.storage_offset(), layout)
+                    found, view = values.get(storage_of(tensor)), (tensor.storage_offset(), layout)
                 except (NotImplementedError, RuntimeError):  # it has no storage of its own
-                    view = (0, layout)
+                    found, view = None, (0, layout)
+                value, fixed = found or self.value(tensor)
+                constant = constant and fixed
                 reads.append(Access(value, view, elements, size, fixed))
             written = tensors if plan.in_place else outputs
             writes = []

@@ -98,23 +98,22 @@ PLAIN = frozenset({int, float, bool, str, torch.dtype, torch.device, torch.layou
 """The types of an operator's arguments that hold no tensor."""
 
 _WHOLE_NUMBERS = {int}
+_STRIDED = torch.strided
 
 
 def key_of(value: Any, tensors: list[Tensor]) -> Any:
     """What an operator's result shape can depend on; appends the tensors found, in order."""
     kind = value.__class__
-    # 1, 1.0 and True are equal but promote differently.
-    if kind in PLAIN:
-        return kind, value
     if kind is Tensor or isinstance(value, Tensor):
         tensors.append(value)
-        if value.layout is torch.strided:
+        if value.layout is _STRIDED:
             return value.shape, value.stride(), value.dtype
         return value.shape, value.layout, value.dtype, object()  # what it stores is not in its shape
     if kind is tuple or isinstance(value, (list, tuple)):
         if {*map(type, value)} == _WHOLE_NUMBERS:
             return tuple(value)
-        return tuple([key_of(item, tensors) for item in value])
+        # 1, 1.0 and True are equal but promote differently.
+        return tuple([(item.__class__, item) if item.__class__ in PLAIN else key_of(item, tensors) for item in value])
     if isinstance(value, torch.ScriptObject):
         tensors.extend(packed(value))
         return object()
