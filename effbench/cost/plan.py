@@ -121,8 +121,8 @@ def plan_call(
     outputs: list[Tensor],
 ) -> Plan:
     """The plan for one real call of the operator: free when it only views, else counted from its shapes."""
-    shapes = tuple(shape_of(tensor) for tensor in tensors)
-    outs = tuple(shape_of(tensor) for tensor in outputs)
+    shapes = tuple([shape_of(tensor) for tensor in tensors])
+    outs = tuple([shape_of(tensor) for tensor in outputs])
     storages = [memory_of(tensor) for tensor in tensors]
     fresh = [tensor for tensor in outputs if not _among(storages, tensor)]
     if not fresh and not operator.mutated and (outputs or operator.formula is UNKNOWN):
@@ -207,18 +207,17 @@ def owner_of(call: Call, position: int) -> str:
 def _read(found: Formula, call: Call, position: int, tensor: Tensor) -> int | None:
     """Elements that an operator reads of one operand; None where it does not look at it."""
     owner = owner_of(call, position)
-    first = next(iter(call.named)) if call.named else ""
-    leads = owner == first if call.owners else position == 0
     if found.reads == "like" or owner == "batch_sizes":
         return 0
     elements = _memory(tensor)
-    if leads and found.reads == "overwritten":
-        return None
-    if leads and found.reads == "scattered":
-        touched = found.touched(call) if found.touched else elements
-        return min(elements, touched) if found.accumulates and found.accumulates(call) else None
-    if leads and found.reads == "gathered":
-        return min(elements, found.touched(call) if found.touched else call.out)
+    if found.reads != "all" and (owner == next(iter(call.named), "") if call.owners else position == 0):
+        if found.reads == "overwritten":
+            return None
+        if found.reads == "scattered":
+            touched = found.touched(call) if found.touched else elements
+            return min(elements, touched) if found.accumulates and found.accumulates(call) else None
+        if found.reads == "gathered":
+            return min(elements, found.touched(call) if found.touched else call.out)
     if owner == "src" and call.has("index"):
         return min(elements, call.operand(0, "index").numel)
     if owner == "source" and found.touched and call.has("mask"):
@@ -339,13 +338,15 @@ def _shapes(value: Any) -> Any:
         found = [Shape(item.shape) for item in packed(value)]
         weights = [shape for shape in found if len(shape) > 1]
         return weights[0] if len(weights) == 1 else tuple(weights) or None
-    return tuple(_shapes(item) for item in value) if isinstance(value, (list, tuple)) else value
+    return tuple([_shapes(item) for item in value]) if isinstance(value, (list, tuple)) else value
 
 
 def _tensors(value: Any) -> int:
     """How many tensors `key_of` finds in one argument."""
     if value is None or value.__class__ in PLAIN:
         return 0
+    if isinstance(value, Tensor):
+        return 1
     found: list[Tensor] = []
     key_of(value, found)
     return len(found)
