@@ -62,6 +62,13 @@ class Disguised(nn.Conv2d):
 Disguised.__module__ = "torch.nn.modules.conv"
 
 
+class Homeless(nn.Conv2d):
+    """Of a class that says that it is from where nothing is."""
+
+
+Homeless.__module__ = "torch.nn.modules.nowhere"
+
+
 def with_hook(name: str) -> Callable[[nn.Sequential], None]:
     return lambda network: getattr(network[0], name)(lambda *_: None)
 
@@ -76,6 +83,7 @@ def with_attribute(name: str, value: Any) -> Callable[[nn.Sequential], None]:
         lambda network: network.append(Own()),
         lambda network: network.append(OwnLinear(5, 5)),
         lambda network: network.append(Disguised(5, 5, 1)),
+        lambda network: network.append(Homeless(5, 5, 1)),
         lambda network: setattr(network[0], "sizes", [1, (2, OwnParameter(torch.ones(1)))]),
         lambda network: network.append(nn.TransformerEncoderLayer(5, 1, activation=torch.tanh)),
         lambda network: parametrizations.weight_norm(network[0]),
@@ -111,6 +119,13 @@ def test_a_function_put_in_place_of_torchs_is_unknown(place: Any, name: str, mon
         patch.setattr(place, name, own)
         assert not keeps_nothing(network.modules())
     assert keeps_nothing(network.modules())
+
+
+def test_what_hangs_on_a_class_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tensors that are compared are a tensor, and no answer."""
+    for _ in range(2):
+        monkeypatch.setattr(nn.Linear, "table", torch.rand(3), raising=False)
+        assert keeps_nothing(known().modules())
 
 
 class Watching(TorchFunctionMode):

@@ -5,6 +5,7 @@ Their forward passes keep nothing outside of their modules, so they need no proc
 
 from __future__ import annotations
 
+import operator
 import sys
 import weakref
 from collections import OrderedDict
@@ -23,10 +24,10 @@ _HOMES = ("torch.nn.modules.", "effbench.zoo.")
 _AUTHORS = frozenset({"torch", "effbench", "builtins", "typing", "typing_extensions"})
 """Packages whose functions may stand in a known class and in torch.nn.functional."""
 
-_NUMBERS = frozenset({bool, int, float, str, type(None)})
-_LEAVES = _NUMBERS | {Tensor, nn.Parameter, weakref.ref}
+_SCALARS = frozenset({bool, int, float, str, type(None)})
+_LEAVES = _SCALARS | {Tensor, nn.Parameter, weakref.ref}
 _HOOKS = tuple(name for name, value in vars(nn.Module()).items() if type(value) is OrderedDict)
-_PASSED = _NUMBERS | {OrderedDict}
+_PASSED = _SCALARS | {OrderedDict}
 _CONTAINERS = frozenset({tuple, list, set, dict})
 
 _written: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
@@ -51,7 +52,7 @@ def keeps_nothing(modules: Iterable[nn.Module]) -> bool:
             return False
         for name, value in attributes.items():
             kind = type(value)
-            if kind in _PASSED or (kind is tuple and _NUMBERS.issuperset(map(type, value))) or name == "_modules":
+            if kind in _PASSED or (kind is tuple and _SCALARS.issuperset(map(type, value))) or name == "_modules":
                 continue
             if not _is_plain(value):
                 return False
@@ -70,12 +71,13 @@ def _is_plain(value: Any) -> bool:
 
 def _is_as_written(place: Any) -> bool:
     """Whether a class or Python module is known, and nobody has put a function of his own into it."""
-    content = dict(vars(place))
-    if _written.get(place) == content:
+    content, before = dict(vars(place)), _written.get(place, {})
+    # By identity: what a user hangs on a class may compare as it likes.
+    if content.keys() == before.keys() and all(map(operator.is_, content.values(), before.values())):
         return True
     if isinstance(place, type):
-        home = sys.modules.get(place.__module__)
-        if not place.__module__.startswith(_HOMES) or vars(home).get(place.__name__) is not place:
+        home = str(place.__module__)
+        if not home.startswith(_HOMES) or getattr(sys.modules.get(home), place.__name__, None) is not place:
             return False
     if not all(map(_is_theirs, content.values())):
         return False
@@ -84,6 +86,7 @@ def _is_as_written(place: Any) -> bool:
 
 
 def _is_theirs(value: Any) -> bool:
+    """Whether an entry of a class or Python module is no function, or one of the known authors'."""
     value = getattr(value, "__func__", value)  # of a static method or a class method
     if isinstance(value, FunctionType):
         author = value.__globals__.get("__name__", "")

@@ -203,7 +203,7 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(number, lambda number, frame: held.append(number))
         yield
     finally:
-        for number, handler in answered.items():
+        for number, handler in reversed(answered.items()):  # Ctrl-C last: from then on it may raise here
             signal.signal(number, handler)
         for number in held:
             signal.raise_signal(number)
