@@ -55,15 +55,14 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
         if words != [sys.executable, "-m", WORKER] or not is_forked(_job()):
             super()._execute_child(words, *how)  # type: ignore[misc]
             return
-        folder, variables, streams = how[4], how[5], (how[9], how[12], how[14])
+        pipes, folder, variables, streams = how[3], how[4], how[5], (how[9], how[12], how[14])
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
         if not self.pid:
-            _work(folder, variables, streams)
+            _work(folder, variables, streams, pipes)
         self._child_created = True
-        for stream in streams[:2]:  # the third is a file of who asks for the process
-            os.close(stream)
+        os.close(streams[0])  # /dev/null; the others are a file of who asks for the process
 
 
 def _job() -> Mapping[str, Any]:
@@ -82,7 +81,7 @@ def is_forked(job: Mapping[str, Any]) -> bool:
     return job.get("device") == "fake" or job["task"] in UNTIMED
 
 
-def _work(folder: Any, variables: Mapping[str, str], streams: tuple[int, int, int]) -> NoReturn:
+def _work(folder: Any, variables: Mapping[str, str], streams: tuple[int, int, int], pipes: tuple[int, ...]) -> NoReturn:
     """The life of a fork: all that `python -m effbench.measurement.worker` does."""
     code: Any = 1
     try:
@@ -90,7 +89,7 @@ def _work(folder: Any, variables: Mapping[str, str], streams: tuple[int, int, in
         threading.settrace(None)  # type: ignore[arg-type]
         sys.setprofile(None)
         os.setsid()
-        _as_a_new_interpreter(folder, variables, streams)
+        _as_a_new_interpreter(folder, variables, streams, pipes)
         runpy.run_module(WORKER, run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as stop:
@@ -110,14 +109,19 @@ def _work(folder: Any, variables: Mapping[str, str], streams: tuple[int, int, in
             os._exit(code or 0)
 
 
-def _as_a_new_interpreter(folder: Any, variables: Mapping[str, str], streams: tuple[int, int, int]) -> None:
+def _as_a_new_interpreter(
+    folder: Any, variables: Mapping[str, str], streams: tuple[int, int, int], pipes: tuple[int, ...]
+) -> None:
     atexit._clear()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     kept = [os.dup(stream) for stream in streams]
     for number, stream in enumerate(kept):
         os.dup2(stream, number)
-    os.closerange(3, 1 << 16)
+    last = 2
+    for pipe in (*sorted(pipes), 1 << 16):
+        os.closerange(last + 1, pipe)
+        last = pipe
     for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
         raw: Any = io.FileIO(number, "w" if number else "r", closefd=False)
         raw = raw if number else io.BufferedReader(raw)

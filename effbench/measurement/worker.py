@@ -1,7 +1,7 @@
-"""One launch = one fresh process: read a job from standard input, measure, write events to standard output.
+"""One launch = one fresh process: read a job from one pipe, measure, write events to another.
 
 Run as ``python -m effbench.measurement.worker``. The job is one line of JSON, each event another; the parent owns every
-file. Whatever the network itself prints goes to standard error, so that it cannot be taken for an event.
+file. Whatever the environment or the network prints goes to the standard streams, so that it is not taken for an event.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from effbench._version import __version__
 from effbench.core import READINGS, Block, Sampling
 from effbench.devices import Call, Device, OutOfMemory
 from effbench.errors import EffbenchError
-from effbench.measurement import breakdown, loop, preparation
+from effbench.measurement import breakdown, launcher, loop, preparation
 from effbench.measurement.allotment import Stopwatch
 from effbench.operator_times import Breakdown
 from effbench.zoo.external import NETWORK_FAILURES
@@ -34,12 +34,8 @@ Hear = Callable[[], Mapping[str, Any]]
 
 
 def main() -> int:
-    """Carry out the job on standard input. Exit 0 even when every cell was skipped: the events say so."""
-    # Copies of the pipes that the network cannot reach: what it prints is no event, what it reads is no job.
-    events = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    orders = os.fdopen(os.dup(0), encoding="utf-8")
-    os.dup2(2, 1)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    """Carry out the job that the parent sends. Exit 0 even when every cell was skipped: the events say so."""
+    orders, events = _pipes()
     job = json.loads(orders.readline())
     # The first place to import from, now that effbench itself has come from its own.
     sys.path[:0] = job.get("paths", [])
@@ -69,7 +65,30 @@ def main() -> int:
             launch(job, emit, heard.get)
     except EffbenchError as error:
         emit("error", message=str(error))
+    emit(launcher.OVER)
     return 0
+
+
+def _pipes() -> tuple[TextIO, TextIO]:
+    """Where orders come from and events go to: pipes that no network and none of its processes can reach."""
+    numbers = os.environ.pop(launcher.PIPES, "")
+    if numbers:
+        ours = [int(number) for number in numbers.split(",")]
+        for number in ours:
+            os.set_inheritable(number, False)
+        for number in range(3):
+            # A start-up file may have closed one; the next file to be opened would become it.
+            try:
+                os.fstat(number)
+            except OSError:
+                os.open(os.devnull, os.O_RDWR)
+    else:
+        # Windows hands over standard streams only. Copies: what the network prints is no event, what it reads no job.
+        ours = [os.dup(0), os.dup(1)]
+        os.dup2(2, 1)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    orders, events = ours
+    return os.fdopen(orders, encoding="utf-8"), os.fdopen(events, "w", buffering=1, encoding="utf-8")
 
 
 def _listen(orders: TextIO, heard: queue.SimpleQueue[dict[str, Any]]) -> None:
