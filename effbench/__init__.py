@@ -11,13 +11,25 @@ pytest, whose plugin is in here, has no asserts of ours to explain: PYTEST_DONT_
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+import sys
+
+# `python -m effbench` looks for modules in the current folder first, where a user's random.py must not stand in for
+# Python's. So before anything else is imported; a user's own modules are found later, as with the console script.
+if sys.argv[:1] == ["-m"] and ("-m", "effbench") in zip(sys.orig_argv, sys.orig_argv[1:], strict=False):
+    _home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    # A clone that is not installed is found in the current folder alone.
+    if sys.path and sys.path[0] in ("", os.getcwd()) and os.getcwd() != _home:
+        del sys.path[0]
 
 from effbench._version import __version__
 
 __all__ = ["__version__", "analyse", "compare", "load", "measure", "profile", "run"]
 
+TYPE_CHECKING = False  # typing's own would have to be imported
 if TYPE_CHECKING:
+    from typing import Any
+
     from effbench.api import analyse, compare, load, measure, profile, run
 
 

@@ -6,13 +6,17 @@ import os
 import sys
 from contextlib import suppress
 
+from effbench import streams
+
+STOPPED = (129, 130, 143)
+"""What a shell reports for a program that SIGHUP, Ctrl-C or SIGTERM ended."""
 INTERRUPTED = 130
-"""What a shell reports for a program that Ctrl-C ended."""
 UNUSABLE = 2
 
 
 def start() -> int:
     """Run the command that was typed and return its exit code."""
+    streams.make_safe()
     try:
         from effbench.cli import main
     except KeyboardInterrupt:
@@ -26,7 +30,7 @@ def start() -> int:
         print(f"effbench: {said}", file=sys.stderr)
         return UNUSABLE
     code = main()
-    if code == INTERRUPTED:
+    if code in STOPPED:
         # All is saved and said. Where Ctrl-C fell into an exec, Python would still end itself by the signal, and an
         # object that was just being made would be complained of after our last line.
         for stream in (sys.stdout, sys.stderr):

@@ -1,7 +1,7 @@
 """The command line as a whole: which commands there are, what a wrong word gets, exit codes.
 
-Exit codes: 0 done, 2 the user can put it right, 70 a bug in effbench, 130 interrupted. With ``--json``
-standard output holds exactly one object; progress and notes go to standard error.
+Exit codes: 0 done, 2 the user can put it right, 70 a bug in effbench, 130 interrupted (129, 143: by
+SIGHUP, SIGTERM). With ``--json`` standard output holds exactly one object; progress and notes go to standard error.
 """
 
 from __future__ import annotations
@@ -53,14 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Lets no traceback out; EFFBENCH_DEBUG=1 prints it for bug reports."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
     console.typed.set(shlex.join(["effbench", *typed]))
-    console.heed_interrupts()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show × gets an escape, not a crash.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    with console.heeding_signals():
+        return _carry_out(typed)
+
+
+def _carry_out(typed: Sequence[str]) -> int:
     try:
         with console.short_warnings():
-            code = app(typed or ["--help"], prog_name="effbench", standalone_mode=False)
+            code = app(list(typed) or ["--help"], prog_name="effbench", standalone_mode=False)
         if code == 130 and not console.is_interrupt_answered():  # typer turns Ctrl-C into that code, and says nothing
             return console.answer_interrupt()
         return console.flushed(code if isinstance(code, int) else 0)

@@ -7,11 +7,14 @@ import os
 import re
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+
+from effbench import streams
 
 if TYPE_CHECKING:
     from effbench.report.grid import Table
@@ -21,16 +24,21 @@ typed: ContextVar[str] = ContextVar("typed", default="effbench")
 
 
 def flushed(code: int) -> int:
-    """The exit code, once everything printed has left; what Python finds out only at its own end, it reports badly."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        return mute()
-    except OSError as error:
-        mute()
-        return complain(f"cannot write to standard output: {error.strerror or error}; nothing measured is lost")
-    return code
+    """The exit code, once everything printed has left: 2 where it could not and nothing else is wrong."""
+    lost = output_lost()
+    return code or 2 if lost else code
+
+
+def output_lost() -> bool:
+    """Write what is left to be written to standard output; say why it cannot be. A reader that left had enough."""
+    error = streams.trouble(sys.stdout)
+    if error is None:
+        return False
+    mute()
+    if isinstance(error, BrokenPipeError):
+        return False
+    complain(f"cannot write to standard output: {error.strerror or error}; nothing measured is lost")
+    return True
 
 
 def mute() -> int:
@@ -41,8 +49,9 @@ def mute() -> int:
 
 def complain(message: str, code: int = 2) -> int:
     """Print one line to standard error and return the exit code."""
-    if sys.stderr is not None:
-        print(f"effbench: {plain(message)}", file=sys.stderr)
+    with suppress(OSError, ValueError):  # nobody can be told
+        if sys.stderr is not None:
+            print(f"effbench: {plain(message)}", file=sys.stderr)
     return code
 
 
@@ -75,20 +84,39 @@ def short_warnings() -> Iterator[None]:
         warnings.showwarning = before
 
 
+PATIENCE_S = 5.0
+"""So long after Ctrl-C another one changes nothing: processes are ended and folders removed meanwhile."""
+
 _interrupts: list[int] = []
 _answers: list[str] = []
+_last_s = 0.0
 
 
-def heed_interrupts() -> None:
-    """Remember Ctrl-C of this command: where it falls into an import, a library may make another error of it."""
+@contextmanager
+def heeding_signals() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP end a command in the same way: what was measured is kept and said, nothing is left.
+
+    SIGHUP stays ignored under nohup. Remembered, since a library may make another error of it in the middle of an
+    import.
+    """
     _interrupts.clear()
     _answers.clear()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _heed)
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    heeded = [getattr(signal, name) for name in names if signal.getsignal(getattr(signal, name)) is signal.SIG_DFL]
+    for number in heeded:
+        signal.signal(number, _heed)
+    try:
+        yield
+    finally:
+        if not _answers:  # what has been answered stays ignored to the end
+            for number in heeded:
+                signal.signal(number, signal.SIG_DFL)
 
 
 def was_interrupted() -> bool:
-    """Has there been a Ctrl-C?"""
+    """Has there been a Ctrl-C, or a signal like it?"""
     return bool(_interrupts)
 
 
@@ -98,6 +126,11 @@ def is_interrupt_answered() -> bool:
 
 
 def _heed(number: int, frame: object) -> None:
+    global _last_s
+    now = time.monotonic()
+    if _interrupts and now - _last_s < PATIENCE_S:
+        return
+    _last_s = now
     _interrupts.append(number)
     raise KeyboardInterrupt
 
@@ -105,13 +138,17 @@ def _heed(number: int, frame: object) -> None:
 def ignore_impatience() -> None:
     """A second Ctrl-C while we say what the first one did would only end in some library's traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is _heed:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def answer_interrupt(message: str = "interrupted") -> int:
-    """Say what Ctrl-C has ended. Returns 130, which a shell reports for a program that Ctrl-C ended."""
+    """Say what Ctrl-C has ended. Returns what a shell reports for a program that this signal ended: 130 for Ctrl-C."""
     ignore_impatience()
     _answers.append(message)
-    return complain(message, 130)
+    return complain(message, 128 + (_interrupts[0] if _interrupts else signal.SIGINT))
 
 
 def plain(text: str) -> str:

@@ -282,12 +282,14 @@ def _tell(
 
 @contextmanager
 def _piped() -> Iterator[None]:
-    """A reader that has read enough (`| head`) changes neither the exit code nor what is written."""
+    """Output that cannot be written changes neither the exit code nor the files: `| head` has read enough."""
     try:
         yield
-        sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         console.mute()
+        if not isinstance(error, BrokenPipeError):
+            console.note(f"cannot write to standard output: {error.strerror or error}")
+    console.output_lost()
 
 
 def _write(path: Path, text: str) -> int:

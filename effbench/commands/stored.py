@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -175,6 +174,5 @@ def _require_free(target: Path, source: Path, ending: str) -> None:
 
 
 def _say(notes: Sequence[str]) -> None:
-    if sys.stderr is not None:
-        for note in notes:
-            print(f"effbench: {console.plain(note)}", file=sys.stderr)
+    for note in notes:
+        console.note(note)

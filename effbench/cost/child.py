@@ -104,7 +104,9 @@ def _answer(function: Callable[[], Any], writing: int) -> None:
     code = 1
     _generation += 1
     try:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the parent's answers to them are not ours
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)
         _end_with_parent()
         # Buffers of the parent must not be written twice, and its streams may be anything (a notebook's, pytest's).
         sys.stdout, sys.stderr = io.StringIO(), io.StringIO()

@@ -195,7 +195,8 @@ def uninterrupted() -> Iterator[None]:
         yield  # signals are the business of the main thread
         return
     held: list[int] = []
-    numbers = [number for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGALRM", None)) if number]
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     handlers = {number: signal.getsignal(number) for number in numbers}
     answered = {number: handler for number, handler in handlers.items() if callable(handler)}
     try:
