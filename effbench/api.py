@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench import breakdown, catalog, lineup, packages, plan, runner, storage
+from effbench import breakdown, catalog, lineup, packages, plan, runner, scratch, storage
 from effbench.analysis import Analysis
 from effbench.bundles import stored, writing
 from effbench.bundles.stored import Bundle
@@ -79,12 +78,12 @@ def measure(
     named = model if isinstance(model, Mapping) else {}
     models = [model] if isinstance(model, str) or not isinstance(model, (Sequence, Mapping)) else list(model)
     models = list(named.values()) or models
-    with tempfile.TemporaryDirectory(prefix="effbench-") as scratch:
+    with scratch.folder() as folder:
         fed = input_shape if inputs is None else inputs
         dtype = options.pop("dtype", None)
         if dtype not in (None, *plan.DTYPES):
             raise UnknownName("dtype", str(dtype), plan.DTYPES)
-        experiment = lineup.side_by_side(models, fed, dtype or "float32", Path(scratch), names=tuple(named))
+        experiment = lineup.side_by_side(models, fed, dtype or "float32", folder, names=tuple(named))
         return _execute(experiment, experiment.name, **options)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from effbench import claims, environment, launches, machine, storage
+from effbench import claims, environment, launches, machine, scratch, storage
 from effbench.core import Cell, Cost, Reading, Run, Sampling
 from effbench.emulation import EMULATED, is_emulated
 from effbench.errors import EffbenchError, StorageError
@@ -85,9 +84,9 @@ def execute(
     times of a cell on a device with given peaks; without it none are measured. Raises StorageError,
     EffbenchError when no cell could be measured, Interrupted on Ctrl-C.
     """
-    with RunWriter(directory) as writer, tempfile.TemporaryDirectory(prefix="effbench-") as scratch:
+    with RunWriter(directory) as writer, scratch.folder() as folder:
         watch(Progress(0.0, "counting costs"))
-        record = Recording(plan, writer, Path(scratch), command)
+        record = Recording(plan, writer, folder, command)
         record.skipped.update(plan.bundled.absent if plan.bundled else {})
         for cell in plan.cells:
             try:
@@ -146,13 +145,13 @@ def resume(directory: Path, *, watch: Watch = lambda progress: None, bundled: Bu
     """
     if storage.load(directory).complete:
         return storage.load(directory)
-    with RunWriter(directory, resume=True) as writer, tempfile.TemporaryDirectory(prefix="effbench-") as scratch:
+    with RunWriter(directory, resume=True) as writer, scratch.folder() as folder:
         # Read again under the lock: whoever held it until now may have written more.
         run = storage.load(directory)
-        return run if run.complete else _go_on(run, writer, Path(scratch), watch, bundled)
+        return run if run.complete else _go_on(run, writer, folder, watch, bundled)
 
 
-def _go_on(run: Run, writer: RunWriter, scratch: Path, watch: Watch, bundled: Bundled | None) -> Run:
+def _go_on(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundled: Bundled | None) -> Run:
     if run.environment.facts.get("run.bundle") != (bundled.digest if bundled else None):
         raise EffbenchError(
             f"the run in {writer.directory} was measured from a bundle; go on with: "
@@ -167,9 +166,7 @@ def _go_on(run: Run, writer: RunWriter, scratch: Path, watch: Watch, bundled: Bu
             raise EffbenchError(
                 f"{result.cell.id} was a module of a Python session that has ended; measure it again there"
             )
-    record = Recording(
-        dataclasses.replace(plan_of(run), bundled=bundled), writer, scratch, run.command, run.environment
-    )
+    record = Recording(dataclasses.replace(plan_of(run), bundled=bundled), writer, folder, run.command, run.environment)
     record.costs = {result.cell.id: result.cost for result in run.results}
     record.skipped = {result.cell.id: result.skipped for result in run.results if result.skipped}
     record.calls = {result.cell.id: result.calls for result in run.results if result.calls}

@@ -6,12 +6,12 @@ test, only to compare. What a count cannot see (caches, memory bandwidth, waitin
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from effbench import scratch
 from effbench.core import Cell, Cost, Reading
 from effbench.errors import EffbenchError, InvalidValue
 from effbench.gates import against, budgets
@@ -111,8 +111,8 @@ def _count(plan: Plan, sides: Sides, side: int, costs: Mapping[str, Cost | str],
         place = [item.id for item in able].index(cell)
         watch(Progress((side + place / len(able)) / len(SIDES), f"counting {cell} of the {SIDES[side]}"))
 
-    with tempfile.TemporaryDirectory(prefix="effbench-") as scratch:
-        orders = [_order(cell, costs[cell.id], Path(scratch) / str(place)) for place, cell in enumerate(able)]
+    with scratch.folder() as folder:
+        orders = [_order(cell, costs[cell.id], folder / str(place)) for place, cell in enumerate(able)]
         variables = worker_environment(1, plan.allocator)
         counted = instructions.take_all(job, orders, variables, plan.sampling.silence_s, sides.sites[side], tell)
     return counted | {cell: Reading(GATE, missing=why) for cell, why in broken.items()}

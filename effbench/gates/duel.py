@@ -7,14 +7,13 @@ cancels. As in `runner`, this process only reads events and appends records.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from effbench import environment
+from effbench import environment, scratch
 from effbench._version import __version__
 from effbench.emulation import EMULATED, is_emulated
 from effbench.errors import EffbenchError, NotComparable, StorageError
@@ -129,7 +128,7 @@ class Duel:
                 Recording(
                     self.plan,
                     stack.enter_context(RunWriter(self.directory / side)),
-                    Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="effbench-"))),
+                    stack.enter_context(scratch.folder()),
                     self._command,
                     can_resume=False,
                 )

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import gc
 import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from effbench import devices, stats
+from effbench import devices, scratch, stats
 from effbench.core import Reading
 from effbench.errors import EffbenchError
 from effbench.measurement import counters, preparation
@@ -73,8 +71,8 @@ def take_all(
         left = [cell for cell in cells if cell["id"] not in refused]
         if not left:
             continue
-        with tempfile.TemporaryDirectory(prefix="effbench-") as folder:
-            method = counters.find(Path(folder))
+        with scratch.folder() as folder:
+            method = counters.find(folder)
             assert isinstance(method, Method), "it was available just now"
             about |= {"method": method.name, "method_version": method.version}
             asked = {**job, "task": WHAT, "cells": left, "counter": dict(method.settings)}
@@ -101,8 +99,8 @@ def unavailable(device: str) -> str | None:
     """Why nothing can be counted on this device of this machine, and what to do; None where it can."""
     if devices.kind_of(device) == "cuda":
         return f"instructions are counted on a CPU, not on {device}; count them with --device cpu"
-    with tempfile.TemporaryDirectory(prefix="effbench-") as folder:
-        found = counters.find(Path(folder))
+    with scratch.folder() as folder:
+        found = counters.find(folder)
     return found if isinstance(found, str) else None
 
 
