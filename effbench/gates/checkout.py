@@ -66,17 +66,12 @@ def lay_out(top: Path, commit: str, folder: Path) -> tuple[str, ...]:
     clone = _Clone(Path(git.text(top, "rev-parse", "--absolute-git-dir")), top)
     _fill(clone, commit, folder, PurePosixPath(), notes, absent)
     if absent:
-        several = "s" if len(absent) > 1 else ""
-        notes.append(
-            f"submodule{several} {_some(absent)} {'are' if several else 'is'} not checked out here, so neither side has "
-            f"{'them' if several else 'it'}; git submodule update --init --recursive brings {'them' if several else 'it'}"
-        )
+        names = "submodule " + _some(absent) + (" is" if len(absent) == 1 else " are")
+        notes.append(f"{names} not checked out here, so not on either side; git submodule update --init --recursive")
     return tuple(notes)
 
 
-def _fill(
-    clone: _Clone, commit: str, folder: Path, place: PurePosixPath, notes: list[str], absent: list[str]
-) -> None:
+def _fill(clone: _Clone, commit: str, folder: Path, place: PurePosixPath, notes: list[str], absent: list[str]) -> None:
     """Write a commit of one repository, then those of its submodules. `place` is its path in the outermost."""
     index = folder.parent / f"{folder.name}.index-of-effbench"
     notes += _write_files(clone, commit, folder, index, place)
@@ -120,25 +115,24 @@ def _fill_submodule(
 
 
 def _write_files(clone: _Clone, commit: str, folder: Path, index: Path, place: PurePosixPath) -> list[str]:
-    try:
-        _read_tree(clone, commit, folder, index, {})
-        without: list[str] = []
-    except git.GitError as error:
-        without = _failing_filters(clone.git_dir, error.said)
-        if not without:
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
-        index.unlink(missing_ok=True)
+    without: list[str] = []
+    while True:
         off = {f"filter.{name}.{part}": "" for name in without for part in ("smudge", "process")}
         try:
             _read_tree(clone, commit, folder, index, off | {f"filter.{name}.required": "false" for name in without})
-        except git.GitError:
-            raise error from None
+            break
+        except git.GitError as error:
+            failing = [name for name in _failing_filters(clone.git_dir, error.said) if name not in without]
+            if not failing:
+                raise
+            without += failing
+            shutil.rmtree(folder, ignore_errors=True)
+            index.unlink(missing_ok=True)
     notes = []
     if without:
         notes.append(
-            f"git's filter {' and '.join(without)} cannot be run here, so the baseline has the files that it makes as "
-            "git stores them"
+            f"git cannot run its filter {' or '.join(without)} here, so the baseline has the files concerned as git "
+            "stores them"
         )
     if pointers := list(_pointers(clone.git_dir, folder, index)):
         notes.append(

@@ -21,13 +21,11 @@ _OPTIONS = (
     "maintenance.auto=false",
     "submodule.recurse=false",
 )
-_OF_ONE_REPOSITORY = frozenset(
+_OF_ONE_REPOSITORY = re.compile(
     # `git rev-parse --local-env-vars` without what brings configuration, such as safe.directory, and their like.
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES GIT_ATTR_SOURCE GIT_COMMON_DIR GIT_CONFIG GIT_DIR GIT_GRAFT_FILE "
-    "GIT_IMPLICIT_WORK_TREE GIT_INDEX_FILE GIT_INDEX_VERSION GIT_INTERNAL_SUPER_PREFIX GIT_NAMESPACE "
-    "GIT_NO_REPLACE_OBJECTS GIT_OBJECT_DIRECTORY GIT_PREFIX GIT_QUARANTINE_PATH GIT_REPLACE_REF_BASE "
-    "GIT_SHALLOW_FILE GIT_WORK_TREE GIT_LITERAL_PATHSPECS GIT_GLOB_PATHSPECS GIT_NOGLOB_PATHSPECS "
-    "GIT_ICASE_PATHSPECS".split()
+    "GIT_(ALTERNATE_OBJECT_DIRECTORIES|ATTR_SOURCE|COMMON_DIR|CONFIG|DIR|GRAFT_FILE|IMPLICIT_WORK_TREE|INDEX_FILE"
+    "|INDEX_VERSION|INTERNAL_SUPER_PREFIX|NAMESPACE|NO_REPLACE_OBJECTS|OBJECT_DIRECTORY|PREFIX|QUARANTINE_PATH"
+    "|REPLACE_REF_BASE|SHALLOW_FILE|WORK_TREE|[A-Z]+_PATHSPECS|TRACE.*)"
 )
 """Variables that a hook or `git --git-dir` leaves to the programs it starts: they would lead git elsewhere."""
 
@@ -79,11 +77,7 @@ def output(
     places = [] if git_dir is None else [f"--git-dir={git_dir}", f"--work-tree={work_tree or git_dir}"]
     set_here = [*_OPTIONS, *(f"{name}={value}" for name, value in (options or {}).items())]
     typed = ["git", "-C", str(folder), *places, *(word for one in set_here for word in ("-c", one)), *words]
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in _OF_ONE_REPOSITORY and not name.startswith("GIT_TRACE")
-    }
+    kept = {name: value for name, value in os.environ.items() if not _OF_ONE_REPOSITORY.fullmatch(name)}
     kept |= {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     if index is not None:
         kept["GIT_INDEX_FILE"] = str(index)

@@ -1,14 +1,14 @@
-"""Another revision of the user's project: found by any name that git knows, as a tree of files that is gone afterwards."""
+"""Another revision of the user's project: found by any name that git knows, as files that are gone afterwards."""
 
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from effbench import scratch
 from effbench.errors import EffbenchError
 from effbench.gates import checkout, git
 
@@ -34,14 +34,15 @@ def repository(folder: Path) -> Path:
     except git.OwnedByAnother:
         raise
     except git.GitError as error:
-        why = str(error)
         if "must be run in a work tree" in error.said:
-            why = "it belongs to a bare repository, which has no files; clone that and check the clone"
-        elif re.search(r"not a git repository: ", error.said):
-            why = f"{why}: what its .git names is not there"
+            why = "a bare repository or a .git folder has no files; check a clone of it"
+        elif "not a git repository: " in error.said:
+            raise EffbenchError(f"the .git of {folder} names a repository that is not there ({error})") from None
         elif "not a git repository" in error.said:
             why = "make one with git init, and commit what is to be the baseline"
-        raise EffbenchError(f"--against needs a git repository, and {folder} is in none ({why})") from None
+        else:
+            raise EffbenchError(f"git cannot read the repository of {folder} ({error}); correct that first") from None
+        raise EffbenchError(f"--against needs a git repository, and {folder} is in none: {why}") from None
 
 
 def find(top: Path, name: str) -> Revision:
@@ -78,8 +79,8 @@ def tree(top: Path, revision: Revision, notes: list[str] | None = None) -> Itera
     Nothing of the user's repository changes. What the files lack, such as a submodule that is not here, is added to
     `notes`, a sentence each. Raises EffbenchError where git cannot write them.
     """
-    with tempfile.TemporaryDirectory(prefix="effbench-", ignore_cleanup_errors=True) as scratch:
-        folder = Path(scratch).resolve() / "baseline"
+    with scratch.folder() as place:
+        folder = place.resolve() / "baseline"
         try:
             lacking = checkout.lay_out(top, revision.commit, folder)
         except git.GitError as error:
@@ -106,8 +107,8 @@ def _advice(top: Path, name: str, said: str) -> str:
 
 
 def _cure(said: str) -> str:
-    if re.search(r"No space left", said):
+    if re.search(r"No space left|Disk quota", said):
         return "; make room in the folder for temporary files, or set TMPDIR to another"
-    if re.search(r"(?:bad|corrupt|missing|unable to (?:read|unpack|find)|not a tree|loose object|invalid object)", said):
+    if re.search(r"bad |corrupt|missing|promisor|unable to (?:read|find)|unpack|invalid object", said):
         return "; run git fsck, and git fetch what is missing or damaged"
     return ""
