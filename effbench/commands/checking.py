@@ -145,7 +145,7 @@ def check(
             console.answer_interrupt(f"interrupted; nothing is decided, what was measured is in {stop.directory}")
         ) from None
     files = {"costs": save_costs, "junit": junit, "summary": summary}
-    raise typer.Exit(_tell(decision, costs, files, found.inconclusive == "pass", as_json, save_baseline))
+    raise typer.Exit(_tell(decision, costs, files, found.inconclusive == "pass", as_json, save_baseline, out))
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,7 @@ def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
     decisions: list[Decision] = []
     costs: list[dict[str, Any]] = []
     folder = asked.out or api.new_directory("check", config.device or "cpu")
+    checking.require_free(folder)
     if has_budgets or stored or asked.save_costs:
         planned = subjects.planned(config, subjects.study(config))
         counts = subjects.count(planned.cells)
@@ -239,9 +240,12 @@ def _tell(
     passes: bool,
     as_json: bool,
     saved: Path | None,
+    out: Path | None,
 ) -> int:
     """Print the decision, then write every file that was asked for. Returns the exit code.
 
+    The folder that was named (`out`) gets check.json and check.md also where nothing was timed, so that whoever starts
+    this command can tell its verdict from the exit code of a Python that never came so far.
     A file that cannot be written makes a PASS exit with 2 and changes no other verdict.
     """
     from effbench.report import document, gate_report
@@ -264,8 +268,8 @@ def _tell(
                 print(f"\n{drawn}raw      {console.plain(decision.directory)}")
             print(f"\n{gate_report.last_line(decision)}")
     trouble = 0
-    if decision is not None and decision.directory is not None:
-        beside = Path(decision.directory).parent
+    if decision is not None and (decision.directory is not None or out is not None):
+        beside = Path(decision.directory).parent if decision.directory is not None else Path(str(out))
         trouble |= _write(beside / "check.json", json.dumps(whole, indent=2, allow_nan=False) + "\n")
         trouble |= _write(beside / "check.md", texts["summary"]) | _draw(decision, beside)
     for what, path in files.items():
