@@ -131,7 +131,6 @@ def test_twice_in_one_workspace(repository: Path) -> None:
     for number in ("", "-2"):
         done = run_check(repository, models="small", out="a b")
         assert done.outputs == {"verdict": "PASS", "exit-code": "0"}, done.text
-        assert (repository / "a b" / f"run{number}" / "check.json").is_file(), done.text
         kept = run_step("Find what was measured", repository, {"out": "a b"})
         assert kept.outputs == {"folder": f"{repository}/a b", "number": number}
         for name in ("random", "types", "runpy", "contextlib"):
@@ -140,10 +139,7 @@ def test_twice_in_one_workspace(repository: Path) -> None:
 
 
 SAYS = """#!/bin/sh
-for word; do
-  if [ -n "$out" ]; then mkdir -p "$word"; cp check.json "$word"; break; fi
-  if [ "$word" = --out ]; then out=yes; fi
-done
+echo '## ❔ INCONCLUSIVE: 1 cell' > effbench-check/summary.md
 exit {code}
 """
 
@@ -156,6 +152,7 @@ exit {code}
         ("#!/bin/sh\nexit 2", "USAGE", "2"),
         ("#!/bin/sh\nkill -TERM $$", "CRASH", "143"),
         (SAYS.format(code=3), "INCONCLUSIVE", "3"),
+        (SAYS.format(code=0), "INCONCLUSIVE", "0"),
         (SAYS.format(code=129), "CRASH", "129"),
         (SAYS.format(code=1), "CRASH", "70"),
     ],
@@ -165,9 +162,8 @@ def test_a_verdict_is_what_effbench_has_decided(repository: Path, script: str, v
     python = repository / "python"
     python.write_text(script)
     python.chmod(0o755)
-    (repository / "check.json").write_text(
-        json.dumps({"verdict": "INCONCLUSIVE", "exit_code": 3, "cells": []}, indent=2)
-    )
+    (repository / "effbench-check").mkdir()
+    (repository / "effbench-check" / "summary.md").write_text("## ✅ PASS: of an earlier run\n")
     done = run_check(repository, python=str(python))
     assert done.outputs == {"verdict": verdict, "exit-code": code} and done.code == int(code), done.text
 

@@ -145,7 +145,7 @@ def check(
             console.answer_interrupt(f"interrupted; nothing is decided, what was measured is in {stop.directory}")
         ) from None
     files = {"costs": save_costs, "junit": junit, "summary": summary}
-    raise typer.Exit(_tell(decision, costs, files, found.inconclusive == "pass", as_json, save_baseline, out))
+    raise typer.Exit(_tell(decision, costs, files, found.inconclusive == "pass", as_json, save_baseline))
 
 
 @dataclass(frozen=True)
@@ -240,12 +240,9 @@ def _tell(
     passes: bool,
     as_json: bool,
     saved: Path | None,
-    out: Path | None,
 ) -> int:
     """Print the decision, then write every file that was asked for. Returns the exit code.
 
-    The folder that was named (`out`) gets check.json and check.md also where nothing was timed, so that whoever starts
-    this command can tell its verdict from the exit code of a Python that never came so far.
     A file that cannot be written makes a PASS exit with 2 and changes no other verdict.
     """
     from effbench.report import document, gate_report
@@ -268,8 +265,8 @@ def _tell(
                 print(f"\n{drawn}raw      {console.plain(decision.directory)}")
             print(f"\n{gate_report.last_line(decision)}")
     trouble = 0
-    if decision is not None and (decision.directory is not None or out is not None):
-        beside = Path(decision.directory).parent if decision.directory is not None else Path(str(out))
+    if decision is not None and decision.directory is not None:
+        beside = Path(decision.directory).parent
         trouble |= _write(beside / "check.json", json.dumps(whole, indent=2, allow_nan=False) + "\n")
         trouble |= _write(beside / "check.md", texts["summary"]) | _draw(decision, beside)
     for what, path in files.items():
