@@ -61,18 +61,23 @@ def run_check(folder: Path, **inputs: str) -> Stepped:
     given |= {"python": sys.executable} | {name.replace("_", "-"): value for name, value in inputs.items()}
     check = step(action, "Check")
 
-    def filled(text: str) -> str:
-        return re.sub(r"\$\{\{ inputs\.([\w-]+) \}\}", lambda found: given[found[1]], text)
+    assert "${{" not in check["run"], "an expression in a script would be executed"
+    return run_step("Check", folder / given["working-directory"], given)
 
+
+def run_step(name: str, folder: Path, given: dict[str, str]) -> Stepped:
+    """One step's script as the runner runs it, with these inputs."""
+    wanted = step(yaml.safe_load(ACTION.read_text(encoding="utf-8")), name)
     summary, outputs = folder / "step-summary", folder / "step-outputs"
     outputs.write_text("")
-    variables = {name: filled(value) for name, value in check["env"].items()}
+    variables = {
+        name: re.sub(r"\$\{\{ inputs\.([\w-]+) \}\}", lambda found: given[found[1]], value)
+        for name, value in wanted["env"].items()
+    }
     variables |= {"GITHUB_STEP_SUMMARY": str(summary), "GITHUB_OUTPUT": str(outputs)}
-    assert "${{" not in check["run"], "an expression in a script would be executed"
     done = subprocess.run(
-        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", check["run"]],
-        cwd=folder / given["working-directory"], env={**environment(), **variables},
-        capture_output=True, text=True, timeout=120,
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", wanted["run"]],
+        cwd=folder, env={**environment(), **variables}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     told = dict(line.split("=", 1) for line in outputs.read_text().splitlines())
     return Stepped(done.returncode, done.stdout + done.stderr, told)
@@ -116,6 +121,51 @@ def test_a_budget_overstepped_fails(repository: Path) -> None:
     done = run_check(repository, models="$(touch${IFS}harm) `touch harm`")
     assert done.outputs["verdict"] == "USAGE" and done.code == 2
     assert not (repository / "harm").exists()
+
+
+def test_twice_in_one_workspace(repository: Path) -> None:
+    """Each into a folder of its own; both artefacts have a name of their own.
+
+    The second finds files in the workspace that are called as Python's own modules.
+    """
+    for number in ("", "-2"):
+        done = run_check(repository, models="small", out="a b")
+        assert done.outputs == {"verdict": "PASS", "exit-code": "0"}, done.text
+        kept = run_step("Find what was measured", repository, {"out": "a b"})
+        assert kept.outputs == {"folder": f"{repository}/a b", "number": number}
+        for name in ("random", "types", "runpy", "contextlib"):
+            (repository / f"{name}.py").write_text("raise ImportError('not this one')\n")
+    assert run_step("Find what was measured", repository, {"out": "/else"}).outputs["folder"] == "/else"
+
+
+SAYS = """#!/bin/sh
+echo '## ❔ INCONCLUSIVE: 1 cell' > effbench-check/summary.md
+exit {code}
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "verdict", "code"),
+    [
+        ("#!/bin/sh\necho No module named effbench; exit 1", "CRASH", "70"),
+        ("#!/bin/sh\nexit 0", "CRASH", "70"),
+        ("#!/bin/sh\nexit 2", "USAGE", "2"),
+        ("#!/bin/sh\nkill -TERM $$", "CRASH", "143"),
+        (SAYS.format(code=3), "INCONCLUSIVE", "3"),
+        (SAYS.format(code=0), "INCONCLUSIVE", "0"),
+        (SAYS.format(code=129), "CRASH", "129"),
+        (SAYS.format(code=1), "CRASH", "70"),
+    ],
+)
+def test_a_verdict_is_what_effbench_has_decided(repository: Path, script: str, verdict: str, code: str) -> None:
+    """Not what a Python said that never came so far, nor one that was ended on its way out."""
+    python = repository / "python"
+    python.write_text(script)
+    python.chmod(0o755)
+    (repository / "effbench-check").mkdir()
+    (repository / "effbench-check" / "summary.md").write_text("## ✅ PASS: of an earlier run\n")
+    done = run_check(repository, python=str(python))
+    assert done.outputs == {"verdict": verdict, "exit-code": code} and done.code == int(code), done.text
 
 
 def test_every_input_of_the_action_reaches_an_option() -> None:

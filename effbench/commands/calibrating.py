@@ -98,11 +98,12 @@ def _chosen(models: list[str] | None, path: Path | None) -> Config:
 
 def _measure(found: Config, out: Path | None, command: str) -> tuple[Pair, Path]:
     from effbench import api
-    from effbench.gates import against
+    from effbench.gates import against, checking
     from effbench.progress import watching
     from effbench.runner import Interrupted
 
     folder = out or api.new_directory("aa", found.device or "cpu")
+    checking.require_free(folder)
     try:
         with watching() as watch:
             return against.alike(found, folder, command=command, watch=watch), folder

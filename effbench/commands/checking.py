@@ -194,6 +194,7 @@ def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
     decisions: list[Decision] = []
     costs: list[dict[str, Any]] = []
     folder = asked.out or api.new_directory("check", config.device or "cpu")
+    checking.require_free(folder)
     if has_budgets or stored or asked.save_costs:
         planned = subjects.planned(config, subjects.study(config))
         counts = subjects.count(planned.cells)

@@ -38,6 +38,7 @@ class Sides:
     sites: tuple[Site, Site] = (Site(), Site())
     costs: tuple[CostOf, CostOf] = field(kw_only=True)
     names: tuple[str, str] = ("baseline", "candidate")
+    notes: tuple[str, ...] = ()
 
 
 def check(
@@ -59,7 +60,7 @@ def check(
             command=command,
             watch=watch,
         )
-    return replace(decision, notes=(*decision.notes, *same_code(config, python)))
+    return replace(decision, notes=(*decision.notes, *sides.notes, *same_code(config, python)))
 
 
 @contextmanager
@@ -75,7 +76,8 @@ def opposed(config: Config, name: str, python: Path | None = None) -> Iterator[t
     if python is not None and not os.access(python, os.X_OK):
         raise InvalidValue(f"--against-python {python} is no program; name the python of an environment with effbench")
     plan = _plan(config, folder, top)
-    with revision.tree(top, wanted) as tree:
+    notes: list[str] = []
+    with revision.tree(top, wanted, notes) as tree:
         if not (tree / inside).is_dir():
             raise EffbenchError(f"{wanted} has no folder {inside}; choose a revision that holds the project")
         sites = (
@@ -87,6 +89,7 @@ def opposed(config: Config, name: str, python: Path | None = None) -> Iterator[t
             sites,
             costs=(subjects.CostsOf(plan, sites[0]), subjects.CostsOf(plan, sites[1])),
             names=(str(wanted), revision.working_tree(top)),
+            notes=tuple(notes),
         )
         yield plan, sides
 

@@ -25,6 +25,12 @@ _KNOWN_BEFORE = ("run.", "host.", "cpu.", "python.", "env.")
 """Conditions that are known before a worker has started."""
 
 
+def require_free(folder: Path) -> None:
+    """Raises StorageError where `check` or `aa` has measured into this folder before: neither goes on with a run."""
+    if any((folder / place / storage.RUN_FILE).exists() for place in ("candidate", "against/candidate")):
+        raise StorageError(f"{folder} already holds what was measured; choose another --out, or remove that folder")
+
+
 # --- the gate of costs ------------------------------------------------------------------------------
 
 

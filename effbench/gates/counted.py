@@ -56,7 +56,7 @@ def check(config: Config, name: str, *, python: Path | None = None, watch: Watch
     return Decision(
         tuple(findings),
         *sides.names,
-        notes=against.same_code(config, python),
+        notes=(*sides.notes, *against.same_code(config, python)),
         facts={"counted by": ", ".join(dict.fromkeys(filter(None, methods)))} if any(methods) else {},
         seconds=time.monotonic() - begun,
     )
