@@ -12,7 +12,12 @@ from typing import Any
 
 
 class EffbenchError(Exception):
-    """Something the user can put right. The message is one line."""
+    """Something the user can put right. The message is one line.
+
+    `cause` is its kind where a program has to know it, also in another process: "absent", "lacks", "start", "foreign".
+    """
+
+    cause: str = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """From one process to another with its message, whatever its class was made from."""
@@ -64,7 +69,38 @@ class InvalidValue(EffbenchError):
 
 
 class ModelError(EffbenchError):
-    """A network that cannot be built, or that raises in its forward pass."""
+    """A network that cannot be built, or that raises in its forward pass.
+
+    `missing_file` is the path of a file that it did not find, where that is why.
+    """
+
+    missing_file: str = ""
+
+
+class Absent(ModelError):
+    """A network whose file, module or name in it does not exist. `module` is what was looked for."""
+
+    cause = "absent"
+    module: str = ""
+
+
+class LacksPackage(ModelError):
+    """A network whose code imports what is not installed. `module` is what that is."""
+
+    cause = "lacks"
+    module: str = ""
+
+
+class CannotStart(EffbenchError):
+    """A measuring process that cannot begin: its environment lacks effbench, torch or more."""
+
+    cause = "start"
+
+
+class ForeignCode(EffbenchError):
+    """One side of a gate has loaded code that is not of its own tree."""
+
+    cause = "foreign"
 
 
 class NeedsValues(ModelError):
@@ -85,3 +121,25 @@ class NotComparable(EffbenchError):
 
 class StorageError(EffbenchError):
     """The output folder cannot be written, is full, or is in use by another run."""
+
+
+class Reason(str):
+    """Why something does not run, in one line, with the `EffbenchError.cause` of the error that said so."""
+
+    cause: str
+
+    def __new__(cls, text: str, cause: str = "") -> Reason:
+        made = super().__new__(cls, text)
+        made.cause = cause
+        return made
+
+    @classmethod
+    def of(cls, error: EffbenchError) -> Reason:
+        return cls(str(error), error.cause)
+
+
+def of_reason(reason: str) -> EffbenchError:
+    """The error that this reason was made from, in another process perhaps."""
+    kinds: tuple[type[EffbenchError], ...] = (Absent, LacksPackage, CannotStart, ForeignCode)
+    cause = getattr(reason, "cause", "")
+    return next((kind for kind in kinds if kind.cause == cause), EffbenchError)(str(reason))

@@ -17,7 +17,7 @@ from effbench import environment
 from effbench._version import __version__
 from effbench.conditions import Conditions
 from effbench.core import Block, Cell, Cost, Environment, Result, Run, Timing
-from effbench.errors import EffbenchError
+from effbench.errors import Reason, of_reason
 from effbench.plan import Bundled, Plan
 from effbench.storage import RunWriter
 from effbench.unrest import Observation
@@ -163,7 +163,7 @@ class Recording:
                 self.calls[values["cell"]] = values["calls"]
                 self.writer.append("calls", cell=values["cell"], calls=values["calls"])
         elif kind == "error":
-            raise EffbenchError(values["message"] + self.how_to_go_on())
+            raise of_reason(Reason(values["message"] + self.how_to_go_on(), values.get("cause", "")))
         else:
             self.writer.append(kind, launch=launch, **values)
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from effbench.errors import EffbenchError, InvalidValue, NotComparable
-from effbench.gates import power, replay, revision, subjects
+from effbench.errors import CannotStart, EffbenchError, InvalidValue, NotComparable
+from effbench.gates import power, replay, revision, sources, subjects
 from effbench.gates import rule as gate
 from effbench.gates.baseline import name_of
 from effbench.gates.config import BUDGET_S, Config, Subject
@@ -80,18 +80,20 @@ def opposed(config: Config, name: str, python: Path | None = None) -> Iterator[t
     with revision.tree(top, wanted, notes) as tree:
         if not (tree / inside).is_dir():
             raise EffbenchError(f"{wanted} has no folder {inside}; choose a revision that holds the project")
-        sites = (
+        with sources.listings(tree, top) as (before, now):
             # Absolute but not resolved: a virtual environment's python is a link that must be called by its own name.
-            Site(tree / inside, config.paths, foreign=top, python=None if python is None else os.path.abspath(python)),
-            Site(folder, config.paths, foreign=tree),
-        )
-        sides = Sides(
-            sites,
-            costs=(subjects.CostsOf(plan, sites[0]), subjects.CostsOf(plan, sites[1])),
-            names=(str(wanted), revision.working_tree(top)),
-            notes=tuple(notes),
-        )
-        yield plan, sides
+            own_python = None if python is None else os.path.abspath(python)
+            sites = (
+                Site(tree / inside, config.paths, top, tree, (before, now), own_python),
+                Site(folder, config.paths, tree, top, (now, before)),
+            )
+            sides = Sides(
+                sites,
+                costs=(subjects.CostsOf(plan, sites[0]), subjects.CostsOf(plan, sites[1])),
+                names=(str(wanted), revision.working_tree(top)),
+                notes=tuple(notes),
+            )
+            yield plan, sides
 
 
 def same_code(config: Config, python: Path | None) -> tuple[str, ...]:
@@ -144,7 +146,7 @@ def decide(
                     most = f"{launches} of at most {rule.looks[-1]} launches"
                     notes = (f"the next look would overrun the budget of {budget_s:g} s, so it ended after {most}",)
                     break
-        except NotComparable as error:
+        except (NotComparable, CannotStart) as error:
             unlike = [Finding("against", cell, "ENVIRONMENT", str(error)) for cell in judge.cells]
             return _decision(plan, sides, directory, begun, unlike)
         except KeyboardInterrupt:

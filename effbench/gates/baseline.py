@@ -222,8 +222,11 @@ def _trouble(baseline: Run, candidate: Run, cell: str, yardstick: str | None) ->
     before, after = _result(baseline, cell), _result(candidate, cell)
     if is_emulated(baseline.environment) or is_emulated(candidate.environment):
         return "ENVIRONMENT", f"{EMULATED}; measure on the hardware itself"
-    if before is None or not before.blocks:
-        return "NEW", (before.skipped if before else None) or "it is not in the baseline"
+    if before is None:
+        return "NEW", "it is not in the baseline"
+    if not before.blocks:
+        reason = f"it did not run in the baseline: {before.skipped or 'it has no block'}"
+        return "INCONCLUSIVE", f"{reason}; there is nothing to compare with, store it anew"
     if after is None or not after.blocks:
         return "REGRESSION", f"it does not run: {(after.skipped if after else None) or 'it has no block'}"
     unit = [_result(run, yardstick) for run in (baseline, candidate)] if yardstick else []

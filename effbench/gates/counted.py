@@ -13,7 +13,7 @@ from typing import Any
 
 from effbench import scratch
 from effbench.core import Cell, Cost, Reading
-from effbench.errors import EffbenchError, InvalidValue
+from effbench.errors import CannotStart, EffbenchError, ForeignCode, InvalidValue, Reason
 from effbench.gates import against, budgets
 from effbench.gates.against import Sides
 from effbench.gates.baseline import name_of
@@ -44,7 +44,11 @@ def check(config: Config, name: str, *, python: Path | None = None, watch: Watch
             found = [Finding(GATE, name_of(cell.case), "ENVIRONMENT", why) for cell in plan.cells]
             return Decision(tuple(found), *sides.names, seconds=time.monotonic() - begun)
         costs = [_costs(plan, sides, side) for side in range(len(SIDES))]
-        counts = [_count(plan, sides, side, costs[side], watch) for side in range(len(SIDES))]
+        try:
+            counts = [_count(plan, sides, side, costs[side], watch) for side in range(len(SIDES))]
+        except CannotStart as error:
+            found = [Finding(GATE, name_of(cell.case), "ENVIRONMENT", str(error)) for cell in plan.cells]
+            return Decision(tuple(found), *sides.names, seconds=time.monotonic() - begun)
     findings = []
     for cell in plan.cells:
         before, after = (side[cell.id] for side in counts)
@@ -91,8 +95,10 @@ def _costs(plan: Plan, sides: Sides, side: int) -> dict[str, Cost | str]:
     for cell in plan.cells:
         try:
             found[cell.id] = sides.costs[side](cell)
+        except ForeignCode:
+            raise
         except EffbenchError as error:
-            found[cell.id] = str(error)
+            found[cell.id] = Reason.of(error)
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from effbench import environment, scratch
 from effbench._version import __version__
 from effbench.emulation import EMULATED, is_emulated
-from effbench.errors import EffbenchError, NotComparable, StorageError
+from effbench.errors import CannotStart, EffbenchError, ForeignCode, NotComparable, Reason, StorageError
 from effbench.gates import pairs
 from effbench.gates.pairs import SIDES, Pair
 from effbench.measurement import schedule
@@ -158,7 +158,7 @@ class Duel:
         """Measure these cells, but those that a side cannot run, in a fresh process of each side.
 
         A cell that ends or hangs a process is left out, and the launch made again. False when no cell is left. Raises
-        NotComparable, StorageError, EffbenchError when a side's process cannot start, Interrupted on Ctrl-C.
+        NotComparable, StorageError, CannotStart when a side's process cannot, ForeignCode, Interrupted on Ctrl-C.
         """
         while able := [cell for cell in cells if not any(cell in party.record.skipped for party in self._parties)]:
             try:
@@ -250,13 +250,15 @@ class Duel:
             return
         self._failed_starts += 1
         if self._failed_starts >= STARTS:
-            raise EffbenchError(f"the {party.name}'s measuring process could not start: {ending}")
+            raise CannotStart(f"the {party.name}'s measuring process could not start: {ending}")
 
 
 def _count(record: Recording, cost_of: CostOf) -> None:
     for cell in record.plan.cells:
         try:
             record.costs[cell.id] = cost_of(cell)
+        except ForeignCode:
+            raise
         except EffbenchError as error:
             record.costs[cell.id] = None
-            record.skipped[cell.id] = str(error)
+            record.skipped[cell.id] = Reason.of(error)

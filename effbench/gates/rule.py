@@ -288,14 +288,28 @@ def _finding(
 
 
 def unmeasured(baseline: str | None, candidate: str | None) -> tuple[Word, str]:
-    """A cell that a side cannot run: broken is worse than slow, and new has nothing to be slower than."""
-    if baseline and candidate:
+    """A cell that a side cannot run: broken is worse than slow, and new has nothing to be slower than.
+
+    New is only what the baseline's revision does not hold, which its `errors.Reason` says. One that it holds and that
+    does not run there leaves nothing to compare with, and that passes nothing.
+    """
+    if baseline and candidate and "start" not in (_cause(baseline), _cause(candidate)):
         return "INCONCLUSIVE", f"neither side runs it: {candidate}"
-    if baseline:
-        return "NEW", f"the baseline does not run it: {baseline}"
-    if "out of memory" in str(candidate):
-        return "ENVIRONMENT", str(candidate)
-    return "REGRESSION", f"the baseline runs it, this does not: {candidate}"
+    for side, reason in zip(pairs.SIDES, (baseline, candidate), strict=True):
+        if reason and (_cause(reason) == "start" or "out of memory" in reason):
+            return "ENVIRONMENT", f"the {side} cannot run it: {reason}"
+    if not baseline:
+        return "REGRESSION", f"the baseline runs it, this does not: {candidate}"
+    if _cause(baseline) == "absent":
+        return "NEW", f"the baseline does not have it: {baseline}"
+    if _cause(baseline) == "lacks":
+        advice = "give --against-python the python of an environment that has it"
+        return "ENVIRONMENT", f"the baseline cannot run it here: {baseline}, or {advice}"
+    return "INCONCLUSIVE", f"the baseline does not run it: {baseline}; there is nothing to compare with"
+
+
+def _cause(reason: str) -> str:
+    return getattr(reason, "cause", "")
 
 
 def _costs(pair: Pair | None, cell: str) -> tuple[Cost | None, Cost | None]:

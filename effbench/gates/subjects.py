@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from effbench import api, feeding, lineup, plan
 from effbench.core import Case, Cell, Cost, Environment, Experiment, Sampling
-from effbench.errors import EffbenchError
+from effbench.errors import CannotStart, EffbenchError, Reason, of_reason
 from effbench.feeding import Input
 from effbench.gates.baseline import name_of
 from effbench.gates.config import BUDGET_S, YARDSTICK, Config, Subject
 from effbench.measurement import counting
+from effbench.measurement.counting import Counted
 from effbench.measurement.launcher import Site
 from effbench.plan import Plan
 from effbench.zoo.external import DEFAULT_SHAPE
@@ -57,10 +58,14 @@ def planned(config: Config, experiment: Experiment) -> Plan:
 def count(cells: Sequence[Cell], site: Site | None = None) -> Counts:
     """What each cell costs, by name: user code in a process of its own, which it may crash, hang or leave.
 
-    `site` is where that code lies, if not here.
+    `site` is where that code lies, if not here. Raises ForeignCode where a side runs what is not its own.
     """
     foreign = [cell for cell in cells if counting.is_foreign(cell.case.model)]
-    apart = counting.count_apart(foreign, Sampling().silence_s, site) if foreign else {}
+    apart: Mapping[str, Counted | str] = {}
+    try:
+        apart = counting.count_apart(foreign, Sampling().silence_s, site) if foreign else {}
+    except CannotStart as error:
+        apart = {cell.id: Reason.of(error) for cell in foreign}
     found: dict[str, Cost | str] = {}
     for cell in cells:
         name, case = name_of(cell.case), cell.case
@@ -72,7 +77,7 @@ def count(cells: Sequence[Cell], site: Site | None = None) -> Counts:
             profile = api.profile(case.model, case.fed, batch=cell.batch, dtype=case.dtype, arguments=case.arguments)
             found[name] = profile.cost
         except EffbenchError as error:
-            found[name] = str(error)
+            found[name] = Reason.of(error)
     return found
 
 
@@ -90,7 +95,7 @@ class CostsOf:
         self._counts = self._counts or count(self._cells, self._site)
         found = self._counts[name_of(cell.case)]
         if isinstance(found, str):
-            raise EffbenchError(found)
+            raise of_reason(found)
         return found
 
 

@@ -9,8 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from effbench.core import Cell, Cost, Traffic
-from effbench.errors import EffbenchError, ModelError, NeedsValues
+from effbench.errors import CannotStart, EffbenchError, ForeignCode, ModelError, NeedsValues, Reason, of_reason
 from effbench.feeding import Input
+from effbench.measurement import origins
 from effbench.measurement.builds import BUILDS, Build, NotBuilt, built, on_meta
 from effbench.measurement.launcher import Site, Worker, WorkerFailed, worker_environment
 from effbench.zoo import external, libraries
@@ -28,25 +29,38 @@ class Counted:
 
 
 def profile(
-    model: str, input_shape: Any, *, batch: int, dtype: str, arguments: Mapping[str, Any] | None = None
+    model: str,
+    input_shape: Any,
+    *,
+    batch: int,
+    dtype: str,
+    arguments: Mapping[str, Any] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Profile:
     """Count a named network, fed with `input_shape` (`feeding.described`), or as it says itself.
 
     A network of the zoo is built and counted in this process: its code keeps nothing. Others are built and counted in
-    forked children (`cost.apart`), a new one for each way to build them.
+    forked children (`cost.apart`), a new one for each way to build them. `check` is called where its code is loaded,
+    after everything that it does, and may raise what matters more than the outcome.
     Raises UnknownName, ModelError, InvalidValue.
     """
     from effbench import cost
 
     def count(build: Build) -> Profile | NotBuilt:
-        network = built(build, model, arguments or {})
-        if isinstance(network, NotBuilt):
-            return network
-        shape = input_shape if input_shape is not None else libraries.own_shape(network) or external.DEFAULT_SHAPE
-        by = cost.profile if ":" in model else cost.count
-        return by(network, shape, batch=batch, dtype=dtype)
+        try:
+            network = built(build, model, arguments or {})
+            if isinstance(network, NotBuilt):
+                return network
+            shape = input_shape if input_shape is not None else libraries.own_shape(network) or external.DEFAULT_SHAPE
+            by = cost.profile if ":" in model else cost.count
+            return by(network, shape, batch=batch, dtype=dtype)
+        finally:
+            check()
 
-    external.imported(model)  # before the fork, so that it is imported once
+    try:
+        external.imported(model)  # before the fork, so that it is imported once
+    finally:
+        check()
     builds = list(BUILDS)
     while True:
         build = builds.pop(0)
@@ -90,7 +104,7 @@ def count_apart(cells: Sequence[Cell], silence_s: float, site: Site | None = Non
     """Each cell's cost and kernels, or the reason why it has none.
 
     What ends the process is that cell's reason; the rest goes on. `site` is where the code lies, if not here.
-    Raises EffbenchError where no process can be started.
+    Raises CannotStart where no process can be started, ForeignCode where a side runs what is not its own.
     """
     found: dict[str, Counted | str] = {}
     while left := [cell for cell in cells if cell.id not in found]:
@@ -100,17 +114,17 @@ def count_apart(cells: Sequence[Cell], silence_s: float, site: Site | None = Non
             try:
                 for event in worker.events():
                     if event["event"] == "error":
-                        raise EffbenchError(event["message"])
+                        raise of_reason(Reason(event["message"], event.get("cause", "")))
                     working = event["cell"]
                     if event["event"] == "cost":
                         found[working] = Counted(_cost(event["cost"]), _kernels(event["kernels"]))
                     elif event["event"] == "skip":
-                        found[working] = event["reason"]
+                        found[working] = Reason(event["reason"], event.get("cause", ""))
                 reason = "the process ended early, without an error"
             except WorkerFailed as failure:
                 reason = str(failure)
         if not working:
-            raise EffbenchError(f"the counting process could not start: {reason}")
+            raise CannotStart(f"the counting process could not start: {reason}")
         found.setdefault(working, reason)
     return found
 
@@ -137,9 +151,9 @@ def tell_shapes(models: Sequence[str], emit: Callable[..., None]) -> None:
             emit("shape", model=model, shape=libraries.own_shape(on_meta(model, {})))
 
 
-def answer(orders: Sequence[Mapping[str, Any]], emit: Callable[..., None]) -> None:
+def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     """The other end of `count_apart`, in the process of its own: one event as each count begins, one as it ends."""
-    for order in orders:
+    for order in job["cells"]:
         emit("working", cell=order["cell"])
         try:
             found = profile(
@@ -148,9 +162,13 @@ def answer(orders: Sequence[Mapping[str, Any]], emit: Callable[..., None]) -> No
                 batch=order["batch"],
                 dtype=order["dtype"],
                 arguments=order["arguments"],
+                check=partial(origins.refuse_foreign, job),
             )
+        except ForeignCode:
+            raise
         except EffbenchError as error:
-            emit("skip", cell=order["cell"], reason=str(error))
+            reason = origins.explained(error, job)
+            emit("skip", cell=order["cell"], reason=str(reason), cause=reason.cause)
         else:
             kernels = {
                 level: [[kernel.madds, *astuple(kernel.traffic)] for kernel in each]

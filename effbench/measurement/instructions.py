@@ -16,8 +16,8 @@ from typing import Any
 
 from effbench import devices, scratch, stats
 from effbench.core import Reading
-from effbench.errors import EffbenchError
-from effbench.measurement import counters, preparation
+from effbench.errors import EffbenchError, ForeignCode, Reason, of_reason
+from effbench.measurement import counters, origins, preparation
 from effbench.measurement.counters import KINDS, Counter, Method
 from effbench.measurement.launcher import Site, Worker, WorkerFailed
 from effbench.runtimes import Unsupported
@@ -80,6 +80,8 @@ def take_all(
             # Python's own tables of names are the same in every process then.
             environment = {**variables, **method.variables, **_ONE_THREAD, "PYTHONHASHSEED": "0"}
             for event in _heard(asked, environment, SLOWDOWN * silence_s, under):
+                if event["event"] == "error" and event.get("cause"):
+                    raise of_reason(Reason(event["message"], event["cause"]))
                 if event["event"] == "working":
                     tell(event["cell"])
                 elif event["event"] == "skip" and "cell" in event:
@@ -175,21 +177,21 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
 
 
 def _count(job: Mapping[str, Any], spec: Mapping[str, Any], device: devices.Device, emit: Callable[..., None]) -> None:
-    from effbench.measurement.worker import refuse_foreign  # which is who runs this
-
     try:
         with preparation.gradients(spec["mode"], device):
             # Lean: what an earlier launch exported is not exported again, which takes minutes in an emulator.
             call = preparation.prepare(spec, job["seed"], device, emit, lean=True)
-            refuse_foreign(job)
             for _ in range(WARMUPS):
                 call()
+            origins.refuse_foreign(job)
             counter = counters.opened(job["counter"])
             gc.collect()
             gc.freeze()
             gc.disable()
             calls = _counted(counter, call, CALLS)
             emit("counted", cell=spec["id"], calls=calls, empty=_counted(counter, lambda: None, EMPTY_CALLS))
+    except ForeignCode as error:
+        emit("error", message=str(error), cause=error.cause)
     except (EffbenchError, Unsupported) as error:
         emit("skip", cell=spec["id"], reason=_first_line(error))
     except (devices.OutOfMemory, *NETWORK_FAILURES) as error:

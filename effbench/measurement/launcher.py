@@ -55,13 +55,17 @@ class Site:
     """Where a worker finds the code that it runs: here and now by default, or in another tree.
 
     `folder` is where it works, and what its `paths` are relative to: the first places that it imports from. Nothing
-    may be imported from `foreign`, the other side's tree. `python` is the interpreter of an environment of its own,
-    which must have effbench too. `under` are the words of a program that runs the interpreter, such as an emulator.
+    may be imported from `foreign`, the other side's tree, and nothing of the project from outside of `own`, the tree
+    that holds the folder; `listings` are files that hold the paths in both (`origins.write_listing`). `python` is the
+    interpreter of an environment of its own, which must have effbench too. `under` are the words of a program that runs
+    the interpreter, such as an emulator.
     """
 
     folder: Path | None = None
     paths: tuple[str, ...] = ()
     foreign: Path | None = None
+    own: Path | None = None
+    listings: tuple[Path, ...] = ()
     python: str | None = None
     under: tuple[str, ...] = ()
 
@@ -73,6 +77,8 @@ class Site:
             "paths": [str(self.folder / path) for path in self.paths],
             "folder": str(self.folder),
             "foreign": None if self.foreign is None else str(self.foreign),
+            "own": str(self.own or self.folder),
+            "listings": list(map(str, self.listings)),
         }
 
     def environment(self, variables: Mapping[str, str]) -> dict[str, str]:

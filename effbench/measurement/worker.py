@@ -10,22 +10,21 @@ import gc
 import json
 import os
 import queue
-import site
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, TextIO
 
 from effbench import devices, runtimes
 from effbench._version import __version__
 from effbench.core import READINGS, Block, Sampling
 from effbench.devices import Call, Device, OutOfMemory
-from effbench.errors import EffbenchError
-from effbench.measurement import breakdown, launcher, loop, preparation
+from effbench.errors import CannotStart, EffbenchError
+from effbench.measurement import breakdown, launcher, loop, origins, preparation
 from effbench.measurement.allotment import Stopwatch
 from effbench.operator_times import Breakdown
+from effbench.zoo import import_path
 from effbench.zoo.external import NETWORK_FAILURES
 
 Emit = Callable[..., None]
@@ -37,8 +36,6 @@ def main() -> int:
     """Carry out the job that the parent sends. Exit 0 even when every cell was skipped: the events say so."""
     orders, events = _pipes()
     job = json.loads(orders.readline())
-    # The first place to import from, now that effbench itself has come from its own.
-    sys.path[:0] = job.get("paths", [])
     heard: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(orders, heard), daemon=True).start()
 
@@ -46,6 +43,7 @@ def main() -> int:
         _write(events, {"event": event, **fields})
 
     try:
+        _find_modules(job)
         if job.get("task") == "peaks":
             from effbench.measurement import peaks
 
@@ -58,13 +56,13 @@ def main() -> int:
             from effbench.measurement import counting
 
             if job["task"] == "count":
-                counting.answer(job["cells"], emit)
+                counting.answer(job, emit)
             else:
                 counting.tell_shapes(job["models"], emit)
         else:
             launch(job, emit, heard.get)
     except EffbenchError as error:
-        emit("error", message=str(error))
+        emit("error", message=str(error), cause=error.cause)
     emit(launcher.OVER)
     return 0
 
@@ -89,6 +87,20 @@ def _pipes() -> tuple[TextIO, TextIO]:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     orders, events = ours
     return os.fdopen(orders, encoding="utf-8"), os.fdopen(events, "w", buffering=1, encoding="utf-8")
+
+
+def _find_modules(job: Mapping[str, Any]) -> None:
+    """Import from the job's `paths` first, now that effbench itself has come from its own place.
+
+    Raises CannotStart where a side of a gate has no torch.
+    """
+    paths = job.get("paths", [])
+    if job.get("folder") and (job.get("task") or job["device"] != "fake"):
+        try:
+            import_path.load_needed([*paths, job["folder"]])
+        except ImportError as error:
+            raise CannotStart(f"{sys.executable} cannot import torch ({_first_line(error)}); install it there") from error
+    sys.path[:] = import_path.arranged(paths, sys.path)
 
 
 def _listen(orders: TextIO, heard: queue.SimpleQueue[dict[str, Any]]) -> None:
@@ -131,6 +143,7 @@ def launch(job: Mapping[str, Any], emit: Emit, hear: Hear) -> None:
             _carry_out(job, device, sampling, watch, emit, hear)
     except _Broken:
         return
+    origins.refuse_foreign(job)  # also what was imported only when it was used
     emit("facts", facts=device.facts())
 
 
@@ -145,7 +158,7 @@ def _carry_out(
     job: Mapping[str, Any], device: Device, sampling: Sampling, watch: Stopwatch, emit: Emit, hear: Hear
 ) -> None:
     calls = _prepare_all(job, device, emit)
-    refuse_foreign(job)
+    origins.refuse_foreign(job)
     frozen = {spec["id"]: spec["calls"] for spec in job["cells"]}
     if job.get("obeys"):
         emit("prepared")
@@ -169,24 +182,6 @@ def _carry_out(
         if cell in calls:
             no_graph = runtimes.get(kind).no_graph
             _probe(device, cell, calls[cell], blocks[cell], no_graph, emit)
-
-
-def refuse_foreign(job: Mapping[str, Any]) -> None:
-    """Raise EffbenchError where a module came from the other side's tree: both sides would run the same code."""
-    if not job.get("foreign"):
-        return
-    own, foreign = Path(job["folder"]).resolve(), Path(job["foreign"]).resolve()
-    installed = [Path(place).resolve() for place in (sys.prefix, sys.base_prefix, *site.getsitepackages())]
-    for name, module in list(sys.modules.items()):
-        origin = getattr(module, "__file__", None)
-        if not isinstance(origin, str) or name.partition(".")[0] == "effbench":
-            continue
-        path = Path(origin).resolve()
-        if path.is_relative_to(foreign) and not any(path.is_relative_to(place) for place in (own, *installed)):
-            raise EffbenchError(
-                f"'{name}' was imported from the other side's tree, so both would run the same code; "
-                "remove the installed copy that leads there, or name the folder that holds it under `paths`"
-            )
 
 
 def _warm_up_all(

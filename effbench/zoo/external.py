@@ -12,6 +12,7 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -19,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from effbench.errors import ModelError
-from effbench.zoo import libraries
+from effbench.errors import Absent, LacksPackage, ModelError
+from effbench.zoo import import_path, libraries, packaged
 from effbench.zoo.libraries import LIBRARIES
 
 if TYPE_CHECKING:
@@ -105,25 +106,29 @@ def _literal(text: str) -> Any:
 
 
 def _import(module: str, name: str) -> Any:
-    # A user's package usually lies in the current folder, which a console script does not search.
-    sys.path.insert(0, "")
+    if (file := import_path.namesake(module)) is not None:
+        return _import_file(file, name)
     try:
-        return libraries.mended(lambda: importlib.import_module(module))
+        # A user's package usually lies in the current folder, which a console script does not search.
+        with import_path.searched("", before_python=import_path.is_pythons(module)):
+            return libraries.mended(lambda: importlib.import_module(module))
     except ModuleNotFoundError as error:
         missing = error.name or module
         if not f"{module}.".startswith(f"{missing}."):
             raise _lacking(name, missing) from error
-        raise ModelError(f"{name}: there is no module '{missing}'; install it or run where it lies") from error
+        absent = Absent(f"{name}: there is no module '{missing}'; install it or run where it lies")
+        absent.module = module
+        raise absent from error
     except NETWORK_FAILURES as error:  # a user's module may raise anything
-        raise ModelError(f"{name}: importing {module} fails: {_reason(error)}; correct {module} first") from error
-    finally:
-        sys.path.remove("")
+        raise _failed(f"{name}: importing {module} fails: {_reason(error)}; correct {module} first", error) from error
 
 
 def _import_file(path: Path, name: str) -> Any:
     if not path.is_file():
-        raise ModelError(f"{name}: there is no file {path}; check the path (now in {Path.cwd()})")
-    path = path.resolve()
+        absent = Absent(f"{name}: there is no file {path}; check the path (now in {Path.cwd()})")
+        absent.module = str(path)
+        raise absent
+    written, path = path, path.resolve()
     title = f"effbench_user_{path.stem}_{abs(hash(str(path))):x}"
 
     def load() -> Any:
@@ -135,24 +140,42 @@ def _import_file(path: Path, name: str) -> Any:
         specification.loader.exec_module(module)
         return module
 
-    sys.path.insert(0, str(path.parent))
     try:
-        return libraries.mended(load)
+        with import_path.searched(str(path.parent)):
+            return libraries.mended(load)
     except ModuleNotFoundError as error:
         sys.modules.pop(title, None)
-        raise _lacking(name, error.name or "a module") from error
+        missing = error.name or "a module"
+        better = packaged.better_name(written, name, missing)
+        raise (ModelError(better) if better else _lacking(name, missing)) from error
     except NETWORK_FAILURES as error:  # a user's file may raise anything
         sys.modules.pop(title, None)
-        raise ModelError(f"{name}: loading the file fails: {_reason(error)}; correct it first") from error
-    finally:
-        sys.path.remove(str(path.parent))
+        better = packaged.better_name(written, name) if isinstance(error, ImportError) else None
+        raise (
+            ModelError(better)
+            if better
+            else _failed(f"{name}: loading the file fails: {_reason(error)}; correct it first", error)
+        ) from error
+
+
+def _failed(message: str, error: BaseException) -> ModelError:
+    """The failure of a user's code, with the file that it did not find, where that is why."""
+    made, seen = ModelError(message), 0
+    while error is not None and seen < 10:
+        if isinstance(error, OSError) and isinstance(error.filename, (str, bytes)):
+            made.missing_file = os.path.abspath(os.fsdecode(error.filename))
+            break
+        error, seen = error.__cause__ or error.__context__, seen + 1  # type: ignore[assignment]
+    return made
 
 
 def _lacking(name: str, module: str) -> ModelError:
     """A user's code that imports what is not there."""
     root = module.partition(".")[0]
     package = f"'effbench[{root}]'" if root in LIBRARIES else root
-    return ModelError(f"{name} imports '{module}', which is not installed; pip install {package}")
+    lacking = LacksPackage(f"{name} imports '{module}', which is not installed; pip install {package}")
+    lacking.module = module
+    return lacking
 
 
 def _attribute(module: Any, attribute: str, place: str) -> Any:
@@ -162,7 +185,8 @@ def _attribute(module: Any, attribute: str, place: str) -> Any:
         public = [known for known in vars(module) if not known.startswith("_") and callable(getattr(module, known))]
         near = difflib.get_close_matches(attribute, public, n=1)
         advice = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(public) or 'nothing to call'}"
-        raise ModelError(f"{place} has no '{attribute}'; {advice}") from None
+        known = packaged.mentions(module, attribute)
+        raise (ModelError if known else Absent)(f"{place} has no '{attribute}'; {advice}") from None
 
 
 def _call(factory: Callable[..., Any], arguments: Mapping[str, Any], name: str) -> Any:
@@ -172,7 +196,7 @@ def _call(factory: Callable[..., Any], arguments: Mapping[str, Any], name: str) 
         return factory(**arguments)
     except NETWORK_FAILURES as error:  # a user's factory may raise anything
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items()) or "no arguments"
-        raise ModelError(f"{name} raises {_reason(error)}; called with {given}") from error
+        raise _failed(f"{name} raises {_reason(error)}; called with {given}", error) from error
 
 
 def _unpickle(path: Path) -> Any:

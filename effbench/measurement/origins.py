@@ -1,0 +1,362 @@
+"""Whose code a measuring process has loaded. Each side of a gate runs what its own tree holds.
+
+A copy of the user's package that is installed, or lies elsewhere on the path, would be measured on both sides, and any
+slowdown would pass. So the network's own module must come from its side's tree, and so must every other module that
+the repository, on either side, has a file for.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import site
+import sys
+import sysconfig
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from effbench.errors import Absent, EffbenchError, ForeignCode, LacksPackage, ModelError, Reason
+from effbench.zoo import external, import_path
+
+MODULES = (".py", ".pyx", ".so", ".pyd")
+PROJECTS = ("pyproject.toml", "setup.cfg", "setup.py")
+"""Files that say what a project is called when it is installed."""
+_ENDINGS = (*MODULES, *PROJECTS)
+_INITS = frozenset({"__init__.py", "__init__.pyx"})
+
+
+def write_listing(file: Path, paths: Iterable[str]) -> None:
+    """Keep what `refuse_foreign` needs of the paths of a tree's files, relative to its top: it may be very many."""
+    text = "\0".join(path for path in paths if path.endswith(_ENDINGS))
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def refuse_foreign(job: Mapping[str, Any]) -> None:
+    """Raise ForeignCode where this process has loaded a part of the project from anywhere but its own side's tree.
+
+    `job` holds what `launcher.Site.job` tells and the cells. Does nothing where there is no other side.
+    """
+    if not job.get("foreign"):
+        return
+    trees = _trees(job)
+    for spec in (*job.get("cells", ()), *([job["cell"]] if "cell" in job else [])):
+        _require_named(str(spec["model"]), trees)
+    for name, module in list(sys.modules.items()):
+        file = _file_of(module)
+        if file is None or name.partition(".")[0] in ("effbench", "__main__", "__mp_main__"):
+            continue
+        if not trees.is_own(file):
+            _require_own(name, file, trees)
+
+
+def explained(error: EffbenchError, job: Mapping[str, Any]) -> Reason:
+    """Why a cell does not run on this side: "absent" is only what this side's tree does not hold, "lacks" only what is
+    no part of the project.
+    """
+    if not job.get("foreign"):
+        return Reason.of(error)
+    trees, text = _trees(job), str(error)
+    if isinstance(error, Absent) and error.module:
+        if error.module.endswith(".py"):
+            return Reason(text, "" if trees.is_in_submodule(error.module) else error.cause)
+        held = trees.own.holding(error.module)
+        if not held:
+            return Reason.of(error)
+        return Reason(f"{text}; this side's tree has it in {held[0].path}: {trees.advice(held[0])}")
+    if isinstance(error, LacksPackage):
+        root = error.module.partition(".")[0]
+        known = [held for tree in (trees.own, trees.other) for held in tree.holding(error.module) or tree.holding(root)]
+        if known:
+            return Reason(f"{text.partition(';')[0]}; it is {known[0].path} of the project: {trees.advice(known[0])}")
+        only = trees.only_in_other(f"{root}.py") or trees.only_in_other(root)
+        return Reason(f"{text.partition(';')[0]}; {only}") if only else Reason.of(error)
+    hint = trees.only_in_other(error.missing_file) if isinstance(error, ModelError) and error.missing_file else ""
+    return Reason(f"{text}; {hint}" if hint else text, error.cause)
+
+
+# --- the two trees ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A file that a tree has for a module, relative to its top, and the folder that would have to be imported from."""
+
+    path: str
+    root: str
+
+
+class _Tree:
+    """The files of one side."""
+
+    def __init__(self, top: Path, files: Sequence[str]) -> None:
+        self.top, self.files = top, frozenset(files)
+        self._packages = {os.path.dirname(path) for path in files if os.path.basename(path) in _INITS}
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        for path in files:
+            if path.endswith(MODULES):
+                self._by_name[_parts(path)[-1]].append(path)
+
+    def holding(self, module: str) -> list[_Held]:
+        """The files that can be this module where modules are imported from the top, or from any folder that is no
+        package itself: a copy within a package, such as pip/_vendor/six.py, is not the six that others import.
+        """
+        wanted, found = module.split("."), []
+        for path in self._by_name.get(wanted[-1], ()):
+            parts = _parts(path)
+            root = "/".join(parts[: -len(wanted)])
+            if parts[-len(wanted) :] == wanted and root not in self._packages:
+                found.append(_Held(path, root))
+        return found
+
+    @cached_property
+    def projects(self) -> frozenset[str] | None:
+        """What the projects in this tree are called when they are installed; None where they do not say."""
+        files = [self.top / path for path in self.files if os.path.basename(path) in PROJECTS]
+        names = frozenset().union(*map(_names_in, files))
+        return names if names or not any(map(_is_installable, files)) else None
+
+
+class _Trees:
+    """The tree of this side, `own`, and of the other one. `folder` is where this side works, in its own tree."""
+
+    def __init__(self, own: _Tree, other: _Tree, folder: Path, paths: Sequence[str]) -> None:
+        self.own, self.other, self.folder, self.paths = own, other, folder, paths
+        self._installed = [os.path.realpath(place) for place in _installation()]
+
+    def is_own(self, file: str) -> bool:
+        """Is this real path a file of this side's own tree? An environment that lies in it is not, nor is a copy that
+        git does not know where it knows another: `_require_own` looks at those.
+        """
+        return _within(file, str(self.own.top)) and (not self.own.files or self.relative(file) in self.own.files)
+
+    def is_near(self, file: str) -> bool:
+        """Does it lie in this side's tree, and in no environment there?"""
+        return _within(file, str(self.own.top)) and not self._is_installed_in(file, str(self.own.top))
+
+    def is_of_other(self, file: str) -> bool:
+        """Does it lie in the other side's tree, and in no environment there?"""
+        own, other = str(self.own.top), str(self.other.top)
+        return _within(file, other) and not _within(file, own) and not self._is_installed_in(file, other)
+
+    def _is_installed_in(self, file: str, top: str) -> bool:
+        """An environment often lies in the project that it is for; a project may also lie in an environment."""
+        inner = (place for place in self._installed if place != top and _within(place, top))
+        return any(_within(file, place) for place in inner)
+
+    def relative(self, file: str) -> str:
+        return os.path.relpath(file, self.own.top).replace(os.sep, "/")
+
+    def claims(self, module: str) -> list[_Held]:
+        return [*self.own.holding(module), *self.other.holding(module)]
+
+    def is_same(self, file: str, module: str) -> bool:
+        """Is a file from elsewhere, byte for byte, what this side's tree holds for the module? Then it is its code."""
+        held = [os.path.realpath(self.own.top / each.path) for each in self.own.holding(module)]
+        own = [path for path in held if _within(path, str(self.own.top))]
+        content = _content(file)
+        return bool(own) and content is not None and all(_content(path) == content for path in own)
+
+    def is_of_another_project(self, module: str, file: str) -> bool:
+        """Was it installed by a project that is not this repository's, which only has a file of that name?"""
+        above, number = Path(file).parents, len(module.split(".")) - (os.path.basename(file) not in _INITS)
+        if number >= len(above):
+            return False
+        place = above[number]
+        found = _distribution_of(str(place), os.path.relpath(file, place).replace(os.sep, "/"))
+        names = [tree.projects for tree in (self.own, self.other)]
+        if found is None or None in names:
+            return False
+        name, source = found
+        tops = [str(tree.top) for tree in (self.own, self.other)]
+        ours = frozenset().union(*(each for each in names if each is not None))
+        return name not in ours and not (source and any(_within(source, top) for top in tops))
+
+    def advice(self, held: _Held) -> str:
+        """What to do, so that the module is found in its own tree."""
+        root = os.path.relpath(self.own.top / held.root, self.folder)
+        known = [os.path.relpath(self.folder / path, self.folder) for path in self.paths]
+        if root in known:
+            return "remove the other copy, or what leads there (PYTHONPATH, an editable install)"
+        return f'add "{root}" to `paths` under [check] in effbench.toml, or remove the installed copy'
+
+    def is_in_submodule(self, path: str) -> bool:
+        """Does it lie in a submodule, whose files a revision names without holding them?"""
+        inside = os.path.relpath(os.path.abspath(path), self.own.top).replace(os.sep, "/")
+        with_submodules = self.own.top / ".gitmodules"
+        text = with_submodules.read_text(errors="replace") if with_submodules.is_file() else ""
+        places = re.findall(r"^\s*path\s*=\s*\"?(.+?)\"?\s*$", text, re.MULTILINE)
+        return any(_within(inside, place, "/") for place in places)
+
+    def only_in_other(self, path: str) -> str:
+        """What to say of a file or folder that this side's tree lacks and the other one has, git-ignored perhaps."""
+        place = os.path.realpath(os.path.join(self.folder, path))
+        if not _within(place, str(self.own.top)) or os.path.exists(place):
+            return ""
+        inside = self.relative(place)
+        if not (self.other.top / inside).exists():
+            return ""
+        return f"{inside} lies in the other side's tree only (git-ignored?): commit it, or read it from outside of both"
+
+
+@lru_cache(maxsize=4)
+def _loaded(folder: str, own: str, foreign: str, paths: tuple[str, ...], listings: tuple[str, ...]) -> _Trees:
+    files = [_listed(Path(listing)) for listing in listings] or [(), ()]
+    tops = [Path(os.path.realpath(top)) for top in (own, foreign)]
+    return _Trees(_Tree(tops[0], files[0]), _Tree(tops[1], files[1]), Path(os.path.realpath(folder)), paths)
+
+
+def _trees(job: Mapping[str, Any]) -> _Trees:
+    own = job.get("own") or job["folder"]
+    return _loaded(
+        job["folder"], own, job["foreign"], tuple(job.get("paths", ())), tuple(job.get("listings") or ())
+    )
+
+
+def _listed(file: Path) -> list[str]:
+    text = file.read_bytes().decode("utf-8", "surrogateescape")
+    return text.split("\0") if text else []
+
+
+# --- what is refused --------------------------------------------------------------------------------
+
+
+def _require_named(model: str, trees: _Trees) -> None:
+    """The module or file that a network is named by comes from its own tree, whatever it is."""
+    name, _ = external.split_arguments(model)
+    place, _, attribute = name.rpartition(":")
+    if not place or not attribute or place == "pickle" or external.is_of_library(name):
+        return
+    namesake = import_path.namesake(place)
+    if place.endswith(".py") or namesake is not None:
+        file = os.path.realpath(namesake or place)
+        if not os.path.isfile(file):
+            return
+    else:
+        module = sys.modules.get(place)
+        loaded = None if module is None else _file_of(module)
+        if loaded is None:
+            return
+        file = loaded
+    if trees.is_own(file):
+        return
+    held = trees.claims(place)
+    if trees.is_of_other(file):
+        raise _of_other(place, held, trees)
+    if not trees.is_near(file) or held:
+        advice = trees.advice(held[0]) if held else "name a file or a module of the repository"
+        raise ForeignCode(
+            f"'{place}' comes from {file}, which is not of the tree that is measured, so both sides would run the same "
+            f"code; {advice}"
+        )
+
+
+def _require_own(name: str, file: str, trees: _Trees) -> None:
+    """Raises ForeignCode for a module that the project has a file for and that is another one."""
+    held = trees.claims(name)
+    if trees.is_of_other(file):
+        raise _of_other(name, held, trees)
+    if (
+        not held
+        or name.partition(".")[0] in import_path.NEEDED
+        or import_path.is_of_python(file)
+        or trees.is_same(file, name)
+        or trees.is_of_another_project(name, file)
+    ):
+        return
+    raise ForeignCode(
+        f"'{name}' was imported from {file}, but the project has it in {held[0].path}, so both sides would run the same "
+        f"code; {trees.advice(held[0])}"
+    )
+
+
+def _of_other(name: str, held: Sequence[_Held], trees: _Trees) -> ForeignCode:
+    advice = trees.advice(held[0]) if held else "remove the installed copy that leads there"
+    return ForeignCode(
+        f"'{name}' was imported from the other side's tree, so both would run the same code; {advice}"
+    )
+
+
+# --- parts ------------------------------------------------------------------------------------------
+
+
+def _parts(path: str) -> list[str]:
+    """The module at a path, name by name: ``a/b/__init__.py`` is a, b."""
+    *folders, file = path.split("/")
+    return folders if file in _INITS and folders else [*folders, file.partition(".")[0]]
+
+
+def _file_of(module: ModuleType) -> str | None:
+    """The real path of what a module was loaded from; None where it has none."""
+    file = getattr(module, "__file__", None)
+    if not isinstance(file, str) or not file:
+        return None
+    folder, name = os.path.split(file)
+    return os.path.realpath(file) if os.path.islink(file) else os.path.join(_real_folder(folder), name)
+
+
+@cache
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _within(path: str, place: str, separator: str = os.sep) -> bool:
+    return path == place or path.startswith(place.rstrip(separator) + separator)
+
+
+def _content(file: str) -> bytes | None:
+    try:
+        return Path(file).read_bytes()
+    except OSError:  # in an archive
+        return None
+
+
+def _installation() -> Iterator[str]:
+    """The folders that packages are installed in."""
+    yield from site.getsitepackages()
+    yield site.getusersitepackages()
+    yield sysconfig.get_path("purelib")
+    yield sysconfig.get_path("platlib")
+    yield from (sys.prefix, sys.base_prefix)
+
+
+@cache
+def _distribution_of(place: str, file: str) -> tuple[str, str] | None:
+    """Which project installed this file, relative to `place`: its name, and the folder that it was installed from."""
+    for found in importlib.metadata.distributions(path=[place]):
+        record = found.read_text("RECORD") or ""
+        if not record.startswith(f"{file},") and f"\n{file}," not in record:
+            continue
+        try:
+            url = urlsplit(json.loads(found.read_text("direct_url.json") or "{}").get("url", ""))
+        except ValueError:
+            url = urlsplit("")
+        return _plain(str(found.metadata["Name"])), os.path.realpath(unquote(url.path)) if url.scheme == "file" else ""
+    return None
+
+
+def _names_in(file: Path) -> set[str]:
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return set()
+    before = "" if file.name == "setup.py" else r"^\s*"
+    return {_plain(name) for name in re.findall(before + r"\bname\s*=\s*[\"']?([\w.-]+)", text, re.MULTILINE)}
+
+
+def _is_installable(file: Path) -> bool:
+    try:
+        return file.name == "setup.py" or (file.name == "pyproject.toml" and b"build-system" in file.read_bytes())
+    except OSError:
+        return False
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,94 @@
+"""What the text of a user's file says of it: the package that it is a part of, and the names that it gives."""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+
+def better_name(path: Path, name: str, missing: str = "") -> str | None:
+    """The advice to name a file of a package as a module: its relative imports work only then.
+
+    `missing` is a module that it did not find, which may be its own package. None where the file is no part of one.
+    """
+    level, imported = _relative(path)
+    parts = list(path.resolve().with_suffix("").parts)
+    depth = 1  # so many of the last parts are the module's name
+    while depth < len(parts) - 1 and os.path.isfile(os.path.join(*parts[:-depth], "__init__.py")):
+        depth += 1
+    depth = max(depth, level + 1 if level else 1)
+    if depth == 1 or depth >= len(parts):
+        return None
+    module = ".".join(parts[-depth:])
+    if missing and missing.partition(".")[0] != parts[-depth]:
+        return None
+    if not level and not missing:
+        return None
+    root = os.path.join(*parts[:-depth])
+    factory = name.partition("?")[0].rpartition(":")[2] if ":" in name else "FUNCTION"
+    why = f"it imports '{imported}'" if level and not missing else f"it imports its own package '{missing}'"
+    return f"{path} is a part of the package {parts[-depth]} ({why}); name it {module}:{factory}{_where(root)}"
+
+
+def _where(root: str) -> str:
+    """What else to do, so that modules of this folder are found."""
+    here = os.getcwd()
+    if os.path.realpath(root) in map(os.path.realpath, (entry or here for entry in (here, *sys.path))):
+        return ""
+    short = os.path.relpath(root, here)
+    return f" and set PYTHONPATH={short}, or in effbench.toml paths = [\"{short}\"] under [check]"
+
+
+def _relative(path: Path) -> tuple[int, str]:
+    """The most dots of a relative import in the file, and how it is written. (0, "") without one."""
+    found = [
+        ("." * node.level + (node.module or ""), node.level)
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    written, level = max(found, key=lambda item: item[1], default=("", 0))
+    return level, written
+
+
+def mentions(module: ModuleType, name: str) -> bool:
+    """Does the module's own file bind this name anywhere, or may it give it in another way?
+
+    Such a module has the name for some reason not now: a package that its import needs is not there. True for a module
+    whose file cannot be read.
+    """
+    file = getattr(module, "__file__", None)
+    if not file or not file.endswith(".py") or not os.path.isfile(file):
+        return True
+    return any(_binds(node, name) for node in _outside_functions(_tree(Path(file))))
+
+
+def _binds(node: ast.AST, name: str) -> bool:
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return node.name == name
+    if isinstance(node, ast.alias):
+        return name in (node.asname, node.name)
+    if isinstance(node, ast.Name):
+        return node.id == name
+    if isinstance(node, ast.Try):  # whatever it would have brought may have failed
+        return any(alias.name == "*" for inner in ast.walk(node) if isinstance(inner, ast.ImportFrom) for alias in inner.names)
+    return isinstance(node, ast.Constant) and node.value == name  # in a table of names that are imported when used
+
+
+def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those within functions and classes, whose names are their own; ``__getattr__`` gives others."""
+    for child in ast.iter_child_nodes(node):
+        yield child
+        is_closed = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda))
+        if not is_closed or getattr(child, "name", "") == "__getattr__":
+            yield from _outside_functions(child)
+
+
+def _tree(path: Path) -> ast.AST:
+    try:
+        return ast.parse(path.read_bytes())
+    except (OSError, ValueError, SyntaxError, RecursionError):
+        return ast.Module([], [])
