@@ -17,7 +17,8 @@ from effbench import environment
 from effbench._version import __version__
 from effbench.conditions import Conditions
 from effbench.core import Block, Cell, Cost, Environment, Result, Run, Timing
-from effbench.errors import EffbenchError
+from effbench.errors import EffbenchError, NotComparable
+from effbench.measurement import sources
 from effbench.plan import Bundled, Plan
 from effbench.storage import RunWriter
 from effbench.unrest import Observation
@@ -71,7 +72,6 @@ class Recording:
             "mode": plan.cells[0].mode,
             "sampling": dataclasses.asdict(plan.sampling),
             "breakdown": bool(plan.experiment.breakdown),
-            "files": self.files,
             "cells": [self.order(cell) for cell in plan.cells if cell.id not in self.skipped],
         }
 
@@ -168,6 +168,10 @@ class Recording:
                 self.calls[values["cell"]] = values["calls"]
                 self.writer.append("calls", cell=values["cell"], calls=values["calls"])
         elif kind == "files":
+            try:
+                sources.require_same(self.files, values["files"])
+            except NotComparable as error:
+                raise NotComparable(f"{error}{self.how_to_go_on()}") from None
             new = {name: told for name, told in values["files"].items() if name not in self.files}
             if new:
                 self.files |= new

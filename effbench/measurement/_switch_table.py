@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 ADVICE_THREADS = "--threads sets them for every cell"
 
@@ -77,7 +77,12 @@ def _of_torch() -> Iterator[Switch]:
     c: Any = torch._C
     backends: Any = torch.backends
     yield Switch("torch's default device", _default_device, _set_default_device)
-    yield Switch("the number of torch's open modes", _open_modes, _close_modes, follows=("torch's default device",))
+    yield Switch(
+        "torch's open modes (of functions, of operators)",
+        _open_modes,
+        _close_modes,
+        follows=("torch's default device",),
+    )
     yield Switch("torch's inference mode", torch.is_inference_mode_enabled, _set_inference_mode)
     yield Switch("torch's grad mode", torch.is_grad_enabled, c._set_grad_enabled, follows=("torch's inference mode",))
     yield Switch("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype)
@@ -140,8 +145,12 @@ def _flag(name: str, stem: str, follows: tuple[str, ...] = (), getter: str = "",
     import torch
 
     c: Any = torch._C
-    getter, setter = getter or f"_get_{stem}", setter or f"_set_{stem}"
-    return Switch(name, lambda: getattr(c, getter)(), lambda value: getattr(c, setter)(value), follows)
+    read, put_back = getattr(c, getter or f"_get_{stem}", None), getattr(c, setter or f"_set_{stem}", None)
+    return Switch(name, read or _absent, put_back, follows)
+
+
+def _absent() -> NoReturn:
+    raise AttributeError("not in this version")
 
 
 def _precision(torch: Any) -> Iterator[Switch]:
