@@ -38,7 +38,7 @@ def prepare(
     runtime.require(setting)
     if lean and isinstance(runtime, Exported) and runtime.is_exported(setting):
         return device.bind(_reopened(runtime, spec, seed, device, setting), spec["cost"])
-    with held.building(spec), sources.watched():
+    with sources.watched(), held.building(spec):
         network, inputs = built(spec, seed, device, lean=lean)
     expected = None
     with _out_of_memory_translated(), held.calling(spec["id"]):

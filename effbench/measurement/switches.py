@@ -8,7 +8,6 @@ cell. The second is put back too, but the cell is left out: its calls run under 
 from __future__ import annotations
 
 import contextlib
-import sys
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from typing import Any
 from effbench.devices import Device
 from effbench.errors import EffbenchError
 from effbench.measurement._switch_table import Switch, rows, shown
+from effbench.zoo import external
+from effbench.zoo.libraries import LIBRARIES
 
 _LISTED = 3
 
@@ -56,6 +57,7 @@ class Held:
         self._all = tuple(range(len(self._switches)))
         self._before: list[Any] = []
         self._notes: dict[str, str] = {}
+        self._imported: dict[str, list[tuple[int, Any]]] = {}
         self._modes: dict[str, list[tuple[Any, bool]]] = {}
         self.spoiled = ""
         """What could not be put back: nothing more can be measured in this process."""
@@ -75,18 +77,38 @@ class Held:
         """
         model = str(spec["model"])
         subject = "building it" if model.startswith("pickle:") else model
-        interop: list[int] = []
+        interop: list[tuple[int, int]] = []
         try:
-            with _interop_threads_left(interop if self._switches else None):
+            with interop_threads_left(interop) if self._switches else contextlib.nullcontext():
+                self._import(model)
                 yield
         finally:
             changes = self._put_back(self._all)
         said = [f"{each.switch.name} to {shown(each.after)} (put back to {shown(each.before)})" for each in changes]
-        said += [f"torch's inter-op threads to {number} (left as they are)" for number in interop[-1:]]
+        said += [f"torch's inter-op threads to {number} (left at {left})" for number, left in interop[-1:]]
         if self.spoiled:
             raise Switched(f"{subject} sets {self.spoiled}; take that out of it")
         if said:
             self._notes[spec["id"]] = f"{subject} sets {_listed(said)}: every cell is measured under the same settings"
+
+    def _import(self, model: str) -> None:
+        """Import a package's module, which happens once, and set what that sets for each network that is built from it.
+
+        A file is read anew for each.
+        """
+        place = model.partition("?")[0].rpartition(":")[0]
+        if not self._switches or not place or place.endswith(".py") or place in ("pickle", *LIBRARIES):
+            return
+        external.imported(model)
+        if place not in self._imported:
+            after = [_read(switch) for switch in self._switches]
+            self._imported[place] = [(number, after[number]) for number in self._changed(after)]
+            return
+        for number, value in self._imported[place]:
+            put_back = self._switches[number].put_back
+            if put_back is not None:
+                with contextlib.suppress(Exception):
+                    put_back(value)
 
     def facts(self, cell: str) -> dict[str, str]:
         """What building the cell's network changed, as a fact of its "probe"."""
@@ -181,17 +203,21 @@ def _listed(said: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _interop_threads_left(asked: list[int] | None) -> Iterator[None]:
-    """Meanwhile setting torch's inter-op threads is noted in `asked` and not done.
+def interop_threads_left(asked: list[tuple[int, int]] | None = None) -> Iterator[None]:
+    """Meanwhile setting torch's inter-op threads to another number is not done, and noted in `asked` with theirs.
 
-    torch lets a process set them once, which the device has done: the line at the top of many files would raise.
+    torch lets a process set them once. The line at the top of many files would raise where a device has set them, or
+    where the file is read a second time.
     """
-    torch: Any = sys.modules.get("torch")
-    if asked is None or torch is None:
-        yield
-        return
-    original = torch.set_num_interop_threads
-    torch.set_num_interop_threads = asked.append
+    import torch
+
+    original: Any = torch.set_num_interop_threads
+
+    def noted(number: int) -> None:
+        if asked is not None and number != torch.get_num_interop_threads():
+            asked.append((number, torch.get_num_interop_threads()))
+
+    torch.set_num_interop_threads = noted
     try:
         yield
     finally:
@@ -213,9 +239,11 @@ def kept() -> Iterator[Held]:
 
     Yields what can say before the end what has changed (`Held.put_back`). What cannot be put back stays.
     """
+    import torch  # noqa: F401 # not only once a network has imported it, and changed it
+
     found = Held(rows())
     try:
-        with _interop_threads_left([]):
+        with interop_threads_left():
             yield found
     finally:
         found.put_back()
