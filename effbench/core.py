@@ -329,6 +329,8 @@ class Run:
     command: str = ""
     path: str | None = None
     complete: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
+    """The files that the networks consist of, with their SHA-256; empty in runs that did not record them."""
 
     def __iter__(self) -> Iterator[Result]:
         return iter(self.results)

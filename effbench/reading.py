@@ -84,6 +84,7 @@ class _Builder:
         launches: dict[int, Launch] = {}
         used: dict[int, float] = {}
         blocks: dict[str, list[Block]] = {}
+        files: dict[str, str] = {}
         complete = False
         for number, record in records:
             try:
@@ -115,7 +116,9 @@ class _Builder:
                     blocks.setdefault(block.cell, []).append(block)
                 elif kind == "complete":
                     complete = True
-                elif kind not in ("verdicts", "facts"):
+                elif kind == "facts":
+                    files = {**_texts(record.get("files") or {}), **files}
+                elif kind != "verdicts":
                     raise ValueError(f"unknown kind of record '{kind}'")
                 if "at_s" in record and "launch" in record:
                     used[record["launch"]] = max(used.get(record["launch"], 0.0), _seconds(record["at_s"]))
@@ -136,6 +139,7 @@ class _Builder:
             results=tuple(replace(each, blocks=tuple(blocks.get(name, ()))) for name, each in results.items()),
             launches=tuple(replace(each, used_s=used.get(each.number)) for each in launches.values()),
             complete=complete,
+            files=files,
         )
 
     def _header(self, record: Mapping[str, Any]) -> Run:
@@ -328,6 +332,7 @@ def _reading(record: Mapping[str, Any]) -> Reading:
 _PROBED: Mapping[str, Any] = {
     "bound": str | None,
     "output": str | None,
+    "switches": str | None,
     "pieces": int | None,
     "operators": int | None,
     "outside": Mapping[str, int] | None,
@@ -347,6 +352,12 @@ def probe(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, kind in _PROBED.items():
         if not _fits(values.get(name), kind):
             raise ValueError(f"{name} cannot be {str(values[name])[:40]!r}")
+    return dict(values)
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    if not all(isinstance(value, str) for value in values.values()):
+        raise ValueError("a file is told by a text")
     return dict(values)
 
 

@@ -17,7 +17,8 @@ from effbench import environment
 from effbench._version import __version__
 from effbench.conditions import Conditions
 from effbench.core import Block, Cell, Cost, Environment, Result, Run, Timing
-from effbench.errors import Reason, of_reason
+from effbench.errors import NotComparable, Reason, of_reason
+from effbench.measurement import sources
 from effbench.plan import Bundled, Plan
 from effbench.storage import RunWriter
 from effbench.unrest import Observation
@@ -41,6 +42,8 @@ class Recording:
     """Facts about the device's peaks, for the environment."""
     skipped: dict[str, str] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    """What the networks consist of (`sources.digests`): a later launch must find the same."""
     read: set[tuple[str, str]] = field(default_factory=set)
     """Cells and what is read of them already, beside the rounds."""
     can_resume: bool = True
@@ -154,18 +157,38 @@ class Recording:
             self.begin(values)
         elif kind == "block":
             timing = Timing(**{**values["timing"], "flags": tuple(values["timing"]["flags"])})
+            self._require_calls(values["cell"], timing.calls)
             place = (launch, values["round"], values["position"], values["cell"])
             self.writer.block(Block(*place, _forwards(timing), values.get("at_s")))
         elif kind == "skip":
             self.skip(values["cell"], values["reason"])
         elif kind == "calls":
+            self._require_calls(values["cell"], values["calls"])
             if values["cell"] not in self.calls:
                 self.calls[values["cell"]] = values["calls"]
                 self.writer.append("calls", cell=values["cell"], calls=values["calls"])
+        elif kind == "files":
+            try:
+                sources.require_same(self.files, values["files"])
+            except NotComparable as error:
+                raise NotComparable(f"{error}{self.how_to_go_on()}") from None
+            new = {name: told for name, told in values["files"].items() if name not in self.files}
+            if new:
+                self.files |= new
+                self.writer.append("facts", launch=launch, files=new)
         elif kind == "error":
             raise of_reason(Reason(values["message"] + self.how_to_go_on(), values.get("cause", "")))
         else:
             self.writer.append(kind, launch=launch, **values)
+
+    def _require_calls(self, cell: str, calls: int) -> None:
+        """A block of another number of calls has another bias. Raises EffbenchError."""
+        frozen = self.calls.get(cell, calls)
+        if calls != frozen:
+            raise EffbenchError(
+                f"a block of {cell} came back with {calls} calls, and every other has {frozen}; this is a fault of "
+                f"effbench or of its environment, please report it{self.how_to_go_on()}"
+            )
 
     def skip(self, cell: str, reason: str) -> None:
         """Leave a cell out from now on."""

@@ -18,9 +18,9 @@ from typing import Any
 from effbench import claims, environment, launches, machine, scratch, storage
 from effbench.core import Cell, Cost, Reading, Run, Sampling
 from effbench.emulation import EMULATED, is_emulated
-from effbench.errors import EffbenchError, StorageError
+from effbench.errors import EffbenchError, NotComparable, StorageError
 from effbench.measurement import peaks as measuring
-from effbench.measurement import readings
+from effbench.measurement import readings, sources
 from effbench.measurement.launcher import Worker, WorkerFailed, worker_environment
 from effbench.measurement.stop import MIN_ROUNDS_ON_BUDGET
 from effbench.peaks import Peaks
@@ -166,8 +166,13 @@ def _go_on(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundled: Bun
             raise EffbenchError(
                 f"{result.cell.id} was a module of a Python session that has ended; measure it again there"
             )
+    try:
+        sources.require_unchanged(run.files)
+    except NotComparable as error:
+        raise NotComparable(f"{error}; what was measured is kept in {writer.directory}") from None
     record = Recording(dataclasses.replace(plan_of(run), bundled=bundled), writer, folder, run.command, run.environment)
     record.costs = {result.cell.id: result.cost for result in run.results}
+    record.files = dict(run.files)
     record.skipped = {result.cell.id: result.skipped for result in run.results if result.skipped}
     record.calls = {result.cell.id: result.calls for result in run.results if result.calls}
     record.read = {(result.cell.id, reading.what) for result in run.results for reading in result.readings}
@@ -244,6 +249,7 @@ def _read_beside(record: Recording, watch: Watch) -> None:
             "device": plan.device,
             "device_options": dict(plan.device_options),
             "mode": plan.cells[0].mode,
+            "files": record.files,
             "sampling": dataclasses.asdict(plan.sampling),
         }
         taken = readings.take_all(

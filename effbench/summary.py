@@ -265,6 +265,12 @@ def _flags(run: Run, result: Result, bound: str | None, clock: str) -> tuple[str
     return tuple(flags)
 
 
+def switched(run: Run, cell: str) -> tuple[str, ...]:
+    """What building the cell's network changed for the whole process, and that it was put back; () where nothing."""
+    told = (launch.probes.get(cell, {}).get("switches") for launch in run.launches)
+    return tuple(dict.fromkeys(filter(None, told)))
+
+
 def _notes(run: Run, result: Result, bound: str | None, own_clock: str, clock: str) -> tuple[str, ...]:
     calls = sum(block.timing.calls for block in result.blocks)
     faults = sum(block.timing.minor_faults for block in result.blocks)
@@ -275,6 +281,7 @@ def _notes(run: Run, result: Result, bound: str | None, own_clock: str, clock: s
         notes.append("ratio by the wall clock, as its reference has no device time")
     if any(launch.probes.get(result.cell.id, {}).get("output") for launch in run.launches):
         notes.append("its output is not finite")
+    notes += switched(run, result.cell.id)
     if calls and faults / calls > FAULTS_PER_CALL:
         notes.append(f"{faults / calls:.2g} page faults a call")
     return tuple(notes)

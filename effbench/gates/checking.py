@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from effbench import devices, environment, feeding, lineup, plan, runner, storage
+from effbench import devices, environment, feeding, lineup, plan, runner, storage, summary
 from effbench.core import Cell, Run
 from effbench.errors import CorruptRun, DeviceUnavailable, EffbenchError, InvalidValue, NotComparable, StorageError
 from effbench.gates import baseline, budgets
@@ -109,9 +109,12 @@ def against_run(
         cells = [stored.result(unit).cell, *cells]
     try:
         run = _measure(_plan_like(stored, cells, config), directory, command, _guarded(stored, directory, watch))
-    except NotComparable:
+    except NotComparable as error:
         differences = environment.differences(stored.environment, storage.load(directory).environment)
-        return replace(decision, findings=(*baseline.unlike(differences, names), *found), directory=str(directory))
+        unlike = [Finding("baseline", name, "ENVIRONMENT", str(error)) for name in names]  # a file changed meanwhile
+        if differences:
+            unlike = list(baseline.unlike(differences, names))
+        return replace(decision, findings=(*unlike, *found), directory=str(directory))
     rule = Rule(tolerance=config.tolerance_of(""), alpha=config.alpha or Rule().alpha)
     tolerances = {cell.id: config.tolerance_of(name_of(cell.case)) for cell in cells}
     verdicts = baseline.judge(stored, run, judged, rule, tolerances, yardstick=unit, same_costs=config.same_costs)
@@ -119,7 +122,7 @@ def against_run(
         decision,
         findings=(*verdicts, *found),
         geomean=baseline.geomean(stored, run, judged, unit),
-        notes=(*decision.notes, *baseline.remarks(stored, run, judged, unit)),
+        notes=(*decision.notes, *baseline.remarks(stored, run, judged, unit), *_switched(run)),
         facts=facts(run.environment),
         directory=str(directory),
         seconds=time.monotonic() - started,
@@ -139,6 +142,10 @@ def together(decisions: Sequence[Decision]) -> Decision:
 
 
 # --- parts ------------------------------------------------------------------------------------------
+
+
+def _switched(run: Run) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(note for result in run for note in summary.switched(run, result.cell.id)))
 
 
 def _measure(chosen: Plan, directory: Path, command: str, watch: Watch | None) -> Run:

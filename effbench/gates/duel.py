@@ -200,7 +200,9 @@ class Duel:
                     # The same number of calls in every block of either side: another one is a bias of its own.
                     party.tell(calls=calls)
                     party.hear("null")
-                    calls = {cell: party.record.calls[cell] for cell in cells if cell in party.record.calls}
+                    warm = {cell: party.record.calls[cell] for cell in cells if cell in party.record.calls}
+                    _require_same_calls(calls, warm)
+                    calls = warm
                     self._failed_starts = 0
                 for party in self._alternate(number, cells):
                     party.hear("block", "skip")
@@ -251,6 +253,16 @@ class Duel:
         self._failed_starts += 1
         if self._failed_starts >= STARTS:
             raise CannotStart(f"the {party.name}'s measuring process could not start: {ending}")
+
+
+def _require_same_calls(told: Mapping[str, int], heard: Mapping[str, int]) -> None:
+    """Raise EffbenchError where a side makes blocks of another number of calls than it was told."""
+    for cell, number in heard.items():
+        if told.get(cell, number) != number:
+            raise EffbenchError(
+                f"the sides make blocks of {told[cell]} and {number} calls of {cell}, which cannot be compared; "
+                "measure again, and report this"
+            )
 
 
 def _count(record: Recording, cost_of: CostOf) -> None:

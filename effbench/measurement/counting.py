@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from effbench.core import Cell, Cost, Traffic
 from effbench.errors import CannotStart, EffbenchError, ForeignCode, ModelError, NeedsValues, Reason, of_reason
 from effbench.feeding import Input
-from effbench.measurement import origins
+from effbench.measurement import origins, switches
 from effbench.measurement.builds import BUILDS, Build, NotBuilt, built, on_meta
 from effbench.measurement.launcher import Site, Worker, WorkerFailed, worker_environment
 from effbench.zoo import external, libraries
@@ -40,10 +40,23 @@ def profile(
     """Count a named network, fed with `input_shape` (`feeding.described`), or as it says itself.
 
     A network of the zoo is built and counted in this process: its code keeps nothing. Others are built and counted in
-    forked children (`cost.apart`), a new one for each way to build them. `check` is called where its code is loaded,
-    after everything that it does, and may raise what matters more than the outcome.
+    forked children (`cost.apart`), a new one for each way to build them. What a stranger's file sets for the whole
+    process as it is imported is put back. `check` is called where its code is loaded, after everything that it does,
+    and may raise what matters more than the outcome.
     Raises UnknownName, ModelError, InvalidValue.
     """
+    with switches.interop_threads_left() if ":" in model else nullcontext():
+        return _profiled(model, input_shape, batch, dtype, arguments, check)
+
+
+def _profiled(
+    model: str,
+    input_shape: Any,
+    batch: int,
+    dtype: str,
+    arguments: Mapping[str, Any] | None,
+    check: Callable[[], None],
+) -> Profile:
     from effbench import cost
 
     def count(build: Build) -> Profile | NotBuilt:
@@ -58,7 +71,8 @@ def profile(
             check()
 
     try:
-        external.imported(model)  # before the fork, so that it is imported once
+        with switches.kept() if ":" in model else nullcontext():
+            external.imported(model)  # before the fork, so that it is imported once
     finally:
         check()
     builds = list(BUILDS)

@@ -39,9 +39,10 @@ def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float)
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     """The other end. Raises EffbenchError where there is no counter, or one that stands still."""
     spec = job["cell"]
-    with readings.ready(job, emit) as (device, call):
+    with readings.ready(job, emit) as (device, call, _):
         device.energy()  # refuses before anybody waits
-        emit("reading", values=measured(device, call, spec["id"], spec["batch"], Sampling(**job["sampling"])))
+        values = measured(device, call, spec["id"], spec["batch"], Sampling(**job["sampling"]))
+    emit("reading", values=values)
 
 
 def measured(device: Device, call: Call, cell: str, batch: int, sampling: Sampling) -> dict[str, Any]:

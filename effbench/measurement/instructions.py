@@ -17,7 +17,7 @@ from typing import Any
 from effbench import devices, scratch, stats
 from effbench.core import Reading
 from effbench.errors import EffbenchError, ForeignCode, Reason, of_reason
-from effbench.measurement import counters, origins, preparation
+from effbench.measurement import counters, origins, preparation, sources, switches
 from effbench.measurement.counters import KINDS, Counter, Method
 from effbench.measurement.launcher import Site, Worker, WorkerFailed
 from effbench.runtimes import Unsupported
@@ -180,15 +180,20 @@ def _count(job: Mapping[str, Any], spec: Mapping[str, Any], device: devices.Devi
     try:
         with preparation.gradients(spec["mode"], device):
             # Lean: what an earlier launch exported is not exported again, which takes minutes in an emulator.
-            call = preparation.prepare(spec, job["seed"], device, emit, lean=True)
-            for _ in range(WARMUPS):
-                call()
+            held = switches.held(device)
+            call = preparation.prepare(spec, job["seed"], device, emit, held, lean=True)
             origins.refuse_foreign(job)
+            sources.of_job({**job, "cells": [spec]})
+            with held.calling(spec["id"]):
+                for _ in range(WARMUPS):
+                    call()
             counter = counters.opened(job["counter"])
             gc.collect()
             gc.freeze()
             gc.disable()
+            held.renew()
             calls = _counted(counter, call, CALLS)
+            held.require(spec["id"])
             emit("counted", cell=spec["id"], calls=calls, empty=_counted(counter, lambda: None, EMPTY_CALLS))
     except ForeignCode as error:
         emit("error", message=str(error), cause=error.cause)

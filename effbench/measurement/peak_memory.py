@@ -12,7 +12,7 @@ from typing import Any
 
 from effbench import devices, runtimes
 from effbench.core import Reading
-from effbench.measurement import launcher, preparation, readings
+from effbench.measurement import launcher, preparation, readings, sources, switches
 from effbench.runtimes import Unsupported
 from effbench.runtimes.exported import Exported
 
@@ -54,10 +54,13 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     device.release()
     before = device.memory(afresh=True)
     with preparation.gradients(job["mode"], device):
-        call = preparation.prepare(spec, job["seed"], device, emit, lean=True)
-        for _ in range(CALLS):
-            call()
-        device.synchronize()
+        held = switches.held(device)
+        call = preparation.prepare(spec, job["seed"], device, emit, held, lean=True)
+        sources.of_job({**job, "cells": [spec]})
+        with held.calling(spec["id"]):
+            for _ in range(CALLS):
+                call()
+            device.synchronize()
     after = device.memory()
     code = None if after.code_bytes is None else after.code_bytes - (before.code_bytes or 0)
     params = spec["cost"].get("params")

@@ -40,13 +40,16 @@ def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float)
 
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     """The other end: `steady` and `calls_ns`."""
-    with readings.ready(job, emit) as (device, call):
-        warm, _ = loop.warm_up(device, call, job["cell"]["id"], job["cell"]["calls"], Sampling(**job["sampling"]))
+    with readings.ready(job, emit) as (device, call, held):
+        with held.calling(job["cell"]["id"]):
+            warm, _ = loop.warm_up(device, call, job["cell"]["id"], job["cell"]["calls"], Sampling(**job["sampling"]))
         # A collection in the middle of a call would be our tail and not the network's.
         gc.collect()
         gc.freeze()
         gc.disable()
-        emit("reading", values={"steady": warm.steady, "calls_ns": single_calls(device, call)})
+        held.renew()
+        values = {"steady": warm.steady, "calls_ns": single_calls(device, call)}
+    emit("reading", values=values)
 
 
 def single_calls(device: Device, call: Call) -> list[int]:

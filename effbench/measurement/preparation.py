@@ -11,16 +11,19 @@ from effbench import feeding, runtimes
 from effbench.devices import Call, Device, OutOfMemory, cpu
 from effbench.errors import ModelError
 from effbench.feeding import Input
-from effbench.measurement import agreement, builds, keeping
+from effbench.measurement import agreement, builds, keeping, sources
+from effbench.measurement.switches import NOTHING, Held
 from effbench.runtimes import Setting, Unsupported
 from effbench.runtimes.exported import Exported, as_arrays
 
 Emit = Callable[..., None]
 
 
-def prepare(spec: Mapping[str, Any], seed: int, device: Device, emit: Emit, *, lean: bool = False) -> Call:
+def prepare(
+    spec: Mapping[str, Any], seed: int, device: Device, emit: Emit, held: Held = NOTHING, *, lean: bool = False
+) -> Call:
     """A call for the cell that `spec` (`Recording.order`) describes, checked against eager float32 where it is not
-    that. Says as a "probe" what became of the network.
+    that. Says as a "probe" what became of the network. `held` watches what it changes.
 
     `lean` leaves out whatever takes memory that running the network does not: the check, inputs beyond the first, and
     the network itself where an earlier launch has exported it. Raises OutOfMemory, EffbenchError, Unsupported, and
@@ -35,16 +38,21 @@ def prepare(spec: Mapping[str, Any], seed: int, device: Device, emit: Emit, *, l
     runtime.require(setting)
     if lean and isinstance(runtime, Exported) and runtime.is_exported(setting):
         return device.bind(_reopened(runtime, spec, seed, device, setting), spec["cost"])
-    network, inputs = built(spec, seed, device, lean=lean)
+    with sources.watched(), held.building(spec):
+        network, inputs = built(spec, seed, device, lean=lean)
     expected = None
-    with _out_of_memory_translated():
+    with _out_of_memory_translated(), held.calling(spec["id"]):
+        held.watch(spec["id"], network)
         if not lean and setting.mode == "infer" and not _is_reference(spec):
-            expected = _reference(network, inputs[0])
+            with sources.watched():
+                expected = _reference(network, inputs[0])
+            held.require(spec["id"])  # now, since a runtime may refuse for a reason that follows from it
         network, inputs = _converted(network, inputs, setting)
+        held.watch(spec["id"], network)
         prepared = runtime.prepare(network, inputs, setting)
         output = prepared.call()
         device.synchronize()
-    facts = dict(prepared.facts)
+    facts = {**prepared.facts, **held.facts(spec["id"])}
     if not is_finite(output):
         facts["output"] = "not finite"
     if expected is not None:

@@ -16,8 +16,9 @@ from effbench import devices, runtimes
 from effbench.core import Reading
 from effbench.devices import Call, Device, OutOfMemory
 from effbench.errors import EffbenchError
-from effbench.measurement import preparation
+from effbench.measurement import preparation, sources, switches
 from effbench.measurement.launcher import Worker, WorkerFailed
+from effbench.measurement.switches import Held
 from effbench.zoo.external import NETWORK_FAILURES
 
 
@@ -64,12 +65,19 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
 
 
 @contextlib.contextmanager
-def ready(job: Mapping[str, Any], emit: Callable[..., None]) -> Iterator[tuple[Device, Call]]:
-    """The job's device, set up, and a call of its cell, as they are in a launch. Raises as `preparation.prepare`."""
+def ready(job: Mapping[str, Any], emit: Callable[..., None]) -> Iterator[tuple[Device, Call, Held]]:
+    """The job's device, set up, a call of its cell, and what watches it. Raises as `preparation.prepare`.
+
+    At the end it raises Switched where the calls have changed what they were made with: what is read is told after it.
+    """
     device = devices.get(job["device"], **job["device_options"])
     device.setup()
     with preparation.gradients(job["mode"], device):
-        yield device, preparation.prepare(job["cell"], job["seed"], device, emit)
+        held = switches.held(device)
+        call = preparation.prepare(job["cell"], job["seed"], device, emit, held)
+        sources.of_job({**job, "cells": [job["cell"]]})
+        yield device, call, held
+        held.require(job["cell"]["id"])
 
 
 def one_process(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:

@@ -21,8 +21,9 @@ from effbench._version import __version__
 from effbench.core import READINGS, Block, Sampling
 from effbench.devices import Call, Device, OutOfMemory
 from effbench.errors import CannotStart, EffbenchError
-from effbench.measurement import breakdown, launcher, loop, origins, preparation
+from effbench.measurement import breakdown, launcher, loop, origins, preparation, sources, switches
 from effbench.measurement.allotment import Stopwatch
+from effbench.measurement.switches import Held
 from effbench.operator_times import Breakdown
 from effbench.zoo import import_path
 from effbench.zoo.external import NETWORK_FAILURES
@@ -140,7 +141,7 @@ def launch(job: Mapping[str, Any], emit: Emit, hear: Hear) -> None:
     emit("ready", effbench=__version__, facts=device.facts(), runtime_facts=about)
     try:
         with preparation.gradients(job["mode"], device):
-            _carry_out(job, device, sampling, watch, emit, hear)
+            _carry_out(job, device, switches.held(device), sampling, watch, emit, hear)
     except _Broken:
         return
     origins.refuse_foreign(job)  # also what was imported only when it was used
@@ -155,44 +156,47 @@ class _Broken(Exception):
 
 
 def _carry_out(
-    job: Mapping[str, Any], device: Device, sampling: Sampling, watch: Stopwatch, emit: Emit, hear: Hear
+    job: Mapping[str, Any], device: Device, held: Held, sampling: Sampling, watch: Stopwatch, emit: Emit, hear: Hear
 ) -> None:
-    calls = _prepare_all(job, device, emit)
+    calls = _prepare_all(job, device, held, emit)
     origins.refuse_foreign(job)
+    emit("files", files=sources.of_job(job))
     frozen = {spec["id"]: spec["calls"] for spec in job["cells"]}
     if job.get("obeys"):
         emit("prepared")
         frozen |= hear()["calls"]
         # By now the other side's process computes there too.
         device.admit_processes()
-    blocks = _warm_up_all(device, calls, frozen, sampling, emit)
+    blocks = _warm_up_all(device, held, calls, frozen, sampling, emit)
     null_ns = loop.null_call_ns(device)
     job = job if job.get("obeys") else {**job, "budget_s": watch.rounds_s()}
     emit("null", ns_per_call=null_ns, budget_s=None if job.get("obeys") else job["budget_s"])
     if job.get("obeys"):
-        _freeze_garbage()
-        _obey(device, calls, blocks, emit, hear)
+        _freeze_garbage(held)
+        _obey(device, held, calls, blocks, emit, hear)
     elif calls:
-        _measure(job, device, calls, blocks, sampling, emit)
+        _measure(job, device, held, calls, blocks, sampling, emit)
     for cell, call in calls.items() if job.get("breakdown") else ():
-        _break_down(device, cell, call, emit)
+        _break_down(device, held, cell, call, emit)
     # Last: a capture that fails can leave a GPU's allocator unusable, which by now costs no measured cell.
     kinds = {spec["id"]: spec["runtime"] for spec in job["cells"]} if device.probes else {}
     for cell, kind in kinds.items():
         if cell in calls:
             no_graph = runtimes.get(kind).no_graph
             _probe(device, cell, calls[cell], blocks[cell], no_graph, emit)
+            held.put_back()
 
 
 def _warm_up_all(
-    device: Device, calls: dict[str, Call], frozen: Mapping[str, int | None], sampling: Sampling, emit: Emit
+    device: Device, held: Held, calls: dict[str, Call], frozen: Mapping[str, int | None], sampling: Sampling, emit: Emit
 ) -> dict[str, int]:
     """Calls per block of every cell. A cell that fails is reported and taken out of `calls`."""
     blocks: dict[str, int] = {}
     for cell in list(calls):
         emit("working", cell=cell)
         try:
-            warm, blocks[cell] = loop.warm_up(device, calls[cell], cell, frozen[cell], sampling)
+            with held.calling(cell):
+                warm, blocks[cell] = loop.warm_up(device, calls[cell], cell, frozen[cell], sampling)
         except NETWORK_FAILURES as error:
             reason = _reason(error)
         else:
@@ -200,15 +204,17 @@ def _warm_up_all(
             emit("calls", cell=cell, calls=blocks[cell])
             continue
         del calls[cell]
-        _leave_out(device, cell, reason, emit)
+        _leave_out(device, held, cell, reason, emit)
     return blocks
 
 
-def _leave_out(device: Device, cell: str, reason: str, emit: Emit) -> None:
-    """Report a cell that failed, and give back what it held. Raises _Broken where the device did not survive it."""
+def _leave_out(device: Device, held: Held, cell: str, reason: str, emit: Emit) -> None:
+    """Report a cell that failed, and give back what it held. Raises _Broken where the device did not survive it, or
+    the process is not as it was.
+    """
     emit("skip", cell=cell, reason=reason)
     device.release()
-    if device.broken():
+    if held.spoiled or device.broken():
         raise _Broken
 
 
@@ -223,14 +229,17 @@ def _probe(device: Device, cell: str, call: Call, calls: int, no_graph: str | No
         emit("probe", cell=cell, values=dict(found))
 
 
-def _freeze_garbage() -> None:
+def _freeze_garbage(held: Held) -> None:
     """Collected once and frozen: a collection right before a timed block costs that block 8 %."""
     gc.collect()
     gc.freeze()
     gc.disable()
+    held.renew()
 
 
-def _obey(device: Device, calls: dict[str, Call], blocks: Mapping[str, int], emit: Emit, hear: Hear) -> None:
+def _obey(
+    device: Device, held: Held, calls: dict[str, Call], blocks: Mapping[str, int], emit: Emit, hear: Hear
+) -> None:
     """Time one block an order until the order is to end. A cell that fails is reported once and ordered no more."""
     start = device.now_s()
     while (order := hear()).get("cell"):
@@ -240,19 +249,22 @@ def _obey(device: Device, calls: dict[str, Call], blocks: Mapping[str, int], emi
             # Untimed: the other side's block has left its own code and data in the caches.
             device.run_calls(calls[cell], 1)
             timing = device.time_block(calls[cell], blocks[cell])
+            held.require(cell, quick=True)
         except NETWORK_FAILURES as error:
+            held.put_back()
             reason = _reason(error)
         else:
             emit("block", round=order["round"], position=order["position"], cell=cell, timing=asdict(timing))
             continue
         del calls[cell]
-        _leave_out(device, cell, reason, emit)
+        _leave_out(device, held, cell, reason, emit)
     emit("end", stopped="rounds", seconds=device.now_s() - start)
 
 
 def _measure(
     job: Mapping[str, Any],
     device: Device,
+    held: Held,
     calls: dict[str, Call],
     blocks: Mapping[str, int],
     sampling: Sampling,
@@ -263,7 +275,7 @@ def _measure(
     task = loop.Slice(
         job["launch"], job["seed"], job["first_round"], job["budget_s"], loop.references(pairs), job["clock"]
     )
-    _freeze_garbage()
+    _freeze_garbage(held)
     start, current = device.now_s(), ""
 
     def visiting(cell: str) -> None:
@@ -274,37 +286,40 @@ def _measure(
     try:
         for item in loop.rounds(device, calls, blocks, sampling, task, visiting):
             if isinstance(item, Block):
+                held.require(item.cell, quick=True)
                 emit("block", round=item.round, position=item.position, cell=item.cell, timing=asdict(item.timing))
             else:
                 emit("end", stopped=item, seconds=device.now_s() - start)
         return
     except NETWORK_FAILURES as error:  # a network that fails only now and then; the parent goes on without it
+        held.put_back()
         reason = _reason(error)
     del calls[current]
-    _leave_out(device, current, reason, emit)
+    _leave_out(device, held, current, reason, emit)
 
 
-def _break_down(device: Device, cell: str, call: Call, emit: Emit) -> None:
+def _break_down(device: Device, held: Held, cell: str, call: Call, emit: Emit) -> None:
     """After the rounds, so that no timed block comes near the profiler. What fails here costs no measured time."""
     emit("working", cell=cell)
     try:
-        found = breakdown.watch(device, call)
+        with held.calling(cell):
+            found = breakdown.watch(device, call)
     except NETWORK_FAILURES as error:
         found = Breakdown(missing=_reason(error))
     emit("breakdown", cell=cell, **asdict(found))
 
 
-def _prepare_all(job: Mapping[str, Any], device: Device, emit: Emit) -> dict[str, Call]:
+def _prepare_all(job: Mapping[str, Any], device: Device, held: Held, emit: Emit) -> dict[str, Call]:
     """A call per cell; a cell that cannot be prepared is reported and left out, the others go on."""
     calls: dict[str, Call] = {}
     for spec in job["cells"]:
         emit("working", cell=spec["id"])
         try:
-            calls[spec["id"]] = preparation.prepare(spec, job["seed"], device, emit)
+            calls[spec["id"]] = preparation.prepare(spec, job["seed"], device, emit, held)
             continue
         except NETWORK_FAILURES as error:
             reason = _reason(error)
-        _leave_out(device, spec["id"], reason, emit)
+        _leave_out(device, held, spec["id"], reason, emit)
     return calls
 
 

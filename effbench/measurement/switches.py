@@ -1,0 +1,249 @@
+"""Every cell is measured under the same global settings: what a network changes is put back, and the network is named.
+
+A setting is changed while a network is imported and built, or by a call of it. The first is put back and noted on its
+cell. The second is put back too, but the cell is left out: its calls run under other settings than its neighbours'.
+`_switch_table` lists the settings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from effbench.devices import Device
+from effbench.errors import EffbenchError
+from effbench.measurement._switch_table import Switch, rows, shown
+from effbench.zoo import external
+from effbench.zoo.libraries import LIBRARIES
+
+_LISTED = 3
+
+
+class Switched(EffbenchError):
+    """A network that changes what all cells are measured with."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A switch that was found changed."""
+
+    switch: Switch
+    before: Any
+    after: Any
+
+
+class _Unreadable:
+    """In place of a value where reading raises."""
+
+    def __str__(self) -> str:
+        return "what cannot be read"
+
+
+_UNREADABLE = _Unreadable()
+
+
+class Held:
+    """The settings as they are when this is made, and whether they still are.
+
+    Without `switches` it watches nothing.
+    """
+
+    def __init__(self, switches: Sequence[Switch]) -> None:
+        self._switches = tuple(switches)
+        self._quick = tuple(place for place, switch in enumerate(self._switches) if not switch.slow)
+        self._all = tuple(range(len(self._switches)))
+        self._before: list[Any] = []
+        self._notes: dict[str, str] = {}
+        self._imported: dict[str, list[tuple[int, Any]]] = {}
+        self._modes: dict[str, list[tuple[Any, bool]]] = {}
+        self.spoiled = ""
+        """What could not be put back: nothing more can be measured in this process."""
+        self.renew()
+
+    def renew(self) -> None:
+        """From now on the settings of this moment are the ones to keep."""
+        self._before = [switch.read() for switch in self._switches]
+
+    # --- steps of a cell ----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def building(self, spec: Mapping[str, Any]) -> Iterator[None]:
+        """Import and build the network of `spec` (`Recording.order`). What that changes is put back and noted.
+
+        Raises Switched where something cannot be put back.
+        """
+        model = str(spec["model"])
+        subject = "building it" if model.startswith("pickle:") else model
+        interop: list[tuple[int, int]] = []
+        try:
+            with interop_threads_left(interop) if self._switches else contextlib.nullcontext():
+                self._import(model)
+                yield
+        finally:
+            changes = self._put_back(self._all)
+        said = [f"{each.switch.name} to {shown(each.after)} (put back to {shown(each.before)})" for each in changes]
+        said += [f"torch's inter-op threads to {number} (left at {left})" for number, left in interop[-1:]]
+        if self.spoiled:
+            raise Switched(f"{subject} sets {self.spoiled}; take that out of it")
+        if said:
+            self._notes[spec["id"]] = f"{subject} sets {_listed(said)}: every cell is measured under the same settings"
+
+    def _import(self, model: str) -> None:
+        """Import a package's module, which happens once, and set what that sets for each network that is built from it.
+
+        A file is read anew for each.
+        """
+        place = model.partition("?")[0].rpartition(":")[0]
+        if not self._switches or not place or place.endswith(".py") or place in ("pickle", *LIBRARIES):
+            return
+        external.imported(model)
+        if place not in self._imported:
+            after = [_read(switch) for switch in self._switches]
+            self._imported[place] = [(number, after[number]) for number in self._changed(after)]
+            return
+        for number, value in self._imported[place]:
+            put_back = self._switches[number].put_back
+            if put_back is not None:
+                with contextlib.suppress(Exception):
+                    put_back(value)
+
+    def facts(self, cell: str) -> dict[str, str]:
+        """What building the cell's network changed, as a fact of its "probe"."""
+        return {"switches": self._notes[cell]} if cell in self._notes else {}
+
+    @contextlib.contextmanager
+    def calling(self, cell: str) -> Iterator[None]:
+        """Call the cell's network. Everything is put back afterwards, also after an exception. Raises Switched."""
+        try:
+            yield
+        except BaseException:
+            self._put_back(self._all)
+            raise
+        self.require(cell)
+
+    def watch(self, cell: str, network: Any) -> None:
+        """From now on a call that sets a module of this network to training or evaluation is a change, too."""
+        if self._switches:
+            self._modes[cell] = _modes(network)
+
+    def require(self, cell: str, *, quick: bool = False) -> None:
+        """Raise Switched where a setting is not as it was; it is put back. `quick` leaves out what takes long."""
+        changes = self._put_back(self._quick if quick else self._all)
+        if changes:
+            said = [f"{each.switch.name} from {shown(each.before)} to {shown(each.after)}" for each in changes]
+            advice = next((f" ({each.switch.advice})" for each in changes if each.switch.advice), "")
+            raise Switched(f"its forward sets {_listed(said)}; take that out of it{advice}")
+        for reference, training in self._modes.get(cell, ()):
+            module = reference()
+            if module is not None and module.training != training:
+                which = "into training mode, where dropout and batch norm" if module.training else "out of training"
+                which += " compute otherwise" if module.training else " mode"
+                del self._modes[cell]
+                raise Switched(f"its forward puts {type(module).__name__} {which}; take train() and eval() out of it")
+
+    # --- putting back -------------------------------------------------------------------------------
+
+    def put_back(self) -> tuple[Change, ...]:
+        """Put everything back that has changed, and say what it was."""
+        return self._put_back(self._all)
+
+    def _put_back(self, places: Sequence[int]) -> tuple[Change, ...]:
+        before, switches = self._before, self._switches
+        for place in places:
+            try:
+                if switches[place].read() != before[place]:
+                    break
+            except Exception:
+                break
+        else:
+            return ()
+        # What a switch sets along may be one that is not looked at in a hurry.
+        after = [_read(switch) for switch in switches]
+        left = self._changed(after)
+        for _ in range(2):  # the second time for what another switch has set along
+            for place in left:
+                put_back = switches[place].put_back
+                if put_back is not None:
+                    with contextlib.suppress(Exception):  # whether it worked is seen below
+                        put_back(before[place])
+            left = self._changed([_read(switch) for switch in switches])
+            if not left:
+                break
+        found = [Change(switches[place], before[place], after[place]) for place in self._changed(after)]
+        if left:
+            stuck = switches[left[0]]
+            self.spoiled = f"{stuck.name} to {shown(after[left[0]])}, which cannot be put back"
+            found.sort(key=lambda change: change.switch is not stuck)
+        names = {change.switch.name for change in found if not isinstance(change.after, _Unreadable)}
+        return tuple(
+            change for change in found if change.switch.name in names and not names.intersection(change.switch.follows)
+        )
+
+    def _changed(self, after: Sequence[Any]) -> list[int]:
+        return [place for place in self._all if after[place] != self._before[place]]
+
+
+def _read(switch: Switch) -> Any:
+    try:
+        return switch.read()
+    except Exception:  # as torch's old switches do after the new ones were set
+        return _UNREADABLE
+
+
+def _modes(network: Any) -> list[tuple[Any, bool]]:
+    return [(weakref.ref(module), module.training) for module in network.modules() if hasattr(module, "training")]
+
+
+def _listed(said: Sequence[str]) -> str:
+    shortened = [*said[:_LISTED], *([f"{len(said) - _LISTED} more"] if len(said) > _LISTED else [])]
+    return " and ".join([", ".join(shortened[:-1]), shortened[-1]] if len(shortened) > 1 else shortened)
+
+
+@contextlib.contextmanager
+def interop_threads_left(asked: list[tuple[int, int]] | None = None) -> Iterator[None]:
+    """Meanwhile setting torch's inter-op threads to another number is not done, and noted in `asked` with theirs.
+
+    torch lets a process set them once. The line at the top of many files would raise where a device has set them, or
+    where the file is read a second time.
+    """
+    import torch
+
+    original: Any = torch.set_num_interop_threads
+
+    def noted(number: int) -> None:
+        if asked is not None and number != torch.get_num_interop_threads():
+            asked.append((number, torch.get_num_interop_threads()))
+
+    torch.set_num_interop_threads = noted
+    try:
+        yield
+    finally:
+        torch.set_num_interop_threads = original
+
+
+NOTHING = Held(())
+"""Where nothing has to be watched."""
+
+
+def held(device: Device) -> Held:
+    """The settings that this device has just been set up with. A scripted device runs no network."""
+    return Held(rows()) if device.kind != "fake" and device.uses_torch else NOTHING
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[Held]:
+    """Within the block any setting may be changed; afterwards all of them are as they were, also after an exception.
+
+    Yields what can say before the end what has changed (`Held.put_back`). What cannot be put back stays.
+    """
+    import torch  # noqa: F401 # not only once a network has imported it, and changed it
+
+    found = Held(rows())
+    try:
+        with interop_threads_left():
+            yield found
+    finally:
+        found.put_back()
