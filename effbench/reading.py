@@ -328,6 +328,7 @@ def _reading(record: Mapping[str, Any]) -> Reading:
 _PROBED: Mapping[str, Any] = {
     "bound": str | None,
     "output": str | None,
+    "notes": str | None,
     "pieces": int | None,
     "operators": int | None,
     "outside": Mapping[str, int] | None,

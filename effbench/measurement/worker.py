@@ -21,9 +21,9 @@ from typing import Any, TextIO
 from effbench import devices, runtimes
 from effbench._version import __version__
 from effbench.core import READINGS, Block, Sampling
-from effbench.devices import Call, Device, OutOfMemory
+from effbench.devices import Call, Device
 from effbench.errors import EffbenchError
-from effbench.measurement import breakdown, loop, preparation
+from effbench.measurement import breakdown, loop, preparation, reasons
 from effbench.measurement.allotment import Stopwatch
 from effbench.operator_times import Breakdown
 from effbench.zoo.external import NETWORK_FAILURES
@@ -180,7 +180,7 @@ def _warm_up_all(
         try:
             warm, blocks[cell] = loop.warm_up(device, calls[cell], cell, frozen[cell], sampling)
         except NETWORK_FAILURES as error:
-            reason = _reason(error)
+            reason = reasons.told(error)
         else:
             emit("warmup", **asdict(warm))
             emit("calls", cell=cell, calls=blocks[cell])
@@ -204,7 +204,7 @@ def _probe(device: Device, cell: str, call: Call, calls: int, no_graph: str | No
     try:
         found = device.probe(call, calls, no_graph=no_graph)
     except NETWORK_FAILURES as error:
-        found = {"bound": None, "graph_reason": f"not probed: {_reason(error)}"}
+        found = {"bound": None, "graph_reason": f"not probed: {reasons.told(error)}"}
     if found:
         emit("probe", cell=cell, values=dict(found))
 
@@ -227,7 +227,7 @@ def _obey(device: Device, calls: dict[str, Call], blocks: Mapping[str, int], emi
             device.run_calls(calls[cell], 1)
             timing = device.time_block(calls[cell], blocks[cell])
         except NETWORK_FAILURES as error:
-            reason = _reason(error)
+            reason = reasons.told(error)
         else:
             emit("block", round=order["round"], position=order["position"], cell=cell, timing=asdict(timing))
             continue
@@ -265,7 +265,7 @@ def _measure(
                 emit("end", stopped=item, seconds=device.now_s() - start)
         return
     except NETWORK_FAILURES as error:  # a network that fails only now and then; the parent goes on without it
-        reason = _reason(error)
+        reason = reasons.told(error)
     del calls[current]
     _leave_out(device, current, reason, emit)
 
@@ -276,7 +276,7 @@ def _break_down(device: Device, cell: str, call: Call, emit: Emit) -> None:
     try:
         found = breakdown.watch(device, call)
     except NETWORK_FAILURES as error:
-        found = Breakdown(missing=_reason(error))
+        found = Breakdown(missing=reasons.told(error))
     emit("breakdown", cell=cell, **asdict(found))
 
 
@@ -286,26 +286,12 @@ def _prepare_all(job: Mapping[str, Any], device: Device, emit: Emit) -> dict[str
     for spec in job["cells"]:
         emit("working", cell=spec["id"])
         try:
-            calls[spec["id"]] = preparation.prepare(spec, job["seed"], device, emit)
+            calls[spec["id"]] = preparation.prepare(spec, job["seed"], device, emit, looks=job.get("launch", 0) == 0)
             continue
         except NETWORK_FAILURES as error:
-            reason = _reason(error)
+            reason = reasons.told(error)
         _leave_out(device, spec["id"], reason, emit)
     return calls
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OutOfMemory):
-        return f"out of memory: {_first_line(error)}"
-    if isinstance(error, (EffbenchError, runtimes.Unsupported)):
-        return _first_line(error)
-    if isinstance(error, SystemExit):
-        return f"it called sys.exit({error.code!r})"
-    return f"{type(error).__name__}: {_first_line(error)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 if __name__ == "__main__":

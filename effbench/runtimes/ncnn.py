@@ -150,10 +150,9 @@ def _convert(network: nn.Module, inputs: tuple[Tensor, ...], work: Path) -> None
         import pnnx
 
         jit: Any = torch.jit  # its functions carry no types
-        # Copies: what the worker made in inference mode, the tracer could not record.
-        example = tuple(given.clone() for given in inputs)
-        traced = jit.trace(Flat(), example, check_trace=False)
-        if any(_differ(traced, Flat(), tuple(_scaled(given, by) for given in example)) for by in (-1, 10)):
+        # Copies: the tracer runs the network, which may write into what it is given.
+        traced = jit.trace(Flat(), tuple(given.clone() for given in inputs), check_trace=False)
+        if any(_differ(traced, Flat(), tuple(_scaled(given, by) for given in inputs)) for by in (-1, 10)):
             raise Unsupported(
                 "ncnn runs a trace, and this network decides by its data what it computes; let shapes alone decide"
             )
@@ -166,7 +165,7 @@ def _convert(network: nn.Module, inputs: tuple[Tensor, ...], work: Path) -> None
 
 
 def _scaled(given: Tensor, by: float) -> Tensor:
-    return given * by if given.is_floating_point() else given
+    return given * by if given.is_floating_point() else given.clone()
 
 
 def _differ(traced: nn.Module, network: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
