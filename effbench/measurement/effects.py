@@ -20,7 +20,7 @@ SAME = 1e-4
 
 MOST_NAMED = 3
 
-WRITES = "it writes into its input, which is put back before each block of calls"
+WRITES = "it writes into its input"
 RANDOM = "its output is random: it draws random numbers in each call"
 DRAWS = "it draws random numbers in each call"
 UNSTABLE = "its output differs from call to call on the same input, for a reason that effbench does not see"

@@ -51,6 +51,8 @@ class Snapshot:
     """The state of a network and of its user's code when this was made."""
 
     def __init__(self, network: nn.Module) -> None:
+        from torch.nn.modules.lazy import LazyModuleMixin
+
         self._places: list[_Place] = []
         self._generators: list[_Place] = []
         self._seen: dict[int, Any] = {}
@@ -63,6 +65,8 @@ class Snapshot:
         for name, buffer in network.named_buffers():
             self._keep_tensor(name, buffer)
         for path, module in network.named_modules():
+            if isinstance(module, LazyModuleMixin):
+                continue  # at its first call it becomes a module of another class, which nothing can undo
             self._keep_module(f"{path}." if path else "", module)
         for kind in dict.fromkeys(kind for module in network.modules() for kind in type(module).__mro__):
             if is_users(kind.__module__):
@@ -186,6 +190,9 @@ class Snapshot:
                 self._keep_container(name, value)
             for item in list(value.values() if isinstance(value, dict) else value):
                 self._look_into(name, item)
+        elif isinstance(value, types.MethodType):
+            self._look_into(name, value.__self__)
+            self._look_into(name, value.__func__)
         elif isinstance(value, types.FunctionType):
             self._seen[id(value)] = value
             if is_users(value.__module__):

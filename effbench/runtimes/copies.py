@@ -19,7 +19,21 @@ def for_export(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Modul
 
     with torch.inference_mode(False):
         example: tuple[Any, ...] = tuple(each.detach().clone() for each in inputs)
-        try:
-            return copy.deepcopy(network), example
-        except Exception:  # a module raises what it likes
-            return network, example
+        return of(network) or network, example
+
+
+def of(network: nn.Module) -> nn.Module | None:
+    """A deep copy of the network; None where nobody can copy it."""
+    import torch
+
+    # torch refuses to copy a tensor that was computed from weights, such as an attribute of weight norm.
+    memo = {
+        id(value): value.detach().clone()
+        for module in network.modules()
+        for value in vars(module).values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
+    try:
+        return copy.deepcopy(network, memo)
+    except Exception:  # a lock, a file, a handle of C++: a module raises what it likes
+        return None
