@@ -39,7 +39,8 @@ class Speed:
     """What `measure` found. Seconds per call, medians over `blocks`; None where nothing was timed.
 
     `costs` is None where the network cannot be counted, and `costs_missing` the reason. `calls` is the number of calls
-    in each block. `is_steady` says whether the warm-up reached a steady state.
+    in each block. `is_steady` says whether the warm-up reached a steady state. `notes` say what is odd about the
+    network: it writes into its input, keeps state between calls, or draws random numbers.
     """
 
     costs: Cost | None
@@ -48,6 +49,7 @@ class Speed:
     blocks: tuple[Timing, ...] = ()
     is_steady: bool | None = None
     environment: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def median_s(self) -> float | None:
@@ -86,6 +88,7 @@ class Speed:
             "cpu_median_s": self.cpu_median_s,
             "device_median_s": self.device_median_s,
             "environment": dict(self.environment or {}),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
 
@@ -216,7 +219,9 @@ class Effbench:
         `model` is a module, a name or ``"file.py:factory"``; `shape` excludes the batch and may describe several
         inputs, as for `effbench.profile`. `dtype` and `device` default to the module's own, to float32 and "cpu" for a
         name. `threads` 0 means every core. `allocator` "retain" makes glibc keep freed pages for the rest of the
-        process, "system" leaves it alone. Everything else, the module too, is left as it was.
+        process, "system" leaves it alone. Everything else is left as it was: a copy of the module is measured (where
+        nobody can copy it, the module itself, which is then put back); random states and the globals that its code
+        writes to are restored.
 
         Each block of k calls (k calibrated once, 5 ms or more) is one round of pytest-benchmark with k iterations, on
         the wall clock; CPU times, page faults, flags and counts are in ``extra_info["effbench"]``. Stops at a precision
@@ -239,14 +244,16 @@ class Effbench:
         if machine.emulated(machine.HERE, platform.machine()) and device != "fake":
             pytest.skip(EMULATED)
         network, fed = _built(model, shape)
-        prepared = here.prepare(network, fed, batch=batch, dtype=dtype, device=device, threads=threads)
+        prepared = here.prepare(
+            network, fed, batch=batch, dtype=dtype, device=device, threads=threads, is_ours=isinstance(model, str)
+        )
         with prepared.conditions(allocator) as policy:
             if not self._benchmark.enabled:
                 self._benchmark.pedantic(prepared.call)
-                return Speed(prepared.costs, prepared.costs_missing)
+                return Speed(prepared.costs, prepared.costs_missing, notes=prepared.notes)
             calls, is_steady, blocks = here.blocks(prepared, Sampling(**self._sampling))
             facts = _environment(prepared.device, prepared.threads, policy)
-            speed = Speed(prepared.costs, prepared.costs_missing, calls, blocks, is_steady, facts)
+            speed = Speed(prepared.costs, prepared.costs_missing, calls, blocks, is_steady, facts, prepared.notes)
             self._replay.record(self._benchmark, prepared.call, blocks)
             self._benchmark.extra_info["effbench"] = speed.to_dict()
         return speed

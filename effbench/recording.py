@@ -17,7 +17,7 @@ from effbench import environment
 from effbench._version import __version__
 from effbench.conditions import Conditions
 from effbench.core import Block, Cell, Cost, Environment, Result, Run, Timing
-from effbench.errors import NotComparable, Reason, of_reason
+from effbench.errors import EffbenchError, NotComparable, Reason, of_reason
 from effbench.measurement import sources
 from effbench.plan import Bundled, Plan
 from effbench.storage import RunWriter

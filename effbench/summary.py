@@ -282,6 +282,8 @@ def _notes(run: Run, result: Result, bound: str | None, own_clock: str, clock: s
     if any(launch.probes.get(result.cell.id, {}).get("output") for launch in run.launches):
         notes.append("its output is not finite")
     notes += switched(run, result.cell.id)
+    told = [launch.probes.get(result.cell.id, {}).get("notes") for launch in run.launches]
+    notes += dict.fromkeys(note for each in told if each for note in each.split("; "))
     if calls and faults / calls > FAULTS_PER_CALL:
         notes.append(f"{faults / calls:.2g} page faults a call")
     return tuple(notes)

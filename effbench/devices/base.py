@@ -46,6 +46,13 @@ class Energy:
     wraps_uj: Mapping[str, int] = field(default_factory=dict)
 
 
+def renew(call: Call) -> None:
+    """Put the inputs back that a network writes into. Only the call of such a network has this attribute."""
+    put_back = getattr(call, "renew", None)
+    if put_back is not None:
+        put_back()
+
+
 class OutOfMemory(Exception):
     """The device ran out of memory in this cell. A result to record, never a reason for a smaller batch."""
 
@@ -84,6 +91,7 @@ class Device(ABC):
         Raises OutOfMemory; lets the model's own errors through.
         """
         spent, clock = [], time.perf_counter_ns
+        renew(call)
         self.synchronize()
         for _ in range(calls):
             start = clock()

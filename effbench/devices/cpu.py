@@ -18,14 +18,14 @@ from typing import Any
 from effbench import clusters
 from effbench.core import Timing
 from effbench.devices import _rapl
-from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory
+from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory, renew
 from effbench.errors import InvalidValue
 from effbench.operator_times import WatchedCall
 
 RUN_DELAY_SHARE = 0.05
 """A block that waited this share of its time for a core was disturbed from outside."""
 
-_ALLOCATOR_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc")
+_ALLOCATOR_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc", "annot allocate memory")
 
 
 class Cpu(Device):
@@ -75,6 +75,7 @@ class Cpu(Device):
         """Nothing to wait for: CPU calls return when they are done."""
 
     def time_block(self, call: Call, calls: int) -> Timing:
+        renew(call)
         faults, switches = _rusage(self._one_thread)
         delay, steal = self._run_delay_ns(), self._steal_ns()
         cpu_clock, wall_clock = self._cpu_clock, time.perf_counter_ns

@@ -20,7 +20,7 @@ from effbench.devices import _nvml
 from effbench.devices._device_time import WAITS, DeviceTimer
 from effbench.devices._gpu_watch import Watch
 from effbench.devices._torch_cuda import Policy, TorchCuda
-from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory
+from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory, renew
 from effbench.errors import EffbenchError, InvalidValue, ModelError
 from effbench.operator_times import WatchedCall
 
@@ -180,7 +180,9 @@ class Cuda(Device):
             nonlocal reading
             reading = self._watch.look()
 
+        renew(call)
         wall, queueing, cpu = self._guarded(lambda: self._host(call, calls))
+        renew(call)
         device = self._guarded(lambda: self._device(call, calls, queueing, look))
         return Timing(
             calls=calls,
@@ -195,6 +197,7 @@ class Cuda(Device):
         """Exactly so many calls: no second pass between events, no spin, no look at NVML."""
 
         def run() -> None:
+            renew(call)
             for _ in range(calls):
                 call()
             self._api.synchronize()

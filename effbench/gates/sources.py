@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from effbench.errors import EffbenchError
-from effbench.gates import revision
+from effbench import scratch
+from effbench.gates import git
 from effbench.measurement import origins
 
 
 @contextmanager
 def listings(tree: Path, top: Path) -> Iterator[tuple[Path, Path]]:
     """Two files that list the paths in a revision's `tree` and in the working tree at `top`, until the block ends."""
-    with tempfile.TemporaryDirectory(prefix="effbench-") as scratch:
-        files = Path(scratch) / "baseline", Path(scratch) / "candidate"
+    with scratch.folder() as place:
+        files = place / "baseline", place / "candidate"
         origins.write_listing(files[0], _walked(tree))
         origins.write_listing(files[1], _known_to_git(top))
         yield files
@@ -34,8 +33,8 @@ def _walked(top: Path) -> Iterator[str]:
 def _known_to_git(top: Path) -> list[str]:
     """The files of a working tree without those that git ignores, such as a virtual environment's."""
     try:
-        tracked = revision._git(top, "ls-files", "-z", "--cached", "--recurse-submodules")
-    except EffbenchError:  # a submodule that git cannot read
-        tracked = revision._git(top, "ls-files", "-z", "--cached")
-    others = revision._git(top, "ls-files", "-z", "--others", "--exclude-standard")
-    return list(dict.fromkeys(filter(None, f"{tracked}\0{others}".split("\0"))))
+        tracked = git.output(top, "ls-files", "-z", "--cached", "--recurse-submodules")
+    except git.GitError:  # a submodule that git cannot read
+        tracked = git.output(top, "ls-files", "-z", "--cached")
+    others = git.output(top, "ls-files", "-z", "--others", "--exclude-standard")
+    return list(dict.fromkeys([*git.fields(tracked), *git.fields(others)]))

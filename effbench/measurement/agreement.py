@@ -37,21 +37,35 @@ def check(expected: Any, found: Any, dtype: str, *, tf32: bool = False) -> dict[
     number or shape, and for an error above the tolerance.
     """
     wanted, got = list(arrays(expected)), list(arrays(found))
+    _require_shapes(wanted, got)
+    largest = max((error(*pair) for pair in zip(wanted, got, strict=True)), default=0.0)
+    tolerance = tolerance_of(dtype, tf32=tf32)
+    if not largest <= tolerance:
+        raise Unsupported(
+            f"its output differs from eager float32 by {largest:.2g} of the largest value, more than {tolerance:g}"
+        )
+    return {"output_error": largest, "output_tolerance": tolerance}
+
+
+def require_shapes(expected: Any, found: Any) -> None:
+    """Raises Unsupported for outputs of another number or shape, as `check` does: of a network whose output is random
+    more cannot be said.
+    """
+    _require_shapes(list(arrays(expected)), list(arrays(found)))
+
+
+def _require_shapes(wanted: list[np.ndarray[Any, Any]], got: list[np.ndarray[Any, Any]]) -> None:
     if [array.shape for array in wanted] != [array.shape for array in got]:
         raise Unsupported(
             f"its output has the shapes {_shapes(got)} where eager float32 returns {_shapes(wanted)}; "
             "this runtime cannot stand for the network"
         )
-    error = max((_error(*pair) for pair in zip(wanted, got, strict=True)), default=0.0)
-    tolerance = tolerance_of(dtype, tf32=tf32)
-    if not error <= tolerance:
-        raise Unsupported(
-            f"its output differs from eager float32 by {error:.2g} of the largest value, more than {tolerance:g}"
-        )
-    return {"output_error": error, "output_tolerance": tolerance}
 
 
-def _error(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:
+def error(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:
+    """The largest absolute difference over the largest absolute expected value; of complex numbers, that of their
+    distance.
+    """
     import numpy as np
 
     if not expected.size:
@@ -65,7 +79,7 @@ def _error(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float
 
 
 def arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
-    """Every tensor or array in the output, in order, as float64."""
+    """Every tensor or array in the output, in order, as float64, or as complex128 where it is complex."""
     import numpy as np
 
     if isinstance(value, Mapping):
@@ -74,11 +88,13 @@ def arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
         for item in value:
             yield from arrays(item)
     elif isinstance(value, np.ndarray):
-        yield value.astype(np.float64)
+        yield value.astype(np.complex128 if np.iscomplexobj(value) else np.float64)
     elif hasattr(value, "detach"):
-        yield value.detach().cpu().double().numpy()
+        value = value.detach().cpu()
+        # A lazy conjugate or negation is none to numpy.
+        yield value.cdouble().resolve_conj().numpy() if value.is_complex() else value.double().numpy()
     elif hasattr(value, "__array__"):  # an output that its runtime left on the device
-        yield np.asarray(value, np.float64)
+        yield from arrays(np.asarray(value))
 
 
 def _shapes(arrays: list[np.ndarray[Any, Any]]) -> str:

@@ -6,7 +6,6 @@ What a worker sets for good is set here for as long as it takes, and put back.
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import gc
 import sys
@@ -21,9 +20,10 @@ from effbench.core import Block, Cost, Sampling, Timing
 from effbench.devices import Call, Device
 from effbench.devices._torch_cuda import TorchCuda
 from effbench.errors import ModelError, UnknownName
-from effbench.measurement import loop
+from effbench.measurement import casting, effects, loop
 from effbench.measurement.launcher import ALLOCATORS
-from effbench.runtimes import Setting
+from effbench.measurement.snapshot import RandomState, Snapshot
+from effbench.runtimes import Setting, copies
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,7 +40,10 @@ _used_s: dict[str, float] = {}
 
 @dataclass(frozen=True)
 class Prepared:
-    """A network ready to be called on its device, and what it costs."""
+    """A network ready to be called on its device, what it costs, and what is odd about it (`effects`).
+
+    `network` is a copy of the one that was given, or that one where nobody can copy it.
+    """
 
     device: Device
     call: Call
@@ -48,10 +51,12 @@ class Prepared:
     threads: int
     costs: Cost | None
     costs_missing: str = ""
+    notes: tuple[str, ...] = ()
 
     @contextlib.contextmanager
     def conditions(self, allocator: str) -> Iterator[str]:
-        """Those of a launch, and afterwards everything of torch's and Python's as it was.
+        """Those of a launch, and afterwards everything of torch's and Python's as it was: the network too, what its
+        code keeps in globals, and random states (`snapshot`).
 
         `allocator` "retain" stays, since glibc cannot be asked for its thresholds. Yields the policy that holds, which
         is "system" where the one asked for cannot be had. Raises UnknownName.
@@ -60,14 +65,15 @@ class Prepared:
 
         if allocator not in ALLOCATORS:
             raise UnknownName("allocator", allocator, ALLOCATORS)
-        modes = [(module, module.training) for module in self.network.modules()]
+        state, random = Snapshot(self.network), RandomState()
         threads, flushing = torch.get_num_threads(), _flushes_denormals()
         tracer, profiler, collecting = sys.gettrace(), sys.getprofile(), gc.isenabled()
         kept = allocator == "retain" and self.device.kind == "cpu" and _keep_freed_pages()
         gpu = TorchCuda(0) if self.device.kind == "cuda" else None
         before = (gpu.policy(), gpu.selected()) if gpu else None
+        stack = contextlib.ExitStack()
         try:
-            self.network.eval()
+            stack.enter_context(_in_eval_mode(self.network))
             if gpu:
                 self.device.setup()
             else:
@@ -93,8 +99,9 @@ class Prepared:
                 if gpu.selected() != index:
                     TorchCuda(index).select()
                 _used_s[self.device.name] = time.monotonic()
-            for module, mode in modes:
-                module.training = mode
+            stack.close()
+            state.restore()
+            random.restore()
 
 
 def prepare(
@@ -105,8 +112,10 @@ def prepare(
     dtype: str | None = None,
     device: str | None = None,
     threads: int = 1,
+    is_ours: bool = False,
 ) -> Prepared:
-    """The network on its device with seeded inputs, and counted. It is copied where it would have to change.
+    """A copy of the network on its device with seeded inputs, and counted. Nothing about the network itself changes;
+    where nobody can copy it, it is measured itself and put back. One that `is_ours` needs no copy.
 
     There are as many inputs as in a launch, so that on a GPU none is in the L2 cache when it comes round again.
 
@@ -130,12 +139,44 @@ def prepare(
         if costs is None:
             raise ModelError(missing)
         return Prepared(place, place.bind(None, costs.to_dict()), network, threads or 1, costs)
-    # `.to` moves a module in place, and this one is somebody's.
-    if dtype != own_dtype(network) or device != own_device(network):
-        network = place.place(copy.deepcopy(network)).to(getattr(torch, dtype))
-    inputs = _fed(network, feeding.described(shape), batch, dtype, place)
-    call = place.bind(runtimes.get("eager").prepare(network, inputs, Setting(Path(), place.kind)).call, {})
-    return Prepared(place, call, network, getattr(place, "threads", 1), costs, missing)
+    is_moved = dtype != own_dtype(network) or device != own_device(network)
+    if not is_ours:
+        network = copies.of(network) or _uncopied(network, dtype, device, is_moved=is_moved)
+    if is_moved:
+        network = casting.cast(place.place(network), getattr(torch, dtype))
+    described = feeding.described(shape)
+    inputs = _fed(network, described, batch, dtype, place)
+    seen = None
+    # Whatever it raises it raises again where it is called, for its user to see.
+    with _in_eval_mode(network), contextlib.suppress(Exception):
+        seen = effects.look(network, inputs[0])
+    call = runtimes.get("eager").prepare(network, inputs, Setting(Path(), place.kind)).call
+    if seen and seen.writes:
+        call = effects.renewing(call, inputs, _fed(network, described, batch, dtype, place))
+    notes = seen.notes if seen else ()
+    return Prepared(place, place.bind(call, {}), network, getattr(place, "threads", 1), costs, missing, notes)
+
+
+def _uncopied(network: nn.Module, dtype: str, device: str, *, is_moved: bool) -> nn.Module:
+    """The network itself. Raises ModelError where it would have to change for good."""
+    if is_moved:
+        raise ModelError(
+            f"{type(network).__name__} cannot be copied, and to be measured as {dtype} on {device} it would have to be "
+            "changed; build it so, or leave out dtype and device"
+        )
+    return network
+
+
+@contextlib.contextmanager
+def _in_eval_mode(network: nn.Module) -> Iterator[None]:
+    """Afterwards every submodule is in the mode that it was in."""
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        network.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _options(device: str, threads: int) -> dict[str, Any]:
@@ -173,8 +214,7 @@ def blocks(prepared: Prepared, sampling: Sampling) -> tuple[int, bool, tuple[Tim
 
 def own_dtype(network: nn.Module) -> str:
     """The dtype of the first weight that is a number with a fraction; float32 without one."""
-    kinds = (weight.dtype for weight in (*network.parameters(), *network.buffers()) if weight.is_floating_point())
-    return str(next(kinds, "float32")).removeprefix("torch.")
+    return casting.own_dtype(network)
 
 
 def own_device(network: nn.Module) -> str:

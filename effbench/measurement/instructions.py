@@ -16,11 +16,10 @@ from typing import Any
 
 from effbench import devices, scratch, stats
 from effbench.core import Reading
-from effbench.errors import EffbenchError, ForeignCode, Reason, of_reason
-from effbench.measurement import counters, origins, preparation, sources, switches
+from effbench.errors import ForeignCode, Reason, of_reason
+from effbench.measurement import counters, origins, preparation, reasons, sources, switches
 from effbench.measurement.counters import KINDS, Counter, Method
 from effbench.measurement.launcher import Site, Worker, WorkerFailed
-from effbench.runtimes import Unsupported
 from effbench.zoo.external import NETWORK_FAILURES
 
 WHAT = "instructions"
@@ -197,15 +196,9 @@ def _count(job: Mapping[str, Any], spec: Mapping[str, Any], device: devices.Devi
             emit("counted", cell=spec["id"], calls=calls, empty=_counted(counter, lambda: None, EMPTY_CALLS))
     except ForeignCode as error:
         emit("error", message=str(error), cause=error.cause)
-    except (EffbenchError, Unsupported) as error:
-        emit("skip", cell=spec["id"], reason=_first_line(error))
-    except (devices.OutOfMemory, *NETWORK_FAILURES) as error:
-        emit("skip", cell=spec["id"], reason=f"{type(error).__name__}: {_first_line(error)}")
+    except NETWORK_FAILURES as error:
+        emit("skip", cell=spec["id"], reason=reasons.told(error))
 
 
 def _counted(counter: Counter, call: Callable[[], object], times: int) -> list[Mapping[str, int]]:
     return [counter.count(call) for _ in range(times)]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

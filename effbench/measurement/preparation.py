@@ -11,23 +11,38 @@ from effbench import feeding, runtimes
 from effbench.devices import Call, Device, OutOfMemory, cpu
 from effbench.errors import ModelError
 from effbench.feeding import Input
-from effbench.measurement import agreement, builds, keeping, sources
+from effbench.measurement import agreement, builds, casting, effects, keeping, reasons, sources
+from effbench.measurement.effects import Seen
+from effbench.measurement.snapshot import RandomState, Snapshot, same
 from effbench.measurement.switches import NOTHING, Held
 from effbench.runtimes import Setting, Unsupported
+from effbench.runtimes.base import Runtime
 from effbench.runtimes.exported import Exported, as_arrays
 
 Emit = Callable[..., None]
 
+PUT_BACK = ", which is put back before each block of calls"
+"""Of a network that writes into its input. A model file is exported such that it cannot."""
+
+
 
 def prepare(
-    spec: Mapping[str, Any], seed: int, device: Device, emit: Emit, held: Held = NOTHING, *, lean: bool = False
+    spec: Mapping[str, Any],
+    seed: int,
+    device: Device,
+    emit: Emit,
+    held: Held = NOTHING,
+    *,
+    lean: bool = False,
+    looks: bool = True,
 ) -> Call:
     """A call for the cell that `spec` (`Recording.order`) describes, checked against eager float32 where it is not
     that. Says as a "probe" what became of the network. `held` watches what it changes.
 
     `lean` leaves out whatever takes memory that running the network does not: the check, inputs beyond the first, and
-    the network itself where an earlier launch has exported it. Raises OutOfMemory, EffbenchError, Unsupported, and
-    whatever the network itself raises.
+    the network itself where an earlier launch has exported it. Without `looks` a cell that needs no check is not called
+    for what it does beside computing (`effects.look`): an earlier launch has told that. Raises OutOfMemory,
+    EffbenchError, Unsupported, and whatever the network itself raises.
     """
     if device.kind == "fake":
         return device.bind(None, spec["cost"])
@@ -38,30 +53,122 @@ def prepare(
     runtime.require(setting)
     if lean and isinstance(runtime, Exported) and runtime.is_exported(setting):
         return device.bind(_reopened(runtime, spec, seed, device, setting), spec["cost"])
-    with sources.watched(), held.building(spec):
-        network, inputs = built(spec, seed, device, lean=lean)
-    expected = None
-    with _out_of_memory_translated(), held.calling(spec["id"]):
-        held.watch(spec["id"], network)
-        if not lean and setting.mode == "infer" and not _is_reference(spec):
-            with sources.watched():
-                expected = _reference(network, inputs[0])
-            held.require(spec["id"])  # now, since a runtime may refuse for a reason that follows from it
-        network, inputs = _converted(network, inputs, setting)
-        held.watch(spec["id"], network)
-        prepared = runtime.prepare(network, inputs, setting)
-        output = prepared.call()
-        device.synchronize()
-    facts = {**prepared.facts, **held.facts(spec["id"])}
-    if not is_finite(output):
-        facts["output"] = "not finite"
-    if expected is not None:
-        facts |= agreement.check(expected, output, setting.dtype, tf32=setting.tf32)
-    if spec.get("keep"):
-        keeping.keep(setting.folder, inputs[0], expected)
+    with _out_of_memory_translated():
+        with sources.watched(), held.building(spec):
+            network, inputs = built(spec, seed, device, lean=lean)
+        said = casting.note(casting.dtypes(network), setting.dtype)
+        try:
+            with held.calling(spec["id"]):
+                call, facts = _prepared(
+                    runtime, network, inputs, spec, seed, device, setting, held, lean=lean, looks=looks
+                )
+        except RuntimeError as error:
+            if not said or reasons.out_of_memory(error):
+                raise
+            raise ModelError(f"{reasons.told(error)}; {said}") from error
+    facts |= held.facts(spec["id"])
+    notes = "; ".join(filter(None, (facts.get("notes"), said)))
+    facts |= {"notes": notes} if notes else {}
     if facts:
         emit("probe", cell=spec["id"], values=facts)
-    return device.bind(prepared.call, spec["cost"])
+    return device.bind(call, spec["cost"])
+
+
+def _prepared(
+    runtime: Runtime,
+    network: Any,
+    inputs: list[tuple[Any, ...]],
+    spec: Mapping[str, Any],
+    seed: int,
+    device: Device,
+    setting: Setting,
+    held: Held,
+    *,
+    lean: bool,
+    looks: bool,
+) -> tuple[Call, dict[str, Any]]:
+    """The call of a network that was built, and what became of it."""
+    is_exported, is_reference = isinstance(runtime, Exported), _is_reference(spec)
+    seen = None
+    held.watch(spec["id"], network)
+    if setting.mode == "infer" and (is_exported or not (lean or (is_reference and not looks))):
+        with sources.watched():
+            seen = _looked_at(network, inputs[0], setting)
+        held.require(spec["id"])  # now, since a runtime may refuse for a reason that follows from it
+    network, inputs = _converted(network, inputs, setting)
+    held.watch(spec["id"], network)
+    # What preparing does to a network that changes is undone, so that its first output can be held to the reference's.
+    state = Snapshot(network) if seen and seen.keeps and not is_exported else None
+    random = RandomState()
+    given = None if lean or is_exported else effects.copied(inputs[0])
+    if is_exported and seen and seen.writes:
+        network = effects.on_copies(network)
+    prepared = runtime.prepare(network, inputs, setting)
+    random.restore()
+    if state:
+        state.restore()
+    call, originals = prepared.call, None
+    if not is_exported and ((seen and seen.writes) or (given and not same(given, inputs[0]))):
+        originals = _as_set(_fed(network, spec, seed, device, len(inputs)), setting)
+        call = effects.renewing(call, inputs, originals)
+        call.renew()
+    output = call()
+    device.synchronize()
+    facts = dict(prepared.facts)
+    if not is_finite(output):
+        facts["output"] = "not finite"
+    expected, notes = None, ""
+    if seen:
+        notes = "; ".join(seen.notes)
+        expected = seen.outputs[0]
+    elif given and not same(given, inputs[0]):
+        notes = effects.WRITES
+    if seen and not is_reference:
+        expected, found = _held_to(seen, output, setting)
+        facts |= found
+    if notes:
+        # Within a block it writes again and again, which only a clock that stops between calls could avoid.
+        facts["notes"] = notes.replace(effects.WRITES, f"{effects.WRITES}{PUT_BACK}") if originals else notes
+    if spec.get("keep"):
+        fed = originals[0] if originals else inputs[0]
+        keeping.keep(setting.folder, fed, expected, notes, is_checkable=seen is None or seen.is_checkable)
+    return call, facts
+
+
+def _looked_at(network: Any, arguments: tuple[Any, ...], setting: Setting) -> Seen:
+    """What eager float32 returns, and what the network does beside; eager float64 where that is both its own and the
+    cell's, and its own dtype where it runs in no other.
+    """
+    own = next(iter(casting.dtypes(network)), "float32")
+    kinds = ["float64" if own == setting.dtype == "float64" else "float32"]
+    kinds += [own] if own == setting.dtype not in kinds else []
+    for kind in kinds:
+        dtype = casting.torch_dtype(kind)
+        with _outside_of_inference_mode():
+            network = casting.cast(network, dtype)
+        try:
+            return effects.look(network, [_cast(value, dtype) for value in arguments])
+        except RuntimeError as error:
+            if kind == kinds[-1] or reasons.out_of_memory(error):
+                raise
+    raise AssertionError("there is at least one dtype")
+
+
+def _held_to(seen: Seen, output: Any, setting: Setting) -> tuple[Any, dict[str, float]]:
+    """The expected output and how far off this one is. Some runtimes call a network that keeps state before it can be
+    asked for an output: any of the first outputs will do. Raises Unsupported.
+    """
+    if not seen.is_checkable:
+        agreement.require_shapes(seen.outputs[0], output)
+        return seen.outputs[0], {}
+    refusal: Unsupported | None = None
+    for expected in seen.outputs:
+        try:
+            return expected, agreement.check(expected, output, setting.dtype, tf32=setting.tf32)
+        except Unsupported as error:
+            refusal = refusal or error
+    assert refusal is not None, "there is at least one output"
+    raise refusal
 
 
 def _opened(spec: Mapping[str, Any], setting: Setting, emit: Emit) -> Call:
@@ -78,7 +185,13 @@ def _opened(spec: Mapping[str, Any], setting: Setting, emit: Emit) -> Call:
     facts = {name: value for name, value in prepared.facts.items() if name != "prepare_s"}
     if not is_finite(output):
         facts["output"] = "not finite"
-    facts |= agreement.check(expected, output, setting.dtype, tf32=setting.tf32)
+    notes, is_checkable = keeping.noted(setting.folder)
+    if is_checkable:
+        facts |= agreement.check(expected, output, setting.dtype, tf32=setting.tf32)
+    else:
+        agreement.require_shapes(expected, output)
+    if notes:
+        facts["notes"] = notes
     emit("probe", cell=spec["id"], values=facts)
     return prepared.call
 
@@ -99,8 +212,10 @@ def setting_of(spec: Mapping[str, Any], device: Device) -> Setting:
 def built(
     spec: Mapping[str, Any], seed: int, device: Device, *, lean: bool = False
 ) -> tuple[Any, list[tuple[Any, ...]]]:
-    """The network in float32 and eval mode, on its device, and what it is fed, by position: so many different inputs
-    that the device's caches do not hold them, or one where it is to be `lean`. Floats among the inputs are float32.
+    """The network as its factory returns it, in eval mode and on its device, and what it is fed, by position: so many
+    different inputs that the device's caches do not hold them, or one where it is to be `lean`. Floats among the inputs
+    are float32. Both are made outside of inference mode, as they are wherever a network is used: tensors that were made
+    in it can never have gradients.
 
     Raises EffbenchError, and whatever the network itself raises.
     """
@@ -108,18 +223,41 @@ def built(
 
     from effbench import zoo
 
-    torch.manual_seed(seed)
-    network = zoo.resolve(spec["model"], spec["arguments"])
-    if any(weight.is_meta for weight in (*network.parameters(), *network.buffers())):
-        raise ModelError(f"{type(network).__name__} has weights without values (meta device); build them on the CPU")
-    network = device.place(network).eval()
-    return network, _fed(network, spec, seed, device, 1 if lean else _rotations(spec, device))
+    with _outside_of_inference_mode():
+        torch.manual_seed(seed)
+        network = zoo.resolve(spec["model"], spec["arguments"])
+        if any(weight.is_meta for weight in (*network.parameters(), *network.buffers())):
+            raise ModelError(
+                f"{type(network).__name__} has weights without values (meta device); build them on the CPU"
+            )
+        network = _without_history(device.place(network).eval())
+        return network, _fed(network, spec, seed, device, 1 if lean else _rotations(spec, device))
+
+
+def _outside_of_inference_mode() -> contextlib.AbstractContextManager[Any]:
+    """With gradients, as a script begins."""
+    import torch
+
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
+
+
+def _without_history(network: Any) -> Any:
+    """Attributes that were computed from weights, such as those of weight norm, cut off from them: nothing can copy a
+    tensor that remembers where it came from.
+    """
+    import torch
+
+    for module in network.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                setattr(module, name, value.detach())
+    return network
 
 
 def _rotations(spec: Mapping[str, Any], device: Device) -> int:
     """How many inputs outgrow the device's caches, in the dtype that they have when the network reads them."""
     args, named = feeding.make(_described(spec), spec["batch"], "float32", "meta")
-    kind = _torch_dtype(spec["dtype"])
+    kind = casting.torch_dtype(spec["dtype"])
     return device.rotations(sum(_cast(tensor, kind).nbytes for tensor in (*args, *named.values())))
 
 
@@ -156,37 +294,23 @@ def _is_reference(spec: Mapping[str, Any]) -> bool:
     return (spec["runtime"], spec["dtype"], spec["memory_format"]) == ("eager", "float32", "contiguous")
 
 
-def _reference(network: Any, arguments: tuple[Any, ...]) -> Any:
-    """What eager float32 returns, copied: some networks return views of what they keep."""
-    import torch
-
-    def copied(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return value.detach().clone()
-        if isinstance(value, Mapping):
-            return {key: copied(item) for key, item in value.items()}
-        return [copied(item) for item in value] if isinstance(value, (list, tuple)) else None
-
-    return copied(network(*arguments))
-
-
 def _converted(network: Any, inputs: list[tuple[Any, ...]], setting: Setting) -> tuple[Any, list[tuple[Any, ...]]]:
     """Network and inputs as the setting says."""
     import torch
 
-    network = network.to(_torch_dtype(setting.dtype))
-    if setting.memory_format == "channels_last":
-        network = network.to(memory_format=torch.channels_last)
-    if setting.mode == "train":
-        network = network.train()
-    return network, _as_set(inputs, setting)
+    with _outside_of_inference_mode():
+        network = casting.cast(network, casting.torch_dtype(setting.dtype))
+        if setting.memory_format == "channels_last":
+            network = network.to(memory_format=torch.channels_last)
+        inputs = _as_set(inputs, setting)
+    return network.train() if setting.mode == "train" else network, inputs
 
 
 def _as_set(inputs: list[tuple[Any, ...]], setting: Setting) -> list[tuple[Any, ...]]:
     """Inputs in the setting's dtype and memory format."""
     import torch
 
-    dtype = _torch_dtype(setting.dtype)
+    dtype = casting.torch_dtype(setting.dtype)
     layout = torch.channels_last if setting.memory_format == "channels_last" else torch.contiguous_format
 
     def converted(value: Any) -> Any:
@@ -198,18 +322,8 @@ def _as_set(inputs: list[tuple[Any, ...]], setting: Setting) -> list[tuple[Any, 
     return [tuple(converted(item) for item in each) for each in inputs]
 
 
-def _cast(tensor: Any, dtype: Any) -> Any:
-    """One of float32 in the cell's dtype; one whose description names another dtype keeps it."""
-    import torch
-
-    return tensor.to(dtype) if tensor.dtype == torch.float32 else tensor
-
-
-def _torch_dtype(dtype: str) -> Any:
-    """int8 stays float32, which the runtime quantises itself."""
-    import torch
-
-    return torch.float32 if dtype == "int8" else getattr(torch, dtype)
+def _cast(value: Any, dtype: Any) -> Any:
+    return casting.cast_input(value, dtype) if hasattr(value, "dtype") else value
 
 
 def gradients(mode: str, device: Device) -> contextlib.AbstractContextManager[Any]:
@@ -226,10 +340,10 @@ def is_finite(output: Any) -> bool:
     import numpy as np
 
     if hasattr(output, "is_floating_point"):  # a tensor: where a bundle runs there may be no torch to ask
-        return not output.is_floating_point() or bool(output.isfinite().all())
+        return not (output.is_floating_point() or output.is_complex()) or bool(output.isfinite().all())
     if hasattr(output, "__array__"):
         array = np.asarray(output)
-        return not np.issubdtype(array.dtype, np.floating) or bool(np.isfinite(array).all())
+        return not np.issubdtype(array.dtype, np.inexact) or bool(np.isfinite(array).all())
     inner = output.values() if isinstance(output, Mapping) else output if isinstance(output, (list, tuple)) else ()
     return all(map(is_finite, inner))
 

@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from effbench import devices, runtimes
+from effbench import devices
 from effbench.core import Reading
-from effbench.devices import Call, Device, OutOfMemory
-from effbench.errors import EffbenchError
-from effbench.measurement import preparation, sources, switches
+from effbench.devices import Call, Device
+from effbench.measurement import preparation, reasons, sources, switches
 from effbench.measurement.launcher import Worker, WorkerFailed
 from effbench.measurement.switches import Held
 from effbench.zoo.external import NETWORK_FAILURES
@@ -56,12 +55,8 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     """The other end, in a worker. What keeps the network from running is said as a "skip"."""
     try:
         _module(job["task"]).answer(job, emit)
-    except OutOfMemory as error:
-        emit("skip", reason=f"out of memory: {_first_line(error)}")
-    except (EffbenchError, runtimes.Unsupported) as error:
-        emit("skip", reason=_first_line(error))
     except NETWORK_FAILURES as error:
-        emit("skip", reason=f"{type(error).__name__}: {_first_line(error)}")
+        emit("skip", reason=reasons.told(error))
 
 
 @contextlib.contextmanager
@@ -93,10 +88,6 @@ def one_process(job: Mapping[str, Any], variables: Mapping[str, str], silence_s:
         except WorkerFailed as failure:
             return Reading(what, missing=str(failure))
     return Reading(what, missing="the process ended early, without an error")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _module(what: str) -> ModuleType:

@@ -19,9 +19,9 @@ from typing import Any, TextIO
 from effbench import devices, runtimes
 from effbench._version import __version__
 from effbench.core import READINGS, Block, Sampling
-from effbench.devices import Call, Device, OutOfMemory
+from effbench.devices import Call, Device
 from effbench.errors import CannotStart, EffbenchError
-from effbench.measurement import breakdown, launcher, loop, origins, preparation, sources, switches
+from effbench.measurement import breakdown, launcher, loop, origins, preparation, reasons, sources, switches
 from effbench.measurement.allotment import Stopwatch
 from effbench.measurement.switches import Held
 from effbench.operator_times import Breakdown
@@ -100,7 +100,8 @@ def _find_modules(job: Mapping[str, Any]) -> None:
         try:
             import_path.load_needed([*paths, job["folder"]])
         except ImportError as error:
-            raise CannotStart(f"{sys.executable} cannot import torch ({_first_line(error)}); install it there") from error
+            said = reasons.first_line(error)
+            raise CannotStart(f"{sys.executable} cannot import torch ({said}); install it there") from error
     sys.path[:] = import_path.arranged(paths, sys.path)
 
 
@@ -198,7 +199,7 @@ def _warm_up_all(
             with held.calling(cell):
                 warm, blocks[cell] = loop.warm_up(device, calls[cell], cell, frozen[cell], sampling)
         except NETWORK_FAILURES as error:
-            reason = _reason(error)
+            reason = reasons.told(error)
         else:
             emit("warmup", **asdict(warm))
             emit("calls", cell=cell, calls=blocks[cell])
@@ -224,7 +225,7 @@ def _probe(device: Device, cell: str, call: Call, calls: int, no_graph: str | No
     try:
         found = device.probe(call, calls, no_graph=no_graph)
     except NETWORK_FAILURES as error:
-        found = {"bound": None, "graph_reason": f"not probed: {_reason(error)}"}
+        found = {"bound": None, "graph_reason": f"not probed: {reasons.told(error)}"}
     if found:
         emit("probe", cell=cell, values=dict(found))
 
@@ -252,7 +253,7 @@ def _obey(
             held.require(cell, quick=True)
         except NETWORK_FAILURES as error:
             held.put_back()
-            reason = _reason(error)
+            reason = reasons.told(error)
         else:
             emit("block", round=order["round"], position=order["position"], cell=cell, timing=asdict(timing))
             continue
@@ -293,7 +294,7 @@ def _measure(
         return
     except NETWORK_FAILURES as error:  # a network that fails only now and then; the parent goes on without it
         held.put_back()
-        reason = _reason(error)
+        reason = reasons.told(error)
     del calls[current]
     _leave_out(device, held, current, reason, emit)
 
@@ -305,7 +306,7 @@ def _break_down(device: Device, held: Held, cell: str, call: Call, emit: Emit) -
         with held.calling(cell):
             found = breakdown.watch(device, call)
     except NETWORK_FAILURES as error:
-        found = Breakdown(missing=_reason(error))
+        found = Breakdown(missing=reasons.told(error))
     emit("breakdown", cell=cell, **asdict(found))
 
 
@@ -315,26 +316,13 @@ def _prepare_all(job: Mapping[str, Any], device: Device, held: Held, emit: Emit)
     for spec in job["cells"]:
         emit("working", cell=spec["id"])
         try:
-            calls[spec["id"]] = preparation.prepare(spec, job["seed"], device, emit, held)
+            looks = job.get("launch", 0) == 0
+            calls[spec["id"]] = preparation.prepare(spec, job["seed"], device, emit, held, looks=looks)
             continue
         except NETWORK_FAILURES as error:
-            reason = _reason(error)
+            reason = reasons.told(error)
         _leave_out(device, held, spec["id"], reason, emit)
     return calls
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OutOfMemory):
-        return f"out of memory: {_first_line(error)}"
-    if isinstance(error, (EffbenchError, runtimes.Unsupported)):
-        return _first_line(error)
-    if isinstance(error, SystemExit):
-        return f"it called sys.exit({error.code!r})"
-    return f"{type(error).__name__}: {_first_line(error)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 if __name__ == "__main__":

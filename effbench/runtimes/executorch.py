@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.metadata
 import importlib.util
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.devices.base import Call
 from effbench.runtimes.base import Setting, Unsupported
+from effbench.runtimes.copies import for_export
 from effbench.runtimes.exported import Exported, Session
 from effbench.runtimes.quiet import quiet
 
@@ -49,12 +49,12 @@ class ExecuTorch(Exported):
     def export(self, network: nn.Module, inputs: tuple[Tensor, ...], setting: Setting) -> Mapping[str, Any]:
         import torch
 
-        # Tensors made in inference mode, as the worker's are, cannot be exported; their copies made outside of it can.
+        # In inference mode, as the worker is, networks cannot be exported.
         with quiet(), torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
-            network, example = copy.deepcopy(network), tuple(map(copy.deepcopy, inputs))
+            network, example = for_export(network, inputs)
             facts: dict[str, Any] = {}
             if setting.dtype == "int8":
                 network, facts["quantisation"] = _quantised(network, example)

@@ -150,10 +150,11 @@ def _convert(network: nn.Module, inputs: tuple[Tensor, ...], work: Path) -> None
         import pnnx
 
         jit: Any = torch.jit  # its functions carry no types
-        # Copies: what the worker made in inference mode, the tracer could not record.
-        example = tuple(given.clone() for given in inputs)
-        traced = jit.trace(Flat(), example, check_trace=False)
-        if any(_differ(traced, Flat(), tuple(_scaled(given, by) for given in example)) for by in (-1, 10)):
+        # Copies: the tracer runs the network, which may write into what it is given.
+        traced = jit.trace(Flat(), tuple(given.clone() for given in inputs), check_trace=False)
+        scaled = [tuple(_scaled(given, by) for given in inputs) for by in (-1, 10)]
+        # One that differs from itself keeps state or draws random numbers: its trace can tell nothing about it.
+        if any(_differ(traced, Flat(), each) and not _differ(Flat(), Flat(), each) for each in scaled):
             raise Unsupported(
                 "ncnn runs a trace, and this network decides by its data what it computes; let shapes alone decide"
             )
@@ -170,10 +171,10 @@ def _scaled(given: Tensor, by: float) -> Tensor:
 
 
 def _differ(traced: nn.Module, network: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
-    """Whether a trace returns something else than the network that it was taken of."""
+    """Whether a trace returns something else than the network that it was taken of. Each gets inputs of its own."""
     import torch
 
-    pairs = zip(traced(*inputs), network(*inputs), strict=True)
+    pairs = zip(*(each(*(given.clone() for given in inputs)) for each in (traced, network)), strict=True)
     return not all(
         torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(other.nan_to_num().abs().max()), equal_nan=True)
         for one, other in pairs

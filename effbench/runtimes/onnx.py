@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 from collections import Counter
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from effbench.devices._torch_cuda import TorchCuda
 from effbench.devices.base import Call
 from effbench.runtimes.base import Setting, Unsupported
+from effbench.runtimes.copies import for_export
 from effbench.runtimes.exported import Exported, Session
 from effbench.runtimes.quiet import quiet
 
@@ -87,10 +87,10 @@ class OnnxRuntime(Exported):
         facts: dict[str, Any] = {}
         path = setting.folder / MODEL
         weights = sum(weight.nbytes for weight in (*network.parameters(), *network.buffers()))
-        # Tensors made in inference mode, as the worker's are, bring some networks to graphs that cannot be exported.
+        # In inference mode, as the worker is, some networks come to graphs that cannot be exported.
         with quiet(), torch.inference_mode(False):
             try:
-                program = torch.onnx.export(*copy.deepcopy((network, inputs)), dynamo=True, verbose=False)
+                program = torch.onnx.export(*for_export(network, inputs), dynamo=True, verbose=False)
             except torch.onnx.OnnxExporterError as error:
                 raise Unsupported(f"torch.onnx cannot export it: {_root(error)}; use another runtime") from error
         assert program is not None  # None only for the old exporter

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.devices.base import Call
 from effbench.runtimes.base import Setting, Unsupported
+from effbench.runtimes.copies import for_export
 from effbench.runtimes.exported import Exported, Session
 from effbench.runtimes.quiet import quiet
 
@@ -58,9 +58,9 @@ class OpenVino(Exported):
 
         openvino = _openvino()
         narrow = (torch.float16, torch.bfloat16)
-        # Tensors made in inference mode, as the worker's are, bring some networks to graphs that cannot be exported.
+        # In inference mode, as the worker is, some networks come to graphs that cannot be exported.
         with quiet(), torch.inference_mode(False):
-            network, inputs = copy.deepcopy((network, inputs))
+            network, inputs = for_export(network, inputs)
             example = tuple(tensor.float() if tensor.dtype in narrow else tensor for tensor in inputs)
             program = torch.export.export(network.float(), example, strict=False)
             try:

@@ -1,0 +1,172 @@
+"""What a network does beside computing its output: it writes into its input, keeps state, draws random numbers.
+
+Found out by calling it on copies of one input from the same state. Whatever it changes is put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from effbench.measurement import agreement
+from effbench.measurement.snapshot import RandomState, Snapshot, same
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SAME = 1e-4
+"""Outputs that differ by less than this share of the largest value are the same: a GPU adds in any order."""
+
+MOST_NAMED = 3
+
+WRITES = "it writes into its input"
+RANDOM = "its output is random: it draws random numbers in each call"
+DRAWS = "it draws random numbers in each call"
+UNSTABLE = "its output differs from call to call on the same input, for a reason that effbench does not see"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What became known of a network.
+
+    `outputs` are those of consecutive calls, from the state in which it was built: one, or several where they differ.
+    `keeps` says that it changes what it keeps, `is_checkable` that another run from the same state returns the same.
+    """
+
+    outputs: tuple[Any, ...]
+    notes: tuple[str, ...] = ()
+    writes: bool = False
+    keeps: bool = False
+    is_checkable: bool = True
+
+
+def look(network: nn.Module, arguments: Sequence[Any]) -> Seen:
+    """Call the network two to four times on copies of `arguments`, outside of inference mode and without gradients.
+
+    What it makes at its first call and keeps for good, such as a table, can then be used in either mode. Afterwards the
+    network, its user's globals and the random state are as before. Raises what the network raises.
+    """
+    import torch
+
+    state, random = Snapshot(network), RandomState()
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            return _looked(network, arguments, state, random)
+        finally:
+            state.restore()
+            random.restore()
+
+
+def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, random: RandomState) -> Seen:
+    def call() -> Any:
+        """From the same random numbers each time."""
+        random.restore()
+        state.restore_generators()
+        return _detached(network(*copied(arguments)))
+
+    given = copied(arguments)
+    first = _detached(network(*given))
+    writes = not same(list(given), list(arguments))
+    # The second call is what all further ones are like: the first may fill a cache.
+    after = Snapshot(network)
+    second = call()
+    draws, kept = random.moved() or state.has_drawn(), after.changed()
+    changes = bool(kept or state.changed())
+    differs = _differ(first, second)
+    outputs = (first, second, call()) if differs else (first,)
+    is_random = draws and _differ(second, _detached(network(*copied(arguments))))
+    notes = [WRITES] if writes else []
+    if is_random:
+        notes.append(RANDOM)
+    elif draws:
+        notes.append(DRAWS)
+    is_checkable = not is_random
+    if differs:
+        state.restore()
+        is_checkable = is_checkable and not _differ(first, call())
+    if kept:
+        names = ", ".join(kept[:MOST_NAMED]) + (" and more" if len(kept) > MOST_NAMED else "")
+        said = ": its output differs from call to call on the same input" if differs else ""
+        notes.append(f"it keeps state between calls{said} ({names})")
+    elif differs and not is_random:
+        notes.append(UNSTABLE)
+    return Seen(outputs, tuple(notes), writes, changes, is_checkable)
+
+
+def copied(arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """The arguments with tensors of their own. Raises what torch raises."""
+    return tuple(_mapped(arguments, lambda tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad)))
+
+
+def renewing(
+    call: Callable[[], object], inputs: Sequence[tuple[Any, ...]], originals: Sequence[tuple[Any, ...]]
+) -> Any:
+    """A call whose attribute `renew` puts `originals` back into `inputs`. Devices do that before they read a clock."""
+    pairs = list(zip(_tensors(list(inputs)), _tensors(list(originals)), strict=True))
+
+    def renew() -> None:
+        import torch
+
+        with torch.inference_mode():
+            for tensor, original in pairs:
+                if tensor.shape == original.shape and tensor.stride() == original.stride():
+                    tensor.copy_(original)  # in its place, where a captured graph reads it
+                else:
+                    tensor.data = original.clone()
+
+    def renewed() -> object:
+        return call()
+
+    renewed.renew = renew  # type: ignore[attr-defined]
+    return renewed
+
+
+def on_copies(network: nn.Module) -> nn.Module:
+    """The network behind a module that hands it copies of its inputs: an exporter takes a written input for an
+    output.
+    """
+    from torch import nn
+
+    class OnCopies(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, *arguments: Any) -> Any:
+            return self.network(*(item.clone() if hasattr(item, "clone") else item for item in arguments))
+
+    return OnCopies().train(network.training)
+
+
+def _differ(one: Any, other: Any) -> bool:
+    pairs = list(agreement.arrays(one)), list(agreement.arrays(other))
+    if [array.shape for array in pairs[0]] != [array.shape for array in pairs[1]]:
+        return True
+    return any(not agreement.error(*pair) <= SAME for pair in zip(*pairs, strict=True))
+
+
+def _detached(value: Any) -> Any:
+    """The tensors of an output, copied: some networks return views of what they keep."""
+    return _mapped(value, lambda tensor: tensor.detach().clone(), others=False)
+
+
+def _mapped(value: Any, function: Callable[[Any], Any], *, others: bool = True) -> Any:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: _mapped(item, function, others=others) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_mapped(item, function, others=others) for item in value]
+    return value if others else None
+
+
+def _tensors(value: Any) -> list[Any]:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return [value]
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return [tensor for item in inner for tensor in _tensors(item)]
