@@ -13,6 +13,7 @@ from typing import Any
 
 from effbench.core import Block, Launch, Run
 from effbench.devices._nvml import reason_names
+from effbench.measurement.forecast import is_overrun, shown
 from effbench.measurement.stop import MIN_ROUNDS_ON_BUDGET
 
 GAP_S = 3600.0
@@ -160,11 +161,14 @@ def _without_time(run: Run, names: dict[int, str]) -> list[str]:
     short = [names[launch.number] for launch in run.launches if launch.budget_s == 0]
     if not short:
         return []
-    least = min(MIN_ROUNDS_ON_BUDGET, run.sampling.max_rounds)
-    return [
-        f"The budget of {run.sampling.budget_s:g} s left no time for {_numbered(short)}: {least} rounds, "
-        "the least that a launch measures."
+    least, budget_s, used = min(MIN_ROUNDS_ON_BUDGET, run.sampling.max_rounds), run.sampling.budget_s, total_s(run)
+    found = [
+        f"The budget of {budget_s:g} s left no time for {_numbered(short)}: {least} rounds, the least that a launch "
+        "measures."
     ]
+    if is_overrun(used, budget_s):
+        found.append(f"The launches used {shown(used)} of a budget of {budget_s:g} s, since no launch takes less.")
+    return found
 
 
 def _pauses(run: Run, names: dict[int, str]) -> list[str]:
