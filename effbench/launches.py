@@ -41,6 +41,14 @@ def total_s(run: Run) -> float:
     return sum(used_s(launch, blocks.get(launch.number, ())) for launch in run.launches)
 
 
+def overrun(run: Run) -> str:
+    """ "used 93 s of a budget of 10 s"; "" where they kept within it, or all had time for rounds."""
+    used, budget_s = total_s(run), run.sampling.budget_s
+    if not is_overrun(used, budget_s) or not any(launch.budget_s == 0 for launch in run.launches):
+        return ""
+    return f"used {shown(used)} of a budget of {budget_s:g} s"
+
+
 def used_s(launch: Launch, blocks: Sequence[Block]) -> float:
     """Seconds that a launch used: start, warm-up, rounds, and what came after.
 
@@ -161,13 +169,13 @@ def _without_time(run: Run, names: dict[int, str]) -> list[str]:
     short = [names[launch.number] for launch in run.launches if launch.budget_s == 0]
     if not short:
         return []
-    least, budget_s, used = min(MIN_ROUNDS_ON_BUDGET, run.sampling.max_rounds), run.sampling.budget_s, total_s(run)
+    least = min(MIN_ROUNDS_ON_BUDGET, run.sampling.max_rounds)
     found = [
-        f"The budget of {budget_s:g} s left no time for {_numbered(short)}: {least} rounds, the least that a launch "
-        "measures."
+        f"The budget of {run.sampling.budget_s:g} s left no time for {_numbered(short)}: {least} rounds, "
+        "the least that a launch measures."
     ]
-    if is_overrun(used, budget_s):
-        found.append(f"The launches used {shown(used)} of a budget of {budget_s:g} s, since no launch takes less.")
+    if over := overrun(run):
+        found.append(f"The launches {over}, since none measures less.")
     return found
 
 
