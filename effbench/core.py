@@ -233,12 +233,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Warmup:
-    """How one cell warmed up in one launch: `steady` says whether it reached a steady state before the cap."""
+    """How one cell warmed up in one launch: `steady` says whether it reached a steady state before the cap.
+
+    `call_s` is what a call took at its end, in wall seconds; 0 in runs that did not record it.
+    """
 
     cell: str
     calls: int
     seconds: float
     steady: bool
+    call_s: float = 0.0
 
 
 @dataclass(frozen=True)

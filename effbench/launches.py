@@ -13,6 +13,7 @@ from typing import Any
 
 from effbench.core import Block, Launch, Run
 from effbench.devices._nvml import reason_names
+from effbench.measurement.forecast import is_overrun, shown
 from effbench.measurement.stop import MIN_ROUNDS_ON_BUDGET
 
 GAP_S = 3600.0
@@ -38,6 +39,14 @@ def total_s(run: Run) -> float:
     """Seconds of the budget that the launches of a run have used."""
     blocks = _by_launch(run)
     return sum(used_s(launch, blocks.get(launch.number, ())) for launch in run.launches)
+
+
+def overrun(run: Run) -> str:
+    """ "used 93 s of a budget of 10 s"; "" where they kept within it, or all had time for rounds."""
+    used, budget_s = total_s(run), run.sampling.budget_s
+    if not is_overrun(used, budget_s) or not any(launch.budget_s == 0 for launch in run.launches):
+        return ""
+    return f"used {shown(used)} of a budget of {budget_s:g} s"
 
 
 def used_s(launch: Launch, blocks: Sequence[Block]) -> float:
@@ -161,10 +170,13 @@ def _without_time(run: Run, names: dict[int, str]) -> list[str]:
     if not short:
         return []
     least = min(MIN_ROUNDS_ON_BUDGET, run.sampling.max_rounds)
-    return [
+    found = [
         f"The budget of {run.sampling.budget_s:g} s left no time for {_numbered(short)}: {least} rounds, "
         "the least that a launch measures."
     ]
+    if over := overrun(run):
+        found.append(f"The launches {over}, since none measures less.")
+    return found
 
 
 def _pauses(run: Run, names: dict[int, str]) -> list[str]:

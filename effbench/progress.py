@@ -1,4 +1,4 @@
-"""A progress bar with the time left, on standard error; silent when that is not a terminal."""
+"""A progress bar with the time left, on standard error; where that is not a terminal only the notes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
+from effbench import console
 from effbench.runner import Progress as Step
 from effbench.runner import Watch
 
@@ -14,7 +15,7 @@ from effbench.runner import Watch
 def watching() -> Iterator[Watch]:
     """A `Watch` that draws the bar for as long as the context lasts."""
     if sys.stderr is None or not sys.stderr.isatty():
-        yield lambda step: None
+        yield lambda step: console.note(step.note) if step.note else None
         return
     from rich.console import Console
     from rich.markup import escape
@@ -40,6 +41,8 @@ def watching() -> Iterator[Watch]:
         task = bar.add_task("starting", total=1.0)
 
         def watch(step: Step) -> None:
+            if step.note:
+                console.note(step.note)  # the bar is drawn again below it
             bar.update(task, completed=step.done, description=escape(step.doing))
 
         yield watch

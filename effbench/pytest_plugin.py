@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import json
 import platform
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -236,6 +237,7 @@ class Effbench:
         from effbench.emulation import EMULATED
         from effbench.errors import InvalidValue
         from effbench.measurement import here
+        from effbench.measurement.forecast import is_overrun
 
         if self.is_used:
             self._benchmark.has_error = True
@@ -251,11 +253,17 @@ class Effbench:
             if not self._benchmark.enabled:
                 self._benchmark.pedantic(prepared.call)
                 return Speed(prepared.costs, prepared.costs_missing, notes=prepared.notes)
-            calls, is_steady, blocks = here.blocks(prepared, Sampling(**self._sampling))
+            sampling, begun_s = Sampling(**self._sampling), time.monotonic()
+            calls, is_steady, blocks = here.blocks(prepared, sampling)
+            used_s = time.monotonic() - begun_s
             facts = _environment(prepared.device, prepared.threads, policy)
             speed = Speed(prepared.costs, prepared.costs_missing, calls, blocks, is_steady, facts, prepared.notes)
             self._replay.record(self._benchmark, prepared.call, blocks)
             self._benchmark.extra_info["effbench"] = speed.to_dict()
+            if is_overrun(used_s, sampling.budget_s):
+                # --benchmark-max-time ends the rounds and not the warm-up.
+                over = {"used_s": round(used_s, 3), "budget_s": sampling.budget_s}
+                self._benchmark.extra_info["effbench"]["over_budget"] = over
         return speed
 
 

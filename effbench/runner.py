@@ -21,6 +21,7 @@ from effbench.emulation import EMULATED, is_emulated
 from effbench.errors import EffbenchError, NotComparable, StorageError
 from effbench.measurement import peaks as measuring
 from effbench.measurement import readings, sources
+from effbench.measurement.forecast import Forecast
 from effbench.measurement.launcher import Worker, WorkerFailed, worker_environment
 from effbench.measurement.stop import MIN_ROUNDS_ON_BUDGET
 from effbench.peaks import Peaks
@@ -32,6 +33,9 @@ from effbench.unrest import Observation
 CostOf = Callable[[Cell], Cost]
 BoundsOf = Callable[[Cell, Peaks], Mapping[str, float]]
 
+UNRECORDED = ("working", "call", "prepared")
+"""Events that say how far a worker is; what they tell is in the records that follow."""
+
 STARTS = 2
 """So many processes in a row that end before they work are no accident."""
 
@@ -42,6 +46,8 @@ class Progress:
 
     done: float
     doing: str
+    note: str = ""
+    """A line for whoever waits, bar or no bar: said once."""
 
 
 Watch = Callable[[Progress], None]
@@ -67,6 +73,8 @@ class _State:
     after_s: float = 0.0
     """What the last finished launch spent after its rounds."""
     failed_starts: int = 0
+    forecast: Forecast | None = None
+    """Made for the first launch of this process."""
 
 
 def execute(
@@ -277,6 +285,10 @@ def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
     skipped_before = len(record.skipped)
     state.next_launch += 1
     left = sampling.launches - len(state.finished)
+    if state.forecast is None:
+        cells = sum(cell.id not in record.skipped for cell in plan.cells)
+        state.forecast = Forecast(sampling, sampling.budget_s, cells=cells, left=left, used_s=state.used_s)
+        seen.forecast = state.forecast
     slice_s = max(0.0, (sampling.budget_s - state.used_s) / left)
     share = {"launches_left": left, "after_s": state.after_s, "begun_s": seen.begun_s}
     job = record.job(seen.number, state.rounds.get(slot, 0), slice_s, **share)
@@ -287,7 +299,7 @@ def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
                 for event in worker.events():
                     kind = event["event"]
                     seen.take(event)
-                    if kind == "working":
+                    if kind in UNRECORDED:
                         state.failed_starts = 0
                         continue
                     record.take(seen.number, event)
@@ -329,6 +341,7 @@ class _Seen:
         self.number, self.working = number, ""
         self.at_s = self.ended_s = 0.0
         self._slot, self._sampling, self._watch = slot, sampling, watch
+        self.forecast: Forecast | None = None
         self._rounds: tuple[float, float] | None = None
         """When the rounds began, and how long they may take."""
 
@@ -336,10 +349,11 @@ class _Seen:
         """Hear of an event, and say how far the run has come."""
         kind = event["event"]
         self.at_s = max(self.at_s, event.get("at_s", 0.0))
-        if kind == "working":
+        note = self.forecast.take(event) if self.forecast is not None else ""
+        if kind == "working" or note:
             self.working = event["cell"]
             if self._rounds is None:
-                self._say(0.0, "warming up")
+                self._say(0.0, "warming up", note)
         elif kind == "null":
             self._rounds = self.at_s, event["budget_s"]
             if not event["budget_s"]:
@@ -353,7 +367,7 @@ class _Seen:
             self.ended_s = self.at_s
             self.observed.look()
 
-    def _say(self, share: float, doing: str) -> None:
+    def _say(self, share: float, doing: str, note: str = "") -> None:
         planned = self._sampling.launches
         done = (self._slot + min(share, 1.0)) / planned
-        self._watch(Progress(done, f"launch {self._slot + 1}/{planned}: {doing}"))
+        self._watch(Progress(done, f"launch {self._slot + 1}/{planned}: {doing}", note))

@@ -13,10 +13,14 @@ from effbench.core import DEFAULT_LEVEL, Block, Cell, Cost, Estimate, Reading, R
 from effbench.emulation import EMULATED, is_emulated
 
 CONTAMINATED_SHARE = 0.10
-"""A cell of whose blocks more than this share was disturbed was measured on a disturbed machine."""
+"""A cell of whose blocks more than this share was disturbed was measured on a disturbed machine. One block of fewer
+than ten is no share: it is set aside."""
 
 FAULTS_PER_CALL = 0.01
-"""More minor faults a call than this, after warm-up, and the allocator is part of what was measured."""
+"""More minor faults a call than this, after warm-up, and the allocator is part of what was measured. Of calls longer
+than `FAULTS_CALL_S` as many more as they are longer: a fault takes the same time in each."""
+
+FAULTS_CALL_S = 0.005
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,8 @@ def quiet_rounds(result: Result) -> dict[tuple[int, int], Block]:
 
 def contaminated(result: Result) -> bool:
     """Whether outside causes disturbed more than a tenth of the cell's blocks."""
-    return sum(1 for block in result.blocks if block.timing.flags) > CONTAMINATED_SHARE * len(result.blocks)
+    every, disturbed = len(result.blocks), sum(1 for block in result.blocks if block.timing.flags)
+    return disturbed > max(1.0, CONTAMINATED_SHARE * every) or disturbed == every > 0
 
 
 def paired_ratio(slower: Rounds, faster: Rounds, clock: str, confidence: float = 0.95) -> Estimate | None:
@@ -284,6 +289,7 @@ def _notes(run: Run, result: Result, bound: str | None, own_clock: str, clock: s
     notes += switched(run, result.cell.id)
     told = [launch.probes.get(result.cell.id, {}).get("notes") for launch in run.launches]
     notes += dict.fromkeys(note for each in told if each for note in each.split("; "))
-    if calls and faults / calls > FAULTS_PER_CALL:
+    call_s = sum(block.timing.wall_ns for block in result.blocks) * 1e-9 / max(calls, 1)
+    if calls and faults / calls > FAULTS_PER_CALL * max(1.0, call_s / FAULTS_CALL_S):
         notes.append(f"{faults / calls:.2g} page faults a call")
     return tuple(notes)

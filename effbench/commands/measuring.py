@@ -192,6 +192,7 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
 
     `bundle` is what is measured, where it is one: its machine may lack what tables and figures are made with.
     """
+    from effbench import launches as launch_times
     from effbench.progress import watching
     from effbench.runner import Interrupted
 
@@ -219,6 +220,8 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
         said = f"interrupted; the run is complete, this shows it: {again}"
         raise typer.Exit(console.answer_interrupt(said)) from None
     _show(results, files, as_json, results.run.path)
+    if (over := launch_times.overrun(results.run)) and not as_json:
+        print(f"{'time':<8}{over}")
     if not packages.has("matplotlib"):
         console.note("no figures: matplotlib is not installed here; effbench report draws them where it is")
 

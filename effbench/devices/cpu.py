@@ -25,6 +25,9 @@ from effbench.operator_times import WatchedCall
 RUN_DELAY_SHARE = 0.05
 """A block that waited this share of its time for a core was disturbed from outside."""
 
+STEAL_SHARE = 0.05
+"""The same for time that the hypervisor gave to other guests. One tick of 10 ms is more of any block below 0.2 s."""
+
 _ALLOCATOR_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc", "annot allocate memory")
 
 
@@ -151,11 +154,11 @@ def out_of_memory_named() -> Iterator[None]:
 
 
 def disturbances(wall_ns: int, run_delay_ns: int, steal_ns: int) -> tuple[str, ...]:
-    """Outside causes that disturbed a block, by name. Never the block's own value."""
+    """Outside causes that disturbed a block, by name: each as a share of the block, never the block's own value."""
     flags = []
     if run_delay_ns > RUN_DELAY_SHARE * wall_ns:
         flags.append("waited for a core")
-    if steal_ns > 0:
+    if steal_ns > STEAL_SHARE * wall_ns:
         flags.append("steal")
     return tuple(flags)
 

@@ -16,12 +16,13 @@ from effbench.gates import rule as gate
 from effbench.gates.baseline import name_of
 from effbench.gates.config import BUDGET_S, Config, Subject
 from effbench.gates.decision import Decision, Finding
-from effbench.gates.duel import Duel
+from effbench.gates.duel import LEAST_ROUNDS, Duel
 from effbench.gates.pairs import Pair
 from effbench.gates.power import Survey
 from effbench.gates.replay import Replay
 from effbench.gates.rule import LOOKS, Gate, Rule
 from effbench.measurement import counting
+from effbench.measurement.forecast import Forecast, is_overrun, shown
 from effbench.measurement.launcher import Site
 from effbench.plan import Plan
 from effbench.runner import CostOf, Interrupted, Progress, Watch
@@ -132,7 +133,8 @@ def decide(
     judge = Gate([cell.id for cell in plan.cells], rule, tolerances or {})
     notes: tuple[str, ...] = ()
     pair: Pair | None = None
-    with _duel(plan, sides, directory, rule.looks[-1], command, watch) as duel:
+    forecast = Forecast(plan.sampling, budget_s, cells=len(plan.cells), left=rule.looks[0], sides=2, least=LEAST_ROUNDS)
+    with _duel(plan, sides, directory, rule.looks[-1], command, watch, forecast) as duel:
         try:
             for number, launches in enumerate(rule.looks):
                 while duel.launches < launches and duel.launch(judge.undecided):
@@ -152,6 +154,10 @@ def decide(
             return _decision(plan, sides, directory, begun, unlike)
         except KeyboardInterrupt:
             raise Interrupted(directory) from None
+        if duel.rounds < ROUNDS:
+            notes += (f"{duel.rounds} rounds a launch instead of {ROUNDS}, since the budget has no time for more",)
+        if is_overrun(spent := time.monotonic() - begun, budget_s):
+            notes += (f"it used {shown(spent)} of a budget of {budget_s:g} s",)
         if duel.launches:
             pair = duel.finish()
         found = gate.findings(judge, pair, duel.skipped(), same_costs=same_costs)
@@ -204,10 +210,27 @@ def calibrate(config: Config, pair: Pair, suites: int, seed: int, watch: Watch) 
     return survey, found
 
 
-def _duel(plan: Plan, sides: Sides, directory: Path, launches: int, command: str, watch: Watch) -> Duel:
+def _duel(
+    plan: Plan,
+    sides: Sides,
+    directory: Path,
+    launches: int,
+    command: str,
+    watch: Watch,
+    forecast: Forecast | None = None,
+) -> Duel:
     fixed = replace(plan.sampling, launches=launches, min_rounds=ROUNDS, max_rounds=ROUNDS)
     planned = replace(plan, sampling=fixed)
-    return Duel(planned, sides.sites, directory, sides.costs, planned=launches, command=command, watch=watch)
+    return Duel(
+        planned,
+        sides.sites,
+        directory,
+        sides.costs,
+        planned=launches,
+        command=command,
+        watch=watch,
+        forecast=forecast,
+    )
 
 
 def _decision(

@@ -7,7 +7,7 @@ cancels. As in `runner`, this process only reads events and appends records.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -20,12 +20,16 @@ from effbench.errors import CannotStart, EffbenchError, ForeignCode, NotComparab
 from effbench.gates import pairs
 from effbench.gates.pairs import SIDES, Pair
 from effbench.measurement import schedule
+from effbench.measurement.forecast import Forecast
 from effbench.measurement.launcher import Site, Worker, WorkerFailed, worker_environment
 from effbench.plan import Plan
 from effbench.recording import Recording
-from effbench.runner import STARTS, CostOf, Interrupted, Progress, Watch
+from effbench.runner import STARTS, UNRECORDED, CostOf, Interrupted, Progress, Watch
 from effbench.storage import RunWriter
 from effbench.unrest import Observation
+
+LEAST_ROUNDS = 8
+"""Of a launch, where the budget has no time for those planned: a median of fewer says little of the launch."""
 
 OWN_ENVIRONMENT = (
     "python.version",
@@ -48,6 +52,8 @@ class _Party:
         self._worker: Worker | None = None
         self._events: Iterator[dict[str, Any]] = iter(())
         self._launch, self._observed, self._at_s, self._is_recorded = 0, Observation(), 0.0, False
+        self.overheard: Callable[[Mapping[str, Any]], None] = lambda event: None
+        """Hears every event too."""
 
     def start(self, stack: ExitStack, launch: int, cells: Collection[str]) -> None:
         """Start its worker, which prepares the cells and waits."""
@@ -67,9 +73,10 @@ class _Party:
         """Write down what its worker says until it says one of these. Raises WorkerFailed when it ends instead."""
         for event in self._events:
             kind = str(event["event"])
+            self.overheard(event)
             if kind == "working":
                 self.working = event["cell"]
-            elif kind != "prepared":
+            elif kind not in UNRECORDED:
                 self.record.take(self._launch, event)
             if kind == "ready":
                 self._require_same_effbench(event)
@@ -102,7 +109,8 @@ class Duel:
     """Two sides of one plan, measured in alternation as many launches as are asked for. Use as a context manager.
 
     `sites` and `costs` are the baseline's and the candidate's; `planned` is how many launches there may be, for the
-    progress. Everything is under `directory` (`pairs`) as soon as it is measured.
+    progress. Everything is under `directory` (`pairs`) as soon as it is measured. A `forecast` is told of the first
+    calls; where fewer rounds fit into its budget, each launch measures so many (`rounds`).
     """
 
     def __init__(
@@ -115,7 +123,9 @@ class Duel:
         planned: int,
         command: str = "",
         watch: Watch = lambda progress: None,
+        forecast: Forecast | None = None,
     ) -> None:
+        self._forecast, self.rounds = forecast, plan.sampling.max_rounds
         self.plan, self.directory, self.launches = plan, directory, 0
         self._planned, self._watch = planned, watch
         self._sites, self._costs, self._command = sites, costs, command
@@ -190,6 +200,8 @@ class Duel:
             try:
                 for party in starters:
                     party.start(stack, number, cells)
+                if self._forecast is not None and not self.launches:
+                    starters[0].overheard = self._overhear
                 for party in starters:
                     self._say(0.0, f"starting the {party.name}")
                     party.hear("prepared")
@@ -204,6 +216,8 @@ class Duel:
                     _require_same_calls(calls, warm)
                     calls = warm
                     self._failed_starts = 0
+                if self._forecast is not None and not self.launches:
+                    self.rounds = self._forecast.rounds(self.rounds)
                 for party in self._alternate(number, cells):
                     party.hear("block", "skip")
                 for party in starters:
@@ -216,7 +230,7 @@ class Duel:
 
     def _alternate(self, launch: int, cells: Sequence[str]) -> Iterator[_Party]:
         """Give one order after the other, and yield whose it is."""
-        total = self.plan.sampling.max_rounds
+        total = self.rounds
         for number in range(total):
             self._say(number / total, f"round {number + 1}/{total}")
             order = schedule.order(cells, seed=self.plan.seed, launch=launch, round=number)
@@ -228,9 +242,14 @@ class Duel:
                         party.tell(cell=cell, round=number, position=2 * place + turn)
                         yield party
 
-    def _say(self, share: float, doing: str) -> None:
+    def _overhear(self, event: Mapping[str, Any]) -> None:
+        assert self._forecast is not None, "only then is anything overheard"
+        if note := self._forecast.take(event):
+            self._say(0.0, "warming up", note)
+
+    def _say(self, share: float, doing: str, note: str = "") -> None:
         done = min((self.launches + share) / max(self._planned, 1), 1.0)
-        self._watch(Progress(done, f"launch {self.launches + 1} of at most {self._planned}: {doing}"))
+        self._watch(Progress(done, f"launch {self.launches + 1} of at most {self._planned}: {doing}", note))
 
     def _require_alike(self) -> None:
         stored = [party.record.stored for party in self._parties]

@@ -24,6 +24,9 @@ PASSES = 5
 PASS_S, LEAST_CALLS, MOST_CALLS = 0.1, 2, 10
 """How long a pass lasts; the profiler keeps every event of it in memory."""
 
+SLOW_S, SLOW_PASSES = 1.0, 3
+"""From this time a call on, so few passes of one call each."""
+
 NO_OPERATORS = (
     "the profiler saw no operator of torch, as under a runtime that launches its kernels itself (a CUDA graph does); "
     "break the network down under eager"
@@ -38,12 +41,14 @@ _NAMED_SHUFFLES = frozenset(("channel_shuffle", "native_channel_shuffle", "pixel
 def watch(device: Device, call: Call) -> Breakdown:
     """Break one warm cell down. Raises OutOfMemory; lets the model's own errors through."""
     once_s = device.time_block(call, 1).wall_ns * 1e-9
-    calls = min(max(math.ceil(PASS_S / max(once_s, 1e-6)), LEAST_CALLS), MOST_CALLS)
+    is_slow = once_s >= SLOW_S
+    calls = 1 if is_slow else min(max(math.ceil(PASS_S / max(once_s, 1e-6)), LEAST_CALLS), MOST_CALLS)
     watched: list[WatchedCall] = []
     alone: list[Timing] = []
-    for _ in range(PASSES):
-        # Reading the events filled the caches with other things.
-        device.time_block(call, 1)
+    for _ in range(SLOW_PASSES if is_slow else PASSES):
+        if not is_slow:
+            # Reading the events filled the caches with other things.
+            device.time_block(call, 1)
         alone += [device.time_block(call, 1) for _ in range(calls)]
         found = device.watch(call, calls)
         if found is None:

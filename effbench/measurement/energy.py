@@ -41,16 +41,19 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     spec = job["cell"]
     with readings.ready(job, emit) as (device, call, _):
         device.energy()  # refuses before anybody waits
-        values = measured(device, call, spec["id"], spec["batch"], Sampling(**job["sampling"]))
+        sampling = Sampling(**job["sampling"])
+        values = measured(device, call, spec["id"], spec["batch"], sampling, readings.alive(emit))
     emit("reading", values=values)
 
 
-def measured(device: Device, call: Call, cell: str, batch: int, sampling: Sampling) -> dict[str, Any]:
-    """The values of a reading. Raises as `answer`."""
+def measured(
+    device: Device, call: Call, cell: str, batch: int, sampling: Sampling, told: loop.Told = lambda seconds: None
+) -> dict[str, Any]:
+    """The values of a reading. Raises as `answer`. `told` hears of calls of the warm-up."""
     device.rest(SETTLE_S)
     idle_s, idle = _window(device, lambda: device.rest(REST_S))
-    loop.warm_up(device, call, cell, None, sampling)
-    once_s = min(device.time_block(call, 1).wall_ns for _ in range(3)) * 1e-9
+    warm, _ = loop.warm_up(device, call, cell, None, sampling, told)
+    once_s = warm.call_s
     chunk = max(1, math.ceil(LOOK_S / max(once_s, 1e-7)))
     calls = 0
 

@@ -208,7 +208,10 @@ def blocks(prepared: Prepared, sampling: Sampling) -> tuple[int, bool, tuple[Tim
     """Warm up, then blocks until enough is known: calls in a block, whether the state was steady, the blocks."""
     warm, calls = loop.warm_up(prepared.device, prepared.call, _CELL, None, sampling)
     task = loop.Slice(0, SEED, 0, sampling.budget_s, {})
-    told: Iterator[Block | str] = loop.rounds(prepared.device, {_CELL: prepared.call}, {_CELL: calls}, sampling, task)
+    ready = loop.warm_blocks([warm], {_CELL: calls}, alone=True)
+    told: Iterator[Block | str] = loop.rounds(
+        prepared.device, {_CELL: prepared.call}, {_CELL: calls}, sampling, task, warm=ready
+    )
     return calls, warm.steady, tuple(item.timing for item in told if isinstance(item, Block))
 
 

@@ -219,7 +219,10 @@ class Worker:
             try:
                 line = self._lines.get(timeout=0 if self._is_deaf else self._silence_s)
             except queue.Empty:
-                raise WorkerFailed(f"no sign of life for {self._silence_s:g} s, taken for hung and ended") from None
+                raise WorkerFailed(
+                    f"no sign of life for {self._silence_s:g} s, taken for hung and ended; where one call takes "
+                    "longer, measure it as a study with Sampling(silence_s=...)"
+                ) from None
             if line is None:
                 break
             try:

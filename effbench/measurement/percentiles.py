@@ -41,8 +41,9 @@ def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float)
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     """The other end: `steady` and `calls_ns`."""
     with readings.ready(job, emit) as (device, call, held):
-        with held.calling(job["cell"]["id"]):
-            warm, _ = loop.warm_up(device, call, job["cell"]["id"], job["cell"]["calls"], Sampling(**job["sampling"]))
+        cell, sampling = job["cell"], Sampling(**job["sampling"])
+        with held.calling(cell["id"]):
+            warm, _ = loop.warm_up(device, call, cell["id"], cell["calls"], sampling, readings.alive(emit))
         # A collection in the middle of a call would be our tail and not the network's.
         gc.collect()
         gc.freeze()

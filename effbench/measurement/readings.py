@@ -75,6 +75,11 @@ def ready(job: Mapping[str, Any], emit: Callable[..., None]) -> Iterator[tuple[D
         held.require(job["cell"]["id"])
 
 
+def alive(emit: Callable[..., None]) -> Callable[[float], None]:
+    """Tell the parent of slow calls, which it would take for silence."""
+    return lambda seconds: emit("call", seconds=seconds)
+
+
 def one_process(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
     """Start one worker on the job and take the values of its "reading" event, or the reason why there was none."""
     what = job["task"]

@@ -12,13 +12,14 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any, TextIO
 
 from effbench import devices, runtimes
 from effbench._version import __version__
-from effbench.core import READINGS, Block, Sampling
+from effbench.core import READINGS, Block, Sampling, Warmup
 from effbench.devices import Call, Device
 from effbench.errors import CannotStart, EffbenchError
 from effbench.measurement import breakdown, launcher, loop, origins, preparation, reasons, sources, switches
@@ -168,15 +169,16 @@ def _carry_out(
         frozen |= hear()["calls"]
         # By now the other side's process computes there too.
         device.admit_processes()
-    blocks = _warm_up_all(device, held, calls, frozen, sampling, emit)
+    blocks, warm = _warm_up_all(device, held, calls, frozen, sampling, emit)
     null_ns = loop.null_call_ns(device)
     job = job if job.get("obeys") else {**job, "budget_s": watch.rounds_s()}
     emit("null", ns_per_call=null_ns, budget_s=None if job.get("obeys") else job["budget_s"])
     if job.get("obeys"):
         _freeze_garbage(held)
-        _obey(device, held, calls, blocks, emit, hear)
+        _obey(device, held, calls, blocks, emit, hear, loop.warm_blocks(warm, blocks, alone=False))
     elif calls:
-        _measure(job, device, held, calls, blocks, sampling, emit)
+        ready = loop.warm_blocks(warm, blocks, alone=len(calls) == 1)
+        _measure(job, device, held, calls, blocks, sampling, emit, ready)
     for cell, call in calls.items() if job.get("breakdown") else ():
         _break_down(device, held, cell, call, emit)
     # Last: a capture that fails can leave a GPU's allocator unusable, which by now costs no measured cell.
@@ -190,23 +192,30 @@ def _carry_out(
 
 def _warm_up_all(
     device: Device, held: Held, calls: dict[str, Call], frozen: Mapping[str, int | None], sampling: Sampling, emit: Emit
-) -> dict[str, int]:
-    """Calls per block of every cell. A cell that fails is reported and taken out of `calls`."""
+) -> tuple[dict[str, int], list[Warmup]]:
+    """Calls per block of every cell, and how it warmed up. A cell that fails is reported and taken out of `calls`."""
     blocks: dict[str, int] = {}
+    warmups: list[Warmup] = []
     for cell in list(calls):
         emit("working", cell=cell)
         try:
+            told = partial(_tell_call, emit, cell)
             with held.calling(cell):
-                warm, blocks[cell] = loop.warm_up(device, calls[cell], cell, frozen[cell], sampling)
+                warm, blocks[cell] = loop.warm_up(device, calls[cell], cell, frozen[cell], sampling, told)
         except NETWORK_FAILURES as error:
             reason = reasons.told(error)
         else:
+            warmups.append(warm)
             emit("warmup", **asdict(warm))
             emit("calls", cell=cell, calls=blocks[cell])
             continue
         del calls[cell]
         _leave_out(device, held, cell, reason, emit)
-    return blocks
+    return blocks, warmups
+
+
+def _tell_call(emit: Emit, cell: str, seconds: float) -> None:
+    emit("call", cell=cell, seconds=seconds)
 
 
 def _leave_out(device: Device, held: Held, cell: str, reason: str, emit: Emit) -> None:
@@ -239,16 +248,26 @@ def _freeze_garbage(held: Held) -> None:
 
 
 def _obey(
-    device: Device, held: Held, calls: dict[str, Call], blocks: Mapping[str, int], emit: Emit, hear: Hear
+    device: Device,
+    held: Held,
+    calls: dict[str, Call],
+    blocks: Mapping[str, int],
+    emit: Emit,
+    hear: Hear,
+    warm: Collection[str] = (),
 ) -> None:
-    """Time one block an order until the order is to end. A cell that fails is reported once and ordered no more."""
+    """Time one block an order until the order is to end. A cell that fails is reported once and ordered no more.
+
+    `warm` are cells that need no untimed call before a block.
+    """
     start = device.now_s()
     while (order := hear()).get("cell"):
         cell = order["cell"]
         emit("working", cell=cell)
         try:
-            # Untimed: the other side's block has left its own code and data in the caches.
-            device.run_calls(calls[cell], 1)
+            if cell not in warm:
+                # Untimed: the other side's block has left its own code and data in the caches.
+                device.run_calls(calls[cell], 1)
             timing = device.time_block(calls[cell], blocks[cell])
             held.require(cell, quick=True)
         except NETWORK_FAILURES as error:
@@ -270,6 +289,7 @@ def _measure(
     blocks: Mapping[str, int],
     sampling: Sampling,
     emit: Emit,
+    warm: Collection[str] = (),
 ) -> None:
     """Time rounds until they suffice. A cell that fails ends them; it is taken out of `calls`."""
     pairs = [(spec["id"], spec["reference"]) for spec in job["cells"] if spec["id"] in calls]
@@ -285,7 +305,7 @@ def _measure(
         emit("working", cell=cell)
 
     try:
-        for item in loop.rounds(device, calls, blocks, sampling, task, visiting):
+        for item in loop.rounds(device, calls, blocks, sampling, task, visiting, warm):
             if isinstance(item, Block):
                 held.require(item.cell, quick=True)
                 emit("block", round=item.round, position=item.position, cell=item.cell, timing=asdict(item.timing))

@@ -17,8 +17,8 @@ from effbench.summary import CellSummary
 
 
 def run_document(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Keys: run_dir, study, environment, clock, launches, cells, verdicts. Times in seconds, memory access in elements;
-    missing is null.
+    """Keys: run_dir, study, environment, clock, launches, remarks, cells, verdicts. Times in seconds, memory access in
+    elements; missing is null.
     """
     return {
         "run_dir": None if run.path is None else str(Path(run.path).parent),
@@ -29,6 +29,8 @@ def run_document(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verd
         "environment": dataclasses.asdict(run.environment),
         "sampling": dataclasses.asdict(run.sampling),
         "launches": launches.described(run),
+        "used_s": round(launches.total_s(run), 3),
+        "remarks": list(launches.remarks(run)),
         "cells": [cell_document(cell) for cell in cells],
         "verdicts": [verdict_document(verdict) for verdict in verdicts],
         "ranking": _ranking(run, cells),
