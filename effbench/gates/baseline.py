@@ -129,7 +129,7 @@ def judge(
                 verdict = "REGRESSION"
             elif clock != "wall" and waiting[cell] <= rule.alpha * WALL_SHARE:
                 verdict, reason = "REGRESSION", f"it waits: more than {WALL_EFFECT:.0%} slower by the wall clock"
-            elif cell in split and max(sides[cell].p_below(tolerance), walls[cell].p_below(tolerance)) > rule.alpha:
+            elif cell in split and not _agree(sides[cell], walls[cell], tolerance, rule.alpha):
                 verdict, reason = "INCONCLUSIVE", f"{split[cell]}; a verdict needs the wall clock to agree"
             elif doubt := _doubt(baseline, candidate, cell, sides[cell], walls[cell], tolerance, rule.alpha):
                 verdict, reason = "INCONCLUSIVE", doubt
@@ -264,6 +264,13 @@ def _doubt(baseline: Run, candidate: Run, cell: str, sides: Sides, wall: Sides, 
         if not all(warmup.steady for warmup in warmups):
             return f"the {side} did not reach a steady state"
     return ""
+
+
+def _agree(sides: Sides, walls: Sides, tolerance: float, alpha: float) -> bool:
+    """Whether both clocks show that there is no slowdown above the tolerance, and differ little about the change."""
+    if max(sides.p_below(tolerance), walls.p_below(tolerance)) > alpha:
+        return False
+    return abs(sides.point - walls.point) <= math.log1p(WALL_EFFECT)
 
 
 def _split(baseline: Run, candidate: Run, cell: str, yardstick: str | None) -> str:

@@ -145,9 +145,10 @@ def decide(numbers: Arrays, drawn: Array, rule: Rule, shift: Array | float = 0.0
         if wall is not None and (is_split := split(numbers, here)).any():
             by_wall = numpy.where(is_disturbed | ~is_split, 1.0, p_above(wall, here, rule.smallest_effect, shift))
             is_slower &= ~is_split | (_holm(by_wall) <= share)
-            is_passed &= ~is_split | (
-                p_above(-wall, here, 1 / (1 + rule.tolerance) - 1, -numpy.asarray(shift)) <= alpha
-            )
+            middles = [_middle(_middle(clock)[:, here].transpose(1, 0, 2)) for clock in (values, wall)]
+            agree = ~(numpy.abs(middles[0] - middles[1]) > math.log1p(WALL_EFFECT))
+            by_wall = p_above(-wall, here, 1 / (1 + rule.tolerance) - 1, -numpy.asarray(shift)) <= alpha
+            is_passed &= ~is_split | (agree & by_wall)
         if wall is not None:
             waiting = numpy.where(is_disturbed, 1.0, p_above(wall, here, WALL_EFFECT, shift))
             is_slower |= _holm(waiting) <= alpha * WALL_SHARE

@@ -161,6 +161,14 @@ def p_below(launches: Launches, share: float) -> float:
     return p_above(_mirrored(launches), 1 / (1 + share) - 1)
 
 
+def disagree(launches: Launches, wall: Launches) -> bool:
+    """Whether the clock that decides and the wall clock differ about a change by more than `WALL_EFFECT`."""
+    middles = [[stats.median(launch) for launch in clock if launch] for clock in (launches, wall)]
+    if not all(middles):
+        return False
+    return abs(stats.median(middles[0]) - stats.median(middles[1])) > math.log1p(WALL_EFFECT)
+
+
 def detectable(launches: Launches, alpha: float, smallest_effect: float = SMALLEST_EFFECT) -> float | None:
     """The smallest slowdown, as a share, that these launches would have called with a chance of four in five.
 
@@ -190,7 +198,7 @@ def _word(
         return Looked("REGRESSION")
     if is_waiting:
         return Looked("REGRESSION", f"it waits: more than {100 * WALL_EFFECT:.0f} % slower by the wall clock")
-    if split and max(p_below(launches, tolerance), p_below(wall, tolerance)) > alpha:
+    if split and (disagree(launches, wall) or max(p_below(each, tolerance) for each in (launches, wall)) > alpha):
         return Looked("INCONCLUSIVE", f"{split}; a verdict needs the wall clock to agree")
     if p_below(launches, tolerance) > alpha:
         return Looked("INCONCLUSIVE", f"neither a slowdown nor its absence within {100 * tolerance:.3g} % is shown")

@@ -307,7 +307,7 @@ def _sample(cells: Sequence[CellSummary]) -> str:
 
 
 def disturbed_text(cells: Sequence[CellSummary]) -> str:
-    """`` (disturbed: steal 3)`` of the blocks set aside; then those that contaminated cells keep, for want of better."""
+    """`` (disturbed: steal 3)`` of the blocks set aside; then those that contaminated cells keep."""
     causes: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
     for cell in cells:
         causes["contaminated" in cell.flags].update(cell.disturbed)
