@@ -5,6 +5,8 @@ it lies wholly below that, and is unsure otherwise. Where the two cells differ i
 beyond what that difference alone would explain, in either direction. The pairs of a claim share its error rate
 (Bonferroni), so a claim of three pairs is judged by three 98.3 % intervals.
 
+Nor is a pair decided where the CPU clock that it is judged by misses work of one of its cells: both ratios are shown.
+
 On a GPU pairs are judged by device time, also where the host cannot keep the GPU busy. The reason of such a pair then
 says what becomes of it for whoever waits for the host.
 """
@@ -15,7 +17,7 @@ from collections.abc import Mapping
 
 from effbench.core import Claim, Estimate, Label, PairEvidence, Run, Verdict
 from effbench.emulation import EMULATED
-from effbench.summary import CellSummary, Rounds, clock_of, paired_ratio, rounds_of, summarise
+from effbench.summary import CellSummary, Rounds, clock_of, paired_ratio, rounds_of, summarise, wall_beside
 
 SMALLEST_EFFECT = 0.01
 CONFIDENCE = 0.95
@@ -102,7 +104,8 @@ def _pair(
         untimed = EMULATED if EMULATED in flagged else "no round measured both"
         return PairEvidence(slower, faster, ratio, "unsure", "; ".join(skipped) or untimed, paper_ratio)
     if flagged:
-        return PairEvidence(slower, faster, ratio, "unsure", ", ".join(flagged), paper_ratio)
+        wall = wall_beside(clock, *sides, confidence)
+        return PairEvidence(slower, faster, ratio, "unsure", ", ".join(flagged), paper_ratio, wall)
     if ratio.n < MIN_LAUNCHES or ratio.low is None or ratio.high is None:
         reason = f"{ratio.n} of {MIN_LAUNCHES} launches that a verdict needs"
         return PairEvidence(slower, faster, ratio, "unsure", reason, paper_ratio)

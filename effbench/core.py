@@ -191,8 +191,9 @@ class Experiment:
 class Timing:
     """What a device reports about one timed block of `calls` back-to-back calls. Times in nanoseconds, whole block.
 
-    `cpu_ns` is the calling thread's CPU time, `device_ns` the time between device events; each is None where
-    the device has no such clock. `flags` name outside causes that disturbed the block, never its value.
+    `cpu_ns` is the calling thread's CPU time, `process_ns` that of all threads of its process, `device_ns` the time
+    between device events; each is None where the device has no such clock. `flags` name outside causes that disturbed
+    the block, never its value.
     """
 
     calls: int
@@ -205,6 +206,7 @@ class Timing:
     steal_ns: int = 0
     clocks: Mapping[str, float] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
+    process_ns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -378,6 +380,8 @@ class PairEvidence:
     verdict: Literal["holds", "fails", "unsure"]
     reason: str = ""
     paper_ratio: float | None = None
+    wall: Estimate | None = None
+    """The ratio of wall times, where CPU time misses work of one of the two."""
 
 
 @dataclass(frozen=True)
@@ -395,9 +399,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One cell in two runs: `change` is candidate time over baseline time."""
+    """One cell in two runs: `change` is candidate time over baseline time.
+
+    `wall` is the same of wall times, where CPU time misses work of one of the two.
+    """
 
     cell: str
     verdict: Literal["faster", "slower", "same", "unsure", "missing"]
     change: Estimate | None
     reason: str = ""
+    wall: Estimate | None = None

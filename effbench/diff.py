@@ -8,6 +8,7 @@ sides in one job.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from effbench import stats
 from effbench.core import Comparison, Estimate, Run
@@ -22,7 +23,8 @@ def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
     """One comparison per cell of either run: candidate time over baseline time on the runs' clock.
 
     "slower" or "faster" when the whole 95 % interval (Welch, over launch medians of log time) lies beyond 1 %; "same"
-    when it lies within ± 3 %; "missing" when only one run has the cell; "unsure" otherwise. Conditions are not
+    when it lies within ± 3 %; "missing" when only one run has the cell; "unsure" otherwise, and where CPU
+    time misses work of the cell in one of the runs: `wall` then says what the other clock reads. Conditions are not
     checked here.
     """
     sides = [{result.cell.id: result for result in run.results} for run in (baseline, candidate)]
@@ -39,7 +41,7 @@ def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
         ):
             comparisons.append(Comparison(cell, "missing", None, "the same name, but another network, input or batch"))
             continue
-        medians = [_launch_medians(run, cell) for run in (baseline, candidate)]
+        medians = [_launch_medians(run, cell, run.clock) for run in (baseline, candidate)]
         if not all(medians):
             untimed = (
                 EMULATED
@@ -49,23 +51,25 @@ def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
             reason = next((side[cell].skipped for side in sides if side[cell].skipped), untimed)
             comparisons.append(Comparison(cell, "missing", None, str(reason)))
             continue
-        log_change = stats.welch_interval(medians[0], medians[1])
-        change = Estimate(
-            math.exp(log_change.point),
-            None if log_change.low is None else math.exp(log_change.low),
-            None if log_change.high is None else math.exp(log_change.high),
-            log_change.confidence,
-            log_change.n,
-        )
         disturbed = list(dict.fromkeys(flag for side in flags for flag in side[cell].flags))
-        comparisons.append(_classify(cell, change, disturbed))
+        found = _classify(cell, _change(*medians), disturbed)
+        if any(side[cell].is_split for side in flags):
+            walls = [_launch_medians(run, cell, "wall") for run in (baseline, candidate)]
+            found = replace(found, wall=_change(*walls) if all(walls) else None)
+        comparisons.append(found)
     return tuple(comparisons)
 
 
-def _launch_medians(run: Run, cell: str) -> list[float]:
+def _change(baseline: list[float], candidate: list[float]) -> Estimate:
+    found = stats.welch_interval(baseline, candidate)
+    low, high = (None if end is None else math.exp(end) for end in (found.low, found.high))
+    return Estimate(math.exp(found.point), low, high, found.confidence, found.n)
+
+
+def _launch_medians(run: Run, cell: str, clock: str) -> list[float]:
     by_launch: dict[int, list[float]] = {}
     for (launch, _), block in rounds_of(run)[cell].items():
-        seconds = block.per_call_s(run.clock)
+        seconds = block.per_call_s(clock)
         if seconds:
             by_launch.setdefault(launch, []).append(math.log(seconds))
     return [stats.median(values) for values in by_launch.values()]

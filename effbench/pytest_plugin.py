@@ -67,6 +67,16 @@ class Speed:
         """Time between device events; None on a CPU."""
         return self._median([block.device_ns for block in self.blocks])
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is to be known before `cpu_median_s` is read: what the CPU clock misses of the network."""
+        from effbench import cpu_share
+
+        if self.device_median_s is not None or (self.environment or {}).get("run.threads", 1) != 1:
+            return ()
+        share = cpu_share.of_launches([[block for block in self.blocks if not block.flags] or self.blocks])
+        return () if share is None or share.is_usual else (f"{share.flag}: {share.amount}",)
+
     def _median(self, spent_ns: list[int | None]) -> float | None:
         from effbench import stats
 
@@ -81,13 +91,22 @@ class Speed:
             "calls": self.calls,
             "blocks": {
                 name: [getattr(block, name) for block in self.blocks]
-                for name in ("wall_ns", "cpu_ns", "device_ns", "minor_faults", "switches", "run_delay_ns")
+                for name in (
+                    "wall_ns",
+                    "cpu_ns",
+                    "process_ns",
+                    "device_ns",
+                    "minor_faults",
+                    "switches",
+                    "run_delay_ns",
+                )
             },
             "flags": dict(Counter(flag for block in self.blocks for flag in block.flags)),
             "steady": self.is_steady,
             "median_s": self.median_s,
             "cpu_median_s": self.cpu_median_s,
             "device_median_s": self.device_median_s,
+            "remarks": list(self.remarks),
             "environment": dict(self.environment or {}),
             **({"notes": list(self.notes)} if self.notes else {}),
         }

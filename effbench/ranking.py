@@ -38,7 +38,7 @@ def agreements(cells: Sequence[CellSummary], keys: Sequence[str] = ()) -> tuple[
     `keys` are the labels that make a group. A metric that is missing somewhere, or the same everywhere, has no order
     and is left out.
     """
-    measured = [cell for cell in cells if cell.busy is not None and cell.cost is not None]
+    measured = [cell for cell in cells if cell.busy is not None and cell.cost is not None and not cell.is_split]
     if len(measured) < LEAST:
         return ()
     times = [cell.busy.point for cell in measured if cell.busy is not None]

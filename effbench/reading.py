@@ -4,7 +4,8 @@ declared type.
 Schema history
     1   2026-11: first.
     2   2026-11: memory format and mode of a cell, batch of a case, readings beside the rounds.
-    3   2026-11: time since the launch began in its records (`at_s`); start, end, conditions and budget of launches.
+    3   2026-11: time since the launch began in its records (`at_s`); start, end, conditions and budget of launches;
+        CPU time of the whole process beside that of the thread (`process_ns`).
 """
 
 from __future__ import annotations
@@ -274,7 +275,7 @@ def result(record: Mapping[str, Any]) -> Result:
 def _block(record: Mapping[str, Any]) -> Block:
     values = {"wall_ns": 0, **record["timing"]}
     timing = _make(Timing, {**values, "flags": tuple(values.get("flags", ()))})
-    if timing.calls < 1 or min(timing.wall_ns, timing.cpu_ns or 0, timing.device_ns or 0) < 0:
+    if timing.calls < 1 or min(timing.wall_ns, timing.cpu_ns or 0, timing.device_ns or 0, timing.process_ns or 0) < 0:
         raise ValueError("a block needs at least one call and no negative time")
     launch, number, position = (_integer(record[name]) for name in ("launch", "round", "position"))
     at_s = None if record.get("at_s") is None else _seconds(record["at_s"])

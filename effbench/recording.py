@@ -243,13 +243,14 @@ def _unusual(plan: Plan) -> dict[str, Any]:
 
 def _forwards(timing: Timing) -> Timing:
     """A clock that went backwards during a block has told nothing: no time is taken from it, the block is flagged."""
-    wall, cpu, device = timing.wall_ns, timing.cpu_ns, timing.device_ns
-    if min(wall, cpu or 0, device or 0) >= 0:
+    wall, cpu, device, process = timing.wall_ns, timing.cpu_ns, timing.device_ns, timing.process_ns
+    if min(wall, cpu or 0, device or 0, process or 0) >= 0:
         return timing
     return replace(
         timing,
         wall_ns=max(wall, 0),
         cpu_ns=None if cpu is None or cpu < 0 else cpu,
         device_ns=None if device is None or device < 0 else device,
+        process_ns=None if process is None or process < 0 else process,
         flags=(*timing.flags, "clock went backwards"),
     )

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from effbench import paper, stats
-from effbench.core import DEFAULT_LEVEL, Block, Cell, Cost, Estimate, Reading, Result, Run
+from effbench import cpu_share, paper, stats
+from effbench.core import DEFAULT_LEVEL, Block, Cell, Cost, Estimate, Reading, Result, Run, Timing
+from effbench.cpu_share import CpuShare
 from effbench.emulation import EMULATED, is_emulated
 
 CONTAMINATED_SHARE = 0.10
@@ -37,7 +38,10 @@ class CellSummary:
     as the launch that exported it says; `full_model` is the network's row of the paper's Table 8.
     `bound` is what most launches found the cell to wait for, host or device; `bounds_s` are the least seconds that a
     call takes at each level by the device's peaks. `flags` are reasons why the cell cannot confirm a claim:
-    "host-bound" where its ratio is of wall-clock time, `NO_DEVICE_TIME`, "contaminated", "not steady", `EMULATED`.
+    "host-bound" where its ratio is of wall-clock time, `NO_DEVICE_TIME`, "contaminated", "not steady", `EMULATED`, and
+    what its CPU clock misses (`CpuShare.flag`) where ratios are of CPU time. `cpu` is its CPU time over its wall time;
+    `ratio_wall` and `speedup_wall` are `ratio` and `speedup` by the wall clock, where the CPU clock of one of the two
+    cells misses work, so that both must be read and neither decides.
     `notes` are worth a line but forbid nothing: "page faults", an output that is not finite, a host-bound cell whose
     ratio is of device time. `disturbed` counts blocks by outside cause. Anything that could not be estimated is
     None.
@@ -67,6 +71,14 @@ class CellSummary:
     skipped: str | None = None
     prepared: Mapping[str, Any] = field(default_factory=dict)
     readings: tuple[Reading, ...] = ()
+    cpu: CpuShare | None = None
+    ratio_wall: Estimate | None = None
+    speedup_wall: Estimate | None = None
+
+    @property
+    def is_split(self) -> bool:
+        """Whether its CPU time, which ratios are of, is not what it takes."""
+        return self.cpu is not None and self.cpu.flag in self.flags
 
     def read(self, what: str) -> Mapping[str, Any]:
         """The values of this reading; empty where it was not asked for or could not be taken."""
@@ -74,12 +86,12 @@ class CellSummary:
 
     def over_bound(self, level: str = DEFAULT_LEVEL) -> float | None:
         """The measured time over the least that the device's peaks allow at this level; None without either, and where
-        the least is so small that no number says how often it fits.
+        the least is so small that no number says how often it fits, or CPU time misses work of the cell.
 
         Both are on the run's clock: on one CPU thread the peaks too are those of its CPU time.
         """
         least = (self.bounds_s or {}).get(level)
-        ratio = self.busy.point / least if self.busy is not None and least else None
+        ratio = self.busy.point / least if self.busy is not None and least and not self.is_split else None
         return None if ratio is None or math.isinf(ratio) else ratio
 
 
@@ -100,6 +112,8 @@ PREPARED = (
 
 NO_DEVICE_TIME = "no device time, so by the wall clock"
 """A GPU's host cannot run ahead of a network that waits for the GPU in its forward pass."""
+
+REFERENCE_SPLIT = "the CPU time of its reference misses work"
 
 Rounds = Mapping[tuple[int, int], Block]
 """The undisturbed blocks of one cell by (launch, round)."""
@@ -145,6 +159,23 @@ def paired_ratio(slower: Rounds, faster: Rounds, clock: str, confidence: float =
     return stats.ratio_over_launches(list(by_launch.values()), confidence)
 
 
+def share_of(rounds: Rounds) -> CpuShare | None:
+    """CPU time over wall time of the cell that these are the undisturbed blocks of."""
+    by_launch: dict[int, list[Timing]] = {}
+    for (launch, _), block in rounds.items():
+        by_launch.setdefault(launch, []).append(block.timing)
+    return cpu_share.of_launches(by_launch.values())
+
+
+def wall_beside(clock: str, slower: Rounds, faster: Rounds, confidence: float = 0.95) -> Estimate | None:
+    """The ratio of wall times, where the CPU clock that the ratio is taken from misses work of one of the two cells;
+    None where the two clocks tell the same.
+    """
+    if clock != "cpu" or all(share is None or share.is_usual for share in map(share_of, (slower, faster))):
+        return None
+    return paired_ratio(slower, faster, "wall", confidence)
+
+
 def clock_of(clock: str, *cells: Rounds) -> str:
     """The clock on which these cells can be compared: the run's, or the wall's where one of them has no time on that in
     most of its blocks. A ratio compares like with like.
@@ -158,16 +189,21 @@ def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSum
     own_clock = clock = clock_of(run.clock, rounds)
     latency, busy = _time(rounds, "wall"), _time(rounds, own_clock if run.clock == "device" else run.clock)
     reference = run.experiment.reference_of(cell.case)
-    ratio = None
+    share = share_of(rounds)
+    ratio = wall = None
     if reference is not None and reference.id == cell.id:
         ratio = Estimate(1.0, n=len({launch for launch, _ in rounds})) if rounds else None
     elif reference is not None and reference.id in quiet:
         clock = clock_of(run.clock, rounds, quiet[reference.id])
-        ratio = per_image(paired_ratio(rounds, quiet[reference.id], clock), run.result(reference.id).cell, cell)
+        beside = run.result(reference.id).cell
+        ratio = per_image(paired_ratio(rounds, quiet[reference.id], clock), beside, cell)
+        wall = per_image(wall_beside(clock, rounds, quiet[reference.id]), beside, cell)
     speed, reference_speed = _paper_speed(run, cell), None
     if reference is not None:
         reference_speed = _paper_speed(run, Cell(reference, cell.device))
+    notes = () if wall is None or share is None or not share.is_usual else (REFERENCE_SPLIT,)
     bound = _bound(run, cell.id)
+    speedup, speedup_wall = _speedup(run, cell, quiet)
     return CellSummary(
         cell=cell,
         cost=result.cost,
@@ -179,19 +215,22 @@ def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSum
         paper_speed=None if speed is None else speed[0],
         paper_unit=None if speed is None else speed[1],
         paper_ratio=reference_speed[0] / speed[0] if speed and reference_speed else None,
-        speedup=_speedup(run, cell, quiet),
+        speedup=speedup,
         prepared=_prepared(run, cell.id),
         readings=result.readings,
         full_model=None if run.experiment.paper else paper.full_model(cell.case.model, cell.case.input_shape),
         bound=bound,
         bounds_s=result.bounds_s,
-        flags=_flags(run, result, bound, own_clock),
-        notes=_notes(run, result, bound, own_clock, clock),
+        flags=_flags(run, result, bound, own_clock, share),
+        notes=(*_notes(run, result, bound, own_clock, clock, share), *notes),
         launches=len({launch for launch, _ in rounds}),
         blocks=len(result.blocks),
         set_aside=len(result.blocks) - len(rounds),
         disturbed=Counter(flag for block in result.blocks for flag in block.timing.flags),
         skipped=result.skipped,
+        cpu=share,
+        ratio_wall=wall,
+        speedup_wall=speedup_wall,
     )
 
 
@@ -209,17 +248,20 @@ def per_image(ratio: Estimate | None, reference: Cell, cell: Cell) -> Estimate |
 def _without_times(cell: CellSummary) -> CellSummary:
     """The cell as an emulated run shows it: what it costs, and that it ran."""
     bare = replace(cell, latency=None, busy=None, ratio=None, speedup=None, throughput=None, bound=None, bounds_s=None)
+    bare = replace(bare, cpu=None, ratio_wall=None, speedup_wall=None)
     counted = {name: value for name, value in cell.prepared.items() if not name.endswith("_s")}
     return replace(bare, prepared=counted, flags=(EMULATED,) if cell.blocks else ())
 
 
-def _speedup(run: Run, cell: Cell, quiet: Mapping[str, Rounds]) -> Estimate | None:
+def _speedup(run: Run, cell: Cell, quiet: Mapping[str, Rounds]) -> tuple[Estimate | None, Estimate | None]:
+    """On the run's clock, and on the wall clock where that tells something else."""
     labels = {**cell.case.labels, "runtime": "eager"}
     twin = next((item.cell.id for item in run.results if item.cell.case.labels == labels), None)
     if twin in (None, cell.id):
-        return None
+        return None, None
     sides = quiet[str(twin)], quiet[cell.id]
-    return paired_ratio(*sides, clock_of(run.clock, *sides))
+    clock = clock_of(run.clock, *sides)
+    return paired_ratio(*sides, clock), wall_beside(clock, *sides)
 
 
 def _prepared(run: Run, cell: str) -> dict[str, Any]:
@@ -256,7 +298,7 @@ def _bound(run: Run, cell: str) -> str | None:
     return seen.most_common(1)[0][0] if seen else None
 
 
-def _flags(run: Run, result: Result, bound: str | None, clock: str) -> tuple[str, ...]:
+def _flags(run: Run, result: Result, bound: str | None, clock: str, share: CpuShare | None) -> tuple[str, ...]:
     flags = []
     if clock != run.clock:
         flags.append(NO_DEVICE_TIME)
@@ -264,6 +306,8 @@ def _flags(run: Run, result: Result, bound: str | None, clock: str) -> tuple[str
         flags.append("host-bound")
     if contaminated(result):
         flags.append("contaminated")
+    if clock == "cpu" and share is not None and not share.is_usual:
+        flags.append(share.flag)
     warmups = [launch.warmups[result.cell.id] for launch in run.launches if result.cell.id in launch.warmups]
     if any(not warmup.steady for warmup in warmups):
         flags.append("not steady")
@@ -276,7 +320,9 @@ def switched(run: Run, cell: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, told)))
 
 
-def _notes(run: Run, result: Result, bound: str | None, own_clock: str, clock: str) -> tuple[str, ...]:
+def _notes(
+    run: Run, result: Result, bound: str | None, own_clock: str, clock: str, share: CpuShare | None
+) -> tuple[str, ...]:
     calls = sum(block.timing.calls for block in result.blocks)
     faults = sum(block.timing.minor_faults for block in result.blocks)
     notes = []
@@ -286,6 +332,8 @@ def _notes(run: Run, result: Result, bound: str | None, own_clock: str, clock: s
         notes.append("ratio by the wall clock, as its reference has no device time")
     if any(launch.probes.get(result.cell.id, {}).get("output") for launch in run.launches):
         notes.append("its output is not finite")
+    if own_clock == "cpu" and share is not None and not share.is_usual:
+        notes.append(share.amount)
     notes += switched(run, result.cell.id)
     told = [launch.probes.get(result.cell.id, {}).get("notes") for launch in run.launches]
     notes += dict.fromkeys(note for each in told if each for note in each.split("; "))

@@ -15,10 +15,11 @@ from effbench import stats
 from effbench.core import Case, Estimate, Result, Run
 from effbench.emulation import EMULATED, is_emulated
 from effbench.environment import Difference
+from effbench.gates import pairs
 from effbench.gates.budgets import differing
 from effbench.gates.decision import Costed, Finding, Word
 from effbench.gates.rule import POWER, WALL_EFFECT, WALL_SHARE, Rule
-from effbench.summary import contaminated, quiet_rounds
+from effbench.summary import contaminated, quiet_rounds, share_of
 
 MIN_LAUNCHES = 3
 """Fewer fresh processes a side say too little of how far launches differ."""
@@ -97,7 +98,8 @@ def judge(
 
     A slowdown is called when Welch's one-sided t over launch medians, corrected over the cells (Holm), shows it above
     `rule.smallest_effect`; a cell passes only when one above its tolerance is shown absent. `yardstick` is the id of
-    the cell that both runs take as the unit. With `same_costs` a count that differs fails too.
+    the cell that both runs take as the unit. With `same_costs` a count that differs fails too. Where CPU time misses
+    work of the cell or the yardstick on either side, both clocks must agree on a verdict.
     """
     clock = candidate.clock
     sides = {cell: _sides(baseline, candidate, cell, yardstick, clock) for cell in cells}
@@ -110,6 +112,8 @@ def judge(
 
     slower = corrected([sides[cell].p_above(rule.smallest_effect) for cell in tested])
     faster = corrected([sides[cell].p_below(1 / (1 + rule.smallest_effect) - 1) for cell in tested])
+    split = {cell: why for cell in tested if (why := _split(baseline, candidate, cell, yardstick))}
+    slower_by_wall = corrected([walls[cell].p_above(rule.smallest_effect) if cell in split else 1.0 for cell in tested])
     waiting = corrected([walls[cell].p_above(WALL_EFFECT) for cell in tested])
     findings = []
     for cell in cells:
@@ -121,10 +125,12 @@ def judge(
             if cell not in slower:
                 few = f"{sides[cell].launches} launches on one side; {MIN_LAUNCHES} are needed"
                 verdict, reason = "INCONCLUSIVE", few
-            elif slower[cell] <= share:
+            elif slower[cell] <= share and (cell not in split or slower_by_wall[cell] <= share):
                 verdict = "REGRESSION"
             elif clock != "wall" and waiting[cell] <= rule.alpha * WALL_SHARE:
                 verdict, reason = "REGRESSION", f"it waits: more than {WALL_EFFECT:.0%} slower by the wall clock"
+            elif cell in split and not _agree(sides[cell], walls[cell], tolerance, rule.alpha):
+                verdict, reason = "INCONCLUSIVE", f"{split[cell]}; a verdict needs the wall clock to agree"
             elif doubt := _doubt(baseline, candidate, cell, sides[cell], walls[cell], tolerance, rule.alpha):
                 verdict, reason = "INCONCLUSIVE", doubt
         known = after or before
@@ -138,11 +144,13 @@ def judge(
                 wall=walls[cell].change(),
                 clock=clock,
                 tolerance=tolerance,
-                detectable=sides[cell].detectable(share / max(1, len(tested)), rule.smallest_effect),
+                detectable=(walls if cell in split else sides)[cell].detectable(
+                    share / max(1, len(tested)), rule.smallest_effect
+                ),
                 launches=sides[cell].launches,
                 rounds=min(len(side.blocks) if side else 0 for side in (before, after)),
                 set_aside=sum(bool(block.timing.flags) for side in (before, after) if side for block in side.blocks),
-                is_improved=faster.get(cell, 1.0) <= rule.alpha,
+                is_improved=faster.get(cell, 1.0) <= rule.alpha and cell not in split,
                 costs=costs,
             )
         )
@@ -169,8 +177,12 @@ def yardstick_of(baseline: Run, cells: Sequence[str]) -> str | None:
 
 
 def geomean(baseline: Run, candidate: Run, cells: Sequence[str], yardstick: str | None) -> Estimate | None:
-    """The geometric mean of the changes over the cells, launch by launch, as `Sides.change`; None without a cell."""
-    sides = [_sides(baseline, candidate, cell, yardstick, candidate.clock) for cell in cells]
+    """The geometric mean of the changes over the cells, launch by launch, as `Sides.change`; None without a cell.
+
+    Cells whose CPU time misses work are left out.
+    """
+    told = [cell for cell in cells if not _split(baseline, candidate, cell, yardstick)]
+    sides = [_sides(baseline, candidate, cell, yardstick, candidate.clock) for cell in told]
     whole = [item for item in sides if item.launches]
     if not whole:
         return None
@@ -255,6 +267,24 @@ def _doubt(baseline: Run, candidate: Run, cell: str, sides: Sides, wall: Sides, 
         if not all(warmup.steady for warmup in warmups):
             return f"the {side} did not reach a steady state"
     return ""
+
+
+def _agree(sides: Sides, walls: Sides, tolerance: float, alpha: float) -> bool:
+    """Whether both clocks show that there is no slowdown above the tolerance, and differ little about the change."""
+    if max(sides.p_below(tolerance), walls.p_below(tolerance)) > alpha:
+        return False
+    return abs(sides.point - walls.point) <= math.log1p(WALL_EFFECT)
+
+
+def _split(baseline: Run, candidate: Run, cell: str, yardstick: str | None) -> str:
+    """Why CPU time alone cannot tell how the two runs differ; "" where it can."""
+    measured = {
+        f"{side}{of}": share_of(quiet_rounds(found))
+        for side, run in (("baseline", baseline), ("candidate", candidate))
+        for of, name in (("", cell), ("'s yardstick", yardstick))
+        if name and (found := _result(run, name)) is not None
+    }
+    return pairs.split(candidate.clock, measured)
 
 
 def _sides(baseline: Run, candidate: Run, cell: str, yardstick: str | None, clock: str) -> Sides:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from effbench import stats
+from effbench import cpu_share, stats
+from effbench.cpu_share import CpuShare
 from effbench.gates import pairs
 from effbench.gates.pairs import Pair, Round
 from effbench.gates.rule import WALL_EFFECT, WALL_SHARE, Rule
@@ -27,6 +28,9 @@ Rounds = Mapping[str, Mapping[int, Sequence[Round]]]
 Counts = Mapping[str, Mapping[int, tuple[int, int]]]
 """So many of so many, by cell and number of the launch."""
 
+Shares = Mapping[str, Mapping[int, tuple[float, float]]]
+"""CPU time over wall time of both sides, by cell and number of the launch; NaN where no clock read anything."""
+
 INCONCLUSIVE, REGRESSION, PASS = 0, 1, 2
 
 
@@ -35,7 +39,8 @@ class Record:
     """What was measured of both sides, without the rounds that an outside cause disturbed.
 
     `rounds` are on `clock`, `wall` the same on the wall clock where that is another one, else empty. `launches` are the
-    numbers of all launches in the order of time. `disturbed` counts rounds, `unsteady` warm-ups.
+    numbers of all launches in the order of time. `disturbed` counts rounds, `unsteady` warm-ups. `shares` are CPU time
+    over wall time of the baseline and the candidate, where CPU time decides.
     """
 
     cells: tuple[str, ...]
@@ -45,11 +50,19 @@ class Record:
     clock: str = "wall"
     disturbed: Counts = field(default_factory=dict)
     unsteady: Counts = field(default_factory=dict)
+    shares: Shares = field(default_factory=dict)
 
     @property
     def usable(self) -> tuple[str, ...]:
         """The cells with any undisturbed round."""
         return tuple(cell for cell in self.cells if any(self.rounds[cell].values()))
+
+    def split(self, cell: str) -> str:
+        """``CPU time is 2 % of wall time``, of the side that is further from the usual; "" where both are usual."""
+        sides = zip(*self.shares.get(cell, {}).values(), strict=True)
+        known = [[share for share in side if not math.isnan(share)] for side in sides]
+        unusual = [stats.median(side) for side in known if side and not cpu_share.is_usual(stats.median(side))]
+        return CpuShare(max(unusual, key=lambda share: abs(math.log(share)))).amount if unusual else ""
 
     def set_aside(self, cell: str) -> int:
         """How many of the cell's rounds were disturbed."""
@@ -59,13 +72,14 @@ class Record:
 @dataclass(frozen=True)
 class Arrays:
     """A record in numbers. `values` and `wall` are log ratios by cell, launch and round, NaN where there is none;
-    `disturbed` and `unsteady` the two counts of `Record` by cell and launch.
+    `disturbed` and `unsteady` the two counts of `Record` by cell and launch, `shares` by side, cell and launch.
     """
 
     values: Array
     wall: Array | None
     disturbed: tuple[Array, Array]
     unsteady: tuple[Array, Array]
+    shares: Array | None = None
 
 
 def record(source: Pair | Record | Mapping[str, Sequence[Sequence[Round]]], clock: str | None = None) -> Record:
@@ -90,6 +104,7 @@ def record(source: Pair | Record | Mapping[str, Sequence[Sequence[Round]]], cloc
         clock=read,
         disturbed={cell: _counted((item.launch, bool(item.flags)) for item in items) for cell, items in found.items()},
         unsteady=unsteady,
+        shares={cell: _shares(items) for cell, items in found.items()} if read == "cpu" else {},
     )
 
 
@@ -100,6 +115,7 @@ def arrays(recorded: Record) -> Arrays:
         _log_ratios(recorded, recorded.wall) if recorded.wall else None,
         _two_counts(recorded, recorded.disturbed),
         _two_counts(recorded, recorded.unsteady),
+        _both_shares(recorded) if recorded.shares else None,
     )
 
 
@@ -126,6 +142,13 @@ def decide(numbers: Arrays, drawn: Array, rule: Rule, shift: Array | float = 0.0
         slower = numpy.where(is_disturbed, 1.0, p_above(values, here, rule.smallest_effect, shift))
         is_slower = _holm(slower) <= share
         is_passed = p_above(-values, here, 1 / (1 + rule.tolerance) - 1, -numpy.asarray(shift)) <= alpha
+        if wall is not None and (is_split := split(numbers, here)).any():
+            by_wall = numpy.where(is_disturbed | ~is_split, 1.0, p_above(wall, here, rule.smallest_effect, shift))
+            is_slower &= ~is_split | (_holm(by_wall) <= share)
+            middles = [_middle(_middle(clock)[:, here].transpose(1, 0, 2)) for clock in (values, wall)]
+            agree = ~(numpy.abs(middles[0] - middles[1]) > math.log1p(WALL_EFFECT))
+            by_wall = p_above(-wall, here, 1 / (1 + rule.tolerance) - 1, -numpy.asarray(shift)) <= alpha
+            is_passed &= ~is_split | (agree & by_wall)
         if wall is not None:
             waiting = numpy.where(is_disturbed, 1.0, p_above(wall, here, WALL_EFFECT, shift))
             is_slower |= _holm(waiting) <= alpha * WALL_SHARE
@@ -203,6 +226,41 @@ def _beyond(counts: tuple[Array, Array], drawn: Array) -> Array:
     bad, every = (each[:, drawn].sum(axis=2).T for each in counts)
     beyond: Array = bad > CONTAMINATED_SHARE * every
     return beyond
+
+
+def split(numbers: Arrays, drawn: Array) -> Array:
+    """Whether the CPU clock misses work of a suite's cell (suites × cells) on either side."""
+    import numpy
+
+    if numbers.shares is None:
+        return numpy.zeros((len(drawn), len(numbers.values)), dtype=bool)
+    middle = [_middle(side[:, drawn].transpose(1, 0, 2)) for side in numbers.shares]
+    unusual: Array = numpy.any([(share < cpu_share.LEAST) | (share > cpu_share.MOST) for share in middle], axis=0)
+    return unusual
+
+
+def _both_shares(recorded: Record) -> Array:
+    import numpy
+
+    nothing = (numpy.nan, numpy.nan)
+    shares: Array = numpy.asarray(
+        [
+            [recorded.shares.get(cell, {}).get(launch, nothing) for launch in recorded.launches]
+            for cell in recorded.cells
+        ]
+    )
+    return shares.reshape(len(recorded.cells), len(recorded.launches), 2).transpose(2, 0, 1)
+
+
+def _shares(items: Sequence[Round]) -> dict[int, tuple[float, float]]:
+    found = {}
+    for launch, rounds in _by_launch(items).items():
+        before, after = pairs.cpu_shares(tuple(rounds))
+        found[launch] = (
+            math.nan if before is None else before.share,
+            math.nan if after is None else after.share,
+        )
+    return found
 
 
 def _counted(items: Iterable[tuple[int, bool]]) -> dict[int, tuple[int, int]]:

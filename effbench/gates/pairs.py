@@ -7,11 +7,13 @@ launch and round were measured one right after the other, so what disturbed both
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from effbench import storage
-from effbench.core import Block, Run
+from effbench import cpu_share, storage
+from effbench.core import Block, Run, Timing
+from effbench.cpu_share import CpuShare
 from effbench.emulation import is_emulated
 from effbench.errors import CorruptRun, StorageError
 
@@ -37,13 +39,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class Round:
-    """Seconds per call of one cell on both sides in one round. `flags` name what disturbed either block."""
+    """Seconds per call of one cell on both sides in one round. `flags` name what disturbed either block.
+
+    `timings` are what both blocks are made of, the baseline's first; None where only the seconds are known.
+    """
 
     launch: int
     round: int
     baseline_s: float
     candidate_s: float
     flags: tuple[str, ...] = ()
+    timings: tuple[Timing, Timing] | None = None
 
     @property
     def log_ratio(self) -> float:
@@ -82,7 +88,7 @@ def rounds(pair: Pair, cell: str, clock: str | None = None) -> tuple[Round, ...]
         times = before.per_call_s(read), after.per_call_s(read)
         if times[0] and times[1]:
             flags = tuple(dict.fromkeys((*before.timing.flags, *after.timing.flags)))
-            found.append(Round(*key, times[0], times[1], flags))
+            found.append(Round(*key, times[0], times[1], flags, (before.timing, after.timing)))
     return tuple(found)
 
 
@@ -93,6 +99,24 @@ def by_launch(found: tuple[Round, ...], *, keep_disturbed: bool = False) -> list
         if keep_disturbed or not item.flags:
             launches.setdefault(item.launch, []).append(item.log_ratio)
     return list(launches.values())
+
+
+def cpu_shares(found: tuple[Round, ...]) -> tuple[CpuShare | None, CpuShare | None]:
+    """CPU time over wall time in the undisturbed rounds, of the baseline and of the candidate."""
+    launches: dict[int, list[tuple[Timing, Timing]]] = {}
+    for item in found:
+        if item.timings is not None and not item.flags:
+            launches.setdefault(item.launch, []).append(item.timings)
+    before, after = ([[pair[side] for pair in each] for each in launches.values()] for side in (0, 1))
+    return cpu_share.of_launches(before), cpu_share.of_launches(after)
+
+
+def split(clock: str, shares: Mapping[str, CpuShare | None]) -> str:
+    """Why CPU time alone cannot tell how two measurements differ, whose shares these are by name; "" where it can."""
+    if clock != "cpu":
+        return ""
+    unusual = {name: share for name, share in shares.items() if share is not None and not share.is_usual}
+    return "; ".join(f"{name}: {share.flag} ({share.amount})" for name, share in unusual.items())
 
 
 def _blocks(run: Run, cell: str) -> dict[tuple[int, int], Block]:

@@ -156,7 +156,9 @@ def _scatter(recorded: Record, cell: str) -> Scatter:
     )
     between = stats.deviation(medians) if len(medians) > 1 else None
     reason = ""
-    if between is None:
+    if split := recorded.split(cell):
+        reason = f"{split}, so its ratio tells nothing"
+    elif between is None:
         reason = "one launch shows no scatter between launches"
     elif between <= 1e-12:
         reason = "its launches do not differ at all, which no clock does"

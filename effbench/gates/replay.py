@@ -279,4 +279,6 @@ def _caveats(recorded: Record, launches: int, rule: Rule, sitting: int) -> tuple
             aside = recorded.set_aside(cell)
             reason = f"all its {aside} rounds were disturbed" if aside else "it has no rounds on both sides"
             found.append(f"{cell} says nothing: {reason}.")
+        elif split := recorded.split(cell):
+            found.append(f"{cell}: {split}, so a verdict needs both clocks to agree.")
     return tuple(found)

@@ -87,6 +87,7 @@ class Gate:
             {cell: each.wall for cell, each in seen.items()} if pair.clock != "wall" else None,
             disturbed={cell: each.disturbed for cell, each in seen.items() if each.disturbed},
             unsteady={cell: each.unsteady for cell, each in seen.items() if each.unsteady},
+            split={cell: each.split for cell, each in seen.items() if each.split},
         )
 
     def look(
@@ -97,19 +98,24 @@ class Gate:
         *,
         disturbed: Mapping[str, str] | None = None,
         unsteady: Mapping[str, str] | None = None,
+        split: Mapping[str, str] | None = None,
     ) -> dict[str, Looked]:
         """The word on every cell after look `number`, from 0. Verdicts of earlier looks stand.
 
         `ratios` are on the clock that decides, `wall` on the wall clock where that is another one. What is `disturbed`
-        proves nothing and what is `unsteady` cannot pass, each for the reason given.
+        proves nothing and what is `unsteady` cannot pass, each for the reason given. Where a cell is `split`, the CPU
+        clock misses work of it, and both clocks must agree on a verdict.
         """
-        disturbed, unsteady = disturbed or {}, unsteady or {}
+        disturbed, unsteady, split = disturbed or {}, unsteady or {}, split or {}
         ratios = {cell: launches for cell, launches in ratios.items() if cell not in disturbed}
         wall = {cell: launches for cell, launches in wall.items() if cell in ratios} if wall else None
         alpha = stats.alpha_spending(self.rule.alpha, len(self.rule.looks))[number]
         share = alpha * (1 - WALL_SHARE) if wall else alpha
         slower = _adjusted(self.cells, ratios, self.rule.smallest_effect)
         waiting = _adjusted(self.cells, wall or {}, WALL_EFFECT)
+        slower_by_wall = _adjusted(
+            self.cells, {name: each for name, each in (wall or {}).items() if name in split}, self.rule.smallest_effect
+        )
         faster = _adjusted(
             self.cells, {name: _mirrored(each) for name, each in ratios.items()}, self.rule.smallest_effect
         )
@@ -118,18 +124,22 @@ class Gate:
                 self.found[cell] = Looked("ENVIRONMENT", disturbed[cell])
                 continue
             launches, tolerance = ratios.get(cell, ()), self.tolerances.get(cell, self.rule.tolerance)
+            by_wall, split_by = (wall or {}).get(cell, ()), split.get(cell, "")
             self.found[cell] = replace(
                 _word(
                     launches,
-                    (wall or {}).get(cell, ()),
-                    is_slower=slower[cell] <= share,
+                    by_wall,
+                    is_slower=slower[cell] <= share and (not split_by or slower_by_wall[cell] <= share),
                     is_waiting=bool(wall) and waiting[cell] <= alpha * WALL_SHARE,
                     tolerance=tolerance,
                     alpha=alpha,
                     unsteady=unsteady.get(cell, ""),
+                    split=split_by,
                 ),
-                is_improved=faster[cell] <= alpha,
-                detectable=detectable(launches, share / len(self.cells), self.rule.smallest_effect),
+                is_improved=faster[cell] <= alpha and not split_by,
+                detectable=detectable(
+                    by_wall if split_by else launches, share / len(self.cells), self.rule.smallest_effect
+                ),
             )
         return dict(self.found)
 
@@ -149,6 +159,14 @@ def p_above(launches: Launches, share: float) -> float:
 def p_below(launches: Launches, share: float) -> float:
     """One-sided p-value of "the candidate is less than `share` slower"."""
     return p_above(_mirrored(launches), 1 / (1 + share) - 1)
+
+
+def disagree(launches: Launches, wall: Launches) -> bool:
+    """Whether the clock that decides and the wall clock differ about a change by more than `WALL_EFFECT`."""
+    middles = [[stats.median(launch) for launch in clock if launch] for clock in (launches, wall)]
+    if not all(middles):
+        return False
+    return abs(stats.median(middles[0]) - stats.median(middles[1])) > math.log1p(WALL_EFFECT)
 
 
 def detectable(launches: Launches, alpha: float, smallest_effect: float = SMALLEST_EFFECT) -> float | None:
@@ -174,11 +192,14 @@ def _word(
     tolerance: float,
     alpha: float,
     unsteady: str,
+    split: str,
 ) -> Looked:
     if is_slower:
         return Looked("REGRESSION")
     if is_waiting:
         return Looked("REGRESSION", f"it waits: more than {100 * WALL_EFFECT:.0f} % slower by the wall clock")
+    if split and (disagree(launches, wall) or max(p_below(each, tolerance) for each in (launches, wall)) > alpha):
+        return Looked("INCONCLUSIVE", f"{split}; a verdict needs the wall clock to agree")
     if p_below(launches, tolerance) > alpha:
         return Looked("INCONCLUSIVE", f"neither a slowdown nor its absence within {100 * tolerance:.3g} % is shown")
     medians = [stats.median(launch) for launch in wall if launch]
@@ -204,7 +225,7 @@ def _mirrored(launches: Launches) -> list[list[float]]:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a pair of runs holds about one cell. `disturbed` and `unsteady` say why it proves less, or are empty.
+    """What a pair of runs holds about one cell. `disturbed`, `unsteady`, `split` say why it proves less, or are empty.
 
     `launches` and `wall` are log ratios on the pair's clock and on the wall clock, without the rounds that an outside
     cause disturbed; those of a disturbed cell are kept, since there is nothing better to show.
@@ -216,6 +237,7 @@ class Evidence:
     set_aside: int
     disturbed: str = ""
     unsteady: str = ""
+    split: str = ""
 
     @staticmethod
     def of(pair: Pair, cell: str) -> Evidence:
@@ -242,6 +264,7 @@ class Evidence:
             aside,
             disturbed,
             unsteady,
+            pairs.split(pair.clock, dict(zip(pairs.SIDES, pairs.cpu_shares(found), strict=True))),
         )
 
 
@@ -320,9 +343,14 @@ def _costs(pair: Pair | None, cell: str) -> tuple[Cost | None, Cost | None]:
 
 
 def geomean(pair: Pair, cells: Sequence[str]) -> Estimate | None:
-    """The geometric mean of these cells' changes, over the launches that measured all of them; None without one."""
+    """The geometric mean of these cells' changes, over the launches that measured all of them; None without one.
+
+    Cells whose CPU time misses work are left out.
+    """
     by_cell = []
     for cell in cells:
+        if Evidence.of(pair, cell).split:
+            continue  # its ratio is none
         launches: dict[int, list[float]] = {}
         for item in pairs.rounds(pair, cell):
             if not item.flags:

@@ -164,6 +164,11 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
             "step multiplies and adds about three times that, since each product has two in the backward pass "
             "(Kaplan et al., arXiv 2001.08361, section 2.1)."
         )
+    if any(cell.ratio_wall is not None or cell.speedup_wall is not None for cell in cells):
+        lines.append(
+            "Where CPU time misses what a cell does, its ratios are given by both clocks and neither decides anything: "
+            "latency, wall-clock time, is what a caller waits."
+        )
     paper = platforms(cells)
     if paper is not None:
         lines.append(f"Paper: ShuffleNet V2 (arXiv 1807.11164), measured on a {paper}.")
@@ -214,7 +219,7 @@ def pair_words(pair: PairEvidence, factor: str) -> str:
     if pair.ratio is None:
         return f"{slower} against {faster} was not measured" + (f" ({paper[0]})" if paper else "")
     ratio = pair.ratio
-    details = list(paper)
+    details = [*([] if pair.wall is None else [f"by the wall clock {pair.wall.point:.2f}×"]), *paper]
     if ratio.low is not None and ratio.high is not None:
         details.insert(0, f"{percent(ratio.confidence)} interval {ratio.low:.2f}–{ratio.high:.2f}")
     # The interval belongs to the ratio as the claim states it, so a ratio below 1 is said as such and not turned over.
@@ -297,9 +302,15 @@ def _sample(cells: Sequence[CellSummary]) -> str:
         )
     estimates = [item for cell in cells for item in (cell.ratio, cell.latency) if item and item.low is not None]
     brackets = f" Brackets and ± are {percent(estimates[0].confidence)} intervals." if estimates else ""
-    causes: Counter[str] = Counter()
-    for cell in cells:
-        causes.update(cell.disturbed)
-    named = ", ".join(f"{cause} {number}" for cause, number in causes.most_common())
-    excluded = f", {f'{aside} of them' if aside else 'none'} set aside" + (f" (disturbed: {named})" if named else "")
+    excluded = f", {f'{aside} of them' if aside else 'none'} set aside{disturbed_text(cells)}"
     return f"Medians over {launches_text(cells)}, {blocks} blocks{excluded}.{brackets}"
+
+
+def disturbed_text(cells: Sequence[CellSummary]) -> str:
+    """`` (disturbed: steal 3)`` of the blocks set aside; then those that contaminated cells keep."""
+    causes: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
+    for cell in cells:
+        causes["contaminated" in cell.flags].update(cell.disturbed)
+    set_aside, kept = (", ".join(f"{cause} {n}" for cause, n in found.most_common()) for found in causes.values())
+    found = f" (disturbed: {set_aside})" if set_aside else ""
+    return f"{found}; contaminated cells keep theirs, having no better ones (disturbed: {kept})" if kept else found

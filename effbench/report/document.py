@@ -59,8 +59,11 @@ def cell_document(cell: CellSummary) -> dict[str, Any]:
         "throughput": cell.throughput,
         "throughput_unit": cell.throughput_unit,
         "ratio": _ratio(cell.ratio),
+        "ratio_wall": _ratio(cell.ratio_wall),
+        "cpu_share": None if cell.cpu is None else cell.cpu.share,
         "reference": cell.reference,
         "speedup_over_eager": _ratio(cell.speedup),
+        "speedup_over_eager_wall": _ratio(cell.speedup_wall),
         "prepared": dict(cell.prepared),
         "memory_format": cell.cell.memory_format,
         "mode": cell.cell.mode,
@@ -86,7 +89,8 @@ def cell_document(cell: CellSummary) -> dict[str, Any]:
 
 
 def cell_row(cell: CellSummary) -> dict[str, Any]:
-    """One cell as one row of plain values: labels, costs, `latency_s`, `ratio` with bounds, the paper's ratio, flags.
+    """One cell as one row of plain values: labels, costs, `latency_s`, `ratio` with bounds, `ratio_wall` where
+    CPU time misses work, the paper's ratio, flags.
 
     A label that is called like one of these has ``_label`` behind its name.
     """
@@ -104,6 +108,7 @@ def cell_row(cell: CellSummary) -> dict[str, Any]:
         "ratio": None if cell.ratio is None else cell.ratio.point,
         "ratio_low": None if cell.ratio is None else cell.ratio.low,
         "ratio_high": None if cell.ratio is None else cell.ratio.high,
+        "ratio_wall": None if cell.ratio_wall is None else cell.ratio_wall.point,
         "paper_ratio": cell.paper_ratio,
         "bound": cell.bound,
         "flags": ", ".join(cell.flags),
@@ -169,7 +174,13 @@ def verdict_document(verdict: Verdict) -> dict[str, Any]:
 def diff_document(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     """``diff --json``: one object a cell."""
     return [
-        {"cell": item.cell, "verdict": item.verdict, "change": _ratio(item.change), "reason": item.reason}
+        {
+            "cell": item.cell,
+            "verdict": item.verdict,
+            "change": _ratio(item.change),
+            "change_wall": _ratio(item.wall),
+            "reason": item.reason,
+        }
         for item in comparisons
     ]
 
@@ -224,6 +235,7 @@ def _evidence(item: PairEvidence) -> dict[str, Any]:
         "slower": item.slower,
         "faster": item.faster,
         "ratio": _ratio(item.ratio),
+        "ratio_wall": _ratio(item.wall),
         "paper_ratio": item.paper_ratio,
         "verdict": item.verdict,
         "reason": item.reason,

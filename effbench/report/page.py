@@ -195,9 +195,6 @@ def _method(measured: Measured) -> dict[str, str]:
     nulls = sorted(launch.null_call_ns for launch in run.launches if launch.null_call_ns is not None)
     if is_emulated(run.environment):
         nulls = []
-    causes: Counter[str] = Counter()
-    for cell in cells:
-        causes.update(cell.disturbed)
     aside = sum(cell.set_aside for cell in cells)
     allocator = str(run.environment.facts.get("run.allocator", "not recorded"))
     seconds = sum(launch.seconds for launch in run.launches)
@@ -213,7 +210,7 @@ def _method(measured: Measured) -> dict[str, str]:
         "Clock": f"Ratios are of {captions.clock(run)}; latency is wall-clock time a call.",
         "Allocator": f"{_ALLOCATORS.get(allocator, allocator)}.",
         "Set aside": f"{aside} of {len(blocks)} blocks, for an outside cause and never for their value"
-        f"{f' (disturbed: {_counted(causes)})' if causes else ''}.",
+        f"{captions.disturbed_text(cells)}.",
     }
     if warmups:
         steady = sum(warmup.steady for warmup in warmups)

@@ -62,7 +62,7 @@ def study_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
     factor = run.experiment.factor
     labels = (*captions.grouping(run, cells), factor)
     fields: list[_Field] = [(Column(label, align="left"), _label(label)) for label in labels]
-    fields += [*_costs(), _LATENCY, *_throughput(cells), *_ROOFLINE, *_RATIOS, _SPEEDUP, *beside.columns()]
+    fields += [*_costs(), _LATENCY, *_throughput(cells), *_ROOFLINE, *_RATIOS, *_SPEEDUP, *beside.columns()]
     return _of_cells(run.experiment.title, [*fields, _BOUND, _FLAGS], run, cells)
 
 
@@ -94,7 +94,7 @@ def compare_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
         *_ROOFLINE,
         *beside.columns(),
     ]
-    fields += [*_RATIOS, _SPEEDUP, *_paper_speed(cells), _BOUND, _FLAGS]
+    fields += [*_RATIOS, *_SPEEDUP, *_paper_speed(cells), _BOUND, _FLAGS]
     return _of_cells(run.experiment.title, fields, run, cells)
 
 
@@ -148,6 +148,7 @@ def verdict_rows(verdicts: Sequence[Verdict], *, title: str = "Verdicts") -> Tab
         Column("verdict", align="left"),
         Column("pair", align="left"),
         Column("time ratio"),
+        Column("by the wall clock"),
         Column("paper's ratio"),
         Column("reason", align="left"),
     )
@@ -163,6 +164,7 @@ def verdict_rows(verdicts: Sequence[Verdict], *, title: str = "Verdicts") -> Tab
                 _text(verdict.verdict),
                 _text(pair),
                 _ratio(headline.ratio),
+                _ratio(headline.wall),
                 _plain_ratio(headline.paper_ratio),
                 _text(verdict.reason or headline.reason),
             )
@@ -180,11 +182,12 @@ def diff_rows(comparisons: Sequence[Comparison], *, title: str = "Candidate agai
         Column("cell", align="left"),
         Column("verdict", align="left"),
         Column("candidate ÷ baseline", raw_unit=""),
+        Column("by the wall clock"),
         Column("reason", align="left"),
     )
     names, everywhere = captions.apart([item.cell for item in comparisons])
     rows = tuple(
-        (_text(name), _text(item.verdict), _ratio(item.change), _text(item.reason))
+        (_text(name), _text(item.verdict), _ratio(item.change), _ratio(item.wall), _text(item.reason))
         for name, item in zip(names, comparisons, strict=True)
     )
     counts: Counter[str] = Counter(item.verdict for item in comparisons)
@@ -298,9 +301,13 @@ def _flags(cell: CellSummary) -> Value:
 _LATENCY: _Field = (Column("latency", "ms", raw_unit="s"), _latency)
 _RATIOS: tuple[_Field, ...] = (
     (Column("time ratio"), _own_ratio),
+    (Column("by the wall clock"), lambda cell: _ratio(cell.ratio_wall)),
     (Column("paper's ratio"), lambda cell: _plain_ratio(cell.paper_ratio)),
 )
-_SPEEDUP: _Field = (Column("speed-up over eager"), lambda cell: _ratio(cell.speedup))
+_SPEEDUP: tuple[_Field, ...] = (
+    (Column("speed-up over eager"), lambda cell: _ratio(cell.speedup)),
+    (Column("speed-up by the wall clock"), lambda cell: _ratio(cell.speedup_wall)),
+)
 _ROOFLINE: tuple[_Field, ...] = (
     (
         Column(f"roofline, {DEFAULT_LEVEL}", "ms", raw_unit="s"),
