@@ -208,8 +208,13 @@ def _name(path: Path, folder: Path) -> str:
 
 
 def of_job(job: Mapping[str, Any]) -> dict[str, str]:
-    """The files of a worker's job. Raises NotComparable where one has other content than the job was told of."""
+    """The files of a worker's job; none where all its networks are effbench's own.
+
+    Raises NotComparable where one has other content than the job was told of.
+    """
     cells = job["cells"]
+    if not any(":" in spec["model"] for spec in cells):
+        return {}
     apart = (spec["folder"] for spec in cells)
     folder = Path(job["folder"]) if job.get("folder") else None
     found = digests([spec["model"] for spec in cells if not spec.get("bundled")], folder, apart)

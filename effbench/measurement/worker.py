@@ -140,7 +140,8 @@ def _carry_out(
     job = job if job.get("obeys") else {**job, "budget_s": watch.rounds_s()}
     emit("null", ns_per_call=null_ns, budget_s=None if job.get("obeys") else job["budget_s"])
     if job.get("obeys"):
-        _freeze_garbage(held)
+        _freeze_garbage()
+        held.renew()
         _obey(device, held, calls, blocks, emit, hear)
     elif calls:
         _measure(job, device, held, calls, blocks, sampling, emit)
@@ -215,12 +216,11 @@ def _probe(device: Device, cell: str, call: Call, calls: int, no_graph: str | No
         emit("probe", cell=cell, values=dict(found))
 
 
-def _freeze_garbage(held: Held) -> None:
+def _freeze_garbage() -> None:
     """Collected once and frozen: a collection right before a timed block costs that block 8 %."""
     gc.collect()
     gc.freeze()
     gc.disable()
-    held.renew()
 
 
 def _obey(
@@ -261,7 +261,8 @@ def _measure(
     task = loop.Slice(
         job["launch"], job["seed"], job["first_round"], job["budget_s"], loop.references(pairs), job["clock"]
     )
-    _freeze_garbage(held)
+    _freeze_garbage()
+    held.renew()
     start, current = device.now_s(), ""
 
     def visiting(cell: str) -> None:
