@@ -213,11 +213,12 @@ def of_job(job: Mapping[str, Any]) -> dict[str, str]:
     Raises NotComparable where one has other content than the job was told of.
     """
     cells = job["cells"]
-    if not any(":" in spec["model"] for spec in cells):
+    models = [spec.get("model", "") for spec in cells if not spec.get("bundled")]
+    if not any(":" in model for model in models):
         return {}
     apart = (spec["folder"] for spec in cells)
     folder = Path(job["folder"]) if job.get("folder") else None
-    found = digests([spec["model"] for spec in cells if not spec.get("bundled")], folder, apart)
+    found = digests(models, folder, apart)
     require_same(job.get("files") or {}, found)
     return found
 
