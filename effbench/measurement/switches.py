@@ -209,9 +209,10 @@ def interop_threads_left(asked: list[tuple[int, int]] | None = None) -> Iterator
     torch lets a process set them once. The line at the top of many files would raise where a device has set them, or
     where the file is read a second time.
     """
-    import torch
+    import torch as imported
 
-    original: Any = torch.set_num_interop_threads
+    torch: Any = imported
+    original = torch.set_num_interop_threads
 
     def noted(number: int) -> None:
         if asked is not None and number != torch.get_num_interop_threads():
