@@ -333,6 +333,7 @@ _PROBED: Mapping[str, Any] = {
     "bound": str | None,
     "output": str | None,
     "switches": str | None,
+    "garbage": str | None,
     "pieces": int | None,
     "operators": int | None,
     "outside": Mapping[str, int] | None,

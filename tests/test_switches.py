@@ -199,7 +199,7 @@ def test_a_summary_notes_it() -> None:
 # --- real processes ---------------------------------------------------------------------------------
 
 NETWORKS = """
-import os, torch
+import gc, os, torch
 from torch import nn
 
 class Plain(nn.Module):
@@ -245,6 +245,11 @@ class Late(Plain):
             torch.backends.mkldnn.enabled = False
         return super().forward(x)
 
+class Collects(Plain):
+    def forward(self, x):
+        gc.collect()
+        return super().forward(x)
+
 class Raises(Plain):
     def forward(self, x):
         torch.set_float32_matmul_precision("medium")
@@ -264,7 +269,7 @@ class Lasting(Plain):
 
 def test_the_odd_network_is_named_and_not_its_neighbour(tmp_path: Path) -> None:
     (tmp_path / "odd.py").write_text(NETWORKS)
-    names = ("Builds", "Threads", "Witness", "Late", "Raises", "Lasting")
+    names = ("Builds", "Threads", "Collects", "Witness", "Late", "Raises", "Lasting")
     done = effbench(
         "compare", *(f"odd.py:{name}" for name in names), "--input", "32", "--quick", "--launches", 2, "--json",
         "--out", "run", 
@@ -275,6 +280,7 @@ def test_the_odd_network_is_named_and_not_its_neighbour(tmp_path: Path) -> None:
     assert cells["Witness"]["skipped"] is None and cells["Witness"]["blocks"] and cells["Witness"]["notes"] == []
     assert cells["Builds"]["skipped"] is None and cells["Builds"]["blocks"]
     assert any("odd.py:Builds sets torch's threads to 2 (put back to 1)" in note for note in cells["Builds"]["notes"])
+    assert cells["Collects"]["notes"] == [switches.COLLECTS] and cells["Collects"]["blocks"]
     assert "its forward sets torch's threads from 1 to 2" in cells["Threads"]["skipped"]
     assert "mkldnn.enabled from True to False" in cells["Late"]["skipped"]
     assert "on purpose" in cells["Raises"]["skipped"]

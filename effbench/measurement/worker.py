@@ -142,9 +142,12 @@ def _carry_out(
     if job.get("obeys"):
         _freeze_garbage()
         held.renew()
+        held.listen()
         _obey(device, held, calls, blocks, emit, hear)
     elif calls:
         _measure(job, device, held, calls, blocks, sampling, emit)
+    for cell in sorted(held.collectors):
+        emit("probe", cell=cell, values={"garbage": switches.COLLECTS})
     for cell, call in calls.items() if job.get("breakdown") else ():
         _break_down(device, held, cell, call, emit)
     # Last: a capture that fails can leave a GPU's allocator unusable, which by now costs no measured cell.
@@ -263,6 +266,7 @@ def _measure(
     )
     _freeze_garbage()
     held.renew()
+    held.listen()
     start, current = device.now_s(), ""
 
     def visiting(cell: str) -> None:
