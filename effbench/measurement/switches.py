@@ -72,7 +72,7 @@ class Held:
 
     def renew(self) -> None:
         """From now on the settings of this moment are the ones to keep."""
-        self._before = [switch.read() for switch in self._switches]
+        self._before = [_read(switch) for switch in self._switches]
 
     def listen(self) -> None:
         """Notice from now on, where Python itself collects no garbage any more, who does (`collectors`)."""
