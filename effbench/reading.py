@@ -117,9 +117,9 @@ class _Builder:
                     blocks.setdefault(block.cell, []).append(block)
                 elif kind == "complete":
                     complete = True
-                elif kind == "facts":
-                    files = {**_texts(record.get("files") or {}), **files}
-                elif kind != "verdicts":
+                elif kind == "files":
+                    files = {**_texts(record["files"]), **files}
+                elif kind not in ("verdicts", "facts"):
                     raise ValueError(f"unknown kind of record '{kind}'")
                 if "at_s" in record and "launch" in record:
                     used[record["launch"]] = max(used.get(record["launch"], 0.0), _seconds(record["at_s"]))
@@ -335,6 +335,7 @@ _PROBED: Mapping[str, Any] = {
     "output": str | None,
     "switches": str | None,
     "notes": str | None,
+    "garbage": str | None,
     "pieces": int | None,
     "operators": int | None,
     "outside": Mapping[str, int] | None,

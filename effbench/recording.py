@@ -175,7 +175,7 @@ class Recording:
             new = {name: told for name, told in values["files"].items() if name not in self.files}
             if new:
                 self.files |= new
-                self.writer.append("facts", launch=launch, files=new)
+                self.writer.append("files", launch=launch, files=new)
         elif kind == "error":
             raise of_reason(Reason(values["message"] + self.how_to_go_on(), values.get("cause", "")))
         else:

@@ -6,7 +6,8 @@ and builds dataclasses; it never executes anything. Only raw blocks are stored: 
 
 A launch begins with a ``launch`` record (its slot in the plan, UTC time, conditions of the machine) and ends with an
 ``exit`` record (UTC time, conditions since then). Between them, ``at_s`` says how many seconds of the budget the launch
-had used. The largest is what a resumed run subtracts, so a kill hides at most the block in flight.
+had used. The largest is what a resumed run subtracts, so a kill hides at most the block in flight. ``files`` records
+(since schema 3) tell the SHA-256 of what the networks consist of; a launch that finds another one is refused.
 """
 
 from __future__ import annotations

@@ -315,8 +315,11 @@ def _flags(run: Run, result: Result, bound: str | None, clock: str, share: CpuSh
 
 
 def switched(run: Run, cell: str) -> tuple[str, ...]:
-    """What building the cell's network changed for the whole process, and that it was put back; () where nothing."""
-    told = (launch.probes.get(cell, {}).get("switches") for launch in run.launches)
+    """What the cell's network does to the whole process: what building it set, which was put back, and that it collects
+    garbage; () where nothing.
+    """
+    probes = [launch.probes.get(cell, {}) for launch in run.launches]
+    told = (probe.get(name) for name in ("switches", "garbage") for probe in probes)
     return tuple(dict.fromkeys(filter(None, told)))
 
 

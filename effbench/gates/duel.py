@@ -206,7 +206,9 @@ class Duel:
                     self._say(0.0, f"starting the {party.name}")
                     party.hear("prepared")
                 self._require_alike()
-                calls: dict[str, int] = {}
+                # Also what one side alone has found, in a launch that came no further.
+                known = {cell: number for party in self._parties for cell, number in party.record.calls.items()}
+                calls = {cell: known[cell] for cell in cells if cell in known}
                 for party in starters:
                     self._say(0.0, f"warming up the {party.name}")
                     # The same number of calls in every block of either side: another one is a bias of its own.

@@ -255,7 +255,11 @@ def _deterministic() -> tuple[bool, bool]:
 def _set_deterministic(value: tuple[bool, bool]) -> None:
     import torch
 
-    torch.use_deterministic_algorithms(value[0], warn_only=value[1])
+    # It tells the compiler too, and would import it for that.
+    sets: Any = torch._C._set_deterministic_algorithms
+    if "torch._inductor.config" in sys.modules:
+        sets = torch.use_deterministic_algorithms
+    sets(value[0], warn_only=value[1])
 
 
 def _allow_reduction(matmul: Any, name: str, value: Any) -> None:

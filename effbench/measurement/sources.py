@@ -132,16 +132,18 @@ def digests(models: Iterable[str], folder: Path | None = None, apart: Iterable[s
     folder = Path(os.path.abspath(folder or Path.cwd()))
     places = (*_not_the_users(), *(Path(place).resolve() for place in apart))
     found = {}
-    for path in _files(models):
-        real = path.resolve()
-        if not any(real.is_relative_to(place) for place in places):
+    # By text first: of the thousands of modules that a process has imported hardly one is the user's.
+    prefixes = tuple(f"{place}{os.sep}" for place in places)
+    for name in _files(models):
+        if not name.startswith(prefixes):
             with contextlib.suppress(OSError):
-                if told := digest(path):
+                path = Path(name)
+                if not str(path.resolve()).startswith(prefixes) and (told := digest(path)):
                     found[_name(path, folder)] = told
     return found
 
 
-def _files(models: Iterable[str]) -> Iterator[Path]:
+def _files(models: Iterable[str]) -> Iterator[str]:
     names: dict[str, None] = {}
     pickled = set()
     for model in models:
@@ -155,10 +157,10 @@ def _files(models: Iterable[str]) -> Iterator[Path]:
         # What torch compiles becomes a module of its own, in a folder of its own.
         if isinstance(origin, str) and name.partition(".")[0] not in ("effbench", "torch", "__main__"):
             names.setdefault(os.path.abspath(origin))
-    yield from map(Path, names)
+    yield from names
     for name in _opened:
         if name not in names and name not in _written | pickled and not _is_passing(name):
-            yield Path(name)
+            yield name
 
 
 def _is_passing(name: str) -> bool:
@@ -177,8 +179,10 @@ def _not_the_users() -> tuple[Path, ...]:
     places = {named[name] for name in ("stdlib", "platstdlib", "purelib", "platlib") if name in named}
     # And not `sys.prefix`: people make environments in the folder of a project, and put projects under /usr.
     places |= {*site.getsitepackages(), site.getusersitepackages()}
+    # As they are called, and as they lie: a folder of these may be a link.
+    places |= {os.path.realpath(place) for place in places}
     own = Path(__file__).resolve().parents[1]
-    return (own, *_PSEUDO, *(Path(place).resolve() for place in places))
+    return (own, *_PSEUDO, *map(Path, places))
 
 
 def digest(path: Path) -> str:
@@ -204,11 +208,17 @@ def _name(path: Path, folder: Path) -> str:
 
 
 def of_job(job: Mapping[str, Any]) -> dict[str, str]:
-    """The files of a worker's job. Raises NotComparable where one has other content than the job was told of."""
+    """The files of a worker's job; none where all its networks are effbench's own.
+
+    Raises NotComparable where one has other content than the job was told of.
+    """
     cells = job["cells"]
+    models = [spec.get("model", "") for spec in cells if not spec.get("bundled")]
+    if not any(":" in model for model in models):
+        return {}
     apart = (spec["folder"] for spec in cells)
     folder = Path(job["folder"]) if job.get("folder") else None
-    found = digests([spec["model"] for spec in cells if not spec.get("bundled")], folder, apart)
+    found = digests(models, folder, apart)
     require_same(job.get("files") or {}, found)
     return found
 

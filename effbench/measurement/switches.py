@@ -8,6 +8,7 @@ cell. The second is put back too, but the cell is left out: its calls run under 
 from __future__ import annotations
 
 import contextlib
+import gc
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from effbench.zoo import external
 from effbench.zoo.libraries import LIBRARIES
 
 _LISTED = 3
+
+COLLECTS = "its forward collects Python's garbage, which takes longer in a process that holds more than this one"
+"""Before rounds all that is there is frozen, so that a collection looks at next to nothing."""
 
 
 class Switched(EffbenchError):
@@ -58,6 +62,9 @@ class Held:
         self._before: list[Any] = []
         self._notes: dict[str, str] = {}
         self._imported: dict[str, list[tuple[int, Any]]] = {}
+        self._collections = 0
+        self.collectors: set[str] = set()
+        """Cells whose calls collect garbage themselves, which nobody else does once `listen` was called."""
         self._modes: dict[str, list[tuple[Any, bool]]] = {}
         self.spoiled = ""
         """What could not be put back: nothing more can be measured in this process."""
@@ -65,7 +72,15 @@ class Held:
 
     def renew(self) -> None:
         """From now on the settings of this moment are the ones to keep."""
-        self._before = [switch.read() for switch in self._switches]
+        self._before = [_read(switch) for switch in self._switches]
+
+    def listen(self) -> None:
+        """Notice from now on, where Python itself collects no garbage any more, who does (`collectors`)."""
+        if self._switches:
+            gc.callbacks.append(self._on_collection)
+
+    def _on_collection(self, phase: str, info: Mapping[str, Any]) -> None:
+        self._collections += phase == "start"
 
     # --- steps of a cell ----------------------------------------------------------------------------
 
@@ -132,6 +147,9 @@ class Held:
     def require(self, cell: str, *, quick: bool = False) -> None:
         """Raise Switched where a setting is not as it was; it is put back. `quick` leaves out what takes long."""
         changes = self._put_back(self._quick if quick else self._all)
+        if self._collections:
+            self._collections = 0
+            self.collectors.add(cell)
         if changes:
             said = [f"{each.switch.name} from {shown(each.before)} to {shown(each.after)}" for each in changes]
             advice = next((f" ({each.switch.advice})" for each in changes if each.switch.advice), "")
@@ -209,9 +227,10 @@ def interop_threads_left(asked: list[tuple[int, int]] | None = None) -> Iterator
     torch lets a process set them once. The line at the top of many files would raise where a device has set them, or
     where the file is read a second time.
     """
-    import torch
+    import torch as imported
 
-    original: Any = torch.set_num_interop_threads
+    torch: Any = imported
+    original = torch.set_num_interop_threads
 
     def noted(number: int) -> None:
         if asked is not None and number != torch.get_num_interop_threads():

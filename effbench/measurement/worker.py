@@ -174,11 +174,15 @@ def _carry_out(
     job = job if job.get("obeys") else {**job, "budget_s": watch.rounds_s()}
     emit("null", ns_per_call=null_ns, budget_s=None if job.get("obeys") else job["budget_s"])
     if job.get("obeys"):
-        _freeze_garbage(held)
+        _freeze_garbage()
+        held.renew()
+        held.listen()
         _obey(device, held, calls, blocks, emit, hear, loop.warm_blocks(warm, blocks, alone=False))
     elif calls:
         ready = loop.warm_blocks(warm, blocks, alone=len(calls) == 1)
         _measure(job, device, held, calls, blocks, sampling, emit, ready)
+    for cell in sorted(held.collectors):
+        emit("probe", cell=cell, values={"garbage": switches.COLLECTS})
     for cell, call in calls.items() if job.get("breakdown") else ():
         _break_down(device, held, cell, call, emit)
     # Last: a capture that fails can leave a GPU's allocator unusable, which by now costs no measured cell.
@@ -239,12 +243,11 @@ def _probe(device: Device, cell: str, call: Call, calls: int, no_graph: str | No
         emit("probe", cell=cell, values=dict(found))
 
 
-def _freeze_garbage(held: Held) -> None:
+def _freeze_garbage() -> None:
     """Collected once and frozen: a collection right before a timed block costs that block 8 %."""
     gc.collect()
     gc.freeze()
     gc.disable()
-    held.renew()
 
 
 def _obey(
@@ -296,7 +299,9 @@ def _measure(
     task = loop.Slice(
         job["launch"], job["seed"], job["first_round"], job["budget_s"], loop.references(pairs), job["clock"]
     )
-    _freeze_garbage(held)
+    _freeze_garbage()
+    held.renew()
+    held.listen()
     start, current = device.now_s(), ""
 
     def visiting(cell: str) -> None:
