@@ -263,9 +263,7 @@ def test_a_cell_that_only_one_side_runs() -> None:
         (Reason("no file", "absent"), "it breaks", "INCONCLUSIVE"),
     ],
 )
-def test_new_is_only_what_the_revision_does_not_hold(
-    baseline: str | None, candidate: str | None, verdict: str
-) -> None:
+def test_new_is_only_what_the_revision_does_not_hold(baseline: str | None, candidate: str | None, verdict: str) -> None:
     """A baseline that cannot start, load or count is nothing to pass on."""
     assert gate.unmeasured(baseline, candidate)[0] == verdict
 

@@ -143,9 +143,7 @@ def test_a_file_that_leads_out_of_the_tree_is_the_same_on_both_sides(refused: Re
         ("sibling", {"b/bar/__init__.py": "A = 2\n"}, {"bar/__init__.py": "A = 1\n"}, "bar"),
     ],
 )
-def test_every_layout(
-    refused: Refused, tmp_path: Path, kind: str, project: Files, copy: Files, module: str
-) -> None:
+def test_every_layout(refused: Refused, tmp_path: Path, kind: str, project: Files, copy: Files, module: str) -> None:
     place = written(tmp_path / "site", copy)
     assert f"'{module}' was imported from" in refused(project, module, path=[place], inside="a")
 
@@ -184,7 +182,11 @@ def test_whatever_lies_in_the_other_tree_is_refused_also_where_the_project_is_in
 @pytest.mark.parametrize(
     ("kind", "project", "module"),
     [
-        ("vendored in a package", {"foo/__init__.py": "", "foo/_vendor/__init__.py": "", "foo/_vendor/bar.py": "A\n"}, "bar"),
+        (
+            "vendored in a package",
+            {"foo/__init__.py": "", "foo/_vendor/__init__.py": "", "foo/_vendor/bar.py": "A\n"},
+            "bar",
+        ),
         ("vendored beside", {"vendor/bar.py": "A = 2\n", "pyproject.toml": '[project]\nname = "foo"\n'}, "bar"),
         ("a script of that name", {"benchmarks/bar.py": "A = 2\n"}, "bar"),
         ("tests of it", {"tests/bar/test_nets.py": ""}, "bar.nets"),
@@ -192,9 +194,7 @@ def test_whatever_lies_in_the_other_tree_is_refused_also_where_the_project_is_in
         ("a module of torch's", {"numpy.py": "raise ValueError\n"}, "numpy"),
     ],
 )
-def test_no_false_refusals(
-    refused: Refused, tmp_path: Path, kind: str, project: Files, module: str
-) -> None:
+def test_no_false_refusals(refused: Refused, tmp_path: Path, kind: str, project: Files, module: str) -> None:
     library = {"bar/__init__.py": "A = 1\n", "bar/nets.py": ""}
     place = written(tmp_path / "site", library | metadata("bar", library))
     assert refused(project, module, path=[place], paths=["none"]) == ""

@@ -4,6 +4,7 @@ and real processes.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,11 @@ import torch
 from projects import commit, git
 from shell import Done, effbench, refusal
 from torch import nn
+
+import effbench as effbench_package
+from effbench.errors import ForeignCode
+from effbench.feeding import Input
+from effbench.gates import against, config, counted
 
 FAKE = ("--device", "fake", "--launches", "1")
 
@@ -57,25 +63,36 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return project, site
 
 
-@pytest.mark.parametrize(
-    ("model", "options"),
-    [("foo.nets:build", ()), ("nets.py:build", ()), ("nets.py:build", ("--count", "instructions"))],
-    ids=["by name", "by file", "counted"],
-)
-def test_an_installed_copy_is_refused_by_name_with_what_to_do(
-    installed: tuple[Path, Path], model: str, options: tuple[str, ...]
+def test_an_installed_copy_is_refused_by_name_with_what_to_do(installed: tuple[Path, Path]) -> None:
+    project, site = installed
+    path = os.pathsep.join((str(site), str(Path(effbench_package.__file__).parents[1])))
+    words = ("check", "foo.nets:build", "--input", "4x8x8", "--against", "HEAD~1", *FAKE, "--json")
+    said = refusal(effbench(*words, cwd=project, variables={"PYTHONPATH": path}, fresh=True))
+    assert "'foo.nets' comes from" in said and "both sides would run the same code" in said
+    assert 'add "python" to `paths` under [check] in effbench.toml' in said
+
+
+@pytest.mark.parametrize("how", ["timed", "counted"])
+def test_an_installed_copy_that_a_file_imports_is_refused_too(
+    installed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     project, site = installed
-    words = ("check", model, "--input", "4x8x8", "--against", "HEAD~1", *FAKE, *options, "--json")
-    said = refusal(effbench(*words, cwd=project, variables={"PYTHONPATH": str(site)}, fresh=True))
-    assert "'foo." in said and "both sides would run the same code" in said
-    assert 'add "python" to `paths` under [check] in effbench.toml' in said
+    monkeypatch.syspath_prepend(site)
+    subject = config.Subject("net", "nets.py:build", (Input((4, 8, 8)),))
+    asked = config.Config((subject,), project, device="fake")
+    with pytest.raises(
+        ForeignCode, match=r"'foo.blocks' was imported from .*the project has it in python/foo/blocks.py"
+    ):
+        if how == "timed":
+            against.check(asked, "HEAD~1", tmp_path / "out", watch=lambda step: None)
+        else:
+            counted.check(asked, "HEAD~1", watch=lambda step: None)
 
 
 def test_named_under_paths_the_same_commit_is_a_regression(installed: tuple[Path, Path]) -> None:
     project, _ = installed
-    config = project / "effbench.toml"
-    config.write_text('[check]\npaths = ["python"]\n[models.net]\nmodel = "foo.nets:build"\ninput = "4x8x8"\n')
+    file = project / "effbench.toml"
+    file.write_text('[check]\npaths = ["python"]\n[models.net]\nmodel = "foo.nets:build"\ninput = "4x8x8"\n')
     try:
         words = ("check", "--against", "HEAD~1", "--count", "instructions", *FAKE, "--json")
         done = effbench(*words, "--max-madds", "1k", cwd=project)
@@ -83,7 +100,7 @@ def test_named_under_paths_the_same_commit_is_a_regression(installed: tuple[Path
         gates = {item["gate"]: item["reason"] for item in done.json["cells"]}
         assert "instructions" in gates["instructions"] and "madds" in gates["costs"], "`paths` hold for both gates"
     finally:
-        config.unlink()
+        file.unlink()
 
 
 # --- a baseline that does not run -------------------------------------------------------------------
@@ -158,7 +175,7 @@ def test_files_called_like_modules_of_python_and_torch_change_nothing(tmp_path: 
     (project / "nets.py").write_text("import numpy, logging.handlers\nfrom own import net\n")
     (project / "own.py").write_text("import torch\ndef net():\n    return torch.nn.Conv2d(4, 4, 1)\n")
     commit(project, "begin")
-    words = ("check", "nets:net", "code:net", "--input", "4x8x8", "--max-madds", "1k", "--against", "HEAD", *FAKE)
+    words = ("check", "nets:net", "code:net", "--input", "4x8x8", "--max-madds", "2k", "--against", "HEAD", *FAKE)
     done = effbench(*words, "--json", cwd=project, variables={"PYTHONSAFEPATH": "1"}, fresh=True)
     verdicts = {(item["gate"], item["verdict"]) for item in done.json["cells"]}
     assert verdicts == {("costs", "PASS"), ("against", "INCONCLUSIVE")}, done.out

@@ -208,16 +208,14 @@ class _Trees:
 
 @lru_cache(maxsize=4)
 def _loaded(folder: str, own: str, foreign: str, paths: tuple[str, ...], listings: tuple[str, ...]) -> _Trees:
-    files = [_listed(Path(listing)) for listing in listings] or [(), ()]
+    files = [_listed(Path(listing)) for listing in listings] or [[], []]
     tops = [Path(os.path.realpath(top)) for top in (own, foreign)]
     return _Trees(_Tree(tops[0], files[0]), _Tree(tops[1], files[1]), Path(os.path.realpath(folder)), paths)
 
 
 def _trees(job: Mapping[str, Any]) -> _Trees:
     own = job.get("own") or job["folder"]
-    return _loaded(
-        job["folder"], own, job["foreign"], tuple(job.get("paths", ())), tuple(job.get("listings") or ())
-    )
+    return _loaded(job["folder"], own, job["foreign"], tuple(job.get("paths", ())), tuple(job.get("listings") or ()))
 
 
 def _listed(file: Path) -> list[str]:
@@ -272,16 +270,14 @@ def _require_own(name: str, file: str, trees: _Trees) -> None:
     ):
         return
     raise ForeignCode(
-        f"'{name}' was imported from {file}, but the project has it in {held[0].path}, so both sides would run the same "
-        f"code; {trees.advice(held[0])}"
+        f"'{name}' was imported from {file}, but the project has it in {held[0].path}, so both sides would run the "
+        f"same code; {trees.advice(held[0])}"
     )
 
 
 def _of_other(name: str, held: Sequence[_Held], trees: _Trees) -> ForeignCode:
     advice = trees.advice(held[0]) if held else "remove the installed copy that leads there"
-    return ForeignCode(
-        f"'{name}' was imported from the other side's tree, so both would run the same code; {advice}"
-    )
+    return ForeignCode(f"'{name}' was imported from the other side's tree, so both would run the same code; {advice}")
 
 
 # --- parts ------------------------------------------------------------------------------------------

@@ -80,7 +80,9 @@ def _find_modules(job: Mapping[str, Any]) -> None:
         try:
             import_path.load_needed([*paths, job["folder"]])
         except ImportError as error:
-            raise CannotStart(f"{sys.executable} cannot import torch ({_first_line(error)}); install it there") from error
+            raise CannotStart(
+                f"{sys.executable} cannot import torch ({_first_line(error)}); install it there"
+            ) from error
     sys.path[:] = import_path.arranged(paths, sys.path)
 
 

@@ -14,7 +14,7 @@ from effbench.measurement import origins
 
 
 @contextmanager
-def listings(tree: Path, top: Path) -> Iterator[tuple[Path, Path]]:
+def kept(tree: Path, top: Path) -> Iterator[tuple[Path, Path]]:
     """Two files that list the paths in a revision's `tree` and in the working tree at `top`, until the block ends."""
     with tempfile.TemporaryDirectory(prefix="effbench-") as scratch:
         files = Path(scratch) / "baseline", Path(scratch) / "candidate"
