@@ -171,6 +171,18 @@ def test_copies_in_the_project_that_git_ignores(refused: Refused, tmp_path: Path
     assert refused(PROJECT, "foo._version", ignored=made, paths=["python"]) == "", "generated, and nobody's copy"
 
 
+def test_an_environment_in_the_project_is_not_its_tree(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where git was not told to ignore it, so that it is among the files."""
+    monkeypatch.setattr("site.getsitepackages", lambda: [str(tmp_path / "top/env/lib")])
+    copy = {f"env/lib/{name}": text for name, text in INSTALLED.items()}
+    said = refused(PROJECT | copy, "foo.nets", path=[tmp_path / "top/env/lib"], before=PROJECT)
+    assert "'foo.nets' was imported from" in said
+    said = refused(PROJECT | copy, "foo.nets", path=[tmp_path / "top/env/lib"], before=PROJECT, as_baseline=True)
+    assert "'foo.nets' was imported from" in said
+
+
 def test_whatever_lies_in_the_other_tree_is_refused_also_where_the_project_is_in_an_environment(
     refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

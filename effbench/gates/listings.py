@@ -37,5 +37,7 @@ def _known_to_git(top: Path) -> list[str]:
         tracked = revision._git(top, "ls-files", "-z", "--cached", "--recurse-submodules")
     except EffbenchError:  # a submodule that git cannot read
         tracked = revision._git(top, "ls-files", "-z", "--cached")
-    others = revision._git(top, "ls-files", "-z", "--others", "--exclude-standard")
-    return list(dict.fromkeys(filter(None, f"{tracked}\0{others}".split("\0"))))
+    others = revision._git(top, "ls-files", "-z", "--others", "--exclude-standard").split("\0")
+    # An environment that nobody told git to ignore.
+    new = [path for path in others if not {"site-packages", "dist-packages"}.intersection(path.split("/"))]
+    return list(dict.fromkeys(filter(None, [*tracked.split("\0"), *new])))

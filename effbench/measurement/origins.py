@@ -132,10 +132,10 @@ class _Trees:
         self._installed = [os.path.realpath(place) for place in _installation()]
 
     def is_own(self, file: str) -> bool:
-        """Is this real path a file of this side's own tree? An environment that lies in it is not, nor is a copy that
-        git does not know where it knows another: `_require_own` looks at those.
+        """Is this real path a file of this side's own tree? A copy that git does not know, where it knows another one,
+        is not: `_require_own` looks at those.
         """
-        return _within(file, str(self.own.top)) and (not self.own.files or self.relative(file) in self.own.files)
+        return self.is_near(file) and (not self.own.files or self.relative(file) in self.own.files)
 
     def is_near(self, file: str) -> bool:
         """Does it lie in this side's tree, and in no environment there?"""
