@@ -204,11 +204,13 @@ def test_whatever_lies_in_the_other_tree_is_refused_also_where_the_project_is_in
         ("tests of it", {"tests/bar/test_nets.py": ""}, "bar.nets"),
         ("a module of Python", {"logging.py": "raise ValueError\n", "http/__init__.py": ""}, "logging.handlers"),
         ("a module of torch's", {"numpy.py": "raise ValueError\n"}, "numpy"),
+        ("a module of a runtime's", {"ncnn.py": "A = 2\n"}, "ncnn"),
     ],
 )
 def test_no_false_refusals(refused: Refused, tmp_path: Path, kind: str, project: Files, module: str) -> None:
-    library = {"bar/__init__.py": "A = 1\n", "bar/nets.py": ""}
-    place = written(tmp_path / "site", library | metadata("bar", library))
+    library = {"bar/__init__.py": "A = 1\n", "bar/nets.py": "", "ncnn.py": "A = 1\n"}
+    told = {} if kind == "vendored in a package" else metadata("bar", {name: "" for name in library if "bar" in name})
+    place = written(tmp_path / "site", library | told)
     assert refused(project, module, path=[place], paths=["none"]) == ""
 
 
