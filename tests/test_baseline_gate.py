@@ -173,6 +173,9 @@ def test_what_does_not_run_any_more_fails_and_what_is_new_does_not() -> None:
     lacking = replace(then, results=tuple(result for result in then if result.cell.id != A))
     assert words(judge(lacking, now)) == ["NEW", "PASS"]
     assert Decision(tuple(judge(lacking, now).values())).verdict == "PASS"
+    failed = tuple(replace(r, blocks=(), skipped="ValueError") if r.cell.id == A else r for r in then)
+    found = judge(replace(then, results=failed), now)
+    assert words(found) == ["INCONCLUSIVE", "PASS"] and "did not run in the baseline: ValueError" in found["a"].reason
 
 
 def test_other_costs_are_shown_and_fail_where_that_is_asked_for() -> None:

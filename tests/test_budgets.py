@@ -12,7 +12,7 @@ from runs import COST
 
 from effbench import api
 from effbench.core import Case, Cell
-from effbench.errors import InvalidValue
+from effbench.errors import InvalidValue, Reason
 from effbench.gates import budgets, checking, subjects
 from effbench.gates.budgets import Stored
 from effbench.gates.config import QUANTITIES, Config, Subject
@@ -67,6 +67,8 @@ def test_what_is_not_counted_cannot_pass_and_can_fail() -> None:
 def test_a_network_that_does_not_run_fails() -> None:
     found = budgets.judge("net", "ValueError: broken", {"madds": 10**15})
     assert found.verdict == "REGRESSION" and found.reason == "it does not run: ValueError: broken"
+    assert budgets.judge("m", "out of memory: 160 GB", {"madds": 100}).verdict == "ENVIRONMENT"
+    assert budgets.judge("m", Reason("no process", "start"), {"madds": 100}).verdict == "ENVIRONMENT"
     assert found.costs == (Costed("madds", None, 10**15, "at most"),) and not found.costs[0].is_kept
 
 

@@ -309,3 +309,57 @@ def test_a_network_of_torchvision_is_compared_with_a_users(tmp_path: Path):
     first, second = json.loads(done.out)["cells"]
     assert first["madds"] == 224 * 224 * 3 * 2
     assert (second["params"], second["input_shape"]) == (1_235_496, [3, 224, 224])
+
+
+@pytest.mark.parametrize(
+    ("spec", "advice"),
+    [
+        ("src/foo/zoo.py:backbone", "name it foo.zoo:backbone and set PYTHONPATH=src"),
+        ("src/foo/sub/deep.py:backbone", "name it foo.sub.deep:backbone and set PYTHONPATH=src"),
+        ("src/foo/lazy.py:backbone", "name it foo.lazy:backbone and set PYTHONPATH=src"),
+        ("src/foo/absolute.py:backbone", "name it foo.absolute:backbone and set PYTHONPATH=src"),
+        ("plain/zoo.py:backbone", "name it plain.zoo:backbone"),
+    ],
+)
+def test_a_file_of_a_package_is_told_its_module_name(
+    spec: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its relative imports fail as long as it is named as a file; under the name that is told they work."""
+    blocks = "import torch\nclass Block(torch.nn.ReLU):\n    pass\n"
+    give = "def backbone():\n    return Block()\n"
+    files = {
+        "src/foo/__init__.py": "",
+        "src/foo/blocks.py": blocks,
+        "src/foo/sub/__init__.py": "",
+        "src/foo/zoo.py": f"from .blocks import Block\n{give}",
+        "src/foo/sub/deep.py": f"from ..blocks import Block\n{give}",
+        "src/foo/lazy.py": "def backbone():\n    from .blocks import Block\n    return Block()\n",
+        "src/foo/absolute.py": f"from foo.blocks import Block\n{give}",
+        "plain/blocks.py": blocks,
+        "plain/zoo.py": f"from .blocks import Block\n{give}",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="is a part of the package") as refused:
+        external.load(spec)
+    assert advice in str(refused.value)
+    known = set(sys.modules)
+    try:
+        monkeypatch.syspath_prepend(tmp_path / "src")
+        told = advice.split()[2]
+        assert type(external.load(told)).__name__ == "Block"
+    finally:
+        for name in set(sys.modules) - known:
+            del sys.modules[name]
+
+
+def test_a_module_that_lacks_something_else_is_not_told_to_be_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    package = tmp_path / "foo"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "zoo.py").write_text("from math import nothing\nfrom .blocks import Block\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="cannot import name 'nothing' from 'math'"):
+        external.load("foo/zoo.py:backbone")

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from effbench.core import Launch, Run
+from effbench.errors import Reason
 from effbench.gates import pairs
 from effbench.gates import rule as gate
 from effbench.gates.decision import Decision
@@ -239,12 +240,32 @@ def test_the_smallest_detectable_slowdown_is_what_the_t_test_catches_four_times_
 
 def test_a_cell_that_only_one_side_runs() -> None:
     pair = pair_of(0.0)
-    skipped = {"baseline": {SLOW: "there is no 'small'"}, "candidate": {SAME: "RuntimeError: shapes"}}
+    absent = Reason("there is no 'small'", "absent")
+    skipped = {"baseline": {SLOW: absent}, "candidate": {SAME: "RuntimeError: shapes"}}
     new, broken, kept = gate.findings(judged(pair), pair, skipped)
     assert (new.verdict, broken.verdict, kept.verdict) == ("NEW", "REGRESSION", "PASS")
     assert "there is no 'small'" in new.reason and "shapes" in broken.reason
     assert Decision((new, kept)).exit_code == 0
     assert Decision((new,)).exit_code == 3, "nothing was compared, so nothing has passed"
+
+
+@pytest.mark.parametrize(
+    ("baseline", "candidate", "verdict"),
+    [
+        (Reason("no file", "absent"), None, "NEW"),
+        ("no file", None, "INCONCLUSIVE"),
+        (Reason("imports 'x'", "lacks"), None, "ENVIRONMENT"),
+        (Reason("no torch", "start"), None, "ENVIRONMENT"),
+        ("out of memory: 3 GiB", None, "ENVIRONMENT"),
+        (None, Reason("no torch", "start"), "ENVIRONMENT"),
+        (None, Reason("no file", "absent"), "REGRESSION"),
+        (None, Reason("imports 'x'", "lacks"), "REGRESSION"),
+        (Reason("no file", "absent"), "it breaks", "INCONCLUSIVE"),
+    ],
+)
+def test_new_is_only_what_the_revision_does_not_hold(baseline: str | None, candidate: str | None, verdict: str) -> None:
+    """A baseline that cannot start, load or count is nothing to pass on."""
+    assert gate.unmeasured(baseline, candidate)[0] == verdict
 
 
 def test_a_cell_that_neither_side_runs_and_one_without_memory() -> None:

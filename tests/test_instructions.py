@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effbench.core import Reading
-from effbench.errors import EffbenchError, InvalidValue
+from effbench.errors import EffbenchError, InvalidValue, Reason
 from effbench.gates import config, counted
 from effbench.measurement import counters, instructions, readings
 from effbench.measurement.counters import Method
@@ -367,7 +367,9 @@ def test_counts_that_wander_more_than_the_tolerance_decide_nothing() -> None:
 
 def test_what_a_side_cannot_count_is_judged_as_by_the_timed_gate() -> None:
     gone = Reading("instructions", missing="it fell")
-    assert counted.judge("a", gone, reading(1), 0.005).verdict == "NEW"
+    new = Reading("instructions", missing=Reason("there is no file", "absent"))
+    assert counted.judge("a", new, reading(1), 0.005).verdict == "NEW"
+    assert counted.judge("a", gone, reading(1), 0.005).verdict == "INCONCLUSIVE", "nothing to compare with"
     assert counted.judge("a", reading(1), gone, 0.005).verdict == "REGRESSION"
     assert counted.judge("a", gone, gone, 0.005).verdict == "INCONCLUSIVE"
 

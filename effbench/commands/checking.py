@@ -197,7 +197,7 @@ def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
     checking.require_free(folder)
     if has_budgets or stored or asked.save_costs:
         planned = subjects.planned(config, subjects.study(config))
-        counts = subjects.count(planned.cells)
+        counts = subjects.count(planned.cells, subjects.here(config))
         findings = checking.costs(config, planned.cells, counts, stored or ())
         decisions += [Decision(findings)] if findings else []
         for subject, cell in zip(config.subjects, planned.cells, strict=True):

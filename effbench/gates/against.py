@@ -11,7 +11,7 @@ from pathlib import Path
 
 from effbench import summary
 from effbench.errors import CannotStart, EffbenchError, InvalidValue, NotComparable
-from effbench.gates import power, replay, revision, sources, subjects
+from effbench.gates import listings, power, replay, revision, subjects
 from effbench.gates import rule as gate
 from effbench.gates.baseline import name_of
 from effbench.gates.config import BUDGET_S, Config, Subject
@@ -82,7 +82,7 @@ def opposed(config: Config, name: str, python: Path | None = None) -> Iterator[t
     with revision.tree(top, wanted, notes) as tree:
         if not (tree / inside).is_dir():
             raise EffbenchError(f"{wanted} has no folder {inside}; choose a revision that holds the project")
-        with sources.listings(tree, top) as (before, now):
+        with listings.kept(tree, top) as (before, now):
             # Absolute but not resolved: a virtual environment's python is a link that must be called by its own name.
             own_python = None if python is None else os.path.abspath(python)
             sites = (

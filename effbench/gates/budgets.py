@@ -11,7 +11,7 @@ from typing import Any
 
 from effbench import units
 from effbench.core import Cell, Cost
-from effbench.errors import InvalidValue
+from effbench.errors import CannotStart, InvalidValue
 from effbench.gates.config import QUANTITIES
 from effbench.gates.decision import Costed, Finding
 
@@ -45,11 +45,14 @@ def judge(
 ) -> Finding:
     """One network's counts against its budgets (at most) and a stored profile (equal).
 
-    `found` is the reason where the network does not run, which fails the gate: its budgets cannot hold. Counts that
+    `found` is the reason where the network does not run, which fails the gate: its budgets cannot hold. Where only this
+    machine is why, nothing is known of them. Counts that
     lack an operator are a lower bound: they can break a budget but not keep it. `conditions` are those of the counts
     (`Stored.conditions`); a profile stored under others says nothing.
     """
     if isinstance(found, str):
+        if getattr(found, "cause", "") == CannotStart.cause or "out of memory" in found:
+            return Finding("costs", name, "ENVIRONMENT", f"it cannot be counted here: {found}")
         return Finding("costs", name, "REGRESSION", f"it does not run: {found}", costs=_held(None, budgets, stored))
     if stored is not None and stored.conditions != conditions:
         reason = f"the profile is of {stored.conditions}, this is {conditions}; store it anew"

@@ -99,7 +99,8 @@ def _costs(plan: Plan, sides: Sides, side: int) -> dict[str, Cost | str]:
             raise
         except EffbenchError as error:
             found[cell.id] = Reason.of(error)
-    return found
+    unable = next((why for why in found.values() if isinstance(why, Reason) and why.cause == CannotStart.cause), None)
+    return found if unable is None else dict.fromkeys(found, unable)
 
 
 def _count(plan: Plan, sides: Sides, side: int, costs: Mapping[str, Cost | str], watch: Watch) -> dict[str, Reading]:

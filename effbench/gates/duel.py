@@ -273,7 +273,8 @@ class Duel:
             return
         self._failed_starts += 1
         if self._failed_starts >= STARTS:
-            raise CannotStart(f"the {party.name}'s measuring process could not start: {ending}")
+            needs = "" if party.site.python is None else "; its environment needs the same effbench, and torch"
+            raise CannotStart(f"the {party.name}'s measuring process could not start: {ending}{needs}")
 
 
 def _require_same_calls(told: Mapping[str, int], heard: Mapping[str, int]) -> None:

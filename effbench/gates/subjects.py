@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from effbench import api, feeding, lineup, plan
 from effbench.core import Case, Cell, Cost, Environment, Experiment, Sampling
@@ -53,6 +55,11 @@ def planned(config: Config, experiment: Experiment) -> Plan:
     found = plan.make(experiment, sampling=chosen, **config.options())
     batches = {subject.name: subject.batch or config.batch or 1 for subject in config.subjects}
     return replace(found, cells=tuple(replace(cell, batch=batches.get(name_of(cell.case), 1)) for cell in found.cells))
+
+
+def here(config: Config) -> Site:
+    """The files as they are now: modules are imported from the configuration's `paths` first."""
+    return Site(Path.cwd(), tuple(os.path.abspath(config.folder / path) for path in config.paths))
 
 
 def count(cells: Sequence[Cell], site: Site | None = None) -> Counts:

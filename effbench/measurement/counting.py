@@ -138,7 +138,8 @@ def count_apart(cells: Sequence[Cell], silence_s: float, site: Site | None = Non
             except WorkerFailed as failure:
                 reason = str(failure)
         if not working:
-            raise CannotStart(f"the counting process could not start: {reason}")
+            needs = "; its environment needs the same effbench, and torch" if site and site.python else ""
+            raise CannotStart(f"the counting process could not start: {reason}{needs}")
         found.setdefault(working, reason)
     return found
 

@@ -132,10 +132,10 @@ class _Trees:
         self._installed = [os.path.realpath(place) for place in _installation()]
 
     def is_own(self, file: str) -> bool:
-        """Is this real path a file of this side's own tree? An environment that lies in it is not, nor is a copy that
-        git does not know where it knows another: `_require_own` looks at those.
+        """Is this real path a file of this side's own tree? A copy that git does not know, where it knows another one,
+        is not: `_require_own` looks at those.
         """
-        return _within(file, str(self.own.top)) and (not self.own.files or self.relative(file) in self.own.files)
+        return self.is_near(file) and (not self.own.files or self.relative(file) in self.own.files)
 
     def is_near(self, file: str) -> bool:
         """Does it lie in this side's tree, and in no environment there?"""
@@ -208,16 +208,14 @@ class _Trees:
 
 @lru_cache(maxsize=4)
 def _loaded(folder: str, own: str, foreign: str, paths: tuple[str, ...], listings: tuple[str, ...]) -> _Trees:
-    files = [_listed(Path(listing)) for listing in listings] or [(), ()]
+    files = [_listed(Path(listing)) for listing in listings] or [[], []]
     tops = [Path(os.path.realpath(top)) for top in (own, foreign)]
     return _Trees(_Tree(tops[0], files[0]), _Tree(tops[1], files[1]), Path(os.path.realpath(folder)), paths)
 
 
 def _trees(job: Mapping[str, Any]) -> _Trees:
     own = job.get("own") or job["folder"]
-    return _loaded(
-        job["folder"], own, job["foreign"], tuple(job.get("paths", ())), tuple(job.get("listings") or ())
-    )
+    return _loaded(job["folder"], own, job["foreign"], tuple(job.get("paths", ())), tuple(job.get("listings") or ()))
 
 
 def _listed(file: Path) -> list[str]:
@@ -272,16 +270,14 @@ def _require_own(name: str, file: str, trees: _Trees) -> None:
     ):
         return
     raise ForeignCode(
-        f"'{name}' was imported from {file}, but the project has it in {held[0].path}, so both sides would run the same "
-        f"code; {trees.advice(held[0])}"
+        f"'{name}' was imported from {file}, but the project has it in {held[0].path}, so both sides would run the "
+        f"same code; {trees.advice(held[0])}"
     )
 
 
 def _of_other(name: str, held: Sequence[_Held], trees: _Trees) -> ForeignCode:
     advice = trees.advice(held[0]) if held else "remove the installed copy that leads there"
-    return ForeignCode(
-        f"'{name}' was imported from the other side's tree, so both would run the same code; {advice}"
-    )
+    return ForeignCode(f"'{name}' was imported from the other side's tree, so both would run the same code; {advice}")
 
 
 # --- parts ------------------------------------------------------------------------------------------

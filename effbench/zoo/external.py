@@ -145,17 +145,22 @@ def _import_file(path: Path, name: str) -> Any:
             return libraries.mended(load)
     except ModuleNotFoundError as error:
         sys.modules.pop(title, None)
-        missing = error.name or "a module"
-        better = packaged.better_name(written, name, missing)
-        raise (ModelError(better) if better else _lacking(name, missing)) from error
+        raise _better_name(written, name, error) or _lacking(name, error.name or "a module") from error
     except NETWORK_FAILURES as error:  # a user's file may raise anything
         sys.modules.pop(title, None)
-        better = packaged.better_name(written, name) if isinstance(error, ImportError) else None
-        raise (
-            ModelError(better)
-            if better
-            else _failed(f"{name}: loading the file fails: {_reason(error)}; correct it first", error)
-        ) from error
+        better = _better_name(written, name, error)
+        raise better or _failed(f"{name}: loading the file fails: {_reason(error)}; correct it first", error) from error
+
+
+def _better_name(path: Path, name: str, error: BaseException) -> ModelError | None:
+    """The advice to name a file as a module of its package, where that is why it fails."""
+    if not isinstance(error, ImportError):
+        return None
+    missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    if error.name and not missing:
+        return None  # the module is there and lacks something: no relative import of a file without a package
+    better = packaged.better_name(path, name, missing)
+    return ModelError(better) if better else None
 
 
 def _failed(message: str, error: BaseException) -> ModelError:
@@ -196,6 +201,9 @@ def _call(factory: Callable[..., Any], arguments: Mapping[str, Any], name: str) 
         return factory(**arguments)
     except NETWORK_FAILURES as error:  # a user's factory may raise anything
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items()) or "no arguments"
+        place = name.rpartition(":")[0]
+        if place.endswith(".py") and (better := _better_name(Path(place), name, error)):
+            raise better from error
         raise _failed(f"{name} raises {_reason(error)}; called with {given}", error) from error
 
 

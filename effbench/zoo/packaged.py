@@ -40,7 +40,7 @@ def _where(root: str) -> str:
     if os.path.realpath(root) in map(os.path.realpath, (entry or here for entry in (here, *sys.path))):
         return ""
     short = os.path.relpath(root, here)
-    return f" and set PYTHONPATH={short}, or in effbench.toml paths = [\"{short}\"] under [check]"
+    return f' and set PYTHONPATH={short}, or in effbench.toml paths = ["{short}"] under [check]'
 
 
 def _relative(path: Path) -> tuple[int, str]:
@@ -74,7 +74,9 @@ def _binds(node: ast.AST, name: str) -> bool:
     if isinstance(node, ast.Name):
         return node.id == name
     if isinstance(node, ast.Try):  # whatever it would have brought may have failed
-        return any(alias.name == "*" for inner in ast.walk(node) if isinstance(inner, ast.ImportFrom) for alias in inner.names)
+        return any(
+            alias.name == "*" for inner in ast.walk(node) if isinstance(inner, ast.ImportFrom) for alias in inner.names
+        )
     return isinstance(node, ast.Constant) and node.value == name  # in a table of names that are imported when used
 
 

@@ -13,7 +13,7 @@ from effbench.measurement import origins
 
 
 @contextmanager
-def listings(tree: Path, top: Path) -> Iterator[tuple[Path, Path]]:
+def kept(tree: Path, top: Path) -> Iterator[tuple[Path, Path]]:
     """Two files that list the paths in a revision's `tree` and in the working tree at `top`, until the block ends."""
     with scratch.folder() as place:
         files = place / "baseline", place / "candidate"
@@ -36,5 +36,7 @@ def _known_to_git(top: Path) -> list[str]:
         tracked = git.output(top, "ls-files", "-z", "--cached", "--recurse-submodules")
     except git.GitError:  # a submodule that git cannot read
         tracked = git.output(top, "ls-files", "-z", "--cached")
-    others = git.output(top, "ls-files", "-z", "--others", "--exclude-standard")
-    return list(dict.fromkeys([*git.fields(tracked), *git.fields(others)]))
+    others = git.fields(git.output(top, "ls-files", "-z", "--others", "--exclude-standard"))
+    # An environment that nobody told git to ignore.
+    new = [path for path in others if not {"site-packages", "dist-packages"}.intersection(path.split("/"))]
+    return list(dict.fromkeys([*git.fields(tracked), *new]))

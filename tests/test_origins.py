@@ -1,0 +1,279 @@
+"""Whose code each side of a gate runs: installed copies, environments in the project, vendored files, monorepos."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from effbench.errors import Absent, ForeignCode, LacksPackage, ModelError
+from effbench.measurement import origins
+from effbench.measurement.launcher import Site
+
+Files = dict[str, str]
+Refused = Callable[..., str]
+
+
+def written(folder: Path, files: Files) -> Path:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+PROJECT: Files = {
+    "python/foo/__init__.py": "",
+    "python/foo/nets.py": "WORK = 3\n",
+    "python/foo/blocks.py": "WIDTH = 1\n",
+    "pyproject.toml": '[project]\nname = "Foo_project"\n[build-system]\nrequires = []\n',
+    "nets.py": "import foo.nets\n",
+}
+INSTALLED: Files = {"foo/__init__.py": "", "foo/nets.py": "WORK = 1\n", "foo/blocks.py": "WIDTH = 1\n"}
+
+
+def metadata(name: str, files: Files, url: str = "") -> Files:
+    folder = f"{name}-1.0.dist-info"
+    told = {
+        f"{folder}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{folder}/RECORD": "".join(f"{file},,\n" for file in files),
+    }
+    return told | ({f"{folder}/direct_url.json": json.dumps({"url": url, "dir_info": {}})} if url else {})
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refused]:
+    """What is said of a process that has imported these modules from these places; "" where it goes on."""
+
+    def refuse(
+        project: Files,
+        *imports: str,
+        path: Sequence[Path | str] = (),
+        model: str = "own.py:net",
+        before: Files | None = None,
+        ignored: Files | None = None,
+        paths: Sequence[str] = (".", "src"),
+        inside: str = ".",
+        as_baseline: bool = False,
+        is_listed: bool = True,
+    ) -> str:
+        project = {"own.py": "", **project}
+        tree, top = written(tmp_path / "tree", project if before is None else before), tmp_path / "top"
+        written(written(top, project), ignored or {})
+        sides = [(top, project), (tree, project if before is None else before)]
+        (own, _), (other, _) = sides[::-1] if as_baseline else sides
+        files = [tmp_path / "now", tmp_path / "before"]
+        for file, (_, held) in zip(files, sides, strict=True):
+            origins.write_listing(file, held)
+        listings = (files[::-1] if as_baseline else files) if is_listed else ()
+        folder = own / inside
+        folder.mkdir(parents=True, exist_ok=True)
+        job = {**Site(folder, tuple(paths), other, own, tuple(listings)).job(), "cells": [{"model": model}]}
+        monkeypatch.chdir(folder)
+        known = dict(sys.modules)
+        monkeypatch.setattr(sys, "path", [*job["paths"], *map(str, path), *sys.path])
+        importlib.invalidate_caches()
+        origins._loaded.cache_clear()  # a process is asked of one pair of trees
+        try:
+            for name in imports:
+                importlib.import_module(name)
+            origins.refuse_foreign(job)
+        except ForeignCode as error:
+            return str(error)
+        finally:
+            for name in set(sys.modules) - set(known):
+                del sys.modules[name]
+        return ""
+
+    yield refuse
+
+
+@pytest.mark.parametrize("is_baseline", [False, True], ids=["candidate", "baseline"])
+def test_an_installed_copy_of_the_project_is_refused_and_its_folder_named(
+    refused: Refused, tmp_path: Path, is_baseline: bool
+) -> None:
+    """`pip install .`, and the source in a folder that `paths` does not name: both sides would run the copy."""
+    place = written(tmp_path / "site", INSTALLED | metadata("foo-project", INSTALLED))
+    said = refused(PROJECT, "foo.nets", path=[place], as_baseline=is_baseline)
+    assert "'foo.nets' was imported from" in said and 'add "python" to `paths`' in said
+
+
+def test_found_in_its_own_tree_it_is_not_refused(refused: Refused, tmp_path: Path) -> None:
+    place = written(tmp_path / "site", INSTALLED)
+    assert refused(PROJECT, "foo.nets", path=[place], paths=["python"]) == ""
+
+
+def test_the_module_that_a_network_is_named_by_is_its_own_trees_even_where_a_copy_is_equal(
+    refused: Refused, tmp_path: Path
+) -> None:
+    same = {name.removeprefix("python/"): text for name, text in PROJECT.items() if name.startswith("python/")}
+    place = written(tmp_path / "site", same)
+    assert refused(PROJECT, "foo.nets", path=[place]) == "", "byte for byte this side's code"
+    said = refused(PROJECT, "foo.nets", path=[place], model="foo.nets:build")
+    assert "'foo.nets' comes from" in said and '"python"' in said
+    said = refused({}, "foo.nets", path=[place], model="foo.nets:build")
+    assert "'foo.nets' comes from" in said, "a library of others is the same on both sides, whatever it is"
+
+
+def test_a_file_that_leads_out_of_the_tree_is_the_same_on_both_sides(refused: Refused, tmp_path: Path) -> None:
+    outside = written(tmp_path / "shared", {"net.py": "", "blocks.py": ""})
+    for name in ("net.py", "blocks.py"):
+        (tmp_path / "top").mkdir(exist_ok=True)
+        (tmp_path / "top" / name).symlink_to(outside / name)
+    assert "'net.py' comes from" in refused({}, model="net.py:build", before={})
+    listed = {"blocks.py": ""}
+    said = refused(listed, "blocks", before=listed)
+    assert "'blocks' was imported from" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "project", "copy", "module"),
+    [
+        ("src layout", {"lib/src/foo/__init__.py": "A = 2\n"}, {"foo/__init__.py": "A = 1\n"}, "foo"),
+        ("namespace", {"python/org/foo/nets.py": "A = 2\n"}, {"org/foo/nets.py": "A = 1\n"}, "org.foo.nets"),
+        ("one file", {"lib/foo.py": "A = 2\n"}, {"foo.py": "A = 1\n"}, "foo"),
+        ("became a package", {"lib/foo/__init__.py": "A = 2\n"}, {"foo.py": "A = 1\n"}, "foo"),
+        ("sibling", {"b/bar/__init__.py": "A = 2\n"}, {"bar/__init__.py": "A = 1\n"}, "bar"),
+    ],
+)
+def test_every_layout(refused: Refused, tmp_path: Path, kind: str, project: Files, copy: Files, module: str) -> None:
+    place = written(tmp_path / "site", copy)
+    assert f"'{module}' was imported from" in refused(project, module, path=[place], inside="a")
+
+
+def test_a_copy_in_an_archive(refused: Refused, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "foo.egg", "w") as archive:
+        for name, text in INSTALLED.items():
+            archive.writestr(name, text)
+    assert "foo.egg" in refused(PROJECT, "foo.nets", path=[tmp_path / "foo.egg"])
+
+
+def test_a_module_that_only_the_other_side_still_has(refused: Refused, tmp_path: Path) -> None:
+    """Deleted in the working tree: the installed copy would stand in for it."""
+    place = written(tmp_path / "site", INSTALLED)
+    now = {name: text for name, text in PROJECT.items() if "blocks" not in name}
+    assert "'foo.blocks' was imported" in refused(now, "foo.blocks", path=[place], before=PROJECT)
+
+
+def test_copies_in_the_project_that_git_ignores(refused: Refused, tmp_path: Path) -> None:
+    """A build folder or an environment in the working tree is no part of the revision."""
+    ignored = {f".venv/lib/{name}": text for name, text in INSTALLED.items()}
+    said = refused(PROJECT, "foo.nets", path=[tmp_path / "top/.venv/lib"], ignored=ignored)
+    assert "'foo.nets' was imported from" in said and ".venv" in said
+    made = {"python/foo/_version.py": "V = 1\n"}
+    assert refused(PROJECT, "foo._version", ignored=made, paths=["python"]) == "", "generated, and nobody's copy"
+
+
+def test_an_environment_in_the_project_is_not_its_tree(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where git was not told to ignore it, so that it is among the files."""
+    monkeypatch.setattr("site.getsitepackages", lambda: [str(tmp_path / "top/env/lib")])
+    copy = {f"env/lib/{name}": text for name, text in INSTALLED.items()}
+    said = refused(PROJECT | copy, "foo.nets", path=[tmp_path / "top/env/lib"], before=PROJECT)
+    assert "'foo.nets' was imported from" in said
+    said = refused(PROJECT | copy, "foo.nets", path=[tmp_path / "top/env/lib"], before=PROJECT, as_baseline=True)
+    assert "'foo.nets' was imported from" in said
+
+
+def test_whatever_lies_in_the_other_tree_is_refused_also_where_the_project_is_in_an_environment(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    said = refused(PROJECT, "foo.nets", path=[tmp_path / "tree" / "python"])
+    assert "'foo.nets' was imported from the other side's tree" in said or "'foo'" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "project", "module"),
+    [
+        (
+            "vendored in a package",
+            {"foo/__init__.py": "", "foo/_vendor/__init__.py": "", "foo/_vendor/bar.py": "A\n"},
+            "bar",
+        ),
+        ("vendored beside", {"vendor/bar.py": "A = 2\n", "pyproject.toml": '[project]\nname = "foo"\n'}, "bar"),
+        ("a script of that name", {"benchmarks/bar.py": "A = 2\n"}, "bar"),
+        ("tests of it", {"tests/bar/test_nets.py": ""}, "bar.nets"),
+        ("a module of Python", {"logging.py": "raise ValueError\n", "http/__init__.py": ""}, "logging.handlers"),
+        ("a module of torch's", {"numpy.py": "raise ValueError\n"}, "numpy"),
+        ("a module of a runtime's", {"ncnn.py": "A = 2\n"}, "ncnn"),
+    ],
+)
+def test_no_false_refusals(refused: Refused, tmp_path: Path, kind: str, project: Files, module: str) -> None:
+    library = {"bar/__init__.py": "A = 1\n", "bar/nets.py": "", "ncnn.py": "A = 1\n"}
+    told = {} if kind == "vendored in a package" else metadata("bar", {name: "" for name in library if "bar" in name})
+    place = written(tmp_path / "site", library | told)
+    assert refused(project, module, path=[place], paths=["none"]) == ""
+
+
+def test_a_library_that_was_installed_from_this_repository_is_no_stranger(refused: Refused, tmp_path: Path) -> None:
+    """Its project's name is nowhere to be read, but where it came from is."""
+    library = {"bar/__init__.py": "A = 1\n"}
+    place = written(tmp_path / "site", library | metadata("bar", library, (tmp_path / "top").as_uri()))
+    project = {"python/bar/__init__.py": "A = 2\n"}
+    assert "'bar' was imported from" in refused(project, "bar", path=[place])
+    assert "'bar' was imported from" in refused(
+        {**project, "setup.py": "from setuptools import setup\nsetup(name=NAME)\n"}, "bar", path=[place]
+    )
+
+
+def test_a_hundred_thousand_files_take_no_time_to_speak_of(refused: Refused, tmp_path: Path) -> None:
+    listing = tmp_path / "many"
+    origins.write_listing(listing, (f"data/{n % 100}/part_{n}.py" for n in range(100_000)))
+    tree = origins._Tree(tmp_path, origins._listed(listing))
+    assert [held.path for held in tree.holding("part_77")] == ["data/77/part_77.py"]
+    assert tree.holding("77.part_77") and not tree.holding("78.part_77")
+
+
+# --- why a side does not run it ---------------------------------------------------------------------
+
+
+def absent(module: str) -> Absent:
+    error = Absent("there is none")
+    error.module = module
+    return error
+
+
+def lacking(module: str) -> LacksPackage:
+    error = LacksPackage(f"it imports '{module}', which is not installed; pip install {module}")
+    error.module = module
+    return error
+
+
+def test_absent_is_only_what_the_revision_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = written(tmp_path / "tree", {**PROJECT, ".gitmodules": '[submodule "x"]\n\tpath = third_party/x\n'})
+    top = written(tmp_path / "top", {**PROJECT, "weights.pt": "", "helper.py": "", "new.py": ""})
+    for file, held in (("before", PROJECT), ("now", {**PROJECT, "new.py": ""})):
+        origins.write_listing(tmp_path / file, held)
+    job = Site(tree, (".", "src"), top, tree, (tmp_path / "before", tmp_path / "now")).job()
+    monkeypatch.chdir(tree)
+
+    def cause(error: ModelError) -> str:
+        return origins.explained(error, job).cause
+
+    assert cause(absent("gone.py")) == cause(absent("foo.gone")) == "absent"
+    assert cause(absent("third_party/x/nets.py")) == "", "a submodule that was not fetched is not new"
+    assert cause(absent("foo.nets")) == "", "it is there, in a folder that `paths` does not name"
+    assert 'add "python" to `paths`' in origins.explained(absent("foo.nets"), job)
+    assert cause(lacking("einops")) == "lacks"
+    assert cause(lacking("foo")) == cause(lacking("new")) == "", "a part of the project is no package to install"
+    said = origins.explained(lacking("helper"), job)
+    assert said.cause == "" and "helper.py lies in the other side's tree only (git-ignored?)" in said
+    error = ModelError("it raises FileNotFoundError")
+    error.missing_file = os.path.join(tree, "weights.pt")
+    assert "weights.pt lies in the other side's tree only (git-ignored?)" in origins.explained(error, job)
+    assert origins.explained(absent("foo.nets"), {}).cause == "absent", "without another side nothing is looked for"
+
+
+def test_nothing_is_refused_without_another_side(tmp_path: Path) -> None:
+    job: dict[str, Any] = {**Site(tmp_path).job(), "cells": [{"model": "nosuch.py:net"}]}
+    origins.refuse_foreign(job)
+    origins.refuse_foreign({"cells": []})
