@@ -96,6 +96,7 @@ def _prepared(
     output = call()
     device.synchronize()
     facts = dict(prepared.facts)
+    late = "" if is_exported else casting.late_note(casting.dtypes(network), setting.dtype)
     if not is_finite(output):
         facts["output"] = "not finite"
     expected, notes = None, ""
@@ -104,6 +105,7 @@ def _prepared(
         expected = seen.outputs[0]
     elif given and not same(given, inputs[0]):
         notes = effects.WRITES
+    notes = "; ".join(filter(None, (notes, late)))
     if seen and not is_reference:
         expected, found = _held_to(seen, output, setting)
         facts |= found
