@@ -1,6 +1,7 @@
 """What a network is fed: one input or several, by position or by name, from their description to tensors.
 
-Floats are normal values, complex ones too, whole numbers 0 or 1, truth values either: legal as token numbers, masks and classes alike.
+Floats and complex numbers are normal values, whole numbers 0 or 1, truth values either: legal as token numbers, masks
+and classes alike.
 """
 
 from __future__ import annotations
