@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from effbench.measurement import agreement
-from effbench.measurement.snapshot import RandomState, Snapshot, same
+from effbench.measurement.random_state import RandomState
+from effbench.measurement.snapshot import Snapshot, same
 
 if TYPE_CHECKING:
     from torch import nn

@@ -22,7 +22,8 @@ from effbench.devices._torch_cuda import TorchCuda
 from effbench.errors import ModelError, UnknownName
 from effbench.measurement import casting, effects, loop
 from effbench.measurement.launcher import ALLOCATORS
-from effbench.measurement.snapshot import RandomState, Snapshot
+from effbench.measurement.random_state import RandomState
+from effbench.measurement.snapshot import Snapshot
 from effbench.runtimes import Setting, copies
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from effbench.errors import ModelError
 from effbench.feeding import Input
 from effbench.measurement import agreement, builds, casting, effects, keeping, reasons
 from effbench.measurement.effects import Seen
-from effbench.measurement.snapshot import RandomState, Snapshot, same
+from effbench.measurement.random_state import RandomState
+from effbench.measurement.snapshot import Snapshot, same
 from effbench.runtimes import Setting, Unsupported
 from effbench.runtimes.base import Runtime
 from effbench.runtimes.exported import Exported, as_arrays
@@ -89,12 +90,15 @@ def _prepared(
     if state:
         state.restore()
     call, originals = prepared.call, None
-    if not is_exported and ((seen and seen.writes) or (given and not same(given, inputs[0]))):
+    if seen and seen.writes and not is_exported:
         originals = _as_set(_fed(network, spec, seed, device, len(inputs)), setting)
         call = effects.renewing(call, inputs, originals)
         call.renew()
     output = call()
     device.synchronize()
+    if given is not None and originals is None and not same(given, inputs[0]):  # nobody has looked before
+        originals = _as_set(_fed(network, spec, seed, device, len(inputs)), setting)
+        call = effects.renewing(call, inputs, originals)
     facts = dict(prepared.facts)
     late = "" if is_exported else casting.late_note(casting.dtypes(network), setting.dtype)
     if not is_finite(output):
@@ -103,7 +107,7 @@ def _prepared(
     if seen:
         notes = "; ".join(seen.notes)
         expected = seen.outputs[0]
-    elif given and not same(given, inputs[0]):
+    elif originals:
         notes = effects.WRITES
     notes = "; ".join(filter(None, (notes, late)))
     if seen and not is_reference:
