@@ -284,7 +284,8 @@ class Cell:
 def test_a_network_that_writes_into_its_input_gets_it_back(networks: Path, name: str) -> None:
     shapes = ((6,), (6,)) if name == "Second" else ((6,),)
     first = Cell(networks, name, shapes=shapes)
-    assert first.notes == "it writes into its input, which is put back before each block of calls"
+    put_back = "it writes into its input, which is put back before each block of calls"
+    assert first.notes == (effects.RESHAPES if name == "Resized" else put_back)
     # A later launch is not looked at, and neither is a training step.
     later = Cell(networks, name, shapes=shapes, looks=False)
     assert later.notes == first.notes
@@ -293,8 +294,8 @@ def test_a_network_that_writes_into_its_input_gets_it_back(networks: Path, name:
     wider = Cell(networks, name, shapes=shapes, dtype="float64")
     assert wider.facts["output_error"] < 1e-5
     torch.testing.assert_close(wider.output.float(), first.output)
-    if name in ("InPlace", "Second"):
-        assert "it writes into its input" in Cell(networks, name, shapes=shapes, mode="train").notes
+    assert Cell(networks, name, shapes=shapes, mode="train").notes == first.notes
+    assert torch.isfinite(Cell(networks, name, shapes=shapes, lean=True).output).all()
 
 
 @pytest.mark.parametrize(
@@ -425,7 +426,17 @@ def test_other_errors_keep_their_reason() -> None:
 
 
 def test_notes_reach_the_table(networks: Path, tmp_path: Path) -> None:
-    words = ["--input", "6", "--quick", "--launches", 2, "--budget", "1s", "--out", "run"]
+    words = [
+        "--input",
+        "6",
+        "--quick",
+        "--launches",
+        2,
+        "--budget",
+        "1s",
+        "--out",
+        "run",
+    ]  # the second is not looked at
     done = effbench("compare", *(f"{networks}:{name}" for name in ("InPlace", "Buffer")), *words, cwd=tmp_path)
     assert done.code == 0, done.err
     assert done.out.count("it writes into its input") == 1
@@ -462,6 +473,7 @@ class CannotBeCopied(Caches):
 
 @pytest.mark.parametrize("kind", [Caches, CannotBeCopied])
 def test_a_module_is_left_as_it_was(kind: type[Caches]) -> None:
+    TABLES.clear()
     network = kind()
     network.net.eval()
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
@@ -501,7 +513,7 @@ def test_a_lazy_module_stays_lazy() -> None:
     prepared = here.prepare(network, (6,))
     with prepared.conditions("system"):
         assert prepared.call().shape == (1, 3)  # type: ignore[attr-defined]
-    assert type(network[0]) is nn.LazyLinear and network.cls_to_become if False else True
+    assert type(network[0]) is nn.LazyLinear
 
 
 def test_a_hook_that_collects_is_emptied_again() -> None:

@@ -151,8 +151,9 @@ def prepare(
     # Whatever it raises it raises again where it is called, for its user to see.
     with _in_eval_mode(network), contextlib.suppress(Exception):
         seen = effects.look(network, inputs[0])
-    call = runtimes.get("eager").prepare(network, inputs, Setting(Path(), place.kind)).call
-    if seen and seen.writes:
+    called = effects.on_copies(network) if seen and seen.reshapes else network
+    call = runtimes.get("eager").prepare(called, inputs, Setting(Path(), place.kind)).call
+    if seen and seen.writes and not seen.reshapes:
         call = effects.renewing(call, inputs, _fed(network, described, batch, dtype, place))
     notes = seen.notes if seen else ()
     return Prepared(place, place.bind(call, {}), network, getattr(place, "threads", 1), costs, missing, notes)
