@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from effbench.core import Cell, Cost, Traffic
 from effbench.errors import EffbenchError, ModelError, NeedsValues
 from effbench.feeding import Input
+from effbench.measurement import reasons
 from effbench.measurement.builds import BUILDS, Build, NotBuilt, built, on_meta
 from effbench.measurement.launcher import Site, Worker, WorkerFailed, worker_environment
 from effbench.zoo import external, libraries
@@ -150,7 +151,7 @@ def answer(orders: Sequence[Mapping[str, Any]], emit: Callable[..., None]) -> No
                 arguments=order["arguments"],
             )
         except EffbenchError as error:
-            emit("skip", cell=order["cell"], reason=str(error))
+            emit("skip", cell=order["cell"], reason=reasons.out_of_memory(error) or str(error))
         else:
             kernels = {
                 level: [[kernel.madds, *astuple(kernel.traffic)] for kernel in each]
