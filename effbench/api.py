@@ -70,7 +70,8 @@ def measure(
     """Measure a model, or several side by side, in fresh worker processes.
 
     `model`, `input_shape` and `inputs` as for `profile`; a module is sent to the workers by cloudpickle. A mapping
-    names the models as tables shall call them. Options are those of `run`, less `scale` and `select`. With several
+    names the models as tables shall call them. Without `dtype` a module is measured in its own (that of its first
+    weight), a name in float32. Options are those of `run`, less `scale` and `select`. With several
     models every ratio is to the first. Raises EffbenchError and its kin.
     """
     if isinstance(model, Mapping) and all(hasattr(value, "dtype") for value in model.values()):
@@ -83,7 +84,7 @@ def measure(
         dtype = options.pop("dtype", None)
         if dtype not in (None, *plan.DTYPES):
             raise UnknownName("dtype", str(dtype), plan.DTYPES)
-        experiment = lineup.side_by_side(models, fed, dtype or "float32", folder, names=tuple(named))
+        experiment = lineup.side_by_side(models, fed, dtype, folder, names=tuple(named))
         return _execute(experiment, experiment.name, **options)
 
 

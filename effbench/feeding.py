@@ -1,6 +1,7 @@
 """What a network is fed: one input or several, by position or by name, from their description to tensors.
 
-Floats are normal values, whole numbers 0 or 1, truth values either: legal as token numbers, masks and classes alike.
+Floats and complex numbers are normal values, whole numbers 0 or 1, truth values either: legal as token numbers, masks
+and classes alike.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
-DTYPES = (*FLOATS, "int64", "int32", "int16", "int8", "uint8", "bool")
+COMPLEX = ("complex64", "complex128")
+DTYPES = (*FLOATS, "int64", "int32", "int16", "int8", "uint8", "bool", *COMPLEX)
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ def make(
         shape, kind = (batch, *item.shape), item.dtype or dtype
         if device == "meta":
             return torch.empty(shape, dtype=getattr(torch, kind), device="meta")
+        if kind in COMPLEX:
+            return torch.randn(shape, dtype=torch.complex64, generator=generator).to(device, getattr(torch, kind))
         if kind in FLOATS:
             return torch.randn(shape, generator=generator).to(device, getattr(torch, kind))
         return torch.randint(0, 2, shape, generator=generator).to(device, getattr(torch, kind))

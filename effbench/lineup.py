@@ -13,7 +13,7 @@ from effbench import feeding, zoo
 from effbench.core import Case, Experiment
 from effbench.errors import EffbenchError, InvalidValue, ModelError
 from effbench.feeding import Input
-from effbench.measurement import counting
+from effbench.measurement import casting, counting
 from effbench.zoo import accepted, external, factories, libraries, model_files
 from effbench.zoo.external import DEFAULT_SHAPE
 
@@ -75,9 +75,11 @@ def _fed(models: Sequence[str | nn.Module], given: Fed | None) -> list[tuple[Inp
 
 
 def side_by_side(
-    models: Sequence[str | nn.Module], given: Fed | None, dtype: str, scratch: Path, names: Sequence[str] = ()
+    models: Sequence[str | nn.Module], given: Fed | None, dtype: str | None, scratch: Path, names: Sequence[str] = ()
 ) -> Experiment:
-    """The study of these models, the first of them the reference, called `names` where they are given."""
+    """The study of these models, the first of them the reference, called `names` where they are given. Without `dtype`
+    each module is measured in its own.
+    """
     cases, seen = [], set()
     if not models:
         raise InvalidValue("no model was given; pass one or several")
@@ -98,7 +100,8 @@ def side_by_side(
             name = f"{name}-{number + 1}"
         seen.add(name)
         beyond = feeding.beyond_shape(fed)
-        cases.append(Case(spec, fed[0].shape, dtype=dtype, labels={"model": name}, inputs=beyond))
+        kind = dtype or ("float32" if isinstance(model, str) else _own_dtype(model))
+        cases.append(Case(spec, fed[0].shape, dtype=kind, labels={"model": name}, inputs=beyond))
     levels = tuple(case.labels["model"] for case in cases)
     return Experiment(
         name="compare" if len(cases) > 1 else "measure",
@@ -109,6 +112,12 @@ def side_by_side(
         reference=levels[0],
         cases=tuple(cases),
     )
+
+
+def _own_dtype(module: nn.Module) -> str:
+    """That of its first weight, where a network can be measured in it."""
+    own = casting.own_dtype(module)
+    return own if own in feeding.FLOATS else "float32"
 
 
 def of_models(study: Experiment, models: Sequence[str]) -> Experiment:

@@ -84,6 +84,13 @@ def note(own: tuple[str, ...], dtype: str) -> str:
     return f"{told} (--dtype {own[0]} measures them as they are)" if own[0] in FLOATS else told
 
 
+def late_note(now: tuple[str, ...], dtype: str) -> str:
+    """The same of a network that has run, by its `dtypes` then: what it makes in its first call is nowhere cast."""
+    measured = "float32" if dtype == "int8" else dtype
+    other = tuple(name for name in now if name != measured)
+    return f"it makes weights of {_listed(other)} when it first runs, which stay so" if other else ""
+
+
 def _tensors(network: nn.Module) -> Iterable[torch.Tensor]:
     yield from network.parameters()
     yield from network.buffers()
@@ -94,4 +101,4 @@ def _part(dtype: torch.dtype) -> torch.dtype:
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from effbench.core import Cell, Cost, Traffic
 from effbench.errors import CannotStart, EffbenchError, ForeignCode, ModelError, NeedsValues, Reason, of_reason
 from effbench.feeding import Input
-from effbench.measurement import origins, switches
+from effbench.measurement import origins, reasons, switches
 from effbench.measurement.builds import BUILDS, Build, NotBuilt, built, on_meta
 from effbench.measurement.launcher import Site, Worker, WorkerFailed, worker_environment
 from effbench.zoo import external, libraries
@@ -183,7 +183,8 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
             raise
         except EffbenchError as error:
             reason = origins.explained(error, job)
-            emit("skip", cell=order["cell"], reason=str(reason), cause=reason.cause)
+            said = reasons.out_of_memory(error) or str(reason)
+            emit("skip", cell=order["cell"], reason=said, cause=reason.cause)
         else:
             kernels = {
                 level: [[kernel.madds, *astuple(kernel.traffic)] for kernel in each]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from effbench.measurement import agreement
-from effbench.measurement.snapshot import RandomState, Snapshot, same
+from effbench.measurement.random_state import RandomState
+from effbench.measurement.snapshot import Snapshot, same
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +22,7 @@ SAME = 1e-4
 MOST_NAMED = 3
 
 WRITES = "it writes into its input"
+RESHAPES = "it changes the shape of its input, so that each call is given a copy, whose time is part of the call's"
 RANDOM = "its output is random: it draws random numbers in each call"
 DRAWS = "it draws random numbers in each call"
 UNSTABLE = "its output differs from call to call on the same input, for a reason that effbench does not see"
@@ -31,12 +33,14 @@ class Seen:
     """What became known of a network.
 
     `outputs` are those of consecutive calls, from the state in which it was built: one, or several where they differ.
-    `keeps` says that it changes what it keeps, `is_checkable` that another run from the same state returns the same.
+    `reshapes` says that an input has another layout after a call, and cannot be passed twice; `keeps` that it changes
+    what it keeps, `is_checkable` that another run from the same state returns the same.
     """
 
     outputs: tuple[Any, ...]
     notes: tuple[str, ...] = ()
     writes: bool = False
+    reshapes: bool = False
     keeps: bool = False
     is_checkable: bool = True
 
@@ -67,7 +71,7 @@ def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
 
     given = copied(arguments)
     first = _detached(network(*given))
-    writes = not same(list(given), list(arguments))
+    writes, reshapes = not same(list(given), list(arguments)), layout(given) != layout(arguments)
     # The second call is what all further ones are like: the first may fill a cache.
     after = Snapshot(network)
     second = call()
@@ -76,7 +80,7 @@ def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
     differs = _differ(first, second)
     outputs = (first, second, call()) if differs else (first,)
     is_random = draws and _differ(second, _detached(network(*copied(arguments))))
-    notes = [WRITES] if writes else []
+    notes = [RESHAPES] if reshapes else [WRITES] if writes else []
     if is_random:
         notes.append(RANDOM)
     elif draws:
@@ -91,7 +95,12 @@ def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
         notes.append(f"it keeps state between calls{said} ({names})")
     elif differs and not is_random:
         notes.append(UNSTABLE)
-    return Seen(outputs, tuple(notes), writes, changes, is_checkable)
+    return Seen(outputs, tuple(notes), writes, reshapes, changes, is_checkable)
+
+
+def layout(arguments: Sequence[Any]) -> list[Any]:
+    """Shapes and strides of the tensors among them."""
+    return [(tensor.shape, tensor.stride()) for tensor in _tensors(list(arguments))]
 
 
 def copied(arguments: Sequence[Any]) -> tuple[Any, ...]:

@@ -22,7 +22,8 @@ from effbench.devices._torch_cuda import TorchCuda
 from effbench.errors import ModelError, UnknownName
 from effbench.measurement import casting, effects, loop
 from effbench.measurement.launcher import ALLOCATORS
-from effbench.measurement.snapshot import RandomState, Snapshot
+from effbench.measurement.random_state import RandomState
+from effbench.measurement.snapshot import Snapshot
 from effbench.runtimes import Setting, copies
 
 if TYPE_CHECKING:
@@ -150,8 +151,9 @@ def prepare(
     # Whatever it raises it raises again where it is called, for its user to see.
     with _in_eval_mode(network), contextlib.suppress(Exception):
         seen = effects.look(network, inputs[0])
-    call = runtimes.get("eager").prepare(network, inputs, Setting(Path(), place.kind)).call
-    if seen and seen.writes:
+    called = effects.on_copies(network) if seen and seen.reshapes else network
+    call = runtimes.get("eager").prepare(called, inputs, Setting(Path(), place.kind)).call
+    if seen and seen.writes and not seen.reshapes:
         call = effects.renewing(call, inputs, _fed(network, described, batch, dtype, place))
     notes = seen.notes if seen else ()
     return Prepared(place, place.bind(call, {}), network, getattr(place, "threads", 1), costs, missing, notes)

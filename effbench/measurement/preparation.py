@@ -13,7 +13,8 @@ from effbench.errors import ModelError
 from effbench.feeding import Input
 from effbench.measurement import agreement, builds, casting, effects, keeping, reasons, sources
 from effbench.measurement.effects import Seen
-from effbench.measurement.snapshot import RandomState, Snapshot, same
+from effbench.measurement.random_state import RandomState
+from effbench.measurement.snapshot import Snapshot, same
 from effbench.measurement.switches import NOTHING, Held
 from effbench.runtimes import Setting, Unsupported
 from effbench.runtimes.base import Runtime
@@ -86,8 +87,11 @@ def _prepared(
     *,
     lean: bool,
     looks: bool,
+    copies: bool = False,
 ) -> tuple[Call, dict[str, Any]]:
-    """The call of a network that was built, and what became of it."""
+    """The call of a network that was built, and what became of it. With `copies` each call is given a copy of its
+    input.
+    """
     is_exported, is_reference = isinstance(runtime, Exported), _is_reference(spec)
     seen = None
     held.watch(spec["id"], network)
@@ -100,29 +104,44 @@ def _prepared(
     # What preparing does to a network that changes is undone, so that its first output can be held to the reference's.
     state = Snapshot(network) if seen and seen.keeps and not is_exported else None
     random = RandomState()
-    given = None if lean or is_exported else effects.copied(inputs[0])
-    if is_exported and seen and seen.writes:
+    given, layout = None if lean or is_exported else effects.copied(inputs[0]), effects.layout(inputs[0])
+    copies = copies or bool(seen and (seen.reshapes or (is_exported and seen.writes)))
+    if copies:
         network = effects.on_copies(network)
-    prepared = runtime.prepare(network, inputs, setting)
-    random.restore()
-    if state:
-        state.restore()
-    call, originals = prepared.call, None
-    if not is_exported and ((seen and seen.writes) or (given and not same(given, inputs[0]))):
+    originals: list[tuple[Any, ...]] | None = None
+    try:
+        prepared = runtime.prepare(network, inputs, setting)
+        call = prepared.call
+        random.restore()
+        if state:
+            state.restore()
+        if seen and seen.writes and not copies:
+            originals = _as_set(_fed(network, spec, seed, device, len(inputs)), setting)
+            call = effects.renewing(call, inputs, originals)
+            call.renew()
+        output = call()
+    except RuntimeError:  # of an input that the call before has given another shape, where nobody has looked before
+        if copies or effects.layout(inputs[0]) == layout:
+            raise
+    device.synchronize()
+    if effects.layout(inputs[0]) != layout and not copies:
+        fresh = _fed(network, spec, seed, device, len(inputs))
+        again = {"lean": lean, "looks": looks, "copies": True}
+        return _prepared(runtime, network, fresh, spec, seed, device, setting, held, **again)
+    if given is not None and originals is None and not same(given, inputs[0]):
         originals = _as_set(_fed(network, spec, seed, device, len(inputs)), setting)
         call = effects.renewing(call, inputs, originals)
-        call.renew()
-    output = call()
-    device.synchronize()
     facts = dict(prepared.facts)
+    late = "" if is_exported else casting.late_note(casting.dtypes(network), setting.dtype)
     if not is_finite(output):
         facts["output"] = "not finite"
     expected, notes = None, ""
     if seen:
         notes = "; ".join(seen.notes)
         expected = seen.outputs[0]
-    elif given and not same(given, inputs[0]):
-        notes = effects.WRITES
+    elif originals or copies:
+        notes = effects.RESHAPES if copies else effects.WRITES
+    notes = "; ".join(filter(None, (notes, late)))
     if seen and not is_reference:
         expected, found = _held_to(seen, output, setting)
         facts |= found

@@ -18,8 +18,7 @@ _NO_MEMORY = re.compile(
 """What torch, C++, Python, numpy, the runtimes and CUDA say when there is no memory left."""
 
 _NO_GRADIENTS = re.compile(
-    r"[Ii]nference ?[Mm]ode|[Ii]nference tensor|does not require grad and does not have a grad_fn"
-    r"|element \d+ of tensors does not require grad|does not have a grad_fn"
+    r"[Ii]nference tensors?\b|does not require grad and does not have a grad_fn|does not have a grad_fn"
 )
 """What torch says to a network that wants gradients where there are none. Its own advice is for those who chose
 inference mode themselves."""

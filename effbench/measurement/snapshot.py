@@ -1,9 +1,9 @@
 """What a network keeps between calls, remembered before it runs and put back afterwards.
 
 Looked at are its parameters and buffers, the attributes of its modules, and what a user's code keeps outside of them:
-globals of the files that its classes come from, attributes of those classes, variables that their functions share, and
-the random state of torch, Python and numpy. Containers of Python's own are looked into. What hides elsewhere (a cache
-of functools, an object of another library) is not seen.
+globals of the files that its classes come from, attributes of those classes, variables that their functions share.
+Containers of Python's own are looked into. What hides elsewhere (a cache of functools, an object of another library) is
+not seen.
 """
 
 from __future__ import annotations
@@ -248,39 +248,6 @@ _OF_MODULES = frozenset(
     (*_REGISTRIES, "_non_persistent_buffers_set", "_is_full_backward_hook", "_forward_hooks_always_called")
 )
 """Attributes of every module that hold no state, or that are looked at apart."""
-
-
-class RandomState:
-    """The random state of torch, Python and, where it is imported, numpy, when this was made."""
-
-    def __init__(self) -> None:
-        self._before = _random_state()
-
-    def moved(self) -> bool:
-        """Whether anything was drawn since."""
-        return not same(self._before, _random_state())
-
-    def restore(self) -> None:
-        """Draw the same numbers again."""
-        import torch
-
-        random.setstate(self._before["python"])
-        torch.set_rng_state(self._before["torch"])
-        if "cuda" in self._before:
-            torch.cuda.set_rng_state_all(self._before["cuda"])
-        if "numpy" in self._before:
-            sys.modules["numpy"].random.set_state(self._before["numpy"])
-
-
-def _random_state() -> dict[str, Any]:
-    import torch
-
-    found: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        found["cuda"] = tuple(torch.cuda.get_rng_state_all())
-    if "numpy" in sys.modules:
-        found["numpy"] = sys.modules["numpy"].random.get_state()
-    return found
 
 
 def same(one: Any, other: Any) -> bool:

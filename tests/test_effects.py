@@ -1,0 +1,554 @@
+"""Networks that do more than compute an output: each is measured as it is, named, and left as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from shell import effbench, refusal
+from torch import nn
+
+from effbench import devices
+from effbench.errors import ModelError
+from effbench.measurement import agreement, casting, effects, here, keeping, preparation, reasons
+from effbench.measurement.snapshot import Snapshot
+from effbench.runtimes import Unsupported, copies
+
+NETWORKS = '''
+import random
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+CALLS = 0
+LOG = []
+
+class Base(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(6, 6)
+
+class InPlace(Base):
+    def forward(self, x):
+        x -= 0.45
+        x /= 0.225
+        return self.net(x)
+
+class Slice(Base):
+    def forward(self, x):
+        x[:, 0] = 0
+        return self.net(x)
+
+class Relu(Base):
+    def forward(self, x):
+        return self.net(F.relu(x, inplace=True))
+
+class Resized(Base):
+    def forward(self, x):
+        y = self.net(x)
+        x.resize_(x.shape[0], 2)
+        return y
+
+class Second(Base):
+    def forward(self, x, mask):
+        mask += 1
+        return self.net(x * mask)
+
+class Buffer(Base):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("h", torch.zeros(1))
+    def forward(self, x):
+        self.h.copy_(0.5 * self.h + x.mean())
+        return self.net(x) + self.h
+
+class Replaced(Base):
+    def __init__(self):
+        super().__init__()
+        self.h = None
+    def forward(self, x):
+        y = self.net(x)
+        self.h = y if self.h is None else self.h + y
+        return self.h
+
+class Growing(Base):
+    def __init__(self):
+        super().__init__()
+        self.cache = []
+    def forward(self, x):
+        self.cache.append(x)
+        return self.net(x) + len(self.cache)
+
+class ById(Base):
+    def __init__(self):
+        super().__init__()
+        self.memo = {}
+    def forward(self, x):
+        if id(x) not in self.memo:
+            self.memo[id(x)] = self.net(x)
+        return self.memo[id(x)]
+
+class Nested(Base):
+    def __init__(self):
+        super().__init__()
+        self.state = {"steps": [torch.zeros(())]}
+    def forward(self, x):
+        self.state["steps"][0] += 1
+        return self.net(x) + self.state["steps"][0]
+
+class Global(Base):
+    def forward(self, x):
+        global CALLS
+        CALLS += 1
+        return self.net(x) * CALLS
+
+class OfTheClass(Base):
+    calls = 0
+    def forward(self, x):
+        OfTheClass.calls += 1
+        return self.net(x) * OfTheClass.calls
+
+def shared():
+    calls = 0
+    class Shared(Base):
+        def forward(self, x):
+            nonlocal calls
+            calls += 1
+            return self.net(x) * calls
+    return Shared()
+
+class Decays(Base):
+    def forward(self, x):
+        self.net.weight.data.mul_(0.5)
+        return self.net(x)
+
+class Dropout(Base):
+    def forward(self, x):
+        return F.dropout(self.net(x), 0.5)
+
+class Noise(Base):
+    def forward(self, x):
+        return self.net(x) + torch.rand(6)
+
+class PythonNoise(Base):
+    def forward(self, x):
+        return self.net(x) * random.random()
+
+class NumpyNoise(Base):
+    def forward(self, x):
+        return self.net(x) * float(np.random.rand())
+
+class OwnNoise(Base):
+    def __init__(self):
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(1)
+    def forward(self, x):
+        return self.net(x) + torch.rand(6, generator=self.generator)
+
+class Chooses(Base):
+    def forward(self, x):
+        return self.net(x) if random.random() < 0.5 else self.net(x)
+
+class Table(Base):
+    """A cache that is filled once is no state."""
+    def __init__(self):
+        super().__init__()
+        self.table = None
+    def forward(self, x):
+        if self.table is None:
+            self.table = torch.linspace(0, 1, 6)
+        return self.net(x) * self.table
+
+class Keeps(Base):
+    """So is what it remembers of the last call, which is the same after the same call."""
+    def forward(self, x):
+        self.last = self.net(x)
+        return self.last
+
+class Complex(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, dtype=torch.complex64))
+        self.register_buffer("other", torch.full((4,), 1j))
+    def forward(self, x):
+        return torch.fft.rfft(x) * self.weight + self.other
+
+class Grad(Base):
+    """Follows the advice."""
+    def forward(self, x):
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.clone().requires_grad_()
+            return torch.autograd.grad(self.net(x).square().sum(), x)[0]
+
+class Force(Base):
+    def forward(self, x):
+        x.requires_grad_()
+        return torch.autograd.grad(self.net(x).square().sum(), x)[0]
+
+class Enabled(Base):
+    def forward(self, x):
+        with torch.enable_grad():
+            return Force.forward(self, x)
+
+class Saves(Base):
+    def forward(self, x):
+        y = x * 1
+        with torch.inference_mode(False), torch.enable_grad():
+            return self.net(y)
+
+def half():
+    return nn.Linear(6, 6).half()
+
+def double():
+    return nn.Linear(6, 6).double()
+
+def mixed():
+    return nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6).bfloat16())
+
+def with_double_buffer():
+    net = nn.Linear(6, 6)
+    net.register_buffer("step", torch.zeros((), dtype=torch.float64))
+    return net
+
+class ForcedHalf(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(6, 6).half()
+    def forward(self, x):
+        return self.net(x.half())
+
+class Late(Base):
+    def forward(self, x):
+        if not hasattr(self, "scale"):
+            self.register_buffer("scale", torch.ones(6, dtype=torch.float64))
+        return self.net(x) * self.scale
+
+class Huge(nn.Module):
+    def __init__(self, kind="weights"):
+        super().__init__()
+        if kind == "weights":
+            self.net = nn.Linear(400_000, 400_000)
+        elif kind == "numpy":
+            self.net = torch.from_numpy(np.ones((400_000, 400_000)))
+        elif kind == "python":
+            raise MemoryError
+    def forward(self, x):
+        return x + torch.empty(400_000, 400_000).sum()
+'''
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("networks") / "odd_networks.py"
+    path.write_text(NETWORKS)
+    return path
+
+
+class Cell:
+    """A cell prepared in this process as a worker does."""
+
+    def __init__(self, file: Path, name: str, runtime: str = "eager", dtype: str = "float32", **options: Any) -> None:
+        device, told = devices.get("cpu", threads=1), {}
+        shapes = options.pop("shapes", ((6,),))
+        spec = {
+            "id": "cell",
+            "model": f"{file}:{name}",
+            "arguments": options.pop("arguments", {}),
+            "inputs": [{"shape": shape, "name": "", "dtype": ""} for shape in shapes],
+            "batch": 2,
+            "dtype": dtype,
+            "memory_format": "contiguous",
+            "mode": options.pop("mode", "infer"),
+            "runtime": runtime,
+            "threads": 1,
+            "folder": str(options.pop("folder", file.parent / "cells")),
+            "cost": {},
+            "keep": options.pop("keep", False),
+        }
+        with preparation.gradients(spec["mode"], device), torch.random.fork_rng(devices=[]):
+            self.call = preparation.prepare(
+                spec, 0, device, lambda event, **fields: told.update(fields["values"]), **options
+            )
+            self.timing = device.time_block(self.call, 3)
+            getattr(self.call, "renew", lambda: None)()
+            self.output: Any = self.call()
+        self.facts = told
+        self.notes = told.get("notes", "")
+
+
+@pytest.mark.parametrize("name", ["InPlace", "Slice", "Relu", "Resized", "Second"])
+def test_a_network_that_writes_into_its_input_gets_it_back(networks: Path, name: str) -> None:
+    shapes = ((6,), (6,)) if name == "Second" else ((6,),)
+    first = Cell(networks, name, shapes=shapes)
+    put_back = "it writes into its input, which is put back before each block of calls"
+    assert first.notes == (effects.RESHAPES if name == "Resized" else put_back)
+    # A later launch is not looked at, and neither is a training step.
+    later = Cell(networks, name, shapes=shapes, looks=False)
+    assert later.notes == first.notes
+    torch.testing.assert_close(later.output, first.output)
+    # Against eager float32, whose reference must not be fed what this cell has written, nor the other way round.
+    wider = Cell(networks, name, shapes=shapes, dtype="float64")
+    assert wider.facts["output_error"] < 1e-5
+    torch.testing.assert_close(wider.output.float(), first.output)
+    if name != "Resized":  # it spoils what its backward pass needs
+        assert Cell(networks, name, shapes=shapes, mode="train").notes == first.notes
+    assert torch.isfinite(Cell(networks, name, shapes=shapes, lean=True).output).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("Buffer", "h"),
+        ("Replaced", "h"),
+        ("Growing", "cache"),
+        ("Nested", "state"),
+        ("Global", "CALLS"),
+        ("OfTheClass", "OfTheClass.calls"),
+        ("shared", "calls"),
+        ("Decays", "net.weight"),
+    ],
+)
+def test_hidden_state_is_the_same_for_reference_and_runtime(networks: Path, name: str, where: str) -> None:
+    said = f"it keeps state between calls: its output differs from call to call on the same input ({where})"
+    assert Cell(networks, name).notes == said
+    other = Cell(networks, name, dtype="float64")
+    assert other.notes == said and other.facts["output_error"] < 1e-4
+
+
+def test_a_memory_of_inputs_is_named_and_no_output_of_it_is_stale(networks: Path) -> None:
+    cell = Cell(networks, "ById", dtype="bfloat16")
+    assert cell.notes == "it keeps state between calls (memo)" and cell.output.dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["Dropout", "Noise", "PythonNoise", "NumpyNoise", "OwnNoise"])
+def test_a_random_output_is_named_and_only_its_shape_is_checked(networks: Path, name: str) -> None:
+    for dtype in ("float32", "float64"):
+        cell = Cell(networks, name, dtype=dtype)
+        assert cell.notes == "its output is random: it draws random numbers in each call"
+        assert "output_error" not in cell.facts
+    with pytest.raises(Unsupported, match="has the shapes 3 where eager float32 returns 2"):
+        agreement.require_shapes(torch.zeros(2), torch.zeros(3))
+
+
+def test_random_numbers_that_do_not_reach_the_output(networks: Path) -> None:
+    cell = Cell(networks, "Chooses", dtype="float64")
+    assert cell.notes == "it draws random numbers in each call" and cell.facts["output_error"] < 1e-5
+
+
+@pytest.mark.parametrize("name", ["Table", "Keeps"])
+def test_what_is_no_state_is_not_named(networks: Path, name: str) -> None:
+    assert Cell(networks, name).facts == {}
+
+
+@pytest.mark.parametrize("name", ["InPlace", "Buffer", "Dropout"])
+def test_bundled_and_opened_again(networks: Path, name: str, tmp_path: Path) -> None:
+    """A model file cannot write into its input; of a random one only shapes can be checked on the other machine."""
+    pytest.importorskip("onnxruntime")
+    made = Cell(networks, name, "onnxruntime", folder=tmp_path, keep=True)
+    notes, is_checkable = keeping.noted(tmp_path)
+    assert notes == made.notes != "" and is_checkable == (name != "Dropout")
+    assert "put back" not in notes
+    spec = {"id": "cell", "runtime": "onnxruntime", "folder": str(tmp_path), "threads": 1, "dtype": "float32"}
+    told: dict[str, Any] = {}
+    preparation.prepare(
+        {**spec, "memory_format": "contiguous", "mode": "infer", "bundled": True, "cost": {}},
+        0,
+        devices.get("cpu", threads=1),
+        lambda event, **fields: told.update(fields["values"]),
+    )
+    assert told["notes"] == notes and ("output_error" in told) == is_checkable
+
+
+def test_complex_weights_stay_complex(networks: Path) -> None:
+    for dtype, kind in (("float32", torch.complex64), ("float64", torch.complex128)):
+        output = Cell(networks, "Complex", dtype=dtype).output
+        assert output.dtype is kind and output.imag.abs().max() > 0.9
+    network = nn.Module()
+    network.weight = nn.Parameter(torch.full((2,), 1 + 2j, dtype=torch.complex128))
+    network.register_buffer("count", torch.ones(2, dtype=torch.int64))
+    casting.cast(network, torch.float16)
+    assert network.weight.dtype is torch.complex64 and network.weight.imag.tolist() == [2, 2]
+    assert network.count.dtype is torch.int64 and casting.own_dtype(network) == "float32"
+
+
+def test_complex_outputs_are_held_to_each_other_as_such() -> None:
+    """The imaginary part alone differs."""
+    one, other = torch.tensor([1 + 1j, 2]), torch.tensor([1 - 1j, 2])
+    assert agreement.check(one, one.clone(), "float32")["output_error"] == 0
+    with pytest.raises(Unsupported, match="differs from eager float32 by 1 of"):
+        agreement.check(one, other, "float32")
+    with pytest.raises(Unsupported, match="differs"):
+        agreement.check(one.numpy(), other.conj().conj(), "float32")
+    assert not preparation.is_finite(torch.tensor([complex(0, float("nan"))]))
+    assert not preparation.is_finite(np.array([complex(float("inf"), 0)]))
+    assert preparation.is_finite(one) and preparation.is_finite(one.numpy())
+
+
+def test_another_dtype_is_measured_as_asked_and_said(networks: Path) -> None:
+    advice = "its weights are {0} and measured as float32 (--dtype {0} measures them as they are)"
+    for name, dtype in (("half", "float16"), ("double", "float64")):
+        assert Cell(networks, name).notes == advice.format(dtype)
+        own = Cell(networks, name, dtype=dtype)
+        assert own.notes == "" and own.output.dtype is getattr(torch, dtype)
+    assert Cell(networks, "mixed").notes == "its weights are float32 and bfloat16, and all are measured as float32"
+    assert "float32 and float64" in Cell(networks, "with_double_buffer").notes
+    assert Cell(networks, "Late").notes == "it makes weights of float64 when it first runs, which stay so"
+    with pytest.raises(ModelError, match=r"same dtype.*; its weights are float16 and measured as float32 \(--dtype"):
+        Cell(networks, "ForcedHalf")
+    assert Cell(networks, "ForcedHalf", dtype="float16").notes == ""
+
+
+def test_gradients_in_forward(networks: Path) -> None:
+    """Where they cannot be had, the reason is what to write; who has written it is measured."""
+    assert Cell(networks, "Grad").output.shape == (2, 6)
+    for name in ("Force", "Enabled", "Saves"):
+        with pytest.raises(RuntimeError) as raised:
+            Cell(networks, name)
+        assert reasons.told(raised.value) == reasons.GRADIENTS
+    assert "with torch.inference_mode(False), torch.enable_grad():" in reasons.GRADIENTS
+
+
+@pytest.mark.parametrize("kind", ["weights", "numpy", "python", "forward"])
+def test_out_of_memory_is_named_wherever_it_happens(networks: Path, kind: str) -> None:
+    with pytest.raises(Exception) as raised:
+        Cell(networks, "Huge", arguments={"kind": kind})
+    assert reasons.told(raised.value).startswith("out of memory: ")
+
+
+def test_other_errors_keep_their_reason() -> None:
+    assert reasons.told(ValueError("a memory of it")) == "ValueError: a memory of it"
+    assert reasons.told(SystemExit(3)) == "it called sys.exit(3)"
+    assert reasons.told(Unsupported("first\nsecond")) == "first"
+    assert reasons.told(RuntimeError()) == "RuntimeError: RuntimeError"
+
+
+def test_notes_reach_the_table(networks: Path, tmp_path: Path) -> None:
+    words = [
+        "--input",
+        "6",
+        "--quick",
+        "--launches",
+        2,
+        "--budget",
+        "1s",
+        "--out",
+        "run",
+    ]  # the second is not looked at
+    done = effbench("compare", *(f"{networks}:{name}" for name in ("InPlace", "Buffer")), *words, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert done.out.count("it writes into its input") == 1
+    assert done.out.count("it keeps state between calls: its output differs") == 1
+    assert "pip" not in refusal(effbench("compare", f"{networks}:Force", *words[:2], "--out", "two", cwd=tmp_path))
+
+
+# --- the same in a test's own process ---------------------------------------------------------------
+
+TABLES: dict[str, torch.Tensor] = {}
+
+
+class Caches(nn.Module):
+    """Fills a table at its first call, counts, and draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(6, 6)
+        self.own: torch.Tensor | None = None
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.own is None:
+            self.own = TABLES.setdefault("table", torch.linspace(0, 1, 6))
+        np.random.rand()
+        return nn.functional.dropout(self.net(x) * self.own)
+
+
+class CannotBeCopied(Caches):
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise TypeError("it holds a lock")
+
+
+@pytest.mark.parametrize("kind", [Caches, CannotBeCopied])
+def test_a_module_is_left_as_it_was(kind: type[Caches]) -> None:
+    TABLES.clear()
+    network = kind()
+    network.net.eval()
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    prepared = here.prepare(network, (6,))
+    assert (prepared.network is network) == (kind is CannotBeCopied)
+    assert prepared.notes[0] == "its output is random: it draws random numbers in each call"
+    with pytest.raises(ZeroDivisionError), prepared.conditions("system"):
+        prepared.call()
+        assert TABLES
+        raise ZeroDivisionError
+    assert network.calls == 0 and network.own is None and TABLES == {}
+    assert network.training and not network.net.training
+    assert torch.equal(torch.get_rng_state(), torch_state) and (np.random.get_state()[1] == numpy_state).all()
+    network(torch.randn(2, 6)).sum().backward()  # nothing that it keeps was made in inference mode
+
+
+def test_one_that_cannot_be_copied_is_not_cast_for_good() -> None:
+    with pytest.raises(ModelError, match="CannotBeCopied cannot be copied, and to be measured as float64"):
+        here.prepare(CannotBeCopied(), (6,), dtype="float64")
+
+
+def test_weights_that_were_computed_are_copied() -> None:
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        network = nn.utils.weight_norm(nn.Linear(6, 6))
+    assert not network.weight.is_leaf
+    copy = copies.of(network)
+    assert copy is not None and torch.equal(copy.weight, network.weight)
+    prepared = here.prepare(network, (6,))
+    with prepared.conditions("system"):
+        prepared.call()
+    network(torch.randn(2, 6)).sum().backward()
+    assert network.weight_v.grad is not None
+
+
+def test_a_lazy_module_stays_lazy() -> None:
+    network = nn.Sequential(nn.LazyLinear(3))
+    prepared = here.prepare(network, (6,))
+    with prepared.conditions("system"):
+        assert prepared.call().shape == (1, 3)  # type: ignore[attr-defined]
+    assert type(network[0]) is nn.LazyLinear
+
+
+def test_a_hook_that_collects_is_emptied_again() -> None:
+    seen: list[torch.Tensor] = []
+    network = nn.Linear(6, 6)
+    network.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    prepared = here.prepare(network, (6,))
+    with prepared.conditions("system"):
+        prepared.call()
+        assert seen
+    assert seen == [] and len(network._forward_hooks) == 1
+
+
+def test_a_snapshot_touches_nothing_that_is_as_it_was() -> None:
+    network = nn.BatchNorm1d(6)
+    before = {name: (id(tensor), tensor._version) for name, tensor in network.state_dict(keep_vars=True).items()}
+    state = Snapshot(network)
+    network.eval()
+    assert state.changed() == ["training"]
+    state.restore()
+    assert network.training and state.changed() == []
+    after = {name: (id(tensor), tensor._version) for name, tensor in network.state_dict(keep_vars=True).items()}
+    assert after == before
+
+
+def test_looking_raises_what_the_network_raises_and_puts_back() -> None:
+    class Fails(nn.Module):
+        calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            raise LookupError("no")
+
+    network = Fails()
+    with pytest.raises(LookupError):
+        effects.look(network, [torch.zeros(1)])
+    assert "calls" not in vars(network)
