@@ -16,7 +16,7 @@ from effbench import devices, runtimes
 from effbench.core import Reading
 from effbench.devices import Call, Device, OutOfMemory
 from effbench.errors import EffbenchError
-from effbench.measurement import preparation
+from effbench.measurement import loop, preparation
 from effbench.measurement.launcher import Worker, WorkerFailed
 from effbench.zoo.external import NETWORK_FAILURES
 
@@ -74,7 +74,12 @@ def ready(job: Mapping[str, Any], emit: Callable[..., None]) -> Iterator[tuple[D
 
 def alive(emit: Callable[..., None]) -> Callable[[float], None]:
     """Tell the parent of slow calls, which it would take for silence."""
-    return lambda seconds: emit("call", seconds=seconds)
+
+    def told(seconds: float) -> None:
+        if seconds >= loop.SLOW_S:
+            emit("call", seconds=seconds)
+
+    return told
 
 
 def one_process(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
