@@ -209,7 +209,7 @@ def test_what_a_run_takes_is_said_as_soon_as_it_is_known(
     assert ("used" in remarks) == bool(notes) == bool(launches.overrun(run))
     if notes:
         assert [step.note for step in told].index(said[0]) < 30, "before the first launch is over"
-        assert said[0].startswith(f"{CELLS[0]} takes 2 s a call: the whole takes at least 100 s, more")
+        assert said[0].startswith(f"{CELLS[0]} takes 2 s a call; at that pace the whole takes 100 s or more, beyond")
         least = forecast.warmup_s(2.0, run.sampling) + forecast.rounds_s(2.0, run.sampling, 3)
         assert 5 * least == pytest.approx(100.0) and 100 < used < 106
         shown = document.run_document(run, summarise(run), ())
@@ -257,7 +257,7 @@ def test_a_slow_network_passes_the_gate_and_fails_it(project: Path) -> None:
     slower = effbench("check", *words, cwd=project)
     assert slower.code == 1 and slower.json["cells"][0]["ratio"]["point"] == pytest.approx(1.1, abs=0.02)
     assert any(note.startswith("8 rounds a launch instead of 20") for note in slower.json["notes"])
-    assert "more than the budget of 20 s" in slower.err
+    assert "beyond the budget of 20 s" in slower.err
 
 
 # --- limits that are shares -------------------------------------------------------------------------

@@ -114,8 +114,8 @@ class Forecast:
     def _words(self, cell: str, call_s: float, least_s: float) -> str:
         more = "" if self._left == 1 else ", or ask for fewer launches"
         return (
-            f"{cell} takes {shown(call_s)} a call: the whole takes at least {shown(least_s)}, more than the budget of "
-            f"{self._budget_s:g} s; interrupt it to stop{more}"
+            f"{cell} takes {shown(call_s)} a call; at that pace the whole takes {shown(least_s)} or more, beyond the "
+            f"budget of {self._budget_s:g} s; interrupt it to stop{more}"
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from effbench import devices
 from effbench.core import Reading
 from effbench.devices import Call, Device
-from effbench.measurement import preparation, reasons, sources, switches
+from effbench.measurement import loop, preparation, reasons, sources, switches
 from effbench.measurement.launcher import Worker, WorkerFailed
 from effbench.measurement.switches import Held
 from effbench.zoo.external import NETWORK_FAILURES
@@ -77,7 +77,12 @@ def ready(job: Mapping[str, Any], emit: Callable[..., None]) -> Iterator[tuple[D
 
 def alive(emit: Callable[..., None]) -> Callable[[float], None]:
     """Tell the parent of slow calls, which it would take for silence."""
-    return lambda seconds: emit("call", seconds=seconds)
+
+    def told(seconds: float) -> None:
+        if seconds >= loop.SLOW_S:
+            emit("call", seconds=seconds)
+
+    return told
 
 
 def one_process(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
