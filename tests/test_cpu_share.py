@@ -366,12 +366,12 @@ class Thread(Plain):
 
 class Sleeper(Plain):
     def forward(self, x):
-        time.sleep(0.02)
+        time.sleep(0.005)
         return self.net(x)
 
 class Process(Plain):
     def forward(self, x):
-        subprocess.run(["sleep", "0.02"])
+        subprocess.run(["sleep", "0.005"])
         return self.net(x)
 """
 
