@@ -312,12 +312,14 @@ def _write(path: Path, text: str) -> int:
 
 def _draw(decision: Decision, folder: Path) -> int:
     """The figure beside the raw blocks, where something was timed. Returns 2 after saying why it cannot be written."""
-    from effbench.report import ink, plots_gate
+    from effbench.report import figureless, ink, plots_gate
 
-    figure = plots_gate.gate_figure(decision)
+    def draw() -> dict[str, Path]:
+        figure = plots_gate.gate_figure(decision)
+        return {} if figure is None else {"figure": ink.save(figure, folder, "figure")[0]}
+
     try:
-        if figure is not None:
-            ink.save(figure, folder, "figure")
+        figureless.drawn(draw)
     except StorageError as error:
         return console.complain(str(error))
     return 0
