@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from effbench import console, units, words
+from effbench.commands.measuring import say_threads
 from effbench.errors import EffbenchError, InvalidValue, StorageError, UnknownName
 
 if TYPE_CHECKING:
@@ -205,6 +206,9 @@ def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
                 costs.append(budgets.document(cell, subject.name, cost))
             elif asked.save_costs:
                 raise EffbenchError(f"{subject.name} does not run, so its costs cannot be stored: {cost}")
+    if not config.count and (run is not None or asked.against or asked.save_baseline):
+        said = config.options()
+        say_threads(said["device"], said["threads"])
     with watching() as watch:
         if asked.save_baseline is not None:
             checking.save_baseline(config, asked.save_baseline, command=asked.command, watch=watch)
