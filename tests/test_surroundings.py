@@ -1,4 +1,4 @@
-"""Closed streams, signals, other people's modules and settings, missing files of the system: none of it costs a result."""
+"""Closed streams, signals, other people's modules and settings, a system without /proc: none of it costs a result."""
 
 from __future__ import annotations
 
@@ -23,15 +23,12 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
 
 
 @posix
-@pytest.mark.parametrize(
-    ("most", "streams", "code"),
-    [("1", "<&- >&- 2>&-", 1), ("100M", ">/dev/full 2>/dev/full", 0), ("1", "1</dev/null", 1)],
-)
+@pytest.mark.parametrize(("most", "streams", "code"), [("1", "<&- >&- 2>&-", 1), ("100M", ">/dev/full 2>/dev/full", 0)])
 def test_a_verdict_and_its_files_need_no_streams(tmp_path: Path, most: str, streams: str, code: int) -> None:
     words = f'exec "$0" -m effbench check lenet --max-madds {most} --junit out.xml {streams}'
     done = subprocess.run(["sh", "-c", words, sys.executable], cwd=tmp_path, env=environment(), timeout=120)
     assert done.returncode == code
-    assert (tmp_path / "out.xml").read_text().startswith("<?xml")
+    assert (tmp_path / "out.xml").read_text().startswith("<testsuites")
 
 
 @posix
@@ -92,7 +89,8 @@ def test_what_stops_matplotlib_does_not_stop_our_figures(tmp_path: Path, variabl
     value = {"MPLBACKEND": "nosuch", "MATPLOTLIBRC": str(tmp_path)}[variable]
     code = (
         "import os; from effbench.report import figureless, ink; figureless.load_matplotlib();"
-        f" ink.new_figure(1, 'a', 'b').savefig({str(tmp_path / 'a.png')!r}); assert os.environ['{variable}'] == {value!r}"
+        f" ink.new_figure(1, 'a', 'b').savefig({str(tmp_path / 'a.png')!r});"
+        f" assert os.environ['{variable}'] == {value!r}"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
