@@ -191,7 +191,7 @@ def _load(root: Path) -> Finding:
 
 def _others(others: tuple[tuple[str, float], ...] | None) -> Finding:
     if others is None:
-        return _unknown("other processes", "psutil is not installed, or not measured here")
+        return _unknown("other processes", "psutil is not installed or cannot read /proc, or not measured here")
     busy = [(name, share) for name, share in others if share >= 0.05]
     if not busy:
         return Finding("other processes", "ok", "none is busy")

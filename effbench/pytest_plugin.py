@@ -194,7 +194,7 @@ def _stored(path: str | Path, name: str) -> Stored:
     from effbench.gates import budgets
 
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = json.loads(Path(path).read_bytes())  # as UTF-8 or UTF-16, with a byte order mark or without
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidValue(f"{path} cannot be read ({error}); write it with `effbench profile MODEL --json`") from None
     profiles = budgets.read(document, str(path))

@@ -73,16 +73,18 @@ def drift_of(costs: list[int]) -> float | None:
 
 
 def _process_times() -> dict[int, tuple[str, float]] | None:
+    """CPU seconds of the other processes with their names; None where they cannot be seen."""
+    found = {}
     try:
         psutil = importlib.import_module("psutil")
-    except ImportError:
+        for process in psutil.process_iter(["pid", "name", "cpu_times"]):
+            times = process.info["cpu_times"]
+            if times is not None and process.info["pid"] != os.getpid():
+                found[process.info["pid"]] = (str(process.info["name"]), times.user + times.system)
+    except Exception:  # not installed, or no /proc; which errors it raises then differs by version and system
         return None
-    found = {}
-    for process in psutil.process_iter(["pid", "name", "cpu_times"]):
-        times = process.info["cpu_times"]
-        if times is not None and process.info["pid"] != os.getpid():
-            found[process.info["pid"]] = (str(process.info["name"]), times.user + times.system)
-    return found
+    # Under hidepid only a user's own processes are listed, of whom this is one; without /proc, none at all.
+    return found or None
 
 
 def _busiest(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from effbench import console, words
+from effbench.commands.measuring import say_threads
 from effbench.errors import InvalidValue, UnknownName
 
 
@@ -49,6 +50,8 @@ def doctor(
     if not peaks and asked != ("cpu", 1, None, "retain", "fp32"):
         raise InvalidValue("doctor looks at the whole machine; --device, --threads and the like need --peaks as well")
     options = words.device_options(device, cuda_precision, False, "steady")
+    if peaks:
+        say_threads(device, threads)
     # First of all, since a word that names nothing is to be refused before anything takes time.
     measured = examining.peaks(device, options, threads, dtype or "float32", allocator) if peaks else None
     found = [finding.to_dict() for finding in examining.examine()]

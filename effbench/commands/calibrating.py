@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from effbench import console, words
+from effbench.commands.measuring import say_threads
 from effbench.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def _measure(found: Config, out: Path | None, command: str) -> tuple[Pair, Path]
 
     folder = out or api.new_directory("aa", found.device or "cpu")
     checking.require_free(folder)
+    said = found.options()
+    say_threads(said["device"], said["threads"])
     try:
         with watching() as watch:
             return against.alike(found, folder, command=command, watch=watch), folder

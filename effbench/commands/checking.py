@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from effbench import console, units, words
+from effbench.commands.measuring import say_threads
 from effbench.errors import EffbenchError, InvalidValue, StorageError, UnknownName
 
 if TYPE_CHECKING:
@@ -206,6 +207,9 @@ def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
                 costs.append(budgets.document(cell, subject.name, cost))
             elif asked.save_costs:
                 raise EffbenchError(f"{subject.name} does not run, so its costs cannot be stored: {cost}")
+    if not config.count and (run is not None or asked.against or asked.save_baseline):
+        said = config.options()
+        say_threads(said["device"], said["threads"])
     with watching() as watch:
         if asked.save_baseline is not None:
             checking.save_baseline(config, asked.save_baseline, command=asked.command, watch=watch)
@@ -313,12 +317,14 @@ def _write(path: Path, text: str) -> int:
 
 def _draw(decision: Decision, folder: Path) -> int:
     """The figure beside the raw blocks, where something was timed. Returns 2 after saying why it cannot be written."""
-    from effbench.report import ink, plots_gate
+    from effbench.report import figureless, ink, plots_gate
 
-    figure = plots_gate.gate_figure(decision)
+    def draw() -> dict[str, Path]:
+        figure = plots_gate.gate_figure(decision)
+        return {} if figure is None else {"figure": ink.save(figure, folder, "figure")[0]}
+
     try:
-        if figure is not None:
-            ink.save(figure, folder, "figure")
+        figureless.drawn(draw)
     except StorageError as error:
         return console.complain(str(error))
     return 0

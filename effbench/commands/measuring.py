@@ -262,8 +262,19 @@ def _interrupted(directory: Path, bundle: Path | None) -> int:
     return console.answer_interrupt("interrupted before anything was measured")
 
 
+def say_threads(device: str, threads: int, cluster: str = "") -> None:
+    """A line where the machine has not the cores that a measurement wants. Raises InvalidValue, UnknownName."""
+    from effbench.devices import cpu
+
+    trouble = cpu.thread_trouble(threads, cluster) if device == "cpu" else None
+    if trouble is not None:
+        console.note(trouble)
+
+
 def measuring(budget: str | None, precision: str | None, **options: Any) -> dict[str, Any]:
     """The options that commands which measure share, as `api.run` takes them. Raises InvalidValue."""
+    cluster = str(options.get("device_options", {}).get("cluster", ""))
+    say_threads(options.get("device", "cpu"), options.get("threads", 1), cluster)
     return {
         **options,
         "budget_s": words.seconds(budget) if budget is not None else None,

@@ -14,14 +14,13 @@ import pickle
 import select
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
-
-import psutil
 
 from effbench.cost.isolate import uncollected
 
@@ -155,22 +154,30 @@ def _received(reading: int, child: int) -> bytes:
             parts.append(part)
             continue
         now = _seconds_computed(child)
-        idle = 0.0 if now > spent else idle + 1.0
-        spent = max(spent, now)
+        idle = 0.0 if now is None or now > spent else idle + 1.0
+        spent = max(spent, now or 0.0)
         if idle >= limit_s:
             raise ChildFailed(f"it computed nothing for {limit_s:.0f} s", stuck=True)
 
 
-def _seconds_computed(child: int) -> float:
-    """CPU time of the child and of every process that it has started."""
-    seconds = 0.0
-    with suppress(psutil.Error):
-        process = psutil.Process(child)
+def _seconds_computed(child: int) -> float | None:
+    """CPU time of the child and of every process that it has started; None where it cannot be seen."""
+    try:
+        import psutil
+
+        seconds, process = 0.0, psutil.Process(child)
         for each in (process, *process.children(recursive=True)):
-            with suppress(psutil.Error):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 times = each.cpu_times()
                 seconds += times.user + times.system
-    return seconds
+        return seconds
+    except Exception:  # psutil is not installed, or there is no /proc
+        pass
+    if sys.platform == "linux":
+        with suppress(OSError):
+            # MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED) of linux/posix-timers.h: the child's own clock, without /proc.
+            return time.clock_gettime((~child << 3) | 2)
+    return None
 
 
 def _waited(child: int) -> int:

@@ -8,6 +8,7 @@ reads as zero.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import sys
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from effbench import clusters
+from effbench import cgroups, clusters
 from effbench.core import Timing
 from effbench.devices import _rapl
 from effbench.devices._tasks import Tasks
@@ -33,7 +34,7 @@ _ALLOCATOR_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc", "
 
 
 class Cpu(Device):
-    """`threads` intra-op threads (0 = one per core that this process may use), one inter-op thread.
+    """`threads` intra-op threads (0 = `usable_cores`), one inter-op thread.
 
     `cluster` "big" or "little" keeps the process to the cores of that kind from `setup` on, and 0 threads are then one
     for each of them. With one thread its CPU time is that of the thread that calls; `whole_process` takes every
@@ -111,9 +112,9 @@ class Cpu(Device):
 
     def memory(self, *, afresh: bool = False) -> Memory:
         """Resident pages, those of shared libraries included."""
-        if sys.platform == "linux":
+        held = _status("VmHWM", "RssFile") if sys.platform == "linux" else {}
+        if held.get("VmHWM"):
             # Not getrusage, whose maximum a process inherits from whoever started it.
-            held = _status("VmHWM", "RssFile")
             return Memory(held["VmHWM"], "VmHWM of /proc/self/status", code_bytes=held["RssFile"])
         if sys.platform == "win32":
             return super().memory()
@@ -139,7 +140,8 @@ class Cpu(Device):
     def _run_delay_ns(self) -> int:
         if self._tasks is not None:
             return self._tasks.run_delay_ns()
-        return int(os.pread(self._schedstat, 128, 0).split()[1]) if self._schedstat is not None else 0
+        fields = os.pread(self._schedstat, 128, 0).split() if self._schedstat is not None else ()
+        return int(fields[1]) if len(fields) > 1 else 0
 
     def _steal_ns(self) -> int:
         """Steal of all cores since boot. The kernel counts it in ticks of 10 ms."""
@@ -188,10 +190,32 @@ def threads_on(threads: int, cluster: str = "") -> int:
 
 
 def usable_cores() -> int:
+    """Cores that this process may keep busy: those of its affinity, and no more than its quota of time lasts for."""
+    quota = cgroups.quota()
+    most = math.ceil(quota.cores) if quota is not None and quota.cores else _cores()
+    return max(1, min(_cores(), most))
+
+
+def _cores() -> int:
     """Cores that this process may run on (affinity respected where the system has it)."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def thread_trouble(threads: int, cluster: str = "") -> str | None:
+    """What is to be known of a measurement with so many `threads` (as for `Cpu`) on these cores; None for nothing."""
+    asked, quota = threads_on(threads, cluster), cgroups.quota()
+    cores = len(clusters.cores_of(cluster)) or _cores()
+    counted = f"{asked} thread{'s' * (asked > 1)}"
+    if quota is not None and quota.cores and quota.cores < min(asked, cores):
+        limit = f"the control group may use {quota.cores:g} cores (docker: --cpus)"
+        return f"{limit}, so {counted} will stand still for part of the time; give it more, or rely on ratios"
+    if quota is not None and quota.cores and threads == 0 and asked < cores:
+        return f"the control group may use {quota.cores:g} of {cores} cores (docker: --cpus), so this is {counted}"
+    if asked > cores:
+        return f"{counted} on {cores} core{'s' * (cores > 1)} take turns: what is timed is that, too"
+    return None
 
 
 def _open(path: str) -> int | None:
@@ -204,7 +228,7 @@ def _open(path: str) -> int | None:
 def _status(*names: str) -> dict[str, int]:
     """These sizes of this process in bytes, as the kernel tells them in kB. One that it does not tell is 0."""
     found = dict.fromkeys(names, 0)
-    with open("/proc/self/status") as lines:
+    with contextlib.suppress(OSError), open("/proc/self/status") as lines:
         for line in lines:
             name, _, size = line.partition(":")
             if name in found:

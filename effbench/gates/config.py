@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import sys
@@ -131,10 +132,12 @@ def find(path: Path | None = None, models: Sequence[str] = (), *, needs_models: 
 def load(path: Path) -> Config:
     """The configuration in a file. Raises StorageError, InvalidValue, UnknownName in one line that names the key."""
     try:
-        tables = tomllib.loads(path.read_bytes().decode("utf-8"))
+        data = path.read_bytes()
     except OSError as error:
         raise StorageError(f"cannot read {path} ({error.strerror or error}); check the path") from error
-    except (ValueError, RecursionError) as error:
+    try:
+        tables = tomllib.loads(_decoded(path, data))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         reason = (str(error) or type(error).__name__).partition("\n")[0][:120]
         raise InvalidValue(f"{path} is not TOML: {reason}; correct that place") from error
     for key in tables:
@@ -148,6 +151,19 @@ def load(path: Path) -> Config:
         raise InvalidValue(f"{path}: check = {_shown(whole)}: expected a table, [check]")
     subjects = tuple(_subject(path, name, table) for name, table in models.items())
     return replace(Config(**_read(path, "check", whole, _CHECK)), subjects=subjects, folder=path.parent)
+
+
+def _decoded(path: Path, data: bytes) -> str:
+    """The text of a file that some editor or shell has written. Raises InvalidValue where it is not UTF-8."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
+        raise InvalidValue(f"{path} is UTF-16, as PowerShell's > writes it, or no text; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")  # Notepad and PowerShell write a byte order mark
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InvalidValue(
+            f"{path} is not UTF-8: byte {data[error.start]:#x} in line {line}; save it as UTF-8"
+        ) from None
 
 
 def chosen(config: Config, models: Sequence[str]) -> Config:

@@ -209,9 +209,12 @@ def _buffer_bytes(device: Device) -> int:
     """`COPY_BYTES`, or less where this machine has little memory to spare."""
     if device.kind != "cpu":
         return COPY_BYTES
-    import psutil
+    try:
+        import psutil
 
-    spare = int(psutil.virtual_memory().available) // 8
+        spare = int(psutil.virtual_memory().available) // 8
+    except Exception:  # not installed, or no /proc
+        return COPY_BYTES
     return max(1 << 20, min(COPY_BYTES, spare)) & ~0xFF
 
 

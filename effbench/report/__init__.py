@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from effbench import breakdown, packages, ranking, saturation, storage
 from effbench.core import Run, Verdict
 from effbench.errors import StorageError
-from effbench.report import breakdown_table, captions, runtimes_table, sweep_table, table
+from effbench.report import breakdown_table, captions, figureless, runtimes_table, sweep_table, table
 from effbench.report.grid import Table
 from effbench.summary import CellSummary
 
@@ -83,8 +83,8 @@ def write_all(
     """Write the tables and figures of a run into a folder; the paths by file name.
 
     ``table.md`` and ``table.csv`` always; ``verdicts.md`` where there are verdicts; ``figure.png`` and ``figure.svg``
-    where there are cells; two more files for each further table or figure. Raises StorageError where the folder cannot
-    be written.
+    where there are cells and can be drawn (else a RuntimeWarning says why not); two more files for each further table
+    or figure. Raises StorageError where the folder cannot be written.
     """
     from effbench.report import plots
 
@@ -92,9 +92,15 @@ def write_all(
     texts = _texts(run, tables(run, cells, verdicts), verdicts)
     written = {name: write_text(folder / name, text) for name, text in texts.items()}
     # A board that ran a bundle may be without matplotlib; its tables are worth having all the same.
-    drawn = figures(run, cells, verdicts) if packages.has("matplotlib") else {}
-    for name, figure in drawn.items():
-        written[f"{name}.png"], written[f"{name}.svg"] = plots.save(figure, folder, name)
+    if packages.has("matplotlib"):
+
+        def draw() -> dict[str, Path]:
+            saved: dict[str, Path] = {}
+            for name, figure in figures(run, cells, verdicts).items():
+                saved[f"{name}.png"], saved[f"{name}.svg"] = plots.save(figure, folder, name)
+            return saved
+
+        written |= figureless.drawn(draw)
     return written
 
 

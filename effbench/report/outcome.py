@@ -43,16 +43,21 @@ class Outcome:
 
         Raises StorageError where the folder cannot be written.
         """
-        from effbench.report import ink
+        from effbench.report import figureless, ink
 
         folder = Path(directory)
         written = {}
         for stem, rows in self.named_tables.items():
             for ending, text in (("md", table.render_markdown(rows)), ("csv", table.render_csv(rows))):
                 written[f"{stem}.{ending}"] = report.write_text(folder / f"{stem}.{ending}", text)
-        for stem, figure in self.draw().items():
-            written[f"{stem}.png"], written[f"{stem}.svg"] = ink.save(figure, folder, stem)
-        return written
+
+        def draw() -> dict[str, Path]:
+            saved: dict[str, Path] = {}
+            for stem, figure in self.draw().items():
+                saved[f"{stem}.png"], saved[f"{stem}.svg"] = ink.save(figure, folder, stem)
+            return saved
+
+        return written | figureless.drawn(draw)
 
     def __str__(self) -> str:
         return "\n\n".join(table.render_markdown(item) for item in self.tables())

@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -19,7 +20,7 @@ from urllib.parse import quote
 from effbench import report, units
 from effbench.core import Estimate
 from effbench.emulation import is_emulated
-from effbench.report import captions, launches_table, side_by_side
+from effbench.report import captions, figureless, launches_table, side_by_side
 from effbench.report.grid import Table, Value, escape_markdown, one_line, render_markdown
 from effbench.report.side_by_side import Measured
 
@@ -65,11 +66,11 @@ def html(runs: Sequence[Measured]) -> str:
     """The runs as one HTML page that stands alone."""
     from effbench.report import drawing
 
-    figures = [_drawings(number, item) for number, item in enumerate(runs, start=1)]
+    figures = [figureless.drawn(partial(_drawings, number, item)) for number, item in enumerate(runs, start=1)]
     environment = _templates()
     script = environment.get_template("sort.js.j2").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    matrices = _matrices(runs)
+    matrices = figureless.drawn(partial(_matrices, runs))
     dark = drawing.dark_colours([found for each in (*figures, matrices) for found in each.values()])
     return environment.get_template("page.html.j2").render(
         **_content(runs, figures), matrices=matrices, dark=dark, script=script, digest=digest
@@ -175,7 +176,7 @@ def _images(measured: Measured, folder: Path) -> dict[str, str]:
     if measured.run.path is None:
         return {}
     beside = Path(measured.run.path).parent
-    names = report.figures(measured.run, measured.cells, measured.verdicts)
+    names = figureless.drawn(partial(report.figures, measured.run, measured.cells, measured.verdicts))
     found = {name: beside / f"{name}.png" for name in names}
     return {
         name: quote(Path(os.path.relpath(path, folder)).as_posix()) for name, path in found.items() if path.is_file()
