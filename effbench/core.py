@@ -389,9 +389,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One cell in two runs: `change` is candidate time over baseline time."""
+    """One cell in two runs: `change` is candidate time over baseline time.
+
+    `costs` are the counts that differ, baseline and candidate by quantity.
+    """
 
     cell: str
     verdict: Literal["faster", "slower", "same", "unsure", "missing"]
     change: Estimate | None
     reason: str = ""
+    costs: Mapping[str, tuple[int, int]] = field(default_factory=dict)

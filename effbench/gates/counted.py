@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from effbench import scratch
+from effbench import scratch, units
 from effbench.core import Cell, Cost, Reading
 from effbench.errors import EffbenchError, InvalidValue
 from effbench.gates import against, budgets
@@ -80,7 +80,9 @@ def judge(cell: str, before: Reading, after: Reading, tolerance: float, costs: t
     if ratio - room > 1 + tolerance:
         return Finding(GATE, cell, "REGRESSION", reason, tolerance=tolerance, costs=shown)
     if ratio + room > 1 + tolerance:
-        reason += f"; two counts of the same code differ by up to {100 * max(apart):.2g} %, raise the tolerance"
+        reason += (
+            f"; two counts of the same code differ by up to {units.rounded(100 * max(apart))} %, raise the tolerance"
+        )
         return Finding(GATE, cell, "INCONCLUSIVE", reason, tolerance=tolerance, costs=shown)
     return Finding(GATE, cell, "PASS", reason, tolerance=tolerance, costs=shown)
 

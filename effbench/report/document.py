@@ -167,7 +167,13 @@ def verdict_document(verdict: Verdict) -> dict[str, Any]:
 def diff_document(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     """``diff --json``: one object a cell."""
     return [
-        {"cell": item.cell, "verdict": item.verdict, "change": _ratio(item.change), "reason": item.reason}
+        {
+            "cell": item.cell,
+            "verdict": item.verdict,
+            "change": _ratio(item.change),
+            "reason": item.reason,
+            "costs": {name: {"baseline": was, "candidate": now} for name, (was, now) in item.costs.items()},
+        }
         for item in comparisons
     ]
 
