@@ -43,6 +43,8 @@ def check(config: Config, name: str, *, python: Path | None = None, watch: Watch
         if why is not None:
             found = [Finding(GATE, name_of(cell.case), "ENVIRONMENT", why) for cell in plan.cells]
             return Decision(tuple(found), *sides.names, seconds=time.monotonic() - begun)
+        if expected := len(SIDES) * instructions.expected_s(device, len(plan.cells)):
+            watch(Progress(0.0, f"counting instructions, which takes about {expected / 60:.0f} min of CPU"))
         costs = [_costs(plan, sides, side) for side in range(len(SIDES))]
         counts = [_count(plan, sides, side, costs[side], watch) for side in range(len(SIDES))]
     findings = []
