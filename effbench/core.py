@@ -401,7 +401,8 @@ class Verdict:
 class Comparison:
     """One cell in two runs: `change` is candidate time over baseline time.
 
-    `wall` is the same of wall times, where CPU time misses work of one of the two.
+    `wall` is the same of wall times, where CPU time misses work of one of the two. `costs` are the counts that differ,
+    baseline and candidate by quantity.
     """
 
     cell: str
@@ -409,3 +410,4 @@ class Comparison:
     change: Estimate | None
     reason: str = ""
     wall: Estimate | None = None
+    costs: Mapping[str, tuple[int, int]] = field(default_factory=dict)

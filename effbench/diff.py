@@ -8,24 +8,28 @@ sides in one job.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
-from effbench import stats
-from effbench.core import Comparison, Estimate, Run
+from effbench import stats, units
+from effbench.core import Comparison, Cost, Estimate, Run
 from effbench.emulation import EMULATED, is_emulated
+from effbench.errors import InvalidValue
 from effbench.summary import rounds_of, summarise
 
 SMALLEST_EFFECT = 0.01
 TOLERANCE = 0.03
+_COUNTS = ("madds", "params", "memory_access")
+_LISTED = 4
 
 
 def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
     """One comparison per cell of either run: candidate time over baseline time on the runs' clock.
 
     "slower" or "faster" when the whole 95 % interval (Welch, over launch medians of log time) lies beyond 1 %; "same"
-    when it lies within ± 3 %; "missing" when only one run has the cell; "unsure" otherwise, and where CPU
-    time misses work of the cell in one of the runs: `wall` then says what the other clock reads. Conditions are not
-    checked here.
+    when it lies within ± 3 %; "missing" when only one run has the cell; "unsure" otherwise, and where CPU time misses work
+    of the cell in one of the runs: `wall` then says what the other clock reads. Counts that differ are named: a cell of
+    the same name may be another network by now. Conditions are not checked here.
     """
     sides = [{result.cell.id: result for result in run.results} for run in (baseline, candidate)]
     flags = [{cell.cell.id: cell for cell in summarise(run)} for run in (baseline, candidate)]
@@ -56,8 +60,36 @@ def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
         if any(side[cell].is_split for side in flags):
             walls = [_launch_medians(run, cell, "wall") for run in (baseline, candidate)]
             found = replace(found, wall=_change(*walls) if all(walls) else None)
-        comparisons.append(found)
+        costs = _differing_costs(sides[0][cell].cost, sides[1][cell].cost)
+        reasons = [text for text in (found.reason, _told(costs)) if text]
+        comparisons.append(replace(found, reason="; ".join(reasons), costs=costs))
     return tuple(comparisons)
+
+
+def require_shared(baseline: Run, candidate: Run) -> None:
+    """Raises InvalidValue, naming some cells of each, where there is no cell that both runs have."""
+    names = [[result.cell.id for result in run] for run in (baseline, candidate)]
+    if not set(names[0]) & set(names[1]):
+        listed = [", ".join(side[:_LISTED]) + (", …" if side[_LISTED:] else "") or "none" for side in names]
+        raise InvalidValue(
+            f"the two runs have no cell in common: the baseline has {listed[0]}, the candidate {listed[1]}; name "
+            "runs of the same study or models"
+        )
+
+
+def _differing_costs(baseline: Cost | None, candidate: Cost | None) -> dict[str, tuple[int, int]]:
+    if baseline is None or candidate is None:
+        return {}
+    pairs = {name: (getattr(baseline, name), getattr(candidate, name)) for name in _COUNTS}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _told(costs: Mapping[str, tuple[int, int]]) -> str:
+    texts = []
+    for name, (was, now) in costs.items():
+        shown = units.counts_apart(now, was)
+        texts.append(f"{name.replace('_', ' ')} {shown[0]} against {shown[1]}{f' (×{now / was:.3g})' if was else ''}")
+    return f"its counts differ: {', '.join(texts)}" if texts else ""
 
 
 def _change(baseline: list[float], candidate: list[float]) -> Estimate:

@@ -27,6 +27,11 @@ def digits(value: float, significant: int = 3) -> str:
     return text.rstrip(".")
 
 
+def rounded(value: float, significant: int = 2) -> str:
+    """`significant` digits without trailing zeros, and below a million without an exponent: 0.25, 3, 100."""
+    return f"{float(f'{value:.{significant}g}'):g}"
+
+
 def seconds(value: float | None) -> str:
     """A time in seconds as ``1.23 ms``."""
     return _scaled(value, _TIMES)

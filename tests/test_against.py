@@ -174,6 +174,24 @@ def test_an_interrupt_keeps_what_was_measured(project: Path, tmp_path: Path) -> 
     assert effbench("aa", "--replay", out / "against", "--suites", "5", cwd=project).code == 0
 
 
+def test_a_clone_without_its_submodule_is_the_same_on_both_sides(tmp_path: Path) -> None:
+    """What the baseline lacks is told beside the verdict. No hook runs, and nothing is registered."""
+    top = repository(tmp_path / "origin")
+    library = repository(tmp_path / "library")
+    git(top, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(library), "third party")
+    commit(top, "library")
+    git(tmp_path, "clone", "-q", str(top), str(tmp_path / "clone"))
+    hook = tmp_path / "clone" / ".git" / "hooks" / "post-checkout"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho git-lfs is missing; exit 2\n")
+    hook.chmod(0o755)
+    words = ("check", "small", "--against", "HEAD", "--launches", "4", *FAKE, "--json")
+    done = effbench(*words, cwd=tmp_path / "clone")
+    assert done.code == 0 and verdicts(done) == {"small": "PASS"}, (done.out, done.err)
+    assert any("submodule third party is not checked out here" in note for note in done.json["notes"])
+    assert len(git(tmp_path / "clone", "worktree", "list").splitlines()) == 1
+
+
 # --- on the real clock --------------------------------------------------------------------------------
 
 

@@ -264,5 +264,6 @@ def test_a_branch_of_the_remote_is_named_with_what_to_fetch(project: Path, tmp_p
 def test_a_name_of_a_submodule_does_not_lead_out_of_gits_folder(tmp_path: Path) -> None:
     """git refuses to make such a name; a .gitmodules file can hold it all the same."""
     top = made(tmp_path / "top", {"net.py": "net"})
+    (top / ".git" / "modules").mkdir()
     clone = checkout._Clone(top / ".git", None)
     assert list(checkout._clones(clone, "p", [checkout._Declared("../../.git", "p", "")])) == []

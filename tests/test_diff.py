@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from runs import CELLS, run_of, with_blocks
 
-from effbench.diff import compare_runs
+from effbench.diff import compare_runs, require_shared
+from effbench.errors import InvalidValue
 
 TIMES = dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True))
 
@@ -64,3 +65,25 @@ def test_a_disturbed_cell_convicts_nobody() -> None:
     assert compare_runs(before, after)[1].verdict == "slower"
     found = compare_runs(before, disturbed)[1]
     assert (found.verdict, found.reason) == ("unsure", "contaminated")
+
+
+def test_counts_that_differ_are_named() -> None:
+    """A cell of the same name whose network became another one: where both have counts, whatever the times say."""
+    before, after = run_of(TIMES), run_of(TIMES, seed=1)
+    assert [item.costs for item in compare_runs(before, after)] == [{}, {}, {}]
+    cost = after.results[1].cost
+    assert cost is not None
+    other = replace(after.results[1], cost=replace(cost, madds=4 * cost.madds))
+    changed = replace(after, results=(after.results[0], other, after.results[2]))
+    found = compare_runs(before, changed)
+    assert found[1].costs == {"madds": (cost.madds, 4 * cost.madds)} and found[1].verdict == "same"
+    assert "its counts differ: madds " in found[1].reason and found[1].reason.endswith("(×4)")
+    assert not found[0].costs and not found[0].reason
+
+
+def test_runs_without_a_common_cell_are_refused() -> None:
+    run = run_of(TIMES)
+    require_shared(run, replace(run, results=run.results[1:]))
+    for others in (run.results[1:], ()):
+        with pytest.raises(InvalidValue, match=f"no cell in common: the baseline has {CELLS[0]}, the candidate"):
+            require_shared(replace(run, results=run.results[:1]), replace(run, results=others))

@@ -67,3 +67,9 @@ def test_what_is_no_amount_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(InvalidValue, match=r"is no count: write a whole number such as 20_000") as refused:
         units.amount(text)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize(("value", "text"), [(100.0, "100"), (0.254, "0.25"), (3.0, "3"), (12345.0, "12000"), (0, "0")])
+def test_rounded_without_an_exponent(value: float, text: str) -> None:
+    """`:.2g` would make 1e+02 of a hundred percent."""
+    assert units.rounded(value) == text

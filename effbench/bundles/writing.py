@@ -34,9 +34,12 @@ On the machine that is to be measured (Python 3.10 or newer, no torch):
 
     python3 -m venv env && . env/bin/activate
     pip install -r {requirements}
-    pip install --no-deps effbench        # or the wheel from `pip wheel --no-deps .` in effbench's own folder
+    pip install --no-deps ./effbench-{version}-py3-none-any.whl
     effbench run-bundle . --quick         # a look; without --quick for a verdict
 
+The wheel is effbench itself, which is on no package index. `pip wheel --no-deps .` in the folder of effbench's source
+makes it, on any machine; copy it here. Or let pip build it from the repository that yours is from:
+pip install --no-deps "effbench @ git+https://github.com/OWNER/effbench"
 The run lies in results/runs/ then. Any machine can read it: effbench report, effbench diff, effbench export.
 A version of a runtime that this machine cannot have may be changed in {requirements}; the run records what it used.
 """
@@ -189,7 +192,7 @@ def _describe(plan: Plan, models: Sequence[Model], folder: Path, adapters: Seque
     }
     (folder / stored.BUNDLE_FILE).write_text(json.dumps(text, indent=1, allow_nan=False), encoding="utf-8")
     lines = [
-        "# What a machine needs to run this bundle, beside effbench itself (pip install --no-deps effbench).",
+        "# What a machine needs to run this bundle, beside effbench itself, which README.txt says how to get.",
         "filelock>=3.12",
         "numpy",
         "typer>=0.12",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 from contextlib import redirect_stdout
@@ -55,7 +56,7 @@ def aa(
     as_json: words.Json = False,
 ) -> None:
     """Measure the same code against itself: how often a gate would cry wolf here, and what it could see."""
-    from effbench.gates import against, pairs
+    from effbench.gates import against, pairs, same_code
     from effbench.gates import config as configuration
     from effbench.progress import watching
     from effbench.report import aa_table, table, write_text
@@ -74,12 +75,15 @@ def aa(
     if replay is not None:
         words.refuse_others(context, ("replay", "suites", "seed", "tolerance"), "--replay measures nothing")
         found, pair, folder = configuration.with_options(configuration.Config(), said, {}), pairs.load(replay), replay
+        same_code.require(pair, against.rule_of(found))
     else:
         found = configuration.with_options(_chosen(models, config), said, {})
         with redirect_stdout(sys.stderr):
             pair, folder = _measure(found, out, console.typed.get())
     with watching() as watch:
         survey, replayed = against.calibrate(found, pair, suites, found.seed or 0, watch)
+    if replay is not None:
+        replayed = dataclasses.replace(replayed, caveats=(*replayed.caveats, *same_code.caveats(replay)))
     document, tables = aa_table.document(survey, replayed), aa_table.tables(survey, replayed)
     if replay is None:
         write_text(folder / "table.md", "\n\n".join(map(table.render_markdown, tables)) + "\n")

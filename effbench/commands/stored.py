@@ -22,7 +22,7 @@ def diff(
 ) -> None:
     """Compare two stored runs, a verdict per cell. Refuses unlike conditions, naming them."""
     from effbench import environment, storage
-    from effbench.diff import compare_runs
+    from effbench.diff import compare_runs, require_shared
     from effbench.report import document, table
 
     runs = [storage.load(reference) for reference in (baseline, candidate)]
@@ -31,6 +31,7 @@ def diff(
             environment.require_alike(runs[0].environment, runs[1].environment)
         except NotComparable as error:
             raise NotComparable(f"{error}, or compare them all the same with --ignore-environment") from None
+    require_shared(*runs)
     comparisons = compare_runs(*runs)
     if as_json:
         console.print_json(

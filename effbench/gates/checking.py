@@ -226,6 +226,9 @@ def _refuse_other_options(config: Config, stored: Run) -> None:
             raise InvalidValue(f"{result.cell.id} was a module of a Python session; store models that have a name")
     own = _plan_of(stored)
     asked = {"device": config.device, "threads": config.threads, "allocator": config.allocator}
+    if not own.device.startswith("cpu") and config.threads == 1:
+        # Threads are of the CPU; effbench.toml may hold those that are the default anyway.
+        del asked["threads"]
     for name, value in asked.items():
         if value is not None and value != getattr(own, name) and (name, value) != ("threads", 0):
             raise InvalidValue(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from effbench import scratch
+from effbench import scratch, units
 from effbench.core import Cell, Cost, Reading
 from effbench.errors import CannotStart, EffbenchError, ForeignCode, InvalidValue, Reason
 from effbench.gates import against, budgets
@@ -43,6 +43,8 @@ def check(config: Config, name: str, *, python: Path | None = None, watch: Watch
         if why is not None:
             found = [Finding(GATE, name_of(cell.case), "ENVIRONMENT", why) for cell in plan.cells]
             return Decision(tuple(found), *sides.names, seconds=time.monotonic() - begun)
+        if expected := len(SIDES) * instructions.expected_s(device, len(plan.cells)):
+            watch(Progress(0.0, f"counting instructions, which takes about {expected / 60:.0f} min of CPU"))
         costs = [_costs(plan, sides, side) for side in range(len(SIDES))]
         try:
             counts = [_count(plan, sides, side, costs[side], watch) for side in range(len(SIDES))]
@@ -84,7 +86,9 @@ def judge(cell: str, before: Reading, after: Reading, tolerance: float, costs: t
     if ratio - room > 1 + tolerance:
         return Finding(GATE, cell, "REGRESSION", reason, tolerance=tolerance, costs=shown)
     if ratio + room > 1 + tolerance:
-        reason += f"; two counts of the same code differ by up to {100 * max(apart):.2g} %, raise the tolerance"
+        reason += (
+            f"; two counts of the same code differ by up to {units.rounded(100 * max(apart))} %, raise the tolerance"
+        )
         return Finding(GATE, cell, "INCONCLUSIVE", reason, tolerance=tolerance, costs=shown)
     return Finding(GATE, cell, "PASS", reason, tolerance=tolerance, costs=shown)
 

@@ -82,7 +82,9 @@ def output(
     if index is not None:
         kept["GIT_INDEX_FILE"] = str(index)
     try:
-        done = subprocess.run(typed, stdin=subprocess.DEVNULL, capture_output=True, env=kept, check=False)
+        done = subprocess.run(
+            [_encoded(word) for word in typed], stdin=subprocess.DEVNULL, capture_output=True, env=kept, check=False
+        )
     except OSError as error:
         raise EffbenchError(f"git cannot be run: {error.strerror or error}; install it") from error
     if done.returncode:
@@ -98,6 +100,14 @@ def text(folder: Path, *words: str, git_dir: Path | None = None) -> str:
 def fields(said: bytes) -> list[str]:
     """The parts of what a command said with ``-z``."""
     return [os.fsdecode(part) for part in said.split(b"\0") if part]
+
+
+def _encoded(word: str) -> bytes:
+    """As the system wants it; a name that came as text, where the locale is ASCII, as git stores names."""
+    try:
+        return os.fsencode(word)
+    except UnicodeEncodeError:
+        return word.encode("utf-8", "surrogateescape")
 
 
 def _refusal(command: str, code: int, said: str) -> GitError:

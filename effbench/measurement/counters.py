@@ -58,6 +58,10 @@ class Method:
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
+CPU_S = {"callgrind": (14, 35), "qemu": (17, 10)}
+"""About how many seconds of CPU a process takes to start, and each of its cells; the kernel's counter takes none."""
+
+
 class Counter(Protocol):
     """Counts what one call executes, and a little of its own around it."""
 

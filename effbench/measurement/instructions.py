@@ -105,6 +105,16 @@ def unavailable(device: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def expected_s(device: str, cells: int) -> float:
+    """About how many seconds of CPU counting so many cells takes on this device; 0 where it is no time to speak of."""
+    if devices.kind_of(device) == "fake":
+        return 0.0
+    with scratch.folder() as folder:
+        found = counters.find(folder)
+    start, each = counters.CPU_S.get(found.name, (0, 0)) if isinstance(found, Method) else (0, 0)
+    return float(PROCESSES * (start + each * cells))
+
+
 def values_of(calls: Sequence[Rows], empty: Sequence[Rows]) -> dict[str, Any]:
     """The values of one cell from what was counted, process by process. A kind that was not told is left out."""
     found: dict[str, Any] = {}

@@ -26,7 +26,6 @@ PUT_BACK = ", which is put back before each block of calls"
 """Of a network that writes into its input. A model file is exported such that it cannot."""
 
 
-
 def prepare(
     spec: Mapping[str, Any],
     seed: int,

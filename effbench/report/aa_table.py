@@ -74,7 +74,7 @@ def gate_rows(found: Replay) -> Table:
     )
     rows = tuple(
         (
-            Value(f"{100 * item.slowdown:.3g}", item.slowdown),
+            Value(f"{100 * item.slowdown:.4g}", item.slowdown),
             *(
                 _share(share, bounds=True)
                 for share in (item.called, item.undecided, item.passed, item.suite_called, item.suite_passed)
@@ -172,7 +172,7 @@ def alarm_sentence(found: Replay) -> str:
     assert most is not None, "a share always has a bound"
     return (
         f"The gate raised an alarm in {alarms} of {suites} resampled suites in which nothing was slower: at most "
-        f"{100 * most:.2g} % at 95 % confidence, if the suites were independent."
+        f"{units.rounded(100 * most)} % at 95 % confidence, if the suites were independent."
     )
 
 

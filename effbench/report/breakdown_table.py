@@ -58,7 +58,7 @@ def other_words(item: Split) -> str:
         for operator, share in item.operators
         if part_of(operator.called, operator.kind) == "Other" and share >= _LEAST_SHARE
     ]
-    return ", ".join(f"{_bare(operator.called)} {100 * share:.2g} %" for operator, share in other[:_NAMED])
+    return ", ".join(f"{_bare(operator.called)} {units.rounded(100 * share)} %" for operator, share in other[:_NAMED])
 
 
 def _notes(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split]) -> tuple[str, ...]:

@@ -180,6 +180,7 @@ def diff_document(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
             "change": _ratio(item.change),
             "change_wall": _ratio(item.wall),
             "reason": item.reason,
+            "costs": {name: {"baseline": was, "candidate": now} for name, (was, now) in item.costs.items()},
         }
         for item in comparisons
     ]

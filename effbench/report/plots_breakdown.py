@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from effbench import units
 from effbench.breakdown import Split
 from effbench.core import Run
 from effbench.report import captions, ink
@@ -98,7 +99,7 @@ def _bars(cells: Sequence[CellSummary], parts: Sequence[Split]) -> list[_Bar]:
 def _note(item: Split) -> str:
     if item.latency_s is None or item.overhead is None:
         return f"not broken down: {ink.shorten(item.missing or '', 60)}"
-    return f"{1e3 * item.latency_s.point:.3g} ms; profiler ×{item.overhead.point:.2f}"
+    return f"{units.rounded(1e3 * item.latency_s.point, 3)} ms; profiler ×{item.overhead.point:.2f}"
 
 
 def _stack(axes: Axes, bar: _Bar) -> None:
