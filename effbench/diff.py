@@ -27,9 +27,9 @@ def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
     """One comparison per cell of either run: candidate time over baseline time on the runs' clock.
 
     "slower" or "faster" when the whole 95 % interval (Welch, over launch medians of log time) lies beyond 1 %; "same"
-    when it lies within ± 3 %; "missing" when only one run has the cell; "unsure" otherwise, and where CPU time misses work
-    of the cell in one of the runs: `wall` then says what the other clock reads. Counts that differ are named: a cell of
-    the same name may be another network by now. Conditions are not checked here.
+    when it lies within ± 3 %; "missing" when only one run has the cell; "unsure" otherwise, and where CPU time misses
+    work of the cell in one of the runs: `wall` then says what the other clock reads. Counts that differ are named: a
+    cell of the same name may be another network by now. Conditions are not checked here.
     """
     sides = [{result.cell.id: result for result in run.results} for run in (baseline, candidate)]
     flags = [{cell.cell.id: cell for cell in summarise(run)} for run in (baseline, candidate)]
