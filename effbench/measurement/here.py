@@ -20,7 +20,7 @@ from effbench.core import Block, Cost, Sampling, Timing
 from effbench.devices import Call, Device
 from effbench.devices._torch_cuda import TorchCuda
 from effbench.errors import ModelError, UnknownName
-from effbench.measurement import casting, effects, loop
+from effbench.measurement import casting, effects, loop, switches
 from effbench.measurement.launcher import ALLOCATORS
 from effbench.measurement.random_state import RandomState
 from effbench.measurement.snapshot import Snapshot
@@ -67,13 +67,13 @@ class Prepared:
         if allocator not in ALLOCATORS:
             raise UnknownName("allocator", allocator, ALLOCATORS)
         state, random = Snapshot(self.network), RandomState()
-        threads, flushing = torch.get_num_threads(), _flushes_denormals()
-        tracer, profiler, collecting = sys.gettrace(), sys.getprofile(), gc.isenabled()
         kept = allocator == "retain" and self.device.kind == "cpu" and _keep_freed_pages()
         gpu = TorchCuda(0) if self.device.kind == "cuda" else None
         before = (gpu.policy(), gpu.selected()) if gpu else None
         stack = contextlib.ExitStack()
         try:
+            # Threads, denormals, tracers and the garbage collector are switches too.
+            stack.enter_context(switches.kept())
             stack.enter_context(_in_eval_mode(self.network))
             if gpu:
                 self.device.setup()
@@ -88,12 +88,6 @@ class Prepared:
             with torch.inference_mode():
                 yield "retain" if kept else "system"
         finally:
-            sys.settrace(tracer)
-            sys.setprofile(profiler)
-            if collecting:
-                gc.enable()
-            torch.set_num_threads(threads)
-            torch.set_flush_denormal(flushing)
             if gpu and before:
                 policy, index = before
                 gpu.set_policy(policy)
@@ -226,13 +220,6 @@ def own_device(network: nn.Module) -> str:
     """The name of the device that the first weight is on; "cpu" without one."""
     place = next((str(weight.device) for weight in (*network.parameters(), *network.buffers())), "cpu")
     return "cuda" if place == "cuda:0" else place
-
-
-def _flushes_denormals() -> bool:
-    """Asked of the processor, since torch can set it and not say it."""
-    import torch
-
-    return bool((torch.full((1,), 1e-310, dtype=torch.float64) * 1).item() == 0)
 
 
 @functools.cache
