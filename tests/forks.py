@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 from shell import environment, study_file
 
+from effbench import scratch
+
 LAUNCHES, ROUNDS, CELLS = 3, 6, 2
 SAMPLING = f"launches={LAUNCHES}, min_rounds={ROUNDS}, max_rounds={ROUNDS}, warmup_s=0.0, max_warmup_s=0.05"
 WORDS = ("run", "tiny.py", "--device", "fake", "--out", "run")
@@ -201,12 +203,14 @@ class Forks:
         return found
 
     def outside(self) -> dict[str, tuple[int, int]]:
-        """All files but those of the output folder, with size and time of change."""
+        """All files but those of the output folder and of temporary ones, which the next process removes, with size and
+        time of change.
+        """
         return {
             str(path): (path.stat().st_size, path.stat().st_mtime_ns)
             for folder in (self.work, self.own, self.home / "tmp")
             for path in folder.rglob("*")
-            if path.is_file() and self.work / "run" not in path.parents
+            if path.is_file() and self.work / "run" not in path.parents and path.name != scratch.LOCK
         }
 
     def _tell(self, line: str) -> None:

@@ -277,3 +277,36 @@ def test_nothing_is_refused_without_another_side(tmp_path: Path) -> None:
     job: dict[str, Any] = {**Site(tmp_path).job(), "cells": [{"model": "nosuch.py:net"}]}
     origins.refuse_foreign(job)
     origins.refuse_foreign({"cells": []})
+
+
+RENAMED: Files = {
+    "lib/__init__.py": "",
+    "lib/layers.py": "WORK = 3\n",
+    "pyproject.toml": '[project]\nname = "foo-project"\n[tool.setuptools]\npackage-dir = { foo = "lib" }\n',
+    "nets.py": "import foo.layers\n",
+}
+"""A package whose folder is not called as it is imported."""
+BEFORE: Files = {**RENAMED, "lib/layers.py": "WORK = 1\n"}
+COPY: Files = {"foo/__init__.py": "", "foo/layers.py": "WORK = 3\n"}
+
+
+def test_a_package_installed_by_this_project_is_refused_under_any_name(refused: Refused, tmp_path: Path) -> None:
+    place = written(tmp_path / "site", {**COPY, **metadata("Foo_Project", COPY)})
+    said = refused(RENAMED, "foo.layers", path=[place], before=BEFORE)
+    assert "'foo" in said and "an installed copy of this project" in said and "--against-python" in said
+
+
+def test_what_another_project_installed_under_the_same_folder_names_is_not(refused: Refused, tmp_path: Path) -> None:
+    place = written(tmp_path / "site", {**COPY, **metadata("stranger", COPY), "foo/layers.py": "WORK = 2\n"})
+    assert refused(RENAMED, "foo.layers", path=[place], before=BEFORE) == ""
+
+
+def test_a_copy_of_the_other_side_s_file_is_refused_under_any_name(refused: Refused, tmp_path: Path) -> None:
+    place = written(tmp_path / "site", COPY)
+    said = refused(RENAMED, "foo.layers", path=[place], before=BEFORE, as_baseline=True)
+    assert "'foo.layers'" in said and "a copy of lib/layers.py of the other side" in said
+
+
+def test_a_copy_of_this_side_s_own_file_is_its_code(refused: Refused, tmp_path: Path) -> None:
+    place = written(tmp_path / "site", COPY)
+    assert refused(RENAMED, "foo.layers", path=[place], before=BEFORE) == ""

@@ -7,6 +7,7 @@ the repository, on either side, has a file for.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -116,6 +117,10 @@ class _Tree:
                 found.append(_Held(path, root))
         return found
 
+    def named(self, module: str) -> list[str]:
+        """The files that end in this module's last name, whatever folder they are in."""
+        return self._by_name.get(module.rpartition(".")[2], [])
+
     @cached_property
     def projects(self) -> frozenset[str] | None:
         """What the projects in this tree are called when they are installed; None where they do not say."""
@@ -163,6 +168,30 @@ class _Trees:
         own = [path for path in held if _within(path, str(self.own.top))]
         content = _content(file)
         return bool(own) and content is not None and all(_content(path) == content for path in own)
+
+    def copied(self, file: str, module: str) -> str | None:
+        """The file of the other side that this one, from elsewhere, is a copy of, and that this side has changed or
+        lacks. A project may be installed under a name that its folder does not have.
+        """
+        content = None
+        for path in self.other.named(module):
+            theirs = self.other.top / path
+            if _size(file) in (None, 0) or _size(file) != _size(str(theirs)):
+                continue
+            content = _content(file) if content is None else content
+            if content is not None and content == _content(str(theirs)) != _content(str(self.own.top / path)):
+                return path
+        return None
+
+    @cached_property
+    def installed(self) -> frozenset[str]:
+        """The files that the repository's own projects have installed."""
+        found = set()
+        for name in (self.own.projects or frozenset()) | (self.other.projects or frozenset()):
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                for path in importlib.metadata.distribution(name).files or ():
+                    found.add(os.path.realpath(str(path.locate())))
+        return frozenset(found)
 
     def is_of_another_project(self, module: str, file: str) -> bool:
         """Was it installed by a project that is not this repository's, which only has a file of that name?"""
@@ -261,13 +290,22 @@ def _require_own(name: str, file: str, trees: _Trees) -> None:
     held = trees.claims(name)
     if trees.is_of_other(file):
         raise _of_other(name, held, trees)
-    if (
-        not held
-        or name.partition(".")[0] in import_path.NEEDED
-        or import_path.is_of_python(file)
-        or trees.is_same(file, name)
-        or trees.is_of_another_project(name, file)
-    ):
+    if name.partition(".")[0] in import_path.NEEDED or import_path.is_of_python(file):
+        return
+    if file in trees.installed and not trees.is_same(file, name):
+        advice = (
+            trees.advice(held[0]) if held else "install each side's own (--against-python), or import from the tree"
+        )
+        raise ForeignCode(
+            f"'{name}' was imported from {file}, an installed copy of this project, so both sides would run the same "
+            f"code; {advice}"
+        )
+    if not held and (copy := trees.copied(file, name)) is not None:
+        raise ForeignCode(
+            f"'{name}' was imported from {file}, a copy of {copy} of the other side, so both sides would run the same "
+            "code; import from the tree, or remove that copy"
+        )
+    if not held or trees.is_same(file, name) or trees.is_of_another_project(name, file):
         return
     raise ForeignCode(
         f"'{name}' was imported from {file}, but the project has it in {held[0].path}, so both sides would run the "
@@ -311,6 +349,13 @@ def _content(file: str) -> bytes | None:
     try:
         return Path(file).read_bytes()
     except OSError:  # in an archive
+        return None
+
+
+def _size(file: str) -> int | None:
+    try:
+        return os.stat(file).st_size
+    except OSError:
         return None
 
 
