@@ -78,10 +78,13 @@ class ModelError(EffbenchError):
 
 
 class Absent(ModelError):
-    """A network whose file, module or name in it does not exist. `module` is what was looked for."""
+    """A network whose file, module or name in it does not exist. `module` is what was looked for, `attribute` the name
+    that it lacks, where that is what is missing.
+    """
 
     cause = "absent"
     module: str = ""
+    attribute: str = ""
 
 
 class LacksPackage(ModelError):

@@ -71,6 +71,11 @@ def lay_out(top: Path, commit: str, folder: Path) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def submodules(files: Path) -> list[str]:
+    """The places of the submodules of a checkout, whether they are filled or not."""
+    return list(_links(files))
+
+
 def _fill(clone: _Clone, commit: str, folder: Path, place: PurePosixPath, notes: list[str], absent: list[str]) -> None:
     """Write a commit of one repository, then those of its submodules. `place` is its path in the outermost."""
     index = folder.parent / f"{folder.name}.index-of-effbench"

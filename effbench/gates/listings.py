@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from effbench import scratch
-from effbench.gates import git
+from effbench.gates import checkout, git
 from effbench.measurement import origins
 
 
@@ -32,11 +32,16 @@ def _walked(top: Path) -> Iterator[str]:
 
 def _known_to_git(top: Path) -> list[str]:
     """The files of a working tree without those that git ignores, such as a virtual environment's."""
-    try:
-        tracked = git.output(top, "ls-files", "-z", "--cached", "--recurse-submodules")
-    except git.GitError:  # a submodule that git cannot read
-        tracked = git.output(top, "ls-files", "-z", "--cached")
+    listed = git.fields(git.output(top, "ls-files", "-z", "--cached"))
     others = git.fields(git.output(top, "ls-files", "-z", "--others", "--exclude-standard"))
     # An environment that nobody told git to ignore.
-    new = [path for path in others if not {"site-packages", "dist-packages"}.intersection(path.split("/"))]
-    return list(dict.fromkeys([*git.fields(tracked), *new]))
+    found = [
+        *listed,
+        *(path for path in others if not {"site-packages", "dist-packages"}.intersection(path.split("/"))),
+    ]
+    for place in checkout.submodules(top):
+        # Also one that was cloned into its place by hand, which git does not call active.
+        if (top / place / ".git").exists():
+            with suppress(git.GitError):  # one that git cannot read
+                found += [f"{place}/{path}" for path in _known_to_git(top / place)]
+    return list(dict.fromkeys(found))

@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from effbench.errors import Absent, EffbenchError, ForeignCode, LacksPackage, ModelError, Reason
+from effbench.measurement import opened
 from effbench.zoo import external, import_path
 
 MODULES = (".py", ".pyx", ".so", ".pyd")
@@ -32,6 +33,8 @@ PROJECTS = ("pyproject.toml", "setup.cfg", "setup.py")
 """Files that say what a project is called when it is installed."""
 _ENDINGS = (*MODULES, *PROJECTS)
 _INITS = frozenset({"__init__.py", "__init__.pyx"})
+_VENDORED = re.compile(r"vendor|third.?part|extern", re.IGNORECASE)
+_EFFBENCH = os.path.realpath(Path(__file__).parents[1])
 
 
 def write_listing(file: Path, paths: Iterable[str]) -> None:
@@ -50,12 +53,16 @@ def refuse_foreign(job: Mapping[str, Any]) -> None:
     trees = _trees(job)
     for spec in (*job.get("cells", ()), *([job["cell"]] if "cell" in job else [])):
         _require_named(str(spec["model"]), trees)
-    for name, module in list(sys.modules.items()):
+    # The innermost first: a package may be empty, and what is in it is what is run.
+    for name, module in sorted(sys.modules.items(), key=lambda item: -item[0].count(".")):
         file = _file_of(module)
         if file is None or name.partition(".")[0] in ("effbench", "__main__", "__mp_main__"):
             continue
         if not trees.is_own(file):
             _require_own(name, file, trees)
+            trees.require_inside(name, str(module.__file__), file)
+    for path in opened.so_far():
+        _require_own_read(path, trees)
 
 
 def explained(error: EffbenchError, job: Mapping[str, Any]) -> Reason:
@@ -65,7 +72,11 @@ def explained(error: EffbenchError, job: Mapping[str, Any]) -> Reason:
     if not job.get("foreign"):
         return Reason.of(error)
     trees, text = _trees(job), str(error)
-    if isinstance(error, Absent) and error.module:
+    if isinstance(error, Absent) and error.attribute and trees.is_alike(error.module):
+        return Reason(f"{text}; its file is the same on both sides, so something else decides what is in it")
+    if isinstance(error, Absent) and (hint := trees.ignored(error.module)):
+        return Reason(f"{text}; {hint}")
+    if isinstance(error, Absent) and error.module and not error.attribute:
         if error.module.endswith(".py"):
             return Reason(text, "" if trees.is_in_submodule(error.module) else error.cause)
         held = trees.own.holding(error.module)
@@ -106,27 +117,32 @@ class _Tree:
                 self._by_name[_parts(path)[-1]].append(path)
 
     def holding(self, module: str) -> list[_Held]:
-        """The files that can be this module where modules are imported from the top, or from any folder that is no
-        package itself: a copy within a package, such as pip/_vendor/six.py, is not the six that others import.
+        """The files that can be this module where modules are imported from the top, or from any other folder. A single
+        file within a package is none, nor is a vendored copy there: pip/_vendor/six.py is not the six that others
+        import.
         """
         wanted, found = module.split("."), []
         for path in self._by_name.get(wanted[-1], ()):
             parts = _parts(path)
             root = "/".join(parts[: -len(wanted)])
-            if parts[-len(wanted) :] == wanted and root not in self._packages:
-                found.append(_Held(path, root))
+            if parts[-len(wanted) :] != wanted:
+                continue
+            is_inner = root in self._packages and root != ""
+            if is_inner and (_VENDORED.search(root) or (len(wanted) == 1 and os.path.basename(path) not in _INITS)):
+                continue
+            found.append(_Held(path, root))
         return found
 
-    def named(self, module: str) -> list[str]:
-        """The files that end in this module's last name, whatever folder they are in."""
-        return self._by_name.get(module.rpartition(".")[2], [])
+    def named(self, *names: str) -> list[str]:
+        """The files of modules with one of these last names, whatever folder they are in."""
+        return [path for name in dict.fromkeys(names) for path in self._by_name.get(name, ())]
 
     @cached_property
     def projects(self) -> frozenset[str] | None:
         """What the projects in this tree are called when they are installed; None where they do not say."""
         files = [self.top / path for path in self.files if os.path.basename(path) in PROJECTS]
         names = frozenset().union(*map(_names_in, files))
-        return names if names or not any(map(_is_installable, files)) else None
+        return None if "" in names or (not names and any(map(_is_installable, files))) else names
 
 
 class _Trees:
@@ -151,6 +167,9 @@ class _Trees:
         own, other = str(self.own.top), str(self.other.top)
         return _within(file, other) and not _within(file, own) and not self._is_installed_in(file, other)
 
+    def is_installed(self, file: str) -> bool:
+        return any(_within(file, place) for place in self._installed)
+
     def _is_installed_in(self, file: str, top: str) -> bool:
         """An environment often lies in the project that it is for; a project may also lie in an environment."""
         inner = (place for place in self._installed if place != top and _within(place, top))
@@ -159,22 +178,52 @@ class _Trees:
     def relative(self, file: str) -> str:
         return os.path.relpath(file, self.own.top).replace(os.sep, "/")
 
+    def require_inside(self, name: str, written: str, file: str) -> None:
+        """Raises ForeignCode for a module that is found in this side's tree by way of a link that leads out of it."""
+        if not os.path.isabs(written):  # torch.ops is called _ops.py
+            return
+        place = os.path.normpath(written)
+        is_installed = any(_within(place, root) for root in _installation() if _within(root, str(self.own.top)))
+        if _within(place, str(self.own.top)) and not _within(file, str(self.own.top)) and not is_installed:
+            raise ForeignCode(
+                f"'{name}' comes from {file}, where a link in the tree leads, so both sides would run the same code; "
+                "keep the files themselves in the repository"
+            )
+
+    def is_alike(self, place: str) -> bool:
+        """Do both sides hold the same file for a module that is there but lacks a name?"""
+        files = (
+            [place] if place.endswith(".py") else [str(self.own.top / held.path) for held in self.own.holding(place)]
+        )
+        inside = [self.relative(os.path.realpath(os.path.join(self.folder, file))) for file in files]
+        return any(
+            (content := _content(str(self.own.top / path))) is not None
+            and content == _content(str(self.other.top / path))
+            for path in inside
+        )
+
+    def ignored(self, place: str) -> str:
+        """What to say of a module that this side's tree lacks and that the other one has without git's knowledge."""
+        names = (
+            [place] if place.endswith(".py") else [f"{place.replace('.', '/')}{end}" for end in (".py", "/__init__.py")]
+        )
+        for root in (".", *self.paths):
+            for name in names:
+                inside = self.relative(os.path.realpath(os.path.join(self.folder, root, name)))
+                is_unknown = place and self.other.files and inside not in self.other.files
+                if is_unknown and (said := self.only_in_other(os.path.join(root, name))):
+                    return said
+        return ""
+
     def claims(self, module: str) -> list[_Held]:
         return [*self.own.holding(module), *self.other.holding(module)]
-
-    def is_same(self, file: str, module: str) -> bool:
-        """Is a file from elsewhere, byte for byte, what this side's tree holds for the module? Then it is its code."""
-        held = [os.path.realpath(self.own.top / each.path) for each in self.own.holding(module)]
-        own = [path for path in held if _within(path, str(self.own.top))]
-        content = _content(file)
-        return bool(own) and content is not None and all(_content(path) == content for path in own)
 
     def copied(self, file: str, module: str) -> str | None:
         """The file of the other side that this one, from elsewhere, is a copy of, and that this side has changed or
         lacks. A project may be installed under a name that its folder does not have.
         """
         content = None
-        for path in self.other.named(module):
+        for path in self.other.named(Path(file).stem, module.rpartition(".")[2]):
             theirs = self.other.top / path
             if _size(file) in (None, 0) or _size(file) != _size(str(theirs)):
                 continue
@@ -205,6 +254,8 @@ class _Trees:
             return False
         name, source = found
         tops = [str(tree.top) for tree in (self.own, self.other)]
+        if any(each and each in name for tree in names for each in tree or ()):
+            return False  # such as foo-nightly of the project foo
         ours = frozenset().union(*(each for each in names if each is not None))
         return name not in ours and not (source and any(_within(source, top) for top in tops))
 
@@ -292,7 +343,7 @@ def _require_own(name: str, file: str, trees: _Trees) -> None:
         raise _of_other(name, held, trees)
     if name.partition(".")[0] in import_path.NEEDED or import_path.is_of_python(file):
         return
-    if file in trees.installed and not trees.is_same(file, name):
+    if file in trees.installed:
         advice = (
             trees.advice(held[0]) if held else "install each side's own (--against-python), or import from the tree"
         )
@@ -300,16 +351,44 @@ def _require_own(name: str, file: str, trees: _Trees) -> None:
             f"'{name}' was imported from {file}, an installed copy of this project, so both sides would run the same "
             f"code; {advice}"
         )
-    if not held and (copy := trees.copied(file, name)) is not None:
+    copy = None if held else trees.copied(file, name)
+    if copy is not None and not trees.is_of_another_project(name, file):
         raise ForeignCode(
             f"'{name}' was imported from {file}, a copy of {copy} of the other side, so both sides would run the same "
             "code; import from the tree, or remove that copy"
         )
-    if not held or trees.is_same(file, name) or trees.is_of_another_project(name, file):
+    if not held or trees.is_of_another_project(name, file):
         return
     raise ForeignCode(
         f"'{name}' was imported from {file}, but the project has it in {held[0].path}, so both sides would run the "
         f"same code; {trees.advice(held[0])}"
+    )
+
+
+def _require_own_read(path: str, trees: _Trees) -> None:
+    """Raises ForeignCode for a file of the project that was read from the other side's tree, and for code that was read
+    from a copy of it: a module need not be imported by a name.
+    """
+    top, is_code = str(trees.other.top), path.endswith(".py")
+    if not is_code and not _within(path, top):
+        return
+    file = os.path.realpath(path)
+    if _within(file, _EFFBENCH) or trees.is_near(file) or import_path.is_of_python(file):
+        return
+    if not trees.is_of_other(file):
+        if is_code and not trees.is_installed(file) and (copy := trees.copied(file, "")) is not None:
+            raise ForeignCode(
+                f"{file} was read, a copy of {copy} of the other side, so both sides would run the same code; read the "
+                "tree's own file, by a path from the file that reads it"
+            )
+        return
+    inside = os.path.relpath(file, top)
+    own, content = trees.own.top / inside, _content(file)
+    if ".git" in inside.split(os.sep) or (not is_code and not own.exists()) or content in (None, _content(str(own))):
+        return
+    raise ForeignCode(
+        f"{inside} was read from the other side's tree, so both would use the same; read the tree's own file, by a "
+        "path from the file that reads it"
     )
 
 
@@ -384,12 +463,15 @@ def _distribution_of(place: str, file: str) -> tuple[str, str] | None:
 
 
 def _names_in(file: Path) -> set[str]:
+    """What a project's file calls it. Only a literal tells, and "" is for a name that is computed."""
     try:
         text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return set()
-    before = "" if file.name == "setup.py" else r"^\s*"
-    return {_plain(name) for name in re.findall(before + r"\bname\s*=\s*[\"']?([\w.-]+)", text, re.MULTILINE)}
+    if file.name != "setup.py":
+        return {_plain(name) for name in re.findall(r"^\s*\bname\s*=\s*[\"']?([\w.-]+)", text, re.MULTILINE)}
+    literals = {_plain(name) for name in re.findall(r"\bname\s*=\s*[\"']([\w.-]+)[\"']", text)}
+    return literals | ({""} if re.search(r"\bname\s*=\s*[^\"'\s=]", text) else set())
 
 
 def _is_installable(file: Path) -> bool:

@@ -22,7 +22,7 @@ from effbench._version import __version__
 from effbench.core import READINGS, Block, Sampling, Warmup
 from effbench.devices import Call, Device
 from effbench.errors import CannotStart, EffbenchError
-from effbench.measurement import breakdown, launcher, loop, origins, preparation, reasons, sources, switches
+from effbench.measurement import breakdown, launcher, loop, opened, origins, preparation, reasons, sources, switches
 from effbench.measurement.allotment import Stopwatch
 from effbench.measurement.switches import Held
 from effbench.operator_times import Breakdown
@@ -104,6 +104,8 @@ def _find_modules(job: Mapping[str, Any]) -> None:
             said = reasons.first_line(error)
             raise CannotStart(f"{sys.executable} cannot import torch ({said}); install it there") from error
     sys.path[:] = import_path.arranged(paths, sys.path)
+    if job.get("foreign"):
+        opened.watch()
 
 
 def _listen(orders: TextIO, heard: queue.SimpleQueue[dict[str, Any]]) -> None:

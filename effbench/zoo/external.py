@@ -190,8 +190,12 @@ def _attribute(module: Any, attribute: str, place: str) -> Any:
         public = [known for known in vars(module) if not known.startswith("_") and callable(getattr(module, known))]
         near = difflib.get_close_matches(attribute, public, n=1)
         advice = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(public) or 'nothing to call'}"
-        known = packaged.mentions(module, attribute)
-        raise (ModelError if known else Absent)(f"{place} has no '{attribute}'; {advice}") from None
+        text = f"{place} has no '{attribute}'; {advice}"
+        if packaged.mentions(module, attribute):
+            raise ModelError(text) from None
+        absent = Absent(text)
+        absent.module, absent.attribute = place, attribute
+        raise absent from None
 
 
 def _call(factory: Callable[..., Any], arguments: Mapping[str, Any], name: str) -> Any:
