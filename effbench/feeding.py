@@ -140,10 +140,10 @@ def make(
         if device == "meta":
             return torch.empty(shape, dtype=getattr(torch, kind), device="meta")
         if kind in COMPLEX:
-            return torch.randn(shape, dtype=torch.complex64, generator=generator).to(device, getattr(torch, kind))
+            return torch.randn(shape, dtype=torch.complex64, generator=generator, device="cpu").to(device, getattr(torch, kind))
         if kind in FLOATS:
-            return torch.randn(shape, generator=generator).to(device, getattr(torch, kind))
-        return torch.randint(0, 2, shape, generator=generator).to(device, getattr(torch, kind))
+            return torch.randn(shape, generator=generator, device="cpu").to(device, getattr(torch, kind))
+        return torch.randint(0, 2, shape, generator=generator, device="cpu").to(device, getattr(torch, kind))
 
     made = [(item.name, tensor(item)) for item in inputs]
     return tuple(value for name, value in made if not name), {name: value for name, value in made if name}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from torch import nn
 
 from effbench import devices
 from effbench.errors import ModelError
-from effbench.measurement import agreement, casting, effects, here, keeping, preparation, reasons
+from effbench.measurement import agreement, casting, effects, here, keeping, preparation, reasons, switches
 from effbench.measurement.snapshot import Snapshot
 from effbench.runtimes import Unsupported, copies
 
@@ -552,3 +555,86 @@ def test_looking_raises_what_the_network_raises_and_puts_back() -> None:
     with pytest.raises(LookupError):
         effects.look(network, [torch.zeros(1)])
     assert "calls" not in vars(network)
+
+
+class Sets(nn.Module):
+    """Sets something for the whole process, at a call of it."""
+
+    def __init__(self, setting: Callable[[], object], first: int = 1) -> None:
+        super().__init__()
+        self.net, self.setting, self.left = nn.Linear(6, 6), setting, first
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.left -= 1
+        if self.left < 1:
+            self.setting()
+        return self.net(x)
+
+
+SETTINGS: dict[str, tuple[Callable[[], object], Callable[[], object], str]] = {
+    "threads": (lambda: torch.set_num_threads(3), torch.get_num_threads, "torch's threads from 1 to 3"),
+    "dtype": (lambda: torch.set_default_dtype(torch.float64), torch.get_default_dtype, "torch's default dtype"),
+    "garbage": (lambda: gc.set_threshold(7), gc.get_threshold, "gc.get_threshold"),
+    "folder": (lambda: os.chdir("/"), os.getcwd, "the working folder"),
+    "precision": (
+        lambda: torch.set_float32_matmul_precision("medium"),
+        torch.get_float32_matmul_precision,
+        "torch.float32_matmul_precision from highest to medium",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_a_forward_sets_is_put_back_and_named(name: str) -> None:
+    setting, read, told = SETTINGS[name]
+    with switches.kept():
+        torch.set_num_threads(1)
+        before = read()
+        prepared = here.prepare(Sets(setting), (6,))
+        assert read() == before
+        assert [note for note in prepared.notes if told in note and note.endswith("; put back")], prepared.notes
+        with prepared.conditions("system"):
+            assert not prepared.spoilt
+            prepared.call()
+        assert read() == before
+        assert [note for note in prepared.spoilt if told in note and "while it is timed" in note], prepared.spoilt
+
+
+def test_what_only_a_late_call_sets_is_named_too() -> None:
+    with switches.kept():
+        torch.set_num_threads(1)
+        prepared = here.prepare(Sets(SETTINGS["threads"][0], first=50), (6,))
+        assert not any("sets" in note for note in prepared.notes)
+        with prepared.conditions("system"):
+            for _ in range(60):
+                prepared.call()
+        assert torch.get_num_threads() == 1 and "torch's threads from 1 to 3" in prepared.spoilt[0]
+
+
+def test_gradients_in_a_test_get_the_same_advice() -> None:
+    class Force(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.requires_grad_()
+            return torch.autograd.grad(x.square().sum(), x)[0]
+
+    prepared = here.prepare(Force(), (6,))
+    with pytest.raises(ModelError, match="it computes gradients in its forward") as caught, prepared.conditions("system"):
+        prepared.call()
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_an_error_whose_text_cannot_be_made_is_told_by_its_type() -> None:
+    class Odd(RuntimeError):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    assert reasons.told(Odd()) == "Odd: Odd" and reasons.out_of_memory(Odd()) == ""
+
+
+def test_a_frozen_module_is_measured() -> None:
+    frozen = torch.jit.freeze(torch.jit.script(nn.Linear(6, 6).eval()))
+    assert not hasattr(frozen, "training")
+    prepared = here.prepare(frozen, (6,))
+    with prepared.conditions("system"):
+        assert prepared.call().shape == (1, 6)  # type: ignore[attr-defined]
+    assert effects.on_copies(frozen)(torch.ones(1, 6)).shape == (1, 6)

@@ -145,7 +145,7 @@ def on_copies(network: nn.Module) -> nn.Module:
         def forward(self, *arguments: Any) -> Any:
             return self.network(*(item.clone() if hasattr(item, "clone") else item for item in arguments))
 
-    return OnCopies().train(network.training)
+    return OnCopies().train(getattr(network, "training", False))
 
 
 def _differ(one: Any, other: Any) -> bool:
