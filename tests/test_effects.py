@@ -230,6 +230,36 @@ class Late(Base):
             self.register_buffer("scale", torch.ones(6, dtype=torch.float64))
         return self.net(x) * self.scale
 
+class Sparse(Base):
+    def forward(self, x):
+        return self.net(x).relu().to_sparse()
+
+
+class Rows(Base):
+    def forward(self, x):
+        return {"rows": self.net(x).relu().to_sparse_csr()}
+
+
+class Quantised(Base):
+    def forward(self, x):
+        return torch.quantize_per_tensor(self.net(x).float(), 0.1, 0, torch.qint8)
+
+
+class Ragged(Base):
+    def forward(self, x):
+        return torch.nested.as_nested_tensor([self.net(x)[0], self.net(x)[1, :4]])
+
+
+class Unreadable(Base):
+    def forward(self, x):
+        return Odd(self.net(x))
+
+
+class Odd(torch.Tensor):
+    def cpu(self):
+        raise TypeError("it has no values")
+
+
 class Huge(nn.Module):
     def __init__(self, kind="weights"):
         super().__init__()
@@ -638,3 +668,88 @@ def test_a_frozen_module_is_measured() -> None:
     with prepared.conditions("system"):
         assert prepared.call().shape == (1, 6)  # type: ignore[attr-defined]
     assert effects.on_copies(frozen)(torch.ones(1, 6)).shape == (1, 6)
+
+
+@pytest.mark.filterwarnings("ignore:.*(deprecated|beta|prototype):UserWarning")
+@pytest.mark.parametrize("name", ["Sparse", "Rows", "Quantised", "Ragged", "Unreadable"])
+def test_an_output_of_another_kind_is_no_refusal(networks: Path, name: str) -> None:
+    said = "its output holds a Odd that cannot be read as numbers, and is held to nothing" if name == "Unreadable" else ""
+    assert Cell(networks, name).notes == said
+    wider = Cell(networks, name, dtype="float64")
+    assert wider.notes == said and ("output_error" in wider.facts) == (not said)
+
+
+def test_pairs_of_real_numbers_stand_for_complex_ones() -> None:
+    one = torch.tensor([1 + 1j, 2])
+    assert agreement.check(one, torch.view_as_real(one), "float32")["output_error"] == 0
+    agreement.require_shapes(one, torch.view_as_real(one).numpy())
+    with pytest.raises(Unsupported, match="differs from eager float32 by 1 of"):
+        agreement.check(one, torch.view_as_real(one.conj().resolve_conj()), "float32")
+    with pytest.raises(Unsupported, match="shapes 2x2"):
+        agreement.check(one.real, torch.view_as_real(one), "float32")
+
+
+COUNTS = np.zeros(2)
+NUMBER = np.int64(0)
+
+
+class Arrays(nn.Module):
+    """Keeps state in arrays, in default arguments and in attributes of functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own, self.held = np.zeros(3), {"deep": [np.zeros((), np.int32)]}
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise TypeError("it holds a lock")
+
+    @torch.no_grad()
+    def step(self, told: list[int] = [], *, also: dict[str, int] = {}) -> int:  # noqa: B006
+        told.append(1)
+        also["calls"] = also.get("calls", 0) + 1
+        return len(told)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        global NUMBER
+        NUMBER += 1
+        np.add(COUNTS, 1, out=COUNTS)
+        self.own += 1
+        self.held["deep"][0][...] += 2
+        add.calls = getattr(add, "calls", 0) + 1  # type: ignore[attr-defined]
+        return add(x, float(self.own[0] + COUNTS[0]) + self.step())
+
+    helper = staticmethod(lambda: add)
+
+
+def add(x: torch.Tensor, number: float) -> torch.Tensor:
+    return x + number
+
+
+def test_arrays_and_default_arguments_are_state_too() -> None:
+    network = Arrays()
+    network.add = add
+    prepared = here.prepare(network, (6,))
+    (note,) = prepared.notes
+    assert note.startswith("it keeps state between calls: its output differs from call to call on the same input (")
+    state = Snapshot(network)
+    network(torch.zeros(1, 6))
+    assert {"own", "held", "COUNTS", "NUMBER", "told", "also", "add"} <= set(state.changed())
+    state.restore()
+    assert state.changed() == []
+    with prepared.conditions("system"):
+        prepared.call()
+        assert COUNTS[0] == 1
+    assert not COUNTS.any() and not network.own.any() and not network.held["deep"][0].any() and NUMBER == 0
+    assert network.step() == 1 and vars(add) == {}
+    Arrays.step.__wrapped__.__defaults__[0].clear()
+
+
+def test_an_array_that_was_resized_or_is_fixed() -> None:
+    network = nn.Linear(6, 6)
+    network.grows, network.fixed = np.arange(3), np.arange(2)
+    network.fixed.flags.writeable = False
+    state = Snapshot(network)
+    network.grows.resize(5, refcheck=False)
+    assert state.changed() == ["grows"]
+    state.restore()
+    assert network.grows.tolist() == [0, 1, 2] and state.changed() == []
