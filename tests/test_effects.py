@@ -14,7 +14,7 @@ import torch
 from shell import effbench, refusal
 from torch import nn
 
-from effbench import devices
+from effbench import devices, profile
 from effbench.errors import ModelError
 from effbench.measurement import agreement, casting, effects, here, keeping, preparation, reasons, switches
 from effbench.measurement.snapshot import Snapshot
@@ -258,6 +258,16 @@ class Unreadable(Base):
 class Odd(torch.Tensor):
     def cpu(self):
         raise TypeError("it has no values")
+
+
+class OnMeta(Base):
+    def __init__(self):
+        super().__init__()
+        torch.set_default_device("meta")
+        torch.set_default_dtype(torch.float64)
+
+    def forward(self, x):
+        return self.net(x)
 
 
 class Huge(nn.Module):
@@ -543,11 +553,11 @@ def test_weights_that_were_computed_are_copied() -> None:
 
 
 def test_a_lazy_module_stays_lazy() -> None:
-    network = nn.Sequential(nn.LazyLinear(3))
+    network = nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d())
     prepared = here.prepare(network, (6,))
     with prepared.conditions("system"):
         assert prepared.call().shape == (1, 3)  # type: ignore[attr-defined]
-    assert type(network[0]) is nn.LazyLinear
+    assert type(network[0]) is nn.LazyLinear and network[1].has_uninitialized_params()
 
 
 def test_a_hook_that_collects_is_emptied_again() -> None:
@@ -648,7 +658,10 @@ def test_gradients_in_a_test_get_the_same_advice() -> None:
             return torch.autograd.grad(x.square().sum(), x)[0]
 
     prepared = here.prepare(Force(), (6,))
-    with pytest.raises(ModelError, match="it computes gradients in its forward") as caught, prepared.conditions("system"):
+    with (
+        pytest.raises(ModelError, match="it computes gradients in its forward") as caught,
+        prepared.conditions("system"),
+    ):
         prepared.call()
     assert isinstance(caught.value.__cause__, RuntimeError)
 
@@ -658,7 +671,14 @@ def test_an_error_whose_text_cannot_be_made_is_told_by_its_type() -> None:
         def __str__(self) -> str:
             raise ValueError("no text")
 
+    class Fails(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise Odd
+
     assert reasons.told(Odd()) == "Odd: Odd" and reasons.out_of_memory(Odd()) == ""
+    assert reasons.told(SystemExit(Odd())) == "it called sys.exit(Odd())"
+    with pytest.raises(ModelError, match="Odd"):
+        profile(Fails(), (6,))
 
 
 def test_a_frozen_module_is_measured() -> None:
@@ -673,7 +693,9 @@ def test_a_frozen_module_is_measured() -> None:
 @pytest.mark.filterwarnings("ignore:.*(deprecated|beta|prototype):UserWarning")
 @pytest.mark.parametrize("name", ["Sparse", "Rows", "Quantised", "Ragged", "Unreadable"])
 def test_an_output_of_another_kind_is_no_refusal(networks: Path, name: str) -> None:
-    said = "its output holds a Odd that cannot be read as numbers, and is held to nothing" if name == "Unreadable" else ""
+    said = (
+        "its output holds a Odd that cannot be read as numbers, and is held to nothing" if name == "Unreadable" else ""
+    )
     assert Cell(networks, name).notes == said
     wider = Cell(networks, name, dtype="float64")
     assert wider.notes == said and ("output_error" in wider.facts) == (not said)
@@ -753,3 +775,28 @@ def test_an_array_that_was_resized_or_is_fixed() -> None:
     assert state.changed() == ["grows"]
     state.restore()
     assert network.grows.tolist() == [0, 1, 2] and state.changed() == []
+
+
+def test_inputs_have_values_whatever_the_default_device(networks: Path) -> None:
+    with switches.kept():
+        assert Cell(networks, "OnMeta").output.device.type == "cpu"
+
+
+def test_what_a_copy_loses_is_measured_itself() -> None:
+    class Slots(nn.Module):
+        __slots__ = ("scale",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.scale = nn.Linear(6, 6), 2.0
+            self.calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return self.net(x) * self.scale
+
+    network = Slots()
+    prepared = here.prepare(network, (6,))
+    with prepared.conditions("system"):
+        prepared.call()
+    assert prepared.network is network and network.calls == 0 and network.training

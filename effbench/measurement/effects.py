@@ -178,7 +178,6 @@ def _differ(one: Any, other: Any) -> bool:
 def _detached(value: Any) -> Any:
     """The tensors of an output, copied: some networks return views of what they keep."""
 
-
     def own(tensor: Any) -> Any:
         try:
             return tensor.detach().clone()

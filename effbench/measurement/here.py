@@ -167,22 +167,29 @@ def _prepared(
             raise ModelError(missing)
         return Prepared(place, place.bind(None, costs.to_dict()), network, threads or 1, costs)
     is_moved = dtype != own_dtype(network) or device != own_device(network)
+    given = network
     if not is_ours:
         network = copies.of(network) or _uncopied(network, dtype, device, is_moved=is_moved)
     if is_moved:
         network = casting.cast(place.place(network), getattr(torch, dtype))
     described = feeding.described(shape)
     inputs = _fed(network, described, batch, dtype, place)
-    seen = None
-    # Whatever it raises it raises again where it is called, for its user to see.
-    with _in_eval_mode(network), contextlib.suppress(Exception):
-        seen = effects.look(network, inputs[0])
+    seen = _looked_at(network, inputs[0])
+    if seen is None and network is not given and not is_moved and (seen := _looked_at(given, inputs[0])):
+        network = given  # its copy has lost something, such as what is in `__slots__`
     called = effects.on_copies(network) if seen and seen.reshapes else network
     call = runtimes.get("eager").prepare(called, inputs, Setting(Path(), place.kind)).call
     if seen and seen.writes and not seen.reshapes:
         call = effects.renewing(call, inputs, _fed(network, described, batch, dtype, place))
     notes = seen.notes if seen else ()
     return Prepared(place, place.bind(call, {}), network, getattr(place, "threads", 1), costs, missing, notes)
+
+
+def _looked_at(network: nn.Module, arguments: tuple[Any, ...]) -> effects.Seen | None:
+    """What it does beside computing; None where it raises. Where it is called it raises that again, for its user."""
+    with _in_eval_mode(network), contextlib.suppress(Exception):
+        return effects.look(network, arguments)
+    return None
 
 
 def _uncopied(network: nn.Module, dtype: str, device: str, *, is_moved: bool) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import Any
 
 from effbench import feeding, runtimes
 from effbench.devices import Call, Device, OutOfMemory, cpu
-from effbench.errors import ModelError
+from effbench.errors import ModelError, text_of
 from effbench.feeding import Input
 from effbench.measurement import agreement, builds, casting, effects, keeping, reasons, sources
 from effbench.measurement.effects import Seen
@@ -383,5 +383,5 @@ def _out_of_memory_translated() -> Iterator[None]:
         with cpu.out_of_memory_named():
             yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        said = (text_of(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise OutOfMemory(said) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from effbench.devices import OutOfMemory
-from effbench.errors import EffbenchError
+from effbench.errors import EffbenchError, text_of
 from effbench.runtimes import Unsupported
 
 LONGEST = 300
@@ -42,7 +42,7 @@ def told(error: BaseException) -> str:
     if isinstance(error, (EffbenchError, Unsupported)):
         return first_line(error)
     if isinstance(error, SystemExit):
-        return f"it called sys.exit({error.code!r})"
+        return f"it called sys.exit({_shown(error.code)})"
     return f"{type(error).__name__}: {first_line(error)}"
 
 
@@ -68,9 +68,8 @@ def first_line(error: BaseException) -> str:
     return (text_of(error).strip() or type(error).__name__).splitlines()[0][:LONGEST]
 
 
-def text_of(error: BaseException) -> str:
-    """The text of an error; "" where making it raises, which the class of a user's error may do."""
+def _shown(value: object) -> str:
     try:
-        return str(error)
+        return repr(value).splitlines()[0][:LONGEST]
     except Exception:
-        return ""
+        return type(value).__name__

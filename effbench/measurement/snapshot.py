@@ -306,8 +306,10 @@ def _data(names: Any) -> dict[str, Any]:
     def is_data(value: Any) -> bool:
         if isinstance(value, (*_PLAIN, *_CONTAINERS, tuple, torch.Tensor)):
             return True
-        return _is_array(value) or _state_of(value) is not None or (
-            is_users(type(value).__module__) and not isinstance(value, (type, types.FunctionType, torch.nn.Module))
+        return (
+            _is_array(value)
+            or _state_of(value) is not None
+            or (is_users(type(value).__module__) and not isinstance(value, (type, types.FunctionType, torch.nn.Module)))
         )
 
     return {name: value for name, value in list(names.items()) if not name.startswith("__") and is_data(value)}
