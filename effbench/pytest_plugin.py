@@ -41,7 +41,8 @@ class Speed:
 
     `costs` is None where the network cannot be counted, and `costs_missing` the reason. `calls` is the number of calls
     in each block. `is_steady` says whether the warm-up reached a steady state. `notes` say what is odd about the
-    network: it writes into its input, keeps state between calls, or draws random numbers.
+    network: it writes into its input, keeps state between calls, draws random numbers, or sets something for the whole
+    process.
     """
 
     costs: Cost | None

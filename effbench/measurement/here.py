@@ -104,7 +104,7 @@ class Prepared:
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
         """Put back what the calls set, and note it: some of them ran under other settings than the rest."""
-        held = switches.Held(switches.rows())
+        held = switches.held(self.device)
         try:
             yield
         except RuntimeError as error:

@@ -25,7 +25,7 @@ def for_export(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Modul
 def of(network: nn.Module) -> nn.Module | None:
     """A deep copy of the network; None where nobody can copy it."""
     import torch
-    from torch.nn.parameter import UninitializedBuffer
+    from torch.nn import parameter
 
     # torch refuses to copy a tensor that was computed from weights, such as an attribute of weight norm.
     memo = {
@@ -35,9 +35,10 @@ def of(network: nn.Module) -> nn.Module | None:
         if isinstance(value, torch.Tensor) and not value.is_leaf
     }
     # Nor does it copy a buffer of a lazy module, though it does copy such a parameter.
+    lazy: Any = parameter.UninitializedBuffer
     for buffer in network.buffers():
-        if isinstance(buffer, UninitializedBuffer):
-            memo[id(buffer)] = UninitializedBuffer(buffer.requires_grad, buffer.device, buffer.dtype)
+        if isinstance(buffer, lazy):
+            memo[id(buffer)] = lazy(buffer.requires_grad, buffer.device, buffer.dtype)
     try:
         return copy.deepcopy(network, memo)
     except Exception:  # a lock, a file, a handle of C++: a module raises what it likes
