@@ -71,7 +71,11 @@ def short_warnings() -> Iterator[None]:
     before = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        words = plain(next((line for line in str(message).splitlines() if line.strip()), category.__name__))
+        try:
+            text = str(message)
+        except Exception:  # a user's class of warnings may be as odd as any other
+            text = ""
+        words = plain(next((line for line in text.splitlines() if line.strip()), category.__name__))
         shown = words if len(words) <= LONGEST_WARNING else f"{words[:LONGEST_WARNING]}…"
         if shown not in told:
             told.add(shown)

@@ -146,3 +146,11 @@ def of_reason(reason: str) -> EffbenchError:
     kinds: tuple[type[EffbenchError], ...] = (Absent, LacksPackage, CannotStart, ForeignCode)
     cause = getattr(reason, "cause", "")
     return next((kind for kind in kinds if kind.cause == cause), EffbenchError)(str(reason))
+
+
+def text_of(error: BaseException | str) -> str:
+    """The text of an error; "" where making it raises, as an error of a user's own class may."""
+    try:
+        return str(error)
+    except Exception:
+        return ""

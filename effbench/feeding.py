@@ -135,15 +135,18 @@ def make(
     batch = whole(batch, "batch")
     generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
 
+    # Whatever torch has been told to make tensors on, and of.
+    source: dict[str, Any] = {"generator": generator, "device": "cpu"}
+
     def tensor(item: Input) -> torch.Tensor:
         shape, kind = (batch, *item.shape), item.dtype or dtype
         if device == "meta":
             return torch.empty(shape, dtype=getattr(torch, kind), device="meta")
         if kind in COMPLEX:
-            return torch.randn(shape, dtype=torch.complex64, generator=generator).to(device, getattr(torch, kind))
+            return torch.randn(shape, dtype=torch.complex64, **source).to(device, getattr(torch, kind))
         if kind in FLOATS:
-            return torch.randn(shape, generator=generator).to(device, getattr(torch, kind))
-        return torch.randint(0, 2, shape, generator=generator).to(device, getattr(torch, kind))
+            return torch.randn(shape, dtype=torch.float32, **source).to(device, getattr(torch, kind))
+        return torch.randint(0, 2, shape, **source).to(device, getattr(torch, kind))
 
     made = [(item.name, tensor(item)) for item in inputs]
     return tuple(value for name, value in made if not name), {name: value for name, value in made if name}

@@ -41,7 +41,8 @@ class Speed:
 
     `costs` is None where the network cannot be counted, and `costs_missing` the reason. `calls` is the number of calls
     in each block. `is_steady` says whether the warm-up reached a steady state. `notes` say what is odd about the
-    network: it writes into its input, keeps state between calls, or draws random numbers.
+    network: it writes into its input, keeps state between calls, draws random numbers, or sets something for the whole
+    process.
     """
 
     costs: Cost | None
@@ -123,7 +124,10 @@ def _for_people(verb: Callable[P, R]) -> Callable[P, R]:
         try:
             return verb(*args, **kwargs)
         except EffbenchError as error:
-            raise error.with_traceback(None) from None
+            from effbench.measurement.reasons import GRADIENTS
+
+            # Where the network's own code has raised, its line is what helps.
+            raise error.with_traceback(None) from (error.__cause__ if str(error) == GRADIENTS else None)
 
     return shortened
 
@@ -276,13 +280,14 @@ class Effbench:
             calls, is_steady, blocks = here.blocks(prepared, sampling)
             used_s = time.monotonic() - begun_s
             facts = _environment(prepared.device, prepared.threads, policy)
-            speed = Speed(prepared.costs, prepared.costs_missing, calls, blocks, is_steady, facts, prepared.notes)
             self._replay.record(self._benchmark, prepared.call, blocks)
-            self._benchmark.extra_info["effbench"] = speed.to_dict()
-            if is_overrun(used_s, sampling.budget_s):
-                # --benchmark-max-time ends the rounds and not the warm-up.
-                over = {"used_s": round(used_s, 3), "budget_s": sampling.budget_s}
-                self._benchmark.extra_info["effbench"]["over_budget"] = over
+        notes = (*prepared.notes, *prepared.spoilt)
+        speed = Speed(prepared.costs, prepared.costs_missing, calls, blocks, is_steady, facts, notes)
+        self._benchmark.extra_info["effbench"] = speed.to_dict()
+        if is_overrun(used_s, sampling.budget_s):
+            # --benchmark-max-time ends the rounds and not the warm-up.
+            over = {"used_s": round(used_s, 3), "budget_s": sampling.budget_s}
+            self._benchmark.extra_info["effbench"]["over_budget"] = over
         return speed
 
 
@@ -316,13 +321,13 @@ def _built(model: str | nn.Module, shape: Any) -> tuple[nn.Module, Any]:
     import torch
 
     from effbench import lineup, zoo
-    from effbench.measurement import here
+    from effbench.measurement import here, switches
     from effbench.zoo import accepted, external, libraries
 
     accepted.model(model, "effbench.measure")
     if isinstance(model, str):
         lineup.require([model])
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), switches.kept():
             torch.default_generator.manual_seed(here.SEED)
             network = zoo.resolve(model)
         shape = lineup.published_shape(model) if shape is None else shape

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,9 @@ import torch
 from shell import effbench, refusal
 from torch import nn
 
-from effbench import devices
+from effbench import devices, profile
 from effbench.errors import ModelError
-from effbench.measurement import agreement, casting, effects, here, keeping, preparation, reasons
+from effbench.measurement import agreement, casting, effects, here, keeping, preparation, reasons, switches
 from effbench.measurement.snapshot import Snapshot
 from effbench.runtimes import Unsupported, copies
 
@@ -226,6 +229,46 @@ class Late(Base):
         if not hasattr(self, "scale"):
             self.register_buffer("scale", torch.ones(6, dtype=torch.float64))
         return self.net(x) * self.scale
+
+class Sparse(Base):
+    def forward(self, x):
+        return self.net(x).relu().to_sparse()
+
+
+class Rows(Base):
+    def forward(self, x):
+        return {"rows": self.net(x).relu().to_sparse_csr()}
+
+
+class Quantised(Base):
+    def forward(self, x):
+        return torch.quantize_per_tensor(self.net(x).float(), 0.1, 0, torch.qint8)
+
+
+class Ragged(Base):
+    def forward(self, x):
+        return torch.nested.as_nested_tensor([self.net(x)[0], self.net(x)[1, :4]])
+
+
+class Unreadable(Base):
+    def forward(self, x):
+        return Odd(self.net(x))
+
+
+class Odd(torch.Tensor):
+    def cpu(self):
+        raise TypeError("it has no values")
+
+
+class OnMeta(Base):
+    def __init__(self):
+        super().__init__()
+        torch.set_default_device("meta")
+        torch.set_default_dtype(torch.float64)
+
+    def forward(self, x):
+        return self.net(x)
+
 
 class Huge(nn.Module):
     def __init__(self, kind="weights"):
@@ -510,11 +553,11 @@ def test_weights_that_were_computed_are_copied() -> None:
 
 
 def test_a_lazy_module_stays_lazy() -> None:
-    network = nn.Sequential(nn.LazyLinear(3))
+    network = nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d())
     prepared = here.prepare(network, (6,))
     with prepared.conditions("system"):
         assert prepared.call().shape == (1, 3)  # type: ignore[attr-defined]
-    assert type(network[0]) is nn.LazyLinear
+    assert type(network[0]) is nn.LazyLinear and network[1].has_uninitialized_params()
 
 
 def test_a_hook_that_collects_is_emptied_again() -> None:
@@ -552,3 +595,208 @@ def test_looking_raises_what_the_network_raises_and_puts_back() -> None:
     with pytest.raises(LookupError):
         effects.look(network, [torch.zeros(1)])
     assert "calls" not in vars(network)
+
+
+class Sets(nn.Module):
+    """Sets something for the whole process, at a call of it."""
+
+    def __init__(self, setting: Callable[[], object], first: int = 1) -> None:
+        super().__init__()
+        self.net, self.setting, self.left = nn.Linear(6, 6), setting, first
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.left -= 1
+        if self.left < 1:
+            self.setting()
+        return self.net(x)
+
+
+SETTINGS: dict[str, tuple[Callable[[], object], Callable[[], object], str]] = {
+    "threads": (lambda: torch.set_num_threads(3), torch.get_num_threads, "torch's threads from 1 to 3"),
+    "dtype": (lambda: torch.set_default_dtype(torch.float64), torch.get_default_dtype, "torch's default dtype"),
+    "garbage": (lambda: gc.set_threshold(7), gc.get_threshold, "gc.get_threshold"),
+    "folder": (lambda: os.chdir("/"), os.getcwd, "the working folder"),
+    "precision": (
+        lambda: torch.set_float32_matmul_precision("medium"),
+        torch.get_float32_matmul_precision,
+        "torch.float32_matmul_precision from highest to medium",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_a_forward_sets_is_put_back_and_named(name: str) -> None:
+    setting, read, told = SETTINGS[name]
+    with switches.kept():
+        torch.set_num_threads(1)
+        before = read()
+        prepared = here.prepare(Sets(setting), (6,))
+        assert read() == before
+        assert [note for note in prepared.notes if told in note and note.endswith("; put back")], prepared.notes
+        with prepared.conditions("system"):
+            assert not prepared.spoilt
+            prepared.call()
+        assert read() == before
+        assert [note for note in prepared.spoilt if told in note and "while it is timed" in note], prepared.spoilt
+
+
+def test_what_only_a_late_call_sets_is_named_too() -> None:
+    with switches.kept():
+        torch.set_num_threads(1)
+        prepared = here.prepare(Sets(SETTINGS["threads"][0], first=50), (6,))
+        assert not any("sets" in note for note in prepared.notes)
+        with prepared.conditions("system"):
+            for _ in range(60):
+                prepared.call()
+        assert torch.get_num_threads() == 1 and "torch's threads from 1 to 3" in prepared.spoilt[0]
+
+
+def test_gradients_in_a_test_get_the_same_advice() -> None:
+    class Force(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.requires_grad_()
+            return torch.autograd.grad(x.square().sum(), x)[0]
+
+    prepared = here.prepare(Force(), (6,))
+    with (
+        pytest.raises(ModelError, match="it computes gradients in its forward") as caught,
+        prepared.conditions("system"),
+    ):
+        prepared.call()
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_an_error_whose_text_cannot_be_made_is_told_by_its_type() -> None:
+    class Odd(RuntimeError):
+        def __str__(self) -> str:
+            raise ValueError("no text")
+
+    class Fails(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise Odd
+
+    assert reasons.told(Odd()) == "Odd: Odd" and reasons.out_of_memory(Odd()) == ""
+    assert reasons.told(SystemExit(Odd())) == "it called sys.exit(Odd())"
+    with pytest.raises(ModelError, match="Odd"):
+        profile(Fails(), (6,))
+
+
+def test_a_frozen_module_is_measured() -> None:
+    frozen = torch.jit.freeze(torch.jit.script(nn.Linear(6, 6).eval()))
+    assert not hasattr(frozen, "training")
+    prepared = here.prepare(frozen, (6,))
+    with prepared.conditions("system"):
+        assert prepared.call().shape == (1, 6)  # type: ignore[attr-defined]
+    assert effects.on_copies(frozen)(torch.ones(1, 6)).shape == (1, 6)
+
+
+@pytest.mark.filterwarnings("ignore:.*(deprecated|beta|prototype):UserWarning")
+@pytest.mark.parametrize("name", ["Sparse", "Rows", "Quantised", "Ragged", "Unreadable"])
+def test_an_output_of_another_kind_is_no_refusal(networks: Path, name: str) -> None:
+    said = (
+        "its output holds a Odd that cannot be read as numbers, and is held to nothing" if name == "Unreadable" else ""
+    )
+    assert Cell(networks, name).notes == said
+    wider = Cell(networks, name, dtype="float64")
+    assert wider.notes == said and ("output_error" in wider.facts) == (not said)
+
+
+def test_pairs_of_real_numbers_stand_for_complex_ones() -> None:
+    one = torch.tensor([1 + 1j, 2])
+    assert agreement.check(one, torch.view_as_real(one), "float32")["output_error"] == 0
+    agreement.require_shapes(one, torch.view_as_real(one).numpy())
+    with pytest.raises(Unsupported, match="differs from eager float32 by 1 of"):
+        agreement.check(one, torch.view_as_real(one.conj().resolve_conj()), "float32")
+    with pytest.raises(Unsupported, match="shapes 2x2"):
+        agreement.check(one.real, torch.view_as_real(one), "float32")
+
+
+COUNTS = np.zeros(2)
+NUMBER = np.int64(0)
+
+
+class Arrays(nn.Module):
+    """Keeps state in arrays, in default arguments and in attributes of functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own, self.held = np.zeros(3), {"deep": [np.zeros((), np.int32)]}
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise TypeError("it holds a lock")
+
+    @torch.no_grad()
+    def step(self, told: list[int] = [], *, also: dict[str, int] = {}) -> int:  # noqa: B006
+        told.append(1)
+        also["calls"] = also.get("calls", 0) + 1
+        return len(told)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        global NUMBER
+        NUMBER += 1
+        np.add(COUNTS, 1, out=COUNTS)
+        self.own += 1
+        self.held["deep"][0][...] += 2
+        add.calls = getattr(add, "calls", 0) + 1  # type: ignore[attr-defined]
+        return add(x, float(self.own[0] + COUNTS[0]) + self.step())
+
+    helper = staticmethod(lambda: add)
+
+
+def add(x: torch.Tensor, number: float) -> torch.Tensor:
+    return x + number
+
+
+def test_arrays_and_default_arguments_are_state_too() -> None:
+    network = Arrays()
+    network.add = add
+    prepared = here.prepare(network, (6,))
+    (note,) = prepared.notes
+    assert note.startswith("it keeps state between calls: its output differs from call to call on the same input (")
+    state = Snapshot(network)
+    network(torch.zeros(1, 6))
+    assert {"own", "held", "COUNTS", "NUMBER", "told", "also", "add"} <= set(state.changed())
+    state.restore()
+    assert state.changed() == []
+    with prepared.conditions("system"):
+        prepared.call()
+        assert COUNTS[0] == 1
+    assert not COUNTS.any() and not network.own.any() and not network.held["deep"][0].any() and NUMBER == 0
+    assert network.step() == 1 and vars(add) == {}
+    Arrays.step.__wrapped__.__defaults__[0].clear()
+
+
+def test_an_array_that_was_resized_or_is_fixed() -> None:
+    network = nn.Linear(6, 6)
+    network.grows, network.fixed = np.arange(3), np.arange(2)
+    network.fixed.flags.writeable = False
+    state = Snapshot(network)
+    network.grows.resize(5, refcheck=False)
+    assert state.changed() == ["grows"]
+    state.restore()
+    assert network.grows.tolist() == [0, 1, 2] and state.changed() == []
+
+
+def test_inputs_have_values_whatever_the_default_device(networks: Path) -> None:
+    with switches.kept():
+        assert Cell(networks, "OnMeta").output.device.type == "cpu"
+
+
+def test_what_a_copy_loses_is_measured_itself() -> None:
+    class Slots(nn.Module):
+        __slots__ = ("scale",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.scale = nn.Linear(6, 6), 2.0
+            self.calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return self.net(x) * self.scale
+
+    network = Slots()
+    prepared = here.prepare(network, (6,))
+    with prepared.conditions("system"):
+        prepared.call()
+    assert prepared.network is network and network.calls == 0 and network.training

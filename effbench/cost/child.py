@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from effbench.cost.isolate import uncollected
+from effbench.errors import text_of
 
 _T = TypeVar("_T")
 
@@ -135,7 +136,7 @@ def _portable(error: BaseException) -> BaseException:
         error.__cause__ = error.__context__ = None
         copy: BaseException = pickle.loads(pickle.dumps(error))
     except Exception:
-        copy = RuntimeError(f"{type(error).__name__}: {error}")
+        copy = RuntimeError(f"{type(error).__name__}: {text_of(error)}")
     if hasattr(copy, "add_note"):  # Python 3.11
         copy.add_note(f"In a process of its own:\n{told}")
     return copy

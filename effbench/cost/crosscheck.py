@@ -22,6 +22,7 @@ from effbench.cost.costs import OpCost, Profile
 from effbench.cost.formulas import PRODUCTS
 from effbench.cost.isolate import lent, meta_twin, quiet_torch
 from effbench.cost.profile import Fed, Feed, profile
+from effbench.errors import text_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def crosscheck(
         except ImportError:
             why = f"{counter} is not installed; pip install {counter}"
         except Exception as error:
-            why = f"{counter} fails: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
+            why = f"{counter} fails: {(text_of(error).strip().splitlines() or [type(error).__name__])[0]}"
         return Check(counter, None, ours.cost.madds, None, why)
 
     return (

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from effbench.errors import EffbenchError
+from effbench.errors import EffbenchError, text_of
 from effbench.feeding import FLOATS, Input
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def first_reason(error: BaseException | str) -> str:
 
     A heading that ends in a colon takes the line below it along. An error of TorchScript is what its interpreter met.
     """
-    text = str(error).strip()
+    text = text_of(error).strip()
     kind = "" if isinstance(error, str) else type(error).__name__
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     if lines and "TorchScript" in lines[0]:
@@ -128,12 +128,12 @@ def first_of(failures: Sequence[BaseException]) -> BaseException:
 
     A try on the meta device may fail only since there are no values there.
     """
-    return next((failure for failure in failures if not re.search(r"\b[Mm]eta\b", str(failure))), failures[-1])
+    return next((failure for failure in failures if not re.search(r"\b[Mm]eta\b", text_of(failure))), failures[-1])
 
 
 def advice(error: BaseException | str, facts: Facts, inputs: Sequence[Input]) -> str:
     """What to do about an error. Speaks of the inputs only where they are the likely cause."""
-    text = str(error)
+    text = text_of(error)
     if "maximum recursion depth" in text:
         return "its modules are nested too deeply; raise sys.setrecursionlimit"
     if re.search(r"out of memory|can't allocate memory|not enough memory", text):
@@ -222,6 +222,6 @@ def _speaks_of_input(error: BaseException | str) -> bool:
     if isinstance(error, NotImplementedError):
         return False
     if isinstance(error, TypeError):
-        return "invalid data type" in str(error)  # a tensor is asked for a key
+        return "invalid data type" in text_of(error)  # a tensor is asked for a key
     kinds = (str, RuntimeError, ValueError, IndexError, AssertionError)
-    return isinstance(error, kinds) and bool(re.search(_INPUT_WORDS, str(error)))
+    return isinstance(error, kinds) and bool(re.search(_INPUT_WORDS, text_of(error)))

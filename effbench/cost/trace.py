@@ -44,6 +44,7 @@ from effbench.cost.records import Access, Record
 from effbench.cost.reported_device import exits_noticed, reported_at
 from effbench.cost.threads import followed
 from effbench.cost.walk import storage_of
+from effbench.errors import text_of
 
 Tensors = Literal["meta", "fake", "real"]
 """What a trace runs on: tensors of the meta device, fake ones of the network's device, or real ones."""
@@ -165,7 +166,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         except Exception as error:
             if self.tensors != "real":
-                missing = isinstance(error, NotImplementedError) or "Tensor.item" in str(error)
+                missing = isinstance(error, NotImplementedError) or "Tensor.item" in text_of(error)
                 self.doubt = "values" if missing or type(error).__name__ in _DATA_DEPENDENT else "refused"
             raise
 

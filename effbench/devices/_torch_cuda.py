@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from effbench.devices import _nvml, _torch_profiler
+from effbench.errors import text_of
 from effbench.operator_times import WatchedCall
 
 CYCLES_PER_NS = 2
@@ -65,7 +66,7 @@ class TorchCuda:
         try:
             torch.cuda.init()
         except (RuntimeError, AssertionError) as error:
-            return str(error).strip().splitlines()[0].rstrip(".")
+            return text_of(error).strip().splitlines()[0].rstrip(".")
         return "torch sees no GPU; check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES"
 
     # --- policies -----------------------------------------------------------------------------------
@@ -234,7 +235,7 @@ class TorchCuda:
             if _FAILED:
                 self._captured(self._little, self.graph_pool())
         except RuntimeError as error:
-            return (str(error).strip() or type(error).__name__).splitlines()[0]
+            return (text_of(error).strip() or type(error).__name__).splitlines()[0]
         return None
 
     def _little(self) -> None:
@@ -270,7 +271,7 @@ class TorchCuda:
         """Also where a library underneath ran out: cuBLAS and cuDNN allocate past torch's allocator."""
         if isinstance(error, self._cuda.OutOfMemoryError):
             return True
-        return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+        return isinstance(error, RuntimeError) and any(words in text_of(error) for words in _OUT_OF_MEMORY)
 
     # --- description --------------------------------------------------------------------------------
 

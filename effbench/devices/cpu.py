@@ -21,7 +21,7 @@ from effbench.core import Timing
 from effbench.devices import _rapl
 from effbench.devices._tasks import Tasks
 from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory, renew
-from effbench.errors import InvalidValue
+from effbench.errors import InvalidValue, text_of
 from effbench.operator_times import WatchedCall
 
 RUN_DELAY_SHARE = 0.05
@@ -157,10 +157,10 @@ def out_of_memory_named() -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise OutOfMemory(str(error) or "MemoryError") from error
+        raise OutOfMemory(text_of(error) or "MemoryError") from error
     except RuntimeError as error:
-        if any(word in str(error) for word in _ALLOCATOR_WORDS):
-            raise OutOfMemory(str(error).splitlines()[0]) from error
+        if any(word in text_of(error) for word in _ALLOCATOR_WORDS):
+            raise OutOfMemory(text_of(error).splitlines()[0]) from error
         raise
 
 

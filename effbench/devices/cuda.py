@@ -21,7 +21,7 @@ from effbench.devices._device_time import WAITS, DeviceTimer
 from effbench.devices._gpu_watch import Watch
 from effbench.devices._torch_cuda import Policy, TorchCuda
 from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory, renew
-from effbench.errors import EffbenchError, InvalidValue, ModelError
+from effbench.errors import EffbenchError, InvalidValue, ModelError, text_of
 from effbench.operator_times import WatchedCall
 
 HOST_BOUND, DEVICE_BOUND = 1.2, 1.05
@@ -317,7 +317,7 @@ class Cuda(Device):
         except Exception as error:  # the same call has just run eagerly: whatever fails here is capture's limit
             self._api.abandon_capture()
             self._spoilt = self.broken() is not None
-            return None, f"no CUDA graph: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+            return None, f"no CUDA graph: {(text_of(error).strip() or type(error).__name__).splitlines()[0]}"
         if spent is None:
             return None, "no CUDA graph time: the host could not keep ahead of its replay"
         return spent / (repeats * captured) * 1e-9, None
@@ -328,7 +328,7 @@ class Cuda(Device):
         except Exception as error:
             if not self._api.is_out_of_memory(error):
                 raise
-            message = str(error).strip().splitlines()[0]
+            message = (text_of(error).strip() or type(error).__name__).splitlines()[0]
         # Out of the handler, the traceback no longer holds the network's activations.
         self._api.empty_cache()
         raise OutOfMemory(message)

@@ -22,6 +22,10 @@ other algorithms (Winograd, fused norms) and for the rounding of the dtype throu
 weights; a wrong axis, a lost branch or a stale input is an error near 1."""
 
 
+class Incomparable(Unsupported):
+    """An output of a kind that nothing here can turn into numbers. That says nothing against the network."""
+
+
 def tolerance_of(dtype: str, *, tf32: bool = False) -> float:
     """The largest error that passes. Where float32 is multiplied as `tf32`, at least that of float16, since both keep
     ten bits: so it is in what is checked, or in the reference of every other dtype.
@@ -34,9 +38,9 @@ def check(expected: Any, found: Any, dtype: str, *, tf32: bool = False) -> dict[
 
     Both are outputs as a network returns them: tensors or arrays, or sequences or mappings of them. `tf32` says that
     float32 is multiplied as TF32, in the reference or in what is checked. Raises Unsupported for outputs of another
-    number or shape, and for an error above the tolerance.
+    number or shape, and for an error above the tolerance; Incomparable.
     """
-    wanted, got = list(arrays(expected)), list(arrays(found))
+    wanted, got = _both(expected, found)
     _require_shapes(wanted, got)
     largest = max((error(*pair) for pair in zip(wanted, got, strict=True)), default=0.0)
     tolerance = tolerance_of(dtype, tf32=tf32)
@@ -51,7 +55,18 @@ def require_shapes(expected: Any, found: Any) -> None:
     """Raises Unsupported for outputs of another number or shape, as `check` does: of a network whose output is random
     more cannot be said.
     """
-    _require_shapes(list(arrays(expected)), list(arrays(found)))
+    _require_shapes(*_both(expected, found))
+
+
+def _both(expected: Any, found: Any) -> tuple[list[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]]:
+    """The arrays of both. Runtimes without complex numbers return pairs of real and imaginary parts instead."""
+    import numpy as np
+
+    wanted, got = list(arrays(expected)), list(arrays(found))
+    for place, (one, other) in enumerate(zip(wanted, got, strict=False)):
+        if np.iscomplexobj(one) and not np.iscomplexobj(other) and other.shape == (*one.shape, 2):
+            got[place] = other[..., 0] + 1j * other[..., 1]
+    return wanted, got
 
 
 def _require_shapes(wanted: list[np.ndarray[Any, Any]], got: list[np.ndarray[Any, Any]]) -> None:
@@ -79,7 +94,11 @@ def error(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:
 
 
 def arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
-    """Every tensor or array in the output, in order, as float64, or as complex128 where it is complex."""
+    """Every tensor or array in the output, in order, as float64, or as complex128 where it is complex.
+
+    A sparse or quantised tensor counts as the dense one that it stands for, a nested one as several. Raises
+    Incomparable.
+    """
     import numpy as np
 
     if isinstance(value, Mapping):
@@ -87,14 +106,35 @@ def arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
     if isinstance(value, (list, tuple)):
         for item in value:
             yield from arrays(item)
-    elif isinstance(value, np.ndarray):
-        yield value.astype(np.complex128 if np.iscomplexobj(value) else np.float64)
-    elif hasattr(value, "detach"):
-        value = value.detach().cpu()
+    elif getattr(value, "is_nested", False):
+        yield from arrays(list(value.unbind()))
+    elif isinstance(value, np.ndarray) or hasattr(value, "detach") or hasattr(value, "__array__"):
+        try:
+            yield _array(value)
+        except Exception as error:  # torch and numpy raise what they like
+            kind = type(value).__name__
+            raise Incomparable(f"its output holds a {kind} that cannot be read as numbers") from error
+
+
+def _array(value: Any) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    if hasattr(value, "detach"):
+        value = dense(value.detach()).cpu()
         # A lazy conjugate or negation is none to numpy.
-        yield value.cdouble().resolve_conj().numpy() if value.is_complex() else value.double().numpy()
-    elif hasattr(value, "__array__"):  # an output that its runtime left on the device
-        yield from arrays(np.asarray(value))
+        found: np.ndarray[Any, Any] = (value.cdouble().resolve_conj() if value.is_complex() else value.double()).numpy()
+        return found
+    array = np.asarray(value)  # also of an output that its runtime left on the device
+    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+
+
+def dense(tensor: Any) -> Any:
+    """The tensor with a value for each of its elements, where it is quantised or of another layout than strided."""
+    import torch
+
+    if tensor.is_quantized:
+        return tensor.dequantize()
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def _shapes(arrays: list[np.ndarray[Any, Any]]) -> str:

@@ -25,6 +25,7 @@ WRITES = "it writes into its input"
 RESHAPES = "it changes the shape of its input, so that each call is given a copy, whose time is part of the call's"
 RANDOM = "its output is random: it draws random numbers in each call"
 DRAWS = "it draws random numbers in each call"
+UNREAD = ", and is held to nothing"
 UNSTABLE = "its output differs from call to call on the same input, for a reason that effbench does not see"
 
 
@@ -34,7 +35,8 @@ class Seen:
 
     `outputs` are those of consecutive calls, from the state in which it was built: one, or several where they differ.
     `reshapes` says that an input has another layout after a call, and cannot be passed twice; `keeps` that it changes
-    what it keeps, `is_checkable` that another run from the same state returns the same.
+    what it keeps, `is_checkable` that another run from the same state returns the same. Nothing can be compared with
+    outputs that are not `is_readable`.
     """
 
     outputs: tuple[Any, ...]
@@ -43,6 +45,7 @@ class Seen:
     reshapes: bool = False
     keeps: bool = False
     is_checkable: bool = True
+    is_readable: bool = True
 
 
 def look(network: nn.Module, arguments: Sequence[Any]) -> Seen:
@@ -77,6 +80,11 @@ def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
     second = call()
     draws, kept = random.moved() or state.has_drawn(), after.changed()
     changes = bool(kept or state.changed())
+    if unread := _unread(first) or _unread(second):
+        notes = [*([RESHAPES] if reshapes else [WRITES] if writes else []), *([DRAWS] if draws else [])]
+        notes += [f"it keeps state between calls ({_named(kept)})"] if kept else []
+        notes.append(f"{unread}{UNREAD}")
+        return Seen((first,), tuple(notes), writes, reshapes, changes, is_checkable=False, is_readable=False)
     differs = _differ(first, second)
     outputs = (first, second, call()) if differs else (first,)
     is_random = draws and _differ(second, _detached(network(*copied(arguments))))
@@ -90,12 +98,24 @@ def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
         state.restore()
         is_checkable = is_checkable and not _differ(first, call())
     if kept:
-        names = ", ".join(kept[:MOST_NAMED]) + (" and more" if len(kept) > MOST_NAMED else "")
         said = ": its output differs from call to call on the same input" if differs else ""
-        notes.append(f"it keeps state between calls{said} ({names})")
+        notes.append(f"it keeps state between calls{said} ({_named(kept)})")
     elif differs and not is_random:
         notes.append(UNSTABLE)
     return Seen(outputs, tuple(notes), writes, reshapes, changes, is_checkable)
+
+
+def _named(kept: Sequence[str]) -> str:
+    return ", ".join(kept[:MOST_NAMED]) + (" and more" if len(kept) > MOST_NAMED else "")
+
+
+def _unread(output: Any) -> str:
+    """Why nothing can be compared with this output; "" where it can."""
+    try:
+        list(agreement.arrays(output))
+    except agreement.Incomparable as error:
+        return str(error)
+    return ""
 
 
 def layout(arguments: Sequence[Any]) -> list[Any]:
@@ -145,7 +165,7 @@ def on_copies(network: nn.Module) -> nn.Module:
         def forward(self, *arguments: Any) -> Any:
             return self.network(*(item.clone() if hasattr(item, "clone") else item for item in arguments))
 
-    return OnCopies().train(network.training)
+    return OnCopies().train(getattr(network, "training", False))
 
 
 def _differ(one: Any, other: Any) -> bool:
@@ -157,7 +177,14 @@ def _differ(one: Any, other: Any) -> bool:
 
 def _detached(value: Any) -> Any:
     """The tensors of an output, copied: some networks return views of what they keep."""
-    return _mapped(value, lambda tensor: tensor.detach().clone(), others=False)
+
+    def own(tensor: Any) -> Any:
+        try:
+            return tensor.detach().clone()
+        except Exception:  # of a kind that cannot be copied
+            return tensor
+
+    return _mapped(value, own, others=False)
 
 
 def _mapped(value: Any, function: Callable[[Any], Any], *, others: bool = True) -> Any:

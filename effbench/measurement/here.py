@@ -11,7 +11,7 @@ import gc
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from effbench.core import Block, Cost, Sampling, Timing
 from effbench.devices import Call, Device
 from effbench.devices._torch_cuda import TorchCuda
 from effbench.errors import ModelError, UnknownName
-from effbench.measurement import casting, effects, loop, switches
+from effbench.measurement import casting, effects, loop, reasons, switches
 from effbench.measurement.launcher import ALLOCATORS
 from effbench.measurement.random_state import RandomState
 from effbench.measurement.snapshot import Snapshot
@@ -53,6 +53,8 @@ class Prepared:
     costs: Cost | None
     costs_missing: str = ""
     notes: tuple[str, ...] = ()
+    spoilt: list[str] = field(default_factory=list)
+    """What calls under `conditions` have set for the whole process, which is known when these end."""
 
     @contextlib.contextmanager
     def conditions(self, allocator: str) -> Iterator[str]:
@@ -60,7 +62,8 @@ class Prepared:
         code keeps in globals, and random states (`snapshot`).
 
         `allocator` "retain" stays, since glibc cannot be asked for its thresholds. Yields the policy that holds, which
-        is "system" where the one asked for cannot be had. Raises UnknownName.
+        is "system" where the one asked for cannot be had. Raises UnknownName, ModelError for a network that computes
+        gradients in its forward.
         """
         import torch
 
@@ -85,7 +88,7 @@ class Prepared:
             sys.setprofile(None)
             gc.collect()
             gc.disable()
-            with torch.inference_mode():
+            with torch.inference_mode(), self._watched():
                 yield "retain" if kept else "system"
         finally:
             if gpu and before:
@@ -97,6 +100,20 @@ class Prepared:
             stack.close()
             state.restore()
             random.restore()
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Put back what the calls set, and note it: some of them ran under other settings than the rest."""
+        held = switches.held(self.device)
+        try:
+            yield
+        except RuntimeError as error:
+            if reasons.wants_gradients(error):
+                raise ModelError(reasons.GRADIENTS) from error
+            raise
+        finally:
+            if changes := held.put_back():
+                self.spoilt.append(f"its forward sets {switches.told(changes)} while it is timed; take that out of it")
 
 
 def prepare(
@@ -116,7 +133,22 @@ def prepare(
 
     `shape` is what `feeding.described` takes; `dtype` and `device` default to the network's own. Raises InvalidValue,
     UnknownName, DeviceUnavailable; on the scripted device ModelError for a network that cannot be counted.
+
+    What a call of the network sets for the whole process is put back, and noted.
     """
+    with switches.kept() as held:
+        prepared = _prepared(network, shape, batch, dtype, device, threads, is_ours=is_ours)
+        changes = held.put_back()
+    if not changes:
+        return prepared
+    left = f"; {held.spoiled}" if held.spoiled else "; put back"
+    return replace(prepared, notes=(*prepared.notes, f"its forward sets {switches.told(changes)}{left}"))
+
+
+def _prepared(
+    network: nn.Module, shape: Any, batch: int, dtype: str | None, device: str | None, threads: int, *, is_ours: bool
+) -> Prepared:
+    """`prepare`, which leaves changed what the network changes for the whole process."""
     import torch
 
     from effbench import cost
@@ -135,22 +167,29 @@ def prepare(
             raise ModelError(missing)
         return Prepared(place, place.bind(None, costs.to_dict()), network, threads or 1, costs)
     is_moved = dtype != own_dtype(network) or device != own_device(network)
+    given = network
     if not is_ours:
         network = copies.of(network) or _uncopied(network, dtype, device, is_moved=is_moved)
     if is_moved:
         network = casting.cast(place.place(network), getattr(torch, dtype))
     described = feeding.described(shape)
     inputs = _fed(network, described, batch, dtype, place)
-    seen = None
-    # Whatever it raises it raises again where it is called, for its user to see.
-    with _in_eval_mode(network), contextlib.suppress(Exception):
-        seen = effects.look(network, inputs[0])
+    seen = _looked_at(network, inputs[0])
+    if seen is None and network is not given and not is_moved and (seen := _looked_at(given, inputs[0])):
+        network = given  # its copy has lost something, such as what is in `__slots__`
     called = effects.on_copies(network) if seen and seen.reshapes else network
     call = runtimes.get("eager").prepare(called, inputs, Setting(Path(), place.kind)).call
     if seen and seen.writes and not seen.reshapes:
         call = effects.renewing(call, inputs, _fed(network, described, batch, dtype, place))
     notes = seen.notes if seen else ()
     return Prepared(place, place.bind(call, {}), network, getattr(place, "threads", 1), costs, missing, notes)
+
+
+def _looked_at(network: nn.Module, arguments: tuple[Any, ...]) -> effects.Seen | None:
+    """What it does beside computing; None where it raises. Where it is called it raises that again, for its user."""
+    with _in_eval_mode(network), contextlib.suppress(Exception):
+        return effects.look(network, arguments)
+    return None
 
 
 def _uncopied(network: nn.Module, dtype: str, device: str, *, is_moved: bool) -> nn.Module:
@@ -166,7 +205,8 @@ def _uncopied(network: nn.Module, dtype: str, device: str, *, is_moved: bool) ->
 @contextlib.contextmanager
 def _in_eval_mode(network: nn.Module) -> Iterator[None]:
     """Afterwards every submodule is in the mode that it was in."""
-    modes = [(module, module.training) for module in network.modules()]
+    # A network that torch.jit.freeze has returned has no mode any more.
+    modes = [(module, module.training) for module in network.modules() if hasattr(module, "training")]
     try:
         network.eval()
         yield

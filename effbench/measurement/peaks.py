@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench import devices, packages, peaks
 from effbench.devices import Call, Device, OutOfMemory
-from effbench.errors import EffbenchError
+from effbench.errors import EffbenchError, text_of
 from effbench.measurement.launcher import Worker, WorkerFailed, worker_environment
 from effbench.peaks import Peaks
 
@@ -76,7 +76,7 @@ def _measured_apart(job: Mapping[str, Any], threads: int, allocator: str) -> Pea
                     return peaks.restored(event["peaks"])
                 reason = event["message"]
         except WorkerFailed as failure:
-            reason = str(failure)
+            reason = text_of(failure)
     raise EffbenchError(f"the peaks of {job['device']} in {job['dtype']} could not be measured: {reason}")
 
 
@@ -89,7 +89,7 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
         with torch.inference_mode():
             emit("peaks", peaks=asdict(measure(device, job["dtype"], job["threads"])))
     except (OutOfMemory, RuntimeError) as error:  # a dtype for which this device has no kernel
-        emit("error", message=(str(error).strip() or type(error).__name__).splitlines()[0][:200])
+        emit("error", message=(text_of(error).strip() or type(error).__name__).splitlines()[0][:200])
 
 
 def measure(device: Device, dtype: str, threads: int) -> Peaks:
@@ -130,7 +130,7 @@ def _rates(device: Device, work: _Work, clock: str) -> Iterator[float]:
     try:
         call = device.bind(None if scripted else work.make(), {"madds": work.madds, "memory_access_bytes": work.moved})
     except MemoryError as error:
-        raise OutOfMemory(str(error)) from error
+        raise OutOfMemory(text_of(error)) from error
     device.time_block(call, 1)
     calls = max(1, round(BLOCK_S / _seconds(device, call, 1, clock)))
     start = device.now_s()

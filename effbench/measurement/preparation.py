@@ -9,7 +9,7 @@ from typing import Any
 
 from effbench import feeding, runtimes
 from effbench.devices import Call, Device, OutOfMemory, cpu
-from effbench.errors import ModelError
+from effbench.errors import ModelError, text_of
 from effbench.feeding import Input
 from effbench.measurement import agreement, builds, casting, effects, keeping, reasons, sources
 from effbench.measurement.effects import Seen
@@ -176,6 +176,8 @@ def _held_to(seen: Seen, output: Any, setting: Setting) -> tuple[Any, dict[str, 
     """The expected output and how far off this one is. Some runtimes call a network that keeps state before it can be
     asked for an output: any of the first outputs will do. Raises Unsupported.
     """
+    if not seen.is_readable:
+        return seen.outputs[0], {}
     if not seen.is_checkable:
         agreement.require_shapes(seen.outputs[0], output)
         return seen.outputs[0], {}
@@ -357,8 +359,14 @@ def is_finite(output: Any) -> bool:
     """Whether an output holds only numbers. A network that computes NaN may run at another speed than one in use."""
     import numpy as np
 
+    if getattr(output, "is_nested", False):
+        return all(map(is_finite, output.unbind()))
     if hasattr(output, "is_floating_point"):  # a tensor: where a bundle runs there may be no torch to ask
-        return not (output.is_floating_point() or output.is_complex()) or bool(output.isfinite().all())
+        if not (output.is_floating_point() or output.is_complex()):
+            return True
+        with contextlib.suppress(Exception):  # of a kind that cannot be read: nothing is known of it
+            return bool(agreement.dense(output).isfinite().all())
+        return True
     if hasattr(output, "__array__"):
         array = np.asarray(output)
         return not np.issubdtype(array.dtype, np.inexact) or bool(np.isfinite(array).all())
@@ -375,5 +383,5 @@ def _out_of_memory_translated() -> Iterator[None]:
         with cpu.out_of_memory_named():
             yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        said = (text_of(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise OutOfMemory(said) from error

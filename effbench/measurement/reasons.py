@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from effbench.devices import OutOfMemory
-from effbench.errors import EffbenchError
+from effbench.errors import EffbenchError, text_of
 from effbench.runtimes import Unsupported
 
 LONGEST = 300
@@ -37,13 +37,18 @@ def told(error: BaseException) -> str:
         return f"out of memory: {first_line(error)}"
     if said := out_of_memory(error):
         return said
-    if isinstance(error, RuntimeError) and _NO_GRADIENTS.search(str(error)):
+    if wants_gradients(error):
         return GRADIENTS
     if isinstance(error, (EffbenchError, Unsupported)):
         return first_line(error)
     if isinstance(error, SystemExit):
-        return f"it called sys.exit({error.code!r})"
+        return f"it called sys.exit({_shown(error.code)})"
     return f"{type(error).__name__}: {first_line(error)}"
+
+
+def wants_gradients(error: BaseException) -> bool:
+    """Whether this is how torch refuses gradients where none are kept."""
+    return isinstance(error, RuntimeError) and bool(_NO_GRADIENTS.search(text_of(error)))
 
 
 def out_of_memory(error: BaseException | str) -> str:
@@ -60,4 +65,11 @@ def out_of_memory(error: BaseException | str) -> str:
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its type where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:LONGEST]
+    return (text_of(error).strip() or type(error).__name__).splitlines()[0][:LONGEST]
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value).splitlines()[0][:LONGEST]
+    except Exception:
+        return type(value).__name__

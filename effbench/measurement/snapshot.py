@@ -1,9 +1,9 @@
 """What a network keeps between calls, remembered before it runs and put back afterwards.
 
 Looked at are its parameters and buffers, the attributes of its modules, and what a user's code keeps outside of them:
-globals of the files that its classes come from, attributes of those classes, variables that their functions share.
-Containers of Python's own are looked into. What hides elsewhere (a cache of functools, an object of another library) is
-not seen.
+globals of the files that its classes come from, attributes of those classes, and of their functions the variables that
+they share, their default arguments and their attributes. Containers of Python's own and arrays of NumPy are looked
+into. What hides elsewhere (a cache of functools, an object of another library) is not seen.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ class Snapshot:
         # Inference mode takes what was made in it as well as what was not.
         with torch.inference_mode():
             for _, tensor, copy in self._copies.values():
-                if tensor.shape != copy.shape or tensor.stride() != copy.stride() or tensor.dtype != copy.dtype:
+                if not isinstance(tensor, torch.Tensor):
+                    _refill(tensor, copy)
+                elif tensor.shape != copy.shape or tensor.stride() != copy.stride() or tensor.dtype != copy.dtype:
                     tensor.data = copy.clone()
                 elif not same(tensor, copy):
                     tensor.copy_(copy)
@@ -122,6 +124,10 @@ class Snapshot:
         # Lazy ones have no values yet, and some subclasses cannot be copied.
         with contextlib.suppress(Exception), torch.no_grad():
             self._copies[id(tensor)] = (name, tensor, tensor.detach().clone())
+
+    def _keep_array(self, name: str, array: Any) -> None:
+        if id(array) not in self._copies and array.nbytes <= MOST_WEIGHTS_BYTES:
+            self._copies[id(array)] = (name, array, array.copy())
 
     def _keep_module(self, path: str, module: nn.Module) -> None:
         attributes = vars(module)
@@ -154,6 +160,13 @@ class Snapshot:
             if id(cell) not in self._seen:
                 self._seen[id(cell)] = cell
                 self._keep_cell(name, cell)
+        code, defaults = function.__code__, function.__defaults__ or ()
+        first = code.co_argcount - len(defaults)
+        for name, value in zip(code.co_varnames[first : code.co_argcount], defaults, strict=True):
+            self._look_into(name, value)
+        for name, value in (function.__kwdefaults__ or {}).items():
+            self._look_into(name, value)
+        self._look_into(function.__name__, vars(function))  # such as what a decorator has wrapped
         names = function.__globals__
         if id(names) not in self._seen:
             self._seen[id(names)] = names
@@ -182,6 +195,8 @@ class Snapshot:
 
         if isinstance(value, torch.Tensor):
             self._keep_tensor(name, value)
+        elif _is_array(value):
+            self._keep_array(name, value)
         elif isinstance(value, _PLAIN) or id(value) in self._seen or len(self._seen) > MOST_CONTAINERS:
             return
         elif isinstance(value, (*_CONTAINERS, tuple)):
@@ -271,7 +286,9 @@ def same(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, (list, tuple, collections.deque)):
         return len(one) == len(other) and all(map(same, one, other))
-    if hasattr(one, "tobytes"):  # an array
+    if _is_array(one):
+        return bool(one.shape == other.shape and one.dtype == other.dtype and one.tobytes() == other.tobytes())
+    if hasattr(one, "tobytes"):  # such as a number of numpy
         return bool(one.tobytes() == other.tobytes())
     return one == other if isinstance(one, set) else True
 
@@ -289,8 +306,10 @@ def _data(names: Any) -> dict[str, Any]:
     def is_data(value: Any) -> bool:
         if isinstance(value, (*_PLAIN, *_CONTAINERS, tuple, torch.Tensor)):
             return True
-        return _state_of(value) is not None or (
-            is_users(type(value).__module__) and not isinstance(value, (type, types.FunctionType, torch.nn.Module))
+        return (
+            _is_array(value)
+            or _state_of(value) is not None
+            or (is_users(type(value).__module__) and not isinstance(value, (type, types.FunctionType, torch.nn.Module)))
         )
 
     return {name: value for name, value in list(names.items()) if not name.startswith("__") and is_data(value)}
@@ -299,6 +318,21 @@ def _data(names: Any) -> dict[str, Any]:
 def _is_resource(names: Any, name: str) -> bool:
     """Whether a name has come to stand for what is made once and stays, such as a pool of threads."""
     return name in names and not _data({name: names[name]})
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it is an array, or a number, of NumPy."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic))
+
+
+def _refill(array: Any, copy: Any) -> None:
+    """Give an array its values back, in its place. One that nobody may write to has kept them."""
+    with contextlib.suppress(Exception):
+        if array.shape != copy.shape:
+            array.resize(copy.shape, refcheck=False)
+        if not same(array, copy):
+            array[...] = copy
 
 
 def _state_of(value: Any) -> Any:

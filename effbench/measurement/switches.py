@@ -151,9 +151,8 @@ class Held:
             self._collections = 0
             self.collectors.add(cell)
         if changes:
-            said = [f"{each.switch.name} from {shown(each.before)} to {shown(each.after)}" for each in changes]
             advice = next((f" ({each.switch.advice})" for each in changes if each.switch.advice), "")
-            raise Switched(f"its forward sets {_listed(said)}; take that out of it{advice}")
+            raise Switched(f"its forward sets {told(changes)}; take that out of it{advice}")
         for reference, training in self._modes.get(cell, ()):
             module = reference()
             if module is not None and module.training != training:
@@ -202,6 +201,11 @@ class Held:
 
     def _changed(self, after: Sequence[Any]) -> list[int]:
         return [place for place in self._all if after[place] != self._before[place]]
+
+
+def told(changes: Sequence[Change]) -> str:
+    """What was set, from what, to what."""
+    return _listed([f"{each.switch.name} from {shown(each.before)} to {shown(each.after)}" for each in changes])
 
 
 def _read(switch: Switch) -> Any:

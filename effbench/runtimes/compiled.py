@@ -23,6 +23,7 @@ from unittest import mock
 
 from effbench.devices import cpu
 from effbench.devices.base import Call
+from effbench.errors import text_of
 from effbench.runtimes import training
 from effbench.runtimes.base import Prepared, Runtime, Setting, Unsupported, in_turn
 from effbench.runtimes.eager import Eager
@@ -117,7 +118,7 @@ class Compiled(Runtime):
         except TorchDynamoException as error:
             raise Unsupported(f"torch.compile cannot take it: {_said(error)}") from error
         except RuntimeError as error:
-            if "no compiled frames" not in str(error):
+            if "no compiled frames" not in text_of(error):
                 raise
             raise Unsupported(_LEFT) from error
         if entries(entry) == 0:
@@ -267,7 +268,7 @@ def _dotted(node: ast.AST) -> tuple[str, ...]:
 
 def _said(error: BaseException) -> str:
     """What dynamo says of the network in its many lines: the title and the explanation, or the guard that failed."""
-    text = str(error).strip() or type(error).__name__
+    text = text_of(error).strip() or type(error).__name__
     guard = re.search(r"^\s*- \d+/\d+: (.+?)(?:\s+#.*)?$", text, re.M)
     if guard:
         return f"it would compile again from call to call, since it does not hold that {guard[1]}"[:300]

@@ -25,6 +25,7 @@ def for_export(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Modul
 def of(network: nn.Module) -> nn.Module | None:
     """A deep copy of the network; None where nobody can copy it."""
     import torch
+    from torch.nn import parameter
 
     # torch refuses to copy a tensor that was computed from weights, such as an attribute of weight norm.
     memo = {
@@ -33,6 +34,11 @@ def of(network: nn.Module) -> nn.Module | None:
         for value in vars(module).values()
         if isinstance(value, torch.Tensor) and not value.is_leaf
     }
+    # Nor does it copy a buffer of a lazy module, though it does copy such a parameter.
+    lazy: Any = parameter.UninitializedBuffer
+    for buffer in network.buffers():
+        if isinstance(buffer, lazy):
+            memo[id(buffer)] = lazy(buffer.requires_grad, buffer.device, buffer.dtype)
     try:
         return copy.deepcopy(network, memo)
     except Exception:  # a lock, a file, a handle of C++: a module raises what it likes

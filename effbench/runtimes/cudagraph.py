@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from effbench.devices import OutOfMemory
 from effbench.devices._torch_cuda import TorchCuda
 from effbench.devices.base import Call
+from effbench.errors import text_of
 from effbench.runtimes.base import Prepared, Runtime, Setting, Unsupported, in_turn
 from effbench.runtimes.eager import Eager
 
@@ -59,7 +60,7 @@ class CudaGraph(Runtime):
             api.synchronize()
         except Exception as error:  # capture forbids by raising, and every CUDA error does too
             api.abandon_capture()
-            said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            said = (text_of(error).strip() or type(error).__name__).splitlines()[0][:200]
             if api.is_out_of_memory(error):
                 raise OutOfMemory(said) from error
             raise Unsupported(f"a CUDA graph cannot hold it: {said}") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench.devices.base import Call
+from effbench.errors import text_of
 from effbench.runtimes.base import Setting, Unsupported
 from effbench.runtimes.copies import for_export
 from effbench.runtimes.exported import Exported, Session
@@ -183,6 +184,6 @@ def _operator(node: Any) -> str:
 def _reason(error: Exception, said: str = "") -> str:
     """The first line of what the runtime wrote about the error, else of the error itself."""
     lines = [line for line in said.splitlines() if line.strip()] or (
-        str(error).strip() or type(error).__name__
+        text_of(error).strip() or type(error).__name__
     ).splitlines()
     return lines[0][:200]

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from effbench.devices.base import Call
+from effbench.errors import text_of
 from effbench.runtimes.base import Prepared, Runtime, Setting, Unsupported, in_turn
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Exported(Runtime):
         except (Unsupported, MemoryError):
             raise
         except Exception as error:  # exporters raise anything, and what they cannot take is a result of its own
-            said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            said = (text_of(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise Unsupported(f"{self.name} cannot export it: {type(error).__name__}: {said}") from error
         facts["prepare_s"] = time.perf_counter() - start
         facts["artefact_bytes"] = sum(path.stat().st_size for path in setting.folder.rglob("*") if path.is_file())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.devices._torch_cuda import TorchCuda
 from effbench.devices.base import Call
+from effbench.errors import text_of
 from effbench.runtimes.base import Setting, Unsupported
 from effbench.runtimes.copies import for_export
 from effbench.runtimes.exported import Exported, Session
@@ -345,7 +346,7 @@ def _root(error: BaseException) -> str:
     """The first line of what began it: what torch raises at the end is advice on how to report it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]
+    return (text_of(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]
 
 
 def _version(package: str) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from effbench.devices.base import Call
+from effbench.errors import text_of
 from effbench.runtimes.base import Unsupported, in_turn
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _require_trainable(network: Callable[..., Any], arguments: tuple[Any, ...]) 
         loss_of(network(*arguments))
     except ValueError as error:
         # A batch norm refuses one value a channel: one image whose map is 1x1 there.
-        if "more than 1 value per channel" not in str(error):
+        if "more than 1 value per channel" not in text_of(error):
             raise
         raise Unsupported(
             "a batch norm in it sees one value a channel and cannot train on that; use --batch 8"

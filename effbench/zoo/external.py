@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from effbench.errors import Absent, LacksPackage, ModelError
+from effbench.errors import Absent, LacksPackage, ModelError, text_of
 from effbench.zoo import import_path, libraries, packaged
 from effbench.zoo.libraries import LIBRARIES
 
@@ -239,4 +239,4 @@ def _checked(value: Any, name: str) -> nn.Module:
 def _reason(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"sys.exit({error.code!r})"
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return f"{type(error).__name__}: {text_of(error).strip().partition(chr(10))[0]}"
