@@ -150,7 +150,8 @@ class _Trees:
 
     def __init__(self, own: _Tree, other: _Tree, folder: Path, paths: Sequence[str]) -> None:
         self.own, self.other, self.folder, self.paths = own, other, folder, paths
-        self._installed = [os.path.realpath(place) for place in _installation()]
+        self._installation = tuple(_installation())
+        self._installed = [os.path.realpath(place) for place in self._installation]
 
     def is_own(self, file: str) -> bool:
         """Is this real path a file of this side's own tree? A copy that git does not know, where it knows another one,
@@ -183,8 +184,10 @@ class _Trees:
         if not os.path.isabs(written):  # torch.ops is called _ops.py
             return
         place = os.path.normpath(written)
-        is_installed = any(_within(place, root) for root in _installation() if _within(root, str(self.own.top)))
-        if _within(place, str(self.own.top)) and not _within(file, str(self.own.top)) and not is_installed:
+        top = str(self.own.top)
+        if not _within(place, top) or _within(file, top):
+            return
+        if not any(_within(place, root) for root in self._installation if _within(root, top)):
             raise ForeignCode(
                 f"'{name}' comes from {file}, where a link in the tree leads, so both sides would run the same code; "
                 "keep the files themselves in the repository"
