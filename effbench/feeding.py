@@ -232,3 +232,12 @@ def _index(value: Any) -> int | None:
 def _shown(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def runs_uncast(own: Sequence[str], dtype: str) -> bool:
+    """Whether a network whose weights are `own`, and which does not run once all are cast, is to be run as it is.
+
+    Only where nobody asked for another dtype: `dtype` is float32, which a cell is unless it is told, or that of the
+    first weight. For a network of one dtype there is a `dtype` that leaves it as it is.
+    """
+    return len(own) > 1 and dtype in ("float32", own[0])

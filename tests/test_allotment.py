@@ -213,7 +213,7 @@ def test_rounds_as_a_budget_are_not_touched_by_time(tmp_path: Path) -> None:
 
 def test_an_interruption_during_warm_up_is_paid_for(tmp_path: Path) -> None:
     """Launches that never reached a round used time all the same, and the slot is measured once."""
-    seen = carry_out(tmp_path / "run", [(9, "kill")] * 3, budget_s=2.0, launches=2)
+    seen = carry_out(tmp_path / "run", [(15, "kill")] * 3, budget_s=2.0, launches=2)
     nulls, slots = by_launch(seen, "null", "budget_s"), by_launch(seen, "launch", "slot")
     assert list(slots.values()) == [0, 0, 0, 0, 1] and sorted(nulls) == [3, 4]
     lost = sum(max(r["at_s"] for r in seen if r.get("launch") == launch and "at_s" in r) for launch in range(3))

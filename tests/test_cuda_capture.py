@@ -226,7 +226,7 @@ class Cells:
         self.events: list[dict[str, Any]] = []
         monkeypatch.setattr(worker.devices, "get", lambda *words, **options: self.device)
         monkeypatch.setattr(worker.runtimes, "missing", lambda name: "not here")
-        monkeypatch.setattr(preparation, "prepare", lambda spec, *rest: self.cells[spec["id"]][1]())
+        monkeypatch.setattr(preparation, "prepare", lambda spec, *rest, **how: self.cells[spec["id"]][1]())
         monkeypatch.setattr(worker, "_freeze_garbage", lambda: None)
 
     def launch(self, *names: str, orders: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:

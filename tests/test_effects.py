@@ -16,7 +16,17 @@ from torch import nn
 
 from effbench import devices, profile
 from effbench.errors import ModelError
-from effbench.measurement import agreement, casting, effects, here, keeping, preparation, reasons, switches
+from effbench.measurement import (
+    agreement,
+    casting,
+    counting,
+    effects,
+    here,
+    keeping,
+    preparation,
+    reasons,
+    switches,
+)
 from effbench.measurement.snapshot import Snapshot
 from effbench.runtimes import Unsupported, copies
 
@@ -429,6 +439,51 @@ def test_complex_outputs_are_held_to_each_other_as_such() -> None:
     assert not preparation.is_finite(torch.tensor([complex(0, float("nan"))]))
     assert not preparation.is_finite(np.array([complex(float("inf"), 0)]))
     assert preparation.is_finite(one) and preparation.is_finite(one.numpy())
+
+
+def test_a_network_that_casts_in_its_forward_is_counted_and_measured_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "casting_nets.py"
+    file.write_text(CASTING)
+    cell = Cell(file, "mixed", shapes=((6, 4),))
+    assert cell.notes == "its weights are float32 and bfloat16, measured as they are"
+    assert cell.output.dtype is torch.bfloat16
+    found = counting.profile(f"{file}:mixed", (6, 4), batch=1, dtype="float32")
+    assert found.cost.memory_access_levels["eager"].weight_bytes == 42 * (4 + 2)
+    with pytest.raises(ModelError, match="its weights are float32 and bfloat16; effbench casts all to one dtype"):
+        counting.profile(f"{file}:mixed", (6, 4), batch=1, dtype="float16")
+    with pytest.raises(ModelError, match=r"its weights are float64; .* \(--dtype float64 takes it as it is\)"):
+        counting.profile(f"{file}:double", (6, 4), batch=1, dtype="float32")
+    assert counting.profile(f"{file}:double", (6, 4), batch=1, dtype="float64").cost.madds == 144
+    with pytest.raises(ModelError, match="its weights are float32; effbench casts all"):
+        counting.profile(f"{file}:plain", (6, 4), batch=1, dtype="float64")
+    with pytest.raises(ModelError, match="takes 6 channels"):  # which no cast is to blame for
+        counting.profile(f"{file}:mixed", (5, 4), batch=1, dtype="float32")
+
+
+CASTING = """
+import torch
+from torch import nn
+
+class Casts(nn.Module):
+    def __init__(self, *kinds):
+        super().__init__()
+        self.kinds = kinds
+        self.layers = nn.ModuleList(nn.Conv1d(6, 6, 1).to(kind) for kind in kinds)
+
+    def forward(self, x):
+        for layer, kind in zip(self.layers, self.kinds):
+            x = layer(x.to(kind))
+        return x
+
+def mixed():
+    return Casts(torch.float32, torch.bfloat16)
+
+def double():
+    return Casts(torch.float64)
+
+def plain():
+    return Casts(torch.float32)
+"""
 
 
 def test_another_dtype_is_measured_as_asked_and_said(networks: Path) -> None:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
+import ctypes
 import hashlib
+import importlib.util
 import io
 import json
 import os
+import runpy
+import sqlite3
+import tempfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -64,6 +70,80 @@ def test_files_that_are_read_meanwhile_are_found_however_they_are_opened(tmp_pat
     (tmp_path / "later.txt").read_text()
     found = sources.digests([], tmp_path)
     assert {name: told for name, told in found.items() if "/" not in name} == {path.name: sha(path) for path in read}
+
+
+def _imported(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("not_kept", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.WIDTH
+
+
+@pytest.mark.usefixtures("fresh")
+def test_files_are_found_past_the_functions_that_open_them(tmp_path: Path) -> None:
+    """Whoever has kept `open`, opens by another function of Python, or below it."""
+    for name in ("module.py", "cached.py", "ran.py", "later.txt"):
+        (tmp_path / name).write_text("WIDTH = 3\n")
+    for name in ("table.txt", "gaps.txt", "kept.txt"):
+        (tmp_path / name).write_text("3\n")
+    for name in ("mapped", "plus", "shared", "storage", "written_the_same", "read_first", "fd"):
+        (tmp_path / name).write_bytes(b"12345678")
+    for name in ("library.so", "operators.so"):
+        (tmp_path / name).write_text("no library")
+    with contextlib.closing(sqlite3.connect(tmp_path / "rows.db")) as rows, rows:
+        rows.execute("create table widths (width)")
+    names = {path.name for path in tmp_path.iterdir()} - {"later.txt"}
+    _imported(tmp_path / "cached.py")  # from now on only its byte code is opened
+    kept_open = io.open
+    with sources.watched():
+        _imported(tmp_path / "module.py"), _imported(tmp_path / "cached.py"), runpy.run_path(str(tmp_path / "ran.py"))
+        np.loadtxt(tmp_path / "table.txt"), np.genfromtxt(tmp_path / "gaps.txt"), np.memmap(tmp_path / "mapped")
+        with kept_open(tmp_path / "kept.txt"), open(tmp_path / "plus", "r+b"):
+            pass
+        torch.from_file(str(tmp_path / "shared"), size=2)
+        torch.UntypedStorage.from_file(str(tmp_path / "storage"), nbytes=8)
+        for load, name in ((ctypes.CDLL, "library.so"), (torch.ops.load_library, "operators.so")):
+            with pytest.raises(OSError, match=name):
+                load(str(tmp_path / name))
+        address = f"file:{tmp_path / 'rows.db'}?mode=ro"
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as rows:
+            rows.execute("select * from widths").fetchall()
+        with open(tmp_path / "written_the_same", "r+b") as file:
+            file.write(b"12345678")
+        (tmp_path / "read_first").write_bytes((tmp_path / "read_first").read_bytes())
+        folder = os.open(tmp_path, os.O_RDONLY)
+        os.close(os.open("fd", os.O_RDONLY, dir_fd=folder))
+        os.close(folder)
+    (tmp_path / "later.txt").read_text()
+    found = {name: told for name, told in sources.digests([], tmp_path).items() if "/" not in name}
+    assert found == {name: sha(tmp_path / name) for name in names}
+    assert "from_file" not in vars(torch.UntypedStorage)
+
+
+@pytest.mark.usefixtures("fresh")
+def test_what_a_network_writes_itself_is_none_of_its_files(tmp_path: Path) -> None:
+    old = ("log.txt", "appended.txt", "state.bin", "counter.txt", "by_others.txt", "mapped.bin", "rows.db")
+    for name in old[:-1]:
+        (tmp_path / name).write_text("12345678")
+    with contextlib.closing(sqlite3.connect(tmp_path / "rows.db")) as rows, rows:
+        rows.execute("create table calls (number)")
+    with sources.watched():
+        (tmp_path / "log.txt").write_text("now")
+        (tmp_path / "log.txt").read_text()
+        for name, mode in (("appended.txt", "a+"), ("state.bin", "r+"), ("new.txt", "a+"), ("lock", "x+")):
+            with open(tmp_path / name, mode) as file:
+                file.write("87654321")
+        (tmp_path / "new.txt").read_text()
+        (tmp_path / "counter.txt").write_text((tmp_path / "counter.txt").read_text() + "1")
+        (tmp_path / "by_others.txt").read_text()
+        np.memmap(tmp_path / "mapped.bin", dtype="u1")[0] = 0
+        with contextlib.closing(sqlite3.connect(tmp_path / "rows.db")) as rows, rows:
+            rows.execute("insert into calls values (1)")
+        with tempfile.NamedTemporaryFile(dir=tmp_path) as file:
+            Path(file.name).read_bytes()
+    (tmp_path / "by_others.txt").write_text("changed meanwhile")
+    assert not [name for name in sources.digests([], tmp_path) if "/" not in name]
 
 
 @pytest.mark.usefixtures("fresh")

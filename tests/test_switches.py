@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from measuring import UNTIMED_LAUNCHES
@@ -37,6 +39,14 @@ def entered(context: Any) -> None:
 
 def other_threads() -> None:
     torch.set_num_threads(torch.get_num_threads() + 1)
+
+
+ENGINE = backends.quantized.engine
+OTHER = next(name for name in backends.quantized.supported_engines if name != ENGINE)
+
+
+def set_engine(name: str) -> None:
+    torch._C._set_qengine(backends.quantized._get_qengine_id(name))
 
 
 CHANGES: dict[str, tuple[str, Callable[[], object]]] = {
@@ -74,7 +84,9 @@ CHANGES: dict[str, tuple[str, Callable[[], object]]] = {
     "profiler": ("sys.setprofile from None to", lambda: sys.setprofile(lambda *_: None)),
     "traced memory": ("tracemalloc from False to True", tracemalloc.start),
     "switch interval": ("setswitchinterval from 0.005 to 0.0001", lambda: sys.setswitchinterval(1e-4)),
-    "stream": ("sys.stdout from", lambda: setattr(sys, "stdout", sys.__stderr__)),
+    "stream": ("sys.stdout to another stream;", lambda: setattr(sys, "stdout", io.StringIO())),
+    "numbers of numpy": ("to (divide=raise, ", lambda: np.seterr(all="raise")),
+    "quantised kernels": (f"quantized.engine from {ENGINE} to {OTHER}", lambda: set_engine(OTHER)),
     "variable": ("NUMEXPR_NUM_THREADS from None to 3", lambda: os.environ.update(NUMEXPR_NUM_THREADS="3")),
     "folder": ("working folder from", lambda: os.chdir("/")),
     "cores": ("cores that the process may use from", lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})),

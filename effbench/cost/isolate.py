@@ -30,15 +30,18 @@ _PLAIN = (Tensor, nn.Parameter)
 Twin = Callable[[Tensor], Tensor]
 
 
-def meta_twin(dtype: torch.dtype) -> Twin:
-    """Stand-ins without memory, as if the model had been moved with ``.to(dtype)``. Tied tensors stay tied."""
+def meta_twin(dtype: torch.dtype | None) -> Twin:
+    """Stand-ins without memory, as if the model had been moved with ``.to(dtype)``, or left as it is (None).
+
+    Tied tensors stay tied.
+    """
 
     def twin(tensor: Tensor) -> Tensor:
         if type(tensor) not in _PLAIN and is_traceable_wrapper_subclass(tensor):
             return _rewrapped(tensor, twin)
         if tensor.layout != torch.strided:
             return tensor.detach().to("meta")
-        kind = dtype if tensor.is_floating_point() else tensor.dtype
+        kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=kind, device="meta")
         # Also where no gradients are kept: torch folds the batch into rows or does not by whether a weight wants them.
         return made.requires_grad_() if tensor.requires_grad else made
@@ -46,7 +49,7 @@ def meta_twin(dtype: torch.dtype) -> Twin:
     return twin
 
 
-def fake_twin(dtype: torch.dtype, mode: Any, device: torch.device) -> Twin:
+def fake_twin(dtype: torch.dtype | None, mode: Any, device: torch.device) -> Twin:
     """Stand-ins without memory that say of themselves that they are on `device`."""
     from torch._subclasses.fake_tensor import FakeTensor
 
@@ -60,12 +63,12 @@ def fake_twin(dtype: torch.dtype, mode: Any, device: torch.device) -> Twin:
     return twin
 
 
-def real_twin(dtype: torch.dtype, *, copied: bool) -> Twin:
+def real_twin(dtype: torch.dtype | None, *, copied: bool) -> Twin:
     """Tensors with values. Where they are `copied`, a forward pass that writes to them leaves the originals alone."""
 
     def twin(tensor: Tensor) -> Tensor:
         made = tensor.detach().clone() if copied else tensor.detach()
-        made = made.to(dtype) if tensor.is_floating_point() and tensor.dtype != dtype else made
+        made = made if dtype is None or not tensor.is_floating_point() else made.to(dtype)
         return made.requires_grad_(tensor.requires_grad)
 
     return twin

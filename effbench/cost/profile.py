@@ -27,7 +27,7 @@ from effbench.cost.roofline import Kernel
 from effbench.cost.trace import Tensors, Trace, trace
 from effbench.cost.trace_modes import Device, Refusal, TraceMode, first_that_holds, home_of, parameters
 from effbench.cost.walk import packed
-from effbench.errors import InvalidValue, ModelError
+from effbench.errors import InvalidValue, ModelError, NeedsValues
 from effbench.feeding import Input
 
 _T = TypeVar("_T")
@@ -52,6 +52,9 @@ def profile(
 ) -> Profile:
     """Count one forward pass in eval mode, as if the model had been moved with ``.to(dtype)``.
 
+    A network of several dtypes whose forward casts by itself, and which does not run so, is counted as it is
+    (`feeding.runs_uncast`).
+
     `input_shape` excludes the batch; several shapes or `Input`s stand for several inputs, a mapping for inputs by name.
     `inputs` are passed instead where random values will not do (a dictionary); `batch` is then only a label. "meta"
     allocates no tensor data; "auto" falls back to real tensors where the forward pass looks at values, and
@@ -71,8 +74,32 @@ def profile(
     """
     paths = _paths(model)
     feed = _fed(list(paths), input_shape, batch, dtype, inputs)
+    try:
+        return _profiled(paths, feed, device)
+    except NeedsValues:
+        raise
+    except ModelError as error:
+        own = _own_dtypes(model)
+        if not set(own) - {dtype}:
+            raise
+        is_held = feeding.runs_uncast(own, dtype)
+        try:
+            found = _profiled(paths, replace(feed, casts=False, dtype=dtype if is_held else "float32"), device)
+        except ModelError:
+            raise error from None  # the cast is not what it fails for
+        if is_held:
+            return found
+        advice = f" (--dtype {own[0]} takes it as it is)" if len(own) == 1 and own[0] in DTYPES else ""
+        raise ModelError(
+            f"{type(model).__name__} does not run as {dtype}: its weights are {' and '.join(own)}; effbench casts all "
+            f"to one dtype, and its forward cannot run so{advice}"
+        ) from error
+
+
+def _profiled(paths: Mapping[nn.Module, str], feed: Feed, device: Device) -> Profile:
+    model = next(iter(paths))
     is_alone = len(sys._current_frames()) == 1
-    is_familiar = is_alone and inputs is None and keeps_nothing(paths)
+    is_familiar = is_alone and feed.values is None and keeps_nothing(paths)
     _import_shape_rules()
     if not child.can_fork() or (device != "meta" and home_of(model).type not in ("cpu", "meta")):
         return first_that_holds(list(paths), device, lambda mode: _attempt(paths, feed, mode))
@@ -165,6 +192,11 @@ def _paths(model: nn.Module) -> dict[nn.Module, str]:
     return paths
 
 
+def _own_dtypes(model: nn.Module) -> tuple[str, ...]:
+    held = (item for tensors in (model.parameters(), model.buffers()) for item in tensors)
+    return tuple(dict.fromkeys(str(item.dtype).removeprefix("torch.") for item in held if item.is_floating_point()))
+
+
 def _fed(
     modules: Sequence[nn.Module], input_shape: Fed, batch: int, dtype: str, inputs: tuple[Any, ...] | None
 ) -> Feed:
@@ -187,6 +219,8 @@ class Feed:
     batch: int
     dtype: str
     values: tuple[Any, ...] | None = None
+    casts: bool = True
+    """Whether the weights are cast to `dtype` too, or left as they are."""
 
     def on(self, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments by position and by name: the values, or seeded ones of the shapes (none on meta)."""
@@ -208,7 +242,7 @@ def _attempt(
     child process.
     """
     model = next(iter(paths))
-    kind = getattr(torch, feed.dtype)
+    kind = getattr(torch, feed.dtype) if feed.casts else None
     home = home_of(model)
     home = home if home.type != "meta" else torch.device("cpu")
     fake_mode = None

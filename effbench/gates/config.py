@@ -137,7 +137,7 @@ def load(path: Path) -> Config:
         raise StorageError(f"cannot read {path} ({error.strerror or error}); check the path") from error
     try:
         tables = tomllib.loads(_decoded(path, data))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number may have too many digits
         reason = (str(error) or type(error).__name__).partition("\n")[0][:120]
         raise InvalidValue(f"{path} is not TOML: {reason}; correct that place") from error
     for key in tables:

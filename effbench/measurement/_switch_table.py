@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import io
 import os
 import signal
 import sys
@@ -64,6 +65,8 @@ def shown(value: Any) -> str:
         return "(" + ", ".join(map(shown, value)) + ")"
     if isinstance(value, (set, frozenset)):
         return "{" + ", ".join(sorted(map(shown, value))) + "}"
+    if isinstance(value, io.IOBase):
+        return "another stream"
     words = repr(value)
     return words if len(words) <= 40 and " at 0x" not in words else type(value).__name__
 
@@ -106,7 +109,9 @@ def _of_torch() -> Iterator[Switch]:
     yield _flag("torch.backends.mkldnn.enabled", "mkldnn_enabled")
     yield _flag("torch.backends.mkldnn.deterministic", "mkldnn_deterministic")
     yield _flag("torch.backends.nnpack", "nnpack_enabled")
-    yield _flag("torch.backends.quantized.engine", "qengine")
+    quantized = backends.quantized
+    engine = partial(getattr, quantized, "engine"), lambda name: c._set_qengine(_engine_number(name))
+    yield Switch("torch.backends.quantized.engine", *engine)
     yield _flag("torch.backends.cudnn.enabled", "cudnn_enabled")
     yield _flag("torch.backends.cudnn.benchmark", "cudnn_benchmark")
     yield _flag(
@@ -147,6 +152,12 @@ def _flag(name: str, stem: str, follows: tuple[str, ...] = (), getter: str = "",
     c: Any = torch._C
     read, put_back = getattr(c, getter or f"_get_{stem}", None), getattr(c, setter or f"_set_{stem}", None)
     return Switch(name, read or _absent, put_back, follows)
+
+
+def _engine_number(name: str) -> int:
+    quantized: Any = sys.modules["torch.backends.quantized"]
+    number: int = quantized._get_qengine_id(name)
+    return number
 
 
 def _absent() -> NoReturn:
@@ -314,6 +325,9 @@ def _of_python() -> Iterator[Switch]:
     yield Switch("sys.monitoring's tools", _monitoring, None)
     yield Switch("tracemalloc", _tracemalloc, _set_tracemalloc)
     yield Switch("sys.setswitchinterval", sys.getswitchinterval, sys.setswitchinterval)
+    # sys.setrecursionlimit is left as it is set: a deep network needs it, and nothing takes longer for it. So are
+    # sys.path and the filters of warnings, which imports extend.
+    yield Switch("np.seterr", _numpy_errors, _set_numpy_errors)
     for stream in ("stdout", "stderr"):
         yield Switch(f"sys.{stream}", partial(getattr, sys, stream), partial(setattr, sys, stream))
     for name in _VARIABLES:
@@ -323,6 +337,17 @@ def _of_python() -> Iterator[Switch]:
 def _monitoring() -> tuple[Any, ...]:
     monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore] # Python 3.12
     return tuple(monitoring.get_tool(number) for number in range(6))
+
+
+def _numpy_errors() -> tuple[str, ...]:
+    """What numpy does where it divides by zero, and the like."""
+    numpy: Any = sys.modules["numpy"]
+    return tuple(f"{kind}={reaction}" for kind, reaction in numpy.geterr().items())
+
+
+def _set_numpy_errors(value: tuple[str, ...]) -> None:
+    numpy: Any = sys.modules["numpy"]
+    numpy.seterr(**dict(each.split("=") for each in value))
 
 
 def _tracemalloc() -> bool:

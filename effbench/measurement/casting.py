@@ -69,12 +69,14 @@ def own_dtype(network: nn.Module) -> str:
     return next(iter(dtypes(network)), "float32")
 
 
-def note(own: tuple[str, ...], dtype: str) -> str:
+def note(own: tuple[str, ...], dtype: str, *, casts: bool = True) -> str:
     """What a table says of a network whose weights are not what they are measured as; "" where there is nothing to say.
 
     `own` are its `dtypes` as it was built, `dtype` is the cell's. float32 is what a cell's dtype is chosen from: that
-    it is cast where another dtype was asked for needs no word.
+    it is cast where another dtype was asked for needs no word. One that runs only without a cast is not cast.
     """
+    if not casts:
+        return f"its weights are {_listed(own)}, measured as they are"
     measured = "float32" if dtype == "int8" else dtype
     if not set(own) - {"float32", measured}:
         return ""

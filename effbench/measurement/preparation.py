@@ -56,16 +56,27 @@ def prepare(
     with _out_of_memory_translated():
         with sources.watched(), held.building(spec):
             network, inputs = built(spec, seed, device, lean=lean)
-        said = casting.note(casting.dtypes(network), setting.dtype)
+        own = casting.dtypes(network)
+        said = casting.note(own, setting.dtype)
+        rest = spec, seed, device, setting, held
         try:
             with held.calling(spec["id"]):
-                call, facts = _prepared(
-                    runtime, network, inputs, spec, seed, device, setting, held, lean=lean, looks=looks
-                )
+                call, facts = _prepared(runtime, network, inputs, *rest, lean=lean, looks=looks)
         except RuntimeError as error:
             if not said or reasons.out_of_memory(error):
                 raise
-            raise ModelError(f"{reasons.told(error)}; {said}") from error
+            refusal = ModelError(f"{reasons.told(error)}; {said}")
+            if not feeding.runs_uncast(own, setting.dtype):
+                raise refusal from error
+            del network, inputs
+            with held.building(spec):
+                network, inputs = built(spec, seed, device, lean=lean)
+            try:
+                with held.calling(spec["id"]):
+                    call, facts = _prepared(runtime, network, inputs, *rest, lean=lean, looks=looks, casts=False)
+            except RuntimeError:
+                raise refusal from error
+            said = casting.note(own, setting.dtype, casts=False)
     facts |= held.facts(spec["id"])
     notes = "; ".join(filter(None, (facts.get("notes"), said)))
     facts |= {"notes": notes} if notes else {}
@@ -87,18 +98,19 @@ def _prepared(
     lean: bool,
     looks: bool,
     copies: bool = False,
+    casts: bool = True,
 ) -> tuple[Call, dict[str, Any]]:
     """The call of a network that was built, and what became of it. With `copies` each call is given a copy of its
-    input.
+    input. Unless it `casts`, the weights stay in the dtypes that they have.
     """
     is_exported, is_reference = isinstance(runtime, Exported), _is_reference(spec)
     seen = None
     held.watch(spec["id"], network)
     if setting.mode == "infer" and (is_exported or not (lean or (is_reference and not looks))):
         with sources.watched():
-            seen = _looked_at(network, inputs[0], setting)
+            seen = _looked_at(network, inputs[0], setting, casts=casts)
         held.require(spec["id"])  # now, since a runtime may refuse for a reason that follows from it
-    network, inputs = _converted(network, inputs, setting)
+    network, inputs = _converted(network, inputs, setting, casts=casts)
     held.watch(spec["id"], network)
     # What preparing does to a network that changes is undone, so that its first output can be held to the reference's.
     state = Snapshot(network) if seen and seen.keeps and not is_exported else None
@@ -125,13 +137,13 @@ def _prepared(
     device.synchronize()
     if effects.layout(inputs[0]) != layout and not copies:
         fresh = _fed(network, spec, seed, device, len(inputs))
-        again = {"lean": lean, "looks": looks, "copies": True}
+        again = {"lean": lean, "looks": looks, "copies": True, "casts": casts}
         return _prepared(runtime, network, fresh, spec, seed, device, setting, held, **again)
     if given is not None and originals is None and not same(given, inputs[0]):
         originals = _as_set(_fed(network, spec, seed, device, len(inputs)), setting)
         call = effects.renewing(call, inputs, originals)
     facts = dict(prepared.facts)
-    late = "" if is_exported else casting.late_note(casting.dtypes(network), setting.dtype)
+    late = "" if is_exported or not casts else casting.late_note(casting.dtypes(network), setting.dtype)
     if not is_finite(output):
         facts["output"] = "not finite"
     expected, notes = None, ""
@@ -153,17 +165,18 @@ def _prepared(
     return call, facts
 
 
-def _looked_at(network: Any, arguments: tuple[Any, ...], setting: Setting) -> Seen:
+def _looked_at(network: Any, arguments: tuple[Any, ...], setting: Setting, *, casts: bool = True) -> Seen:
     """What eager float32 returns, and what the network does beside; eager float64 where that is both its own and the
     cell's, and its own dtype where it runs in no other.
     """
     own = next(iter(casting.dtypes(network)), "float32")
     kinds = ["float64" if own == setting.dtype == "float64" else "float32"]
     kinds += [own] if own == setting.dtype not in kinds else []
+    kinds = kinds if casts else [setting.dtype]
     for kind in kinds:
         dtype = casting.torch_dtype(kind)
         with _outside_of_inference_mode():
-            network = casting.cast(network, dtype)
+            network = casting.cast(network, dtype) if casts else network
         try:
             return effects.look(network, [_cast(value, dtype) for value in arguments])
         except RuntimeError as error:
@@ -314,12 +327,14 @@ def _is_reference(spec: Mapping[str, Any]) -> bool:
     return (spec["runtime"], spec["dtype"], spec["memory_format"]) == ("eager", "float32", "contiguous")
 
 
-def _converted(network: Any, inputs: list[tuple[Any, ...]], setting: Setting) -> tuple[Any, list[tuple[Any, ...]]]:
+def _converted(
+    network: Any, inputs: list[tuple[Any, ...]], setting: Setting, *, casts: bool = True
+) -> tuple[Any, list[tuple[Any, ...]]]:
     """Network and inputs as the setting says."""
     import torch
 
     with _outside_of_inference_mode():
-        network = casting.cast(network, casting.torch_dtype(setting.dtype))
+        network = casting.cast(network, casting.torch_dtype(setting.dtype)) if casts else network
         if setting.memory_format == "channels_last":
             network = network.to(memory_format=torch.channels_last)
         inputs = _as_set(inputs, setting)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import os
 import site
 import stat
@@ -20,6 +21,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from effbench.errors import NotComparable
 
@@ -31,53 +34,115 @@ _PSEUDO = tuple(Path(place) for place in ("/dev", "/proc", "/sys"))
 
 _STARTED_S = time.time()
 
-_opened: dict[str, None] = {}
-"""What networks of this process opened to read."""
+_opened: dict[str, str] = {}
+"""What networks of this process opened to read, each with what told its content then: "" where there was no file."""
 _written: set[str] = set()
+"""What they opened to write and had not read before."""
 _depth = 0
 _lock = threading.Lock()
+_own = threading.local()
+_ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
+_hears = False
 
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
     """Note which files are opened to be read meanwhile.
 
-    The functions that open files are replaced, and not watched by an audit hook: no hook can be taken away again, and
-    one that stays is called while calls are timed. Libraries that open files below Python are seen where they are known
-    to (``torch.jit.load``, safetensors).
+    An audit hook of Python sees them, whoever holds which name of which function. No hook can be taken away again:
+    the first use in a process installs it, and at any other time it looks at one number and returns. Libraries that
+    open files below Python are seen where they are known to (``torch.jit.load``, ``torch.from_file``, safetensors):
+    their functions are replaced meanwhile. What another process reads is not seen.
     """
-    global _depth
+    global _depth, _hears
     with _lock:
         _depth += 1
-    if _depth > 1:
-        try:
-            yield
-        finally:
-            with _lock:
-                _depth -= 1
-        return
-    replaced = [(place, name, getattr(place, name)) for place, name in _openers()]
+        is_outermost = _depth == 1
+        if not _hears:
+            _hears = True
+            sys.addaudithook(_hear)
+    replaced = [
+        (place, name, vars(place).get(name), getattr(place, name)) for place, name in _openers() if is_outermost
+    ]
     try:
-        for place, name, original in replaced:
-            setattr(place, name, _noting(original))
+        for place, name, _, original in replaced:
+            setattr(place, name, _in_folder(original) if place is os else _noting(original))
         yield
     finally:
-        for place, name, original in replaced:
-            setattr(place, name, original)
+        for place, name, held, _ in replaced:
+            if held is None:  # inherited
+                delattr(place, name)
+            else:
+                setattr(place, name, held)
         with _lock:
             _depth -= 1
 
 
-def _openers() -> Iterator[tuple[Any, str]]:
-    import builtins
-    import io
+def _hear(event: str, args: tuple[Any, ...]) -> None:
+    if not _depth or event not in ("open", "ctypes.dlopen", "sqlite3.connect") or getattr(_own, "looks", False):
+        return
+    _own.looks = True  # what is opened here is heard too
+    try:
+        if event == "open":
+            _note(args[0], args[2])
+        elif event == "ctypes.dlopen" and os.sep in os.fsdecode(args[0]):  # not where the system has to search for it
+            _note(args[0])
+        elif event == "sqlite3.connect":
+            path = os.fsdecode(args[0])
+            is_address = path.startswith("file:")
+            _note(url2pathname(urlsplit(path).path) if is_address else path, os.O_RDWR)
+    except Exception:  # what we make of its name is no business of the network
+        pass
+    finally:
+        _own.looks = False
 
-    yield builtins, "open"
-    yield io, "open"
+
+def _note(path: Any, flags: int = os.O_RDONLY, folder: str = "") -> None:
+    """Take down a file that is about to be opened, with what tells its content now."""
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        return  # a file that is open already
+    name = os.path.abspath(os.path.join(folder, os.fsdecode(path)))
+    if name.startswith(_prefixes()):
+        return
+    is_read = flags & _ACCESS == os.O_RDONLY and not flags & (os.O_CREAT | os.O_TRUNC)
+    if f"{os.sep}__pycache__{os.sep}" in name or (sys.pycache_prefix and name.startswith(sys.pycache_prefix)):
+        if not is_read:
+            return
+        name = importlib.util.source_from_cache(name)  # whose time of change Python has compared
+    if is_read:
+        if name not in _opened:
+            _opened[name] = _state(name)
+    elif name in _opened or not (flags & _ACCESS == os.O_WRONLY or flags & (os.O_TRUNC | os.O_EXCL)):
+        # Perhaps it is left as it is, or written with the same words again.
+        told = _opened.setdefault(name, _state(name))
+        if told.startswith("state:") and told == _state(name):
+            _opened[name] = digest(Path(name))
+    else:
+        _written.add(name)
+
+
+def _state(name: str) -> str:
+    """What changes with a file's content, and costs nothing to read."""
+    try:
+        about = os.stat(name)
+    except OSError:
+        return ""
+    return f"state:{about.st_ino},{about.st_size},{about.st_mtime_ns}"
+
+
+def _is_changed(name: str, told: str) -> bool:
+    """Whether a file has other content than when this was told of it. Raises OSError."""
+    return not told or told != (_state(name) if told.startswith("state:") else digest(Path(name)))
+
+
+def _openers() -> Iterator[tuple[Any, str]]:
+    """The functions that open files below Python, or in a folder that the hook is not told."""
     yield os, "open"
     torch = sys.modules.get("torch")
     if torch is not None:
         yield torch.jit, "load"
+        yield torch, "from_file"
+        yield torch.UntypedStorage, "from_file"
     with contextlib.suppress(Exception):  # whatever keeps an optional package from being imported
         import safetensors
 
@@ -88,24 +153,29 @@ def _openers() -> Iterator[tuple[Any, str]]:
 
 def _noting(original: Callable[..., Any]) -> Callable[..., Any]:
     def opening(*args: Any, **kwargs: Any) -> Any:
-        found = original(*args, **kwargs)
-        path = args[0] if args else next(iter(kwargs.values()), None)
-        if isinstance(path, (str, bytes, os.PathLike)):
-            with contextlib.suppress(Exception):  # it is open; what we make of its name is no business of the network
-                name = os.path.abspath(os.fsdecode(path))
-                if _writes(args[1] if len(args) > 1 else kwargs.get("mode", kwargs.get("flags", "r"))):
-                    _written.add(name)
-                else:
-                    _opened.setdefault(name)
-        return found
+        if _depth:  # a module that was imported meanwhile may keep this
+            with contextlib.suppress(Exception):
+                _note(args[0] if args else next(iter(kwargs.values())))
+        return original(*args, **kwargs)
 
     return opening
 
 
-def _writes(mode: Any) -> bool:
-    if isinstance(mode, int):
-        return bool(mode & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-    return isinstance(mode, str) and any(letter in mode for letter in "wax+")
+def _in_folder(original: Callable[..., int]) -> Callable[..., int]:
+    """`os.open`: the hook is told a name, and not the open folder that it is relative to."""
+
+    def opening(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if dir_fd is None or not _depth:
+            return original(path, flags, mode, dir_fd=dir_fd)
+        with contextlib.suppress(Exception):
+            _note(path, flags, os.readlink(f"/proc/self/fd/{dir_fd}"))
+        looks, _own.looks = getattr(_own, "looks", False), True
+        try:
+            return original(path, flags, mode, dir_fd=dir_fd)
+        finally:
+            _own.looks = looks
+
+    return opening
 
 
 # --- digests ----------------------------------------------------------------------------------------
@@ -158,9 +228,11 @@ def _files(models: Iterable[str]) -> Iterator[str]:
         if isinstance(origin, str) and name.partition(".")[0] not in ("effbench", "torch", "__main__"):
             names.setdefault(os.path.abspath(origin))
     yield from names
-    for name in _opened:
+    for name, told in list(_opened.items()):
         if name not in names and name not in _written | pickled and not _is_passing(name):
-            yield name
+            with contextlib.suppress(OSError):
+                if not _is_changed(name, told):
+                    yield name
 
 
 def _is_passing(name: str) -> bool:
@@ -170,6 +242,11 @@ def _is_passing(name: str) -> bool:
         return is_temporary and os.stat(name).st_mtime >= _STARTED_S
     except OSError:
         return True
+
+
+@cache
+def _prefixes() -> tuple[str, ...]:
+    return tuple(f"{place}{os.sep}" for place in _not_the_users())
 
 
 @cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ class Held:
                 yield
         finally:
             changes = self._put_back(self._all)
-        said = [f"{each.switch.name} to {shown(each.after)} (put back to {shown(each.before)})" for each in changes]
+        said = [f"{each.switch.name} to {shown(each.after)} ({_told_back(each.before)})" for each in changes]
         said += [f"torch's inter-op threads to {number} (left at {left})" for number, left in interop[-1:]]
         if self.spoiled:
             raise Switched(f"{subject} sets {self.spoiled}; take that out of it")
@@ -205,7 +206,15 @@ class Held:
 
 def told(changes: Sequence[Change]) -> str:
     """What was set, from what, to what."""
-    return _listed([f"{each.switch.name} from {shown(each.before)} to {shown(each.after)}" for each in changes])
+    return _listed([f"{each.switch.name}{_told_from(each.before)} to {shown(each.after)}" for each in changes])
+
+
+def _told_back(before: Any) -> str:
+    return "put back" if isinstance(before, io.IOBase) else f"put back to {shown(before)}"
+
+
+def _told_from(before: Any) -> str:
+    return "" if isinstance(before, io.IOBase) else f" from {shown(before)}"
 
 
 def _read(switch: Switch) -> Any:

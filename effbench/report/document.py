@@ -10,6 +10,7 @@ from typing import Any
 from effbench import breakdown, launches, ranking, saturation
 from effbench.breakdown import Split
 from effbench.core import Comparison, Estimate, PairEvidence, Run, Verdict
+from effbench.emulation import is_emulated
 from effbench.gates.decision import Decision, Finding
 from effbench.report import beside, captions
 from effbench.saturation import Saturation
@@ -29,7 +30,7 @@ def run_document(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verd
         "environment": dataclasses.asdict(run.environment),
         "sampling": dataclasses.asdict(run.sampling),
         "launches": launches.described(run),
-        "used_s": round(launches.total_s(run), 3),
+        "used_s": None if is_emulated(run.environment) else round(launches.total_s(run), 3),
         "remarks": list(launches.remarks(run)),
         "cells": [cell_document(cell) for cell in cells],
         "verdicts": [verdict_document(verdict) for verdict in verdicts],
