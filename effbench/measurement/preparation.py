@@ -122,6 +122,8 @@ def _prepared(
     originals: list[tuple[Any, ...]] | None = None
     try:
         prepared = runtime.prepare(network, inputs, setting)
+        if is_exported:
+            held.put_back()  # what an exporter sets is none of the network's, which was asked before
         call = prepared.call
         random.restore()
         if state:
