@@ -65,7 +65,7 @@ def test_nohup_stays_and_signals_are_given_back() -> None:
 
 
 def test_modules_beside_us_do_not_stand_in_for_others(tmp_path: Path) -> None:
-    for name in ("random", "queue", "copy", "typing", "logging", "json", "contextlib", "typer", "shlex", "signal"):
+    for name in ("random", "queue", "copy", "typing", "logging", "json", "typer", "shlex", "signal"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('not me')\n")
     done = subprocess.run(
         [*EFFBENCH, "--version"], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60
