@@ -158,17 +158,9 @@ def answer_interrupt(message: str = "interrupted") -> int:
 
 
 def plain(text: str) -> str:
-    """One line of printable characters: a label or a path must not drive the terminal, or turn it round.
-
-    Bytes of a path that the locale cannot read are read as UTF-8, which they mostly are.
-    """
-    text = text.encode("utf-8", "surrogateescape" if _is_escaped(text) else "replace").decode("utf-8", "replace")
+    """One line of printable characters: a label or a path must not drive the terminal, or turn it round."""
+    text = streams.readable(text).encode("utf-8", "replace").decode("utf-8")
     return re.sub(r"\n+", " ", "".join(mark if mark.isprintable() else "\n" for mark in text)).strip()
-
-
-def _is_escaped(text: str) -> bool:
-    """Are all of its surrogates bytes that `os.fsdecode` could not read? JSON can hold others."""
-    return all("\udc80" <= mark <= "\udcff" for mark in text if "\ud800" <= mark <= "\udfff")
 
 
 def print_json(document: object) -> None:

@@ -171,8 +171,8 @@ def _without_time(run: Run, names: dict[int, str]) -> list[str]:
         return []
     least = min(MIN_ROUNDS_ON_BUDGET, run.sampling.max_rounds)
     found = [
-        f"The budget of {run.sampling.budget_s:g} s left no time for {_numbered(short)}: {least} rounds, "
-        "the least that a launch measures."
+        f"The budget of {run.sampling.budget_s:g} s left no time for more than the least ({least} rounds) in "
+        f"{_numbered(short)}."
     ]
     if over := overrun(run):
         found.append(f"The launches {over}, since none measures less.")

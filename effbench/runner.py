@@ -151,12 +151,23 @@ def resume(directory: Path, *, watch: Watch = lambda progress: None, bundled: Bu
     `bundled` is where the models of a bundle's run lie. Raises StorageError, CorruptRun, NotComparable when this
     machine is not the one it was begun on.
     """
-    if storage.load(directory).complete:
-        return storage.load(directory)
+    if (run := storage.load(directory)).complete:
+        return _as_measured(run, directory, watch)
     with RunWriter(directory, resume=True) as writer, scratch.folder() as folder:
         # Read again under the lock: whoever held it until now may have written more.
         run = storage.load(directory)
-        return run if run.complete else _go_on(run, writer, folder, watch, bundled)
+        if run.complete:
+            return _as_measured(run, directory, watch)
+        return _go_on(run, writer, folder, watch, bundled)
+
+
+def _as_measured(run: Run, directory: Path, watch: Watch) -> Run:
+    """A complete run, after a note where it was not of the files as they are now."""
+    try:
+        sources.require_unchanged(run.files)
+    except NotComparable as error:
+        watch(Progress(1.0, "done", f"the run in {directory} is complete, so nothing is measured; {error}"))
+    return run
 
 
 def _go_on(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundled: Bundled | None) -> Run:

@@ -57,6 +57,16 @@ def _forgiving(number: int, stream: io.TextIOWrapper) -> io.TextIOWrapper:
     )
 
 
+def readable(text: str) -> str:
+    """The text with bytes that the locale could not read as UTF-8, which they mostly are.
+
+    Such bytes come from arguments and paths. Surrogates of another kind, as JSON can hold them, stay.
+    """
+    if all("\udc80" <= mark <= "\udcff" for mark in text if "\ud800" <= mark <= "\udfff"):
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return text
+
+
 def trouble(stream: Any) -> OSError | None:
     """Write what is left to be written, and return why it could not be, once."""
     try:

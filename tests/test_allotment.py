@@ -179,9 +179,7 @@ def test_a_budget_that_is_used_up_leaves_the_least_of_rounds_and_says_so(tmp_pat
     counted = Counter(record["launch"] for record in seen if record["kind"] == "block")
     assert set(counted.values()) == {3 * MIN_ROUNDS_ON_BUDGET} and len(counted) == 4
     said = launches.remarks(storage.load(tmp_path / "run"))
-    assert said == (
-        "The budget of 0.01 s left no time for launches 1, 2, 3 and 4: 3 rounds, the least that a launch measures.",
-    )
+    assert said == ("The budget of 0.01 s left no time for more than the least (3 rounds) in launches 1, 2, 3 and 4.",)
 
 
 def test_a_resumed_run_without_time_left_says_so_while_it_runs(tmp_path: Path) -> None:

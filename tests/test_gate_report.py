@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -11,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from effbench.commands import checking
 from effbench.core import Estimate
 from effbench.gates.decision import WORDS, Costed, Decision, Finding
-from effbench.report import document, gate_report, table
+from effbench.report import document, gate_report, plots_gate, table
 
 SLOW = Finding(
     "against", "a", "REGRESSION", change=Estimate(1.0523, 1.031, 1.074), wall=Estimate(1.06), clock="cpu",
@@ -148,3 +152,34 @@ def test_json_holds_what_the_tables_show() -> None:
         {"name": "madds", "found": 2, "wanted": 1, "rule": "at most", "kept": False}
     ]  # fmt: skip
     assert json.loads(json.dumps(told, allow_nan=False)) == told
+
+
+@pytest.mark.parametrize("stopped_by", [None, KeyboardInterrupt(), ValueError("no such font")])
+def test_a_figure_is_named_only_where_it_lies(
+    stopped_by: BaseException | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not when drawing it is interrupted, nor when it fails."""
+    decision, drawn = replace(DECISION, directory=str(tmp_path / "against")), plots_gate.gate_figure
+
+    def draw(shown: Decision) -> object:
+        said.append(capsys.readouterr().out)
+        if stopped_by is not None:
+            raise stopped_by
+        return drawn(shown)
+
+    said: list[str] = []
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    monkeypatch.setattr(plots_gate, "gate_figure", draw)
+    try:
+        with pytest.warns(RuntimeWarning) if isinstance(stopped_by, ValueError) else nullcontext():
+            assert checking._tell(decision, [], {"costs": None}, False, False, None) == 1
+        said.append(capsys.readouterr().out)
+        assert said[1].startswith("\nfigure   ") is (stopped_by is None) and said[1].endswith("1.070]\n")
+        assert "raw      " in said[1]
+    except KeyboardInterrupt:
+        pass
+    assert "| a | against | REGRESSION |" in said[0] and "figure" not in said[0]
+    assert (tmp_path / "figure.png").exists() is (stopped_by is None)

@@ -122,7 +122,7 @@ QUIET: Mapping[str, Any] = {}
         ),
         (
             [QUIET, {"budget_s": 0.0}],
-            ("The budget of 120 s left no time for launch 2: 3 rounds, the least that a launch measures.",),
+            ("The budget of 120 s left no time for more than the least (3 rounds) in launch 2.",),
         ),
     ],
 )

@@ -270,8 +270,12 @@ def test_a_run_whose_file_was_edited_is_not_resumed_until_it_is_put_back(tmp_pat
     assert "nets.py is no longer there" in refusal(effbench("run", "--resume", "run", cwd=tmp_path))
     assert (run / "run.jsonl").read_bytes() == kept
     nets.write_text(NETS)
-    assert effbench("run", "--resume", "run", cwd=tmp_path).code == 0
-    assert storage.load(run).complete
+    done = effbench("run", "--resume", "run", cwd=tmp_path)
+    assert done.code == 0 and done.err == "" and storage.load(run).complete
+    nets.write_text(NETS.replace("64", "6400"))
+    shown = effbench("run", "--resume", "run", cwd=tmp_path)
+    assert shown.code == 0 and shown.out == done.out
+    assert "nothing is measured; nets.py changed since" in shown.err and shown.err.count("\n") == 1
 
 
 CHANGING = """

@@ -17,7 +17,9 @@ from effbench.cost import child
 from effbench.devices import cpu
 from effbench.errors import InvalidValue
 from effbench.gates import config
+from effbench.gates.revision import Revision
 from effbench.report import figureless
+from effbench.report.grid import one_line
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
 
@@ -189,6 +191,9 @@ def test_text_of_another_encoding_is_refused_in_one_line(tmp_path: Path, data: b
 
 
 def test_a_path_that_the_locale_cannot_read_is_shown() -> None:
-    assert console.plain(os.fsencode("rün☃").decode("ascii", "surrogateescape")) == "rün☃"
+    typed = os.fsencode("rün☃").decode("ascii", "surrogateescape")
+    assert console.plain(typed) == one_line(typed) == "rün☃"
+    assert str(Revision(typed, "1a2b3c4d5")) == "rün☃ (1a2b3c4)"
+    assert one_line("half \ud800") == "half  "
     assert console.plain("a\udcffb") == "a�b"
     assert console.plain("half \ud800") == "half ?"

@@ -245,8 +245,9 @@ def _tell(
     as_json: bool,
     saved: Path | None,
 ) -> int:
-    """Print the decision, then write every file that was asked for. Returns the exit code.
+    """Print the decision and write every file that was asked for. Returns the exit code.
 
+    A figure is named only where it lies: whoever ends the command meanwhile has read of none that is not there.
     A file that cannot be written makes a PASS exit with 2 and changes no other verdict.
     """
     from effbench.report import document, gate_report
@@ -263,16 +264,22 @@ def _tell(
             console.print_json(whole)
         elif decision is not None:
             console.print_tables(gate_report.tables(decision))
-            if decision.directory is not None:
-                figure = Path(decision.directory).parent / "figure.png"
-                drawn = f"figure   {console.plain(str(figure))}\n" if any(f.change for f in decision.findings) else ""
-                print(f"\n{drawn}raw      {console.plain(decision.directory)}")
-            print(f"\n{gate_report.last_line(decision)}")
     trouble = 0
+    figure: Path | None = None
     if decision is not None and decision.directory is not None:
         beside = Path(decision.directory).parent
         trouble |= _write(beside / "check.json", json.dumps(whole, indent=2, allow_nan=False) + "\n")
-        trouble |= _write(beside / "check.md", texts["summary"]) | _draw(decision, beside)
+        trouble |= _write(beside / "check.md", texts["summary"])
+        try:
+            figure = _draw(decision, beside)
+        except StorageError as error:
+            trouble |= console.complain(str(error))
+    if decision is not None and not as_json:
+        with _piped():
+            if decision.directory is not None:
+                places = {"figure": figure, "raw": Path(decision.directory)}
+                print("\n" + "\n".join(f"{what:<9}{console.plain(str(path))}" for what, path in places.items() if path))
+            print(f"\n{gate_report.last_line(decision)}")
     for what, path in files.items():
         if path is not None and what in texts:
             trouble |= _write(path, texts[what])
@@ -315,19 +322,18 @@ def _write(path: Path, text: str) -> int:
     return 0
 
 
-def _draw(decision: Decision, folder: Path) -> int:
-    """The figure beside the raw blocks, where something was timed. Returns 2 after saying why it cannot be written."""
+def _draw(decision: Decision, folder: Path) -> Path | None:
+    """The figure beside the raw blocks; None where nothing was timed, or after a warning why it cannot be drawn.
+
+    Raises StorageError where it cannot be written.
+    """
     from effbench.report import figureless, ink, plots_gate
 
     def draw() -> dict[str, Path]:
         figure = plots_gate.gate_figure(decision)
         return {} if figure is None else {"figure": ink.save(figure, folder, "figure")[0]}
 
-    try:
-        figureless.drawn(draw)
-    except StorageError as error:
-        return console.complain(str(error))
-    return 0
+    return figureless.drawn(draw).get("figure")
 
 
 def _umask() -> int:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from effbench import scratch
+from effbench import scratch, streams
 from effbench.errors import EffbenchError
 from effbench.gates import checkout, git
 
@@ -24,7 +24,7 @@ class Revision:
 
     def __str__(self) -> str:
         short = self.commit[:7]
-        return short if self.commit.startswith(self.name) else f"{self.name} ({short})"
+        return short if self.commit.startswith(self.name) else f"{streams.readable(self.name)} ({short})"
 
 
 def repository(folder: Path) -> Path:

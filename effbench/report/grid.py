@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from effbench import streams
 from effbench.core import Estimate, Label
 from effbench.units import MISSING
 
@@ -207,7 +208,7 @@ def _fields(raw: Raw, wide: bool) -> Sequence[object]:
 
 def one_line(text: str) -> str:
     """The text without line breaks and without control characters, which could rewrite a terminal."""
-    return "".join(mark if mark.isprintable() else " " for mark in text)
+    return "".join(mark if mark.isprintable() else " " for mark in streams.readable(text))
 
 
 def _inert(text: str, style: str = "") -> Text:
