@@ -126,6 +126,12 @@ def was_interrupted() -> bool:
     return bool(_interrupts)
 
 
+def require_uninterrupted() -> None:
+    """Raise KeyboardInterrupt again where one fell into code whose errors Python drops, such as a `__del__`."""
+    if _interrupts and not _answers:
+        raise KeyboardInterrupt
+
+
 def is_interrupt_answered() -> bool:
     """Has this command said what Ctrl-C has ended?"""
     return bool(_answers)

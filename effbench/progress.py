@@ -13,9 +13,15 @@ from effbench.runner import Watch
 
 @contextlib.contextmanager
 def watching() -> Iterator[Watch]:
-    """A `Watch` that draws the bar for as long as the context lasts."""
+    """A `Watch` that draws the bar for as long as the context lasts, and ends what Ctrl-C was to end and did not."""
     if sys.stderr is None or not sys.stderr.isatty():
-        yield lambda step: console.note(step.note) if step.note else None
+
+        def tell(step: Step) -> None:
+            console.require_uninterrupted()
+            if step.note:
+                console.note(step.note)
+
+        yield tell
         return
     from rich.console import Console
     from rich.markup import escape
@@ -41,6 +47,7 @@ def watching() -> Iterator[Watch]:
         task = bar.add_task("starting", total=1.0)
 
         def watch(step: Step) -> None:
+            console.require_uninterrupted()
             if step.note:
                 console.note(step.note)  # the bar is drawn again below it
             bar.update(task, completed=step.done, description=escape(step.doing))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from shell import EFFBENCH, environment, kinds, started, study_file, wait_until
+from shell import EFFBENCH, environment, kinds, study_file, wait_until
 
 from effbench import cgroups, console, unrest
 from effbench.cost import child
@@ -42,7 +42,9 @@ def test_a_signal_keeps_what_was_measured_and_leaves_nothing(
     own.mkdir()
     monkeypatch.setenv("TMPDIR", str(own))
     study_file(tmp_path, "launches=900, min_rounds=6, max_rounds=6, warmup_s=0.0, max_warmup_s=0.05, block_s=0.001")
-    with started("run", "tiny.py", "--device", "fake", "--out", "run", cwd=tmp_path) as process:
+    # Real processes: a fork of ours calls Python code where it forks, in which Python drops errors.
+    words = [*EFFBENCH, "run", "tiny.py", "--device", "fake", "--out", "run"]
+    with subprocess.Popen(words, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: (tmp_path / "run").exists() and "block" in kinds(tmp_path / "run"), process)
         below = psutil.Process(process.pid).children(recursive=True)
         for _ in range(3):  # who is impatient changes nothing
