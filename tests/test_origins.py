@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from effbench.errors import Absent, ForeignCode, LacksPackage, ModelError
-from effbench.measurement import origins
+from effbench.measurement import opened, origins
 from effbench.measurement.launcher import Site
 
 Files = dict[str, str]
@@ -311,3 +311,62 @@ def test_a_copy_of_the_other_side_s_file_is_refused_under_any_name(refused: Refu
 def test_a_copy_of_this_side_s_own_file_is_its_code(refused: Refused, tmp_path: Path) -> None:
     place = written(tmp_path / "site", COPY)
     assert refused(RENAMED, "foo.layers", path=[place], before=BEFORE) == ""
+
+
+COMPUTED: Files = {
+    "setup.py": "NAME = 'foo'\nsetup(name=NAME)\n",
+    "python/foo/__init__.py": "",
+    "python/foo/nets.py": "WORK = 3\n",
+    "python/foo/onnxish/__init__.py": "",
+}
+"""A project that only its installer knows the name of, with an adapter called like somebody else's package."""
+
+
+def test_a_name_that_is_computed_excuses_no_copy(refused: Refused, tmp_path: Path) -> None:
+    copy = {"foo/__init__.py": "", "foo/nets.py": "WORK = 1\n"}
+    place = written(tmp_path / "site", {**copy, **metadata("foo", copy)})
+    assert "'foo.nets' was imported from" in refused(COMPUTED, "foo.nets", path=[place])
+
+
+def test_an_adapter_is_not_the_package_that_it_is_called_like(refused: Refused, tmp_path: Path) -> None:
+    theirs = {"onnxish/__init__.py": "VERSION = 2\n"}
+    place = written(tmp_path / "site", {**theirs, **metadata("onnxish", theirs)})
+    assert refused(COMPUTED, "onnxish", path=[place]) == ""
+
+
+@pytest.mark.parametrize("name", ["foo-project-nightly", "my-foo-project"])
+def test_a_variant_of_the_project_is_no_stranger(refused: Refused, tmp_path: Path, name: str) -> None:
+    place = written(tmp_path / "site", INSTALLED | metadata(name, INSTALLED))
+    assert "'foo.nets' was imported from" in refused(PROJECT, "foo.nets", path=[place])
+
+
+def test_a_root_that_is_a_package_itself_still_holds_the_module(refused: Refused, tmp_path: Path) -> None:
+    place = written(tmp_path / "site", INSTALLED)
+    assert "'foo.nets' was imported from" in refused({**PROJECT, "python/__init__.py": ""}, "foo.nets", path=[place])
+
+
+READS = """
+import json, pathlib, runpy, importlib.util
+def load(path):
+    spec = importlib.util.spec_from_file_location("anything", path)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+"""
+
+
+@pytest.mark.parametrize("way", ["spec", "runpy", "exec", "data"])
+def test_what_is_read_from_the_other_tree_is_refused_whatever_it_is_called(
+    refused: Refused, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path that is written out leads the baseline to the candidate's files."""
+    there = tmp_path / "top"
+    line = {
+        "spec": f"load({str(there / 'blocks.py')!r})",
+        "runpy": f"runpy.run_path({str(there / 'blocks.py')!r})",
+        "exec": f"exec(compile(pathlib.Path({str(there / 'blocks.py')!r}).read_text(), 'x', 'exec'))",
+        "data": f"json.loads(pathlib.Path({str(there / 'cfg.json')!r}).read_text())",
+    }[way]
+    opened.watch()
+    monkeypatch.setattr(opened, "_paths", {})
+    now = {"reads_it.py": f"{READS}\n{line}\n", "blocks.py": "WORK = 3\n", "cfg.json": "3"}
+    said = refused(now, "reads_it", before={**now, "blocks.py": "WORK = 1\n", "cfg.json": "1"}, as_baseline=True)
+    assert ("cfg.json" if way == "data" else "blocks.py") in said and "was read from the other side's tree" in said

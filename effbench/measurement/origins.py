@@ -99,10 +99,14 @@ def explained(error: EffbenchError, job: Mapping[str, Any]) -> Reason:
 
 @dataclass(frozen=True)
 class _Held:
-    """A file that a tree has for a module, relative to its top, and the folder that would have to be imported from."""
+    """A file that a tree has for a module, relative to its top, and the folder that would have to be imported from.
+
+    That one `is_inner` where it is a package: foo/onnx/ is hardly what others import as onnx, python/foo/ may be foo.
+    """
 
     path: str
     root: str
+    is_inner: bool = False
 
 
 class _Tree:
@@ -130,7 +134,7 @@ class _Tree:
             is_inner = root in self._packages and root != ""
             if is_inner and (_VENDORED.search(root) or (len(wanted) == 1 and os.path.basename(path) not in _INITS)):
                 continue
-            found.append(_Held(path, root))
+            found.append(_Held(path, root, is_inner))
         return found
 
     def named(self, *names: str) -> list[str]:
@@ -245,7 +249,7 @@ class _Trees:
                     found.add(os.path.realpath(str(path.locate())))
         return frozenset(found)
 
-    def is_of_another_project(self, module: str, file: str) -> bool:
+    def is_of_another_project(self, module: str, file: str, held: Sequence[_Held] = ()) -> bool:
         """Was it installed by a project that is not this repository's, which only has a file of that name?"""
         above, number = Path(file).parents, len(module.split(".")) - (os.path.basename(file) not in _INITS)
         if number >= len(above):
@@ -253,11 +257,11 @@ class _Trees:
         place = above[number]
         found = _distribution_of(str(place), os.path.relpath(file, place).replace(os.sep, "/"))
         names = [tree.projects for tree in (self.own, self.other)]
-        if found is None or None in names:
+        if found is None or (None in names and not (held and all(each.is_inner for each in held))):
             return False
         name, source = found
         tops = [str(tree.top) for tree in (self.own, self.other)]
-        if any(each and each in name for tree in names for each in tree or ()):
+        if any(name.startswith(f"{each}-") or name.endswith(f"-{each}") for tree in names for each in tree or ()):
             return False  # such as foo-nightly of the project foo
         ours = frozenset().union(*(each for each in names if each is not None))
         return name not in ours and not (source and any(_within(source, top) for top in tops))
@@ -360,7 +364,7 @@ def _require_own(name: str, file: str, trees: _Trees) -> None:
             f"'{name}' was imported from {file}, a copy of {copy} of the other side, so both sides would run the same "
             "code; import from the tree, or remove that copy"
         )
-    if not held or trees.is_of_another_project(name, file):
+    if not held or trees.is_of_another_project(name, file, held):
         return
     raise ForeignCode(
         f"'{name}' was imported from {file}, but the project has it in {held[0].path}, so both sides would run the "
