@@ -260,7 +260,15 @@ def test_absent_is_only_what_the_revision_does_not_hold(tmp_path: Path, monkeypa
     def cause(error: ModelError) -> str:
         return origins.explained(error, job).cause
 
-    assert cause(absent("gone.py")) == cause(absent("foo.gone")) == "absent"
+    assert cause(absent("gone.py")) == cause(absent("foo.gone")) == cause(absent("new.py")) == "absent"
+    for module in ("helper.py", "helper"):
+        said = origins.explained(absent(module), job)
+        assert said.cause == "" and "git-ignored" in said, "what no revision will ever hold is not new"
+    lacks_name = absent("foo.nets")
+    lacks_name.attribute = "net"
+    assert cause(lacks_name) == "", "the same file on both sides: something else decides what is in it"
+    (top / "python/foo/nets.py").write_text("def net(): ...")
+    assert cause(lacks_name) == "absent"
     assert cause(absent("third_party/x/nets.py")) == "", "a submodule that was not fetched is not new"
     assert cause(absent("foo.nets")) == "", "it is there, in a folder that `paths` does not name"
     assert 'add "python" to `paths`' in origins.explained(absent("foo.nets"), job)
