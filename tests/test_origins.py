@@ -373,8 +373,19 @@ def test_what_is_read_from_the_other_tree_is_refused_whatever_it_is_called(
         "exec": f"exec(compile(pathlib.Path({str(there / 'blocks.py')!r}).read_text(), 'x', 'exec'))",
         "data": f"json.loads(pathlib.Path({str(there / 'cfg.json')!r}).read_text())",
     }[way]
+    monkeypatch.setattr(opened, "_paths", None)
     opened.watch()
-    monkeypatch.setattr(opened, "_paths", {})
     now = {"reads_it.py": f"{READS}\n{line}\n", "blocks.py": "WORK = 3\n", "cfg.json": "3"}
     said = refused(now, "reads_it", before={**now, "blocks.py": "WORK = 1\n", "cfg.json": "1"}, as_baseline=True)
     assert ("cfg.json" if way == "data" else "blocks.py") in said and "was read from the other side's tree" in said
+
+
+def test_what_the_check_itself_reads_is_no_ground_for_refusal(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It compares a stranger's file with those of both trees that are called like it."""
+    place = written(tmp_path / "site", {"stranger/__init__.py": "", "stranger/layers.py": "WORK = 2\n"})
+    monkeypatch.setattr(opened, "_paths", None)
+    opened.watch()
+    for _ in range(2):
+        assert refused(RENAMED, "stranger.layers", path=[place], before=BEFORE, as_baseline=True) == ""

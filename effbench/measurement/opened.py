@@ -8,17 +8,32 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _paths: dict[str, None] | None = None
+_is_hooked = False
 
 
 def watch() -> None:
     """Watch from now on."""
-    global _paths
-    if _paths is None:
-        _paths = {}
+    global _paths, _is_hooked
+    if not _is_hooked:
         sys.addaudithook(_hear)
+        _is_hooked = True
+    _paths = {}
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Within the block whoever opens files is effbench itself."""
+    global _paths
+    paths, _paths = _paths, None
+    try:
+        yield
+    finally:
+        _paths = paths
 
 
 def so_far() -> list[str]:

@@ -50,7 +50,12 @@ def refuse_foreign(job: Mapping[str, Any]) -> None:
     """
     if not job.get("foreign"):
         return
-    trees = _trees(job)
+    paths = opened.so_far()
+    with opened.unwatched():
+        _refuse(job, _trees(job), paths)
+
+
+def _refuse(job: Mapping[str, Any], trees: _Trees, paths: Sequence[str]) -> None:
     for spec in (*job.get("cells", ()), *([job["cell"]] if "cell" in job else [])):
         _require_named(str(spec["model"]), trees)
     # The innermost first: a package may be empty, and what is in it is what is run.
@@ -61,7 +66,7 @@ def refuse_foreign(job: Mapping[str, Any]) -> None:
         if not trees.is_own(file):
             _require_own(name, file, trees)
             trees.require_inside(name, str(module.__file__), file)
-    for path in opened.so_far():
+    for path in paths:
         _require_own_read(path, trees)
 
 
@@ -71,7 +76,12 @@ def explained(error: EffbenchError, job: Mapping[str, Any]) -> Reason:
     """
     if not job.get("foreign"):
         return Reason.of(error)
-    trees, text = _trees(job), str(error)
+    with opened.unwatched():
+        return _explained(error, _trees(job))
+
+
+def _explained(error: EffbenchError, trees: _Trees) -> Reason:
+    text = str(error)
     if isinstance(error, Absent) and error.attribute and trees.is_alike(error.module):
         return Reason(f"{text}; its file is the same on both sides, so something else decides what is in it")
     if isinstance(error, Absent) and (hint := trees.ignored(error.module)):
