@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from effbench.errors import Absent, ForeignCode, LacksPackage, ModelError
-from effbench.measurement import opened, origins
+from effbench.measurement import opened, origins, trees
 from effbench.measurement.launcher import Site
 
 Files = dict[str, str]
@@ -71,7 +71,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refused
         (own, _), (other, _) = sides[::-1] if as_baseline else sides
         files = [tmp_path / "now", tmp_path / "before"]
         for file, (_, held) in zip(files, sides, strict=True):
-            origins.write_listing(file, held)
+            trees.write_listing(file, held)
         listings = (files[::-1] if as_baseline else files) if is_listed else ()
         folder = own / inside
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refused
         known = dict(sys.modules)
         monkeypatch.setattr(sys, "path", [*job["paths"], *map(str, path), *sys.path])
         importlib.invalidate_caches()
-        origins._loaded.cache_clear()  # a process is asked of one pair of trees
+        trees._loaded.cache_clear()  # a process is asked of one pair of trees
         try:
             for name in imports:
                 importlib.import_module(name)
@@ -228,8 +228,8 @@ def test_a_library_that_was_installed_from_this_repository_is_no_stranger(refuse
 
 def test_a_hundred_thousand_files_take_no_time_to_speak_of(refused: Refused, tmp_path: Path) -> None:
     listing = tmp_path / "many"
-    origins.write_listing(listing, (f"data/{n % 100}/part_{n}.py" for n in range(100_000)))
-    tree = origins._Tree(tmp_path, origins._listed(listing))
+    trees.write_listing(listing, (f"data/{n % 100}/part_{n}.py" for n in range(100_000)))
+    tree = trees.Tree(tmp_path, trees._listed(listing))
     assert [held.path for held in tree.holding("part_77")] == ["data/77/part_77.py"]
     assert tree.holding("77.part_77") and not tree.holding("78.part_77")
 
@@ -253,7 +253,7 @@ def test_absent_is_only_what_the_revision_does_not_hold(tmp_path: Path, monkeypa
     tree = written(tmp_path / "tree", {**PROJECT, ".gitmodules": '[submodule "x"]\n\tpath = third_party/x\n'})
     top = written(tmp_path / "top", {**PROJECT, "weights.pt": "", "helper.py": "", "new.py": ""})
     for file, held in (("before", PROJECT), ("now", {**PROJECT, "new.py": ""})):
-        origins.write_listing(tmp_path / file, held)
+        trees.write_listing(tmp_path / file, held)
     job = Site(tree, (".", "src"), top, tree, (tmp_path / "before", tmp_path / "now")).job()
     monkeypatch.chdir(tree)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from effbench import scratch
 from effbench.gates import checkout, git
-from effbench.measurement import origins
+from effbench.measurement import trees
 
 
 @contextmanager
@@ -17,8 +17,8 @@ def kept(tree: Path, top: Path) -> Iterator[tuple[Path, Path]]:
     """Two files that list the paths in a revision's `tree` and in the working tree at `top`, until the block ends."""
     with scratch.folder() as place:
         files = place / "baseline", place / "candidate"
-        origins.write_listing(files[0], _walked(tree))
-        origins.write_listing(files[1], _known_to_git(top))
+        trees.write_listing(files[0], _walked(tree))
+        trees.write_listing(files[1], _known_to_git(top))
         yield files
 
 

@@ -7,40 +7,21 @@ the repository, on either side, has a file for.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
-import json
 import os
-import re
-import site
 import sys
-import sysconfig
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from effbench.errors import Absent, EffbenchError, ForeignCode, LacksPackage, ModelError, Reason
 from effbench.measurement import opened
+from effbench.measurement.trees import Held, Trees, content_of, within
+from effbench.measurement.trees import of_job as trees_of
 from effbench.zoo import external, import_path
 
-MODULES = (".py", ".pyx", ".so", ".pyd")
-PROJECTS = ("pyproject.toml", "setup.cfg", "setup.py")
-"""Files that say what a project is called when it is installed."""
-_ENDINGS = (*MODULES, *PROJECTS)
-_INITS = frozenset({"__init__.py", "__init__.pyx"})
-_VENDORED = re.compile(r"vendor|third.?part|extern", re.IGNORECASE)
 _EFFBENCH = os.path.realpath(Path(__file__).parents[1])
-
-
-def write_listing(file: Path, paths: Iterable[str]) -> None:
-    """Keep what `refuse_foreign` needs of the paths of a tree's files, relative to its top: it may be very many."""
-    text = "\0".join(path for path in paths if path.endswith(_ENDINGS))
-    file.write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
 def refuse_foreign(job: Mapping[str, Any]) -> None:
@@ -52,10 +33,10 @@ def refuse_foreign(job: Mapping[str, Any]) -> None:
         return
     paths = opened.so_far()
     with opened.unwatched():
-        _refuse(job, _trees(job), paths)
+        _refuse(job, trees_of(job), paths)
 
 
-def _refuse(job: Mapping[str, Any], trees: _Trees, paths: Sequence[str]) -> None:
+def _refuse(job: Mapping[str, Any], trees: Trees, paths: Sequence[str]) -> None:
     for spec in (*job.get("cells", ()), *([job["cell"]] if "cell" in job else [])):
         _require_named(str(spec["model"]), trees)
     # The innermost first: a package may be empty, and what is in it is what is run.
@@ -77,10 +58,10 @@ def explained(error: EffbenchError, job: Mapping[str, Any]) -> Reason:
     if not job.get("foreign"):
         return Reason.of(error)
     with opened.unwatched():
-        return _explained(error, _trees(job))
+        return _explained(error, trees_of(job))
 
 
-def _explained(error: EffbenchError, trees: _Trees) -> Reason:
+def _explained(error: EffbenchError, trees: Trees) -> Reason:
     text = str(error)
     if isinstance(error, Absent) and error.attribute and trees.is_alike(error.module):
         return Reason(f"{text}; its file is the same on both sides, so something else decides what is in it")
@@ -104,226 +85,10 @@ def _explained(error: EffbenchError, trees: _Trees) -> Reason:
     return Reason(f"{text}; {hint}" if hint else text, error.cause)
 
 
-# --- the two trees ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Held:
-    """A file that a tree has for a module, relative to its top, and the folder that would have to be imported from.
-
-    That one `is_inner` where it is a package: foo/onnx/ is hardly what others import as onnx, python/foo/ may be foo.
-    """
-
-    path: str
-    root: str
-    is_inner: bool = False
-
-
-class _Tree:
-    """The files of one side."""
-
-    def __init__(self, top: Path, files: Sequence[str]) -> None:
-        self.top, self.files = top, frozenset(files)
-        self._packages = {os.path.dirname(path) for path in files if os.path.basename(path) in _INITS}
-        self._by_name: dict[str, list[str]] = defaultdict(list)
-        for path in files:
-            if path.endswith(MODULES):
-                self._by_name[_parts(path)[-1]].append(path)
-
-    def holding(self, module: str) -> list[_Held]:
-        """The files that can be this module where modules are imported from the top, or from any other folder. A single
-        file within a package is none, nor is a vendored copy there: pip/_vendor/six.py is not the six that others
-        import.
-        """
-        wanted, found = module.split("."), []
-        for path in self._by_name.get(wanted[-1], ()):
-            parts = _parts(path)
-            root = "/".join(parts[: -len(wanted)])
-            if parts[-len(wanted) :] != wanted:
-                continue
-            is_inner = root in self._packages and root != ""
-            if is_inner and (_VENDORED.search(root) or (len(wanted) == 1 and os.path.basename(path) not in _INITS)):
-                continue
-            found.append(_Held(path, root, is_inner))
-        return found
-
-    def named(self, *names: str) -> list[str]:
-        """The files of modules with one of these last names, whatever folder they are in."""
-        return [path for name in dict.fromkeys(names) for path in self._by_name.get(name, ())]
-
-    @cached_property
-    def projects(self) -> frozenset[str] | None:
-        """What the projects in this tree are called when they are installed; None where they do not say."""
-        files = [self.top / path for path in self.files if os.path.basename(path) in PROJECTS]
-        names = frozenset().union(*map(_names_in, files))
-        return None if "" in names or (not names and any(map(_is_installable, files))) else names
-
-
-class _Trees:
-    """The tree of this side, `own`, and of the other one. `folder` is where this side works, in its own tree."""
-
-    def __init__(self, own: _Tree, other: _Tree, folder: Path, paths: Sequence[str]) -> None:
-        self.own, self.other, self.folder, self.paths = own, other, folder, paths
-        self._installation = tuple(_installation())
-        self._installed = [os.path.realpath(place) for place in self._installation]
-
-    def is_own(self, file: str) -> bool:
-        """Is this real path a file of this side's own tree? A copy that git does not know, where it knows another one,
-        is not: `_require_own` looks at those.
-        """
-        return self.is_near(file) and (not self.own.files or self.relative(file) in self.own.files)
-
-    def is_near(self, file: str) -> bool:
-        """Does it lie in this side's tree, and in no environment there?"""
-        return _within(file, str(self.own.top)) and not self._is_installed_in(file, str(self.own.top))
-
-    def is_of_other(self, file: str) -> bool:
-        """Does it lie in the other side's tree, and in no environment there?"""
-        own, other = str(self.own.top), str(self.other.top)
-        return _within(file, other) and not _within(file, own) and not self._is_installed_in(file, other)
-
-    def is_installed(self, file: str) -> bool:
-        return any(_within(file, place) for place in self._installed)
-
-    def _is_installed_in(self, file: str, top: str) -> bool:
-        """An environment often lies in the project that it is for; a project may also lie in an environment."""
-        inner = (place for place in self._installed if place != top and _within(place, top))
-        return any(_within(file, place) for place in inner)
-
-    def relative(self, file: str) -> str:
-        return os.path.relpath(file, self.own.top).replace(os.sep, "/")
-
-    def require_inside(self, name: str, written: str, file: str) -> None:
-        """Raises ForeignCode for a module that is found in this side's tree by way of a link that leads out of it."""
-        if not os.path.isabs(written):  # torch.ops is called _ops.py
-            return
-        place = os.path.normpath(written)
-        top = str(self.own.top)
-        if not _within(place, top) or _within(file, top):
-            return
-        if not any(_within(place, root) for root in self._installation if _within(root, top)):
-            raise ForeignCode(
-                f"'{name}' comes from {file}, where a link in the tree leads, so both sides would run the same code; "
-                "keep the files themselves in the repository"
-            )
-
-    def is_alike(self, place: str) -> bool:
-        """Do both sides hold the same file for a module that is there but lacks a name?"""
-        files = (
-            [place] if place.endswith(".py") else [str(self.own.top / held.path) for held in self.own.holding(place)]
-        )
-        inside = [self.relative(os.path.realpath(os.path.join(self.folder, file))) for file in files]
-        return any(
-            (content := _content(str(self.own.top / path))) is not None
-            and content == _content(str(self.other.top / path))
-            for path in inside
-        )
-
-    def ignored(self, place: str) -> str:
-        """What to say of a module that this side's tree lacks and that the other one has without git's knowledge."""
-        names = (
-            [place] if place.endswith(".py") else [f"{place.replace('.', '/')}{end}" for end in (".py", "/__init__.py")]
-        )
-        for root in (".", *self.paths):
-            for name in names:
-                inside = self.relative(os.path.realpath(os.path.join(self.folder, root, name)))
-                is_unknown = place and self.other.files and inside not in self.other.files
-                if is_unknown and (said := self.only_in_other(os.path.join(root, name))):
-                    return said
-        return ""
-
-    def claims(self, module: str) -> list[_Held]:
-        return [*self.own.holding(module), *self.other.holding(module)]
-
-    def copied(self, file: str, module: str) -> str | None:
-        """The file of the other side that this one, from elsewhere, is a copy of, and that this side has changed or
-        lacks. A project may be installed under a name that its folder does not have.
-        """
-        content = None
-        for path in self.other.named(Path(file).stem, module.rpartition(".")[2]):
-            theirs = self.other.top / path
-            if _size(file) in (None, 0) or _size(file) != _size(str(theirs)):
-                continue
-            content = _content(file) if content is None else content
-            if content is not None and content == _content(str(theirs)) != _content(str(self.own.top / path)):
-                return path
-        return None
-
-    @cached_property
-    def installed(self) -> frozenset[str]:
-        """The files that the repository's own projects have installed."""
-        found = set()
-        for name in (self.own.projects or frozenset()) | (self.other.projects or frozenset()):
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                for path in importlib.metadata.distribution(name).files or ():
-                    found.add(os.path.realpath(str(path.locate())))
-        return frozenset(found)
-
-    def is_of_another_project(self, module: str, file: str, held: Sequence[_Held] = ()) -> bool:
-        """Was it installed by a project that is not this repository's, which only has a file of that name?"""
-        above, number = Path(file).parents, len(module.split(".")) - (os.path.basename(file) not in _INITS)
-        if number >= len(above):
-            return False
-        place = above[number]
-        found = _distribution_of(str(place), os.path.relpath(file, place).replace(os.sep, "/"))
-        names = [tree.projects for tree in (self.own, self.other)]
-        if found is None or (None in names and not (held and all(each.is_inner for each in held))):
-            return False
-        name, source = found
-        tops = [str(tree.top) for tree in (self.own, self.other)]
-        if any(name.startswith(f"{each}-") or name.endswith(f"-{each}") for tree in names for each in tree or ()):
-            return False  # such as foo-nightly of the project foo
-        ours = frozenset().union(*(each for each in names if each is not None))
-        return name not in ours and not (source and any(_within(source, top) for top in tops))
-
-    def advice(self, held: _Held) -> str:
-        """What to do, so that the module is found in its own tree."""
-        root = os.path.relpath(self.own.top / held.root, self.folder)
-        known = [os.path.relpath(self.folder / path, self.folder) for path in self.paths]
-        if root in known:
-            return "remove the other copy, or what leads there (PYTHONPATH, an editable install)"
-        return f'add "{root}" to `paths` under [check] in effbench.toml, or remove the installed copy'
-
-    def is_in_submodule(self, path: str) -> bool:
-        """Does it lie in a submodule, whose files a revision names without holding them?"""
-        inside = os.path.relpath(os.path.abspath(path), self.own.top).replace(os.sep, "/")
-        with_submodules = self.own.top / ".gitmodules"
-        text = with_submodules.read_text(errors="replace") if with_submodules.is_file() else ""
-        places = re.findall(r"^\s*path\s*=\s*\"?(.+?)\"?\s*$", text, re.MULTILINE)
-        return any(_within(inside, place, "/") for place in places)
-
-    def only_in_other(self, path: str) -> str:
-        """What to say of a file or folder that this side's tree lacks and the other one has, git-ignored perhaps."""
-        place = os.path.realpath(os.path.join(self.folder, path))
-        if not _within(place, str(self.own.top)) or os.path.exists(place):
-            return ""
-        inside = self.relative(place)
-        if not (self.other.top / inside).exists():
-            return ""
-        return f"{inside} lies in the other side's tree only (git-ignored?): commit it, or read it from outside of both"
-
-
-@lru_cache(maxsize=4)
-def _loaded(folder: str, own: str, foreign: str, paths: tuple[str, ...], listings: tuple[str, ...]) -> _Trees:
-    files = [_listed(Path(listing)) for listing in listings] or [[], []]
-    tops = [Path(os.path.realpath(top)) for top in (own, foreign)]
-    return _Trees(_Tree(tops[0], files[0]), _Tree(tops[1], files[1]), Path(os.path.realpath(folder)), paths)
-
-
-def _trees(job: Mapping[str, Any]) -> _Trees:
-    own = job.get("own") or job["folder"]
-    return _loaded(job["folder"], own, job["foreign"], tuple(job.get("paths", ())), tuple(job.get("listings") or ()))
-
-
-def _listed(file: Path) -> list[str]:
-    text = file.read_bytes().decode("utf-8", "surrogateescape")
-    return text.split("\0") if text else []
-
-
 # --- what is refused --------------------------------------------------------------------------------
 
 
-def _require_named(model: str, trees: _Trees) -> None:
+def _require_named(model: str, trees: Trees) -> None:
     """The module or file that a network is named by comes from its own tree, whatever it is."""
     name, _ = external.split_arguments(model)
     place, _, attribute = name.rpartition(":")
@@ -353,7 +118,7 @@ def _require_named(model: str, trees: _Trees) -> None:
         )
 
 
-def _require_own(name: str, file: str, trees: _Trees) -> None:
+def _require_own(name: str, file: str, trees: Trees) -> None:
     """Raises ForeignCode for a module that the project has a file for and that is another one."""
     held = trees.claims(name)
     if trees.is_of_other(file):
@@ -382,15 +147,15 @@ def _require_own(name: str, file: str, trees: _Trees) -> None:
     )
 
 
-def _require_own_read(path: str, trees: _Trees) -> None:
+def _require_own_read(path: str, trees: Trees) -> None:
     """Raises ForeignCode for a file of the project that was read from the other side's tree, and for code that was read
     from a copy of it: a module need not be imported by a name.
     """
     top, is_code = str(trees.other.top), path.endswith(".py")
-    if not is_code and not _within(path, top):
+    if not is_code and not within(path, top):
         return
     file = os.path.realpath(path)
-    if _within(file, _EFFBENCH) or trees.is_near(file) or import_path.is_of_python(file):
+    if within(file, _EFFBENCH) or trees.is_near(file) or import_path.is_of_python(file):
         return
     if not trees.is_of_other(file):
         if is_code and not trees.is_installed(file) and (copy := trees.copied(file, "")) is not None:
@@ -400,8 +165,8 @@ def _require_own_read(path: str, trees: _Trees) -> None:
             )
         return
     inside = os.path.relpath(file, top)
-    own, content = trees.own.top / inside, _content(file)
-    if ".git" in inside.split(os.sep) or (not is_code and not own.exists()) or content in (None, _content(str(own))):
+    own, content = trees.own.top / inside, content_of(file)
+    if ".git" in inside.split(os.sep) or (not is_code and not own.exists()) or content in (None, content_of(str(own))):
         return
     raise ForeignCode(
         f"{inside} was read from the other side's tree, so both would use the same; read the tree's own file, by a "
@@ -409,18 +174,9 @@ def _require_own_read(path: str, trees: _Trees) -> None:
     )
 
 
-def _of_other(name: str, held: Sequence[_Held], trees: _Trees) -> ForeignCode:
+def _of_other(name: str, held: Sequence[Held], trees: Trees) -> ForeignCode:
     advice = trees.advice(held[0]) if held else "remove the installed copy that leads there"
     return ForeignCode(f"'{name}' was imported from the other side's tree, so both would run the same code; {advice}")
-
-
-# --- parts ------------------------------------------------------------------------------------------
-
-
-def _parts(path: str) -> list[str]:
-    """The module at a path, name by name: ``a/b/__init__.py`` is a, b."""
-    *folders, file = path.split("/")
-    return folders if file in _INITS and folders else [*folders, file.partition(".")[0]]
 
 
 def _file_of(module: ModuleType) -> str | None:
@@ -435,68 +191,3 @@ def _file_of(module: ModuleType) -> str | None:
 @cache
 def _real_folder(folder: str) -> str:
     return os.path.realpath(folder)
-
-
-def _within(path: str, place: str, separator: str = os.sep) -> bool:
-    return path == place or path.startswith(place.rstrip(separator) + separator)
-
-
-def _content(file: str) -> bytes | None:
-    try:
-        return Path(file).read_bytes()
-    except OSError:  # in an archive
-        return None
-
-
-def _size(file: str) -> int | None:
-    try:
-        return os.stat(file).st_size
-    except OSError:
-        return None
-
-
-def _installation() -> Iterator[str]:
-    """The folders that packages are installed in."""
-    yield from site.getsitepackages()
-    yield site.getusersitepackages()
-    yield sysconfig.get_path("purelib")
-    yield sysconfig.get_path("platlib")
-    yield from (sys.prefix, sys.base_prefix)
-
-
-@cache
-def _distribution_of(place: str, file: str) -> tuple[str, str] | None:
-    """Which project installed this file, relative to `place`: its name, and the folder that it was installed from."""
-    for found in importlib.metadata.distributions(path=[place]):
-        record = found.read_text("RECORD") or ""
-        if not record.startswith(f"{file},") and f"\n{file}," not in record:
-            continue
-        try:
-            url = urlsplit(json.loads(found.read_text("direct_url.json") or "{}").get("url", ""))
-        except ValueError:
-            url = urlsplit("")
-        return _plain(str(found.metadata["Name"])), os.path.realpath(unquote(url.path)) if url.scheme == "file" else ""
-    return None
-
-
-def _names_in(file: Path) -> set[str]:
-    """What a project's file calls it. Only a literal tells, and "" is for a name that is computed."""
-    try:
-        text = file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return set()
-    if file.name != "setup.py":
-        return {_plain(name) for name in re.findall(r"^\s*\bname\s*=\s*[\"']?([\w.-]+)", text, re.MULTILINE)}
-    literals = {_plain(name) for name in re.findall(r"\bname\s*=\s*[\"']([\w.-]+)[\"']", text)}
-    return literals | ({""} if re.search(r"\bname\s*=\s*[^\"'\s=]", text) else set())
-
-
-def _is_installable(file: Path) -> bool:
-    try:
-        return file.name == "setup.py" or (file.name == "pyproject.toml" and b"build-system" in file.read_bytes())
-    except OSError:
-        return False
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
