@@ -72,8 +72,7 @@ def of_block(timing: Timing) -> float | None:
     The thread's wait for a core and stolen time count as far as they explain a difference and no further: the kernel
     counts stolen time of all cores, in steps of 10 ms.
     """
-    active = _active_ns(timing)
-    return timing.cpu_ns / active if timing.cpu_ns and active else None
+    return _over_active(timing.cpu_ns, timing)
 
 
 def of_launches(launches: Iterable[Sequence[Timing]]) -> CpuShare | None:
@@ -82,11 +81,21 @@ def of_launches(launches: Iterable[Sequence[Timing]]) -> CpuShare | None:
     for timings in launches:
         if found := [share for timing in timings if (share := of_block(timing)) is not None]:
             shares.append(stats.median(found))
-        if every := [timing.process_ns / _active_ns(timing) for timing in timings if timing.process_ns]:
+        if every := [share for timing in timings if (share := _of_process(timing)) is not None]:
             process.append(stats.median(every))
     if not shares:
         return None
     return CpuShare(stats.median(shares), stats.median(process) if len(process) == len(shares) else None)
+
+
+def _of_process(timing: Timing) -> float | None:
+    return _over_active(timing.process_ns, timing)
+
+
+def _over_active(spent_ns: int | None, timing: Timing) -> float | None:
+    """None also for a block during which the wall clock was set back: it is stored as one that took no time."""
+    active = _active_ns(timing)
+    return spent_ns / active if spent_ns and active > 0 else None
 
 
 def _active_ns(timing: Timing) -> int:

@@ -44,7 +44,7 @@ def test_what_runs_when_python_starts_does_not_disturb(tmp_path: Path, start: st
 HANGS = {
     "sleeps": "import time; time.sleep(600)",
     "stopped": "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)",
-    "closes its pipes and lives on": "import os, time; os.closerange(3, 100); time.sleep(600)",
+    "closes its pipes and lives on": "import os, time; os.closerange(3, 4096); time.sleep(600)",
     "holds the lock of the interpreter": "import ctypes; ctypes.PyDLL(None).pause()",
 }
 
@@ -76,7 +76,7 @@ def test_one_that_dies_is_told_though_its_child_holds_the_pipes(tmp_path: Path) 
 
 def test_pipes_that_a_start_file_closes(tmp_path: Path) -> None:
     with pytest.raises(WorkerFailed, match=r"exit code 1; it last printed: OSError: .*Bad file descriptor"):
-        heard(tmp_path, "import atexit, os; os.closerange(3, 100); atexit.register(print, 'bye')")
+        heard(tmp_path, "import atexit, os; os.closerange(3, 4096); atexit.register(print, 'bye')")
 
 
 def test_no_program_that_a_network_starts_has_the_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
