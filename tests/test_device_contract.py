@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,6 +50,16 @@ def work(device: Device, size: int = 256) -> Any:
     return device.bind(lambda: left @ left, {})
 
 
+SPIN_NS = 200_000
+
+
+def spin() -> None:
+    """So much CPU time, on a machine of any speed."""
+    start = time.thread_time_ns()
+    while time.thread_time_ns() - start < SPIN_NS:
+        pass
+
+
 def scripted(device: Device) -> test_cuda.Gpu | None:
     """The scripted GPU that stands for a real one, where one does."""
     gpu = getattr(device, "_api", None)
@@ -79,12 +90,17 @@ def test_it_says_how_much_memory_was_held_at_most(device: Device) -> None:
 
 def test_a_block_is_positive_and_grows_with_its_calls(device: Device) -> None:
     """Elapsed time is positive and scales with k (one tool's was negative, in the wrong unit)."""
-    call = work(device)
+    call = device.bind(spin, {}) if device.kind == "cpu" else work(device)
     device.time_block(call, 20)
-    few = min(device.time_block(call, 10).wall_ns for _ in range(9))
-    many = min(device.time_block(call, 80).wall_ns for _ in range(9))
+    blocks = {calls: [device.time_block(call, calls) for _ in range(9)] for calls in (10, 80)}
+    # Where other processes take the cores, only the CPU clock grows with the calls.
+    spent = {calls: [timing.cpu_ns or timing.wall_ns for timing in every] for calls, every in blocks.items()}
+    few, many = min(spent[10]), min(spent[80])
     assert 0 < few < many
     assert 3 < many / few < 24, "8 times the calls: about 8 times as long"
+    if device.kind == "cpu":
+        assert few >= 10 * SPIN_NS and many >= 80 * SPIN_NS, "nanoseconds"
+        assert all(2 * timing.wall_ns > (timing.cpu_ns or 0) for every in blocks.values() for timing in every)
 
 
 def test_it_makes_exactly_the_calls_it_was_asked_for(device: Device) -> None:
@@ -176,6 +192,19 @@ def test_the_kernels_counters_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert device.time_block(touch, 1).minor_faults >= 1900
     assert device.time_block(lambda: None, 1000).minor_faults < 50
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counters of the Linux kernel")
+def test_its_files_are_closed_with_it() -> None:
+    """A suite of tests makes a device for each network, and a process may hold 1024 files."""
+
+    def timed() -> Timing:
+        return cpu.Cpu(1, whole_process=True).time_block(lambda: None, 1)
+
+    timed()
+    before = len(os.listdir("/proc/self/fd"))
+    assert sum(timed().calls for _ in range(20)) == 20
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_disturbances_are_named_by_cause() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import weakref
+from collections.abc import Mapping
 
 _TASKS = "/proc/self/task"
 
@@ -14,6 +16,7 @@ class Tasks:
         self._files: dict[str, int] = {}
         self._ended_ns = 0
         self._last_ns: dict[str, int] = {}
+        weakref.finalize(self, _close, self._files).atexit = False
 
     def run_delay_ns(self) -> int:
         """Nanoseconds that all threads so far have waited for a core, those that ended as far as they were seen."""
@@ -36,3 +39,8 @@ class Tasks:
         self._ended_ns += self._last_ns.pop(name, 0)
         if (file := self._files.pop(name, None)) is not None:
             os.close(file)
+
+
+def _close(files: Mapping[str, int]) -> None:
+    for file in files.values():
+        os.close(file)

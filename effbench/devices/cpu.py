@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,10 +52,10 @@ class Cpu(Device):
         self.threads = threads_on(threads, cluster)
         self._one_thread = self.threads == 1 and not whole_process
         self._cpu_clock = time.thread_time_ns if self._one_thread else time.process_time_ns
-        self._schedstat = _open("/proc/thread-self/schedstat")
+        self._schedstat = _kept_open("/proc/thread-self/schedstat", self)
         # Where threads of a runtime's own compute for the one that calls, they are who waits for a core.
         self._tasks = Tasks() if whole_process and self.threads == 1 else None
-        self._stat = _open("/proc/stat")
+        self._stat = _kept_open("/proc/stat", self)
 
     def facts(self) -> dict[str, Any]:
         found = {"kind": "cpu", "name": "cpu", "threads": self.threads, "machine": platform.machine()}
@@ -218,11 +219,14 @@ def thread_trouble(threads: int, cluster: str = "") -> str | None:
     return None
 
 
-def _open(path: str) -> int | None:
+def _kept_open(path: str, owner: Cpu) -> int | None:
+    """Open for as long as its owner lives: a suite of tests makes a device for each network that it measures."""
     try:
-        return os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return None
+    weakref.finalize(owner, os.close, descriptor).atexit = False
+    return descriptor
 
 
 def _status(*names: str) -> dict[str, int]:
