@@ -144,6 +144,11 @@ def quiet_rounds(result: Result) -> dict[tuple[int, int], Block]:
 def contaminated(result: Result) -> bool:
     """Whether outside causes disturbed more than a tenth of the cell's blocks."""
     every, disturbed = len(result.blocks), sum(1 for block in result.blocks if block.timing.flags)
+    return too_many(disturbed, every)
+
+
+def too_many(disturbed: int, every: int) -> bool:
+    """More than a tenth. One of fewer than ten is not, unless it is the only one."""
     return disturbed > max(1.0, CONTAMINATED_SHARE * every) or disturbed == every > 0
 
 
@@ -323,6 +328,12 @@ def switched(run: Run, cell: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, told)))
 
 
+def effects(run: Run, cell: str) -> tuple[str, ...]:
+    """What the cell's network does beside computing, such as keeping state, and in which dtype it is measured."""
+    told = [launch.probes.get(cell, {}).get("notes") for launch in run.launches]
+    return tuple(dict.fromkeys(note for each in told if each for note in each.split("; ")))
+
+
 def _notes(
     run: Run, result: Result, bound: str | None, own_clock: str, clock: str, share: CpuShare | None
 ) -> tuple[str, ...]:
@@ -338,8 +349,7 @@ def _notes(
     if own_clock == "cpu" and share is not None and not share.is_usual:
         notes.append(share.amount)
     notes += switched(run, result.cell.id)
-    told = [launch.probes.get(result.cell.id, {}).get("notes") for launch in run.launches]
-    notes += dict.fromkeys(note for each in told if each for note in each.split("; "))
+    notes += effects(run, result.cell.id)
     call_s = sum(block.timing.wall_ns for block in result.blocks) * 1e-9 / max(calls, 1)
     if calls and faults / calls > FAULTS_PER_CALL * max(1.0, call_s / FAULTS_CALL_S):
         notes.append(f"{faults / calls:.2g} page faults a call")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import compileall
+import gc
 import os
 import sys
 import tempfile
@@ -69,6 +70,13 @@ def denormals() -> Iterator[None]:
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
+def collecting() -> Iterator[None]:
+    """A worker switches the garbage collector off for good, also one that a test runs in this process."""
+    yield
+    gc.enable()
 
 
 @pytest.fixture

@@ -206,11 +206,15 @@ def test_ctrl_c_is_answered_when_all_is_put_back(monkeypatch: pytest.MonkeyPatch
         enter(tracer, module, args)
 
     monkeypatch.setattr(Tracer, "_enter", pressed)
-    handler = signal.getsignal(signal.SIGINT)
-    with no_threads(monkeypatch) as children, unchanged(network), pytest.raises(KeyboardInterrupt):
-        profile(network, (3, 8, 8))
-    assert len(seen) == 1 + len(network) and not children
-    assert signal.getsignal(signal.SIGINT) is handler
+    # A shell starts what runs in its background with an ignored Ctrl-C.
+    before, handler = signal.signal(signal.SIGINT, signal.default_int_handler), signal.default_int_handler
+    try:
+        with no_threads(monkeypatch) as children, unchanged(network), pytest.raises(KeyboardInterrupt):
+            profile(network, (3, 8, 8))
+        assert len(seen) == 1 + len(network) and not children
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("counted", [profile, count])

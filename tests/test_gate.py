@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy
 import pytest
 from scipy import stats as scipy_stats
 
 from effbench.core import Launch, Run
 from effbench.errors import Reason
-from effbench.gates import pairs
+from effbench.gates import many, pairs
 from effbench.gates import rule as gate
 from effbench.gates.decision import Decision
 from effbench.gates.pairs import Pair
@@ -157,6 +158,21 @@ def test_a_disturbed_cell_proves_nothing_either_way() -> None:
     assert Decision(found).exit_code == 4
 
 
+@pytest.mark.parametrize(("rounds", "bad", "is_disturbed"), [(8, 1, False), (8, 2, True), (1, 1, True), (20, 2, False)])
+def test_one_disturbed_round_of_few_is_not_too_many(rounds: int, bad: int, is_disturbed: bool) -> None:
+    """What a slow network has in a launch, in one gate as in many at once."""
+    sides = [run_of(TIMES, launches=1, rounds=rounds, noise=0.004, seed=seed) for seed in (1, 2)]
+    blocks = tuple(
+        replace(block, timing=replace(block.timing, flags=("steal",))) if place < bad else block
+        for place, block in enumerate(sides[1].result(SLOW).blocks)
+    )
+    results = tuple(replace(r, blocks=blocks) if r.cell.id == SLOW else r for r in sides[1].results)
+    pair = Pair(sides[0], replace(sides[1], results=results))
+    assert bool(gate.Evidence.of(pair, SLOW).disturbed) == is_disturbed
+    counts = (numpy.array([[bad]]), numpy.array([[rounds]]))
+    assert many._too_many(counts, numpy.array([[0]])).tolist() == [[is_disturbed]]
+
+
 def test_few_disturbed_rounds_are_set_aside_in_pairs_and_counted() -> None:
     pair = disturbed(pair_of(0.10), 20)
     assert verdicts(judged(pair)) == ["REGRESSION", "PASS", "PASS"]
@@ -261,6 +277,8 @@ def test_a_cell_that_only_one_side_runs() -> None:
         (None, Reason("no file", "absent"), "REGRESSION"),
         (None, Reason("imports 'x'", "lacks"), "REGRESSION"),
         (Reason("no file", "absent"), "it breaks", "INCONCLUSIVE"),
+        ("it breaks", "it breaks", "INCONCLUSIVE"),
+        ("out of memory: 3 GiB", "out of memory: 3 GiB", "ENVIRONMENT"),
     ],
 )
 def test_new_is_only_what_the_revision_does_not_hold(baseline: str | None, candidate: str | None, verdict: str) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -131,14 +129,6 @@ def job(**changes: Any) -> dict[str, Any]:
         "device_options": {"noise": 0.001}, "runtimes": ["eager"], "mode": "infer", "sampling": {},
         "cells": cells, **changes,
     }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def collecting() -> Iterator[None]:
-    """What a worker switches off for good is on again for the tests that follow in this process."""
-    yield
-    gc.unfreeze()
-    gc.enable()
 
 
 def events_of(task: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

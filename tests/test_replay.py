@@ -119,7 +119,9 @@ def test_many_gates_decide_as_one_gate_does(seed: int) -> None:
                 wall[cell] = [[i.log_ratio + at for i in made.wall[cell].get(n, ())] for n in places[:look]]
                 for counts, reasons in ((made.disturbed, disturbed), (made.unsteady, unsteady)):
                     seen = [counts.get(cell, {}).get(n, (0, 0)) for n in places[:look]]
-                    if sum(bad for bad, _ in seen) > 0.1 * sum(every for _, every in seen):
+                    bad, every = sum(few for few, _ in seen), sum(each for _, each in seen)
+                    one_is_none = counts is made.disturbed and bad == 1 < every
+                    if bad > 0.1 * every and not one_is_none:
                         reasons[cell] = "so"
             one.look(number, ratios, wall, disturbed=disturbed, unsteady=unsteady)
         for column, cell in enumerate(made.cells):

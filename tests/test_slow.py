@@ -217,6 +217,23 @@ def test_what_a_run_takes_is_said_as_soon_as_it_is_known(
     assert all(len(result.blocks) >= 15 for result in run.results), "the least is measured whatever the budget"
 
 
+def test_many_quick_networks_overrun_a_budget_before_their_calls_show_it() -> None:
+    ahead = forecast.Forecast(Sampling(launches=1), 10.0, cells=30, left=1)
+    events = [{"event": "call", "cell": "a", "seconds": 1e-4, "at_s": 3.0}] * 2
+    events += [{"event": "prepared", "at_s": at_s} for at_s in (14.0, 16.0, 17.0)]
+    said = [ahead.take(event) for event in events]
+    assert [bool(line) for line in said] == [False, False, False, True, False]
+    assert said[3].startswith("16 s are over and 1 of 30 cells are warming up, beyond the budget of 10 s; ")
+    ahead = forecast.Forecast(Sampling(launches=1), 10.0, cells=30, left=1)
+    assert not any(map(ahead.take, ({"event": "null", "at_s": 3.0}, {"event": "block", "at_s": 40.0}))), "in the rounds"
+
+
+def test_a_forecast_names_what_takes_long_before_the_first_call() -> None:
+    ahead = forecast.Forecast(Sampling(launches=2), 10.0, cells=1, left=2)
+    lines = [ahead.take({"event": "call", "cell": "a", "seconds": 1e-3, "at_s": 60.0}) for _ in range(2)]
+    assert "what comes before the first call takes 60 s; so the whole takes" in "".join(lines)
+
+
 def test_a_forecast_that_doubles_is_said_again() -> None:
     calls = [("a", 2.0), ("a", 2.0), ("b", 1.0), ("b", 1.0), ("c", 9.0), ("c", 3.0)]
     ahead = forecast.Forecast(Sampling(launches=2), 10.0, cells=3, left=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -44,15 +45,41 @@ def test_a_signal_keeps_what_was_measured_and_leaves_nothing(
     study_file(tmp_path, "launches=900, min_rounds=6, max_rounds=6, warmup_s=0.0, max_warmup_s=0.05, block_s=0.001")
     # Real processes: a fork of ours calls Python code where it forks, in which Python drops errors.
     words = [*EFFBENCH, "run", "tiny.py", "--device", "fake", "--out", "run"]
-    with subprocess.Popen(words, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+    number = getattr(signal, name)
+    with subprocess.Popen(
+        words,
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # also where the tests run under nohup
+    ) as process:
         wait_until(lambda: (tmp_path / "run").exists() and "block" in kinds(tmp_path / "run"), process)
         below = psutil.Process(process.pid).children(recursive=True)
         for _ in range(3):  # who is impatient changes nothing
-            process.send_signal(getattr(signal, name))
+            process.send_signal(number)
         _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + getattr(signal, name)
+    assert process.returncode == 128 + number
     assert said.startswith("effbench: interrupted; ") and "finish with: effbench run --resume run" in said
     assert not list(own.glob("effbench-*")) and not psutil.wait_procs(below, 10)[1]
+
+
+@posix
+def test_names_that_the_locale_cannot_read(tmp_path: Path) -> None:
+    """Of a file in effbench.toml, which is UTF-8; and of a bundle's folder, which runtimes take as text."""
+    (tmp_path / "mün ☃").mkdir()
+    (tmp_path / "mün ☃" / "nötz.py").write_text("from torch import nn\ndef build(): return nn.Conv2d(8, 8, 1)\n")
+    (tmp_path / "effbench.toml").write_text(
+        '[models."nötz"]\nmodel = "mün ☃/nötz.py:build"\ninput = "8x8x8"\nmax_madds = "4096"\n', "utf-8"
+    )
+    ascii_only = {**environment(), "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "LANG": "C"}
+    words = [("check", "--json"), ("run-bundle", "mün ☃")]
+    done = [
+        subprocess.run([*EFFBENCH, *each], cwd=tmp_path, env=ascii_only, capture_output=True, text=True, timeout=120)
+        for each in words
+    ]
+    assert done[0].returncode == 0 and json.loads(done[0].stdout)["verdict"] == "PASS", done[0]
+    assert done[1].returncode == 2 and "set PYTHONUTF8=1, or move it" in done[1].stderr, done[1]
 
 
 def test_nohup_stays_and_signals_are_given_back() -> None:

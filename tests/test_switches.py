@@ -23,6 +23,8 @@ from shell import effbench
 from effbench import summary
 from effbench.core import Launch
 from effbench.devices.fake import Fake
+from effbench.gates import subjects
+from effbench.gates.baseline import name_of
 from effbench.measurement import counting, switches
 from effbench.measurement._switch_table import Switch, rows
 from effbench.measurement.switches import Held, Switched
@@ -206,6 +208,18 @@ def test_a_summary_notes_it() -> None:
     told = replace(run, launches=(launch, *run.launches[1:], replace(launch, number=9)))
     assert summary.switched(told, cell) == ("x sets y",)
     assert "x sets y" in next(each for each in summary.summarise(told) if each.cell.id == cell).notes
+
+
+def test_a_gate_tells_what_its_networks_do_and_in_which_dtype() -> None:
+    run = run_of(TIMES)
+    result = run.results[0]
+    launch = Launch(
+        0, 0, probes={result.cell.id: {"notes": "it keeps state; its weights are bfloat16", "switches": "x"}}
+    )
+    told = replace(run, launches=(launch, *run.launches[1:]))
+    name = name_of(result.cell.case)
+    expected = ("x", f"{name}: it keeps state", f"{name}: its weights are bfloat16")
+    assert subjects.remarks([told, told]) == expected and subjects.remarks([run]) == ()
 
 
 # --- real processes ---------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from effbench import plan, reading, runtimes
+from effbench import plan, reading, runtimes, streams
 from effbench.core import Cell, Cost, Experiment
 from effbench.errors import EffbenchError, InvalidValue, StorageError, UnknownName
 from effbench.measurement.keeping import EXPECTED_FILE, INPUTS_FILE
@@ -69,6 +69,10 @@ def load(directory: str | Path) -> Bundle:
     Raises StorageError for a folder that holds none, CorruptBundle for one that makes no sense.
     """
     path = Path(directory) / BUNDLE_FILE
+    if streams.readable(str(path.absolute())) != str(path.absolute()):
+        raise StorageError(
+            f"the locale cannot read the name of {directory}, and runtimes take no other; set PYTHONUTF8=1, or move it"
+        )
     try:
         data = path.read_bytes()
     except OSError as error:

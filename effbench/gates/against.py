@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from effbench import summary
 from effbench.errors import CannotStart, EffbenchError, InvalidValue, NotComparable
 from effbench.gates import listings, power, replay, revision, subjects
 from effbench.gates import rule as gate
@@ -164,14 +163,8 @@ def decide(
     decided = _decision(plan, sides, directory, begun, found, pair)
     measured = [item.cell for item in found if item.change is not None]
     mean = gate.geomean(pair, measured) if pair is not None and len(measured) > 1 else None
-    return replace(decided, geomean=mean, notes=(*notes, *switched(pair)))
-
-
-def switched(pair: Pair | None) -> tuple[str, ...]:
-    """Notes on networks that change global settings as they are built: both sides are measured without that."""
     runs = () if pair is None else (pair.baseline, pair.candidate)
-    told = (note for run in runs for result in run for note in summary.switched(run, result.cell.id))
-    return tuple(dict.fromkeys(told))
+    return replace(decided, geomean=mean, notes=(*notes, *subjects.remarks(runs)))
 
 
 def record(plan: Plan, sides: Sides, directory: Path, *, launches: int, command: str = "", watch: Watch) -> Pair:

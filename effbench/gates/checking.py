@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from effbench import devices, environment, feeding, lineup, plan, runner, storage, summary
+from effbench import devices, environment, feeding, lineup, plan, runner, storage
 from effbench.core import Cell, Run
 from effbench.errors import CorruptRun, DeviceUnavailable, EffbenchError, InvalidValue, NotComparable, StorageError
 from effbench.gates import baseline, budgets
@@ -17,7 +17,7 @@ from effbench.gates.budgets import Stored
 from effbench.gates.config import YARDSTICK, Config
 from effbench.gates.decision import Decision, Finding
 from effbench.gates.rule import Rule
-from effbench.gates.subjects import YARDSTICK_CASE, CostsOf, Counts, facts, of_cases, planned, study
+from effbench.gates.subjects import YARDSTICK_CASE, CostsOf, Counts, facts, of_cases, planned, remarks, study
 from effbench.plan import Plan
 from effbench.runner import Progress, Watch
 
@@ -122,7 +122,7 @@ def against_run(
         decision,
         findings=(*verdicts, *found),
         geomean=baseline.geomean(stored, run, judged, unit),
-        notes=(*decision.notes, *baseline.remarks(stored, run, judged, unit), *_switched(run)),
+        notes=(*decision.notes, *baseline.remarks(stored, run, judged, unit), *remarks([run])),
         facts=facts(run.environment),
         directory=str(directory),
         seconds=time.monotonic() - started,
@@ -142,10 +142,6 @@ def together(decisions: Sequence[Decision]) -> Decision:
 
 
 # --- parts ------------------------------------------------------------------------------------------
-
-
-def _switched(run: Run) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(note for result in run for note in summary.switched(run, result.cell.id)))
 
 
 def _measure(chosen: Plan, directory: Path, command: str, watch: Watch | None) -> Run:

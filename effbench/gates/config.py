@@ -158,12 +158,14 @@ def _decoded(path: Path, data: bytes) -> str:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
         raise InvalidValue(f"{path} is UTF-16, as PowerShell's > writes it, or no text; save it as UTF-8")
     try:
-        return data.decode("utf-8-sig")  # Notepad and PowerShell write a byte order mark
+        text = data.decode("utf-8-sig")  # Notepad and PowerShell write a byte order mark
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InvalidValue(
             f"{path} is not UTF-8: byte {data[error.start]:#x} in line {line}; save it as UTF-8"
         ) from None
+    # Files are named as the locale names them, also by one that knows ASCII alone.
+    return text if text.isascii() else os.fsdecode(text.encode())
 
 
 def chosen(config: Config, models: Sequence[str]) -> Config:

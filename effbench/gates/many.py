@@ -137,7 +137,7 @@ def decide(numbers: Arrays, drawn: Array, rule: Rule, shift: Array | float = 0.0
         if look > launches:
             break
         here = drawn[:, :look]
-        is_disturbed, is_unsteady = (_beyond(counts, here) for counts in (numbers.disturbed, numbers.unsteady))
+        is_disturbed, is_unsteady = _too_many(numbers.disturbed, here), _beyond(numbers.unsteady, here)
         share = alpha if wall is None else alpha * (1 - WALL_SHARE)
         slower = numpy.where(is_disturbed, 1.0, p_above(values, here, rule.smallest_effect, shift))
         is_slower = _holm(slower) <= share
@@ -221,8 +221,15 @@ def _two_counts(recorded: Record, counts: Counts) -> tuple[Array, Array]:
     return both[..., 0], both[..., 1]
 
 
+def _too_many(counts: tuple[Array, Array], drawn: Array) -> Array:
+    """`summary.too_many` of a suite's cell (suites × cells)."""
+    bad, every = (each[:, drawn].sum(axis=2).T for each in counts)
+    beyond: Array = _beyond(counts, drawn) & ((bad > 1) | (bad == every))
+    return beyond
+
+
 def _beyond(counts: tuple[Array, Array], drawn: Array) -> Array:
-    """Whether more of a suite's cell (suites × cells) is disturbed, or unsteady, than a tenth."""
+    """Whether more than a tenth is, of a suite's cell (suites × cells)."""
     bad, every = (each[:, drawn].sum(axis=2).T for each in counts)
     beyond: Array = bad > CONTAMINATED_SHARE * every
     return beyond

@@ -18,7 +18,7 @@ from effbench.core import Cost, Estimate
 from effbench.gates import budgets, pairs
 from effbench.gates.decision import Finding, Word
 from effbench.gates.pairs import Pair
-from effbench.summary import CONTAMINATED_SHARE
+from effbench.summary import CONTAMINATED_SHARE, too_many
 
 LOOKS = (4, 6, 9, 13)
 """Launches after which the gate looks."""
@@ -244,7 +244,7 @@ class Evidence:
         found = pairs.rounds(pair, cell)
         aside = sum(1 for item in found if item.flags)
         disturbed = unsteady = ""
-        if aside > CONTAMINATED_SHARE * len(found):
+        if too_many(aside, len(found)):
             causes = ", ".join(dict.fromkeys(flag for item in found for flag in item.flags))
             disturbed = f"{aside} of {len(found)} rounds were disturbed from outside ({causes})"
         keep = bool(disturbed)
@@ -316,10 +316,10 @@ def unmeasured(baseline: str | None, candidate: str | None) -> tuple[Word, str]:
     New is only what the baseline's revision does not hold, which its `errors.Reason` says. One that it holds and that
     does not run there leaves nothing to compare with, and that passes nothing.
     """
-    if baseline and candidate and "start" not in (_cause(baseline), _cause(candidate)):
+    if baseline and candidate and not any(map(_is_of_the_machine, (baseline, candidate))):
         return "INCONCLUSIVE", f"neither side runs it: {candidate}"
     for side, reason in zip(pairs.SIDES, (baseline, candidate), strict=True):
-        if reason and (_cause(reason) == "start" or "out of memory" in reason):
+        if _is_of_the_machine(reason):
             return "ENVIRONMENT", f"the {side} cannot run it: {reason}"
     if not baseline:
         return "REGRESSION", f"the baseline runs it, this does not: {candidate}"
@@ -329,6 +329,11 @@ def unmeasured(baseline: str | None, candidate: str | None) -> tuple[Word, str]:
         advice = "give --against-python the python of an environment that has it"
         return "ENVIRONMENT", f"the baseline cannot run it here: {baseline}, or {advice}"
     return "INCONCLUSIVE", f"the baseline does not run it: {baseline}; there is nothing to compare with"
+
+
+def _is_of_the_machine(reason: str | None) -> bool:
+    """Whether a process could not start there, or there was too little memory."""
+    return reason is not None and (_cause(reason) == "start" or "out of memory" in reason)
 
 
 def _cause(reason: str) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from effbench import api, feeding, lineup, plan
-from effbench.core import Case, Cell, Cost, Environment, Experiment, Sampling
+from effbench import api, feeding, lineup, plan, summary
+from effbench.core import Case, Cell, Cost, Environment, Experiment, Run, Sampling
 from effbench.errors import CannotStart, EffbenchError, Reason, of_reason
 from effbench.feeding import Input
 from effbench.gates.baseline import name_of
@@ -55,6 +55,18 @@ def planned(config: Config, experiment: Experiment) -> Plan:
     found = plan.make(experiment, sampling=chosen, **config.options())
     batches = {subject.name: subject.batch or config.batch or 1 for subject in config.subjects}
     return replace(found, cells=tuple(replace(cell, batch=batches.get(name_of(cell.case), 1)) for cell in found.cells))
+
+
+def remarks(runs: Iterable[Run]) -> tuple[str, ...]:
+    """What to know of the networks of a gate: what they set for the whole process, what they do beside computing, and
+    in which dtype they are measured where that is not their own.
+    """
+    told: list[str] = []
+    for run in runs:
+        for result in run:
+            told += summary.switched(run, result.cell.id)
+            told += [f"{name_of(result.cell.case)}: {note}" for note in summary.effects(run, result.cell.id)]
+    return tuple(dict.fromkeys(told))
 
 
 def here(config: Config) -> Site:

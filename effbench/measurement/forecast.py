@@ -58,11 +58,14 @@ class Forecast:
         least: int | None = None,
     ) -> None:
         self._sampling, self._budget_s, self._alone = sampling, budget_s, cells == 1 and sides == 1
+        self._cells = cells
         self._left, self._used_s, self._sides = left, used_s, sides
         self._least = least or min(stop.MIN_ROUNDS_ON_BUDGET, sampling.max_rounds)
         self._start_s = self._first_s = 0.0
         self._calls: dict[str, list[float]] = {}
         self._said_s = 0.0
+        self._measures = False
+        """Whether the rounds have begun: what they take was said before."""
 
     @property
     def least_s(self) -> float:
@@ -98,7 +101,8 @@ class Forecast:
         if event["event"] == "ready":
             self._start_s = self._start_s or at_s
         if event["event"] != "call":
-            return ""
+            self._measures = self._measures or event["event"] == "null"
+            return self._late(at_s)
         seconds, calls = event["seconds"], self._calls.setdefault(event["cell"], [])
         if not calls and len(self._calls) == 1:
             self._first_s = max(0.0, at_s - seconds)
@@ -107,14 +111,29 @@ class Forecast:
             return ""
         least_s = self.least_s
         if not is_overrun(least_s, self._budget_s) or least_s < AGAIN * self._said_s:
-            return ""
+            return self._late(at_s)
         self._said_s = least_s
         return self._words(event["cell"], min(calls), least_s)
 
+    def _late(self, at_s: float) -> str:
+        """Many quick networks overrun a budget before their calls show it: each is built, looked at and counted."""
+        spent_s = self._used_s + at_s
+        if self._said_s or self._measures or not is_overrun(spent_s, self._budget_s):
+            return ""
+        self._said_s = spent_s
+        return (
+            f"{shown(spent_s)} are over and {len(self._calls)} of {self._cells} cells are warming up, beyond the "
+            f"budget of {self._budget_s:g} s; interrupt it to stop, or ask for fewer cells"
+        )
+
     def _words(self, cell: str, call_s: float, least_s: float) -> str:
         more = "" if self._left == 1 else ", or ask for fewer launches"
+        before_s = self._first_s + (self._left - 1) * self._start_s
+        why = f"{cell} takes {shown(call_s)} a call; at that pace"
+        if 2 * before_s > least_s:
+            why = f"what comes before the first call takes {shown(before_s)}; so"
         return (
-            f"{cell} takes {shown(call_s)} a call; at that pace the whole takes {shown(least_s)} or more, beyond the "
+            f"{why} the whole takes {shown(least_s)} or more, beyond the "
             f"budget of {self._budget_s:g} s; interrupt it to stop{more}"
         )
 

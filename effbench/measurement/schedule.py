@@ -18,5 +18,6 @@ def first_side(cell: str, *, seed: int, launch: int, round: int) -> int:
 
     Two rounds are ABBA or BAAB, in which a linear drift cancels.
     """
-    drawn = random.Random(f"{seed}/{launch}/{round // 2}/{cell}").randrange(2)
+    # Bytes of UTF-8 seed as their text does. In an ASCII locale a name may hold bytes that are no text.
+    drawn = random.Random(f"{seed}/{launch}/{round // 2}/{cell}".encode("utf-8", "surrogateescape")).randrange(2)
     return drawn ^ (round % 2)
