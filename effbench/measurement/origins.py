@@ -8,11 +8,11 @@ the repository, on either side, has a file for.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from effbench.errors import Absent, EffbenchError, ForeignCode, LacksPackage, ModelError, Reason
@@ -21,6 +21,7 @@ from effbench.measurement.trees import Held, Trees, content_of, within
 from effbench.measurement.trees import of_job as trees_of
 from effbench.zoo import external, import_path
 
+_CODE = re.compile(r"\.(py|pyc|so|so\.[\d.]+|pyd|dylib|dll)$")
 _EFFBENCH = os.path.realpath(Path(__file__).parents[1])
 
 
@@ -40,13 +41,14 @@ def _refuse(job: Mapping[str, Any], trees: Trees, paths: Sequence[str]) -> None:
     for spec in (*job.get("cells", ()), *([job["cell"]] if "cell" in job else [])):
         _require_named(str(spec["model"]), trees)
     # The innermost first: a package may be empty, and what is in it is what is run.
-    for name, module in sorted(sys.modules.items(), key=lambda item: -item[0].count(".")):
-        file = _file_of(module)
-        if file is None or name.partition(".")[0] in ("effbench", "__main__", "__mp_main__"):
+    for name, module in sorted([*sys.modules.items()], key=lambda item: -item[0].count(".")):
+        written = opened.written_file(module)
+        if written is None or name.partition(".")[0] in ("effbench", "__main__", "__mp_main__"):
             continue
+        file = _real(written)
         if not trees.is_own(file):
             _require_own(name, file, trees)
-            trees.require_inside(name, str(module.__file__), file)
+            trees.require_inside(name, written, file)
     for path in paths:
         _require_own_read(path, trees)
 
@@ -101,10 +103,10 @@ def _require_named(model: str, trees: Trees) -> None:
             return
     else:
         module = sys.modules.get(place)
-        loaded = None if module is None else _file_of(module)
-        if loaded is None:
+        written = opened.written_file(module)
+        if written is None:
             return
-        file = loaded
+        file = _real(written)
     if trees.is_own(file):
         return
     held = trees.claims(place)
@@ -151,10 +153,10 @@ def _require_own_read(path: str, trees: Trees) -> None:
     """Raises ForeignCode for a file of the project that was read from the other side's tree, and for code that was read
     from a copy of it: a module need not be imported by a name.
     """
-    top, is_code = str(trees.other.top), path.endswith(".py")
-    if not is_code and not within(path, top):
+    file, top = _real(path), str(trees.other.top)
+    is_code = _CODE.search(file) is not None
+    if not is_code and not within(file, top):
         return
-    file = os.path.realpath(path)
     if within(file, _EFFBENCH) or trees.is_near(file) or import_path.is_of_python(file):
         return
     if not trees.is_of_other(file):
@@ -179,11 +181,8 @@ def _of_other(name: str, held: Sequence[Held], trees: Trees) -> ForeignCode:
     return ForeignCode(f"'{name}' was imported from the other side's tree, so both would run the same code; {advice}")
 
 
-def _file_of(module: ModuleType) -> str | None:
-    """The real path of what a module was loaded from; None where it has none."""
-    file = getattr(module, "__file__", None)
-    if not isinstance(file, str) or not file:
-        return None
+def _real(file: str) -> str:
+    """The real path of a file: thousands lie in few folders."""
     folder, name = os.path.split(file)
     return os.path.realpath(file) if os.path.islink(file) else os.path.join(_real_folder(folder), name)
 
