@@ -493,3 +493,51 @@ def test_no_module_is_run_to_learn_where_it_comes_from(
     assert type(lazy) is not ModuleType, "and it still has not"
     monkeypatch.setitem(sys.modules, "foo_lazily", importlib.util.module_from_spec(spec))
     assert "'foo_lazily' was imported from" in refused({"lib/foo_lazily.py": ""})
+
+
+def test_a_package_of_others_is_not_a_lone_file_of_its_name(refused: Refused, tmp_path: Path) -> None:
+    theirs = {"utils_/__init__.py": "", "utils_/layers.py": "N = 2\n"}
+    place = written(tmp_path / "site", theirs)
+    assert refused({"tests/utils_.py": "x = 1\n"}, "utils_.layers", path=[place]) == ""
+    said = refused({"tests/utils_.py": "", "lib/utils_/__init__.py": ""}, "utils_.layers", path=[place])
+    assert "'utils_' was imported from" in said
+
+
+def test_an_extension_that_was_built_in_place_is_no_copy(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is told to delete his build."""
+    project = {"foo/__init__.py": "", "foo/_c.pyx": "N = 2\n"}
+    module = ModuleType("foo._c")
+    module.__file__ = str(tmp_path / "top/foo/_c.so")
+    monkeypatch.setitem(sys.modules, "foo._c", module)
+    said = refused(project, ignored={"foo/_c.so": "built"})
+    assert "foo/_c.so, this side's own build of foo/_c.pyx" in said and "remove" not in said
+    assert "check --save-baseline" in said
+
+
+def test_a_generated_module_is_told_of_as_such_and_a_name_that_is_taken_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = {"src/foo/__init__.py": "", "packaging/blocks.py": "", "packaging/__init__.py": "", "nets.py": ""}
+    tree = written(tmp_path / "tree", project)
+    top = written(tmp_path / "top", {**project, "src/foo/_version.py": "", "src/foo/_fast.abi3.so": ""})
+    for file in ("before", "now"):
+        trees.write_listing(tmp_path / file, project)
+    job = Site(tree, (".", "src"), top, tree, (tmp_path / "before", tmp_path / "now")).job()
+    monkeypatch.chdir(tree)
+    trees._loaded.cache_clear()
+    for name, file in (("foo._version", "_version.py"), ("foo._fast", "_fast.abi3.so")):
+        said = origins.explained(lacking(name), job)
+        assert said.cause == "" and f"src/foo/{file} lies in the other side's tree only (git-ignored?)" in said
+        assert "remove" not in said and "check --save-baseline" in said
+    assert "the name 'packaging' is taken by a package that torch" in origins.explained(
+        lacking("packaging.blocks"), job
+    )
+    computed = absent("nets.py")
+    computed.attribute = "build_big"
+    (top / "nets.py").write_text("globals()['build_' + 'big'] = int")
+    said = origins.explained(computed, job)
+    assert said.cause == "" and "something else decides whether it is there" in said
+    (top / "nets.py").write_text("def build_big(): ...")
+    assert origins.explained(computed, job).cause == "absent"

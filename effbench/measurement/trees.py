@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.machinery
 import importlib.metadata
 import json
 import os
@@ -89,6 +90,9 @@ class Tree:
 class Trees:
     """The tree of this side, `own`, and of the other one. `folder` is where this side works, in its own tree."""
 
+    RECORDED = "record that revision where it is complete (check --save-baseline DIR), then check --baseline DIR"
+    """What works for files that git does not keep."""
+
     def __init__(self, own: Tree, other: Tree, folder: Path, paths: Sequence[str]) -> None:
         self.own, self.other, self.folder, self.paths = own, other, folder, paths
         self._installation = tuple(_installation())
@@ -146,16 +150,33 @@ class Trees:
             for path in inside
         )
 
+    def is_named_by_other(self, place: str, attribute: str) -> bool:
+        """Does the other side's file for a module say this name, which this side's lacks? A name may be computed."""
+        if place.endswith(".py"):
+            files = [self.relative(os.path.realpath(os.path.join(self.folder, place)))]
+        else:
+            files = [held.path for held in self.other.holding(place)]
+        texts = [content_of(str(self.other.top / file)) or b"" for file in files]
+        word = re.compile(rf"\b{re.escape(attribute)}\b")
+        return any(word.search(text.decode("utf-8", "replace")) for text in texts)
+
+    def is_build(self, file: str, held: Sequence[Held]) -> bool:
+        """Is this an extension that was built in place in this side's tree, beside the Cython file that it is of?"""
+        place = os.path.dirname(self.relative(file)) if self.is_near(file) else None
+        sources = [each.path for each in held if each.path.endswith(".pyx")]
+        return file.endswith((".so", ".pyd")) and any(os.path.dirname(path) == place for path in sources)
+
     def ignored(self, place: str) -> str:
         """What to say of a module that this side's tree lacks and that the other one has without git's knowledge."""
-        names = (
-            [place] if place.endswith(".py") else [f"{place.replace('.', '/')}{end}" for end in (".py", "/__init__.py")]
-        )
+        ends = (".py", "/__init__.py", *importlib.machinery.EXTENSION_SUFFIXES)
+        names = [place] if place.endswith(".py") else [f"{place.replace('.', '/')}{end}" for end in ends]
         for root in (".", *self.paths):
             for name in names:
                 inside = self.relative(os.path.realpath(os.path.join(self.folder, root, name)))
                 is_unknown = place and self.other.files and inside not in self.other.files
-                if is_unknown and (said := self.only_in_other(os.path.join(root, name))):
+                if is_unknown and (
+                    said := self.only_in_other(os.path.join(root, name), f"a checkout has none; {self.RECORDED}")
+                ):
                     return said
         return ""
 
@@ -219,7 +240,7 @@ class Trees:
         places = re.findall(r"^\s*path\s*=\s*\"?(.+?)\"?\s*$", text, re.MULTILINE)
         return any(within(inside, place, "/") for place in places)
 
-    def only_in_other(self, path: str) -> str:
+    def only_in_other(self, path: str, advice: str = "commit it, or read it from outside of both") -> str:
         """What to say of a file or folder that this side's tree lacks and the other one has, git-ignored perhaps."""
         place = os.path.realpath(os.path.join(self.folder, path))
         if not within(place, str(self.own.top)) or os.path.exists(place):
@@ -227,7 +248,7 @@ class Trees:
         inside = self.relative(place)
         if not (self.other.top / inside).exists():
             return ""
-        return f"{inside} lies in the other side's tree only (git-ignored?): commit it, or read it from outside of both"
+        return f"{inside} lies in the other side's tree only (git-ignored?): {advice}"
 
 
 @lru_cache(maxsize=4)
