@@ -541,3 +541,13 @@ def test_a_generated_module_is_told_of_as_such_and_a_name_that_is_taken_too(
     assert said.cause == "" and "something else decides whether it is there" in said
     (top / "nets.py").write_text("def build_big(): ...")
     assert origins.explained(computed, job).cause == "absent"
+
+
+def test_an_old_release_of_the_package_under_another_name_is_no_strangers(refused: Refused, tmp_path: Path) -> None:
+    """Of a third version, so that it is no copy of either side's."""
+    place = written(tmp_path / "site", INSTALLED | metadata("foo", INSTALLED))
+    assert "'foo.nets' was imported from" in refused(PROJECT, "foo.nets", path=[place])
+    vendored = {name.replace("python/", "third_party/"): text for name, text in PROJECT.items()}
+    assert refused(vendored, "foo.nets", path=[place]) == "", "theirs is another project, kept here too"
+    shares = {"python/foo/__init__.py": "", "python/foo/ours.py": "", "pyproject.toml": PROJECT["pyproject.toml"]}
+    assert refused(shares, "foo.nets", path=[place]) == "", "nothing but its first name"

@@ -27,6 +27,8 @@ PROJECTS = ("pyproject.toml", "setup.cfg", "setup.py")
 _ENDINGS = (*MODULES, *PROJECTS)
 INITS = frozenset({"__init__.py", "__init__.pyx"})
 _VENDORED = re.compile(r"vendor|third.?part|extern", re.IGNORECASE)
+_APART = re.compile(rf"{_VENDORED.pattern}|test|example|doc|bench", re.IGNORECASE)
+"""Folders where a package is hardly the project's own: another's, or named after another's."""
 
 
 def write_listing(file: Path, paths: Iterable[str]) -> None:
@@ -217,12 +219,29 @@ class Trees:
         names = [tree.projects for tree in (self.own, self.other)]
         if found is None or (None in names and not (held and all(each.is_inner for each in held))):
             return False
+        if held and self._holds_package(module.partition(".")[0], str(place)):
+            return False
         name, source = found
         tops = [str(tree.top) for tree in (self.own, self.other)]
         if any(name.startswith(f"{each}-") or name.endswith(f"-{each}") for tree in names for each in tree or ()):
             return False  # such as foo-nightly of the project foo
         ours = frozenset().union(*(each for each in names if each is not None))
         return name not in ours and not (source and any(within(source, top) for top in tops))
+
+    def _holds_package(self, root: str, place: str) -> bool:
+        """Does a tree hold most of the package `root` that lies in `place`, file by file? That tells more than what its
+        distribution is called: a project may be renamed, and an old release of it lies there.
+        """
+        for tree in (self.own, self.other):
+            for held in tree.holding(root):
+                folder, file = os.path.split(held.path)
+                if file not in INITS or held.is_inner or _APART.search(held.root):
+                    continue
+                files = [path for path in tree.files if path.startswith(f"{folder}/") and path.endswith(".py")]
+                shared = [path for path in files if os.path.isfile(os.path.join(place, root, path[len(folder) + 1 :]))]
+                if len(shared) >= 2 and 2 * len(shared) >= len(files):
+                    return True
+        return False
 
     def advice(self, held: Held) -> str:
         """What to do, so that the module is found in its own tree."""
