@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
+import mmap
 import os
+import py_compile
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from effbench.errors import Absent, ForeignCode, LacksPackage, ModelError
-from effbench.measurement import opened, origins, trees
+from effbench.measurement import opened, origins, sources, trees
 from effbench.measurement.launcher import Site
 
 Files = dict[str, str]
 Refused = Callable[..., str]
+
+LASTING = {"torch", "numpy", "safetensors", "sympy", "mpmath", "networkx"}
+"""Modules that cannot be loaded twice in a process, and what they load."""
 
 
 def written(folder: Path, files: Files) -> Path:
@@ -89,7 +96,8 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refused
             return str(error)
         finally:
             for name in set(sys.modules) - set(known):
-                del sys.modules[name]
+                if name.partition(".")[0] not in LASTING:
+                    del sys.modules[name]
         return ""
 
     yield refuse
@@ -353,6 +361,15 @@ def test_a_root_that_is_a_package_itself_still_holds_the_module(refused: Refused
     assert "'foo.nets' was imported from" in refused({**PROJECT, "python/__init__.py": ""}, "foo.nets", path=[place])
 
 
+@pytest.fixture
+def watching(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a gate's process, which does so until it ends."""
+    monkeypatch.setattr(opened, "_paths", None)
+    opened.watch()
+    yield
+    opened._end(opened._keep)
+
+
 READS = """
 import json, pathlib, runpy, importlib.util
 def load(path):
@@ -361,9 +378,10 @@ def load(path):
 """
 
 
+@pytest.mark.usefixtures("watching")
 @pytest.mark.parametrize("way", ["spec", "runpy", "exec", "data"])
 def test_what_is_read_from_the_other_tree_is_refused_whatever_it_is_called(
-    refused: Refused, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+    refused: Refused, tmp_path: Path, way: str
 ) -> None:
     """A path that is written out leads the baseline to the candidate's files."""
     there = tmp_path / "top"
@@ -373,19 +391,163 @@ def test_what_is_read_from_the_other_tree_is_refused_whatever_it_is_called(
         "exec": f"exec(compile(pathlib.Path({str(there / 'blocks.py')!r}).read_text(), 'x', 'exec'))",
         "data": f"json.loads(pathlib.Path({str(there / 'cfg.json')!r}).read_text())",
     }[way]
-    monkeypatch.setattr(opened, "_paths", None)
-    opened.watch()
     now = {"reads_it.py": f"{READS}\n{line}\n", "blocks.py": "WORK = 3\n", "cfg.json": "3"}
     said = refused(now, "reads_it", before={**now, "blocks.py": "WORK = 1\n", "cfg.json": "1"}, as_baseline=True)
     assert ("cfg.json" if way == "data" else "blocks.py") in said and "was read from the other side's tree" in said
 
 
-def test_what_the_check_itself_reads_is_no_ground_for_refusal(
-    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("watching")
+def test_what_the_check_itself_reads_is_no_ground_for_refusal(refused: Refused, tmp_path: Path) -> None:
     """It compares a stranger's file with those of both trees that are called like it."""
     place = written(tmp_path / "site", {"stranger/__init__.py": "", "stranger/layers.py": "WORK = 2\n"})
-    monkeypatch.setattr(opened, "_paths", None)
-    opened.watch()
     for _ in range(2):
         assert refused(RENAMED, "stranger.layers", path=[place], before=BEFORE, as_baseline=True) == ""
+
+
+BELOW = """
+import ctypes, os, sqlite3
+import torch
+from safetensors.torch import load_file
+def connect(path):
+    sqlite3.connect(path).close()
+def folder(path):
+    os.close(os.open(os.path.basename(path), os.O_RDONLY, dir_fd=os.open(os.path.dirname(path), os.O_RDONLY)))
+"""
+
+
+@pytest.mark.usefixtures("watching")
+@pytest.mark.parametrize(
+    "call",
+    [
+        *("ctypes.CDLL", "torch.ops.load_library", "torch.jit.load", "torch.package.PackageImporter"),
+        *("torch.export.load", "load_file", "connect", "folder"),
+    ],
+)
+def test_what_is_read_below_python_is_refused_too(refused: Refused, tmp_path: Path, call: str) -> None:
+    """None of these files is a good one: that it was to be read is enough."""
+    there = tmp_path / "top" / "file.so"
+    line = f"try:\n    {call}({str(there)!r})\nexcept Exception:\n    pass\n"
+    now = {"reads_it.py": f"{BELOW}\n{line}", "file.so": "now"}
+    said = refused(now, "reads_it", before={**now, "file.so": "before"}, as_baseline=True)
+    assert "file.so was read from the other side's tree" in said
+    assert refused(now, "reads_it", before=now, as_baseline=True) == "", "the same on both sides"
+
+
+@pytest.mark.usefixtures("watching")
+def test_a_library_of_the_other_tree_that_another_one_needs_is_seen_in_memory(refused: Refused, tmp_path: Path) -> None:
+    there = tmp_path / "top" / "libinner.so"
+    there.parent.mkdir()
+    there.write_text("x" * 4096)
+    now = {"libinner.so": "x" * 4096}
+    with opened.unwatched():
+        file = there.open()
+    with file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
+        said = refused(now, before={}, as_baseline=True)
+    if sys.platform == "linux":
+        assert "libinner.so was read from the other side's tree" in said
+
+
+@pytest.mark.usefixtures("watching")
+@pytest.mark.parametrize("kind", ["other tree", "copy", "legacy", "without source"])
+def test_byte_code_stands_for_its_source(refused: Refused, tmp_path: Path, kind: str) -> None:
+    """A warm cache: only the byte code is opened."""
+    now = {"blocks.py": "WORK = 3\n"}
+    place = tmp_path / ("elsewhere" if kind == "copy" else "top")
+    with opened.unwatched():
+        source = written(place, now) / "blocks.py"
+        cached = py_compile.compile(str(source), str(source) + "c" if kind in ("legacy", "without source") else None)
+        if kind == "without source":
+            source.unlink()
+    path = source if kind in ("other tree", "copy") else cached
+    reads = {"reads_it.py": f"{READS}\nload({str(path)!r})\n"}
+    if kind == "without source":
+        now = {}
+    said = refused({**now, **reads}, "reads_it", before={"blocks.py": "WORK = 1\n", **reads}, as_baseline=True)
+    assert "blocks.py" in said and ("a copy of blocks.py" if kind == "copy" else "was read from the other") in said
+
+
+def test_no_module_is_run_to_learn_where_it_comes_from(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither one that is loaded when it is first used, nor whatever else stands among the modules."""
+
+    class Raises:
+        def __getattr__(self, name: str) -> None:
+            raise KeyError(name)
+
+    class RaisesAlways(ModuleType):
+        def __getattribute__(self, name: str) -> None:
+            raise ValueError(name)
+
+    place = written(tmp_path / "site", {"foo_lazily.py": "raise ImportError('install graphviz to draw')\n"})
+    spec = importlib.util.spec_from_file_location("foo_lazily", place / "foo_lazily.py")
+    assert spec and spec.loader
+    loader = importlib.util.LazyLoader(spec.loader)
+    lazy = importlib.util.module_from_spec(spec)
+    loader.exec_module(lazy)
+    for name, module in (("foo_lazily", lazy), ("weird", Raises()), ("weirder", RaisesAlways("x")), ("none", None)):
+        monkeypatch.setitem(sys.modules, name, module)
+    assert refused({"lib/foo_lazily.py": ""}) == "", "it has run nothing yet"
+    assert refused({"lib/foo_lazily.py": ""}, model="foo_lazily:build") == ""
+    sources.digests(["foo_lazily:build"], tmp_path)
+    assert type(lazy) is not ModuleType, "and it still has not"
+    monkeypatch.setitem(sys.modules, "foo_lazily", importlib.util.module_from_spec(spec))
+    assert "'foo_lazily' was imported from" in refused({"lib/foo_lazily.py": ""})
+
+
+def test_a_package_of_others_is_not_a_lone_file_of_its_name(refused: Refused, tmp_path: Path) -> None:
+    theirs = {"utils_/__init__.py": "", "utils_/layers.py": "N = 2\n"}
+    place = written(tmp_path / "site", theirs)
+    assert refused({"tests/utils_.py": "x = 1\n"}, "utils_.layers", path=[place]) == ""
+    said = refused({"tests/utils_.py": "", "lib/utils_/__init__.py": ""}, "utils_.layers", path=[place])
+    assert "'utils_' was imported from" in said
+
+
+def test_an_extension_that_was_built_in_place_is_no_copy(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is told to delete his build."""
+    project = {"foo/__init__.py": "", "foo/_c.pyx": "N = 2\n"}
+    module = ModuleType("foo._c")
+    module.__file__ = str(tmp_path / "top/foo/_c.so")
+    monkeypatch.setitem(sys.modules, "foo._c", module)
+    said = refused(project, ignored={"foo/_c.so": "built"})
+    assert "foo/_c.so, this side's own build of foo/_c.pyx" in said and "remove" not in said
+    assert "check --save-baseline" in said
+
+
+def test_a_generated_module_is_told_of_as_such_and_a_name_that_is_taken_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = {"src/foo/__init__.py": "", "packaging/blocks.py": "", "packaging/__init__.py": "", "nets.py": ""}
+    tree = written(tmp_path / "tree", project)
+    top = written(tmp_path / "top", {**project, "src/foo/_version.py": "", "src/foo/_fast.abi3.so": ""})
+    for file in ("before", "now"):
+        trees.write_listing(tmp_path / file, project)
+    job = Site(tree, (".", "src"), top, tree, (tmp_path / "before", tmp_path / "now")).job()
+    monkeypatch.chdir(tree)
+    trees._loaded.cache_clear()
+    for name, file in (("foo._version", "_version.py"), ("foo._fast", "_fast.abi3.so")):
+        said = origins.explained(lacking(name), job)
+        assert said.cause == "" and f"src/foo/{file} lies in the other side's tree only (git-ignored?)" in said
+        assert "remove" not in said and "check --save-baseline" in said
+    assert "the name 'packaging' is taken by a package that torch" in origins.explained(
+        lacking("packaging.blocks"), job
+    )
+    computed = absent("nets.py")
+    computed.attribute = "build_big"
+    (top / "nets.py").write_text("globals()['build_' + 'big'] = int")
+    said = origins.explained(computed, job)
+    assert said.cause == "" and "something else decides whether it is there" in said
+    (top / "nets.py").write_text("def build_big(): ...")
+    assert origins.explained(computed, job).cause == "absent"
+
+
+def test_an_old_release_of_the_package_under_another_name_is_no_strangers(refused: Refused, tmp_path: Path) -> None:
+    """Of a third version, so that it is no copy of either side's."""
+    place = written(tmp_path / "site", INSTALLED | metadata("foo", INSTALLED))
+    assert "'foo.nets' was imported from" in refused(PROJECT, "foo.nets", path=[place])
+    vendored = {name.replace("python/", "third_party/"): text for name, text in PROJECT.items()}
+    assert refused(vendored, "foo.nets", path=[place]) == "", "theirs is another project, kept here too"
+    shares = {"python/foo/__init__.py": "", "python/foo/ours.py": "", "pyproject.toml": PROJECT["pyproject.toml"]}
+    assert refused(shares, "foo.nets", path=[place]) == "", "nothing but its first name"

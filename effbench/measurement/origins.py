@@ -8,19 +8,20 @@ the repository, on either side, has a file for.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from effbench.errors import Absent, EffbenchError, ForeignCode, LacksPackage, ModelError, Reason
 from effbench.measurement import opened
-from effbench.measurement.trees import Held, Trees, content_of, within
+from effbench.measurement.trees import INITS, Held, Trees, content_of, within
 from effbench.measurement.trees import of_job as trees_of
 from effbench.zoo import external, import_path
 
+_CODE = re.compile(r"\.(py|pyc|so|so\.[\d.]+|pyd|dylib|dll)$")
 _EFFBENCH = os.path.realpath(Path(__file__).parents[1])
 
 
@@ -40,13 +41,14 @@ def _refuse(job: Mapping[str, Any], trees: Trees, paths: Sequence[str]) -> None:
     for spec in (*job.get("cells", ()), *([job["cell"]] if "cell" in job else [])):
         _require_named(str(spec["model"]), trees)
     # The innermost first: a package may be empty, and what is in it is what is run.
-    for name, module in sorted(sys.modules.items(), key=lambda item: -item[0].count(".")):
-        file = _file_of(module)
-        if file is None or name.partition(".")[0] in ("effbench", "__main__", "__mp_main__"):
+    for name, module in sorted([*sys.modules.items()], key=lambda item: -item[0].count(".")):
+        written = opened.written_file(module)
+        if written is None or name.partition(".")[0] in ("effbench", "__main__", "__mp_main__"):
             continue
+        file = _real(written)
         if not trees.is_own(file):
             _require_own(name, file, trees)
-            trees.require_inside(name, str(module.__file__), file)
+            trees.require_inside(name, written, file)
     for path in paths:
         _require_own_read(path, trees)
 
@@ -65,6 +67,8 @@ def _explained(error: EffbenchError, trees: Trees) -> Reason:
     text = str(error)
     if isinstance(error, Absent) and error.attribute and trees.is_alike(error.module):
         return Reason(f"{text}; its file is the same on both sides, so something else decides what is in it")
+    if isinstance(error, Absent) and error.attribute and not trees.is_named_by_other(error.module, error.attribute):
+        return Reason(f"{text}; nor does the other side's file name it, so something else decides whether it is there")
     if isinstance(error, Absent) and (hint := trees.ignored(error.module)):
         return Reason(f"{text}; {hint}")
     if isinstance(error, Absent) and error.module and not error.attribute:
@@ -73,9 +77,13 @@ def _explained(error: EffbenchError, trees: Trees) -> Reason:
         held = trees.own.holding(error.module)
         if not held:
             return Reason.of(error)
+        if hint := _taken(error.module.partition(".")[0], trees):
+            return Reason(f"{text}; {hint}")
         return Reason(f"{text}; this side's tree has it in {held[0].path}: {trees.advice(held[0])}")
     if isinstance(error, LacksPackage):
         root = error.module.partition(".")[0]
+        if hint := _taken(root, trees) or trees.ignored(error.module):
+            return Reason(f"{text.partition(';')[0]}; {hint}")
         known = [held for tree in (trees.own, trees.other) for held in tree.holding(error.module) or tree.holding(root)]
         if known:
             return Reason(f"{text.partition(';')[0]}; it is {known[0].path} of the project: {trees.advice(known[0])}")
@@ -83,6 +91,16 @@ def _explained(error: EffbenchError, trees: Trees) -> Reason:
         return Reason(f"{text.partition(';')[0]}; {only}") if only else Reason.of(error)
     hint = trees.only_in_other(error.missing_file) if isinstance(error, ModelError) and error.missing_file else ""
     return Reason(f"{text}; {hint}" if hint else text, error.cause)
+
+
+def _taken(root: str, trees: Trees) -> str:
+    """What to say of a package of the project whose name is another's for good."""
+    held = trees.claims(root)
+    if not held or not (import_path.is_pythons(root) or root in import_path.NEEDED):
+        return ""
+    whose = "Python itself" if import_path.is_pythons(root) else "torch or effbench needs"
+    what = "a module of" if import_path.is_pythons(root) else "a package that"
+    return f"the name '{root}' is taken by {what} {whose}, so {held[0].path} is never imported by it; rename that"
 
 
 # --- what is refused --------------------------------------------------------------------------------
@@ -101,10 +119,10 @@ def _require_named(model: str, trees: Trees) -> None:
             return
     else:
         module = sys.modules.get(place)
-        loaded = None if module is None else _file_of(module)
-        if loaded is None:
+        written = opened.written_file(module)
+        if written is None:
             return
-        file = loaded
+        file = _real(written)
     if trees.is_own(file):
         return
     held = trees.claims(place)
@@ -133,6 +151,8 @@ def _require_own(name: str, file: str, trees: Trees) -> None:
             f"'{name}' was imported from {file}, an installed copy of this project, so both sides would run the same "
             f"code; {advice}"
         )
+    if os.path.basename(file) in INITS and not any(os.path.basename(each.path) in INITS for each in held):
+        held = []  # a package is not what a lone file of that name was, such as tests/utils.py
     copy = None if held else trees.copied(file, name)
     if copy is not None and not trees.is_of_another_project(name, file):
         raise ForeignCode(
@@ -141,6 +161,11 @@ def _require_own(name: str, file: str, trees: Trees) -> None:
         )
     if not held or trees.is_of_another_project(name, file, held):
         return
+    if trees.is_build(file, held):
+        raise ForeignCode(
+            f"'{name}' is {trees.relative(file)}, this side's own build of {held[0].path}, which git ignores; the "
+            f"other side's checkout has no build, so they are not alike; {trees.RECORDED}"
+        )
     raise ForeignCode(
         f"'{name}' was imported from {file}, but the project has it in {held[0].path}, so both sides would run the "
         f"same code; {trees.advice(held[0])}"
@@ -151,10 +176,10 @@ def _require_own_read(path: str, trees: Trees) -> None:
     """Raises ForeignCode for a file of the project that was read from the other side's tree, and for code that was read
     from a copy of it: a module need not be imported by a name.
     """
-    top, is_code = str(trees.other.top), path.endswith(".py")
-    if not is_code and not within(path, top):
+    file, top = _real(path), str(trees.other.top)
+    is_code = _CODE.search(file) is not None
+    if not is_code and not within(file, top):
         return
-    file = os.path.realpath(path)
     if within(file, _EFFBENCH) or trees.is_near(file) or import_path.is_of_python(file):
         return
     if not trees.is_of_other(file):
@@ -179,11 +204,8 @@ def _of_other(name: str, held: Sequence[Held], trees: Trees) -> ForeignCode:
     return ForeignCode(f"'{name}' was imported from the other side's tree, so both would run the same code; {advice}")
 
 
-def _file_of(module: ModuleType) -> str | None:
-    """The real path of what a module was loaded from; None where it has none."""
-    file = getattr(module, "__file__", None)
-    if not isinstance(file, str) or not file:
-        return None
+def _real(file: str) -> str:
+    """The real path of a file: thousands lie in few folders."""
     folder, name = os.path.split(file)
     return os.path.realpath(file) if os.path.islink(file) else os.path.join(_real_folder(folder), name)
 

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import os
 import site
 import stat
 import sys
 import sysconfig
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from effbench.errors import NotComparable
+from effbench.measurement import opened
 
 WHOLE_BYTES = 64 << 20
 """Of a file above this size only its size and its time of change are taken: hashing it would take longer than to build
@@ -38,77 +35,26 @@ _opened: dict[str, str] = {}
 """What networks of this process opened to read, each with what told its content then: "" where there was no file."""
 _written: set[str] = set()
 """What they opened to write and had not read before."""
-_depth = 0
-_lock = threading.Lock()
-_own = threading.local()
 _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
-_hears = False
 
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Note which files are opened to be read meanwhile.
-
-    An audit hook of Python sees them, whoever holds which name of which function. No hook can be taken away again:
-    the first use in a process installs it, and at any other time it looks at one number and returns. Libraries that
-    open files below Python are seen where they are known to (``torch.jit.load``, ``torch.from_file``, safetensors):
-    their functions are replaced meanwhile. What another process reads is not seen.
-    """
-    global _depth, _hears
-    with _lock:
-        _depth += 1
-        is_outermost = _depth == 1
-        if not _hears:
-            _hears = True
-            sys.addaudithook(_hear)
-    replaced = [
-        (place, name, vars(place).get(name), getattr(place, name)) for place, name in _openers() if is_outermost
-    ]
-    try:
-        for place, name, _, original in replaced:
-            setattr(place, name, _in_folder(original) if place is os else _noting(original))
+    """Note which files are opened to be read meanwhile (`opened` says which are seen)."""
+    with opened.told_to(_note):
         yield
-    finally:
-        for place, name, held, _ in replaced:
-            if held is None:  # inherited
-                delattr(place, name)
-            else:
-                setattr(place, name, held)
-        with _lock:
-            _depth -= 1
 
 
-def _hear(event: str, args: tuple[Any, ...]) -> None:
-    if not _depth or event not in ("open", "ctypes.dlopen", "sqlite3.connect") or getattr(_own, "looks", False):
-        return
-    _own.looks = True  # what is opened here is heard too
-    try:
-        if event == "open":
-            _note(args[0], args[2])
-        elif event == "ctypes.dlopen" and os.sep in os.fsdecode(args[0]):  # not where the system has to search for it
-            _note(args[0])
-        elif event == "sqlite3.connect":
-            path = os.fsdecode(args[0])
-            is_address = path.startswith("file:")
-            _note(url2pathname(urlsplit(path).path) if is_address else path, os.O_RDWR)
-    except Exception:  # what we make of its name is no business of the network
-        pass
-    finally:
-        _own.looks = False
-
-
-def _note(path: Any, flags: int = os.O_RDONLY, folder: str = "") -> None:
+def _note(path: str, flags: int) -> None:
     """Take down a file that is about to be opened, with what tells its content now."""
-    if not isinstance(path, (str, bytes, os.PathLike)):
-        return  # a file that is open already
-    name = os.path.abspath(os.path.join(folder, os.fsdecode(path)))
+    name = os.path.abspath(path)
     if name.startswith(_prefixes()):
         return
     is_read = flags & _ACCESS == os.O_RDONLY and not flags & (os.O_CREAT | os.O_TRUNC)
-    if f"{os.sep}__pycache__{os.sep}" in name or (sys.pycache_prefix and name.startswith(sys.pycache_prefix)):
-        if not is_read:
-            return
-        name = importlib.util.source_from_cache(name)  # whose time of change Python has compared
+    is_cache = f"{os.sep}__pycache__{os.sep}" in name or (sys.pycache_prefix and name.startswith(sys.pycache_prefix))
+    if is_cache and not is_read:
+        return
+    name = opened.source_of(name)
     if is_read:
         if name not in _opened:
             _opened[name] = _state(name)
@@ -133,49 +79,6 @@ def _state(name: str) -> str:
 def _is_changed(name: str, told: str) -> bool:
     """Whether a file has other content than when this was told of it. Raises OSError."""
     return not told or told != (_state(name) if told.startswith("state:") else digest(Path(name)))
-
-
-def _openers() -> Iterator[tuple[Any, str]]:
-    """The functions that open files below Python, or in a folder that the hook is not told."""
-    yield os, "open"
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        yield torch.jit, "load"
-        yield torch, "from_file"
-        yield torch.UntypedStorage, "from_file"
-    with contextlib.suppress(Exception):  # whatever keeps an optional package from being imported
-        import safetensors
-
-        yield safetensors, "safe_open"
-        if "safetensors.torch" in sys.modules:
-            yield sys.modules["safetensors.torch"], "safe_open"
-
-
-def _noting(original: Callable[..., Any]) -> Callable[..., Any]:
-    def opening(*args: Any, **kwargs: Any) -> Any:
-        if _depth:  # a module that was imported meanwhile may keep this
-            with contextlib.suppress(Exception):
-                _note(args[0] if args else next(iter(kwargs.values())))
-        return original(*args, **kwargs)
-
-    return opening
-
-
-def _in_folder(original: Callable[..., int]) -> Callable[..., int]:
-    """`os.open`: the hook is told a name, and not the open folder that it is relative to."""
-
-    def opening(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
-        if dir_fd is None or not _depth:
-            return original(path, flags, mode, dir_fd=dir_fd)
-        with contextlib.suppress(Exception):
-            _note(path, flags, os.readlink(f"/proc/self/fd/{dir_fd}"))
-        looks, _own.looks = getattr(_own, "looks", False), True
-        try:
-            return original(path, flags, mode, dir_fd=dir_fd)
-        finally:
-            _own.looks = looks
-
-    return opening
 
 
 # --- digests ----------------------------------------------------------------------------------------
@@ -223,9 +126,9 @@ def _files(models: Iterable[str]) -> Iterator[str]:
         elif model.startswith("pickle:"):
             pickled.add(os.path.abspath(model.partition(":")[2]))
     for name, module in list(sys.modules.items()):
-        origin = getattr(module, "__file__", None)
+        origin = opened.written_file(module)
         # What torch compiles becomes a module of its own, in a folder of its own.
-        if isinstance(origin, str) and name.partition(".")[0] not in ("effbench", "torch", "__main__"):
+        if origin and name.partition(".")[0] not in ("effbench", "torch", "__main__"):
             names.setdefault(os.path.abspath(origin))
     yield from names
     for name, told in list(_opened.items()):

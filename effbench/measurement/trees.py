@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.machinery
 import importlib.metadata
 import json
 import os
@@ -26,6 +27,8 @@ PROJECTS = ("pyproject.toml", "setup.cfg", "setup.py")
 _ENDINGS = (*MODULES, *PROJECTS)
 INITS = frozenset({"__init__.py", "__init__.pyx"})
 _VENDORED = re.compile(r"vendor|third.?part|extern", re.IGNORECASE)
+_APART = re.compile(rf"{_VENDORED.pattern}|test|example|doc|bench", re.IGNORECASE)
+"""Folders where a package is hardly the project's own: another's, or named after another's."""
 
 
 def write_listing(file: Path, paths: Iterable[str]) -> None:
@@ -89,6 +92,9 @@ class Tree:
 class Trees:
     """The tree of this side, `own`, and of the other one. `folder` is where this side works, in its own tree."""
 
+    RECORDED = "record that revision where it is complete (check --save-baseline DIR), then check --baseline DIR"
+    """What works for files that git does not keep."""
+
     def __init__(self, own: Tree, other: Tree, folder: Path, paths: Sequence[str]) -> None:
         self.own, self.other, self.folder, self.paths = own, other, folder, paths
         self._installation = tuple(_installation())
@@ -146,16 +152,33 @@ class Trees:
             for path in inside
         )
 
+    def is_named_by_other(self, place: str, attribute: str) -> bool:
+        """Does the other side's file for a module say this name, which this side's lacks? A name may be computed."""
+        if place.endswith(".py"):
+            files = [self.relative(os.path.realpath(os.path.join(self.folder, place)))]
+        else:
+            files = [held.path for held in self.other.holding(place)]
+        texts = [content_of(str(self.other.top / file)) or b"" for file in files]
+        word = re.compile(rf"\b{re.escape(attribute)}\b")
+        return any(word.search(text.decode("utf-8", "replace")) for text in texts)
+
+    def is_build(self, file: str, held: Sequence[Held]) -> bool:
+        """Is this an extension that was built in place in this side's tree, beside the Cython file that it is of?"""
+        place = os.path.dirname(self.relative(file)) if self.is_near(file) else None
+        sources = [each.path for each in held if each.path.endswith(".pyx")]
+        return file.endswith((".so", ".pyd")) and any(os.path.dirname(path) == place for path in sources)
+
     def ignored(self, place: str) -> str:
         """What to say of a module that this side's tree lacks and that the other one has without git's knowledge."""
-        names = (
-            [place] if place.endswith(".py") else [f"{place.replace('.', '/')}{end}" for end in (".py", "/__init__.py")]
-        )
+        ends = (".py", "/__init__.py", *importlib.machinery.EXTENSION_SUFFIXES)
+        names = [place] if place.endswith(".py") else [f"{place.replace('.', '/')}{end}" for end in ends]
         for root in (".", *self.paths):
             for name in names:
                 inside = self.relative(os.path.realpath(os.path.join(self.folder, root, name)))
                 is_unknown = place and self.other.files and inside not in self.other.files
-                if is_unknown and (said := self.only_in_other(os.path.join(root, name))):
+                if is_unknown and (
+                    said := self.only_in_other(os.path.join(root, name), f"a checkout has none; {self.RECORDED}")
+                ):
                     return said
         return ""
 
@@ -196,12 +219,29 @@ class Trees:
         names = [tree.projects for tree in (self.own, self.other)]
         if found is None or (None in names and not (held and all(each.is_inner for each in held))):
             return False
+        if held and self._holds_package(module.partition(".")[0], str(place)):
+            return False
         name, source = found
         tops = [str(tree.top) for tree in (self.own, self.other)]
         if any(name.startswith(f"{each}-") or name.endswith(f"-{each}") for tree in names for each in tree or ()):
             return False  # such as foo-nightly of the project foo
         ours = frozenset().union(*(each for each in names if each is not None))
         return name not in ours and not (source and any(within(source, top) for top in tops))
+
+    def _holds_package(self, root: str, place: str) -> bool:
+        """Does a tree hold most of the package `root` that lies in `place`, file by file? That tells more than what its
+        distribution is called: a project may be renamed, and an old release of it lies there.
+        """
+        for tree in (self.own, self.other):
+            for held in tree.holding(root):
+                folder, file = os.path.split(held.path)
+                if file not in INITS or held.is_inner or _APART.search(held.root):
+                    continue
+                files = [path for path in tree.files if path.startswith(f"{folder}/") and path.endswith(".py")]
+                shared = [path for path in files if os.path.isfile(os.path.join(place, root, path[len(folder) + 1 :]))]
+                if len(shared) >= 2 and 2 * len(shared) >= len(files):
+                    return True
+        return False
 
     def advice(self, held: Held) -> str:
         """What to do, so that the module is found in its own tree."""
@@ -219,7 +259,7 @@ class Trees:
         places = re.findall(r"^\s*path\s*=\s*\"?(.+?)\"?\s*$", text, re.MULTILINE)
         return any(within(inside, place, "/") for place in places)
 
-    def only_in_other(self, path: str) -> str:
+    def only_in_other(self, path: str, advice: str = "commit it, or read it from outside of both") -> str:
         """What to say of a file or folder that this side's tree lacks and the other one has, git-ignored perhaps."""
         place = os.path.realpath(os.path.join(self.folder, path))
         if not within(place, str(self.own.top)) or os.path.exists(place):
@@ -227,7 +267,7 @@ class Trees:
         inside = self.relative(place)
         if not (self.other.top / inside).exists():
             return ""
-        return f"{inside} lies in the other side's tree only (git-ignored?): commit it, or read it from outside of both"
+        return f"{inside} lies in the other side's tree only (git-ignored?): {advice}"
 
 
 @lru_cache(maxsize=4)
