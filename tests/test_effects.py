@@ -234,6 +234,11 @@ class ForcedHalf(nn.Module):
     def forward(self, x):
         return self.net(x.half())
 
+class Trains(Base):
+    def forward(self, x):
+        self.net.train()
+        return self.net(x)
+
 class Late(Base):
     def forward(self, x):
         if not hasattr(self, "scale"):
@@ -385,6 +390,14 @@ def test_a_random_output_is_named_and_only_its_shape_is_checked(networks: Path, 
         assert "output_error" not in cell.facts
     with pytest.raises(Unsupported, match="has the shapes 3 where eager float32 returns 2"):
         agreement.require_shapes(torch.zeros(2), torch.zeros(3))
+
+
+@pytest.mark.parametrize("runtime", ["eager", "onnxruntime"])
+def test_a_network_that_trains_itself_is_refused_in_every_runtime(networks: Path, runtime: str) -> None:
+    if runtime != "eager":
+        pytest.importorskip(runtime)
+    with pytest.raises(switches.Switched, match="its forward puts Linear into training mode"):
+        Cell(networks, "Trains", runtime, dtype="float32" if runtime != "eager" else "float64")
 
 
 def test_random_numbers_that_do_not_reach_the_output(networks: Path) -> None:
@@ -692,7 +705,37 @@ def test_what_a_forward_sets_is_put_back_and_named(name: str) -> None:
             assert not prepared.spoilt
             prepared.call()
         assert read() == before
-        assert [note for note in prepared.spoilt if told in note and "while it is timed" in note], prepared.spoilt
+        (note,) = [note for note in prepared.notes if "sets" in note]  # one fault, told once
+        assert told in note and "while it is timed" in note
+
+
+class Trains(nn.Module):
+    """Puts itself, or a part of it, into training mode, from its `first` call on."""
+
+    def __init__(self, part: str = "", first: int = 1) -> None:
+        super().__init__()
+        self.net, self.drop, self.part, self.left = nn.Linear(6, 6), nn.Dropout(), part, first
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.left -= 1
+        if self.left < 1:
+            self.get_submodule(self.part).train()
+        return self.net(self.drop(x))
+
+
+@pytest.mark.parametrize(("part", "first"), [("", 1), ("drop", 1), ("", 50)])
+def test_a_network_that_trains_itself_is_noted_once_in_a_test(part: str, first: int) -> None:
+    network = Trains(part, first).train()
+    network.drop.eval()
+    prepared = here.prepare(network, (6,))
+    with prepared.conditions("system"):
+        assert not prepared.network.training
+        for _ in range(60):
+            prepared.call()
+    (note,) = [note for note in prepared.notes if "mode" in note]
+    kind = "Dropout" if part else "Trains"
+    assert note.startswith(f"its forward puts {kind} into training mode") and "take train()" in note
+    assert network.training and not network.drop.training
 
 
 def test_what_only_a_late_call_sets_is_named_too() -> None:

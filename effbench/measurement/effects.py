@@ -6,12 +6,12 @@ Found out by calling it on copies of one input from the same state. Whatever it 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from effbench.measurement import agreement
 from effbench.measurement.random_state import RandomState
-from effbench.measurement.snapshot import Snapshot, same
+from effbench.measurement.snapshot import Modes, Snapshot, same
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +36,7 @@ class Seen:
     `outputs` are those of consecutive calls, from the state in which it was built: one, or several where they differ.
     `reshapes` says that an input has another layout after a call, and cannot be passed twice; `keeps` that it changes
     what it keeps, `is_checkable` that another run from the same state returns the same. Nothing can be compared with
-    outputs that are not `is_readable`.
+    outputs that are not `is_readable`. `modes` says that it trains itself, or stops to (`Modes.told`).
     """
 
     outputs: tuple[Any, ...]
@@ -46,6 +46,7 @@ class Seen:
     keeps: bool = False
     is_checkable: bool = True
     is_readable: bool = True
+    modes: str = ""
 
 
 def look(network: nn.Module, arguments: Sequence[Any]) -> Seen:
@@ -56,10 +57,10 @@ def look(network: nn.Module, arguments: Sequence[Any]) -> Seen:
     """
     import torch
 
-    state, random = Snapshot(network), RandomState()
+    state, random, modes = Snapshot(network), RandomState(), Modes(network)
     with torch.inference_mode(False), torch.no_grad():
         try:
-            return _looked(network, arguments, state, random)
+            return replace(_looked(network, arguments, state, random), modes=modes.told())
         finally:
             state.restore()
             random.restore()

@@ -15,7 +15,7 @@ from effbench.measurement import agreement, builds, casting, effects, keeping, r
 from effbench.measurement.effects import Seen
 from effbench.measurement.random_state import RandomState
 from effbench.measurement.snapshot import Snapshot, same
-from effbench.measurement.switches import NOTHING, Held
+from effbench.measurement.switches import NOTHING, Held, Switched
 from effbench.runtimes import Setting, Unsupported
 from effbench.runtimes.base import Runtime
 from effbench.runtimes.exported import Exported, as_arrays
@@ -109,6 +109,8 @@ def _prepared(
     if setting.mode == "infer" and (is_exported or not (lean or (is_reference and not looks))):
         with sources.watched():
             seen = _looked_at(network, inputs[0], setting, casts=casts)
+        if seen.modes:  # which looking has put back, and an exporter would not see
+            raise Switched(f"its forward {seen.modes}")
         held.require(spec["id"])  # now, since a runtime may refuse for a reason that follows from it
     network, inputs = _converted(network, inputs, setting, casts=casts)
     held.watch(spec["id"], network)

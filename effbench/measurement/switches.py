@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from effbench.devices import Device
 from effbench.errors import EffbenchError
 from effbench.measurement._switch_table import Switch, rows, shown
+from effbench.measurement.snapshot import Modes
 from effbench.zoo import external
 from effbench.zoo.libraries import LIBRARIES
 
@@ -66,7 +66,7 @@ class Held:
         self._collections = 0
         self.collectors: set[str] = set()
         """Cells whose calls collect garbage themselves, which nobody else does once `listen` was called."""
-        self._modes: dict[str, list[tuple[Any, bool]]] = {}
+        self._modes: dict[str, Modes] = {}
         self.spoiled = ""
         """What could not be put back: nothing more can be measured in this process."""
         self.renew()
@@ -143,7 +143,7 @@ class Held:
     def watch(self, cell: str, network: Any) -> None:
         """From now on a call that sets a module of this network to training or evaluation is a change, too."""
         if self._switches:
-            self._modes[cell] = _modes(network)
+            self._modes[cell] = Modes(network)
 
     def require(self, cell: str, *, quick: bool = False) -> None:
         """Raise Switched where a setting is not as it was; it is put back. `quick` leaves out what takes long."""
@@ -154,13 +154,9 @@ class Held:
         if changes:
             advice = next((f" ({each.switch.advice})" for each in changes if each.switch.advice), "")
             raise Switched(f"its forward sets {told(changes)}; take that out of it{advice}")
-        for reference, training in self._modes.get(cell, ()):
-            module = reference()
-            if module is not None and module.training != training:
-                which = "into training mode, where dropout and batch norm" if module.training else "out of training"
-                which += " compute otherwise" if module.training else " mode"
-                del self._modes[cell]
-                raise Switched(f"its forward puts {type(module).__name__} {which}; take train() and eval() out of it")
+        if cell in self._modes and (said := self._modes[cell].told()):
+            del self._modes[cell]
+            raise Switched(f"its forward {said}")
 
     # --- putting back -------------------------------------------------------------------------------
 
@@ -222,10 +218,6 @@ def _read(switch: Switch) -> Any:
         return switch.read()
     except Exception:  # as torch's old switches do after the new ones were set
         return _UNREADABLE
-
-
-def _modes(network: Any) -> list[tuple[Any, bool]]:
-    return [(weakref.ref(module), module.training) for module in network.modules() if hasattr(module, "training")]
 
 
 def _listed(said: Sequence[str]) -> str:
