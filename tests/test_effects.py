@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -898,3 +900,22 @@ def test_what_a_copy_loses_is_measured_itself() -> None:
     with prepared.conditions("system"):
         prepared.call()
     assert prepared.network is network and network.calls == 0 and network.training
+
+
+def test_filters_of_warnings_of_its_first_call_hold_while_it_is_timed() -> None:
+    """As where a library is imported in the first forward, and hides a warning of its own."""
+
+    def hides() -> None:
+        if not next(calls):
+            warnings.filterwarnings("ignore", message="hidden")
+        warnings.warn("hidden", stacklevel=1)
+
+    calls = itertools.count()  # which nobody can put back, like an import
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        prepared = here.prepare(Sets(hides), (6,))
+        assert list(warnings.filters) == before
+        with prepared.conditions("system"):
+            prepared.call()
+        assert list(warnings.filters) == before

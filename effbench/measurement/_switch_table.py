@@ -12,6 +12,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,8 @@ class Switch:
     """One setting of the whole process, or of the thread that computes.
 
     `put_back` takes what `read` returned; None where nobody can put it back. A switch that another one sets along
-    `follows` that one: it is named only where it changed alone. One that takes long to read is `slow`.
+    `follows` that one: it is named only where it changed alone. One that takes long to read is `slow`. One that is
+    `quiet` is put back without a word: libraries change it where they are imported, and nothing takes longer for it.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Switch:
     put_back: Callable[[Any], object] | None
     follows: tuple[str, ...] = ()
     slow: bool = False
+    quiet: bool = False
     advice: str = ""
 
 
@@ -325,13 +328,32 @@ def _of_python() -> Iterator[Switch]:
     yield Switch("sys.monitoring's tools", _monitoring, None)
     yield Switch("tracemalloc", _tracemalloc, _set_tracemalloc)
     yield Switch("sys.setswitchinterval", sys.getswitchinterval, sys.setswitchinterval)
-    # sys.setrecursionlimit is left as it is set: a deep network needs it, and nothing takes longer for it. So are
-    # sys.path and the filters of warnings, which imports extend.
+    # sys.setrecursionlimit is left as it is set: a deep network needs it, and nothing takes longer for it. So is
+    # sys.path, which imports extend.
+    yield Switch("the filters of warnings", warning_filters, set_warning_filters, quiet=True)
     yield Switch("np.seterr", _numpy_errors, _set_numpy_errors)
     for stream in ("stdout", "stderr"):
         yield Switch(f"sys.{stream}", partial(getattr, sys, stream), partial(setattr, sys, stream))
     for name in _VARIABLES:
         yield Switch(f"the variable {name}", partial(os.environ.get, name), partial(_set_variable, name))
+
+
+def warning_filters() -> tuple[Any, ...]:
+    """What becomes of a warning, for `set_warning_filters`."""
+    return warnings.showwarning, *_filters()
+
+
+def set_warning_filters(value: tuple[Any, ...]) -> None:
+    """Have warnings do again what they did when `warning_filters` returned this."""
+    warnings.showwarning = value[0]
+    warnings.resetwarnings()  # it also forgets what each module remembers of the filters that are replaced
+    _filters()[:] = value[1:]
+
+
+def _filters() -> Any:
+    """The list of filters. From Python 3.14 on a context may have one of its own."""
+    own = getattr(warnings, "_get_filters", None)
+    return own() if own else warnings.filters
 
 
 def _monitoring() -> tuple[Any, ...]:

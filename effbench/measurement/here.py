@@ -21,6 +21,7 @@ from effbench.devices import Call, Device
 from effbench.devices._torch_cuda import TorchCuda
 from effbench.errors import ModelError, UnknownName
 from effbench.measurement import casting, effects, loop, reasons, switches
+from effbench.measurement._switch_table import set_warning_filters, warning_filters
 from effbench.measurement.launcher import ALLOCATORS
 from effbench.measurement.random_state import RandomState
 from effbench.measurement.snapshot import Modes, Snapshot
@@ -58,6 +59,8 @@ class Prepared:
     changes: tuple[switches.Change, ...] = ()
     """What its first calls have set for the whole process."""
     left: str = "put back"
+    filters: tuple[Any, ...] | None = None
+    """Filters of warnings as its first calls left them: a library that it imports there hides its own for good."""
     spoilt: list[str] = field(default_factory=list)
     """What calls under `conditions` have set, which is known when these end."""
     _late: list[switches.Change] = field(default_factory=list)
@@ -92,6 +95,8 @@ class Prepared:
         try:
             # Threads, denormals, tracers and the garbage collector are switches too.
             stack.enter_context(switches.kept())
+            if self.filters:
+                set_warning_filters(self.filters)
             stack.enter_context(_in_eval_mode(self.network))
             if gpu:
                 self.device.setup()
@@ -156,8 +161,10 @@ def prepare(
     """
     with switches.kept() as held:
         prepared = _prepared(network, shape, batch, dtype, device, threads, is_ours=is_ours)
+        filters: tuple[Any, ...] | None = warning_filters()
         changes = held.put_back()
-    return replace(prepared, changes=changes, left=held.spoiled or prepared.left)
+    filters = None if filters == warning_filters() else filters
+    return replace(prepared, changes=changes, left=held.spoiled or prepared.left, filters=filters)
 
 
 def _prepared(

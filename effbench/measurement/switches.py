@@ -57,10 +57,12 @@ class Held:
     """
 
     def __init__(self, switches: Sequence[Switch]) -> None:
-        self._switches = tuple(switches)
+        self._switches = tuple(switch for switch in switches if not switch.quiet)
+        self._unnamed = tuple(switch for switch in switches if switch.quiet)
         self._quick = tuple(place for place, switch in enumerate(self._switches) if not switch.slow)
         self._all = tuple(range(len(self._switches)))
         self._before: list[Any] = []
+        self._before_unnamed: list[Any] = []
         self._notes: dict[str, str] = {}
         self._imported: dict[str, list[tuple[int, Any]]] = {}
         self._collections = 0
@@ -74,6 +76,7 @@ class Held:
     def renew(self) -> None:
         """From now on the settings of this moment are the ones to keep."""
         self._before = [_read(switch) for switch in self._switches]
+        self._before_unnamed = [_read(switch) for switch in self._unnamed]
 
     def listen(self) -> None:
         """Notice from now on, where Python itself collects no garbage any more, who does (`collectors`)."""
@@ -166,6 +169,9 @@ class Held:
 
     def _put_back(self, places: Sequence[int]) -> tuple[Change, ...]:
         before, switches = self._before, self._switches
+        for switch, value in zip(self._unnamed, self._before_unnamed, strict=True):
+            if switch.put_back is not None and switch.read() != value:
+                switch.put_back(value)
         for place in places:
             try:
                 if switches[place].read() != before[place]:
