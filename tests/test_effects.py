@@ -199,6 +199,28 @@ class Grad(Base):
             x = x.clone().requires_grad_()
             return torch.autograd.grad(self.net(x).square().sum(), x)[0]
 
+class Backward(Base):
+    """Follows it too, and adds up."""
+    def forward(self, x):
+        with torch.inference_mode(False), torch.enable_grad():
+            self.net(x.clone()).square().sum().backward()
+            return self.net.weight.grad
+
+class OfItsInput(Base):
+    def forward(self, x):
+        with torch.inference_mode(False), torch.enable_grad():
+            self.net(x.requires_grad_()).square().sum().backward(inputs=[x])
+            return x.grad
+
+class OfAnAttribute(Base):
+    def __init__(self):
+        super().__init__()
+        self.shift = torch.zeros(6, requires_grad=True)
+    def forward(self, x):
+        with torch.inference_mode(False), torch.enable_grad():
+            self.net(x.clone() + self.shift).square().sum().backward(inputs=[self.shift])
+            return self.shift.grad
+
 class Force(Base):
     def forward(self, x):
         x.requires_grad_()
@@ -370,6 +392,8 @@ def test_a_network_that_writes_into_its_input_gets_it_back(networks: Path, name:
         ("OfTheClass", "OfTheClass.calls"),
         ("shared", "calls"),
         ("Decays", "net.weight"),
+        ("Backward", "net.weight.grad, net.bias.grad"),
+        ("OfAnAttribute", "shift.grad"),
     ],
 )
 def test_hidden_state_is_the_same_for_reference_and_runtime(networks: Path, name: str, where: str) -> None:
@@ -377,6 +401,32 @@ def test_hidden_state_is_the_same_for_reference_and_runtime(networks: Path, name
     assert Cell(networks, name).notes == said
     other = Cell(networks, name, dtype="float64")
     assert other.notes == said and other.facts["output_error"] < 1e-4
+
+
+def test_the_gradient_of_an_input_adds_up_too(networks: Path) -> None:
+    cell = Cell(networks, "OfItsInput", dtype="float64")
+    assert cell.notes == f"it keeps state between calls ({effects.GRADIENT})" and cell.facts["output_error"] < 1e-4
+
+
+def test_gradients_that_a_module_came_with_are_put_back() -> None:
+    class Adds(Trains):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.inference_mode(False), torch.enable_grad():
+                self.net(x.clone()).sum().backward()
+            return x
+
+        def __deepcopy__(self, memo: object) -> None:
+            raise TypeError("nobody can copy it")
+
+    network = Adds()
+    network.net.bias.grad = torch.ones(6)
+    prepared = here.prepare(network, (6,))
+    with prepared.conditions("system"):
+        prepared.call()
+        assert network.net.weight.grad is not None and network.net.bias.grad[0] == 2
+    assert prepared.network is network and network.net.weight.grad is None
+    assert network.net.bias.grad.tolist() == [1.0] * 6
+    assert "it keeps state between calls (net.weight.grad, net.bias.grad)" in prepared.notes
 
 
 def test_a_memory_of_inputs_is_named_and_no_output_of_it_is_stale(networks: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.measurement import agreement
 from effbench.measurement.random_state import RandomState
-from effbench.measurement.snapshot import Modes, Snapshot, same
+from effbench.measurement.snapshot import Modes, Snapshot, gradient_of, same
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +25,7 @@ WRITES = "it writes into its input"
 RESHAPES = "it changes the shape of its input, so that each call is given a copy, whose time is part of the call's"
 RANDOM = "its output is random: it draws random numbers in each call"
 DRAWS = "it draws random numbers in each call"
+GRADIENT = "its input's .grad"
 UNREAD = ", and is held to nothing"
 UNSTABLE = "its output differs from call to call on the same input, for a reason that effbench does not see"
 
@@ -80,6 +81,7 @@ def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
     after = Snapshot(network)
     second = call()
     draws, kept = random.moved() or state.has_drawn(), after.changed()
+    kept += [GRADIENT] if any(gradient_of(tensor) is not None for tensor in _tensors(list(given))) else []
     changes = bool(kept or state.changed())
     if unread := _unread(first) or _unread(second):
         notes = [*([RESHAPES] if reshapes else [WRITES] if writes else []), *([DRAWS] if draws else [])]

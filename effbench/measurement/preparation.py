@@ -115,7 +115,8 @@ def _prepared(
     network, inputs = _converted(network, inputs, setting, casts=casts)
     held.watch(spec["id"], network)
     # What preparing does to a network that changes is undone, so that its first output can be held to the reference's.
-    state = Snapshot(network) if seen and seen.keeps and not is_exported else None
+    passed = [item for each in inputs for item in each]
+    state = Snapshot(network, passed) if seen and seen.keeps and not is_exported else None
     random = RandomState()
     given, layout = None if lean or is_exported else effects.copied(inputs[0]), effects.layout(inputs[0])
     copies = copies or bool(seen and (seen.reshapes or (is_exported and seen.writes)))
