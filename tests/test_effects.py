@@ -164,6 +164,27 @@ class OwnNoise(Base):
     def forward(self, x):
         return self.net(x) + torch.rand(6, generator=self.generator)
 
+class Seeded(Base):
+    def forward(self, x):
+        torch.manual_seed(0)
+        return self.net(x) + torch.randn(6)
+
+class Forked(Base):
+    def forward(self, x):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return self.net(x) + torch.randn_like(x)
+
+class Drifts(Base):
+    calls = 0
+    def forward(self, x):
+        self.calls += 1
+        return self.net(x) if self.calls % 3 else self.net(self.net(self.net(x)))
+
+class ByData(Base):
+    def forward(self, x):
+        return self.net(x) if x.sum() > 0 else self.net(self.net(x))
+
 class Chooses(Base):
     def forward(self, x):
         return self.net(x) if random.random() < 0.5 else self.net(x)
@@ -455,6 +476,34 @@ def test_a_network_that_trains_itself_is_refused_in_every_runtime(networks: Path
 def test_random_numbers_that_do_not_reach_the_output(networks: Path) -> None:
     cell = Cell(networks, "Chooses", dtype="float64")
     assert cell.notes == "it draws random numbers in each call" and cell.facts["output_error"] < 1e-5
+
+
+@pytest.mark.parametrize("name", ["Seeded", "Forked"])
+def test_one_that_seeds_itself_is_random_elsewhere(networks: Path, name: str) -> None:
+    """`Forked` puts the random state back itself, so that nothing of it moves."""
+    with pytest.raises(Unsupported, match=f"{preparation.SEEDED}, and onnxruntime draws others than eager float32"):
+        Cell(networks, name, "onnxruntime", folder=networks.parent / name)
+
+
+def test_an_output_that_is_off_for_another_reason_is_not_called_random(networks: Path) -> None:
+    network, arguments = nn.Sequential(nn.Linear(6, 6), nn.Dropout()).eval(), [torch.rand(2, 6)]
+    assert not effects.seeds_itself(network, arguments)
+    before = torch.get_rng_state()
+    assert effects.seeds_itself(nn.Dropout().train(), arguments) and torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Drifts", r"something else than this network: it keeps state between calls \(calls\)"),
+        ("Seeded", "something else than this network: " + preparation.SEEDED),
+        ("ByData", "decides by its data what it computes"),
+    ],
+)
+def test_why_a_trace_differs(networks: Path, name: str, said: str) -> None:
+    pytest.importorskip("ncnn")
+    with pytest.raises(Unsupported, match=said):
+        Cell(networks, name, "ncnn", folder=networks.parent / f"{name} traced")
 
 
 @pytest.mark.parametrize("name", ["Table", "Keeps"])

@@ -37,7 +37,8 @@ class Seen:
     `outputs` are those of consecutive calls, from the state in which it was built: one, or several where they differ.
     `reshapes` says that an input has another layout after a call, and cannot be passed twice; `keeps` that it changes
     what it keeps, `is_checkable` that another run from the same state returns the same. Nothing can be compared with
-    outputs that are not `is_readable`. `modes` says that it trains itself, or stops to (`Modes.told`).
+    outputs that are not `is_readable`. `modes` says that it trains itself, or stops to (`Modes.told`); `kept` names what
+    changes from call to call.
     """
 
     outputs: tuple[Any, ...]
@@ -48,6 +49,7 @@ class Seen:
     is_checkable: bool = True
     is_readable: bool = True
     modes: str = ""
+    kept: tuple[str, ...] = ()
 
 
 def look(network: nn.Module, arguments: Sequence[Any]) -> Seen:
@@ -85,9 +87,11 @@ def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
     changes = bool(kept or state.changed())
     if unread := _unread(first) or _unread(second):
         notes = [*([RESHAPES] if reshapes else [WRITES] if writes else []), *([DRAWS] if draws else [])]
-        notes += [f"it keeps state between calls ({_named(kept)})"] if kept else []
+        notes += [f"it keeps state between calls ({named(kept)})"] if kept else []
         notes.append(f"{unread}{UNREAD}")
-        return Seen((first,), tuple(notes), writes, reshapes, changes, is_checkable=False, is_readable=False)
+        return Seen(
+            (first,), tuple(notes), writes, reshapes, changes, is_checkable=False, is_readable=False, kept=tuple(kept)
+        )
     differs = _differ(first, second)
     outputs = (first, second, call()) if differs else (first,)
     is_random = draws and _differ(second, _detached(network(*copied(arguments))))
@@ -102,13 +106,46 @@ def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
         is_checkable = is_checkable and not _differ(first, call())
     if kept:
         said = ": its output differs from call to call on the same input" if differs else ""
-        notes.append(f"it keeps state between calls{said} ({_named(kept)})")
+        notes.append(f"it keeps state between calls{said} ({named(kept)})")
     elif differs and not is_random:
         notes.append(UNSTABLE)
-    return Seen(outputs, tuple(notes), writes, reshapes, changes, is_checkable)
+    return Seen(outputs, tuple(notes), writes, reshapes, changes, is_checkable, kept=tuple(kept))
 
 
-def _named(kept: Sequence[str]) -> str:
+def seeds_itself(network: nn.Module, arguments: Sequence[Any]) -> bool:
+    """Whether the output depends on numbers that torch draws from a seed which the network sets itself: other numbers
+    give another output, though each call returns the same. Puts everything back, as `look` does.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class OtherNumbers(TorchDispatchMode):
+        seed = 1_000
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = dict(kwargs or {})
+            if torch.Tag.nondeterministic_seeded in func.tags:
+                self.seed += 1
+                torch.manual_seed(self.seed)
+                kwargs |= {"generator": None} if "generator" in kwargs else {}
+            return func(*args, **kwargs)
+
+    state, random = Snapshot(network), RandomState()
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            plain = _detached(network(*copied(arguments)))
+            state.restore()
+            random.restore()
+            with OtherNumbers():
+                return _differ(plain, _detached(network(*copied(arguments))))
+        except Exception:  # a network that cannot be called so is not known to
+            return False
+        finally:
+            state.restore()
+            random.restore()
+
+
+def named(kept: Sequence[str]) -> str:
     return ", ".join(kept[:MOST_NAMED]) + (" and more" if len(kept) > MOST_NAMED else "")
 
 
