@@ -169,7 +169,7 @@ def test_what_was_remembered_of_another_filter_is_forgotten(held: Held) -> None:
             with held.calling("cell"):
                 warnings.simplefilter("default")
                 told: list[object] = []
-                warnings.showwarning = lambda *each: told.append(each)
+                warnings.showwarning = lambda *each, into=told: into.append(each)
                 _warn()
                 assert len(told) == 1
             with pytest.raises(UserWarning):

@@ -117,9 +117,11 @@ def seeds_itself(network: nn.Module, arguments: Sequence[Any]) -> bool:
     give another output, though each call returns the same. Puts everything back, as `look` does.
     """
     import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils import _python_dispatch
 
-    class OtherNumbers(TorchDispatchMode):
+    base: Any = _python_dispatch.TorchDispatchMode  # which carries no types
+
+    class OtherNumbers(base):  # type: ignore[misc]
         seed = 1_000
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -3,7 +3,8 @@
 Looked at are its parameters and buffers, the attributes of its modules, and what a user's code keeps outside of them:
 globals of the files that its classes come from, attributes of those classes, and of their functions the variables that
 they share, their default arguments and their attributes. Containers of Python's own and arrays of NumPy are looked
-into, and of each tensor the gradient, to which every backward pass adds. What hides elsewhere (a cache of functools, an object of another library) is not seen.
+into, and of each tensor the gradient, to which every backward pass adds. What hides elsewhere (a cache of functools, an
+object of another library) is not seen.
 """
 
 from __future__ import annotations
