@@ -12,11 +12,12 @@ import io
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
+
+from effbench.measurement._warning_filters import set_warning_filters, warning_filters
 
 ADVICE_THREADS = "--threads sets them for every cell"
 
@@ -336,24 +337,6 @@ def _of_python() -> Iterator[Switch]:
         yield Switch(f"sys.{stream}", partial(getattr, sys, stream), partial(setattr, sys, stream))
     for name in _VARIABLES:
         yield Switch(f"the variable {name}", partial(os.environ.get, name), partial(_set_variable, name))
-
-
-def warning_filters() -> tuple[Any, ...]:
-    """What becomes of a warning, for `set_warning_filters`."""
-    return warnings.showwarning, *_filters()
-
-
-def set_warning_filters(value: tuple[Any, ...]) -> None:
-    """Have warnings do again what they did when `warning_filters` returned this."""
-    warnings.showwarning = value[0]
-    warnings.resetwarnings()  # it also forgets what each module remembers of the filters that are replaced
-    _filters()[:] = value[1:]
-
-
-def _filters() -> Any:
-    """The list of filters. From Python 3.14 on a context may have one of its own."""
-    own = getattr(warnings, "_get_filters", None)
-    return own() if own else warnings.filters
 
 
 def _monitoring() -> tuple[Any, ...]:

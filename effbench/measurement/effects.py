@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from effbench.measurement import agreement
+from effbench.measurement.modes import Modes
 from effbench.measurement.random_state import RandomState
-from effbench.measurement.snapshot import Modes, Snapshot, gradient_of, same
+from effbench.measurement.snapshot import Snapshot, gradient_of, same
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,8 +38,8 @@ class Seen:
     `outputs` are those of consecutive calls, from the state in which it was built: one, or several where they differ.
     `reshapes` says that an input has another layout after a call, and cannot be passed twice; `keeps` that it changes
     what it keeps, `is_checkable` that another run from the same state returns the same. Nothing can be compared with
-    outputs that are not `is_readable`. `modes` says that it trains itself, or stops to (`Modes.told`); `kept` names what
-    changes from call to call.
+    outputs that are not `is_readable`. `modes` says that it trains itself, or stops to (`Modes.told`). `kept` names
+    what changes from call to call.
     """
 
     outputs: tuple[Any, ...]

@@ -21,10 +21,11 @@ from effbench.devices import Call, Device
 from effbench.devices._torch_cuda import TorchCuda
 from effbench.errors import ModelError, UnknownName
 from effbench.measurement import casting, effects, loop, reasons, switches
-from effbench.measurement._switch_table import set_warning_filters, warning_filters
+from effbench.measurement._warning_filters import set_warning_filters, warning_filters
 from effbench.measurement.launcher import ALLOCATORS
+from effbench.measurement.modes import Modes
 from effbench.measurement.random_state import RandomState
-from effbench.measurement.snapshot import Modes, Snapshot
+from effbench.measurement.snapshot import Snapshot
 from effbench.runtimes import Setting, copies
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import Any
 from effbench.devices import Device
 from effbench.errors import EffbenchError
 from effbench.measurement._switch_table import Switch, rows, shown
-from effbench.measurement.snapshot import Modes
+from effbench.measurement.modes import Modes
 from effbench.zoo import external
 from effbench.zoo.libraries import LIBRARIES
 
