@@ -281,8 +281,7 @@ class Effbench:
             used_s = time.monotonic() - begun_s
             facts = _environment(prepared.device, prepared.threads, policy)
             self._replay.record(self._benchmark, prepared.call, blocks)
-        notes = (*prepared.notes, *prepared.spoilt)
-        speed = Speed(prepared.costs, prepared.costs_missing, calls, blocks, is_steady, facts, notes)
+        speed = Speed(prepared.costs, prepared.costs_missing, calls, blocks, is_steady, facts, prepared.notes)
         self._benchmark.extra_info["effbench"] = speed.to_dict()
         if is_overrun(used_s, sampling.budget_s):
             # --benchmark-max-time ends the rounds and not the warm-up.

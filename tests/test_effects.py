@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,6 +164,27 @@ class OwnNoise(Base):
     def forward(self, x):
         return self.net(x) + torch.rand(6, generator=self.generator)
 
+class Seeded(Base):
+    def forward(self, x):
+        torch.manual_seed(0)
+        return self.net(x) + torch.randn(6)
+
+class Forked(Base):
+    def forward(self, x):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return self.net(x) + torch.randn_like(x)
+
+class Drifts(Base):
+    calls = 0
+    def forward(self, x):
+        self.calls += 1
+        return self.net(x) if self.calls % 3 else self.net(self.net(self.net(x)))
+
+class ByData(Base):
+    def forward(self, x):
+        return self.net(x) if x.sum() > 0 else self.net(self.net(x))
+
 class Chooses(Base):
     def forward(self, x):
         return self.net(x) if random.random() < 0.5 else self.net(x)
@@ -196,6 +219,28 @@ class Grad(Base):
         with torch.inference_mode(False), torch.enable_grad():
             x = x.clone().requires_grad_()
             return torch.autograd.grad(self.net(x).square().sum(), x)[0]
+
+class Backward(Base):
+    """Follows it too, and adds up."""
+    def forward(self, x):
+        with torch.inference_mode(False), torch.enable_grad():
+            self.net(x.clone()).square().sum().backward()
+            return self.net.weight.grad
+
+class OfItsInput(Base):
+    def forward(self, x):
+        with torch.inference_mode(False), torch.enable_grad():
+            self.net(x.requires_grad_()).square().sum().backward(inputs=[x])
+            return x.grad
+
+class OfAnAttribute(Base):
+    def __init__(self):
+        super().__init__()
+        self.shift = torch.zeros(6, requires_grad=True)
+    def forward(self, x):
+        with torch.inference_mode(False), torch.enable_grad():
+            self.net(x.clone() + self.shift).square().sum().backward(inputs=[self.shift])
+            return self.shift.grad
 
 class Force(Base):
     def forward(self, x):
@@ -233,6 +278,11 @@ class ForcedHalf(nn.Module):
         self.net = nn.Linear(6, 6).half()
     def forward(self, x):
         return self.net(x.half())
+
+class Trains(Base):
+    def forward(self, x):
+        self.net.train()
+        return self.net(x)
 
 class Late(Base):
     def forward(self, x):
@@ -363,6 +413,8 @@ def test_a_network_that_writes_into_its_input_gets_it_back(networks: Path, name:
         ("OfTheClass", "OfTheClass.calls"),
         ("shared", "calls"),
         ("Decays", "net.weight"),
+        ("Backward", "net.weight.grad, net.bias.grad"),
+        ("OfAnAttribute", "shift.grad"),
     ],
 )
 def test_hidden_state_is_the_same_for_reference_and_runtime(networks: Path, name: str, where: str) -> None:
@@ -370,6 +422,32 @@ def test_hidden_state_is_the_same_for_reference_and_runtime(networks: Path, name
     assert Cell(networks, name).notes == said
     other = Cell(networks, name, dtype="float64")
     assert other.notes == said and other.facts["output_error"] < 1e-4
+
+
+def test_the_gradient_of_an_input_adds_up_too(networks: Path) -> None:
+    cell = Cell(networks, "OfItsInput", dtype="float64")
+    assert cell.notes == f"it keeps state between calls ({effects.GRADIENT})" and cell.facts["output_error"] < 1e-4
+
+
+def test_gradients_that_a_module_came_with_are_put_back() -> None:
+    class Adds(Trains):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.inference_mode(False), torch.enable_grad():
+                self.net(x.clone()).sum().backward()
+            return x
+
+        def __deepcopy__(self, memo: object) -> None:
+            raise TypeError("nobody can copy it")
+
+    network = Adds()
+    network.net.bias.grad = torch.ones(6)
+    prepared = here.prepare(network, (6,))
+    with prepared.conditions("system"):
+        prepared.call()
+        assert network.net.weight.grad is not None and network.net.bias.grad[0] == 2
+    assert prepared.network is network and network.net.weight.grad is None
+    assert network.net.bias.grad.tolist() == [1.0] * 6
+    assert "it keeps state between calls (net.weight.grad, net.bias.grad)" in prepared.notes
 
 
 def test_a_memory_of_inputs_is_named_and_no_output_of_it_is_stale(networks: Path) -> None:
@@ -387,9 +465,45 @@ def test_a_random_output_is_named_and_only_its_shape_is_checked(networks: Path, 
         agreement.require_shapes(torch.zeros(2), torch.zeros(3))
 
 
+@pytest.mark.parametrize("runtime", ["eager", "onnxruntime"])
+def test_a_network_that_trains_itself_is_refused_in_every_runtime(networks: Path, runtime: str) -> None:
+    if runtime != "eager":
+        pytest.importorskip(runtime)
+    with pytest.raises(switches.Switched, match="its forward puts Linear into training mode"):
+        Cell(networks, "Trains", runtime, dtype="float32" if runtime != "eager" else "float64")
+
+
 def test_random_numbers_that_do_not_reach_the_output(networks: Path) -> None:
     cell = Cell(networks, "Chooses", dtype="float64")
     assert cell.notes == "it draws random numbers in each call" and cell.facts["output_error"] < 1e-5
+
+
+@pytest.mark.parametrize("name", ["Seeded", "Forked"])
+def test_one_that_seeds_itself_is_random_elsewhere(networks: Path, name: str) -> None:
+    """`Forked` puts the random state back itself, so that nothing of it moves."""
+    with pytest.raises(Unsupported, match=f"{preparation.SEEDED}, and onnxruntime draws others than eager float32"):
+        Cell(networks, name, "onnxruntime", folder=networks.parent / name)
+
+
+def test_an_output_that_is_off_for_another_reason_is_not_called_random(networks: Path) -> None:
+    network, arguments = nn.Sequential(nn.Linear(6, 6), nn.Dropout()).eval(), [torch.rand(2, 6)]
+    assert not effects.seeds_itself(network, arguments)
+    before = torch.get_rng_state()
+    assert effects.seeds_itself(nn.Dropout().train(), arguments) and torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Drifts", r"something else than this network: it keeps state between calls \(calls\)"),
+        ("Seeded", "something else than this network: " + preparation.SEEDED),
+        ("ByData", "decides by its data what it computes"),
+    ],
+)
+def test_why_a_trace_differs(networks: Path, name: str, said: str) -> None:
+    pytest.importorskip("ncnn")
+    with pytest.raises(Unsupported, match=said):
+        Cell(networks, name, "ncnn", folder=networks.parent / f"{name} traced")
 
 
 @pytest.mark.parametrize("name", ["Table", "Keeps"])
@@ -692,7 +806,37 @@ def test_what_a_forward_sets_is_put_back_and_named(name: str) -> None:
             assert not prepared.spoilt
             prepared.call()
         assert read() == before
-        assert [note for note in prepared.spoilt if told in note and "while it is timed" in note], prepared.spoilt
+        (note,) = [note for note in prepared.notes if "sets" in note]  # one fault, told once
+        assert told in note and "while it is timed" in note
+
+
+class Trains(nn.Module):
+    """Puts itself, or a part of it, into training mode, from its `first` call on."""
+
+    def __init__(self, part: str = "", first: int = 1) -> None:
+        super().__init__()
+        self.net, self.drop, self.part, self.left = nn.Linear(6, 6), nn.Dropout(), part, first
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.left -= 1
+        if self.left < 1:
+            self.get_submodule(self.part).train()
+        return self.net(self.drop(x))
+
+
+@pytest.mark.parametrize(("part", "first"), [("", 1), ("drop", 1), ("", 50)])
+def test_a_network_that_trains_itself_is_noted_once_in_a_test(part: str, first: int) -> None:
+    network = Trains(part, first).train()
+    network.drop.eval()
+    prepared = here.prepare(network, (6,))
+    with prepared.conditions("system"):
+        assert not prepared.network.training
+        for _ in range(60):
+            prepared.call()
+    (note,) = [note for note in prepared.notes if "mode" in note]
+    kind = "Dropout" if part else "Trains"
+    assert note.startswith(f"its forward puts {kind} into training mode") and "take train()" in note
+    assert network.training and not network.drop.training
 
 
 def test_what_only_a_late_call_sets_is_named_too() -> None:
@@ -855,3 +999,22 @@ def test_what_a_copy_loses_is_measured_itself() -> None:
     with prepared.conditions("system"):
         prepared.call()
     assert prepared.network is network and network.calls == 0 and network.training
+
+
+def test_filters_of_warnings_of_its_first_call_hold_while_it_is_timed() -> None:
+    """As where a library is imported in the first forward, and hides a warning of its own."""
+
+    def hides() -> None:
+        if not next(calls):
+            warnings.filterwarnings("ignore", message="hidden")
+        warnings.warn("hidden", stacklevel=1)
+
+    calls = itertools.count()  # which nobody can put back, like an import
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        prepared = here.prepare(Sets(hides), (6,))
+        assert list(warnings.filters) == before
+        with prepared.conditions("system"):
+            prepared.call()
+        assert list(warnings.filters) == before

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tracemalloc
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,48 @@ def test_what_building_changes_is_noted_and_only_what_was_set_itself(held: Held)
     assert "fp32_precision" not in note and held.facts("other") == {}
 
 
+@pytest.mark.parametrize("kind", ["error", "ignore", "reset", "other list", "recorded"])
+def test_filters_of_warnings_are_put_back_without_a_word(held: Held, kind: str) -> None:
+    act: dict[str, Callable[[], object]] = {
+        "error": lambda: warnings.simplefilter("error"),
+        "ignore": lambda: warnings.filterwarnings("ignore", module="somebody"),
+        "reset": warnings.resetwarnings,
+        "other list": lambda: setattr(warnings, "filters", [("ignore", None, Warning, None, 0)]),
+        "recorded": lambda: entered(warnings.catch_warnings(record=True)),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        held.renew()
+        for step in (held.building({"id": "cell", "model": "x.py:f"}), held.calling("cell")):
+            before = warnings.showwarning, list(warnings.filters)
+            with step:
+                act[kind]()
+            assert (warnings.showwarning, list(warnings.filters)) == before and held.facts("cell") == {}
+        act[kind]()
+        held.require("cell", quick=True)
+        assert (warnings.showwarning, list(warnings.filters)) == before
+
+
+def test_what_was_remembered_of_another_filter_is_forgotten(held: Held) -> None:
+    """Python remembers for each line that its warning was ignored or shown."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        held.renew()
+        for _ in range(2):
+            with held.calling("cell"):
+                warnings.simplefilter("default")
+                told: list[object] = []
+                warnings.showwarning = lambda *each, into=told: into.append(each)
+                _warn()
+                assert len(told) == 1
+            with pytest.raises(UserWarning):
+                _warn()
+
+
+def _warn() -> None:
+    warnings.warn("of a network", stacklevel=1)
+
+
 def test_a_long_list_is_shortened(held: Held) -> None:
     with held.building({"id": "cell", "model": "pickle:/tmp/x"}):
         for name in ("threads", "mkldnn", "dtype", "fast path", "gradients"):
@@ -225,7 +268,7 @@ def test_a_gate_tells_what_its_networks_do_and_in_which_dtype() -> None:
 # --- real processes ---------------------------------------------------------------------------------
 
 NETWORKS = """
-import gc, os, torch
+import gc, os, torch, warnings
 from torch import nn
 
 class Plain(nn.Module):
@@ -250,6 +293,7 @@ class Witness(Plain):
 
     def forward(self, x):
         self.check()
+        warnings.warn("nobody makes an error of this")
         return super().forward(x)
 
 class Builds(Plain):
@@ -261,6 +305,12 @@ class Builds(Plain):
 class Threads(Plain):
     def forward(self, x):
         torch.set_num_threads(2)
+        return super().forward(x)
+
+class Warned(Plain):
+    def forward(self, x):
+        if not x.is_meta:
+            warnings.simplefilter("error")
         return super().forward(x)
 
 class Late(Plain):
@@ -295,7 +345,7 @@ class Lasting(Plain):
 
 def test_the_odd_network_is_named_and_not_its_neighbour(tmp_path: Path) -> None:
     (tmp_path / "odd.py").write_text(NETWORKS)
-    names = ("Builds", "Threads", "Collects", "Witness", "Late", "Raises", "Lasting")
+    names = ("Warned", "Builds", "Threads", "Collects", "Witness", "Late", "Raises", "Lasting")
     done = effbench(
         "compare", *(f"odd.py:{name}" for name in names), "--input", "32", "--quick", "--launches", 2, "--json",
         "--out", "run", 
@@ -304,6 +354,7 @@ def test_the_odd_network_is_named_and_not_its_neighbour(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     cells = {cell["model"].partition(":")[2]: cell for cell in done.json["cells"]}
     assert cells["Witness"]["skipped"] is None and cells["Witness"]["blocks"] and cells["Witness"]["notes"] == []
+    assert cells["Warned"]["skipped"] is None and cells["Warned"]["blocks"] and cells["Warned"]["notes"] == []
     assert cells["Builds"]["skipped"] is None and cells["Builds"]["blocks"]
     assert any("odd.py:Builds sets torch's threads to 2 (put back to 1)" in note for note in cells["Builds"]["notes"])
     assert cells["Collects"]["notes"] == [switches.COLLECTS] and cells["Collects"]["blocks"]

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
+from effbench.measurement._warning_filters import set_warning_filters, warning_filters
+
 ADVICE_THREADS = "--threads sets them for every cell"
 
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "OMP_PROC_BIND")
@@ -30,7 +32,8 @@ class Switch:
     """One setting of the whole process, or of the thread that computes.
 
     `put_back` takes what `read` returned; None where nobody can put it back. A switch that another one sets along
-    `follows` that one: it is named only where it changed alone. One that takes long to read is `slow`.
+    `follows` that one: it is named only where it changed alone. One that takes long to read is `slow`. One that is
+    `quiet` is put back without a word: libraries change it where they are imported, and nothing takes longer for it.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Switch:
     put_back: Callable[[Any], object] | None
     follows: tuple[str, ...] = ()
     slow: bool = False
+    quiet: bool = False
     advice: str = ""
 
 
@@ -325,8 +329,9 @@ def _of_python() -> Iterator[Switch]:
     yield Switch("sys.monitoring's tools", _monitoring, None)
     yield Switch("tracemalloc", _tracemalloc, _set_tracemalloc)
     yield Switch("sys.setswitchinterval", sys.getswitchinterval, sys.setswitchinterval)
-    # sys.setrecursionlimit is left as it is set: a deep network needs it, and nothing takes longer for it. So are
-    # sys.path and the filters of warnings, which imports extend.
+    # sys.setrecursionlimit is left as it is set: a deep network needs it, and nothing takes longer for it. So is
+    # sys.path, which imports extend.
+    yield Switch("the filters of warnings", warning_filters, set_warning_filters, quiet=True)
     yield Switch("np.seterr", _numpy_errors, _set_numpy_errors)
     for stream in ("stdout", "stderr"):
         yield Switch(f"sys.{stream}", partial(getattr, sys, stream), partial(setattr, sys, stream))

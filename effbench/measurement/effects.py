@@ -6,12 +6,13 @@ Found out by calling it on copies of one input from the same state. Whatever it 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from effbench.measurement import agreement
+from effbench.measurement.modes import Modes
 from effbench.measurement.random_state import RandomState
-from effbench.measurement.snapshot import Snapshot, same
+from effbench.measurement.snapshot import Snapshot, gradient_of, same
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +26,7 @@ WRITES = "it writes into its input"
 RESHAPES = "it changes the shape of its input, so that each call is given a copy, whose time is part of the call's"
 RANDOM = "its output is random: it draws random numbers in each call"
 DRAWS = "it draws random numbers in each call"
+GRADIENT = "its input's .grad"
 UNREAD = ", and is held to nothing"
 UNSTABLE = "its output differs from call to call on the same input, for a reason that effbench does not see"
 
@@ -36,7 +38,8 @@ class Seen:
     `outputs` are those of consecutive calls, from the state in which it was built: one, or several where they differ.
     `reshapes` says that an input has another layout after a call, and cannot be passed twice; `keeps` that it changes
     what it keeps, `is_checkable` that another run from the same state returns the same. Nothing can be compared with
-    outputs that are not `is_readable`.
+    outputs that are not `is_readable`. `modes` says that it trains itself, or stops to (`Modes.told`). `kept` names
+    what changes from call to call.
     """
 
     outputs: tuple[Any, ...]
@@ -46,6 +49,8 @@ class Seen:
     keeps: bool = False
     is_checkable: bool = True
     is_readable: bool = True
+    modes: str = ""
+    kept: tuple[str, ...] = ()
 
 
 def look(network: nn.Module, arguments: Sequence[Any]) -> Seen:
@@ -56,10 +61,10 @@ def look(network: nn.Module, arguments: Sequence[Any]) -> Seen:
     """
     import torch
 
-    state, random = Snapshot(network), RandomState()
+    state, random, modes = Snapshot(network), RandomState(), Modes(network)
     with torch.inference_mode(False), torch.no_grad():
         try:
-            return _looked(network, arguments, state, random)
+            return replace(_looked(network, arguments, state, random), modes=modes.told())
         finally:
             state.restore()
             random.restore()
@@ -79,12 +84,15 @@ def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
     after = Snapshot(network)
     second = call()
     draws, kept = random.moved() or state.has_drawn(), after.changed()
+    kept += [GRADIENT] if any(gradient_of(tensor) is not None for tensor in _tensors(list(given))) else []
     changes = bool(kept or state.changed())
     if unread := _unread(first) or _unread(second):
         notes = [*([RESHAPES] if reshapes else [WRITES] if writes else []), *([DRAWS] if draws else [])]
-        notes += [f"it keeps state between calls ({_named(kept)})"] if kept else []
+        notes += [f"it keeps state between calls ({named(kept)})"] if kept else []
         notes.append(f"{unread}{UNREAD}")
-        return Seen((first,), tuple(notes), writes, reshapes, changes, is_checkable=False, is_readable=False)
+        return Seen(
+            (first,), tuple(notes), writes, reshapes, changes, is_checkable=False, is_readable=False, kept=tuple(kept)
+        )
     differs = _differ(first, second)
     outputs = (first, second, call()) if differs else (first,)
     is_random = draws and _differ(second, _detached(network(*copied(arguments))))
@@ -99,13 +107,48 @@ def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
         is_checkable = is_checkable and not _differ(first, call())
     if kept:
         said = ": its output differs from call to call on the same input" if differs else ""
-        notes.append(f"it keeps state between calls{said} ({_named(kept)})")
+        notes.append(f"it keeps state between calls{said} ({named(kept)})")
     elif differs and not is_random:
         notes.append(UNSTABLE)
-    return Seen(outputs, tuple(notes), writes, reshapes, changes, is_checkable)
+    return Seen(outputs, tuple(notes), writes, reshapes, changes, is_checkable, kept=tuple(kept))
 
 
-def _named(kept: Sequence[str]) -> str:
+def seeds_itself(network: nn.Module, arguments: Sequence[Any]) -> bool:
+    """Whether the output depends on numbers that torch draws from a seed which the network sets itself: other numbers
+    give another output, though each call returns the same. Puts everything back, as `look` does.
+    """
+    import torch
+    from torch.utils import _python_dispatch
+
+    base: Any = _python_dispatch.TorchDispatchMode  # which carries no types
+
+    class OtherNumbers(base):  # type: ignore[misc]
+        seed = 1_000
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = dict(kwargs or {})
+            if torch.Tag.nondeterministic_seeded in func.tags:
+                self.seed += 1
+                torch.manual_seed(self.seed)
+                kwargs |= {"generator": None} if "generator" in kwargs else {}
+            return func(*args, **kwargs)
+
+    state, random = Snapshot(network), RandomState()
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            plain = _detached(network(*copied(arguments)))
+            state.restore()
+            random.restore()
+            with OtherNumbers():
+                return _differ(plain, _detached(network(*copied(arguments))))
+        except Exception:  # a network that cannot be called so is not known to
+            return False
+        finally:
+            state.restore()
+            random.restore()
+
+
+def named(kept: Sequence[str]) -> str:
     return ", ".join(kept[:MOST_NAMED]) + (" and more" if len(kept) > MOST_NAMED else "")
 
 

@@ -21,7 +21,9 @@ from effbench.devices import Call, Device
 from effbench.devices._torch_cuda import TorchCuda
 from effbench.errors import ModelError, UnknownName
 from effbench.measurement import casting, effects, loop, reasons, switches
+from effbench.measurement._warning_filters import set_warning_filters, warning_filters
 from effbench.measurement.launcher import ALLOCATORS
+from effbench.measurement.modes import Modes
 from effbench.measurement.random_state import RandomState
 from effbench.measurement.snapshot import Snapshot
 from effbench.runtimes import Setting, copies
@@ -52,9 +54,26 @@ class Prepared:
     threads: int
     costs: Cost | None
     costs_missing: str = ""
-    notes: tuple[str, ...] = ()
+    oddities: tuple[str, ...] = ()
+    modes: str = ""
+    """What its first calls did to the modes of its modules (`Modes.told`)."""
+    changes: tuple[switches.Change, ...] = ()
+    """What its first calls have set for the whole process."""
+    left: str = "put back"
+    filters: tuple[Any, ...] | None = None
+    """Filters of warnings as its first calls left them: a library that it imports there hides its own for good."""
     spoilt: list[str] = field(default_factory=list)
-    """What calls under `conditions` have set for the whole process, which is known when these end."""
+    """What calls under `conditions` have set, which is known when these end."""
+    _late: list[switches.Change] = field(default_factory=list)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known of it, each fault once: after `conditions` also what calls under these have set."""
+        late = {change.switch.name for change in self._late}
+        early = [change for change in self.changes if change.switch.name not in late]
+        said = [f"its forward {self.modes}"] if self.modes else []
+        said += [f"its forward sets {switches.told(early)}; {self.left}"] if early else []
+        return (*self.oddities, *said, *self.spoilt)
 
     @contextlib.contextmanager
     def conditions(self, allocator: str) -> Iterator[str]:
@@ -77,6 +96,8 @@ class Prepared:
         try:
             # Threads, denormals, tracers and the garbage collector are switches too.
             stack.enter_context(switches.kept())
+            if self.filters:
+                set_warning_filters(self.filters)
             stack.enter_context(_in_eval_mode(self.network))
             if gpu:
                 self.device.setup()
@@ -104,7 +125,7 @@ class Prepared:
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
         """Put back what the calls set, and note it: some of them ran under other settings than the rest."""
-        held = switches.held(self.device)
+        held, modes = switches.held(self.device), Modes(self.network)
         try:
             yield
         except RuntimeError as error:
@@ -113,7 +134,10 @@ class Prepared:
             raise
         finally:
             if changes := held.put_back():
+                self._late.extend(changes)
                 self.spoilt.append(f"its forward sets {switches.told(changes)} while it is timed; take that out of it")
+            if (said := modes.told()) and not self.modes:
+                self.spoilt.append(f"its forward {said}")
 
 
 def prepare(
@@ -138,11 +162,10 @@ def prepare(
     """
     with switches.kept() as held:
         prepared = _prepared(network, shape, batch, dtype, device, threads, is_ours=is_ours)
+        filters: tuple[Any, ...] | None = warning_filters()
         changes = held.put_back()
-    if not changes:
-        return prepared
-    left = f"; {held.spoiled}" if held.spoiled else "; put back"
-    return replace(prepared, notes=(*prepared.notes, f"its forward sets {switches.told(changes)}{left}"))
+    filters = None if filters == warning_filters() else filters
+    return replace(prepared, changes=changes, left=held.spoiled or prepared.left, filters=filters)
 
 
 def _prepared(
@@ -181,8 +204,8 @@ def _prepared(
     call = runtimes.get("eager").prepare(called, inputs, Setting(Path(), place.kind)).call
     if seen and seen.writes and not seen.reshapes:
         call = effects.renewing(call, inputs, _fed(network, described, batch, dtype, place))
-    notes = seen.notes if seen else ()
-    return Prepared(place, place.bind(call, {}), network, getattr(place, "threads", 1), costs, missing, notes)
+    threads, (notes, modes) = getattr(place, "threads", 1), (seen.notes, seen.modes) if seen else ((), "")
+    return Prepared(place, place.bind(call, {}), network, threads, costs, missing, notes, modes)
 
 
 def _looked_at(network: nn.Module, arguments: tuple[Any, ...]) -> effects.Seen | None:

@@ -15,12 +15,14 @@ from effbench.measurement import agreement, builds, casting, effects, keeping, r
 from effbench.measurement.effects import Seen
 from effbench.measurement.random_state import RandomState
 from effbench.measurement.snapshot import Snapshot, same
-from effbench.measurement.switches import NOTHING, Held
+from effbench.measurement.switches import NOTHING, Held, Switched
 from effbench.runtimes import Setting, Unsupported
-from effbench.runtimes.base import Runtime
+from effbench.runtimes.base import Runtime, TraceDiffers
 from effbench.runtimes.exported import Exported, as_arrays
 
 Emit = Callable[..., None]
+
+SEEDED = "its output is made of random numbers, drawn from a seed that it sets itself"
 
 PUT_BACK = ", which is put back before each block of calls"
 """Of a network that writes into its input. A model file is exported such that it cannot."""
@@ -109,11 +111,14 @@ def _prepared(
     if setting.mode == "infer" and (is_exported or not (lean or (is_reference and not looks))):
         with sources.watched():
             seen = _looked_at(network, inputs[0], setting, casts=casts)
+        if seen.modes:  # which looking has put back, and an exporter would not see
+            raise Switched(f"its forward {seen.modes}")
         held.require(spec["id"])  # now, since a runtime may refuse for a reason that follows from it
     network, inputs = _converted(network, inputs, setting, casts=casts)
     held.watch(spec["id"], network)
     # What preparing does to a network that changes is undone, so that its first output can be held to the reference's.
-    state = Snapshot(network) if seen and seen.keeps and not is_exported else None
+    passed = [item for each in inputs for item in each]
+    state = Snapshot(network, passed) if seen and seen.keeps and not is_exported else None
     random = RandomState()
     given, layout = None if lean or is_exported else effects.copied(inputs[0]), effects.layout(inputs[0])
     copies = copies or bool(seen and (seen.reshapes or (is_exported and seen.writes)))
@@ -121,7 +126,10 @@ def _prepared(
         network = effects.on_copies(network)
     originals: list[tuple[Any, ...]] | None = None
     try:
-        prepared = runtime.prepare(network, inputs, setting)
+        try:
+            prepared = runtime.prepare(network, inputs, setting)
+        except TraceDiffers as error:
+            raise _explained(error, runtime, network, inputs[0], seen) from error
         if is_exported:
             held.put_back()  # what an exporter sets is none of the network's, which was asked before
         call = prepared.call
@@ -156,7 +164,14 @@ def _prepared(
         notes = effects.RESHAPES if copies else effects.WRITES
     notes = "; ".join(filter(None, (notes, late)))
     if seen and not is_reference:
-        expected, found = _held_to(seen, output, setting)
+        try:
+            expected, found = _held_to(seen, output, setting)
+        except Unsupported as error:
+            agreement.require_shapes(seen.outputs[0], output)  # which no random number changes
+            where = runtime.name if setting.dtype == "float32" else f"{runtime.name} in {setting.dtype}"
+            if not effects.seeds_itself(network, inputs[0]):
+                raise
+            raise Unsupported(f"{SEEDED}, and {where} draws others than eager float32") from error
         facts |= found
     if notes:
         # Within a block it writes again and again, which only a clock that stops between calls could avoid.
@@ -204,6 +219,16 @@ def _held_to(seen: Seen, output: Any, setting: Setting) -> tuple[Any, dict[str, 
             refusal = refusal or error
     assert refusal is not None, "there is at least one output"
     raise refusal
+
+
+def _explained(
+    error: TraceDiffers, runtime: Runtime, network: Any, arguments: tuple[Any, ...], seen: Seen | None
+) -> Unsupported:
+    """Why a trace differs from the network, where it is not the data that decides what that computes."""
+    about = f"{runtime.name} runs a trace, which returns something else than this network"
+    if seen and seen.kept:
+        return Unsupported(f"{about}: it keeps state between calls ({effects.named(seen.kept)})")
+    return Unsupported(f"{about}: {SEEDED}") if effects.seeds_itself(network, arguments) else error
 
 
 def _opened(spec: Mapping[str, Any], setting: Setting, emit: Emit) -> Call:

@@ -3,7 +3,8 @@
 Looked at are its parameters and buffers, the attributes of its modules, and what a user's code keeps outside of them:
 globals of the files that its classes come from, attributes of those classes, and of their functions the variables that
 they share, their default arguments and their attributes. Containers of Python's own and arrays of NumPy are looked
-into. What hides elsewhere (a cache of functools, an object of another library) is not seen.
+into, and of each tensor the gradient, to which every backward pass adds. What hides elsewhere (a cache of functools, an
+object of another library) is not seen.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import contextlib
 import random
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,8 @@ class _Place:
 class Snapshot:
     """The state of a network and of its user's code when this was made."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, inputs: Sequence[Any] = ()) -> None:
+        """Of the tensors among the `inputs` only gradients are looked at."""
         from torch.nn.modules.lazy import LazyModuleMixin
 
         self._places: list[_Place] = []
@@ -71,6 +73,8 @@ class Snapshot:
         for kind in dict.fromkeys(kind for module in network.modules() for kind in type(module).__mro__):
             if is_users(kind.__module__):
                 self._keep_class(kind)
+        found = [(name, tensor) for name, tensor, _ in self._copies.values()]
+        self._keep_gradients([*weights, *found, *((f"input {place}", value) for place, value in enumerate(inputs))])
 
     def changed(self) -> list[str]:
         """The names of what differs now, such as ``cache`` or ``h``, each once. Generators are none of them."""
@@ -124,6 +128,29 @@ class Snapshot:
         # Lazy ones have no values yet, and some subclasses cannot be copied.
         with contextlib.suppress(Exception), torch.no_grad():
             self._copies[id(tensor)] = (name, tensor, tensor.detach().clone())
+
+    def _keep_gradients(self, found: Sequence[tuple[str, Any]]) -> None:
+        """What a backward pass adds to."""
+        import torch
+
+        tensors = {id(value): (name, value) for name, value in reversed(found) if isinstance(value, torch.Tensor)}
+
+        def read() -> dict[int, Any]:
+            known = {key: gradient_of(tensor) for key, (_, tensor) in reversed(tensors.items())}
+            return {key: gradient for key, gradient in known.items() if gradient is not None}
+
+        def restore(before: dict[int, Any], other: set[int]) -> None:
+            for key in other:
+                tensors[key][1].grad = before.get(key)
+
+        def label(key: int) -> str:
+            return f"{tensors[key][0]}.grad"
+
+        place = _Place(label, read, read(), restore)
+        if sum(map(_bytes, place.before.values())) <= MOST_WEIGHTS_BYTES:
+            for key, gradient in place.before.items():
+                self._keep_tensor(label(key), gradient)
+        self._places.append(place)
 
     def _keep_array(self, name: str, array: Any) -> None:
         if id(array) not in self._copies and array.nbytes <= MOST_WEIGHTS_BYTES:
@@ -263,6 +290,11 @@ _OF_MODULES = frozenset(
     (*_REGISTRIES, "_non_persistent_buffers_set", "_is_full_backward_hook", "_forward_hooks_always_called")
 )
 """Attributes of every module that hold no state, or that are looked at apart."""
+
+
+def gradient_of(tensor: Any) -> Any:
+    """What backward passes have added up for a tensor; None for one that was computed, where torch warns of asking."""
+    return tensor.grad if tensor.is_leaf else None
 
 
 def same(one: Any, other: Any) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from effbench.devices import Device
 from effbench.errors import EffbenchError
 from effbench.measurement._switch_table import Switch, rows, shown
+from effbench.measurement.modes import Modes
 from effbench.zoo import external
 from effbench.zoo.libraries import LIBRARIES
 
@@ -57,16 +57,18 @@ class Held:
     """
 
     def __init__(self, switches: Sequence[Switch]) -> None:
-        self._switches = tuple(switches)
+        self._switches = tuple(switch for switch in switches if not switch.quiet)
+        self._unnamed = tuple(switch for switch in switches if switch.quiet)
         self._quick = tuple(place for place, switch in enumerate(self._switches) if not switch.slow)
         self._all = tuple(range(len(self._switches)))
         self._before: list[Any] = []
+        self._before_unnamed: list[Any] = []
         self._notes: dict[str, str] = {}
         self._imported: dict[str, list[tuple[int, Any]]] = {}
         self._collections = 0
         self.collectors: set[str] = set()
         """Cells whose calls collect garbage themselves, which nobody else does once `listen` was called."""
-        self._modes: dict[str, list[tuple[Any, bool]]] = {}
+        self._modes: dict[str, Modes] = {}
         self.spoiled = ""
         """What could not be put back: nothing more can be measured in this process."""
         self.renew()
@@ -74,6 +76,7 @@ class Held:
     def renew(self) -> None:
         """From now on the settings of this moment are the ones to keep."""
         self._before = [_read(switch) for switch in self._switches]
+        self._before_unnamed = [_read(switch) for switch in self._unnamed]
 
     def listen(self) -> None:
         """Notice from now on, where Python itself collects no garbage any more, who does (`collectors`)."""
@@ -143,7 +146,7 @@ class Held:
     def watch(self, cell: str, network: Any) -> None:
         """From now on a call that sets a module of this network to training or evaluation is a change, too."""
         if self._switches:
-            self._modes[cell] = _modes(network)
+            self._modes[cell] = Modes(network)
 
     def require(self, cell: str, *, quick: bool = False) -> None:
         """Raise Switched where a setting is not as it was; it is put back. `quick` leaves out what takes long."""
@@ -154,13 +157,9 @@ class Held:
         if changes:
             advice = next((f" ({each.switch.advice})" for each in changes if each.switch.advice), "")
             raise Switched(f"its forward sets {told(changes)}; take that out of it{advice}")
-        for reference, training in self._modes.get(cell, ()):
-            module = reference()
-            if module is not None and module.training != training:
-                which = "into training mode, where dropout and batch norm" if module.training else "out of training"
-                which += " compute otherwise" if module.training else " mode"
-                del self._modes[cell]
-                raise Switched(f"its forward puts {type(module).__name__} {which}; take train() and eval() out of it")
+        if cell in self._modes and (said := self._modes[cell].told()):
+            del self._modes[cell]
+            raise Switched(f"its forward {said}")
 
     # --- putting back -------------------------------------------------------------------------------
 
@@ -170,6 +169,9 @@ class Held:
 
     def _put_back(self, places: Sequence[int]) -> tuple[Change, ...]:
         before, switches = self._before, self._switches
+        for switch, value in zip(self._unnamed, self._before_unnamed, strict=True):
+            if switch.put_back is not None and switch.read() != value:
+                switch.put_back(value)
         for place in places:
             try:
                 if switches[place].read() != before[place]:
@@ -222,10 +224,6 @@ def _read(switch: Switch) -> Any:
         return switch.read()
     except Exception:  # as torch's old switches do after the new ones were set
         return _UNREADABLE
-
-
-def _modes(network: Any) -> list[tuple[Any, bool]]:
-    return [(weakref.ref(module), module.training) for module in network.modules() if hasattr(module, "training")]
 
 
 def _listed(said: Sequence[str]) -> str:

@@ -20,6 +20,10 @@ class Unsupported(Exception):
     """This runtime cannot take this network; the message is the reason that the skipped row shows."""
 
 
+class TraceDiffers(Unsupported):
+    """A trace returns something else than the network that it was taken of."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """The conditions under which a runtime prepares a cell.

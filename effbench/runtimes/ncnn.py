@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench.devices.base import Call
-from effbench.runtimes.base import Setting, Unsupported
+from effbench.runtimes.base import Setting, TraceDiffers, Unsupported
 from effbench.runtimes.exported import Exported, Session
 from effbench.runtimes.quiet import quiet
 
@@ -155,7 +155,7 @@ def _convert(network: nn.Module, inputs: tuple[Tensor, ...], work: Path) -> None
         scaled = [tuple(_scaled(given, by) for given in inputs) for by in (-1, 10)]
         # One that differs from itself keeps state or draws random numbers: its trace can tell nothing about it.
         if any(_differ(traced, Flat(), each) and not _differ(Flat(), Flat(), each) for each in scaled):
-            raise Unsupported(
+            raise TraceDiffers(
                 "ncnn runs a trace, and this network decides by its data what it computes; let shapes alone decide"
             )
         traced.save(work / "model.pt")
