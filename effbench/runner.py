@@ -362,7 +362,7 @@ class _Seen:
         self.at_s = max(self.at_s, event.get("at_s", 0.0))
         note = self.forecast.take(event) if self.forecast is not None else ""
         if kind == "working" or note:
-            self.working = event["cell"]
+            self.working = event.get("cell", self.working)
             if self._rounds is None:
                 self._say(0.0, "warming up", note)
         elif kind == "null":

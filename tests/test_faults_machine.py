@@ -14,7 +14,7 @@ from shell import QUICKLY, effbench, records
 from effbench import storage
 from effbench.core import Timing
 from effbench.gates.pairs import Pair, rounds
-from effbench.measurement import preparation
+from effbench.measurement import agreement
 from effbench.recording import Recording
 from effbench.summary import summarise
 
@@ -163,6 +163,6 @@ def test_every_tensor_of_an_output_is_looked_at() -> None:
 
     good, bad = torch.zeros(3), torch.tensor([0.0, float("-inf")])
     for fine in (good, good.bfloat16(), good.long(), None, "text", (), [good, {"a": (good,)}]):
-        assert preparation.is_finite(fine)
+        assert agreement.is_finite(fine)
     for wrong in (bad, bad.half(), [good, bad], {"a": {"b": (good, [bad])}}):
-        assert not preparation.is_finite(wrong)
+        assert not agreement.is_finite(wrong)

@@ -21,7 +21,7 @@ from test_cuda import Gpu
 from torch import Tensor, nn
 
 from effbench.devices.cuda import Cuda
-from effbench.measurement import agreement, preparation
+from effbench.measurement import agreement
 from effbench.runtimes import Prepared, Setting, Unsupported
 from effbench.runtimes import onnx as adapter
 from effbench.runtimes.onnx import OnnxRuntime, delegation
@@ -276,8 +276,8 @@ def test_cuda_keeps_inputs_and_outputs_on_the_device(monkeypatch: pytest.MonkeyP
     output = call()
     assert scripted.runs == 1
     assert agreement.check(torch.tensor([0.0, 2.0, 4.0]), output, "float32")["output_error"] == 0
-    assert preparation.is_finite(output)
-    assert not preparation.is_finite(runtime.open(CUDA).bind((np.array([np.nan]),))())
+    assert agreement.is_finite(output)
+    assert not agreement.is_finite(runtime.open(CUDA).bind((np.array([np.nan]),))())
 
 
 def test_a_block_on_cuda_has_the_device_time_of_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

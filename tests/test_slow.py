@@ -226,6 +226,10 @@ def test_many_quick_networks_overrun_a_budget_before_their_calls_show_it() -> No
     assert said[3].startswith("16 s are over and 1 of 30 cells are warming up, beyond the budget of 10 s; ")
     ahead = forecast.Forecast(Sampling(launches=1), 10.0, cells=30, left=1)
     assert not any(map(ahead.take, ({"event": "null", "at_s": 3.0}, {"event": "block", "at_s": 40.0}))), "in the rounds"
+    ahead = forecast.Forecast(Sampling(launches=1), 10.0, cells=30, left=1, used_s=11.0)
+    assert not ahead.take({"event": "ready", "at_s": 9.0}), (
+        "no time was left at its start, which is said in other words"
+    )
 
 
 def test_a_forecast_names_what_takes_long_before_the_first_call() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -139,3 +140,22 @@ def dense(tensor: Any) -> Any:
 
 def _shapes(arrays: list[np.ndarray[Any, Any]]) -> str:
     return ", ".join("x".join(map(str, array.shape)) or "scalar" for array in arrays) or "of nothing"
+
+
+def is_finite(output: Any) -> bool:
+    """Whether an output holds only numbers. A network that computes NaN may run at another speed than one in use."""
+    import numpy as np
+
+    if getattr(output, "is_nested", False):
+        return all(map(is_finite, output.unbind()))
+    if hasattr(output, "is_floating_point"):  # a tensor: where a bundle runs there may be no torch to ask
+        if not (output.is_floating_point() or output.is_complex()):
+            return True
+        with contextlib.suppress(Exception):  # of a kind that cannot be read: nothing is known of it
+            return bool(dense(output).isfinite().all())
+        return True
+    if hasattr(output, "__array__"):
+        array = np.asarray(output)
+        return not np.issubdtype(array.dtype, np.inexact) or bool(np.isfinite(array).all())
+    inner = output.values() if isinstance(output, Mapping) else output if isinstance(output, (list, tuple)) else ()
+    return all(map(is_finite, inner))

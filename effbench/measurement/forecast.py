@@ -118,7 +118,8 @@ class Forecast:
     def _late(self, at_s: float) -> str:
         """Many quick networks overrun a budget before their calls show it: each is built, looked at and counted."""
         spent_s = self._used_s + at_s
-        if self._said_s or self._measures or not is_overrun(spent_s, self._budget_s):
+        is_known = self._said_s or self._measures or self._used_s >= self._budget_s
+        if is_known or not is_overrun(spent_s, self._budget_s):
             return ""
         self._said_s = spent_s
         return (

@@ -154,7 +154,7 @@ def _prepared(
         call = effects.renewing(call, inputs, originals)
     facts = dict(prepared.facts)
     late = "" if is_exported or not casts else casting.late_note(casting.dtypes(network), setting.dtype)
-    if not is_finite(output):
+    if not agreement.is_finite(output):
         facts["output"] = "not finite"
     expected, notes = None, ""
     if seen:
@@ -243,7 +243,7 @@ def _opened(spec: Mapping[str, Any], setting: Setting, emit: Emit) -> Call:
         output = prepared.call()
     # The seconds of the export were another machine's.
     facts = {name: value for name, value in prepared.facts.items() if name != "prepare_s"}
-    if not is_finite(output):
+    if not agreement.is_finite(output):
         facts["output"] = "not finite"
     notes, is_checkable = keeping.noted(setting.folder)
     if is_checkable:
@@ -395,25 +395,6 @@ def gradients(mode: str, device: Device) -> contextlib.AbstractContextManager[An
     import torch
 
     return torch.inference_mode()
-
-
-def is_finite(output: Any) -> bool:
-    """Whether an output holds only numbers. A network that computes NaN may run at another speed than one in use."""
-    import numpy as np
-
-    if getattr(output, "is_nested", False):
-        return all(map(is_finite, output.unbind()))
-    if hasattr(output, "is_floating_point"):  # a tensor: where a bundle runs there may be no torch to ask
-        if not (output.is_floating_point() or output.is_complex()):
-            return True
-        with contextlib.suppress(Exception):  # of a kind that cannot be read: nothing is known of it
-            return bool(agreement.dense(output).isfinite().all())
-        return True
-    if hasattr(output, "__array__"):
-        array = np.asarray(output)
-        return not np.issubdtype(array.dtype, np.inexact) or bool(np.isfinite(array).all())
-    inner = output.values() if isinstance(output, Mapping) else output if isinstance(output, (list, tuple)) else ()
-    return all(map(is_finite, inner))
 
 
 @contextlib.contextmanager
