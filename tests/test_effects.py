@@ -552,7 +552,7 @@ def test_complex_outputs_are_held_to_each_other_as_such() -> None:
         agreement.check(one.numpy(), other.conj().conj(), "float32")
     assert not agreement.is_finite(torch.tensor([complex(0, float("nan"))]))
     assert not agreement.is_finite(np.array([complex(float("inf"), 0)]))
-    assert agreement.is_finite(one) and preparation.is_finite(one.numpy())
+    assert agreement.is_finite(one) and agreement.is_finite(one.numpy())
 
 
 def test_a_network_that_casts_in_its_forward_is_counted_and_measured_as_it_is(tmp_path: Path) -> None:
