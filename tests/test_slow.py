@@ -223,7 +223,7 @@ def test_many_quick_networks_overrun_a_budget_before_their_calls_show_it() -> No
     events += [{"event": "prepared", "at_s": at_s} for at_s in (14.0, 16.0, 17.0)]
     said = [ahead.take(event) for event in events]
     assert [bool(line) for line in said] == [False, False, False, True, False]
-    assert said[3].startswith("16 s are over and 1 of 30 cells are warming up, beyond the budget of 10 s; ")
+    assert said[3].startswith("preparing has taken 16 s and reached 1 of 30 cells, beyond the budget of 10 s; ")
     ahead = forecast.Forecast(Sampling(launches=1), 10.0, cells=30, left=1)
     assert not any(map(ahead.take, ({"event": "null", "at_s": 3.0}, {"event": "block", "at_s": 40.0}))), "in the rounds"
     ahead = forecast.Forecast(Sampling(launches=1), 10.0, cells=30, left=1, used_s=11.0)

@@ -75,9 +75,14 @@ class Forecast:
             call_s = min(seconds)
             each_s += warmup_s(call_s, self._sampling)
             each_s += rounds_s(call_s, self._sampling, self._least, alone=self._alone)
-        # What came before the first call may be an export, which later launches find; processes start every time.
-        before_s = self._first_s + (self._left - 1) * self._start_s
-        return self._used_s + before_s + self._left * self._sides * each_s
+        return self._used_s + self._before_s + self._left * self._sides * each_s
+
+    @property
+    def _before_s(self) -> float:
+        """What comes before the first call of each launch: it may be an export, which later launches find, while
+        processes start every time.
+        """
+        return self._first_s + (self._left - 1) * self._start_s
 
     def rounds(self, planned: int) -> int:
         """Rounds that each launch can measure within the budget, between the least and those planned.
@@ -123,16 +128,15 @@ class Forecast:
             return ""
         self._said_s = spent_s
         return (
-            f"{shown(spent_s)} are over and {len(self._calls)} of {self._cells} cells are warming up, beyond the "
+            f"preparing has taken {shown(spent_s)} and reached {len(self._calls)} of {self._cells} cells, beyond the "
             f"budget of {self._budget_s:g} s; interrupt it to stop, or ask for fewer cells"
         )
 
     def _words(self, cell: str, call_s: float, least_s: float) -> str:
         more = "" if self._left == 1 else ", or ask for fewer launches"
-        before_s = self._first_s + (self._left - 1) * self._start_s
         why = f"{cell} takes {shown(call_s)} a call; at that pace"
-        if 2 * before_s > least_s:
-            why = f"what comes before the first call takes {shown(before_s)}; so"
+        if 2 * self._before_s > least_s:
+            why = f"what comes before the first call takes {shown(self._before_s)}; so"
         return (
             f"{why} the whole takes {shown(least_s)} or more, beyond the "
             f"budget of {self._budget_s:g} s; interrupt it to stop{more}"

@@ -60,6 +60,7 @@ class Prepared:
     changes: tuple[switches.Change, ...] = ()
     """What its first calls have set for the whole process."""
     left: str = "put back"
+    """What has become of those changes."""
     filters: tuple[Any, ...] | None = None
     """Filters of warnings as its first calls left them: a library that it imports there hides its own for good."""
     spoilt: list[str] = field(default_factory=list)

@@ -100,7 +100,7 @@ def _taken(root: str, trees: Trees) -> str:
         return ""
     whose = "Python itself" if import_path.is_pythons(root) else "torch or effbench needs"
     what = "a module of" if import_path.is_pythons(root) else "a package that"
-    return f"the name '{root}' is taken by {what} {whose}, so {held[0].path} is never imported by it; rename that"
+    return f"the name '{root}' is taken by {what} {whose}, so {held[0].path} is never imported under it; rename that"
 
 
 # --- what is refused --------------------------------------------------------------------------------
