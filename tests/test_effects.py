@@ -175,6 +175,10 @@ class Forked(Base):
             torch.manual_seed(0)
             return self.net(x) + torch.randn_like(x)
 
+class Exports(Base):
+    def forward(self, x):
+        return self.net(x) + 3 * (torch.onnx.is_in_onnx_export() or torch.compiler.is_exporting())
+
 class Drifts(Base):
     calls = 0
     def forward(self, x):
@@ -490,6 +494,14 @@ def test_an_output_that_is_off_for_another_reason_is_not_called_random(networks:
     assert not effects.seeds_itself(network, arguments)
     before = torch.get_rng_state()
     assert effects.seeds_itself(nn.Dropout().train(), arguments) and torch.equal(before, torch.get_rng_state())
+
+    class OwnGenerator(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.randn(6, generator=torch.Generator().manual_seed(0))
+
+    assert effects.seeds_itself(OwnGenerator(), arguments)
+    with pytest.raises(Unsupported, match="its output differs from eager float32 by"):
+        Cell(networks, "Exports", "onnxruntime", folder=networks.parent / "Exports")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from effbench.errors import Absent, ForeignCode, LacksPackage, ModelError
 from effbench.measurement import opened, origins, sources, trees
@@ -406,8 +407,10 @@ def test_what_the_check_itself_reads_is_no_ground_for_refusal(refused: Refused, 
 
 BELOW = """
 import ctypes, os, sqlite3
-import torch
+import safetensors, torch
 from safetensors.torch import load_file
+def safe_open(path):
+    safetensors.safe_open(path, "pt")
 def connect(path):
     sqlite3.connect(path).close()
 def folder(path):
@@ -420,7 +423,7 @@ def folder(path):
     "call",
     [
         *("ctypes.CDLL", "torch.ops.load_library", "torch.jit.load", "torch.package.PackageImporter"),
-        *("torch.export.load", "load_file", "connect", "folder"),
+        *("load_file", "safe_open", "connect", "folder"),
     ],
 )
 def test_what_is_read_below_python_is_refused_too(refused: Refused, tmp_path: Path, call: str) -> None:
@@ -431,6 +434,15 @@ def test_what_is_read_below_python_is_refused_too(refused: Refused, tmp_path: Pa
     said = refused(now, "reads_it", before={**now, "file.so": "before"}, as_baseline=True)
     assert "file.so was read from the other side's tree" in said
     assert refused(now, "reads_it", before=now, as_baseline=True) == "", "the same on both sides"
+
+
+def test_an_exported_program_is_seen(tmp_path: Path) -> None:
+    """A good one: of any other file torch says why it is none, for which Python opens it."""
+    path, seen = tmp_path / "net.pt2", []
+    torch.export.save(torch.export.export(torch.nn.Linear(2, 2).eval(), (torch.ones(1, 2),)), path)
+    with opened.told_to(lambda name, flags: seen.append(name)):
+        torch.export.load(path)
+    assert str(path) in seen
 
 
 @pytest.mark.usefixtures("watching")
@@ -464,6 +476,8 @@ def test_byte_code_stands_for_its_source(refused: Refused, tmp_path: Path, kind:
         now = {}
     said = refused({**now, **reads}, "reads_it", before={"blocks.py": "WORK = 1\n", **reads}, as_baseline=True)
     assert "blocks.py" in said and ("a copy of blocks.py" if kind == "copy" else "was read from the other") in said
+    if kind == "legacy":
+        assert refused({**now, **reads}, "reads_it", before={**now, **reads}, as_baseline=True) == "", "alike"
 
 
 def test_no_module_is_run_to_learn_where_it_comes_from(
@@ -531,6 +545,8 @@ def test_a_generated_module_is_told_of_as_such_and_a_name_that_is_taken_too(
         said = origins.explained(lacking(name), job)
         assert said.cause == "" and f"src/foo/{file} lies in the other side's tree only (git-ignored?)" in said
         assert "remove" not in said and "check --save-baseline" in said
+    said = origins.explained(absent("src/foo/_version.py"), job)
+    assert said.cause == "" and "src/foo/_version.py lies in the other side's tree only" in said
     assert "the name 'packaging' is taken by a package that torch" in origins.explained(
         lacking("packaging.blocks"), job
     )
