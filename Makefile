@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-arm bench gpu fuzz format clean
+.PHONY: demo test coverage test-arm bench gpu fuzz format clean
 
 # constraints.txt pins what CI uses, a CPU build of torch among it. With CUDA: make CONSTRAINTS= demo
 CONSTRAINTS ?= -c constraints.txt
@@ -12,6 +12,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[dev]"
 	touch $@
+
+# A crashed test process ends the run and is named: xdist, left to replace it, hands out files twice and waits for ever.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 demo: $(VENV)/.installed
 	$(BIN)/effbench run g2_groups --device cpu
@@ -22,8 +25,13 @@ test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+	$(PYTEST)
 	$(BIN)/python -m pytest -q -n 2 --nbmake notebooks
+
+# The same tests with coverage, which must reach the floor in pyproject.toml. It makes them a quarter slower, and a fork
+# now and then waits for a lock of the tracer's: so CI runs them without.
+coverage: $(VENV)/.installed
+	$(PYTEST) --cov --cov-report=term
 
 # On aarch64 without Arm hardware: a part of the tests, a study and a bundle under qemu-user, in a userland that is made
 # in .cache/arm (1.2 GB). Skips in one line where apt or the network is missing. TESTS=FILES for others.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -71,6 +72,7 @@ def leaves():
     raise SystemExit(3)
 
 def crashes():
+    assert os.getpid() != TESTS, "built in the process of the tests, which it would end"
     os.kill(os.getpid(), 11)
 """
 
@@ -80,7 +82,7 @@ def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "late_module.py").write_text(FILE, encoding="utf-8")
     path = tmp_path / "saving_nets.py"
-    path.write_text(dedent(FILE), encoding="utf-8")
+    path.write_text(f"{dedent(FILE)}\nTESTS = {os.getpid()}\n", encoding="utf-8")
     return path
 
 
