@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from nursery import HANGS_S
 from shell import environment, study_file
 
 from effbench import scratch
@@ -171,7 +172,7 @@ class Forks:
         """Wait for the fork, and for whatever it started."""
         self._tell("wait for it")
         code = int(self._line())
-        limit = time.monotonic() + 10
+        limit = time.monotonic() + HANGS_S
         while left := self.started():
             assert time.monotonic() < limit, f"left over: {left}"
             time.sleep(0.01)

@@ -44,6 +44,9 @@ LIBRARIES = (
 DECIDED_AT_START = ("PYTHON", "LD_", "MALLOC_", "OMP_", "MKL_", "OPENBLAS_", "KMP_")
 """Variables that Python and its libraries read once: a fork cannot have others than its parent."""
 
+HANGS_S = 600
+"""Seconds that nothing takes, on the slowest machine: what takes longer hangs."""
+
 NURSERY = f"""
 import atexit, contextlib, gc, importlib, json, os, runpy, signal, socket, sys, threading, traceback, warnings
 
@@ -161,7 +164,7 @@ class Nursery:
     def _order(self, pipes: int, **order: Any) -> list[IO[str]]:
         """Ask for a command; the near ends of its standard output, its standard error and further pipes."""
         read = []
-        self._door.settimeout(300)
+        self._door.settimeout(HANGS_S)
         with open(os.devnull, "rb") as nothing:
             theirs = [nothing.fileno()]
             for _ in range(pipes):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import nursery
+from nursery import HANGS_S
 
 Running: TypeAlias = "subprocess.Popen[str] | nursery.Started"
 
@@ -85,7 +86,7 @@ def started(*words: object, cwd: Path) -> Iterator[Running]:
                 process.kill()
 
 
-def wait_until(condition: Callable[[], bool], process: Running, seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], process: Running, seconds: float = HANGS_S) -> None:
     """Until the condition holds. Fails where the process ends before, and where it takes longer than that."""
     limit = time.monotonic() + seconds
     while not condition():
@@ -96,7 +97,7 @@ def wait_until(condition: Callable[[], bool], process: Running, seconds: float =
 def effbench(
     *words: object,
     cwd: Path,
-    timeout: float = 120,
+    timeout: float = HANGS_S,
     variables: Mapping[str, str] | None = None,
     fresh: bool = False,
     **options: Any,

@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from nursery import HANGS_S
 from projects import CONFIG, commit, git, repository, write
 from shell import Done, effbench, refusal, started, wait_until
 
@@ -162,7 +163,7 @@ def test_an_interrupt_keeps_what_was_measured(project: Path, tmp_path: Path) -> 
     with started("check", "--against", "HEAD", "--tolerance", "0.01%", *FAKE, "--out", out, cwd=project) as ours:
         wait_until(lambda: raw.exists() and raw.read_bytes().count(b'"kind":"block"') > 100, ours)
         ours.send_signal(signal.SIGINT)
-        said, complaint = ours.communicate(timeout=60)
+        said, complaint = ours.communicate(timeout=HANGS_S)
     assert ours.returncode == 130 and said == "", complaint
     assert (
         complaint.strip().splitlines()[-1]

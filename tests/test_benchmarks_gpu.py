@@ -18,6 +18,7 @@ from typing import Any
 
 import measuring
 import pytest
+from nursery import HANGS_S
 from shell import effbench
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +37,6 @@ from benchmarks.gpu.outcome import Outcome  # noqa: E402
 from benchmarks.gpu.steps import STEPS  # noqa: E402
 
 # A session takes a minute or more of processor time, and other tests run beside it.
-pytestmark = pytest.mark.timeout(900)
 
 
 WHOLE = """
@@ -59,7 +59,7 @@ def run(
         env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
         capture_output=True,
         text=True,
-        timeout=850,
+        timeout=HANGS_S,
     )
     assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
     return done
@@ -274,7 +274,7 @@ def lazy(context):
 def wait(context):
     context.outcome.check("before it waited", True)
     noted("waiting")
-    end = time.monotonic() + 60
+    end = time.monotonic() + 600
     while not (HOME / "go on").exists() and time.monotonic() < end:
         time.sleep(0.02)
 
@@ -312,7 +312,7 @@ class Trial:
 
     def run(self, steps: str, *words: str) -> tuple[int, str, str]:
         process = self.start(steps, *words)
-        printed, said = process.communicate(timeout=60)
+        printed, said = process.communicate(timeout=HANGS_S)
         return process.returncode, printed, said
 
     def page(self) -> str:
@@ -334,7 +334,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = HANGS_S) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "nothing happened"
@@ -376,7 +376,7 @@ def test_stopped_in_the_middle_it_keeps_what_it_has_and_goes_on_later(trial: Tri
     process = trial.start("first,wait,last")
     until(lambda: trial.times("waiting") == 1)
     process.send_signal(number)
-    printed, said = process.communicate(timeout=30)
+    printed, said = process.communicate(timeout=HANGS_S)
     hint = f"go on with: python -m benchmarks.gpu --out {trial.out} --device fake --tiny\n"
     assert process.returncode == 130 and said.endswith(hint)
     found = results(trial.out)
@@ -395,7 +395,7 @@ def test_killed_outright_it_leaves_nothing_running_and_goes_on_later(trial: Tria
     with open(f"/proc/{process.pid}/task/{process.pid}/children") as listing:
         children = [int(word) for word in listing.read().split()]
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=HANGS_S)
     until(lambda: not any(map(is_running, children)), 10)
     assert results(trial.out)["first"]["ended"] == "complete" and "| first | pass |" in trial.page()
     (trial.home / "go on").touch()
@@ -419,7 +419,7 @@ def test_what_cannot_be_done_is_said_in_one_line(trial: Trial) -> None:
     code, _, said = trial.run("wait")
     assert code == 2 and "another session is at work in" in said and "Traceback" not in said
     (trial.home / "go on").touch()
-    process.communicate(timeout=30)
+    process.communicate(timeout=HANGS_S)
     for words, expected in (
         (("--device", "cpu"), "holds a session of device fake, tiny"),
         (("--only", "nothing"), "there is no step nothing; known: wait"),

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from nursery import HANGS_S
 from shell import EFFBENCH, Done, effbench, environment, records, refusal, started, study_file, wait_until
 
 from effbench import cli
@@ -471,7 +472,7 @@ def test_an_interrupt_of_a_command_that_has_nothing_to_save_is_said(tmp_path: Pa
     with started("profile", "nets.py:Slow", cwd=tmp_path) as process:
         wait_until((tmp_path / "here").exists, process)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=HANGS_S)
     assert (process.returncode, out, err) == (130, "", "effbench: interrupted\n")
 
 

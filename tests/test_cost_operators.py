@@ -231,7 +231,6 @@ def test_four_samples_of_every_operator(number: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", range(SHARDS))
 def test_all_samples_of_every_operator(number: int) -> None:
     _, found = shard(number, None)

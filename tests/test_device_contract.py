@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from nursery import HANGS_S
 
 from effbench import devices
 from effbench.core import Timing
@@ -226,7 +227,7 @@ def test_a_busy_core_is_noticed() -> None:
         "time.sleep(0.05); device = Cpu(1); work = lambda: sum(range(20000))\n"
         "flags = [device.time_block(work, 60).flags for _ in range(10)]; os.kill(spin, 9); print(flags)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=HANGS_S)
     assert done.stdout.count("waited for a core") >= 5, done.stdout
 
 

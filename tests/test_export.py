@@ -31,6 +31,7 @@ import pyperf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nursery import HANGS_S
 from runs import CELLS, run_of, study, with_blocks
 from shell import effbench, environment, records, study_file
 
@@ -414,7 +415,7 @@ def consumer(module: str, *words: str, cwd: Path) -> str:
     command = [sys.executable, "-m", module, *words]
     # A pytest that takes itself for a worker of ours would measure nothing.
     alone = {name: value for name, value in environment().items() if not name.startswith("PYTEST_XDIST")}
-    done = subprocess.run(command, cwd=cwd, env=alone, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=cwd, env=alone, capture_output=True, text=True, timeout=HANGS_S)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nursery import HANGS_S
 from shell import effbench, environment, refusal
 
 from effbench import api, zoo
@@ -30,7 +31,7 @@ def needs(*packages: str) -> pytest.MarkDecorator:
 def fresh(code: str, folder: Path) -> str:
     """What a new process prints: importing a library is done once in each."""
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment(), capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], cwd=folder, env=environment(), capture_output=True, text=True, timeout=HANGS_S
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

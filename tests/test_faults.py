@@ -17,6 +17,7 @@ from pathlib import Path
 import measuring
 import psutil
 import pytest
+from nursery import HANGS_S
 from shell import (
     EFFBENCH,
     QUICKLY,
@@ -105,7 +106,7 @@ def finished(home: Path) -> Path:
     return home / "finished"
 
 
-def ended(process: Running, timeout: float = 120) -> Done:
+def ended(process: Running, timeout: float = HANGS_S) -> Done:
     out, err = process.communicate(timeout=timeout)
     return Done(process.returncode, out, err)
 
@@ -310,7 +311,7 @@ def test_ctrl_c_says_what_is_saved_and_how_to_go_on(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         done = ended(process)
     line = refusal(done, code=130)
-    assert not psutil.wait_procs(workers, timeout=10)[1], "the measuring process has ended too"
+    assert not psutil.wait_procs(workers, timeout=HANGS_S)[1], "the measuring process has ended too"
     before, measured = (run / "run.jsonl").read_bytes(), blocks_of(run)
     assert f"{measured} blocks are saved" in line and measured >= 20
     assert storage.load(run).launches[-1].stopped == "interrupted"
@@ -342,7 +343,7 @@ def killed_and_resumed(tmp_path: Path, device: str, delays: list[float], launche
             process.kill()
             done = ended(process)
         assert "Traceback" not in done.err
-        assert not psutil.wait_procs(workers, timeout=10)[1], "a measuring process ends with its parent"
+        assert not psutil.wait_procs(workers, timeout=HANGS_S)[1], "a measuring process ends with its parent"
         if not (run / "run.jsonl").exists() or not (run / "run.jsonl").stat().st_size:
             continue
         kept, before = before, (run / "run.jsonl").read_bytes()
@@ -370,7 +371,7 @@ def test_a_network_that_hangs_does_not_outlive_the_run(home: Path, hanging: Runn
         (worker,) = psutil.Process(process.pid).children()
         process.kill()
         process.wait()
-        assert not psutil.wait_procs([worker], timeout=10)[1]
+        assert not psutil.wait_procs([worker], timeout=HANGS_S)[1]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nursery import HANGS_S
 from shell import effbench, environment, refusal
 
 from effbench import api, catalog
@@ -151,7 +152,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         f"sys.exit(main(['run', {NAME!r}, '--json', '--out', 'here']))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment(), capture_output=True, text=True, timeout=280
+        [sys.executable, "-c", code], cwd=folder, env=environment(), capture_output=True, text=True, timeout=HANGS_S
     )
     assert done.returncode == 0, done.stderr
     document: dict[str, Any] = json.loads(done.stdout)

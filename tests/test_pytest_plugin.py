@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from nursery import HANGS_S
 from shell import environment
 from test_cuda import Gpu as ScriptedGpu
 from torch import nn
@@ -162,7 +163,7 @@ def run_pytest(folder: Path, *words: str) -> Ran:
         os.devnull,
     ]
     done = subprocess.run(
-        [*line, "--junit-xml=junit.xml", *words], cwd=folder, env=clean, capture_output=True, text=True, timeout=120
+        [*line, "--junit-xml=junit.xml", *words], cwd=folder, env=clean, capture_output=True, text=True, timeout=HANGS_S
     )
     report = ElementTree.parse(folder / "junit.xml")
     tests: dict[str, str] = {}

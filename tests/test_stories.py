@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from nursery import HANGS_S
 from packaging.requirements import Requirement
 from projects import commit, git
 from shell import Done, effbench, environment
@@ -84,7 +85,7 @@ def test_every_command_of_the_ci_page_runs(project: Path) -> None:
     assert len(within) == 1 and len(told) == 9, "a command was added, or is not found any more"
     for line in [*within, *told]:
         words = [sys.executable if word.startswith("/opt/") else word for word in shlex.split(line)[1:]]
-        done = effbench(*words, cwd=project, timeout=250)
+        done = effbench(*words, cwd=project, timeout=HANGS_S)
         assert done.code == 0, (line, done.out, done.err)
     assert git(project, "status", "--porcelain") == "" and len(git(project, "worktree", "list").splitlines()) == 1
 
@@ -225,8 +226,8 @@ class Machines:
             if "--resume" not in words:  # which takes the options of the run
                 words += next((extra for begin, extra in SHORT.items() if shlex.join(words).startswith(begin)), ())
             if self.place == self.board and words[0] in ("doctor", "run-bundle"):
-                return torchless(*words, cwd=self.board, timeout=600)
-            return effbench(*words, cwd=self.place, timeout=600)
+                return torchless(*words, cwd=self.board, timeout=HANGS_S)
+            return effbench(*words, cwd=self.place, timeout=HANGS_S)
         if program == "pip":
             self.pip(words)
         elif program == "scp":
@@ -244,7 +245,6 @@ class Machines:
 
 
 @pytest.mark.bulk
-@pytest.mark.timeout(1200)
 def test_every_command_of_the_bundle_page_runs(tmp_path: Path) -> None:
     for needed in ("onnxruntime", "onnxscript", "ncnn", "pnnx"):
         pytest.importorskip(needed)

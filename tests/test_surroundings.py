@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from nursery import HANGS_S
 from shell import EFFBENCH, environment, kinds, study_file, wait_until
 
 from effbench import cgroups, console, unrest
@@ -29,7 +30,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
 @pytest.mark.parametrize(("most", "streams", "code"), [("1", "<&- >&- 2>&-", 1), ("100M", ">/dev/full 2>/dev/full", 0)])
 def test_a_verdict_and_its_files_need_no_streams(tmp_path: Path, most: str, streams: str, code: int) -> None:
     words = f'exec "$0" -m effbench check lenet --max-madds {most} --junit out.xml {streams}'
-    done = subprocess.run(["sh", "-c", words, sys.executable], cwd=tmp_path, env=environment(), timeout=120)
+    done = subprocess.run(["sh", "-c", words, sys.executable], cwd=tmp_path, env=environment(), timeout=HANGS_S)
     assert done.returncode == code
     assert (tmp_path / "out.xml").read_text().startswith("<testsuites")
 
@@ -58,7 +59,7 @@ def test_a_signal_keeps_what_was_measured_and_leaves_nothing(
         below = psutil.Process(process.pid).children(recursive=True)
         for _ in range(3):  # who is impatient changes nothing
             process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=HANGS_S)
     assert process.returncode == 128 + number
     assert said.startswith("effbench: interrupted; ") and "finish with: effbench run --resume run" in said
     assert not list(own.glob("effbench-*")) and not psutil.wait_procs(below, 10)[1]
@@ -75,7 +76,9 @@ def test_names_that_the_locale_cannot_read(tmp_path: Path) -> None:
     ascii_only = {**environment(), "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "LANG": "C"}
     words = [("check", "--json"), ("run-bundle", "mün ☃")]
     done = [
-        subprocess.run([*EFFBENCH, *each], cwd=tmp_path, env=ascii_only, capture_output=True, text=True, timeout=120)
+        subprocess.run(
+            [*EFFBENCH, *each], cwd=tmp_path, env=ascii_only, capture_output=True, text=True, timeout=HANGS_S
+        )
         for each in words
     ]
     assert done[0].returncode == 0 and json.loads(done[0].stdout)["verdict"] == "PASS", done[0]
@@ -97,7 +100,7 @@ def test_modules_beside_us_do_not_stand_in_for_others(tmp_path: Path) -> None:
     for name in ("random", "queue", "copy", "typing", "logging", "json", "typer", "shlex", "signal"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('not me')\n")
     done = subprocess.run(
-        [*EFFBENCH, "--version"], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60
+        [*EFFBENCH, "--version"], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=HANGS_S
     )
     assert (done.returncode, done.stdout[:9], done.stderr) == (0, "effbench ", "")
 
@@ -129,7 +132,7 @@ def test_what_stops_matplotlib_does_not_stop_our_figures(tmp_path: Path, variabl
         env={**environment(), variable: value},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS_S,
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.png").stat().st_size

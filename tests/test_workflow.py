@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+from nursery import HANGS_S
 from shell import environment
 
 import effbench
@@ -77,7 +78,7 @@ def run_step(name: str, folder: Path, given: dict[str, str]) -> Stepped:
     variables |= {"GITHUB_STEP_SUMMARY": str(summary), "GITHUB_OUTPUT": str(outputs)}
     done = subprocess.run(
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", wanted["run"]],
-        cwd=folder, env={**environment(), **variables}, capture_output=True, text=True, timeout=120,
+        cwd=folder, env={**environment(), **variables}, capture_output=True, text=True, timeout=HANGS_S,
     )  # fmt: skip
     told = dict(line.split("=", 1) for line in outputs.read_text().splitlines())
     return Stepped(done.returncode, done.stdout + done.stderr, told)

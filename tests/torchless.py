@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from nursery import HANGS_S
 from shell import EFFBENCH, Done
 
 HEAVY = ("torch", "torchvision", "timm", "pandas", "matplotlib", "fvcore", "onnx", "onnxscript", "pnnx")
@@ -27,7 +28,7 @@ sys.meta_path[:] = [Hiding if finder is PathFinder else finder for finder in sys
 
 
 def effbench(
-    *words: object, cwd: Path, without: Sequence[str] = (), command: Sequence[str] = EFFBENCH, timeout: float = 120
+    *words: object, cwd: Path, without: Sequence[str] = (), command: Sequence[str] = EFFBENCH, timeout: float = HANGS_S
 ) -> Done:
     """Run one command, and every process that it starts, where neither `LEFT_OUT` nor `without` can be found."""
     folder = cwd / "hiding"
