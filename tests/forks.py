@@ -83,9 +83,12 @@ def carry_out(order):
         if is_line and lines == order["in_line"]:
             really(descriptor, data[: len(data) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
-        return really(descriptor, data)
+        written = really(descriptor, data)
+        if is_line and order["after_line"] and data.startswith(order["after_line"].encode()):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return written
 
-    if order["in_line"]:
+    if order["in_line"] or order["after_line"]:
         os.write = torn
     if order["file_limit"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_limit"], order["file_limit"]))
@@ -151,17 +154,26 @@ class Forks:
         )
         self._line()
 
-    def start(self, *words: str, at_call: int = 0, after: str = "", in_line: int = 0, file_limit: int = 0) -> int:
+    def start(
+        self,
+        *words: str,
+        at_call: int = 0,
+        after: str = "",
+        in_line: int = 0,
+        after_line: str = "",
+        file_limit: int = 0,
+    ) -> int:
         """Fork off one run and return its process id.
 
-        It kills itself at this function call, counted from the first record of the kind `after` on, or in the middle of
-        this line; no file may grow beyond `file_limit`.
+        It kills itself at this function call, counted from the first record of the kind `after` on, in the middle of
+        this line, or after the first line that begins so; no file may grow beyond `file_limit`.
         """
         self._number += 1
         self.mark = f"{os.getpid()}-{self._number}"
         notes = self.home / "notes"
         order = {"words": words, "folder": str(self.work), "mark": self.mark}
-        order |= {"at_call": at_call, "after": after, "in_line": in_line, "file_limit": file_limit}
+        order |= {"at_call": at_call, "after": after, "file_limit": file_limit}
+        order |= {"in_line": in_line, "after_line": after_line}
         order |= {"said": str(notes / "said"), "acknowledged": str(notes / "acknowledged")}
         for note in ("said", "acknowledged"):
             (notes / note).write_text("")  # here: a fork that is killed at once would leave those of the run before

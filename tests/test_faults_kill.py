@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import time
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -148,11 +149,8 @@ def test_a_budget_outlasts_kill_9_after_every_launch(forks: Forks) -> None:
     text = (forks.work / "tiny.py").read_text().replace(SAMPLING, f"{sampling}, warmup_s=0.0, max_warmup_s=0.05")
     (forks.work / "budget.py").write_text(text)
     words = ("run", "budget.py", "--device", "fake", "--out", "run")
-    for sign in (b'{"kind":"end","launch":0,', b'{"kind":"warmup","launch":1,', b'{"kind":"end","launch":2,'):
-        process = forks.start(*words)
-        wait_for(forks, sign, psutil.Process(process))
-        os.kill(process, signal.SIGKILL)
-        assert forks.end().code == -signal.SIGKILL
+    for line in ('{"kind":"end","launch":0,', '{"kind":"warmup","launch":1,', '{"kind":"end","launch":2,'):
+        assert forks.carry_out(*words, after_line=line).code == -signal.SIGKILL
         words = RESUME
     assert forks.carry_out(*words).code == 0
     seen = [json.loads(line) for line in forks.lines().splitlines()]
@@ -187,7 +185,8 @@ def test_a_killed_measuring_process_costs_its_cell_and_no_more(forks: Forks) -> 
                 break
             time.sleep(0.02 * draw.random())
             for worker in process.children():
-                worker.kill()
+                with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                    worker.kill()
         ended = forks.end()
         assert ended.code == 0, ended
         assert forks.outside() == outside
@@ -212,12 +211,7 @@ SAMPLING_OF_MANY = "launches=1, min_rounds=600, max_rounds=600, warmup_s=0.0, ma
 
 def wait_for_launch(forks: Forks, launch: int, process: psutil.Process) -> bool:
     """Until the first cell of this launch is warm, as the file says. False where the run ends before."""
-    return wait_for(forks, f'{{"kind":"warmup","launch":{launch},'.encode(), process)
-
-
-def wait_for(forks: Forks, seen: bytes, process: psutil.Process) -> bool:
-    """Until the file holds this. False where the run ends before."""
-    path = forks.work / "run" / "run.jsonl"
+    path, seen = forks.work / "run" / "run.jsonl", f'{{"kind":"warmup","launch":{launch},'.encode()
     while process.status() != psutil.STATUS_ZOMBIE:
         if path.exists() and seen in path.read_bytes():
             return True
