@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache, partial
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -678,6 +679,24 @@ def test_a_child_that_waits_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -
     cost = profile(linear(waits), (8,)).cost
     assert cost.madds == 64, "counted in this process instead"
     assert (cost.status, dict(cost.uncounted)) == ("partial", {"what it waited for": 1, "linalg_inv_ex": 1})
+
+
+@forks
+def test_a_child_that_waits_for_a_lock_of_the_moment_is_followed_by_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(child, "IDLE_S", 2.0)
+    home = os.getpid()
+
+    def waits_once(model: Run, x: torch.Tensor) -> Any:
+        assert os.getpid() != home, "counted in this process"
+        if not (tmp_path / "waited").exists():
+            (tmp_path / "waited").touch()
+            threading.Event().wait()
+        return model.layer(x)
+
+    cost = profile(linear(waits_once), (8,)).cost
+    assert (cost.madds, cost.status, dict(cost.uncounted)) == (64, "complete", {})
 
 
 @forks
