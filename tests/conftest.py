@@ -29,12 +29,14 @@ if sys.dont_write_bytecode and "PYTEST_XDIST_WORKER" not in os.environ:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 LONG = (
-    *("test_benchmarks_gpu", "test_every_network", "test_against", "test_runtime_contract", "test_coverage"),
-    *("test_faults", "test_faults_kill", "test_documentation", "test_faults_files", "test_cli", "test_cost_operators"),
-    *("test_metric_predicts_speed", "test_cost_memory", "test_pytest_plugin", "test_duel", "test_every_experiment"),
+    *("test_benchmarks_gpu", "test_documentation", "test_stories", "test_runtime_contract", "test_faults"),
+    *("test_cost_operators", "test_every_network", "test_coverage", "test_faults_files", "test_faults_kill"),
+    *("test_against", "test_metric_predicts_speed", "test_origins_gate", "test_cli", "test_workflow", "test_slow"),
+    *("test_pytest_plugin", "test_surroundings", "test_cost_memory", "test_duel", "test_every_experiment"),
     *("test_manners", "test_compiled", "test_breakdown", "test_external", "test_zoo_shuffled", "test_check"),
-    *("test_faults_storage", "test_inputs", "test_api", "test_workflow", "test_executorch", "test_cost_fusion"),
-    *("test_bundle", "test_instructions", "test_page", "test_page_browser", "test_zoo_modern"),
+    *("test_plots", "test_effects", "test_cost_properties", "test_faults_text", "test_builds", "test_modes"),
+    *("test_faults_storage", "test_inputs", "test_api", "test_executorch", "test_cost_fusion", "test_bundle"),
+    *("test_instructions", "test_page", "test_page_browser", "test_zoo_modern", "test_faults_machine"),
 )
 """The files that take longest, longest first: what begins last must not be what ends last."""
 
