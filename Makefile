@@ -13,7 +13,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[dev]"
 	touch $@
 
-# A crashed test process ends the run and is named: xdist, left to replace it, hands out files twice and waits for ever.
+# A test process that crashes ends the run, and its test is named. If xdist replaced the process under loadfile, it would
+# hand out finished files again and wait for ever at the end.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 demo: $(VENV)/.installed
@@ -28,8 +29,8 @@ test: $(VENV)/.installed
 	$(PYTEST)
 	$(BIN)/python -m pytest -q -n 2 --nbmake notebooks
 
-# The same tests with coverage, which must reach the floor in pyproject.toml. It makes them a quarter slower, and a fork
-# now and then waits for a lock of the tracer's: so CI runs them without.
+# The same tests with coverage, which must reach the floor in pyproject.toml. They take a quarter longer so: CI runs them
+# without.
 coverage: $(VENV)/.installed
 	$(PYTEST) --cov --cov-report=term
 

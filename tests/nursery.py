@@ -44,8 +44,11 @@ LIBRARIES = (
 DECIDED_AT_START = ("PYTHON", "LD_", "MALLOC_", "OMP_", "MKL_", "OPENBLAS_", "KMP_")
 """Variables that Python and its libraries read once: a fork cannot have others than its parent."""
 
-HANGS_S = 600
-"""Seconds that nothing takes, on the slowest machine: what takes longer hangs."""
+HANGS_S = 900
+"""Seconds after which a process counts as hanging: many times what any takes on a slow machine.
+
+A process that hangs on purpose sleeps far longer, or it would end in time.
+"""
 
 NURSERY = f"""
 import atexit, contextlib, gc, importlib, json, os, runpy, signal, socket, sys, threading, traceback, warnings

@@ -253,7 +253,7 @@ def hang(context):
     context.outcome.check("before it hung", True, "kept")
     context.outcome.number("half", 0.5)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    child = subprocess.Popen(["sleep", "100000"], start_new_session=True)
     (HOME / "grandchild").write_text(str(child.pid))
     while True:
         time.sleep(1)
@@ -274,7 +274,7 @@ def lazy(context):
 def wait(context):
     context.outcome.check("before it waited", True)
     noted("waiting")
-    end = time.monotonic() + 600
+    end = time.monotonic() + 100_000
     while not (HOME / "go on").exists() and time.monotonic() < end:
         time.sleep(0.02)
 

@@ -62,7 +62,7 @@ class Net(nn.Module):
         if self.mode == "vanishes" and really:
             os._exit(0)
         if self.mode == "hangs" and really:
-            time.sleep(600)
+            time.sleep(100_000)
         if self.mode == "asks" and really:
             input("Continue?")
         return self.conv(x)

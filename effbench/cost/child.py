@@ -32,8 +32,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 IDLE_S = 10.0
 """Seconds without CPU time after which a child counts as blocked on a lock or thread that fork did not copy.
 
-A child that has a child of its own waits for that one a third as long, twice if need be, and so is heard before it is
-given up itself.
+A child that has a child of its own waits for that one a quarter as long, and for its successor as long again: it is
+heard before it is given up itself.
 """
 
 _generation = 0
@@ -146,7 +146,7 @@ def _portable(error: BaseException) -> BaseException:
 def _received(reading: int, child: int) -> bytes:
     """Everything that the child writes until it closes its end. Raises ChildFailed where it stands still."""
     parts: list[bytes] = []
-    spent, idle, limit_s = -1.0, 0.0, IDLE_S / 3**_generation
+    spent, idle, limit_s = -1.0, 0.0, IDLE_S / 4**_generation
     while True:
         ready, _, _ = select.select([reading], [], [], 1.0)
         if ready:

@@ -135,8 +135,8 @@ def count(
 def apart(carry_out: Callable[[], _T]) -> _T:
     """`carry_out()` in a forked child; in this process where there is no fork, or the child waits for what it lacks.
 
-    A child may also wait for a lock that another thread of this process held when it was forked. A second one is most
-    unlikely to, so that only what stops two of them is put down to the network.
+    A child may also wait for a lock that another thread of this process held when it was forked. A second child is most
+    unlikely to, so only what stops both is put down to the network.
 
     Raises ModelError where the child was ended.
     """
