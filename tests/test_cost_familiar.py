@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from nursery import HANGS_S
 from shell import environment
 from test_cost_state import unchanged
 from torch import nn
@@ -197,7 +198,7 @@ def test_another_thread_could_meet_the_network(monkeypatch: pytest.MonkeyPatch) 
     assert children == [1] and cost.status == "complete"
 
 
-def test_ctrl_c_is_answered_when_all_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def count_under_ctrl_c() -> None:
     network, seen, enter = known(), [], Tracer._enter
 
     def pressed(tracer: Any, module: nn.Module, args: Any) -> None:
@@ -205,16 +206,23 @@ def test_ctrl_c_is_answered_when_all_is_put_back(monkeypatch: pytest.MonkeyPatch
         seen.append(module)
         enter(tracer, module, args)
 
-    monkeypatch.setattr(Tracer, "_enter", pressed)
     # A shell starts what runs in its background with an ignored Ctrl-C.
-    before, handler = signal.signal(signal.SIGINT, signal.default_int_handler), signal.default_int_handler
-    try:
-        with no_threads(monkeypatch) as children, unchanged(network), pytest.raises(KeyboardInterrupt):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tracer, "_enter", pressed)
+        with no_threads(patch) as children, unchanged(network), pytest.raises(KeyboardInterrupt):
             profile(network, (3, 8, 8))
-        assert len(seen) == 1 + len(network) and not children
-        assert signal.getsignal(signal.SIGINT) is handler
-    finally:
-        signal.signal(signal.SIGINT, before)
+    assert len(seen) == 1 + len(network) and not children
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_is_answered_when_all_is_put_back() -> None:
+    """In a process of its own: twice a test process of xdist ended here without a word, and with it the whole run."""
+    code = "import test_cost_familiar; test_cost_familiar.count_under_ctrl_c(); print('put back')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=HANGS_S
+    )
+    assert (done.returncode, done.stdout) == (0, "put back\n"), done
 
 
 @pytest.mark.parametrize("counted", [profile, count])
