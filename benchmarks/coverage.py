@@ -28,7 +28,7 @@ from typing import Any
 import coverage_page
 from coverage_page import FOLDER, read
 
-from effbench.core import Cost
+from effbench.core.cost import Cost
 
 LIMIT_S = 240.0
 MADDS_LIMIT = 30_000_000_000
@@ -53,12 +53,12 @@ FVCORE = "network input fvcore products others blind seconds release error"
 
 def count_timm(network: str) -> Row:
     """Ours, in timm's default settings (fused attention on), on the input that timm publishes for the network."""
-    from effbench.measurement import counting
+    from effbench.cost import in_subprocess
     from effbench.zoo import external
 
     shape = external.published_shape(f"timm:{network}")
     assert shape is not None, "timm publishes an input size for every network"
-    found = counting.profile(f"timm:{network}", shape, batch=1, dtype="float32")
+    found = in_subprocess.profile(f"timm:{network}", shape, batch=1, dtype="float32")
     cost = found.cost
     return {
         "input": "x".join(map(str, shape)),
@@ -81,15 +81,15 @@ def count_fvcore(network: str) -> Row:
     import torch
     from fvcore.nn import FlopCountAnalysis
 
+    from effbench.cost import in_subprocess
     from effbench.cost.crosscheck import FVCORE_BLIND, cpu_twin
-    from effbench.cost.isolate import lent, quiet_torch
-    from effbench.measurement import counting
+    from effbench.cost.sandbox import lent, quiet_torch
     from effbench.zoo import external
 
     logging.disable(logging.WARNING)
     shape = external.published_shape(f"timm:{network}")
     assert shape is not None
-    model = counting.on_meta(f"timm:{network}", {})
+    model = in_subprocess.on_meta(f"timm:{network}", {})
     with quiet_torch(), lent(model.modules(), cpu_twin(torch.float32)):
         flops = FlopCountAnalysis(model, torch.randn(1, *shape))
         flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
@@ -191,15 +191,15 @@ def release(*packages: str) -> str:
 
 def torchvision_rows(known: set[tuple[str, str]]) -> Iterator[Row]:
     """Every weights entry of the classification, segmentation and video networks, built and fed as published."""
-    from effbench.errors import EffbenchError
-    from effbench.measurement import counting
+    from effbench.core.errors import EffbenchError
+    from effbench.cost import in_subprocess
     from effbench.zoo import external, libraries
 
     @cache
     def cost(network: str, shape: tuple[int, ...], arguments: tuple[tuple[str, object], ...]) -> Cost:
         """Several sets of weights are of one network at one size."""
         named = f"torchvision:{network}"
-        return counting.profile(named, shape, batch=1, dtype="float32", arguments=dict(arguments)).cost
+        return in_subprocess.profile(named, shape, batch=1, dtype="float32", arguments=dict(arguments)).cost
 
     models = libraries.library("torchvision")
     kinds = {"classification": models, "segmentation": models.segmentation, "video": models.video}

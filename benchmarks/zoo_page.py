@@ -21,7 +21,7 @@ from published_differences import MADDS_DIFFER, PARAMS_DIFFER, printed_like, rea
 
 HEAD = """# The zoo, beside what is published about it
 
-Written by `python benchmarks/zoo_page.py`; `tests/test_every_network.py` holds it to the code. Counts are of one image,
+Written by `python benchmarks/zoo_page.py`; `tests/zoo/test_every_network.py` holds it to the code. Counts are of one image,
 multiply-adds those of convolutions and matrix products. "Met" means equal to the last digit that the source prints. The
 published rows are those of `effbench/paper/published_costs.csv`.
 """

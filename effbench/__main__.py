@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import suppress
 
-from effbench import streams
+from effbench.host import streams
 
 STOPPED = (129, 130, 143)
 """What a shell reports for a program that SIGHUP, Ctrl-C or SIGTERM ended."""
@@ -22,9 +22,9 @@ def start() -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except ModuleNotFoundError as error:
-        from effbench import packages
+        from effbench.host import optional_packages
 
-        said = packages.lacking(error)
+        said = optional_packages.lacking(error)
         if said is None:
             raise
         print(f"effbench: {said}", file=sys.stderr)

@@ -9,26 +9,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench import breakdown, catalog, lineup, packages, plan, runner, scratch, storage
-from effbench.analysis import Analysis
-from effbench.bundles import stored, writing
-from effbench.bundles.stored import Bundle
-from effbench.core import Cell, Cost, Experiment
-from effbench.errors import InvalidValue, ModelError, UnknownName
-from effbench.lineup import Fed
-from effbench.measurement import counting
+from effbench.analysis import time_shares
+from effbench.bundles import bundle as stored_bundle
+from effbench.bundles import export
+from effbench.bundles.bundle import Bundle
+from effbench.core.cost import Cost
+from effbench.core.errors import InvalidValue, ModelError, UnknownName
+from effbench.core.study import Analysis, Cell, Experiment
+from effbench.cost import in_subprocess
+from effbench.host import optional_packages, temporary_folders
 from effbench.results import Results
-from effbench.runner import Progress, Watch
+from effbench.runs import run_file, runner
+from effbench.runs.runner import Progress, Watch
+from effbench.studies import catalog, model_comparison, plan
+from effbench.studies.model_comparison import Fed
 from effbench.zoo import accepted, libraries
 from effbench.zoo.external import DEFAULT_SHAPE
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from effbench.core.peaks import Peaks
     from effbench.cost import Kernel, Profile
-    from effbench.measurement.counting import Counted
-    from effbench.peaks import Peaks
-    from effbench.report.outcome import Outcome
+    from effbench.cost.in_subprocess import Counted
+    from effbench.report.analysis_outcome import Outcome
 
 
 def profile(
@@ -44,15 +48,15 @@ def profile(
 
     `model` is a name (``"shufflenet_v2"``, ``"path/file.py:factory"``) or a module; `input_shape` excludes the batch
     and defaults to what the network was published with, or says itself (`libraries.own_shape`). A network of several
-    inputs, or of others than floats, takes `inputs`: shapes, `core.Input`s or tensors, in order or by name
+    inputs, or of others than floats, takes `inputs`: shapes, `core.inputs.Input`s or tensors, in order or by name
     (``{"ids": Input((128,), dtype="int64")}``). Raises UnknownName, ModelError, InvalidValue.
     """
     model = accepted.model(model)
     fed = input_shape if inputs is None else inputs
     if isinstance(model, str):
-        lineup.require([model])
-        shape = fed if fed is not None else lineup.published_shape(model, arguments)
-        found = counting.profile(model, shape, batch=batch, dtype=dtype, arguments=arguments)
+        model_comparison.require([model])
+        shape = fed if fed is not None else model_comparison.published_shape(model, arguments)
+        found = in_subprocess.profile(model, shape, batch=batch, dtype=dtype, arguments=arguments)
         return dataclasses.replace(found, model=model)
     from effbench import cost
 
@@ -79,12 +83,12 @@ def measure(
     named = model if isinstance(model, Mapping) else {}
     models = [model] if isinstance(model, str) or not isinstance(model, (Sequence, Mapping)) else list(model)
     models = list(named.values()) or models
-    with scratch.folder() as folder:
+    with temporary_folders.folder() as folder:
         fed = input_shape if inputs is None else inputs
         dtype = options.pop("dtype", None)
         if dtype not in (None, *plan.DTYPES):
             raise UnknownName("dtype", str(dtype), plan.DTYPES)
-        experiment = lineup.side_by_side(models, fed, dtype, folder, names=tuple(named))
+        experiment = model_comparison.side_by_side(models, fed, dtype, folder, names=tuple(named))
         return _execute(experiment, experiment.name, **options)
 
 
@@ -113,7 +117,7 @@ def run(
     `models` take the place of those of a study that compares models; `depthwise` shows depthwise convolutions as a part
     of their own in a study that breaks the run time down. Further options: `device`, `runtime`, `threads`, `batch`,
     `dtype`, `allocator`, `select` (label → values), `quick`, `launches`, `budget_s`, `precision`, `seed`, `out` (the
-    run's folder), `device_options`, `memory_format`, `mode`, `readings` (`core.READINGS`), `watch`. Everything
+    run's folder), `device_options`, `memory_format`, `mode`, `readings` (`core.run.READINGS`), `watch`. Everything
     measured is on disk before this returns. Raises UnknownName, InvalidValue, DeviceUnavailable, StorageError,
     runner.Interrupted.
     """
@@ -121,9 +125,9 @@ def run(
     if isinstance(experiment, Analysis):
         raise InvalidValue(f"{experiment.name} measures nothing; carry it out with effbench.analyse")
     if models:
-        experiment = lineup.of_models(experiment, models)
+        experiment = model_comparison.of_models(experiment, models)
     if depthwise:
-        experiment = breakdown.depthwise_apart(experiment)
+        experiment = time_shares.depthwise_apart(experiment)
     if scale:
         wanted = scale.split(",") if isinstance(scale, str) else list(scale)
         options["select"] = {**(options.get("select") or {}), "scale": wanted}
@@ -155,7 +159,7 @@ def resume(directory: str | Path, watch: Watch | None = None) -> Results:
 
 def load(reference: str | Path) -> Results:
     """A stored run. Parses JSON and executes nothing. Raises StorageError, CorruptRun."""
-    return Results(storage.load(reference))
+    return Results(run_file.load(reference))
 
 
 def bundle(
@@ -177,17 +181,19 @@ def bundle(
     bundle with the reason. Raises UnknownName, InvalidValue, StorageError, MissingPackage, and EffbenchError where
     nothing could be exported.
     """
-    packages.require("torch")
+    optional_packages.require("torch")
     experiment = (
-        subject if isinstance(subject, Experiment) else lineup.side_by_side(subject, input_shape, "float32", Path())
+        subject
+        if isinstance(subject, Experiment)
+        else model_comparison.side_by_side(subject, input_shape, "float32", Path())
     )
     options: dict[str, Any] = {"batch": batch, "dtype": dtype, "select": select, "seed": seed}
     names = dict.fromkeys(runtime.split(","))
     # plan.make knows the names; one runtime a plan, since a label for it belongs to the run.
     plans = [plan.make(experiment, runtime=name, **options) for name in names]
-    lineup.require(cell.case.model for cell in plans[0].cells)
+    model_comparison.require(cell.case.model for cell in plans[0].cells)
     counts = _Counts(plans[0])
-    return writing.write(plans, Path(directory), cost=counts.cost, command=command, watch=watch or _unwatched)
+    return export.write(plans, Path(directory), cost=counts.cost, command=command, watch=watch or _unwatched)
 
 
 def run_bundle(
@@ -214,15 +220,15 @@ def run_bundle(
     one that eager float32 had is a recorded skip. Raises StorageError, CorruptBundle, UnknownName, InvalidValue,
     runner.Interrupted, and EffbenchError where nothing could be measured.
     """
-    packages.require("numpy")
-    found = stored.load(directory)
+    optional_packages.require("numpy")
+    found = stored_bundle.load(directory)
     if resume is not None:
-        begun = storage.load(resume)
-        planned, models = stored.make_plan(found, runtime=begun.environment.runtime)
-        stored.verify(found, models)
+        begun = run_file.load(resume)
+        planned, models = stored_bundle.make_plan(found, runtime=begun.environment.runtime)
+        stored_bundle.verify(found, models)
         return Results(runner.resume(Path(resume), watch=watch or _unwatched, bundled=planned.bundled))
     chosen = {"launches": launches, "budget_s": budget_s, "precision": precision}
-    planned, models = stored.make_plan(
+    planned, models = stored_bundle.make_plan(
         found,
         runtime=runtime,
         threads=threads,
@@ -233,7 +239,7 @@ def run_bundle(
         device_options=device_options,
         readings=readings,
     )
-    stored.verify(found, models)
+    stored_bundle.verify(found, models)
 
     def cost(cell: Cell) -> Cost:
         counted = models[cell.id].cost
@@ -273,7 +279,7 @@ def _execute(
     command: str = "",
     watch: Watch | None = None,
 ) -> Results:
-    packages.require("torch")
+    optional_packages.require("torch")
     chosen = {"launches": launches, "budget_s": budget_s, "precision": precision}
     planned = plan.make(
         experiment,
@@ -293,7 +299,7 @@ def _execute(
         readings=readings,
     )
     _require_device(device)
-    lineup.require(cell.case.model for cell in planned.cells)
+    model_comparison.require(cell.case.model for cell in planned.cells)
     directory = Path(out) if out is not None else new_directory(name, device)
     counts = _Counts(planned)
     finished = runner.execute(
@@ -315,10 +321,10 @@ def new_directory(name: str, device: str) -> Path:
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     # A study's name is its author's, a folder's is ours.
     stem = f"{stamp}-{re.sub(r'[^A-Za-z0-9_]+', '-', name)[:60]}-{device.replace(':', '')}"
-    number, path = 1, storage.RUNS / stem
+    number, path = 1, run_file.RUNS / stem
     while path.exists():
         number += 1
-        path = storage.RUNS / f"{stem}-{number}"
+        path = run_file.RUNS / f"{stem}-{number}"
     return path
 
 
@@ -333,10 +339,10 @@ class _Counts:
     def cost(self, cell: Cell) -> Cost:
         """Raises ModelError, InvalidValue."""
         case = cell.case
-        if counting.is_foreign(case.model):
+        if in_subprocess.is_foreign(case.model):
             if not self._apart:
-                foreign = [cell for cell in self._planned.cells if counting.is_foreign(cell.case.model)]
-                self._apart.update(counting.count_apart(foreign, self._planned.sampling.silence_s))
+                foreign = [cell for cell in self._planned.cells if in_subprocess.is_foreign(cell.case.model)]
+                self._apart.update(in_subprocess.count_apart(foreign, self._planned.sampling.silence_s))
             found: Counted | Profile | str = self._apart[cell.id]
         else:
             dtype = "float32" if case.dtype == "int8" else case.dtype
@@ -344,7 +350,7 @@ class _Counts:
         if isinstance(found, str):
             raise ModelError(found)
         if case.dtype == "int8":
-            found = counting.quantised(found)
+            found = in_subprocess.quantised(found)
         self._kernels[cell.id] = found.kernels
         return found.cost
 

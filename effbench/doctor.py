@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from effbench import machine, runtimes, unrest
-from effbench.core import Case, Experiment
-from effbench.devices import _nvml
-from effbench.measurement import launcher
-from effbench.peaks import Peaks
+from effbench import runtimes
+from effbench.core.peaks import Peaks
+from effbench.core.study import Case, Experiment
+from effbench.host import machine, noise, worker_process
+from effbench.host import nvml as host_nvml
 
 Status = Literal["ok", "note", "warn", "unknown"]
 
@@ -45,7 +45,7 @@ def examine(root: Path = machine.HERE, *, window_s: float = 0.5, nvml: Any = Non
     is a stand-in for the pynvml module.
     """
     here = root == machine.HERE
-    sample = unrest.watch(window_s) if here else unrest.Sample()
+    sample = noise.watch(window_s) if here else noise.Sample()
     found = [
         _identity(root),
         _governor(root),
@@ -65,7 +65,7 @@ def examine(root: Path = machine.HERE, *, window_s: float = 0.5, nvml: Any = Non
         _heat(root),
         _virtualisation(root),
     ]
-    return (*found, *_gpus(_nvml.gpus(nvml)), *(_runtimes() if here else ()))
+    return (*found, *_gpus(host_nvml.gpus(nvml)), *(_runtimes() if here else ()))
 
 
 def peaks(device: str, options: Mapping[str, Any], threads: int, dtype: str, allocator: str) -> Peaks:
@@ -73,7 +73,9 @@ def peaks(device: str, options: Mapping[str, Any], threads: int, dtype: str, all
 
     Raises UnknownName, InvalidValue, DeviceUnavailable, and EffbenchError where they cannot be measured.
     """
-    from effbench import devices, plan, runner
+    from effbench import devices
+    from effbench.runs import runner
+    from effbench.studies import plan
 
     if devices.kind_of(device) == "cuda":
         devices.require_cuda(device)
@@ -259,8 +261,8 @@ def _allocator(here: bool, variables: Mapping[str, str]) -> Finding:
     if name != "glibc":
         return _unknown("allocator", "not glibc: watch the page faults of the blocks instead")
     plain = {key: value for key, value in variables.items() if not key.startswith("MALLOC_")}
-    default = unrest.page_faults(plain)
-    kept = unrest.page_faults(launcher.worker_environment(0, "retain", plain))
+    default = noise.page_faults(plain)
+    kept = noise.page_faults(worker_process.worker_environment(0, "retain", plain))
     about = f"glibc {version}" + (f" with {preloaded}" if preloaded else "")
     if default is None or kept is None:
         return _unknown("allocator", f"{about}: page faults could not be measured")
@@ -284,7 +286,7 @@ def _timer(root: Path, here: bool) -> Finding:
     source = machine.text(root / "sys/devices/system/clocksource/clocksource0/current_clocksource")
     if not here:
         return _unknown("timer", "measured on this machine only")
-    cost = unrest.clock_read_ns()
+    cost = noise.clock_read_ns()
     resolution = time.get_clock_info("perf_counter").resolution * 1e9
     value = f"{cost:.0f} ns a read, resolution {resolution:g} ns" + (f", source {source}" if source else "")
     if cost < 1000 and source not in ("hpet", "acpi_pm", "jiffies"):
@@ -323,7 +325,7 @@ def _runtimes() -> Iterator[Finding]:
 # --- GPUs -------------------------------------------------------------------------------------------
 
 
-def _gpus(found: tuple[_nvml.Gpu, ...] | str) -> Iterator[Finding]:
+def _gpus(found: tuple[host_nvml.Gpu, ...] | str) -> Iterator[Finding]:
     if isinstance(found, str):
         yield _unknown("gpu", found)
         return
@@ -331,7 +333,7 @@ def _gpus(found: tuple[_nvml.Gpu, ...] | str) -> Iterator[Finding]:
         yield from _gpu(f"gpu {index}", index, gpu)
 
 
-def _gpu(topic: str, index: int, gpu: _nvml.Gpu) -> Iterator[Finding]:
+def _gpu(topic: str, index: int, gpu: host_nvml.Gpu) -> Iterator[Finding]:
     facts = {name.removeprefix("gpu."): value for name, value in gpu.facts().items()}
     now = gpu.read()
     words = [f"ECC {_on(facts['ecc'])}", f"PCIe {facts['pcie_generation']} x{facts['pcie_width']}"]
@@ -347,9 +349,11 @@ def _gpu(topic: str, index: int, gpu: _nvml.Gpu) -> Iterator[Finding]:
     yield Finding(f"{topic} clocks", "ok" if fixed else "note", clocks,
                   "" if fixed else why, "" if fixed else todo)  # fmt: skip
 
-    slowed = (now.reasons or 0) & (_nvml.HW_SLOWDOWN | _nvml.SW_THERMAL | _nvml.HW_THERMAL | _nvml.POWER_BRAKE)
+    slowed = (now.reasons or 0) & (
+        host_nvml.HW_SLOWDOWN | host_nvml.SW_THERMAL | host_nvml.HW_THERMAL | host_nvml.POWER_BRAKE
+    )
     heat = f"{_of(now.temperature_c, None, '°C')}, {_of(now.power_w, facts['power_limit_w'], 'W')}"
-    reasons = ", ".join(_nvml.reason_names(now.reasons))
+    reasons = ", ".join(host_nvml.reason_names(now.reasons))
     yield Finding(f"{topic} throttling", "warn" if slowed else "ok", f"{heat}{', ' + reasons if reasons else ''}",
                   "The GPU slows itself down." if slowed else "",
                   f"let it cool; look: nvidia-smi -i {index} -q -d PERFORMANCE" if slowed else "")  # fmt: skip

@@ -27,7 +27,8 @@ import pytest
 if TYPE_CHECKING:
     from torch import nn
 
-    from effbench.core import Cost, Timing
+    from effbench.core.cost import Cost
+    from effbench.core.run import Timing
     from effbench.devices import Call, Device
     from effbench.gates.budgets import Stored
 
@@ -71,7 +72,7 @@ class Speed:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What is to be known before `cpu_median_s` is read: what the CPU clock misses of the network."""
-        from effbench import cpu_share
+        from effbench.analysis import cpu_share
 
         if self.device_median_s is not None or (self.environment or {}).get("run.threads", 1) != 1:
             return ()
@@ -79,7 +80,7 @@ class Speed:
         return () if share is None or share.is_usual else (f"{share.flag}: {share.amount}",)
 
     def _median(self, spent_ns: list[int | None]) -> float | None:
-        from effbench import stats
+        from effbench.analysis import stats
 
         known = [value for value in spent_ns if value is not None]
         return stats.median(known) / self.calls * 1e-9 if known and self.calls else None
@@ -119,12 +120,12 @@ def _for_people(verb: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(verb)
     def shortened(*args: P.args, **kwargs: P.kwargs) -> R:
         __tracebackhide__ = True
-        from effbench.errors import EffbenchError
+        from effbench.core.errors import EffbenchError
 
         try:
             return verb(*args, **kwargs)
         except EffbenchError as error:
-            from effbench.measurement.reasons import GRADIENTS
+            from effbench.user_code.failure_reasons import GRADIENTS
 
             # Where the network's own code has raised, its line is what helps.
             raise error.with_traceback(None) from (error.__cause__ if str(error) == GRADIENTS else None)
@@ -159,9 +160,10 @@ def assert_cost(
     there is nothing to hold to, and as `effbench.profile` does.
     """
     __tracebackhide__ = True
-    from effbench import api, units, values
-    from effbench.errors import InvalidValue
-    from effbench.feeding import Input
+    from effbench import api
+    from effbench.core import parsing, units
+    from effbench.core.errors import InvalidValue
+    from effbench.core.inputs import Input
     from effbench.gates import budgets
     from effbench.zoo import accepted
 
@@ -179,7 +181,7 @@ def assert_cost(
     name = model if isinstance(model, str) else type(model).__name__
     stored = _stored(same_as, name) if same_as is not None else None
     if stored and shape is None:
-        shape = values.inputs(stored.fed.split(" and "))
+        shape = parsing.inputs(stored.fed.split(" and "))
     found = api.profile(
         model,
         shape,
@@ -194,7 +196,7 @@ def assert_cost(
 
 
 def _stored(path: str | Path, name: str) -> Stored:
-    from effbench.errors import InvalidValue
+    from effbench.core.errors import InvalidValue
     from effbench.gates import budgets
 
     try:
@@ -209,9 +211,9 @@ def _stored(path: str | Path, name: str) -> Stored:
 
 
 def _own_dtype(model: str | nn.Module) -> str:
-    from effbench.measurement import here
+    from effbench.timing import in_process
 
-    return "float32" if isinstance(model, str) else here.own_dtype(model)
+    return "float32" if isinstance(model, str) else in_process.own_dtype(model)
 
 
 # --- the clock --------------------------------------------------------------------------------------
@@ -255,12 +257,12 @@ class Effbench:
         Raises InvalidValue when called twice in a test, EffbenchError and its kin, and what the network itself raises.
         """
         __tracebackhide__ = True
-        from effbench import machine
-        from effbench.core import Sampling
-        from effbench.emulation import EMULATED
-        from effbench.errors import InvalidValue
-        from effbench.measurement import here
-        from effbench.measurement.forecast import is_overrun
+        from effbench.core.errors import InvalidValue
+        from effbench.core.study import Sampling
+        from effbench.host import machine
+        from effbench.host.emulation import EMULATED
+        from effbench.timing import in_process
+        from effbench.timing.least_duration import is_overrun
 
         if self.is_used:
             self._benchmark.has_error = True
@@ -269,7 +271,7 @@ class Effbench:
         if machine.emulated(machine.HERE, platform.machine()) and device != "fake":
             pytest.skip(EMULATED)
         network, fed = _built(model, shape)
-        prepared = here.prepare(
+        prepared = in_process.prepare(
             network, fed, batch=batch, dtype=dtype, device=device, threads=threads, is_ours=isinstance(model, str)
         )
         with prepared.conditions(allocator) as policy:
@@ -277,7 +279,7 @@ class Effbench:
                 self._benchmark.pedantic(prepared.call)
                 return Speed(prepared.costs, prepared.costs_missing, notes=prepared.notes)
             sampling, begun_s = Sampling(**self._sampling), time.monotonic()
-            calls, is_steady, blocks = here.blocks(prepared, sampling)
+            calls, is_steady, blocks = in_process.blocks(prepared, sampling)
             used_s = time.monotonic() - begun_s
             facts = _environment(prepared.device, prepared.threads, policy)
             self._replay.record(self._benchmark, prepared.call, blocks)
@@ -305,7 +307,7 @@ class Replay:
 
         Raises InvalidValue where it reads another clock.
         """
-        from effbench.errors import InvalidValue
+        from effbench.core.errors import InvalidValue
 
         self._left = [reading for block in reversed(blocks) for reading in (block.wall_ns * 1e-9, 0.0)]
         left = self._left
@@ -319,17 +321,19 @@ def _built(model: str | nn.Module, shape: Any) -> tuple[nn.Module, Any]:
     """The network, with seeded weights where it is only named, and what it is fed where nothing was said."""
     import torch
 
-    from effbench import lineup, zoo
-    from effbench.measurement import here, switches
+    from effbench import zoo
+    from effbench.studies import model_comparison
+    from effbench.timing import in_process
+    from effbench.user_code import global_state
     from effbench.zoo import accepted, external, libraries
 
     accepted.model(model, "effbench.measure")
     if isinstance(model, str):
-        lineup.require([model])
-        with torch.random.fork_rng(devices=[]), switches.kept():
-            torch.default_generator.manual_seed(here.SEED)
+        model_comparison.require([model])
+        with torch.random.fork_rng(devices=[]), global_state.kept():
+            torch.default_generator.manual_seed(in_process.SEED)
             network = zoo.resolve(model)
-        shape = lineup.published_shape(model) if shape is None else shape
+        shape = model_comparison.published_shape(model) if shape is None else shape
     else:
         network = model
     return network, (libraries.own_shape(network) or external.DEFAULT_SHAPE) if shape is None else shape
@@ -337,11 +341,12 @@ def _built(model: str | nn.Module, shape: Any) -> tuple[nn.Module, Any]:
 
 def _environment(device: Device, threads: int, allocator: str) -> dict[str, Any]:
     """The fingerprint, and the conditions it is made of."""
-    from effbench import environment, runtimes
+    from effbench import runtimes
+    from effbench.host import facts as host_facts
 
     about = {} if device.kind == "fake" else runtimes.get("eager").facts()
-    found = environment.collect(device.facts(), "eager", threads=threads, allocator=allocator, runtime_facts=about)
-    facts = {name: found.facts[name] for name in environment.MUST_AGREE if found.facts.get(name) is not None}
+    found = host_facts.collect(device.facts(), "eager", threads=threads, allocator=allocator, runtime_facts=about)
+    facts = {name: found.facts[name] for name in host_facts.MUST_AGREE if found.facts.get(name) is not None}
     return {"fingerprint": found.facts["host.fingerprint"], "device": found.device, **facts}
 
 

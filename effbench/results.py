@@ -8,17 +8,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench import breakdown, claims, summary
-from effbench.breakdown import Split
-from effbench.core import Run, Verdict
-from effbench.errors import InvalidValue, StorageError
-from effbench.summary import CellSummary
+from effbench.analysis import summary, time_shares
+from effbench.analysis import verdicts as analysis_verdicts
+from effbench.analysis.summary import CellSummary
+from effbench.analysis.time_shares import Split
+from effbench.core.errors import InvalidValue, StorageError
+from effbench.core.estimate import Verdict
+from effbench.core.run import Run
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-    from effbench.report.grid import Table
+    from effbench.report.tables.table_model import Table
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,12 @@ class Results:
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """One verdict per claim and scale; empty for a comparison of models."""
-        return claims.judge(self.run, self.cells)
+        return analysis_verdicts.judge(self.run, self.cells)
 
     @cached_property
     def breakdown(self) -> tuple[Split, ...]:
         """Where each model's time went; empty for a study that does not ask."""
-        return breakdown.split(self.run)
+        return time_shares.split(self.run)
 
     @property
     def directory(self) -> Path | None:
@@ -49,9 +51,9 @@ class Results:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of ``--json``."""
-        from effbench.report import document
+        from effbench.report import json_document
 
-        return document.run_document(self.run, self.cells, self.verdicts)
+        return json_document.run_document(self.run, self.cells, self.verdicts)
 
     def to_frame(self) -> pandas.DataFrame:
         """One row a cell: labels, costs, `latency_s`, `ratio` with bounds, the paper's ratio, flags.
@@ -60,9 +62,9 @@ class Results:
         """
         import pandas
 
-        from effbench.report import document
+        from effbench.report import json_document
 
-        return pandas.DataFrame([document.cell_row(cell) for cell in self.cells])
+        return pandas.DataFrame([json_document.cell_row(cell) for cell in self.cells])
 
     def blocks_frame(self) -> pandas.DataFrame:
         """One row a raw block: launch, round, position, cell, calls and every clock in nanoseconds."""
@@ -105,9 +107,9 @@ class Results:
         return report.write_all(self.run, self.cells, self.verdicts, target)
 
     def __str__(self) -> str:
-        from effbench.report import table
+        from effbench.report.tables import cells as cells_table
 
-        return "\n\n".join(table.render_markdown(item) for item in self.tables())
+        return "\n\n".join(cells_table.render_markdown(item) for item in self.tables())
 
     def __repr__(self) -> str:
         # A notebook stores this beside the tables: the raw blocks would fill it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from itertools import product
 
-from effbench.core import Case, Experiment, Sampling
+from effbench.core.study import Case, Experiment, Sampling
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 ON_CPU = tuple(batch for batch in BATCHES if batch <= 32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from effbench.core import Case, Experiment, Sampling
+from effbench.core.study import Case, Experiment, Sampling
 
 # Level in million multiply-adds: zoo name and input size of each row of Table 8 of arXiv:1807.11164, the first of them
 # the reference of its level.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from itertools import product
 
-from effbench.core import Case, Claim, Experiment
+from effbench.core.study import Case, Claim, Experiment
 from effbench.zoo import equal_cost
 
 # c1 of the blocks c1 -> c2 -> c1 at x1, as Table 1 of arXiv:1807.11164 prints them; c2 is c1 times the ratio

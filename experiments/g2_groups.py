@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from itertools import product
 
-from effbench.core import Case, Claim, Experiment
+from effbench.core.study import Case, Claim, Experiment
 from effbench.zoo import equal_cost
 
 # Widths at x1 for 1, 2, 4 and 8 groups, Table 2 of arXiv:1807.11164; its 180 for 8 groups on ARM is a typo for 184.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from itertools import product
 
-from effbench.core import Case, Claim, Experiment
+from effbench.core.study import Case, Claim, Experiment
 from effbench.zoo import equal_cost
 
 # Width of the one-fragment block at x1, Table 3 of arXiv:1807.11164; the others are solved for, as none is printed.

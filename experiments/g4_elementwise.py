@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from itertools import product
 
-from effbench.core import Case, Claim, Experiment
+from effbench.core.study import Case, Claim, Experiment
 
 SCALES = {"x1": 32, "x2": 64, "x4": 128}  # c in Table 4 of arXiv:1807.11164
 OPS = {"none": (False, False), "relu": (True, False), "shortcut": (False, True), "relu+shortcut": (True, True)}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
-from effbench import catalog
-from effbench.core import Claim, Experiment
+from effbench.core.study import Claim, Experiment
+from effbench.studies import catalog
 
 # Guideline: its study, and the claim of it that is tried here.
 STUDIES = {

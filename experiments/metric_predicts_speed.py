@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from effbench import prediction, ranking, storage, summary, units
-from effbench.analysis import Analysis, Tell
-from effbench.core import LEVELS, Estimate
-from effbench.errors import InvalidValue, UnknownName
-from effbench.prediction import Sample, Score
-from effbench.report.grid import NOTHING, Column, Table, Value
-from effbench.report.outcome import Outcome
+from effbench.analysis import prediction, rank_agreement, summary
+from effbench.analysis.prediction import Sample, Score
+from effbench.core import units
+from effbench.core.cost import LEVELS
+from effbench.core.errors import InvalidValue, UnknownName
+from effbench.core.estimate import Estimate
+from effbench.core.study import Analysis, Tell
+from effbench.report.analysis_outcome import Outcome
+from effbench.report.tables.table_model import NOTHING, Column, Table, Value
+from effbench.runs import run_file
 
 DATA = Path(__file__).parent / "data" / "timm_throughput"
 NAME = "metric_predicts_speed"
@@ -113,7 +116,7 @@ def metric_names() -> tuple[str, ...]:
 
 def stored(folder: str) -> Sample:
     """The measured networks of a stored run. Raises StorageError, CorruptRun, InvalidValue."""
-    run = storage.load(folder)
+    run = run_file.load(folder)
     cells = [cell for cell in summary.summarise(run) if cell.latency is not None and cell.cost is not None]
     metrics: dict[str, list[float]] = {}
     for cell in cells:
@@ -127,7 +130,7 @@ def stored(folder: str) -> Sample:
     # Bounds need the device's peaks; where a cell has none, the metric is known of too few.
     metrics = {name: values for name, values in metrics.items() if len(values) == len(cells)}
     times = [cell.latency.point / cell.cell.batch for cell in cells]
-    families = [ranking.family(cell.cell.case.model) for cell in cells]
+    families = [rank_agreement.family(cell.cell.case.model) for cell in cells]
     return Sample(folder, f"{run.environment.device}, {Path(folder).name}", metrics, times, families)
 
 
@@ -230,9 +233,9 @@ def _sample_document(sample: Sample, scores: Sequence[Score]) -> dict[str, Any]:
 
 
 def _figures(found: Sequence[tuple[Sample, Sequence[Score]]]) -> dict[str, Any]:
-    from effbench.report import plots_prediction
+    from effbench.report.figures import prediction as prediction_figure
 
-    return {"figure": plots_prediction.prediction_figure(TITLE, found)}
+    return {"figure": prediction_figure.prediction_figure(TITLE, found)}
 
 
 ANALYSIS = Analysis(

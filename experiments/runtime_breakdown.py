@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from effbench.core import Case, Experiment
+from effbench.core.study import Case, Experiment
 
 # The two networks of Figure 2 of arXiv:1807.11164.
 MODELS = ("shufflenet_v1_g3_x1_0", "mobilenet_v2")

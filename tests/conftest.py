@@ -29,14 +29,66 @@ if sys.dont_write_bytecode and "PYTEST_XDIST_WORKER" not in os.environ:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 LONG = (
-    *("test_benchmarks_gpu", "test_documentation", "test_stories", "test_runtime_contract", "test_faults"),
-    *("test_cost_operators", "test_every_network", "test_coverage", "test_faults_files", "test_faults_kill"),
-    *("test_against", "test_metric_predicts_speed", "test_origins_gate", "test_cli", "test_workflow", "test_slow"),
-    *("test_pytest_plugin", "test_surroundings", "test_cost_memory", "test_duel", "test_every_experiment"),
-    *("test_manners", "test_compiled", "test_breakdown", "test_external", "test_zoo_shuffled", "test_check"),
-    *("test_plots", "test_effects", "test_cost_properties", "test_faults_text", "test_builds", "test_modes"),
-    *("test_faults_storage", "test_inputs", "test_api", "test_executorch", "test_cost_fusion", "test_bundle"),
-    *("test_instructions", "test_page", "test_page_browser", "test_zoo_modern", "test_faults_machine"),
+    *(
+        "benchmarks/test_gpu",
+        "docs/test_documentation",
+        "docs/test_stories",
+        "runtimes/test_contract",
+        "faults/test_early_ends",
+    ),
+    *(
+        "cost/test_operators",
+        "zoo/test_every_network",
+        "cost/test_published_counts",
+        "faults/test_files",
+        "faults/test_kill",
+    ),
+    *(
+        "gates/test_ab_gate",
+        "experiments/test_metric_predicts_speed",
+        "gates/test_wrong_code",
+        "cli/test_app",
+        "docs/test_workflow",
+        "timing/test_slow_networks",
+    ),
+    *(
+        "test_pytest_plugin",
+        "faults/test_surroundings",
+        "cost/test_memory_access",
+        "gates/test_ab_run",
+        "experiments/test_every_experiment",
+    ),
+    *(
+        "cli/test_manners",
+        "runtimes/test_torch_compile",
+        "analysis/test_time_shares",
+        "zoo/test_external",
+        "zoo/test_shuffled",
+        "cli/test_check",
+    ),
+    *(
+        "report/figures/test_figures",
+        "timing/test_side_effects",
+        "cost/test_properties",
+        "faults/test_text",
+        "cost/test_builds",
+        "timing/test_build_call",
+    ),
+    *(
+        "faults/test_storage",
+        "core/test_inputs",
+        "test_api",
+        "runtimes/test_executorch",
+        "cost/test_fusion",
+        "bundles/test_bundle",
+    ),
+    *(
+        "metrics/test_instructions",
+        "report/test_page",
+        "report/test_page_browser",
+        "zoo/test_modern",
+        "faults/test_machine",
+    ),
 )
 """The files that take longest, longest first: what begins last must not be what ends last."""
 

@@ -18,15 +18,17 @@ from typing import Any
 
 import runs
 
-from effbench import export, storage
-from effbench.claims import judge
-from effbench.diff import compare_runs
-from effbench.errors import CorruptRun, InvalidValue
-from effbench.gates import pairs
-from effbench.operator_times import Breakdown, OperatorTime
-from effbench.report import document, page, table
+from effbench import export
+from effbench.analysis.run_diff import compare_runs
+from effbench.analysis.summary import summarise
+from effbench.analysis.verdicts import judge
+from effbench.core.errors import CorruptRun, InvalidValue
+from effbench.core.operator_times import Breakdown, OperatorTime
+from effbench.gates import ab_pairs
+from effbench.report import json_document, page
+from effbench.report.tables import cells as cells_table
 from effbench.results import Results
-from effbench.summary import summarise
+from effbench.runs import run_file
 
 # --- one file that holds every kind of record --------------------------------------------------------
 
@@ -38,7 +40,7 @@ def whole_file(folder: Path) -> bytes:
     run = runs.run_of(dict.fromkeys(runs.CELLS[:2], 0.01), experiment=study, launches=1, rounds=2)
     operators = tuple(OperatorTime(name, name, kind, 0.004, 2) for name, kind in (("conv2d", "dense"), ("cat", "")))
     found = Breakdown(calls=2, watched_s=0.011, alone_s=0.01, operators=operators)
-    with storage.RunWriter(folder) as writer:
+    with run_file.RunWriter(folder) as writer:
         writer.header(run, "0.0")
         for result in run.results:
             writer.cell(result)
@@ -57,7 +59,7 @@ def whole_file(folder: Path) -> bytes:
         writer.append("skip", cell=runs.CELLS[1], reason="ended")
         writer.append("complete")
         writer.verdicts(())
-    return (folder / storage.RUN_FILE).read_bytes()
+    return (folder / run_file.RUN_FILE).read_bytes()
 
 
 # --- what a reader does with it ----------------------------------------------------------------------
@@ -69,7 +71,7 @@ def read(path: Path, data: bytes, depth: int) -> bool:
     Depth 0 parses it, 1 draws every conclusion and prints JSON, 2 prints tables and a page too.
     """
     try:
-        run = storage.parse(path, data)
+        run = run_file.parse(path, data)
     except CorruptRun as error:
         assert "\n" not in str(error) and len(str(error)) < 600, str(error)
         return False
@@ -77,13 +79,13 @@ def read(path: Path, data: bytes, depth: int) -> bool:
         cells = summarise(run)
         verdicts, compared = judge(run, cells), compare_runs(run, run)
         for cell in cells:
-            pairs.by_launch(pairs.rounds(pairs.Pair(run, run), cell.cell.id))
-        shown = [document.run_document(run, cells, verdicts), document.diff_document(compared)]
+            ab_pairs.by_launch(ab_pairs.rounds(ab_pairs.Pair(run, run), cell.cell.id))
+        shown = [json_document.run_document(run, cells, verdicts), json_document.diff_document(compared)]
         json.dumps(shown, allow_nan=False).encode()
     if depth >= 2:
-        for item in (*Results(run).tables(), table.diff_rows(compared)):
-            table.render_markdown(item).encode()
-            table.render_csv(item).encode()
+        for item in (*Results(run).tables(), cells_table.diff_rows(compared)):
+            cells_table.render_markdown(item).encode()
+            cells_table.render_csv(item).encode()
         page.markdown([Results(run)], path.parent).encode()
         for name in export.FORMATS:
             with suppress(InvalidValue):
@@ -230,7 +232,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         whole = whole_file(folder / "run")
-        path = folder / storage.RUN_FILE
+        path = folder / run_file.RUN_FILE
 
         def mutated(data: bytes, max_size: int, seed: int) -> bytes:
             draw = random.Random(seed)

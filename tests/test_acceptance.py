@@ -23,18 +23,22 @@ from test_environment import PI_4, plant, read
 from test_measurement import events_of, job
 from test_storage import write
 
-from effbench import api, cli, export, machine, storage
-from effbench.core import Block, Run, Sampling, Timing
+from effbench import api, export
+from effbench.analysis.run_diff import compare_runs
+from effbench.analysis.summary import summarise
+from effbench.cli.app import app
+from effbench.core.errors import CorruptRun, InvalidValue, ModelError
+from effbench.core.run import Block, Run, Timing
+from effbench.core.study import Sampling
 from effbench.devices import OutOfMemory, cpu
 from effbench.devices.fake import Fake, ScriptedCall
-from effbench.diff import compare_runs
-from effbench.errors import CorruptRun, InvalidValue, ModelError
-from effbench.gates import rule as gate
-from effbench.gates import subjects
-from effbench.gates.decision import EXIT_CODES, Decision, Finding
-from effbench.gates.pairs import Pair
-from effbench.measurement import loop, schedule, worker
-from effbench.summary import summarise
+from effbench.gates import checked_models
+from effbench.gates import decision_rule as gate
+from effbench.gates.ab_pairs import Pair
+from effbench.gates.result import EXIT_CODES, Decision, Finding
+from effbench.host import machine
+from effbench.runs import run_file, worker
+from effbench.timing import block_loop, schedule
 
 TIMES = dict(zip(CELLS, (1e-3, 2e-3, 3e-3), strict=True))
 
@@ -101,7 +105,7 @@ def test_02_what_cannot_be_tested_is_never_significant(tmp_path: Path) -> None:
     path = write(one, tmp_path)
     path.write_text(path.read_text().replace('"wall_ns":', '"wall_ns":NaN,"was":', 1))
     with pytest.raises(CorruptRun, match="NaN is not a measurement"):
-        storage.load(path)
+        run_file.load(path)
 
 
 def test_03_every_printed_statistic_is_that_of_the_raw_blocks(
@@ -115,7 +119,7 @@ def test_03_every_printed_statistic_is_that_of_the_raw_blocks(
     study = study_file(
         tmp_path, "launches=3, min_rounds=8, max_rounds=8, warmup_s=0.0, max_warmup_s=0.01, precision=1e-9"
     )
-    assert cli.main(["run", str(study), "--device", "fake", "--json", "--out", str(tmp_path / "run")]) == 0
+    assert app.main(["run", str(study), "--device", "fake", "--json", "--out", str(tmp_path / "run")]) == 0
     printed = {cell["id"]: cell for cell in json.loads(capsys.readouterr().out)["cells"]}
     blocks = [record for record in records(tmp_path / "run") if record["kind"] == "block"]
 
@@ -149,7 +153,7 @@ def test_03_every_printed_statistic_is_that_of_the_raw_blocks(
         assert list(found["latency_s"].values()) == pytest.approx(expected(numpy.log(times)), rel=1e-12)
         assert found["throughput"] == pytest.approx(1 / expected(numpy.log(times))[0], rel=1e-12)
     assert list(printed["groups=2"]["ratio"].values()) == pytest.approx(expected(numpy.log(two / one)), rel=1e-12)
-    run = storage.load(tmp_path / "run")
+    run = run_file.load(tmp_path / "run")
     (text,) = export.export(run, "pytest-benchmark").texts.values()
     for row, times in zip(json.loads(text)["benchmarks"], (one, two), strict=True):
         for name in ("min", "max", "mean", "median"):
@@ -166,15 +170,15 @@ def test_04_every_outcome_has_an_exit_code_of_its_own(
     assert codes == {"PASS": 0, "REGRESSION": 1, "INCONCLUSIVE": 3, "ENVIRONMENT": 4}
     monkeypatch.chdir(tmp_path)
     budget = ["check", "lenet5", "--max-params"]
-    assert cli.main([*budget, "61706"]) == 0
-    assert cli.main([*budget, "61705"]) == 1
-    assert cli.main(["check", "lenet55", "--max-params", "61706"]) == 2
+    assert app.main([*budget, "61706"]) == 0
+    assert app.main([*budget, "61705"]) == 1
+    assert app.main(["check", "lenet55", "--max-params", "61706"]) == 2
 
     def crash(*words: Any) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(subjects, "count", crash)
-    assert cli.main([*budget, "61706"]) == 70
+    monkeypatch.setattr(checked_models, "count", crash)
+    assert app.main([*budget, "61706"]) == 70
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -225,7 +229,7 @@ def test_07_the_clock_is_monotonic_and_no_nanosecond_is_lost(clock: Clock, tmp_p
     odd = cpu.Cpu(1).time_block(clock.work(1_234_567), 3)
     assert odd.wall_ns == 3_703_701
     run = with_blocks(run_of(TIMES), CELLS[0], lambda timing: replace(odd, minor_faults=0))
-    back = storage.load(write(run, tmp_path))
+    back = run_file.load(write(run, tmp_path))
     assert {block.timing.wall_ns for block in back.result(CELLS[0]).blocks} == {3_703_701}
     assert summarise(back)[0].latency.point == pytest.approx(1.234567e-3, rel=1e-12)  # type: ignore[union-attr]
 
@@ -311,9 +315,9 @@ def test_11_a_drift_of_a_fifth_moves_the_ratio_by_less_than_half_a_percent() -> 
     work, sampling = ScriptedCall(0.05), Sampling(min_rounds=100, max_rounds=100)
 
     def seconds(device: Fake, cells: tuple[str, ...]) -> dict[str, list[float]]:
-        task = loop.Slice(0, 5, 0, 100.0, dict.fromkeys(cells, cells[0]), "cpu")
+        task = block_loop.Slice(0, 5, 0, 100.0, dict.fromkeys(cells, cells[0]), "cpu")
         found: dict[str, list[float]] = {cell: [] for cell in cells}
-        for item in loop.rounds(device, dict.fromkeys(cells, work), dict.fromkeys(cells, 1), sampling, task):
+        for item in block_loop.rounds(device, dict.fromkeys(cells, work), dict.fromkeys(cells, 1), sampling, task):
             if isinstance(item, Block):
                 found[item.cell].append(item.timing.wall_ns)
         return found

@@ -12,7 +12,7 @@ from runs import study
 from torch import nn
 
 import effbench
-from effbench.errors import EffbenchError, InvalidValue, ModelError, StorageError, UnknownName
+from effbench.core.errors import EffbenchError, InvalidValue, ModelError, StorageError, UnknownName
 
 REFERENCE = Path(__file__).parent.parent / "results" / "reference" / "amd-epyc-zen5-kvm-2-cores"
 FAST = {"launches": 1, "budget_s": 2.0}

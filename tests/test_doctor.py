@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effbench import doctor, unrest
+from effbench import doctor
 from effbench.doctor import Finding, examine
+from effbench.host import noise
 
 TOPICS = {
     "processor", "governor", "boost", "smt", "speed drift", "steal time", "load", "other processes", "threads",
@@ -204,21 +205,21 @@ def test_emulated_arm_warns_that_times_mean_nothing(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("sample", "topic", "status"),
     [
-        (unrest.Sample(stolen=0.2), "steal time", "warn"),
-        (unrest.Sample(stolen=0.001), "steal time", "ok"),
-        (unrest.Sample(), "steal time", "unknown"),
-        (unrest.Sample(drift=0.5), "speed drift", "warn"),
-        (unrest.Sample(drift=0.1), "speed drift", "note"),
-        (unrest.Sample(drift=0.01), "speed drift", "ok"),
-        (unrest.Sample(others=(("cc1plus", 0.97), ("idle", 0.0))), "other processes", "warn"),
-        (unrest.Sample(others=(("idle", 0.01),)), "other processes", "ok"),
+        (noise.Sample(stolen=0.2), "steal time", "warn"),
+        (noise.Sample(stolen=0.001), "steal time", "ok"),
+        (noise.Sample(), "steal time", "unknown"),
+        (noise.Sample(drift=0.5), "speed drift", "warn"),
+        (noise.Sample(drift=0.1), "speed drift", "note"),
+        (noise.Sample(drift=0.01), "speed drift", "ok"),
+        (noise.Sample(others=(("cc1plus", 0.97), ("idle", 0.0))), "other processes", "warn"),
+        (noise.Sample(others=(("idle", 0.01),)), "other processes", "ok"),
     ],
 )
 def test_what_was_sampled_is_judged(
-    monkeypatch: pytest.MonkeyPatch, sample: unrest.Sample, topic: str, status: str
+    monkeypatch: pytest.MonkeyPatch, sample: noise.Sample, topic: str, status: str
 ) -> None:
-    monkeypatch.setattr(unrest, "watch", lambda window_s: sample)
-    monkeypatch.setattr(unrest, "page_faults", lambda variables: None)
+    monkeypatch.setattr(noise, "watch", lambda window_s: sample)
+    monkeypatch.setattr(noise, "page_faults", lambda variables: None)
     (found,) = [f for f in examine(nvml=nvml(0)) if f.topic == topic]
     assert found.status == status
     assert "idle" not in found.value
@@ -227,14 +228,14 @@ def test_what_was_sampled_is_judged(
 @given(st.integers(1, 10**6), st.integers(50, 300))
 @settings(deadline=None)
 def test_equal_work_in_equal_time_does_not_drift(cost: int, count: int) -> None:
-    assert unrest.drift_of([cost] * count) == 0
+    assert noise.drift_of([cost] * count) == 0
 
 
 def test_drift_is_the_slowest_tenth_over_the_fastest_and_ignores_single_spikes() -> None:
     falling = [100] * 90 + [130] * 10
-    assert unrest.drift_of(falling) == pytest.approx(0.3)
-    assert unrest.drift_of([100] * 99 + [10_000]) == 0
-    assert unrest.drift_of([100] * 49) is None
+    assert noise.drift_of(falling) == pytest.approx(0.3)
+    assert noise.drift_of([100] * 99 + [10_000]) == 0
+    assert noise.drift_of([100] * 49) is None
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts Linux page faults")
@@ -242,8 +243,8 @@ def test_page_faults_are_those_of_the_pages_handed_back() -> None:
     """0.8 MB is 200 pages of 4 KiB. Mapped anew each time, all fault again; kept, none does."""
     if os.sysconf("SC_PAGE_SIZE") != 4096 or doctor.platform.libc_ver()[0] != "glibc":
         pytest.skip("the closed form is for glibc and 4 KiB pages")
-    mapped = unrest.page_faults({"MALLOC_MMAP_THRESHOLD_": "4096"})
-    kept = unrest.page_faults({"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)})
+    mapped = noise.page_faults({"MALLOC_MMAP_THRESHOLD_": "4096"})
+    kept = noise.page_faults({"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)})
     assert mapped == pytest.approx(200, abs=3)
     assert kept is not None and kept < 1
 
@@ -257,14 +258,14 @@ def test_the_allocator_is_judged_by_its_faults(
 ) -> None:
     monkeypatch.setattr(doctor.platform, "libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
-    monkeypatch.setattr(unrest, "watch", lambda window_s: unrest.Sample())
+    monkeypatch.setattr(noise, "watch", lambda window_s: noise.Sample())
     seen: list[bool] = []
 
     def faults(variables: dict[str, str]) -> float | None:
         seen.append("MALLOC_TRIM_THRESHOLD_" in variables)
         return kept if seen[-1] else default
 
-    monkeypatch.setattr(unrest, "page_faults", faults)
+    monkeypatch.setattr(noise, "page_faults", faults)
     (found,) = [f for f in examine(nvml=nvml(0)) if f.topic == "allocator"]
     assert found.status == status
     assert seen == [False, True]  # the default is the allocator's own, whatever this shell has set

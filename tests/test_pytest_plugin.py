@@ -24,12 +24,12 @@ from test_cuda import Gpu as ScriptedGpu
 from torch import nn
 
 from effbench.cli import main
+from effbench.core.errors import InvalidValue, UnknownName
 from effbench.devices._torch_cuda import Policy, TorchCuda
 from effbench.devices.cuda import Cuda
 from effbench.devices.fake import Fake
-from effbench.errors import InvalidValue, UnknownName
-from effbench.measurement import here
 from effbench.pytest_plugin import assert_cost
+from effbench.timing import in_process
 
 MADDS = 30 * 30 * 8 * 27
 """Of NET: every one of 30x30x8 outputs is a sum of 3x3x3 products."""
@@ -89,7 +89,7 @@ def test_scripted(effbench, width):
 OTHERS = """
 import pytest
 from nets import Net, build
-from effbench.core import Timing
+from effbench.core.run import Timing
 from effbench.pytest_plugin import assert_cost
 
 def test_asserts_costs_alone(effbench):
@@ -378,7 +378,7 @@ def test_everything_is_as_it_was_also_after_an_error(dtype: str, traced: Callabl
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout())
     net[1].eval()
     threads, state = torch.get_num_threads(), torch.get_rng_state()
-    prepared = here.prepare(net, (3, 8, 8), threads=threads + 1, dtype=dtype)
+    prepared = in_process.prepare(net, (3, 8, 8), threads=threads + 1, dtype=dtype)
     with pytest.raises(ZeroDivisionError), prepared.conditions("system") as policy:
         assert policy == "system" and torch.get_num_threads() == threads + 1
         assert torch.is_inference_mode_enabled() and not gc.isenabled() and sys.gettrace() is None
@@ -406,7 +406,7 @@ class Gpu(Fake):
 
 def test_the_precision_of_a_gpu_is_put_back() -> None:
     before = TorchCuda(0).policy()
-    prepared = here.Prepared(Gpu(), lambda: None, nn.ReLU(), 1, None)
+    prepared = in_process.Prepared(Gpu(), lambda: None, nn.ReLU(), 1, None)
     with prepared.conditions("retain") as policy:
         assert policy == "system" and TorchCuda(0).policy() == Policy(True, False, True)
     assert TorchCuda(0).policy() == before != Policy(True, False, True)
@@ -438,10 +438,10 @@ class Adapter:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Two:
     """A scripted GPU behind ``cuda:1``."""
     gpu = Two()
-    monkeypatch.setattr(here, "_used_s", {})
-    monkeypatch.setattr(here, "TorchCuda", lambda index: Adapter(gpu, index))
+    monkeypatch.setattr(in_process, "_used_s", {})
+    monkeypatch.setattr(in_process, "TorchCuda", lambda index: Adapter(gpu, index))
     monkeypatch.setattr(
-        here.devices,
+        in_process.devices,
         "get",
         lambda name, **options: Cuda(int(name[-1]), api=Adapter(gpu, int(name[-1])), **options),
     )
@@ -449,7 +449,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Two:
 
 
 def test_the_current_gpu_is_put_back_also_after_an_error(gpu: Two) -> None:
-    prepared = here.prepare(nn.ReLU(), (3, 8, 8), device="cuda:1")
+    prepared = in_process.prepare(nn.ReLU(), (3, 8, 8), device="cuda:1")
     with pytest.raises(ZeroDivisionError), prepared.conditions("system"):
         assert gpu.current == 1
         raise ZeroDivisionError
@@ -458,12 +458,12 @@ def test_the_current_gpu_is_put_back_also_after_an_error(gpu: Two) -> None:
 
 def test_a_gpu_is_loaded_once_and_not_for_every_test(gpu: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr(here, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(in_process, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     loads = []
-    for pause in (0.0, here.COOLS_S - 1, here.COOLS_S + 1):
+    for pause in (0.0, in_process.COOLS_S - 1, in_process.COOLS_S + 1):
         clock[0] += pause
         before = gpu.log.count("work")
-        with here.prepare(nn.ReLU(), (3, 8, 8), device="cuda:1").conditions("system"):
+        with in_process.prepare(nn.ReLU(), (3, 8, 8), device="cuda:1").conditions("system"):
             pass
         loads.append(gpu.log.count("work") - before)
     first, soon, later = loads
@@ -481,7 +481,7 @@ def test_on_a_gpu_inputs_rotate_as_the_policy_says(gpu: Two, dtype: str, each: i
             seen.append(x.data_ptr())
             return x
 
-    prepared = here.prepare(Spy(), (3, 8, 8), device="cuda:1", dtype=dtype)
+    prepared = in_process.prepare(Spy(), (3, 8, 8), device="cuda:1", dtype=dtype)
     number = 2 * 10_000 // (3 * 8 * 8 * each) + 1
     seen.clear()
     with prepared.conditions("system"):

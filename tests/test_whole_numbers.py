@@ -12,11 +12,14 @@ import torch
 from shell import effbench, refusal
 from torch import nn
 
-from effbench import api, cost, feeding, plan
-from effbench.core import Case, Experiment, Input, Sampling
-from effbench.errors import InvalidValue
+from effbench import api, cost
+from effbench.core import inputs
+from effbench.core.errors import InvalidValue
+from effbench.core.inputs import Input
+from effbench.core.study import Case, Experiment, Sampling
 from effbench.gates import config
 from effbench.pytest_plugin import assert_cost
+from effbench.studies import plan
 
 LAYER = nn.Conv2d(3, 4, 1, bias=False)
 MADDS = 3 * 4 * 8 * 8
@@ -56,7 +59,7 @@ def test_a_shape_of_any_whole_numbers(shape: Any):
     ids=repr,
 )  # fmt: skip
 def test_what_is_no_shape_is_refused_in_words(shape: Any):
-    for ask in (feeding.described, lambda given: api.profile(LAYER, given), lambda given: assert_cost(
+    for ask in (inputs.described, lambda given: api.profile(LAYER, given), lambda given: assert_cost(
         LAYER, given, max_params=100)):  # fmt: skip
         with pytest.raises(InvalidValue, match=r"must (be|consist)") as raised:
             ask(shape)
@@ -76,7 +79,7 @@ def test_a_batch_is_a_whole_number_above_zero_everywhere(batch: Any):
         lambda: api.profile("lenet5", batch=batch),
         lambda: cost.crosscheck(LAYER, (3, 8, 8), batch=batch),
         lambda: assert_cost(LAYER, (3, 8, 8), batch=batch, max_madds=MADDS),
-        lambda: feeding.make([Input((3,))], batch, "float32"),
+        lambda: inputs.make([Input((3,))], batch, "float32"),
         lambda: plan.make(study, batch=batch),
         lambda: plan.make(Experiment("s", "", "", "a", (1,), 1, (Case("x", (3,), labels={"a": 1}, batch=batch),))),
         lambda: api.measure(LAYER, (3, 8, 8), batch=batch, device="fake"),
@@ -115,7 +118,7 @@ def test_a_batch_of_numpy_is_taken():
     ],
 )
 def test_what_is_zero_or_empty_is_not_taken_for_not_said(options: dict[str, Any], message: str, tmp_path: Path):
-    from effbench.errors import EffbenchError
+    from effbench.core.errors import EffbenchError
 
     with pytest.raises(EffbenchError, match=message):
         api.measure(LAYER, (3, 8, 8), out=tmp_path / "out", **{"device": "fake", **options})

@@ -16,7 +16,7 @@ from benchmarks.gpu.collect import collect
 from benchmarks.gpu.session import Refused, Session, listed
 from benchmarks.gpu.steps import STEPS
 from effbench import devices
-from effbench.errors import EffbenchError
+from effbench.core.errors import EffbenchError
 
 
 class _Parser(argparse.ArgumentParser):

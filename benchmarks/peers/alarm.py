@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.peers import repository
 from benchmarks.peers.session import Part, Row, Section, Target, Task
 from benchmarks.peers.tables import percent, table
-from effbench import stats
+from effbench.analysis import stats
 
 TARGET = 0.01
 RECORDED = "aa"

@@ -16,8 +16,9 @@ from typing import Any
 
 from benchmarks.peers.session import Part, Row, Section, Target, Task
 from benchmarks.peers.tables import percent, table
-from effbench.core import Sampling, Timing
-from effbench.measurement import loop
+from effbench.core.run import Timing
+from effbench.core.study import Sampling
+from effbench.timing import block_loop
 
 PRECISION = 0.01
 DEVIATION = 0.05
@@ -55,9 +56,9 @@ class Clock:
 def effbench_trial(clock: Clock) -> tuple[bool, int, float]:
     """One launch of one cell: whether it stopped for precision, after how many rounds, and the median's error."""
     sampling = Sampling(max_rounds=MOST_ROUNDS, precision=PRECISION)
-    task = loop.Slice(0, 0, 0, math.inf, {"cell": "cell"})
+    task = block_loop.Slice(0, 0, 0, math.inf, {"cell": "cell"})
     times, reason = [], ""
-    for item in loop.rounds(clock, {"cell": None}, {"cell": 2}, sampling, task):  # type: ignore[arg-type, dict-item]
+    for item in block_loop.rounds(clock, {"cell": None}, {"cell": 2}, sampling, task):  # type: ignore[arg-type, dict-item]
         if isinstance(item, str):
             reason = item
         else:

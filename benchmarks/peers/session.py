@@ -144,7 +144,7 @@ def begin(folder: Path, command: str, parts: Sequence[str]) -> None:
 
 
 def facts() -> dict[str, Any]:
-    from effbench import machine
+    from effbench.host import machine
 
     cpu = machine.cpu()
     return {
@@ -159,7 +159,7 @@ def facts() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    from effbench import environment
+    from effbench.host import facts as host_facts
 
     found = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -167,7 +167,7 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    commit, is_dirty = environment.checkout(ROOT)
+    commit, is_dirty = host_facts.checkout(ROOT)
     if commit:
         found["effbench commit"] = commit[:10] + ("+changes" if is_dirty else "")
     return found

@@ -15,7 +15,7 @@ from benchmarks.peers.harness_cost import in_pytest
 from benchmarks.peers.session import INSIDE, Ledger, Part, Row, Section, Target, Task, process, shuffled
 from benchmarks.peers.suite import CASES, EXPERIMENT
 from benchmarks.peers.tables import percent, table
-from effbench import stats
+from effbench.analysis import stats
 
 SUITE = Path(__file__).with_name("suite.py")
 RUN_S = 16.0

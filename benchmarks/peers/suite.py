@@ -5,7 +5,7 @@ An effbench study like any other; the peers build the same cases from it.
 
 from __future__ import annotations
 
-from effbench.core import Case, Experiment
+from effbench.core.study import Case, Experiment
 
 CASES = (
     Case("probe_groups", (64, 56, 56), {"channels": 64, "groups": 1}, labels={"cell": "1 group"}),

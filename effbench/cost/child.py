@@ -22,8 +22,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from effbench.cost.isolate import uncollected
-from effbench.errors import text_of
+from effbench.core.errors import text_of
+from effbench.cost.sandbox import uncollected
 
 _T = TypeVar("_T")
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from effbench.core import Cost, Traffic
+from effbench.core.cost import Cost, Traffic
+from effbench.core.inputs import Input
 from effbench.cost.roofline import Kernel
-from effbench.feeding import Input
 
 if TYPE_CHECKING:
     import pandas

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effbench import feeding
+from effbench.core import inputs as core_inputs
+from effbench.core.errors import text_of
 from effbench.cost.costs import OpCost, Profile
 from effbench.cost.formulas import PRODUCTS
-from effbench.cost.isolate import lent, meta_twin, quiet_torch
 from effbench.cost.profile import Fed, Feed, profile
-from effbench.errors import text_of
+from effbench.cost.sandbox import lent, meta_twin, quiet_torch
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ def crosscheck(
     ours = profile(model, input_shape, batch=batch, dtype=dtype, inputs=inputs)
     kind: torch.dtype = getattr(torch, dtype)
     model = getattr(model, "_orig_mod", model)
-    feed = Feed(feeding.described(input_shape), batch, dtype, inputs)
+    feed = Feed(core_inputs.described(input_shape), batch, dtype, inputs)
 
     def attempt(counter: str, run: Callable[..., Check], device: str, twin: Callable[[Tensor], Tensor]) -> Check:
         try:
             with quiet_torch(), lent(model.modules(), twin):
                 args, named = feed.on(torch.device(device))
-                return run(model, feeding.positional(model, args, named) if named else args, ours)
+                return run(model, core_inputs.positional(model, args, named) if named else args, ours)
         except ImportError:
             why = f"{counter} is not installed; pip install {counter}"
         except Exception as error:

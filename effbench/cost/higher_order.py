@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from effbench.cost.formulas import Call, Shape, formula
-from effbench.cost.plan import count, flatten
+from effbench.cost.op_cost import count, flatten
 
 if TYPE_CHECKING:
     from effbench.cost.trace import Tracer

@@ -14,28 +14,28 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from effbench import feeding
-from effbench.core import Cost, Traffic
+from effbench.core import inputs as core_inputs
+from effbench.core.cost import Cost, Traffic
+from effbench.core.errors import InvalidValue, ModelError, NeedsValues
+from effbench.core.inputs import Input
 from effbench.cost import child
 from effbench.cost.costs import OpCost, Profile
 from effbench.cost.familiar import keeps_nothing
 from effbench.cost.formulas import PRODUCTS
 from effbench.cost.fusion import fused_levels, traffic
-from effbench.cost.isolate import fake_twin, lent, meta_twin, quiet_torch, real_twin, uncollected, uninterrupted
 from effbench.cost.records import Record, scaled_apart, stored_bytes
 from effbench.cost.roofline import Kernel
+from effbench.cost.sandbox import fake_twin, lent, meta_twin, quiet_torch, real_twin, uncollected, uninterrupted
 from effbench.cost.trace import Tensors, Trace, trace
 from effbench.cost.trace_modes import Device, Refusal, TraceMode, first_that_holds, home_of, parameters
 from effbench.cost.walk import packed
-from effbench.errors import InvalidValue, ModelError, NeedsValues
-from effbench.feeding import Input
 
 _T = TypeVar("_T")
 
 LAZY = nn.parameter.UninitializedParameter
-DTYPES = feeding.FLOATS
+DTYPES = core_inputs.FLOATS
 Fed = Sequence[Any] | Mapping[str, Any]
-"""What `feeding.described` takes: a shape, several shapes or `Input`s, or either by name."""
+"""What `core.inputs.described` takes: a shape, several shapes or `Input`s, or either by name."""
 
 
 _DEPENDS = {"device": "the device it runs on", "values": "values", "refused": "an error that it catches"}
@@ -53,7 +53,7 @@ def profile(
     """Count one forward pass in eval mode, as if the model had been moved with ``.to(dtype)``.
 
     A network of several dtypes whose forward casts by itself, and which does not run so, is counted as it is
-    (`feeding.runs_uncast`).
+    (`core.inputs.runs_uncast`).
 
     `input_shape` excludes the batch; several shapes or `Input`s stand for several inputs, a mapping for inputs by name.
     `inputs` are passed instead where random values will not do (a dictionary); `batch` is then only a label. "meta"
@@ -82,7 +82,7 @@ def profile(
         own = _own_dtypes(model)
         if not set(own) - {dtype}:
             raise
-        is_held = feeding.runs_uncast(own, dtype)
+        is_held = core_inputs.runs_uncast(own, dtype)
         try:
             found = _profiled(paths, replace(feed, casts=False, dtype=dtype if is_held else "float32"), device)
         except ModelError:
@@ -204,8 +204,8 @@ def _own_dtypes(model: nn.Module) -> tuple[str, ...]:
 def _fed(
     modules: Sequence[nn.Module], input_shape: Fed, batch: int, dtype: str, inputs: tuple[Any, ...] | None
 ) -> Feed:
-    fed = feeding.described(input_shape)
-    batch = feeding.whole(batch, "batch")
+    fed = core_inputs.described(input_shape)
+    batch = core_inputs.whole(batch, "batch")
     if dtype not in DTYPES:
         raise InvalidValue(f"dtype (='{dtype}') is not one that can be counted; use one of {', '.join(DTYPES)}")
     if any([item.__class__ is LAZY for item in parameters(modules)]):
@@ -230,7 +230,7 @@ class Feed:
         """The arguments by position and by name: the values, or seeded ones of the shapes (none on meta)."""
         if self.values is not None:
             return tuple(_placed(item, device, getattr(torch, self.dtype)) for item in self.values), {}
-        return feeding.make(self.inputs, self.batch, self.dtype, str(device))
+        return core_inputs.make(self.inputs, self.batch, self.dtype, str(device))
 
     def __str__(self) -> str:
         return " and ".join(str(replace(item, shape=(self.batch, *item.shape))) for item in self.inputs)
@@ -320,7 +320,7 @@ def _summed(model: nn.Module, modules: Sequence[nn.Module], feed: Feed, found: T
         uncounted=dict(uncounted),
         traced_on=traced_on,
     )
-    shape, beyond = feeding.plain_shape(feed.inputs), feeding.beyond_shape(feed.inputs)
+    shape, beyond = core_inputs.plain_shape(feed.inputs), core_inputs.beyond_shape(feed.inputs)
     return Profile(type(model).__name__, shape, feed.batch, feed.dtype, cost, ops, kernels, beyond)
 
 

@@ -6,9 +6,9 @@ import html
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from effbench import units
-from effbench.core import LEVELS
-from effbench.feeding import Input
+from effbench.core import units
+from effbench.core.cost import LEVELS
+from effbench.core.inputs import Input
 
 if TYPE_CHECKING:
     from effbench.cost.costs import Profile

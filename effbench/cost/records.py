@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from effbench.cost.plan import Plan
+from effbench.cost.op_cost import Plan
 
 
 class Access(NamedTuple):

@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from effbench.errors import EffbenchError, text_of
-from effbench.feeding import FLOATS, Input
+from effbench.core.errors import EffbenchError, text_of
+from effbench.core.inputs import FLOATS, Input
 
 if TYPE_CHECKING:
     from torch import nn

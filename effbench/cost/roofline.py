@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from effbench.core import Traffic
-from effbench.peaks import Peaks
+from effbench.core.cost import Traffic
+from effbench.core.peaks import Peaks
 
 
 @dataclass(frozen=True)

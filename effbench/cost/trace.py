@@ -24,9 +24,10 @@ from torch._ops import HigherOrderOperator
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from effbench.core.errors import text_of
 from effbench.cost import higher_order, whole
 from effbench.cost.formulas import UNKNOWN
-from effbench.cost.plan import (
+from effbench.cost.op_cost import (
     WHOLE,
     Operator,
     Plan,
@@ -44,7 +45,6 @@ from effbench.cost.records import Access, Record
 from effbench.cost.reported_device import exits_noticed, reported_at
 from effbench.cost.threads import followed
 from effbench.cost.walk import storage_of
-from effbench.errors import text_of
 
 Tensors = Literal["meta", "fake", "real"]
 """What a trace runs on: tensors of the meta device, fake ones of the network's device, or real ones."""
@@ -243,7 +243,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def whole(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Carry out an operator that stands for many (`plan.WHOLE`) and write it down as one."""
+        """Carry out an operator that stands for many (`studies.plan.WHOLE`) and write it down as one."""
         self._inside += 1
         try:
             result = None

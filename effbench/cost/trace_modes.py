@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from effbench.core.errors import ModelError, NeedsValues
 from effbench.cost import refusal
 from effbench.cost.trace import Tensors
-from effbench.errors import ModelError, NeedsValues
 
 if TYPE_CHECKING:
     from effbench.cost.costs import Profile

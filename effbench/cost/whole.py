@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from effbench.cost.formulas import Call, Shape, formula, recurrent
-from effbench.cost.plan import WHOLE, Plan, count, flatten, layout_of
+from effbench.cost.op_cost import WHOLE, Plan, count, flatten, layout_of
 
 ATTENTION = "scaled_dot_product_attention"
 RECURRENT = tuple(sorted(WHOLE - {ATTENTION}))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from effbench.core.errors import DeviceUnavailable, UnknownName
 from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory
-from effbench.errors import DeviceUnavailable, UnknownName
 
 __all__ = ["NAMES", "Call", "Device", "Energy", "Memory", "OutOfMemory", "get", "kind_of", "require_cuda"]
 

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
-from effbench.devices import _nvml
 from effbench.devices.base import Call
+from effbench.host import nvml
 
 CLOCK_DROP = 0.97
 """A block whose SM clock lies below this share of its cell's running median did not run on the same GPU."""
@@ -16,7 +16,7 @@ CLOCK_DROP = 0.97
 MIN_CLOCKS = 5
 """Readings before the running median means anything."""
 
-NO_OUTSIDE_CAUSE = _nvml.IDLE | _nvml.POWER_CAP
+NO_OUTSIDE_CAUSE = nvml.IDLE | nvml.POWER_CAP
 """What lowers a clock because of the network itself: one that keeps the GPU waiting, one that takes all its power."""
 
 LOOK_NS = 1_000_000_000
@@ -26,16 +26,16 @@ STEADY_NS = 500_000_000
 """The GPU is warmed up once its clock has stood within 1 % for so long under load."""
 
 _FLAGS = {
-    _nvml.HW_SLOWDOWN: "hw-slowdown",
-    _nvml.SW_THERMAL | _nvml.HW_THERMAL: "thermal",
-    _nvml.POWER_BRAKE: "power-brake",
+    nvml.HW_SLOWDOWN: "hw-slowdown",
+    nvml.SW_THERMAL | nvml.HW_THERMAL: "thermal",
+    nvml.POWER_BRAKE: "power-brake",
 }
 
 
 class Watch:
     """Watches `gpu`, None where NVML shows none: it then sees nothing. `now_ns` is the host's clock."""
 
-    def __init__(self, gpu: _nvml.Gpu | None, now_ns: Callable[[], int]) -> None:
+    def __init__(self, gpu: nvml.Gpu | None, now_ns: Callable[[], int]) -> None:
         self._gpu, self._now_ns = gpu, now_ns
         self._looked_ns: int | None = None
         # Weak: a cell that ran out of memory gives its own back.
@@ -66,10 +66,10 @@ class Watch:
         self.admitted = (self._gpu.processes() or None) if self._gpu else None
         self._is_shared = False
 
-    def look(self) -> _nvml.Reading:
+    def look(self) -> nvml.Reading:
         """The SM clock and what holds it down; once in `LOOK_NS` everything else, and whether somebody else came."""
         if self._gpu is None:
-            return _nvml.Reading()
+            return nvml.Reading()
         now = self._now_ns()
         if self._looked_ns is not None and now - self._looked_ns < LOOK_NS:
             return self._gpu.glance()
@@ -77,7 +77,7 @@ class Watch:
         self._is_shared = bool(self.admitted and (reading.processes or frozenset()) - self.admitted)
         return reading
 
-    def flags(self, call: Call, reading: _nvml.Reading) -> tuple[str, ...]:
+    def flags(self, call: Call, reading: nvml.Reading) -> tuple[str, ...]:
         """Outside causes of a block of this call, never the block's value.
 
         A power cap is none: big GPUs live at theirs, and the heavier a network the lower its clock there. A foreign

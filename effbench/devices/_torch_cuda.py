@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from effbench.devices import _nvml, _torch_profiler
-from effbench.errors import text_of
-from effbench.operator_times import WatchedCall
+from effbench.core.errors import text_of
+from effbench.core.operator_times import WatchedCall
+from effbench.devices import _torch_profiler
+from effbench.host import nvml
 
 CYCLES_PER_NS = 2
 """For the spin kernel. Nearer 1 on most GPUs: the spin then lasts longer than asked, which is the safe side."""
@@ -307,9 +308,9 @@ class TorchCuda:
                 found[f"gpu.{name}"] = False
         return found
 
-    def monitor(self) -> _nvml.Gpu | str:
+    def monitor(self) -> nvml.Gpu | str:
         """The same GPU through NVML, or the reason why not."""
-        return _nvml.connect(self._uuid(), self._index)
+        return nvml.connect(self._uuid(), self._index)
 
     def _uuid(self) -> str | None:
         found = getattr(self._cuda.get_device_properties(self._index), "uuid", None)

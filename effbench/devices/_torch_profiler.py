@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from effbench.operator_times import OperatorEvent, WatchedCall
+from effbench.core.operator_times import OperatorEvent, WatchedCall
 
 MARK = "effbench: one call"
 """The block that each watched call stands in."""

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from effbench.core import Timing
-from effbench.errors import EffbenchError
-from effbench.operator_times import WatchedCall
+from effbench.core.errors import EffbenchError
+from effbench.core.operator_times import WatchedCall
+from effbench.core.run import Timing
 
 Call = Callable[[], object]
 """One forward pass with its inputs bound."""

@@ -17,13 +17,12 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from effbench import cgroups, clusters
-from effbench.core import Timing
-from effbench.devices import _rapl
+from effbench.core.errors import InvalidValue, text_of
+from effbench.core.operator_times import WatchedCall
+from effbench.core.run import Timing
 from effbench.devices._tasks import Tasks
 from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory, renew
-from effbench.errors import InvalidValue, text_of
-from effbench.operator_times import WatchedCall
+from effbench.host import cgroups, core_clusters, rapl
 
 RUN_DELAY_SHARE = 0.05
 """A block that waited this share of its time for a core was disturbed from outside."""
@@ -48,7 +47,7 @@ class Cpu(Device):
 
     def __init__(self, threads: int = 1, *, whole_process: bool = False, cluster: str = "", torch: bool = True) -> None:
         self.uses_torch = torch
-        self.cluster, self._cores = cluster, clusters.cores_of(cluster)
+        self.cluster, self._cores = cluster, core_clusters.cores_of(cluster)
         self.threads = threads_on(threads, cluster)
         self._one_thread = self.threads == 1 and not whole_process
         self._cpu_clock = time.thread_time_ns if self._one_thread else time.process_time_ns
@@ -60,13 +59,13 @@ class Cpu(Device):
     def facts(self) -> dict[str, Any]:
         found = {"kind": "cpu", "name": "cpu", "threads": self.threads, "machine": platform.machine()}
         if self._cores:
-            found |= {"cpu.cluster": self.cluster, "cpu.cluster_cores": clusters.shown(self._cores)}
+            found |= {"cpu.cluster": self.cluster, "cpu.cluster_cores": core_clusters.shown(self._cores)}
         return found
 
     def setup(self) -> None:
         if self._cores:
             # Before torch is there: its threads are born where this one is.
-            clusters.pin(self._cores)
+            core_clusters.pin(self._cores)
         if not self.uses_torch:
             return
         import torch
@@ -126,7 +125,7 @@ class Cpu(Device):
 
     def energy(self) -> Energy:
         """Of the whole package and its memory, whoever else computes there."""
-        return _rapl.read()
+        return rapl.read()
 
     def time_calls(self, call: Call, calls: int) -> list[int]:
         with out_of_memory_named():
@@ -182,7 +181,7 @@ def threads_on(threads: int, cluster: str = "") -> int:
     """
     if threads < 0:
         raise InvalidValue(f"threads (={threads}) must be 1 or more, or 0 for every core")
-    cores = len(clusters.cores_of(cluster))
+    cores = len(core_clusters.cores_of(cluster))
     if cores and threads > cores:
         raise InvalidValue(
             f"threads (={threads}) are more than the {cores} cores of --cluster {cluster}; ask for fewer"
@@ -207,7 +206,7 @@ def _cores() -> int:
 def thread_trouble(threads: int, cluster: str = "") -> str | None:
     """What is to be known of a measurement with so many `threads` (as for `Cpu`) on these cores; None for nothing."""
     asked, quota = threads_on(threads, cluster), cgroups.quota()
-    cores = len(clusters.cores_of(cluster)) or _cores()
+    cores = len(core_clusters.cores_of(cluster)) or _cores()
     counted = f"{asked} thread{'s' * (asked > 1)}"
     if quota is not None and quota.cores and quota.cores < min(asked, cores):
         limit = f"the control group may use {quota.cores:g} cores (docker: --cpus)"

@@ -15,14 +15,14 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from effbench.core import Timing
-from effbench.devices import _nvml
+from effbench.core.errors import EffbenchError, InvalidValue, ModelError, text_of
+from effbench.core.operator_times import WatchedCall
+from effbench.core.run import Timing
 from effbench.devices._device_time import WAITS, DeviceTimer
 from effbench.devices._gpu_watch import Watch
 from effbench.devices._torch_cuda import Policy, TorchCuda
 from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory, renew
-from effbench.errors import EffbenchError, InvalidValue, ModelError, text_of
-from effbench.operator_times import WatchedCall
+from effbench.host import nvml
 
 HOST_BOUND, DEVICE_BOUND = 1.2, 1.05
 """Host time over device time: above the first the host holds the GPU up, below the second it does not."""
@@ -87,7 +87,7 @@ class Cuda(Device):
         self._precision = precision
         self._cache, self._warm_up_s = cache, warm_up_s
         self._ready = False
-        self._gpu: _nvml.Gpu | str = "not set up"
+        self._gpu: nvml.Gpu | str = "not set up"
         self._timer, self._watch = DeviceTimer(self._api), Watch(None, self._api.now_ns)
         self._spoilt = False
 
@@ -100,7 +100,7 @@ class Cuda(Device):
         self._ready = True
         self.verify_policy()
         self._gpu = self._api.monitor()
-        self._watch = Watch(self._gpu if isinstance(self._gpu, _nvml.Gpu) else None, self._api.now_ns)
+        self._watch = Watch(self._gpu if isinstance(self._gpu, nvml.Gpu) else None, self._api.now_ns)
         self._watch.heat(self._warm_up_s, self._api.work, self._api.synchronize)
         self.admit_processes()
 
@@ -121,7 +121,7 @@ class Cuda(Device):
         self.verify_policy()
         about = self._api.properties()
         uuid = about.pop("gpu.uuid", None)
-        gpu = self._gpu if isinstance(self._gpu, _nvml.Gpu) else None
+        gpu = self._gpu if isinstance(self._gpu, nvml.Gpu) else None
         watched = (
             {**gpu.facts(), **{f"gpu.{name}": value for name, value in gpu.read().numbers().items()}} if gpu else {}
         )
@@ -174,7 +174,7 @@ class Cuda(Device):
         `device_ns` is None where the host could not queue the calls ahead of the device. Clocks are read while the
         device computes, since an idle one recovers. Raises OutOfMemory.
         """
-        reading = _nvml.Reading()
+        reading = nvml.Reading()
 
         def look() -> None:
             nonlocal reading
@@ -254,7 +254,7 @@ class Cuda(Device):
 
     def energy(self) -> Energy:
         """Of the whole GPU since its driver was loaded, by its own meter."""
-        if not isinstance(self._gpu, _nvml.Gpu):
+        if not isinstance(self._gpu, nvml.Gpu):
             raise EffbenchError(f"no energy can be read through NVML: {self._gpu}")
         found = self._gpu.energy_uj()
         if found is None:

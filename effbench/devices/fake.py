@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from effbench.core import Timing
+from effbench.core.operator_times import OperatorEvent, WatchedCall
+from effbench.core.run import Timing
 from effbench.devices.base import Call, Device, Energy, Memory
-from effbench.operator_times import OperatorEvent, WatchedCall
 
 PEAK_MADDS = 50e9
 BANDWIDTH_BYTES = 20e9

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from effbench.core import Run
-from effbench.errors import InvalidValue, UnknownName
+from effbench.core.errors import InvalidValue, UnknownName
+from effbench.core.run import Run
 from effbench.export import bencher, csv_rows, github_action, openmetrics, pyperf_suite, pytest_benchmark
 from effbench.export.measured import Measured, left_out, measured, thinned
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from effbench.core import Estimate, Run
+from effbench.core.estimate import Estimate
+from effbench.core.run import Run
 from effbench.export.measured import Measured, as_json
 
 Metric = dict[str, float]

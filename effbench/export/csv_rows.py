@@ -6,15 +6,15 @@ import csv
 import io
 from collections.abc import Sequence
 
-from effbench.core import Run
+from effbench.core.run import Run
 from effbench.export.measured import Measured
-from effbench.report import document
-from effbench.report.grid import one_line
+from effbench.report import json_document
+from effbench.report.tables.table_model import one_line
 
 
 def render(run: Run, cells: Sequence[Measured]) -> str:
     """The text. Raw values at full precision, empty where a value is missing."""
-    rows = [{**document.cell_row(cell.summary), "id": cell.id} for cell in cells]
+    rows = [{**json_document.cell_row(cell.summary), "id": cell.id} for cell in cells]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writerow({key: one_line(key) for key in writer.fieldnames})

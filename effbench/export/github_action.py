@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from effbench import units
-from effbench.core import Run
+from effbench.core import units
+from effbench.core.run import Run
 from effbench.export.measured import Measured, as_json
-from effbench.report.captions import percent
+from effbench.report.text import percent
 
 
 def smaller(run: Run, cells: Sequence[Measured]) -> str:

@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from effbench import summary
-from effbench.core import Block, Estimate, Run
-from effbench.emulation import EMULATED, is_emulated
-from effbench.errors import CorruptRun, InvalidValue
-from effbench.report.grid import one_line
-from effbench.summary import CellSummary
+from effbench.analysis import summary
+from effbench.analysis.summary import CellSummary
+from effbench.core.errors import CorruptRun, InvalidValue
+from effbench.core.estimate import Estimate
+from effbench.core.run import Block, Run
+from effbench.host.emulation import EMULATED, is_emulated
+from effbench.report.tables.table_model import one_line
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from effbench.core import Cost, Estimate, Run
+from effbench.core.cost import Cost
+from effbench.core.estimate import Estimate
+from effbench.core.run import Run
 from effbench.export.measured import Measured
-from effbench.report.grid import one_line
+from effbench.report.tables.table_model import one_line
 
 
 @dataclass(frozen=True)

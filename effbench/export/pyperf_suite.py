@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from effbench.core import Run
+from effbench.core.run import Run
 from effbench.export.measured import Measured, as_json, seconds
-from effbench.report.grid import one_line
+from effbench.report.tables.table_model import one_line
 
 LAYOUT = "1.0"
 """The version of the file format, as pyperf has written it since its version 1.0."""

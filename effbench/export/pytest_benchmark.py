@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from effbench import environment
-from effbench.core import Run
+from effbench.core.run import Run
 from effbench.export.measured import Measured, as_json, seconds
-from effbench.report import document
+from effbench.host import facts as host_facts
+from effbench.report import json_document
 
 LAYOUT = "5.3.1"
 """The version of pytest-benchmark whose files these look like."""
@@ -84,9 +84,9 @@ def _benchmark(run: Run, cell: Measured) -> dict[str, Any]:
 def _ours(run: Run, cell: Measured) -> dict[str, Any]:
     """The cell as ``run --json`` gives it, its costs under one key, as effbench's pytest fixture writes them."""
     facts = run.environment.facts
-    conditions = {name: facts[name] for name in environment.MUST_AGREE if facts.get(name) is not None}
+    conditions = {name: facts[name] for name in host_facts.MUST_AGREE if facts.get(name) is not None}
     return {
-        **document.cell_document(replace(cell.summary, cost=None)),
+        **json_document.cell_document(replace(cell.summary, cost=None)),
         "costs": None if cell.summary.cost is None else cell.summary.cost.to_dict(),
         "clock": run.clock,
         "environment": {"fingerprint": facts.get("host.fingerprint"), "device": run.environment.device, **conditions},

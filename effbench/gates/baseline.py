@@ -11,15 +11,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from effbench import stats
-from effbench.core import Case, Estimate, Result, Run
-from effbench.emulation import EMULATED, is_emulated
-from effbench.environment import Difference
-from effbench.gates import pairs
+from effbench.analysis import stats
+from effbench.analysis.summary import contaminated, quiet_rounds, share_of
+from effbench.core.estimate import Estimate
+from effbench.core.run import Result, Run
+from effbench.core.study import Case
+from effbench.gates import ab_pairs
 from effbench.gates.budgets import differing
-from effbench.gates.decision import Costed, Finding, Word
-from effbench.gates.rule import POWER, WALL_EFFECT, WALL_SHARE, Rule
-from effbench.summary import contaminated, quiet_rounds, share_of
+from effbench.gates.decision_rule import POWER, WALL_EFFECT, WALL_SHARE, Rule
+from effbench.gates.result import Costed, Finding, Word
+from effbench.host.emulation import EMULATED, is_emulated
+from effbench.host.facts import Difference
 
 MIN_LAUNCHES = 3
 """Fewer fresh processes a side say too little of how far launches differ."""
@@ -284,7 +286,7 @@ def _split(baseline: Run, candidate: Run, cell: str, yardstick: str | None) -> s
         for of, name in (("", cell), ("'s yardstick", yardstick))
         if name and (found := _result(run, name)) is not None
     }
-    return pairs.split(candidate.clock, measured)
+    return ab_pairs.split(candidate.clock, measured)
 
 
 def _sides(baseline: Run, candidate: Run, cell: str, yardstick: str | None, clock: str) -> Sides:

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from effbench import units
-from effbench.core import Cell, Cost
-from effbench.errors import CannotStart, InvalidValue
+from effbench.core import units
+from effbench.core.cost import Cost
+from effbench.core.errors import CannotStart, InvalidValue
+from effbench.core.study import Cell
 from effbench.gates.config import QUANTITIES
-from effbench.gates.decision import Costed, Finding
+from effbench.gates.result import Costed, Finding
 
 FOUND_FREELY = ("params",)
 """What no operator without a formula can hide."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from effbench import feeding, units, values
-from effbench.errors import EffbenchError, InvalidValue, StorageError, UnknownName
-from effbench.feeding import FLOATS, Input
+from effbench.core import inputs as core_inputs
+from effbench.core import parsing, units
+from effbench.core.errors import EffbenchError, InvalidValue, StorageError, UnknownName
+from effbench.core.inputs import FLOATS, Input
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -84,7 +85,7 @@ class Config:
         return own or self.tolerance or (COUNT_TOLERANCE if self.count else TOLERANCE)
 
     def options(self) -> dict[str, Any]:
-        """How to measure, with every default filled in: device, threads, allocator, seed, as `plan.make` takes them."""
+        """How to measure, with every default filled in: device, threads, allocator, seed, as `studies.plan.make` takes them."""
         return {
             "device": "cpu" if self.device is None else self.device,
             "threads": 1 if self.threads is None else self.threads,
@@ -189,7 +190,7 @@ def with_options(config: Config, options: Mapping[str, Any], budgets: Mapping[st
     dtype = options.get("dtype")
     for name in ("batch", "launches"):
         if options.get(name) is not None:
-            feeding.whole(options[name], name)
+            core_inputs.whole(options[name], name)
     if dtype is not None and dtype not in FLOATS:
         raise UnknownName("dtype", dtype, FLOATS)
     own = {key: options[key] for key in ("batch", "dtype", "tolerance", "inputs") if options.get(key) is not None}
@@ -278,7 +279,7 @@ def _count(value: Any) -> int:
 
 def _share(value: Any) -> float:
     if isinstance(value, str):
-        return values.share(value)
+        return parsing.share(value)
     if not isinstance(value, float) or not 0 < value < 1:
         raise ValueError
     return value
@@ -286,7 +287,7 @@ def _share(value: Any) -> float:
 
 def _time(value: Any) -> float:
     if isinstance(value, str):
-        return values.seconds(value)
+        return parsing.seconds(value)
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1e9:
         raise ValueError
     return float(value)
@@ -305,7 +306,7 @@ def _inputs(value: Any) -> tuple[Input, ...] | None:
     words = value if isinstance(value, list) else [value]
     if not words or not all(isinstance(word, str) for word in words):
         raise ValueError
-    return values.inputs(words)
+    return parsing.inputs(words)
 
 
 def _arguments(value: Any) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from effbench import cpu_share, stats
-from effbench.cpu_share import CpuShare
-from effbench.gates import pairs
-from effbench.gates.pairs import Pair, Round
-from effbench.gates.rule import WALL_EFFECT, WALL_SHARE, Rule
-from effbench.summary import CONTAMINATED_SHARE
+from effbench.analysis import cpu_share, stats
+from effbench.analysis.cpu_share import CpuShare
+from effbench.analysis.summary import CONTAMINATED_SHARE
+from effbench.gates import ab_pairs
+from effbench.gates.ab_pairs import Pair, Round
+from effbench.gates.decision_rule import WALL_EFFECT, WALL_SHARE, Rule
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,9 +90,9 @@ def record(source: Pair | Record | Mapping[str, Sequence[Sequence[Round]]], cloc
     unsteady: Counts = {}
     if isinstance(source, Pair):
         read, unsteady = clock or source.clock, _unsteady(source)
-        found = {cell: pairs.rounds(source, cell, read) for cell in source.cells}
+        found = {cell: ab_pairs.rounds(source, cell, read) for cell in source.cells}
         if read != "wall":
-            wall = {cell: pairs.rounds(source, cell, "wall") for cell in source.cells}
+            wall = {cell: ab_pairs.rounds(source, cell, "wall") for cell in source.cells}
     else:
         read = clock or "wall"
         found = {cell: tuple(item for launch in launches for item in launch) for cell, launches in source.items()}
@@ -178,7 +178,7 @@ def p_above(values: Array, drawn: Array, share: float, shift: Array | float = 0.
 
 
 def sign_p(above: Array, rounds: Array) -> Array:
-    """`stats.sign_test` from counts."""
+    """`analysis.stats.sign_test` from counts."""
     import numpy
     from scipy.special import bdtrc
 
@@ -186,7 +186,7 @@ def sign_p(above: Array, rounds: Array) -> Array:
 
 
 def t_p(medians: Array, threshold: Array | float) -> Array:
-    """`stats.t_test` along the last axis, leaving out NaN."""
+    """`analysis.stats.t_test` along the last axis, leaving out NaN."""
     import numpy
     from scipy.special import stdtr
 
@@ -222,7 +222,7 @@ def _two_counts(recorded: Record, counts: Counts) -> tuple[Array, Array]:
 
 
 def _too_many(counts: tuple[Array, Array], drawn: Array) -> Array:
-    """`summary.too_many` of a suite's cell (suites × cells)."""
+    """`analysis.summary.too_many` of a suite's cell (suites × cells)."""
     bad, every = (each[:, drawn].sum(axis=2).T for each in counts)
     beyond: Array = _beyond(counts, drawn) & ((bad > 1) | (bad == every))
     return beyond
@@ -262,7 +262,7 @@ def _both_shares(recorded: Record) -> Array:
 def _shares(items: Sequence[Round]) -> dict[int, tuple[float, float]]:
     found = {}
     for launch, rounds in _by_launch(items).items():
-        before, after = pairs.cpu_shares(tuple(rounds))
+        before, after = ab_pairs.cpu_shares(tuple(rounds))
         found[launch] = (
             math.nan if before is None else before.share,
             math.nan if after is None else after.share,
@@ -310,7 +310,7 @@ def _middle(values: Array) -> Array:
 
 
 def _holm(p_values: Array) -> Array:
-    """`stats.holm` of each row."""
+    """`analysis.stats.holm` of each row."""
     import numpy
 
     order = numpy.argsort(p_values, axis=1, kind="stable")

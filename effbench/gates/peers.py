@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from effbench import stats
+from effbench.analysis import stats
 
 if TYPE_CHECKING:
     import numpy

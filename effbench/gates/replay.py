@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from effbench import stats
-from effbench.analysis import Tell
-from effbench.core import Estimate
-from effbench.errors import InvalidValue
+from effbench.analysis import stats
+from effbench.core.errors import InvalidValue
+from effbench.core.estimate import Estimate
+from effbench.core.study import Tell
+from effbench.gates.decision_rule import Rule
 from effbench.gates.many import PASS, REGRESSION, Record, arrays, decide, record
 from effbench.gates.peers import RULES
-from effbench.gates.rule import Rule
 
 if TYPE_CHECKING:
     import numpy

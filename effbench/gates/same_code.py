@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from effbench import units
-from effbench.errors import InvalidValue
+from effbench.core import units
+from effbench.core.errors import InvalidValue
 from effbench.gates import budgets
-from effbench.gates.pairs import Pair
-from effbench.gates.rule import Gate, Rule
+from effbench.gates.ab_pairs import Pair
+from effbench.gates.decision_rule import Gate, Rule
 
 _ADVICE = "measure the same code on both sides with `effbench aa`"
 

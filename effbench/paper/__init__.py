@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
-from effbench.core import Label
-from effbench.errors import UnknownName
+from effbench.core.errors import UnknownName
+from effbench.core.study import Label
 
 _FACTORS = {
     "g1_channel_ratio": "ratio",

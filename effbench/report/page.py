@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from effbench import report, units
-from effbench.core import Estimate
-from effbench.emulation import is_emulated
-from effbench.report import captions, figureless, launches_table, side_by_side
-from effbench.report.grid import Table, Value, escape_markdown, one_line, render_markdown
-from effbench.report.side_by_side import Measured
+from effbench import report
+from effbench.core import units
+from effbench.core.estimate import Estimate
+from effbench.host.emulation import is_emulated
+from effbench.report import multi_run, text
+from effbench.report.figures import failures
+from effbench.report.multi_run import Measured
+from effbench.report.tables import launches as launches_table
+from effbench.report.tables.table_model import Table, Value, escape_markdown, one_line, render_markdown
 
 if TYPE_CHECKING:
     import jinja2
@@ -59,19 +62,19 @@ class Section:
 
     @property
     def setting(self) -> str:
-        return captions.subtitle(self.measured.run, self.measured.cells)
+        return text.subtitle(self.measured.run, self.measured.cells)
 
 
 def html(runs: Sequence[Measured]) -> str:
     """The runs as one HTML page that stands alone."""
-    from effbench.report import drawing
+    from effbench.report.figures import inline_svg
 
-    figures = [figureless.drawn(partial(_drawings, number, item)) for number, item in enumerate(runs, start=1)]
+    figures = [failures.drawn(partial(_drawings, number, item)) for number, item in enumerate(runs, start=1)]
     environment = _templates()
     script = environment.get_template("sort.js.j2").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    matrices = figureless.drawn(partial(_matrices, runs))
-    dark = drawing.dark_colours([found for each in (*figures, matrices) for found in each.values()])
+    matrices = failures.drawn(partial(_matrices, runs))
+    dark = inline_svg.dark_colours([found for each in (*figures, matrices) for found in each.values()])
     return environment.get_template("page.html.j2").render(
         **_content(runs, figures), matrices=matrices, dark=dark, script=script, digest=digest
     )
@@ -112,16 +115,16 @@ def _printable(value: Any) -> Any:
 
 def _content(runs: Sequence[Measured], figures: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     numbered = dict(enumerate(runs, start=1))
-    names = side_by_side.names(numbered)
+    names = multi_run.names(numbered)
     titles = list(dict.fromkeys(item.run.experiment.title for item in runs))
-    conditions = side_by_side.conditions([item.run.environment for item in runs])
+    conditions = multi_run.conditions([item.run.environment for item in runs])
     return {
         "title": titles[0] if len(titles) == 1 else f"{len(runs)} runs",
         "sections": [
             _section(number, names[number], item, found)
             for (number, item), found in zip(numbered.items(), figures, strict=True)
         ],
-        "shared": side_by_side.tables(numbered),
+        "shared": multi_run.tables(numbered),
         "conditions": conditions,
         "unlike": [item.name for item in conditions if item.mark == "unlike"],
     }
@@ -129,7 +132,7 @@ def _content(runs: Sequence[Measured], figures: Sequence[Mapping[str, str]]) -> 
 
 def _section(number: int, name: str, measured: Measured, figures: Mapping[str, str]) -> Section:
     run, verdicts = measured.run, measured.verdicts
-    sentences = captions.verdict_sentences(verdicts, factor=run.experiment.factor)
+    sentences = text.verdict_sentences(verdicts, factor=run.experiment.factor)
     tables, launches = report.tables(run, measured.cells, verdicts), launches_table.launch_rows(run)
     return Section(
         number,
@@ -144,26 +147,26 @@ def _section(number: int, name: str, measured: Measured, figures: Mapping[str, s
 
 
 def _drawings(number: int, measured: Measured) -> dict[str, str]:
-    from effbench.report import drawing
+    from effbench.report.figures import inline_svg
 
     title = one_line(measured.run.experiment.title)
     return {
-        name: drawing.inline(figure, f"r{number}-{name}-", f"{_called(title, name)}; the tables hold its numbers")
+        name: inline_svg.inline(figure, f"r{number}-{name}-", f"{_called(title, name)}; the tables hold its numbers")
         for name, figure in report.figures(measured.run, measured.cells, measured.verdicts).items()
     }
 
 
 def _matrices(runs: Sequence[Measured]) -> dict[str, str]:
     """Verdicts by device and runtime, of each study that several of the runs carried out, by its title."""
-    from effbench.report import drawing, plots_matrix
+    from effbench.report.figures import inline_svg, matrix
 
     found = {}
-    for number, group in enumerate(side_by_side.of_one_study(dict(enumerate(runs)))):
-        seen = [plots_matrix.Seen(item.run, item.cells, item.verdicts) for item in group.values() if item.verdicts]
+    for number, group in enumerate(multi_run.of_one_study(dict(enumerate(runs)))):
+        seen = [matrix.Seen(item.run, item.cells, item.verdicts) for item in group.values() if item.verdicts]
         if len(seen) > 1:
             title = one_line(seen[0].run.experiment.title)
-            figure = plots_matrix.matrix_figure(seen)
-            found[title] = drawing.inline(figure, f"m{number}-", f"{title}: verdicts; the tables hold its numbers")
+            figure = matrix.matrix_figure(seen)
+            found[title] = inline_svg.inline(figure, f"m{number}-", f"{title}: verdicts; the tables hold its numbers")
     return found
 
 
@@ -176,7 +179,7 @@ def _images(measured: Measured, folder: Path) -> dict[str, str]:
     if measured.run.path is None:
         return {}
     beside = Path(measured.run.path).parent
-    names = figureless.drawn(partial(report.figures, measured.run, measured.cells, measured.verdicts))
+    names = failures.drawn(partial(report.figures, measured.run, measured.cells, measured.verdicts))
     found = {name: beside / f"{name}.png" for name in names}
     return {
         name: quote(Path(os.path.relpath(path, folder)).as_posix()) for name, path in found.items() if path.is_file()
@@ -208,10 +211,10 @@ def _method(measured: Measured) -> dict[str, str]:
         f"{_span([result.calls for result in run.results if result.calls])} calls in each, the same in every launch.",
         "Stopping": f"when every ratio is known to ±{100 * sampling.precision:g} %, or after {sampling.budget_s:g} s "
         f"or {sampling.max_rounds} rounds.",
-        "Clock": f"Ratios are of {captions.clock(run)}; latency is wall-clock time a call.",
+        "Clock": f"Ratios are of {text.clock(run)}; latency is wall-clock time a call.",
         "Allocator": f"{_ALLOCATORS.get(allocator, allocator)}.",
         "Set aside": f"{aside} of {len(blocks)} blocks, for an outside cause and never for their value"
-        f"{captions.disturbed_text(cells)}.",
+        f"{text.disturbed_text(cells)}.",
     }
     if warmups:
         steady = sum(warmup.steady for warmup in warmups)

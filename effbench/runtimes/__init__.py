@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from effbench.errors import UnknownName
+from effbench.core.errors import UnknownName
 from effbench.runtimes.base import Prepared, Runtime, Setting, Unsupported
 
 __all__ = ["NAMES", "Prepared", "Runtime", "Setting", "Unsupported", "get", "missing", "present"]

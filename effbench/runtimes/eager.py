@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from effbench.devices.base import Call
-from effbench.runtimes import training
+from effbench.runtimes import training_step
 from effbench.runtimes.base import Prepared, Runtime, Setting, in_turn
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Eager(Runtime):
 
     def prepare(self, network: nn.Module, inputs: Sequence[tuple[Tensor, ...]], setting: Setting) -> Prepared:
         if setting.mode == "train":
-            return Prepared(training.step(network, inputs))
+            return Prepared(training_step.step(network, inputs))
         return Prepared(in_turn([_bound(network, arguments) for arguments in inputs]))
 
 

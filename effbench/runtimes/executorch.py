@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from effbench.core.errors import text_of
 from effbench.devices.base import Call
-from effbench.errors import text_of
 from effbench.runtimes.base import Setting, Unsupported
+from effbench.runtimes.capture_output import quiet
 from effbench.runtimes.copies import for_export
-from effbench.runtimes.exported import Exported, Session
-from effbench.runtimes.quiet import quiet
+from effbench.runtimes.model_file import Exported, Session
 
 if TYPE_CHECKING:
     import numpy as np

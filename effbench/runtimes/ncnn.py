@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.devices.base import Call
 from effbench.runtimes.base import Setting, TraceDiffers, Unsupported
-from effbench.runtimes.exported import Exported, Session
-from effbench.runtimes.quiet import quiet
+from effbench.runtimes.capture_output import quiet
+from effbench.runtimes.model_file import Exported, Session
 
 if TYPE_CHECKING:
     import numpy as np

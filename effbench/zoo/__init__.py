@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from effbench.errors import EffbenchError, InvalidValue, ModelError, UnknownName
+from effbench.core.errors import EffbenchError, InvalidValue, ModelError, UnknownName
 from effbench.zoo import _registry
 from effbench.zoo._registry import Entry
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from effbench.errors import InvalidValue
+from effbench.core.errors import InvalidValue
 
 
 def conv_norm_act(

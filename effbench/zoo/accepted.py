@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from effbench.errors import InvalidValue
+from effbench.core.errors import InvalidValue
 from effbench.zoo import model_files
 
 if TYPE_CHECKING:

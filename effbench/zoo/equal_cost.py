@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import Literal
 
-from effbench.errors import InvalidValue
+from effbench.core.errors import InvalidValue
 
 Rounding = Literal["floor", "nearest"]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from effbench.errors import Absent, LacksPackage, ModelError, text_of
+from effbench.core.errors import Absent, LacksPackage, ModelError, text_of
 from effbench.zoo import import_path, libraries, packaged
 from effbench.zoo.libraries import LIBRARIES
 

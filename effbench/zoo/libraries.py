@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from effbench.errors import ModelError, UnknownName
+from effbench.core.errors import ModelError, UnknownName
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from effbench.errors import InvalidValue
+from effbench.core.errors import InvalidValue
 from effbench.zoo._blocks import global_pool, init_for_timing
 from effbench.zoo._registry import register
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from effbench.errors import InvalidValue
+from effbench.core.errors import InvalidValue
 from effbench.zoo._registry import register
 from effbench.zoo.nasnet import Kind, SearchedNet, Sums
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from effbench.errors import InvalidValue
+from effbench.core.errors import InvalidValue
 from effbench.zoo._blocks import conv_norm_act, init_for_timing
 from effbench.zoo._registry import register
 from effbench.zoo.equal_cost import check_groups

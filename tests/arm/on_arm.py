@@ -14,7 +14,7 @@ from shell import EFFBENCH, effbench, environment, kinds, records, refusal
 
 import effbench as package
 from effbench import doctor
-from effbench.emulation import EMULATED
+from effbench.host.emulation import EMULATED
 
 SECONDS = 1200
 """Importing torch alone takes half a minute here, beside others a minute and more."""
@@ -59,7 +59,7 @@ def facts(run: Path) -> dict[str, Any]:
 def test_an_emulated_process_finds_itself_out(name: str) -> None:
     """Also where /proc/cpuinfo is that of an Arm machine."""
     code = (
-        "import platform, effbench.machine as m;"
+        "import platform, effbench.host.machine as m;"
         "print(platform.machine(), m.emulated(m.HERE, platform.machine()), m.cpu()['cpu.model'], sep='|')"
     )
     done = subprocess.run([os.environ[name], "-c", code], capture_output=True, text=True, check=True)

@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from effbench import zoo
+from effbench.core.errors import EffbenchError
 from effbench.cost import profile
 from effbench.cost.trace import forget_shapes
-from effbench.errors import EffbenchError
 from effbench.zoo import libraries
 
 SHAPE = (3, 224, 224)

@@ -15,13 +15,13 @@ import bodies
 
 def effbench(call: bodies.Call, seconds: float) -> dict[str, float]:
     """Blocks as a launch times them. `block_us` is the bookkeeping of a block outside of its clocks."""
-    from effbench.core import Sampling
+    from effbench.core.study import Sampling
     from effbench.devices.cpu import Cpu
-    from effbench.measurement import loop
+    from effbench.timing import block_loop
 
     device, sampling = Cpu(1), Sampling()
     device.time_block(call, 1000)
-    calls = loop.calls_per_block(device.time_block(call, 1000).wall_ns * 1e-9 / 1000, sampling)
+    calls = block_loop.calls_per_block(device.time_block(call, 1000).wall_ns * 1e-9 / 1000, sampling)
     per_call, outside = [], []
     until = time.perf_counter() + (seconds or 1.0)
     while time.perf_counter() < until:

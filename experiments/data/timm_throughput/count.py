@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from effbench.core import LEVELS
-from effbench.errors import EffbenchError
-from effbench.measurement import counting
+from effbench.core.cost import LEVELS
+from effbench.core.errors import EffbenchError
+from effbench.cost import in_subprocess
 from effbench.zoo import libraries
 
 HERE = Path(__file__).parent
@@ -35,7 +35,7 @@ def rows(name: str) -> list[dict[str, str]]:
 def count(model: str, size: int) -> dict[str, Any]:
     """Costs of one image, and per level the kernels as (madds, bytes of weights, bytes of activations)."""
     timm = libraries.library("timm")
-    found = counting.profile(f"timm:{model}", (3, size, size), batch=1, dtype="float32")
+    found = in_subprocess.profile(f"timm:{model}", (3, size, size), batch=1, dtype="float32")
     levels = found.cost.memory_access_levels
     kernels = {
         level: [(item.madds, item.traffic.weight_bytes, item.traffic.activation_bytes) for item in each]

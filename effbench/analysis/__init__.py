@@ -1,0 +1,1 @@
+"""From timed blocks to estimates, verdicts and comparisons. Pure functions, no torch."""

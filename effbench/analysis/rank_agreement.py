@@ -1,0 +1,85 @@
+"""Which indirect metric puts networks in the order of their measured times? Pure, no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from effbench import zoo
+from effbench.analysis import stats
+from effbench.analysis.summary import CellSummary
+from effbench.core.cost import LEVELS
+from effbench.core.errors import UnknownName
+from effbench.core.estimate import Estimate
+
+LEAST = 5
+"""Fewer networks than this have too few pairs for an order to mean anything."""
+
+_Metric = Callable[[CellSummary], float | None]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Kendall's tau-b of one metric with measured time: 1 is the same order, 0 none, -1 the opposite one.
+
+    `within` counts only pairs of the same group, such as the same level of multiply-adds, where an order is hard to
+    tell; None where there is one group. Intervals resample whole families, whose networks resemble each other; `tau.n`
+    is the number of networks.
+    """
+
+    metric: str
+    tau: Estimate
+    within: Estimate | None = None
+
+
+def agreements(cells: Sequence[CellSummary], keys: Sequence[str] = ()) -> tuple[Agreement, ...]:
+    """One agreement a metric over all measured cells, in a fixed order of metrics; none for fewer than `LEAST` cells.
+
+    `keys` are the labels that make a group. A metric that is missing somewhere, or the same everywhere, has no order
+    and is left out.
+    """
+    measured = [cell for cell in cells if cell.busy is not None and cell.cost is not None and not cell.is_split]
+    if len(measured) < LEAST:
+        return ()
+    times = [cell.busy.point for cell in measured if cell.busy is not None]
+    families = [family(cell.cell.case.model) for cell in measured]
+    groups = [tuple(cell.cell.case.labels.get(key) for key in keys) for cell in measured]
+    found = []
+    for name, read in _metrics().items():
+        values = [value for cell in measured if (value := read(cell)) is not None]
+        if len(values) == len(measured) and len(set(values)) > 1:
+            tau = stats.rank_agreement(values, times, families)
+            within = stats.rank_agreement(values, times, families, strata=groups) if len(set(groups)) > 1 else None
+            found.append(Agreement(name, tau, within))
+    return tuple(found)
+
+
+def family(model: str) -> str:
+    """The family of a network: its file in the zoo; of others, the first word of the name."""
+    name = model.partition("?")[0]
+    if zoo.exists(name):  # an error would first look for names that are alike
+        with suppress(UnknownName):  # a family of several networks
+            return zoo.entry(name).family
+    found = re.match(r"[A-Za-z]+", name.rpartition(":")[2])
+    return found[0].lower() if found else name
+
+
+def _metrics() -> dict[str, _Metric]:
+    metrics: dict[str, _Metric] = {name: _count(name) for name in ("params", "madds", "activations")}
+    metrics |= {f"memory access, {level}": _traffic(level) for level in LEVELS}
+    metrics |= {f"roofline bound, {level}": _bound(level) for level in LEVELS}
+    return metrics
+
+
+def _count(name: str) -> _Metric:
+    return lambda cell: None if cell.cost is None else float(getattr(cell.cost, name))
+
+
+def _bound(level: str) -> _Metric:
+    return lambda cell: (cell.bounds_s or {}).get(level)
+
+
+def _traffic(level: str) -> _Metric:
+    return lambda cell: None if cell.cost is None else float(cell.cost.memory_access_levels[level].elements)

@@ -1,0 +1,124 @@
+"""Two stored runs, cell by cell: what got faster or slower. Pure, no torch.
+
+Runs made at different times on a shared machine differ by themselves (measured: 21 % in the median), so this is for
+reading; its verdicts need the launches of both runs to agree, and a comparison that must not cry wolf alternates both
+sides in one job.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from effbench.analysis import stats
+from effbench.analysis.summary import rounds_of, summarise
+from effbench.core import units
+from effbench.core.cost import Cost
+from effbench.core.errors import InvalidValue
+from effbench.core.estimate import Comparison, Estimate
+from effbench.core.run import Run
+from effbench.host.emulation import EMULATED, is_emulated
+
+SMALLEST_EFFECT = 0.01
+TOLERANCE = 0.03
+_COUNTS = ("madds", "params", "memory_access")
+_LISTED = 4
+
+
+def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
+    """One comparison per cell of either run: candidate time over baseline time on the runs' clock.
+
+    "slower" or "faster" when the whole 95 % interval (Welch, over launch medians of log time) lies beyond 1 %; "same"
+    when it lies within ± 3 %; "missing" when only one run has the cell; "unsure" otherwise, and where CPU time misses
+    work of the cell in one of the runs: `wall` then says what the other clock reads. Counts that differ are named: a
+    cell of the same name may be another network by now. Conditions are not checked here.
+    """
+    sides = [{result.cell.id: result for result in run.results} for run in (baseline, candidate)]
+    flags = [{cell.cell.id: cell for cell in summarise(run)} for run in (baseline, candidate)]
+    comparisons = []
+    for cell in dict.fromkeys([*sides[0], *sides[1]]):
+        absent = [name for name, side in zip(("baseline", "candidate"), sides, strict=True) if cell not in side]
+        if absent:
+            comparisons.append(Comparison(cell, "missing", None, f"not in the {absent[0]}"))
+            continue
+        if (
+            sides[0][cell].cell.case != sides[1][cell].cell.case
+            or sides[0][cell].cell.batch != sides[1][cell].cell.batch
+        ):
+            comparisons.append(Comparison(cell, "missing", None, "the same name, but another network, input or batch"))
+            continue
+        medians = [_launch_medians(run, cell, run.clock) for run in (baseline, candidate)]
+        if not all(medians):
+            untimed = (
+                EMULATED
+                if any(is_emulated(run.environment) for run in (baseline, candidate))
+                else "no undisturbed block"
+            )
+            reason = next((side[cell].skipped for side in sides if side[cell].skipped), untimed)
+            comparisons.append(Comparison(cell, "missing", None, str(reason)))
+            continue
+        disturbed = list(dict.fromkeys(flag for side in flags for flag in side[cell].flags))
+        found = _classify(cell, _change(*medians), disturbed)
+        if any(side[cell].is_split for side in flags):
+            walls = [_launch_medians(run, cell, "wall") for run in (baseline, candidate)]
+            found = replace(found, wall=_change(*walls) if all(walls) else None)
+        costs = _differing_costs(sides[0][cell].cost, sides[1][cell].cost)
+        reasons = [text for text in (found.reason, _told(costs)) if text]
+        comparisons.append(replace(found, reason="; ".join(reasons), costs=costs))
+    return tuple(comparisons)
+
+
+def require_shared(baseline: Run, candidate: Run) -> None:
+    """Raises InvalidValue, naming some cells of each, where there is no cell that both runs have."""
+    names = [[result.cell.id for result in run] for run in (baseline, candidate)]
+    if not set(names[0]) & set(names[1]):
+        listed = [", ".join(side[:_LISTED]) + (", …" if side[_LISTED:] else "") or "none" for side in names]
+        raise InvalidValue(
+            f"the two runs have no cell in common: the baseline has {listed[0]}, the candidate {listed[1]}; name "
+            "runs of the same study or models"
+        )
+
+
+def _differing_costs(baseline: Cost | None, candidate: Cost | None) -> dict[str, tuple[int, int]]:
+    if baseline is None or candidate is None:
+        return {}
+    pairs = {name: (getattr(baseline, name), getattr(candidate, name)) for name in _COUNTS}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _told(costs: Mapping[str, tuple[int, int]]) -> str:
+    texts = []
+    for name, (was, now) in costs.items():
+        shown = units.counts_apart(now, was)
+        texts.append(f"{name.replace('_', ' ')} {shown[0]} against {shown[1]}{f' (×{now / was:.3g})' if was else ''}")
+    return f"its counts differ: {', '.join(texts)}" if texts else ""
+
+
+def _change(baseline: list[float], candidate: list[float]) -> Estimate:
+    found = stats.welch_interval(baseline, candidate)
+    low, high = (None if end is None else math.exp(end) for end in (found.low, found.high))
+    return Estimate(math.exp(found.point), low, high, found.confidence, found.n)
+
+
+def _launch_medians(run: Run, cell: str, clock: str) -> list[float]:
+    by_launch: dict[int, list[float]] = {}
+    for (launch, _), block in rounds_of(run)[cell].items():
+        seconds = block.per_call_s(clock)
+        if seconds:
+            by_launch.setdefault(launch, []).append(math.log(seconds))
+    return [stats.median(values) for values in by_launch.values()]
+
+
+def _classify(cell: str, change: Estimate, disturbed: list[str]) -> Comparison:
+    if change.low is None or change.high is None:
+        return Comparison(cell, "unsure", change, f"{change.n} launch a side; an interval needs two")
+    if disturbed:
+        return Comparison(cell, "unsure", change, ", ".join(disturbed))
+    if change.low > 1 + SMALLEST_EFFECT:
+        return Comparison(cell, "slower", change)
+    if change.high < 1 / (1 + SMALLEST_EFFECT):
+        return Comparison(cell, "faster", change)
+    if change.low > 1 / (1 + TOLERANCE) and change.high < 1 + TOLERANCE:
+        return Comparison(cell, "same", change)
+    return Comparison(cell, "unsure", change, "the interval is too wide to tell")

@@ -1,0 +1,360 @@
+"""From raw blocks to one estimate per cell: what every table, figure and verdict reads. Pure, no torch."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from effbench import paper
+from effbench.analysis import cpu_share, stats
+from effbench.analysis.cpu_share import CpuShare
+from effbench.core.cost import DEFAULT_LEVEL, Cost
+from effbench.core.estimate import Estimate
+from effbench.core.run import Block, Reading, Result, Run, Timing
+from effbench.core.study import Cell
+from effbench.host.emulation import EMULATED, is_emulated
+
+CONTAMINATED_SHARE = 0.10
+"""A cell of whose blocks more than this share was disturbed was measured on a disturbed machine. One block of fewer
+than ten is no share: it is set aside."""
+
+FAULTS_PER_CALL = 0.01
+"""More minor faults a call than this, after warm-up, and the allocator is part of what was measured. Of calls longer
+than `FAULTS_CALL_S` as many more as they are longer: a fault takes the same time in each."""
+
+FAULTS_CALL_S = 0.005
+
+
+@dataclass(frozen=True)
+class CellSummary:
+    """One cell of a run, estimated.
+
+    `latency` is wall seconds per call of the whole batch: the median over launches of each launch's median block;
+    `busy` the same on the run's own clock (thread CPU time, or device events). `ratio` is the cell's time over its
+    reference cell's, per image where their batches differ, paired within rounds, on the run's clock; exactly 1 without
+    interval for the reference itself.
+    `paper_speed` is the paper's figure in `paper_unit` for the matching platform, `paper_ratio` the paper's reference
+    speed over it, so that it reads like `ratio`; `speedup` is the time of the same case under eager over this one's,
+    paired likewise, where the run has both; `prepared` is what its runtime made of the network (`runtimes.Prepared`),
+    as the launch that exported it says; `full_model` is the network's row of the paper's Table 8.
+    `bound` is what most launches found the cell to wait for, host or device; `bounds_s` are the least seconds that a
+    call takes at each level by the device's peaks. `flags` are reasons why the cell cannot confirm a claim:
+    "host-bound" where its ratio is of wall-clock time, `NO_DEVICE_TIME`, "contaminated", "not steady", `EMULATED`, and
+    what its CPU clock misses (`CpuShare.flag`) where ratios are of CPU time. `cpu` is its CPU time over its wall time;
+    `ratio_wall` and `speedup_wall` are `ratio` and `speedup` by the wall clock, where the CPU clock of one of the two
+    cells misses work, so that both must be read and neither decides.
+    `notes` are worth a line but forbid nothing: "page faults", an output that is not finite, a host-bound cell whose
+    ratio is of device time. `disturbed` counts blocks by outside cause. Anything that could not be estimated is
+    None.
+    """
+
+    cell: Cell
+    cost: Cost | None = None
+    latency: Estimate | None = None
+    busy: Estimate | None = None
+    ratio: Estimate | None = None
+    reference: str | None = None
+    throughput: float | None = None
+    throughput_unit: str = "images/s"
+    paper_speed: float | None = None
+    paper_unit: str | None = None
+    paper_ratio: float | None = None
+    full_model: paper.FullModel | None = None
+    speedup: Estimate | None = None
+    bound: str | None = None
+    bounds_s: Mapping[str, float] | None = None
+    flags: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    launches: int = 0
+    blocks: int = 0
+    set_aside: int = 0
+    disturbed: Mapping[str, int] = field(default_factory=dict)
+    skipped: str | None = None
+    prepared: Mapping[str, Any] = field(default_factory=dict)
+    readings: tuple[Reading, ...] = ()
+    cpu: CpuShare | None = None
+    ratio_wall: Estimate | None = None
+    speedup_wall: Estimate | None = None
+
+    @property
+    def is_split(self) -> bool:
+        """Whether its CPU time, which ratios are of, is not what it takes."""
+        return self.cpu is not None and self.cpu.flag in self.flags
+
+    def read(self, what: str) -> Mapping[str, Any]:
+        """The values of this reading; empty where it was not asked for or could not be taken."""
+        return next((item.values for item in self.readings if item.what == what), {})
+
+    def over_bound(self, level: str = DEFAULT_LEVEL) -> float | None:
+        """The measured time over the least that the device's peaks allow at this level; None without either, and where
+        the least is so small that no number says how often it fits, or CPU time misses work of the cell.
+
+        Both are on the run's clock: on one CPU thread the peaks too are those of its CPU time.
+        """
+        least = (self.bounds_s or {}).get(level)
+        ratio = self.busy.point / least if self.busy is not None and least and not self.is_split else None
+        return None if ratio is None or math.isinf(ratio) else ratio
+
+
+PREPARED = (
+    "prepare_s",
+    "load_s",
+    "artefact_bytes",
+    "pieces",
+    "operators",
+    "outside",
+    "threads",
+    "output_error",
+    "output_tolerance",
+    "quantisation",
+    "cached",
+)
+"""Facts about a prepared network that are shown; the run holds all of them."""
+
+NO_DEVICE_TIME = "no device time, so by the wall clock"
+"""A GPU's host cannot run ahead of a network that waits for the GPU in its forward pass."""
+
+REFERENCE_SPLIT = "the CPU time of its reference misses work"
+
+Rounds = Mapping[tuple[int, int], Block]
+"""The undisturbed blocks of one cell by (launch, round)."""
+
+
+def summarise(run: Run) -> tuple[CellSummary, ...]:
+    """Every cell of the run, in the order of the study."""
+    quiet = {result.cell.id: quiet_rounds(result) for result in run.results}
+    cells = tuple(_summarise(run, result, quiet) for result in run.results)
+    return tuple(map(_without_times, cells)) if is_emulated(run.environment) else cells
+
+
+def rounds_of(run: Run) -> dict[str, Rounds]:
+    """The blocks that estimates are made of, by cell: those of `quiet_rounds`, and none of an emulated run."""
+    return {result.cell.id: {} if is_emulated(run.environment) else quiet_rounds(result) for result in run.results}
+
+
+def quiet_rounds(result: Result) -> dict[tuple[int, int], Block]:
+    """The cell's blocks that no outside cause disturbed. Blocks are set aside by cause, never by value.
+
+    Where the cause was there most of the time there is nothing better to fall back on: a contaminated cell keeps all
+    its blocks, so that it still shows a number, with the flag that keeps it from confirming anything.
+    """
+    keep_all = contaminated(result)
+    return {(block.launch, block.round): block for block in result.blocks if keep_all or not block.timing.flags}
+
+
+def contaminated(result: Result) -> bool:
+    """Whether outside causes disturbed more than a tenth of the cell's blocks."""
+    every, disturbed = len(result.blocks), sum(1 for block in result.blocks if block.timing.flags)
+    return too_many(disturbed, every)
+
+
+def too_many(disturbed: int, every: int) -> bool:
+    """More than a tenth. One of fewer than ten is not, unless it is the only one."""
+    return disturbed > max(1.0, CONTAMINATED_SHARE * every) or disturbed == every > 0
+
+
+def paired_ratio(slower: Rounds, faster: Rounds, clock: str, confidence: float = 0.95) -> Estimate | None:
+    """Time of one cell over another's, paired within rounds in which neither was disturbed. None without such a
+    round.
+    """
+    by_launch: dict[int, list[float]] = {}
+    for key in sorted(slower.keys() & faster.keys()):
+        above, below = slower[key].per_call_s(clock), faster[key].per_call_s(clock)
+        if above and below:
+            by_launch.setdefault(key[0], []).append(math.log(above / below))
+    return stats.ratio_over_launches(list(by_launch.values()), confidence)
+
+
+def share_of(rounds: Rounds) -> CpuShare | None:
+    """CPU time over wall time of the cell that these are the undisturbed blocks of."""
+    by_launch: dict[int, list[Timing]] = {}
+    for (launch, _), block in rounds.items():
+        by_launch.setdefault(launch, []).append(block.timing)
+    return cpu_share.of_launches(by_launch.values())
+
+
+def wall_beside(clock: str, slower: Rounds, faster: Rounds, confidence: float = 0.95) -> Estimate | None:
+    """The ratio of wall times, where the CPU clock that the ratio is taken from misses work of one of the two cells;
+    None where the two clocks tell the same.
+    """
+    if clock != "cpu" or all(share is None or share.is_usual for share in map(share_of, (slower, faster))):
+        return None
+    return paired_ratio(slower, faster, "wall", confidence)
+
+
+def clock_of(clock: str, *cells: Rounds) -> str:
+    """The clock on which these cells can be compared: the run's, or the wall's where one of them has no time on that in
+    most of its blocks. A ratio compares like with like.
+    """
+    timed = (sum(block.per_call_s(clock) is not None for block in rounds.values()) for rounds in cells)
+    return clock if all(2 * some >= len(rounds) for some, rounds in zip(timed, cells, strict=True)) else "wall"
+
+
+def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSummary:
+    cell, rounds = result.cell, quiet[result.cell.id]
+    own_clock = clock = clock_of(run.clock, rounds)
+    latency, busy = _time(rounds, "wall"), _time(rounds, own_clock if run.clock == "device" else run.clock)
+    reference = run.experiment.reference_of(cell.case)
+    share = share_of(rounds)
+    ratio = wall = None
+    if reference is not None and reference.id == cell.id:
+        ratio = Estimate(1.0, n=len({launch for launch, _ in rounds})) if rounds else None
+    elif reference is not None and reference.id in quiet:
+        clock = clock_of(run.clock, rounds, quiet[reference.id])
+        beside = run.result(reference.id).cell
+        ratio = per_image(paired_ratio(rounds, quiet[reference.id], clock), beside, cell)
+        wall = per_image(wall_beside(clock, rounds, quiet[reference.id]), beside, cell)
+    speed, reference_speed = _paper_speed(run, cell), None
+    if reference is not None:
+        reference_speed = _paper_speed(run, Cell(reference, cell.device))
+    notes = () if wall is None or share is None or not share.is_usual else (REFERENCE_SPLIT,)
+    bound = _bound(run, cell.id)
+    speedup, speedup_wall = _speedup(run, cell, quiet)
+    return CellSummary(
+        cell=cell,
+        cost=result.cost,
+        latency=latency,
+        busy=busy,
+        ratio=ratio,
+        reference=None if reference is None else reference.id,
+        throughput=None if latency is None else cell.batch / latency.point,
+        paper_speed=None if speed is None else speed[0],
+        paper_unit=None if speed is None else speed[1],
+        paper_ratio=reference_speed[0] / speed[0] if speed and reference_speed else None,
+        speedup=speedup,
+        prepared=_prepared(run, cell.id),
+        readings=result.readings,
+        full_model=None if run.experiment.paper else paper.full_model(cell.case.model, cell.case.input_shape),
+        bound=bound,
+        bounds_s=result.bounds_s,
+        flags=_flags(run, result, bound, own_clock, share),
+        notes=(*_notes(run, result, bound, own_clock, clock, share), *notes),
+        launches=len({launch for launch, _ in rounds}),
+        blocks=len(result.blocks),
+        set_aside=len(result.blocks) - len(rounds),
+        disturbed=Counter(flag for block in result.blocks for flag in block.timing.flags),
+        skipped=result.skipped,
+        cpu=share,
+        ratio_wall=wall,
+        speedup_wall=speedup_wall,
+    )
+
+
+def per_image(ratio: Estimate | None, reference: Cell, cell: Cell) -> Estimate | None:
+    """The time of a call of `cell` over that of `reference` as a ratio of times per image: the same unless their
+    batches differ.
+    """
+    if ratio is None or reference.batch == cell.batch:
+        return ratio
+    images = reference.batch / cell.batch
+    low, high = (None if bound is None else bound * images for bound in (ratio.low, ratio.high))
+    return replace(ratio, point=ratio.point * images, low=low, high=high)
+
+
+def _without_times(cell: CellSummary) -> CellSummary:
+    """The cell as an emulated run shows it: what it costs, and that it ran."""
+    bare = replace(cell, latency=None, busy=None, ratio=None, speedup=None, throughput=None, bound=None, bounds_s=None)
+    bare = replace(bare, cpu=None, ratio_wall=None, speedup_wall=None)
+    counted = {name: value for name, value in cell.prepared.items() if not name.endswith("_s")}
+    return replace(bare, prepared=counted, flags=(EMULATED,) if cell.blocks else ())
+
+
+def _speedup(run: Run, cell: Cell, quiet: Mapping[str, Rounds]) -> tuple[Estimate | None, Estimate | None]:
+    """On the run's clock, and on the wall clock where that tells something else."""
+    labels = {**cell.case.labels, "runtime": "eager"}
+    twin = next((item.cell.id for item in run.results if item.cell.case.labels == labels), None)
+    if twin in (None, cell.id):
+        return None, None
+    sides = quiet[str(twin)], quiet[cell.id]
+    clock = clock_of(run.clock, *sides)
+    return paired_ratio(*sides, clock), wall_beside(clock, *sides)
+
+
+def _prepared(run: Run, cell: str) -> dict[str, Any]:
+    """The facts of the first launch, which is the one that exported and compiled."""
+    probes = (launch.probes[cell] for launch in run.launches if cell in launch.probes)
+    return {name: value for name, value in next(probes, {}).items() if name in PREPARED}
+
+
+def _time(rounds: Rounds, clock: str) -> Estimate | None:
+    by_launch: dict[int, list[float]] = {}
+    for (launch, _), block in sorted(rounds.items()):
+        seconds = block.per_call_s(clock)
+        if seconds:
+            by_launch.setdefault(launch, []).append(seconds)
+    return stats.time_over_launches(list(by_launch.values()))
+
+
+def _paper_speed(run: Run, cell: Cell) -> tuple[float, str] | None:
+    # The paper times no training, and one batch.
+    if cell.mode != "infer" or cell.case.batch is not None:
+        return None
+    if run.experiment.paper is not None:
+        return paper.speed(run.experiment.paper, cell.case.labels)
+    found = paper.full_model(cell.case.model, cell.case.input_shape)
+    on_gpu = cell.device.startswith("cuda")
+    speed = None if found is None else found.gpu_speed if on_gpu else found.arm_speed
+    return None if speed is None else (speed, "batches/s" if on_gpu else "images/s")
+
+
+def _bound(run: Run, cell: str) -> str | None:
+    """What most launches found this cell to be bound by; None where the device cannot tell."""
+    seen = Counter(launch.probes[cell].get("bound") for launch in run.launches if cell in launch.probes)
+    seen.pop(None, None)
+    return seen.most_common(1)[0][0] if seen else None
+
+
+def _flags(run: Run, result: Result, bound: str | None, clock: str, share: CpuShare | None) -> tuple[str, ...]:
+    flags = []
+    if clock != run.clock:
+        flags.append(NO_DEVICE_TIME)
+    if bound == "host" and clock != "device":
+        flags.append("host-bound")
+    if contaminated(result):
+        flags.append("contaminated")
+    if clock == "cpu" and share is not None and not share.is_usual:
+        flags.append(share.flag)
+    warmups = [launch.warmups[result.cell.id] for launch in run.launches if result.cell.id in launch.warmups]
+    if any(not warmup.steady for warmup in warmups):
+        flags.append("not steady")
+    return tuple(flags)
+
+
+def switched(run: Run, cell: str) -> tuple[str, ...]:
+    """What the cell's network does to the whole process: what building it set, which was put back, and that it collects
+    garbage; () where nothing.
+    """
+    probes = [launch.probes.get(cell, {}) for launch in run.launches]
+    told = (probe.get(name) for name in ("switches", "garbage") for probe in probes)
+    return tuple(dict.fromkeys(filter(None, told)))
+
+
+def effects(run: Run, cell: str) -> tuple[str, ...]:
+    """What the cell's network does beside computing, such as keeping state, and in which dtype it is measured."""
+    told = [launch.probes.get(cell, {}).get("notes") for launch in run.launches]
+    return tuple(dict.fromkeys(note for each in told if each for note in each.split("; ")))
+
+
+def _notes(
+    run: Run, result: Result, bound: str | None, own_clock: str, clock: str, share: CpuShare | None
+) -> tuple[str, ...]:
+    calls = sum(block.timing.calls for block in result.blocks)
+    faults = sum(block.timing.minor_faults for block in result.blocks)
+    notes = []
+    if bound == "host" and own_clock == "device":
+        notes.append("host-bound, timed on the device")
+    if clock != own_clock:
+        notes.append("ratio by the wall clock, as its reference has no device time")
+    if any(launch.probes.get(result.cell.id, {}).get("output") for launch in run.launches):
+        notes.append("its output is not finite")
+    if own_clock == "cpu" and share is not None and not share.is_usual:
+        notes.append(share.amount)
+    notes += switched(run, result.cell.id)
+    notes += effects(run, result.cell.id)
+    call_s = sum(block.timing.wall_ns for block in result.blocks) * 1e-9 / max(calls, 1)
+    if calls and faults / calls > FAULTS_PER_CALL * max(1.0, call_s / FAULTS_CALL_S):
+        notes.append(f"{faults / calls:.2g} page faults a call")
+    return tuple(notes)

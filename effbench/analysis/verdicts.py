@@ -1,0 +1,159 @@
+"""Does a guideline hold here? Ordering claims against a run's paired ratios. Pure, no torch.
+
+A pair holds when the whole interval of its ratio lies above 1 by the smallest effect that matters (1 %), fails when
+it lies wholly below that, and is unsure otherwise. Where the two cells differ in multiply-adds, the ratio must lie
+beyond what that difference alone would explain, in either direction. The pairs of a claim share its error rate
+(Bonferroni), so a claim of three pairs is judged by three 98.3 % intervals.
+
+Nor is a pair decided where the CPU clock that it is judged by misses work of one of its cells: both ratios are shown.
+
+On a GPU pairs are judged by device time, also where the host cannot keep the GPU busy. The reason of such a pair then
+says what becomes of it for whoever waits for the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from effbench.analysis.summary import CellSummary, Rounds, clock_of, paired_ratio, rounds_of, summarise, wall_beside
+from effbench.core.estimate import Estimate, PairEvidence, Verdict
+from effbench.core.run import Run
+from effbench.core.study import Claim, Label
+from effbench.host.emulation import EMULATED
+
+SMALLEST_EFFECT = 0.01
+CONFIDENCE = 0.95
+MIN_LAUNCHES = 5
+"""Fewer fresh processes than this cannot carry a verdict (design of the measurement: launches are the replicates)."""
+
+
+def judge(run: Run, cells: tuple[CellSummary, ...] | None = None) -> tuple[Verdict, ...]:
+    """One verdict per claim and group (one scale of one channel set, say) of the study, in study order."""
+    summaries = {cell.cell.id: cell for cell in cells or summarise(run)}
+    rounds = rounds_of(run)
+    groups: list[dict[str, Label]] = []
+    for result in run.results:
+        group = run.experiment.group_of(result.cell.case)
+        if group not in groups:
+            groups.append(group)
+    return tuple(
+        verdict
+        for claim in run.experiment.claims
+        for group in groups
+        if (verdict := _judge(run, claim, group, summaries, rounds)) is not None
+    )
+
+
+def _judge(
+    run: Run,
+    claim: Claim,
+    group: Mapping[str, Label],
+    summaries: Mapping[str, CellSummary],
+    rounds: Mapping[str, Rounds],
+) -> Verdict | None:
+    members = {
+        result.cell.case.labels[run.experiment.factor]: summaries[result.cell.id]
+        for result in run.results
+        if run.experiment.group_of(result.cell.case) == group
+    }
+    if not any(level in members for level in claim.headline):
+        return None
+    confidence = 1 - (1 - CONFIDENCE) / len(claim.pairs)
+    evidence = tuple(_pair(run, pair, members, rounds, confidence) for pair in claim.pairs)
+    headline = next(
+        (item for item in evidence if (item.slower, item.faster) == claim.headline),
+        None,
+    ) or _pair(run, claim.headline, members, rounds, CONFIDENCE)
+    failed = [item for item in evidence if item.verdict == "fails"]
+    unsure = [item for item in evidence if item.verdict == "unsure"]
+    if failed:
+        return Verdict(claim.name, claim.text, dict(group), "fails", headline, evidence, _because(failed))
+    if unsure:
+        return Verdict(claim.name, claim.text, dict(group), "unsure", headline, evidence, _because(unsure))
+    hidden = [item for item in evidence if item.reason]
+    return Verdict(claim.name, claim.text, dict(group), "holds", headline, evidence, _because(hidden))
+
+
+def _because(items: list[PairEvidence]) -> str:
+    """The reasons, each once, with the pairs it concerns: "not slower by 1 %: 4 over 2"."""
+    pairs: dict[str, list[str]] = {}
+    for item in items:
+        pairs.setdefault(item.reason, []).append(f"{item.slower} over {item.faster}")
+    return "; ".join(f"{reason}: {', '.join(named)}" for reason, named in pairs.items())
+
+
+def _pair(
+    run: Run,
+    pair: tuple[Label, Label],
+    members: Mapping[Label, CellSummary],
+    rounds: Mapping[str, Rounds],
+    confidence: float,
+) -> PairEvidence:
+    slower, faster = pair
+    missing = [str(level) for level in pair if level not in members]
+    if missing:
+        return PairEvidence(slower, faster, None, "unsure", f"{' and '.join(missing)} not measured")
+    cells = [members[level] for level in pair]
+    paper_ratio = None
+    if cells[0].paper_speed and cells[1].paper_speed:
+        paper_ratio = cells[1].paper_speed / cells[0].paper_speed
+    sides = rounds[cells[0].cell.id], rounds[cells[1].cell.id]
+    clock = clock_of(run.clock, *sides)
+    ratio = paired_ratio(*sides, clock, confidence)
+    skipped = [f"{cell.cell.id} skipped ({cell.skipped})" for cell in cells if cell.skipped]
+    flagged = list(dict.fromkeys(flag for cell in cells for flag in cell.flags))
+    if skipped or ratio is None:
+        untimed = EMULATED if EMULATED in flagged else "no round measured both"
+        return PairEvidence(slower, faster, ratio, "unsure", "; ".join(skipped) or untimed, paper_ratio)
+    if flagged:
+        wall = wall_beside(clock, *sides, confidence)
+        return PairEvidence(slower, faster, ratio, "unsure", ", ".join(flagged), paper_ratio, wall)
+    if ratio.n < MIN_LAUNCHES or ratio.low is None or ratio.high is None:
+        reason = f"{ratio.n} of {MIN_LAUNCHES} launches that a verdict needs"
+        return PairEvidence(slower, faster, ratio, "unsure", reason, paper_ratio)
+    costs = _cost_ratio(*cells)
+    threshold = 1 + SMALLEST_EFFECT
+    waited = None
+    if clock == "device" and any(cell.bound == "host" for cell in cells):
+        waited = paired_ratio(*sides, "wall", confidence)
+    if ratio.low > threshold * max(1.0, costs):
+        return PairEvidence(slower, faster, ratio, "holds", _holding(waited, cells[0].cell.runtime), paper_ratio)
+    if ratio.high < threshold * min(1.0, costs):
+        return PairEvidence(slower, faster, ratio, "fails", _failing(waited, cells[0].cell.runtime), paper_ratio)
+    if ratio.low > threshold or ratio.high < threshold:
+        reason = f"{100 * abs(costs - 1):.1f} % {'more' if costs > 1 else 'fewer'} multiply-adds could explain it"
+        return PairEvidence(slower, faster, ratio, "unsure", reason, paper_ratio)
+    return PairEvidence(slower, faster, ratio, "unsure", "the interval spans a 1 % difference", paper_ratio)
+
+
+def _holding(waited: Estimate | None, runtime: str) -> str:
+    """What to say of a pair that holds; `waited` is its ratio of wall-clock times, None where the host is no matter."""
+    if waited is None:
+        return ""
+    if _is_slower(waited):
+        return f"on the device, and to whoever waits {_under(runtime)}, where the host is the bottleneck"
+    return f"on the device; {_under(runtime)} the host hides it"
+
+
+def _failing(waited: Estimate | None, runtime: str) -> str:
+    if waited is None:
+        return "not slower by 1 %"
+    end = "the host makes it slower" if _is_slower(waited) else "the host is the bottleneck"
+    return f"not slower by 1 % on the device; {_under(runtime)} {end}"
+
+
+def _is_slower(waited: Estimate) -> bool:
+    return waited.low is not None and waited.low > 1 + SMALLEST_EFFECT
+
+
+def _under(runtime: str) -> str:
+    return "in eager Python" if runtime == "eager" else f"under {runtime}"
+
+
+def _cost_ratio(slower: CellSummary, faster: CellSummary) -> float:
+    """Multiply-adds of one cell over the other's; 1 where either is unknown. Widths are whole numbers, so costs meant
+    to be equal are only nearly so, and a difference in time that small says nothing about the guideline.
+    """
+    if slower.cost is None or faster.cost is None or not faster.cost.madds:
+        return 1.0
+    return slower.cost.madds / faster.cost.madds

@@ -1,0 +1,206 @@
+"""A bundle on disk: read, checked, and turned into the plan of a run. Needs no torch.
+
+Schema history
+    1   2026-11: first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from effbench import runtimes
+from effbench.core.cost import Cost
+from effbench.core.errors import EffbenchError, InvalidValue, StorageError, UnknownName
+from effbench.core.study import Cell, Experiment
+from effbench.host import streams
+from effbench.runs import schema as run_schema
+from effbench.runtimes.model_file import FACTS_FILE
+from effbench.studies import plan
+from effbench.studies.plan import Bundled, Plan
+from effbench.timing.reference_io import EXPECTED_FILE, INPUTS_FILE
+
+BUNDLE_FILE = "bundle.json"
+REQUIREMENTS_FILE = "requirements.txt"
+SCHEMA = 1
+
+
+class CorruptBundle(EffbenchError):
+    """A folder that cannot be read as a bundle; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A cell with its cost and the files of its model; or the reason why there are none.
+
+    `folder` lies in the bundle, the names of `files` in it; each has its SHA-256 beside it. `facts` are what the export
+    said of it.
+    """
+
+    cell: Cell
+    cost: Cost | None = None
+    folder: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    skipped: str | None = None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a bundle holds: a study and, runtime by runtime in the study's order, a model for each of its cases.
+
+    `digest` is the SHA-256 of its description, and names it in the runs that are measured from it.
+    """
+
+    directory: Path
+    experiment: Experiment
+    models: tuple[Model, ...]
+    versions: Mapping[str, Any]
+    digest: str
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(model.cell.runtime for model in self.models))
+
+
+def load(directory: str | Path) -> Bundle:
+    """The bundle in this folder; of its models only their names are looked at. Executes nothing.
+
+    Raises StorageError for a folder that holds none, CorruptBundle for one that makes no sense.
+    """
+    path = Path(directory) / BUNDLE_FILE
+    if streams.readable(str(path.absolute())) != str(path.absolute()):
+        raise StorageError(
+            f"the locale cannot read the name of {directory}, and runtimes take no other; set PYTHONUTF8=1, or move it"
+        )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StorageError(
+            f"there is no bundle at {directory} ({path.name}: {error.strerror or error}); make one with effbench bundle"
+        ) from error
+    try:
+        described = json.loads(data)
+        schema = described["bundle"]
+        if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+            raise ValueError("it has no schema number")
+        if schema > SCHEMA:
+            raise CorruptBundle(
+                f"{path} was written with schema {str(schema)[:9]}, and this effbench reads up to {SCHEMA}; "
+                "upgrade effbench"
+            )
+        bundle = Bundle(
+            Path(directory),
+            run_schema.experiment(described["experiment"]),
+            tuple(map(_model, described["cells"])),
+            dict(described["versions"]),
+            hashlib.sha256(data).hexdigest(),
+        )
+        _require_whole(bundle)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, InvalidValue) as error:
+        what = f"missing {run_schema.brief(error)}" if isinstance(error, KeyError) else run_schema.brief(error)
+        raise CorruptBundle(f"{path} does not describe a bundle: {what}; copy it again") from error
+    return bundle
+
+
+def verify(bundle: Bundle, models: Mapping[str, Model]) -> None:
+    """Raises CorruptBundle where a file of one of these models is missing, is a link, or is not what was exported."""
+    for model in models.values():
+        for name, digest in model.files.items():
+            path = bundle.directory / model.folder / name
+            if path.resolve() != bundle.directory.resolve() / model.folder / name or not path.is_file():
+                raise CorruptBundle(f"{path} is missing, or is not a file of the bundle's own; copy the bundle again")
+            if sha256(path) != digest:
+                raise CorruptBundle(f"{path} is not what was exported: its SHA-256 differs; copy the bundle again")
+            if name == FACTS_FILE:
+                _require_facts(path)
+
+
+def make_plan(
+    bundle: Bundle, *, runtime: str | None = None, device_options: Mapping[str, Any] | None = None, **options: Any
+) -> tuple[Plan, dict[str, Model]]:
+    """The plan of a run of this bundle under `runtime` (default: all that it has), and the model of each cell by id.
+
+    `options` are those of `studies.plan.make`. Raises UnknownName, InvalidValue.
+    """
+    names = bundle.runtimes if runtime is None else tuple(dict.fromkeys(runtime.split(",")))
+    for name in names:
+        if name not in bundle.runtimes:
+            raise UnknownName("runtime in this bundle", name, bundle.runtimes)
+    chosen = {**(device_options or {}), "torch": False}
+    planned = plan.make(bundle.experiment, runtime=",".join(names), device_options=chosen, **options)
+    found = [model for name in names for model in bundle.models if model.cell.runtime == name]
+    cells = [replace(cell, batch=model.cell.batch) for cell, model in zip(planned.cells, found, strict=True)]
+    models = {cell.id: model for cell, model in zip(cells, found, strict=True)}
+    bundled = Bundled(
+        folder=str(bundle.directory),
+        digest=bundle.digest,
+        models={name: str((bundle.directory / model.folder).resolve()) for name, model in models.items()},
+        absent={name: reason for name, model in models.items() if (reason := _absent(bundle, model)) is not None},
+    )
+    return replace(planned, cells=tuple(cells), bundled=bundled), models
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for piece in iter(lambda: file.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _absent(bundle: Bundle, model: Model) -> str | None:
+    """Why this model cannot be measured here, where that is known before anything runs."""
+    missing = runtimes.missing(model.cell.runtime)
+    if model.skipped is not None or missing is None:
+        return model.skipped
+    # An extra of effbench would bring torch as well.
+    return f"{missing.partition(';')[0]}; pip install -r {bundle.directory / REQUIREMENTS_FILE}"
+
+
+def _model(values: Mapping[str, Any]) -> Model:
+    result = run_schema.result(values)
+    if result.cell.runtime not in runtimes.NAMES:
+        raise ValueError(f"there is no runtime {result.cell.runtime[:40]!r}")
+    if result.cell.case.dtype not in plan.DTYPES:
+        raise ValueError(f"there is no dtype {result.cell.case.dtype[:40]!r}")
+    if result.skipped is not None:
+        return Model(result.cell, result.cost, skipped=result.skipped)
+    folder, files = values["folder"], dict(values["files"])
+    for name in (folder, *files):
+        _require_inside(name)
+    for name in (FACTS_FILE, INPUTS_FILE, EXPECTED_FILE):
+        if name not in files:
+            raise ValueError(f"{folder} has no {name}")
+    return Model(result.cell, result.cost, folder, files, dict(values["facts"]))
+
+
+def _require_inside(name: Any) -> None:
+    """Raises ValueError for a path that may lead out of the folder that it is in."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
+        raise ValueError(f"{name[:60]!r} may lie outside of the bundle")
+
+
+def _require_facts(path: Path) -> None:
+    """Raises CorruptBundle where what the export said could not be stored in a run."""
+    try:
+        found = run_schema.probe(json.loads(path.read_bytes()))
+        json.dumps(found, allow_nan=False)
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CorruptBundle(f"{path} says nothing of a model ({run_schema.brief(error)}); bundle it again") from error
+
+
+def _require_whole(bundle: Bundle) -> None:
+    """Raises ValueError unless there is one model for each case of the study under each runtime, in order."""
+    cases = bundle.experiment.cases
+    wanted = [(runtime, case) for runtime in bundle.runtimes for case in cases]
+    if [(model.cell.runtime, model.cell.case) for model in bundle.models] != wanted or not wanted:
+        raise ValueError("its cells are not those of its study")
+    if len({case.id for case in cases}) < len(cases):
+        raise ValueError("two of its cases have one name")

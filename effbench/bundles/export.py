@@ -1,0 +1,223 @@
+"""Write a bundle: export every cell in a worker process, then describe what is there."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from effbench import runtimes
+from effbench._version import __version__
+from effbench.bundles import bundle
+from effbench.bundles.bundle import Bundle, Model
+from effbench.core.cost import Cost
+from effbench.core.errors import EffbenchError, InvalidValue, StorageError
+from effbench.host import optional_packages
+from effbench.host.worker_process import Worker, WorkerFailed, worker_environment
+from effbench.runs.recorder import described
+from effbench.runs.runner import CostOf, Progress, Watch
+from effbench.runtimes.model_file import Exported
+from effbench.studies.plan import Plan
+
+SILENCE_S = 1800.0
+"""An exporter may think for a long time before it says anything."""
+
+_README = """\
+A bundle of effbench {version}: {count} models for {runtimes}, made {created} with torch {torch}.
+
+On the machine that is to be measured (Python 3.10 or newer, no torch):
+
+    python3 -m venv env && . env/bin/activate
+    pip install -r {requirements}
+    pip install --no-deps ./effbench-{version}-py3-none-any.whl
+    effbench run-bundle . --quick         # a look; without --quick for a verdict
+
+The wheel is effbench itself, which is on no package index. `pip wheel --no-deps .` in the folder of effbench's source
+makes it, on any machine; copy it here. Or let pip build it from the repository that yours is from:
+pip install --no-deps "effbench @ git+https://github.com/OWNER/effbench"
+The run lies in results/runs/ then. Any machine can read it: effbench report, effbench diff, effbench export.
+A version of a runtime that this machine cannot have may be changed in {requirements}; the run records what it used.
+"""
+
+
+def exporters(names: Sequence[str]) -> list[Exported]:
+    """The runtimes of these names. Raises UnknownName, InvalidValue for one that has no model files, and MissingPackage
+    for one that cannot export here.
+    """
+    found = []
+    for name in names:
+        runtime = runtimes.get(name)
+        if not isinstance(runtime, Exported):
+            known = [other for other in runtimes.NAMES if isinstance(runtimes.get(other), Exported)]
+            raise InvalidValue(f"{name} runs no model files, so there is nothing to bundle; use {', '.join(known)}")
+        for module in (*runtime.modules, *runtime.exporting):
+            if not optional_packages.has(module):
+                raise optional_packages.MissingPackage(
+                    f"{module} is not installed; pip install 'effbench[{runtime.extra}]'"
+                )
+        found.append(runtime)
+    return found
+
+
+def write(
+    plans: Sequence[Plan], directory: Path, *, cost: CostOf, command: str = "", watch: Watch = lambda progress: None
+) -> Bundle:
+    """Export the cells of these plans, one plan a runtime and all of one study, into a folder that is not there yet.
+
+    A cell that cannot be exported stays in the bundle with the reason. Nothing is left behind by a bundle that fails.
+    Raises StorageError, EffbenchError where no cell at all could be exported, and what `exporters` raises.
+    """
+    adapters = exporters([plan.runtime for plan in plans])
+    _require_free(directory)
+    made: Path | None = None
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=".effbench-bundle-", dir=directory.parent))
+        made.chmod(0o755)
+        models: list[Model] = []
+        watch(Progress(0.0, "counting costs"))
+        costs = {cell.id: _counted(cost, cell) for cell in plans[0].cells}
+        for number, plan in enumerate(plans):
+            share = (number / len(plans), 1 / len(plans))
+            models += _exported(
+                plan, costs, made, lambda done, what, s=share: watch(Progress(s[0] + s[1] * done, what))
+            )
+        if all(model.skipped is not None for model in models):
+            first = models[0]
+            raise EffbenchError(f"nothing could be exported; {first.cell.id} for {first.cell.runtime}: {first.skipped}")
+        _describe(plans[0], models, made, adapters, command)
+        made.replace(directory)
+    except OSError as error:
+        raise StorageError(f"cannot write {directory}: {error.strerror or error}; choose another --out") from error
+    finally:
+        if made is not None and made.exists():
+            shutil.rmtree(made, ignore_errors=True)
+    return bundle.load(directory)
+
+
+def _require_free(directory: Path) -> None:
+    if directory.is_symlink() or (directory.exists() and not (directory.is_dir() and not any(directory.iterdir()))):
+        raise StorageError(f"{directory} is there already; name a folder of the bundle's own with --out")
+
+
+def _counted(cost: CostOf, cell: Any) -> Cost | str:
+    try:
+        return cost(cell)
+    except EffbenchError as error:
+        return str(error)
+
+
+def _exported(plan: Plan, costs: Mapping[str, Cost | str], folder: Path, watch: Any) -> list[Model]:
+    """One model a cell of this plan, its files under `folder`. A worker that dies costs the cell it was at."""
+    names = {cell.id: f"{number:03}-{plan.runtime}" for number, cell in enumerate(plan.cells)}
+    skipped = {cell: reason for cell, reason in costs.items() if isinstance(reason, str)}
+    facts: dict[str, dict[str, Any]] = {cell.id: {} for cell in plan.cells}
+    done: set[str] = set()
+    while left := [cell for cell in plan.cells if cell.id not in done and cell.id not in skipped]:
+        job = {
+            "launch": 0,
+            "seed": plan.seed,
+            "device": plan.device,
+            "device_options": dict(plan.device_options),
+            "runtimes": [plan.runtime],
+            "mode": "infer",
+            "sampling": dataclasses.asdict(plan.sampling),
+            # It waits when all are prepared, which is all that it is here for.
+            "obeys": True,
+            "cells": [
+                {**described(cell, str(folder.resolve() / names[cell.id])), "keep": True, "calls": None, "cost": {}}
+                for cell in left
+            ],
+        }
+        working = ""
+        with Worker(job, worker_environment(plan.threads, plan.allocator), SILENCE_S) as worker:
+            try:
+                for event in worker.events():
+                    kind = event["event"]
+                    if kind in ("working", "prepared") and working and working not in skipped:
+                        done.add(working)
+                    if kind == "working":
+                        working = event["cell"]
+                        watch(len(done | set(skipped)) / len(plan.cells), f"{working} for {plan.runtime}")
+                    elif kind == "skip":
+                        skipped[event["cell"]] = event["reason"]
+                    elif kind == "probe":
+                        facts[event["cell"]] |= event["values"]
+                    elif kind == "error":
+                        raise EffbenchError(event["message"])
+                    elif kind == "prepared":
+                        break
+                else:
+                    skipped[working or left[0].id] = "it ended the process without an error"
+            except WorkerFailed as failure:
+                if not working:
+                    raise EffbenchError(f"the exporting process could not start: {failure}") from failure
+                skipped[working] = str(failure)
+    models = []
+    for cell in plan.cells:
+        place, counted = folder / names[cell.id], costs[cell.id]
+        found = None if isinstance(counted, str) else counted
+        if cell.id in skipped:
+            shutil.rmtree(place, ignore_errors=True)
+            models.append(Model(cell, found, skipped=skipped[cell.id]))
+        else:
+            files = {
+                path.relative_to(place).as_posix(): bundle.sha256(path)
+                for path in sorted(place.rglob("*"))
+                if path.is_file()
+            }
+            models.append(Model(cell, found, names[cell.id], files, facts[cell.id]))
+    return models
+
+
+def _describe(plan: Plan, models: Sequence[Model], folder: Path, adapters: Sequence[Exported], command: str) -> None:
+    """Write what says what the bundle is: for effbench, for pip, and for people."""
+    needed = dict.fromkeys(module for adapter in adapters for module in adapter.modules)
+    exporting = dict.fromkeys(module for adapter in adapters for module in adapter.exporting)
+    versions = {name: _version(name) for name in ("torch", "numpy", *needed, *exporting)}
+    created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    # Which cells run is decided: on the other machine nothing narrows them down again.
+    study = dataclasses.replace(plan.experiment, defaults={}, runtime=",".join(adapter.name for adapter in adapters))
+    text = {
+        "bundle": bundle.SCHEMA,
+        "versions": {"effbench": __version__, **versions},
+        "created": created,
+        "command": command,
+        "seed": plan.seed,
+        "experiment": dataclasses.asdict(study),
+        "cells": [dataclasses.asdict(model) for model in models],
+    }
+    (folder / bundle.BUNDLE_FILE).write_text(json.dumps(text, indent=1, allow_nan=False), encoding="utf-8")
+    lines = [
+        "# What a machine needs to run this bundle, beside effbench itself, which README.txt says how to get.",
+        "filelock>=3.12",
+        "numpy",
+        "typer>=0.12",
+        "# For tables and verdicts on that machine; without it the run is measured and stored all the same.",
+        "scipy>=1.11",
+        *(f"{name}=={str(versions[name]).partition('+')[0]}" for name in needed),
+    ]
+    (folder / bundle.REQUIREMENTS_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    count = sum(model.skipped is None for model in models)
+    said = _README.format(
+        version=__version__,
+        count=count,
+        runtimes=", ".join(adapter.name for adapter in adapters),
+        created=created[:10],
+        torch=versions["torch"],
+        requirements=bundle.REQUIREMENTS_FILE,
+    )
+    (folder / "README.txt").write_text(said, encoding="utf-8")
+
+
+def _version(module: str) -> str | None:
+    try:
+        return importlib.metadata.version(module)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,10 @@
+"""The command line: parse, call the API, print, exit codes. One file a group of commands."""
+
+from __future__ import annotations
+
+
+def main() -> int:
+    """Run the command that was typed and return its exit code."""
+    from effbench.cli.app import main as run_command
+
+    return run_command()

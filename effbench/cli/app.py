@@ -1,0 +1,133 @@
+"""The command line as a whole: which commands there are, what a wrong word gets, exit codes.
+
+Exit codes: 0 done, 2 the user can put it right, 70 a bug in effbench, 130 interrupted (129, 143: by
+SIGHUP, SIGTERM). With ``--json`` standard output holds exactly one object; progress and notes go to standard error.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from effbench.cli import bundle, calibrate, check, info, measure, output, profile, runs
+from effbench.core.errors import EffbenchError, UnknownName
+from effbench.host import optional_packages
+
+# The base of typer's usage errors, reached through a public class: typer ships click under another name from 0.16 on.
+_ClickError: type[Exception] = typer.BadParameter.__mro__[2]
+
+COMMANDS = (
+    "run",
+    "compare",
+    "profile",
+    "diff",
+    "check",
+    "aa",
+    "report",
+    "export",
+    "bundle",
+    "run-bundle",
+    "list",
+    "doctor",
+)
+
+app = typer.Typer(
+    name="effbench",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Which efficiency guidelines hold on your hardware? Measures networks, and says so with evidence.",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. Lets no traceback out; EFFBENCH_DEBUG=1 prints it for bug reports."""
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    output.typed.set(shlex.join(["effbench", *typed]))
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show × gets an escape, not a crash.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    with output.heeding_signals():
+        return _carry_out(typed)
+
+
+def _carry_out(typed: Sequence[str]) -> int:
+    try:
+        with output.short_warnings():
+            code = app(list(typed) or ["--help"], prog_name="effbench", standalone_mode=False)
+        if code == 130 and not output.is_interrupt_answered():  # typer turns Ctrl-C into that code, and says nothing
+            return output.answer_interrupt()
+        return output.flushed(code if isinstance(code, int) else 0)
+    except EffbenchError as error:
+        return output.complain(str(error))
+    except _ClickError as error:
+        return output.complain(_usage(error, typed))
+    except (KeyboardInterrupt, typer.Abort):
+        return output.answer_interrupt()
+    except SystemExit as stop:
+        # typer turns a closed pipe into exit 1. The reader (`| head`) has read enough, so nothing is wrong.
+        return output.mute() if isinstance(stop.__context__, BrokenPipeError) else output.flushed(int(stop.code or 0))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _bug(error)
+        output.mute()
+        return output.complain(f"cannot write: {error.strerror}; free space there and begin again")
+    except Exception as error:
+        lacking = optional_packages.lacking(error) if isinstance(error, ModuleNotFoundError) else None
+        return output.complain(lacking) if lacking else _bug(error)
+
+
+def _bug(error: Exception) -> int:
+    """The last line of defence for people; the bug is still a bug."""
+    if output.was_interrupted():
+        return output.answer_interrupt()
+    if os.environ.get("EFFBENCH_DEBUG"):
+        traceback.print_exception(error)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    text = f"{type(error).__name__}: {error}".partition("\n")[0]
+    place = f"{Path(where.filename).name}:{where.lineno}"
+    return output.complain(f"internal error ({text}, {place}); EFFBENCH_DEBUG=1 shows more", 70)
+
+
+def _usage(error: Any, typed: Sequence[str]) -> str:
+    message = str(error.format_message())
+    if message.startswith("No such command"):
+        wrong = next((word for word in typed if not word.startswith("-")), "")
+        return str(UnknownName("command", wrong, COMMANDS))
+    command = next((word for word in typed if word in COMMANDS), "")
+    again = shlex.join(["effbench", *([command] if command else []), "--help"])
+    return f"{message.partition(chr(10))[0].rstrip('.')}; see {again}"
+
+
+@app.callback(invoke_without_command=True)
+def effbench(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from effbench import __version__
+
+        print(f"effbench {__version__}")
+
+
+app.command()(measure.run)
+app.command()(measure.compare)
+app.command()(profile.profile)
+app.command()(runs.diff)
+app.command()(check.check)
+app.command()(calibrate.aa)
+app.command()(runs.report)
+app.command()(runs.export)
+app.command()(bundle.bundle)
+app.command()(bundle.run_bundle)
+app.command(name="list")(info.list_names)
+app.command()(info.doctor)

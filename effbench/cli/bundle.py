@@ -1,0 +1,175 @@
+"""The commands for machines without torch: bundle, which exports models, and run-bundle, which measures them there."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from effbench.cli import options as cli_options
+from effbench.cli import output
+from effbench.cli.measure import finish, measuring
+from effbench.core import units
+from effbench.core.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from effbench.bundles.bundle import Bundle
+
+
+def bundle(
+    out: Annotated[Path, typer.Option(help="Folder for the bundle, which is not there yet.")],
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Names from `effbench list models`, torchvision:NAME, timm:NAME, or path/file.py:factory.",
+            autocompletion=cli_options.complete_model,
+        ),
+    ] = None,
+    runtime: Annotated[
+        str,
+        typer.Option(
+            help="Runtimes of model files, such as onnxruntime,ncnn.", autocompletion=cli_options.complete_runtime
+        ),
+    ] = "onnxruntime",
+    study: Annotated[
+        str | None,
+        typer.Option(help="Instead of models: a study's cells.", autocompletion=cli_options.complete_study),
+    ] = None,
+    scale: Annotated[str | None, typer.Option(help="Scales of the study, such as x1,x4.")] = None,
+    select: Annotated[
+        list[str] | None, typer.Option(help="LABEL=VALUE[,VALUE]: these values of a label of the study; repeatable.")
+    ] = None,
+    inputs: cli_options.Inputs = None,
+    batch: cli_options.Batch = None,
+    dtype: cli_options.Dtype = None,
+    seed: cli_options.Seed = 0,
+    as_json: cli_options.Json = False,
+) -> None:
+    """Export models for a machine without torch: model files, input, expected output, costs."""
+    from effbench import api
+    from effbench.cli.progress import watching
+    from effbench.core.study import Analysis
+    from effbench.studies import catalog
+
+    if bool(models) == (study is not None):
+        raise InvalidValue("name the models to bundle, or a study with --study: one of the two")
+    if study is None and (scale or select):
+        raise InvalidValue("--scale and --select choose cells of a study; name it with --study, or leave them out")
+    if study is not None and inputs:
+        raise InvalidValue("a study says what its networks are fed; leave --input out")
+    chosen = cli_options.selection(select or [])
+    if scale:
+        chosen["scale"] = scale.split(",")
+    try:
+        # Whatever a study or a network prints as it is loaded is not part of our output.
+        with watching() as watch, redirect_stdout(sys.stderr):
+            subject: Any = models if study is None else catalog.load(study)
+            if isinstance(subject, Analysis):
+                raise InvalidValue(f"{subject.name} measures nothing, so there is nothing to bundle")
+            made = api.bundle(
+                subject,
+                out,
+                runtime=runtime,
+                input_shape=cli_options.inputs(inputs),
+                batch=batch,
+                dtype=dtype,
+                select=chosen,
+                seed=seed,
+                command=output.typed.get(),
+                watch=watch,
+            )
+    except KeyboardInterrupt:
+        raise typer.Exit(output.answer_interrupt("interrupted; nothing was bundled")) from None
+    if as_json:
+        output.print_json(_document(made))
+        return
+    _show(made)
+
+
+def run_bundle(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `effbench bundle` made.")],
+    runtime: Annotated[
+        str | None, typer.Option(help="Only these runtimes of the bundle, such as onnxruntime,ncnn.")
+    ] = None,
+    threads: cli_options.Threads = 1,
+    cluster: cli_options.Cluster = "all",
+    allocator: cli_options.Allocator = "retain",
+    launches: cli_options.Launches = None,
+    budget: cli_options.Budget = None,
+    precision: cli_options.Precision = None,
+    quick: cli_options.Quick = False,
+    seed: cli_options.Seed = 0,
+    out: cli_options.Out = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Finish the interrupted run in this folder.", autocompletion=cli_options.complete_run),
+    ] = None,
+    percentiles: cli_options.Percentiles = False,
+    peak_memory: cli_options.PeakMemory = False,
+    energy: cli_options.Energy = False,
+    count: cli_options.Count = None,
+    as_json: cli_options.Json = False,
+) -> None:
+    """Measure a bundle on this machine, without torch. Every output is checked first."""
+    from effbench import api
+
+    if resume is not None:
+        cli_options.refuse_others(context, ("folder", "resume"), "--resume goes on with the options of the stored run")
+        begun = resume
+        finish(lambda watch: api.run_bundle(folder, resume=begun, watch=watch), as_json, folder)
+        return
+    options = measuring(
+        budget,
+        precision,
+        runtime=runtime,
+        threads=threads,
+        allocator=allocator,
+        launches=launches,
+        quick=quick,
+        seed=seed,
+        out=out,
+        device_options=cli_options.device_options("cpu", "fp32", False, "steady", cluster),
+        readings=cli_options.readings(percentiles, peak_memory, energy, count),
+    )
+    finish(lambda watch: api.run_bundle(folder, watch=watch, **options), as_json, folder)
+
+
+def _show(made: Bundle) -> None:
+    whole = [model for model in made.models if model.skipped is None]
+    left_out = [model for model in made.models if model.skipped is not None]
+    print(f"{len(whole)} models for {', '.join(made.runtimes)}, {units.size(_size(made))} in all")
+    for model in left_out:
+        print(output.plain(f"left out: {model.cell.id} for {model.cell.runtime}: {model.skipped}"))
+    place = output.plain(str(made.directory))
+    print(f"\nbundle  {place}\nnext    {place}/README.txt says how it is measured where there is no torch")
+
+
+def _document(made: Bundle) -> dict[str, Any]:
+    """The JSON object of ``bundle --json``."""
+    return {
+        "bundle": str(made.directory),
+        "bytes": _size(made),
+        "versions": dict(made.versions),
+        "cells": [
+            {
+                "id": model.cell.id,
+                "runtime": model.cell.runtime,
+                "labels": dict(model.cell.case.labels),
+                "batch": model.cell.batch,
+                "dtype": model.cell.case.dtype,
+                "cost": None if model.cost is None else model.cost.to_dict(),
+                "folder": model.folder or None,
+                "facts": dict(model.facts),
+                "skipped": model.skipped,
+            }
+            for model in made.models
+        ],
+    }
+
+
+def _size(made: Bundle) -> int:
+    return sum(path.stat().st_size for path in made.directory.rglob("*") if path.is_file())

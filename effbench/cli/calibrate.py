@@ -1,0 +1,124 @@
+"""The command that tries the gate on this machine: aa."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from effbench.cli import options, output
+from effbench.cli.measure import say_threads
+from effbench.core.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from effbench.gates.ab_pairs import Pair
+    from effbench.gates.config import Config
+
+MODELS = ("shufflenet_v2_x0_5", "mobilenet_v2", "resnet18")
+"""Measured where nothing else is asked for: some milliseconds to some tens."""
+
+
+def aa(
+    context: typer.Context,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help=f"As for `effbench check`. Default: all of ./effbench.toml, else {', '.join(MODELS)}.",
+            autocompletion=options.complete_model,
+        ),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="An effbench.toml.")] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Measure nothing; read what `aa` or `check --against` stored.",
+            autocompletion=options.complete_run,
+        ),
+    ] = None,
+    suites: Annotated[int, typer.Option(help="Gates to resample from what was measured.")] = 300,
+    inputs: options.Inputs = None,
+    tolerance: Annotated[str | None, typer.Option(help="That of the gate: 3%.")] = None,
+    launches: Annotated[int | None, typer.Option(help="Fresh processes of each side. Default: 20.")] = None,
+    device: options.Device = "cpu",
+    threads: options.Threads = 1,
+    batch: options.Batch = None,
+    dtype: options.Dtype = None,
+    allocator: options.Allocator = "retain",
+    seed: options.Seed = 0,
+    out: options.Out = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure the same code against itself: how often a gate would cry wolf here, and what it could see."""
+    from effbench.cli.progress import watching
+    from effbench.gates import ab_gate, ab_pairs, same_code
+    from effbench.gates import config as configuration
+    from effbench.report import write_text
+    from effbench.report.tables import calibration, cells
+
+    if suites < 1:
+        raise InvalidValue(f"suites (={suites}) must be 1 or more")
+    given = {"device": device, "threads": threads, "allocator": allocator, "seed": seed}
+    said: dict[str, Any] = {name: value for name, value in given.items() if options.is_typed(context, name)}
+    said |= {
+        "tolerance": None if tolerance is None else options.share(tolerance, "--tolerance"),
+        "launches": launches,
+        "batch": batch,
+        "dtype": dtype,
+        "inputs": options.inputs(inputs),
+    }
+    if replay is not None:
+        options.refuse_others(context, ("replay", "suites", "seed", "tolerance"), "--replay measures nothing")
+        found, pair, folder = (
+            configuration.with_options(configuration.Config(), said, {}),
+            ab_pairs.load(replay),
+            replay,
+        )
+        same_code.require(pair, ab_gate.rule_of(found))
+    else:
+        found = configuration.with_options(_chosen(models, config), said, {})
+        with redirect_stdout(sys.stderr):
+            pair, folder = _measure(found, out, output.typed.get())
+    with watching() as watch:
+        survey, replayed = ab_gate.calibrate(found, pair, suites, found.seed or 0, watch)
+    if replay is not None:
+        replayed = dataclasses.replace(replayed, caveats=(*replayed.caveats, *same_code.caveats(replay)))
+    document, tables = calibration.document(survey, replayed), calibration.tables(survey, replayed)
+    if replay is None:
+        write_text(folder / "table.md", "\n\n".join(map(cells.render_markdown, tables)) + "\n")
+    if as_json:
+        output.print_json({**document, "run_dir": str(folder)})
+        return
+    output.print_tables(tables)
+    print(f"\nraw     {output.plain(str(folder))}")
+
+
+def _chosen(models: list[str] | None, path: Path | None) -> Config:
+    from effbench.gates import config
+
+    is_asked = models or path is not None or Path(config.FILE).is_file()
+    return config.find(path, models or () if is_asked else MODELS)
+
+
+def _measure(found: Config, out: Path | None, command: str) -> tuple[Pair, Path]:
+    from effbench import api
+    from effbench.cli.progress import watching
+    from effbench.gates import ab_gate, run_gates
+    from effbench.runs.runner import Interrupted
+
+    folder = out or api.new_directory("aa", found.device or "cpu")
+    run_gates.require_free(folder)
+    said = found.options()
+    say_threads(said["device"], said["threads"])
+    try:
+        with watching() as watch:
+            return ab_gate.alike(found, folder, command=command, watch=watch), folder
+    except Interrupted:
+        again = shlex.join(["effbench", "aa", "--replay", str(folder)])
+        raise typer.Exit(output.answer_interrupt(f"interrupted; see what was measured with: {again}")) from None

@@ -1,0 +1,362 @@
+"""The command that fails a build: check."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from effbench.cli import options as cli_options
+from effbench.cli import output
+from effbench.cli.measure import say_threads
+from effbench.core import units
+from effbench.core.errors import EffbenchError, InvalidValue, StorageError, UnknownName
+
+if TYPE_CHECKING:
+    from effbench.gates.config import Config
+    from effbench.gates.result import Decision
+
+STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
+"""The file whose Markdown GitHub shows beside a job."""
+
+_Most = Annotated[str | None, typer.Option(metavar="COUNT", help="At most so many, such as 300M, 4k or 20_000.")]
+
+
+def check(
+    context: typer.Context,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Names in effbench.toml, or models as for `effbench compare`. Default: all of effbench.toml.",
+            autocompletion=cli_options.complete_model,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Models, inputs, budgets, options. Default: ./effbench.toml, without MODEL or where it names each."
+        ),
+    ] = None,
+    inputs: cli_options.Inputs = None,
+    max_madds: _Most = None,
+    max_params: _Most = None,
+    max_memory_access: _Most = None,
+    max_memory_access_bytes: _Most = None,
+    max_activations: _Most = None,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="RUN|FILE", help="A stored run to be as fast as, or a profile to be equal to.")
+    ] = None,
+    save_baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Measure the models beside a yardstick, for --baseline DIR later."),
+    ] = None,
+    save_costs: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what the models cost, for --baseline FILE later.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="GITREF", help="Another revision, measured in alternation with this one.")
+    ] = None,
+    against_python: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The Python of the other revision's own environment.")
+    ] = None,
+    count: Annotated[
+        str | None,
+        typer.Option(help="instructions: with --against, count them on both sides; needs no quiet machine, no clock."),
+    ] = None,
+    same_costs: Annotated[
+        bool, typer.Option("--same-costs", help="Fail too where a timed model costs something else than before.")
+    ] = False,
+    tolerance: Annotated[
+        str | None, typer.Option(help="A slowdown above this must be shown absent: 3%; 0.5% for counts.")
+    ] = None,
+    launches: Annotated[
+        int | None,
+        typer.Option(help="Fresh processes a side. Default: the baseline's, else 5; --against: 4 to 13."),
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="Time to measure, such as 90s. Default: 10m.")] = None,
+    device: cli_options.Device = "cpu",
+    threads: cli_options.Threads = 1,
+    batch: cli_options.Batch = None,
+    dtype: cli_options.Dtype = None,
+    allocator: cli_options.Allocator = "retain",
+    seed: cli_options.Seed = 0,
+    inconclusive: Annotated[str, typer.Option(help="What INCONCLUSIVE does: fail (exit 3) or pass (exit 0).")] = "fail",
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here, one test case a model and gate.")] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help=f"Write Markdown here. It is also added to ${STEP_SUMMARY} where that is set.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for what is measured. Default: a new one under results/runs/.")
+    ] = None,
+    as_json: cli_options.Json = False,
+) -> None:
+    """Hold models to budgets, to a stored run or to another revision. Exit 0 PASS, 1 REGRESSION, 3 INCONCLUSIVE, 4
+    ENVIRONMENT.
+
+    Three gates, each usable alone: costs (--max-madds and so on, or --baseline with a stored profile; counted, so
+    exact), a stored run (--baseline RUN, on the same machine), another revision (--against main, measured in
+    alternation with the files as they are now).
+    """
+    from effbench.gates import config as configuration
+    from effbench.runs.runner import Interrupted
+
+    if inconclusive not in ("fail", "pass"):
+        raise UnknownName("meaning of --inconclusive", inconclusive, ("fail", "pass"))
+    if count is not None:
+        cli_options.readings(False, False, False, count)
+        if against is None:
+            raise InvalidValue("--count compares two revisions: add --against GITREF, such as --against main")
+    counts = {
+        "madds": max_madds,
+        "params": max_params,
+        "memory_access": max_memory_access,
+        "memory_access_bytes": max_memory_access_bytes,
+        "activations": max_activations,
+    }
+    found = configuration.find(config, models or (), needs_models=baseline is None)
+    options: dict[str, Any] = {
+        "tolerance": None if tolerance is None else cli_options.share(tolerance, "--tolerance"),
+        "launches": launches,
+        "budget_s": None if budget is None else cli_options.seconds(budget),
+        "batch": batch,
+        "dtype": dtype,
+        "inputs": cli_options.inputs(inputs),
+        "same_costs": same_costs or None,
+        "count": count,
+        "baseline": baseline,
+    }
+    given = {"device": device, "threads": threads, "allocator": allocator, "seed": seed, "inconclusive": inconclusive}
+    options |= {name: value for name, value in given.items() if cli_options.is_typed(context, name)}
+    found = configuration.with_options(
+        found, options, {name: _most(name, text) for name, text in counts.items() if text}
+    )
+    asked = _Asked(found, against, against_python, save_baseline, save_costs, out, output.typed.get(), baseline)
+    try:
+        with redirect_stdout(sys.stderr):
+            decision, costs = _carry_out(asked)
+    except Interrupted as stop:
+        raise typer.Exit(
+            output.answer_interrupt(f"interrupted; nothing is decided, what was measured is in {stop.directory}")
+        ) from None
+    files = {"costs": save_costs, "junit": junit, "summary": summary}
+    raise typer.Exit(_tell(decision, costs, files, found.inconclusive == "pass", as_json, save_baseline))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be done, as it was typed."""
+
+    config: Config
+    against: str | None
+    against_python: Path | None
+    save_baseline: Path | None
+    save_costs: Path | None
+    out: Path | None
+    command: str
+    typed_baseline: str | None
+
+    @property
+    def baseline(self) -> Path | None:
+        """A path that was typed is relative to here, one of effbench.toml to that file."""
+        if self.typed_baseline is not None:
+            return Path(self.typed_baseline)
+        return None if self.config.baseline is None else self.config.folder / self.config.baseline
+
+
+def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
+    """The decision of all gates that were asked for, None where none was; and what each model costs."""
+    from effbench import api
+    from effbench.cli.progress import watching
+    from effbench.gates import budgets, checked_models, run_gates
+    from effbench.gates.result import Decision
+
+    config = asked.config
+    reference = asked.baseline if asked.save_baseline is None else None
+    stored = run_gates.profiles(reference) if reference is not None else ()
+    run = reference if stored is None else None
+    has_budgets = any(subject.budgets for subject in config.subjects)
+    if not (has_budgets or stored or run or asked.against or asked.save_baseline or asked.save_costs):
+        raise InvalidValue(
+            "nothing to check: give budgets (--max-madds 300M), a stored run or profile (--baseline PATH), or another "
+            "revision (--against GITREF)"
+        )
+    if not config.subjects and (run is None or asked.against or has_budgets):
+        raise InvalidValue(
+            "no model is named: name one, or add it to an effbench.toml, such as [models.small] with "
+            'model = "nets.py:small"'
+        )
+    decisions: list[Decision] = []
+    costs: list[dict[str, Any]] = []
+    folder = asked.out or api.new_directory("check", config.device or "cpu")
+    run_gates.require_free(folder)
+    if has_budgets or stored or asked.save_costs:
+        planned = checked_models.planned(config, checked_models.study(config))
+        counts = checked_models.count(planned.cells, checked_models.here(config))
+        findings = run_gates.costs(config, planned.cells, counts, stored or ())
+        decisions += [Decision(findings)] if findings else []
+        for subject, cell in zip(config.subjects, planned.cells, strict=True):
+            cost = counts[subject.name]
+            if not isinstance(cost, str):
+                costs.append(budgets.document(cell, subject.name, cost))
+            elif asked.save_costs:
+                raise EffbenchError(f"{subject.name} does not run, so its costs cannot be stored: {cost}")
+    if not config.count and (run is not None or asked.against or asked.save_baseline):
+        said = config.options()
+        say_threads(said["device"], said["threads"])
+    with watching() as watch:
+        if asked.save_baseline is not None:
+            run_gates.save_baseline(config, asked.save_baseline, command=asked.command, watch=watch)
+        if run is not None:
+            decisions.append(
+                run_gates.against_run(config, run, folder / "candidate", command=asked.command, watch=watch)
+            )
+        if asked.against is not None and config.count:
+            from effbench.gates import instruction_gate
+
+            decisions.append(instruction_gate.check(config, asked.against, python=asked.against_python, watch=watch))
+        elif asked.against is not None:
+            from effbench.gates import ab_gate
+
+            decisions.append(
+                ab_gate.check(
+                    config,
+                    asked.against,
+                    folder / "against",
+                    python=asked.against_python,
+                    command=asked.command,
+                    watch=watch,
+                )
+            )
+    return (run_gates.together(decisions) if decisions or asked.against else None), costs
+
+
+def _tell(
+    decision: Decision | None,
+    costs: Sequence[Mapping[str, Any]],
+    files: Mapping[str, Path | None],
+    passes: bool,
+    as_json: bool,
+    saved: Path | None,
+) -> int:
+    """Print the decision and write every file that was asked for. Returns the exit code.
+
+    A figure is named only where it lies: whoever ends the command meanwhile has read of none that is not there.
+    A file that cannot be written makes a PASS exit with 2 and changes no other verdict.
+    """
+    from effbench.report import json_document
+    from effbench.report.tables import gate
+
+    code = 0 if decision is None or (passes and decision.verdict == "INCONCLUSIVE") else decision.exit_code
+    texts: dict[str, str] = {"costs": json.dumps({"costs": list(costs)}, indent=2) + "\n"}
+    if decision is not None:
+        texts["junit"] = gate.junit(decision, inconclusive_passes=passes)
+        texts["summary"] = gate.markdown(decision)
+    told = {} if decision is None else json_document.decision_document(decision, code)
+    whole = {**told, "costs": list(costs), "baseline_dir": None if saved is None else str(saved)}
+    with _piped():
+        if as_json:
+            output.print_json(whole)
+        elif decision is not None:
+            output.print_tables(gate.tables(decision))
+    trouble = 0
+    figure: Path | None = None
+    if decision is not None and decision.directory is not None:
+        beside = Path(decision.directory).parent
+        trouble |= _write(beside / "check.json", json.dumps(whole, indent=2, allow_nan=False) + "\n")
+        trouble |= _write(beside / "check.md", texts["summary"])
+        try:
+            figure = _draw(decision, beside)
+        except StorageError as error:
+            trouble |= output.complain(str(error))
+    if decision is not None and not as_json:
+        with _piped():
+            if decision.directory is not None:
+                places = {"figure": figure, "raw": Path(decision.directory)}
+                print("\n" + "\n".join(f"{what:<9}{output.plain(str(path))}" for what, path in places.items() if path))
+            print(f"\n{gate.last_line(decision)}")
+    for what, path in files.items():
+        if path is not None and what in texts:
+            trouble |= _write(path, texts[what])
+    if decision is not None and (place := os.environ.get(STEP_SUMMARY)):
+        _append(Path(place), texts["summary"])
+    if not as_json:
+        written = {"costs": files["costs"], "baseline": saved}
+        with _piped():
+            print("".join(f"{what:<9}{output.plain(str(path))}\n" for what, path in written.items() if path), end="")
+    return code or trouble
+
+
+@contextmanager
+def _piped() -> Iterator[None]:
+    """Output that cannot be written changes neither the exit code nor the files: `| head` has read enough."""
+    try:
+        yield
+    except OSError as error:
+        output.mute()
+        if not isinstance(error, BrokenPipeError):
+            output.note(f"cannot write to standard output: {error.strerror or error}")
+    output.output_lost()
+
+
+def _write(path: Path, text: str) -> int:
+    """The whole file or what was there before. Returns 2 after saying why where it cannot be written, else 0."""
+    half = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, half = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.chmod(half, 0o666 & ~_umask())
+        os.replace(half, path)
+    except OSError as error:
+        if half is not None:
+            with suppress(OSError):
+                os.unlink(half)
+        return output.complain(f"cannot write {path} ({error.strerror or error}); choose another place")
+    return 0
+
+
+def _draw(decision: Decision, folder: Path) -> Path | None:
+    """The figure beside the raw blocks; None where nothing was timed, or after a warning why it cannot be drawn.
+
+    Raises StorageError where it cannot be written.
+    """
+    from effbench.report.figures import failures, style
+    from effbench.report.figures import gate as gate_figure
+
+    def draw() -> dict[str, Path]:
+        figure = gate_figure.gate_figure(decision)
+        return {} if figure is None else {"figure": style.save(figure, folder, "figure")[0]}
+
+    return failures.drawn(draw).get("figure")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _append(path: Path, text: str) -> None:
+    """Add to a file that others write to as well. Nobody asked for it by name, so a failure is only told."""
+    try:
+        with path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except OSError as error:
+        output.complain(f"cannot add to ${STEP_SUMMARY} ({error.strerror or error}); unset it")
+
+
+def _most(name: str, text: str) -> int:
+    try:
+        return units.amount(text)
+    except InvalidValue as error:
+        raise InvalidValue(f"--max-{name.replace('_', '-')}: {error}") from None

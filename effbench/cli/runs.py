@@ -1,0 +1,183 @@
+"""The commands that read stored runs and measure nothing: diff, report, export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from effbench.cli import options, output
+from effbench.core.errors import InvalidValue, NotComparable, StorageError, UnknownName
+
+
+def diff(
+    baseline: Annotated[str, typer.Argument(help="A run's folder or file.", autocompletion=options.complete_run)],
+    candidate: Annotated[
+        str, typer.Argument(help="Another run's folder or file.", autocompletion=options.complete_run)
+    ],
+    ignore_environment: Annotated[
+        bool, typer.Option("--ignore-environment", help="Compare runs of unlike machines all the same.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Compare two stored runs, a verdict per cell. Refuses unlike conditions, naming them."""
+    from effbench.analysis.run_diff import compare_runs, require_shared
+    from effbench.host import facts
+    from effbench.report import json_document
+    from effbench.report.tables import cells
+    from effbench.runs import run_file
+
+    runs = [run_file.load(reference) for reference in (baseline, candidate)]
+    if not ignore_environment:
+        try:
+            facts.require_alike(runs[0].environment, runs[1].environment)
+        except NotComparable as error:
+            raise NotComparable(f"{error}, or compare them all the same with --ignore-environment") from None
+    require_shared(*runs)
+    comparisons = compare_runs(*runs)
+    if as_json:
+        output.print_json(
+            {"baseline": baseline, "candidate": candidate, "comparisons": json_document.diff_document(comparisons)}
+        )
+        return
+    output.print_tables([cells.diff_rows(comparisons)])
+
+
+def report(
+    runs: Annotated[list[str], typer.Argument(help="Folders or files of runs.", autocompletion=options.complete_run)],
+    format: Annotated[str | None, typer.Option(help="html or md. Default: what --out ends in, else html.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; - prints the page. Default: beside the first run.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write stored runs as one page: verdicts, tables, figures, environment, method. Several stand side by side."""
+    from effbench import api
+    from effbench.report import page, write_text
+
+    kind = format or ("md" if out is not None and out.suffix.lower() in (".md", ".markdown") else "html")
+    if kind not in page.FORMATS:
+        raise UnknownName("format", kind, page.FORMATS)
+    printed = out == Path("-")
+    if printed and as_json:
+        raise InvalidValue("--out - prints the page and --json prints an object: leave one of them out")
+    found = [api.load(reference) for reference in runs]
+    target = out or (found[0].directory or Path()) / f"report.{kind}"
+    if not printed and target.is_dir():
+        raise StorageError(
+            f"cannot write {target}: it is a folder; name a file in it, such as {target / 'report'}.{kind}"
+        )
+    text = page.html(found) if kind == "html" else page.markdown(found, Path() if printed else target.parent)
+    if printed:
+        print(text)
+        return
+    written = write_text(target, text)
+    if as_json:
+        output.print_json({"files": {kind: str(written)}})
+        return
+    print(f"{kind:<8}{output.plain(str(written))}")
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="A run's folder or file.", autocompletion=options.complete_run)],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="pytest-benchmark, bmf, github-action, pyperf, openmetrics or csv.",
+            autocompletion=options.complete_format,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The file to write, or the folder where a format has several. Default: print it."),
+    ] = None,
+    direction: Annotated[
+        str | None,
+        typer.Option(help="github-action: smaller-is-better (latency) or bigger-is-better (throughput), as one file."),
+    ] = None,
+    values: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|all",
+            help="Raw values of each launch. Default: all; for pyperf the rounds that the study asks of each at least.",
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Give a stored run to another tool, in its own format. Cells without a time are left out, and named."""
+    from effbench import export as formats
+    from effbench.gates import ab_pairs
+    from effbench.report import write_text
+    from effbench.runs import run_file
+
+    directions = formats.find(format).directions
+    if direction is not None and direction not in directions:
+        if "" in directions:
+            raise InvalidValue(f"--direction {direction}: {format} holds everything in one file; leave it out")
+        raise UnknownName("direction", direction, directions)
+    printed = out is None or out == Path("-")
+    if printed and as_json:
+        raise InvalidValue("--json prints an object about the files that --out names: add --out, or leave --json out")
+    wanted = tuple(directions) if direction is None else (direction,)
+    if printed and len(wanted) > 1:
+        raise InvalidValue(
+            f"{format} takes one file a direction: name a folder for both with --out, or choose one with "
+            f"--direction {wanted[0]} (or {wanted[1]})"
+        )
+    sides = [Path(run) / side for side in ab_pairs.SIDES]
+    if all((side / run_file.RUN_FILE).is_file() for side in sides):
+        raise InvalidValue(f"{run} holds two runs measured in alternation: name one of them, {sides[0]} or {sides[1]}")
+    found = run_file.load(run)
+    done = formats.export(found, format, values=_count(values))
+    if out is None or printed:
+        print(done.texts[wanted[0]], end="")
+        _say(done.notes)
+        return
+    ending = formats.find(format).ending
+    targets = {name: out / f"{name}.{ending}" for name in wanted} if len(wanted) > 1 else {wanted[0]: out}
+    for target in targets.values():
+        _require_free(target, run_file.find(run), ending)
+    written = {name: str(write_text(target, done.texts[name])) for name, target in targets.items()}
+    _say(done.notes)
+    if as_json:
+        output.print_json(
+            {
+                "run": run,
+                "format": format,
+                "files": {name or format: path for name, path in written.items()},
+                "cells": done.cells,
+                "left_out": dict(done.left_out),
+                "notes": list(done.notes),
+            }
+        )
+        return
+    for name, path in written.items():
+        print(f"{name or format}  {output.plain(path)}")
+
+
+def _count(values: str | None) -> int | Literal["all"] | None:
+    """How many raw values, or "all". Raises InvalidValue."""
+    if values is None:
+        return None
+    if values == "all":
+        return "all"
+    if not (values.isascii() and values.isdigit() and len(values) < 10):
+        raise InvalidValue(f"--values {values}: expected a whole number above zero, or all")
+    return int(values)
+
+
+def _require_free(target: Path, source: Path, ending: str) -> None:
+    """Raises StorageError for a folder, and for the raw data themselves."""
+    if target.is_dir():
+        raise StorageError(
+            f"cannot write {target}: it is a folder; name a file in it, such as {target / 'run'}.{ending}"
+        )
+    if target.exists() and target.samefile(source):
+        raise StorageError(f"cannot write {target}: it holds the raw blocks of this run; name another file")
+
+
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        output.note(note)

@@ -1,0 +1,261 @@
+"""The interleaved gate: another revision of the user's project, measured in alternation with the files as they are."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from effbench.core.errors import CannotStart, EffbenchError, InvalidValue, NotComparable
+from effbench.cost import in_subprocess
+from effbench.gates import calibration, checked_models, git_tree, replay, tree_files
+from effbench.gates import decision_rule as gate
+from effbench.gates.ab_pairs import Pair
+from effbench.gates.ab_run import LEAST_ROUNDS, Duel
+from effbench.gates.baseline import name_of
+from effbench.gates.calibration import Survey
+from effbench.gates.config import BUDGET_S, Config, Subject
+from effbench.gates.decision_rule import LOOKS, Gate, Rule
+from effbench.gates.replay import Replay
+from effbench.gates.result import Decision, Finding
+from effbench.host.worker_process import Site
+from effbench.runs.runner import CostOf, Interrupted, Progress, Watch
+from effbench.studies.plan import Plan
+from effbench.timing.least_duration import Forecast, is_overrun, shown
+
+ROUNDS = 20
+"""Of every launch, decided beforehand: a test of what was measured until it looked good is none."""
+RECORDED = 20
+"""Launches of `effbench aa`: gates of at most 13 can then be drawn from them in many ways."""
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What is measured against each other, baseline and candidate: where the code lies, its costs, its name."""
+
+    sites: tuple[Site, Site] = (Site(), Site())
+    costs: tuple[CostOf, CostOf] = field(kw_only=True)
+    names: tuple[str, str] = ("baseline", "candidate")
+    notes: tuple[str, ...] = ()
+
+
+def check(
+    config: Config, name: str, directory: Path, *, python: Path | None = None, command: str = "", watch: Watch
+) -> Decision:
+    """The files as they are now against the revision that git knows by this `name`.
+
+    `python` is the interpreter of the revision's own environment. Raises as `opposed` and `decide`.
+    """
+    with opposed(config, name, python) as (plan, sides):
+        decision = decide(
+            plan,
+            sides,
+            directory,
+            rule=rule_of(config),
+            tolerances={cell.id: config.tolerance_of(name_of(cell.case)) for cell in plan.cells},
+            budget_s=config.budget_s or BUDGET_S,
+            same_costs=config.same_costs,
+            command=command,
+            watch=watch,
+        )
+    return replace(decision, notes=(*decision.notes, *sides.notes, *same_code(config, python)))
+
+
+@contextmanager
+def opposed(config: Config, name: str, python: Path | None = None) -> Iterator[tuple[Plan, Sides]]:
+    """The revision that git knows by this `name` and the files as they are now, and how both are to be measured.
+
+    `python` is the interpreter of the revision's own environment. Raises EffbenchError where there is no such
+    revision.
+    """
+    folder = config.folder.resolve()
+    top = git_tree.repository(folder)
+    wanted, inside = git_tree.find(top, name), folder.relative_to(top)
+    if python is not None and not os.access(python, os.X_OK):
+        raise InvalidValue(f"--against-python {python} is no program; name the python of an environment with effbench")
+    plan = _plan(config, folder, top)
+    notes: list[str] = []
+    with git_tree.tree(top, wanted, notes) as tree:
+        if not (tree / inside).is_dir():
+            raise EffbenchError(f"{wanted} has no folder {inside}; choose a revision that holds the project")
+        with tree_files.kept(tree, top) as (before, now):
+            # Absolute but not resolved: a virtual environment's python is a link that must be called by its own name.
+            own_python = None if python is None else os.path.abspath(python)
+            sites = (
+                Site(tree / inside, config.paths, top, tree, (before, now), own_python),
+                Site(folder, config.paths, tree, top, (now, before)),
+            )
+            sides = Sides(
+                sites,
+                costs=(checked_models.CostsOf(plan, sites[0]), checked_models.CostsOf(plan, sites[1])),
+                names=(str(wanted), git_tree.working_tree(top)),
+                notes=tuple(notes),
+            )
+            yield plan, sides
+
+
+def same_code(config: Config, python: Path | None) -> tuple[str, ...]:
+    """A note on the networks that no revision of the project changes."""
+    shared = [subject.name for subject in config.subjects if not in_subprocess.is_foreign(subject.model)]
+    if shared and python is None:
+        return (f"{', '.join(shared)}: not this project's code, so both sides ran the same",)
+    return ()
+
+
+def rule_of(config: Config) -> Rule:
+    """The rule of a gate under this configuration: its tolerance, its alpha, looks up to its launches."""
+    rule = Rule(tolerance=config.tolerance_of(""), alpha=config.alpha or Rule().alpha)
+    return replace(rule, looks=calibration.looks_of(config.launches or LOOKS[-1], rule))
+
+
+def decide(
+    plan: Plan,
+    sides: Sides,
+    directory: Path,
+    *,
+    rule: Rule,
+    tolerances: Mapping[str, float] | None = None,
+    budget_s: float,
+    same_costs: bool = False,
+    command: str = "",
+    watch: Watch,
+) -> Decision:
+    """Measure until every cell has a verdict, the looks of the rule are used up, or the next would overrun `budget_s`.
+
+    `tolerances` are by cell id. Raises StorageError, EffbenchError, runner.Interrupted; what was measured is in
+    `directory`.
+    """
+    begun = time.monotonic()
+    judge = Gate([cell.id for cell in plan.cells], rule, tolerances or {})
+    notes: tuple[str, ...] = ()
+    pair: Pair | None = None
+    forecast = Forecast(plan.sampling, budget_s, cells=len(plan.cells), left=rule.looks[0], sides=2, least=LEAST_ROUNDS)
+    with _duel(plan, sides, directory, rule.looks[-1], command, watch, forecast) as duel:
+        try:
+            for number, launches in enumerate(rule.looks):
+                while duel.launches < launches and duel.launch(judge.undecided):
+                    pass
+                if duel.launches < launches:
+                    break
+                judge.look_at(number, duel.pair())
+                if not judge.undecided:
+                    break
+                following = (*rule.looks, None)[number + 1]
+                if following and (time.monotonic() - begun) * following / launches > budget_s:
+                    most = f"{launches} of at most {rule.looks[-1]} launches"
+                    notes = (f"the next look would overrun the budget of {budget_s:g} s, so it ended after {most}",)
+                    break
+        except (NotComparable, CannotStart) as error:
+            unlike = [Finding("against", cell, "ENVIRONMENT", str(error)) for cell in judge.cells]
+            return _decision(plan, sides, directory, begun, unlike)
+        except KeyboardInterrupt:
+            raise Interrupted(directory) from None
+        if duel.rounds < ROUNDS:
+            notes += (f"{duel.rounds} rounds a launch instead of {ROUNDS}, since the budget has no time for more",)
+        if is_overrun(spent := time.monotonic() - begun, budget_s):
+            notes += (f"it used {shown(spent)} of a budget of {budget_s:g} s",)
+        if duel.launches:
+            pair = duel.finish()
+        found = gate.findings(judge, pair, duel.skipped(), same_costs=same_costs)
+    decided = _decision(plan, sides, directory, begun, found, pair)
+    measured = [item.cell for item in found if item.change is not None]
+    mean = gate.geomean(pair, measured) if pair is not None and len(measured) > 1 else None
+    runs = () if pair is None else (pair.baseline, pair.candidate)
+    return replace(decided, geomean=mean, notes=(*notes, *checked_models.remarks(runs)))
+
+
+def record(plan: Plan, sides: Sides, directory: Path, *, launches: int, command: str = "", watch: Watch) -> Pair:
+    """Measure every cell on both sides this often, whatever comes out. Raises as `decide` does, and NotComparable."""
+    cells = [cell.id for cell in plan.cells]
+    with _duel(plan, sides, directory, launches, command, watch) as duel:
+        try:
+            while duel.launches < launches and duel.launch(cells):
+                pass
+        except KeyboardInterrupt:
+            raise Interrupted(directory) from None
+        if not duel.launches:
+            reasons = {cell: reason for side in duel.skipped().values() for cell, reason in side.items()}
+            raise EffbenchError("nothing could be measured; " + "; ".join(f"{c}: {why}" for c, why in reasons.items()))
+        return duel.finish()
+
+
+def alike(config: Config, directory: Path, *, command: str = "", watch: Watch) -> Pair:
+    """The files as they are now against themselves, in more launches than a gate takes. Raises as `record`."""
+    plan = checked_models.planned(config, checked_models.study(config))
+    costs = checked_models.CostsOf(plan)
+    sides = Sides(costs=(costs, costs))
+    return record(plan, sides, directory, launches=config.launches or RECORDED, command=command, watch=watch)
+
+
+def calibrate(config: Config, pair: Pair, suites: int, seed: int, watch: Watch) -> tuple[Survey, Replay]:
+    """What a gate could see on the machine that this was measured on, and how often it and its peers' rules would have
+    raised an alarm: a whole gate, however many launches there are to draw from.
+    """
+    rule = rule_of(replace(config, launches=None))
+    watch(Progress(0.0, "asking what could be seen"))
+    survey = calibration.survey(pair, rule=rule)
+    found = replay.replay(
+        pair, suites=suites, seed=seed, rule=rule, tell=lambda done, doing: watch(Progress(0.3 + 0.7 * done, doing))
+    )
+    return survey, found
+
+
+def _duel(
+    plan: Plan,
+    sides: Sides,
+    directory: Path,
+    launches: int,
+    command: str,
+    watch: Watch,
+    forecast: Forecast | None = None,
+) -> Duel:
+    fixed = replace(plan.sampling, launches=launches, min_rounds=ROUNDS, max_rounds=ROUNDS)
+    planned = replace(plan, sampling=fixed)
+    return Duel(
+        planned,
+        sides.sites,
+        directory,
+        sides.costs,
+        planned=launches,
+        command=command,
+        watch=watch,
+        forecast=forecast,
+    )
+
+
+def _decision(
+    plan: Plan, sides: Sides, directory: Path, begun: float, found: Sequence[Finding], pair: Pair | None = None
+) -> Decision:
+    names = {cell.id: name_of(cell.case) for cell in plan.cells}
+    return Decision(
+        findings=tuple(replace(item, cell=names[item.cell]) for item in found),
+        baseline=sides.names[0],
+        candidate=sides.names[1],
+        facts={} if pair is None else checked_models.facts(pair.candidate.environment),
+        directory=str(directory) if pair is not None else None,
+        seconds=time.monotonic() - begun,
+    )
+
+
+def _plan(config: Config, folder: Path, top: Path) -> Plan:
+    """The plan of both sides: model files stay relative, since each side has its own."""
+    study = checked_models.study(config)
+    pairs = zip(study.cases, config.subjects, strict=True)
+    cases = [replace(case, model=_relative(subject, folder, top)) for case, subject in pairs]
+    return checked_models.planned(config, study.with_cases(cases))
+
+
+def _relative(subject: Subject, folder: Path, top: Path) -> str:
+    """The subject's model as it is called from its side's folder. Raises InvalidValue for a file outside of the
+    repository.
+    """
+    place, colon, attribute = subject.model.rpartition(":")
+    if not place.endswith(".py"):
+        return subject.model
+    path = Path(os.path.normpath(folder / place))
+    if not path.is_relative_to(top) and not path.resolve().is_relative_to(top):
+        raise InvalidValue(f"{place} is outside of the repository, so no other revision has it")
+    return os.path.relpath(path if path.is_relative_to(top) else path.resolve(), folder) + colon + attribute

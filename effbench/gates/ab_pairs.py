@@ -1,0 +1,124 @@
+"""Two sides measured in alternation: two ordinary runs in one folder, paired block by block. Pure, no torch.
+
+``DIR/baseline/run.jsonl`` and ``DIR/candidate/run.jsonl`` are each a run like any other. Their blocks of the same cell,
+launch and round were measured one right after the other, so what disturbed both cancels in their ratio.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from effbench.analysis import cpu_share
+from effbench.analysis.cpu_share import CpuShare
+from effbench.core.errors import CorruptRun, StorageError
+from effbench.core.run import Block, Run, Timing
+from effbench.host.emulation import is_emulated
+from effbench.runs import run_file
+
+SIDES = ("baseline", "candidate")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same cells on both sides. Cells are matched by id."""
+
+    baseline: Run
+    candidate: Run
+
+    @property
+    def clock(self) -> str:
+        return self.candidate.clock
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Ids of the cells of either side, the candidate's first, in study order."""
+        return tuple(dict.fromkeys(result.cell.id for run in (self.candidate, self.baseline) for result in run))
+
+
+@dataclass(frozen=True)
+class Round:
+    """Seconds per call of one cell on both sides in one round. `flags` name what disturbed either block.
+
+    `timings` are what both blocks are made of, the baseline's first; None where only the seconds are known.
+    """
+
+    launch: int
+    round: int
+    baseline_s: float
+    candidate_s: float
+    flags: tuple[str, ...] = ()
+    timings: tuple[Timing, Timing] | None = None
+
+    @property
+    def log_ratio(self) -> float:
+        return math.log(self.candidate_s / self.baseline_s)
+
+
+def load(directory: str | Path) -> Pair:
+    """The pair stored in a folder. Raises StorageError, CorruptRun."""
+    folder = Path(directory)
+    missing = [side for side in SIDES if not (folder / side / run_file.RUN_FILE).is_file()]
+    if missing:
+        raise StorageError(
+            f"there is no pair of runs in {folder}: it lacks {missing[0]}/{run_file.RUN_FILE}; "
+            "name a folder that `effbench check --against` or `effbench aa` wrote"
+        )
+    pair = Pair(*[run_file.load(folder / side) for side in SIDES])
+    if pair.baseline.clock != pair.candidate.clock:
+        raise CorruptRun(f"{folder}: its two sides were measured on unlike clocks, so they are no pair")
+    return pair
+
+
+def rounds(pair: Pair, cell: str, clock: str | None = None) -> tuple[Round, ...]:
+    """Every round in which both sides have a block of this cell, in order.
+
+    () for a cell that a side lacks, and for emulated runs.
+
+    `clock` defaults to the pair's. A block whose clock reads nothing makes no round.
+    """
+    read = clock or pair.clock
+    if any(is_emulated(run.environment) for run in (pair.baseline, pair.candidate)):
+        return ()
+    sides = [_blocks(run, cell) for run in (pair.baseline, pair.candidate)]
+    found = []
+    for key in sorted(sides[0].keys() & sides[1].keys()):
+        before, after = (side[key] for side in sides)
+        times = before.per_call_s(read), after.per_call_s(read)
+        if times[0] and times[1]:
+            flags = tuple(dict.fromkeys((*before.timing.flags, *after.timing.flags)))
+            found.append(Round(*key, times[0], times[1], flags, (before.timing, after.timing)))
+    return tuple(found)
+
+
+def by_launch(found: tuple[Round, ...], *, keep_disturbed: bool = False) -> list[list[float]]:
+    """The log ratios of undisturbed rounds, or of all, one list a launch."""
+    launches: dict[int, list[float]] = {}
+    for item in found:
+        if keep_disturbed or not item.flags:
+            launches.setdefault(item.launch, []).append(item.log_ratio)
+    return list(launches.values())
+
+
+def cpu_shares(found: tuple[Round, ...]) -> tuple[CpuShare | None, CpuShare | None]:
+    """CPU time over wall time in the undisturbed rounds, of the baseline and of the candidate."""
+    launches: dict[int, list[tuple[Timing, Timing]]] = {}
+    for item in found:
+        if item.timings is not None and not item.flags:
+            launches.setdefault(item.launch, []).append(item.timings)
+    before, after = ([[pair[side] for pair in each] for each in launches.values()] for side in (0, 1))
+    return cpu_share.of_launches(before), cpu_share.of_launches(after)
+
+
+def split(clock: str, shares: Mapping[str, CpuShare | None]) -> str:
+    """Why CPU time alone cannot tell how two measurements differ, whose shares these are by name; "" where it can."""
+    if clock != "cpu":
+        return ""
+    unusual = {name: share for name, share in shares.items() if share is not None and not share.is_usual}
+    return "; ".join(f"{name}: {share.flag} ({share.amount})" for name, share in unusual.items())
+
+
+def _blocks(run: Run, cell: str) -> dict[tuple[int, int], Block]:
+    return {(block.launch, block.round): block for result in run if result.cell.id == cell for block in result.blocks}

@@ -1,0 +1,160 @@
+"""From a configuration to what is measured: the study of its subjects, the plan, what each network costs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from effbench import api
+from effbench.analysis import summary
+from effbench.core import inputs
+from effbench.core.cost import Cost
+from effbench.core.errors import CannotStart, EffbenchError, Reason, of_reason
+from effbench.core.inputs import Input
+from effbench.core.run import Environment, Run
+from effbench.core.study import Case, Cell, Experiment, Sampling
+from effbench.cost import in_subprocess
+from effbench.cost.in_subprocess import Counted
+from effbench.gates.baseline import name_of
+from effbench.gates.config import BUDGET_S, YARDSTICK, Config, Subject
+from effbench.host.worker_process import Site
+from effbench.studies import model_comparison, plan
+from effbench.studies.plan import Plan
+from effbench.zoo.external import DEFAULT_SHAPE
+
+Counts = Mapping[str, Cost | str]
+"""What each subject costs, by name; or the reason why it does not run."""
+
+YARDSTICK_CASE = Case("mobilenet_v2", (3, 96, 96), labels={"model": YARDSTICK})
+"""Convolutions wide and depthwise, norms, activations and additions, in some milliseconds."""
+
+
+def study(config: Config) -> Experiment:
+    """The subjects side by side, each under its name; ratios are to the first.
+
+    Raises UnknownName, ModelError, InvalidValue for a subject that names nothing.
+    """
+    models = [config.located(subject) for subject in config.subjects]
+    model_comparison.require(models)
+    cases = []
+    for subject, model, fed in zip(config.subjects, models, _fed(config.subjects, models), strict=True):
+        cases.append(
+            Case(
+                model,
+                fed[0].shape,
+                arguments=subject.arguments,
+                dtype=subject.dtype or config.dtype or "float32",
+                labels={"model": subject.name},
+                inputs=inputs.beyond_shape(fed),
+            )
+        )
+    return of_cases(cases)
+
+
+def planned(config: Config, experiment: Experiment) -> Plan:
+    """How the study is measured: with the configuration's options, every cell in its own batch."""
+    sampling = {"budget_s": config.budget_s or BUDGET_S, "launches": config.launches}
+    chosen = {key: value for key, value in sampling.items() if value is not None}
+    found = plan.make(experiment, sampling=chosen, **config.options())
+    batches = {subject.name: subject.batch or config.batch or 1 for subject in config.subjects}
+    return replace(found, cells=tuple(replace(cell, batch=batches.get(name_of(cell.case), 1)) for cell in found.cells))
+
+
+def remarks(runs: Iterable[Run]) -> tuple[str, ...]:
+    """What to know of the networks of a gate: what they set for the whole process, what they do beside computing, and
+    in which dtype they are measured where that is not their own.
+    """
+    told: list[str] = []
+    for run in runs:
+        for result in run:
+            told += summary.switched(run, result.cell.id)
+            told += [f"{name_of(result.cell.case)}: {note}" for note in summary.effects(run, result.cell.id)]
+    return tuple(dict.fromkeys(told))
+
+
+def here(config: Config) -> Site:
+    """The files as they are now: modules are imported from the configuration's `paths` first."""
+    return Site(Path.cwd(), tuple(os.path.abspath(config.folder / path) for path in config.paths))
+
+
+def count(cells: Sequence[Cell], site: Site | None = None) -> Counts:
+    """What each cell costs, by name: user code in a process of its own, which it may crash, hang or leave.
+
+    `site` is where that code lies, if not here. Raises ForeignCode where a side runs what is not its own.
+    """
+    foreign = [cell for cell in cells if in_subprocess.is_foreign(cell.case.model)]
+    apart: Mapping[str, Counted | str] = {}
+    try:
+        apart = in_subprocess.count_apart(foreign, Sampling().silence_s, site) if foreign else {}
+    except CannotStart as error:
+        apart = {cell.id: Reason.of(error) for cell in foreign}
+    found: dict[str, Cost | str] = {}
+    for cell in cells:
+        name, case = name_of(cell.case), cell.case
+        if cell.id in apart:
+            counted = apart[cell.id]
+            found[name] = counted if isinstance(counted, str) else counted.cost
+            continue
+        try:
+            profile = api.profile(case.model, case.fed, batch=cell.batch, dtype=case.dtype, arguments=case.arguments)
+            found[name] = profile.cost
+        except EffbenchError as error:
+            found[name] = Reason.of(error)
+    return found
+
+
+class CostsOf:
+    """What the cells of a plan cost, at a site of their own or here. All are counted when the first is asked for.
+
+    Raises EffbenchError for a cell that does not run.
+    """
+
+    def __init__(self, planned: Plan, site: Site | None = None) -> None:
+        self._cells, self._site = planned.cells, site
+        self._counts: Counts = {}
+
+    def __call__(self, cell: Cell) -> Cost:
+        self._counts = self._counts or count(self._cells, self._site)
+        found = self._counts[name_of(cell.case)]
+        if isinstance(found, str):
+            raise of_reason(found)
+        return found
+
+
+def facts(found: Environment) -> dict[str, str]:
+    """The machine in words."""
+    wanted = {"machine": "cpu.model", "gpu": "gpu.name", "threads": "run.threads", "torch": "torch.version"}
+    return {word: str(found.facts[name]) for word, name in wanted.items() if found.facts.get(name)}
+
+
+def _fed(subjects: Sequence[Subject], models: Sequence[str]) -> list[tuple[Input, ...]]:
+    """What each subject is fed: what it was told to be, else what it was published with or says itself."""
+    published = [
+        model_comparison.published_shape(model, item.arguments) for item, model in zip(subjects, models, strict=True)
+    ]
+    open_ones = [
+        model
+        for item, model in zip(subjects, models, strict=True)
+        if item.inputs is None and in_subprocess.is_foreign(model)
+    ]
+    said = in_subprocess.shapes_apart(open_ones) if open_ones else {}
+    return [
+        item.inputs or (Input(shape or said.get(model) or DEFAULT_SHAPE),)
+        for item, model, shape in zip(subjects, models, published, strict=True)
+    ]
+
+
+def of_cases(cases: Sequence[Case]) -> Experiment:
+    """The study of these cases side by side; ratios are to the first."""
+    levels = tuple(case.labels["model"] for case in cases)
+    return Experiment(
+        name="check",
+        title="Models under check",
+        claim="How fast is each model on this device, and what does it cost?",
+        factor="model",
+        levels=levels,
+        reference=levels[0],
+        cases=tuple(cases),
+    )

@@ -1,0 +1,257 @@
+"""The files of a commit in a folder of ours, made from the objects of the user's clone.
+
+git reads the commit into an index of our own. So the user's repository registers nothing, no hook of his runs, and a
+process that is killed leaves no more than a temporary folder. Submodules are filled the same way from the clones that
+the user's checkout has of them, without the network.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from effbench.core.errors import EffbenchError
+from effbench.gates import git_command
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_SUBMODULE = "160000"
+_LISTED = 5
+
+
+@dataclass(frozen=True)
+class _Clone:
+    """A repository of the user's: its objects, and where its files are checked out, if they are."""
+
+    git_dir: Path
+    files: Path | None
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """A submodule as a .gitmodules file has it."""
+
+    name: str
+    path: str
+    url: str
+
+
+def lay_out(top: Path, commit: str, folder: Path) -> tuple[str, ...]:
+    """Write the files of a commit, with its submodules, into a folder that is not there yet.
+
+    Parameters
+    ----------
+    top
+        The top of the user's checkout.
+    commit
+        The hash of a commit that its repository has.
+    folder
+        Where the files go. An index is written beside it.
+
+    Returns
+    -------
+    tuple of str
+        Sentences on what the folder lacks: submodules, contents of filters.
+
+    Raises
+    ------
+    EffbenchError
+        Where git cannot write the files of the commit itself.
+    """
+    notes: list[str] = []
+    absent: list[str] = []
+    clone = _Clone(Path(git_command.text(top, "rev-parse", "--absolute-git-dir")), top)
+    _fill(clone, commit, folder, PurePosixPath(), notes, absent)
+    if absent:
+        names = "submodule " + _some(absent) + (" is" if len(absent) == 1 else " are")
+        notes.append(f"{names} not checked out here, so not on either side; git submodule update --init --recursive")
+    return tuple(notes)
+
+
+def submodules(files: Path) -> list[str]:
+    """The places of the submodules of a checkout, whether they are filled or not."""
+    return list(_links(files))
+
+
+def _fill(clone: _Clone, commit: str, folder: Path, place: PurePosixPath, notes: list[str], absent: list[str]) -> None:
+    """Write a commit of one repository, then those of its submodules. `place` is its path in the outermost."""
+    index = folder.parent / f"{folder.name}.index-of-effbench"
+    notes += _write_files(clone, commit, folder, index, place)
+    try:
+        links = _links(folder, clone.git_dir, index)
+        for path, linked in links.items():
+            _fill_submodule(clone, path, linked, folder, place, notes, absent)
+    finally:
+        index.unlink(missing_ok=True)
+
+
+def _fill_submodule(
+    clone: _Clone,
+    path: str,
+    commit: str,
+    folder: Path,
+    place: PurePosixPath,
+    notes: list[str],
+    absent: list[str],
+) -> None:
+    shown = str(place / path)
+    if clone.files is not None and not (clone.files / path / ".git").exists() and path in _links(clone.files):
+        absent.append(shown)
+        return
+    missing = ""
+    try:
+        for found in _clones(clone, path, _declared(folder)):
+            if _has(found, commit):
+                _fill(found, commit, folder / path, place / path, notes, absent)
+                return
+            if not missing:
+                there = f"-C {shlex.quote(str(found.files or found.git_dir))}"
+                missing = (
+                    f"its commit {commit[:7]} is not in the clone here, so the baseline lacks it; to have it: "
+                    f"git {there} fetch origin {commit}"
+                )
+    except EffbenchError as error:
+        shutil.rmtree(folder / path, ignore_errors=True)
+        missing = f"the baseline lacks it: {error}"
+    notes.append(f"submodule {shown}: {missing or 'there is no clone of it here, so the baseline lacks it'}")
+
+
+def _write_files(clone: _Clone, commit: str, folder: Path, index: Path, place: PurePosixPath) -> list[str]:
+    without: list[str] = []
+    while True:
+        off = {f"filter.{name}.{part}": "" for name in without for part in ("smudge", "process")}
+        try:
+            _read_tree(clone, commit, folder, index, off | {f"filter.{name}.required": "false" for name in without})
+            break
+        except git_command.GitError as error:
+            failing = [name for name in _failing_filters(clone.git_dir, error.said) if name not in without]
+            if not failing:
+                raise
+            without += failing
+            shutil.rmtree(folder, ignore_errors=True)
+            index.unlink(missing_ok=True)
+    notes = []
+    if without:
+        notes.append(
+            f"git cannot run its filter {' or '.join(without)} here, so the baseline has the files concerned as git "
+            "stores them"
+        )
+    if pointers := list(_pointers(clone.git_dir, folder, index)):
+        notes.append(
+            f"in the baseline {_some([str(place / path) for path in pointers])} "
+            f"{'are pointers' if len(pointers) > 1 else 'is a pointer'} of git-lfs, not the content: install git-lfs "
+            f"and run git lfs fetch origin {commit}"
+        )
+    return notes
+
+
+def _read_tree(clone: _Clone, commit: str, folder: Path, index: Path, options: Mapping[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    # A baseline is whole even where the user's own checkout is sparse.
+    whole = {"core.sparseCheckout": "false", "core.sparseCheckoutCone": "false", "index.sparse": "false"}
+    words = ("read-tree", "--reset", "-u", "--no-recurse-submodules", commit)
+    git_command.output(
+        folder, *words, git_dir=clone.git_dir, work_tree=folder, index=index, options={**whole, **options}
+    )
+
+
+def _failing_filters(git_dir: Path, said: str) -> list[str]:
+    """The filters to do without after a failure: the one that git names, else those whose program is not there."""
+    try:
+        listed = git_command.output(
+            git_dir, "config", "-z", "--get-regexp", r"^filter\..*\.(smudge|process)$", git_dir=git_dir
+        )
+    except git_command.GitError:
+        return []
+    programs: dict[str, set[str]] = {}
+    for entry in git_command.fields(listed):
+        key, _, command = entry.partition("\n")
+        programs.setdefault(key.partition(".")[2].rpartition(".")[0], set()).update(command.split()[:1])
+    if named := re.findall(r"smudge filter '?(.+?)'? failed", said):
+        return [name for name in dict.fromkeys(named) if name in programs]
+    gone = [name for name, words in programs.items() if any(shutil.which(word) is None for word in words)]
+    # git does not say which filter hung up on it.
+    return gone or (list(programs) if "hung up" in said or "filter" in said else [])
+
+
+def _pointers(git_dir: Path, folder: Path, index: Path) -> Iterator[str]:
+    words = ("ls-files", "-z", "--", ":(attr:filter=lfs)")
+    for path in git_command.fields(git_command.output(folder, *words, git_dir=git_dir, work_tree=folder, index=index)):
+        file = folder / path
+        if file.is_file() and not file.is_symlink():
+            with file.open("rb") as opened:
+                if opened.read(len(_POINTER)) == _POINTER:
+                    yield path
+
+
+def _links(files: Path, git_dir: Path | None = None, index: Path | None = None) -> dict[str, str]:
+    """Path and commit of every submodule in an index, by default that of the checkout in this folder."""
+    work_tree = None if git_dir is None else files
+    listed = git_command.output(files, "ls-files", "--stage", "-z", git_dir=git_dir, work_tree=work_tree, index=index)
+    found = {}
+    for entry in git_command.fields(listed):
+        about, _, path = entry.partition("\t")
+        mode, commit, _ = about.split(" ")
+        if mode == _SUBMODULE:
+            found[path] = commit
+    return found
+
+
+def _clones(clone: _Clone, path: str, declared: Sequence[_Declared]) -> Iterator[_Clone]:
+    """The repositories here that may hold this submodule: at its place, in git's own folder, where it was moved to."""
+    if clone.files is not None and (clone.files / path / ".git").exists():
+        yield _checked_out(clone.files / path)
+    then = next((item for item in declared if item.path == path), None)
+    if then is None:
+        return
+    now = _declared(clone.files) if clone.files is not None else []
+    moved = [item for item in now if item.path != path and (item.name == then.name or item.url == then.url)]
+    for item in moved:
+        if clone.files is not None and (clone.files / item.path / ".git").exists():
+            yield _checked_out(clone.files / item.path)
+    common = Path(
+        clone.git_dir, git_command.text(clone.git_dir, "rev-parse", "--git-common-dir", git_dir=clone.git_dir)
+    )
+    for git_dir in dict.fromkeys((clone.git_dir, common)):
+        stored = git_dir / "modules" / then.name
+        if ".." not in PurePosixPath(then.name).parts and (stored / "HEAD").is_file():
+            yield _Clone(stored, None)
+
+
+def _checked_out(files: Path) -> _Clone:
+    return _Clone(Path(git_command.text(files, "rev-parse", "--absolute-git-dir")), files)
+
+
+def _has(clone: _Clone, commit: str) -> bool:
+    try:
+        git_command.output(clone.git_dir, "cat-file", "-e", f"{commit}^{{commit}}", git_dir=clone.git_dir)
+    except git_command.GitError:
+        return False
+    return True
+
+
+def _declared(files: Path) -> list[_Declared]:
+    """What the .gitmodules file of a checkout declares; nothing where there is none that git can read."""
+    file = files / ".gitmodules"
+    if not file.is_file():
+        return []
+    try:
+        listed = git_command.output(
+            files, "config", "-z", "--file", str(file), "--get-regexp", r"^submodule\..*\.(path|url)$"
+        )
+    except git_command.GitError:
+        return []
+    entries: dict[str, dict[str, str]] = {}
+    for entry in git_command.fields(listed):
+        key, _, value = entry.partition("\n")
+        name, _, part = key.partition(".")[2].rpartition(".")
+        entries.setdefault(name, {})[part] = value
+    return [_Declared(name, said.get("path", ""), said.get("url", "")) for name, said in entries.items()]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more

@@ -1,0 +1,319 @@
+"""What the operating system says about this machine: small readers of /proc and /sys, standard library only.
+
+Every reader takes `root`, so that a copy of another machine's files can be read like this machine. What cannot be
+read is None: a container, a Raspberry Pi and a Mac each lack a different half of these files.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from effbench.host import cpu_names
+from effbench.host.cgroups import Quota as Quota
+from effbench.host.cgroups import quota as quota
+from effbench.host.core_clusters import clusters
+from effbench.host.sysfiles import HERE as HERE
+from effbench.host.sysfiles import cpu_list as cpu_list
+from effbench.host.sysfiles import number as number
+from effbench.host.sysfiles import text as text
+
+Facts = dict[str, "str | int | float | bool | None"]
+
+
+def sysctl(name: str) -> str | None:
+    """One value of macOS's ``sysctl``, or None elsewhere."""
+    try:
+        done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+# --- processor --------------------------------------------------------------------------------------
+
+
+def cpu(root: Path = HERE, *, ask: Callable[[str], str | None] | None = None) -> Facts:
+    """The processor: model, cores, clocks in MHz, caches in bytes, governors, boost, SMT, clusters, NUMA nodes.
+
+    `ask` answers a macOS ``sysctl`` name and is used only where there is no /proc/cpuinfo.
+    """
+    entries = _cpuinfo(root)
+    base = root / "sys/devices/system/cpu"
+    numbers = cpu_list(text(base / "online")) or tuple(range(len(entries)))
+    if not entries:
+        return _cpu_without_proc(root, ask)
+    cores = {
+        (number(base / f"cpu{n}/topology/physical_package_id"), text(base / f"cpu{n}/topology/thread_siblings_list"))
+        for n in numbers
+    }
+    known = {core for core in cores if core[1] is not None}
+    kinds = clusters(root)
+    registers = [found for n in numbers if (found := number(base / f"cpu{n}/regs/identification/midr_el1")) is not None]
+    return {
+        "cpu.model": cpu_names.name(entries, registers, *([cpu_names.asked] if root == HERE else [])),
+        "cpu.logical": len(numbers) or None,
+        "cpu.physical": len(known) or None,
+        "cpu.sockets": len({package for package, _ in known if package is not None and package >= 0}) or None,
+        "cpu.mhz_base": _khz(base / "cpu0/cpufreq/base_frequency"),
+        "cpu.mhz_max": max(
+            (f for n in numbers if (f := _khz(base / f"cpu{n}/cpufreq/cpuinfo_max_freq"))), default=None
+        ),
+        "cpu.mhz_now": cpu_mhz(root),
+        **{f"cpu.{level}_bytes": size for level, size in _caches(base).items()},
+        "cpu.governor": governors(root),
+        "cpu.boost": boost(root),
+        "cpu.smt": text(base / "smt/control"),
+        "cpu.clusters": " + ".join(map(str, kinds)) if len(kinds) > 1 or (kinds and kinds[0].capacity) else None,
+        "cpu.numa_nodes": len(cpu_list(text(root / "sys/devices/system/node/online"))) or None,
+        "cpu.allowed": len(allowed(root)) or None,
+    }
+
+
+def cpu_mhz(root: Path = HERE) -> float | None:
+    """The clock of the processors at this moment, their mean in MHz."""
+    running = _mean(map(_khz, _cpu_files(root, "cpufreq/scaling_cur_freq")))
+    return running or _mean(_float(entry.get("cpu MHz")) for entry in _cpuinfo(root))
+
+
+def governors(root: Path = HERE) -> str | None:
+    """The frequency governors in use, counted where they differ: ``4x ondemand + 4x powersave``."""
+    found = Counter(name for path in _cpu_files(root, "cpufreq/scaling_governor") if (name := text(path)) is not None)
+    if len(found) <= 1:
+        return next(iter(found), None)
+    return " + ".join(f"{count}x {name}" for name, count in sorted(found.items()))
+
+
+def boost(root: Path = HERE) -> bool | None:
+    """Whether the processor may run above its base clock. None where the kernel does not say."""
+    base = root / "sys/devices/system/cpu"
+    if (off := number(base / "intel_pstate/no_turbo")) is not None:
+        return off == 0
+    on = number(base / "cpufreq/boost")
+    return None if on is None else on == 1
+
+
+def allowed(root: Path = HERE) -> tuple[int, ...]:
+    """The processors this process may run on."""
+    found = re.search(r"^Cpus_allowed_list:\s*(\S+)", text(root / "proc/self/status") or "", re.M)
+    return cpu_list(found.group(1)) if found else ()
+
+
+_TRANSLATORS = re.compile(r"qemu-|box(64|86)|FEX|rosetta")
+
+
+def emulated(root: Path, machine: str, *, ask: Callable[[str], str | None] | None = None) -> bool:
+    """Whether a translator runs this program, compiled for `machine`, on a processor that it is not compiled for.
+
+    User-mode emulation shows a program what fits it (``uname``, /proc/self/exe), and a root of its own may hold a
+    made-up /proc/cpuinfo. So several witnesses are heard: the kernel's own architecture (Linux 6.1), the program that
+    this process really executes, whose processors /proc/cpuinfo lists, registers that only an emulator gives, and on a
+    Mac whether Rosetta translates. A whole emulated machine that poses as an existing processor is not found out.
+    """
+    family = _family(machine)
+    kernel = text(root / "proc/sys/kernel/arch")
+    if kernel and _family(kernel) != family:
+        return True
+    try:
+        # Unlike /proc/self/exe, which qemu-user answers itself.
+        if _TRANSLATORS.match(Path(os.readlink(root / "proc/thread-self/exe")).name):
+            return True
+    except OSError:
+        pass
+    entries = _cpuinfo(root)
+    if not entries:
+        return (ask or (sysctl if root == HERE else lambda name: None))("sysctl.proc_translated") == "1"
+    named = entries[0].get("vendor_id", "") + entries[0].get("model name", "")
+    if "VirtualApple" in named or "QEMU TCG" in named:
+        return True
+    if any(implementer == 0 for implementer, _ in cpu_names.identities(entries)):
+        return True  # reserved for software: what qemu's "max" processor calls itself
+    lists_arm, lists_x86 = "CPU implementer" in entries[0], "vendor_id" in entries[0]
+    return (family == "arm" and lists_x86) or (family == "x86" and lists_arm)
+
+
+def board(root: Path = HERE) -> str | None:
+    """What the board or the cloud's instance is called: ``Raspberry Pi 5 Model B Rev 1.0``, ``c7g.xlarge``."""
+    return text(root / "proc/device-tree/model") or text(root / "sys/class/dmi/id/product_name") or None
+
+
+def _family(machine: str) -> str:
+    if re.fullmatch(r"aarch64(_be)?|arm.*", machine):
+        return "arm"
+    return "x86" if re.fullmatch(r"x86_64|amd64|i\d86", machine.lower()) else machine
+
+
+def _cpuinfo(root: Path) -> list[dict[str, str]]:
+    """One mapping per processor; the board lines at the end of an Arm file form no processor."""
+    blocks = re.split(r"\n\s*\n", text(root / "proc/cpuinfo") or "")
+    entries = []
+    for block in blocks:
+        pairs = (line.partition(":") for line in block.splitlines())
+        entry = {key.strip(): value.strip() for key, _, value in pairs}
+        if "processor" in entry:
+            entries.append(entry)
+    return entries
+
+
+def _cpu_without_proc(root: Path, ask: Callable[[str], str | None] | None) -> Facts:
+    question = ask or (sysctl if root == HERE else lambda name: None)
+    logical = question("hw.logicalcpu")
+    physical = question("hw.physicalcpu")
+    levels = range(int(question("hw.nperflevels") or 0))
+    kinds = [(question(f"hw.perflevel{n}.logicalcpu"), question(f"hw.perflevel{n}.name")) for n in levels]
+    return {
+        "cpu.model": question("machdep.cpu.brand_string"),
+        "cpu.logical": int(logical) if logical else (os.cpu_count() if root == HERE else None),
+        "cpu.physical": int(physical) if physical else None,
+        "cpu.clusters": " + ".join(f"{count}x {kind or 'unnamed'}" for count, kind in kinds if count) or None,
+    }
+
+
+def _caches(base: Path) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for index in sorted(base.glob("cpu0/cache/index*")):
+        kind, level, size = (text(index / name) for name in ("type", "level", "size"))
+        found = re.fullmatch(r"(\d+)([KM]?)", size or "")
+        if found and level and kind != "Instruction":
+            name = f"l{level}d" if kind == "Data" and level == "1" else f"l{level}"
+            sizes[name] = int(found.group(1)) * {"": 1, "K": 1024, "M": 1024**2}[found.group(2)]
+    return sizes
+
+
+def _cpu_files(root: Path, tail: str) -> list[Path]:
+    return sorted((root / "sys/devices/system/cpu").glob(f"cpu[0-9]*/{tail}"))
+
+
+def _khz(path: Path) -> float | None:
+    value = number(path)
+    return None if value is None else value / 1000
+
+
+def _float(value: str | None) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return round(sum(present) / len(present), 1) if present else None
+
+
+# --- limits, memory, host ---------------------------------------------------------------------------
+
+
+def memory(root: Path = HERE) -> dict[str, int]:
+    """/proc/meminfo in bytes; empty where there is none."""
+    found = re.findall(r"^(\w+):\s+(\d+) kB", text(root / "proc/meminfo") or "", re.M)
+    return {name: int(value) * 1024 for name, value in found}
+
+
+def huge_pages(root: Path = HERE) -> str | None:
+    """The mode of transparent huge pages: "always", "madvise" or "never"."""
+    found = re.search(r"\[(\w+)\]", text(root / "sys/kernel/mm/transparent_hugepage/enabled") or "")
+    return found.group(1) if found else None
+
+
+def hypervisor(root: Path = HERE) -> str | None:
+    """The hypervisor underneath, as far as it shows itself; None on bare metal or where nothing tells."""
+    named = text(root / "sys/hypervisor/type") or text(root / "proc/device-tree/hypervisor/compatible")
+    entries = _cpuinfo(root)
+    if named is None and entries and "hypervisor" in entries[0].get("flags", "").split():
+        named = text(root / "sys/class/dmi/id/sys_vendor") or "unnamed"
+    return named
+
+
+def container(root: Path = HERE) -> str | None:
+    """The kind of container this process lives in, or None."""
+    if (root / ".dockerenv").exists():
+        return "docker"
+    if (root / "run/.containerenv").exists():
+        return "podman"
+    found = re.search(r"kubepods|docker|lxc|containerd", text(root / "proc/1/cgroup") or "")
+    return found.group(0) if found else None
+
+
+def load_average(root: Path = HERE) -> float | None:
+    """Runnable processes, averaged over the last minute."""
+    found = (text(root / "proc/loadavg") or "").split()
+    if found:
+        return float(found[0])
+    return os.getloadavg()[0] if root == HERE and hasattr(os, "getloadavg") else None
+
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+
+@dataclass(frozen=True)
+class Ticks:
+    """Clock ticks of all processors since boot: at work, taken by the hypervisor for other guests, all of them."""
+
+    busy: int
+    stolen: int
+    total: int
+
+
+def ticks(root: Path = HERE) -> Ticks | None:
+    """The ``cpu`` line of /proc/stat."""
+    line = (text(root / "proc/stat") or "").split("\n", 1)[0].split()
+    if len(line) < 9 or line[0] != "cpu" or not all(value.isdecimal() for value in line[1:9]):
+        return None
+    user, nice, system, idle, iowait, interrupts, soft_interrupts, stolen = map(int, line[1:9])
+    busy = user + nice + system + interrupts + soft_interrupts
+    return Ticks(busy, stolen, busy + idle + iowait + stolen)
+
+
+def cpu_ticks(root: Path = HERE) -> tuple[int, int] | None:
+    """Clock ticks stolen by the hypervisor, and all ticks, since boot."""
+    found = ticks(root)
+    return None if found is None else (found.stolen, found.total)
+
+
+def uptime_s(root: Path = HERE) -> float | None:
+    """Seconds since the machine was started."""
+    return _float((text(root / "proc/uptime") or "").partition(" ")[0])
+
+
+def temperatures(root: Path = HERE) -> dict[str, float]:
+    """Degrees Celsius by sensor name, from thermal zones and hardware monitors."""
+    found: dict[str, float] = {}
+    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
+        value = number(zone / "temp")
+        if value is not None and value > 0:
+            found[text(zone / "type") or zone.name] = value / 1000
+    for sensor in sorted((root / "sys/class/hwmon").glob("hwmon*/temp*_input")):
+        value = number(sensor)
+        if value is not None and value > 0:
+            label = text(sensor.with_name(sensor.name.replace("_input", "_label"))) or sensor.name.split("_")[0]
+            found[f"{text(sensor.parent / 'name') or sensor.parent.name} {label}"] = value / 1000
+    return found
+
+
+_OF_THE_CPU = re.compile(r"cpu|core|pkg|package|k10temp|zenpower|tctl|tdie|soc", re.IGNORECASE)
+
+
+def cpu_temperature(root: Path = HERE) -> float | None:
+    """The hottest sensor of the processor in degrees Celsius; the hottest of all where none is named after it."""
+    found = temperatures(root)
+    own = [value for name, value in found.items() if _OF_THE_CPU.search(name)]
+    return max(own or found.values(), default=None)
+
+
+def firmware_throttling(root: Path = HERE) -> int | None:
+    """The Raspberry Pi firmware's mask; one of its lowest four bits says that it slows the processor right now."""
+    mask = text(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
+    return None if mask is None or not re.fullmatch(r"(0x)?[0-9a-fA-F]+", mask) else int(mask, 16)
+
+
+def thermal_throttles(root: Path = HERE) -> int | None:
+    """How often heat has lowered the clock since boot, over all processors (Intel)."""
+    found = [number(path) for path in _cpu_files(root, "thermal_throttle/core_throttle_count")]
+    counts = [count for count in found if count is not None]
+    return sum(counts) if counts else None

@@ -1,1 +1,0 @@
-"""Measuring: blocks, warm-up, stopping, the order of rounds, and the worker process that does it."""

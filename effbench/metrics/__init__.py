@@ -1,0 +1,1 @@
+"""Metrics beside latency, one file each: percentiles, peak memory, energy, instructions, operator times."""

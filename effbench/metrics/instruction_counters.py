@@ -1,0 +1,302 @@
+"""Three ways to count the instructions that a process executes: the kernel's counter, valgrind, an emulator.
+
+Each has two ends. In the parent `find` says which one works here, and which program the worker has to run under; in the
+worker `opened` gives the counter. None of them looks at a clock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from effbench.core.errors import EffbenchError
+
+KINDS = ("instructions", "loads", "stores", "simd", "branches", "syscalls")
+"""What a counter may tell apart; all but the first are told only by the emulator, those in between only on ARM."""
+
+Counts = Mapping[str, int]
+"""A number for each of `KINDS` that the counter tells."""
+
+REMEDY = "install valgrind, or qemu-user and gcc (apt install valgrind)"
+
+_MARK = 0x45464643
+"""The first argument of the prctl that makes the plugin write its counts down; the kernel knows no such option."""
+_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
+"""The number of the system call perf_event_open."""
+_RETIRED = (0, 1)
+"""PERF_TYPE_HARDWARE and PERF_COUNT_HW_INSTRUCTIONS."""
+_EVENT_DISABLED, _EVENT_INHERIT, _EVENT_NO_KERNEL, _EVENT_NO_HYPERVISOR = 1, 2, 1 << 5, 1 << 6
+_ENABLE, _DISABLE, _RESET = 0x2400, 0x2401, 0x2403
+_EMULATED_CPU = {"x86_64": "max", "aarch64": "neoverse-n1"}
+"""Named, so that a count is the same on every host; QEMU_CPU overrides it. The largest ARM model emulates vectors of
+512 bits, which few processors have."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to count. `under` are the words of the program that the worker runs under, `variables` are for its
+    environment, `settings` for itself.
+    """
+
+    name: str
+    version: str
+    under: tuple[str, ...]
+    settings: Mapping[str, str]
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+CPU_S = {"callgrind": (14, 35), "qemu": (17, 10)}
+"""About how many seconds of CPU a process takes to start, and each of its cells; the kernel's counter takes none."""
+
+
+class Counter(Protocol):
+    """Counts what one call executes, and a little of its own around it."""
+
+    def count(self, call: Callable[[], object]) -> Counts: ...
+
+
+def find(folder: Path) -> Method | str:
+    """The first method that works here, or the reason why there is none. `folder` is for the files of one process."""
+    reasons = []
+    for method in (_perf, _callgrind, _qemu):
+        found = method(folder)
+        if isinstance(found, Method):
+            return found
+        reasons.append(found)
+    return f"instructions cannot be counted here: {'; '.join(reasons)}; {REMEDY}"
+
+
+def ready(settings: Mapping[str, str]) -> None:
+    """Called once in a worker, before it forks. Raises EffbenchError where the method does not start after all."""
+    if settings["method"] == "callgrind":
+        _instrument(settings["file"])
+
+
+def opened(settings: Mapping[str, str]) -> Counter:
+    """The counter of the process that calls this, a worker's child. Raises EffbenchError where it does not start."""
+    if settings["method"] == "perf_event":
+        return _Event(int(settings["kind"]), int(settings["event"]))
+    return _Callgrind(settings["file"]) if settings["method"] == "callgrind" else _Qemu(settings["file"])
+
+
+# --- the kernel's counter ---------------------------------------------------------------------------
+
+
+def _perf(folder: Path) -> Method | str:
+    try:
+        _Event(*_RETIRED).close()
+    except EffbenchError as error:
+        return str(error)
+    settings = {"method": "perf_event", "kind": str(_RETIRED[0]), "event": str(_RETIRED[1])}
+    return Method("perf_event", platform.release(), _same_addresses(), settings)
+
+
+class _Event:
+    """What this thread and the threads that it starts do in user mode (perf_event_open(2)).
+
+    `kind` and `event` are the kernel's numbers of what is counted.
+    """
+
+    def __init__(self, kind: int, event: int) -> None:
+        number = _EVENT_OPEN.get(platform.machine())
+        if sys.platform != "linux" or number is None:
+            raise EffbenchError(f"{sys.platform} on {platform.machine()} has no perf_event_open")
+        flags = _EVENT_DISABLED | _EVENT_INHERIT | _EVENT_NO_KERNEL | _EVENT_NO_HYPERVISOR
+        # struct perf_event_attr: type, size, config, sample period, sample type, what a read returns (3: beside the
+        # count also the times enabled and running), flags.
+        attributes = struct.pack("=IIQQQQQ", kind, 112, event, 0, 0, 3, flags).ljust(112, b"\0")
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._descriptor: int = libc.syscall(number, attributes, 0, -1, ctypes.c_int(-1), 0)
+        if self._descriptor < 0:
+            raise EffbenchError(_refusal(ctypes.get_errno()))
+
+    def count(self, call: Callable[[], object]) -> Counts:
+        import fcntl
+
+        start, stop = partial(fcntl.ioctl, self._descriptor, _ENABLE), partial(fcntl.ioctl, self._descriptor, _DISABLE)
+        fcntl.ioctl(self._descriptor, _RESET)
+        before = os.read(self._descriptor, 24)
+        start()
+        call()
+        stop()
+        counted, enabled, running = struct.unpack("=QQQ", os.read(self._descriptor, 24))
+        _, enabled_before, running_before = struct.unpack("=QQQ", before)
+        if enabled - enabled_before != running - running_before:
+            raise EffbenchError("another program uses the processor's counters too (perf); end it and count again")
+        return {"instructions": counted}
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _refusal(number: int) -> str:
+    """What an errno of perf_event_open means (perf_event_open(2))."""
+    meaning = {
+        errno.EACCES: "kernel.perf_event_paranoid forbids it (sysctl kernel.perf_event_paranoid=2 allows it)",
+        errno.EPERM: "the container or kernel.perf_event_paranoid forbids it",
+        errno.ENOENT: "this processor, or the virtual machine, has no such counter",
+        errno.EOPNOTSUPP: "this processor, or the virtual machine, has no such counter",
+        errno.ENOSYS: "the kernel has no perf_event_open",
+    }
+    return f"perf_event: {meaning.get(number, os.strerror(number))} ({errno.errorcode.get(number, number)})"
+
+
+# --- valgrind ---------------------------------------------------------------------------------------
+
+
+def _callgrind(folder: Path) -> Method | str:
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return "valgrind: PyTorch can steer it only on x86-64 Linux"
+    valgrind, remote = shutil.which("valgrind"), shutil.which("vgdb")
+    if valgrind is None or remote is None or importlib.util.find_spec("torch") is None:
+        return "valgrind is not installed" if valgrind is None else "valgrind: there is no PyTorch here to steer it"
+    base = folder / "callgrind"
+    options = (
+        "-q",
+        "--tool=callgrind",
+        # Importing torch takes a third of the time while nothing is instrumented.
+        "--instr-atstart=no",
+        "--collect-atstart=no",
+        "--dump-line=no",
+        f"--callgrind-out-file={base}.%p",
+        f"--vgdb-prefix={folder / 'vgdb'}",
+    )
+    under = (*_same_addresses(), valgrind, *options)
+    return Method("callgrind", _version(valgrind), under, {"method": "callgrind", "file": str(base)})
+
+
+class _Callgrind:
+    """Instructions that valgrind's callgrind simulates, between two requests of torch.
+
+    Every request to dump writes a file of the costs since the last one, by function, and their sum.
+    """
+
+    def __init__(self, base: str) -> None:
+        from torch import _C
+
+        if not _C._valgrind_supported_platform():
+            raise EffbenchError("this build of torch cannot steer valgrind; install qemu-user and gcc instead")
+        self._toggle, self._dump = _C._valgrind_toggle, _C._valgrind_toggle_and_dump_stats
+        self._base = Path(base)
+
+    def count(self, call: Callable[[], object]) -> Counts:
+        # One that ended has written what it did after its last request.
+        for left in self._written():
+            left.unlink()
+        self._toggle()
+        call()
+        self._dump()
+        texts = [file.read_text() for file in self._written()]
+        totals = [int(found[1]) for text in texts if (found := re.search(r"^totals: (\d+)", text, re.M))]
+        if len(totals) != 1:
+            raise EffbenchError("valgrind did not write one total a call; install qemu-user and gcc instead")
+        return {"instructions": totals[0]}
+
+    def _written(self) -> list[Path]:
+        return list(self._base.parent.glob(f"{self._base.name}.*"))
+
+
+def _instrument(base: str) -> None:
+    """Have valgrind instrument what this process does from now on."""
+    vgdb = Path(base).with_name("vgdb")
+    words = ["vgdb", f"--pid={os.getpid()}", f"--vgdb-prefix={vgdb}", "instrumentation", "on"]
+    asking = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # It is answered only while this process computes, so that waiting for it must not block.
+    while asking.poll() is None:
+        pass
+    if asking.returncode:
+        raise EffbenchError("valgrind does not answer vgdb; install qemu-user and gcc instead")
+
+
+# --- the emulator -----------------------------------------------------------------------------------
+
+
+def _qemu(folder: Path) -> Method | str:
+    machine = platform.machine()
+    name = f"qemu-{machine}"
+    qemu, compiler = shutil.which(name), shutil.which("gcc") or shutil.which("cc")
+    if qemu is None or compiler is None:
+        return f"{name} is not installed" if qemu is None else "there is no C compiler for qemu's plugin"
+    version = _version(qemu)
+    plugin, written = folder / "effcount.so", folder / "effcount.txt"
+    source = Path(__file__).with_name("effcount.c")
+    words = [compiler, "-O2", "-shared", "-fPIC", f"-DAPI={_plugin_api(version)}", "-o", str(plugin), str(source)]
+    done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        return f"qemu's plugin does not compile: {(done.stderr.strip().splitlines() or ['no reason given'])[0][:200]}"
+    cpu = os.environ.get("QEMU_CPU") or _EMULATED_CPU.get(machine, "max")
+    variables = {"QEMU_PLUGIN": f"{plugin},out={written}", "QEMU_CPU": cpu, "QEMU_RAND_SEED": "1"}
+    # A process that is emulated already starts none but emulated ones.
+    under = () if _is_emulated() else (*_same_addresses(), qemu)
+    settings = {"method": "qemu", "file": str(written)}
+    return Method("qemu", f"{version}, {cpu}", under, settings, variables)
+
+
+def _is_emulated() -> bool:
+    try:
+        # Unlike /proc/self/exe, which the emulator answers itself.
+        return Path(os.readlink("/proc/thread-self/exe")).name.startswith("qemu-")
+    except OSError:
+        return False
+
+
+def _plugin_api(version: str) -> int:
+    """The plugin interface of a QEMU: 1 up to 8, 2 of 9.0, 3 and more since."""
+    found = re.search(r"(\d+)\.(\d+)", version)
+    release = (int(found[1]), int(found[2])) if found else (0, 0)
+    return 1 if release < (9, 0) else 2 if release < (9, 1) else 3
+
+
+class _Qemu:
+    """Instructions that the emulator executes between two marks, counted by the plugin effcount.c."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        prctl = ctypes.CDLL(None).prctl
+        prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+        self._mark = partial(prctl, _MARK, 0, 0, 0, 0)
+
+    def count(self, call: Callable[[], object]) -> Counts:
+        mark = self._mark
+        mark()
+        call()
+        mark()
+        try:
+            before, after = (line.split() for line in self._path.read_text().splitlines()[-2:])
+        except (OSError, ValueError):
+            raise EffbenchError("the emulator has not loaded the plugin; install qemu-user, not -static") from None
+        return {
+            kind: int(last) - int(first) for kind, first, last in zip(KINDS, before, after, strict=True) if last != "-"
+        }
+
+
+# --- parts ------------------------------------------------------------------------------------------
+
+
+def _same_addresses() -> tuple[str, ...]:
+    """What starts a program at the same addresses each time, where this system lets it: some hash by address."""
+    words = ("setarch", "-R")
+    try:
+        done = subprocess.run([*words, "true"], capture_output=True, check=False)
+    except OSError:
+        return ()
+    return () if done.returncode else words
+
+
+def _version(program: str) -> str:
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, errors="replace", check=False).stdout
+    found = re.search(r"\d+(\.\d+)+", said)
+    return f"{Path(program).name} {found[0] if found else 'of unknown version'}"

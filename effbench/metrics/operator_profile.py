@@ -1,0 +1,170 @@
+"""One cell under the profiler: from the operators that ran to one time for each, told apart by what the shapes tell.
+
+The time of an operator counts towards the operator that the network's own code called: a convolution pays for
+the buffers that its library allocates. Torch is only met inside the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from effbench.analysis import stats
+from effbench.core.operator_times import Breakdown, OperatorEvent, OperatorTime, WatchedCall
+from effbench.core.run import Timing
+from effbench.devices import Call, Device
+
+_Key = tuple[str, str, str]
+"""What the network called, the operator itself, and its kind."""
+
+PASSES = 5
+"""Calls under the profiler and calls without it are timed in turn, so many times, so that drift meets both alike."""
+
+PASS_S, LEAST_CALLS, MOST_CALLS = 0.1, 2, 10
+"""How long a pass lasts; the profiler keeps every event of it in memory."""
+
+SLOW_S, SLOW_PASSES = 1.0, 3
+"""From this time a call on, so few passes of one call each."""
+
+NO_OPERATORS = (
+    "the profiler saw no operator of torch, as under a runtime that launches its kernels itself (a CUDA graph does); "
+    "break the network down under eager"
+)
+
+_VIEWS = frozenset(("view", "reshape", "unflatten", "_unsafe_view", "_reshape_alias"))
+_TURNS = frozenset(("transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis"))
+_COPIES = frozenset(("reshape", "contiguous", "clone", "copy_", "flatten"))
+_NAMED_SHUFFLES = frozenset(("channel_shuffle", "native_channel_shuffle", "pixel_shuffle", "pixel_unshuffle"))
+
+
+def watch(device: Device, call: Call) -> Breakdown:
+    """Break one warm cell down. Raises OutOfMemory; lets the model's own errors through."""
+    once_s = device.time_block(call, 1).wall_ns * 1e-9
+    is_slow = once_s >= SLOW_S
+    calls = 1 if is_slow else min(max(math.ceil(PASS_S / max(once_s, 1e-6)), LEAST_CALLS), MOST_CALLS)
+    watched: list[WatchedCall] = []
+    alone: list[Timing] = []
+    for _ in range(SLOW_PASSES if is_slow else PASSES):
+        if not is_slow:
+            # Reading the events filled the caches with other things.
+            device.time_block(call, 1)
+        alone += [device.time_block(call, 1) for _ in range(calls)]
+        found = device.watch(call, calls)
+        if found is None:
+            return Breakdown(missing=f"{device.name} has no profiler")
+        if not any(item.events for item in found):
+            return Breakdown(missing=NO_OPERATORS)
+        watched += found
+    device_ns = [timing.device_ns for timing in alone if timing.device_ns is not None]
+    return Breakdown(
+        calls=len(watched),
+        watched_s=stats.median([item.wall_s for item in watched]),
+        alone_s=stats.median([timing.wall_ns * 1e-9 for timing in alone]),
+        alone_device_s=stats.median(device_ns) * 1e-9 if len(device_ns) == len(alone) else None,
+        operators=medians(watched),
+    )
+
+
+def medians(calls: Sequence[WatchedCall]) -> tuple[OperatorTime, ...]:
+    """The time of each operator inside each that the network called, the median over calls, the longest first.
+
+    A median for each, since what disturbs a call lengthens the one operator that it strikes.
+    """
+    seconds: dict[_Key, list[float]] = defaultdict(list)
+    times: Counter[_Key] = Counter()
+    for call in calls:
+        for key, (spent, number) in _one_call(call.events).items():
+            seconds[key].append(spent)
+            times[key] += number
+    found = (
+        OperatorTime(
+            *key, seconds=stats.median(spent + [0.0] * (len(calls) - len(spent))), times=times[key] / len(calls)
+        )
+        for key, spent in seconds.items()
+    )
+    return tuple(sorted(found, key=lambda item: -item.seconds))
+
+
+def _one_call(events: Sequence[OperatorEvent]) -> dict[_Key, tuple[float, int]]:
+    """Seconds and number by (called, operator, kind)."""
+    roots = _roots(events)
+    kinds = _convolutions(events, roots) | _shuffles(events, roots)
+    found: dict[_Key, tuple[float, int]] = {}
+    for event, root in zip(events, roots, strict=True):
+        key = (events[root].name, event.name, kinds.get(root, ""))
+        seconds, times = found.get(key, (0.0, 0))
+        found[key] = (seconds + event.own_s, times + 1)
+    return found
+
+
+def _roots(events: Sequence[OperatorEvent]) -> list[int]:
+    """For each event the place of the outermost operator that it is part of: what the network's code called."""
+    roots: list[int] = []
+    for place, event in enumerate(events):
+        roots.append(place if event.parent is None else roots[event.parent])
+    return roots
+
+
+def _convolutions(events: Sequence[OperatorEvent], roots: Sequence[int]) -> dict[int, str]:
+    """Outermost operators that are convolutions, by how their channels meet.
+
+    Every convolution passes through ``aten::convolution(input, weight, bias, stride, padding, dilation, transposed,
+    output_padding, groups)``, whatever it was called as.
+    """
+    kinds = {}
+    for event, root in zip(events, roots, strict=True):
+        if event.name == "aten::convolution" and len(event.values) > 8 and len(event.shapes[0]) > 1:
+            groups, channels = event.values[8], event.shapes[0][1]
+            dense = groups in (None, 1)
+            kinds[root] = "dense" if dense else "depthwise" if groups == channels else "grouped"
+    return kinds
+
+
+def _shuffles(events: Sequence[OperatorEvent], roots: Sequence[int]) -> dict[int, str]:
+    """Outermost operators that interleave channels.
+
+    torch's own by name. Else by what a channel shuffle does, in whichever words it is written: a view splits one
+    dimension in two, the two change places, and a copy writes that out. A transpose for another purpose (the heads of
+    an attention, a change of layout) does not swap the two halves of one dimension, and is none.
+    """
+    found: dict[int, str] = {}
+    viewed: tuple[int, Sequence[int]] | None = None
+    turned: tuple[set[int], Sequence[int]] | None = None
+    for event, root in zip(events, roots, strict=True):
+        name, called = _bare(event.name), _bare(events[root].name)
+        if called in _NAMED_SHUFFLES:
+            found[root] = "shuffle"
+        elif turned and name in ("copy_", "clone") and turned[1] in event.shapes[: 2 if name == "copy_" else 1]:
+            found |= dict.fromkeys(turned[0] | {root}, "shuffle")
+            viewed = turned = None
+        elif name in ("view", "_reshape_alias") and called in _VIEWS:
+            viewed, turned = (root, event.shapes[0]), None
+        elif name in ("transpose", "permute") and viewed and called in _TURNS:
+            swapped = _swapped_halves(viewed[1], event)
+            turned = ({viewed[0], root}, swapped) if swapped else None
+        elif event.parent is None and called not in _VIEWS | _TURNS | _COPIES:
+            viewed = turned = None
+    return found
+
+
+def _swapped_halves(before: Sequence[int], turn: OperatorEvent) -> Sequence[int] | None:
+    """The shape after `turn`, if it swaps the two dimensions that a view made of one of `before`; else None."""
+    split, rank = turn.shapes[0], len(turn.shapes[0])
+    order = list(range(rank))
+    if turn.name == "aten::transpose":
+        first, second = (int(value) % rank for value in turn.values[1:3])
+        order[first], order[second] = second, first
+    else:
+        order = [value % rank for value in turn.values[1]]
+    for place in range(rank - 1):
+        left, right = split[place : place + 2]
+        whole = (*split[:place], left * right, *split[place + 2 :])
+        swapped = [*range(place), place + 1, place, *range(place + 2, rank)]
+        if whole == tuple(before) and min(left, right) > 1 and order == swapped:
+            return tuple(split[at] for at in order)
+    return None
+
+
+def _bare(name: str) -> str:
+    return name.rpartition("::")[2]

@@ -1,0 +1,133 @@
+"""Which guideline holds where: claims down, devices and runtimes across, each field a verdict with its effect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from effbench.analysis.summary import CellSummary
+from effbench.core import units
+from effbench.core.estimate import Verdict
+from effbench.core.run import Run
+from effbench.core.study import Label
+from effbench.report import text as report_text
+from effbench.report.figures import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_FILLS = {"holds": ("#BFDDF0", style.INK), "fails": ("#F5C9AE", style.INK), "unsure": ("#EDEDED", "#555555")}
+"""Tints of the palette's blue and vermillion, and grey: they differ in grey print too, and the word is always there."""
+_ROW_IN = 0.62
+_LABEL_IN = 2.15
+_REASON_PT = 7.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A run with its estimates and verdicts, as one block of columns."""
+
+    run: Run
+    cells: Sequence[CellSummary]
+    verdicts: Sequence[Verdict]
+
+
+def can_draw(run: Run, verdicts: Sequence[Verdict]) -> bool:
+    """Whether the run holds verdicts of several runtimes."""
+    return len({verdict.group.get("runtime") for verdict in verdicts}) > 1
+
+
+def matrix_figure(seen: Sequence[Seen]) -> Figure:
+    """Verdicts of one study by device and runtime; a run without the label `runtime` is one column.
+
+    A field gives the word, the headline ratio and its interval. The last column is the paper's ratio.
+    """
+    with style.plain_style():
+        return _matrix_figure(seen)
+
+
+def _matrix_figure(seen: Sequence[Seen]) -> Figure:
+    columns: list[tuple[int, str]] = []
+    rows: dict[tuple[str, str], dict[tuple[int, str], Verdict]] = {}
+    for number, item in enumerate(seen):
+        told = [{key: value for key, value in each.group.items() if key != "runtime"} for each in item.verdicts]
+        # A guideline's name stands in its claims.
+        varying = [key for key in report_text.varying(told) if key != "guideline"]
+        for verdict, group in zip(item.verdicts, told, strict=True):
+            place = (number, str(verdict.group.get("runtime", item.run.environment.runtime)))
+            if place not in columns:
+                columns.append(place)
+            row = (verdict.claim, report_text.group_text({key: group[key] for key in varying if key in group}))
+            rows.setdefault(row, {})[place] = verdict
+    has_paper = any(item.headline.paper_ratio for row in rows.values() for item in row.values())
+    several = len(seen) > 1
+    top_in = 0.52 if several else 0.3
+    first = seen[0]
+    subtitle = "" if several else report_text.subtitle(first.run, first.cells)
+    figure = style.new_figure(len(rows) * _ROW_IN + top_in + 0.1, first.run.experiment.title, subtitle)
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    room = style.WIDTH_IN - 0.25
+    wide = (room - _LABEL_IN) / (len(columns) + has_paper)
+    axes.set_xlim(0, room)
+    axes.set_ylim(len(rows) * _ROW_IN, -top_in)
+    # Bold is wider than what `width_in` measures.
+    fits = all(1.15 * style.width_in(runtime, style.TEXT_PT) < wide - 0.08 for _, runtime in columns)
+    heading = style.TEXT_PT if fits else style.SMALL_PT
+    for index, (number, runtime) in enumerate(columns):
+        middle = _LABEL_IN + (index + 0.5) * wide
+        _write(axes, middle, -0.1, runtime, points=heading, bold=True)
+        if several and (index == 0 or columns[index - 1][0] != number):
+            spanned = sum(1 for each, _ in columns if each == number)
+            device = report_text.hardware(seen[number].run, seen[number].cells)
+            words = style.fold(device, spanned * wide, style.SMALL_PT)
+            _write(axes, _LABEL_IN + (index + spanned / 2) * wide, -0.36, words, points=style.SMALL_PT)
+    if has_paper:
+        platform = report_text.platforms(first.cells) or "paper"
+        printed_on = "paper,\n" + style.fold(platform, wide, style.SMALL_PT)
+        _write(axes, _LABEL_IN + (len(columns) + 0.5) * wide, -0.1, printed_on, points=style.SMALL_PT)
+    for line, ((claim, reading), found) in enumerate(rows.items()):
+        middle = (line + 0.5) * _ROW_IN
+        text = style.fold(claim, _LABEL_IN - 0.15, style.TEXT_PT) + (f"\n{reading}" if reading else "")
+        axes.text(0, middle, text, va="center", ha="left", fontsize=style.TEXT_PT, color=style.INK)
+        for index, place in enumerate(columns):
+            _field(axes, _LABEL_IN + index * wide, line * _ROW_IN, wide, found.get(place))
+        printed = next((item.headline.paper_ratio for item in found.values() if item.headline.paper_ratio), None)
+        if has_paper:
+            _write(axes, _LABEL_IN + (len(columns) + 0.5) * wide, middle, units.ratio(printed), centred=True)
+    return figure
+
+
+def _field(axes: Axes, left: float, top: float, wide: float, verdict: Verdict | None) -> None:
+    from matplotlib.patches import Rectangle
+
+    word: Label = "not measured" if verdict is None else verdict.verdict
+    fill, colour = _FILLS.get(str(word), ("#FFFFFF", style.GREY))
+    axes.add_patch(Rectangle((left + 0.02, top + 0.02), wide - 0.04, _ROW_IN - 0.04, facecolor=fill, edgecolor="none"))
+    middle, ratio = left + wide / 2, None if verdict is None else verdict.headline.ratio
+    if ratio is None:
+        _write(axes, middle, top + _ROW_IN / 2, str(word), centred=True, colour=colour)
+        return
+    _write(axes, middle, top + 0.15, str(word), centred=True, points=style.SMALL_PT, colour=colour)
+    _write(axes, middle, top + 0.32, units.ratio(ratio.point), centred=True, bold=True, colour=colour)
+    if ratio.low is not None and ratio.high is not None:
+        interval = f"{ratio.low:.2f} to {ratio.high:.2f}"
+        _write(axes, middle, top + 0.48, interval, centred=True, points=_REASON_PT, colour=colour)
+
+
+def _write(
+    axes: Axes,
+    x: float,
+    y: float,
+    text: str,
+    *,
+    points: float = style.TEXT_PT,
+    bold: bool = False,
+    centred: bool = False,
+    colour: str = style.INK,
+) -> None:
+    weight = "bold" if bold else "normal"
+    up = "center" if centred else "bottom"
+    axes.text(x, y, text, ha="center", va=up, fontsize=points, fontweight=weight, color=colour)

@@ -1,0 +1,222 @@
+"""What every figure shares: colours, sizes, the header, logarithmic axes, and how a figure is saved.
+
+Matplotlib is imported inside functions and only through `Figure`, so that no backend is chosen and no global setting
+stays changed.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from effbench.core.errors import StorageError
+from effbench.report.tables.table_model import one_line
+from effbench.runs import run_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+BLUE, VERMILLION, GREY, INK = "#0072B2", "#D55E00", "#6B6B6B", "#1A1A1A"
+"""Blue and vermillion are the most distant pair of Okabe and Ito's palette, also in grey and to colour-blind eyes."""
+
+# Okabe and Ito's palette without its yellow, which is too pale for lines; shapes tell apart in grey print too.
+_COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00", GREY)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+
+WIDTH_IN = 9.0
+"""Shown about 900 pixels wide in a README, one point of text is then 1.4 pixels."""
+
+TITLE_PT, TEXT_PT, SMALL_PT = 13.0, 9.5, 8.5
+MARKER_PT = 6.0
+_MARGIN_IN = 0.12
+
+
+@contextmanager
+def plain_style() -> Iterator[None]:
+    """Matplotlib's own defaults for the duration, whatever the user's configuration says.
+
+    Labels are not read as formulas: ``$`` may stand in a name. A character that the font lacks shows as a box, as it
+    would anywhere, without a warning that sends the character itself to the terminal.
+    """
+    import matplotlib
+    import matplotlib.style
+
+    as_written = matplotlib.rc_context({"text.parse_math": False})
+    with matplotlib.style.context("default"), as_written, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
+        yield
+
+
+def header(title: str, subtitle: str, *, legend: bool) -> tuple[str, str, float]:
+    """Title and subtitle wrapped to the figure's width, and the height in inches that they take with the legend row."""
+    room = WIDTH_IN - 3 * _MARGIN_IN
+    # The title is bold, which is wider than what `fold` measures.
+    title, subtitle = fold(title, room / 1.15, TITLE_PT) or " ", fold(subtitle, room, TEXT_PT)
+    height = _MARGIN_IN + _height_in(title, TITLE_PT) + _height_in(subtitle, TEXT_PT) + (0.28 if legend else 0.0)
+    return title, subtitle, height
+
+
+def new_figure(body_in: float, title: str, subtitle: str, handles: Sequence[Line2D] = ()) -> Figure:
+    """An empty figure of the body's height plus its header: title, subtitle, and a row of legend `handles`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    title, subtitle, top_in = header(title, subtitle, legend=bool(handles))
+    height = body_in + top_in
+    rect = (0.005, 0.05 / height, 0.99, 1 - (top_in + 0.05) / height)
+    layout = ConstrainedLayoutEngine(rect=rect, w_pad=0.06, h_pad=0.06)
+    figure = Figure(figsize=(WIDTH_IN, height), dpi=150, layout=layout)
+    FigureCanvasAgg(figure)
+    left, y = _MARGIN_IN / WIDTH_IN, 1 - _MARGIN_IN / height
+    figure.text(left, y, title, va="top", fontsize=TITLE_PT, fontweight="bold", color=INK)
+    y -= _height_in(title, TITLE_PT) / height
+    figure.text(left, y, subtitle, va="top", fontsize=TEXT_PT, color=GREY)
+    y -= _height_in(subtitle, TEXT_PT) / height
+    if handles:
+        figure.legend(
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=(left, y),
+            ncols=len(handles),
+            frameon=False,
+            fontsize=TEXT_PT,
+            borderaxespad=0.0,
+            borderpad=0.2,
+            handletextpad=0.4,
+            columnspacing=1.6,
+        )
+    return figure
+
+
+def handle(marker: str, colour: str, label: str, *, hollow: bool = False) -> Line2D:
+    """A legend entry for points."""
+    from matplotlib.lines import Line2D
+
+    face = "white" if hollow else colour
+    return Line2D([], [], ls="", marker=marker, color=colour, mfc=face, mew=1.4, ms=MARKER_PT, label=label)
+
+
+def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a marker for each of up to about ten names, the first ones the furthest apart."""
+    return dict(zip(names, zip(cycle(_COLOURS), cycle(_MARKERS)), strict=False))
+
+
+def dress(axes: Axes) -> None:
+    """Few lines: no box, ticks outside, grid behind."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=SMALL_PT, color=GREY)
+    axes.set_axisbelow(True)
+
+
+def log_axis(
+    axes: Axes, which: Literal["x", "y"], low: float, high: float, *, least: float = 5.0, room: float = 1.12
+) -> None:
+    """A logarithmic axis over at least a factor of `least`, with ticks at 1, 2 and 5 as plain numbers.
+
+    A factor of 5 is what it takes for two of those ticks to be in view wherever the data lie;
+    `room` is the least factor left free at each end.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    pad = max((least * low / high) ** 0.5, room)
+    axes.set(**{f"{which}scale": "log", f"{which}lim": (low / pad, high * pad)})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def width_in(text: str, points: float) -> float:
+    """How wide the longest line of the text is, in inches."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(size=points)
+    # Half a character, as JSON can hold one, is refused by the font.
+    lines = map(one_line, text.split("\n"))
+    return max(float(text_to_path.get_text_width_height_descent(line, font, False)[0]) for line in lines) / 72
+
+
+def fold(text: str, room_in: float, points: float) -> str:
+    """The text broken into lines that fit the room, at spaces and after ``-``, ``_``, ``+``, ``/``, ``,``.
+
+    A piece that is too long for the room stays whole: whoever asks must measure the result.
+    """
+    lines: list[str] = []
+    for piece in re.findall(r"[^\s\-_+/,]*[\-_+/,]?\s*", text):
+        if lines and width_in((lines[-1] + piece).rstrip(), points) <= room_in:
+            lines[-1] += piece
+        elif piece:
+            lines.append(piece)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def shorten(text: str, most: int) -> str:
+    """At most this many characters; most of what stays is the end, where names differ."""
+    if len(text) <= most:
+        return text
+    tail = 2 * (most - 1) // 3
+    return f"{text[: most - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def save(figure: Figure, directory: Path, stem: str) -> tuple[Path, Path]:
+    """Write ``stem.png`` (150 dots per inch) and ``stem.svg`` (text as text), the same bytes for the same figure.
+
+    Raises StorageError where the folder cannot be written.
+    """
+    png, svg = Path(directory) / f"{stem}.png", Path(directory) / f"{stem}.svg"
+    drawing = svg_text(figure)
+    run_file.refuse_link(png)
+    run_file.refuse_link(svg)
+    try:
+        with plain_style():
+            figure.savefig(png, dpi=150, metadata={"Software": None})
+        svg.write_text(drawing, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise StorageError(
+            f"cannot write the figure {error.filename or png} ({error.strerror or error}): "
+            "free space there or choose another folder"
+        ) from error
+    return png, svg
+
+
+def svg_text(figure: Figure) -> str:
+    """The figure as SVG with its text as text, the same characters for the same figure. Nothing is written."""
+    import matplotlib
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        # Control characters are no text, and make an SVG unreadable.
+        if not text.get_text().replace("\n", "").isprintable():
+            text.set_text("\n".join(map(one_line, text.get_text().split("\n"))))
+    drawing = io.StringIO()
+    with plain_style(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "effbench"}):
+        figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
+    return _numbered(drawing.getvalue())
+
+
+def _numbered(svg: str) -> str:
+    """The drawing with its hashed names counted through instead.
+
+    Matplotlib hashes positions at full precision, whose last digits the layout's solver does not settle the same way
+    every time.
+    """
+    names: dict[str, str] = {}
+    return re.sub(
+        r'(?<=id=")[hmp][0-9a-f]{10}(?=")|(?<=#)[hmp][0-9a-f]{10}\b',
+        lambda found: names.setdefault(found[0], f"{found[0][0]}{len(names) + 1}"),
+        svg,
+    )
+
+
+def _height_in(text: str, points: float) -> float:
+    return (text.count("\n") + 1) * points * 1.35 / 72 if text else 0.0

@@ -1,0 +1,255 @@
+"""A run as one JSON object: the contract of ``run --json`` and ``compare --json``. Scripts and CI rely on its keys."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from effbench.analysis import rank_agreement, saturation, time_shares
+from effbench.analysis.saturation import Saturation
+from effbench.analysis.summary import CellSummary
+from effbench.analysis.time_shares import Split
+from effbench.core.estimate import Comparison, Estimate, PairEvidence, Verdict
+from effbench.core.run import Run
+from effbench.gates.result import Decision, Finding
+from effbench.host.emulation import is_emulated
+from effbench.report import text
+from effbench.report.tables import metric_columns
+from effbench.runs import launches
+
+
+def run_document(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Keys: run_dir, study, environment, clock, launches, remarks, cells, verdicts. Times in seconds, memory access in
+    elements; missing is null.
+    """
+    return {
+        "run_dir": None if run.path is None else str(Path(run.path).parent),
+        "study": run.experiment.name,
+        "claim": run.experiment.claim,
+        "complete": run.complete,
+        "clock": run.clock,
+        "environment": dataclasses.asdict(run.environment),
+        "sampling": dataclasses.asdict(run.sampling),
+        "launches": launches.described(run),
+        "used_s": None if is_emulated(run.environment) else round(launches.total_s(run), 3),
+        "remarks": list(launches.remarks(run)),
+        "cells": [cell_document(cell) for cell in cells],
+        "verdicts": [verdict_document(verdict) for verdict in verdicts],
+        "ranking": _ranking(run, cells),
+        "breakdown": [breakdown_document(item) for item in time_shares.split(run, depthwise=True)],
+        "absent": dict(run.experiment.absent),
+        "saturation": [saturation_document(item) for item in saturation.saturations(run, cells)],
+    }
+
+
+def cell_document(cell: CellSummary) -> dict[str, Any]:
+    """One cell: what it is, what it costs, how fast it ran, and why it may not count."""
+    return {
+        "id": cell.cell.id,
+        "model": cell.cell.case.model,
+        "labels": dict(cell.cell.case.labels),
+        "input_shape": list(cell.cell.case.input_shape),
+        **({"inputs": [str(item) for item in cell.cell.case.inputs]} if cell.cell.case.inputs else {}),
+        "batch": cell.cell.batch,
+        "dtype": cell.cell.case.dtype,
+        "device": cell.cell.device,
+        "runtime": cell.cell.runtime,
+        "threads": cell.cell.threads,
+        **({} if cell.cost is None else cell.cost.to_dict()),
+        "latency_s": _time(cell.latency),
+        "busy_s": _time(cell.busy),
+        "throughput": cell.throughput,
+        "throughput_unit": cell.throughput_unit,
+        "ratio": _ratio(cell.ratio),
+        "ratio_wall": _ratio(cell.ratio_wall),
+        "cpu_share": None if cell.cpu is None else cell.cpu.share,
+        "reference": cell.reference,
+        "speedup_over_eager": _ratio(cell.speedup),
+        "speedup_over_eager_wall": _ratio(cell.speedup_wall),
+        "prepared": dict(cell.prepared),
+        "memory_format": cell.cell.memory_format,
+        "mode": cell.cell.mode,
+        "paper": {
+            "speed": cell.paper_speed,
+            "unit": cell.paper_unit,
+            "ratio": cell.paper_ratio,
+            "madds_million": None if cell.full_model is None else cell.full_model.complexity,
+            "top1_error": None if cell.full_model is None else cell.full_model.top1_error,
+        },
+        "bound": cell.bound,
+        "bounds_s": None if cell.bounds_s is None else dict(cell.bounds_s),
+        "over_bounds": None if cell.bounds_s is None else {level: cell.over_bound(level) for level in cell.bounds_s},
+        "flags": list(cell.flags),
+        "notes": list(cell.notes),
+        "launches": cell.launches,
+        "blocks": cell.blocks,
+        "set_aside": cell.set_aside,
+        "disturbed": dict(cell.disturbed),
+        "skipped": cell.skipped,
+        **metric_columns.document(cell),
+    }
+
+
+def cell_row(cell: CellSummary) -> dict[str, Any]:
+    """One cell as one row of plain values: labels, costs, `latency_s`, `ratio` with bounds, `ratio_wall` where
+    CPU time misses work, the paper's ratio, flags.
+
+    A label that is called like one of these has ``_label`` behind its name.
+    """
+    cost = cell.cost
+    measured = {
+        "batch": cell.cell.batch,
+        "params": None if cost is None else cost.params,
+        "madds": None if cost is None else cost.madds,
+        "memory_access": None if cost is None else cost.memory_access,
+        "memory_access_bytes": None if cost is None else cost.memory_access_bytes,
+        "latency_s": None if cell.latency is None else cell.latency.point,
+        "latency_low_s": None if cell.latency is None else cell.latency.low,
+        "latency_high_s": None if cell.latency is None else cell.latency.high,
+        "throughput": cell.throughput,
+        "ratio": None if cell.ratio is None else cell.ratio.point,
+        "ratio_low": None if cell.ratio is None else cell.ratio.low,
+        "ratio_high": None if cell.ratio is None else cell.ratio.high,
+        "ratio_wall": None if cell.ratio_wall is None else cell.ratio_wall.point,
+        "paper_ratio": cell.paper_ratio,
+        "bound": cell.bound,
+        "flags": ", ".join(cell.flags),
+        "skipped": cell.skipped,
+    }
+    # G1's factor is called ratio, and so is what is measured.
+    taken = {"id", *measured}
+    labels = {f"{name}_label" if name in taken else name: value for name, value in cell.cell.case.labels.items()}
+    return {"id": cell.cell.id, **labels, **measured}
+
+
+def breakdown_document(item: Split) -> dict[str, Any]:
+    """One cell's latency in parts, depthwise convolutions apart from the others, and every operator it called."""
+    return {
+        "cell": item.cell,
+        "latency_s": _ratio(item.latency_s),
+        "overhead": _ratio(item.overhead),
+        "shares": {name: _ratio(share) for name, share in item.shares.items()},
+        "unattributed": _ratio(item.unattributed),
+        "between_operators": _ratio(item.between),
+        "paper": None if item.paper is None else {"platform": item.platform, "shares": dict(item.paper)},
+        "operators": [
+            {
+                "operator": operator.called,
+                "kind": operator.kind,
+                "part": time_shares.part_of(operator.called, operator.kind),
+                "calls": operator.times,
+                "seconds": operator.seconds,
+                "share": share,
+            }
+            for operator, share in item.operators
+        ],
+        "missing": item.missing,
+    }
+
+
+def saturation_document(item: Saturation) -> dict[str, Any]:
+    """One network of a batch sweep; `losses` are times per image over that of the fastest batch."""
+    return {
+        "group": dict(item.group),
+        "verdict": item.verdict,
+        "batch": item.batch,
+        "fastest_batch": item.best,
+        "losses": {str(batch): _ratio(loss) for batch, loss in item.losses.items()},
+        "reason": item.reason,
+    }
+
+
+def verdict_document(verdict: Verdict) -> dict[str, Any]:
+    """One claim in one group; `scale` repeats the group's scale, since most studies have one."""
+    return {
+        "claim": verdict.claim,
+        "text": verdict.text,
+        "scale": verdict.group.get("scale"),
+        "group": dict(verdict.group),
+        "verdict": verdict.verdict,
+        "reason": verdict.reason,
+        "headline": _evidence(verdict.headline),
+        "evidence": [_evidence(item) for item in verdict.evidence],
+    }
+
+
+def diff_document(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """``diff --json``: one object a cell."""
+    return [
+        {
+            "cell": item.cell,
+            "verdict": item.verdict,
+            "change": _ratio(item.change),
+            "change_wall": _ratio(item.wall),
+            "reason": item.reason,
+            "costs": {name: {"baseline": was, "candidate": now} for name, (was, now) in item.costs.items()},
+        }
+        for item in comparisons
+    ]
+
+
+def decision_document(decision: Decision, exit_code: int) -> dict[str, Any]:
+    """``check --json``: the verdict, every finding, what was compared. `exit_code` is the one that is returned."""
+    return {
+        "verdict": decision.verdict,
+        "exit_code": exit_code,
+        "baseline": decision.baseline or None,
+        "candidate": decision.candidate or None,
+        "geomean": _ratio(decision.geomean),
+        "cells": [_finding(item) for item in decision.findings],
+        "notes": list(decision.notes),
+        "environment": dict(decision.facts),
+        "run_dir": decision.directory,
+        "seconds": decision.seconds,
+    }
+
+
+def _finding(item: Finding) -> dict[str, Any]:
+    return {
+        "id": item.cell,
+        "gate": item.gate,
+        "verdict": item.verdict,
+        "reason": item.reason,
+        "ratio": _ratio(item.change),
+        "ratio_wall": _ratio(item.wall),
+        "clock": item.clock if item.change is not None else None,
+        "tolerance": item.tolerance,
+        "detectable": item.detectable,
+        "launches": item.launches,
+        "rounds": item.rounds,
+        "set_aside": item.set_aside,
+        "improved": item.is_improved,
+        "costs": [{**dataclasses.asdict(count), "kept": count.is_kept} for count in item.costs],
+    }
+
+
+def _ranking(run: Run, cells: Sequence[CellSummary]) -> list[dict[str, Any]]:
+    """Per metric, Kendall's tau with measured time; empty for a study that varies no models."""
+    if not text.is_comparison(run):
+        return []
+    return [
+        {"metric": item.metric, "tau": _ratio(item.tau), "tau_within_group": _ratio(item.within)}
+        for item in rank_agreement.agreements(cells, text.grouping(run, cells))
+    ]
+
+
+def _evidence(item: PairEvidence) -> dict[str, Any]:
+    return {
+        "slower": item.slower,
+        "faster": item.faster,
+        "ratio": _ratio(item.ratio),
+        "ratio_wall": _ratio(item.wall),
+        "paper_ratio": item.paper_ratio,
+        "verdict": item.verdict,
+        "reason": item.reason,
+    }
+
+
+def _time(estimate: Estimate | None) -> dict[str, float | None] | None:
+    return None if estimate is None else {"median": estimate.point, "low": estimate.low, "high": estimate.high}
+
+
+def _ratio(estimate: Estimate | None) -> dict[str, float | None] | None:
+    return None if estimate is None else {"point": estimate.point, "low": estimate.low, "high": estimate.high}

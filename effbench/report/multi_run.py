@@ -1,0 +1,201 @@
+"""Several runs side by side: what to call each, the cells that they share, and the conditions that differ. No torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from effbench import report
+from effbench.analysis.summary import CellSummary
+from effbench.core.estimate import Verdict
+from effbench.core.run import Environment, Run
+from effbench.core.study import Experiment, Label
+from effbench.host import facts
+from effbench.report import text as report_text
+from effbench.report.tables.table_model import NOTHING, Column, Table, Value
+
+_Key = tuple[Label | None, ...]
+"""The labels that tell a cell from the others of its run."""
+
+
+class Measured(Protocol):
+    """A run with what follows from it, as `results.Results` has it."""
+
+    @property
+    def run(self) -> Run: ...
+    @property
+    def cells(self) -> tuple[CellSummary, ...]: ...
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]: ...
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One fact of the environment in every run, as text; None where a run did not record it.
+
+    `mark` says whether the runs agree. Only "unlike" stands in the way of comparing them; what else differs, such as
+    the load of a minute, is "varies".
+    """
+
+    name: str
+    values: tuple[str | None, ...]
+    mark: Literal["", "varies", "unlike"] = ""
+
+
+def names(runs: Mapping[int, Measured]) -> dict[int, str]:
+    """What to call each run, by its number: whatever tells it from the others, the folder where nothing else does."""
+    facets = {number: _facets(item.run, item.cells) for number, item in runs.items()}
+    found = {}
+    for number, item in runs.items():
+        # Another study has other labels, which tell nothing.
+        peers = [each for each, other in runs.items() if other.run.experiment.name == item.run.experiment.name]
+        labels = {each: report_text.fixed(runs[each].run, runs[each].cells) for each in peers}
+        telling = [text for key, text in facets[number].items() if len({each[key] for each in facets.values()}) > 1]
+        varying = report_text.varying(labels.values())
+        own = {key: value for key, value in labels[number].items() if key in varying}
+        found[number] = ", ".join(filter(None, [*telling, report_text.group_text(own)]))
+    alike = Counter(found.values())
+    for number, name in found.items():
+        if not name or alike[name] > 1:
+            found[number] = ", ".join(filter(None, [name, _folder(runs[number].run)]))
+    return {number: f"{number}: {name}" if name else str(number) for number, name in found.items()}
+
+
+def tables(runs: Mapping[int, Measured]) -> tuple[Table, ...]:
+    """For each study that several of the runs carried out: verdicts, time ratios and latencies, a column a run.
+
+    A label that does not vary within any run, such as the paper's channels for the device, does not keep cells apart;
+    where it differs between runs a note says that the networks are not the same.
+    """
+    return tuple(table for group in of_one_study(runs) for table in _of_study(group))
+
+
+def of_one_study(runs: Mapping[int, Measured]) -> list[dict[int, Measured]]:
+    """The runs of each study that several of them carried out."""
+    studies: dict[str, dict[int, Measured]] = {}
+    for number, item in runs.items():
+        studies.setdefault(item.run.experiment.name, {})[number] = item
+    return [group for group in studies.values() if len(group) > 1]
+
+
+def conditions(environments: Sequence[Environment]) -> tuple[Condition, ...]:
+    """Every fact that any of the environments holds: first those that must agree, in their order, then the rest."""
+    first = environments[0]
+    unlike = {item.field for other in environments[1:] for item in facts.differences(first, other)}
+    known = dict.fromkeys(fact for each in environments for fact in each.facts)
+    listed = [name for name in facts.MUST_AGREE if name in ("device", "runtime") or name in known]
+    found = []
+    for name in [*listed, *(fact for fact in known if fact not in listed)]:
+        values = tuple(_fact(each, name) for each in environments)
+        mark: Literal["", "varies", "unlike"] = "unlike" if name in unlike else "varies" if len(set(values)) > 1 else ""
+        found.append(Condition(name, values, mark))
+    return tuple(found)
+
+
+def _facets(run: Run, cells: Sequence[CellSummary]) -> dict[str, str]:
+    threads = sorted({cell.cell.threads for cell in cells} - {0})
+    batches = sorted({cell.cell.batch for cell in cells})
+    return {
+        "study": run.experiment.title,
+        "hardware": report_text.hardware(run, cells),
+        "threads": f"{'/'.join(map(str, threads))} thread{'' if threads == [1] else 's'}" if threads else "",
+        "runtime": "/".join(dict.fromkeys(cell.cell.runtime for cell in cells)) or run.environment.runtime,
+        "batch": "batch " + "/".join(map(str, batches)) if batches else "",
+        "dtype": "/".join(dict.fromkeys(cell.cell.case.dtype for cell in cells)),
+        "memory format": "/".join(dict.fromkeys(cell.cell.memory_format for cell in cells)),
+        "mode": "/".join(dict.fromkeys(cell.cell.mode for cell in cells)),
+        "allocator": f"allocator {run.environment.facts.get('run.allocator')}",
+    }
+
+
+def _folder(run: Run) -> str:
+    return Path(run.path).parent.name if run.path else run.created
+
+
+def _of_study(group: Mapping[int, Measured]) -> list[Table]:
+    experiment = next(iter(group.values())).run.experiment
+    called = tuple(names(group).values())
+    keys = _keys(group.values(), experiment)
+    labels = tuple(Column(key, align="left") for key in keys)
+    notes = _notes(group, keys)
+    found = [_verdicts(group.values(), called, keys, experiment)] if any(i.verdicts for i in group.values()) else []
+    for heading, title in (("time ratio", "time ratio"), ("latency", "latency in ms")):
+        columns = [_column(item, heading, keys) for item in group.values()]
+        rows = dict.fromkeys(key for column in columns for key in column)
+        found.append(
+            Table(
+                f"{experiment.title}: {title} by run",
+                (*labels, *(Column(name) for name in called)),
+                tuple((*map(_label, key), *(column.get(key, NOTHING) for column in columns)) for key in rows),
+                notes if heading == "time ratio" else notes[1:],
+            )
+        )
+    return found
+
+
+def _column(item: Measured, heading: str, keys: Sequence[str]) -> dict[_Key, Value]:
+    """One column of the run's own table by cell."""
+    shown = report.tables(item.run, item.cells, item.verdicts)["table"]
+    at = next((place for place, column in enumerate(shown.columns) if column.heading == heading), None)
+    values = [NOTHING if at is None else row[at] for row in shown.rows]
+    return dict(zip((_key(cell.cell.case.labels, keys) for cell in item.cells), values, strict=True))
+
+
+def _keys(runs: Iterable[Measured], experiment: Experiment) -> tuple[str, ...]:
+    """The labels that tell the cells of one run apart, the factor last."""
+    within = dict.fromkeys(key for item in runs for key in report_text.grouping(item.run, item.cells))
+    return (*(key for key in within if key != experiment.factor), experiment.factor)
+
+
+def _key(labels: Mapping[str, Label], keys: Sequence[str]) -> _Key:
+    return tuple(labels.get(key) for key in keys)
+
+
+def _verdicts(runs: Iterable[Measured], called: Sequence[str], keys: Sequence[str], experiment: Experiment) -> Table:
+    columns = [{(each.claim, _key(each.group, keys[:-1])): each.verdict for each in item.verdicts} for item in runs]
+    rows = dict.fromkeys(key for column in columns for key in column)
+    return Table(
+        f"{experiment.title}: verdicts by run",
+        tuple(Column(name, align="left") for name in ("claim", *keys[:-1], *called)),
+        tuple(
+            (Value(claim, claim), *map(_label, where), *(_word(column.get((claim, where))) for column in columns))
+            for claim, where in rows
+        ),
+    )
+
+
+def _notes(group: Mapping[int, Measured], keys: Sequence[str]) -> tuple[str, ...]:
+    clocks = {number: report_text.clock(item.run) for number, item in group.items()}
+    alike = len(set(clocks.values())) == 1
+    which = next(iter(clocks.values())) if alike else f"unlike clocks ({_by_run(clocks)})"
+    notes = [f"Ratios are of {which}, each to its own run's reference. Above 1 is slower."]
+    fixed = {number: report_text.fixed(item.run, item.cells) for number, item in group.items()}
+    for label in report_text.varying(fixed.values()):
+        if label not in keys:
+            values = {number: report_text.label_text(each.get(label, "absent")) for number, each in fixed.items()}
+            notes.append(
+                f"{label} is {_by_run(values)}: a row holds unlike networks, so read ratios and not latencies."
+            )
+    return tuple(notes)
+
+
+def _by_run(values: Mapping[int, str]) -> str:
+    return ", ".join(f"{value} in run {number}" for number, value in values.items())
+
+
+def _label(value: Label | None) -> Value:
+    return NOTHING if value is None else Value(report_text.label_text(value), value)
+
+
+def _word(verdict: str | None) -> Value:
+    return NOTHING if verdict is None else Value(verdict, verdict)
+
+
+def _fact(each: Environment, name: str) -> str | None:
+    value: Any = {"device": each.device, "runtime": each.runtime}.get(name, each.facts.get(name))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {report_text.label_text(inner)}" for key, inner in value.items())
+    return None if value is None else report_text.label_text(value)

@@ -1,0 +1,1 @@
+"""The tables of runs, gates and profiles, one file a kind."""

@@ -1,0 +1,129 @@
+"""Columns and notes for what was read of a cell beside its rounds: percentiles of single calls, peak memory, energy,
+instructions, and the error of another dtype or runtime. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from effbench.analysis.summary import CellSummary
+from effbench.core import units
+from effbench.core.estimate import Estimate
+from effbench.core.run import Run
+from effbench.report.tables.table_model import NOTHING, Column, Value
+
+Field = tuple[Column, Callable[[CellSummary], Value]]
+"""A column of a table of cells, and how to read its value."""
+
+PERCENTILES = ("p50", "p90", "p99")
+
+
+def columns() -> tuple[Field, ...]:
+    """Every column; those in which all rows are missing are for the table to drop. Raw values in seconds and bytes."""
+    return (
+        *((Column(name, "ms", raw_unit="s"), _percentile(name)) for name in PERCENTILES),
+        (
+            Column("peak memory", "MB", raw_unit="bytes"),
+            lambda cell: _megabytes(cell.read("peak_memory").get("peak_memory_bytes")),
+        ),
+        (Column("weights", "MB", raw_unit="bytes"), lambda cell: _megabytes(_weights(cell))),
+        (Column("energy", "mJ/image", raw_unit="J/image"), _number("energy", "energy_j_per_image", 1e3)),
+        (Column("at work", "W"), _number("energy", "power_w")),
+        (Column("at rest", "W"), _number("energy", "idle_w")),
+        (Column("instructions", "M", raw_unit=""), _number("instructions", "instructions_per_call", 1e-6, 4)),
+        (Column("error vs float32"), _error),
+    )
+
+
+def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
+    """What a reader must know of these columns, where they are there."""
+    lines = []
+    sampled = [cell.read("percentiles") for cell in cells if cell.read("percentiles")]
+    if sampled:
+        numbers = sorted({int(values["n"]) for values in sampled})
+        many = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+        unbounded = [name for name in PERCENTILES if any(values[f"{name}_high_s"] is None for values in sampled)]
+        lines.append(
+            f"{', '.join(PERCENTILES)}: wall-clock time of {many} single calls in a process of its own, with exact "
+            "95 % bounds for independent calls."
+            + (f" Too few calls for every upper bound of {' and '.join(unbounded)}." if unbounded else "")
+        )
+    counted = list(dict.fromkeys(str(cell.read("peak_memory")["source"]) for cell in cells if cell.read("peak_memory")))
+    if counted:
+        # Runs of before it was always the system's do not say.
+        told = (cell.read("peak_memory").get("allocator") for cell in cells if cell.read("peak_memory"))
+        allocator = next(told, None) or run.environment.facts.get("run.allocator")
+        policy = f", allocator {allocator}" if cells[0].cell.device == "cpu" and allocator else ""
+        lines.append(
+            f"Peak memory: of a process of its own, above what it held before there was a network "
+            f"({' and '.join(counted)}{policy}); weights are the parameters in their dtype."
+        )
+    metered = list(dict.fromkeys(str(cell.read("energy")["source"]) for cell in cells if cell.read("energy")))
+    if metered:
+        lines.append(
+            f"Energy: of the whole device ({' and '.join(metered)}) over seconds of calls, with whatever else ran "
+            "there; at rest is its power just before."
+        )
+    numbered = [cell.read("instructions") for cell in cells if cell.read("instructions")]
+    if numbered:
+        methods = " and ".join(dict.fromkeys(str(values.get("method_version", "a script")) for values in numbered))
+        apart = units.digits(100 * max(float(values["repeatability"]) for values in numbered), 2)
+        lines.append(
+            f"Instructions: in millions a call, on one thread, counted by {methods}; two processes differed by "
+            f"{apart} % at most. They say nothing of caches and waiting."
+        )
+    if any("output_error" in cell.prepared for cell in cells):
+        lines.append(
+            "Error vs float32: the largest difference from eager float32 on the same input, over its largest value."
+        )
+    return tuple(lines)
+
+
+def missing(cell: CellSummary) -> list[str]:
+    """Why what was asked for could not be read."""
+    return [f"no {item.what.replace('_', ' ')}: {item.missing}" for item in cell.readings if item.missing is not None]
+
+
+def document(cell: CellSummary) -> dict[str, Any]:
+    """Each reading by its name: its values but for the raw calls, or ``{"missing": reason}``."""
+    return {
+        item.what: {name: value for name, value in item.values.items() if name != "calls_ns"}
+        if item.missing is None
+        else {"missing": item.missing}
+        for item in cell.readings
+    }
+
+
+def _percentile(name: str) -> Callable[[CellSummary], Value]:
+    def read(cell: CellSummary) -> Value:
+        values = cell.read("percentiles")
+        if not values:
+            return NOTHING
+        point, low, high = (values[f"{name}{part}_s"] for part in ("", "_low", "_high"))
+        ends = (units.MISSING if bound is None else units.digits(1e3 * bound) for bound in (low, high))
+        text = f"{units.digits(1e3 * point)} [{', '.join(ends)}]"
+        return Value(text, Estimate(point, low, high, n=int(values["n"])))
+
+    return read
+
+
+def _number(what: str, key: str, scale: float = 1.0, significant: int = 3) -> Callable[[CellSummary], Value]:
+    def read(cell: CellSummary) -> Value:
+        found = cell.read(what).get(key)
+        return NOTHING if found is None else Value(units.digits(scale * found, significant), found)
+
+    return read
+
+
+def _weights(cell: CellSummary) -> int | None:
+    return cell.read("peak_memory").get("weights_bytes")
+
+
+def _megabytes(size: int | None) -> Value:
+    return NOTHING if size is None else Value(units.digits(size / 1e6), size)
+
+
+def _error(cell: CellSummary) -> Value:
+    error = cell.prepared.get("output_error")
+    return NOTHING if error is None else Value(f"{error:.1e}", error)

@@ -1,0 +1,87 @@
+"""The delegation report: what each runtime made of each network, and what that cost before the first call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from effbench.analysis.summary import CellSummary
+from effbench.core import units
+from effbench.core.run import Run
+from effbench.report import text as report_text
+from effbench.report.tables.table_model import NOTHING, Column, Table, Value, drop_empty
+
+_SHOWN = 4
+"""So many kinds of operators outside are named; the rest is counted."""
+
+
+def prepared_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
+    """One row a cell whose runtime said something of it: pieces, operators, what stayed outside, error, preparation.
+
+    Raw values in seconds and bytes.
+    """
+    groups = (*report_text.grouping(run, cells), run.experiment.factor)
+    columns = (
+        *(Column(label, align="left") for label in groups),
+        Column("runtime", align="left"),
+        Column("pieces"),
+        Column("operators"),
+        Column("outside of its kernels", align="left"),
+        Column("error vs float32"),
+        Column("prepared in", "s"),
+        Column("model file", "MB", raw_unit="bytes"),
+    )
+    rows = tuple(
+        (
+            *(_label(cell, label) for label in groups),
+            Value(cell.cell.runtime, cell.cell.runtime),
+            _number(cell.prepared.get("pieces")),
+            _number(cell.prepared.get("operators")),
+            _outside(cell.prepared.get("outside")),
+            _scientific(cell.prepared.get("output_error")),
+            _scaled(cell.prepared.get("prepare_s"), 1),
+            _scaled(cell.prepared.get("artefact_bytes"), 1e6),
+        )
+        for cell in cells
+        if cell.prepared
+    )
+    if "runtime" in groups:
+        place = len(groups)
+        columns, rows = _without(columns, place), tuple(_without(row, place) for row in rows)
+    notes = (
+        "Pieces are the calls that a runtime makes of one forward pass, operators what it runs in all of them; outside "
+        "are those that its own kernels did not take.",
+        "The error is the largest difference from eager float32 on the same input, over the largest value.",
+    )
+    return drop_empty(Table("What the runtimes made of the networks", columns, rows, notes))
+
+
+def _without(items: tuple[Any, ...], place: int) -> tuple[Any, ...]:
+    return (*items[:place], *items[place + 1 :])
+
+
+def _label(cell: CellSummary, name: str) -> Value:
+    value = cell.cell.case.labels.get(name)
+    return NOTHING if value is None else Value(report_text.label_text(value), value)
+
+
+def _number(value: Any) -> Value:
+    return NOTHING if value is None else Value(str(value), value)
+
+
+def _scaled(value: Any, scale: float) -> Value:
+    return NOTHING if value is None else Value(units.digits(value / scale), value)
+
+
+def _scientific(value: Any) -> Value:
+    return NOTHING if value is None else Value(f"{value:.1e}", value)
+
+
+def _outside(found: Mapping[str, int] | None) -> Value:
+    if found is None:
+        return NOTHING
+    ordered = sorted(found.items(), key=lambda item: -item[1])
+    text = ", ".join(f"{name} ×{count}" for name, count in ordered[:_SHOWN])
+    rest = sum(count for _, count in ordered[_SHOWN:])
+    text = f"{text} and {rest} more" if rest else text or "none"
+    return Value(text, text)

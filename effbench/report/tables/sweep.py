@@ -1,0 +1,65 @@
+"""The table of a batch sweep: the batch that saturates each network, or why none can be named. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from effbench.analysis.saturation import WITHIN, Saturation
+from effbench.analysis.summary import CellSummary
+from effbench.core import units
+from effbench.core.estimate import Estimate
+from effbench.core.run import Run
+from effbench.core.study import Label
+from effbench.report import text as report_text
+from effbench.report.tables.table_model import NOTHING, Column, Table, Value, drop_empty
+
+
+def saturation_rows(run: Run, cells: Sequence[CellSummary], found: Sequence[Saturation]) -> Table:
+    """One row a network: the word, the batch and its images per second, the fastest batch and its own, the reason."""
+    keys = report_text.grouping(run, cells) or tuple(key for key in ("model",) if found and key in found[0].group)
+    columns = (
+        *(Column(key, align="left") for key in keys),
+        Column("saturation", align="left"),
+        Column("at batch"),
+        Column("throughput there", "images/s"),
+        Column("fastest batch"),
+        Column("its throughput", "images/s"),
+        Column("reason", align="left"),
+    )
+    rows = tuple(
+        (
+            *(_label(item.group.get(key)) for key in keys),
+            Value(item.verdict, item.verdict),
+            _label(item.batch),
+            _throughput(run, cells, item, item.batch),
+            _label(item.best),
+            _throughput(run, cells, item, item.best),
+            Value(item.reason, item.reason) if item.reason else NOTHING,
+        )
+        for item in found
+    )
+    note = (
+        f"Saturated: the smallest batch whose time per image is shown, by its interval, to lie within "
+        f"{100 * WITHIN:g} % of the fastest in images per second. Rising: the largest batch measured is needed for "
+        "that, and a larger one might be faster still. Unsure: the batch named is the likeliest."
+    )
+    judged = f"Judged by {report_text.clock(run)}; images/s are of wall-clock time."
+    notes = (note, judged) if run.clock == "cpu" else (note,)
+    return drop_empty(Table("Saturation", columns, rows, notes))
+
+
+def _label(value: Label | None) -> Value:
+    return NOTHING if value is None else Value(report_text.label_text(value), value)
+
+
+def _throughput(run: Run, cells: Sequence[CellSummary], item: Saturation, batch: int | None) -> Value:
+    for cell in cells:
+        time = cell.latency
+        if time and cell.cell.batch == batch and run.experiment.group_of(cell.cell.case) == item.group:
+            low, high = (None if bound is None else cell.cell.batch / bound for bound in (time.high, time.low))
+            rate = Estimate(cell.cell.batch / time.point, low, high, time.confidence, time.n)
+            text = units.digits(rate.point)
+            if low is not None and high is not None:
+                text += f" [{units.digits(low)}, {units.digits(high)}]"
+            return Value(text, rate)
+    return NOTHING

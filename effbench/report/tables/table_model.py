@@ -1,0 +1,230 @@
+"""A table as data, and its three renderings: terminal, Markdown, CSV. Knows nothing about benchmarks; no torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from effbench.core.estimate import Estimate
+from effbench.core.study import Label
+from effbench.core.units import MISSING
+from effbench.host import streams
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+Raw = Label | Estimate | None
+"""What a value is, at full precision. An estimate takes three columns of a CSV; None is missing."""
+
+_WORD_STYLES = {
+    "holds": "green",
+    "fails": "red",
+    "unsure": "yellow",
+    "faster": "green",
+    "slower": "red",
+    "same": "dim",
+    "missing": "yellow",
+    "PASS": "green",
+    "REGRESSION": "bold red",
+    "INCONCLUSIVE": "yellow",
+    "ENVIRONMENT": "yellow",
+    "NEW": "dim",
+}
+
+
+_PROSE_WIDTH = 28
+"""Columns of a terminal beyond which text is wrapped rather than given room."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading for people with its `unit`; `raw_unit` is the unit of the raw values where that differs."""
+
+    heading: str
+    unit: str = ""
+    align: Literal["left", "right"] = "right"
+    raw_unit: str | None = None
+
+    @property
+    def title(self) -> str:
+        return _with_unit(self.heading, self.unit)
+
+    @property
+    def raw_title(self) -> str:
+        return _with_unit(self.heading, self.unit if self.raw_unit is None else self.raw_unit)
+
+
+@dataclass(frozen=True)
+class Value:
+    """One field of a table: the text for people, and what it says in full."""
+
+    text: str
+    raw: Raw
+
+
+NOTHING = Value(MISSING, None)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of values under columns. `totals` is a last row set apart; `notes` stand below it."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Value, ...], ...]
+    notes: tuple[str, ...] = ()
+    totals: tuple[Value, ...] | None = None
+
+    @property
+    def all_rows(self) -> tuple[tuple[Value, ...], ...]:
+        return self.rows if self.totals is None else (*self.rows, self.totals)
+
+
+def drop_empty(table: Table) -> Table:
+    """The table without the columns in which every row is missing."""
+    kept = [index for index in range(len(table.columns)) if any(row[index].raw is not None for row in table.rows)]
+    return Table(
+        table.title,
+        tuple(table.columns[index] for index in kept),
+        tuple(tuple(row[index] for index in kept) for row in table.rows),
+        table.notes,
+        None if table.totals is None else tuple(table.totals[index] for index in kept),
+    )
+
+
+def render_terminal(table: Table, console: Console) -> None:
+    """Print the table on a rich console. Labels are printed as they are: markup and escape codes have no effect.
+
+    A table wider than the console is printed in pieces, each with the leading label columns, so that no number is cut.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as RichTable
+
+    console.print(_inert(table.title, "bold"))
+    for piece, fits in _pieces(table, console.width):
+        grid = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_footer=table.totals is not None)
+        for index in piece:
+            column = table.columns[index]
+            footer = "" if table.totals is None else table.totals[index].text
+            # A number or a name has no good place to break, prose has many; nothing is cut where all is too wide.
+            whole = fits and (column.align == "right" or all(" " not in row[index].text for row in table.rows))
+            grid.add_column(
+                _inert(_terminal_title(column)),
+                justify=column.align,
+                footer=_inert(footer),
+                no_wrap=whole,
+                overflow="fold",
+            )
+        for row in table.rows:
+            values = (row[index] for index in piece)
+            grid.add_row(*(_inert(one_line(value.text), _WORD_STYLES.get(value.text, "")) for value in values))
+        console.print(grid)
+    for note in table.notes:
+        console.print(_inert(note, "dim"))
+
+
+def render_markdown(table: Table) -> str:
+    """GitHub-flavoured Markdown: the title as a heading, the table, one paragraph a note. Ends in a newline."""
+    titles = [column.title for column in table.columns]
+    rules = ["---:" if column.align == "right" else ":---" for column in table.columns]
+    lines = [
+        f"### {escape_markdown(table.title)}",
+        "",
+        _pipes(map(escape_markdown, titles)),
+        _pipes(rules),
+    ]
+    lines += [_pipes(escape_markdown(value.text) for value in row) for row in table.rows]
+    if table.totals is not None:
+        lines.append(_pipes(f"**{escape_markdown(value.text)}**" if value.text else "" for value in table.totals))
+    for note in table.notes:
+        lines += ["", escape_markdown(note)]
+    return "\n".join(lines) + "\n"
+
+
+def render_csv(table: Table) -> str:
+    """Raw values at full precision, units in the headings, an empty field where a value is missing.
+
+    A column of estimates becomes three: the point, then the ends of its interval. Totals are the last row; notes are
+    left out, so that any reader takes the file as it is.
+    """
+    spread = [
+        any(isinstance(row[index].raw, Estimate) for row in table.all_rows) for index in range(len(table.columns))
+    ]
+    heading: list[str] = []
+    for column, wide in zip(table.columns, spread, strict=True):
+        title = one_line(column.raw_title)
+        heading += [title, f"{title} low", f"{title} high"] if wide else [title]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heading)
+    for row in table.all_rows:
+        writer.writerow([item for value, wide in zip(row, spread, strict=True) for item in _fields(value.raw, wide)])
+    return text.getvalue()
+
+
+def _terminal_title(column: Column) -> str:
+    """One word a line over numbers, which are narrower than their headings."""
+    heading = column.heading.replace(" ", "\n") if column.align == "right" else column.heading
+    return f"{heading}\n({column.unit})" if column.unit else heading
+
+
+def _pieces(table: Table, width: int) -> list[tuple[list[int], bool]]:
+    """Columns by number, packed into pieces of the width, and whether each piece fits.
+
+    The labels that lead the table lead every piece.
+    """
+    widths = []
+    for index, column in enumerate(table.columns):
+        lines = [*_terminal_title(column).splitlines(), *(row[index].text for row in table.all_rows)]
+        longest = max(map(len, lines))
+        word = max((len(part) for line in lines for part in line.split()), default=0)
+        # Two for the gap. Prose may wrap, numbers with their intervals may not.
+        widths.append(2 + (longest if column.align == "right" else max(word, min(longest, _PROSE_WIDTH))))
+    numbers = [index for index, column in enumerate(table.columns) if column.align == "right"]
+    keys = list(range(numbers[0] if numbers else len(widths)))
+    pieces = [list(keys)]
+    for index in range(len(keys), len(widths)):
+        if len(pieces[-1]) > len(keys) and sum(widths[at] for at in (*pieces[-1], index)) > width:
+            pieces.append(list(keys))
+        pieces[-1].append(index)
+    return [(piece, sum(widths[at] for at in piece) <= width) for piece in pieces]
+
+
+def _with_unit(heading: str, unit: str) -> str:
+    return f"{heading} ({unit})" if unit else heading
+
+
+def _fields(raw: Raw, wide: bool) -> Sequence[object]:
+    if isinstance(raw, Estimate):
+        return (raw.point, raw.low, raw.high)
+    if isinstance(raw, str):
+        raw = one_line(raw)
+    return (raw, None, None) if wide else (raw,)
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and without control characters, which could rewrite a terminal."""
+    return "".join(mark if mark.isprintable() else " " for mark in streams.readable(text))
+
+
+def _inert(text: str, style: str = "") -> Text:
+    from rich.text import Text
+
+    return Text("\n".join(map(one_line, text.split("\n"))), style=style)
+
+
+def escape_markdown(text: str) -> str:
+    """The text so that Markdown shows it as it is, on one line and safe inside a table."""
+    text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = re.sub(r"([\\|*`])", r"\\\1", text).replace("](", "]\\(")
+    # Between letters an underscore never starts emphasis, and model names are full of them.
+    return re.sub(r"(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])", r"\\_", text)
+
+
+def _pipes(texts: Iterable[str]) -> str:
+    return "| " + " | ".join(texts) + " |"

@@ -1,0 +1,285 @@
+"""The launches of a run one by one: how much of the budget each used, and whether they saw the same machine.
+
+Launches are the sample that intervals rest on. One that ran hours later, hotter or beside other work may differ for
+that reason alone.
+"""
+
+from __future__ import annotations
+
+import datetime
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from effbench.core.run import Block, Launch, Run
+from effbench.host.nvml import reason_names
+from effbench.timing.least_duration import is_overrun, shown
+from effbench.timing.stop import MIN_ROUNDS_ON_BUDGET
+
+GAP_S = 3600.0
+"""A pause between two launches that is worth a line: heat, clock policies and neighbours change within an hour."""
+
+OTHER_CORES = 0.5
+LOAD = 2.0
+TEMPERATURE_C = 15.0
+CLOCK = 0.10
+STOLEN = 0.05
+"""Differences between launches that are worth a line: cores that other processes keep busy, load average, degrees,
+share of the clock, share of time stolen."""
+
+
+IDLE = 0x1
+"""The reason for a low clock that a GPU gives between two blocks."""
+
+
+# --- budget -----------------------------------------------------------------------------------------
+
+
+def total_s(run: Run) -> float:
+    """Seconds of the budget that the launches of a run have used."""
+    blocks = _by_launch(run)
+    return sum(used_s(launch, blocks.get(launch.number, ())) for launch in run.launches)
+
+
+def overrun(run: Run) -> str:
+    """ "used 93 s of a budget of 10 s"; "" where they kept within it, or all had time for rounds."""
+    used, budget_s = total_s(run), run.sampling.budget_s
+    if not is_overrun(used, budget_s) or not any(launch.budget_s == 0 for launch in run.launches):
+        return ""
+    return f"used {shown(used)} of a budget of {budget_s:g} s"
+
+
+def used_s(launch: Launch, blocks: Sequence[Block]) -> float:
+    """Seconds that a launch used: start, warm-up, rounds, and what came after.
+
+    Runs of before schema 3 did not record it. There it is at least what their warm-ups and their rounds took.
+    """
+    if launch.used_s is not None:
+        return launch.used_s
+    timed = sum(block.timing.wall_ns for block in blocks) * 1e-9
+    return sum(warm.seconds for warm in launch.warmups.values()) + max(launch.seconds, timed)
+
+
+def after_s(run: Run) -> float:
+    """Seconds that the last finished launch spent after its rounds; 0 where that is not recorded."""
+    for launch in reversed(run.launches):
+        if launch.stopped != "interrupted" and launch.used_s is not None and launch.overhead_s is not None:
+            return max(0.0, launch.used_s - launch.overhead_s - launch.seconds)
+    return 0.0
+
+
+def _by_launch(run: Run) -> dict[int, list[Block]]:
+    found: dict[int, list[Block]] = {}
+    for result in run.results:
+        for block in result.blocks:
+            found.setdefault(block.launch, []).append(block)
+    return found
+
+
+# --- conditions -------------------------------------------------------------------------------------
+
+
+def described(run: Run) -> list[dict[str, Any]]:
+    """Every launch as plain values: when it was, what it used, its conditions at start and end, what changed before it.
+
+    ``end`` of a launch that was killed is the time of its last record. ``gpu`` is read from its blocks: the median SM
+    clock, the highest temperature, why it was slowed.
+    """
+    blocks = _by_launch(run)
+    return [_described(launch, blocks.get(launch.number, ())) for launch in run.launches]
+
+
+def _described(launch: Launch, blocks: Sequence[Block]) -> dict[str, Any]:
+    return {
+        "number": launch.number,
+        "slot": launch.slot,
+        "stopped": launch.stopped,
+        "start": launch.start or None,
+        "end": _ended(launch),
+        "rounds": len({block.round for block in blocks}),
+        "overhead_s": launch.overhead_s,
+        "rounds_s": launch.seconds if launch.stopped != "interrupted" else _until_last(launch),
+        "used_s": launch.used_s,
+        "budget_s": launch.budget_s,
+        "at_start": None if launch.at_start is None else _known(vars(launch.at_start)),
+        "at_end": None if launch.at_end is None else _known(vars(launch.at_end)),
+        "gpu": gpu(blocks),
+        "changed": {name: list(pair) for name, pair in launch.changed.items()},
+    }
+
+
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _until_last(launch: Launch) -> float | None:
+    """Seconds of rounds of a launch that was interrupted, where that is known."""
+    if launch.used_s is None or launch.overhead_s is None:
+        return None
+    return round(launch.used_s - launch.overhead_s, 3)
+
+
+def _ended(launch: Launch) -> str | None:
+    if launch.end or not launch.start or launch.used_s is None:
+        return launch.end or None
+    try:
+        last = _time(launch.start) + datetime.timedelta(seconds=launch.used_s)
+    except OverflowError:  # a file may say that a launch took longer than there are years
+        return None
+    return last.isoformat(timespec="milliseconds")
+
+
+def _time(text: str) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(text)
+
+
+def gpu(blocks: Sequence[Block]) -> dict[str, Any] | None:
+    """What the GPU did during these blocks; None where none was watched."""
+    clocks = [block.timing.clocks for block in blocks if block.timing.clocks]
+    if not clocks:
+        return None
+    speeds = [each["sm_mhz"] for each in clocks if "sm_mhz" in each]
+    mask = 0
+    for each in clocks:
+        mask |= int(each.get("throttle_reasons", 0))
+    return {
+        "sm_mhz": statistics.median(speeds) if speeds else None,
+        "temperature_c": max((each["temperature_c"] for each in clocks if "temperature_c" in each), default=None),
+        "power_w": max((each["power_w"] for each in clocks if "power_w" in each), default=None),
+        "throttled": list(reason_names(mask & ~IDLE)),
+    }
+
+
+# --- what was unlike --------------------------------------------------------------------------------
+
+
+def remarks(run: Run) -> tuple[str, ...]:
+    """Sentences about launches that had no time left, and about conditions that differed notably between launches.
+
+    Empty where nothing was notable or nothing was recorded. Conditions of a scripted clock mean nothing.
+    """
+    names = {launch.number: str(place) for place, launch in enumerate(run.launches, start=1)}
+    found = [*_without_time(run, names), *_pauses(run, names), *_changed(run, names)]
+    if run.environment.device != "fake":
+        found += _unlike(run, names)
+    return tuple(found)
+
+
+def _without_time(run: Run, names: dict[int, str]) -> list[str]:
+    short = [names[launch.number] for launch in run.launches if launch.budget_s == 0]
+    if not short:
+        return []
+    least = min(MIN_ROUNDS_ON_BUDGET, run.sampling.max_rounds)
+    found = [
+        f"The budget of {run.sampling.budget_s:g} s left no time for more than the least ({least} rounds) in "
+        f"{_numbered(short)}."
+    ]
+    if over := overrun(run):
+        found.append(f"The launches {over}, since none measures less.")
+    return found
+
+
+def _pauses(run: Run, names: dict[int, str]) -> list[str]:
+    found = []
+    for before, after in zip(run.launches, run.launches[1:], strict=False):
+        ended = _ended(before)
+        if ended is None or not after.start:
+            continue
+        gap_s = (_time(after.start) - _time(ended)).total_seconds()
+        between = f"between launches {names[before.number]} and {names[after.number]}"
+        up_s = None if after.at_start is None else after.at_start.uptime_s
+        if gap_s < -1.0:
+            found.append(f"The clock of the machine was set back {between}, so times of day are not in order.")
+        elif up_s is not None and up_s < gap_s:
+            found.append(f"The machine was started anew {between}, {_duration(gap_s)} apart.")
+        elif gap_s >= GAP_S:
+            found.append(f"{_duration(gap_s)} passed {between}.")
+    return found
+
+
+def _changed(run: Run, names: dict[int, str]) -> list[str]:
+    """What a resumed run found changed; said once, however often it was resumed like that."""
+    found: dict[str, str] = {}
+    for launch in run.launches:
+        if launch.changed:
+            listed = ", ".join(f"{name} ({then} / {now})" for name, (then, now) in launch.changed.items())
+            found.setdefault(listed, names[launch.number])
+    return [
+        f"From launch {name} on, when the run was resumed, other conditions: {listed}."
+        for listed, name in found.items()
+    ]
+
+
+def _unlike(run: Run, names: dict[int, str]) -> list[str]:
+    blocks = _by_launch(run)
+    gpus = {launch.number: gpu(blocks.get(launch.number, ())) or {} for launch in run.launches}
+
+    def at_end(name: str) -> Callable[[Launch], float | None]:
+        return lambda launch: None if launch.at_end is None else getattr(launch.at_end, name)
+
+    def at_work(name: str) -> Callable[[Launch], float | None]:
+        # A launch that was interrupted was looked at when it had stopped working.
+        return lambda launch: None if launch.stopped == "interrupted" else at_end(name)(launch)
+
+    def of_gpu(name: str) -> Callable[[Launch], float | None]:
+        return lambda launch: gpus[launch.number].get(name)
+
+    others = _values(run, at_end("other_cores"))
+    busy = "Other processes kept {low:.1f} cores busy in {at_low} and {high:.1f} in {at_high}."
+    found = _spread(names, others, OTHER_CORES, busy)
+    if len(others) < len(run.launches):
+        # Not every system tells whose the processor time was; the load average counts this run's own processes too.
+        loads = _values(run, lambda launch: None if launch.at_start is None else launch.at_start.load_1m)
+        busy = "The load average was {low:.1f} before {at_low} and {high:.1f} before {at_high}."
+        found += _spread(names, loads, LOAD, busy)
+    degrees = "{low:.0f} °C in {at_low} and {high:.0f} °C in {at_high}."
+    found += _spread(names, _values(run, at_work("temperature_c")), TEMPERATURE_C, f"The processor had {degrees}")
+    found += _spread(names, _values(run, of_gpu("temperature_c")), TEMPERATURE_C, f"The GPU had {degrees}")
+    clock = "ran at {low:.0f} MHz in {at_low} and at {high:.0f} MHz in {at_high}."
+    for values, what in ((_values(run, at_work("cpu_mhz")), "processor"), (_values(run, of_gpu("sm_mhz")), "GPU")):
+        found += _spread(names, values, CLOCK * max(values.values(), default=0.0), f"The {what} {clock}")
+    stolen = {number: 100 * share for number, share in _values(run, at_end("stolen")).items()}
+    taken = "The hypervisor took {low:.0f} % of the time in {at_low} and {high:.0f} % in {at_high}."
+    found += _spread(names, stolen, 100 * STOLEN, taken)
+    for name, what in (
+        ("thermal_throttled", "Heat (or low voltage) lowered the clock"),
+        ("quota_throttled", "The CPU quota of the container ran out"),
+    ):
+        found += _some_only(names, _values(run, at_end(name)), what)
+    return found
+
+
+def _values(run: Run, read: Callable[[Launch], float | None]) -> dict[int, float]:
+    """By launch, of those that measured anything, what could be read."""
+    found = {launch.number: read(launch) for launch in run.launches if launch.overhead_s is not None}
+    return {number: value for number, value in found.items() if value is not None}
+
+
+def _spread(names: dict[int, str], values: dict[int, float], notable: float, words: str) -> list[str]:
+    """The two launches farthest apart, where that is `notable`."""
+    if not values:
+        return []
+    low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+    if values[high] - values[low] < notable or values[high] == values[low]:
+        return []
+    at = {"at_low": f"launch {names[low]}", "at_high": f"launch {names[high]}"}
+    return [words.format(low=values[low], high=values[high], **at)]
+
+
+def _some_only(names: dict[int, str], values: dict[int, float], what: str) -> list[str]:
+    hit = [names[number] for number, times in values.items() if times]
+    return [f"{what} in {_numbered(hit)} only."] if hit and len(hit) < len(values) else []
+
+
+def _numbered(places: Sequence[str]) -> str:
+    if len(places) == 1:
+        return f"launch {places[0]}"
+    return f"launches {', '.join(places[:-1])} and {places[-1]}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"

@@ -1,0 +1,255 @@
+"""One run being written: what is known of it so far, and how the events of its workers become records.
+
+Everything it knows is also on disk, so whoever dies has lost nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from effbench._version import __version__
+from effbench.core.cost import Cost
+from effbench.core.errors import EffbenchError, NotComparable, Reason, of_reason
+from effbench.core.run import Block, Conditions, Environment, Result, Run, Timing
+from effbench.core.study import Cell
+from effbench.host import facts
+from effbench.host.noise import Observation
+from effbench.runs.run_file import RunWriter
+from effbench.studies.plan import Bundled, Plan
+from effbench.user_code import file_hashes
+
+
+@dataclass
+class Recording:
+    """The run of one plan in one folder. `stored` is its environment once the header is written.
+
+    One side of a pair `can_resume` no more: the other side would be missing.
+    """
+
+    plan: Plan
+    writer: RunWriter
+    scratch: Path
+    command: str = ""
+    stored: Environment | None = None
+    costs: dict[str, Cost | None] = field(default_factory=dict)
+    bounds: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    peaks: dict[str, Any] = field(default_factory=dict)
+    """Facts about the device's peaks, for the environment."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    """What the networks consist of (`sources.digests`): a later launch must find the same."""
+    read: set[tuple[str, str]] = field(default_factory=set)
+    """Cells and what is read of them already, beside the rounds."""
+    can_resume: bool = True
+    matched: bool = False
+    """Whether the machine was already checked against the stored environment."""
+    changed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    """Facts that were others when the run was begun, until they are written."""
+
+    def job(self, number: int, first_round: int, budget_s: float, **share: float) -> dict[str, Any]:
+        """What launch `number` is told to do with the cells that nothing has ruled out.
+
+        `budget_s` is its slice of the budget, process start included; `share` is what else `allotment.Stopwatch` reads.
+        """
+        plan = self.plan
+        return {
+            "launch": number,
+            "seed": plan.seed,
+            "first_round": first_round,
+            "budget_s": budget_s,
+            **share,
+            "clock": plan.clock,
+            "device": plan.device,
+            # A fake device draws different noise in every launch, as a real one would.
+            "device_options": dict(plan.device_options) | ({"seed": number} if plan.device == "fake" else {}),
+            "runtimes": list(plan.runtimes),
+            "mode": plan.cells[0].mode,
+            "sampling": dataclasses.asdict(plan.sampling),
+            "breakdown": bool(plan.experiment.breakdown),
+            "cells": [self.order(cell) for cell in plan.cells if cell.id not in self.skipped],
+        }
+
+    def order(self, cell: Cell) -> dict[str, Any]:
+        """What a worker is told of one cell."""
+        reference, cost = self.plan.experiment.reference_of(cell.case), self.costs[cell.id]
+        # What a runtime exports in one launch, the next one finds there.
+        folder = self._models.get(cell.id) or str(self.scratch / str(self.plan.cells.index(cell)))
+        return {
+            **described(cell, folder),
+            "bundled": cell.id in self._models,
+            "calls": self.calls.get(cell.id),
+            "reference": None if reference is None else reference.id,
+            "cost": {}
+            if cost is None
+            else {name: getattr(cost, name) for name in ("params", "madds", "memory_access_bytes")},
+        }
+
+    @property
+    def _models(self) -> Mapping[str, str]:
+        return self.plan.bundled.models if self.plan.bundled else {}
+
+    def begin(self, ready: Mapping[str, Any]) -> None:
+        """A worker is ready, and says on what. The first writes the header; a resumed run must find it unchanged.
+
+        Raises NotComparable, StorageError.
+        """
+        plan = self.plan
+        found = facts.collect(
+            ready["facts"],
+            plan.runtime,
+            threads=plan.threads,
+            allocator=plan.allocator,
+            runtime_facts=ready["runtime_facts"],
+        )
+        told = {"run.device_options": dict(plan.device_options), **_unusual(plan)}
+        found = replace(found, facts={**found.facts, **self.peaks, **told})
+        if self.stored is None:
+            run = Run(
+                experiment=plan.experiment,
+                environment=found,
+                sampling=plan.sampling,
+                results=(),
+                clock=plan.clock,
+                seed=plan.seed,
+                created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+                command=self.command,
+            )
+            self.writer.header(run, __version__)
+            for cell in plan.cells:
+                skipped, bounds = self.skipped.get(cell.id), self.bounds.get(cell.id)
+                self.writer.cell(Result(cell, self.costs[cell.id], skipped=skipped, bounds_s=bounds))
+            self.stored = found
+        elif not self.matched:
+            facts.require_alike(self.stored, found)
+            self.changed = {item.field: (item.baseline, item.candidate) for item in facts.changes(self.stored, found)}
+        self.matched = True
+
+    def begin_launch(self, number: int, slot: int, observed: Observation) -> None:
+        """Write when a launch began, in which conditions, and what the first one after a pause found changed."""
+        changed = {name: list(pair) for name, pair in self.changed.items()}
+        self.changed = {}
+        self.writer.append(
+            "launch",
+            launch=number,
+            slot=slot,
+            start=observed.start,
+            conditions=stated(observed.at_start),
+            **({"changed": changed} if changed else {}),
+        )
+
+    def end_launch(self, number: int, observed: Observation, at_s: float) -> None:
+        """Write when the process of a launch was gone and what the machine did meanwhile, however the launch ended."""
+        end, conditions = observed.end()
+        self.writer.append("exit", launch=number, at_s=round(at_s, 3), end=end, conditions=stated(conditions))
+
+    def take(self, launch: int, event: Mapping[str, Any]) -> None:
+        """Write what a worker says of this launch. Raises StorageError, and EffbenchError where the worker gives up."""
+        kind, values = event["event"], {key: value for key, value in event.items() if key != "event"}
+        if kind == "ready":
+            self.begin(values)
+        elif kind == "block":
+            timing = Timing(**{**values["timing"], "flags": tuple(values["timing"]["flags"])})
+            self._require_calls(values["cell"], timing.calls)
+            place = (launch, values["round"], values["position"], values["cell"])
+            self.writer.block(Block(*place, _forwards(timing), values.get("at_s")))
+        elif kind == "skip":
+            self.skip(values["cell"], values["reason"])
+        elif kind == "calls":
+            self._require_calls(values["cell"], values["calls"])
+            if values["cell"] not in self.calls:
+                self.calls[values["cell"]] = values["calls"]
+                self.writer.append("calls", cell=values["cell"], calls=values["calls"])
+        elif kind == "files":
+            try:
+                file_hashes.require_same(self.files, values["files"])
+            except NotComparable as error:
+                raise NotComparable(f"{error}{self.how_to_go_on()}") from None
+            new = {name: told for name, told in values["files"].items() if name not in self.files}
+            if new:
+                self.files |= new
+                self.writer.append("files", launch=launch, files=new)
+        elif kind == "error":
+            raise of_reason(Reason(values["message"] + self.how_to_go_on(), values.get("cause", "")))
+        else:
+            self.writer.append(kind, launch=launch, **values)
+
+    def _require_calls(self, cell: str, calls: int) -> None:
+        """A block of another number of calls has another bias. Raises EffbenchError."""
+        frozen = self.calls.get(cell, calls)
+        if calls != frozen:
+            raise EffbenchError(
+                f"a block of {cell} came back with {calls} calls, and every other has {frozen}; this is a fault of "
+                f"effbench or of its environment, please report it{self.how_to_go_on()}"
+            )
+
+    def skip(self, cell: str, reason: str) -> None:
+        """Leave a cell out from now on."""
+        self.skipped[cell] = reason
+        self.writer.append("skip", cell=cell, reason=reason)
+
+    def how_to_go_on(self) -> str:
+        """The end of an error message where something is already measured."""
+        if self.stored is None or not self.can_resume:
+            return ""
+        return f"; what was measured is kept, go on with: {how_to_resume(self.writer.directory, self.plan.bundled)}"
+
+
+def described(cell: Cell, folder: str) -> dict[str, Any]:
+    """What a worker has to know of a cell to prepare it. Its runtime finds or leaves its files in `folder`."""
+    return {
+        "id": cell.id,
+        "model": cell.case.model,
+        "arguments": dict(cell.case.arguments),
+        "inputs": [dataclasses.asdict(item) for item in cell.case.fed],
+        "dtype": cell.case.dtype,
+        "batch": cell.batch,
+        "runtime": cell.runtime,
+        "threads": cell.threads,
+        "memory_format": cell.memory_format,
+        "mode": cell.mode,
+        "folder": folder,
+    }
+
+
+def how_to_resume(directory: Path, bundled: Bundled | None = None) -> str:
+    """The command that finishes the run in this folder."""
+    first = ["run"] if bundled is None else ["run-bundle", bundled.folder]
+    return shlex.join(["effbench", *first, "--resume", str(directory)])
+
+
+def stated(conditions: Conditions) -> dict[str, Any]:
+    """The conditions that could be read."""
+    return {name: value for name, value in dataclasses.asdict(conditions).items() if value is not None}
+
+
+def _unusual(plan: Plan) -> dict[str, Any]:
+    """Conditions that are recorded where they are not what they have always been: older runs say nothing of them."""
+    told = {
+        "run.memory_format": (plan.cells[0].memory_format, "contiguous"),
+        "run.mode": (plan.cells[0].mode, "infer"),
+        "run.readings": (" ".join(plan.readings), ""),
+        "run.bundle": (plan.bundled.digest if plan.bundled else "", ""),
+    }
+    return {name: value for name, (value, usual) in told.items() if value != usual}
+
+
+def _forwards(timing: Timing) -> Timing:
+    """A clock that went backwards during a block has told nothing: no time is taken from it, the block is flagged."""
+    wall, cpu, device, process = timing.wall_ns, timing.cpu_ns, timing.device_ns, timing.process_ns
+    if min(wall, cpu or 0, device or 0, process or 0) >= 0:
+        return timing
+    return replace(
+        timing,
+        wall_ns=max(wall, 0),
+        cpu_ns=None if cpu is None or cpu < 0 else cpu,
+        device_ns=None if device is None or device < 0 else device,
+        process_ns=None if process is None or process < 0 else process,
+        flags=(*timing.flags, "clock went backwards"),
+    )

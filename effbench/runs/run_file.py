@@ -1,0 +1,216 @@
+"""A run on disk: an append-only file of JSON lines, readable whatever happened to the process that wrote it.
+
+``run.jsonl`` holds one record a line: a header, then cells, launches, blocks, and verdicts last. Each record reaches
+the kernel before the next block starts, so killing the process loses at most the block in flight. Loading parses JSON
+and builds dataclasses; it never executes anything. Only raw blocks are stored: every figure is recomputed from them.
+
+A launch begins with a ``launch`` record (its slot in the plan, UTC time, conditions of the machine) and ends with an
+``exit`` record (UTC time, conditions since then). Between them, ``at_s`` says how many seconds of the budget the launch
+had used. The largest is what a resumed run subtracts, so a kill hides at most the block in flight. ``files`` records
+(since schema 3) tell the SHA-256 of what the networks consist of; a launch that finds another one is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from effbench.core.errors import CorruptRun, StorageError
+from effbench.core.estimate import Verdict
+from effbench.core.run import Block, Reading, Result, Run, Timing
+from effbench.runs import schema
+
+RUN_FILE = "run.jsonl"
+RUNS = Path("results") / "runs"
+_LOCK_FILE = ".lock"
+
+
+class RunWriter:
+    """Appends records to one run folder, which it holds locked. Use as a context manager."""
+
+    def __init__(self, directory: Path, *, resume: bool = False) -> None:
+        self.directory = directory
+        self.path = directory / RUN_FILE
+        self._descriptor = -1
+        self._is_ours = not os.path.exists(directory)
+        self._prepare(resume)
+
+    def _prepare(self, resume: bool) -> None:
+        if resume and not os.path.exists(self.path):
+            raise StorageError(f"there is no run to resume in {self.directory}: it has no {RUN_FILE}")
+        refuse_link(self.path)
+        refuse_link(self.directory / _LOCK_FILE)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self.directory / _LOCK_FILE)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            remedy = "wait until it has ended" if resume else "give this one its own --out"
+            raise StorageError(f"another run is writing to {self.directory}; {remedy}") from None
+        except OSError as error:
+            raise StorageError(
+                f"cannot write to {self.directory}: {error.strerror or error}; choose another --out"
+            ) from error
+        try:
+            if self.path.exists() and self.path.stat().st_size and not resume:
+                raise StorageError(
+                    f"{self.directory} already holds a run; finish it with --resume or choose another --out"
+                )
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            os.ftruncate(self._descriptor, _whole_lines(self.path))
+        except OSError as error:
+            self.close()
+            raise StorageError(
+                f"cannot write to {self.directory}: {error.strerror or error}; choose another --out"
+            ) from error
+        except StorageError:
+            self.close()
+            raise
+
+    def append(self, kind: str, **values: Any) -> None:
+        """Write one record. Raises StorageError on a full disk, leaving the file as it was before."""
+        line = json.dumps({"kind": kind, **values}, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        size = os.fstat(self._descriptor).st_size
+        try:
+            written = os.write(self._descriptor, line)
+            if written < len(line):
+                raise OSError(28, "No space left on device")
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, size)
+            raise StorageError(f"cannot write to {self.path}: {error.strerror or error}") from error
+
+    def header(self, run: Run, version: str) -> None:
+        """The first record: everything about the run but what is measured."""
+        self.append(
+            "header",
+            schema=schema.SCHEMA,
+            effbench=version,
+            created=run.created,
+            command=run.command,
+            seed=run.seed,
+            clock=run.clock,
+            experiment=asdict(run.experiment),
+            environment=asdict(run.environment),
+            sampling=asdict(run.sampling),
+        )
+
+    def cell(self, result: Result) -> None:
+        cost = None if result.cost is None else asdict(result.cost)
+        bounds = None if result.bounds_s is None else dict(result.bounds_s)
+        self.append("cell", cell=asdict(result.cell), cost=cost, skipped=result.skipped, bounds_s=bounds)
+
+    def reading(self, cell: str, reading: Reading) -> None:
+        self.append("reading", cell=cell, **asdict(reading))
+
+    def block(self, block: Block) -> None:
+        """Fields at their default are left out: a run is mostly blocks."""
+        timing = {
+            field.name: value
+            for field in fields(Timing)
+            if (value := getattr(block.timing, field.name)) not in (None, 0, {}, ())
+        }
+        at = {} if block.at_s is None else {"at_s": block.at_s}
+        place = {"launch": block.launch, "round": block.round, "position": block.position, "cell": block.cell}
+        self.append("block", **place, **at, timing=timing)
+
+    def verdicts(self, verdicts: tuple[Verdict, ...]) -> None:
+        """What was concluded when the run ended. Kept for the record; loading recomputes verdicts from blocks."""
+        self.append("verdicts", verdicts=[asdict(verdict) for verdict in verdicts])
+
+    def close(self) -> None:
+        """Release the folder. One in which nothing was written is left as it was found."""
+        is_empty = False
+        if self._descriptor >= 0:
+            is_empty = os.fstat(self._descriptor).st_size == 0
+            os.close(self._descriptor)
+            self._descriptor = -1
+        with contextlib.suppress(OSError):
+            if is_empty:
+                self.path.unlink()
+        self._lock.release()
+        with contextlib.suppress(OSError):
+            if is_empty and self._is_ours:
+                (self.directory / _LOCK_FILE).unlink(missing_ok=True)
+                self.directory.rmdir()
+
+    def __enter__(self) -> RunWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def refuse_link(path: Path) -> None:
+    """Raise StorageError where a link stands in the place of a file to be written.
+
+    A folder from elsewhere may hold one that leads to any file of the user's.
+    """
+    if os.path.islink(path):
+        raise StorageError(f"cannot write {path}: it is a link to {os.readlink(path)}; name the file that is meant")
+
+
+def _whole_lines(path: Path) -> int:
+    """Size of the file up to the end of its last whole line: what a kill in mid-write left behind is cut off."""
+    data = path.read_bytes()
+    return data.rfind(b"\n") + 1
+
+
+# --- reading ----------------------------------------------------------------------------------------
+
+
+def find(reference: str | Path) -> Path:
+    """The run file for a folder or a file. Raises StorageError."""
+    path = Path(reference)
+    if os.path.isdir(path):
+        path = path / RUN_FILE
+    if not os.path.isfile(path):
+        raise StorageError(f"there is no run at {reference}: expected a folder that holds {RUN_FILE}, or such a file")
+    return path
+
+
+def load(reference: str | Path) -> Run:
+    """The run stored in a folder or file. Raises StorageError, CorruptRun."""
+    path = find(reference)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+    return parse(path, data)
+
+
+def parse(path: Path, data: bytes) -> Run:
+    """The run that these bytes of the file at `path` describe. Raises CorruptRun."""
+    records = []
+    lines = data.split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            record = _JSON.decode(line.decode())
+            if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+                raise ValueError("not a record")
+        except (ValueError, RecursionError) as error:
+            if number == len(lines):
+                break  # the writer was stopped in the middle of this line
+            raise CorruptRun(
+                f"{path}, line {number}: not a run record ({schema.brief(error)}); restore the file"
+            ) from error
+        records.append((number, record))
+    return schema.build(path, records)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a measurement")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant)

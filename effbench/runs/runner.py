@@ -1,0 +1,389 @@
+"""Carry a plan out: launch after launch, every block on disk before the next one starts.
+
+The parent process never computes while a worker measures: it reads events and appends records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from effbench.analysis import verdicts
+from effbench.core.cost import Cost
+from effbench.core.errors import EffbenchError, NotComparable, StorageError
+from effbench.core.peaks import Peaks
+from effbench.core.run import Reading, Run
+from effbench.core.study import Cell, Sampling
+from effbench.host import facts, machine, temporary_folders
+from effbench.host.emulation import EMULATED, is_emulated
+from effbench.host.noise import Observation
+from effbench.host.worker_process import Worker, WorkerFailed, worker_environment
+from effbench.metrics import base
+from effbench.runs import launches, run_file
+from effbench.runs.recorder import Recording, how_to_resume
+from effbench.runs.run_file import RunWriter
+from effbench.studies.plan import Bundled, Plan
+from effbench.timing import peaks as measuring
+from effbench.timing.least_duration import Forecast
+from effbench.timing.stop import MIN_ROUNDS_ON_BUDGET
+from effbench.user_code import file_hashes
+
+CostOf = Callable[[Cell], Cost]
+BoundsOf = Callable[[Cell, Peaks], Mapping[str, float]]
+
+UNRECORDED = ("working", "call", "prepared")
+"""Events that say how far a worker is; what they tell is in the records that follow."""
+
+STARTS = 2
+"""So many processes in a row that end before they work are no accident."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come: `done` of 1 by its plan, and what it is doing."""
+
+    done: float
+    doing: str
+    note: str = ""
+    """A line for whoever waits, bar or no bar: said once."""
+
+
+Watch = Callable[[Progress], None]
+
+
+class Interrupted(Exception):
+    """The user stopped the run. What was measured is in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(str(directory))
+        self.directory = directory
+
+
+@dataclass
+class _State:
+    """How far the launches of the plan have come."""
+
+    next_launch: int = 0
+    rounds: dict[int, int] = field(default_factory=dict)
+    finished: set[int] = field(default_factory=set)
+    used_s: float = 0.0
+    """Of the budget, by all launches so far, those of an interrupted run included."""
+    after_s: float = 0.0
+    """What the last finished launch spent after its rounds."""
+    failed_starts: int = 0
+    forecast: Forecast | None = None
+    """Made for the first launch of this process."""
+
+
+def execute(
+    plan: Plan,
+    directory: Path,
+    *,
+    profile: CostOf,
+    bounds: BoundsOf | None = None,
+    command: str = "",
+    watch: Watch = lambda progress: None,
+) -> Run:
+    """Measure everything the plan asks for and return the stored run.
+
+    `profile` gives a case's analytic cost; a case it cannot cost is skipped with the reason. `bounds` gives the least
+    times of a cell on a device with given peaks; without it none are measured. Raises StorageError,
+    EffbenchError when no cell could be measured, Interrupted on Ctrl-C.
+    """
+    with RunWriter(directory) as writer, temporary_folders.folder() as folder:
+        watch(Progress(0.0, "counting costs"))
+        record = Recording(plan, writer, folder, command)
+        record.skipped.update(plan.bundled.absent if plan.bundled else {})
+        for cell in plan.cells:
+            try:
+                record.costs[cell.id] = profile(cell)
+            except EffbenchError as error:
+                record.costs[cell.id] = None
+                record.skipped[cell.id] = str(error)
+        _raise_if_nothing_left(record)
+        if bounds is not None:
+            watch(Progress(0.0, "measuring the device's peaks"))
+            _bound(record, bounds)
+        return _measure(record, _State(), watch)
+
+
+def find_peaks(plan: Plan, dtype: str, *, afresh: bool = False) -> Peaks:
+    """The peaks of the plan's device as the plan sets it up: kept ones that fit this machine, else measured and kept.
+
+    Raises EffbenchError where they cannot be measured.
+    """
+    device, options, threads, allocator = plan.device, plan.device_options, plan.threads, plan.allocator
+    if device != "fake" and machine.emulated(machine.HERE, platform.machine()):
+        raise EffbenchError(f"{EMULATED}; measure peaks on the hardware itself")
+    key = facts.machine_key(device, options, threads=threads, allocator=allocator, dtype=dtype)
+    return measuring.find(key, device, options, threads=threads, allocator=allocator, dtype=dtype, afresh=afresh)
+
+
+def _bound(record: Recording, bounds: BoundsOf) -> None:
+    """The least times of every cell. A device whose peaks cannot be measured costs a run its bounds and no more."""
+    for dtype in dict.fromkeys(cell.case.dtype for cell in record.plan.cells):
+        if why := _unbounded(record.plan.cells[0].mode, dtype):
+            record.peaks[f"peaks.{dtype}.missing"] = why
+            continue
+        try:
+            peaks = find_peaks(record.plan, dtype)
+        except EffbenchError as error:
+            record.peaks[f"peaks.{dtype}.missing"] = str(error)
+            continue
+        record.peaks |= peaks.facts()
+        for cell in record.plan.cells:
+            if cell.case.dtype == dtype and record.costs[cell.id] is not None:
+                record.bounds[cell.id] = bounds(cell, peaks)
+
+
+def _unbounded(mode: str, dtype: str) -> str:
+    """Why the peaks of a device say nothing of these cells; "" where they do."""
+    if mode == "train":
+        return "counts are of the forward pass, times of a training step"
+    return "torch has no int8 kernel whose speed could stand for a runtime's" if dtype == "int8" else ""
+
+
+def resume(directory: Path, *, watch: Watch = lambda progress: None, bundled: Bundled | None = None) -> Run:
+    """Finish an interrupted run: measure only the launches and rounds that it does not hold yet.
+
+    `bundled` is where the models of a bundle's run lie. Raises StorageError, CorruptRun, NotComparable when this
+    machine is not the one it was begun on.
+    """
+    if (run := run_file.load(directory)).complete:
+        return _as_measured(run, directory, watch)
+    with RunWriter(directory, resume=True) as writer, temporary_folders.folder() as folder:
+        # Read again under the lock: whoever held it until now may have written more.
+        run = run_file.load(directory)
+        if run.complete:
+            return _as_measured(run, directory, watch)
+        return _go_on(run, writer, folder, watch, bundled)
+
+
+def _as_measured(run: Run, directory: Path, watch: Watch) -> Run:
+    """A complete run, after a note where it was not of the files as they are now."""
+    try:
+        file_hashes.require_unchanged(run.files)
+    except NotComparable as error:
+        watch(Progress(1.0, "done", f"the run in {directory} is complete, so nothing is measured; {error}"))
+    return run
+
+
+def _go_on(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundled: Bundled | None) -> Run:
+    if run.environment.facts.get("run.bundle") != (bundled.digest if bundled else None):
+        raise EffbenchError(
+            f"the run in {writer.directory} was measured from a bundle; go on with: "
+            f"{how_to_resume(writer.directory, bundled or Bundled('BUNDLE', ''))}, with the bundle it was begun with"
+        )
+    if len(run.results) < len(run.experiment.cases):
+        raise EffbenchError(
+            f"the run in {writer.directory} was stopped before anything was measured; delete it and begin again"
+        )
+    for result in run.results:
+        if result.cell.case.model.startswith("pickle:"):
+            raise EffbenchError(
+                f"{result.cell.id} was a module of a Python session that has ended; measure it again there"
+            )
+    try:
+        file_hashes.require_unchanged(run.files)
+    except NotComparable as error:
+        raise NotComparable(f"{error}; what was measured is kept in {writer.directory}") from None
+    record = Recording(dataclasses.replace(plan_of(run), bundled=bundled), writer, folder, run.command, run.environment)
+    record.costs = {result.cell.id: result.cost for result in run.results}
+    record.files = dict(run.files)
+    record.skipped = {result.cell.id: result.skipped for result in run.results if result.skipped}
+    record.calls = {result.cell.id: result.calls for result in run.results if result.calls}
+    record.read = {(result.cell.id, reading.what) for result in run.results for reading in result.readings}
+    state = _State(used_s=launches.total_s(run), after_s=launches.after_s(run))
+    slots = {launch.number: launch.slot for launch in run.launches}
+    state.next_launch = max(slots, default=-1) + 1
+    state.finished = {launch.slot for launch in run.launches if launch.stopped != "interrupted"}
+    for result in run.results:
+        for block in result.blocks:
+            slot = slots[block.launch]
+            state.rounds[slot] = max(state.rounds.get(slot, 0), block.round + 1)
+    return _measure(record, state, watch)
+
+
+def plan_of(run: Run) -> Plan:
+    """The plan that a stored run was measured by."""
+    first = run.results[0].cell
+    options: dict[str, Any] = dict(run.environment.facts.get("run.device_options") or {})
+    return Plan(
+        experiment=run.experiment,
+        cells=tuple(result.cell for result in run.results),
+        device=first.device,
+        device_options=options,
+        runtime=run.environment.runtime,
+        threads=first.threads,
+        allocator=str(run.environment.facts["run.allocator"]),
+        sampling=run.sampling,
+        seed=run.seed,
+        clock=run.clock,
+        readings=tuple(str(run.environment.facts.get("run.readings") or "").split()),
+    )
+
+
+def _raise_if_nothing_left(record: Recording) -> None:
+    cells = record.plan.cells
+    if all(cell.id in record.skipped for cell in cells):
+        cell, reason = next(iter(record.skipped.items()))
+        raise EffbenchError(reason if len(cells) == 1 else f"nothing could be measured; {cell}: {reason}")
+
+
+def _measure(record: Recording, state: _State, watch: Watch) -> Run:
+    writer, sampling = record.writer, record.plan.sampling
+    try:
+        for slot in range(sampling.launches):
+            while slot not in state.finished:
+                _raise_if_nothing_left(record)
+                _launch(record, state, slot, watch)
+        _raise_if_nothing_left(record)
+        _read_beside(record, watch)
+        writer.append("complete")
+        run = run_file.load(writer.path)
+        with suppress(ModuleNotFoundError):  # a board may be without scipy; whoever loads the run judges it anyway
+            writer.verdicts(verdicts.judge(run))
+    except KeyboardInterrupt:
+        raise Interrupted(writer.directory) from None
+    except StorageError as error:
+        raise StorageError(f"{error}; what was measured before is kept in {writer.directory}") from error
+    watch(Progress(1.0, "done"))
+    return run
+
+
+def _read_beside(record: Recording, watch: Watch) -> None:
+    """What else the plan wants to know of the cells that could be measured. A reading that fails says why."""
+    plan = record.plan
+    for what in plan.readings:
+        left = [cell for cell in plan.cells if cell.id not in record.skipped and (cell.id, what) not in record.read]
+        if what != "instructions" and record.stored is not None and is_emulated(record.stored):
+            for cell in left:
+                record.writer.reading(cell.id, Reading(what, missing=EMULATED))
+            continue
+        job = {
+            "task": what,
+            "seed": plan.seed,
+            "device": plan.device,
+            "device_options": dict(plan.device_options),
+            "mode": plan.cells[0].mode,
+            "files": record.files,
+            "sampling": dataclasses.asdict(plan.sampling),
+        }
+        taken = base.take_all(
+            job,
+            [record.order(cell) for cell in left],
+            worker_environment(plan.threads, plan.allocator),
+            plan.sampling.silence_s,
+            partial(_say_reading, watch, what),
+        )
+        for cell_id, reading in taken:
+            record.writer.reading(cell_id, reading)
+
+
+def _say_reading(watch: Watch, what: str, cell: str) -> None:
+    watch(Progress(1.0, f"{what.replace('_', ' ')} of {cell}"))
+
+
+def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
+    """One worker process.
+
+    Marks the slot finished, or records which cell ended the process so that the next try leaves it out.
+    """
+    plan, sampling = record.plan, record.plan.sampling
+    seen = _Seen(state.next_launch, slot, sampling, watch)
+    skipped_before = len(record.skipped)
+    state.next_launch += 1
+    left = sampling.launches - len(state.finished)
+    if state.forecast is None:
+        cells = sum(cell.id not in record.skipped for cell in plan.cells)
+        state.forecast = Forecast(sampling, sampling.budget_s, cells=cells, left=left, used_s=state.used_s)
+        seen.forecast = state.forecast
+    slice_s = max(0.0, (sampling.budget_s - state.used_s) / left)
+    share = {"launches_left": left, "after_s": state.after_s, "begun_s": seen.begun_s}
+    job = record.job(seen.number, state.rounds.get(slot, 0), slice_s, **share)
+    is_recorded = False
+    try:
+        with Worker(job, worker_environment(plan.threads, plan.allocator), sampling.silence_s) as worker:
+            try:
+                for event in worker.events():
+                    kind = event["event"]
+                    seen.take(event)
+                    if kind in UNRECORDED:
+                        state.failed_starts = 0
+                        continue
+                    record.take(seen.number, event)
+                    if kind == "ready":
+                        record.begin_launch(seen.number, slot, seen.observed)
+                        is_recorded = True
+                    elif kind == "block":
+                        state.rounds[slot] = event["round"] + 1
+                    elif kind == "end":
+                        state.finished.add(slot)
+                ending = "it ended the process without an error"
+            except WorkerFailed as failure:
+                ending = str(failure)
+    finally:
+        # Also after Ctrl-C. On a full disk the error that is on its way says more.
+        used_s = seen.at_s if plan.device == "fake" else time.monotonic() - seen.begun_s
+        state.used_s += used_s
+        if is_recorded:
+            with suppress(StorageError):
+                record.end_launch(seen.number, seen.observed, used_s)
+    if slot in state.finished:
+        state.after_s = used_s - seen.ended_s
+    if slot in state.finished or len(record.skipped) > skipped_before:
+        return
+    if seen.working:
+        # Whichever cell was at work is left out of the next try: it may have ended the process, or hung.
+        record.skip(seen.working, ending)
+        return
+    state.failed_starts += 1
+    if state.failed_starts >= STARTS:
+        raise EffbenchError(f"the measuring process could not start: {ending}{record.how_to_go_on()}")
+
+
+class _Seen:
+    """What the events of one launch have told so far: how far it is, by the clock of its budget, and at which cell."""
+
+    def __init__(self, number: int, slot: int, sampling: Sampling, watch: Watch) -> None:
+        self.observed, self.begun_s = Observation(), time.monotonic()
+        self.number, self.working = number, ""
+        self.at_s = self.ended_s = 0.0
+        self._slot, self._sampling, self._watch = slot, sampling, watch
+        self.forecast: Forecast | None = None
+        self._rounds: tuple[float, float] | None = None
+        """When the rounds began, and how long they may take."""
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Hear of an event, and say how far the run has come."""
+        kind = event["event"]
+        self.at_s = max(self.at_s, event.get("at_s", 0.0))
+        note = self.forecast.take(event) if self.forecast is not None else ""
+        if kind == "working" or note:
+            self.working = event.get("cell", self.working)
+            if self._rounds is None:
+                self._say(0.0, "warming up", note)
+        elif kind == "null":
+            self._rounds = self.at_s, event["budget_s"]
+            if not event["budget_s"]:
+                self._say(0.0, f"no time is left of the budget, so {MIN_ROUNDS_ON_BUDGET} rounds at the most")
+        elif kind == "block":
+            begun_s, budget_s = self._rounds or (self.at_s, 0.0)
+            by_time = (self.at_s - begun_s) / budget_s if budget_s else 0.0
+            share = max(by_time, event["round"] / self._sampling.max_rounds)
+            self._say(share, f"round {event['round'] + 1}, {event['cell']}")
+        elif kind == "end":
+            self.ended_s = self.at_s
+            self.observed.look()
+
+    def _say(self, share: float, doing: str, note: str = "") -> None:
+        planned = self._sampling.launches
+        done = (self._slot + min(share, 1.0)) / planned
+        self._watch(Progress(done, f"launch {self._slot + 1}/{planned}: {doing}", note))

@@ -1,0 +1,356 @@
+"""ONNX Runtime: the network as an ONNX graph, fused for the machine at hand and run with its own kernels."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effbench.core.errors import text_of
+from effbench.devices._torch_cuda import TorchCuda
+from effbench.devices.base import Call
+from effbench.runtimes.base import Setting, Unsupported
+from effbench.runtimes.capture_output import quiet
+from effbench.runtimes.copies import for_export
+from effbench.runtimes.model_file import Exported, Session
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+MODEL = "model.onnx"
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+SETTINGS = {"session.intra_op.allow_spinning": "0", "session.set_denormal_as_zero": "1"}
+"""Threads that spin after a call would eat the next cell's time; denormals are flushed as in eager."""
+ASYNCHRONOUS = ("disable_synchronize_execution_providers", "1")
+"""Of a run on CUDA: return when its kernels are queued, as torch does. By default each run ends by waiting for them."""
+RECORDED = (
+    "device_id",
+    "has_user_compute_stream",
+    "use_tf32",
+    "cudnn_conv_algo_search",
+    "cudnn_conv_use_max_workspace",
+    "prefer_nhwc",
+)
+"""Options of the CUDA provider that decide where and which kernels run, as the session itself tells them."""
+ONE_FILE_BYTES = 2**30
+"""Weights up to here stay inside of the model's one file; protobuf ends at 2 GiB."""
+CALIBRATED_ON = 8
+"""Inputs that int8 takes its ranges from."""
+HEAVY = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+
+
+class OnnxRuntime(Exported):
+    """One call is `run_with_iobinding` on inputs and outputs bound once: 2 us of Python, half of what `run` costs.
+
+    On CUDA it computes on the stream that is timed and returns before its kernels end. A node that stays on the CPU
+    makes the host wait inside the call all the same. `api` makes what stands before ``torch.cuda`` for a GPU, by its
+    index; tests hand in a scripted one.
+    """
+
+    name = "onnxruntime"
+    summary = "ONNX Runtime, its CPU or CUDA provider"
+    modules = ("onnxruntime",)
+    exporting = ("onnx", "onnxscript")
+    extra = "onnx"
+    devices = ("cpu", "cuda")
+    dtypes = ("float32", "float16", "int8")
+    no_graph = "onnxruntime launches its kernels past torch, whose captures hold none of them"
+
+    def __init__(self, api: Callable[[int], Any] = TorchCuda) -> None:
+        self._api = api
+
+    def facts(self) -> dict[str, Any]:
+        import onnxruntime
+
+        return {
+            "onnxruntime.version": onnxruntime.__version__,
+            "onnxruntime.providers": onnxruntime.get_available_providers(),
+            "onnxruntime.settings": dict(SETTINGS),
+            "onnx.version": _version("onnx"),
+            "onnxscript.version": _version("onnxscript"),
+        }
+
+    def require(self, setting: Setting) -> None:
+        super().require(setting)
+        if setting.dtype == "int8" and setting.device != "cpu":
+            raise Unsupported("onnxruntime computes int8 on the CPU only; use --dtype float16 on CUDA")
+        if setting.device != "cpu":
+            _require_provider(PROVIDERS[setting.device])  # before minutes of exporting
+
+    def export(self, network: nn.Module, inputs: tuple[Tensor, ...], setting: Setting) -> Mapping[str, Any]:
+        import torch
+
+        facts: dict[str, Any] = {}
+        path = setting.folder / MODEL
+        weights = sum(weight.nbytes for weight in (*network.parameters(), *network.buffers()))
+        # In inference mode, as the worker is, some networks come to graphs that cannot be exported.
+        with quiet(), torch.inference_mode(False):
+            try:
+                program = torch.onnx.export(*for_export(network, inputs), dynamo=True, verbose=False)
+            except torch.onnx.OnnxExporterError as error:
+                raise Unsupported(f"torch.onnx cannot export it: {_root(error)}; use another runtime") from error
+        assert program is not None  # None only for the old exporter
+        facts["opset"] = program.model.opset_imports[""]
+        program.save(path, external_data=weights > ONE_FILE_BYTES)
+        example = tuple(tensor.cpu().numpy() for tensor in inputs)
+        if setting.dtype == "int8":
+            _quantise(path, example)
+            facts["quantisation"] = f"static QDQ, u8 by s8, per channel, minmax on {CALIBRATED_ON} inputs"
+        ran = _watch(example, setting, self._api)
+        if setting.dtype == "float16" and setting.device == "cpu":
+            _refuse_casts(ran)
+        return facts | delegation([(node["op_name"], node["provider"]) for node in ran], PROVIDERS[setting.device])
+
+    def open(self, setting: Setting) -> Session:
+        session = _session(setting, self._api)
+        if setting.device == "cpu":
+            return _Opened(session)
+        opened = _OpenedOnCuda(session, setting.index, self._api(setting.index).synchronize)
+        if opened.facts["provider_options"].get("has_user_compute_stream") == "0":
+            raise Unsupported("this onnxruntime computes on a stream of its own, where no clock of ours reaches it")
+        return opened
+
+
+class _Opened(Session):
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    @property
+    def threads(self) -> int | None:
+        return int(self._session.get_session_options().intra_op_num_threads)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {}
+
+    def bind(self, arrays: tuple[np.ndarray[Any, Any], ...]) -> Call:
+        import numpy as np
+
+        session = self._session
+        names = [each.name for each in session.get_inputs()]
+        if len(names) != len(arrays):
+            raise Unsupported(f"onnxruntime kept {len(names)} of {len(arrays)} inputs; drop those that nothing reads")
+        fed = tuple(np.ascontiguousarray(array) for array in arrays)
+        # The first run says of what shape and type the outputs are: a graph need not.
+        outputs = session.run(None, dict(zip(names, fed, strict=True)))
+        binding = session.io_binding()
+        bound = [self._placed(array) for array in fed]
+        for name, value in zip(names, bound, strict=True):
+            binding.bind_ortvalue_input(name, value)
+        values = [self._placed(array) for array in outputs]
+        for each, value in zip(session.get_outputs(), values, strict=True):
+            binding.bind_ortvalue_output(each.name, value)
+        # On the CPU the values are the arrays' own memory, which must outlive the binding.
+        return self._call(binding, (fed, outputs, bound, values), self._returned(outputs, values))
+
+    def _placed(self, array: np.ndarray[Any, Any]) -> Any:
+        from onnxruntime import OrtValue
+
+        return OrtValue.ortvalue_from_numpy(array, "cpu")
+
+    def _returned(self, outputs: Sequence[Any], values: Sequence[Any]) -> Sequence[Any]:
+        return outputs
+
+    def _call(self, binding: Any, owned: object, returned: Sequence[Any]) -> Call:
+        run = self._session.run_with_iobinding
+
+        def call(owned: object = owned) -> Sequence[Any]:
+            run(binding)
+            return returned
+
+        return call
+
+
+class _OpenedOnCuda(_Opened):
+    """Inputs and outputs lie on GPU `index`. `wait` waits until it has computed everything that was queued."""
+
+    def __init__(self, session: Any, index: int, wait: Callable[[], None]) -> None:
+        super().__init__(session)
+        self._index, self._wait = index, wait
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        told = self._session.get_provider_options().get(PROVIDERS["cuda"], {})
+        return {"provider_options": {name: told[name] for name in RECORDED if name in told}}
+
+    def _placed(self, array: np.ndarray[Any, Any]) -> Any:
+        from onnxruntime import OrtValue
+
+        return OrtValue.ortvalue_from_numpy(array, "cuda", self._index)
+
+    def _returned(self, outputs: Sequence[Any], values: Sequence[Any]) -> Sequence[Any]:
+        return [_OnDevice(value, self._wait) for value in values]
+
+    def _call(self, binding: Any, owned: object, returned: Sequence[Any]) -> Call:
+        from onnxruntime import RunOptions
+
+        options, run = RunOptions(), self._session.run_with_iobinding
+        options.add_run_config_entry(*ASYNCHRONOUS)
+
+        def call(owned: object = owned) -> Sequence[Any]:
+            run(binding, options)
+            return returned
+
+        return call
+
+
+class _OnDevice:
+    """An output that stays on the device until somebody asks for its numbers, and waits for them."""
+
+    def __init__(self, value: Any, wait: Callable[[], None]) -> None:
+        self._value, self._wait = value, wait
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        # The copy to the host goes by the default stream, which waits for no other.
+        self._wait()
+        found: np.ndarray[Any, Any] = self._value.numpy()
+        return found if dtype is None else found.astype(dtype)
+
+
+def delegation(ran: Sequence[tuple[str, str]], wanted: str) -> dict[str, Any]:
+    """`operators`, `pieces`, `outside` and `layers` from the (type, provider) of every node in running order.
+
+    A piece is a stretch of nodes that the wanted provider runs without a node of another one or a copy in between.
+    """
+    inside = [provider == wanted and not kind.startswith("Memcpy") for kind, provider in ran]
+    return {
+        "operators": len(ran),
+        "pieces": sum(reported_at for reported_at, _ in itertools.groupby(inside)),
+        "outside": dict(Counter(kind for (kind, _), reported_at in zip(ran, inside, strict=True) if not reported_at)),
+        "layers": dict(Counter(kind for kind, _ in ran).most_common()),
+    }
+
+
+def _require_provider(wanted: str) -> None:
+    """Raises Unsupported where this build of onnxruntime does not have the provider."""
+    import onnxruntime
+
+    if wanted not in onnxruntime.get_available_providers():
+        raise Unsupported(f"the installed onnxruntime has no {wanted}; pip install onnxruntime-gpu in its place")
+
+
+def cuda_options(setting: Setting, stream: int) -> dict[str, str]:
+    """Of the CUDA provider: the GPU, the stream of this address, and the run's policies as torch follows them.
+
+    TF32 is on in onnxruntime unless told otherwise, and every algorithm of a convolution is tried out: torch does
+    neither by default.
+    """
+    return {
+        "device_id": str(setting.index),
+        "user_compute_stream": str(stream),
+        "use_tf32": str(int(setting.tf32)),
+        "cudnn_conv_algo_search": "EXHAUSTIVE" if setting.autotune else "HEURISTIC",
+    }
+
+
+def _session(setting: Setting, api: Callable[[int], Any] = TorchCuda, profile: Path | None = None) -> Any:
+    """Raises Unsupported where the provider for the device is not in this build or does not start."""
+    import onnxruntime
+
+    wanted = PROVIDERS[setting.device]
+    _require_provider(wanted)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = setting.threads or 1
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    for key, value in SETTINGS.items():
+        options.add_session_config_entry(key, value)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    chosen: list[Any] = [wanted]
+    if setting.device == "cuda":
+        # Importing torch comes first: it brings the libraries of CUDA that the provider looks for.
+        chosen = [(wanted, cuda_options(setting, int(api(setting.index).stream())))]
+    session = onnxruntime.InferenceSession(str(setting.folder / MODEL), options, providers=chosen)
+    if session.get_providers()[0] != wanted:
+        raise Unsupported(f"onnxruntime could not start its {wanted}; install the CUDA and cuDNN that it was built for")
+    return session
+
+
+def _watch(
+    example: tuple[np.ndarray[Any, Any], ...], setting: Setting, api: Callable[[int], Any]
+) -> list[dict[str, Any]]:
+    """Every node of the optimised graph that one run executes, in order, as onnxruntime's profiler describes it."""
+    session = _session(setting, api, profile=setting.folder / "profile")
+    session.run(None, dict(zip([each.name for each in session.get_inputs()], example, strict=False)))
+    written = Path(session.end_profiling())
+    events = json.loads(written.read_text())
+    written.unlink()
+    return [dict(event["args"]) for event in events if "provider" in event.get("args", {})]
+
+
+def _refuse_casts(ran: Sequence[Mapping[str, Any]]) -> None:
+    """Raise Unsupported where float16 is only stored, and cast to float32 around each convolution or product."""
+    heavy = [node for node in ran if node["op_name"] in HEAVY]
+    widened = sum("float" in node["input_type_shape"][0] for node in heavy)
+    if widened:
+        raise Unsupported(
+            f"onnxruntime computes {widened} of {len(heavy)} convolutions and products of this float16 network in "
+            "float32 on this CPU; use --dtype float32 or int8"
+        )
+
+
+def _quantise(path: Path, example: tuple[np.ndarray[Any, Any], ...]) -> None:
+    """Replace the float32 model by its static int8 version."""
+    import numpy as np
+    import onnxruntime
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    generator = np.random.default_rng(0)
+    names = [each.name for each in onnxruntime.InferenceSession(str(path)).get_inputs()]
+
+    def like(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        floats = np.issubdtype(array.dtype, np.floating)
+        return generator.standard_normal(array.shape).astype(array.dtype) if floats else array
+
+    fed = [example, *(tuple(map(like, example)) for _ in range(CALIBRATED_ON - 1))]
+    feeds = _Feeds([dict(zip(names, arrays, strict=True)) for arrays in fed])
+
+    plain, shaped = path.with_name("float32.onnx"), path.with_name("shaped.onnx")
+    path.rename(plain)
+    # The exporter has folded what can be folded already.
+    quant_pre_process(plain, shaped, skip_optimization=True, skip_symbolic_shape=True)
+    # Unsigned activations: with signed ones some convolutions stay float32, as no fused kernel takes them.
+    quantize_static(
+        shaped,
+        path,
+        feeds,
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+    plain.unlink()
+    shaped.unlink()
+
+
+class _Feeds:
+    """What the quantiser asks for inputs until there are none."""
+
+    def __init__(self, feeds: Sequence[Mapping[str, Any]]) -> None:
+        self._left = iter(feeds)
+
+    def get_next(self) -> Mapping[str, Any] | None:
+        return next(self._left, None)
+
+
+def _root(error: BaseException) -> str:
+    """The first line of what began it: what torch raises at the end is advice on how to report it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (text_of(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

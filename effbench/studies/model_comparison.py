@@ -1,0 +1,157 @@
+"""Which models a run is about: words that name them checked, what each is fed, and the study that lines them up."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effbench import zoo
+from effbench.core import inputs
+from effbench.core.errors import EffbenchError, InvalidValue, ModelError
+from effbench.core.inputs import Input
+from effbench.core.study import Case, Experiment
+from effbench.cost import in_subprocess
+from effbench.timing import dtype_cast
+from effbench.zoo import accepted, external, factories, libraries, model_files
+from effbench.zoo.external import DEFAULT_SHAPE
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Fed = Sequence[Any] | Mapping[str, Any]
+"""A shape, several shapes, `core.inputs.Input`s or tensors, or any of them by name: what `core.inputs.described` takes."""
+
+
+def require(models: Iterable[str]) -> None:
+    """Fail before anything runs on a word that names nothing. A network that exists but does not work is a result.
+
+    A word that names a file, a folder or a module instead of a network in it is told what it is and what to write.
+    Raises UnknownName, ModelError.
+    """
+    for model in models:
+        name, _ = external.split_arguments(model)
+        place, _, attribute = name.rpartition(":")
+        if external.is_of_library(name):
+            libraries.require(name)
+        elif place and attribute:
+            _require_file(place)
+            if not place.endswith(".py") and place != "pickle" and Path(place).suffix.lower() in model_files.ENDINGS:
+                raise ModelError(model_files.told(place) or f"there is no file {place}")
+        elif zoo.exists(name):
+            zoo.entry(name)
+        else:
+            word = place or name
+            _require_file(word)
+            said = (factories.told(word) or model_files.told(word)) if word else None
+            if said:
+                raise ModelError(said)
+            zoo.entry(name)
+
+
+def _require_file(place: str) -> None:
+    # Path.is_file raises where a name is too long to be one.
+    if place.endswith(".py") and not os.path.isfile(place):
+        raise ModelError(f"there is no file {place[:200]}; check the path (now in {Path.cwd()})")
+
+
+def published_shape(model: str, arguments: Mapping[str, Any] | None = None) -> tuple[int, ...] | None:
+    """The input that a named network was published with; None for a stranger's."""
+    name, _ = external.split_arguments(model)
+    return external.published_shape(model, arguments) if ":" in name else tuple(zoo.entry(name).input_shape)
+
+
+def _fed(models: Sequence[str | nn.Module], given: Fed | None) -> list[tuple[Input, ...]]:
+    """What each model is fed: what was asked for, else what it was published with or says itself."""
+    if given is not None:
+        return [inputs.described(given)] * len(models)
+    shapes = [published_shape(model) if isinstance(model, str) else libraries.own_shape(model) for model in models]
+    foreign = [model for model in models if isinstance(model, str) and in_subprocess.is_foreign(model)]
+    said = in_subprocess.shapes_apart(foreign) if foreign else {}
+    return [
+        (Input(shape or said.get(str(model)) or DEFAULT_SHAPE),) for model, shape in zip(models, shapes, strict=True)
+    ]
+
+
+def side_by_side(
+    models: Sequence[str | nn.Module], given: Fed | None, dtype: str | None, scratch: Path, names: Sequence[str] = ()
+) -> Experiment:
+    """The study of these models, the first of them the reference, called `names` where they are given. Without `dtype`
+    each module is measured in its own.
+    """
+    cases, seen = [], set()
+    if not models:
+        raise InvalidValue("no model was given; pass one or several")
+    for model in models:
+        accepted.model(model, "effbench.measure")
+    require(model for model in models if isinstance(model, str))
+    for number, (model, fed) in enumerate(zip(models, _fed(models, given), strict=True)):
+        if isinstance(model, str):
+            spec, name = model, model
+        else:
+            spec, name = _pickled(model, scratch / f"{number}.pkl"), type(model).__name__
+        name = names[number] if names else name
+        if name in seen:
+            if isinstance(model, str):
+                raise InvalidValue(
+                    f"'{name}' is named twice; a model is compared with itself by `effbench diff` of two runs"
+                )
+            name = f"{name}-{number + 1}"
+        seen.add(name)
+        beyond = inputs.beyond_shape(fed)
+        kind = dtype or ("float32" if isinstance(model, str) else _own_dtype(model))
+        cases.append(Case(spec, fed[0].shape, dtype=kind, labels={"model": name}, inputs=beyond))
+    levels = tuple(case.labels["model"] for case in cases)
+    return Experiment(
+        name="compare" if len(cases) > 1 else "measure",
+        title="Models side by side" if len(cases) > 1 else str(levels[0]),
+        claim="How fast is each model on this device, and what does it cost?",
+        factor="model",
+        levels=levels,
+        reference=levels[0],
+        cases=tuple(cases),
+    )
+
+
+def _own_dtype(module: nn.Module) -> str:
+    """That of its first weight, where a network can be measured in it."""
+    own = dtype_cast.own_dtype(module)
+    return own if own in inputs.FLOATS else "float32"
+
+
+def of_models(study: Experiment, models: Sequence[str]) -> Experiment:
+    """The study with other models than its own; whatever else it varies, it varies for each. Raises InvalidValue for
+    one that has no models to exchange.
+    """
+    if not all("model" in case.labels for case in study.cases):
+        raise InvalidValue(
+            f"{study.name} varies {study.factor}, not the model; leave out --model, or use `effbench compare`"
+        )
+    chosen = side_by_side(models, None, "float32", Path())
+    if study.factor != "model":
+        first = [case for case in study.cases if case.labels["model"] == study.cases[0].labels["model"]]
+        pairs = itertools.product(chosen.cases, first)
+        return study.with_cases(
+            replace(model, batch=case.batch, labels={**case.labels, **model.labels}) for model, case in pairs
+        )
+    return replace(study, cases=chosen.cases, levels=chosen.levels, reference=chosen.reference, defaults={}, absent={})
+
+
+def _pickled(module: nn.Module, path: Path) -> str:
+    """A module on disk for the worker processes, in a folder that only this user can read and that is gone
+    afterwards.
+    """
+    import cloudpickle
+
+    try:
+        path.write_bytes(cloudpickle.dumps(module))
+    except Exception as error:  # cloudpickle raises whatever the module's own state raises
+        first = str(error).partition("\n")[0]
+        raise EffbenchError(
+            f"{type(module).__name__} cannot be sent to a worker process ({first}); "
+            "put it into a file and name it 'path/file.py:factory'"
+        ) from error
+    return f"pickle:{path}"

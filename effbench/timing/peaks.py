@@ -1,0 +1,232 @@
+"""A device's two peaks, measured: the most arithmetic and the most memory traffic that large operators reach on it.
+
+Two operators stand for each peak, because one library's best is not another's: on an AMD processor the 3×3 convolution
+of oneDNN computes twice as fast as the matrix product of MKL, and a copy, whose target is first read into the cache,
+moves fewer of the bytes it is counted for than an update in place. The faster one is the peak: a bound that a
+network's own operators could beat would be none.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from effbench import devices
+from effbench.core import peaks
+from effbench.core.errors import EffbenchError, text_of
+from effbench.core.peaks import Peaks
+from effbench.devices import Call, Device, OutOfMemory
+from effbench.host import optional_packages
+from effbench.host.worker_process import Worker, WorkerFailed, worker_environment
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+COPY_BYTES = 256 << 20
+"""One buffer of a copy: several times the last-level cache that a core of a large server reaches."""
+
+SIZES = (256, 512, 1024, 2048, 4096, 8192)
+"""Sides of the matrices, tried in turn until a product takes `LONG_S`: more only takes longer."""
+
+DRAWN = 1 << 20
+"""Values drawn at random on the host for one operand: arithmetic takes as long, and as much power, on repeated ones."""
+
+LONG_S = 0.01
+BLOCK_S = 0.005
+BLOCKS = 8
+SERIES_S = 0.4
+"""Blocks of one operator and size end after this long, though not before three of them."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One large operator: what it costs, and how to make the call."""
+
+    make: Callable[[], Call]
+    madds: int = 0
+    moved: int = 0
+
+
+def find(
+    key: str, device: str, options: Mapping[str, Any], *, threads: int, allocator: str, dtype: str, afresh: bool = False
+) -> Peaks:
+    """The peaks kept under `key` (`host.facts.machine_key`), else measured and kept; measured in any case `afresh`.
+
+    Measured in a process of its own, with the thread counts and the allocator of a run: about two seconds. Raises
+    EffbenchError with the reason where that fails.
+    """
+    if devices.kind_of(device) == "fake":  # scripted, so there is nothing to keep and no process to set up
+        return measure(devices.get(device, **options), dtype, 0)
+    found = None if afresh else peaks.kept(key)
+    if found is None:
+        job = {"task": "peaks", "device": device, "device_options": dict(options), "dtype": dtype, "threads": threads}
+        found = _measured_apart(job, threads, allocator)
+        peaks.keep(key, found)
+    return found
+
+
+def _measured_apart(job: Mapping[str, Any], threads: int, allocator: str) -> Peaks:
+    optional_packages.require("torch")
+    reason = "the process ended early, without an error"
+    with Worker(job, worker_environment(threads, allocator), silence_s=120.0) as worker:
+        try:
+            for event in worker.events():
+                if event["event"] == "peaks":
+                    return peaks.restored(event["peaks"])
+                reason = event["message"]
+        except WorkerFailed as failure:
+            reason = text_of(failure)
+    raise EffbenchError(f"the peaks of {job['device']} in {job['dtype']} could not be measured: {reason}")
+
+
+def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
+    """The other end of `find`, in the process of its own: one event."""
+    import torch
+
+    device = devices.get(job["device"], **job["device_options"])
+    try:
+        with torch.inference_mode():
+            emit("peaks", peaks=asdict(measure(device, job["dtype"], job["threads"])))
+    except (OutOfMemory, RuntimeError) as error:  # a dtype for which this device has no kernel
+        emit("error", message=(text_of(error).strip() or type(error).__name__).splitlines()[0][:200])
+
+
+def measure(device: Device, dtype: str, threads: int) -> Peaks:
+    """Measure on this device, here and now. Raises OutOfMemory where not even the smallest operators fit."""
+    device.setup()
+    clock = "cpu" if device.kind == "cpu" and threads == 1 else "wall"
+    flops = [rate for operator in (_product, _convolution) for rate in _grown(device, operator, dtype, clock)]
+    moved = [rate for operator in (_copy, _update) for rate in _rates(device, operator(device, dtype), clock)]
+    return Peaks(
+        flops_per_s=max(flops),
+        bytes_per_s=max(moved),
+        dtype=dtype,
+        threads=threads,
+        measured=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        flops_samples=tuple(flops),
+        bytes_samples=tuple(moved),
+    )
+
+
+def _grown(device: Device, operator: Callable[[Device, str, int], _Work], dtype: str, clock: str) -> Iterator[float]:
+    """Operations per second of one kind of product in growing sizes, while they are quick and fit into memory."""
+    for side in SIZES:
+        work = operator(device, dtype, side)
+        try:
+            rates = list(_rates(device, work, clock))
+        except OutOfMemory:
+            if side == SIZES[0]:
+                raise
+            return
+        yield from rates
+        if 2 * work.madds / max(rates) > LONG_S:
+            return
+
+
+def _rates(device: Device, work: _Work, clock: str) -> Iterator[float]:
+    """Operations, or bytes, per second in each of several blocks, after one call that nobody times."""
+    scripted = device.kind == "fake"
+    try:
+        call = device.bind(None if scripted else work.make(), {"madds": work.madds, "memory_access_bytes": work.moved})
+    except MemoryError as error:
+        raise OutOfMemory(text_of(error)) from error
+    device.time_block(call, 1)
+    calls = max(1, round(BLOCK_S / _seconds(device, call, 1, clock)))
+    start = device.now_s()
+    for number in range(BLOCKS):
+        if number >= 3 and device.now_s() - start > SERIES_S:
+            return
+        yield (2 * work.madds or work.moved) / _seconds(device, call, calls, clock)
+
+
+def _seconds(device: Device, call: Call, calls: int, clock: str) -> float:
+    """Seconds per call: device time where there is any; of one CPU thread its CPU time, which waiting cannot spoil."""
+    timing = device.time_block(call, calls)
+    spent = timing.cpu_ns if clock == "cpu" else timing.device_ns or timing.wall_ns
+    return max(spent or timing.wall_ns, 1) / calls * 1e-9
+
+
+# --- the operators ----------------------------------------------------------------------------------
+
+
+def _product(device: Device, dtype: str, side: int) -> _Work:
+    """(side × side) @ (side × side)."""
+
+    def make() -> Call:
+        left, right = _values(device, dtype, side, side), _values(device, dtype, side, side)
+        return lambda: left @ right
+
+    return _Work(make, madds=side**3)
+
+
+def _convolution(device: Device, dtype: str, side: int) -> _Work:
+    """3×3 on 28×28, side/2 channels to as many."""
+    channels = side // 2
+
+    def make() -> Call:
+        from torch.nn.functional import conv2d
+
+        images = _values(device, dtype, 1, channels, 28, 28)
+        weights = _values(device, dtype, channels, channels, 3, 3)
+        return lambda: conv2d(images, weights, padding=1)
+
+    return _Work(make, madds=28 * 28 * 9 * channels**2)
+
+
+def _copy(device: Device, dtype: str) -> _Work:
+    """One buffer into another."""
+    size = _buffer_bytes(device)
+
+    def make() -> Call:
+        source = _buffer(device, dtype, size)
+        target = source.clone()
+        return lambda: target.copy_(source)
+
+    return _Work(make, moved=2 * size)
+
+
+def _update(device: Device, dtype: str) -> _Work:
+    """One buffer read and written in place."""
+    size = _buffer_bytes(device)
+
+    def make() -> Call:
+        buffer = _buffer(device, dtype, size)
+        return lambda: buffer.neg_()
+
+    return _Work(make, moved=2 * size)
+
+
+def _buffer(device: Device, dtype: str, size: int) -> Tensor:
+    import torch
+
+    kind: torch.dtype = getattr(torch, dtype)
+    found: Tensor = device.place(torch.ones(size // kind.itemsize, dtype=kind))
+    return found
+
+
+def _buffer_bytes(device: Device) -> int:
+    """`COPY_BYTES`, or less where this machine has little memory to spare."""
+    if device.kind != "cpu":
+        return COPY_BYTES
+    try:
+        import psutil
+
+        spare = int(psutil.virtual_memory().available) // 8
+    except Exception:  # not installed, or no /proc
+        return COPY_BYTES
+    return max(1 << 20, min(COPY_BYTES, spare)) & ~0xFF
+
+
+def _values(device: Device, dtype: str, *shape: int) -> Tensor:
+    """Normal values, of which no more than `DRAWN` are drawn, and repeated on the device.
+
+    The largest convolution has 150 million weights: seconds of one CPU core, and 600 MB of the host's.
+    """
+    import torch
+
+    number = math.prod(shape)
+    drawn: Tensor = device.place(torch.randn(min(number, DRAWN)).to(getattr(torch, dtype)))
+    return drawn.repeat(-(-number // len(drawn)))[:number].view(shape)

@@ -1,0 +1,64 @@
+"""What a bundle keeps beside each model: the input that it is fed, and what eager float32 returned for it. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effbench.runtimes.model_file import as_arrays
+from effbench.timing import output_check
+
+if TYPE_CHECKING:
+    import numpy as np
+
+INPUTS_FILE, EXPECTED_FILE = "inputs.npz", "expected.npz"
+NOTES_FILE = "notes.json"
+"""Only of a network with something odd about it."""
+
+
+def keep(folder: Path, inputs: Sequence[Any], expected: Any, notes: str = "", *, is_checkable: bool = True) -> None:
+    """Write the inputs of one call, by position, and the outputs that it should have, in order. Tensors or arrays.
+
+    `notes` say what is odd about the network; where it is not `is_checkable`, another run returns other values.
+    """
+    import numpy as np
+
+    for name, arrays in (
+        (INPUTS_FILE, [as_arrays((value,))[0] if hasattr(value, "cpu") else np.asarray(value) for value in inputs]),
+        (
+            EXPECTED_FILE,
+            [
+                array.astype(np.complex64 if np.iscomplexobj(array) else np.float32)
+                for array in output_check.arrays(expected)
+            ],
+        ),
+    ):
+        with (folder / name).open("wb") as file:
+            np.savez(file, *arrays)
+    if notes or not is_checkable:
+        (folder / NOTES_FILE).write_text(json.dumps({"notes": notes, "is_checkable": is_checkable}))
+
+
+def kept(folder: Path) -> tuple[tuple[np.ndarray[Any, Any], ...], list[np.ndarray[Any, Any]]]:
+    """The inputs and the expected outputs in this folder. Executes nothing; raises ValueError and OSError."""
+    return tuple(_read(folder / INPUTS_FILE)), _read(folder / EXPECTED_FILE)
+
+
+def noted(folder: Path) -> tuple[str, bool]:
+    """The notes in this folder, and whether the expected outputs can be held against others. Raises ValueError."""
+    path = folder / NOTES_FILE
+    if not path.exists():
+        return "", True
+    found = json.loads(path.read_bytes())
+    if not isinstance(found, dict):
+        raise ValueError(f"{NOTES_FILE} holds no notes")
+    return str(found.get("notes", "")), bool(found.get("is_checkable", True))
+
+
+def _read(path: Path) -> list[np.ndarray[Any, Any]]:
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as found:
+        return [found[f"arr_{number}"] for number in range(len(found.files))]

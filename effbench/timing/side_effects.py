@@ -1,0 +1,251 @@
+"""What a network does beside computing its output: it writes into its input, keeps state, draws random numbers.
+
+Found out by calling it on copies of one input from the same state. Whatever it changes is put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from effbench.timing import output_check
+from effbench.user_code.module_state import Snapshot, gradient_of, same
+from effbench.user_code.random_state import RandomState
+from effbench.user_code.training_flags import Modes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SAME = 1e-4
+"""Outputs that differ by less than this share of the largest value are the same: a GPU adds in any order."""
+
+MOST_NAMED = 3
+
+WRITES = "it writes into its input"
+RESHAPES = "it changes the shape of its input, so that each call is given a copy, whose time is part of the call's"
+RANDOM = "its output is random: it draws random numbers in each call"
+DRAWS = "it draws random numbers in each call"
+GRADIENT = "its input's .grad"
+UNREAD = ", and is held to nothing"
+UNSTABLE = "its output differs from call to call on the same input, for a reason that effbench does not see"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What became known of a network.
+
+    `outputs` are those of consecutive calls, from the state in which it was built: one, or several where they differ.
+    `reshapes` says that an input has another layout after a call, and cannot be passed twice; `keeps` that it changes
+    what it keeps, `is_checkable` that another run from the same state returns the same. Nothing can be compared with
+    outputs that are not `is_readable`. `modes` says that it trains itself, or stops to (`Modes.told`). `kept` names
+    what changes from call to call.
+    """
+
+    outputs: tuple[Any, ...]
+    notes: tuple[str, ...] = ()
+    writes: bool = False
+    reshapes: bool = False
+    keeps: bool = False
+    is_checkable: bool = True
+    is_readable: bool = True
+    modes: str = ""
+    kept: tuple[str, ...] = ()
+
+
+def look(network: nn.Module, arguments: Sequence[Any]) -> Seen:
+    """Call the network two to four times on copies of `arguments`, outside of inference mode and without gradients.
+
+    What it makes at its first call and keeps for good, such as a table, can then be used in either mode. Afterwards the
+    network, its user's globals and the random state are as before. Raises what the network raises.
+    """
+    import torch
+
+    state, random, modes = Snapshot(network), RandomState(), Modes(network)
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            return replace(_looked(network, arguments, state, random), modes=modes.told())
+        finally:
+            state.restore()
+            random.restore()
+
+
+def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, random: RandomState) -> Seen:
+    def call() -> Any:
+        """From the same random numbers each time."""
+        random.restore()
+        state.restore_generators()
+        return _detached(network(*copied(arguments)))
+
+    given = copied(arguments)
+    first = _detached(network(*given))
+    writes, reshapes = not same(list(given), list(arguments)), layout(given) != layout(arguments)
+    # The second call is what all further ones are like: the first may fill a cache.
+    after = Snapshot(network)
+    second = call()
+    draws, kept = random.moved() or state.has_drawn(), after.changed()
+    kept += [GRADIENT] if any(gradient_of(tensor) is not None for tensor in _tensors(list(given))) else []
+    changes = bool(kept or state.changed())
+    if unread := _unread(first) or _unread(second):
+        notes = [*([RESHAPES] if reshapes else [WRITES] if writes else []), *([DRAWS] if draws else [])]
+        notes += [f"it keeps state between calls ({named(kept)})"] if kept else []
+        notes.append(f"{unread}{UNREAD}")
+        return Seen(
+            (first,), tuple(notes), writes, reshapes, changes, is_checkable=False, is_readable=False, kept=tuple(kept)
+        )
+    differs = _differ(first, second)
+    outputs = (first, second, call()) if differs else (first,)
+    is_random = draws and _differ(second, _detached(network(*copied(arguments))))
+    notes = [RESHAPES] if reshapes else [WRITES] if writes else []
+    if is_random:
+        notes.append(RANDOM)
+    elif draws:
+        notes.append(DRAWS)
+    is_checkable = not is_random
+    if differs:
+        state.restore()
+        is_checkable = is_checkable and not _differ(first, call())
+    if kept:
+        said = ": its output differs from call to call on the same input" if differs else ""
+        notes.append(f"it keeps state between calls{said} ({named(kept)})")
+    elif differs and not is_random:
+        notes.append(UNSTABLE)
+    return Seen(outputs, tuple(notes), writes, reshapes, changes, is_checkable, kept=tuple(kept))
+
+
+def seeds_itself(network: nn.Module, arguments: Sequence[Any]) -> bool:
+    """Whether the output depends on numbers that torch draws from a seed which the network sets itself: other numbers
+    give another output, though each call returns the same. Puts everything back, as `look` does.
+    """
+    import torch
+    from torch.utils import _python_dispatch
+
+    base: Any = _python_dispatch.TorchDispatchMode  # which carries no types
+
+    class OtherNumbers(base):  # type: ignore[misc]
+        seed = 1_000
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = dict(kwargs or {})
+            if torch.Tag.nondeterministic_seeded in func.tags:
+                self.seed += 1
+                torch.manual_seed(self.seed)
+                kwargs |= {"generator": None} if "generator" in kwargs else {}
+            return func(*args, **kwargs)
+
+    state, random = Snapshot(network), RandomState()
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            plain = _detached(network(*copied(arguments)))
+            state.restore()
+            random.restore()
+            with OtherNumbers():
+                return _differ(plain, _detached(network(*copied(arguments))))
+        except Exception:  # a network that cannot be called so is not known to
+            return False
+        finally:
+            state.restore()
+            random.restore()
+
+
+def named(kept: Sequence[str]) -> str:
+    return ", ".join(kept[:MOST_NAMED]) + (" and more" if len(kept) > MOST_NAMED else "")
+
+
+def _unread(output: Any) -> str:
+    """Why nothing can be compared with this output; "" where it can."""
+    try:
+        list(output_check.arrays(output))
+    except output_check.Incomparable as error:
+        return str(error)
+    return ""
+
+
+def layout(arguments: Sequence[Any]) -> list[Any]:
+    """Shapes and strides of the tensors among them."""
+    return [(tensor.shape, tensor.stride()) for tensor in _tensors(list(arguments))]
+
+
+def copied(arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """The arguments with tensors of their own. Raises what torch raises."""
+    return tuple(_mapped(arguments, lambda tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad)))
+
+
+def renewing(
+    call: Callable[[], object], inputs: Sequence[tuple[Any, ...]], originals: Sequence[tuple[Any, ...]]
+) -> Any:
+    """A call whose attribute `renew` puts `originals` back into `inputs`. Devices do that before they read a clock."""
+    pairs = list(zip(_tensors(list(inputs)), _tensors(list(originals)), strict=True))
+
+    def renew() -> None:
+        import torch
+
+        with torch.inference_mode():
+            for tensor, original in pairs:
+                if tensor.shape == original.shape and tensor.stride() == original.stride():
+                    tensor.copy_(original)  # in its place, where a captured graph reads it
+                else:
+                    tensor.data = original.clone()
+
+    def renewed() -> object:
+        return call()
+
+    renewed.renew = renew  # type: ignore[attr-defined]
+    return renewed
+
+
+def on_copies(network: nn.Module) -> nn.Module:
+    """The network behind a module that hands it copies of its inputs: an exporter takes a written input for an
+    output.
+    """
+    from torch import nn
+
+    class OnCopies(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, *arguments: Any) -> Any:
+            return self.network(*(item.clone() if hasattr(item, "clone") else item for item in arguments))
+
+    return OnCopies().train(getattr(network, "training", False))
+
+
+def _differ(one: Any, other: Any) -> bool:
+    pairs = list(output_check.arrays(one)), list(output_check.arrays(other))
+    if [array.shape for array in pairs[0]] != [array.shape for array in pairs[1]]:
+        return True
+    return any(not output_check.error(*pair) <= SAME for pair in zip(*pairs, strict=True))
+
+
+def _detached(value: Any) -> Any:
+    """The tensors of an output, copied: some networks return views of what they keep."""
+
+    def own(tensor: Any) -> Any:
+        try:
+            return tensor.detach().clone()
+        except Exception:  # of a kind that cannot be copied
+            return tensor
+
+    return _mapped(value, own, others=False)
+
+
+def _mapped(value: Any, function: Callable[[Any], Any], *, others: bool = True) -> Any:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: _mapped(item, function, others=others) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_mapped(item, function, others=others) for item in value]
+    return value if others else None
+
+
+def _tensors(value: Any) -> list[Any]:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return [value]
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return [tensor for item in inner for tensor in _tensors(item)]

@@ -1,0 +1,431 @@
+"""What every runtime must do, against each one that is installed here: one suite, no exceptions."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+import numpy as np  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from effbench import doctor, runtimes
+from effbench.cli import options  # noqa: E402
+from effbench.devices import cuda  # noqa: E402
+from effbench.host import worker_process  # noqa: E402
+from effbench.runtimes import Prepared, Runtime, Setting, Unsupported, torch_compile  # noqa: E402
+from effbench.runtimes.model_file import Exported  # noqa: E402
+from effbench.timing import output_check
+
+HERE = Path(__file__).parent
+EVERY = {
+    "device": ("cpu", "cuda", "mps"),
+    "dtype": ("float32", "float64", "float16", "bfloat16", "int8"),
+    "memory_format": ("contiguous", "channels_last"),
+    "mode": ("infer", "train"),
+}
+
+
+# --- networks in the style of the zoo ------------------------------------------------------------------
+
+
+def block(c1: int, c2: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(c1, c2, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(c2), nn.ReLU())
+
+
+class Stack(nn.Module):
+    """Three convolutions and a matrix product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(block(3, 16, stride=2), block(16, 16), block(16, 24, kernel=1))
+        self.classifier = nn.Linear(24, 10)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.classifier(self.features(image).mean((2, 3)))
+
+
+class Shuffled(nn.Module):
+    """Half of the channels pass untouched, then all are shuffled: three convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.branch = block(3, 16), nn.Sequential(block(8, 8, kernel=1), block(8, 8))
+
+    def forward(self, image: Tensor) -> Tensor:
+        left, right = self.stem(image).chunk(2, dim=1)
+        joined = torch.cat([left, self.branch(right)], dim=1)
+        batch, channels, height, width = joined.shape
+        return joined.view(batch, 2, channels // 2, height, width).transpose(1, 2).reshape(joined.shape)
+
+
+class Several(nn.Module):
+    """Two inputs that must not change places, two outputs of unlike shapes; two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = block(3, 8), block(3, 8, stride=2)
+
+    def forward(self, near: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
+        near, far = self.one(near), self.other(far)
+        return near + 2 * far, far.mean((2, 3))
+
+
+class Decomposed(nn.Module):
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.linalg.svd(image[:, 0]).S
+
+
+class Undecided(nn.Module):
+    def forward(self, image: Tensor) -> Tensor:
+        return image * 2 if image.sum() > 0 else image - 1
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...], int]] = {
+    "stack": (Stack, ((4, 3, 96, 96),), 3),
+    "shuffled": (Shuffled, ((1, 3, 16, 16),), 3),
+    "several": (Several, ((1, 3, 16, 16), (1, 3, 32, 32)), 2),
+}
+"""How to build it, the shapes of its inputs, how many convolutions it has."""
+
+
+def built(name: str, device: str) -> tuple[nn.Module, list[tuple[Tensor, ...]]]:
+    """The network in eval mode with statistics that are not those of a fresh batch norm, and three inputs."""
+    torch.manual_seed(0)
+    make, shapes, _ = NETWORKS[name]
+    network = make().eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 2)
+    inputs = [tuple(torch.randn(shape).to(device) for shape in shapes) for _ in range(3)]
+    return network.to(device), inputs
+
+
+# --- each runtime, and what it made of each network -----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network that a runtime has prepared, and what it was before."""
+
+    network: nn.Module
+    inputs: list[tuple[Tensor, ...]]
+    setting: Setting
+    prepared: Prepared
+    before: dict[str, Any]
+
+
+def condition(network: nn.Module) -> dict[str, Any]:
+    """Everything of a network that preparing it could change."""
+    return {
+        "weights": {name: value.clone() for name, value in network.state_dict().items()},
+        "modes": [module.training for module in network.modules()],
+        "gradients": [(weight.requires_grad, weight.grad is None) for weight in network.parameters()],
+        "attributes": [sorted(vars(module)) for module in network.modules()],
+        "hooks": [sum(len(value) for key, value in vars(module).items() if "hooks" in key and value is not None)
+                  for module in network.modules()],
+    }  # fmt: skip
+
+
+class Bench:
+    """One runtime and its subjects, each prepared once for all tests: exports take seconds."""
+
+    def __init__(self, runtime: Runtime, folder: Path) -> None:
+        self.runtime, self.folder = runtime, folder
+        self.device = "cpu" if "cpu" in runtime.devices else "cuda"
+        self._subjects: dict[str, Subject] = {}
+
+    def setting(self, name: str) -> Setting:
+        return Setting(self.folder / name, self.device, threads=1 if self.device == "cpu" else 0)
+
+    def subject(self, name: str) -> Subject:
+        if name not in self._subjects:
+            network, inputs = built(name, self.device)
+            before, setting = condition(network), self.setting(name)
+            self.runtime.require(setting)
+            prepared = self.runtime.prepare(network, inputs, setting)
+            self._subjects[name] = Subject(network, inputs, setting, prepared, before)
+        return self._subjects[name]
+
+
+def runtime_of(name: str) -> Runtime:
+    module = runtimes._ADAPTERS[name][0]
+    if importlib.util.find_spec(f"effbench.runtimes.{module}") is None:
+        pytest.skip(f"{module}.py is not written yet")
+    return runtimes.get(name)
+
+
+@pytest.fixture(scope="module", params=runtimes.NAMES)
+def runtime(request: pytest.FixtureRequest) -> Runtime:
+    return runtime_of(request.param)
+
+
+@pytest.fixture(scope="module")
+def bench(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    absent = runtime.missing()
+    if absent:
+        pytest.skip(absent)
+    if "cpu" not in runtime.devices and (reason := cuda.available(0)):
+        pytest.skip(reason)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Bench(runtime, tmp_path_factory.mktemp(runtime.name))
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_worker() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def copied(output: Any) -> Any:
+    """Some runtimes return views of what they keep, and write there again."""
+    return copy.deepcopy(list(output) if isinstance(output, (list, tuple)) else output)
+
+
+def same(one: Any, other: Any) -> bool:
+    pairs = zip(*(output if isinstance(output, list) else [output] for output in (one, other)), strict=True)
+    return all(bool((np.asarray(left) == np.asarray(right)).all()) for left, right in pairs)
+
+
+# --- the contract ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_computes_what_eager_computes_for_each_input_in_turn(bench: Bench, name: str) -> None:
+    subject = bench.subject(name)
+    expected = [copied(subject.network(*each)) for each in subject.inputs]
+    found = [copied(subject.prepared.call()) for _ in range(2 * len(expected))]
+    # What was called before, by another test, decides which input is next.
+    first = next(at for at, wanted in enumerate(expected) if close(wanted, found[0]))
+    for at, output in enumerate(found):
+        error = output_check.check(expected[(first + at) % len(expected)], output, "float32")["output_error"]
+        assert error < 1e-4
+    assert not any(close(expected[0], other) for other in expected[1:]), "or the turn would not show"
+    for once, again in zip(found[:3], found[3:], strict=True):
+        assert same(once, again), "the same input gives the same bits"
+
+
+def close(expected: Any, found: Any) -> bool:
+    try:
+        return output_check.check(expected, found, "float32")["output_error"] < 1e-4
+    except Unsupported:
+        return False
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_leaves_the_network_as_it_was(bench: Bench, name: str) -> None:
+    subject = bench.subject(name)
+    subject.prepared.call()
+    after = condition(subject.network)
+    weights, kept = subject.before["weights"], after.pop("weights")
+    assert after == {key: value for key, value in subject.before.items() if key != "weights"}
+    assert weights.keys() == kept.keys() and all(torch.equal(weights[key], kept[key]) for key in kept)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_says_what_became_of_the_network(bench: Bench, name: str) -> None:
+    subject = bench.subject(name)
+    facts = subject.prepared.facts
+    json.dumps(facts, allow_nan=False)
+    if bench.runtime.name == "eager":
+        assert not facts, "nothing becomes of it"
+        return
+    assert facts["prepare_s"] > 0 and facts["pieces"] >= 1
+    if bench.runtime.name == "cudagraph":
+        return
+    convolutions = NETWORKS[name][2]
+    # Each convolution is a kernel of its own; eager makes three operators of each block and some twenty of the rest.
+    assert convolutions <= facts["operators"] <= 3 * convolutions + 20
+    assert all(isinstance(count, int) and count > 0 for count in facts["outside"].values())
+    assert sum(facts["outside"].values()) <= facts["operators"]
+    assert facts["threads"] in (None, 1)
+    weights = sum(weight.numel() for weight in subject.network.parameters())
+    assert facts["artefact_bytes"] > (4 * weights if isinstance(bench.runtime, Exported) else 0)
+
+
+def test_it_describes_itself_in_plain_values(bench: Bench) -> None:
+    facts = bench.runtime.facts()
+    json.dumps(facts, allow_nan=False)
+    assert any(name.endswith("version") and value for name, value in facts.items())
+    assert all("." in name for name in facts), "dotted names keep runtimes apart"
+
+
+def test_a_later_launch_finds_what_the_first_one_made(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = bench.subject("shuffled")
+    if isinstance(bench.runtime, Exported):
+        monkeypatch.setattr(bench.runtime, "export", lambda *_: pytest.fail("exported again"))
+    again = bench.runtime.prepare(subject.network, subject.inputs, subject.setting)
+    assert close(subject.network(*subject.inputs[0]), again.call()) or bench.runtime.name == "compile"
+    if bench.runtime.name not in ("eager", "cudagraph"):
+        for name in ("prepare_s", "artefact_bytes", "pieces", "operators", "outside"):
+            assert again.facts[name] == subject.prepared.facts[name]
+        assert again.facts["load_s"] > 0
+
+
+@pytest.mark.parametrize("make", [Decomposed, Undecided])
+def test_it_says_no_or_is_right(bench: Bench, make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    """An operator that few have, and control flow that depends on the data: traced, the wrong branch would be kept."""
+    inputs = [(sign * torch.rand(1, 1, 6, 6, device=bench.device),) for sign in (1.0, -1.0)]
+    network = make().eval().to(bench.device)
+    try:
+        prepared = bench.runtime.prepare(network, inputs, replace(bench.setting("none"), folder=tmp_path))
+        found = [copied(prepared.call()) for _ in inputs]
+    except Unsupported as reason:
+        assert len(str(reason)) > 20 and "\n" not in str(reason)
+        assert bench.runtime.name != "eager"
+    else:
+        expected = [copied(network(*each)) for each in inputs]
+        assert sorted(close(wanted, output) for wanted in expected for output in found) == [False, False, True, True]
+
+
+def test_one_thread_is_one_thread(bench: Bench) -> None:
+    if bench.device != "cpu" or not Path("/proc/self/task").exists():
+        pytest.skip("threads are counted on a Linux CPU")
+    assert len(busy_threads(bench.subject("stack").prepared.call)) == 1
+
+
+def test_two_threads_are_two_threads(bench: Bench) -> None:
+    """In a process of its own, as a worker would be: several runtimes set their threads up once. A model file serves
+    any number of threads; what torch.compile makes is for one number.
+    """
+    if bench.device != "cpu" or not Path("/proc/self/task").exists():
+        pytest.skip("threads are counted on a Linux CPU")
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one processor")
+    environment = worker_process.worker_environment(2, "retain") | {
+        "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])
+    }
+    command = [sys.executable, "-c", "import test_runtime_contract as tests; tests.report_two_threads()"]
+    made = bench.subject("stack").setting.folder
+    folder = made if isinstance(bench.runtime, Exported) else bench.folder / "two"
+    if (made / torch_compile._TOOLS).exists():
+        shutil.copytree(made / torch_compile._TOOLS, folder / torch_compile._TOOLS)
+    told = json.dumps({"runtime": bench.runtime.name, "folder": str(folder)})
+    done = subprocess.run(command, input=told, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    busy, said = json.loads(done.stdout.splitlines()[-1])
+    assert said in (2, None) and busy <= 2
+    # OpenVINO's tasks go to whichever thread is awake: where neighbours take both processors, one may do them all.
+    assert busy == 2 or bench.runtime.name == "openvino"
+
+
+def report_two_threads() -> None:
+    """Print how many threads compute and how many the runtime says, having prepared the network as a worker does."""
+    from effbench import devices
+
+    told = json.loads(sys.stdin.readline())
+    devices.get("cpu", threads=2).setup()
+    with torch.inference_mode():
+        prepared = runtimes.get(told["runtime"]).prepare(
+            *built("stack", "cpu"), Setting(Path(told["folder"]), threads=2)
+        )
+        # Fewer calls: where neighbours take the processors, two threads wait for each other most of the time.
+        busy = max(len(busy_threads(prepared.call, 60)) for _ in range(5))
+        print(json.dumps([busy, prepared.facts.get("threads")]))
+
+
+def busy_threads(call: Callable[[], object], calls: int = 200) -> list[int]:
+    """The threads of this process that take part in so many calls, each with a twentieth of their time or more.
+
+    Others may wake up now and then, to look at a clock.
+    """
+    for _ in range(20):
+        call()
+    before = processor_times()
+    for _ in range(calls):
+        call()
+    spent = {thread: time - before.get(thread, 0) for thread, time in processor_times().items()}
+    return [thread for thread, time in spent.items() if time > 0.05 * sum(spent.values())]
+
+
+def processor_times() -> dict[int, int]:
+    """Nanoseconds by thread."""
+    tasks = Path("/proc/self/task")
+    return {int(task.name): int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()}
+
+
+# --- what it does not have ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", EVERY)
+def test_what_it_does_not_have_is_refused_with_what_it_has(
+    runtime: Runtime, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(runtime, "missing", lambda: None)
+    fits = {name: getattr(runtime, f"{name}s")[0] for name in EVERY}
+    known = getattr(runtime, f"{what}s")
+    assert set(known) <= set(EVERY[what])
+    for value in set(EVERY[what]) - set(known):
+        with pytest.raises(Unsupported) as refused:
+            runtime.require(Setting(tmp_path, **(fits | {what: value})))
+        words = what.replace("_", " ")
+        assert str(refused.value) == f"{runtime.name} has no {words} {value}; it has {', '.join(known)}"
+
+
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    find = importlib.util.find_spec
+    for module in runtime.modules:
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, *rest, gone=module: None if name == gone else find(name, *rest)
+        )
+        remedy = f"{module} is not installed; pip install 'effbench[{runtime.extra}]'"
+        assert runtimes.missing(runtime.name) == remedy
+        with pytest.raises(Unsupported) as refused:
+            runtime.require(Setting(tmp_path, runtime.devices[0]))
+        assert str(refused.value) == remedy
+
+
+def test_lists_and_doctor_name_every_runtime_and_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ncnn" else find(name, *rest))
+    remedy = "pip install 'effbench[ncnn]'"
+    listed = options.names("runtimes")
+    assert tuple(listed) == runtimes.NAMES
+    assert listed["ncnn"].endswith(f" (missing: ncnn is not installed; {remedy})")
+    assert listed["eager"] == runtimes.get("eager").summary
+    present, *absent = doctor._runtimes()
+    assert present.value.startswith("eager, ") and "ncnn" not in present.value
+    (told,) = [finding for finding in absent if finding.topic == "runtime ncnn"]
+    assert (told.status, told.value, told.todo) == ("note", "ncnn is not installed", remedy)
+
+
+def test_every_extra_is_one_of_the_packages() -> None:
+    if sys.version_info < (3, 11):
+        pytest.skip("tomllib came with Python 3.11")
+    import tomllib
+
+    extras = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name in runtimes.NAMES:
+        runtime = runtime_of(name)
+        assert bool(runtime.extra) == bool(runtime.modules)
+        assert not runtime.extra or runtime.extra in extras, f"{runtime.extra} is no extra of pyproject.toml"
+        assert runtime.name == name and runtime.summary and "\n" not in runtime.summary
+
+
+def test_adapters_import_nothing_heavy() -> None:
+    """Listing runtimes takes milliseconds, and a bundle runs where there is no torch."""
+    code = (
+        "import sys; from effbench import runtimes;"
+        "[runtimes.missing(name) for name in runtimes.NAMES];"
+        "heavy = ('torch', 'numpy', 'onnxruntime', 'onnx', 'openvino', 'ncnn', 'executorch');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
