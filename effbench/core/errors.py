@@ -154,3 +154,7 @@ def text_of(error: BaseException | str) -> str:
         return str(error)
     except Exception:
         return ""
+
+
+class Unsupported(Exception):
+    """This runtime cannot take this network; the message is the reason that the skipped row shows."""

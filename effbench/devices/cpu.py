@@ -125,7 +125,8 @@ class Cpu(Device):
 
     def energy(self) -> Energy:
         """Of the whole package and its memory, whoever else computes there."""
-        return rapl.read()
+        counters, wraps = rapl.read()
+        return Energy(counters, "rapl", wraps)
 
     def time_calls(self, call: Call, calls: int) -> list[int]:
         with out_of_memory_named():

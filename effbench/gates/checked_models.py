@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from effbench import api
 from effbench.analysis import summary
 from effbench.core import inputs
 from effbench.core.cost import Cost
@@ -98,7 +97,7 @@ def count(cells: Sequence[Cell], site: Site | None = None) -> Counts:
             found[name] = counted if isinstance(counted, str) else counted.cost
             continue
         try:
-            profile = api.profile(case.model, case.fed, batch=cell.batch, dtype=case.dtype, arguments=case.arguments)
+            profile = in_subprocess.profile(case.model, case.fed, batch=cell.batch, dtype=case.dtype, arguments=case.arguments)
             found[name] = profile.cost
         except EffbenchError as error:
             found[name] = Reason.of(error)

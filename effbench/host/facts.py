@@ -245,7 +245,7 @@ def _limits(root: Path) -> dict[str, Any]:
 
 
 def _software(root: Path) -> dict[str, Any]:
-    commit, dirty = checkout(Path(__file__).resolve().parent.parent) if root == machine.HERE else (None, None)
+    commit, dirty = checkout(Path(__file__).resolve().parents[2]) if root == machine.HERE else (None, None)
     versions = {f"{name}.version": version for name in _PACKAGES if (version := _version(name)) is not None}
     return {
         "python.version": platform.python_version(),

@@ -9,13 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from effbench.core.errors import EffbenchError
-from effbench.devices.base import Energy
 
 ROOT = Path("/sys/class/powercap")
 
 
-def read(root: Path = ROOT) -> Energy:
-    """Every package and its memory (``package-0``, ``package-0 dram``). Raises EffbenchError with the reason.
+def read(root: Path = ROOT) -> tuple[dict[str, int], dict[str, int]]:
+    """The energy counters in microjoules by domain, and where each wraps around. Raises EffbenchError with the reason.
+
+    Domains are every package and its memory (``package-0``, ``package-0 dram``).
 
     Cores and graphics are parts of a package, and "psys" of the platform holds it all: none of them is added.
     """
@@ -43,4 +44,4 @@ def read(root: Path = ROOT) -> Energy:
             "this processor tells no energy (no intel-rapl in /sys/class/powercap), as in most virtual machines and on "
             "Arm; measure on the machine itself, or at the plug"
         )
-    return Energy(counters, "rapl", wraps)
+    return counters, wraps

@@ -11,9 +11,9 @@ __all__ = ["NAMES", "Prepared", "Runtime", "Setting", "Unsupported", "get", "mis
 
 _ADAPTERS = {
     "eager": ("eager", "Eager"),
-    "compile": ("compiled", "Compiled"),
-    "cudagraph": ("cudagraph", "CudaGraph"),
-    "onnxruntime": ("onnx", "OnnxRuntime"),
+    "compile": ("torch_compile", "Compiled"),
+    "cudagraph": ("cuda_graph", "CudaGraph"),
+    "onnxruntime": ("onnxruntime", "OnnxRuntime"),
     "executorch": ("executorch", "ExecuTorch"),
     "openvino": ("openvino", "OpenVino"),
     "ncnn": ("ncnn", "Ncnn"),

@@ -10,14 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from effbench.core.errors import Unsupported as Unsupported
 from effbench.devices.base import Call
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-
-class Unsupported(Exception):
-    """This runtime cannot take this network; the message is the reason that the skipped row shows."""
 
 
 class TraceDiffers(Unsupported):

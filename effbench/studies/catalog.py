@@ -18,7 +18,7 @@ from effbench.core import inputs
 from effbench.core.errors import EffbenchError, UnknownName
 from effbench.core.study import Analysis, Experiment
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 def folder() -> Path:

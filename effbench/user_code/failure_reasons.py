@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from effbench.core.errors import EffbenchError, text_of
+from effbench.core.errors import EffbenchError, Unsupported, text_of
 from effbench.devices import OutOfMemory
-from effbench.runtimes import Unsupported
 
 LONGEST = 300
 
