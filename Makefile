@@ -54,7 +54,7 @@ gpu:
 # Searches for run files that effbench does not survive. What it finds it names; SECONDS=3600 searches longer.
 fuzz: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "atheris>=3"
-	$(BIN)/python tests/fuzz_loader.py -max_total_time=$(or $(SECONDS),300)
+	$(BIN)/python tests/support/fuzz_loader.py -max_total_time=$(or $(SECONDS),300)
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

@@ -15,15 +15,15 @@ from effbench import paper, zoo
 from effbench.cost import profile
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from published_differences import MADDS_DIFFER, PARAMS_DIFFER, printed_like, reason  # noqa: E402
 
 HEAD = """# The zoo, beside what is published about it
 
-Written by `python benchmarks/zoo_page.py`; `tests/zoo/test_every_network.py` holds it to the code. Counts are of one image,
-multiply-adds those of convolutions and matrix products. "Met" means equal to the last digit that the source prints. The
-published rows are those of `effbench/paper/published_costs.csv`.
+Written by `python benchmarks/zoo_page.py`; `tests/zoo/test_every_network.py` holds it to the code. Counts are of one
+image, multiply-adds those of convolutions and matrix products. "Met" means equal to the last digit that the source
+prints. The published rows are those of `effbench/paper/published_costs.csv`.
 """
 
 

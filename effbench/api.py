@@ -17,6 +17,7 @@ from effbench.core.cost import Cost
 from effbench.core.errors import InvalidValue, ModelError, UnknownName
 from effbench.core.study import Analysis, Cell, Experiment
 from effbench.cost import in_subprocess
+from effbench.cost.in_subprocess import CellCosts
 from effbench.host import optional_packages, temporary_folders
 from effbench.results import Results
 from effbench.runs import run_file, runner
@@ -29,9 +30,7 @@ from effbench.zoo.external import DEFAULT_SHAPE
 if TYPE_CHECKING:
     from torch import nn
 
-    from effbench.core.peaks import Peaks
-    from effbench.cost import Kernel, Profile
-    from effbench.cost.in_subprocess import Counted
+    from effbench.cost import Profile
     from effbench.report.analysis_outcome import Outcome
 
 
@@ -192,7 +191,7 @@ def bundle(
     # plan.make knows the names; one runtime a plan, since a label for it belongs to the run.
     plans = [plan.make(experiment, runtime=name, **options) for name in names]
     model_comparison.require(cell.case.model for cell in plans[0].cells)
-    counts = _Counts(plans[0])
+    counts = CellCosts(plans[0].cells, plans[0].sampling.silence_s)
     return export.write(plans, Path(directory), cost=counts.cost, command=command, watch=watch or _unwatched)
 
 
@@ -301,7 +300,7 @@ def _execute(
     _require_device(device)
     model_comparison.require(cell.case.model for cell in planned.cells)
     directory = Path(out) if out is not None else new_directory(name, device)
-    counts = _Counts(planned)
+    counts = CellCosts(planned.cells, planned.sampling.silence_s)
     finished = runner.execute(
         planned, directory, profile=counts.cost, bounds=counts.bounds_s, command=command, watch=watch or _unwatched
     )
@@ -326,36 +325,3 @@ def new_directory(name: str, device: str) -> Path:
         number += 1
         path = run_file.RUNS / f"{stem}-{number}"
     return path
-
-
-class _Counts:
-    """What the cells of a plan cost. A stranger's networks are all counted when the first is asked for."""
-
-    def __init__(self, planned: plan.Plan) -> None:
-        self._planned = planned
-        self._apart: dict[str, Counted | str] = {}
-        self._kernels: dict[str, Mapping[str, Sequence[Kernel]]] = {}
-
-    def cost(self, cell: Cell) -> Cost:
-        """Raises ModelError, InvalidValue."""
-        case = cell.case
-        if in_subprocess.is_foreign(case.model):
-            if not self._apart:
-                foreign = [cell for cell in self._planned.cells if in_subprocess.is_foreign(cell.case.model)]
-                self._apart.update(in_subprocess.count_apart(foreign, self._planned.sampling.silence_s))
-            found: Counted | Profile | str = self._apart[cell.id]
-        else:
-            dtype = "float32" if case.dtype == "int8" else case.dtype
-            found = profile(case.model, case.fed, batch=cell.batch, dtype=dtype, arguments=case.arguments)
-        if isinstance(found, str):
-            raise ModelError(found)
-        if case.dtype == "int8":
-            found = in_subprocess.quantised(found)
-        self._kernels[cell.id] = found.kernels
-        return found.cost
-
-    def bounds_s(self, cell: Cell, peaks: Peaks) -> dict[str, float]:
-        """The least seconds of one call at each level, of a cell whose cost was asked for."""
-        from effbench.cost import bounds_s
-
-        return bounds_s(self._kernels[cell.id], peaks)

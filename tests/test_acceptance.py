@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy
 import pytest
-import test_cuda
+import scripted_gpu
+from planted_machines import PI_4, plant, read
+from run_files import write
 from runs import CELLS, run_of, with_blocks
+from scripted_runs import events_of, job
 from shell import records, study_file
-from test_environment import PI_4, plant, read
-from test_measurement import events_of, job
-from test_storage import write
 
 from effbench import api, export
 from effbench.analysis.run_diff import compare_runs
@@ -76,8 +76,8 @@ def test_01_elapsed_is_positive_and_scales_with_k(clock: Clock, calls: int) -> N
     timing = cpu.Cpu(1).time_block(clock.work(1_250), calls)
     assert (timing.wall_ns, timing.cpu_ns) == (1_250 * calls, 1_250 * calls)
     assert Block(0, 0, 0, "a", timing).per_call_s() == pytest.approx(1.25e-6)
-    gpu = test_cuda.Gpu()
-    on_gpu = test_cuda.device(gpu).time_block(gpu.kernels(host=1_000, device=20_000), calls)
+    gpu = scripted_gpu.Gpu()
+    on_gpu = scripted_gpu.device(gpu).time_block(gpu.kernels(host=1_000, device=20_000), calls)
     assert on_gpu.device_ns == 20_000 * calls and on_gpu.wall_ns >= 20_000 * calls
 
 
@@ -209,8 +209,8 @@ def test_05_a_batch_that_does_not_fit_is_never_made_smaller(monkeypatch: pytest.
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])
 def test_06_the_precision_is_asserted_when_the_run_ends(precision: str) -> None:
     """timm's benchmark switches TF32 on for everybody, and refuses the word tf32 that its help offers."""
-    gpu = test_cuda.Gpu()
-    device = test_cuda.device(gpu, precision=precision)
+    gpu = scripted_gpu.Gpu()
+    device = scripted_gpu.device(gpu, precision=precision)
     device.setup()
     assert device.facts()["gpu.precision"] == precision
     device.time_block(gpu.kernels(1_000, 20_000), 10)
@@ -237,7 +237,7 @@ def test_07_the_clock_is_monotonic_and_no_nanosecond_is_lost(clock: Clock, tmp_p
 def test_08_peak_memory_is_the_peak_of_this_cell() -> None:
     """TorchBench's "CPU peak" is what the process holds at the moment it is asked."""
 
-    class Filling(test_cuda.Gpu):
+    class Filling(scripted_gpu.Gpu):
         held, most = 100, 5_000  # 5,000 is an earlier cell's peak
 
         def hold(self, change: int) -> None:
@@ -261,7 +261,7 @@ def test_08_peak_memory_is_the_peak_of_this_cell() -> None:
         kernel()
         gpu.hold(-600)
 
-    found = test_cuda.device(gpu).probe(call, 5)
+    found = scripted_gpu.device(gpu).probe(call, 5)
     assert (found["peak_memory_bytes"], found["working_memory_bytes"], gpu.held) == (700, 600, 100)
     assert "peak_memory_bytes" not in cpu.Cpu(1).probe(lambda: None, 1), "missing, not something else by that name"
 

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import torch
 from nursery import HANGS_S
+from scripted_gpu import Gpu as ScriptedGpu
 from shell import environment
-from test_cuda import Gpu as ScriptedGpu
 from torch import nn
 
 from effbench.cli import main

@@ -17,6 +17,7 @@ from effbench.core import inputs
 from effbench.core.errors import InvalidValue
 from effbench.core.inputs import Input
 from effbench.core.study import Case, Experiment, Sampling
+from effbench.cost import example_inputs
 from effbench.gates import config
 from effbench.pytest_plugin import assert_cost
 from effbench.studies import plan
@@ -79,7 +80,7 @@ def test_a_batch_is_a_whole_number_above_zero_everywhere(batch: Any):
         lambda: api.profile("lenet5", batch=batch),
         lambda: cost.crosscheck(LAYER, (3, 8, 8), batch=batch),
         lambda: assert_cost(LAYER, (3, 8, 8), batch=batch, max_madds=MADDS),
-        lambda: inputs.make([Input((3,))], batch, "float32"),
+        lambda: example_inputs.make([Input((3,))], batch, "float32"),
         lambda: plan.make(study, batch=batch),
         lambda: plan.make(Experiment("s", "", "", "a", (1,), 1, (Case("x", (3,), labels={"a": 1}, batch=batch),))),
         lambda: api.measure(LAYER, (3, 8, 8), batch=batch, device="fake"),

@@ -37,11 +37,11 @@ NOTES = "notes.json"
 
 HEAD = """# effbench beside its peers
 
-Written by `python -m benchmarks.peers page` from the rows in `results/benchmarks/`; `tests/benchmarks/test_peers.py` holds
-it to them. `make bench` measures everything anew on your machine, in about an hour, and goes on where it was stopped.
-Every part alternates effbench with its peers in one session, in seeded random order and in fresh processes; peers run
-as their users run them, with their defaults, and again with the time that effbench gets. How each part is measured is
-in its file under `benchmarks/peers/`.
+Written by `python -m benchmarks.peers page` from the rows in `results/benchmarks/`; `tests/benchmarks/test_peers.py`
+holds it to them. `make bench` measures everything anew on your machine, in about an hour, and goes on where it was
+stopped. Every part alternates effbench with its peers in one session, in seeded random order and in fresh processes;
+peers run as their users run them, with their defaults, and again with the time that effbench gets. How each part is
+measured is in its file under `benchmarks/peers/`.
 """
 
 

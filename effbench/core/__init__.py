@@ -1,4 +1,26 @@
 """The nouns of effbench: frozen dataclasses and plain helpers, standard library only. Start reading here.
 
-`study` says what is measured, `run` what was measured, `estimate` what follows from it.
+`study` says what is measured, `run` what was measured, `estimate` what follows from it. Files with studies may import
+the nouns from here or from `effbench`.
 """
+
+from __future__ import annotations
+
+from typing import Any
+
+_HOMES = {
+    "study": ("Analysis", "Case", "Cell", "Claim", "Experiment", "Label", "Sampling"),
+    "run": ("Block", "Environment", "Launch", "Result", "Run", "Timing"),
+    "estimate": ("Comparison", "Estimate", "Verdict"),
+    "cost": ("DEFAULT_LEVEL", "LEVELS", "Cost", "Traffic"),
+    "inputs": ("Input",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            import importlib
+
+            return getattr(importlib.import_module(f"effbench.core.{module}"), name)
+    raise AttributeError(f"module 'effbench.core' has no attribute '{name}'")

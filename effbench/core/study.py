@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from effbench.core import inputs as core_inputs
 from effbench.core.errors import InvalidValue
 from effbench.core.inputs import Input
 

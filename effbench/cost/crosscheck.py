@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from effbench.core import inputs as core_inputs
 from effbench.core.errors import text_of
+from effbench.cost import example_inputs
 from effbench.cost.costs import OpCost, Profile
 from effbench.cost.formulas import PRODUCTS
 from effbench.cost.profile import Fed, Feed, profile
@@ -73,7 +74,7 @@ def crosscheck(
         try:
             with quiet_torch(), lent(model.modules(), twin):
                 args, named = feed.on(torch.device(device))
-                return run(model, core_inputs.positional(model, args, named) if named else args, ours)
+                return run(model, example_inputs.positional(model, args, named) if named else args, ours)
         except ImportError:
             why = f"{counter} is not installed; pip install {counter}"
         except Exception as error:

@@ -18,6 +18,7 @@ from effbench.user_code import code_origins, failure_reasons, global_state
 from effbench.zoo import external, libraries
 
 if TYPE_CHECKING:
+    from effbench.core.peaks import Peaks
     from effbench.cost import Kernel, Profile
 
 
@@ -48,6 +49,17 @@ def profile(
     """
     with global_state.interop_threads_left() if ":" in model else nullcontext():
         return _profiled(model, input_shape, batch, dtype, arguments, check)
+
+
+def count_cell(cell: Cell) -> Profile | Counted:
+    """Count the model of a cell on its own inputs, in this process where its code is known.
+
+    Raises UnknownName, ModelError, InvalidValue.
+    """
+    case = cell.case
+    dtype = "float32" if case.dtype == "int8" else case.dtype
+    found = profile(case.model, case.fed, batch=cell.batch, dtype=dtype, arguments=case.arguments)
+    return quantised(found) if case.dtype == "int8" else found
 
 
 def _profiled(
@@ -215,3 +227,35 @@ def _kernels(values: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, tuple[K
     from effbench.cost import Kernel
 
     return {level: tuple(Kernel(madds, Traffic(*moved)) for madds, *moved in each) for level, each in values.items()}
+
+
+class CellCosts:
+    """What the cells of a plan cost. All models of user code are counted when the first of them is asked for."""
+
+    def __init__(self, cells: Sequence[Cell], silence_s: float) -> None:
+        self._cells, self._silence_s = cells, silence_s
+        self._apart: dict[str, Counted | str] = {}
+        self._kernels: dict[str, Mapping[str, Sequence[Kernel]]] = {}
+
+    def cost(self, cell: Cell) -> Cost:
+        """The cost of one forward pass of the cell's batch. Raises ModelError, InvalidValue."""
+        found: Counted | Profile | str
+        if is_foreign(cell.case.model):
+            if not self._apart:
+                foreign = [other for other in self._cells if is_foreign(other.case.model)]
+                self._apart.update(count_apart(foreign, self._silence_s))
+            found = self._apart[cell.id]
+            if isinstance(found, str):
+                raise ModelError(found)
+            if cell.case.dtype == "int8":
+                found = quantised(found)
+        else:
+            found = count_cell(cell)
+        self._kernels[cell.id] = found.kernels
+        return found.cost
+
+    def bounds_s(self, cell: Cell, peaks: Peaks) -> dict[str, float]:
+        """The least seconds of one call at each level of memory access, of a cell whose cost was asked for."""
+        from effbench.cost import bounds_s
+
+        return bounds_s(self._kernels[cell.id], peaks)

@@ -18,7 +18,7 @@ from effbench.core import inputs as core_inputs
 from effbench.core.cost import Cost, Traffic
 from effbench.core.errors import InvalidValue, ModelError, NeedsValues
 from effbench.core.inputs import Input
-from effbench.cost import child
+from effbench.cost import child, example_inputs
 from effbench.cost.costs import OpCost, Profile
 from effbench.cost.familiar import keeps_nothing
 from effbench.cost.formulas import PRODUCTS
@@ -230,7 +230,7 @@ class Feed:
         """The arguments by position and by name: the values, or seeded ones of the shapes (none on meta)."""
         if self.values is not None:
             return tuple(_placed(item, device, getattr(torch, self.dtype)) for item in self.values), {}
-        return core_inputs.make(self.inputs, self.batch, self.dtype, str(device))
+        return example_inputs.make(self.inputs, self.batch, self.dtype, str(device))
 
     def __str__(self) -> str:
         return " and ".join(str(replace(item, shape=(self.batch, *item.shape))) for item in self.inputs)

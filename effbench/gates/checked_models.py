@@ -91,14 +91,13 @@ def count(cells: Sequence[Cell], site: Site | None = None) -> Counts:
         apart = {cell.id: Reason.of(error) for cell in foreign}
     found: dict[str, Cost | str] = {}
     for cell in cells:
-        name, case = name_of(cell.case), cell.case
+        name = name_of(cell.case)
         if cell.id in apart:
             counted = apart[cell.id]
             found[name] = counted if isinstance(counted, str) else counted.cost
             continue
         try:
-            profile = in_subprocess.profile(case.model, case.fed, batch=cell.batch, dtype=case.dtype, arguments=case.arguments)
-            found[name] = profile.cost
+            found[name] = in_subprocess.count_cell(cell).cost
         except EffbenchError as error:
             found[name] = Reason.of(error)
     return found

@@ -85,7 +85,7 @@ class Config:
         return own or self.tolerance or (COUNT_TOLERANCE if self.count else TOLERANCE)
 
     def options(self) -> dict[str, Any]:
-        """How to measure, with every default filled in: device, threads, allocator, seed, as `studies.plan.make` takes them."""
+        """How to measure, with every default filled in, as `studies.plan.make` takes it."""
         return {
             "device": "cpu" if self.device is None else self.device,
             "threads": 1 if self.threads is None else self.threads,

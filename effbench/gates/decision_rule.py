@@ -314,8 +314,8 @@ def _finding(
 def unmeasured(baseline: str | None, candidate: str | None) -> tuple[Word, str]:
     """A cell that a side cannot run: broken is worse than slow, and new has nothing to be slower than.
 
-    New is only what the baseline's revision does not hold, which its `core.errors.Reason` says. One that it holds and that
-    does not run there leaves nothing to compare with, and that passes nothing.
+    New is only what the baseline's revision does not hold, which its `core.errors.Reason` says. One that it holds and
+    that does not run there leaves nothing to compare with, and that passes nothing.
     """
     if baseline and candidate and not any(map(_is_of_the_machine, (baseline, candidate))):
         return "INCONCLUSIVE", f"neither side runs it: {candidate}"

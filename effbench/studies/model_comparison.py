@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Fed = Sequence[Any] | Mapping[str, Any]
-"""A shape, several shapes, `core.inputs.Input`s or tensors, or any of them by name: what `core.inputs.described` takes."""
+"""A shape, several shapes, `core.inputs.Input`s or tensors, or any of them by name (`core.inputs.described`)."""
 
 
 def require(models: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ from effbench import runtimes
 from effbench.core import inputs as core_inputs
 from effbench.core.errors import ModelError, text_of
 from effbench.core.inputs import Input
-from effbench.cost import builds
+from effbench.cost import builds, example_inputs
 from effbench.devices import Call, Device, OutOfMemory, cpu
 from effbench.runtimes import Setting, Unsupported
 from effbench.runtimes.base import Runtime, TraceDiffers
@@ -319,7 +319,7 @@ def _without_history(network: Any) -> Any:
 
 def _rotations(spec: Mapping[str, Any], device: Device) -> int:
     """How many inputs outgrow the device's caches, in the dtype that they have when the network reads them."""
-    args, named = core_inputs.make(_described(spec), spec["batch"], "float32", "meta")
+    args, named = example_inputs.make(_described(spec), spec["batch"], "float32", "meta")
     kind = dtype_cast.torch_dtype(spec["dtype"])
     return device.rotations(sum(_cast(tensor, kind).nbytes for tensor in (*args, *named.values())))
 
@@ -337,8 +337,8 @@ def _fed(network: Any, spec: Mapping[str, Any], seed: int, device: Device, numbe
     generator = torch.Generator().manual_seed(seed)
     found = []
     for _ in range(number):
-        args, named = core_inputs.make(described, spec["batch"], "float32", seed=generator)
-        passed = core_inputs.positional(network, args, named) if named else args
+        args, named = example_inputs.make(described, spec["batch"], "float32", seed=generator)
+        passed = example_inputs.positional(network, args, named) if named else args
         found.append(tuple(device.place(item) if isinstance(item, torch.Tensor) else item for item in passed))
     return found
 

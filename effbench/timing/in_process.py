@@ -21,6 +21,7 @@ from effbench.core.cost import Cost
 from effbench.core.errors import ModelError, UnknownName
 from effbench.core.run import Block, Timing
 from effbench.core.study import Sampling
+from effbench.cost import example_inputs
 from effbench.devices import Call, Device
 from effbench.devices._torch_cuda import TorchCuda
 from effbench.host.worker_process import ALLOCATORS
@@ -162,8 +163,9 @@ def prepare(
 
     There are as many inputs as in a launch, so that on a GPU none is in the L2 cache when it comes round again.
 
-    `shape` is what `core.inputs.described` takes; `dtype` and `device` default to the network's own. Raises InvalidValue,
-    UnknownName, DeviceUnavailable; on the scripted device ModelError for a network that cannot be counted.
+    `shape` is what `core.inputs.described` takes; `dtype` and `device` default to the network's own. Raises
+    InvalidValue, UnknownName, DeviceUnavailable; on the scripted device ModelError for a network
+    that cannot be counted.
 
     What a call of the network sets for the whole process is put back, and noted.
     """
@@ -259,13 +261,13 @@ def _fed(
     """What each call passes, in turn."""
     import torch
 
-    args, named = core_inputs.make(described, batch, dtype, "meta")
+    args, named = example_inputs.make(described, batch, dtype, "meta")
     number = device.rotations(sum(tensor.nbytes for tensor in (*args, *named.values())))
     generator = torch.Generator().manual_seed(SEED)
     found = []
     for _ in range(number):
-        args, named = core_inputs.make(described, batch, dtype, seed=generator)
-        passed = core_inputs.positional(network, args, named) if named else args
+        args, named = example_inputs.make(described, batch, dtype, seed=generator)
+        passed = example_inputs.positional(network, args, named) if named else args
         found.append(tuple(device.place(item) if isinstance(item, torch.Tensor) else item for item in passed))
     return found
 

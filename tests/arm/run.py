@@ -39,7 +39,7 @@ def main() -> int:
         **os.environ,
         "ARM_PYTHON": str(python),
         "ARM_POSING_PYTHON": str(made.python("posing-python", made.posing, site)),
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "arm"))),
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "support", ROOT / "tests" / "arm"))),
         "OMP_NUM_THREADS": "1",
     }
     try:

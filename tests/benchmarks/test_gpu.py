@@ -41,7 +41,7 @@ from benchmarks.gpu.steps import STEPS  # noqa: E402
 
 WHOLE = """
 import runpy, sys
-sys.path.insert(0, "tests")
+sys.path.insert(0, "tests/support")
 import measuring
 del sys.path[0]
 measuring.install()

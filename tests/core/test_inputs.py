@@ -21,6 +21,7 @@ from effbench.cli import options
 from effbench.core import inputs as core_inputs
 from effbench.core.errors import EffbenchError, InvalidValue, ModelError
 from effbench.core.inputs import Input
+from effbench.cost import example_inputs
 from effbench.cost.trace import trace
 from effbench.runs import run_file
 
@@ -150,7 +151,7 @@ def test_what_an_input_prints_is_how_it_is_typed(item: Input):
 def test_tensors_are_as_described_on_meta_and_for_real(items: list[Input], batch: int):
     items = [Input(item.shape[:2] and (2,) * len(item.shape[:2]), item.name, item.dtype) for item in items]
     for device in ("meta", "cpu"):
-        args, named = core_inputs.make(items, batch, "float16", device)
+        args, named = example_inputs.make(items, batch, "float16", device)
         assert len(args) == sum(not item.name for item in items)
         for item, tensor in zip([i for i in items if not i.name] + [i for i in items if i.name],
                                 [*args, *named.values()], strict=True):  # fmt: skip
@@ -161,11 +162,11 @@ def test_tensors_are_as_described_on_meta_and_for_real(items: list[Input], batch
 
 def test_whole_numbers_are_legal_everywhere_and_the_seed_decides_all_values():
     fed = [Input((50,), dtype="int64"), Input((50,), dtype="bool"), Input((50,))]
-    (ids, flags, floats), _ = core_inputs.make(fed, 4, "float32", seed=3)
+    (ids, flags, floats), _ = example_inputs.make(fed, 4, "float32", seed=3)
     assert set(ids.unique().tolist()) == {0, 1}
     assert set(flags.unique().tolist()) == {False, True}
     assert floats.std() > 0.5
-    again, _ = core_inputs.make(fed, 4, "float32", seed=3)
+    again, _ = example_inputs.make(fed, 4, "float32", seed=3)
     assert all(torch.equal(one, two) for one, two in zip((ids, flags, floats), again, strict=True))
 
 
@@ -224,7 +225,7 @@ def test_a_float_mask_has_the_dtype_of_the_network_and_a_stated_one_its_own(two:
 
 def test_what_leaves_in_a_dictionary_with_a_dataclass_must_be_written_out(two: nn.Module):
     """Fused, `text + 1` joins the linear layer's output, which leaves the network too and so is still written."""
-    args, named = core_inputs.make([Input((3, 16, 16)), IDS], 1, "float32", "meta")
+    args, named = example_inputs.make([Input((3, 16, 16)), IDS], 1, "float32", "meta")
     with torch.no_grad():
         found = trace(two.to("meta"), args, named, tensors="meta")
     assert len(found.leaving) == 3
@@ -315,11 +316,11 @@ def test_names_that_forward_does_not_have_are_one_line(two: nn.Module, nets: Pat
     with pytest.raises(ModelError, match=r"unexpected keyword argument 'idz'"):
         cost.profile(two, {"image": (3, 16, 16), "idz": IDS})
     with pytest.raises(InvalidValue, match="its forward takes image, ids, mask"):
-        core_inputs.positional(two, (), {"idz": 1})
+        example_inputs.positional(two, (), {"idz": 1})
     with pytest.raises(InvalidValue, match="by name only"):
-        core_inputs.positional(zoo.resolve(f"{nets}:NameOnly"), (1,), {"scale": 2})
-    assert core_inputs.positional(two, (1,), {"ids": 2}) == (1, 2)
-    assert core_inputs.positional(two, (), {"mask": 3, "image": 1, "ids": 2}) == (1, 2, 3)
+        example_inputs.positional(zoo.resolve(f"{nets}:NameOnly"), (1,), {"scale": 2})
+    assert example_inputs.positional(two, (1,), {"ids": 2}) == (1, 2)
+    assert example_inputs.positional(two, (), {"mask": 3, "image": 1, "ids": 2}) == (1, 2, 3)
     found = cost.profile(zoo.resolve(f"{nets}:NameOnly"), {"x": (6,), "scale": (1,)})
     assert found.cost.madds == 30, "counting passes names as they are"
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import torch
+from networks import unchanged
 from nursery import HANGS_S
 from shell import environment
-from test_cost_state import unchanged
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations

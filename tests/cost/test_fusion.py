@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from networks import assert_ordered
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -149,12 +150,6 @@ programs = st.builds(
     st.lists(st.tuples(st.sampled_from(sorted(OPERATORS)), places, places), min_size=1, max_size=20),
     st.lists(places, min_size=1, max_size=3),
 )
-
-
-def assert_ordered(levels: Mapping[str, Traffic]) -> None:
-    for unit in ("elements", "bytes"):
-        moved = [getattr(levels[level], unit) for level in ("layer", "epilogue", "pointwise", "eager")]
-        assert moved == sorted(moved), (unit, moved)
 
 
 def assert_it_can_run(fusion: Fusion, homes: Sequence[int]) -> None:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import _thread
 import copy
-import gc
 import json
-import logging
 import subprocess
 import sys
-import threading
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from multiprocessing.pool import ThreadPool
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from networks import unchanged
 from torch import nn
 from torch.nn import functional
-from torch.nn.modules import module as torch_modules
 
 from effbench.core.errors import EffbenchError, InvalidValue, ModelError
 from effbench.cost import count, profile
@@ -58,55 +51,6 @@ class Messy(nn.Module):
         if self.fails == "always" or (self.fails == "on meta" and y.is_meta):
             raise ValueError("broken on purpose\nsecond line")
         return y
-
-
-def global_hooks() -> dict[str, int]:
-    tables = {name: value for name, value in vars(torch_modules).items() if name.startswith("_global_")}
-    return {name: len(value) for name, value in tables.items() if hasattr(value, "__len__")}
-
-
-AUTOGRAD = ("AutogradCPU", "AutogradMeta")
-
-
-def patched() -> dict[str, int]:
-    """What the counter puts functions of its own in place of, while it counts."""
-    places = (torch.Tensor, torch.autocast, threading.Thread, threading.Condition, _thread, ThreadPoolExecutor)
-    functions = {(place, name): value for place in (*places, ThreadPool) for name, value in vars(place).items()}
-    # torch itself gains modules as they are imported.
-    functions |= {(torch, name): getattr(torch, name) for name in ("compile", "set_autocast_enabled")}
-    return {f"{place.__name__}.{name}": id(value) for (place, name), value in functions.items()}
-
-
-@contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    def state() -> dict[str, Any]:
-        return {
-            "attributes": {name: (set(vars(part)), part.training) for name, part in model.named_modules()},
-            "tensors": {name: (id(value), value._version) for name, value in model.state_dict(keep_vars=True).items()},
-            "identity": {name: id(value) for name, value in vars(model).items() if name != "training"},
-            "hooks": {
-                name: (len(part._forward_hooks), len(part._forward_pre_hooks)) for name, part in model.named_modules()
-            },
-            "global hooks": global_hooks(),
-            "functions": {name: id(value) for name, value in vars(functional).items()},
-            "patched": patched(),
-            "kernels": [torch._C._dispatch_has_kernel_for_dispatch_key("aten::lstm.input", key) for key in AUTOGRAD],
-            "fast path": torch.backends.mha.get_fastpath_enabled(),
-            "grad": torch.is_grad_enabled(),
-            "garbage collection": gc.isenabled(),
-            "a logger": logging.getLogger("torch._subclasses.fake_tensor").disabled,
-            "dtype": torch.get_default_dtype(),
-            "device": torch.get_default_device(),
-            "modes": torch.utils._python_dispatch._get_current_dispatch_mode(),
-        }
-
-    before = state()
-    values = {name: value.clone() for name, value in model.state_dict().items()}
-    random = torch.get_rng_state()
-    yield
-    assert state() == before
-    assert torch.equal(torch.get_rng_state(), random)
-    assert all(torch.equal(value, values[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("fails", ["", "on meta", "always"])

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from effbench.core import inputs as core_inputs
 from effbench.core.errors import ModelError
-from effbench.cost import refusal
+from effbench.cost import example_inputs, refusal
 
 
 class Runs(nn.Module):
@@ -48,7 +48,7 @@ class Two(nn.Module):
 
 
 def failure(network: nn.Module, inputs: tuple[core_inputs.Input, ...], device: str, batch: int = 1) -> Exception | None:
-    args, named = core_inputs.make(inputs, batch, "float32", device)
+    args, named = example_inputs.make(inputs, batch, "float32", device)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

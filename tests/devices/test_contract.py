@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import scripted_gpu
 from nursery import HANGS_S
 
 from effbench import devices
 from effbench.core.errors import DeviceUnavailable, InvalidValue, UnknownName
 from effbench.core.run import Timing
 from effbench.devices import Device, OutOfMemory, cpu, cuda
-from tests import test_cuda
 
 NO_CUDA = cuda.available(0)
 
@@ -32,7 +32,7 @@ NO_CUDA = cuda.available(0)
 )
 def device(request: pytest.FixtureRequest) -> Iterator[Device]:
     if request.param == "scripted GPU":
-        yield test_cuda.device(test_cuda.Gpu(graph=20_000))
+        yield scripted_gpu.device(scripted_gpu.Gpu(graph=20_000))
         return
     made = devices.get(request.param, **({"threads": 1} if request.param == "cpu" else {}))
     yield made
@@ -61,10 +61,10 @@ def spin() -> None:
         pass
 
 
-def scripted(device: Device) -> test_cuda.Gpu | None:
+def scripted(device: Device) -> scripted_gpu.Gpu | None:
     """The scripted GPU that stands for a real one, where one does."""
     gpu = getattr(device, "_api", None)
-    return gpu if isinstance(gpu, test_cuda.Gpu) else None
+    return gpu if isinstance(gpu, scripted_gpu.Gpu) else None
 
 
 def test_it_knows_its_name_and_says_what_it_is(device: Device) -> None:

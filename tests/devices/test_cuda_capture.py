@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.test_cuda import CALM as CALM_READING
-from tests.test_cuda import Gpu, Nvml, device
+from scripted_gpu import CALM as CALM_READING
+from scripted_gpu import Gpu, Nvml, device
 
 from effbench.core.study import Sampling
 from effbench.devices import _torch_cuda

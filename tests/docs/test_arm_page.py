@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer
 
-sys.path.insert(0, str(Path(__file__).parent / "arm"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "arm"))
 
 import machines
 import userland

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 import effbench
-from effbench.cli import COMMANDS
-from effbench.cli.app import app
+from effbench.cli.app import COMMANDS, app
 from effbench.core.errors import UnknownName
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +58,7 @@ def test_public_things_have_docstrings(path: Path) -> None:
 def test_the_public_names_are_there_and_are_functions() -> None:
     """A submodule of the same name would hide one as soon as something imports it."""
     import effbench.api
-    import effbench.cli
+    import effbench.cli.app
     import effbench.runs.worker
 
     for name in set(effbench.__all__) - {"__version__"}:
@@ -80,9 +79,11 @@ def test_the_listed_commands_are_the_real_ones() -> None:
 def test_importing_costs_no_torch() -> None:
     """Reading and judging stored runs, and the command's help, must start in milliseconds."""
     code = (
-        "import sys, effbench, effbench.cli, effbench.runs.run_file, effbench.analysis.summary, effbench.analysis.verdicts, effbench.analysis.run_diff;"
+        "import sys, effbench, effbench.cli.app, effbench.runs.run_file, effbench.analysis.summary;"
+        "import effbench.analysis.verdicts, effbench.analysis.run_diff;"
         "import effbench.studies.plan, effbench.studies.catalog, effbench.zoo, effbench.host.facts, effbench.api;"
-        "import effbench.report.tables.cells, effbench.report.json_document, effbench.report.tables.misc, effbench.report.page;"
+        "import effbench.report.tables.cells, effbench.report.json_document, effbench.report.tables.misc;"
+        "import effbench.report.page;"
         "effbench.zoo.names(); effbench.studies.catalog.titles();"
         "heavy = ('torch', 'pandas', 'matplotlib', 'numpy', 'scipy', 'rich', 'jinja2');"
         "print([name for name in heavy if name in sys.modules])"

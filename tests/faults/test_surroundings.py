@@ -123,8 +123,8 @@ def test_what_stops_matplotlib_does_not_stop_our_figures(tmp_path: Path, variabl
     (tmp_path / "matplotlibrc").write_bytes(b"\xff\xfe\n")
     value = {"MPLBACKEND": "nosuch", "MATPLOTLIBRC": str(tmp_path)}[variable]
     code = (
-        "import os; from effbench.report.figures import failures as figureless, style as ink; figureless.load_matplotlib();"
-        f" ink.new_figure(1, 'a', 'b').savefig({str(tmp_path / 'a.png')!r});"
+        "import os; from effbench.report.figures import failures, style; failures.load_matplotlib();"
+        f" style.new_figure(1, 'a', 'b').savefig({str(tmp_path / 'a.png')!r});"
         f" assert os.environ['{variable}'] == {value!r}"
     )
     done = subprocess.run(

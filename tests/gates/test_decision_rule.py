@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy
 import pytest
+from runs import CELLS, COST, run_of, with_blocks
 from scipy import stats as scipy_stats
 
 from effbench.core.errors import Reason
@@ -17,7 +18,6 @@ from effbench.gates import decision_rule as gate
 from effbench.gates.ab_pairs import Pair
 from effbench.gates.decision_rule import Gate, Rule
 from effbench.gates.result import Decision
-from tests.runs import CELLS, COST, run_of, with_blocks
 
 SLOW, SAME, THIRD = CELLS
 TIMES = {SLOW: 1e-3, SAME: 2e-3, THIRD: 3e-3}

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.test_cuda import CALM, Gpu, Nvml, device, library
+from scripted_gpu import CALM, Gpu, Nvml, device, library
 
 from effbench.analysis import summary
 from effbench.core.errors import EffbenchError
@@ -23,7 +24,6 @@ from effbench.host import nvml, rapl
 from effbench.metrics import base, energy
 from effbench.report.tables import cells
 from effbench.report.tables.table_model import render_markdown
-from tests import runs
 
 RANGE = 262_143_328_850
 """Microjoules after which a package's counter starts anew: what many of Intel's processors say."""

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.projects import CONFIG, repository, write
-from tests.shell import effbench
+from projects import CONFIG, repository, write
+from runs import COST
+from shell import effbench
 
 from effbench.core.errors import EffbenchError, InvalidValue, Reason
 from effbench.core.run import Reading
@@ -28,7 +29,6 @@ from effbench.host.worker_process import Site, WorkerFailed, worker_environment
 from effbench.metrics import base, instruction_counters, instructions
 from effbench.metrics.instruction_counters import Method
 from effbench.report.tables import gate
-from tests.runs import COST
 
 SOURCE = Path(instruction_counters.__file__).with_name("effcount.c")
 PAGE_FAULTS = (1, 2)

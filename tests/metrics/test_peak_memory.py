@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from runs import run_of
-from test_cuda import MB, Gpu
+from scripted_gpu import MB, Gpu
 
 from effbench import runtimes
 from effbench.core.errors import EffbenchError

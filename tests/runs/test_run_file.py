@@ -11,47 +11,20 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from run_files import write
 from runs import CELLS, run_of
 
 from effbench.analysis.run_diff import compare_runs
 from effbench.analysis.summary import summarise
 from effbench.analysis.verdicts import judge
 from effbench.core.errors import CorruptRun, StorageError
-from effbench.core.run import Conditions, Run
+from effbench.core.run import Conditions
 from effbench.report.tables.launches import launch_rows
 from effbench.runs import launches, run_file, schema
 from effbench.runs.run_file import RUN_FILE, RunWriter, load
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 TIMES = dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True))
-
-
-def write(run: Run, directory: Path, blocks: int | None = None) -> Path:
-    """Store a run as the runner does, or only its first `blocks` blocks of each cell."""
-    with RunWriter(directory) as writer:
-        writer.header(run, "0.0")
-        for result in run.results:
-            writer.cell(replace(result, blocks=()))
-            writer.append("calls", cell=result.cell.id, calls=result.calls)
-        for launch in run.launches:
-            writer.append("launch", launch=launch.number, slot=launch.slot)
-            for warm in launch.warmups.values():
-                writer.append(
-                    "warmup",
-                    launch=launch.number,
-                    cell=warm.cell,
-                    calls=warm.calls,
-                    seconds=warm.seconds,
-                    steady=warm.steady,
-                )
-            writer.append("null", launch=launch.number, ns_per_call=launch.null_call_ns)
-            writer.append("end", launch=launch.number, stopped=launch.stopped, seconds=launch.seconds)
-        for result in run.results:
-            for block in result.blocks[:blocks]:
-                writer.block(block)
-        if blocks is None:
-            writer.append("complete")
-    return directory / RUN_FILE
 
 
 def test_a_run_comes_back_equal(tmp_path: Path) -> None:

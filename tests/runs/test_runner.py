@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import COST, study
+from runs import study
+from scripted_runs import cost_of
 
 from effbench.analysis.summary import summarise
 from effbench.analysis.verdicts import judge
-from effbench.core.cost import LEVELS, Cost, Traffic
+from effbench.core.cost import Cost
 from effbench.core.errors import EffbenchError, ModelError, StorageError
 from effbench.core.run import Run
 from effbench.core.study import Cell, Experiment
@@ -23,12 +23,6 @@ from effbench.runs import launches, run_file, runner
 from effbench.studies import plan
 
 SAMPLING = {"launches": 5, "min_rounds": 10, "max_rounds": 12, "warmup_s": 0.0, "max_warmup_s": 0.2}
-
-
-def cost_of(cell: Cell) -> Cost:
-    """Equal multiply-adds, and memory access that grows with the groups, so that the scripted clock orders them."""
-    traffic = Traffic(activation_bytes=4_000_000 * int(cell.case.labels["groups"]))
-    return replace(COST, memory_access_levels=dict.fromkeys(LEVELS, traffic))
 
 
 def execute(directory: Path, experiment: Experiment | None = None, **options: Any) -> Run:

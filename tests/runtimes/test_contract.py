@@ -20,13 +20,13 @@ torch = pytest.importorskip("torch")
 import numpy as np  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from effbench import doctor, runtimes
+from effbench import doctor, runtimes  # noqa: E402
 from effbench.cli import options  # noqa: E402
 from effbench.devices import cuda  # noqa: E402
 from effbench.host import worker_process  # noqa: E402
 from effbench.runtimes import Prepared, Runtime, Setting, Unsupported, torch_compile  # noqa: E402
 from effbench.runtimes.model_file import Exported  # noqa: E402
-from effbench.timing import output_check
+from effbench.timing import output_check  # noqa: E402
 
 HERE = Path(__file__).parent
 EVERY = {
@@ -310,7 +310,7 @@ def test_two_threads_are_two_threads(bench: Bench) -> None:
     environment = worker_process.worker_environment(2, "retain") | {
         "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])
     }
-    command = [sys.executable, "-c", "import test_runtime_contract as tests; tests.report_two_threads()"]
+    command = [sys.executable, "-c", "import test_contract as tests; tests.report_two_threads()"]
     made = bench.subject("stack").setting.folder
     folder = made if isinstance(bench.runtime, Exported) else bench.folder / "two"
     if (made / torch_compile._TOOLS).exists():

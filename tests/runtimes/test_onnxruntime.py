@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from model_files import error, fed, prepared_by
-from test_cuda import Gpu
+from scripted_gpu import Gpu
 from torch import Tensor, nn
 
 from effbench.devices.cuda import Cuda

@@ -1,8 +1,8 @@
 """Measuring processes without the price of importing torch: each is a fork of the command that starts it.
 
-For commands that are forks themselves (tests/support/nursery.py). Such a fork forgets effbench and the user's modules and
-imports them afresh, with the paths, variables and streams that it was given; it leads a session, is waited for and is
-killed like any process. What it cannot have is what libraries read once, at their start: threads, the allocator. So
+For commands that are forks themselves (tests/support/nursery.py). Such a fork forgets effbench and the user's modules
+and imports them afresh, with the paths, variables and streams that it was given; it leads a session, is waited for and
+is killed like any process. What it cannot have is what libraries read once, at their start: threads, the allocator. So
 what measures on a real device still imports everything itself, unless a test says that it does not look at times.
 """
 

@@ -61,7 +61,7 @@ with warnings.catch_warnings():
             importlib.import_module(name)
         except ImportError:
             pass
-sys.path.insert(0, {str(ROOT / "tests")!r})
+sys.path.insert(0, {str(ROOT / "tests" / "support")!r})
 import measuring
 del sys.path[0]
 measuring.install()

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripted_runs import events_of, job
 
 from effbench.core.run import Block
 from effbench.core.study import Sampling
 from effbench.devices.fake import Fake, ScriptedCall
-from effbench.runs import worker
 from effbench.timing import block_loop, schedule, stop, warmup
 
 CELLS = [f"cell{i}" for i in range(6)]
@@ -114,30 +114,6 @@ def test_precision_claims_are_true_on_autocorrelated_clocks() -> None:
                 break
     assert stopped == 150
     assert right >= 128, f"only {right} of 150 claims of ± 2 % were true"
-
-
-def job(**changes: Any) -> dict[str, Any]:
-    cells = [
-        {
-            "id": name, "model": "none", "arguments": {}, "dtype": "float32", "batch": 1,
-            "inputs": [{"shape": [1], "name": "", "dtype": ""}],
-            "calls": None, "reference": "a", "runtime": "eager", "threads": 1, "memory_format": "contiguous",
-            "mode": "infer", "folder": "unused", "cost": {"madds": madds, "memory_access_bytes": 1000},
-        }
-        for name, madds in (("a", 1e8), ("b", 2e8))
-    ]  # fmt: skip
-    return {
-        "launch": 0, "seed": 0, "first_round": 0, "budget_s": 9.0, "clock": "cpu", "device": "fake",
-        "device_options": {"noise": 0.001}, "runtimes": ["eager"], "mode": "infer", "sampling": {},
-        "cells": cells, **changes,
-    }  # fmt: skip
-
-
-def events_of(task: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    seen: list[tuple[str, dict[str, Any]]] = []
-    emit = lambda event, **fields: seen.append((event, json.loads(json.dumps(fields))))  # noqa: E731
-    worker.launch(task, emit, dict)
-    return seen
 
 
 def test_worker_measures_what_the_clock_says() -> None:

@@ -15,10 +15,10 @@ from torch import nn
 
 import effbench
 from effbench import runtimes
-from effbench.api import _Counts
 from effbench.core.errors import InvalidValue
 from effbench.core.study import Case, Cell, Experiment
 from effbench.cost import in_subprocess
+from effbench.cost.in_subprocess import CellCosts
 from effbench.devices.cpu import Cpu
 from effbench.report import multi_run
 from effbench.report.tables import cells
@@ -143,7 +143,8 @@ def test_int8_has_the_elements_of_float32_and_a_byte_for_each():
     """Closed form of the paper: memory access h·w·(c1 + c2) + c1·c2 for a 1x1 convolution."""
     cell = one_by_one("int8", batch=2)
     study = Experiment("made_up", "", "", "model", ("probe",), "probe", (cell.case,))
-    counts = _Counts(make(study))
+    planned = make(study)
+    counts = CellCosts(planned.cells, planned.sampling.silence_s)
     cost = counts.cost(cell)
     layer = cost.memory_access_levels["layer"]
     assert layer.activations == 10 * 2 * 56 * 56 * (64 + 64) and layer.weights == 10 * 64 * 64

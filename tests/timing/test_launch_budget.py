@@ -6,8 +6,7 @@ import json
 import os
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs import study
-from test_runner import cost_of
+from scripted_runs import Killed, cost_of, in_process
 
 from effbench.core.errors import StorageError
 from effbench.core.run import Run
 from effbench.devices.fake import Fake
-from effbench.runs import launches, run_file, runner, worker
+from effbench.runs import launches, run_file, runner
 from effbench.studies import plan
 from effbench.timing.launch_budget import Stopwatch, rounds_s
 from effbench.timing.stop import MIN_ROUNDS_ON_BUDGET
@@ -28,50 +27,6 @@ from effbench.timing.stop import MIN_ROUNDS_ON_BUDGET
 SAMPLING = {"launches": 4, "min_rounds": 4, "max_rounds": 100_000, "precision": 1e-9, "max_warmup_s": 0.1}
 ROUND_S = 0.07
 """A round on the scripted clock takes less: three blocks of 5 ms or a little more, and a call before each."""
-
-
-class Killed(BaseException):
-    """The run ends here, as if by kill -9: what is written later did not happen."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-
-class InProcess:
-    """A stand-in for the worker process on the scripted clock: it may be interrupted before any of its events."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.jobs = folder, []  # type: ignore[var-annotated]
-        self.ends: list[tuple[int, str]] = []
-        """Of the next processes: before which event the run ends, and how. Before -3, the last, the rounds are over."""
-
-    def __call__(self, job: dict[str, Any], *_: Any) -> InProcess:
-        self.jobs.append(job)
-        return self
-
-    def __enter__(self) -> InProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def events(self) -> Iterator[dict[str, Any]]:
-        seen: list[dict[str, Any]] = []
-        worker.launch(self.jobs[-1], lambda event, **fields: seen.append({"event": event, **fields}), dict)
-        last, how = self.ends.pop(0) if self.ends else (len(seen) + 1, "")
-        for number, event in enumerate(seen):
-            if number == last % (len(seen) + 2):
-                raise KeyboardInterrupt if how == "ctrl-c" else Killed(os.path.getsize(self.folder / run_file.RUN_FILE))
-            yield json.loads(json.dumps(event))
-
-
-@contextmanager
-def in_process(folder: Path) -> Iterator[InProcess]:
-    with pytest.MonkeyPatch.context() as patch:
-        stand_in = InProcess(folder)
-        patch.setattr(runner, "Worker", stand_in)
-        patch.setattr(worker, "_freeze_garbage", lambda: None)
-        yield stand_in
 
 
 def begin(folder: Path, **sampling: Any) -> Run:

@@ -14,10 +14,8 @@ from typing import Any
 import pytest
 from projects import commit, repository
 from runs import CELLS, run_of, study, with_blocks
+from scripted_runs import cost_of, events_of, in_process, job
 from shell import effbench
-from test_allotment import in_process
-from test_measurement import events_of, job
-from test_runner import cost_of
 
 from effbench.analysis.summary import summarise
 from effbench.core.cost import Cost

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
+from networks import assert_ordered, fill
 from published_differences import (
     MADDS_DIFFER,
     NEVER_MET,
@@ -25,7 +26,6 @@ from published_differences import (
     printed_like,
     reason,
 )
-from test_cost_fusion import assert_ordered
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -259,26 +259,6 @@ def shared_with_torchvision() -> list[tuple[str, str]]:
     theirs = set(models.list_models(module=models))
     pairs = ((name, TORCHVISION_SPELLS.get(name, name)) for name in zoo.names())
     return [pair for pair in pairs if pair[1] in theirs]
-
-
-def fill(network: nn.Module) -> None:
-    """Random weights of He's scale and random statistics of norms, from one short random run: fast for any size."""
-    noise = torch.randn(65_521, generator=torch.Generator().manual_seed(0))
-    for key, value in network.state_dict().items():
-        if not value.is_floating_point():
-            value.zero_()
-            continue
-        if key.endswith("running_var"):
-            values = 0.5 + noise.abs()
-        elif value.dim() > 1:
-            values = noise * (2 / value[0].numel()) ** 0.5
-        else:
-            values = noise * 0.1 + (key.endswith("weight"))
-        flat, length = value.view(-1), noise.numel()
-        whole = flat.numel() // length * length
-        flat[:whole].view(-1, length).copy_(values)
-        flat[whole:].copy_(values[: flat.numel() - whole])
-        noise = noise.roll(1)
 
 
 @pytest.mark.parametrize(("name", "theirs"), [*shared_with_torchvision(), ("mobilenet_v2_x0_6", "mobilenet_v2")])

@@ -286,7 +286,7 @@ def test_logits_are_timms_with_its_weights(name: str, timms: str):
     """What torchvision lacks: timm's state dict, loaded in order, makes ours the same function."""
     if importlib.util.find_spec("timm") is None:
         pytest.skip("timm is not installed")
-    from test_every_network import fill
+    from networks import fill
 
     reference = external.load(f"timm:{timms}").eval()
     fill(reference)

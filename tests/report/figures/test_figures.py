@@ -289,7 +289,7 @@ def test_figures_leave_matplotlib_as_it_was(tmp_path: Path) -> None:
         "print(read() == before, 'matplotlib.pyplot' in sys.modules)"
     )
     out = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)],
+        [sys.executable, "-c", code, str(Path(__file__).parents[2] / "support"), str(tmp_path)],
         capture_output=True,
         text=True,
         check=True,

@@ -1,0 +1,95 @@
+"""What tests of networks share: weights of the right scale, and the order of the levels of memory access."""
+
+from __future__ import annotations
+
+import _thread
+import gc
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.pool import ThreadPool
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.modules import module as torch_modules
+
+from effbench.core.cost import Traffic
+
+
+def fill(network: nn.Module) -> None:
+    """Random weights of He's scale and random statistics of norms, from one short random run: fast for any size."""
+    noise = torch.randn(65_521, generator=torch.Generator().manual_seed(0))
+    for key, value in network.state_dict().items():
+        if not value.is_floating_point():
+            value.zero_()
+            continue
+        if key.endswith("running_var"):
+            values = 0.5 + noise.abs()
+        elif value.dim() > 1:
+            values = noise * (2 / value[0].numel()) ** 0.5
+        else:
+            values = noise * 0.1 + (key.endswith("weight"))
+        flat, length = value.view(-1), noise.numel()
+        whole = flat.numel() // length * length
+        flat[:whole].view(-1, length).copy_(values)
+        flat[whole:].copy_(values[: flat.numel() - whole])
+        noise = noise.roll(1)
+
+
+def assert_ordered(levels: Mapping[str, Traffic]) -> None:
+    for unit in ("elements", "bytes"):
+        moved = [getattr(levels[level], unit) for level in ("layer", "epilogue", "pointwise", "eager")]
+        assert moved == sorted(moved), (unit, moved)
+
+
+def global_hooks() -> dict[str, int]:
+    tables = {name: value for name, value in vars(torch_modules).items() if name.startswith("_global_")}
+    return {name: len(value) for name, value in tables.items() if hasattr(value, "__len__")}
+
+
+AUTOGRAD = ("AutogradCPU", "AutogradMeta")
+
+
+def patched() -> dict[str, int]:
+    """What the counter puts functions of its own in place of, while it counts."""
+    places = (torch.Tensor, torch.autocast, threading.Thread, threading.Condition, _thread, ThreadPoolExecutor)
+    functions = {(place, name): value for place in (*places, ThreadPool) for name, value in vars(place).items()}
+    # torch itself gains modules as they are imported.
+    functions |= {(torch, name): getattr(torch, name) for name in ("compile", "set_autocast_enabled")}
+    return {f"{place.__name__}.{name}": id(value) for (place, name), value in functions.items()}
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    def state() -> dict[str, Any]:
+        return {
+            "attributes": {name: (set(vars(part)), part.training) for name, part in model.named_modules()},
+            "tensors": {name: (id(value), value._version) for name, value in model.state_dict(keep_vars=True).items()},
+            "identity": {name: id(value) for name, value in vars(model).items() if name != "training"},
+            "hooks": {
+                name: (len(part._forward_hooks), len(part._forward_pre_hooks)) for name, part in model.named_modules()
+            },
+            "global hooks": global_hooks(),
+            "functions": {name: id(value) for name, value in vars(functional).items()},
+            "patched": patched(),
+            "kernels": [torch._C._dispatch_has_kernel_for_dispatch_key("aten::lstm.input", key) for key in AUTOGRAD],
+            "fast path": torch.backends.mha.get_fastpath_enabled(),
+            "grad": torch.is_grad_enabled(),
+            "garbage collection": gc.isenabled(),
+            "a logger": logging.getLogger("torch._subclasses.fake_tensor").disabled,
+            "dtype": torch.get_default_dtype(),
+            "device": torch.get_default_device(),
+            "modes": torch.utils._python_dispatch._get_current_dispatch_mode(),
+        }
+
+    before = state()
+    values = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    yield
+    assert state() == before
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, values[name]) for name, value in model.state_dict().items())
