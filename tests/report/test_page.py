@@ -302,7 +302,7 @@ def test_a_colour_that_reads_on_white_reads_on_the_dark_page(number: int) -> Non
 
 
 def test_white_becomes_the_dark_page_and_black_its_text() -> None:
-    css = (Path(inline_svg.__file__).parent / "templates" / "page.css.j2").read_text(encoding="utf-8")
+    css = (Path(page.__file__).parent / "templates" / "page.css.j2").read_text(encoding="utf-8")
     paper, ink = re.findall(r"--paper: (#\w+); --ink: (#\w+)", css)[1]
     used = "var(--f-ffffff, #ffffff) var(--f-000000, #000000)"
     assert inline_svg.dark_colours([used]) == {"000000": ink, "ffffff": paper}
