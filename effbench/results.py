@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
+    from effbench.analysis.rank_agreement import Agreement
     from effbench.report.tables.table_model import Table
 
 
@@ -50,6 +51,19 @@ class Results:
         """Time of each model by kind of operator; empty for a study without a breakdown."""
         return time_shares.split(self.run)
 
+    @cached_property
+    def named_tables(self) -> dict[str, Table]:
+        """What `tables` lists, by the names of their files."""
+        from effbench import report
+
+        return report.tables(self.run, self.cells, self.verdicts, self._agreements)
+
+    @cached_property
+    def _agreements(self) -> tuple[Agreement, ...]:
+        from effbench import report
+
+        return report.agreements(self.run, self.cells)
+
     @property
     def directory(self) -> Path | None:
         """Folder of the run, with its raw blocks; None for a run that was not stored."""
@@ -65,7 +79,7 @@ class Results:
         """
         from effbench.report import json_document
 
-        return json_document.run_document(self.run, self.cells, self.verdicts)
+        return json_document.run_document(self.run, self.cells, self.verdicts, self._agreements)
 
     def to_frame(self) -> pandas.DataFrame:
         """The cells as a table.
@@ -127,9 +141,7 @@ class Results:
         list of Table
             In order.
         """
-        from effbench import report
-
-        return list(report.tables(self.run, self.cells, self.verdicts).values())
+        return list(self.named_tables.values())
 
     def write(self, directory: str | Path | None = None) -> dict[str, Path]:
         """Write tables and figures.
@@ -154,7 +166,7 @@ class Results:
         target = self.directory if directory is None else Path(directory)
         if target is None:
             raise StorageError("this run was never stored; name a directory to write to")
-        return report.write_all(self.run, self.cells, self.verdicts, target)
+        return report.write_all(self.run, self.cells, self.verdicts, target, self.named_tables)
 
     def __str__(self) -> str:
         from effbench.report.tables import cells as cells_table

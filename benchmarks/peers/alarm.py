@@ -8,10 +8,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.decision_rules.outcome import document
+from benchmarks.decision_rules.replay import replay
 from benchmarks.peers import repository
 from benchmarks.peers.session import Part, Row, Section, Target, Task
 from benchmarks.peers.tables import percent, table
 from effbench.analysis import stats
+from effbench.gates import ab_pairs
 
 TARGET = 0.01
 RECORDED = "aa"
@@ -44,12 +47,13 @@ def measure(task: Task, folder: Path) -> Iterator[Row]:
         words = ["--launches", str(task["launches"]), "--suites", "1", "--out", RECORDED, "--json"]
         done = repository.effbench(project, "aa", *words)
         said = repository.effbench(project, "aa", "--replay", RECORDED, "--suites", str(task["suites"]), "--json")
+        rules = document(replay(ab_pairs.load(project / RECORDED), suites=task["suites"]))["rules"]
         for side in ("baseline", "candidate"):
             (folder / RECORDED / side).mkdir(parents=True, exist_ok=True)
             shutil.copy(project / RECORDED / side / "run.jsonl", folder / RECORDED / side / "run.jsonl")
     found = json.loads(said.out)
-    kept = {name: found[name] for name in ("clock", "suites", "gate", "rules", "median_cell", "caveats")}
-    yield {"wall_s": done.wall_s, "recorded": found["launches"]["recorded"], **kept}
+    kept = {name: found[name] for name in ("clock", "suites", "gate", "median_cell", "caveats")}
+    yield {"wall_s": done.wall_s, "recorded": found["launches"]["recorded"], "rules": rules, **kept}
 
 
 def section(rows: list[Row]) -> Section:
