@@ -21,10 +21,9 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import compress
 from typing import TYPE_CHECKING
 
-from effbench.core.cost import Traffic
+from effbench.core.cost import Kernel, Traffic
 from effbench.cost.formulas import PRODUCTS
 from effbench.cost.kernel_graph import KernelGraph
-from effbench.cost.roofline import Kernel
 
 if TYPE_CHECKING:
     from effbench.cost.records import Access, Record

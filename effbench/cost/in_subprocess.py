@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from effbench.core.cost import Cost, Traffic
+from effbench.core import decoding
+from effbench.core.cost import Cost, Kernel, Traffic
 from effbench.core.errors import CannotStart, EffbenchError, ForeignCode, ModelError, NeedsValues, Reason, of_reason
 from effbench.core.inputs import Input
 from effbench.core.study import Cell
@@ -27,7 +28,7 @@ class Counted:
     """The part of a `Profile` that a run needs."""
 
     cost: Cost
-    kernels: Mapping[str, Sequence[Kernel]]
+    kernels: Mapping[str, tuple[Kernel, ...]]
 
 
 def profile(
@@ -116,7 +117,7 @@ def quantised(found: Counted | Profile) -> Counted:
 
     levels = {level: in_bytes(moved) for level, moved in found.cost.memory_access_levels.items()}
     kernels = {
-        level: [replace(kernel, traffic=in_bytes(kernel.traffic)) for kernel in each]
+        level: tuple(replace(kernel, traffic=in_bytes(kernel.traffic)) for kernel in each)
         for level, each in found.kernels.items()
     }
     return Counted(replace(found.cost, memory_access_levels=levels), kernels)
@@ -144,7 +145,7 @@ def count_apart(cells: Sequence[Cell], silence_s: float, site: Site | None = Non
                         raise of_reason(Reason(event["message"], event.get("cause", "")))
                     working = event["cell"]
                     if event["event"] == "cost":
-                        found[working] = Counted(_cost(event["cost"]), _kernels(event["kernels"]))
+                        found[working] = decoding.make(event["counted"], Counted)
                     elif event["event"] == "skip":
                         found[working] = Reason(event["reason"], event.get("cause", ""))
                 reason = "the process ended early, without an error"
@@ -186,7 +187,7 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
         try:
             found = profile(
                 order["model"],
-                [Input(tuple(item["shape"]), item["name"], item["dtype"]) for item in order["inputs"]],
+                decoding.make(order["inputs"], tuple[Input, ...]),
                 batch=order["batch"],
                 dtype=order["dtype"],
                 arguments=order["arguments"],
@@ -199,11 +200,7 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
             said = failure_reasons.out_of_memory(error) or str(reason)
             emit("skip", cell=order["cell"], reason=said, cause=reason.cause)
         else:
-            kernels = {
-                level: [[kernel.madds, *astuple(kernel.traffic)] for kernel in each]
-                for level, each in found.kernels.items()
-            }
-            emit("cost", cell=order["cell"], cost=asdict(found.cost), kernels=kernels)
+            emit("cost", cell=order["cell"], counted=asdict(Counted(found.cost, found.kernels)))
 
 
 def _order(cell: Cell) -> dict[str, Any]:
@@ -216,17 +213,6 @@ def _order(cell: Cell) -> dict[str, Any]:
         "batch": cell.batch,
         "dtype": "float32" if case.dtype == "int8" else case.dtype,
     }
-
-
-def _cost(values: Mapping[str, Any]) -> Cost:
-    levels = {name: Traffic(**traffic) for name, traffic in values["memory_access_levels"].items()}
-    return Cost(**{**values, "memory_access_levels": levels})
-
-
-def _kernels(values: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, tuple[Kernel, ...]]:
-    from effbench.cost import Kernel
-
-    return {level: tuple(Kernel(madds, Traffic(*moved)) for madds, *moved in each) for level, each in values.items()}
 
 
 class CellCosts:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from effbench.core import inputs as core_inputs
-from effbench.core.cost import Cost, Traffic
+from effbench.core.cost import Cost, Kernel, Traffic
 from effbench.core.errors import InvalidValue, ModelError, NeedsValues
 from effbench.core.inputs import Input
 from effbench.cost import child, example_inputs
@@ -24,7 +24,6 @@ from effbench.cost.familiar import keeps_nothing
 from effbench.cost.formulas import PRODUCTS
 from effbench.cost.fusion import fused_levels, traffic
 from effbench.cost.records import Record, scaled_apart, stored_bytes
-from effbench.cost.roofline import Kernel
 from effbench.cost.sandbox import fake_twin, lent, meta_twin, quiet_torch, real_twin, uncollected, uninterrupted
 from effbench.cost.trace import Tensors, Trace, trace
 from effbench.cost.trace_modes import Device, Refusal, TraceMode, first_that_holds, home_of, parameters

@@ -7,7 +7,6 @@ all launches together; ours, which respect the launch, are in ``extra_info`` bes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from effbench.core.run import Run
@@ -85,9 +84,11 @@ def _ours(run: Run, cell: Measured) -> dict[str, Any]:
     """The cell as ``run --json`` gives it, its costs under one key, as effbench's pytest fixture writes them."""
     facts = run.environment.facts
     conditions = {name: facts[name] for name in host_facts.MUST_AGREE if facts.get(name) is not None}
+    told, cost = json_document.cell_document(cell.summary), cell.summary.cost
+    costs = None if cost is None else {name: told.pop(name) for name in cost.to_dict()}
     return {
-        **json_document.cell_document(replace(cell.summary, cost=None)),
-        "costs": None if cell.summary.cost is None else cell.summary.cost.to_dict(),
+        **told,
+        "costs": costs,
         "clock": run.clock,
         "environment": {"fingerprint": facts.get("host.fingerprint"), "device": run.environment.device, **conditions},
     }

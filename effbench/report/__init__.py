@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ from effbench.core.errors import StorageError
 from effbench.core.estimate import Verdict
 from effbench.core.run import Run
 from effbench.host import optional_packages
+from effbench.report import cell_row
 from effbench.report import text as report_text
 from effbench.report.figures import failures
 from effbench.report.tables import breakdown as breakdown_table
@@ -110,7 +113,7 @@ def write_all(
 
     folder = Path(directory)
     found = tables(run, cells, verdicts) if shown is None else shown
-    texts = _texts(run, found, verdicts)
+    texts = _texts(run, found, verdicts) | {"table.csv": _cells_csv(cells, found["table"])}
     written = {name: write_text(folder / name, text) for name, text in texts.items()}
     # A board that ran a bundle may be without matplotlib; its tables are worth having all the same.
     if optional_packages.has("matplotlib"):
@@ -137,6 +140,17 @@ def _texts(run: Run, found: Mapping[str, Table], verdicts: Sequence[Verdict]) ->
         listed = "\n".join(f"- {cells_table.escape_markdown(sentence)}" for sentence in sentences)
         texts["verdicts.md"] += f"\n{listed}\n"
     return texts
+
+
+def _cells_csv(cells: Sequence[CellSummary], printed: Table) -> str:
+    """One row a cell: the columns of `Results.to_frame` that hold a value, then the columns of the printed table under
+    their own headings, for scripts that read those.
+    """
+    rows = [cell_row.columns(cell) for cell in cells]
+    said = {name for row in rows for name, value in row.items() if value not in (None, "")}
+    named = [{name: value for name, value in row.items() if name in said} for row in rows]
+    headed = csv.DictReader(io.StringIO(cells_table.render_csv(printed), newline=""))
+    return cell_row.csv_text([{**row, **{**old, **row}} for row, old in zip(named, headed, strict=True)])
 
 
 def _readings(run: Run) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench import runtimes
+from effbench.core import decoding
 from effbench.core import inputs as core_inputs
 from effbench.core.errors import ModelError, text_of
 from effbench.core.inputs import Input
@@ -325,7 +326,7 @@ def _rotations(spec: Mapping[str, Any], device: Device) -> int:
 
 
 def _described(spec: Mapping[str, Any]) -> list[Input]:
-    return [Input(tuple(item["shape"]), item["name"], item["dtype"]) for item in spec["inputs"]]
+    return decoding.make(spec["inputs"], list[Input])
 
 
 def _fed(network: Any, spec: Mapping[str, Any], seed: int, device: Device, number: int = 1) -> list[tuple[Any, ...]]:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from effbench import devices
-from effbench.core import peaks
+from effbench.core import decoding, peaks
 from effbench.core.errors import EffbenchError, text_of
 from effbench.core.peaks import Peaks
 from effbench.devices import Call, Device, OutOfMemory
@@ -75,7 +75,7 @@ def _measured_apart(job: Mapping[str, Any], threads: int, allocator: str) -> Pea
         try:
             for event in worker.events():
                 if event["event"] == "peaks":
-                    return peaks.restored(event["peaks"])
+                    return decoding.make(event["peaks"], Peaks)
                 reason = event["message"]
         except WorkerFailed as failure:
             reason = text_of(failure)

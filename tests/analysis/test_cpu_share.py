@@ -24,6 +24,7 @@ from effbench.gates.evidence import Evidence
 from effbench.gates.result import Finding
 from effbench.pytest_plugin import Speed
 from effbench.report import json_document, text
+from effbench.report.cell_row import cell_row
 from effbench.report.tables import cells as cells_table
 from effbench.runs import run_file
 
@@ -136,7 +137,7 @@ def test_a_cell_whose_cpu_time_misses_work_is_flagged_and_shown_on_both_clocks()
     assert "by the wall clock" in shown and "neither decides" in shown and "2 % of wall time" in shown
     told = json_document.cell_document(second)
     assert told["ratio_wall"]["point"] == pytest.approx(2.0, rel=0.01) and told["cpu_share"] == pytest.approx(0.02)
-    assert json_document.cell_row(second)["ratio_wall"] == second.ratio_wall.point
+    assert cell_row(second).ratio_wall == second.ratio_wall.point
 
 
 def test_a_reference_whose_cpu_time_misses_work_makes_every_ratio_one_of_two() -> None:

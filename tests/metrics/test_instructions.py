@@ -329,7 +329,7 @@ def test_real_workers_count_each_cell_in_a_fork_of_its_own(tmp_path: Path, monke
     monkeypatch.setattr(instruction_counters, "find", lambda folder: Method("perf_event", "1", ("env",), event))
     cells = [
         {"id": name, "model": f"nets.py:{name}", "arguments": {}, "dtype": "float32", "batch": 1, "runtime": "eager",
-         "inputs": [{"shape": [4], "name": None, "dtype": None}], "threads": 2, "memory_format": "contiguous",
+         "inputs": [{"shape": [4], "name": "", "dtype": ""}], "threads": 2, "memory_format": "contiguous",
          "mode": "infer", "folder": str(tmp_path / name), "cost": {}}
         for name in ("few", "falling", "raising", "many")
     ]  # fmt: skip
