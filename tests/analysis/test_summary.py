@@ -10,6 +10,8 @@ from runs import CELLS, run_of, with_blocks
 from effbench.analysis.summary import NO_DEVICE_TIME, paired_ratio, quiet_rounds, summarise
 from effbench.core.run import Launch, Run, Timing, Warmup
 
+pytestmark = pytest.mark.quick
+
 
 def test_known_ratios_come_back_with_intervals_that_hold_them() -> None:
     cells = summarise(run_of(dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True))))

@@ -17,6 +17,8 @@ from effbench.report import json_document, text
 from effbench.report.tables import cells
 from effbench.report.tables.table_model import render_markdown
 
+pytestmark = pytest.mark.quick
+
 ORDERED = dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True))
 
 

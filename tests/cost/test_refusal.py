@@ -20,6 +20,8 @@ from effbench.core import inputs as core_inputs
 from effbench.core.errors import ModelError
 from effbench.cost import example_inputs, refusal
 
+pytestmark = pytest.mark.quick
+
 
 class Runs(nn.Module):
     """Runs a function of its input."""

@@ -13,6 +13,8 @@ from effbench.core.inputs import Input
 from effbench.gates import config
 from effbench.gates.config import Config, Subject
 
+pytestmark = pytest.mark.quick
+
 WHOLE = """
 [check]
 device = "cpu"

@@ -23,6 +23,8 @@ from effbench.report.tables.launches import launch_rows
 from effbench.runs import launches, run_file, schema
 from effbench.runs.run_file import RUN_FILE, RunWriter, load
 
+pytestmark = pytest.mark.quick
+
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 TIMES = dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True))
 
