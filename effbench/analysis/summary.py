@@ -1,4 +1,4 @@
-"""From raw blocks to one estimate per cell: what every table, figure and verdict reads. Pure, no torch."""
+"""Estimate latency, ratios and flags of each cell from its timed blocks, for tables, figures and verdicts. No torch."""
 
 from __future__ import annotations
 
@@ -18,37 +18,39 @@ from effbench.core.study import Cell
 from effbench.host.emulation import EMULATED, is_emulated
 
 CONTAMINATED_SHARE = 0.10
-"""A cell of whose blocks more than this share was disturbed was measured on a disturbed machine. One block of fewer
-than ten is no share: it is set aside."""
+"""A cell is contaminated if more than this share of its blocks was disturbed. A single disturbed block of fewer than
+ten does not count: it is only dropped."""
 
 FAULTS_PER_CALL = 0.01
-"""More minor faults a call than this, after warm-up, and the allocator is part of what was measured. Of calls longer
-than `FAULTS_CALL_S` as many more as they are longer: a fault takes the same time in each."""
+"""With more minor page faults per call than this after warm-up, the timing includes allocator work. For calls longer
+than `FAULTS_CALL_S` the limit grows in proportion, since a fault takes the same time whatever the call's length."""
 
 FAULTS_CALL_S = 0.005
 
 
 @dataclass(frozen=True)
 class CellSummary:
-    """One cell of a run, estimated.
+    """The estimates of one cell of a run. Whatever could not be estimated is None.
 
-    `latency` is wall seconds per call of the whole batch: the median over launches of each launch's median block;
-    `busy` the same on the run's own clock (thread CPU time, or device events). `ratio` is the cell's time over its
-    reference cell's, per image where their batches differ, paired within rounds, on the run's clock; exactly 1 without
-    interval for the reference itself.
-    `paper_speed` is the paper's figure in `paper_unit` for the matching platform, `paper_ratio` the paper's reference
-    speed over it, so that it reads like `ratio`; `speedup` is the time of the same case under eager over this one's,
-    paired likewise, where the run has both; `prepared` is what its runtime made of the network (`runtimes.Prepared`),
-    as the launch that exported it says; `full_model` is the network's row of the paper's Table 8.
-    `bound` is what most launches found the cell to wait for, host or device; `bounds_s` are the least seconds that a
-    call takes at each level by the device's peaks. `flags` are reasons why the cell cannot confirm a claim:
-    "host-bound" where its ratio is of wall-clock time, `NO_DEVICE_TIME`, "contaminated", "not steady", `EMULATED`, and
-    what its CPU clock misses (`CpuShare.flag`) where ratios are of CPU time. `cpu` is its CPU time over its wall time;
-    `ratio_wall` and `speedup_wall` are `ratio` and `speedup` by the wall clock, where the CPU clock of one of the two
-    cells misses work, so that both must be read and neither decides.
-    `notes` are worth a line but forbid nothing: "page faults", an output that is not finite, a host-bound cell whose
-    ratio is of device time. `disturbed` counts blocks by outside cause. Anything that could not be estimated is
-    None.
+    - `latency`: wall seconds per call of the whole batch, the median over launches of each launch's median block.
+      `busy` is the same on the run's own clock (thread CPU time, or device events).
+    - `ratio`: the cell's time over its reference cell's, on the run's clock, paired within rounds, and per image where
+      their batches differ. It is exactly 1, without an interval, for the reference itself.
+    - `speedup`: the time of the same case under eager over this cell's, paired the same way, where the run has both.
+    - `ratio_wall`, `speedup_wall`: `ratio` and `speedup` by the wall clock. They are set where CPU time misses work of
+      one of the two cells: then neither clock decides, and both are shown.
+    - `paper_speed`: the paper's figure in `paper_unit` for the matching platform. `paper_ratio` is the paper's
+      reference speed over it, which is comparable to `ratio`. `full_model` is the network's row of the paper's Table 8.
+    - `prepared`: facts about the prepared model (`runtimes.Prepared`), from the launch that exported it.
+    - `bound`: "host" or "device", whichever limits the cell in most launches. `bounds_s` are the roofline bounds of a
+      call in seconds, by memory-access level.
+    - `flags`: reasons why the cell cannot confirm a claim: "host-bound" where its ratio is of wall-clock time,
+      `NO_DEVICE_TIME`, "contaminated", "not steady", `EMULATED`, and what its CPU time misses (`CpuShare.flag`) where
+      ratios are of CPU time.
+    - `notes`: remarks that forbid nothing: page faults, an output that is not finite, a host-bound cell whose ratio is
+      of device time.
+    - `disturbed`: the number of disturbed blocks by outside cause. `set_aside` is the number of blocks left out.
+    - `cpu`: the cell's CPU time over its wall time.
     """
 
     cell: Cell
@@ -81,18 +83,18 @@ class CellSummary:
 
     @property
     def is_split(self) -> bool:
-        """Whether its CPU time, which ratios are of, is not what it takes."""
+        """Whether the CPU time that ratios are computed from differs from the cell's wall time."""
         return self.cpu is not None and self.cpu.flag in self.flags
 
     def read(self, what: str) -> Mapping[str, Any]:
-        """The values of this reading; empty where it was not asked for or could not be taken."""
+        """Return the values of this secondary metric; empty where it was not requested or could not be measured."""
         return next((item.values for item in self.readings if item.what == what), {})
 
     def over_bound(self, level: str = DEFAULT_LEVEL) -> float | None:
-        """The measured time over the least that the device's peaks allow at this level; None without either, and where
-        the least is so small that no number says how often it fits, or CPU time misses work of the cell.
+        """Return the measured time over the roofline bound at this level.
 
-        Both are on the run's clock: on one CPU thread the peaks too are those of its CPU time.
+        None without either of the two, where the quotient overflows, and where CPU time misses work of the cell. Both
+        times are on the run's clock: on one CPU thread the peaks are measured in CPU time too.
         """
         least = (self.bounds_s or {}).get(level)
         ratio = self.busy.point / least if self.busy is not None and least and not self.is_split else None
@@ -112,10 +114,11 @@ PREPARED = (
     "quantisation",
     "cached",
 )
-"""Facts about a prepared network that are shown; the run holds all of them."""
+"""Facts about a prepared model that tables show. The run file holds all facts."""
 
 NO_DEVICE_TIME = "no device time, so by the wall clock"
-"""A GPU's host cannot run ahead of a network that waits for the GPU in its forward pass."""
+"""Flag of a network that synchronises in its forward pass: the host cannot run ahead of the GPU, so device events do
+not give its time."""
 
 REFERENCE_SPLIT = "the CPU time of its reference misses work"
 
@@ -124,41 +127,44 @@ Rounds = Mapping[tuple[int, int], Block]
 
 
 def summarise(run: Run) -> tuple[CellSummary, ...]:
-    """Every cell of the run, in the order of the study."""
+    """Summarise every cell of the run, in the order of the study."""
     quiet = {result.cell.id: quiet_rounds(result) for result in run.results}
     cells = tuple(_summarise(run, result, quiet) for result in run.results)
     return tuple(map(_without_times, cells)) if is_emulated(run.environment) else cells
 
 
 def rounds_of(run: Run) -> dict[str, Rounds]:
-    """The blocks that estimates are made of, by cell: those of `quiet_rounds`, and none of an emulated run."""
+    """Return the blocks that estimates use, by cell: those of `quiet_rounds`, and none for an emulated run."""
     return {result.cell.id: {} if is_emulated(run.environment) else quiet_rounds(result) for result in run.results}
 
 
 def quiet_rounds(result: Result) -> dict[tuple[int, int], Block]:
-    """The cell's blocks that no outside cause disturbed. Blocks are set aside by cause, never by value.
+    """Return the cell's blocks that no outside cause disturbed. Blocks are dropped by cause, never by value.
 
-    Where the cause was there most of the time there is nothing better to fall back on: a contaminated cell keeps all
-    its blocks, so that it still shows a number, with the flag that keeps it from confirming anything.
+    A contaminated cell keeps all its blocks, so that it still shows a number. Its flag keeps it from confirming a
+    claim.
     """
     keep_all = contaminated(result)
     return {(block.launch, block.round): block for block in result.blocks if keep_all or not block.timing.flags}
 
 
 def contaminated(result: Result) -> bool:
-    """Whether outside causes disturbed more than a tenth of the cell's blocks."""
+    """Return whether outside causes disturbed more than a tenth of the cell's blocks."""
     every, disturbed = len(result.blocks), sum(1 for block in result.blocks if block.timing.flags)
     return too_many(disturbed, every)
 
 
 def too_many(disturbed: int, every: int) -> bool:
-    """More than a tenth. One of fewer than ten is not, unless it is the only one."""
+    """Return whether `disturbed` is more than a tenth of `every`. One of fewer than ten is not, unless it is the only
+    one.
+    """
     return disturbed > max(1.0, CONTAMINATED_SHARE * every) or disturbed == every > 0
 
 
 def paired_ratio(slower: Rounds, faster: Rounds, clock: str, confidence: float = 0.95) -> Estimate | None:
-    """Time of one cell over another's, paired within rounds in which neither was disturbed. None without such a
-    round.
+    """Return the time of one cell over another's, paired within rounds in which neither was disturbed.
+
+    None without such a round.
     """
     by_launch: dict[int, list[float]] = {}
     for key in sorted(slower.keys() & faster.keys()):
@@ -169,7 +175,7 @@ def paired_ratio(slower: Rounds, faster: Rounds, clock: str, confidence: float =
 
 
 def share_of(rounds: Rounds) -> CpuShare | None:
-    """CPU time over wall time of the cell that these are the undisturbed blocks of."""
+    """Return CPU time over wall time of a cell, from its undisturbed blocks."""
     by_launch: dict[int, list[Timing]] = {}
     for (launch, _), block in rounds.items():
         by_launch.setdefault(launch, []).append(block.timing)
@@ -177,8 +183,9 @@ def share_of(rounds: Rounds) -> CpuShare | None:
 
 
 def wall_beside(clock: str, slower: Rounds, faster: Rounds, confidence: float = 0.95) -> Estimate | None:
-    """The ratio of wall times, where the CPU clock that the ratio is taken from misses work of one of the two cells;
-    None where the two clocks tell the same.
+    """Return the ratio of wall times where CPU time misses work of one of the two cells.
+
+    None where the ratio is not of CPU time, or both clocks agree.
     """
     if clock != "cpu" or all(share is None or share.is_usual for share in map(share_of, (slower, faster))):
         return None
@@ -186,8 +193,10 @@ def wall_beside(clock: str, slower: Rounds, faster: Rounds, confidence: float = 
 
 
 def clock_of(clock: str, *cells: Rounds) -> str:
-    """The clock on which these cells can be compared: the run's, or the wall's where one of them has no time on that in
-    most of its blocks. A ratio compares like with like.
+    """Return the clock on which these cells can be compared.
+
+    That is the run's clock, or the wall clock where one of the cells has no time on the run's clock in most of its
+    blocks. A ratio must use the same clock for both cells.
     """
     timed = (sum(block.per_call_s(clock) is not None for block in rounds.values()) for rounds in cells)
     return clock if all(2 * some >= len(rounds) for some, rounds in zip(timed, cells, strict=True)) else "wall"
@@ -244,8 +253,9 @@ def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSum
 
 
 def per_image(ratio: Estimate | None, reference: Cell, cell: Cell) -> Estimate | None:
-    """The time of a call of `cell` over that of `reference` as a ratio of times per image: the same unless their
-    batches differ.
+    """Turn the ratio of call times of `cell` over `reference` into one of times per image.
+
+    The two are the same unless the batches differ.
     """
     if ratio is None or reference.batch == cell.batch:
         return ratio
@@ -255,7 +265,7 @@ def per_image(ratio: Estimate | None, reference: Cell, cell: Cell) -> Estimate |
 
 
 def _without_times(cell: CellSummary) -> CellSummary:
-    """The cell as an emulated run shows it: what it costs, and that it ran."""
+    """Return the cell without timings, as for an emulated run, whose costs are valid and timings are not."""
     bare = replace(cell, latency=None, busy=None, ratio=None, speedup=None, throughput=None, bound=None, bounds_s=None)
     bare = replace(bare, cpu=None, ratio_wall=None, speedup_wall=None)
     counted = {name: value for name, value in cell.prepared.items() if not name.endswith("_s")}
@@ -263,7 +273,7 @@ def _without_times(cell: CellSummary) -> CellSummary:
 
 
 def _speedup(run: Run, cell: Cell, quiet: Mapping[str, Rounds]) -> tuple[Estimate | None, Estimate | None]:
-    """On the run's clock, and on the wall clock where that tells something else."""
+    """Return the speed-up over eager on the run's clock, and on the wall clock where the two clocks disagree."""
     labels = {**cell.case.labels, "runtime": "eager"}
     twin = next((item.cell.id for item in run.results if item.cell.case.labels == labels), None)
     if twin in (None, cell.id):
@@ -274,7 +284,7 @@ def _speedup(run: Run, cell: Cell, quiet: Mapping[str, Rounds]) -> tuple[Estimat
 
 
 def _prepared(run: Run, cell: str) -> dict[str, Any]:
-    """The facts of the first launch, which is the one that exported and compiled."""
+    """Return the facts of the first launch, which is the one that exported and compiled."""
     probes = (launch.probes[cell] for launch in run.launches if cell in launch.probes)
     return {name: value for name, value in next(probes, {}).items() if name in PREPARED}
 
@@ -289,7 +299,7 @@ def _time(rounds: Rounds, clock: str) -> Estimate | None:
 
 
 def _paper_speed(run: Run, cell: Cell) -> tuple[float, str] | None:
-    # The paper times no training, and one batch.
+    # The paper times inference only, at one batch size.
     if cell.mode != "infer" or cell.case.batch is not None:
         return None
     if run.experiment.paper is not None:
@@ -301,7 +311,7 @@ def _paper_speed(run: Run, cell: Cell) -> tuple[float, str] | None:
 
 
 def _bound(run: Run, cell: str) -> str | None:
-    """What most launches found this cell to be bound by; None where the device cannot tell."""
+    """Return "host" or "device", whichever most launches found to limit the cell; None where the device cannot tell."""
     seen = Counter(launch.probes[cell].get("bound") for launch in run.launches if cell in launch.probes)
     seen.pop(None, None)
     return seen.most_common(1)[0][0] if seen else None
@@ -324,8 +334,8 @@ def _flags(run: Run, result: Result, bound: str | None, clock: str, share: CpuSh
 
 
 def switched(run: Run, cell: str) -> tuple[str, ...]:
-    """What the cell's network does to the whole process: what building it set, which was put back, and that it collects
-    garbage; () where nothing.
+    """Describe what the network does to the whole process: settings that building it changed (they were restored),
+    and explicit garbage collection. Empty for most networks.
     """
     probes = [launch.probes.get(cell, {}) for launch in run.launches]
     told = (probe.get(name) for name in ("switches", "garbage") for probe in probes)
@@ -333,7 +343,7 @@ def switched(run: Run, cell: str) -> tuple[str, ...]:
 
 
 def effects(run: Run, cell: str) -> tuple[str, ...]:
-    """What the cell's network does beside computing, such as keeping state, and in which dtype it is measured."""
+    """Return notes on side effects of the network, such as keeping state, and on the dtype it is measured in."""
     told = [launch.probes.get(cell, {}).get("notes") for launch in run.launches]
     return tuple(dict.fromkeys(note for each in told if each for note in each.split("; ")))
 

@@ -1,14 +1,14 @@
-"""Does a guideline hold here? Ordering claims against a run's paired ratios. Pure, no torch.
+"""Decide whether each guideline of a study holds, from the paired ratios of a run. Pure, no torch.
 
-A pair holds when the whole interval of its ratio lies above 1 by the smallest effect that matters (1 %), fails when
-it lies wholly below that, and is unsure otherwise. Where the two cells differ in multiply-adds, the ratio must lie
-beyond what that difference alone would explain, in either direction. The pairs of a claim share its error rate
-(Bonferroni), so a claim of three pairs is judged by three 98.3 % intervals.
+A pair holds when the whole confidence interval of its ratio lies above 1 by the smallest effect that matters (1 %). It
+fails when the interval lies wholly below that, and is unsure otherwise. Where the two cells differ in multiply-adds,
+the ratio must lie beyond what that difference alone would explain, in either direction. The pairs of a claim share its
+error rate (Bonferroni), so a claim of three pairs is judged by three 98.3 % intervals.
 
-Nor is a pair decided where the CPU clock that it is judged by misses work of one of its cells: both ratios are shown.
+A pair is also unsure where CPU time misses work of one of its cells: both the CPU and the wall-clock ratio are shown.
 
-On a GPU pairs are judged by device time, also where the host cannot keep the GPU busy. The reason of such a pair then
-says what becomes of it for whoever waits for the host.
+On a GPU pairs are judged by device time, even for host-bound cells. The reason of such a pair then says how the
+wall-clock times compare.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from effbench.host.emulation import EMULATED
 SMALLEST_EFFECT = 0.01
 CONFIDENCE = 0.95
 MIN_LAUNCHES = 5
-"""Fewer fresh processes than this cannot carry a verdict (design of the measurement: launches are the replicates)."""
+"""Fewest launches for a verdict. Launches are the replicates of the experiment, so few launches mean few samples."""
 
 
 def judge(run: Run, cells: tuple[CellSummary, ...] | None = None) -> tuple[Verdict, ...]:
-    """One verdict per claim and group (one scale of one channel set, say) of the study, in study order."""
+    """Judge every claim of the study in every group (such as one scale of one channel set), in study order."""
     summaries = {cell.cell.id: cell for cell in cells or summarise(run)}
     rounds = rounds_of(run)
     groups: list[dict[str, Label]] = []
@@ -75,7 +75,7 @@ def _judge(
 
 
 def _because(items: list[PairEvidence]) -> str:
-    """The reasons, each once, with the pairs it concerns: "not slower by 1 %: 4 over 2"."""
+    """List each reason once, followed by the pairs it applies to: "not slower by 1 %: 4 over 2"."""
     pairs: dict[str, list[str]] = {}
     for item in items:
         pairs.setdefault(item.reason, []).append(f"{item.slower} over {item.faster}")
@@ -127,7 +127,7 @@ def _pair(
 
 
 def _holding(waited: Estimate | None, runtime: str) -> str:
-    """What to say of a pair that holds; `waited` is its ratio of wall-clock times, None where the host is no matter."""
+    """Return the reason of a pair that holds. `waited` is its wall-clock ratio if a cell is host-bound, else None."""
     if waited is None:
         return ""
     if _is_slower(waited):
@@ -136,6 +136,7 @@ def _holding(waited: Estimate | None, runtime: str) -> str:
 
 
 def _failing(waited: Estimate | None, runtime: str) -> str:
+    """Return the reason of a pair that fails; `waited` as in `_holding`."""
     if waited is None:
         return "not slower by 1 %"
     end = "the host makes it slower" if _is_slower(waited) else "the host is the bottleneck"
@@ -151,8 +152,10 @@ def _under(runtime: str) -> str:
 
 
 def _cost_ratio(slower: CellSummary, faster: CellSummary) -> float:
-    """Multiply-adds of one cell over the other's; 1 where either is unknown. Widths are whole numbers, so costs meant
-    to be equal are only nearly so, and a difference in time that small says nothing about the guideline.
+    """Return the multiply-adds of one cell over the other's, or 1 where either is unknown.
+
+    Channel counts are whole numbers, so costs meant to be equal differ slightly. A difference in time that this cost
+    difference explains is no evidence about the guideline.
     """
     if slower.cost is None or faster.cost is None or not faster.cost.madds:
         return 1.0

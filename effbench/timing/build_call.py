@@ -1,4 +1,4 @@
-"""From the order of one cell to a call that can be timed: build the network, feed it, hand both to the runtime."""
+"""Build the call of one cell that is timed: make the network and its inputs, and prepare them with the runtime."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Emit = Callable[..., None]
 SEEDED = "its output is made of random numbers, drawn from a seed that it sets itself"
 
 PUT_BACK = ", which is put back before each block of calls"
-"""Of a network that writes into its input. A model file is exported such that it cannot."""
+"""Ending of the note on a network that writes into its input. Exported models get copies of it instead."""
 
 
 def prepare(
@@ -41,12 +41,14 @@ def prepare(
     lean: bool = False,
     looks: bool = True,
 ) -> Call:
-    """A call for the cell that `spec` (`Recording.order`) describes, checked against eager float32 where it is not
-    that. Says as a "probe" what became of the network. `held` watches what it changes.
+    """Build the call for the cell that `spec` (`Recording.order`) describes.
 
-    `lean` leaves out whatever takes memory that running the network does not: the check, inputs beyond the first, and
-    the network itself where an earlier launch has exported it. Without `looks` a cell that needs no check is not called
-    for what it does beside computing (`effects.look`): an earlier launch has told that. Raises OutOfMemory,
+    The output is checked against eager float32, unless the cell is eager float32 itself. Emits a `probe` event with
+    facts and notes about the prepared network. `held` tracks changes of process-wide settings.
+
+    `lean` leaves out what needs more memory than running the network: the check, inputs beyond the first, and, where an
+    earlier launch has exported the network, the network itself. Without `looks` a cell that needs no check is not
+    examined for side effects (`side_effects.look`), since an earlier launch did that. Raises OutOfMemory,
     EffbenchError, Unsupported, and whatever the network itself raises.
     """
     if device.kind == "fake":
@@ -105,8 +107,9 @@ def _prepared(
     copies: bool = False,
     casts: bool = True,
 ) -> tuple[Call, dict[str, Any]]:
-    """The call of a network that was built, and what became of it. With `copies` each call is given a copy of its
-    input. Unless it `casts`, the weights stay in the dtypes that they have.
+    """Return the call of a network, and facts about it.
+
+    With `copies` each call gets a copy of its input. Without `casts` the weights keep their dtypes.
     """
     is_exported, is_reference = isinstance(runtime, Exported), _is_reference(spec)
     seen = None
@@ -114,12 +117,12 @@ def _prepared(
     if setting.mode == "infer" and (is_exported or not (lean or (is_reference and not looks))):
         with file_hashes.watched():
             seen = _looked_at(network, inputs[0], setting, casts=casts)
-        if seen.modes:  # which looking has put back, and an exporter would not see
+        if seen.modes:  # looking has restored them, so an exporter would not notice
             raise Switched(f"its forward {seen.modes}")
-        held.require(spec["id"])  # now, since a runtime may refuse for a reason that follows from it
+        held.require(spec["id"])  # before preparing, since a runtime's refusal may be a consequence
     network, inputs = _converted(network, inputs, setting, casts=casts)
     held.watch(spec["id"], network)
-    # What preparing does to a network that changes is undone, so that its first output can be held to the reference's.
+    # A network with state is restored after preparing, so that its first output can be compared with the reference.
     passed = [item for each in inputs for item in each]
     state = Snapshot(network, passed) if seen and seen.keeps and not is_exported else None
     random = RandomState()
@@ -134,7 +137,7 @@ def _prepared(
         except TraceDiffers as error:
             raise _explained(error, runtime, network, inputs[0], seen) from error
         if is_exported:
-            held.put_back()  # what an exporter sets is none of the network's, which was asked before
+            held.put_back()  # an exporter's settings are not the network's, which were recorded before
         call = prepared.call
         random.restore()
         if state:
@@ -144,7 +147,7 @@ def _prepared(
             call = side_effects.renewing(call, inputs, originals)
             call.renew()
         output = call()
-    except RuntimeError:  # of an input that the call before has given another shape, where nobody has looked before
+    except RuntimeError:  # an earlier call may have changed the shape of the input, if the network was not examined
         if copies or side_effects.layout(inputs[0]) == layout:
             raise
     device.synchronize()
@@ -170,14 +173,14 @@ def _prepared(
         try:
             expected, found = _held_to(seen, output, setting)
         except Unsupported as error:
-            output_check.require_shapes(seen.outputs[0], output)  # which no random number changes
+            output_check.require_shapes(seen.outputs[0], output)  # shapes do not depend on random numbers
             where = runtime.name if setting.dtype == "float32" else f"{runtime.name} in {setting.dtype}"
             if not side_effects.seeds_itself(network, inputs[0]):
                 raise
             raise Unsupported(f"{SEEDED}, and {where} draws others than eager float32") from error
         facts |= found
     if notes:
-        # Within a block it writes again and again, which only a clock that stops between calls could avoid.
+        # Within a block the writes accumulate: restoring the input between calls would be part of the time.
         facts["notes"] = notes.replace(side_effects.WRITES, f"{side_effects.WRITES}{PUT_BACK}") if originals else notes
     if spec.get("keep"):
         fed = originals[0] if originals else inputs[0]
@@ -186,8 +189,10 @@ def _prepared(
 
 
 def _looked_at(network: Any, arguments: tuple[Any, ...], setting: Setting, *, casts: bool = True) -> Seen:
-    """What eager float32 returns, and what the network does beside; eager float64 where that is both its own and the
-    cell's, and its own dtype where it runs in no other.
+    """Return the outputs of eager float32, the reference, and the side effects of the network.
+
+    The reference is float64 where both the network and the cell are float64, and the network's own dtype where it runs
+    in no other.
     """
     own = next(iter(dtype_cast.dtypes(network)), "float32")
     kinds = ["float64" if own == setting.dtype == "float64" else "float32"]
@@ -206,8 +211,9 @@ def _looked_at(network: Any, arguments: tuple[Any, ...], setting: Setting, *, ca
 
 
 def _held_to(seen: Seen, output: Any, setting: Setting) -> tuple[Any, dict[str, float]]:
-    """The expected output and how far off this one is. Some runtimes call a network that keeps state before it can be
-    asked for an output: any of the first outputs will do. Raises Unsupported.
+    """Return the expected output and the error of this one. Raises Unsupported.
+
+    Some runtimes call the network while preparing it. If it keeps state, any of its first outputs is accepted.
     """
     if not seen.is_readable:
         return seen.outputs[0], {}
@@ -227,7 +233,7 @@ def _held_to(seen: Seen, output: Any, setting: Setting) -> tuple[Any, dict[str, 
 def _explained(
     error: TraceDiffers, runtime: Runtime, network: Any, arguments: tuple[Any, ...], seen: Seen | None
 ) -> Unsupported:
-    """Why a trace differs from the network, where it is not the data that decides what that computes."""
+    """Return why a trace differs from the network: state or seeded random numbers, else control flow on data."""
     about = f"{runtime.name} runs a trace, which returns something else than this network"
     if seen and seen.kept:
         return Unsupported(f"{about}: it keeps state between calls ({side_effects.named(seen.kept)})")
@@ -235,7 +241,7 @@ def _explained(
 
 
 def _opened(spec: Mapping[str, Any], setting: Setting, emit: Emit) -> Call:
-    """The same from a bundle: the model was exported elsewhere, and nothing here needs torch. Raises Unsupported."""
+    """Return the call of a bundle's model, exported on another machine. Needs no torch. Raises Unsupported."""
     runtime = runtimes.get(spec["runtime"])
     if not isinstance(runtime, Exported):
         raise Unsupported(f"{runtime.name} runs no model files; measure it with `effbench run`")
@@ -244,7 +250,7 @@ def _opened(spec: Mapping[str, Any], setting: Setting, emit: Emit) -> Call:
     with cpu.out_of_memory_named():
         prepared = runtime.load([inputs], setting)
         output = prepared.call()
-    # The seconds of the export were another machine's.
+    # The export ran on another machine, so its time is left out.
     facts = {name: value for name, value in prepared.facts.items() if name != "prepare_s"}
     if not output_check.is_finite(output):
         facts["output"] = "not finite"
@@ -260,7 +266,7 @@ def _opened(spec: Mapping[str, Any], setting: Setting, emit: Emit) -> Call:
 
 
 def setting_of(spec: Mapping[str, Any], device: Device) -> Setting:
-    """The conditions that an order asks for."""
+    """Return the runtime's setting for a cell of a job."""
     return Setting(
         Path(spec["folder"]),
         device.kind,
@@ -275,10 +281,10 @@ def setting_of(spec: Mapping[str, Any], device: Device) -> Setting:
 def built(
     spec: Mapping[str, Any], seed: int, device: Device, *, lean: bool = False
 ) -> tuple[Any, list[tuple[Any, ...]]]:
-    """The network as its factory returns it, in eval mode and on its device, and what it is fed, by position: so many
-    different inputs that the device's caches do not hold them, or one where it is to be `lean`. Floats among the inputs
-    are float32. Both are made outside of inference mode, as they are wherever a network is used: tensors that were made
-    in it can never have gradients.
+    """Build the network in eval mode on its device, and its inputs, by position.
+
+    There are more inputs than the device's caches hold, or one if `lean`. Floating-point inputs are float32. Network
+    and inputs are made outside of inference mode, since tensors made in it can never have gradients.
 
     Raises EffbenchError, and whatever the network itself raises.
     """
@@ -298,15 +304,15 @@ def built(
 
 
 def _outside_of_inference_mode() -> contextlib.AbstractContextManager[Any]:
-    """With gradients, as a script begins."""
+    """Leave inference mode, if it is on."""
     import torch
 
     return torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
 
 
 def _without_history(network: Any) -> Any:
-    """Attributes that were computed from weights, such as those of weight norm, cut off from them: nothing can copy a
-    tensor that remembers where it came from.
+    """Detach attributes that were computed from weights, such as those of weight norm: tensors with an autograd history
+    cannot be copied.
     """
     import torch
 
@@ -318,7 +324,7 @@ def _without_history(network: Any) -> Any:
 
 
 def _rotations(spec: Mapping[str, Any], device: Device) -> int:
-    """How many inputs outgrow the device's caches, in the dtype that they have when the network reads them."""
+    """Return how many inputs exceed the device's caches, in the dtype in which the network reads them."""
     args, named = example_inputs.make(_described(spec), spec["batch"], "float32", "meta")
     kind = dtype_cast.torch_dtype(spec["dtype"])
     return device.rotations(sum(_cast(tensor, kind).nbytes for tensor in (*args, *named.values())))
@@ -329,8 +335,7 @@ def _described(spec: Mapping[str, Any]) -> list[Input]:
 
 
 def _fed(network: Any, spec: Mapping[str, Any], seed: int, device: Device, number: int = 1) -> list[tuple[Any, ...]]:
-    """So many different inputs. Of the network only the signature of its forward is asked, and only for inputs by
-    name."""
+    """Make `number` different inputs. Only the signature of the network's forward is used, to order named inputs."""
     import torch
 
     described = _described(spec)
@@ -344,8 +349,8 @@ def _fed(network: Any, spec: Mapping[str, Any], seed: int, device: Device, numbe
 
 
 def _reopened(runtime: Exported, spec: Mapping[str, Any], seed: int, device: Device, setting: Setting) -> Call:
-    """A call of what an earlier launch exported. The network's weights are never made."""
-    # What torch imports to build on meta is 75 MB, which no deployed network pays.
+    """Return the call of a model that an earlier launch exported, without allocating the network's weights."""
+    # Building on the meta device imports 75 MB of torch, which would count towards the peak memory.
     is_named = any(item["name"] for item in spec["inputs"])
     signature = builds.on_meta(spec["model"], spec["arguments"]) if is_named else None
     inputs = _as_set(_fed(signature, spec, seed, device), setting)
@@ -353,14 +358,14 @@ def _reopened(runtime: Exported, spec: Mapping[str, Any], seed: int, device: Dev
 
 
 def _is_reference(spec: Mapping[str, Any]) -> bool:
-    """Whether the cell is what others are held against."""
+    """Return whether the cell is the reference that outputs are compared with."""
     return (spec["runtime"], spec["dtype"], spec["memory_format"]) == ("eager", "float32", "contiguous")
 
 
 def _converted(
     network: Any, inputs: list[tuple[Any, ...]], setting: Setting, *, casts: bool = True
 ) -> tuple[Any, list[tuple[Any, ...]]]:
-    """Network and inputs as the setting says."""
+    """Return network and inputs in the setting's dtype, memory format and mode."""
     import torch
 
     with _outside_of_inference_mode():
@@ -372,7 +377,7 @@ def _converted(
 
 
 def _as_set(inputs: list[tuple[Any, ...]], setting: Setting) -> list[tuple[Any, ...]]:
-    """Inputs in the setting's dtype and memory format."""
+    """Return the inputs in the setting's dtype and memory format."""
     import torch
 
     dtype = dtype_cast.torch_dtype(setting.dtype)
@@ -392,7 +397,7 @@ def _cast(value: Any, dtype: Any) -> Any:
 
 
 def gradients(mode: str, device: Device) -> contextlib.AbstractContextManager[Any]:
-    """Entered once for as long as a process measures, so that a call costs nothing but the network."""
+    """Return inference mode, unless training. Entered once per process, so that calls need not enter it."""
     if device.kind == "fake" or mode == "train" or not device.uses_torch:
         return contextlib.nullcontext()
     import torch
@@ -402,7 +407,7 @@ def gradients(mode: str, device: Device) -> contextlib.AbstractContextManager[An
 
 @contextlib.contextmanager
 def _out_of_memory_translated() -> Iterator[None]:
-    """The first call may already run out of memory, before any block is timed."""
+    """Translate out-of-memory errors into OutOfMemory. The first call may raise one before any block is timed."""
     import torch
 
     try:

@@ -1,6 +1,6 @@
-"""What a network does beside computing its output: it writes into its input, keeps state, draws random numbers.
+"""Detect side effects of a network's forward: writing into its input, keeping state, drawing random numbers.
 
-Found out by calling it on copies of one input from the same state. Whatever it changes is put back.
+The network is called several times on copies of one input, from the same state. Everything it changes is restored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SAME = 1e-4
-"""Outputs that differ by less than this share of the largest value are the same: a GPU adds in any order."""
+"""Outputs that differ by less than this share of the largest value count as the same: sums on a GPU vary in order."""
 
 MOST_NAMED = 3
 
@@ -33,13 +33,16 @@ UNSTABLE = "its output differs from call to call on the same input, for a reason
 
 @dataclass(frozen=True)
 class Seen:
-    """What became known of a network.
+    """Side effects of a network, and its outputs.
 
-    `outputs` are those of consecutive calls, from the state in which it was built: one, or several where they differ.
-    `reshapes` says that an input has another layout after a call, and cannot be passed twice; `keeps` that it changes
-    what it keeps, `is_checkable` that another run from the same state returns the same. Nothing can be compared with
-    outputs that are not `is_readable`. `modes` says that it trains itself, or stops to (`Modes.told`). `kept` names
-    what changes from call to call.
+    - `outputs`: those of consecutive calls, from the state in which it was built: one, or several where they differ.
+    - `notes`: the side effects as texts for the user.
+    - `writes`: it writes into its input. `reshapes`: it changes the layout of an input, which then cannot be passed
+      again. `keeps`: it changes its own state.
+    - `is_checkable`: another run from the same state returns the same.
+    - `is_readable`: its outputs can be read as numbers and compared.
+    - `modes`: it switches modules to training or eval mode (`Modes.told`).
+    - `kept`: names of the state that changes from call to call.
     """
 
     outputs: tuple[Any, ...]
@@ -56,8 +59,9 @@ class Seen:
 def look(network: nn.Module, arguments: Sequence[Any]) -> Seen:
     """Call the network two to four times on copies of `arguments`, outside of inference mode and without gradients.
 
-    What it makes at its first call and keeps for good, such as a table, can then be used in either mode. Afterwards the
-    network, its user's globals and the random state are as before. Raises what the network raises.
+    Outside of inference mode, a tensor that the first call creates and caches can be used in either mode later.
+    Afterwards the network, the globals of the user's code and the random state are restored. Raises what the network
+    raises.
     """
     import torch
 
@@ -72,7 +76,7 @@ def look(network: nn.Module, arguments: Sequence[Any]) -> Seen:
 
 def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, random: RandomState) -> Seen:
     def call() -> Any:
-        """From the same random numbers each time."""
+        """Call the network with the same random state each time."""
         random.restore()
         state.restore_generators()
         return _detached(network(*copied(arguments)))
@@ -80,7 +84,7 @@ def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
     given = copied(arguments)
     first = _detached(network(*given))
     writes, reshapes = not same(list(given), list(arguments)), layout(given) != layout(arguments)
-    # The second call is what all further ones are like: the first may fill a cache.
+    # The second call is representative of later ones: the first may fill a cache.
     after = Snapshot(network)
     second = call()
     draws, kept = random.moved() or state.has_drawn(), after.changed()
@@ -114,8 +118,10 @@ def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
 
 
 def seeds_itself(network: nn.Module, arguments: Sequence[Any]) -> bool:
-    """Whether the output depends on numbers that torch draws from a seed which the network sets itself: other numbers
-    give another output, though each call returns the same. Puts everything back, as `look` does.
+    """Return whether the output depends on random numbers from a seed that the network sets itself.
+
+    Such a network returns the same in each call, but other random numbers would change its output. Restores everything,
+    as `look` does.
     """
     import torch
     from torch.utils import _python_dispatch
@@ -141,7 +147,7 @@ def seeds_itself(network: nn.Module, arguments: Sequence[Any]) -> bool:
             random.restore()
             with OtherNumbers():
                 return _differ(plain, _detached(network(*copied(arguments))))
-        except Exception:  # a network that cannot be called so is not known to
+        except Exception:  # not callable under the dispatch mode: unknown
             return False
         finally:
             state.restore()
@@ -149,11 +155,12 @@ def seeds_itself(network: nn.Module, arguments: Sequence[Any]) -> bool:
 
 
 def named(kept: Sequence[str]) -> str:
+    """List the first few names."""
     return ", ".join(kept[:MOST_NAMED]) + (" and more" if len(kept) > MOST_NAMED else "")
 
 
 def _unread(output: Any) -> str:
-    """Why nothing can be compared with this output; "" where it can."""
+    """Return why this output cannot be compared with others; "" if it can."""
     try:
         list(output_check.arrays(output))
     except output_check.Incomparable as error:
@@ -162,19 +169,19 @@ def _unread(output: Any) -> str:
 
 
 def layout(arguments: Sequence[Any]) -> list[Any]:
-    """Shapes and strides of the tensors among them."""
+    """Return shapes and strides of the tensors in `arguments`."""
     return [(tensor.shape, tensor.stride()) for tensor in _tensors(list(arguments))]
 
 
 def copied(arguments: Sequence[Any]) -> tuple[Any, ...]:
-    """The arguments with tensors of their own. Raises what torch raises."""
+    """Return the arguments with cloned tensors. Raises what torch raises."""
     return tuple(_mapped(arguments, lambda tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad)))
 
 
 def renewing(
     call: Callable[[], object], inputs: Sequence[tuple[Any, ...]], originals: Sequence[tuple[Any, ...]]
 ) -> Any:
-    """A call whose attribute `renew` puts `originals` back into `inputs`. Devices do that before they read a clock."""
+    """Wrap a call with a `renew` attribute, which restores `inputs` from `originals`. Devices call it before timing."""
     pairs = list(zip(_tensors(list(inputs)), _tensors(list(originals)), strict=True))
 
     def renew() -> None:
@@ -195,8 +202,9 @@ def renewing(
 
 
 def on_copies(network: nn.Module) -> nn.Module:
-    """The network behind a module that hands it copies of its inputs: an exporter takes a written input for an
-    output.
+    """Wrap the network in a module that passes it copies of its inputs.
+
+    Exporters would turn an input that is written to into an output.
     """
     from torch import nn
 
@@ -219,12 +227,12 @@ def _differ(one: Any, other: Any) -> bool:
 
 
 def _detached(value: Any) -> Any:
-    """The tensors of an output, copied: some networks return views of what they keep."""
+    """Copy the tensors of an output, since some networks return views of their state."""
 
     def own(tensor: Any) -> Any:
         try:
             return tensor.detach().clone()
-        except Exception:  # of a kind that cannot be copied
+        except Exception:  # a tensor type that cannot be copied
             return tensor
 
     return _mapped(value, own, others=False)

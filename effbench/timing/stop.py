@@ -1,4 +1,4 @@
-"""When has a launch measured enough? Pure functions of what has been seen so far."""
+"""Decide when a launch stops measuring: precision reached, all rounds done, or budget used. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ LOOK_GROWTH = 1.5
 
 
 def looks(sampling: Sampling) -> frozenset[int]:
-    """The round counts at which precision is looked at: each 1.5 times the last, since every look is a chance to stop
-    by luck.
+    """Return the numbers of rounds after which precision is checked, each 1.5 times the last.
+
+    Checks are few, since each one is a chance to stop on a lucky streak.
     """
     at, rounds = set(), float(sampling.min_rounds)
     while rounds <= sampling.max_rounds:
@@ -25,11 +26,11 @@ def looks(sampling: Sampling) -> frozenset[int]:
 def reason_to_stop(
     series: Mapping[str, Sequence[float]], *, rounds: int, spent_s: float, budget_s: float, sampling: Sampling
 ) -> str | None:
-    """ "precision", "rounds", "budget", or None to go on.
+    """Return "precision", "rounds" or "budget", or None to go on.
 
-    `series` holds per cell one log time (or log ratio) a round. Precision: every cell's median is known to within ±
-    `sampling.precision` by its exact interval, after batching away autocorrelation. The budget ends a launch early,
-    but not before three rounds: fewer say nothing of the launch.
+    `series` holds one log time (or log ratio) per round for each cell. Precision is reached if the exact interval of
+    every cell's median, after batching against autocorrelation, is within ± `sampling.precision`. The budget ends a
+    launch early, but not before three rounds, since fewer do not characterise the launch.
     """
     if rounds >= sampling.max_rounds:
         return "rounds"
@@ -41,7 +42,7 @@ def reason_to_stop(
 
 
 def precise(log_values: Sequence[float], precision: float) -> bool:
-    """Is the median of these log values known to within ± `precision` (relative) with 95 % confidence?"""
+    """Return whether the median of these log values is known to within ± `precision` (relative) at 95 % confidence."""
     estimate = stats.median_interval(stats.batch_medians(log_values))
     if estimate.low is None or estimate.high is None:
         return False

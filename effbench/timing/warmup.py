@@ -1,8 +1,7 @@
-"""Has a cell reached its steady state? Pure functions of the times seen so far.
+"""Detect the end of warm-up: whether the call times of a cell are steady. Pure.
 
-Fast cells are judged on blocks, again and again until two windows of five agree (`steady`). Of a slow cell so many
-blocks do not fit into the warm-up: it is judged once, at its end, on the six to ten values that there are
-(`steady_of_few`).
+Fast cells are judged after every block, until two windows of five blocks agree (`steady`). For slow cells so many
+blocks do not fit into the warm-up: they are judged once, at its end, on the last six to ten values (`steady_of_few`).
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ AGREEMENT = 0.01
 TREND_P = 0.05
 
 LEAST = 6
-"""Values that `steady_of_few` needs. A warm-up goes on until it has them, however long its calls take."""
+"""Fewest values for `steady_of_few`. A warm-up goes on until it has them, however long its calls take."""
 
 MOST = 2 * WINDOW
-"""Values that `steady_of_few` looks at: the last of a warm-up."""
+"""Most values that `steady_of_few` uses: the last ones of a warm-up."""
 
 FEW_BLOCKS = 4 * WINDOW
-"""With fewer blocks than this there were too few looks for `steady` alone: one look calls steady noise of 5 % unsteady
-in a quarter of all cases."""
+"""With fewer blocks than this, `steady` was checked too few times to decide alone: a single check calls steady noise of
+5 % unsteady in a quarter of all cases."""
 
 _SPLIT = {6: 7.55, 7: 6.54, 8: 5.96, 9: 5.57, 10: 5.29}
 """The statistic of `_largest_step` that steady normal noise exceeds in 0.5 % of all cases, by the number of values.
@@ -35,11 +34,11 @@ _FEW_TREND_P = 0.01
 
 
 def steady(times: Sequence[float]) -> bool:
-    """True once the last two windows of blocks agree and show no trend.
+    """Return whether the last two windows of blocks agree and show no trend.
 
     `times` are per-call times of consecutive warm-up blocks. The windows agree when their medians differ by at most 1
     %, or by what their own scatter explains (2 MAD/√window); a trend is Kendall's test at 5 % over both windows.
-    Barrett et al. (2017) found that many programs never get there, so the caller needs a cap.
+    Barrett et al. (2017) found that many programs never become steady, so the caller needs a time limit.
     """
     if len(times) < 2 * WINDOW:
         return False
@@ -52,10 +51,10 @@ def steady(times: Sequence[float]) -> bool:
 
 
 def steady_of_few(times: Sequence[float]) -> bool:
-    """True where six to ten values show no drift of more than 1 %.
+    """Return whether six to ten values show no drift of more than 1 %.
 
-    A drift is a step that the scatter on its two sides does not explain (two values at least on each side), or a trend
-    by Kendall's test. A single odd value, were it the last, is none.
+    A drift is either a step that the scatter on its two sides does not explain (with at least two values on each side),
+    or a trend by Kendall's test. A single outlier, even the last value, is not a drift.
 
     Parameters
     ----------
@@ -70,10 +69,10 @@ def steady_of_few(times: Sequence[float]) -> bool:
     Notes
     -----
     Steady normal noise is called unsteady in at most 1.2 % of all cases, whatever its scatter, and hardly ever below
-    0.3 % of scatter. One look of `steady` calls 5, 18 and 30 % unsteady at 0.1, 1 and 5 % of scatter.
+    0.3 % of scatter. One check of `steady` calls 5, 18 and 30 % unsteady at 0.1, 1 and 5 % of scatter.
 
-    The chance in percent to find a drift, for six / eight / ten values (a simulation, repeated in the tests). Its size
-    is in standard deviations of a block, and more than 2 %:
+    Power in percent to detect a drift, for six / eight / ten values (a simulation, repeated in the tests). The size of
+    the drift is in standard deviations of a block, and more than 2 %:
 
     ============  ==============  ==============  ==============
     size          step            linear drift    decay
@@ -84,9 +83,9 @@ def steady_of_few(times: Sequence[float]) -> bool:
     100 times     100             100             99 / 100 / 100
     ============  ==============  ==============  ==============
 
-    So six values with 1 % of scatter show a step of 10 %, a drift of 20 % and a decay from twice the time. A step comes
-    after the first third of the values, a drift takes all of them, a decay halves its distance with every value. What
-    is over with the first value judged or begins with the last is not found.
+    So six values with 1 % of scatter show a step of 10 %, a drift of 20 % and a decay from twice the time. The step
+    comes after the first third of the values, the drift spans all of them, and the decay halves its distance with every
+    value. A change that ends with the first value or begins with the last is not detected.
     """
     recent = list(times[-MOST:])
     if len(recent) < LEAST:
@@ -99,7 +98,7 @@ def steady_of_few(times: Sequence[float]) -> bool:
 
 
 def _largest_step(values: Sequence[float]) -> float:
-    """The largest two-sample t statistic over all places to split the values; steps of up to 1 % count as none."""
+    """Return the largest two-sample t statistic over all splits of the values, ignoring steps of up to 1 %."""
     largest = 0.0
     for place in range(2, len(values) - 1):
         before, after = values[:place], values[place:]
