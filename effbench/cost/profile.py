@@ -86,7 +86,7 @@ def profile(
         try:
             found = _profiled(paths, replace(feed, casts=False, dtype=dtype if is_held else "float32"), device)
         except ModelError:
-            raise error from None  # the cast is not what it fails for
+            raise error from None  # the cast is not the cause
         if is_held:
             return found
         advice = f" (--dtype {own[0]} takes it as it is)" if len(own) == 1 and own[0] in DTYPES else ""
@@ -142,8 +142,8 @@ def apart(carry_out: Callable[[], _T]) -> _T:
     """
 
     def alone() -> _T:
-        torch.set_num_threads(1)  # the threads that would help are not in the copy
-        sys.setrecursionlimit(10 * sys.getrecursionlimit())  # hooks and operators add frames to a deep network's own
+        torch.set_num_threads(1)  # fork does not copy the threads of the intra-op pool
+        sys.setrecursionlimit(10 * sys.getrecursionlimit())  # hooks and operators add frames to those of a deep network
         return carry_out()
 
     if not child.can_fork():
@@ -169,7 +169,7 @@ def _import_shape_rules() -> None:
         before = set(os.environ)
         with suppress(ImportError):
             importlib.import_module("torch._dynamo")
-        for name in set(os.environ) - before:  # it sets variables of its own
+        for name in set(os.environ) - before:  # the imports set environment variables
             del os.environ[name]
 
 
@@ -183,10 +183,10 @@ def _partial(found: Any) -> Any:
 
 def _paths(model: nn.Module) -> dict[nn.Module, str]:
     """The path of every module of the network, itself first."""
-    model = getattr(model, "_orig_mod", model)  # the network inside a torch.compile wrapper
+    model = getattr(model, "_orig_mod", model)  # unwrap torch.compile
     paths: dict[nn.Module, str] = {}
     waiting = [("", model)]
-    while waiting:  # as `named_modules`, in a third of its time
+    while waiting:  # like `named_modules`, in a third of its time
         path, module = waiting.pop()
         if module not in paths:
             paths[module] = path
@@ -291,8 +291,8 @@ def _traced(
 
     found = once(feed)
     if feed.values is None and any(access.constant for record in found.records for access in record.writes):
-        # Made from constants alone, yet perhaps once per image (a class token repeated): a larger batch tells. Twice
-        # as large, since some operators run at batch 1 alone.
+        # A constant may be repeated once per image, such as a class token; tracing at a larger batch shows it. Twice as
+        # large rather than 1 and 2, since some operators run only at batch 1.
         with suppress(Exception):
             again = once(replace(feed, batch=2 * feed.batch))
             return replace(found, records=scaled_apart(found.records, again.records))
@@ -358,7 +358,7 @@ def _held(value: Any) -> int:
 def _attributes(module: nn.Module) -> Iterable[Any]:
     if not isinstance(module, torch.jit.ScriptModule):
         return vars(module).values()
-    # TorchScript tells its attributes by name alone; these are the names that torch's quantised layers have.
+    # TorchScript exposes attributes by name only; torch's quantised layers use these names.
     names = ("_packed_params", "_packed_weight", "param")
     return [module._c.getattr(name) for name in names if module._c.hasattr(name)]
 
