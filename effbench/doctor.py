@@ -1,7 +1,7 @@
-"""What about this machine makes timings noisy, and what to do about each: `effbench doctor`.
+"""Check this machine for causes of noisy timings, and say what to do about each: `effbench doctor`.
 
-Every topic is looked at on its own and answers even where it cannot be read: "unknown", with the reason. Nothing
-is changed, and neither torch nor NVML nor psutil is needed.
+Each check is independent. If it cannot read what it needs, its status is "unknown", with the reason. The checks change
+nothing, and need neither torch nor NVML nor psutil.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Status = Literal["ok", "note", "warn", "unknown"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `todo` is a command or an instruction, and present with every "warn"."""
+    """The result of one check. `todo` is a command or an instruction; every "warn" has one."""
 
     topic: str
     status: Status
@@ -34,15 +34,15 @@ class Finding:
     todo: str = ""
 
     def to_dict(self) -> dict[str, str]:
-        """JSON-ready."""
+        """Return a JSON-ready mapping."""
         return asdict(self)
 
 
 def examine(root: Path = machine.HERE, *, window_s: float = 0.5, nvml: Any = None) -> tuple[Finding, ...]:
-    """Look at everything, taking about `window_s` plus half a second.
+    """Run all checks, which takes about `window_s` plus half a second.
 
-    `root` stands in for this machine's files; what can only be measured on this machine itself is then unknown. `nvml`
-    is a stand-in for the pynvml module.
+    For tests, `root` is a folder to read instead of this machine's files; checks that measure are then "unknown".
+    `nvml` replaces the pynvml module.
     """
     here = root == machine.HERE
     sample = noise.watch(window_s) if here else noise.Sample()
@@ -69,7 +69,7 @@ def examine(root: Path = machine.HERE, *, window_s: float = 0.5, nvml: Any = Non
 
 
 def peaks(device: str, options: Mapping[str, Any], threads: int, dtype: str, allocator: str) -> Peaks:
-    """Measure the device's two peaks afresh, and keep them for the runs that follow.
+    """Measure the device's two peaks anew, and store them for later runs.
 
     Raises UnknownName, InvalidValue, DeviceUnavailable, and EffbenchError where they cannot be measured.
     """
@@ -166,7 +166,7 @@ def _heat(root: Path) -> Finding:
     return Finding("temperature", "warn", value, "Heat lowers the clock.", "let it cool; cool it better")
 
 
-# --- who else runs ----------------------------------------------------------------------------------
+# --- other processes --------------------------------------------------------------------------------
 
 
 def _steal(stolen: float | None) -> Finding:

@@ -1,4 +1,4 @@
-"""A run as CSV: one row a cell, in the columns of `Results.to_frame`, so that pandas reads that frame back."""
+"""Export to CSV: one row per cell with the columns of `Results.to_frame`, so that pandas reads that frame back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from effbench.report.tables.table_model import one_line
 
 
 def render(run: Run, cells: Sequence[Measured]) -> str:
-    """The text. Raw values at full precision, empty where a value is missing."""
+    """Return the CSV text: raw values at full precision, empty fields for missing values."""
     rows = [{**json_document.cell_row(cell.summary), "id": cell.id} for cell in cells]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")

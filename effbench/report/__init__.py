@@ -1,4 +1,4 @@
-"""Runs for people: tables, figures, and the files beside a run. Importing this brings in no plotting library."""
+"""Build the tables and figures of a run, and write them into its folder. Matplotlib is imported only for drawing."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def tables(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> dict[str, Table]:
-    """Every table of a run by the name of its file: ``table`` holds the cells, ``verdicts`` is there where claims are.
+    """Build every table of a run, by file name: ``table`` has the cells, and a study with claims has ``verdicts``.
 
-    Whatever shows a run (terminal, Markdown, page) shows these, in this order.
+    Terminal, Markdown and page show these tables, in this order.
     """
     rows = cells_table.compare_rows if report_text.is_comparison(run) else cells_table.study_rows
     found = {"table": rows(run, cells)}
@@ -51,7 +51,7 @@ def tables(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) 
 
 
 def figures(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> dict[str, Figure]:
-    """Every figure of a run by the name of its file, the main one first as ``figure``; none without cells."""
+    """Draw every figure of a run, by file name, the main one first as ``figure``; none without cells."""
     from effbench.report.figures import breakdown as breakdown_figure
     from effbench.report.figures import matrix as matrix_figure
     from effbench.report.figures import panels, study
@@ -84,18 +84,18 @@ def figures(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict])
 def write_all(
     run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict], directory: str | Path
 ) -> dict[str, Path]:
-    """Write the tables and figures of a run into a folder; the paths by file name.
+    """Write the tables and figures of a run into a folder. Returns the paths by file name.
 
-    ``table.md`` and ``table.csv`` always; ``verdicts.md`` where there are verdicts; ``figure.png`` and ``figure.svg``
-    where there are cells and can be drawn (else a RuntimeWarning says why not); two more files for each further table
-    or figure. Raises StorageError where the folder cannot be written.
+    Always writes ``table.md`` and ``table.csv``, and ``verdicts.md`` if there are verdicts. ``figure.png`` and
+    ``figure.svg`` are written if there are cells and drawing works; otherwise a RuntimeWarning gives the reason. Each
+    further table or figure makes two more files. Raises StorageError where the folder cannot be written.
     """
     from effbench.report.figures import study
 
     folder = Path(directory)
     texts = _texts(run, tables(run, cells, verdicts), verdicts)
     written = {name: write_text(folder / name, text) for name, text in texts.items()}
-    # A board that ran a bundle may be without matplotlib; its tables are worth having all the same.
+    # A board that ran a bundle may lack matplotlib; it still gets the tables.
     if optional_packages.has("matplotlib"):
 
         def draw() -> dict[str, Path]:
@@ -123,13 +123,13 @@ def _texts(run: Run, found: Mapping[str, Table], verdicts: Sequence[Verdict]) ->
 
 
 def _readings(run: Run) -> str:
-    """How the study read the paper where it can be read in two ways, and why: its defaults rest on this."""
+    """List how the study interprets the paper where it is ambiguous, and why, since its defaults depend on this."""
     listed = "".join(f"- {cells_table.escape_markdown(note)}\n" for note in run.experiment.notes)
     return f"\nHow the study reads the paper:\n\n{listed}" if listed else ""
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a file and whatever folders it needs; its path. Raises StorageError."""
+    """Write a file, creating missing folders, and return its path. Raises StorageError."""
     run_file.refuse_link(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

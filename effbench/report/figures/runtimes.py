@@ -1,4 +1,4 @@
-"""A study under several runtimes: measured ratios against the factor, one line a runtime, one panel a group."""
+"""Draw a study under several runtimes: measured ratios over the factor, one line per runtime, one panel per group."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _COLUMNS = 2
 
 
 def runtimes_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
-    """Ratio to the reference under the same runtime, with its interval, at each level that the group has.
+    """Draw the ratio to the reference under the same runtime, with its interval, at each level of the group.
 
-    A cross marks a flagged cell, hollow diamonds are the paper's. The axis of ratios is shared and logarithmic.
+    A cross marks a flagged cell, hollow diamonds are the paper's ratios. The axis of ratios is shared and logarithmic.
     """
     with style.plain_style():
         return _runtimes_figure(run, cells)

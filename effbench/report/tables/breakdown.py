@@ -1,4 +1,4 @@
-"""The table of a run-time breakdown: one row a model, a share a part, the paper's row under ours. No torch."""
+"""The table of a run-time breakdown: one row per model with the share of each part, and the paper's row. No torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from effbench.report import text
 from effbench.report.tables.table_model import NOTHING, Column, Table, Value, drop_empty
 
 _NAMED, _LEAST_SHARE = 3, 0.005
-"""So many operators of Other are named under the table, if they take at least this share of the latency."""
+"""Most operators of Other that are named under the table, and the least share of the latency for that."""
 
 
 def breakdown_rows(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split]) -> Table:
-    """Measured shares of each model's latency with their intervals, and the paper's in the row below.
+    """Build the table: measured shares of each model's latency with intervals, and the paper's in the row below.
 
-    Raw values are shares of 1. In a row of ours the parts and the unattributed share sum to 1.
+    Raw values are shares of 1. In a measured row, the parts and the unattributed share sum to 1.
     """
     names = tuple(next((item.shares for item in parts if item.shares), ()))
     columns = (
@@ -53,7 +53,7 @@ def breakdown_rows(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split
 
 
 def other_words(item: Split) -> str:
-    """The largest operators of Other with their shares: ``max_pool2d 13 %, linear 1.2 %``; "" without any."""
+    """List the largest operators of Other with their shares: ``max_pool2d 13 %, linear 1.2 %``; "" without any."""
     other = [
         (operator, share)
         for operator, share in item.operators
@@ -94,7 +94,7 @@ def _notes(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split]) -> tu
 
 
 def _remarks(cell: CellSummary, item: Split) -> Value:
-    """Why there are no shares, or what makes them doubtful."""
+    """Return why there are no shares, or why they are doubtful."""
     words = f"not broken down: {item.missing}" if item.missing is not None else "; ".join(cell.flags)
     return Value(words, words) if words else NOTHING
 
@@ -106,7 +106,7 @@ def _milliseconds(seconds: Estimate | None) -> Value:
 def _share(share: Estimate | None) -> Value:
     if share is None:
         return NOTHING
-    # Student's interval is as wide below as above.
+    # Student's interval is symmetric.
     within = "" if share.high is None else f" ± {100 * (share.high - share.point):.1f}"
     return Value(f"{100 * share.point:.1f}{within}", share)
 

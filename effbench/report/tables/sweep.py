@@ -1,4 +1,4 @@
-"""The table of a batch sweep: the batch that saturates each network, or why none can be named. No torch."""
+"""The table of a batch sweep: the saturating batch of each network, or why it is unsure. No torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from effbench.report.tables.table_model import NOTHING, Column, Table, Value, dr
 
 
 def saturation_rows(run: Run, cells: Sequence[CellSummary], found: Sequence[Saturation]) -> Table:
-    """One row a network: the word, the batch and its images per second, the fastest batch and its own, the reason."""
+    """Build one row per network: verdict, saturating batch and its throughput, fastest batch and its, the reason."""
     keys = report_text.grouping(run, cells) or tuple(key for key in ("model",) if found and key in found[0].group)
     columns = (
         *(Column(key, align="left") for key in keys),
