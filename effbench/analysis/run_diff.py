@@ -121,4 +121,4 @@ def _classify(cell: str, change: Estimate, disturbed: list[str]) -> Comparison:
         return Comparison(cell, "faster", change)
     if change.low > 1 / (1 + TOLERANCE) and change.high < 1 + TOLERANCE:
         return Comparison(cell, "same", change)
-    return Comparison(cell, "unsure", change, "the interval is too wide to tell")
+    return Comparison(cell, "unsure", change, "the interval is too wide for a verdict")

@@ -131,16 +131,16 @@ def _holding(waited: Estimate | None, runtime: str) -> str:
     if waited is None:
         return ""
     if _is_slower(waited):
-        return f"on the device, and to whoever waits {_under(runtime)}, where the host is the bottleneck"
-    return f"on the device; {_under(runtime)} the host hides it"
+        return f"in device time, and in wall time {_under(runtime)}, where the host is the bottleneck"
+    return f"in device time only; {_under(runtime)} the host is the bottleneck"
 
 
 def _failing(waited: Estimate | None, runtime: str) -> str:
     """Return the reason of a pair that fails; `waited` as in `_holding`."""
     if waited is None:
         return "not slower by 1 %"
-    end = "the host makes it slower" if _is_slower(waited) else "the host is the bottleneck"
-    return f"not slower by 1 % on the device; {_under(runtime)} {end}"
+    end = "slower in wall time, because of the host" if _is_slower(waited) else "the host is the bottleneck"
+    return f"not slower by 1 % in device time; {_under(runtime)} {end}"
 
 
 def _is_slower(waited: Estimate) -> bool:

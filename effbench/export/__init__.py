@@ -77,7 +77,7 @@ def export(run: Run, name: str, *, values: int | Literal["all"] | None = None) -
     for cell in cells:
         if cell.summary.flags:
             flagged.setdefault(", ".join(cell.summary.flags), []).append(cell.id)
-    notes += [f"proves nothing, flagged as {flags}: {'; '.join(ids)}" for flags, ids in flagged.items()]
+    notes += [f"cannot confirm a claim, flagged as {flags}: {'; '.join(ids)}" for flags, ids in flagged.items()]
     if not run.complete:
         notes.append("this run was never finished; `effbench run --resume` finishes it")
     return Export(

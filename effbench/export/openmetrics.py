@@ -139,7 +139,7 @@ _FAMILIES = (
     _Family(
         "effbench_flags",
         "",
-        "Reasons why the cell can confirm nothing, 0 for none",
+        "Number of flags that keep the cell from confirming a claim",
         lambda cell: len(cell.summary.flags),
     ),
 )

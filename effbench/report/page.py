@@ -42,8 +42,8 @@ TONES = {
 """The colour of a verdict, which is always shown as a word, too."""
 
 _ALLOCATORS = {
-    "retain": "retain: freed pages are kept, so that kernels are measured and not page faults",
-    "system": "system: as a program that sets nothing",
+    "retain": "retain: glibc keeps freed pages mapped, so that timings exclude page faults",
+    "system": "system: glibc's defaults",
 }
 
 

@@ -170,16 +170,16 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
         )
     if any(cell.ratio_wall is not None or cell.speedup_wall is not None for cell in cells):
         lines.append(
-            "Where CPU time misses what a cell does, its ratios are given by both clocks and neither decides anything: "
-            "latency, wall-clock time, is what a caller waits."
+            "Where CPU time misses work of a cell, its ratios are given by both clocks, and no claim is decided by "
+            "them. Latency is wall-clock time."
         )
     paper = platforms(cells)
     if paper is not None:
         lines.append(f"Paper: ShuffleNet V2 (arXiv 1807.11164), measured on a {paper}.")
     if run.clock == "device" and any(cell.bound == "host" for cell in cells):
         lines.append(
-            "Where a cell is host-bound, the GPU waits for the host: its time ratio and the verdicts are of device "
-            "time, its latency of what the host takes. Under cudagraph it does not wait."
+            "Where a cell is host-bound, the GPU waits for the host. Its time ratio and the verdicts are of device "
+            "time; its latency is the time of the host. Under cudagraph the GPU does not wait."
         )
     if any(cell.flags for cell in cells):
         lines.append("A flagged cell cannot confirm a claim.")
@@ -241,7 +241,7 @@ def verdict_sentence(verdict: Verdict, *, factor: str = "") -> str:
     # Claims that are phrases need quotes inside a sentence.
     claim = f"“{verdict.claim}”" if " " in verdict.claim else verdict.claim
     word = f"{claim} is unsure" if verdict.verdict == "unsure" else f"{claim} {verdict.verdict}"
-    # "holds on the device; …", but "fails: not slower …".
+    # "holds in device time; …", but "fails: not slower …".
     between = " " if verdict.verdict == "holds" else ": "
     end = f"{word}{between}{reason.rstrip('.')}." if reason else f"{word}."
     return f"{where}: {pair}. {end}" if where else f"{pair[0].upper()}{pair[1:]}. {end}"
@@ -273,8 +273,8 @@ def _roofline(run: Run, cells: Sequence[CellSummary]) -> list[str]:
         )
         if any((cell.over_bound() or 1) < 1 for cell in cells):
             lines.append(
-                "Faster than the roofline: what one operator writes the next still finds in a cache, "
-                "so the memory's bandwidth does not bind."
+                "Faster than the roofline: operators find the output of the previous one in a cache, "
+                "so that memory bandwidth is not the limit."
             )
     return lines
 
@@ -318,4 +318,4 @@ def disturbed_text(cells: Sequence[CellSummary]) -> str:
         causes["contaminated" in cell.flags].update(cell.disturbed)
     set_aside, kept = (", ".join(f"{cause} {n}" for cause, n in found.most_common()) for found in causes.values())
     found = f" (disturbed: {set_aside})" if set_aside else ""
-    return f"{found}; contaminated cells keep theirs, having no better ones (disturbed: {kept})" if kept else found
+    return f"{found}; contaminated cells keep all blocks (disturbed: {kept})" if kept else found

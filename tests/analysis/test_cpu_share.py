@@ -221,7 +221,7 @@ def test_a_contaminated_cell_keeps_its_blocks_and_the_note_says_so() -> None:
 
     made = with_blocks(run(), SECOND, some)
     notes = " ".join(text.notes(made, summarise(made)))
-    assert "180 blocks, none set aside; contaminated cells keep theirs" in notes
+    assert "180 blocks, none set aside; contaminated cells keep all blocks" in notes
     assert "(disturbed: waited for a core 60)" in notes
 
 

@@ -69,11 +69,11 @@ def _notes(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split]) -> tu
     apart = "set apart from" if run.experiment.breakdown == "depthwise" else "among"
     lines = [
         f"Shares of the latency: {clock}, by torch.profiler, means over {text.launches_text(cells)}; ± are 95 % "
-        "intervals (Student's t). The latency is that of calls without the profiler, timed in turn with those under "
-        "it.",
-        "Unattributed is the latency less the parts: Python, dispatch, waiting. The last column is the time of a call "
-        "under the profiler over that without. What it is above 1 falls partly inside the operators: so much the parts "
-        "together can be too large, and where they exceed the latency, unattributed is below zero.",
+        "intervals (Student's t). The latency is that of calls without the profiler, which alternate with profiled "
+        "calls.",
+        "Unattributed is the latency minus the parts: Python, dispatch, waiting. The last column is the time of a call "
+        "under the profiler over that without it. Part of this overhead falls inside the operators, so the parts are "
+        "too large by up to the overhead. Where they exceed the latency, unattributed is below zero.",
         f"Conv: every convolution, depthwise ones {apart} the others. Elemwise: ReLU, add, multiply, batch norm. Data: "
         "copies, concatenation, views. Shuffle: the copy that interleaves channels. Other: the rest.",
     ]
@@ -88,7 +88,7 @@ def _notes(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split]) -> tu
     if platform is not None:
         lines.append(
             f"Paper: Figure 2 of ShuffleNet V2 (arXiv 1807.11164), measured on a {platform} by a framework that fuses "
-            "tensors. It states neither the batch nor where depthwise convolutions are filed."
+            "tensors. It states neither the batch nor where depthwise convolutions are counted."
         )
     return tuple(lines)
 

@@ -63,7 +63,7 @@ def finding_rows(decision: Decision) -> Table:
     notes = [
         *(
             ["Time ratio: candidate over baseline, with its 95 % interval; above 1 the candidate is slower. Detectable:"
-             " the smallest slowdown that this measurement would have called four times in five."]
+             " the smallest slowdown that this measurement finds with a probability of 80 %."]
             if timed
             else []
         ),
@@ -175,7 +175,7 @@ def sentence(finding: Finding) -> str:
         parts.append(f"detectable {_percent(finding.detectable).text} %")
     if finding.launches:
         parts.append(f"{finding.launches} launches a side")
-    return "; ".join([*([finding.reason] if finding.reason else []), ", ".join(parts)]).strip("; ") or "as it should be"
+    return "; ".join([*([finding.reason] if finding.reason else []), ", ".join(parts)]).strip("; ") or "as expected"
 
 
 def _text(text: str) -> Value:

@@ -46,7 +46,7 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
         many = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
         unbounded = [name for name in PERCENTILES if any(values[f"{name}_high_s"] is None for values in sampled)]
         lines.append(
-            f"{', '.join(PERCENTILES)}: wall-clock time of {many} single calls in a process of its own, with exact "
+            f"{', '.join(PERCENTILES)}: wall-clock time of {many} single calls in a separate process, with exact "
             "95 % bounds for independent calls."
             + (f" Too few calls for every upper bound of {' and '.join(unbounded)}." if unbounded else "")
         )
@@ -57,14 +57,14 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
         allocator = next(told, None) or run.environment.facts.get("run.allocator")
         policy = f", allocator {allocator}" if cells[0].cell.device == "cpu" and allocator else ""
         lines.append(
-            f"Peak memory: of a process of its own, above what it held before there was a network "
+            f"Peak memory: of a separate process, above its memory before the network was built "
             f"({' and '.join(counted)}{policy}); weights are the parameters in their dtype."
         )
     metered = list(dict.fromkeys(str(cell.read("energy")["source"]) for cell in cells if cell.read("energy")))
     if metered:
         lines.append(
-            f"Energy: of the whole device ({' and '.join(metered)}) over seconds of calls, with whatever else ran "
-            "there; at rest is its power just before."
+            f"Energy: of the whole device ({' and '.join(metered)}) over seconds of calls, including other work on "
+            "it; at rest is its power just before."
         )
     numbered = [cell.read("instructions") for cell in cells if cell.read("instructions")]
     if numbered:
@@ -72,7 +72,7 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
         apart = units.digits(100 * max(float(values["repeatability"]) for values in numbered), 2)
         lines.append(
             f"Instructions: in millions a call, on one thread, counted by {methods}; two processes differed by "
-            f"{apart} % at most. They say nothing of caches and waiting."
+            f"{apart} % at most. They do not include cache misses or waiting."
         )
     if any("output_error" in cell.prepared for cell in cells):
         lines.append(

@@ -78,7 +78,7 @@ def doctor_rows(findings: Sequence[Mapping[str, str]]) -> Table:
         tuple(_text(finding[key]) for key in ("topic", "status", "value", "why", "todo")) for finding in findings
     )
     warned = sum(finding["status"] == "warn" for finding in findings)
-    note = f"{warned} of {len(findings)} will make timings noisy." if warned else "Nothing found that needs doing."
+    note = f"{warned} of {len(findings)} will make timings noisy." if warned else "Nothing to do."
     return Table("This machine", columns, rows, (note,))
 
 

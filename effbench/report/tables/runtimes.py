@@ -49,11 +49,11 @@ def prepared_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
         place = len(groups)
         columns, rows = _without(columns, place), tuple(_without(row, place) for row in rows)
     notes = (
-        "Pieces are the calls that a runtime makes of one forward pass, operators what it runs in all of them; outside "
-        "are those that its own kernels did not take.",
+        "Pieces: graphs that a runtime runs for one forward pass. Operators: those in all pieces. Outside of its "
+        "kernels: operators that fell back to other kernels.",
         "The error is the largest difference from eager float32 on the same input, over the largest value.",
     )
-    return drop_empty(Table("What the runtimes made of the networks", columns, rows, notes))
+    return drop_empty(Table("Prepared models by runtime", columns, rows, notes))
 
 
 def _without(items: tuple[Any, ...], place: int) -> tuple[Any, ...]:

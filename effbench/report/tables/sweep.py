@@ -39,9 +39,9 @@ def saturation_rows(run: Run, cells: Sequence[CellSummary], found: Sequence[Satu
         for item in found
     )
     note = (
-        f"Saturated: the smallest batch whose time per image is shown, by its interval, to lie within "
-        f"{100 * WITHIN:g} % of the fastest in images per second. Rising: the largest batch measured is needed for "
-        "that, and a larger one might be faster still. Unsure: the batch named is the likeliest."
+        f"Saturated: the smallest batch whose throughput, with its whole interval, is within {100 * WITHIN:g} % of "
+        "the highest. Rising: only the largest batch measured is, and a larger one might be faster still. Unsure: the "
+        "given batch is the likeliest."
     )
     judged = f"Judged by {report_text.clock(run)}; images/s are of wall-clock time."
     notes = (note, judged) if run.clock == "cpu" else (note,)
