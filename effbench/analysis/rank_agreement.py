@@ -40,7 +40,9 @@ def agreements(cells: Sequence[CellSummary], keys: Sequence[str] = ()) -> tuple[
     Cells with the same labels under `keys` form a group. A metric that is missing for a cell, or the same for all, is
     left out. The order of the metrics is fixed.
     """
-    measured = [cell for cell in cells if cell.busy is not None and cell.cost is not None and not cell.is_split]
+    measured = [
+        cell for cell in cells if cell.busy is not None and cell.cost is not None and not cell.cpu_time_misses_work
+    ]
     if len(measured) < LEAST:
         return ()
     times = [cell.busy.point for cell in measured if cell.busy is not None]

@@ -60,11 +60,11 @@ def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
             continue
         disturbed = list(dict.fromkeys(flag for side in flags for flag in side[cell].flags))
         found = _classify(cell, _change(*medians), disturbed)
-        if any(side[cell].is_split for side in flags):
+        if any(side[cell].cpu_time_misses_work for side in flags):
             walls = [_launch_medians(run, cell, "wall") for run in (baseline, candidate)]
             found = replace(found, wall=_change(*walls) if all(walls) else None)
         costs = _differing_costs(sides[0][cell].cost, sides[1][cell].cost)
-        reasons = [text for text in (found.reason, _told(costs)) if text]
+        reasons = [text for text in (found.reason, _cost_changes(costs)) if text]
         comparisons.append(replace(found, reason="; ".join(reasons), costs=costs))
     return tuple(comparisons)
 
@@ -87,7 +87,7 @@ def _differing_costs(baseline: Cost | None, candidate: Cost | None) -> dict[str,
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _told(costs: Mapping[str, tuple[int, int]]) -> str:
+def _cost_changes(costs: Mapping[str, tuple[int, int]]) -> str:
     texts = []
     for name, (was, now) in costs.items():
         shown = units.counts_apart(now, was)

@@ -82,7 +82,7 @@ class CellSummary:
     speedup_wall: Estimate | None = None
 
     @property
-    def is_split(self) -> bool:
+    def cpu_time_misses_work(self) -> bool:
         """Whether the CPU time that ratios are computed from differs from the cell's wall time."""
         return self.cpu is not None and self.cpu.flag in self.flags
 
@@ -97,7 +97,7 @@ class CellSummary:
         times are on the run's clock: on one CPU thread the peaks are measured in CPU time too.
         """
         least = (self.bounds_s or {}).get(level)
-        ratio = self.busy.point / least if self.busy is not None and least and not self.is_split else None
+        ratio = self.busy.point / least if self.busy is not None and least and not self.cpu_time_misses_work else None
         return None if ratio is None or math.isinf(ratio) else ratio
 
 
@@ -120,7 +120,7 @@ NO_DEVICE_TIME = "no device time, so by the wall clock"
 """Flag of a network that synchronises in its forward pass: the host cannot run ahead of the GPU, so device events do
 not give its time."""
 
-REFERENCE_SPLIT = "the CPU time of its reference misses work"
+REFERENCE_MISSES_CPU_TIME = "the CPU time of its reference misses work"
 
 Rounds = Mapping[tuple[int, int], Block]
 """The undisturbed blocks of one cell by (launch, round)."""
@@ -128,17 +128,19 @@ Rounds = Mapping[tuple[int, int], Block]
 
 def summarise(run: Run) -> tuple[CellSummary, ...]:
     """Summarise every cell of the run, in the order of the study."""
-    quiet = {result.cell.id: quiet_rounds(result) for result in run.results}
-    cells = tuple(_summarise(run, result, quiet) for result in run.results)
+    undisturbed = {result.cell.id: undisturbed_rounds(result) for result in run.results}
+    cells = tuple(_summarise(run, result, undisturbed) for result in run.results)
     return tuple(map(_without_times, cells)) if is_emulated(run.environment) else cells
 
 
 def rounds_of(run: Run) -> dict[str, Rounds]:
-    """Return the blocks that estimates use, by cell: those of `quiet_rounds`, and none for an emulated run."""
-    return {result.cell.id: {} if is_emulated(run.environment) else quiet_rounds(result) for result in run.results}
+    """Return the blocks that estimates use, by cell: those of `undisturbed_rounds`, and none for an emulated run."""
+    return {
+        result.cell.id: {} if is_emulated(run.environment) else undisturbed_rounds(result) for result in run.results
+    }
 
 
-def quiet_rounds(result: Result) -> dict[tuple[int, int], Block]:
+def undisturbed_rounds(result: Result) -> dict[tuple[int, int], Block]:
     """Return the cell's blocks that no outside cause disturbed. Blocks are dropped by cause, never by value.
 
     A contaminated cell keeps all its blocks, so that it still shows a number. Its flag keeps it from confirming a
@@ -182,7 +184,7 @@ def share_of(rounds: Rounds) -> CpuShare | None:
     return cpu_share.of_launches(by_launch.values())
 
 
-def wall_beside(clock: str, slower: Rounds, faster: Rounds, confidence: float = 0.95) -> Estimate | None:
+def wall_ratio_to_show(clock: str, slower: Rounds, faster: Rounds, confidence: float = 0.95) -> Estimate | None:
     """Return the ratio of wall times where CPU time misses work of one of the two cells.
 
     None where the ratio is not of CPU time, or both clocks agree.
@@ -202,8 +204,8 @@ def clock_of(clock: str, *cells: Rounds) -> str:
     return clock if all(2 * some >= len(rounds) for some, rounds in zip(timed, cells, strict=True)) else "wall"
 
 
-def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSummary:
-    cell, rounds = result.cell, quiet[result.cell.id]
+def _summarise(run: Run, result: Result, undisturbed: Mapping[str, Rounds]) -> CellSummary:
+    cell, rounds = result.cell, undisturbed[result.cell.id]
     own_clock = clock = clock_of(run.clock, rounds)
     latency, busy = _time(rounds, "wall"), _time(rounds, own_clock if run.clock == "device" else run.clock)
     reference = run.experiment.reference_of(cell.case)
@@ -211,17 +213,17 @@ def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSum
     ratio = wall = None
     if reference is not None and reference.id == cell.id:
         ratio = Estimate(1.0, n=len({launch for launch, _ in rounds})) if rounds else None
-    elif reference is not None and reference.id in quiet:
-        clock = clock_of(run.clock, rounds, quiet[reference.id])
+    elif reference is not None and reference.id in undisturbed:
+        clock = clock_of(run.clock, rounds, undisturbed[reference.id])
         beside = run.result(reference.id).cell
-        ratio = per_image(paired_ratio(rounds, quiet[reference.id], clock), beside, cell)
-        wall = per_image(wall_beside(clock, rounds, quiet[reference.id]), beside, cell)
+        ratio = per_image(paired_ratio(rounds, undisturbed[reference.id], clock), beside, cell)
+        wall = per_image(wall_ratio_to_show(clock, rounds, undisturbed[reference.id]), beside, cell)
     speed, reference_speed = _paper_speed(run, cell), None
     if reference is not None:
         reference_speed = _paper_speed(run, Cell(reference, cell.device))
-    notes = () if wall is None or share is None or not share.is_usual else (REFERENCE_SPLIT,)
+    notes = () if wall is None or share is None or not share.is_usual else (REFERENCE_MISSES_CPU_TIME,)
     bound = _bound(run, cell.id)
-    speedup, speedup_wall = _speedup(run, cell, quiet)
+    speedup, speedup_wall = _speedup(run, cell, undisturbed)
     return CellSummary(
         cell=cell,
         cost=result.cost,
@@ -272,15 +274,15 @@ def _without_times(cell: CellSummary) -> CellSummary:
     return replace(bare, prepared=counted, flags=(EMULATED,) if cell.blocks else ())
 
 
-def _speedup(run: Run, cell: Cell, quiet: Mapping[str, Rounds]) -> tuple[Estimate | None, Estimate | None]:
+def _speedup(run: Run, cell: Cell, undisturbed: Mapping[str, Rounds]) -> tuple[Estimate | None, Estimate | None]:
     """Return the speed-up over eager on the run's clock, and on the wall clock where the two clocks disagree."""
     labels = {**cell.case.labels, "runtime": "eager"}
     twin = next((item.cell.id for item in run.results if item.cell.case.labels == labels), None)
     if twin in (None, cell.id):
         return None, None
-    sides = quiet[str(twin)], quiet[cell.id]
+    sides = undisturbed[str(twin)], undisturbed[cell.id]
     clock = clock_of(run.clock, *sides)
-    return paired_ratio(*sides, clock), wall_beside(clock, *sides)
+    return paired_ratio(*sides, clock), wall_ratio_to_show(clock, *sides)
 
 
 def _prepared(run: Run, cell: str) -> dict[str, Any]:
@@ -333,7 +335,7 @@ def _flags(run: Run, result: Result, bound: str | None, clock: str, share: CpuSh
     return tuple(flags)
 
 
-def switched(run: Run, cell: str) -> tuple[str, ...]:
+def process_change_notes(run: Run, cell: str) -> tuple[str, ...]:
     """Describe what the network does to the whole process: settings that building it changed (they were restored),
     and explicit garbage collection. Empty for most networks.
     """
@@ -342,7 +344,7 @@ def switched(run: Run, cell: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, told)))
 
 
-def effects(run: Run, cell: str) -> tuple[str, ...]:
+def side_effect_notes(run: Run, cell: str) -> tuple[str, ...]:
     """Return notes on side effects of the network, such as keeping state, and on the dtype it is measured in."""
     told = [launch.probes.get(cell, {}).get("notes") for launch in run.launches]
     return tuple(dict.fromkeys(note for each in told if each for note in each.split("; ")))
@@ -362,8 +364,8 @@ def _notes(
         notes.append("its output is not finite")
     if own_clock == "cpu" and share is not None and not share.is_usual:
         notes.append(share.amount)
-    notes += switched(run, result.cell.id)
-    notes += effects(run, result.cell.id)
+    notes += process_change_notes(run, result.cell.id)
+    notes += side_effect_notes(run, result.cell.id)
     call_s = sum(block.timing.wall_ns for block in result.blocks) * 1e-9 / max(calls, 1)
     if calls and faults / calls > FAULTS_PER_CALL * max(1.0, call_s / FAULTS_CALL_S):
         notes.append(f"{faults / calls:.2g} page faults a call")

@@ -15,7 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from effbench.analysis.summary import CellSummary, Rounds, clock_of, paired_ratio, rounds_of, summarise, wall_beside
+from effbench.analysis.summary import (
+    CellSummary,
+    Rounds,
+    clock_of,
+    paired_ratio,
+    rounds_of,
+    summarise,
+    wall_ratio_to_show,
+)
 from effbench.core.estimate import Estimate, PairEvidence, Verdict
 from effbench.core.run import Run
 from effbench.core.study import Claim, Label
@@ -67,14 +75,14 @@ def _judge(
     failed = [item for item in evidence if item.verdict == "fails"]
     unsure = [item for item in evidence if item.verdict == "unsure"]
     if failed:
-        return Verdict(claim.name, claim.text, dict(group), "fails", headline, evidence, _because(failed))
+        return Verdict(claim.name, claim.text, dict(group), "fails", headline, evidence, _join_reasons(failed))
     if unsure:
-        return Verdict(claim.name, claim.text, dict(group), "unsure", headline, evidence, _because(unsure))
+        return Verdict(claim.name, claim.text, dict(group), "unsure", headline, evidence, _join_reasons(unsure))
     hidden = [item for item in evidence if item.reason]
-    return Verdict(claim.name, claim.text, dict(group), "holds", headline, evidence, _because(hidden))
+    return Verdict(claim.name, claim.text, dict(group), "holds", headline, evidence, _join_reasons(hidden))
 
 
-def _because(items: list[PairEvidence]) -> str:
+def _join_reasons(items: list[PairEvidence]) -> str:
     """List each reason once, followed by the pairs it applies to: "not slower by 1 %: 4 over 2"."""
     pairs: dict[str, list[str]] = {}
     for item in items:
@@ -106,48 +114,52 @@ def _pair(
         untimed = EMULATED if EMULATED in flagged else "no round measured both"
         return PairEvidence(slower, faster, ratio, "unsure", "; ".join(skipped) or untimed, paper_ratio)
     if flagged:
-        wall = wall_beside(clock, *sides, confidence)
+        wall = wall_ratio_to_show(clock, *sides, confidence)
         return PairEvidence(slower, faster, ratio, "unsure", ", ".join(flagged), paper_ratio, wall)
     if ratio.n < MIN_LAUNCHES or ratio.low is None or ratio.high is None:
         reason = f"{ratio.n} of {MIN_LAUNCHES} launches that a verdict needs"
         return PairEvidence(slower, faster, ratio, "unsure", reason, paper_ratio)
     costs = _cost_ratio(*cells)
     threshold = 1 + SMALLEST_EFFECT
-    waited = None
+    wall_ratio = None
     if clock == "device" and any(cell.bound == "host" for cell in cells):
-        waited = paired_ratio(*sides, "wall", confidence)
+        wall_ratio = paired_ratio(*sides, "wall", confidence)
     if ratio.low > threshold * max(1.0, costs):
-        return PairEvidence(slower, faster, ratio, "holds", _holding(waited, cells[0].cell.runtime), paper_ratio)
+        return PairEvidence(
+            slower, faster, ratio, "holds", _reason_if_holds(wall_ratio, cells[0].cell.runtime), paper_ratio
+        )
     if ratio.high < threshold * min(1.0, costs):
-        return PairEvidence(slower, faster, ratio, "fails", _failing(waited, cells[0].cell.runtime), paper_ratio)
+        return PairEvidence(
+            slower, faster, ratio, "fails", _reason_if_fails(wall_ratio, cells[0].cell.runtime), paper_ratio
+        )
     if ratio.low > threshold or ratio.high < threshold:
         reason = f"{100 * abs(costs - 1):.1f} % {'more' if costs > 1 else 'fewer'} multiply-adds could explain it"
         return PairEvidence(slower, faster, ratio, "unsure", reason, paper_ratio)
     return PairEvidence(slower, faster, ratio, "unsure", "the interval spans a 1 % difference", paper_ratio)
 
 
-def _holding(waited: Estimate | None, runtime: str) -> str:
-    """Return the reason of a pair that holds. `waited` is its wall-clock ratio if a cell is host-bound, else None."""
-    if waited is None:
+def _reason_if_holds(wall_ratio: Estimate | None, runtime: str) -> str:
+    """Return the reason of a pair that holds. `wall_ratio` is its wall-clock ratio if a cell is host-bound."""
+    if wall_ratio is None:
         return ""
-    if _is_slower(waited):
-        return f"in device time, and in wall time {_under(runtime)}, where the host is the bottleneck"
-    return f"in device time only; {_under(runtime)} the host is the bottleneck"
+    if _is_slower(wall_ratio):
+        return f"in device time, and in wall time {_under_runtime(runtime)}, where the host is the bottleneck"
+    return f"in device time only; {_under_runtime(runtime)} the host is the bottleneck"
 
 
-def _failing(waited: Estimate | None, runtime: str) -> str:
-    """Return the reason of a pair that fails; `waited` as in `_holding`."""
-    if waited is None:
+def _reason_if_fails(wall_ratio: Estimate | None, runtime: str) -> str:
+    """Return the reason of a pair that fails; `wall_ratio` as in `_reason_if_holds`."""
+    if wall_ratio is None:
         return "not slower by 1 %"
-    end = "slower in wall time, because of the host" if _is_slower(waited) else "the host is the bottleneck"
-    return f"not slower by 1 % in device time; {_under(runtime)} {end}"
+    end = "slower in wall time, because of the host" if _is_slower(wall_ratio) else "the host is the bottleneck"
+    return f"not slower by 1 % in device time; {_under_runtime(runtime)} {end}"
 
 
-def _is_slower(waited: Estimate) -> bool:
-    return waited.low is not None and waited.low > 1 + SMALLEST_EFFECT
+def _is_slower(wall_ratio: Estimate) -> bool:
+    return wall_ratio.low is not None and wall_ratio.low > 1 + SMALLEST_EFFECT
 
 
-def _under(runtime: str) -> str:
+def _under_runtime(runtime: str) -> str:
     return "in eager Python" if runtime == "eager" else f"under {runtime}"
 
 

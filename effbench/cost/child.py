@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from effbench.core.errors import text_of
-from effbench.cost.sandbox import uncollected
+from effbench.cost.sandbox import without_garbage_collection
 
 _T = TypeVar("_T")
 
@@ -70,26 +70,26 @@ def run(function: Callable[[], _T]) -> _T:
             stream.flush()
     reading, writing = os.pipe()
     with warnings.catch_warnings():
-        # Python warns that forking a process with threads may deadlock the child; `_received` has a limit for that.
+        # Python warns that forking a process with threads may deadlock the child; `_read_result` has a limit for that.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if not child:
         os.close(reading)
-        _answer(function, writing)
+        _run_child(function, writing)
     os.close(writing)
     try:
-        received = _received(reading, child)
+        received = _read_result(reading, child)
     except BaseException:
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
-        _waited(child)
+        _wait_for(child)
         raise
     finally:
         os.close(reading)
-    status = _waited(child)
+    status = _wait_for(child)
     if not received:
-        raise _ended(status)
-    with uncollected():  # each collection would traverse hundreds of thousands of new objects
+        raise _failure_of(status)
+    with without_garbage_collection():  # each collection would traverse hundreds of thousands of new objects
         answer: _Answer = pickle.loads(received)
     for text, stream in zip(answer.printed, (sys.stdout, sys.stderr), strict=True):
         with suppress(AttributeError, OSError, ValueError):
@@ -100,7 +100,7 @@ def run(function: Callable[[], _T]) -> _T:
     return value
 
 
-def _answer(function: Callable[[], Any], writing: int) -> None:
+def _run_child(function: Callable[[], Any], writing: int) -> None:
     """Run in the child: call the function, send its result, and exit."""
     global _generation
     code = 1
@@ -118,7 +118,7 @@ def _answer(function: Callable[[], Any], writing: int) -> None:
         except BaseException as raised:
             error = _portable(raised)
         printed = (sys.stdout.getvalue(), sys.stderr.getvalue())
-        with os.fdopen(writing, "wb") as pipe, uncollected():
+        with os.fdopen(writing, "wb") as pipe, without_garbage_collection():
             pipe.write(pickle.dumps(_Answer(value, error, printed)))
         code = 0
     finally:
@@ -144,7 +144,7 @@ def _portable(error: BaseException) -> BaseException:
     return copy
 
 
-def _received(reading: int, child: int) -> bytes:
+def _read_result(reading: int, child: int) -> bytes:
     """Return everything that the child writes until it closes its end. Raises ChildFailed if it is blocked."""
     parts: list[bytes] = []
     spent, idle, limit_s = -1.0, 0.0, IDLE_S / 4**_generation
@@ -183,7 +183,7 @@ def _seconds_computed(child: int) -> float | None:
     return None
 
 
-def _waited(child: int) -> int:
+def _wait_for(child: int) -> int:
     """Wait for the child and return its status; 0 if this process ignores SIGCHLD, so that the kernel reaped it."""
     try:
         return os.waitpid(child, 0)[1]
@@ -191,7 +191,7 @@ def _waited(child: int) -> int:
         return 0
 
 
-def _ended(status: int) -> ChildFailed:
+def _failure_of(status: int) -> ChildFailed:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         return ChildFailed(f"it was ended by {signal.Signals(number).name}", signal=number)

@@ -78,7 +78,7 @@ class Fusion:
         self.records = records
         self.leaving = leaving
         self.steps = 0
-        self._is_product = [record.plan.formula.kind in PRODUCTS for record in records]
+        self._is_product = [record.cost.formula.kind in PRODUCTS for record in records]
         self._readers: dict[int, list[int]] = {}
         self._sources: list[set[int]] = []
         producer: dict[int, int] = {}
@@ -136,7 +136,7 @@ class Fusion:
         growing: list[_Growing] = []
         member: list[int] = []
         for record, sources in zip(self.records, self._sources, strict=True):
-            fusion = record.plan.formula.fusion
+            fusion = record.cost.formula.fusion
             feeding = {graph.find(member[source]) for source in sources}
             writes = record.writes
             elements = writes[0].elements if len(writes) == 1 else sum([access.elements for access in writes])
@@ -159,7 +159,7 @@ class Fusion:
                     home.elements = elements
                 member.append(joined[0])
             else:
-                anchored = into_products and record.plan.formula.kind in PRODUCTS
+                anchored = into_products and record.cost.formula.kind in PRODUCTS
                 member.append(graph.add(feeding))
                 growing.append(_Growing(elements, anchored, fusion in ("none", "concat") and not anchored))
         self.steps += graph.steps
@@ -219,7 +219,7 @@ class Fusion:
     def _kernel(self, members: tuple[int, ...]) -> Kernel:
         found = self._kernels.get(members)
         if found is None:
-            madds = sum([self.records[place].plan.madds for place in members])
+            madds = sum([self.records[place].cost.madds for place in members])
             found = self._kernels[members] = Kernel(madds, traffic(self._crossing(members)))
         return found
 
@@ -260,7 +260,7 @@ class Fusion:
             if record is anchor:
                 crossing += record.reads  # a product reads its operands outside of the fused loop
             else:
-                is_folded = record.plan.formula.fusion == "norm" and record.reads[0].value == product
+                is_folded = record.cost.formula.fusion == "norm" and record.reads[0].value == product
                 for position, access in enumerate(record.reads):
                     if access.value in inside or (access.value, access.view) in seen:
                         continue

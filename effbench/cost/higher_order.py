@@ -38,7 +38,7 @@ def run(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any
 
 def _cond(tracer: Tracer, pred: Any, true_fn: Any, false_fn: Any, operands: Sequence[Any] = ()) -> Any:
     if isinstance(pred, Tensor) and tracer.tensors != "real":
-        raise tracer.wants_values("a branch of torch.cond depends on values")
+        raise tracer.needs_values("a branch of torch.cond depends on values")
     taken = true_fn if bool(pred) else false_fn
     with tracer:
         return taken(*operands)
@@ -51,7 +51,7 @@ def _while_loop(
         with tracer:
             going = cond_fn(*carried, *additional)
         if isinstance(going, Tensor) and tracer.tensors != "real":
-            raise tracer.wants_values("the end of a torch.while_loop depends on values")
+            raise tracer.needs_values("the end of a torch.while_loop depends on values")
         if not bool(going):
             return tuple(carried)
         with tracer:

@@ -19,8 +19,9 @@ from effbench.cost.walk import PLAIN, flatten, hashable, is_meta, key_of, moved,
 
 __all__ = [
     "WHOLE",
+    "CallCost",
     "Operator",
-    "Plan",
+    "cost_of_call",
     "count",
     "decompose",
     "describe",
@@ -31,7 +32,6 @@ __all__ = [
     "memory_of",
     "moved",
     "packed",
-    "plan_call",
     "rebuilt",
 ]
 
@@ -40,7 +40,7 @@ WHOLE = frozenset({"scaled_dot_product_attention", "lstm", "gru", "rnn_tanh", "r
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CallCost:
     """The cost of an operator call with given argument shapes, which is cached.
 
     `reads` are (index of the input tensor, elements, bytes, `layout_of`). `writes` are (index of the output or, in
@@ -111,21 +111,21 @@ def decompose(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> An
     return func.decompose(*args, **kwargs)
 
 
-def plan_call(
+def cost_of_call(
     operator: Operator,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     tensors: list[Tensor],
     result: Any,
     outputs: list[Tensor],
-) -> Plan:
+) -> CallCost:
     """Compute the cost of one call of the operator: nothing if it only returns a view, else by its formula."""
     shapes = tuple([shape_of(tensor) for tensor in tensors])
     outs = tuple([shape_of(tensor) for tensor in outputs])
     storages = [memory_of(tensor) for tensor in tensors]
     fresh = [tensor for tensor in outputs if not _among(storages, tensor)]
     if not fresh and not operator.mutated and (outputs or operator.formula is UNKNOWN):
-        return Plan(UNKNOWN, True, shapes, outs)
+        return CallCost(UNKNOWN, True, shapes, outs)
     only_written = {name for _, name, keyword in operator.mutated if keyword}
     named = dict(operator.arguments)
     seen = _shapes(args)
@@ -154,7 +154,7 @@ def count(
     unread: Iterable[int] = (),
     returns: tuple[Any, ...] | None = None,
     container: type | None = None,
-) -> Plan:
+) -> CallCost:
     """Apply the formula: elements read from weights and activations, elements written, multiply-adds."""
     if targets and not call.outputs:
         call = Call(call.op, call.args, call.inputs, tuple(call.inputs[place] for place in targets), call.kwargs,
@@ -171,7 +171,7 @@ def count(
         elements = _read(found, call, position, tensor)
         if elements is not None:
             elements += between if position == 0 else 0
-            half = call.op.endswith("fp16") and owner_of(call, position) == "W_prepack"  # unpacked to float32
+            half = call.op.endswith("fp16") and argument_of(call, position) == "W_prepack"  # unpacked to float32
             reads.append((position, elements, _bytes(tensor, elements) // (2 if half else 1), layout_of(tensor)))
     writes = []
     for position in targets or range(found.primary or len(outputs)):
@@ -182,7 +182,7 @@ def count(
         elements += between if position == 0 else 0
         writes.append((position, elements, _bytes(tensor, elements)))
     products = found.activations(call) if found.activations else call.out
-    return Plan(
+    return CallCost(
         formula=found,
         free=False,
         inputs=tuple(map(tuple, call.inputs)),
@@ -198,14 +198,14 @@ def count(
     )
 
 
-def owner_of(call: Call, position: int) -> str:
+def argument_of(call: Call, position: int) -> str:
     """Return the name of the argument that a tensor belongs to, "" in a call without names."""
     return call.owners[position] if call.owners else ""
 
 
 def _read(found: Formula, call: Call, position: int, tensor: Tensor) -> int | None:
     """Return the number of elements that an operator reads of one operand; None where it does not read it."""
-    owner = owner_of(call, position)
+    owner = argument_of(call, position)
     if found.reads == "like" or owner == "batch_sizes":
         return 0
     elements = _memory(tensor)

@@ -25,9 +25,17 @@ from effbench.cost.formulas import PRODUCTS
 from effbench.cost.fusion import fused_levels, traffic
 from effbench.cost.records import Record, scaled_apart, stored_bytes
 from effbench.cost.roofline import Kernel
-from effbench.cost.sandbox import fake_twin, lent, meta_twin, quiet_torch, real_twin, uncollected, uninterrupted
+from effbench.cost.sandbox import (
+    fake_twin,
+    lent,
+    meta_twin,
+    quiet_torch,
+    real_twin,
+    signals_deferred,
+    without_garbage_collection,
+)
 from effbench.cost.trace import Tensors, Trace, trace
-from effbench.cost.trace_modes import Device, Refusal, TraceMode, first_that_holds, home_of, parameters
+from effbench.cost.trace_modes import Device, Refusal, TraceMode, count_in_cheapest_mode, home_of, parameters
 from effbench.cost.walk import packed
 
 _T = TypeVar("_T")
@@ -102,15 +110,15 @@ def _profiled(paths: Mapping[nn.Module, str], feed: Feed, device: Device) -> Pro
     is_familiar = is_alone and feed.values is None and keeps_nothing(paths)
     _import_shape_rules()
     if not child.can_fork() or (device != "meta" and home_of(model).type not in ("cpu", "meta")):
-        return first_that_holds(list(paths), device, lambda mode: _attempt(paths, feed, mode))
+        return count_in_cheapest_mode(list(paths), device, lambda mode: _attempt(paths, feed, mode))
 
     def carry_out(mode: TraceMode) -> Profile | Refusal:
         if is_familiar and mode.tensors == "meta":
-            with uninterrupted():
+            with signals_deferred():
                 return _attempt(paths, feed, mode)
         return apart(lambda: _attempt(paths, feed, mode, disposable=True))
 
-    return first_that_holds(list(paths), device, carry_out)
+    return count_in_cheapest_mode(list(paths), device, carry_out)
 
 
 def count(
@@ -129,7 +137,7 @@ def count(
     paths = _paths(model)
     feed = _fed(list(paths), input_shape, batch, dtype, inputs)
     _import_shape_rules()
-    return first_that_holds(list(paths), device, lambda mode: _attempt(paths, feed, mode))
+    return count_in_cheapest_mode(list(paths), device, lambda mode: _attempt(paths, feed, mode))
 
 
 def apart(carry_out: Callable[[], _T]) -> _T:
@@ -236,7 +244,7 @@ class Feed:
         return " and ".join(str(replace(item, shape=(self.batch, *item.shape))) for item in self.inputs)
 
 
-@uncollected()
+@without_garbage_collection()
 def _attempt(
     paths: Mapping[nn.Module, str], feed: Feed, mode: TraceMode, *, disposable: bool = False
 ) -> Profile | Refusal:
@@ -378,7 +386,7 @@ def _placed(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def _op_cost(record: Record) -> OpCost:
-    plan, moved = record.plan, traffic((*record.reads, *record.writes))
+    cost, moved = record.cost, traffic((*record.reads, *record.writes))
     written = sum([access.elements for access in record.writes])
     weights_written = sum([access.elements for access in record.writes if access.constant])
     return OpCost(
@@ -386,12 +394,12 @@ def _op_cost(record: Record) -> OpCost:
         module_type=record.module_type,
         call=record.call,
         op=record.op,
-        kind=plan.formula.kind,
-        input_shapes=plan.inputs,
-        output_shapes=plan.outputs,
-        madds=plan.madds,
-        activations=plan.activations,
-        elementwise=plan.elementwise,
+        kind=cost.formula.kind,
+        input_shapes=cost.inputs,
+        output_shapes=cost.outputs,
+        madds=cost.madds,
+        activations=cost.activations,
+        elementwise=cost.elementwise,
         weights_read=moved.weights - weights_written,
         activations_read=moved.activations - (written - weights_written),
         written=written,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from effbench.cost.op_cost import Plan
+from effbench.cost.op_cost import CallCost
 
 
 class Access(NamedTuple):
@@ -26,7 +26,7 @@ class Record(NamedTuple):
     module: str
     module_type: str
     call: int
-    plan: Plan
+    cost: CallCost
     reads: tuple[Access, ...]
     writes: tuple[Access, ...]
 

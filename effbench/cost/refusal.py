@@ -111,7 +111,7 @@ def first_reason(error: BaseException | str) -> str:
     return said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
 
 
-def told_apart(kind: str, reason: str) -> BaseException | str:
+def rebuilt_error(kind: str, reason: str) -> BaseException | str:
     """Rebuild an error for `explain` from the name of its type and its text, after it crossed a process boundary.
 
     If the type is not a builtin, the text is returned.
@@ -123,7 +123,7 @@ def told_apart(kind: str, reason: str) -> BaseException | str:
     return reason
 
 
-def first_of(failures: Sequence[BaseException]) -> BaseException:
+def first_own_failure(failures: Sequence[BaseException]) -> BaseException:
     """Return the first failure of several attempts that is the network's own.
 
     An attempt on the meta device may fail only because there are no values.

@@ -56,7 +56,7 @@ def reported_at(tracer: Tracer, home: torch.device) -> Iterator[None]:
 
         def ask(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
             if _is_meta(tensor):
-                raise tracer.wants_values(f"{name} reads values")
+                raise tracer.needs_values(f"{name} reads values")
             return read(tensor, *args, **kwargs)
 
         return ask
@@ -109,7 +109,7 @@ def reported_at(tracer: Tracer, home: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def exits_noticed(tracer: Tracer) -> Iterator[None]:
+def numpy_noted(tracer: Tracer) -> Iterator[None]:
     """Note conversions to NumPy of tensors that depend on the input: operations in NumPy are not counted."""
 
     def watched(name: str) -> Callable[..., Any]:

@@ -190,7 +190,7 @@ def _uncompiled() -> Iterator[None]:
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
+def signals_deferred() -> Iterator[None]:
     """Defer Python signal handlers, above all Ctrl-C, to the end of the block.
 
     Within it an exception could leave a network without its weights, or torch with our hooks. Use it for blocks of
@@ -216,7 +216,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Disable garbage collection: traversing all of torch's objects takes as long as the count itself."""
     was = gc.isenabled()
     gc.disable()

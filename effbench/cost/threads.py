@@ -42,13 +42,13 @@ class _Done:
 
 
 @contextmanager
-def followed(modes: Sequence[Any], noticed: Callable[[str], None]) -> Iterator[None]:
+def traced_threads(modes: Sequence[Any], on_untraced: Callable[[str], None]) -> Iterator[None]:
     """Activate `modes` in threads that start within the block, and run the tasks of thread pools in the caller's
     thread.
 
     If the caller's thread waits while none of these threads is running, it waits for a thread that is not traced:
-    `noticed` is then called. A pool may have been created earlier, with threads that no mode reaches and that a forked
-    process lacks. Its tasks are therefore run at once, in the order in which they are submitted.
+    `on_untraced` is then called. A pool may have been created earlier, with threads that no mode reaches and that a
+    forked process lacks. Its tasks are therefore run at once, in the order in which they are submitted.
     """
     inner, submit, wait = threading.Thread._bootstrap_inner, ThreadPoolExecutor.submit, threading.Condition.wait  # type: ignore[attr-defined]
     start_new = _thread.start_new_thread
@@ -75,7 +75,7 @@ def followed(modes: Sequence[Any], noticed: Callable[[str], None]) -> Iterator[N
         # Thread.start waits for the new thread to begin, which is not the network waiting.
         starts = sys._getframe(2).f_code is threading.Thread.start.__code__
         if not alive and threading.get_ident() == home and not starts:
-            noticed("other threads")
+            on_untraced("other threads")
         return wait(condition, timeout)
 
     def submit_here(

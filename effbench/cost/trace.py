@@ -28,8 +28,9 @@ from effbench.cost import higher_order, whole
 from effbench.cost.formulas import UNKNOWN
 from effbench.cost.op_cost import (
     WHOLE,
+    CallCost,
     Operator,
-    Plan,
+    cost_of_call,
     decompose,
     describe,
     flatten,
@@ -38,11 +39,10 @@ from effbench.cost.op_cost import (
     known_result,
     memory_of,
     moved,
-    plan_call,
 )
 from effbench.cost.records import Access, Record
-from effbench.cost.reported_device import exits_noticed, reported_at
-from effbench.cost.threads import followed
+from effbench.cost.reported_device import numpy_noted, reported_at
+from effbench.cost.threads import traced_threads
 from effbench.cost.walk import storage_of
 
 Tensors = Literal["meta", "fake", "real"]
@@ -71,8 +71,8 @@ class NeedsValuesError(Exception):
 
 
 _OPERATORS: dict[Any, Operator] = {}
-_PLANS: dict[Any, Plan] = {}
-_MAX_PLANS = 50_000
+_COSTS: dict[Any, CallCost] = {}
+_MAX_COSTS = 50_000
 
 # The real value, whatever `reported_device` makes tensors report.
 _is_meta = torch._C.TensorBase.is_meta.__get__  # type: ignore[attr-defined]
@@ -95,7 +95,7 @@ _CONSTANT_LIMIT = 1 << 22
 
 def forget_shapes() -> None:
     """Clear the cache of earlier traces, to time a first call."""
-    _PLANS.clear()
+    _COSTS.clear()
     _OPERATORS.clear()
 
 
@@ -158,7 +158,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether code of torch is running, not of the network."""
         return self._inside > 0
 
-    def wants_values(self, why: str) -> NeedsValuesError:
+    def needs_values(self, why: str) -> NeedsValuesError:
         """Return the error to raise where control flow needs values. Also notes a doubt, since it may be caught."""
         self.doubt = "values"
         return NeedsValuesError(why)
@@ -218,31 +218,31 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return torch.ops.aten.alias(moved(args[0]))
             else:
                 args, kwargs = self._to_meta(operator, args, kwargs)
-        plan = _PLANS.get(key) if meta else None
-        if plan is None or plan.returns is None:
+        cost = _COSTS.get(key) if meta else None
+        if cost is None or cost.returns is None:
             result = known_result(operator, args, tensors) if meta and not kwargs else None
             if result is None:
                 result = self._run(func, args, kwargs)
             if operator.free:
                 return result
             outputs = flatten(result)
-            if plan is None:
-                plan = plan_call(operator, args, kwargs, tensors, result, outputs)
+            if cost is None:
+                cost = cost_of_call(operator, args, kwargs, tensors, result, outputs)
                 if meta and hashable(key):
-                    if len(_PLANS) >= _MAX_PLANS:
-                        _PLANS.clear()
-                    _PLANS[key] = plan
+                    if len(_COSTS) >= _MAX_COSTS:
+                        _COSTS.clear()
+                    _COSTS[key] = cost
         else:
             outputs = [
                 tensors[item] if item.__class__ is int else torch.empty_strided(*item[:2], dtype=item[2], device="meta")
-                for item in plan.returns
+                for item in cost.returns
             ]
-            result = outputs[0] if plan.container is None else plan.container(outputs)
-        if plan.formula.reads == "scattered" and self.tensors != "real":
+            result = outputs[0] if cost.container is None else cost.container(outputs)
+        if cost.formula.reads == "scattered" and self.tensors != "real":
             # Without values it is unknown which elements a mask selects.
             self.is_bounded |= any(tensor.dtype is torch.bool for tensor in tensors)
-        if not plan.free:
-            self.record(operator.name, plan, tensors, outputs)
+        if not cost.free:
+            self.record(operator.name, cost, tensors, outputs)
         return result
 
     def whole(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -256,19 +256,19 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if result is None:
                 with self.paused():
                     result = decompose(func, args, kwargs)
-            name, plan, tensors, outputs = whole.plan_of(func, args, kwargs, result)
-            self.record(name, plan, tensors, outputs)
+            name, cost, tensors, outputs = whole.cost_of_whole(func, args, kwargs, result)
+            self.record(name, cost, tensors, outputs)
         finally:
             self._inside -= 1
         return result
 
-    def record(self, op: str, plan: Plan, tensors: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+    def record(self, op: str, cost: CallCost, tensors: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Record one call, and assign new content numbers to what it wrote."""
         reads = []
         constant = True
         values = self._values
         with self.lock:
-            for position, elements, size, layout in plan.reads:
+            for position, elements, size, layout in cost.reads:
                 tensor = tensors[position]
                 try:
                     found, view = values.get(storage_of(tensor)), (tensor.storage_offset(), layout)
@@ -277,22 +277,22 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 value, fixed = found or self.value(tensor)
                 constant = constant and fixed
                 reads.append(Access(value, view, elements, size, fixed))
-            written = tensors if plan.in_place else outputs
+            written = tensors if cost.in_place else outputs
             writes = []
-            for position, elements, size in plan.writes:
+            for position, elements, size in cost.writes:
                 tensor = written[position]
                 # After a partial write, the content still depends on what was in the storage before.
-                fixed = constant and (not plan.in_place or self.value(tensor)[1])
+                fixed = constant and (not cost.in_place or self.value(tensor)[1])
                 writes.append(Access(self.own(tensor, fixed), None, elements, size, fixed))
-            if not plan.in_place:
-                for tensor in outputs[len(plan.writes) :]:
+            if not cost.in_place:
+                for tensor in outputs[len(cost.writes) :]:
                     self.own(tensor, constant)
             if not self._at.paused:
-                self.records.append(Record(op, *self._at.stack[-1], plan, tuple(reads), tuple(writes)))
+                self.records.append(Record(op, *self._at.stack[-1], cost, tuple(reads), tuple(writes)))
 
     def uncounted(self, op: str, args: Any, result: Any) -> None:
         """Record a call of which only the name is known. The status of the count is then "partial"."""
-        self.record(op, Plan(UNKNOWN, False, (), ()), flatten(args), flatten(result))
+        self.record(op, CallCost(UNKNOWN, False, (), ()), flatten(args), flatten(result))
 
     def notice(self, what: str) -> None:
         """Report something that the tracer cannot count. The status of the count is then "partial"."""
@@ -380,13 +380,13 @@ def trace(
         for hook in hooks:
             stack.callback(hook.remove)
         places = ("meta",) if tensors == "meta" else ("cpu", home.type)
-        stack.enter_context(whole.seen_whole(tracer.whole, places))
+        stack.enter_context(whole.intercepted(tracer.whole, places))
         if tensors == "real":
-            stack.enter_context(exits_noticed(tracer))
+            stack.enter_context(numpy_noted(tracer))
         if tensors == "meta":
             stack.enter_context(reported_at(tracer, home))
         modes = [tracer] if mode is None else [mode, tracer]
-        stack.enter_context(followed(modes, tracer.notice))
+        stack.enter_context(traced_threads(modes, tracer.notice))
         for each in modes:
             stack.enter_context(each)
         try:

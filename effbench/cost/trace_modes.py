@@ -76,7 +76,7 @@ class Refusal:
         return any(words in self.reason.lower() for words in _NO_VALUES)
 
 
-def first_that_holds(
+def count_in_cheapest_mode(
     modules: Sequence[nn.Module], device: Device, attempt: Callable[[TraceMode], Profile | Refusal]
 ) -> Profile:
     """Count a network, the first of its `modules`, in the cheapest mode without doubts.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from effbench.cost.formulas import Call, Shape, formula, recurrent
-from effbench.cost.op_cost import WHOLE, Plan, count, flatten, layout_of
+from effbench.cost.op_cost import WHOLE, CallCost, count, flatten, layout_of
 
 ATTENTION = "scaled_dot_product_attention"
 RECURRENT = tuple(sorted(WHOLE - {ATTENTION}))
@@ -38,7 +38,7 @@ def _overloads() -> list[Any]:
 
 
 @contextmanager
-def seen_whole(
+def intercepted(
     carry_out: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any], places: Iterable[str]
 ) -> Iterator[None]:
     """Call ``carry_out(operator, arguments, named)`` in place of these operators within the block.
@@ -73,9 +73,9 @@ def shaped(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return _attended(given) if func.__name__.startswith(ATTENTION) else _recurred(given)
 
 
-def plan_of(
+def cost_of_whole(
     func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
-) -> tuple[str, Plan, list[Tensor], list[Tensor]]:
+) -> tuple[str, CallCost, list[Tensor], list[Tensor]]:
     """Return the operator's name, its cost, the tensors that it reads, and those that it writes."""
     given = arguments(func, args, kwargs)
     name = func.__name__.partition(".")[0]
@@ -83,7 +83,7 @@ def plan_of(
         tensors = flatten([given[key] for key in ("query", "key", "value", "attn_mask")])
         call = Call(name, (), tuple(Shape(item.shape) for item in tensors), (Shape(result.shape),))
         return name, count(formula(name), call, tensors, [result]), tensors, [result]
-    return _recurrent_plan(name, given, flatten(result))
+    return _recurrent_cost(name, given, flatten(result))
 
 
 def arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,9 +139,9 @@ def _recurred(given: Mapping[str, Any]) -> Any:
     return (out, *(torch.empty_like(state) for state in states))
 
 
-def _recurrent_plan(
+def _recurrent_cost(
     op: str, given: Mapping[str, Any], outputs: list[Tensor]
-) -> tuple[str, Plan, list[Tensor], list[Tensor]]:
+) -> tuple[str, CallCost, list[Tensor], list[Tensor]]:
     """Return the cost of a recurrent layer: weights are read once, values between layers written and read once."""
     name = op.partition("_")[0]
     x = given["data"] if "batch_sizes" in given else given["input"]
@@ -152,7 +152,7 @@ def _recurrent_plan(
     call = Call(name, (), tuple(Shape(item.shape) for item in tensors), (Shape(out.shape),))
     size = out.element_size()
     hidden = rows * states[-1].shape[-1] * layers * (1 + given["bidirectional"])
-    plan = Plan(
+    cost = CallCost(
         formula=formula(name),
         free=False,
         inputs=tuple(map(tuple, call.inputs)),
@@ -166,4 +166,4 @@ def _recurrent_plan(
         ),
         writes=((0, out.numel() + between, (out.numel() + between) * size),),
     )
-    return name, plan, tensors, outputs
+    return name, cost, tensors, outputs

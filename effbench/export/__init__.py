@@ -9,7 +9,7 @@ from typing import Literal
 from effbench.core.errors import InvalidValue, UnknownName
 from effbench.core.run import Run
 from effbench.export import bencher, csv_rows, github_action, openmetrics, pyperf_suite, pytest_benchmark
-from effbench.export.measured import Measured, left_out, measured, thinned
+from effbench.export.measured import Measured, left_out, measured, thin_out
 
 Render = Callable[[Run, Sequence[Measured]], str]
 
@@ -107,4 +107,4 @@ def _valued(
     told = (
         f"{wanted} values of each launch, of up to {most}, so that two runs have equally many; --values all gives all"
     )
-    return tuple(thinned(cell, wanted) for cell in cells), (told,) if values is None and wanted < most else ()
+    return tuple(thin_out(cell, wanted) for cell in cells), (told,) if values is None and wanted < most else ()

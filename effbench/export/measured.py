@@ -60,7 +60,7 @@ def measured(run: Run) -> tuple[Measured, ...]:
         if cell.latency is None or cell.skipped is not None:
             continue
         launches: dict[int, list[Block]] = {}
-        for (launch, _), block in sorted(summary.quiet_rounds(result).items()):
+        for (launch, _), block in sorted(summary.undisturbed_rounds(result).items()):
             if block.timing.wall_ns:
                 launches.setdefault(launch, []).append(block)
         name = _unique(one_line(cell.cell.id), taken)
@@ -78,7 +78,7 @@ def measured(run: Run) -> tuple[Measured, ...]:
     return tuple(found)
 
 
-def thinned(cell: Measured, values: int) -> Measured:
+def thin_out(cell: Measured, values: int) -> Measured:
     """Return the cell with `values` blocks per launch, spread evenly over it, or all if a launch has no more."""
     return replace(cell, launches={number: _spread(blocks, values) for number, blocks in cell.launches.items()})
 

@@ -65,7 +65,7 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
 
 
 @contextlib.contextmanager
-def ready(job: Mapping[str, Any], emit: Callable[..., None]) -> Iterator[tuple[Device, Call, Held]]:
+def prepared_cell(job: Mapping[str, Any], emit: Callable[..., None]) -> Iterator[tuple[Device, Call, Held]]:
     """Set up the job's device and build the call of its cell. Yields both, and the tracker of process-wide settings.
 
     Raises as `build_call.prepare` does. At the end it raises Switched if the calls have changed process-wide settings.
@@ -81,7 +81,7 @@ def ready(job: Mapping[str, Any], emit: Callable[..., None]) -> Iterator[tuple[D
         held.require(job["cell"]["id"])
 
 
-def alive(emit: Callable[..., None]) -> Callable[[float], None]:
+def report_slow_calls(emit: Callable[..., None]) -> Callable[[float], None]:
     """Return a callback that reports slow calls to the parent, which would otherwise see no events and time out."""
 
     def told(seconds: float) -> None:

@@ -43,20 +43,25 @@ def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float)
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     """Measure in the worker process. Raises EffbenchError without a counter, or if the counter does not move."""
     spec = job["cell"]
-    with base.ready(job, emit) as (device, call, _):
+    with base.prepared_cell(job, emit) as (device, call, _):
         device.energy()  # raises before the first wait if there is no counter
         sampling = Sampling(**job["sampling"])
-        values = measured(device, call, spec["id"], spec["batch"], sampling, base.alive(emit))
+        values = measure(device, call, spec["id"], spec["batch"], sampling, base.report_slow_calls(emit))
     emit("reading", values=values)
 
 
-def measured(
-    device: Device, call: Call, cell: str, batch: int, sampling: Sampling, told: block_loop.Told = lambda seconds: None
+def measure(
+    device: Device,
+    call: Call,
+    cell: str,
+    batch: int,
+    sampling: Sampling,
+    on_call: block_loop.OnCall = lambda seconds: None,
 ) -> dict[str, Any]:
-    """Return the values of the metric. Raises as `answer` does. `told` is called with the seconds of warm-up calls."""
+    """Return the values of the metric. Raises as `answer` does. `on_call` gets the seconds of warm-up calls."""
     device.rest(SETTLE_S)
     idle_s, idle = _window(device, lambda: device.rest(REST_S))
-    warm, _ = block_loop.warm_up(device, call, cell, None, sampling, told)
+    warm, _ = block_loop.warm_up(device, call, cell, None, sampling, on_call)
     once_s = warm.call_s
     chunk = max(1, math.ceil(LOOK_S / max(once_s, 1e-7)))
     calls = 0
@@ -70,7 +75,7 @@ def measured(
             calls += chunk
 
     window_s, busy = _window(device, work)
-    domains = spent_j(*busy)
+    domains = consumed_j(*busy)
     energy_j = sum(domains.values())
     if energy_j <= 0:
         raise EffbenchError(
@@ -80,7 +85,7 @@ def measured(
         "energy_j_per_call": energy_j / calls,
         "energy_j_per_image": energy_j / calls / batch,
         "power_w": energy_j / window_s,
-        "idle_w": sum(spent_j(*idle).values()) / idle_s,
+        "idle_w": sum(consumed_j(*idle).values()) / idle_s,
         "calls": calls,
         "window_s": window_s,
         "idle_s": idle_s,
@@ -90,7 +95,7 @@ def measured(
     }
 
 
-def spent_j(before: Energy, after: Energy) -> dict[str, float]:
+def consumed_j(before: Energy, after: Energy) -> dict[str, float]:
     """Return the joules of each domain between two readings of the counters, which may wrap around once.
 
     Raises EffbenchError for a counter that went backwards and has no known range.

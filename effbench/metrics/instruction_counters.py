@@ -1,7 +1,7 @@
 """Count executed instructions in one of three ways: perf_event (hardware counter), valgrind, or QEMU.
 
 In the parent, `find` returns the method that works on this machine, with the command that the worker has to run under.
-In the worker, `opened` returns the counter. None of them reads a clock.
+In the worker, `open_counter` returns the counter. None of them reads a clock.
 """
 
 from __future__ import annotations
@@ -79,13 +79,13 @@ def find(folder: Path) -> Method | str:
     return f"instructions cannot be counted here: {'; '.join(reasons)}; {REMEDY}"
 
 
-def ready(settings: Mapping[str, str]) -> None:
+def start(settings: Mapping[str, str]) -> None:
     """Start the method in a worker, once, before it forks. Raises EffbenchError if that fails."""
     if settings["method"] == "callgrind":
         _instrument(settings["file"])
 
 
-def opened(settings: Mapping[str, str]) -> Counter:
+def open_counter(settings: Mapping[str, str]) -> Counter:
     """Return a counter for the calling process, a child of the worker. Raises EffbenchError if it cannot start."""
     if settings["method"] == "perf_event":
         return _Event(int(settings["kind"]), int(settings["event"]))

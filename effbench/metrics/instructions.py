@@ -83,7 +83,7 @@ def take_all(
             under = replace(site or Site(), under=method.under)
             # A fixed hash seed makes Python's dictionaries the same in every process.
             environment = {**variables, **method.variables, **_ONE_THREAD, "PYTHONHASHSEED": "0"}
-            for event in _heard(asked, environment, SLOWDOWN * silence_s, under):
+            for event in _events(asked, environment, SLOWDOWN * silence_s, under):
                 if event["event"] == "error" and event.get("cause"):
                     raise of_reason(Reason(event["message"], event["cause"]))
                 if event["event"] == "working":
@@ -96,7 +96,7 @@ def take_all(
     return {
         cell["id"]: Reading(WHAT, missing=refused[cell["id"]])
         if cell["id"] in refused
-        else Reading(WHAT, {**values_of(calls[cell["id"]], empty[cell["id"]]), **about})
+        else Reading(WHAT, {**summarise(calls[cell["id"]], empty[cell["id"]]), **about})
         for cell in cells
     }
 
@@ -120,7 +120,7 @@ def expected_s(device: str, cells: int) -> float:
     return float(PROCESSES * (start + each * cells))
 
 
-def values_of(calls: Sequence[Rows], empty: Sequence[Rows]) -> dict[str, Any]:
+def summarise(calls: Sequence[Rows], empty: Sequence[Rows]) -> dict[str, Any]:
     """Return the values of one cell from the counts of each process. Kinds that were not reported are left out."""
     found: dict[str, Any] = {}
     for kind in KINDS:
@@ -142,14 +142,14 @@ def _scripted(cost: Mapping[str, Any]) -> dict[str, Any]:
     """Return values for the scripted device: one instruction for each multiply-add and for each byte moved."""
     rows = [{"instructions": int(cost["madds"] + cost["memory_access_bytes"])}] * CALLS
     empty = [{"instructions": 0}] * EMPTY_CALLS
-    return values_of([rows] * PROCESSES, [empty] * PROCESSES) | {"method": "scripted"}
+    return summarise([rows] * PROCESSES, [empty] * PROCESSES) | {"method": "scripted"}
 
 
 def _median(values: Iterable[int]) -> int:
     return round(stats.median(list(values)))
 
 
-def _heard(
+def _events(
     job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float, site: Site
 ) -> Iterable[Mapping[str, Any]]:
     """Yield the events of one process, and then a `skip` event for each cell without a result."""
@@ -176,7 +176,7 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     """Count in the worker process: fork a child for each cell, which emits the result."""
     device = devices.get(job["device"], **{**job["device_options"], "threads": 1})
     device.setup()
-    instruction_counters.ready(job["counter"])
+    instruction_counters.start(job["counter"])
     for spec in job["cells"]:
         emit("working", cell=spec["id"])
         child = os.fork()
@@ -201,19 +201,19 @@ def _count(job: Mapping[str, Any], spec: Mapping[str, Any], device: devices.Devi
             with held.calling(spec["id"]):
                 for _ in range(WARMUPS):
                     call()
-            counter = instruction_counters.opened(job["counter"])
+            counter = instruction_counters.open_counter(job["counter"])
             gc.collect()
             gc.freeze()
             gc.disable()
             held.renew()
-            calls = _counted(counter, call, CALLS)
+            calls = _count_calls(counter, call, CALLS)
             held.require(spec["id"])
-            emit("counted", cell=spec["id"], calls=calls, empty=_counted(counter, lambda: None, EMPTY_CALLS))
+            emit("counted", cell=spec["id"], calls=calls, empty=_count_calls(counter, lambda: None, EMPTY_CALLS))
     except ForeignCode as error:
         emit("error", message=str(error), cause=error.cause)
     except NETWORK_FAILURES as error:
         emit("skip", cell=spec["id"], reason=failure_reasons.told(error))
 
 
-def _counted(counter: Counter, call: Callable[[], object], times: int) -> list[Mapping[str, int]]:
+def _count_calls(counter: Counter, call: Callable[[], object], times: int) -> list[Mapping[str, int]]:
     return [counter.count(call) for _ in range(times)]

@@ -38,15 +38,17 @@ def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float)
     told = base.one_process(job, variables, silence_s)
     if told.missing is not None:
         return told
-    return Reading(told.what, {**summarised(told.values["calls_ns"]), **told.values})
+    return Reading(told.what, {**summarise_calls(told.values["calls_ns"]), **told.values})
 
 
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     """Time calls in the worker process; emits `steady` and `calls_ns`."""
-    with base.ready(job, emit) as (device, call, held):
+    with base.prepared_cell(job, emit) as (device, call, held):
         cell, sampling = job["cell"], Sampling(**job["sampling"])
         with held.calling(cell["id"]):
-            warm, _ = block_loop.warm_up(device, call, cell["id"], cell["calls"], sampling, base.alive(emit))
+            warm, _ = block_loop.warm_up(
+                device, call, cell["id"], cell["calls"], sampling, base.report_slow_calls(emit)
+            )
         # A garbage collection during a call would add to the tail, and is not the network's time.
         gc.collect()
         gc.freeze()
@@ -70,7 +72,7 @@ def single_calls(device: Device, call: Call) -> list[int]:
     return spent
 
 
-def summarised(calls_ns: list[int]) -> dict[str, float | int | None]:
+def summarise_calls(calls_ns: list[int]) -> dict[str, float | int | None]:
     """Return the percentiles of these calls with their bounds, in seconds."""
     values: dict[str, float | int | None] = {"n": len(calls_ns), "max_s": max(calls_ns) * 1e-9}
     for name, share in SHARES.items():

@@ -69,7 +69,7 @@ def figures(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict])
         return {"figure": sweep_figure.sweep_figure(run, cells, swept), **roofline}
     if not report_text.is_comparison(run):
         if matrix_figure.can_draw(run, verdicts):
-            matrix = matrix_figure.matrix_figure([matrix_figure.Seen(run, cells, verdicts)])
+            matrix = matrix_figure.matrix_figure([matrix_figure.RunColumns(run, cells, verdicts)])
             return {"figure": matrix, "ratios": runtimes_figure.runtimes_figure(run, cells), **roofline}
         return {"figure": study.study_figure(run, cells, verdicts), **roofline}
     found = {"figure": study.compare_figure(run, cells), **roofline}
@@ -104,7 +104,7 @@ def write_all(
                 saved[f"{name}.png"], saved[f"{name}.svg"] = study.save(figure, folder, name)
             return saved
 
-        written |= failures.drawn(draw)
+        written |= failures.draw_or_warn(draw)
     return written
 
 
@@ -114,7 +114,7 @@ def _texts(run: Run, found: Mapping[str, Table], verdicts: Sequence[Verdict]) ->
         texts[f"{name}.md"] = cells_table.render_markdown(rows)
         if name != "verdicts":
             texts[f"{name}.csv"] = cells_table.render_csv(rows)
-    texts["table.md"] += _readings(run)
+    texts["table.md"] += _interpretations(run)
     if verdicts:
         sentences = cells_table.verdict_sentences(verdicts, factor=run.experiment.factor)
         listed = "\n".join(f"- {cells_table.escape_markdown(sentence)}" for sentence in sentences)
@@ -122,7 +122,7 @@ def _texts(run: Run, found: Mapping[str, Table], verdicts: Sequence[Verdict]) ->
     return texts
 
 
-def _readings(run: Run) -> str:
+def _interpretations(run: Run) -> str:
     """List how the study interprets the paper where it is ambiguous, and why, since its defaults depend on this."""
     listed = "".join(f"- {cells_table.escape_markdown(note)}\n" for note in run.experiment.notes)
     return f"\nHow the study reads the paper:\n\n{listed}" if listed else ""

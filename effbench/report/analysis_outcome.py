@@ -58,7 +58,7 @@ class Outcome:
                 saved[f"{stem}.png"], saved[f"{stem}.svg"] = style.save(figure, folder, stem)
             return saved
 
-        return written | failures.drawn(draw)
+        return written | failures.draw_or_warn(draw)
 
     def __str__(self) -> str:
         return "\n\n".join(cells.render_markdown(item) for item in self.tables())

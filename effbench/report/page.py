@@ -69,11 +69,11 @@ def html(runs: Sequence[Measured]) -> str:
     """Render the runs as one self-contained HTML page."""
     from effbench.report.figures import inline_svg
 
-    figures = [failures.drawn(partial(_drawings, number, item)) for number, item in enumerate(runs, start=1)]
+    figures = [failures.draw_or_warn(partial(_drawings, number, item)) for number, item in enumerate(runs, start=1)]
     environment = _templates()
     script = environment.get_template("sort.js.j2").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    matrices = failures.drawn(partial(_matrices, runs))
+    matrices = failures.draw_or_warn(partial(_matrices, runs))
     dark = inline_svg.dark_colours([found for each in (*figures, matrices) for found in each.values()])
     return environment.get_template("page.html.j2").render(
         **_content(runs, figures), matrices=matrices, dark=dark, script=script, digest=digest
@@ -162,7 +162,7 @@ def _matrices(runs: Sequence[Measured]) -> dict[str, str]:
 
     found = {}
     for number, group in enumerate(multi_run.of_one_study(dict(enumerate(runs)))):
-        seen = [matrix.Seen(item.run, item.cells, item.verdicts) for item in group.values() if item.verdicts]
+        seen = [matrix.RunColumns(item.run, item.cells, item.verdicts) for item in group.values() if item.verdicts]
         if len(seen) > 1:
             title = one_line(seen[0].run.experiment.title)
             figure = matrix.matrix_figure(seen)
@@ -179,7 +179,7 @@ def _images(measured: Measured, folder: Path) -> dict[str, str]:
     if measured.run.path is None:
         return {}
     beside = Path(measured.run.path).parent
-    names = failures.drawn(partial(report.figures, measured.run, measured.cells, measured.verdicts))
+    names = failures.draw_or_warn(partial(report.figures, measured.run, measured.cells, measured.verdicts))
     found = {name: beside / f"{name}.png" for name in names}
     return {
         name: quote(Path(os.path.relpath(path, folder)).as_posix()) for name, path in found.items() if path.is_file()

@@ -211,7 +211,7 @@ def residual_madds(cells: Sequence[CellSummary]) -> float | None:
     return max(differences, default=None)
 
 
-def pair_words(pair: PairEvidence, factor: str) -> str:
+def pair_text(pair: PairEvidence, factor: str) -> str:
     """Format a pair: ``groups 8 runs 2.87× slower than groups 1 (95 % interval 2.71–3.05; the paper: 10.67×)``."""
     name = f"{factor} " if factor else ""
     slower, faster = (
@@ -236,7 +236,7 @@ def verdict_sentence(verdict: Verdict, *, factor: str = "") -> str:
     `factor` is the study's factor (``"groups"``), so that levels are written as ``groups 8``.
     """
     where = group_text(verdict.group)
-    pair = pair_words(verdict.headline, factor)
+    pair = pair_text(verdict.headline, factor)
     reason = verdict.reason or verdict.headline.reason
     # Claims that are phrases need quotes inside a sentence.
     claim = f"“{verdict.claim}”" if " " in verdict.claim else verdict.claim

@@ -27,7 +27,7 @@ of a ratio have it.
 WARM_BLOCK_ALONE_S = 0.05
 """The same limit where no other network runs in between."""
 
-Told = Callable[[float], None]
+OnCall = Callable[[float], None]
 """A callback that gets the seconds that a call took."""
 
 SLOW_S = 1.0
@@ -57,12 +57,12 @@ def calls_per_block(seconds_per_call: float, sampling: Sampling) -> int:
 
 
 def warm_up(
-    device: Device, call: Call, cell: str, calls: int | None, sampling: Sampling, told: Told = lambda seconds: None
+    device: Device, call: Call, cell: str, calls: int | None, sampling: Sampling, on_call: OnCall = lambda seconds: None
 ) -> tuple[Warmup, int]:
     """Run one cell until it is steady. Returns the outcome of the warm-up and the calls per block.
 
     `calls` is the number of calls per block of earlier launches. In the first launch it is None, and calibrated on the
-    warmed-up cell. `told` is called with the seconds of each calibrating call and of every slow block.
+    warmed-up cell. `on_call` is called with the seconds of each calibrating call and of every slow block.
 
     The warm-up ends once the last ten blocks are steady, or at `max_warmup_s`. If fewer than `warmup.FEW_BLOCKS` blocks
     fit, `warmup.steady_of_few` decides, and the warm-up goes on until it has the values that it needs.
@@ -71,7 +71,7 @@ def warm_up(
     first = []
     for _ in range(MIN_WARMUP_CALLS):
         first.append(device.time_block(call, 1))
-        told(first[-1].wall_ns * 1e-9)
+        on_call(first[-1].wall_ns * 1e-9)
     done += len(first)
     block = calls or calls_per_block(min(timing.wall_ns for timing in first) * 1e-9, sampling)
     # Blocks of one call are like the calibrating calls. The first of these includes one-off costs and is left out.
@@ -83,7 +83,7 @@ def warm_up(
         times.append(timing.wall_ns * 1e-9 / block)
         few.append(_own_s(timing))
         if timing.wall_ns >= SLOW_S * 1e9:
-            told(times[-1])
+            on_call(times[-1])
         spent = device.now_s() - start
         is_steady = warmup.steady(times)
         if is_steady and spent >= sampling.warmup_s:

@@ -17,7 +17,7 @@ from effbench.runtimes import Setting, Unsupported
 from effbench.runtimes.base import Runtime, TraceDiffers
 from effbench.runtimes.model_file import Exported, as_arrays
 from effbench.timing import dtype_cast, output_check, reference_io, side_effects
-from effbench.timing.side_effects import Seen
+from effbench.timing.side_effects import SideEffects
 from effbench.user_code import failure_reasons, file_hashes
 from effbench.user_code.global_state import NOTHING, Held, Switched
 from effbench.user_code.module_state import Snapshot, same
@@ -27,7 +27,7 @@ Emit = Callable[..., None]
 
 SEEDED = "its output is made of random numbers, drawn from a seed that it sets itself"
 
-PUT_BACK = ", which is put back before each block of calls"
+RESTORED = ", which is put back before each block of calls"
 """Ending of the note on a network that writes into its input. Exported models get copies of it instead."""
 
 
@@ -48,18 +48,18 @@ def prepare(
 
     `lean` leaves out what needs more memory than running the network: the check, inputs beyond the first, and, where an
     earlier launch has exported the network, the network itself. Without `looks` a cell that needs no check is not
-    examined for side effects (`side_effects.look`), since an earlier launch did that. Raises OutOfMemory,
+    examined for side effects (`side_effects.detect`), since an earlier launch did that. Raises OutOfMemory,
     EffbenchError, Unsupported, and whatever the network itself raises.
     """
     if device.kind == "fake":
         return device.bind(None, spec["cost"])
     setting = setting_of(spec, device)
     if spec.get("bundled"):
-        return device.bind(_opened(spec, setting, emit), spec["cost"])
+        return device.bind(_call_from_bundle(spec, setting, emit), spec["cost"])
     runtime = runtimes.get(spec["runtime"])
     runtime.require(setting)
     if lean and isinstance(runtime, Exported) and runtime.is_exported(setting):
-        return device.bind(_reopened(runtime, spec, seed, device, setting), spec["cost"])
+        return device.bind(_call_from_export(runtime, spec, seed, device, setting), spec["cost"])
     with _out_of_memory_translated():
         with file_hashes.watched(), held.building(spec):
             network, inputs = built(spec, seed, device, lean=lean)
@@ -116,26 +116,26 @@ def _prepared(
     held.watch(spec["id"], network)
     if setting.mode == "infer" and (is_exported or not (lean or (is_reference and not looks))):
         with file_hashes.watched():
-            seen = _looked_at(network, inputs[0], setting, casts=casts)
+            seen = _side_effects_of(network, inputs[0], setting, casts=casts)
         if seen.modes:  # looking has restored them, so an exporter would not notice
             raise Switched(f"its forward {seen.modes}")
         held.require(spec["id"])  # before preparing, since a runtime's refusal may be a consequence
-    network, inputs = _converted(network, inputs, setting, casts=casts)
+    network, inputs = _convert(network, inputs, setting, casts=casts)
     held.watch(spec["id"], network)
     # A network with state is restored after preparing, so that its first output can be compared with the reference.
     passed = [item for each in inputs for item in each]
     state = Snapshot(network, passed) if seen and seen.keeps and not is_exported else None
     random = RandomState()
-    given, layout = None if lean or is_exported else side_effects.copied(inputs[0]), side_effects.layout(inputs[0])
+    given, layout = None if lean or is_exported else side_effects.cloned(inputs[0]), side_effects.layout(inputs[0])
     copies = copies or bool(seen and (seen.reshapes or (is_exported and seen.writes)))
     if copies:
-        network = side_effects.on_copies(network)
+        network = side_effects.with_cloned_inputs(network)
     originals: list[tuple[Any, ...]] | None = None
     try:
         try:
             prepared = runtime.prepare(network, inputs, setting)
         except TraceDiffers as error:
-            raise _explained(error, runtime, network, inputs[0], seen) from error
+            raise _explain_trace(error, runtime, network, inputs[0], seen) from error
         if is_exported:
             held.put_back()  # an exporter's settings are not the network's, which were recorded before
         call = prepared.call
@@ -143,8 +143,8 @@ def _prepared(
         if state:
             state.restore()
         if seen and seen.writes and not copies:
-            originals = _as_set(_fed(network, spec, seed, device, len(inputs)), setting)
-            call = side_effects.renewing(call, inputs, originals)
+            originals = _convert_inputs(_make_inputs(network, spec, seed, device, len(inputs)), setting)
+            call = side_effects.restoring_inputs(call, inputs, originals)
             call.renew()
         output = call()
     except RuntimeError:  # an earlier call may have changed the shape of the input, if the network was not examined
@@ -152,14 +152,14 @@ def _prepared(
             raise
     device.synchronize()
     if side_effects.layout(inputs[0]) != layout and not copies:
-        fresh = _fed(network, spec, seed, device, len(inputs))
+        fresh = _make_inputs(network, spec, seed, device, len(inputs))
         again = {"lean": lean, "looks": looks, "copies": True, "casts": casts}
         return _prepared(runtime, network, fresh, spec, seed, device, setting, held, **again)
     if given is not None and originals is None and not same(given, inputs[0]):
-        originals = _as_set(_fed(network, spec, seed, device, len(inputs)), setting)
-        call = side_effects.renewing(call, inputs, originals)
+        originals = _convert_inputs(_make_inputs(network, spec, seed, device, len(inputs)), setting)
+        call = side_effects.restoring_inputs(call, inputs, originals)
     facts = dict(prepared.facts)
-    late = "" if is_exported or not casts else dtype_cast.late_note(dtype_cast.dtypes(network), setting.dtype)
+    late = "" if is_exported or not casts else dtype_cast.note_after_call(dtype_cast.dtypes(network), setting.dtype)
     if not output_check.is_finite(output):
         facts["output"] = "not finite"
     expected, notes = None, ""
@@ -171,7 +171,7 @@ def _prepared(
     notes = "; ".join(filter(None, (notes, late)))
     if seen and not is_reference:
         try:
-            expected, found = _held_to(seen, output, setting)
+            expected, found = _compare_output(seen, output, setting)
         except Unsupported as error:
             output_check.require_shapes(seen.outputs[0], output)  # shapes do not depend on random numbers
             where = runtime.name if setting.dtype == "float32" else f"{runtime.name} in {setting.dtype}"
@@ -181,14 +181,14 @@ def _prepared(
         facts |= found
     if notes:
         # Within a block the writes accumulate: restoring the input between calls would be part of the time.
-        facts["notes"] = notes.replace(side_effects.WRITES, f"{side_effects.WRITES}{PUT_BACK}") if originals else notes
+        facts["notes"] = notes.replace(side_effects.WRITES, f"{side_effects.WRITES}{RESTORED}") if originals else notes
     if spec.get("keep"):
         fed = originals[0] if originals else inputs[0]
         reference_io.keep(setting.folder, fed, expected, notes, is_checkable=seen is None or seen.is_checkable)
     return call, facts
 
 
-def _looked_at(network: Any, arguments: tuple[Any, ...], setting: Setting, *, casts: bool = True) -> Seen:
+def _side_effects_of(network: Any, arguments: tuple[Any, ...], setting: Setting, *, casts: bool = True) -> SideEffects:
     """Return the outputs of eager float32, the reference, and the side effects of the network.
 
     The reference is float64 where both the network and the cell are float64, and the network's own dtype where it runs
@@ -203,14 +203,14 @@ def _looked_at(network: Any, arguments: tuple[Any, ...], setting: Setting, *, ca
         with _outside_of_inference_mode():
             network = dtype_cast.cast(network, dtype) if casts else network
         try:
-            return side_effects.look(network, [_cast(value, dtype) for value in arguments])
+            return side_effects.detect(network, [_cast(value, dtype) for value in arguments])
         except RuntimeError as error:
             if kind == kinds[-1] or failure_reasons.out_of_memory(error):
                 raise
     raise AssertionError("there is at least one dtype")
 
 
-def _held_to(seen: Seen, output: Any, setting: Setting) -> tuple[Any, dict[str, float]]:
+def _compare_output(seen: SideEffects, output: Any, setting: Setting) -> tuple[Any, dict[str, float]]:
     """Return the expected output and the error of this one. Raises Unsupported.
 
     Some runtimes call the network while preparing it. If it keeps state, any of its first outputs is accepted.
@@ -230,17 +230,17 @@ def _held_to(seen: Seen, output: Any, setting: Setting) -> tuple[Any, dict[str, 
     raise refusal
 
 
-def _explained(
-    error: TraceDiffers, runtime: Runtime, network: Any, arguments: tuple[Any, ...], seen: Seen | None
+def _explain_trace(
+    error: TraceDiffers, runtime: Runtime, network: Any, arguments: tuple[Any, ...], seen: SideEffects | None
 ) -> Unsupported:
     """Return why a trace differs from the network: state or seeded random numbers, else control flow on data."""
     about = f"{runtime.name} runs a trace, which returns something else than this network"
     if seen and seen.kept:
-        return Unsupported(f"{about}: it keeps state between calls ({side_effects.named(seen.kept)})")
+        return Unsupported(f"{about}: it keeps state between calls ({side_effects.first_names(seen.kept)})")
     return Unsupported(f"{about}: {SEEDED}") if side_effects.seeds_itself(network, arguments) else error
 
 
-def _opened(spec: Mapping[str, Any], setting: Setting, emit: Emit) -> Call:
+def _call_from_bundle(spec: Mapping[str, Any], setting: Setting, emit: Emit) -> Call:
     """Return the call of a bundle's model, exported on another machine. Needs no torch. Raises Unsupported."""
     runtime = runtimes.get(spec["runtime"])
     if not isinstance(runtime, Exported):
@@ -299,8 +299,8 @@ def built(
             raise ModelError(
                 f"{type(network).__name__} has weights without values (meta device); build them on the CPU"
             )
-        network = _without_history(device.place(network).eval())
-        return network, _fed(network, spec, seed, device, 1 if lean else _rotations(spec, device))
+        network = _detach_attributes(device.place(network).eval())
+        return network, _make_inputs(network, spec, seed, device, 1 if lean else _rotations(spec, device))
 
 
 def _outside_of_inference_mode() -> contextlib.AbstractContextManager[Any]:
@@ -310,7 +310,7 @@ def _outside_of_inference_mode() -> contextlib.AbstractContextManager[Any]:
     return torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
 
 
-def _without_history(network: Any) -> Any:
+def _detach_attributes(network: Any) -> Any:
     """Detach attributes that were computed from weights, such as those of weight norm: tensors with an autograd history
     cannot be copied.
     """
@@ -334,7 +334,9 @@ def _described(spec: Mapping[str, Any]) -> list[Input]:
     return [Input(tuple(item["shape"]), item["name"], item["dtype"]) for item in spec["inputs"]]
 
 
-def _fed(network: Any, spec: Mapping[str, Any], seed: int, device: Device, number: int = 1) -> list[tuple[Any, ...]]:
+def _make_inputs(
+    network: Any, spec: Mapping[str, Any], seed: int, device: Device, number: int = 1
+) -> list[tuple[Any, ...]]:
     """Make `number` different inputs. Only the signature of the network's forward is used, to order named inputs."""
     import torch
 
@@ -348,12 +350,12 @@ def _fed(network: Any, spec: Mapping[str, Any], seed: int, device: Device, numbe
     return found
 
 
-def _reopened(runtime: Exported, spec: Mapping[str, Any], seed: int, device: Device, setting: Setting) -> Call:
+def _call_from_export(runtime: Exported, spec: Mapping[str, Any], seed: int, device: Device, setting: Setting) -> Call:
     """Return the call of a model that an earlier launch exported, without allocating the network's weights."""
     # Building on the meta device imports 75 MB of torch, which would count towards the peak memory.
     is_named = any(item["name"] for item in spec["inputs"])
     signature = builds.on_meta(spec["model"], spec["arguments"]) if is_named else None
-    inputs = _as_set(_fed(signature, spec, seed, device), setting)
+    inputs = _convert_inputs(_make_inputs(signature, spec, seed, device), setting)
     return runtime.load([as_arrays(each) for each in inputs], setting).call
 
 
@@ -362,7 +364,7 @@ def _is_reference(spec: Mapping[str, Any]) -> bool:
     return (spec["runtime"], spec["dtype"], spec["memory_format"]) == ("eager", "float32", "contiguous")
 
 
-def _converted(
+def _convert(
     network: Any, inputs: list[tuple[Any, ...]], setting: Setting, *, casts: bool = True
 ) -> tuple[Any, list[tuple[Any, ...]]]:
     """Return network and inputs in the setting's dtype, memory format and mode."""
@@ -372,11 +374,11 @@ def _converted(
         network = dtype_cast.cast(network, dtype_cast.torch_dtype(setting.dtype)) if casts else network
         if setting.memory_format == "channels_last":
             network = network.to(memory_format=torch.channels_last)
-        inputs = _as_set(inputs, setting)
+        inputs = _convert_inputs(inputs, setting)
     return network.train() if setting.mode == "train" else network, inputs
 
 
-def _as_set(inputs: list[tuple[Any, ...]], setting: Setting) -> list[tuple[Any, ...]]:
+def _convert_inputs(inputs: list[tuple[Any, ...]], setting: Setting) -> list[tuple[Any, ...]]:
     """Return the inputs in the setting's dtype and memory format."""
     import torch
 

@@ -76,24 +76,24 @@ def note(own: tuple[str, ...], dtype: str, *, casts: bool = True) -> str:
     case and needs no note. Pass ``casts=False`` for a network that runs only without a cast.
     """
     if not casts:
-        return f"its weights are {_listed(own)}, measured as they are"
+        return f"its weights are {_join_names(own)}, measured as they are"
     measured = "float32" if dtype == "int8" else dtype
     if not set(own) - {"float32", measured}:
         return ""
     if len(own) > 1:
-        return f"its weights are {_listed(own)}, and all are measured as {measured}"
+        return f"its weights are {_join_names(own)}, and all are measured as {measured}"
     told = f"its weights are {own[0]} and measured as {measured}"
     return f"{told} (--dtype {own[0]} measures them as they are)" if own[0] in FLOATS else told
 
 
-def late_note(now: tuple[str, ...], dtype: str) -> str:
+def note_after_call(now: tuple[str, ...], dtype: str) -> str:
     """Return a note if the first call created weights in another dtype than the cell's, which stay in it; else "".
 
     `now` are the network's `dtypes` after the call.
     """
     measured = "float32" if dtype == "int8" else dtype
     other = tuple(name for name in now if name != measured)
-    return f"it makes weights of {_listed(other)} when it first runs, which stay so" if other else ""
+    return f"it makes weights of {_join_names(other)} when it first runs, which stay so" if other else ""
 
 
 def _tensors(network: nn.Module) -> Iterable[torch.Tensor]:
@@ -105,5 +105,5 @@ def _part(dtype: torch.dtype) -> torch.dtype:
     return dtype.to_real() if dtype.is_complex else dtype
 
 
-def _listed(names: tuple[str, ...]) -> str:
+def _join_names(names: tuple[str, ...]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 SEED = 0
 _CELL = "here"
 
-COOLS_S = 10.0
+STAYS_WARM_S = 10.0
 """A GPU that was used at most this long ago is still warm and needs no warm-up load."""
 
 _used_s: dict[str, float] = {}
@@ -59,7 +59,7 @@ class Prepared:
     threads: int
     costs: Cost | None
     costs_missing: str = ""
-    oddities: tuple[str, ...] = ()
+    side_effect_notes: tuple[str, ...] = ()
     modes: str = ""
     """How its first calls changed the training flags of its modules (`Modes.told`)."""
     changes: tuple[global_state.Change, ...] = ()
@@ -68,7 +68,7 @@ class Prepared:
     """What happened to those changes."""
     filters: tuple[Any, ...] | None = None
     """Warning filters after its first calls: a library that they import may install filters, and does so only once."""
-    spoilt: list[str] = field(default_factory=list)
+    late_notes: list[str] = field(default_factory=list)
     """Notes on settings that calls under `conditions` changed, complete when `conditions` ends."""
     _late: list[global_state.Change] = field(default_factory=list)
 
@@ -79,7 +79,7 @@ class Prepared:
         early = [change for change in self.changes if change.switch.name not in late]
         said = [f"its forward {self.modes}"] if self.modes else []
         said += [f"its forward sets {global_state.told(early)}; {self.left}"] if early else []
-        return (*self.oddities, *said, *self.spoilt)
+        return (*self.side_effect_notes, *said, *self.late_notes)
 
     @contextlib.contextmanager
     def conditions(self, allocator: str) -> Iterator[str]:
@@ -141,11 +141,11 @@ class Prepared:
         finally:
             if changes := held.put_back():
                 self._late.extend(changes)
-                self.spoilt.append(
+                self.late_notes.append(
                     f"its forward sets {global_state.told(changes)} while it is timed; take that out of it"
                 )
             if (said := modes.told()) and not self.modes:
-                self.spoilt.append(f"its forward {said}")
+                self.late_notes.append(f"its forward {said}")
 
 
 def prepare(
@@ -202,30 +202,30 @@ def _prepared(
     is_moved = dtype != own_dtype(network) or device != own_device(network)
     given = network
     if not is_ours:
-        network = copies.of(network) or _uncopied(network, dtype, device, is_moved=is_moved)
+        network = copies.of(network) or _refuse_conversion(network, dtype, device, is_moved=is_moved)
     if is_moved:
         network = dtype_cast.cast(place.place(network), getattr(torch, dtype))
     described = core_inputs.described(shape)
-    inputs = _fed(network, described, batch, dtype, place)
-    seen = _looked_at(network, inputs[0])
-    if seen is None and network is not given and not is_moved and (seen := _looked_at(given, inputs[0])):
+    inputs = _make_inputs(network, described, batch, dtype, place)
+    seen = _side_effects_of(network, inputs[0])
+    if seen is None and network is not given and not is_moved and (seen := _side_effects_of(given, inputs[0])):
         network = given  # the copy does not run: it lacks something, such as attributes in `__slots__`
-    called = side_effects.on_copies(network) if seen and seen.reshapes else network
+    called = side_effects.with_cloned_inputs(network) if seen and seen.reshapes else network
     call = runtimes.get("eager").prepare(called, inputs, Setting(Path(), place.kind)).call
     if seen and seen.writes and not seen.reshapes:
-        call = side_effects.renewing(call, inputs, _fed(network, described, batch, dtype, place))
+        call = side_effects.restoring_inputs(call, inputs, _make_inputs(network, described, batch, dtype, place))
     threads, (notes, modes) = getattr(place, "threads", 1), (seen.notes, seen.modes) if seen else ((), "")
     return Prepared(place, place.bind(call, {}), network, threads, costs, missing, notes, modes)
 
 
-def _looked_at(network: nn.Module, arguments: tuple[Any, ...]) -> side_effects.Seen | None:
+def _side_effects_of(network: nn.Module, arguments: tuple[Any, ...]) -> side_effects.SideEffects | None:
     """Return the side effects of the network, or None if it raises. The measured call will raise the same again."""
     with _in_eval_mode(network), contextlib.suppress(Exception):
-        return side_effects.look(network, arguments)
+        return side_effects.detect(network, arguments)
     return None
 
 
-def _uncopied(network: nn.Module, dtype: str, device: str, *, is_moved: bool) -> nn.Module:
+def _refuse_conversion(network: nn.Module, dtype: str, device: str, *, is_moved: bool) -> nn.Module:
     """Return the network itself. Raises ModelError where it would have to be changed permanently."""
     if is_moved:
         raise ModelError(
@@ -252,11 +252,11 @@ def _options(device: str, threads: int) -> dict[str, Any]:
     kind = devices.kind_of(device)
     if kind == "cpu":
         return {"threads": threads}
-    is_warm = kind == "cuda" and time.monotonic() - _used_s.get(device, -COOLS_S) < COOLS_S
+    is_warm = kind == "cuda" and time.monotonic() - _used_s.get(device, -STAYS_WARM_S) < STAYS_WARM_S
     return {"warm_up_s": 0.0} if is_warm else {}
 
 
-def _fed(
+def _make_inputs(
     network: nn.Module, described: Sequence[core_inputs.Input], batch: int, dtype: str, device: Device
 ) -> list[tuple[Any, ...]]:
     """Make the inputs that the calls rotate through."""

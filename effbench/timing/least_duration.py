@@ -15,7 +15,7 @@ from effbench.timing import block_loop, stop, warmup
 OVERRUN, OVERRUN_S = 1.1, 5.0
 """A budget counts as overrun beyond this factor and this many seconds: processes take time to start."""
 
-AGAIN = 2.0
+WARN_AGAIN = 2.0
 """Warn again once the forecast is this many times the last one."""
 
 
@@ -63,8 +63,8 @@ class Forecast:
         self._least = least or min(stop.MIN_ROUNDS_ON_BUDGET, sampling.max_rounds)
         self._start_s = self._first_s = 0.0
         self._calls: dict[str, list[float]] = {}
-        self._said_s = 0.0
-        self._measures = False
+        self._warned_s = 0.0
+        self._is_measuring = False
         """Whether the rounds have begun; their time is part of earlier forecasts."""
 
     @property
@@ -107,8 +107,8 @@ class Forecast:
         if event["event"] == "ready":
             self._start_s = self._start_s or at_s
         if event["event"] != "call":
-            self._measures = self._measures or event["event"] == "null"
-            return self._late(at_s)
+            self._is_measuring = self._is_measuring or event["event"] == "null"
+            return self._late_warning(at_s)
         seconds, calls = event["seconds"], self._calls.setdefault(event["cell"], [])
         if not calls and len(self._calls) == 1:
             self._first_s = max(0.0, at_s - seconds)
@@ -116,35 +116,35 @@ class Forecast:
         if len(calls) == 1 and seconds <= self._budget_s:
             return ""
         least_s = self.least_s
-        if not is_overrun(least_s, self._budget_s) or least_s < AGAIN * self._said_s:
-            return self._late(at_s)
-        self._said_s = least_s
-        return self._words(event["cell"], min(calls), least_s)
+        if not is_overrun(least_s, self._budget_s) or least_s < WARN_AGAIN * self._warned_s:
+            return self._late_warning(at_s)
+        self._warned_s = least_s
+        return self._message(event["cell"], min(calls), least_s)
 
-    def _late(self, at_s: float) -> str:
+    def _late_warning(self, at_s: float) -> str:
         """Warn if preparing has exceeded the budget: with many quick networks their calls alone would not show it."""
         spent_s = self._used_s + at_s
-        is_known = self._said_s or self._measures or self._used_s >= self._budget_s
+        is_known = self._warned_s or self._is_measuring or self._used_s >= self._budget_s
         if is_known or not is_overrun(spent_s, self._budget_s):
             return ""
-        self._said_s = spent_s
+        self._warned_s = spent_s
         return (
-            f"preparing has taken {shown(spent_s)} and reached {len(self._calls)} of {self._cells} cells, beyond the "
-            f"budget of {self._budget_s:g} s; interrupt it to stop, or ask for fewer cells"
+            f"preparing has taken {format_seconds(spent_s)} and reached {len(self._calls)} of {self._cells} cells, "
+            f"beyond the budget of {self._budget_s:g} s; interrupt it to stop, or ask for fewer cells"
         )
 
-    def _words(self, cell: str, call_s: float, least_s: float) -> str:
+    def _message(self, cell: str, call_s: float, least_s: float) -> str:
         more = "" if self._left == 1 else ", or ask for fewer launches"
-        why = f"{cell} takes {shown(call_s)} a call; at that pace"
+        why = f"{cell} takes {format_seconds(call_s)} a call; at that pace"
         if 2 * self._before_s > least_s:
-            why = f"what comes before the first call takes {shown(self._before_s)}; so"
+            why = f"what comes before the first call takes {format_seconds(self._before_s)}; so"
         return (
-            f"{why} the whole takes {shown(least_s)} or more, beyond the "
+            f"{why} the whole takes {format_seconds(least_s)} or more, beyond the "
             f"budget of {self._budget_s:g} s; interrupt it to stop{more}"
         )
 
 
-def shown(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Format seconds for people: "0.25 s", "93 s", "12 min"."""
     if seconds < 10:
         return f"{seconds:.2g} s"

@@ -43,7 +43,7 @@ def check(expected: Any, found: Any, dtype: str, *, tf32: bool = False) -> dict[
     float32 products use TF32, in the reference or in the checked runtime. Raises Unsupported if the number or shapes of
     the outputs differ, and for an error above the tolerance; Incomparable if an output cannot be read.
     """
-    wanted, got = _both(expected, found)
+    wanted, got = _arrays_of_both(expected, found)
     _require_shapes(wanted, got)
     largest = max((error(*pair) for pair in zip(wanted, got, strict=True)), default=0.0)
     tolerance = tolerance_of(dtype, tf32=tf32)
@@ -58,10 +58,10 @@ def require_shapes(expected: Any, found: Any) -> None:
     """Raise Unsupported if the number or shapes of the outputs differ. For random outputs this is all that can be
     checked.
     """
-    _require_shapes(*_both(expected, found))
+    _require_shapes(*_arrays_of_both(expected, found))
 
 
-def _both(expected: Any, found: Any) -> tuple[list[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]]:
+def _arrays_of_both(expected: Any, found: Any) -> tuple[list[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]]:
     """Return the arrays of both outputs. Pairs of real and imaginary parts, which runtimes without complex numbers
     return, become complex arrays.
     """

@@ -32,7 +32,7 @@ UNSTABLE = "its output differs from call to call on the same input, for a reason
 
 
 @dataclass(frozen=True)
-class Seen:
+class SideEffects:
     """Side effects of a network, and its outputs.
 
     - `outputs`: those of consecutive calls, from the state in which it was built: one, or several where they differ.
@@ -56,7 +56,7 @@ class Seen:
     kept: tuple[str, ...] = ()
 
 
-def look(network: nn.Module, arguments: Sequence[Any]) -> Seen:
+def detect(network: nn.Module, arguments: Sequence[Any]) -> SideEffects:
     """Call the network two to four times on copies of `arguments`, outside of inference mode and without gradients.
 
     Outside of inference mode, a tensor that the first call creates and caches can be used in either mode later.
@@ -68,20 +68,20 @@ def look(network: nn.Module, arguments: Sequence[Any]) -> Seen:
     state, random, modes = Snapshot(network), RandomState(), Modes(network)
     with torch.inference_mode(False), torch.no_grad():
         try:
-            return replace(_looked(network, arguments, state, random), modes=modes.told())
+            return replace(_detect(network, arguments, state, random), modes=modes.told())
         finally:
             state.restore()
             random.restore()
 
 
-def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, random: RandomState) -> Seen:
+def _detect(network: nn.Module, arguments: Sequence[Any], state: Snapshot, random: RandomState) -> SideEffects:
     def call() -> Any:
         """Call the network with the same random state each time."""
         random.restore()
         state.restore_generators()
-        return _detached(network(*copied(arguments)))
+        return _detached(network(*cloned(arguments)))
 
-    given = copied(arguments)
+    given = cloned(arguments)
     first = _detached(network(*given))
     writes, reshapes = not same(list(given), list(arguments)), layout(given) != layout(arguments)
     # The second call is representative of later ones: the first may fill a cache.
@@ -90,16 +90,16 @@ def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
     draws, kept = random.moved() or state.has_drawn(), after.changed()
     kept += [GRADIENT] if any(gradient_of(tensor) is not None for tensor in _tensors(list(given))) else []
     changes = bool(kept or state.changed())
-    if unread := _unread(first) or _unread(second):
+    if unread := _why_unreadable(first) or _why_unreadable(second):
         notes = [*([RESHAPES] if reshapes else [WRITES] if writes else []), *([DRAWS] if draws else [])]
-        notes += [f"it keeps state between calls ({named(kept)})"] if kept else []
+        notes += [f"it keeps state between calls ({first_names(kept)})"] if kept else []
         notes.append(f"{unread}{UNREAD}")
-        return Seen(
+        return SideEffects(
             (first,), tuple(notes), writes, reshapes, changes, is_checkable=False, is_readable=False, kept=tuple(kept)
         )
     differs = _differ(first, second)
     outputs = (first, second, call()) if differs else (first,)
-    is_random = draws and _differ(second, _detached(network(*copied(arguments))))
+    is_random = draws and _differ(second, _detached(network(*cloned(arguments))))
     notes = [RESHAPES] if reshapes else [WRITES] if writes else []
     if is_random:
         notes.append(RANDOM)
@@ -111,17 +111,17 @@ def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
         is_checkable = is_checkable and not _differ(first, call())
     if kept:
         said = ": its output differs from call to call on the same input" if differs else ""
-        notes.append(f"it keeps state between calls{said} ({named(kept)})")
+        notes.append(f"it keeps state between calls{said} ({first_names(kept)})")
     elif differs and not is_random:
         notes.append(UNSTABLE)
-    return Seen(outputs, tuple(notes), writes, reshapes, changes, is_checkable, kept=tuple(kept))
+    return SideEffects(outputs, tuple(notes), writes, reshapes, changes, is_checkable, kept=tuple(kept))
 
 
 def seeds_itself(network: nn.Module, arguments: Sequence[Any]) -> bool:
     """Return whether the output depends on random numbers from a seed that the network sets itself.
 
     Such a network returns the same in each call, but other random numbers would change its output. Restores everything,
-    as `look` does.
+    as `detect` does.
     """
     import torch
     from torch.utils import _python_dispatch
@@ -142,11 +142,11 @@ def seeds_itself(network: nn.Module, arguments: Sequence[Any]) -> bool:
     state, random = Snapshot(network), RandomState()
     with torch.inference_mode(False), torch.no_grad():
         try:
-            plain = _detached(network(*copied(arguments)))
+            plain = _detached(network(*cloned(arguments)))
             state.restore()
             random.restore()
             with OtherNumbers():
-                return _differ(plain, _detached(network(*copied(arguments))))
+                return _differ(plain, _detached(network(*cloned(arguments))))
         except Exception:  # not callable under the dispatch mode: unknown
             return False
         finally:
@@ -154,12 +154,12 @@ def seeds_itself(network: nn.Module, arguments: Sequence[Any]) -> bool:
             random.restore()
 
 
-def named(kept: Sequence[str]) -> str:
+def first_names(kept: Sequence[str]) -> str:
     """List the first few names."""
     return ", ".join(kept[:MOST_NAMED]) + (" and more" if len(kept) > MOST_NAMED else "")
 
 
-def _unread(output: Any) -> str:
+def _why_unreadable(output: Any) -> str:
     """Return why this output cannot be compared with others; "" if it can."""
     try:
         list(output_check.arrays(output))
@@ -173,12 +173,12 @@ def layout(arguments: Sequence[Any]) -> list[Any]:
     return [(tensor.shape, tensor.stride()) for tensor in _tensors(list(arguments))]
 
 
-def copied(arguments: Sequence[Any]) -> tuple[Any, ...]:
+def cloned(arguments: Sequence[Any]) -> tuple[Any, ...]:
     """Return the arguments with cloned tensors. Raises what torch raises."""
     return tuple(_mapped(arguments, lambda tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad)))
 
 
-def renewing(
+def restoring_inputs(
     call: Callable[[], object], inputs: Sequence[tuple[Any, ...]], originals: Sequence[tuple[Any, ...]]
 ) -> Any:
     """Wrap a call with a `renew` attribute, which restores `inputs` from `originals`. Devices call it before timing."""
@@ -201,7 +201,7 @@ def renewing(
     return renewed
 
 
-def on_copies(network: nn.Module) -> nn.Module:
+def with_cloned_inputs(network: nn.Module) -> nn.Module:
     """Wrap the network in a module that passes it copies of its inputs.
 
     Exporters would turn an input that is written to into an output.

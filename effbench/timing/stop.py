@@ -8,10 +8,10 @@ from effbench.analysis import stats
 from effbench.core.study import Sampling
 
 MIN_ROUNDS_ON_BUDGET = 3
-LOOK_GROWTH = 1.5
+CHECK_GROWTH = 1.5
 
 
-def looks(sampling: Sampling) -> frozenset[int]:
+def check_rounds(sampling: Sampling) -> frozenset[int]:
     """Return the numbers of rounds after which precision is checked, each 1.5 times the last.
 
     Checks are few, since each one is a chance to stop on a lucky streak.
@@ -19,7 +19,7 @@ def looks(sampling: Sampling) -> frozenset[int]:
     at, rounds = set(), float(sampling.min_rounds)
     while rounds <= sampling.max_rounds:
         at.add(round(rounds))
-        rounds *= LOOK_GROWTH
+        rounds *= CHECK_GROWTH
     return frozenset(at)
 
 
@@ -36,7 +36,11 @@ def reason_to_stop(
         return "rounds"
     if spent_s >= budget_s and rounds >= MIN_ROUNDS_ON_BUDGET:
         return "budget"
-    if rounds in looks(sampling) and series and all(precise(values, sampling.precision) for values in series.values()):
+    if (
+        rounds in check_rounds(sampling)
+        and series
+        and all(precise(values, sampling.precision) for values in series.values())
+    ):
         return "precision"
     return None
 

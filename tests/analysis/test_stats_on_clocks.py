@@ -89,7 +89,7 @@ def test_claims_of_one_percent_are_true(memory: float, at_least: float) -> None:
     blocks for independent, as peers' do, are right in four claims of ten where the clock's memory is long.
     """
     suites = (0.05 * clocks(3, (100, 5800), memory=memory)).tolist()
-    at = sorted(stop.looks(Sampling(max_rounds=5800)))
+    at = sorted(stop.check_rounds(Sampling(max_rounds=5800)))
     claims, naive = [], []
     for suite in suites:
         seen = [suite[:size] for size in at]

@@ -104,8 +104,7 @@ def test_where_the_wall_clock_shows_it_too_nothing_is_hidden() -> None:
     verdict = verdicts_of(on_gpu(ORDERED, ORDERED, HOST))["slower"]
     assert verdict.verdict == "holds" and "hides" not in verdict.reason
     assert (
-        verdict.headline.reason
-        == "in device time, and in wall time in eager Python, where the host is the bottleneck"
+        verdict.headline.reason == "in device time, and in wall time in eager Python, where the host is the bottleneck"
     )
 
 
@@ -115,7 +114,10 @@ def test_a_guideline_that_fails_on_the_device_says_so_too() -> None:
     assert same.headline.reason == "not slower by 1 % in device time; in eager Python the host is the bottleneck"
     launches = verdicts_of(on_gpu(ALIKE, ORDERED, HOST))["slower"]
     assert launches.verdict == "fails"
-    assert launches.headline.reason == "not slower by 1 % in device time; in eager Python slower in wall time, because of the host"
+    assert (
+        launches.headline.reason
+        == "not slower by 1 % in device time; in eager Python slower in wall time, because of the host"
+    )
 
 
 @pytest.mark.parametrize("bound", ["device", "mixed"])

@@ -97,7 +97,7 @@ def test_stop_for_each_reason() -> None:
     assert reason(noisy, 2, spent=6.0) is None, "three rounds at least"
     assert reason(noisy, 30) == "rounds"
     assert reason(quiet | noisy, 10) is None, "one imprecise cell keeps the launch going"
-    assert stop.looks(sampling) == {10, 15, 22}
+    assert stop.check_rounds(sampling) == {10, 15, 22}
 
 
 def test_precision_claims_are_true_on_autocorrelated_clocks() -> None:

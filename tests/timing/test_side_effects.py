@@ -766,7 +766,7 @@ def test_looking_raises_what_the_network_raises_and_puts_back() -> None:
 
     network = Fails()
     with pytest.raises(LookupError):
-        side_effects.look(network, [torch.zeros(1)])
+        side_effects.detect(network, [torch.zeros(1)])
     assert "calls" not in vars(network)
 
 
@@ -807,7 +807,7 @@ def test_what_a_forward_sets_is_put_back_and_named(name: str) -> None:
         assert read() == before
         assert [note for note in prepared.notes if told in note and note.endswith("; put back")], prepared.notes
         with prepared.conditions("system"):
-            assert not prepared.spoilt
+            assert not prepared.late_notes
             prepared.call()
         assert read() == before
         (note,) = [note for note in prepared.notes if "sets" in note]  # one fault, told once
@@ -851,7 +851,7 @@ def test_what_only_a_late_call_sets_is_named_too() -> None:
         with prepared.conditions("system"):
             for _ in range(60):
                 prepared.call()
-        assert torch.get_num_threads() == 1 and "torch's threads from 1 to 3" in prepared.spoilt[0]
+        assert torch.get_num_threads() == 1 and "torch's threads from 1 to 3" in prepared.late_notes[0]
 
 
 def test_gradients_in_a_test_get_the_same_advice() -> None:
@@ -890,7 +890,7 @@ def test_a_frozen_module_is_measured() -> None:
     prepared = in_process.prepare(frozen, (6,))
     with prepared.conditions("system"):
         assert prepared.call().shape == (1, 6)  # type: ignore[attr-defined]
-    assert side_effects.on_copies(frozen)(torch.ones(1, 6)).shape == (1, 6)
+    assert side_effects.with_cloned_inputs(frozen)(torch.ones(1, 6)).shape == (1, 6)
 
 
 @pytest.mark.filterwarnings("ignore:.*(deprecated|beta|prototype):UserWarning")

@@ -66,7 +66,7 @@ def _breakdown_figure(run: Run, cells: Sequence[CellSummary], parts: Sequence[Sp
     height = _ROW_IN * (bars[-1].at + 1) + 0.6
     figure = style.new_figure(height, "Where the time goes", text.subtitle(run, cells), handles)
     axes = figure.add_subplot()
-    style.dress(axes)
+    style.style_axes(axes)
     for bar in bars:
         _stack(axes, bar)
     end = max(100.0, *(sum(bar.shares.values()) for bar in bars))

@@ -99,7 +99,7 @@ def _points(cells: Sequence[CellSummary], attribute: str) -> list[tuple[float, f
 
 
 def _scatter(axes: Axes, cells: Sequence[CellSummary], points: Sequence[tuple[float, float] | None]) -> None:
-    style.dress(axes)
+    style.style_axes(axes)
     axes.grid(color="#E4E4E4", lw=0.7)
     known = [point for point in points if point is not None]
     if not known:
@@ -115,7 +115,7 @@ def _scatter(axes: Axes, cells: Sequence[CellSummary], points: Sequence[tuple[fl
 
 
 def _bars(axes: Axes, cells: Sequence[CellSummary], names: Sequence[str]) -> None:
-    style.dress(axes)
+    style.style_axes(axes)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.set_yticks(range(len(names)), names)

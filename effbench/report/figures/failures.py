@@ -16,7 +16,7 @@ from effbench.core.errors import StorageError
 _T = TypeVar("_T")
 
 
-def drawn(draw: Callable[[], dict[str, _T]]) -> dict[str, _T]:
+def draw_or_warn(draw: Callable[[], dict[str, _T]]) -> dict[str, _T]:
     """Return the files that `draw` writes, or, after a RuntimeWarning with the reason, nothing.
 
     Raises StorageError where the folder cannot be written.

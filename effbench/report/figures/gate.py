@@ -48,7 +48,7 @@ def gate_figure(decision: Decision) -> Figure | None:
 
 def _rows(axes: Axes, timed: Sequence[Finding]) -> None:
     limit = min(max(4.0, *(1.15 * end for finding in timed for end in _reach(finding))), _WIDEST)
-    style.dress(axes)
+    style.style_axes(axes)
     axes.axvline(0, color=style.GREY, lw=0.8)
     for place, finding in enumerate(timed):
         marker, colour = _LOOKS.get(finding.verdict, ("o", style.GREY))

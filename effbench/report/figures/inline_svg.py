@@ -50,7 +50,7 @@ def inline(figure: Figure, prefix: str, label: str) -> str:
 def dark_colours(drawings: Collection[str]) -> dict[str, str]:
     """Map every colour of these drawings to one for a dark page, of the same hue and contrast."""
     used = sorted({colour for drawing in drawings for colour in re.findall(r"var\(--f-([0-9a-f]{6})", drawing)})
-    return {colour: _exchanged(colour) for colour in used}
+    return {colour: _dark_colour(colour) for colour in used}
 
 
 def _local(name: str) -> str:
@@ -70,7 +70,7 @@ def _value(name: str, value: str, prefix: str) -> str:
     return value.replace("url(#", f"url(#{prefix}")
 
 
-def _exchanged(colour: str) -> str:
+def _dark_colour(colour: str) -> str:
     """Return a colour of the same hue, with at least the contrast on the dark page that `colour` has on white."""
     red, green, blue = (int(colour[at : at + 2], 16) / 255 for at in (0, 2, 4))
     hue, _, saturation = colorsys.rgb_to_hls(red, green, blue)

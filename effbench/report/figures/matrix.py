@@ -26,7 +26,7 @@ _REASON_PT = 7.0
 
 
 @dataclass(frozen=True)
-class Seen:
+class RunColumns:
     """A run with its summaries and verdicts, which becomes one block of columns."""
 
     run: Run
@@ -39,7 +39,7 @@ def can_draw(run: Run, verdicts: Sequence[Verdict]) -> bool:
     return len({verdict.group.get("runtime") for verdict in verdicts}) > 1
 
 
-def matrix_figure(seen: Sequence[Seen]) -> Figure:
+def matrix_figure(seen: Sequence[RunColumns]) -> Figure:
     """Draw the verdicts of one study by device and runtime; a run without the label `runtime` is one column.
 
     A field has the verdict, the headline ratio and its interval. The last column is the paper's ratio.
@@ -48,7 +48,7 @@ def matrix_figure(seen: Sequence[Seen]) -> Figure:
         return _matrix_figure(seen)
 
 
-def _matrix_figure(seen: Sequence[Seen]) -> Figure:
+def _matrix_figure(seen: Sequence[RunColumns]) -> Figure:
     columns: list[tuple[int, str]] = []
     rows: dict[tuple[str, str], dict[tuple[int, str], Verdict]] = {}
     for number, item in enumerate(seen):

@@ -72,7 +72,7 @@ def _panel(
     x: _Read,
     y: _Read,
 ) -> None:
-    style.dress(axes)
+    style.style_axes(axes)
     axes.grid(color="#E4E4E4", lw=0.7)
     seen: list[tuple[float, float]] = []
     for family, members in families.items():

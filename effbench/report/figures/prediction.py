@@ -77,7 +77,7 @@ def _prediction_figure(title: str, found: Assessed) -> Figure:
 
 
 def _errors(axes: Axes, sample: Sample, scores: Sequence[Score]) -> None:
-    style.dress(axes)
+    style.style_axes(axes)
     axes.grid(axis="x", color="#E4E4E4", lw=0.7)
     names = list(sample.metrics)
     for score in scores:
@@ -97,7 +97,7 @@ def _errors(axes: Axes, sample: Sample, scores: Sequence[Score]) -> None:
 def _offsets(axes: Axes, sample: Sample, score: Score) -> None:
     from matplotlib.ticker import LogLocator
 
-    style.dress(axes)
+    style.style_axes(axes)
     axes.grid(color="#E4E4E4", lw=0.7)
     milliseconds = [1e3 * time for time in sample.times_s]
     pairs = zip(score.predicted, sample.times_s, strict=True)

@@ -60,7 +60,7 @@ def _roofline_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
     title = f"{run.experiment.title}, under the roofline"
     figure = style.new_figure(_BODY_IN, title, text.subtitle(run, cells) + where, handles)
     axes = figure.add_subplot()
-    style.dress(axes)
+    style.style_axes(axes)
     axes.grid(color="#E4E4E4", lw=0.7)
     axes.set_xlabel(f"intensity (flops per byte of memory access, {DEFAULT_LEVEL})", fontsize=style.TEXT_PT)
     axes.set_ylabel("achieved (Gflop/s, 2 flops a multiply-add)", fontsize=style.TEXT_PT)

@@ -54,7 +54,7 @@ def _runtimes_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
 
 
 def _panel(axes: Axes, run: Run, cells: Sequence[CellSummary], looks: dict[str, tuple[str, str]]) -> None:
-    style.dress(axes)
+    style.style_axes(axes)
     axes.grid(axis="y", color="#E4E4E4", lw=0.7)
     axes.axhline(1.0, color=style.GREY, lw=1.0, ls=(0, (4, 3)), zorder=1)
     factor = run.experiment.factor

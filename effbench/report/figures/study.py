@@ -48,7 +48,7 @@ def _study_figure(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Ver
     levels = _levels(run, cells)
     columns, ticks, rotation = _layout(len(panels), [report_text.label_text(level) for level in levels])
     room = (style.WIDTH_IN - 0.95) / columns - 0.15
-    words = [_verdict_words(group, verdicts, room) for group, _ in panels]
+    words = [_verdict_lines(group, verdicts, room) for group, _ in panels]
     rows = math.ceil(len(panels) / columns)
     lines = max(map(_lines, words))
     labels_in = max(map(len, ticks), default=0) * 0.075 if rotation else max(map(_lines, ticks), default=1) * 0.14
@@ -109,7 +109,7 @@ def _lines(text: str) -> int:
     return text.count("\n") + 1
 
 
-def _verdict_words(group: Mapping[str, Label], verdicts: Sequence[Verdict], room_in: float) -> str:
+def _verdict_lines(group: Mapping[str, Label], verdicts: Sequence[Verdict], room_in: float) -> str:
     """Return one line per claim: its verdict and its name."""
     here = [item for item in verdicts if all(item.group.get(key, value) == value for key, value in group.items())]
     return "\n".join(style.fold(f"{item.verdict}: {item.claim}", room_in, style.SMALL_PT) for item in here)
@@ -144,7 +144,7 @@ def _legend(cells: Sequence[CellSummary]) -> list[Line2D]:
 
 
 def _panel(axes: Axes, run: Run, cells: Sequence[CellSummary], levels: Sequence[Label], *, dodge: float) -> None:
-    style.dress(axes)
+    style.style_axes(axes)
     axes.grid(axis="y", color="#E4E4E4", lw=0.7)
     axes.axhline(1.0, color=style.GREY, lw=1.0, ls=(0, (4, 3)), zorder=1)
     at = {level: place for place, level in enumerate(levels)}

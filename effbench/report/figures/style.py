@@ -109,7 +109,7 @@ def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     return dict(zip(names, zip(cycle(_COLOURS), cycle(_MARKERS)), strict=False))
 
 
-def dress(axes: Axes) -> None:
+def style_axes(axes: Axes) -> None:
     """Style the axes: no box, ticks outside, grid behind."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=SMALL_PT, color=GREY)

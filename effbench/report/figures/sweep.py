@@ -38,7 +38,7 @@ def _sweep_figure(run: Run, cells: Sequence[CellSummary], found: Sequence[Satura
     handles = [figure_style.handle(looks[name][1], looks[name][0], name) for name in names]
     figure = figure_style.new_figure(_BODY_IN, run.experiment.title, _subtitle(run, cells), handles)
     axes = figure.add_subplot()
-    figure_style.dress(axes)
+    figure_style.style_axes(axes)
     axes.grid(color="#E4E4E4", lw=0.7)
     axes.set_xlabel("images per call (batch)", fontsize=figure_style.TEXT_PT)
     axes.set_ylabel("images per second", fontsize=figure_style.TEXT_PT)

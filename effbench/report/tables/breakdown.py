@@ -52,7 +52,7 @@ def breakdown_rows(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split
     return drop_empty(Table("Where the time goes", columns, tuple(rows), _notes(run, cells, parts)))
 
 
-def other_words(item: Split) -> str:
+def other_operators(item: Split) -> str:
     """List the largest operators of Other with their shares: ``max_pool2d 13 %, linear 1.2 %``; "" without any."""
     other = [
         (operator, share)
@@ -80,7 +80,7 @@ def _notes(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split]) -> tu
     named = [
         f"{text.model_name(cell)}: {words}"
         for cell, item in zip(cells, parts, strict=True)
-        if (words := other_words(item))
+        if (words := other_operators(item))
     ]
     if named:
         lines.append(f"Largest in Other: {'; '.join(named)}.")
