@@ -14,7 +14,7 @@ from typing import Any
 from effbench.core.run import Block, Launch, Run
 from effbench.host.nvml import reason_names
 from effbench.timing.least_duration import format_seconds, is_overrun
-from effbench.timing.stop import MIN_ROUNDS_ON_BUDGET
+from effbench.timing.sampling import MIN_ROUNDS_ON_BUDGET
 
 GAP_S = 3600.0
 """A pause between two launches that is worth a line: heat, clock policies and neighbours change within an hour."""

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from effbench.core.run import Block, Timing, Warmup
 from effbench.core.study import Sampling
 from effbench.devices.base import Call, Device
-from effbench.timing import schedule, stop, warmup
+from effbench.timing.sampling import (
+    FEW_BLOCKS,
+    FEWEST_VALUES,
+    WINDOW,
+    reason_to_stop,
+    round_order,
+    steady,
+    steady_of_few,
+)
 
 MIN_WARMUP_CALLS = 3
 NULL_CALLS = 10_000
@@ -64,8 +72,8 @@ def warm_up(
     `calls` is the number of calls per block of earlier launches. In the first launch it is None, and calibrated on the
     warmed-up cell. `on_call` is called with the seconds of each calibrating call and of every slow block.
 
-    The warm-up ends once the last ten blocks are steady, or at `max_warmup_s`. If fewer than `warmup.FEW_BLOCKS` blocks
-    fit, `warmup.steady_of_few` decides, and the warm-up goes on until it has the values that it needs.
+    The warm-up ends once the last ten blocks are steady, or at `max_warmup_s`. If fewer than `FEW_BLOCKS` blocks
+    fit, `steady_of_few` decides, and the warm-up goes on until it has the values that it needs.
     """
     start, done, times = device.now_s(), 0, []
     first = []
@@ -85,14 +93,14 @@ def warm_up(
         if timing.wall_ns >= SLOW_S * 1e9:
             on_call(times[-1])
         spent = device.now_s() - start
-        is_steady = warmup.steady(times)
+        is_steady = steady(times)
         if is_steady and spent >= sampling.warmup_s:
             break
-        if spent >= sampling.max_warmup_s and len(few) >= warmup.LEAST:
+        if spent >= sampling.max_warmup_s and len(few) >= FEWEST_VALUES:
             break
-    if len(times) < warmup.FEW_BLOCKS:
-        is_steady = is_steady or warmup.steady_of_few(few)
-    recent = sorted(times[-warmup.WINDOW :])
+    if len(times) < FEW_BLOCKS:
+        is_steady = is_steady or steady_of_few(few)
+    recent = sorted(times[-WINDOW:])
     call_s = recent[len(recent) // 2]
     frozen = calls or calls_per_block(call_s, sampling)
     return Warmup(cell, done, device.now_s() - start, is_steady, call_s), frozen
@@ -142,7 +150,7 @@ def rounds(
     while True:
         seen: dict[str, Block] = {}
         number = task.first_round + done
-        for position, cell in enumerate(schedule.order(list(calls), seed=task.seed, launch=task.launch, round=number)):
+        for position, cell in enumerate(round_order(list(calls), seed=task.seed, launch=task.launch, round=number)):
             on_visit(cell)
             if cell not in warm:
                 device.run_calls(calls[cell], 1)
@@ -157,7 +165,7 @@ def rounds(
             own, other = _logs(task.clock, block, reference)
             series[cell].append(own if reference is block else own - other)
         judged = {cell: values for cell, values in series.items() if task.references.get(cell, cell) != cell} or series
-        reason = stop.reason_to_stop(
+        reason = reason_to_stop(
             judged, rounds=done, spent_s=device.now_s() - start, budget_s=task.budget_s, sampling=sampling
         )
         if reason:

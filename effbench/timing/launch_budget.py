@@ -40,7 +40,7 @@ def rounds_s(
     -------
     float
         Between 0 and `slice_s`. All remaining launches get the same time if later ones spend ``overhead_s - once_s``
-        before their rounds. At 0 the launch measures the least number of rounds (`stop.MIN_ROUNDS_ON_BUDGET`).
+        before their rounds. At 0 the launch measures the least number of rounds (`MIN_ROUNDS_ON_BUDGET`).
     """
     left = max(launches_left, 1)
     once = min(max(once_s, 0.0), overhead_s)

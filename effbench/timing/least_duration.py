@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from effbench.core.study import Sampling
-from effbench.timing import block_loop, stop, warmup
+from effbench.timing import block_loop
+from effbench.timing.sampling import FEWEST_VALUES, MIN_ROUNDS_ON_BUDGET, WINDOW
 
 OVERRUN, OVERRUN_S = 1.1, 5.0
 """A budget counts as overrun beyond this factor and this many seconds: processes take time to start."""
@@ -27,9 +28,9 @@ def is_overrun(seconds: float, budget_s: float) -> bool:
 def warmup_s(call_s: float, sampling: Sampling, calls: int | None = None) -> float:
     """Return the least seconds that the warm-up of a cell takes. `calls` is the number of calls per block, if known."""
     block = calls or block_loop.calls_per_block(call_s, sampling)
-    judged = warmup.LEAST - (block_loop.MIN_WARMUP_CALLS - 1 if block == 1 else 0)
+    judged = FEWEST_VALUES - (block_loop.MIN_WARMUP_CALLS - 1 if block == 1 else 0)
     least = call_s * (block_loop.MIN_WARMUP_CALLS + block * judged)
-    steady = call_s * (block_loop.MIN_WARMUP_CALLS + block * 2 * warmup.WINDOW)
+    steady = call_s * (block_loop.MIN_WARMUP_CALLS + block * 2 * WINDOW)
     return max(least, min(max(steady, sampling.warmup_s), sampling.max_warmup_s))
 
 
@@ -60,7 +61,7 @@ class Forecast:
         self._sampling, self._budget_s, self._alone = sampling, budget_s, cells == 1 and sides == 1
         self._cells = cells
         self._left, self._used_s, self._sides = left, used_s, sides
-        self._least = least or min(stop.MIN_ROUNDS_ON_BUDGET, sampling.max_rounds)
+        self._least = least or min(MIN_ROUNDS_ON_BUDGET, sampling.max_rounds)
         self._start_s = self._first_s = 0.0
         self._calls: dict[str, list[float]] = {}
         self._warned_s = 0.0

@@ -28,7 +28,8 @@ from effbench.gates import ab_pairs
 from effbench.report import json_document
 from effbench.runs import launches, runner
 from effbench.studies import plan
-from effbench.timing import block_loop, least_duration, warmup
+from effbench.timing import block_loop, least_duration
+from effbench.timing import sampling as sampling_rules
 
 QUICK = replace(Sampling(), **plan.QUICK)
 
@@ -63,7 +64,7 @@ def test_a_steady_network_is_called_steady_however_slow(seconds: float, noise: f
     found = [warm(Clock(lambda n: seconds, noise, seed), sampling) for seed in range(8)]
     assert sum(each.steady for each in found) >= 7
     if seconds >= 0.3:
-        assert {each.calls for each in found} == {warmup.LEAST + 1}
+        assert {each.calls for each in found} == {sampling_rules.FEWEST_VALUES + 1}
     assert found[0].call_s == pytest.approx(seconds, rel=0.1)
 
 
@@ -130,16 +131,16 @@ def test_the_stated_power_is_true(kind: str, size: int) -> None:
             "decay": lambda i: 0.5**i,
         }[kind]
         drawn = ([1 + size * scatter * shape(i) + draw.gauss(0, scatter) for i in range(values)] for _ in range(tries))
-        found = 100 * sum(not warmup.steady_of_few(times) for times in drawn) / tries
+        found = 100 * sum(not sampling_rules.steady_of_few(times) for times in drawn) / tries
         assert found == pytest.approx(stated, abs=8), f"{values} values"
 
 
 @pytest.mark.parametrize("scatter", [0.001, 0.01, 0.05])
 def test_the_stated_rate_of_false_alarms_is_true(scatter: float) -> None:
     draw, tries = random.Random(7), 3000
-    for values in range(warmup.LEAST, warmup.MOST + 1):
+    for values in range(sampling_rules.FEWEST_VALUES, sampling_rules.MOST_VALUES + 1):
         drawn = ([draw.gauss(1, scatter) for _ in range(values)] for _ in range(tries))
-        assert sum(not warmup.steady_of_few(times) for times in drawn) <= 0.017 * tries
+        assert sum(not sampling_rules.steady_of_few(times) for times in drawn) <= 0.017 * tries
 
 
 def test_a_real_clock_takes_the_least_of_calls_and_no_more() -> None:
@@ -152,7 +153,7 @@ def test_a_real_clock_takes_the_least_of_calls_and_no_more() -> None:
 
     sampling = Sampling(warmup_s=0.0, max_warmup_s=0.06)
     found, calls = block_loop.warm_up(Cpu(1, torch=False), busy, "cell", None, sampling)
-    assert (found.calls, calls) == (warmup.LEAST + 1, 1) and found.call_s >= 0.05 > end
+    assert (found.calls, calls) == (sampling_rules.FEWEST_VALUES + 1, 1) and found.call_s >= 0.05 > end
 
 
 # --- what slow calls are spared, and what is told of them --------------------------------------------
@@ -180,7 +181,9 @@ def test_slow_calls_are_signs_of_life() -> None:
     for spec in task["cells"]:
         spec["cost"] = {"madds": seconds[spec["id"]] * PEAK_MADDS, "memory_access_bytes": 0}
     told = [fields for kind, fields in events_of(task) if kind == "call"]
-    assert [each["cell"] for each in told] == ["a"] * block_loop.MIN_WARMUP_CALLS + ["b"] * (warmup.LEAST + 1)
+    assert [each["cell"] for each in told] == ["a"] * block_loop.MIN_WARMUP_CALLS + ["b"] * (
+        sampling_rules.FEWEST_VALUES + 1
+    )
     assert told[-1]["seconds"] == pytest.approx(60.0, rel=0.02)
 
 

@@ -1,24 +1,50 @@
-"""Detect the end of warm-up: whether the call times of a cell are steady. Pure.
+"""When to visit which cell, when warm-up is over, and when a launch has measured enough. Pure functions.
 
-Fast cells are judged after every block, until two windows of five blocks agree (`steady`). For slow cells so many
-blocks do not fit into the warm-up: they are judged once, at its end, on the last six to ten values (`steady_of_few`).
+Fast cells are warmed up until two windows of five blocks agree (`steady`), which is checked after every block. For slow
+cells so many blocks do not fit into the warm-up: they are judged once, at its end, on the last six to ten values
+(`steady_of_few`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 
 from effbench.analysis import stats
+from effbench.core.study import Sampling
+
+# --- order of a round -----------------------------------------------------------------------------
+
+
+def round_order(cells: Sequence[str], *, seed: int, launch: int, round: int) -> list[str]:
+    """Return the cells in random order. The same arguments give the same order on any machine."""
+    shuffled = list(cells)
+    random.Random(f"{seed}/{launch}/{round}").shuffle(shuffled)
+    return shuffled
+
+
+def first_side(cell: str, *, seed: int, launch: int, round: int) -> int:
+    """Return which side of an A/B run comes first in this round, 0 or 1.
+
+    It is random in even rounds, and the other side in the odd round that follows. Two rounds are thus ABBA or BAAB, in
+    which a linear drift cancels.
+    """
+    # UTF-8 bytes give the same seed as the text. In an ASCII locale a name may hold bytes that are not text.
+    drawn = random.Random(f"{seed}/{launch}/{round // 2}/{cell}".encode("utf-8", "surrogateescape")).randrange(2)
+    return drawn ^ (round % 2)
+
+
+# --- warm-up --------------------------------------------------------------------------------------
 
 WINDOW = 5
 AGREEMENT = 0.01
 TREND_P = 0.05
 
-LEAST = 6
+FEWEST_VALUES = 6
 """Fewest values for `steady_of_few`. A warm-up goes on until it has them, however long its calls take."""
 
-MOST = 2 * WINDOW
+MOST_VALUES = 2 * WINDOW
 """Most values that `steady_of_few` uses: the last ones of a warm-up."""
 
 FEW_BLOCKS = 4 * WINDOW
@@ -87,8 +113,8 @@ def steady_of_few(times: Sequence[float]) -> bool:
     comes after the first third of the values, the drift spans all of them, and the decay halves its distance with every
     value. A change that ends with the first value or begins with the last is not detected.
     """
-    recent = list(times[-MOST:])
-    if len(recent) < LEAST:
+    recent = list(times[-MOST_VALUES:])
+    if len(recent) < FEWEST_VALUES:
         return False
     if _largest_step(recent) > _SPLIT[len(recent)]:
         return False
@@ -112,3 +138,51 @@ def _largest_step(values: Sequence[float]) -> float:
         error = math.sqrt(squares / (len(values) - 2) * (1 / len(before) + 1 / len(after)))
         largest = max(largest, step / error if error else math.inf)
     return largest
+
+
+# --- end of a launch ------------------------------------------------------------------------------
+
+MIN_ROUNDS_ON_BUDGET = 3
+CHECK_GROWTH = 1.5
+
+
+def check_rounds(sampling: Sampling) -> frozenset[int]:
+    """Return the numbers of rounds after which precision is checked, each 1.5 times the last.
+
+    Checks are few, since each one is a chance to stop on a lucky streak.
+    """
+    at, rounds = set(), float(sampling.min_rounds)
+    while rounds <= sampling.max_rounds:
+        at.add(round(rounds))
+        rounds *= CHECK_GROWTH
+    return frozenset(at)
+
+
+def reason_to_stop(
+    series: Mapping[str, Sequence[float]], *, rounds: int, spent_s: float, budget_s: float, sampling: Sampling
+) -> str | None:
+    """Return "precision", "rounds" or "budget", or None to go on.
+
+    `series` holds one log time (or log ratio) per round for each cell. Precision is reached if the exact interval of
+    every cell's median, after batching against autocorrelation, is within ± `sampling.precision`. The budget ends a
+    launch early, but not before three rounds, since fewer do not characterise the launch.
+    """
+    if rounds >= sampling.max_rounds:
+        return "rounds"
+    if spent_s >= budget_s and rounds >= MIN_ROUNDS_ON_BUDGET:
+        return "budget"
+    if (
+        rounds in check_rounds(sampling)
+        and series
+        and all(is_precise(values, sampling.precision) for values in series.values())
+    ):
+        return "precision"
+    return None
+
+
+def is_precise(log_values: Sequence[float], precision: float) -> bool:
+    """Return whether the median of these log values is known to within ± `precision` (relative) at 95 % confidence."""
+    estimate = stats.median_interval(stats.batch_medians(log_values))
+    if estimate.low is None or estimate.high is None:
+        return False
+    return (estimate.high - estimate.low) / 2 <= precision
