@@ -203,7 +203,7 @@ def proportion_interval(events: int, trials: int, confidence: float = 0.95) -> E
     from scipy.special import betaincinv
 
     if not 0 <= events <= trials or trials == 0:
-        raise ValueError(f"{events} of {trials} is no share")
+        raise ValueError(f"{events} of {trials} is not a proportion")
     tail = (1 - confidence) / 2
     low = float(betaincinv(events, trials - events + 1, tail)) if events else 0.0
     high = float(betaincinv(events + 1, trials - events, 1 - tail)) if events < trials else 1.0

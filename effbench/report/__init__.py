@@ -125,7 +125,7 @@ def _texts(run: Run, found: Mapping[str, Table], verdicts: Sequence[Verdict]) ->
 def _interpretations(run: Run) -> str:
     """List how the study interprets the paper where it is ambiguous, and why, since its defaults depend on this."""
     listed = "".join(f"- {cells_table.escape_markdown(note)}\n" for note in run.experiment.notes)
-    return f"\nHow the study reads the paper:\n\n{listed}" if listed else ""
+    return f"\nHow the study interprets the paper:\n\n{listed}" if listed else ""
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -25,7 +25,7 @@ from effbench.user_code.random_state import RandomState
 
 Emit = Callable[..., None]
 
-SEEDED = "its output is made of random numbers, drawn from a seed that it sets itself"
+SEEDED = "its output depends on random numbers from a seed that it sets itself"
 
 RESTORED = ", which is put back before each block of calls"
 """Ending of the note on a network that writes into its input. Exported models get copies of it instead."""
@@ -177,7 +177,7 @@ def _prepared(
             where = runtime.name if setting.dtype == "float32" else f"{runtime.name} in {setting.dtype}"
             if not side_effects.seeds_itself(network, inputs[0]):
                 raise
-            raise Unsupported(f"{SEEDED}, and {where} draws others than eager float32") from error
+            raise Unsupported(f"{SEEDED}, and {where} draws other numbers than eager float32") from error
         facts |= found
     if notes:
         # Within a block the writes accumulate: restoring the input between calls would be part of the time.

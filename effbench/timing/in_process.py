@@ -230,7 +230,7 @@ def _refuse_conversion(network: nn.Module, dtype: str, device: str, *, is_moved:
     if is_moved:
         raise ModelError(
             f"{type(network).__name__} cannot be copied, and to be measured as {dtype} on {device} it would have to be "
-            "changed; build it so, or leave out dtype and device"
+            "changed; build it with that dtype on that device, or leave out both"
         )
     return network
 

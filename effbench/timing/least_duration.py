@@ -138,9 +138,9 @@ class Forecast:
         more = "" if self._left == 1 else ", or ask for fewer launches"
         why = f"{cell} takes {format_seconds(call_s)} a call; at that pace"
         if 2 * self._before_s > least_s:
-            why = f"what comes before the first call takes {format_seconds(self._before_s)}; so"
+            why = f"everything before the first call takes {format_seconds(self._before_s)}; so"
         return (
-            f"{why} the whole takes {format_seconds(least_s)} or more, beyond the "
+            f"{why} the whole measurement takes {format_seconds(least_s)} or more, beyond the "
             f"budget of {self._budget_s:g} s; interrupt it to stop{more}"
         )
 

@@ -78,7 +78,7 @@ def _require_shapes(wanted: list[np.ndarray[Any, Any]], got: list[np.ndarray[Any
     if [array.shape for array in wanted] != [array.shape for array in got]:
         raise Unsupported(
             f"its output has the shapes {_shapes(got)} where eager float32 returns {_shapes(wanted)}; "
-            "this runtime cannot stand for the network"
+            "this runtime does not compute the same network"
         )
 
 

@@ -27,8 +27,8 @@ RESHAPES = "it changes the shape of its input, so that each call is given a copy
 RANDOM = "its output is random: it draws random numbers in each call"
 DRAWS = "it draws random numbers in each call"
 GRADIENT = "its input's .grad"
-UNREAD = ", and is held to nothing"
-UNSTABLE = "its output differs from call to call on the same input, for a reason that effbench does not see"
+UNREAD = ", so it is not checked"
+UNSTABLE = "its output differs from call to call on the same input, for an unknown reason"
 
 
 @dataclass(frozen=True)

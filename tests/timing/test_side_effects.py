@@ -477,7 +477,9 @@ def test_random_numbers_that_do_not_reach_the_output(networks: Path) -> None:
 @pytest.mark.parametrize("name", ["Seeded", "Forked"])
 def test_one_that_seeds_itself_is_random_elsewhere(networks: Path, name: str) -> None:
     """`Forked` puts the random state back itself, so that nothing of it moves."""
-    with pytest.raises(Unsupported, match=f"{build_call.SEEDED}, and onnxruntime draws others than eager float32"):
+    with pytest.raises(
+        Unsupported, match=f"{build_call.SEEDED}, and onnxruntime draws other numbers than eager float32"
+    ):
         Cell(networks, name, "onnxruntime", folder=networks.parent / name)
 
 
@@ -896,9 +898,7 @@ def test_a_frozen_module_is_measured() -> None:
 @pytest.mark.filterwarnings("ignore:.*(deprecated|beta|prototype):UserWarning")
 @pytest.mark.parametrize("name", ["Sparse", "Rows", "Quantised", "Ragged", "Unreadable"])
 def test_an_output_of_another_kind_is_no_refusal(networks: Path, name: str) -> None:
-    said = (
-        "its output holds a Odd that cannot be read as numbers, and is held to nothing" if name == "Unreadable" else ""
-    )
+    said = "its output holds a Odd that cannot be read as numbers, so it is not checked" if name == "Unreadable" else ""
     assert Cell(networks, name).notes == said
     wider = Cell(networks, name, dtype="float64")
     assert wider.notes == said and ("output_error" in wider.facts) == (not said)

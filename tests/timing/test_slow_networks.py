@@ -213,7 +213,9 @@ def test_what_a_run_takes_is_said_as_soon_as_it_is_known(
     assert ("used" in remarks) == bool(notes) == bool(launches.overrun(run))
     if notes:
         assert [step.note for step in told].index(said[0]) < 30, "before the first launch is over"
-        assert said[0].startswith(f"{CELLS[0]} takes 2 s a call; at that pace the whole takes 100 s or more, beyond")
+        assert said[0].startswith(
+            f"{CELLS[0]} takes 2 s a call; at that pace the whole measurement takes 100 s or more, beyond"
+        )
         least = least_duration.warmup_s(2.0, run.sampling) + least_duration.rounds_s(2.0, run.sampling, 3)
         assert 5 * least == pytest.approx(100.0) and 100 < used < 106
         shown = json_document.run_document(run, summarise(run), ())
@@ -239,7 +241,7 @@ def test_many_quick_networks_overrun_a_budget_before_their_calls_show_it() -> No
 def test_a_forecast_names_what_takes_long_before_the_first_call() -> None:
     ahead = least_duration.Forecast(Sampling(launches=2), 10.0, cells=1, left=2)
     lines = [ahead.take({"event": "call", "cell": "a", "seconds": 1e-3, "at_s": 60.0}) for _ in range(2)]
-    assert "what comes before the first call takes 60 s; so the whole takes" in "".join(lines)
+    assert "everything before the first call takes 60 s; so the whole measurement takes" in "".join(lines)
 
 
 def test_a_forecast_that_doubles_is_said_again() -> None:
