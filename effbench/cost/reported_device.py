@@ -1,6 +1,4 @@
-"""Make meta tensors report the device that the network runs on, so that code that branches on the device is traced
-correctly.
-"""
+"""Make meta tensors report the network's own device, so that code that branches on it is traced correctly."""
 
 from __future__ import annotations
 
