@@ -40,12 +40,13 @@ def profile(
     arguments: Mapping[str, Any] | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Profile:
-    """Count a named network, fed with `input_shape` (`core.inputs.described`), or as it says itself.
+    """Count a named network on `input_shape` (`core.inputs.described`), or on its own declared inputs.
 
-    A network of the zoo is built and counted in this process: its code keeps nothing. Others are built and counted in
-    forked children (`cost.apart`), a new one for each way to build them. What a stranger's file sets for the whole
-    process as it is imported is put back. `check` is called where its code is loaded, after everything that it does,
-    and may raise what matters more than the outcome.
+    A network of the zoo is built and counted in this process, since its code keeps no state. Others are built and
+    counted in forked children (`cost.apart`), a new one for each way to build them. Process-wide settings that a user's
+    file changes on import are restored. `check` is called in the process that loaded the user's code, after the count;
+    an exception that it raises takes precedence.
+
     Raises UnknownName, ModelError, InvalidValue.
     """
     with global_state.interop_threads_left() if ":" in model else nullcontext():
@@ -53,7 +54,8 @@ def profile(
 
 
 def count_cell(cell: Cell) -> Profile | Counted:
-    """Count the model of a cell on its own inputs, in this process where its code is known.
+    """Count the model of a cell on the cell's inputs, in this process if its code is known.
+
 
     Raises UnknownName, ModelError, InvalidValue.
     """
@@ -95,7 +97,7 @@ def _profiled(
         try:
             found = cost.apart(partial(count, build)) if ":" in model else count(build)
         except NeedsValues:
-            builds = builds[-1:]  # a forward pass that looks at values needs weights that have some
+            builds = builds[-1:]  # a forward pass that reads values needs weights with values
             if not builds:
                 raise
         except SystemExit as stop:
@@ -110,7 +112,7 @@ def _profiled(
 
 
 def quantised(found: Counted | Profile) -> Counted:
-    """What a network counted in float32 costs in int8: the same elements, one byte each."""
+    """Convert a float32 cost to int8: the same number of elements, one byte each."""
 
     def in_bytes(moved: Traffic) -> Traffic:
         return replace(moved, weight_bytes=moved.weights, activation_bytes=moved.activations)
@@ -124,15 +126,16 @@ def quantised(found: Counted | Profile) -> Counted:
 
 
 def is_foreign(model: str) -> bool:
-    """Is this code that neither we nor torchvision nor timm wrote?"""
+    """Return whether a model's code is neither from the zoo nor from torchvision or timm."""
     return ":" in model and not external.is_of_library(model)
 
 
 def count_apart(cells: Sequence[Cell], silence_s: float, site: Site | None = None) -> dict[str, Counted | str]:
-    """Each cell's cost and kernels, or the reason why it has none.
+    """Count cells in a separate process. Returns each cell's cost and kernels, or the reason why it has none.
 
-    What ends the process is that cell's reason; the rest goes on. `site` is where the code lies, if not here.
-    Raises CannotStart where no process can be started, ForeignCode where a side runs what is not its own.
+    If a cell ends the process, that is its reason, and a new process counts the other cells. `site` is where the code
+    is, if not in the current tree. Raises CannotStart where no process can be started, and ForeignCode where a side of
+    a comparison runs code that is not its own.
     """
     found: dict[str, Counted | str] = {}
     while left := [cell for cell in cells if cell.id not in found]:
@@ -159,9 +162,9 @@ def count_apart(cells: Sequence[Cell], silence_s: float, site: Site | None = Non
 
 
 def shapes_apart(models: Sequence[str], silence_s: float = 60.0) -> dict[str, tuple[int, ...] | None]:
-    """What a stranger's networks say that they take, read in a process of its own.
+    """Read the declared input shapes of user models in a separate process.
 
-    One that fails there, or ends the process, is left out: why is found out when it is counted.
+    A model that fails there, or ends the process, is left out. The reason is reported when it is counted.
     """
     found = {}
     with (
@@ -174,14 +177,14 @@ def shapes_apart(models: Sequence[str], silence_s: float = 60.0) -> dict[str, tu
 
 
 def tell_shapes(models: Sequence[str], emit: Callable[..., None]) -> None:
-    """The other end of `shapes_apart`."""
+    """Report the declared input shapes, in the worker process of `shapes_apart`."""
     for model in models:
         with suppress(EffbenchError, *external.NETWORK_FAILURES):
             emit("shape", model=model, shape=libraries.own_shape(on_meta(model, {})))
 
 
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
-    """The other end of `count_apart`, in the process of its own: one event as each count begins, one as it ends."""
+    """Count in the worker process of `count_apart`, with one event as each count begins and one as it ends."""
     for order in job["cells"]:
         emit("working", cell=order["cell"])
         try:
@@ -216,7 +219,7 @@ def _order(cell: Cell) -> dict[str, Any]:
 
 
 class CellCosts:
-    """What the cells of a plan cost. All models of user code are counted when the first of them is asked for."""
+    """Costs of the cells of a plan. All user models are counted together, on the first request for one of them."""
 
     def __init__(self, cells: Sequence[Cell], silence_s: float) -> None:
         self._cells, self._silence_s = cells, silence_s
@@ -224,7 +227,7 @@ class CellCosts:
         self._kernels: dict[str, Mapping[str, Sequence[Kernel]]] = {}
 
     def cost(self, cell: Cell) -> Cost:
-        """The cost of one forward pass of the cell's batch. Raises ModelError, InvalidValue."""
+        """Return the cost of one forward pass of the cell's batch. Raises ModelError, InvalidValue."""
         found: Counted | Profile | str
         if is_foreign(cell.case.model):
             if not self._apart:
@@ -241,7 +244,7 @@ class CellCosts:
         return found.cost
 
     def bounds_s(self, cell: Cell, peaks: Peaks) -> dict[str, float]:
-        """The least seconds of one call at each level of memory access, of a cell whose cost was asked for."""
+        """Return the roofline bound of one call in seconds at each level of memory access. Call `cost` first."""
         from effbench.cost import bounds_s
 
         return bounds_s(self._kernels[cell.id], peaks)

@@ -1,4 +1,4 @@
-"""The time that a device cannot beat: each kernel's arithmetic or its memory traffic, whichever takes longer. No torch.
+"""Roofline bounds: the least time of a network on a device, from its kernels' arithmetic and memory traffic. No torch.
 
 The roofline of Williams, Waterman and Patterson (CACM 52(4), 2009), kernel by kernel: a network whose convolutions wait
 for arithmetic and whose element-wise operators wait for memory is bound by the sum, not by one intensity of the whole.
@@ -23,5 +23,5 @@ def bound_s(kernels: Iterable[Kernel], peaks: Peaks) -> float:
 
 
 def bounds_s(kernels: Mapping[str, Iterable[Kernel]], peaks: Peaks) -> dict[str, float]:
-    """`bound_s` at each level of `Profile.kernels`."""
+    """Return `bound_s` at each level of `Profile.kernels`."""
     return {level: bound_s(each, peaks) for level, each in kernels.items()}

@@ -1,4 +1,4 @@
-"""A run as CSV: one row a cell, in the columns of `Results.to_frame`, so that pandas reads that frame back."""
+"""Export to CSV: one row per cell with the columns of `Results.to_frame`, so that pandas reads that frame back."""
 
 from __future__ import annotations
 

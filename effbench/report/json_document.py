@@ -1,4 +1,4 @@
-"""A run as one JSON object: the contract of ``run --json`` and ``compare --json``. Scripts and CI rely on its keys."""
+"""Build the JSON documents of ``--json``. Scripts and CI rely on their keys."""
 
 from __future__ import annotations
 

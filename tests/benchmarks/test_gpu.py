@@ -49,7 +49,7 @@ nursery_child.load_effbench()
 nursery_child.begin(afresh=False, figures=False)
 runpy.run_module("benchmarks.gpu", run_name="__main__", alter_sys=True)
 """
-"""The session with measuring processes that are forks (tests/support/measuring.py), and with blank figures: it has many."""
+"""The session with forked measuring processes (tests/support/measuring.py) and blank figures: it has many of both."""
 WHOLE_SESSION = ("-c", WHOLE)
 
 

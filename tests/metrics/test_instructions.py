@@ -206,7 +206,7 @@ def rows(values: list[int]) -> list[dict[str, int]]:
 @given(counts, counts, st.integers(0, 10_000))
 @settings(deadline=None)
 def test_a_reading_is_the_median_less_what_counting_adds(first: list[int], second: list[int], empty: int) -> None:
-    found = instructions.values_of([rows(first), rows(second)], [rows([empty])] * 2)
+    found = instructions.summarise([rows(first), rows(second)], [rows([empty])] * 2)
     assert found["instructions_per_call"] == round(statistics.median(first + second)) - empty
     assert found["syscalls_per_call"] == 0 and "loads_per_call" not in found
     medians = sorted(statistics.median(values) for values in (first, second))

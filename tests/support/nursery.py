@@ -1,8 +1,8 @@
 """effbench in a process of its own without the price of importing torch: each is a fork of a process that did.
 
 The fork has effbench imported as well, and has its own folder, variables and streams, and ends as Python ends. Its
-measuring processes are forks of it in turn where that changes nothing (tests/support/measuring.py). Where coverage looks, or a
-file of the folder could be taken for effbench, it imports effbench afresh.
+measuring processes are forks of it in turn where that changes nothing (tests/support/measuring.py). Where coverage
+looks, or a file of the folder could be taken for effbench, it imports effbench afresh.
 
 The files that a run leaves beside its own hold a blank picture, unless a test asks for `figures`: to draw them takes
 longer than all the rest of a small run.

@@ -1,4 +1,4 @@
-"""What a fork of the nursery is before its command begins: effbench imported, and no figures (tests/support/nursery.py)."""
+"""What a fork of the nursery does before its command begins: effbench is imported, figures are blank."""
 
 from __future__ import annotations
 
