@@ -33,7 +33,7 @@ _COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "excl
 
 
 @dataclass(frozen=True)
-class Reading:
+class GpuSample:
     """One look at a GPU. Clocks in MHz, temperature in °C, power in W; `processes` are computing process ids."""
 
     sm_mhz: float | None = None
@@ -70,14 +70,14 @@ class Gpu:
         """Whether only a slice of it is used, so that its meter counts the other slices too."""
         return self._part is not None
 
-    def glance(self) -> Reading:
+    def read_clock(self) -> GpuSample:
         """Only the SM clock and why it is held down: cheap enough for every block."""
-        return Reading(sm_mhz=self._ask("nvmlDeviceGetClockInfo", _SM), reasons=self._reasons())
+        return GpuSample(sm_mhz=self._ask("nvmlDeviceGetClockInfo", _SM), reasons=self._reasons())
 
-    def read(self) -> Reading:
+    def read(self) -> GpuSample:
         """Everything that changes during a run, the list of processes too."""
         power = self._ask("nvmlDeviceGetPowerUsage")
-        return Reading(
+        return GpuSample(
             sm_mhz=self._ask("nvmlDeviceGetClockInfo", _SM),
             memory_mhz=self._ask("nvmlDeviceGetClockInfo", _MEMORY),
             temperature_c=self._temperature(),

@@ -183,7 +183,7 @@ def test_threads_and_the_quota(
     monkeypatch.setattr(cpu, "_cores", lambda: 4)
     monkeypatch.setattr(cgroups, "quota", lambda: None if quota is None else cgroups.Quota(quota))
     assert cpu.threads_on(threads) == expected
-    found = cpu.thread_trouble(threads)
+    found = cpu.thread_warning(threads)
     assert found is None if said is None else found is not None and said in found
 
 

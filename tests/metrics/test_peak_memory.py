@@ -217,8 +217,8 @@ class Allocator(Gpu):
         self.kept = max(self.kept, self.held)
         self.most, self.most_kept = max(self.most, self.held), max(self.most_kept, self.kept)
 
-    def work(self) -> None:
-        super().work()
+    def queue_load(self) -> None:
+        super().queue_load()
         self.take(16 * MB)
         self.held -= 16 * MB
 
