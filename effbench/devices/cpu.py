@@ -67,7 +67,7 @@ class Cpu(Device):
     def facts(self) -> dict[str, Any]:
         found = {"kind": "cpu", "name": "cpu", "threads": self.threads, "machine": platform.machine()}
         if self._cores:
-            found |= {"cpu.cluster": self.cluster, "cpu.cluster_cores": core_clusters.shown(self._cores)}
+            found |= {"cpu.cluster": self.cluster, "cpu.cluster_cores": core_clusters.core_ranges(self._cores)}
         return found
 
     def setup(self) -> None:

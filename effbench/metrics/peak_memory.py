@@ -15,7 +15,7 @@ from effbench.core.run import Reading
 from effbench.host import worker_process
 from effbench.metrics import base
 from effbench.runtimes import Unsupported
-from effbench.runtimes.model_file import Exported
+from effbench.runtimes.model_file import ModelFileRuntime
 from effbench.timing import build_call
 from effbench.user_code import file_hashes, global_state
 
@@ -35,7 +35,7 @@ def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float)
     system's whatever the run's is: "retain" keeps what is freed, and what the next call needs may not fit into its
     pieces.
     """
-    found = base.one_process(job, worker_process.as_deployed(variables), silence_s)
+    found = base.one_process(job, worker_process.without_allocator_settings(variables), silence_s)
     if found.missing is not None or job["device"] != "cpu":
         return found
     return replace(found, values={**found.values, "allocator": "system"})
@@ -49,7 +49,7 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     device.setup()
     if device.kind != "fake":
         runtime = runtimes.get(spec["runtime"])
-        if isinstance(runtime, Exported) and device.kind == "cuda":
+        if isinstance(runtime, ModelFileRuntime) and device.kind == "cuda":
             raise Unsupported(f"{runtime.name} allocates past torch, which alone counts a process's memory on a GPU")
         if runtime.missing() is None:
             runtime.facts()  # imports it: what a runtime takes before it has a network is no network's

@@ -69,7 +69,7 @@ def main() -> int:
             launch(job, emit, heard.get)
     except EffbenchError as error:
         emit("error", message=str(error), cause=error.cause)
-    emit(worker_process.OVER)
+    emit(worker_process.DONE)
     return 0
 
 

@@ -15,7 +15,7 @@ from effbench.cost import builds, example_inputs
 from effbench.devices import Call, Device, OutOfMemory, cpu
 from effbench.runtimes import Setting, Unsupported
 from effbench.runtimes.base import Runtime, TraceDiffers
-from effbench.runtimes.model_file import Exported, as_arrays
+from effbench.runtimes.model_file import ModelFileRuntime, as_arrays
 from effbench.timing import dtype_cast, output_check, reference_io, side_effects
 from effbench.timing.side_effects import Seen
 from effbench.user_code import failure_reasons, file_hashes
@@ -56,7 +56,7 @@ def prepare(
         return device.bind(_opened(spec, setting, emit), spec["cost"])
     runtime = runtimes.get(spec["runtime"])
     runtime.require(setting)
-    if lean and isinstance(runtime, Exported) and runtime.is_exported(setting):
+    if lean and isinstance(runtime, ModelFileRuntime) and runtime.is_exported(setting):
         return device.bind(_reopened(runtime, spec, seed, device, setting), spec["cost"])
     with _out_of_memory_translated():
         with file_hashes.watched(), held.building(spec):
@@ -108,7 +108,7 @@ def _prepared(
     """The call of a network that was built, and what became of it. With `copies` each call is given a copy of its
     input. Unless it `casts`, the weights stay in the dtypes that they have.
     """
-    is_exported, is_reference = isinstance(runtime, Exported), _is_reference(spec)
+    is_exported, is_reference = isinstance(runtime, ModelFileRuntime), _is_reference(spec)
     seen = None
     held.watch(spec["id"], network)
     if setting.mode == "infer" and (is_exported or not (lean or (is_reference and not looks))):
@@ -237,7 +237,7 @@ def _explained(
 def _opened(spec: Mapping[str, Any], setting: Setting, emit: Emit) -> Call:
     """The same from a bundle: the model was exported elsewhere, and nothing here needs torch. Raises Unsupported."""
     runtime = runtimes.get(spec["runtime"])
-    if not isinstance(runtime, Exported):
+    if not isinstance(runtime, ModelFileRuntime):
         raise Unsupported(f"{runtime.name} runs no model files; measure it with `effbench run`")
     runtime.require(setting)
     inputs, expected = reference_io.kept(setting.folder)
@@ -343,7 +343,7 @@ def _fed(network: Any, spec: Mapping[str, Any], seed: int, device: Device, numbe
     return found
 
 
-def _reopened(runtime: Exported, spec: Mapping[str, Any], seed: int, device: Device, setting: Setting) -> Call:
+def _reopened(runtime: ModelFileRuntime, spec: Mapping[str, Any], seed: int, device: Device, setting: Setting) -> Call:
     """A call of what an earlier launch exported. The network's weights are never made."""
     # What torch imports to build on meta is 75 MB, which no deployed network pays.
     is_named = any(item["name"] for item in spec["inputs"])

@@ -201,7 +201,7 @@ def _prepared(
     is_moved = dtype != own_dtype(network) or device != own_device(network)
     given = network
     if not is_ours:
-        network = copies.of(network) or _uncopied(network, dtype, device, is_moved=is_moved)
+        network = copies.deep_copy(network) or _uncopied(network, dtype, device, is_moved=is_moved)
     if is_moved:
         network = dtype_cast.cast(place.place(network), getattr(torch, dtype))
     described = core_inputs.described(shape)

@@ -716,7 +716,7 @@ def test_weights_that_were_computed_are_copied() -> None:
     with pytest.warns(FutureWarning, match="weight_norm"):
         network = nn.utils.weight_norm(nn.Linear(6, 6))
     assert not network.weight.is_leaf
-    copy = copies.of(network)
+    copy = copies.deep_copy(network)
     assert copy is not None and torch.equal(copy.weight, network.weight)
     prepared = in_process.prepare(network, (6,))
     with prepared.conditions("system"):
