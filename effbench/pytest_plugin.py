@@ -125,10 +125,8 @@ def _for_people(verb: Callable[P, R]) -> Callable[P, R]:
         try:
             return verb(*args, **kwargs)
         except EffbenchError as error:
-            from effbench.user_code.failure_reasons import GRADIENTS
-
             # Where the network's own code has raised, its line is what helps.
-            raise error.with_traceback(None) from (error.__cause__ if str(error) == GRADIENTS else None)
+            raise error.with_traceback(None) from (error.__cause__ if str(error) == GRADIENTS_ADVICE else None)
 
     return shortened
 
@@ -330,7 +328,7 @@ def _built(model: str | nn.Module, shape: Any) -> tuple[nn.Module, Any]:
     accepted.model(model, "effbench.measure")
     if isinstance(model, str):
         model_comparison.require([model])
-        with torch.random.fork_rng(devices=[]), global_state.kept():
+        with torch.random.fork_rng(devices=[]), global_state.settings_restored():
             torch.default_generator.manual_seed(in_process.SEED)
             network = zoo.resolve(model)
         shape = model_comparison.published_shape(model) if shape is None else shape

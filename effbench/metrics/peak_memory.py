@@ -57,9 +57,9 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     device.release()
     before = device.memory(afresh=True)
     with build_call.gradients(job["mode"], device):
-        held = global_state.held(device)
+        held = global_state.guard_for(device)
         call = build_call.prepare(spec, job["seed"], device, emit, held, lean=True)
-        file_hashes.of_job({**job, "cells": [spec]})
+        file_hashes.digests_of_job({**job, "cells": [spec]})
         with held.calling(spec["id"]):
             for _ in range(CALLS):
                 call()

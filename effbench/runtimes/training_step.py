@@ -53,7 +53,7 @@ def training_call(network: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]
             optimiser.zero_grad(set_to_none=True)
             loss = loss_of(network(*arguments))
             loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()()
+            optimiser.step()
             return loss.detach()
 
         return call

@@ -19,7 +19,7 @@ from effbench.runtimes.model_file import ModelFileRuntime, as_arrays
 from effbench.timing import dtype_cast, output_check, reference_io, side_effects
 from effbench.timing.side_effects import Seen
 from effbench.user_code import failure_reasons, file_hashes
-from effbench.user_code.global_state import NOTHING, Held, Switched
+from effbench.user_code.global_state import NO_GUARD, SettingsGuard, Switched
 from effbench.user_code.module_state import Snapshot, same
 from effbench.user_code.random_state import RandomState
 
@@ -36,7 +36,7 @@ def prepare(
     seed: int,
     device: Device,
     emit: Emit,
-    held: Held = NOTHING,
+    held: SettingsGuard = NO_GUARD,
     *,
     lean: bool = False,
     looks: bool = True,
@@ -59,7 +59,7 @@ def prepare(
     if lean and isinstance(runtime, ModelFileRuntime) and runtime.is_exported(setting):
         return device.bind(_reopened(runtime, spec, seed, device, setting), spec["cost"])
     with _out_of_memory_translated():
-        with file_hashes.watched(), held.building(spec):
+        with file_hashes.recording_reads(), held.building(spec):
             network, inputs = built(spec, seed, device, lean=lean)
         own = dtype_cast.dtypes(network)
         said = dtype_cast.note(own, setting.dtype)
@@ -70,7 +70,7 @@ def prepare(
         except RuntimeError as error:
             if not said or failure_reasons.out_of_memory(error):
                 raise
-            refusal = ModelError(f"{failure_reasons.told(error)}; {said}")
+            refusal = ModelError(f"{failure_reasons.reason_for(error)}; {said}")
             if not core_inputs.runs_uncast(own, setting.dtype):
                 raise refusal from error
             del network, inputs
@@ -98,7 +98,7 @@ def _prepared(
     seed: int,
     device: Device,
     setting: Setting,
-    held: Held,
+    held: SettingsGuard,
     *,
     lean: bool,
     looks: bool,
@@ -112,7 +112,7 @@ def _prepared(
     seen = None
     held.watch(spec["id"], network)
     if setting.mode == "infer" and (is_exported or not (lean or (is_reference and not looks))):
-        with file_hashes.watched():
+        with file_hashes.recording_reads():
             seen = _looked_at(network, inputs[0], setting, casts=casts)
         if seen.modes:  # which looking has put back, and an exporter would not see
             raise Switched(f"its forward {seen.modes}")
@@ -134,7 +134,7 @@ def _prepared(
         except TraceDiffers as error:
             raise _explained(error, runtime, network, inputs[0], seen) from error
         if is_exported:
-            held.put_back()  # what an exporter sets is none of the network's, which was asked before
+            held.restore()  # what an exporter sets is none of the network's, which was asked before
         call = prepared.call
         random.restore()
         if state:

@@ -31,7 +31,7 @@ from effbench.user_code import failure_reasons, global_state
 from effbench.user_code._warning_filters import set_warning_filters, warning_filters
 from effbench.user_code.module_state import Snapshot
 from effbench.user_code.random_state import RandomState
-from effbench.user_code.training_flags import Modes
+from effbench.user_code.training_flags import TrainingFlags
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,7 +78,7 @@ class Prepared:
         late = {change.switch.name for change in self._late}
         early = [change for change in self.changes if change.switch.name not in late]
         said = [f"its forward {self.modes}"] if self.modes else []
-        said += [f"its forward sets {global_state.told(early)}; {self.left}"] if early else []
+        said += [f"its forward sets {global_state.describe_changes(early)}; {self.left}"] if early else []
         return (*self.oddities, *said, *self.spoilt)
 
     @contextlib.contextmanager
@@ -101,7 +101,7 @@ class Prepared:
         stack = contextlib.ExitStack()
         try:
             # Threads, denormals, tracers and the garbage collector are switches too.
-            stack.enter_context(global_state.kept())
+            stack.enter_context(global_state.settings_restored())
             if self.filters:
                 set_warning_filters(self.filters)
             stack.enter_context(_in_eval_mode(self.network))
@@ -131,20 +131,20 @@ class Prepared:
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
         """Put back what the calls set, and note it: some of them ran under other settings than the rest."""
-        held, modes = global_state.held(self.device), Modes(self.network)
+        held, modes = global_state.guard_for(self.device), TrainingFlags(self.network)
         try:
             yield
         except RuntimeError as error:
             if failure_reasons.wants_gradients(error):
-                raise ModelError(failure_reasons.GRADIENTS) from error
+                raise ModelError(failure_reasons.GRADIENTS_ADVICE) from error
             raise
         finally:
-            if changes := held.put_back():
+            if changes := held.restore():
                 self._late.extend(changes)
                 self.spoilt.append(
-                    f"its forward sets {global_state.told(changes)} while it is timed; take that out of it"
+                    f"its forward sets {global_state.describe_changes(changes)} while it is timed; take that out of it"
                 )
-            if (said := modes.told()) and not self.modes:
+            if (said := modes.changes_text()) and not self.modes:
                 self.spoilt.append(f"its forward {said}")
 
 
@@ -169,10 +169,10 @@ def prepare(
 
     What a call of the network sets for the whole process is put back, and noted.
     """
-    with global_state.kept() as held:
+    with global_state.settings_restored() as held:
         prepared = _prepared(network, shape, batch, dtype, device, threads, is_ours=is_ours)
         filters: tuple[Any, ...] | None = warning_filters()
-        changes = held.put_back()
+        changes = held.restore()
     filters = None if filters == warning_filters() else filters
     return replace(prepared, changes=changes, left=held.spoiled or prepared.left, filters=filters)
 

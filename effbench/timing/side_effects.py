@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from effbench.timing import output_check
 from effbench.user_code.module_state import Snapshot, gradient_of, same
 from effbench.user_code.random_state import RandomState
-from effbench.user_code.training_flags import Modes
+from effbench.user_code.training_flags import TrainingFlags
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,10 +61,10 @@ def look(network: nn.Module, arguments: Sequence[Any]) -> Seen:
     """
     import torch
 
-    state, random, modes = Snapshot(network), RandomState(), Modes(network)
+    state, random, modes = Snapshot(network), RandomState(), TrainingFlags(network)
     with torch.inference_mode(False), torch.no_grad():
         try:
-            return replace(_looked(network, arguments, state, random), modes=modes.told())
+            return replace(_looked(network, arguments, state, random), modes=modes.changes_text())
         finally:
             state.restore()
             random.restore()
@@ -83,7 +83,7 @@ def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
     # The second call is what all further ones are like: the first may fill a cache.
     after = Snapshot(network)
     second = call()
-    draws, kept = random.moved() or state.has_drawn(), after.changed()
+    draws, kept = random.has_drawn() or state.has_drawn(), after.changed()
     kept += [GRADIENT] if any(gradient_of(tensor) is not None for tensor in _tensors(list(given))) else []
     changes = bool(kept or state.changed())
     if unread := _unread(first) or _unread(second):
