@@ -85,7 +85,7 @@ def _profiled(
 
     try:
         with global_state.settings_restored() if ":" in model else nullcontext():
-            external.imported(model)  # before the fork, so that it is imported once
+            external.import_module_of(model)  # before the fork, so that it is imported once
     finally:
         check()
     builds = list(BUILDS)

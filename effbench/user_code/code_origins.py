@@ -106,10 +106,10 @@ def _name_conflict(root: str, trees: Trees) -> str:
     not.
     """
     candidates = trees.files_on_either_side(root)
-    if not candidates or not (import_path.is_pythons(root) or root in import_path.NEEDED):
+    if not candidates or not (import_path.is_stdlib_name(root) or root in import_path.NEEDED):
         return ""
-    whose = "Python itself" if import_path.is_pythons(root) else "torch or effbench needs"
-    what = "a module of" if import_path.is_pythons(root) else "a package that"
+    whose = "Python itself" if import_path.is_stdlib_name(root) else "torch or effbench needs"
+    what = "a module of" if import_path.is_stdlib_name(root) else "a package that"
     return (
         f"the name '{root}' is taken by {what} {whose}, so {candidates[0].path} is never imported under it; rename that"
     )
@@ -153,7 +153,7 @@ def _require_own(name: str, file: str, trees: Trees) -> None:
     candidates = trees.files_on_either_side(name)
     if trees.is_in_other_tree(file):
         raise _from_other_side(name, candidates, trees)
-    if name.partition(".")[0] in import_path.NEEDED or import_path.is_of_python(file):
+    if name.partition(".")[0] in import_path.NEEDED or import_path.is_in_stdlib(file):
         return
     if file in trees.installed:
         advice = (
@@ -196,7 +196,7 @@ def _require_own_read(path: str, trees: Trees) -> None:
     is_code = _CODE.search(file) is not None
     if not is_code and not within(file, top):
         return
-    if within(file, _EFFBENCH) or trees.is_in_own_tree(file) or import_path.is_of_python(file):
+    if within(file, _EFFBENCH) or trees.is_in_own_tree(file) or import_path.is_in_stdlib(file):
         return
     if not trees.is_in_other_tree(file):
         if is_code and not trees.is_installed(file) and (copy := trees.copied_from(file, "")) is not None:

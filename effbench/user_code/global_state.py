@@ -121,7 +121,7 @@ class SettingsGuard:
         place = model.partition("?")[0].rpartition(":")[0]
         if not self._switches or not place or place.endswith(".py") or place in ("pickle", *LIBRARIES):
             return
-        external.imported(model)
+        external.import_module_of(model)
         if place not in self._imported:
             after = [_read(switch) for switch in self._switches]
             self._imported[place] = [(number, after[number]) for number in self._changed(after)]

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.bulk
 ROOT = Path(__file__).parents[2]
 NETWORKS = tuple(dict.fromkeys(zoo.entry(name).name for name in zoo.names()))
 FAMILIES = tuple(dict.fromkeys(zoo.entry(name).family for name in NETWORKS))
-TEMPLATES = tuple(name for name in _registry.catalogue() if "{" in name)
+TEMPLATES = tuple(name for name in _registry.all_entries() if "{" in name)
 
 # Our name: the name in published_costs.csv
 PUBLISHED = {name: entry.published for name in NETWORKS if (entry := zoo.entry(name)).published}
@@ -235,8 +235,8 @@ def test_a_network_can_be_trained(family: str):
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_an_impossible_width_or_group_names_the_nearest_possible_one(template: str):
     holes = re.findall(r"\{(\w+)\}", template)
-    entry = _registry.catalogue()[template]
-    kin = (other.arguments for other in _registry.catalogue().values() if other.builder == entry.builder)
+    entry = _registry.all_entries()[template]
+    kin = (other.arguments for other in _registry.all_entries().values() if other.builder == entry.builder)
     possible = next(arguments for arguments in kin if set(holes) <= set(arguments))
     for wrong in holes:
         word = template.format(**{**{key: str(possible[key]).replace(".", "_") for key in holes}, wrong: 99})
