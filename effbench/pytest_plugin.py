@@ -262,7 +262,7 @@ class Effbench:
         threads : int
             Intra-op threads; 0 for every core.
         allocator : str
-            "retain" makes glibc keep freed pages for the rest of the process, "system" leaves it alone.
+            "retain": glibc keeps freed pages for the rest of the process; "system": glibc's defaults.
 
         Returns
         -------
@@ -323,9 +323,7 @@ class BlockClock:
         return self._remaining.pop()
 
     def run_rounds(self, benchmark: Any, call: Call, blocks: Sequence[Timing]) -> None:
-        """Pass the blocks to pytest-benchmark, which calls once more itself and again for cProfile. Raises InvalidValue
-        if it uses another clock.
-        """
+        """Pass the blocks to pytest-benchmark, which makes calls of its own. Raises InvalidValue for another clock."""
         from effbench.core.errors import InvalidValue
 
         self._remaining = [value for block in reversed(blocks) for value in (block.wall_ns * 1e-9, 0.0)]
