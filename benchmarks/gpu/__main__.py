@@ -20,7 +20,7 @@ from effbench.core.errors import EffbenchError
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as effbench does."""
+    """Report a wrong option in one line, as effbench does."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")

@@ -1,4 +1,4 @@
-"""What the machine is and has, and the repository's own GPU tests on it."""
+"""Record the machine and its packages, and run the repository's GPU tests on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.gpu import processes
 from benchmarks.gpu.context import Context
 
 NEEDED = {"torch": "torch", "numpy": "numpy", "typer": "typer", "filelock": "filelock", "scipy": "scipy"}
-"""Without one of these effbench measures nothing, or (scipy) gives no intervals and no verdicts."""
+"""Required packages: without one of them effbench measures nothing, or (scipy) gives no intervals and no verdicts."""
 
 WANTED = {
     "matplotlib": "figures",
@@ -36,13 +36,13 @@ WANTED = {
     "hypothesis": "the contract tests",
     "pytest_timeout": "the contract tests",
 }
-"""What a step or a part of effbench works with, and what it is for."""
+"""Optional packages, with what they are for."""
 
 TESTS = processes.ROOT / "tests"
 
 
 def is_here(name: str) -> bool:
-    """Whether a package can be imported, as far as that can be told without importing it."""
+    """Whether a package can probably be imported, without importing it."""
     try:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
@@ -50,7 +50,7 @@ def is_here(name: str) -> bool:
 
 
 def environment(context: Context) -> None:
-    """Versions, the card, what is missing and what for, and what `effbench doctor` says."""
+    """Record versions, the GPU, missing packages with their use, and the findings of `effbench doctor`."""
     missing = [name for name in NEEDED if not is_here(name)]
     context.outcome.check("packages without which nothing is measured", not missing, ", ".join(missing) or "all here")
     absent = {name: what for name, what in WANTED.items() if not is_here(name)}
@@ -84,7 +84,7 @@ def _device(context: Context) -> None:
         if context.kind == "cuda":
             device.setup()
         facts = device.facts()
-    except Exception as error:  # whatever is wrong with the device is this step's finding
+    except Exception as error:  # any error of the device is a finding of this step
         said = (str(error).strip() or "without words").splitlines()[0]
         context.outcome.check(f"device {context.device}", False, f"{type(error).__name__}: {said}", "a device")
         return
@@ -97,13 +97,13 @@ def _device(context: Context) -> None:
 
 
 def contract(context: Context) -> None:
-    """The tests that are marked cuda, in the files that hold such; elsewhere one device test, to try the way there."""
+    """Run the tests marked cuda; on other devices one device test, to check that running tests works."""
     for name in ("pytest", "hypothesis", "pytest_timeout"):
         if not is_here(name):
             context.outcome.skip("contract tests", f"{name} is not installed; carry it as a wheel")
             return
     files = sorted(path for path in TESTS.glob("**/test_*.py") if "mark.cuda" in path.read_text(encoding="utf-8"))
-    # Without its plug-ins for other things pytest starts faster and lacks fewer packages.
+    # pytest starts faster without plug-ins and needs fewer packages.
     words = ["-p", "no:cacheprovider", "-p", "no:randomly", "-q", "-x" if context.is_tiny else "--maxfail=50"]
     if context.kind == "cuda":
         chosen = ["-m", "cuda", *(str(path) for path in files)]
@@ -111,7 +111,7 @@ def contract(context: Context) -> None:
         chosen = ["-k", f"{context.kind} and (knows or forward)", str(TESTS / "test_device_contract.py")]
     report = context.folder / "tests.xml"
     report.unlink(missing_ok=True)
-    # A test that failed in an earlier try has a check of its own, and no other would take its place.
+    # A test that failed in an earlier attempt has a check of its own, which nothing would replace.
     context.outcome.checks = []
     child = processes.start(
         "pytest",
@@ -128,7 +128,7 @@ def contract(context: Context) -> None:
 
 
 def _read(context: Context, report: Path, code: int | None) -> None:
-    """One check for each test that failed, one for all that passed."""
+    """Write one check per failed test, and one for all that passed."""
     passed, failed, skipped = 0, 0, 0
     cases: list[ElementTree.Element] = []
     with suppress(OSError, ElementTree.ParseError):

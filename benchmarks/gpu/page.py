@@ -1,4 +1,4 @@
-"""The one page at the end: what passed and what failed, with numbers."""
+"""Write the summary page of a session: what passed and what failed, with numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FACTS = ("gpu.name", "gpu.driver", "gpu.cuda", "gpu.cudnn", "torch", "triton", 
 
 
 def write(folder: Path, settings: Mapping[str, Any], outcomes: Mapping[str, Outcome | None]) -> str:
-    """Write the page, and the same as JSON; the page."""
+    """Write the page, also as JSON, and return it."""
     text = render(settings, outcomes)
     files.write_text(folder / PAGE, text)
     steps = {
@@ -30,7 +30,7 @@ def write(folder: Path, settings: Mapping[str, Any], outcomes: Mapping[str, Outc
 
 
 def counts(outcomes: Mapping[str, Outcome | None]) -> dict[str, int]:
-    """Steps by verdict; those that have not run are "missing"."""
+    """Count the steps by verdict; steps that have not run are "missing"."""
     words = ["missing" if found is None else found.verdict for found in outcomes.values()]
     return {word: words.count(word) for word in ("pass", "fail", "incomplete", "skip", "missing")}
 

@@ -1,4 +1,4 @@
-"""The card's two peaks as effbench measures them, against its data sheet."""
+"""Compare the GPU's peaks as effbench measures them with its data sheet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WAYS = {
 
 
 def peaks(context: Context) -> None:
-    """Each precision, and the memory traffic of the first."""
+    """Measure the arithmetic peak of each precision, and the memory bandwidth with the first."""
     sheet = datasheets.sheet_of(card(context)) if context.kind == "cuda" else None
     for precision, words in WAYS.items():
         if precision == "tf32" and context.kind != "cuda":
@@ -44,7 +44,7 @@ def peaks(context: Context) -> None:
 
 
 def against(context: Context, what: str, measured: float, promised: float | None, unit: str) -> None:
-    """A check where the sheet has a figure, else a note."""
+    """Add a check if the data sheet has a figure, else a note."""
     told = f"{measured:.4g} {unit}"
     if promised is None:
         context.outcome.check(what, "note", told, reason="no data sheet at hand for this card")

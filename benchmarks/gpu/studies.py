@@ -1,4 +1,4 @@
-"""The steps that are studies of effbench: its own commands, and what their documents must hold."""
+"""Run the steps that are effbench studies, with effbench's own commands, and check their documents."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from benchmarks.gpu.context import Context, Document, skipped_by_reason
 from benchmarks.gpu.outcome import median
 
 NETWORKS = ("shufflenet_v2", "mobilenet_v2", "mobilenet_v1", "resnet50")
-"""Four that differ: channel shuffles, depthwise convolutions with shortcuts and without, dense convolutions."""
+"""Four different networks: channel shuffles, depthwise convolutions with and without shortcuts, dense convolutions."""
 
 G2 = ("run", "g2_groups")
 G2_TINY = ("--scale", "x1", "--select", "groups=1,8")
 SMALL = ("--input", "3x32x32")
-"""Images for a tiny session."""
+"""Small images for a tiny session."""
 
-MOST_APART = 0.01
-"""Of the ratios of two runs of the same study, in the median."""
+MAX_DIFFERENCE = 0.01
+"""Largest median difference between the ratios of two runs of the same study."""
 
 
 def first_command(context: Context) -> None:
-    """What a customer types first."""
+    """Run the command that a user types first."""
     document = context.study("g2_groups", G2, tiny=G2_TINY)
     if document:
-        _look(context, document)
+        _check_document(context, document)
 
 
 def repeat(context: Context) -> None:
-    """The same study again: no verdict may flip, and the ratios must stay where they were."""
+    """Run the same study again: no verdict may flip, and the ratios must agree."""
     first = context.other_run("first_command", "g2_groups")
     first = first or context.study("g2_groups", G2, share=0.5, tiny=G2_TINY)
     again = context.study("g2_groups_again", G2, share=0.5, tiny=G2_TINY)
@@ -47,19 +47,19 @@ def repeat(context: Context) -> None:
     judged = not (context.is_tiny and context.kind == "cpu")
     context.outcome.check(
         "ratios of two runs, median difference",
-        middle <= MOST_APART if judged else "note",
+        middle <= MAX_DIFFERENCE if judged else "note",
         f"{100 * middle:.2f} %, at most {100 * max(apart.values()):.2f} %",
-        f"<= {100 * MOST_APART:.0f} %" if judged else "",
+        f"<= {100 * MAX_DIFFERENCE:.0f} %" if judged else "",
     )
 
 
 def ratios_apart(first: Document, again: Document) -> dict[str, float]:
-    """By cell, how far the ratio of the second run lies from that of the first, relatively."""
+    """Return by cell the relative difference between the ratios of the two runs."""
     known = {cell["id"]: cell["ratio"]["point"] for cell in first["cells"] if cell["ratio"]}
     return {
         cell["id"]: abs(cell["ratio"]["point"] / known[cell["id"]] - 1)
         for cell in again["cells"]
-        # The reference's own ratio is 1 in every run.
+        # The reference's ratio is 1 in every run.
         if cell["ratio"] and cell["id"] in known and cell["id"] != cell["reference"]
     }
 
@@ -84,9 +84,9 @@ RUNTIMES = ("eager", "compile", "cudagraph", "onnxruntime")
 
 
 def _guidelines(context: Context, wanted: Sequence[str], batch: int) -> None:
-    """G1 to G4 under these runtimes, as far as the device has them."""
+    """Run G1 to G4 under these runtimes, as far as the device supports them."""
     if context.kind == "cpu":
-        # Compiling for a CPU takes a minute a network, which is no way to try a script.
+        # Compiling for a CPU takes a minute per network, too long for trying the script out.
         absent = ("cudagraph", "compile") if context.is_tiny else ("cudagraph",)
         for name in set(wanted) & set(absent):
             context.outcome.skip(f"under {name}", "not carried out on a CPU")
@@ -107,7 +107,7 @@ def _guidelines(context: Context, wanted: Sequence[str], batch: int) -> None:
             context.outcome.check(
                 f"under {runtime}", done == len(cells) > 0, f"{done} of {len(cells)} cells", "all", "; ".join(reasons)
             )
-    _look(context, document)
+    _check_document(context, document)
 
 
 def full_models(context: Context) -> None:
@@ -119,22 +119,22 @@ def full_models_saturated(context: Context) -> None:
 
 
 def _models(context: Context, batch: int) -> None:
-    """Table 8 at this batch."""
+    """Run Table 8 at this batch."""
     usual = {"cuda": 8}.get(context.kind, 1)
     name = "full_models" + (f"_batch_{batch}" if batch != usual else "")
     tiny = ("--select", "model=shufflenet_v2_x0_5,mobilenet_v1_x0_25")
     document = context.study(name, ["run", "full_models", "--batch", str(batch)], launches=3, tiny=tiny)
     if document:
         context.outcome.number("batch", batch)
-        _look(context, document)
+        _check_document(context, document)
         _all_measured(context, document)
 
 
 def batch_sweep(context: Context) -> None:
-    """Images per second against images per call; the saturating batch is what later steps use."""
+    """Measure images per second against images per call; later steps use the saturating batch."""
     tiny = ("--select", "model=shufflenet_v2", "--select", "batch=1,2")
     complete = context.study("batch_sweep", ["run", "batch_sweep"], tiny=tiny)
-    # Later steps need a batch, be it the likeliest of a sweep that was cut short.
+    # Later steps need a batch, even the most likely one of a sweep that was cut short.
     document = complete or context.so_far("batch_sweep")
     if not document:
         return
@@ -152,7 +152,7 @@ def batch_sweep(context: Context) -> None:
 
 
 def breakdown(context: Context) -> None:
-    """Where the time goes, by kind of operation."""
+    """Measure the run time by kind of operation."""
     tiny = ("--model", "shufflenet_v2_x0_5")
     document = context.study("runtime_breakdown", ["run", "runtime_breakdown"], tiny=tiny)
     for item in document["breakdown"] if document else ():
@@ -171,7 +171,7 @@ def breakdown(context: Context) -> None:
 
 
 def half_precision(context: Context) -> None:
-    """bfloat16, channels_last and both, against float32 and contiguous, at the saturating batch."""
+    """Compare bfloat16, channels_last and both with float32 and contiguous, at the saturating batch."""
     batch, models = context.saturating_batch(), NETWORKS[:2] if context.is_tiny else NETWORKS
     ways = {
         "float32": (),
@@ -204,8 +204,8 @@ def half_precision(context: Context) -> None:
 # --- what every document must hold ---------------------------------------------------------------------
 
 
-def _look(context: Context, document: Document) -> None:
-    """The clock that ratios are of, what the verdicts were, what limits the cells, and what disturbed them."""
+def _check_document(context: Context, document: Document) -> None:
+    """Check the clock of the ratios, and report verdicts, what limits the cells, and disturbances."""
     wanted = "device" if context.kind == "cuda" else "cpu"
     context.outcome.check("ratios are of this clock", document["clock"] == wanted, document["clock"], wanted)
     verdicts = [

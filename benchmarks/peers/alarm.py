@@ -1,4 +1,4 @@
-"""How often a gate raises an alarm where nothing changed: launches recorded and resampled, and real gates."""
+"""Measure how often a gate raises an alarm when nothing changed, on resampled recorded launches and on real gates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from effbench.analysis import stats
 
 TARGET = 0.01
 RECORDED = "aa"
-"""The folder, beside the rows, of the two runs that the suites are resampled from."""
+"""Folder, beside the rows, of the two runs that the suites are resampled from."""
 
 
 def plan(is_smoke: bool) -> list[Task]:
@@ -92,7 +92,7 @@ def section(rows: list[Row]) -> Section:
 
 
 def _resampled(row: Row) -> list[str]:
-    """What the recorded launches say: ours first, then every peer's rule, sequential and interleaved."""
+    """Describe the resampled launches: our gate first, then every peer's rule, sequential and interleaved."""
     slowdowns = [item["slowdown"] for item in row["gate"] if item["slowdown"]]
     none = next((item for item in row["gate"] if not item["slowdown"]), None)
     lines = []
