@@ -64,8 +64,8 @@ def agreement(context: Context) -> None:
             with torch.inference_mode():
                 _compare(context, name, _call(name, device, context), device, cold)
         except Exception as error:  # a failing peer must not stop the other rows
-            said = (str(error).strip() or "without words").splitlines()[0][:200]
-            context.outcome.check(f"device time of {name}", False, f"{type(error).__name__}: {said}", "a time")
+            message = (str(error).strip() or "without words").splitlines()[0][:200]
+            context.outcome.check(f"device time of {name}", False, f"{type(error).__name__}: {message}", "a time")
         device.release()
 
 
@@ -125,12 +125,12 @@ def _compare(context: Context, name: str, call: Callable[[], Any], device: Any, 
         context.outcome.check(f"device time of {name}", False, "none: the host could not keep ahead", "a time")
         return
     if on_gpu:
-        told = {True: "host-bound", False: "not host-bound"}
+        found_text = {True: "host-bound", False: "not host-bound"}
         ours = probe.get("bound") == "host"
         context.outcome.check(
             f"{name}: what limits it",
             ours == host_bound,
-            f"effbench {told[ours]} ({probe.get('bound')}), Timer over kernels {told[host_bound]}",
+            f"effbench {found_text[ours]} ({probe.get('bound')}), Timer over kernels {found_text[host_bound]}",
             "the same by both",
         )
     if host_bound:

@@ -69,8 +69,8 @@ class Context:
             raise
         if code is None:
             child.end(signal.SIGINT, 4.0)
-        said = [line for line in errors.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        return code, said[-1].strip() if said else ""
+        message = [line for line in errors.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        return code, message[-1].strip() if message else ""
 
     def study(
         self, name: str, arguments: Sequence[str], *, share: float = 1.0, launches: int = 5, tiny: Sequence[str] = ()
@@ -91,17 +91,17 @@ class Context:
             self.cut_short(f"run {name}", "too little of the step's time was left for it")
             return None
         if _is_begun(target):
-            words = ["run", "--resume", f"runs/{name}", "--json"]
+            command_line = ["run", "--resume", f"runs/{name}", "--json"]
         else:
             shutil.rmtree(target, ignore_errors=True)
             budget_s = max(5.0, share * self.seconds - STARTING_S)
             how = ["--launches", str(launches), "--budget", f"{budget_s:.0f}s"]
             if self.is_tiny:
                 how = ["--launches", "1", "--budget", "0.3s", *tiny]
-            words = [*arguments, "--device", self.device, *how, "--out", f"runs/{name}", "--json"]
+            command_line = [*arguments, "--device", self.device, *how, "--out", f"runs/{name}", "--json"]
         printed = runs / f".{name}.out"
-        code, said = self.command(words, printed, limit_s=self.left_s() - (0 if self.is_tiny else WRITING_S))
-        if code and "--resume" in words and self.left_s() > STARTING_S:
+        code, message = self.command(command_line, printed, limit_s=self.left_s() - (0 if self.is_tiny else WRITING_S))
+        if code and "--resume" in command_line and self.left_s() > STARTING_S:
             # The run was started on another machine or its file is damaged. A run that cannot be resumed is started
             # again.
             shutil.rmtree(target, ignore_errors=True)
@@ -112,7 +112,7 @@ class Context:
             self._keep_partial(name, document)
             return None
         if code or found is None or "cells" not in found:
-            self.outcome.check(f"run {name}", False, said or f"exit code {code}", "a finished run")
+            self.outcome.check(f"run {name}", False, message or f"exit code {code}", "a finished run")
             return None
         files.write_json(document, found)
         return self._known(name, found)
@@ -141,8 +141,8 @@ class Context:
         self.outcome.number(f"{name}, ratios so far", ratios)
         done = sum(1 for cell in found["cells"] if cell["latency_s"])
         launches = max((cell["launches"] for cell in found["cells"]), default=0)
-        told = f"{done} of {len(found['cells'])} cells in {launches} launches"
-        self.outcome.check(f"run {name}, so far", "note", told)
+        found_text = f"{done} of {len(found['cells'])} cells in {launches} launches"
+        self.outcome.check(f"run {name}, so far", "note", found_text)
 
     def _known(self, name: str, document: Document) -> Document:
         self.outcome.runs = [*dict.fromkeys([*self.outcome.runs, name])]

@@ -27,8 +27,8 @@ def faults(context: Context) -> None:
     file = context.folder / "user_models.py"
     shutil.copy(Path(__file__).with_name("user_models.py"), file)
     runtimes = ("eager", "cudagraph") if context.kind == "cuda" else ("eager",)
-    asked = ["compare", *(f"{file.name}:{model}" for model in MODELS), "--input", "3x64x64"]
-    document = context.study("user_models", [*asked, "--runtime", ",".join(runtimes)], launches=2)
+    arguments = ["compare", *(f"{file.name}:{model}" for model in MODELS), "--input", "3x64x64"]
+    document = context.study("user_models", [*arguments, "--runtime", ",".join(runtimes)], launches=2)
     if not document:
         return
     context.outcome.check("the run went on to its end", bool(document["complete"]), document["complete"], "True")

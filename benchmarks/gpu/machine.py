@@ -54,8 +54,8 @@ def environment(context: Context) -> None:
     missing = [name for name in NEEDED if not is_here(name)]
     context.outcome.check("packages without which nothing is measured", not missing, ", ".join(missing) or "all here")
     absent = {name: what for name, what in WANTED.items() if not is_here(name)}
-    told = ", ".join(f"{name} ({what})" for name, what in absent.items())
-    context.outcome.check("packages that are not here", "note", told or "none")
+    found_text = ", ".join(f"{name} ({what})" for name, what in absent.items())
+    context.outcome.check("packages that are not here", "note", found_text or "none")
     context.outcome.number("python", platform.python_version())
     for name in ("torch", "triton", "onnxruntime", "onnxruntime-gpu", "nvidia-ml-py", "timm", "torchvision", "numpy"):
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -63,11 +63,13 @@ def environment(context: Context) -> None:
     if not missing:
         _device(context)
     printed = context.folder / "doctor.json"
-    code, said = context.command(["doctor", "--json"], printed)
+    code, message = context.command(["doctor", "--json"], printed)
     findings = []
     with suppress(OSError, ValueError, KeyError):
         findings = json.loads(printed.read_text(encoding="utf-8"))["findings"]
-    context.outcome.check("effbench doctor", code == 0 and bool(findings), said if code else f"{len(findings)} topics")
+    context.outcome.check(
+        "effbench doctor", code == 0 and bool(findings), message if code else f"{len(findings)} topics"
+    )
     for item in findings:
         if item["status"] == "warn":
             context.outcome.check(f"doctor: {item['topic']}", "note", item["value"], reason=item["todo"])
@@ -85,8 +87,8 @@ def _device(context: Context) -> None:
             device.setup()
         facts = device.facts()
     except Exception as error:  # any error of the device is a finding of this step
-        said = (str(error).strip() or "without words").splitlines()[0]
-        context.outcome.check(f"device {context.device}", False, f"{type(error).__name__}: {said}", "a device")
+        message = (str(error).strip() or "without words").splitlines()[0]
+        context.outcome.check(f"device {context.device}", False, f"{type(error).__name__}: {message}", "a device")
         return
     for name, value in facts.items():
         context.outcome.number(name, value)
@@ -104,7 +106,7 @@ def contract(context: Context) -> None:
             return
     files = sorted(path for path in TESTS.glob("**/test_*.py") if "mark.cuda" in path.read_text(encoding="utf-8"))
     # pytest starts faster without plug-ins and needs fewer packages.
-    words = ["-p", "no:cacheprovider", "-p", "no:randomly", "-q", "-x" if context.is_tiny else "--maxfail=50"]
+    arguments = ["-p", "no:cacheprovider", "-p", "no:randomly", "-q", "-x" if context.is_tiny else "--maxfail=50"]
     if context.kind == "cuda":
         chosen = ["-m", "cuda", *(str(path) for path in files)]
     else:
@@ -115,7 +117,7 @@ def contract(context: Context) -> None:
     context.outcome.checks = []
     child = processes.start(
         "pytest",
-        [*words, f"--rootdir={processes.ROOT}", f"--junitxml={report}", *chosen],
+        [*arguments, f"--rootdir={processes.ROOT}", f"--junitxml={report}", *chosen],
         out=context.folder / "tests.log",
         errors=context.folder / "tests.log",
         folder=processes.ROOT,
@@ -145,5 +147,5 @@ def _read(context: Context, report: Path, code: int | None) -> None:
             passed += 1
     ended = {None: "stopped at the time limit", 0: "ended"}.get(code, f"exit code {code}")
     context.outcome.number("tests", {"passed": passed, "failed": failed, "skipped": skipped})
-    told = f"{passed} passed, {failed} failed, {skipped} skipped, {ended}"
-    context.outcome.check("contract tests", passed > 0 and not failed and code in (0, None), told, "all passed")
+    found_text = f"{passed} passed, {failed} failed, {skipped} skipped, {ended}"
+    context.outcome.check("contract tests", passed > 0 and not failed and code in (0, None), found_text, "all passed")

@@ -26,17 +26,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--limit", type=float, required=True)
     parser.add_argument("--tiny", action="store_true")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     processes.die_with_parent()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
-    step = STEPS[asked.step]
-    folder = step.folder(asked.session)
+    step = STEPS[options.step]
+    folder = step.folder(options.session)
     # Findings of an earlier attempt stay until they are found again.
-    outcome = Outcome.load(folder) or Outcome(folder, step.name, asked.device)
-    outcome.ended, outcome.reason, outcome.limit_s, outcome.began = None, "", asked.limit, time.time()
+    outcome = Outcome.load(folder) or Outcome(folder, step.name, options.device)
+    outcome.ended, outcome.reason, outcome.limit_s, outcome.began = None, "", options.limit, time.time()
     outcome.save()
-    context = Context(folder, asked.device, asked.seconds, asked.limit, asked.tiny, outcome)
+    context = Context(folder, options.device, options.seconds, options.limit, options.tiny, outcome)
     module, _, work = step.work.partition(":")
     try:
         getattr(importlib.import_module(f"benchmarks.gpu.{module}"), work)(context)
@@ -44,8 +44,8 @@ def main(arguments: list[str]) -> int:
         outcome.ended = "stopped"
     except Exception as error:  # a failing step is a finding and must not stop the others
         traceback.print_exc()
-        said = (str(error).strip() or "without words").splitlines()[0][:200]
-        outcome.ended, outcome.reason = "crash", f"{type(error).__name__}: {said}"
+        message = (str(error).strip() or "without words").splitlines()[0][:200]
+        outcome.ended, outcome.reason = "crash", f"{type(error).__name__}: {message}"
     else:
         outcome.ended = outcome.ended or "complete"
     outcome.save()

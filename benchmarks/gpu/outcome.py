@@ -73,22 +73,22 @@ class Outcome:
         """Whether any check failed ("fail"), the step did not complete ("incomplete"), or it only skipped ("skip");
         else "pass".
         """
-        words = [item["verdict"] for item in self.checks]
-        if "fail" in words:
+        verdicts = [item["verdict"] for item in self.checks]
+        if "fail" in verdicts:
             return "fail"
         if not self.is_complete:
             return "incomplete"
-        return "pass" if any(word in ("pass", "note") for word in words) else "skip"
+        return "pass" if any(word in ("pass", "note") for word in verdicts) else "skip"
 
     def why(self) -> str:
         """Return one line for the page: what failed, or why the step is incomplete or was skipped."""
         failed = [item for item in self.checks if item["verdict"] == "fail"]
-        said = [_line(item) for item in failed]
+        reasons = [_line(item) for item in failed]
         if not self.is_complete:
-            said.append(self.reason or ENDINGS.get(str(self.ended), "at work"))
-        elif not said and self.verdict == "skip":
-            said = [item["reason"] for item in self.checks if item["verdict"] == "skip"]
-        return "; ".join(dict.fromkeys(said))
+            reasons.append(self.reason or ENDINGS.get(str(self.ended), "at work"))
+        elif not reasons and self.verdict == "skip":
+            reasons = [item["reason"] for item in self.checks if item["verdict"] == "skip"]
+        return "; ".join(dict.fromkeys(reasons))
 
 
 def _line(check: Mapping[str, str]) -> str:

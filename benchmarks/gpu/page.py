@@ -31,8 +31,8 @@ def write(folder: Path, settings: Mapping[str, Any], outcomes: Mapping[str, Outc
 
 def counts(outcomes: Mapping[str, Outcome | None]) -> dict[str, int]:
     """Count the steps by verdict; steps that have not run are "missing"."""
-    words = ["missing" if found is None else found.verdict for found in outcomes.values()]
-    return {word: words.count(word) for word in ("pass", "fail", "incomplete", "skip", "missing")}
+    verdicts = ["missing" if found is None else found.verdict for found in outcomes.values()]
+    return {word: verdicts.count(word) for word in ("pass", "fail", "incomplete", "skip", "missing")}
 
 
 def render(settings: Mapping[str, Any], outcomes: Mapping[str, Outcome | None]) -> str:
@@ -66,8 +66,8 @@ def render(settings: Mapping[str, Any], outcomes: Mapping[str, Outcome | None]) 
 
 
 def _row(check: Mapping[str, str]) -> str:
-    told = " – ".join(part for part in (check["found"], check["reason"]) if part)
-    return f"| {_cell(check['what'])} | {MARKS[check['verdict']]} | {_cell(told)} | {_cell(check['wanted'])} |"
+    found_text = " – ".join(part for part in (check["found"], check["reason"]) if part)
+    return f"| {_cell(check['what'])} | {MARKS[check['verdict']]} | {_cell(found_text)} | {_cell(check['wanted'])} |"
 
 
 def _cell(text: str) -> str:

@@ -23,9 +23,9 @@ SAMPLE_INTERVAL_S = 0.02
 def readings(context: Context) -> None:
     batch = 8 if context.kind == "cuda" else 1
     models = NETWORKS[:2] if context.is_tiny else NETWORKS
-    asked = ["compare", *models, "--batch", str(batch), "--percentiles", "--peak-memory", "--energy"]
+    arguments = ["compare", *models, "--batch", str(batch), "--percentiles", "--peak-memory", "--energy"]
     # Most of the time goes into these metrics, which have no budget, so one launch must do.
-    document = context.study("compare_readings", asked, share=0.2, launches=1, tiny=SMALL)
+    document = context.study("compare_readings", arguments, share=0.2, launches=1, tiny=SMALL)
     if not document:
         return
     for cell in document["cells"]:
@@ -43,8 +43,8 @@ def _percentiles(context: Context, cell: dict[str, Any]) -> None:
         context.outcome.check(what, False, found.get("missing", "none"), "p50, p90, p99")
         return
     values = [found[name] for name in ("p50_s", "p90_s", "p99_s")]
-    told = ", ".join(f"{1e3 * value:.4g}" for value in values) + " ms"
-    context.outcome.check(what, 0 < values[0] <= values[1] <= values[2], told, "p50 <= p90 <= p99")
+    found_text = ", ".join(f"{1e3 * value:.4g}" for value in values) + " ms"
+    context.outcome.check(what, 0 < values[0] <= values[1] <= values[2], found_text, "p50 <= p90 <= p99")
 
 
 def _energy(context: Context, cell: dict[str, Any], batch: int) -> None:
@@ -58,12 +58,12 @@ def _energy(context: Context, cell: dict[str, Any], batch: int) -> None:
             context.outcome.check(what, False, reason, "joules")
         return
     ours = found["energy_j_per_call"]
-    told = f"{1e3 * ours:.4g} mJ a call, {found['power_w']:.4g} W at work, {found['idle_w']:.4g} W at rest"
+    found_text = f"{1e3 * ours:.4g} mJ a call, {found['power_w']:.4g} W at work, {found['idle_w']:.4g} W at rest"
     if context.kind == "fake":
         # The scripted device takes 20 W whatever it does.
-        context.outcome.check(what, abs(found["power_w"] / 20 - 1) <= MAX_ENERGY_DIFFERENCE, told, "20 W")
+        context.outcome.check(what, abs(found["power_w"] / 20 - 1) <= MAX_ENERGY_DIFFERENCE, found_text, "20 W")
     elif context.kind == "cpu":
-        context.outcome.check(what, "note", told)
+        context.outcome.check(what, "note", found_text)
     else:
         theirs = power_times_time(context.device, cell["model"], batch)
         if isinstance(theirs, str):
@@ -72,7 +72,7 @@ def _energy(context: Context, cell: dict[str, Any], batch: int) -> None:
         context.outcome.check(
             what,
             abs(ours / theirs - 1) <= MAX_ENERGY_DIFFERENCE,
-            f"{told}; NVML's power times time {1e3 * theirs:.4g} mJ a call, ratio {ours / theirs:.3f}",
+            f"{found_text}; NVML's power times time {1e3 * theirs:.4g} mJ a call, ratio {ours / theirs:.3f}",
             f"<= {100 * MAX_ENERGY_DIFFERENCE:.0f} % apart",
         )
 
@@ -84,19 +84,19 @@ def _memory(context: Context, cell: dict[str, Any], batch: int) -> None:
         context.outcome.check(what, False, found.get("missing", "none"), "bytes")
         return
     ours = found["peak_memory_bytes"]
-    told = f"{ours / 1e6:.5g} MB ({found['source']})"
+    found_text = f"{ours / 1e6:.5g} MB ({found['source']})"
     if context.kind != "cuda":
-        context.outcome.check(what, ours > 0, told, "more than nothing")
+        context.outcome.check(what, ours > 0, found_text, "more than nothing")
         return
     printed = context.folder / f"peak_{cell['model']}.json"
     theirs = _in_a_process(context, cell["model"], batch, printed)
     if theirs is None:
-        context.outcome.check(what, False, f"{told}; torch's own could not be read", "torch's own")
+        context.outcome.check(what, False, f"{found_text}; torch's own could not be read", "torch's own")
         return
     context.outcome.check(
         what,
         abs(ours / theirs - 1) <= MAX_MEMORY_DIFFERENCE,
-        f"{told}; torch's own {theirs / 1e6:.5g} MB, ratio {ours / theirs:.4f}",
+        f"{found_text}; torch's own {theirs / 1e6:.5g} MB, ratio {ours / theirs:.4f}",
         f"<= {100 * MAX_MEMORY_DIFFERENCE:.0f} % apart",
     )
 

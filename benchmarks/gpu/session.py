@@ -151,8 +151,8 @@ class Session:
         if known is not None and known.checks:
             return
         step.folder(self.folder).mkdir(parents=True, exist_ok=True)
-        told = f"{max(0.0, limit):.0f} s were left, and it is not begun with less than {step.least_s:.0f}"
-        Outcome(step.folder(self.folder), step.name, self.device, ended="no time", reason=told).save()
+        found_text = f"{max(0.0, limit):.0f} s were left, and it is not begun with less than {step.least_s:.0f}"
+        Outcome(step.folder(self.folder), step.name, self.device, ended="no time", reason=found_text).save()
 
     def _is_done(self, step: Step) -> bool:
         found = Outcome.load(step.folder(self.folder))
@@ -166,14 +166,14 @@ class Session:
     def _record_settings(self) -> None:
         """Record the settings. A folder belongs to one device, because one page must not mix two. Raises Refused."""
         known = self.settings()
-        asked = {"device": self.device, "tiny": self.is_tiny}
-        if known and {name: known.get(name) for name in asked} != asked:
+        settings = {"device": self.device, "tiny": self.is_tiny}
+        if known and {name: known.get(name) for name in settings} != settings:
             raise Refused(
                 f"{self.folder} holds a session of device {known.get('device')}"
                 f"{', tiny' if known.get('tiny') else ''}; give it the same or another --out"
             )
         launched = [*known.get("begun", []), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())]
-        files.write_json(self.folder / SETTINGS, {**asked, "minutes": self.minutes, "begun": launched})
+        files.write_json(self.folder / SETTINGS, {**settings, "minutes": self.minutes, "begun": launched})
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -92,8 +92,8 @@ def _guidelines(context: Context, wanted: Sequence[str], batch: int) -> None:
             context.outcome.skip(f"under {name}", "not carried out on a CPU")
         wanted = [name for name in wanted if name not in absent]
     name = "guidelines_by_runtime" + ("_all" if len(wanted) > 2 else "") + (f"_batch_{batch}" if batch > 1 else "")
-    asked = ["run", "guidelines_by_runtime", "--runtime", ",".join(wanted), "--batch", str(batch)]
-    document = context.study(name, asked, tiny=("--select", "guideline=G2", "--select", "variant=1,8"))
+    arguments = ["run", "guidelines_by_runtime", "--runtime", ",".join(wanted), "--batch", str(batch)]
+    document = context.study(name, arguments, tiny=("--select", "guideline=G2", "--select", "variant=1,8"))
     if not document:
         return
     context.outcome.number("batch", batch)
@@ -142,9 +142,11 @@ def batch_sweep(context: Context) -> None:
     batches = {model: item["batch"] for model, item in found.items() if item["batch"]}
     if batches:
         context.outcome.number("saturating_batch", max(batches.values()))
-    told = ", ".join(f"{model} {item['batch']} ({item['verdict']})" for model, item in found.items())
+    found_text = ", ".join(f"{model} {item['batch']} ({item['verdict']})" for model, item in found.items())
     is_found = len(batches) == len(found) > 0
-    context.outcome.check("a saturating batch for every network", is_found if complete else "note", told, "a batch")
+    context.outcome.check(
+        "a saturating batch for every network", is_found if complete else "note", found_text, "a batch"
+    )
     context.outcome.number(
         "images_per_s",
         {cell["id"]: cell["batch"] / cell["latency_s"]["median"] for cell in document["cells"] if cell["latency_s"]},
@@ -163,9 +165,9 @@ def breakdown(context: Context) -> None:
         shares = {name: share["point"] for name, share in item["shares"].items() if share}
         shares["unattributed"] = (item["unattributed"] or {}).get("point", 0.0)
         context.outcome.number(what, shares)
-        told = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
+        found_text = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
         adds_up = abs(sum(shares.values()) - 1) < 1e-6 and shares.get("Conv", 0.0) > 0
-        context.outcome.check(what, adds_up, told, "convolutions, and shares that add up to 1")
+        context.outcome.check(what, adds_up, found_text, "convolutions, and shares that add up to 1")
     if document and not document["breakdown"]:
         context.outcome.check("breakdown", False, "no network has one", "shares of the time")
 
@@ -184,9 +186,9 @@ def half_precision(context: Context) -> None:
         if context.is_tiny and number in (1, 2):
             context.outcome.skip(f"{way}, all measured", "left out of a tiny session")
             continue
-        asked = ["compare", *models, "--batch", str(batch), *words]
+        arguments = ["compare", *models, "--batch", str(batch), *words]
         name = f"compare_{way}_batch_{batch}"
-        document = context.study(name, asked, share=1 / len(ways), launches=3, tiny=SMALL)
+        document = context.study(name, arguments, share=1 / len(ways), launches=3, tiny=SMALL)
         if not document:
             continue
         times = {cell["model"]: cell["latency_s"]["median"] for cell in document["cells"] if cell["latency_s"]}
@@ -196,8 +198,8 @@ def half_precision(context: Context) -> None:
         base = base or times
         faster = {model: base[model] / seconds for model, seconds in times.items() if model in base}
         if number and faster:
-            told = ", ".join(f"{model} {speed:.2f}" for model, speed in faster.items())
-            context.outcome.check(f"{way}, speed-up over float32", "note", told)
+            found_text = ", ".join(f"{model} {speed:.2f}" for model, speed in faster.items())
+            context.outcome.check(f"{way}, speed-up over float32", "note", found_text)
             context.outcome.number(way, faster)
 
 
@@ -221,9 +223,9 @@ def _check_document(context: Context, document: Document) -> None:
     if verdicts:
         context.outcome.number("verdicts", verdicts)
         words = [item["verdict"] for item in verdicts]
-        told = ", ".join(f"{words.count(word)} {word}" for word in ("holds", "fails", "unsure") if word in words)
+        found_text = ", ".join(f"{words.count(word)} {word}" for word in ("holds", "fails", "unsure") if word in words)
         unsure = dict.fromkeys(item["reason"] for item in verdicts if item["verdict"] == "unsure")
-        context.outcome.check("verdicts", "note", told, reason="; ".join(unsure)[:300])
+        context.outcome.check("verdicts", "note", found_text, reason="; ".join(unsure)[:300])
     bounds = [cell["bound"] for cell in document["cells"] if cell["bound"]]
     if bounds:
         context.outcome.check("bound by", "note", ", ".join(f"{bounds.count(b)} {b}" for b in dict.fromkeys(bounds)))

@@ -41,13 +41,13 @@ def measure(task: Task, folder: Path) -> Iterator[Row]:
         }
         return
     with repository.repository(list(repository.NETS)[: task["cells"]]) as project:
-        words = ["--launches", str(task["launches"]), "--suites", "1", "--out", RECORDED, "--json"]
-        done = repository.effbench(project, "aa", *words)
-        said = repository.effbench(project, "aa", "--replay", RECORDED, "--suites", str(task["suites"]), "--json")
+        arguments = ["--launches", str(task["launches"]), "--suites", "1", "--out", RECORDED, "--json"]
+        done = repository.effbench(project, "aa", *arguments)
+        resampled = repository.effbench(project, "aa", "--replay", RECORDED, "--suites", str(task["suites"]), "--json")
         for side in ("baseline", "candidate"):
             (folder / RECORDED / side).mkdir(parents=True, exist_ok=True)
             shutil.copy(project / RECORDED / side / "run.jsonl", folder / RECORDED / side / "run.jsonl")
-    found = json.loads(said.out)
+    found = json.loads(verdict_counts.out)
     kept = {name: found[name] for name in ("clock", "suites", "gate", "rules", "median_cell", "caveats")}
     yield {"wall_s": done.wall_s, "recorded": found["launches"]["recorded"], **kept}
 
@@ -62,12 +62,12 @@ def section(rows: list[Row]) -> Section:
             found.append(f"{percent(alarms['point'])} of {row['suites']} suites")
             is_met = is_met and alarms["point"] <= TARGET
     if real:
-        said = Counter(row["verdict"] for row in real)
-        alarms_of_real = said["REGRESSION"]
+        verdict_counts = Counter(row["verdict"] for row in real)
+        alarms_of_real = verdict_counts["REGRESSION"]
         high = stats.proportion_interval(alarms_of_real, len(real), 0.9).high
         found.append(f"{alarms_of_real} of {len(real)} real gates")
         is_met = is_met and not alarms_of_real
-        counts = ", ".join(f"{word} {count}" for word, count in said.most_common())
+        counts = ", ".join(f"{word} {count}" for word, count in verdict_counts.most_common())
         blocks.append(
             f"{len(real)} real gates, each `effbench check --against HEAD` on an unchanged repository of three "
             f"networks: {counts}. {alarms_of_real} alarms are at most {percent(high, 0)} at 95 % confidence; so few "

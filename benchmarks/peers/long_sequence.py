@@ -32,8 +32,8 @@ def seconds(task: Task) -> float:
 
 def measure(task: Task, folder: Path) -> Iterator[Row]:
     """Run one process per length."""
-    words = [sys.executable, INSIDE / "long_sequence.py", task["layers"], task["tokens"]]
-    yield json.loads(process(words).out.splitlines()[-1])
+    arguments = [sys.executable, INSIDE / "long_sequence.py", task["layers"], task["tokens"]]
+    yield json.loads(process(arguments).out.splitlines()[-1])
 
 
 def section(rows: list[Row]) -> Section:
