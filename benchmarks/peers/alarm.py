@@ -47,7 +47,7 @@ def measure(task: Task, folder: Path) -> Iterator[Row]:
         for side in ("baseline", "candidate"):
             (folder / RECORDED / side).mkdir(parents=True, exist_ok=True)
             shutil.copy(project / RECORDED / side / "run.jsonl", folder / RECORDED / side / "run.jsonl")
-    found = json.loads(verdict_counts.out)
+    found = json.loads(resampled.out)
     kept = {name: found[name] for name in ("clock", "suites", "gate", "rules", "median_cell", "caveats")}
     yield {"wall_s": done.wall_s, "recorded": found["launches"]["recorded"], **kept}
 
