@@ -61,7 +61,7 @@ class Prepared:
     costs_missing: str = ""
     oddities: tuple[str, ...] = ()
     modes: str = ""
-    """What its first calls did to the modes of its modules (`Modes.told`)."""
+    """What its first calls did to the modes of its modules (`TrainingFlags.changes_text`)."""
     changes: tuple[global_state.Change, ...] = ()
     """What its first calls have set for the whole process."""
     left: str = "put back"

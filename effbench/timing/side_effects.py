@@ -38,8 +38,8 @@ class Seen:
     `outputs` are those of consecutive calls, from the state in which it was built: one, or several where they differ.
     `reshapes` says that an input has another layout after a call, and cannot be passed twice; `keeps` that it changes
     what it keeps, `is_checkable` that another run from the same state returns the same. Nothing can be compared with
-    outputs that are not `is_readable`. `modes` says that it trains itself, or stops to (`Modes.told`). `kept` names
-    what changes from call to call.
+    outputs that are not `is_readable`. `modes` says that it trains itself, or stops to (`TrainingFlags.changes_text`).
+    `kept` names what changes from call to call.
     """
 
     outputs: tuple[Any, ...]

@@ -128,7 +128,7 @@ def test_nothing_runs_eagerly_unseen(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A switch in the environment makes torch.compile do nothing, and say nothing."""
     with torch._dynamo.config.patch(disable=True), pytest.raises(Unsupported, match="unset TORCHDYNAMO_DISABLE"):
         get("compile").prepare(Line(), [(torch.ones(4),)], Setting(tmp_path))
-    monkeypatch.setattr(torch_compile, "entries", lambda _: 0)
+    monkeypatch.setattr(torch_compile, "compiled_versions", lambda _: 0)
     with pytest.raises(Unsupported, match="left it to eager"):
         get("compile").prepare(Line(), [(torch.ones(4),)], Setting(tmp_path))
 

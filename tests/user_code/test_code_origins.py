@@ -368,7 +368,7 @@ def watching(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(opened_files, "_paths", None)
     opened_files.start_recording()
     yield
-    opened_files._end(opened_files._record)
+    opened_files._remove_listener(opened_files._record)
 
 
 READS = """
