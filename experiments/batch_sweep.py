@@ -1,4 +1,4 @@
-"""Study how many images per call it takes until a device gains nothing from a larger batch."""
+"""How many images per call does it take until a device gains nothing more from a larger batch?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Study Table 8: which network is fastest at each level of multiply-adds, and which metric predicts the order."""
+"""Table 8: which network is the fastest at one level of multiply-adds, and which metric says so beforehand?"""
 
 from __future__ import annotations
 

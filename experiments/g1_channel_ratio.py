@@ -1,4 +1,4 @@
-"""Study G1: whether an unequal channel ratio slows a 1x1 convolution at equal multiply-adds."""
+"""G1: does an unequal channel ratio slow a 1x1 convolution down, at equal multiply-adds?"""
 
 from __future__ import annotations
 

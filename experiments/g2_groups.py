@@ -1,4 +1,4 @@
-"""Study G2: whether more groups slow a 1x1 convolution at equal multiply-adds."""
+"""G2: do more groups slow a 1x1 convolution down, at equal multiply-adds?"""
 
 from __future__ import annotations
 

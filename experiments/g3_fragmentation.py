@@ -1,4 +1,4 @@
-"""Study G3: whether splitting a block into several small convolutions slows it at equal multiply-adds."""
+"""G3: does splitting a block into several small convolutions slow it down, at equal multiply-adds?"""
 
 from __future__ import annotations
 

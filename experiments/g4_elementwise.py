@@ -1,4 +1,4 @@
-"""Study G4: how much time the ReLUs and the shortcut of a bottleneck unit take, which cost no multiply-adds."""
+"""G4: how much time do ReLU and the shortcut of a bottleneck unit take, which cost no multiply-adds?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Study G1 to G4 under every installed runtime: which guidelines hold with fusion and graph capture."""
+"""G1 to G4 under every runtime that is installed: which guideline survives fusion and graph capture?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Analyse whether a cost metric predicts the speed of networks from families that the fit has not seen."""
+"""Does an analytic metric predict the speed of a network from a family it has not seen?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Study where the run time goes: convolutions, element-wise operations, data, shuffles or the rest."""
+"""Where does the time go: convolutions, element-wise operations, data, shuffles or the rest?"""
 
 from __future__ import annotations
 
