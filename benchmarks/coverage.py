@@ -1,13 +1,13 @@
-"""Count every network of torchvision and timm and compare: with torchvision's published figures, with fvcore on timm.
+"""Count every network of torchvision and timm, and compare with torchvision's published figures and with fvcore on
+timm.
 
 Run, in this order, from the root of the repository (minutes, minutes, up to an hour, seconds):
 
-    OMP_NUM_THREADS=1 nice python benchmarks/coverage.py torchvision
-    OMP_NUM_THREADS=1 nice python benchmarks/coverage.py timm
-    OMP_NUM_THREADS=1 nice python benchmarks/coverage.py fvcore
-    OMP_NUM_THREADS=1 nice python benchmarks/coverage.py docs
+    OMP_NUM_THREADS=1 nice python benchmarks/coverage.py torchvision OMP_NUM_THREADS=1 nice python
+    benchmarks/coverage.py timm OMP_NUM_THREADS=1 nice python benchmarks/coverage.py fvcore OMP_NUM_THREADS=1 nice
+    python benchmarks/coverage.py docs
 
-Every row is written to results/coverage/*.csv as soon as it is known; a second run goes on where the first stopped.
+Every row is written to results/coverage/*.csv as soon as it is known. A second run continues where the first stopped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WEIGHTS_LIMIT = 2 << 30
 PRODUCTS = ("conv", "linear", "matmul", "einsum", "bmm")
 Row = dict[str, Any]
 
-# googlenet's auxiliary heads are gone after training, those of segmentation stay, where there are any.
+# googlenet's auxiliary heads are removed after training; those of segmentation networks stay if there are any.
 AS_PUBLISHED: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False},
     "lraspp_mobilenet_v3_large": {},
@@ -52,7 +52,7 @@ FVCORE = "network input fvcore products others blind seconds release error"
 
 
 def count_timm(network: str) -> Row:
-    """Ours, in timm's default settings (fused attention on), on the input that timm publishes for the network."""
+    """Count with effbench, with timm's default settings (fused attention on), on the input that timm publishes."""
     from effbench.cost import in_subprocess
     from effbench.zoo import external
 
@@ -73,10 +73,10 @@ def count_timm(network: str) -> Row:
 
 
 def count_fvcore(network: str) -> Row:
-    """fvcore's own count, on real tensors: zeros for weights, which its trace does not look at.
+    """Count with fvcore, on real tensors. Weights are zeros, because fvcore's trace does not read their values.
 
-    `products` are its convolutions and matrix products, `others` its norms and pooling; `blind` names operators with
-    multiply-adds that it met and skipped. Attention is unfused (TIMM_FUSED_ATTN=0): fvcore skips the fused operator.
+    `products` are its convolutions and matrix products, `others` its norms and pooling. `blind` names operators with
+    multiply-adds that it skipped. Attention is unfused (TIMM_FUSED_ATTN=0), because fvcore skips the fused operator.
     """
     import torch
     from fvcore.nn import FlopCountAnalysis
@@ -109,29 +109,29 @@ TASKS: dict[str, Callable[[str], Row]] = {"timm": count_timm, "fvcore": count_fv
 
 
 def serve(task: str, pipe: Connection) -> None:
-    """The other end of `Helper`."""
+    """Answer the requests of `Helper` in the child process."""
     import torch
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     while network := _next(pipe):
-        started = time.process_time()
+        start = time.process_time()
         try:
             row = TASKS[task](network)
-        except Exception as error:  # a network of somebody else's library may raise anything
+        except Exception as error:  # networks of other libraries may raise anything
             row = {"error": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"}
-        pipe.send({"network": network, "seconds": round(time.process_time() - started, 2), **row})
+        pipe.send({"network": network, "seconds": round(time.process_time() - start, 2), **row})
 
 
 def _next(pipe: Connection) -> str | None:
     try:
         return str(pipe.recv())
-    except EOFError:  # nobody is left to ask
+    except EOFError:  # the parent process is gone
         return None
 
 
 class Helper:
-    """One process at a time, replaced when a network crashes it or takes too long."""
+    """A child process that counts networks, restarted when a network crashes it or takes too long."""
 
     def __init__(self, task: str) -> None:
         self.task = task
@@ -165,10 +165,10 @@ def extend(name: str, columns: str, rows: Iterable[Row]) -> None:
     """Append rows as they come, so that an interrupted run loses at most one."""
     path = FOLDER / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    begun = path.exists()
+    exists = path.exists()
     with path.open("a", newline="") as file:
         table = csv.DictWriter(file, columns.split(), lineterminator="\n")
-        if not begun:
+        if not exists:
             table.writeheader()
         for number, row in enumerate(rows):
             table.writerow(row)
@@ -190,14 +190,16 @@ def release(*packages: str) -> str:
 
 
 def torchvision_rows(known: set[tuple[str, str]]) -> Iterator[Row]:
-    """Every weights entry of the classification, segmentation and video networks, built and fed as published."""
+    """Yield a row for every weights entry of classification, segmentation and video networks, built and fed as
+    published.
+    """
     from effbench.core.errors import EffbenchError
     from effbench.cost import in_subprocess
     from effbench.zoo import external, libraries
 
     @cache
     def cost(network: str, shape: tuple[int, ...], arguments: tuple[tuple[str, object], ...]) -> Cost:
-        """Several sets of weights are of one network at one size."""
+        """Count once per network and size: several weights entries share them."""
         named = f"torchvision:{network}"
         return in_subprocess.profile(named, shape, batch=1, dtype="float32", arguments=dict(arguments)).cost
 
@@ -241,7 +243,7 @@ def timm_rows(known: set[str]) -> Iterator[Row]:
 
 
 def fvcore_rows(known: set[str]) -> Iterator[Row]:
-    """The smallest networks first; those that are too large for this to end are listed with that reason."""
+    """Yield the smallest networks first. Networks that are too large to finish are listed with that reason."""
     os.environ["TIMM_FUSED_ATTN"] = "0"
     helper = Helper("fvcore")
     ours = [row for row in read("timm") if not row["error"]]

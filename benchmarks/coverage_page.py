@@ -1,6 +1,6 @@
-"""The tables of docs/coverage.md, from results/coverage/*.csv: how many networks agree, and why the others do not.
+"""Write the tables of docs/coverage.md from results/coverage/*.csv: how many networks agree, and why others do not.
 
-Run through ``python benchmarks/coverage.py docs``, which rewrites the part of the page between its two markers.
+Run with ``python benchmarks/coverage.py docs``, which rewrites the part of the page between its two markers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BLIND = {
     "baddbmm": "fvcore skips `baddbmm`",
     "PythonOp": "fvcore skips what is inside an autograd function",
 }
-"""Why fvcore is wrong, by the operator that it met and skipped."""
+"""Why fvcore's count is wrong, by the operator that it skipped."""
 
 CAUSES: dict[str, str] = {
     r"vit_d(p?wee|little)_.*": "differential attention: timm's fused path multiplies by the values twice, its unfused "
@@ -40,7 +40,7 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Coverage:
-    """What the three files say. A network of timm is in exactly one of equal, unlike, wrong, failed and large."""
+    """The content of the three files. Each timm network is in exactly one of equal, unlike, wrong, failed and large."""
 
     entries: list[Row]
     entries_unlike: list[Row]
@@ -60,12 +60,12 @@ class Coverage:
 
     @property
     def equal_share(self) -> float:
-        """Of the networks that fvcore counted whole."""
+        """Share of the networks that fvcore counted completely."""
         return len(self.equal) / (len(self.equal) + len(self.unlike))
 
 
 def read(name: str) -> list[Row]:
-    """The rows of one table; none where it was not begun."""
+    """Return the rows of one table; none if it does not exist yet."""
     path = FOLDER / f"{name}.csv"
     if not path.exists():
         return []
@@ -97,14 +97,14 @@ def coverage() -> Coverage:
 
 
 def published(row: Row) -> bool:
-    """Does our count of a torchvision entry equal what torchvision publishes?"""
+    """Whether our count of a torchvision entry equals torchvision's published one."""
     if row["error"] or row["params"] != row["published_params"]:
         return False
     return abs(int(row["madds"]) / 1e9 - float(row["published_gmadds"])) <= ROUNDING + 1e-9
 
 
 def cause(row: Row) -> str:
-    """Why fvcore's count differs; "unknown" where nobody has found out."""
+    """Return why fvcore's count differs; "unknown" if that has not been found out."""
     skipped = [word.split("::")[-1].split(".")[0].split(":")[0] for word in row["blind"].split()]
     known = [BLIND[name] for name in skipped if name in BLIND]
     return "; ".join(known) or next(
@@ -113,7 +113,7 @@ def cause(row: Row) -> str:
 
 
 def generated(found: Coverage) -> str:
-    """The part of the page between the markers."""
+    """Return the part of the page between the markers."""
     networks = len({row["network"] for row in found.entries})
     releases = ", ".join(
         sorted({part for row in (*found.entries, *found.equal) for part in row["release"].split(", ")})
@@ -159,7 +159,7 @@ def generated(found: Coverage) -> str:
 
 
 def page(text: str, found: Coverage) -> str:
-    """The page with its generated part as the files say."""
+    """Replace the generated part of the page."""
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
     return f"{before}{BEGIN}\n\n{generated(found)}\n\n{END}{after}"
 

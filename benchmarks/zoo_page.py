@@ -1,4 +1,4 @@
-"""Write docs/zoo.md: every network of the zoo beside every published count of it, with the reason for each difference.
+"""Write docs/zoo.md: every network of the zoo beside every published count, with the reason for each difference.
 
 Run: python benchmarks/zoo_page.py
 """
@@ -29,7 +29,7 @@ equal to the last digit that the source prints. The published rows are those of
 
 
 def page() -> str:
-    """The whole page as Markdown."""
+    """Return the whole page as Markdown."""
     entries = {name: zoo.entry(name) for name in dict.fromkeys(zoo.entry(name).name for name in zoo.names())}
     lines = [
         HEAD,
@@ -59,7 +59,7 @@ def page() -> str:
 
 
 def published_row(name: str, entry: zoo.Entry, row: dict[str, str]) -> tuple[str, bool]:
-    """One line of the second table, and whether the row is met."""
+    """Return one line of the second table, and whether the published row is met."""
     pixels = int(row["input_px"] or entry.input_shape[-1])
     params, madds = count(name, (entry.input_shape[0], pixels, pixels))
     ours = madds
@@ -83,14 +83,14 @@ def published_row(name: str, entry: zoo.Entry, row: dict[str, str]) -> tuple[str
 
 @cache
 def count(name: str, shape: tuple[int, ...]) -> tuple[int, float]:
-    """Parameters and million multiply-adds."""
+    """Return parameters and million multiply-adds."""
     with torch.device("meta"):
         cost = profile(zoo.build(name), shape).cost
     return cost.params, cost.madds / 1e6
 
 
 def classifier(name: str) -> float:
-    """Million multiply-adds of the linear layers."""
+    """Return the million multiply-adds of the linear layers."""
     with torch.device("meta"):
         network = zoo.build(name)
     return sum(layer.weight.numel() for layer in network.modules() if isinstance(layer, torch.nn.Linear)) / 1e6

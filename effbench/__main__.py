@@ -24,7 +24,7 @@ def start() -> int:
     except ModuleNotFoundError as error:
         from effbench.host import optional_packages
 
-        said = optional_packages.lacking(error)
+        said = optional_packages.missing_package_message(error)
         if said is None:
             raise
         print(f"effbench: {said}", file=sys.stderr)

@@ -45,7 +45,7 @@ def examine(root: Path = machine.HERE, *, window_s: float = 0.5, nvml: Any = Non
     `nvml` replaces the pynvml module.
     """
     here = root == machine.HERE
-    sample = noise.watch(window_s) if here else noise.Sample()
+    sample = noise.sample_noise(window_s) if here else noise.Sample()
     found = [
         _identity(root),
         _governor(root),

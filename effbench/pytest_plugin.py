@@ -1,4 +1,4 @@
-"""pytest's fixture `effbench`: blocks and counts of a network inside pytest-benchmark's table, files and comparisons.
+"""Provide pytest's fixture `effbench`: times and costs of a network in pytest-benchmark's table, files and comparisons.
 
     def test_speed(effbench):
         effbench.measure(model, (3, 224, 224))
@@ -6,8 +6,8 @@
     def test_budget():
         assert_cost(model, (3, 224, 224), max_madds="300M")
 
-pytest loads this file in every suite where effbench is installed, so it imports nothing that costs, and adds no option,
-no marker and no output. Only pytest-benchmark's public interface is used; tried with its versions 4.0 to 5.3.
+pytest loads this file in every suite where effbench is installed. It therefore imports nothing that is slow to import,
+and adds no option, no marker and no output. It uses only pytest-benchmark's public interface (tested with 4.0 to 5.3).
 """
 
 from __future__ import annotations
@@ -38,12 +38,11 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Speed:
-    """What `measure` found. Seconds per call, medians over `blocks`; None where nothing was timed.
+    """The result of `measure`. Times are seconds per call, medians over `blocks`; None if nothing was timed.
 
-    `costs` is None where the network cannot be counted, and `costs_missing` the reason. `calls` is the number of calls
-    in each block. `is_steady` says whether the warm-up reached a steady state. `notes` say what is odd about the
-    network: it writes into its input, keeps state between calls, draws random numbers, or sets something for the whole
-    process.
+    `costs` is None if the network cannot be counted; `costs_missing` is then the reason. `calls` are per block.
+    `is_steady` says whether warm-up reached a steady state. `notes` lists unusual behaviour: the network writes into
+    its input, keeps state between calls, draws random numbers, or changes a setting of the whole process.
     """
 
     costs: Cost | None
@@ -56,22 +55,22 @@ class Speed:
 
     @property
     def median_s(self) -> float | None:
-        """Wall time, which is also pytest-benchmark's median."""
+        """Wall time in seconds per call, as in pytest-benchmark's table."""
         return self._median([block.wall_ns for block in self.blocks])
 
     @property
     def cpu_median_s(self) -> float | None:
-        """CPU time of the calling thread, or of the process where several threads compute."""
+        """CPU time in seconds per call: of the calling thread, or of the process if several threads compute."""
         return self._median([block.cpu_ns for block in self.blocks])
 
     @property
     def device_median_s(self) -> float | None:
-        """Time between device events; None on a CPU."""
+        """Time between device events in seconds per call; None on a CPU."""
         return self._median([block.device_ns for block in self.blocks])
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is to be known before `cpu_median_s` is read: what the CPU clock misses of the network."""
+        """Caveats of `cpu_median_s`: what the CPU clock misses of the network."""
         from effbench.analysis import cpu_share
 
         if self.device_median_s is not None or (self.environment or {}).get("run.threads", 1) != 1:
@@ -86,22 +85,14 @@ class Speed:
         return stats.median(known) / self.calls * 1e-9 if known and self.calls else None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: what stands under ``extra_info["effbench"]``."""
+        """Return JSON values, as stored under ``extra_info["effbench"]``."""
         return {
             "costs": self.costs.to_dict() if self.costs else None,
             **({"costs_missing": self.costs_missing} if self.costs_missing else {}),
             "calls": self.calls,
             "blocks": {
                 name: [getattr(block, name) for block in self.blocks]
-                for name in (
-                    "wall_ns",
-                    "cpu_ns",
-                    "process_ns",
-                    "device_ns",
-                    "minor_faults",
-                    "switches",
-                    "run_delay_ns",
-                )
+                for name in ("wall_ns", "cpu_ns", "process_ns", "device_ns", "minor_faults", "switches", "run_delay_ns")
             },
             "flags": dict(Counter(flag for block in self.blocks for flag in block.flags)),
             "steady": self.is_steady,
@@ -114,29 +105,29 @@ class Speed:
         }
 
 
-def _for_people(verb: Callable[P, R]) -> Callable[P, R]:
-    """An error for people shows the line of the test, not the way through effbench."""
+def _without_internal_frames(function: Callable[P, R]) -> Callable[P, R]:
+    """Show errors of effbench at the line of the test, without effbench's own frames."""
 
-    @functools.wraps(verb)
+    @functools.wraps(function)
     def shortened(*args: P.args, **kwargs: P.kwargs) -> R:
         __tracebackhide__ = True
         from effbench.core.errors import EffbenchError
 
         try:
-            return verb(*args, **kwargs)
+            return function(*args, **kwargs)
         except EffbenchError as error:
-            from effbench.user_code.failure_reasons import GRADIENTS
+            from effbench.user_code.failure_reasons import GRADIENTS_ADVICE
 
-            # Where the network's own code has raised, its line is what helps.
-            raise error.with_traceback(None) from (error.__cause__ if str(error) == GRADIENTS else None)
+            # If the network's own code raised, its line helps.
+            raise error.with_traceback(None) from (error.__cause__ if str(error) == GRADIENTS_ADVICE else None)
 
     return shortened
 
 
-# --- counts held to budgets -------------------------------------------------------------------------
+# --- costs against budgets ---------------------------------------------------------------------------
 
 
-@_for_people
+@_without_internal_frames
 def assert_cost(
     model: str | nn.Module,
     shape: Any = None,
@@ -150,14 +141,28 @@ def assert_cost(
     max_activations: int | str | None = None,
     same_as: str | Path | None = None,
 ) -> Cost:
-    """Hold a network's counts to budgets (``"300M"`` or whole numbers), or to a profile that was stored.
+    """Assert that a network's costs keep budgets, or equal a stored profile. Reads no clock.
 
-    `model`, `shape`, `batch` and `dtype` as for `effbench.profile`. `same_as` is a file with what
-    ``effbench profile --json`` printed, to which every count must be equal; what is not said here is taken from it.
-    No clock is read. Returns the counts.
+    Parameters
+    ----------
+    model, shape, batch, dtype
+        As for `effbench.profile`. What is left out is taken from `same_as`.
+    max_madds, max_params, max_memory_access, max_memory_access_bytes, max_activations : int or str, optional
+        Upper limits, as whole numbers or with a unit prefix (``"300M"``).
+    same_as : str or Path, optional
+        A file written by ``effbench profile --json``, whose costs must all be equal.
 
-    Raises AssertionError of one line with each count that is not kept, its limit and the excess; InvalidValue where
-    there is nothing to hold to, and as `effbench.profile` does.
+    Returns
+    -------
+    Cost
+        The network's costs.
+
+    Raises
+    ------
+    AssertionError
+        In one line: each cost that is exceeded or unequal, its limit and the excess.
+    InvalidValue
+        If no limit is given. Also raises as `effbench.profile` does.
     """
     __tracebackhide__ = True
     from effbench import api
@@ -175,8 +180,8 @@ def assert_cost(
         "memory_access_bytes": max_memory_access_bytes,
         "activations": max_activations,
     }
-    wanted = {name: units.amount(str(limit)) for name, limit in limits.items() if limit is not None}
-    if same_as is None and not wanted:
+    amounts = {name: units.amount(str(limit)) for name, limit in limits.items() if limit is not None}
+    if same_as is None and not amounts:
         raise InvalidValue("assert_cost has nothing to hold to; say max_madds='300M' or same_as='profile.json'")
     name = model if isinstance(model, str) else type(model).__name__
     stored = _stored(same_as, name) if same_as is not None else None
@@ -188,8 +193,8 @@ def assert_cost(
         batch=(stored.batch if stored else 1) if batch is None else batch,
         dtype=(stored.dtype if stored else _own_dtype(model)) if dtype is None else dtype,
     )
-    fed = " and ".join(map(str, found.inputs or (Input(found.input_shape),)))
-    finding = budgets.judge(name, found.cost, wanted, stored, f"input {fed}, batch {found.batch}, {found.dtype}")
+    inputs = " and ".join(map(str, found.inputs or (Input(found.input_shape),)))
+    finding = budgets.judge(name, found.cost, amounts, stored, f"input {inputs}, batch {found.batch}, {found.dtype}")
     if finding.verdict != "PASS":
         raise AssertionError(f"{name}: {finding.reason}")
     return found.cost
@@ -200,7 +205,7 @@ def _stored(path: str | Path, name: str) -> Stored:
     from effbench.gates import budgets
 
     try:
-        document = json.loads(Path(path).read_bytes())  # as UTF-8 or UTF-16, with a byte order mark or without
+        document = json.loads(Path(path).read_bytes())  # UTF-8 or UTF-16, with or without a byte order mark
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidValue(f"{path} cannot be read ({error}); write it with `effbench profile MODEL --json`") from None
     profiles = budgets.read(document, str(path))
@@ -220,15 +225,15 @@ def _own_dtype(model: str | nn.Module) -> str:
 
 
 class Effbench:
-    """The fixture's value: `measure` once a test, `assert_cost` as often as wanted."""
+    """The value of the fixture. Call `measure` once per test, `assert_cost` as often as needed."""
 
     assert_cost = staticmethod(assert_cost)
 
-    def __init__(self, benchmark: Any, replay: Replay, sampling: Mapping[str, Any]) -> None:
-        self._benchmark, self._replay, self._sampling = benchmark, replay, sampling
+    def __init__(self, benchmark: Any, block_clock: BlockClock, sampling: Mapping[str, Any]) -> None:
+        self._benchmark, self._block_clock, self._sampling = benchmark, block_clock, sampling
         self.is_used = False
 
-    @_for_people
+    @_without_internal_frames
     def measure(
         self,
         model: str | nn.Module,
@@ -240,21 +245,34 @@ class Effbench:
         device: str | None = None,
         allocator: str = "retain",
     ) -> Speed:
-        """Time a network in this process, in eval and inference mode, on seeded normal inputs.
+        """Time a network in this process, in eval mode and inference mode, on seeded normal inputs.
 
-        `model` is a module, a name or ``"file.py:factory"``; `shape` excludes the batch and may describe several
-        inputs, as for `effbench.profile`. `dtype` and `device` default to the module's own, to float32 and "cpu" for a
-        name. `threads` 0 means every core. `allocator` "retain" makes glibc keep freed pages for the rest of the
-        process, "system" leaves it alone. Everything else is left as it was: a copy of the module is measured (where
-        nobody can copy it, the module itself, which is then put back); random states and the globals that its code
-        writes to are restored.
+        Each block of k calls (k is calibrated once, 5 ms or more) is one round of pytest-benchmark with k iterations,
+        in wall time. CPU times, page faults, flags and costs are in ``extra_info["effbench"]``. Stops at a precision of
+        1 %, after 60 rounds or `--benchmark-max-time`. With benchmarks disabled, one plain call runs and times are
+        None; under emulation the test is skipped. A copy of the module is measured if it can be copied. Its state and
+        all random states are restored.
 
-        Each block of k calls (k calibrated once, 5 ms or more) is one round of pytest-benchmark with k iterations, on
-        the wall clock; CPU times, page faults, flags and counts are in ``extra_info["effbench"]``. Stops at a precision
-        of 1 %, after 60 rounds or `--benchmark-max-time`. Where benchmarks are disabled one plain call runs, and the
-        times are None. Under emulation, where a time says nothing, the test is skipped.
+        Parameters
+        ----------
+        model, shape, batch
+            As for `effbench.profile`.
+        dtype, device : str, optional
+            Default to the module's own; to "float32" and "cpu" for a name.
+        threads : int
+            Intra-op threads; 0 for every core.
+        allocator : str
+            "retain": glibc keeps freed pages for the rest of the process; "system": glibc's defaults.
 
-        Raises InvalidValue when called twice in a test, EffbenchError and its kin, and what the network itself raises.
+        Returns
+        -------
+        Speed
+            Times in seconds per call, costs and notes.
+
+        Raises
+        ------
+        InvalidValue, EffbenchError
+            If called twice in a test; if the network cannot be measured. Errors of the network are raised unchanged.
         """
         __tracebackhide__ = True
         from effbench.core.errors import InvalidValue
@@ -270,55 +288,54 @@ class Effbench:
         self.is_used = True
         if machine.emulated(machine.HERE, platform.machine()) and device != "fake":
             pytest.skip(EMULATED)
-        network, fed = _built(model, shape)
+        network, inputs = _network_and_input(model, shape)
         prepared = in_process.prepare(
-            network, fed, batch=batch, dtype=dtype, device=device, threads=threads, is_ours=isinstance(model, str)
+            network, inputs, batch=batch, dtype=dtype, device=device, threads=threads, is_ours=isinstance(model, str)
         )
         with prepared.conditions(allocator) as policy:
             if not self._benchmark.enabled:
                 self._benchmark.pedantic(prepared.call)
                 return Speed(prepared.costs, prepared.costs_missing, notes=prepared.notes)
-            sampling, begun_s = Sampling(**self._sampling), time.monotonic()
+            sampling, start_s = Sampling(**self._sampling), time.monotonic()
             calls, is_steady, blocks = in_process.blocks(prepared, sampling)
-            used_s = time.monotonic() - begun_s
+            used_s = time.monotonic() - start_s
             facts = _environment(prepared.device, prepared.threads, policy)
-            self._replay.record(self._benchmark, prepared.call, blocks)
+            self._block_clock.run_rounds(self._benchmark, prepared.call, blocks)
         speed = Speed(prepared.costs, prepared.costs_missing, calls, blocks, is_steady, facts, prepared.notes)
         self._benchmark.extra_info["effbench"] = speed.to_dict()
         if is_overrun(used_s, sampling.budget_s):
-            # --benchmark-max-time ends the rounds and not the warm-up.
-            over = {"used_s": round(used_s, 3), "budget_s": sampling.budget_s}
-            self._benchmark.extra_info["effbench"]["over_budget"] = over
+            # --benchmark-max-time limits the rounds but not the warm-up.
+            overrun = {"used_s": round(used_s, 3), "budget_s": sampling.budget_s}
+            self._benchmark.extra_info["effbench"]["over_budget"] = overrun
         return speed
 
 
-class Replay:
-    """A clock for pytest-benchmark that tells the times of blocks measured before, so that its rounds are those."""
+class BlockClock:
+    """A clock for pytest-benchmark that returns the times of blocks already measured, so that they become its
+    rounds.
+    """
 
     def __init__(self) -> None:
-        self._left: list[float] = []
+        self._remaining: list[float] = []
 
     def block_clock(self) -> float:
-        """Read at the start of a round: zero. At its end: what the block took, in seconds."""
-        return self._left.pop()
+        """Return zero at the start of a round, and the block's time in seconds at its end."""
+        return self._remaining.pop()
 
-    def record(self, benchmark: Any, call: Call, blocks: Sequence[Timing]) -> None:
-        """Give pytest-benchmark the blocks. It calls once more on its own, and again where it was asked for cProfile.
-
-        Raises InvalidValue where it reads another clock.
-        """
+    def run_rounds(self, benchmark: Any, call: Call, blocks: Sequence[Timing]) -> None:
+        """Pass the blocks to pytest-benchmark, which makes calls of its own. Raises InvalidValue for another clock."""
         from effbench.core.errors import InvalidValue
 
-        self._left = [reading for block in reversed(blocks) for reading in (block.wall_ns * 1e-9, 0.0)]
-        left = self._left
-        benchmark.pedantic(lambda: None if left else call(), rounds=len(blocks), iterations=blocks[0].calls)
-        if left:
+        self._remaining = [value for block in reversed(blocks) for value in (block.wall_ns * 1e-9, 0.0)]
+        remaining = self._remaining
+        benchmark.pedantic(lambda: None if remaining else call(), rounds=len(blocks), iterations=blocks[0].calls)
+        if remaining:
             benchmark.has_error = True
             raise InvalidValue("the fixture benchmark was made before effbench; let this test take only effbench")
 
 
-def _built(model: str | nn.Module, shape: Any) -> tuple[nn.Module, Any]:
-    """The network, with seeded weights where it is only named, and what it is fed where nothing was said."""
+def _network_and_input(model: str | nn.Module, shape: Any) -> tuple[nn.Module, Any]:
+    """Return the network, built with seeded weights if it was named, and its input, or a default."""
     import torch
 
     from effbench import zoo
@@ -330,7 +347,7 @@ def _built(model: str | nn.Module, shape: Any) -> tuple[nn.Module, Any]:
     accepted.model(model, "effbench.measure")
     if isinstance(model, str):
         model_comparison.require([model])
-        with torch.random.fork_rng(devices=[]), global_state.kept():
+        with torch.random.fork_rng(devices=[]), global_state.settings_restored():
             torch.default_generator.manual_seed(in_process.SEED)
             network = zoo.resolve(model)
         shape = model_comparison.published_shape(model) if shape is None else shape
@@ -340,12 +357,14 @@ def _built(model: str | nn.Module, shape: Any) -> tuple[nn.Module, Any]:
 
 
 def _environment(device: Device, threads: int, allocator: str) -> dict[str, Any]:
-    """The fingerprint, and the conditions it is made of."""
+    """Return the fingerprint of the conditions, and the conditions."""
     from effbench import runtimes
     from effbench.host import facts as host_facts
 
-    about = {} if device.kind == "fake" else runtimes.get("eager").facts()
-    found = host_facts.collect(device.facts(), "eager", threads=threads, allocator=allocator, runtime_facts=about)
+    runtime_facts = {} if device.kind == "fake" else runtimes.get("eager").facts()
+    found = host_facts.collect(
+        device.facts(), "eager", threads=threads, allocator=allocator, runtime_facts=runtime_facts
+    )
     facts = {name: found.facts[name] for name in host_facts.MUST_AGREE if found.facts.get(name) is not None}
     return {"fingerprint": found.facts["host.fingerprint"], "device": found.device, **facts}
 
@@ -354,33 +373,36 @@ def _environment(device: Device, threads: int, allocator: str) -> dict[str, Any]
 
 
 class _Fixtures:
-    """On top of pytest-benchmark's fixture."""
+    """The fixture for suites with pytest-benchmark."""
 
     @pytest.fixture
-    def _effbench_replay(self, request: pytest.FixtureRequest) -> Replay:
-        """The clock has to be on the test before `benchmark` is made, so `effbench` takes this one first."""
-        replay, marker = Replay(), request.node.get_closest_marker("benchmark")
+    def _effbench_block_clock(self, request: pytest.FixtureRequest) -> BlockClock:
+        """Set the clock on the test before `benchmark` is created, by coming first among the fixtures of `effbench`."""
+        block_clock, marker = BlockClock(), request.node.get_closest_marker("benchmark")
         options = dict(marker.kwargs) if marker else {}
-        request.node.add_marker(pytest.mark.benchmark(**{**options, "timer": replay.block_clock}), append=False)
-        return replay
+        request.node.add_marker(pytest.mark.benchmark(**{**options, "timer": block_clock.block_clock}), append=False)
+        return block_clock
 
     @pytest.fixture
-    def effbench(self, request: pytest.FixtureRequest, _effbench_replay: Replay, benchmark: Any) -> Iterator[Effbench]:
+    def effbench(
+        self, request: pytest.FixtureRequest, _effbench_block_clock: BlockClock, benchmark: Any
+    ) -> Iterator[Effbench]:
         """Measure a network and record its blocks and counts: effbench.measure(model, shape)."""
         marker = request.node.get_closest_marker("benchmark")
-        chosen = marker.kwargs if marker else {}
+        marker_options = marker.kwargs if marker else {}
         min_rounds, budget_s = (
-            chosen.get(name, request.config.getoption(f"benchmark_{name}")) for name in ("min_rounds", "max_time")
+            marker_options.get(name, request.config.getoption(f"benchmark_{name}"))
+            for name in ("min_rounds", "max_time")
         )
         sampling = {"min_rounds": int(min_rounds), "budget_s": float(budget_s)}
-        fixture = Effbench(benchmark, _effbench_replay, sampling)
+        fixture = Effbench(benchmark, _effbench_block_clock, sampling)
         yield fixture
         if not fixture.is_used or benchmark.stats is None:
-            benchmark.skipped = True  # else it warns of a test that, say, only asserts costs
+            benchmark.skipped = True  # otherwise it warns of a test that only asserts costs
 
 
 class _WithoutBenchmark:
-    """Where pytest-benchmark is switched off, only the tests that want it fail."""
+    """The fixture for suites without pytest-benchmark: only tests that request it fail."""
 
     @pytest.fixture
     def effbench(self) -> None:
@@ -391,7 +413,7 @@ class _WithoutBenchmark:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Offer the fixture, on top of pytest-benchmark where that is there."""
+    """Register the fixture, on top of pytest-benchmark if that is loaded."""
     names = ("benchmark", "pytest_benchmark.plugin")  # by its entry point, by -p
-    there = any(config.pluginmanager.hasplugin(name) for name in names)
-    config.pluginmanager.register(_Fixtures() if there else _WithoutBenchmark(), "effbench-fixtures")
+    has_benchmark = any(config.pluginmanager.hasplugin(name) for name in names)
+    config.pluginmanager.register(_Fixtures() if has_benchmark else _WithoutBenchmark(), "effbench-fixtures")

@@ -13,7 +13,7 @@ ON_CPU = tuple(batch for batch in BATCHES if batch <= 32)
 EXPERIMENT = Experiment(
     name="batch_sweep",
     title="Batch sweep: images per second against images per call",
-    claim="A device does more images per second the more it gets at once, up to the batch that saturates it.",
+    claim="A device processes more images per second at larger batches, up to the batch that saturates it.",
     factor="batch",
     levels=BATCHES,
     reference=1,
@@ -24,9 +24,9 @@ EXPERIMENT = Experiment(
     sampling=Sampling(min_rounds=6, budget_s=300.0, max_warmup_s=10.0),
     defaults={"batch": {"cuda": BATCHES, "cpu": ON_CPU}},
     notes=(
-        "Time ratios are per image. The saturating batch is the smallest whose images per second are shown to lie "
-        "within 5 % of the most.",
-        "A batch that does not fit is skipped with the reason; the others go on. --model names other networks, "
+        "Time ratios are per image. The saturating batch is the smallest one whose images per second are shown to be "
+        "within 5 % of the maximum.",
+        "A batch that does not fit into memory is skipped with the reason. --model selects other networks, "
         "--select batch=1,8,64 other batches.",
     ),
 )

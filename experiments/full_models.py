@@ -6,8 +6,8 @@ import sys
 
 from effbench.core.study import Case, Experiment, Sampling
 
-# Level in million multiply-adds: zoo name and input size of each row of Table 8 of arXiv:1807.11164, the first of them
-# the reference of its level.
+# Level in million multiply-adds: zoo name and input size of each row of Table 8 of arXiv:1807.11164. The first row of a
+# level is its reference.
 ROWS = {
     40: (
         ("shufflenet_v2_x0_5", 224),
@@ -49,7 +49,7 @@ ROWS = {
     ),
 }
 DENSENET = "the paper gives the stages but neither growth rates nor widths"
-IGCV2 = "which groups and widths its ImageNet form has is not in print; the zoo's igcv2 meets its multiply-adds only"
+IGCV2 = "the groups and widths of its ImageNet form are not published; the zoo's igcv2 only matches its multiply-adds"
 TWICE = "the same network as the row without 'our impl.', trained again"
 
 EXPERIMENT = Experiment(
@@ -73,13 +73,14 @@ EXPERIMENT = Experiment(
         "1.4 MobileNet v2 (our impl.)": TWICE,
     },
     notes=(
-        "Batch 8 on a GPU and 1 on a CPU, as the paper has it. Time ratios are to the ShuffleNetV2 of the same level.",
-        "The authors' own MobileNetV2 at 0.15, 0.4, 0.6 and 0.75 have widths that no usual rounding gives; here stands "
-        "the usual rounding, so their multiply-adds differ from the paper's, which are printed beside.",
-        "The light Xception is a reconstruction, its layout being in no print: Xception39, widened, has the paper's "
-        "multiply-adds at all four sizes.",
-        "IGCV3 and CondenseNet are printed with their authors' counts, of which those of 0.7 IGCV3 are far above ours.",
-        "Networks with SE, NASNet-A and PNASNet-5, which the paper lists apart, stand at 500 M by their multiply-adds.",
+        "Batch 8 on a GPU and 1 on a CPU, as in the paper. Time ratios are to the ShuffleNetV2 of the same level.",
+        "No usual rounding gives the widths of the authors' own MobileNetV2 at 0.15, 0.4, 0.6 and 0.75. The networks "
+        "here use the usual rounding, so their multiply-adds differ from the paper's, which are printed beside them.",
+        "The light Xception is a reconstruction, because its layout is not published: Xception39, widened, has the "
+        "paper's multiply-adds at all four sizes.",
+        "The paper prints the authors' own counts of IGCV3 and CondenseNet. That of 0.7 IGCV3 is far above ours.",
+        "Networks with SE, NASNet-A and PNASNet-5, which the paper lists separately, are in the 500 M level by their "
+        "multiply-adds.",
     ),
 )
 

@@ -54,8 +54,9 @@ EXPERIMENT = Experiment(
     paper="g1_channel_ratio",
     notes=(
         "block=conv is the default: the paper's figures draw bare convolutions, and a fused framework folds the norms.",
-        "widths=paper are the printed widths times the scale; their multiply-adds fall up to 5.5 % short of 1:1 on ARM "
-        "and 5.1 % on the GPU, in favour of the unequal ratios. widths=equal solves for each scale to the nearest.",
+        "widths=paper are the printed widths times the scale. Their multiply-adds are up to 5.5 % below those of 1:1 "
+        "on ARM and 5.1 % on the GPU, in favour of the unequal ratios. widths=equal takes, for each scale, the widths "
+        "whose multiply-adds are nearest to equal.",
     ),
 )
 

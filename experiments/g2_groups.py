@@ -53,7 +53,7 @@ EXPERIMENT = Experiment(
         "block=conv is the default: the paper's figures draw bare convolutions, and a fused framework folds the norms.",
         "widths=paper are the printed widths times the scale. On ARM the printed 180 for 8 groups is not divisible by "
         "8; an author calls it a typo for 184, which is used and costs 3.3 % more multiply-adds than 1 group. "
-        "widths=equal solves for each scale to the nearest.",
+        "widths=equal takes, for each scale, the width whose multiply-adds are nearest to equal.",
     ),
 )
 

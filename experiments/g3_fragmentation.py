@@ -8,7 +8,8 @@ from itertools import product
 from effbench.core.study import Case, Claim, Experiment
 from effbench.zoo import equal_cost
 
-# Width of the one-fragment block at x1, Table 3 of arXiv:1807.11164; the others are solved for, as none is printed.
+# Width of the one-fragment block at x1, Table 3 of arXiv:1807.11164. The paper prints no other widths, so the others
+# are computed.
 WIDTH = {"GPU": 128, "ARM": 64}
 SCALES = {"x1": 1, "x2": 2, "x4": 4}
 STRUCTURES = {
@@ -67,11 +68,11 @@ EXPERIMENT = Experiment(
     paper="g3_fragmentation",
     notes=(
         "block=conv and merge=add are the defaults: the paper's appendix figure draws bare convolutions whose parallel "
-        "branches meet in a plus. merge=concat keeps the width and splits the output channels among the branches.",
+        "branches are added. merge=concat keeps the width and splits the output channels among the branches.",
         "The widths of two and four fragments are not printed; c/sqrt(2) and c/2, rounded, keep the multiply-adds "
         "within 1.2 %.",
-        "The paper's own figures do not grow everywhere: 4-series beats 2-series on the GPU at x4 and on ARM at x4, "
-        "4-parallel beats 2-parallel on ARM at x1.",
+        "The paper's own times do not grow everywhere: 4-series is faster than 2-series on the GPU at x4 and on ARM at "
+        "x4, 4-parallel is faster than 2-parallel on ARM at x1.",
     ),
 )
 

@@ -43,13 +43,13 @@ EXPERIMENT = Experiment(
     paper="g4_elementwise",
     notes=(
         "channels only selects the paper's column: both platforms ran the same networks.",
-        "The paper prints neither the map nor what c counts. unit=outer_56 (c outside, c/4 inside, 56x56) is a ResNet "
-        "bottleneck as published; unit=equal_28 has c everywhere at 28x28.",
-        "The paper's ARM throughput alone speaks for equal_28: 5.0 to 7.1 G multiply-adds/s, where outer_56 gives 1.9 "
-        "to 2.7 and G1 to G3 have 3.5 to 5.6. But 7.1 is above everything in G1 to G3.",
-        "The price of the shortcut speaks for outer_56, and decides the default: on the GPU at x4 an addition takes "
-        "12 us, which is 400 GB/s for outer_56, near the card's memory, but 100 GB/s for equal_28, whose tensors fit "
-        "its cache; on ARM it takes 1.5 to 3 ns an element against 6 to 12.",
+        "The paper prints neither the size of the map nor which channels c counts. unit=outer_56 (c outside, c/4 "
+        "inside, 56x56) is a ResNet bottleneck as published; unit=equal_28 has c everywhere at 28x28.",
+        "Only the paper's ARM throughput suggests equal_28: 5.0 to 7.1 G multiply-adds/s, where outer_56 gives 1.9 to "
+        "2.7 and G1 to G3 have 3.5 to 5.6. But 7.1 is above everything in G1 to G3.",
+        "The cost of the shortcut suggests outer_56 and decides the default. On the GPU at x4 an addition takes 12 us. "
+        "That is 400 GB/s for outer_56, near the card's memory bandwidth, but 100 GB/s for equal_28, whose tensors fit "
+        "its cache. On ARM it takes 1.5 to 3 ns an element for outer_56, against 6 to 12 for equal_28.",
         "norm=none is the default: the paper names no norm here, and a fused framework folds it.",
     ),
 )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from effbench.core.study import Claim, Experiment
 from effbench.studies import catalog
 
-# Guideline: its study, and the claim of it that is tried here.
+# Guideline: its study, and those of the study's claims that are tested here.
 STUDIES = {
     "G1": ("g1_channel_ratio", {"unequal is slower": "G1: unequal channels are slower"}),
     "G2": ("g2_groups", {"groups are slower": "G2: groups are slower"}),
@@ -21,15 +21,15 @@ STUDIES = {
     ),
     "G4": ("g4_elementwise", {"ReLU and shortcut cost time": "G4: ReLU and shortcut cost time"}),
 }
-READING = {"block": ("conv", "conv_bn_relu"), "widths": ("equal",), "merge": ("add",), "unit": ("outer_56",)}
+VARIANT = {"block": ("conv", "conv_bn_relu"), "widths": ("equal",), "merge": ("add",), "unit": ("outer_56",)}
 LOADED = {guideline: (catalog.load(name), claims) for guideline, (name, claims) in STUDIES.items()}
 
 CASES, CLAIMS = [], []
 for guideline, (study, claims) in LOADED.items():
     for case in study.cases:
-        kept = all(case.labels[label] in values for label, values in READING.items() if label in case.labels)
-        # G4 is about the ReLU itself: its unit has no other reading here.
-        if kept and case.labels.get("norm", "none") == "none":
+        is_selected = all(case.labels[label] in values for label, values in VARIANT.items() if label in case.labels)
+        # G4 is about the ReLU itself, so its unit has no other variant here.
+        if is_selected and case.labels.get("norm", "none") == "none":
             block = case.labels.get("block", "conv")
             shared = {"guideline": guideline, "channels": case.labels["channels"], "scale": case.labels["scale"]}
             CASES.append(replace(case, labels={**shared, "block": block, "variant": case.labels[study.factor]}))
@@ -51,10 +51,10 @@ EXPERIMENT = Experiment(
     paper="guidelines_by_runtime",
     runtime="all",
     notes=(
-        "The networks are those of the four studies. Ratios are to the plainest of each: 1:1, 1 group, 1 fragment, "
+        "The networks are those of the four studies. Ratios are to the simplest of each: 1:1, 1 group, 1 fragment, "
         "neither ReLU nor shortcut.",
-        "widths=equal: widths solved to equal multiply-adds, since the printed ones fall up to 5.5 % short of it and "
-        "runtimes are compared with each other here, not with the paper.",
+        "widths=equal: widths of equal multiply-adds. Those of the printed widths differ by up to 5.5 %, and runtimes "
+        "are compared with each other here, not with the paper.",
         "block=conv is the default, as in the studies; block=conv_bn_relu gives the runtimes norms to fold.",
     ),
 )

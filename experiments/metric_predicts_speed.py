@@ -26,12 +26,12 @@ CLAIM = (
     "Multiply-adds alone predict speed badly; with the memory access that the runtime really makes, they predict it."
 )
 SIZES = ("all", "smallest")
-ASSUMED = "i7_12700h_compiled"
-"""The run whose peaks are not nominal figures of the device but an assumption."""
+ASSUMED_PEAKS_RUN = "i7_12700h_compiled"
+"""The run whose peaks are an assumption instead of the device's nominal figures."""
 
 
 def analyse(selected: Mapping[str, Sequence[str]], tell: Tell = lambda done, doing: None) -> Outcome:
-    """The published runs of timm's networks, or stored comparisons where ``runs`` names their folders."""
+    """Analyse the published runs of timm's networks, or stored comparisons if ``runs`` names their folders."""
     if "runs" in selected and "sizes" in selected:
         raise InvalidValue("sizes chooses among the published networks; leave it out beside runs")
     sizes = selected.get("sizes", SIZES[:1])
@@ -47,7 +47,9 @@ def analyse(selected: Mapping[str, Sequence[str]], tell: Tell = lambda done, doi
     tell(len(samples) / (len(samples) + 1), "varying what is assumed, drawing")
     tables = {"table": score_table(found)}
     if "runs" not in selected:
-        tables["assumption"] = assumption_table(next(each for each in samples if each.name == ASSUMED), sizes[0])
+        tables["assumption"] = assumption_table(
+            next(each for each in samples if each.name == ASSUMED_PEAKS_RUN), sizes[0]
+        )
     return Outcome(
         {
             "analysis": NAME,
@@ -64,13 +66,15 @@ def analyse(selected: Mapping[str, Sequence[str]], tell: Tell = lambda done, doi
 
 
 def rows(name: str) -> list[dict[str, str]]:
-    """The rows of one file of published data or counted costs."""
+    """Return the rows of one file of published data or counted costs."""
     with (DATA / name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def published(sizes: str = "all") -> list[Sample]:
-    """Three published runs of timm's networks. With ``smallest`` each network is taken once, at its smallest image."""
+    """Return three published runs of timm's networks; with ``smallest`` each network once, at its smallest image
+    size.
+    """
     costs = {(row["model"], row["img_size"]): row for row in rows("costs.csv")}
     bounds = bounds_s()
     samples = []
@@ -83,7 +87,7 @@ def published(sizes: str = "all") -> list[Sample]:
             metrics["multiply-adds"].append(float(cost["madds"]))
             metrics["activations"].append(float(cost["activations"]))
             for level in LEVELS:
-                # Weights are read once a batch, however many images it holds.
+                # Weights are read once per batch, whatever its size.
                 weights = float(cost[f"{level}_weights"]) / int(row["infer_batch_size"])
                 metrics[f"memory access, {level}"].append(weights + float(cost[f"{level}_activations"]))
                 metrics[f"roofline bound, {level}"].append(float(bound[level]))
@@ -94,12 +98,12 @@ def published(sizes: str = "all") -> list[Sample]:
 
 
 def bounds_s() -> dict[tuple[str, str, str, str], dict[str, str]]:
-    """Roofline bounds per image at each level, by run, factor on the assumed peak, model and image size."""
+    """Return roofline bounds per image at each level, by run, factor on the assumed peak, model and image size."""
     return {(row["run"], row["factor"], row["model"], row["img_size"]): row for row in rows("bounds.csv")}
 
 
 def counted_lines(run: Mapping[str, str], sizes: str) -> list[dict[str, str]]:
-    """The rows of a published run whose network could be counted."""
+    """Return the rows of a published run whose network could be counted."""
     missing = {(row["model"], row["img_size"]) for row in rows("missing.csv")}
     lines = [row for row in rows(run["file"]) if (row["model"], row["infer_img_size"]) not in missing]
     if sizes == "all":
@@ -109,13 +113,13 @@ def counted_lines(run: Mapping[str, str], sizes: str) -> list[dict[str, str]]:
 
 
 def metric_names() -> tuple[str, ...]:
-    """Every metric that is tried, multiply-adds first, since every other is joined to them."""
+    """Return every metric that is tried. Multiply-adds come first, because every other metric is combined with them."""
     levels = (f"{what}, {level}" for what in ("memory access", "roofline bound") for level in LEVELS)
     return ("multiply-adds", "activations", *levels)
 
 
 def stored(folder: str) -> Sample:
-    """The measured networks of a stored run. Raises StorageError, CorruptRun, InvalidValue."""
+    """Return the measured networks of a stored run. Raises StorageError, CorruptRun, InvalidValue."""
     run = run_file.load(folder)
     cells = [cell for cell in summary.summarise(run) if cell.latency is not None and cell.cost is not None]
     metrics: dict[str, list[float]] = {}
@@ -127,7 +131,7 @@ def stored(folder: str) -> Sample:
             metrics.setdefault(f"memory access, {level}", []).append(traffic.elements / batch)
         for level, least_s in (cell.bounds_s or {}).items():
             metrics.setdefault(f"roofline bound, {level}", []).append(least_s / batch)
-    # Bounds need the device's peaks; where a cell has none, the metric is known of too few.
+    # Bounds need the device's peaks. A metric that some cells lack is left out.
     metrics = {name: values for name, values in metrics.items() if len(values) == len(cells)}
     times = [cell.latency.point / cell.cell.batch for cell in cells]
     families = [rank_agreement.family(cell.cell.case.model) for cell in cells]
@@ -138,7 +142,7 @@ def stored(folder: str) -> Sample:
 
 
 def score_table(found: Sequence[tuple[Sample, Sequence[Score]]]) -> Table:
-    """One row for each set of metrics on each device."""
+    """Return one row for each set of metrics on each device."""
     columns = (
         Column("device", align="left"),
         Column("predicted from", align="left"),
@@ -169,7 +173,7 @@ def score_table(found: Sequence[tuple[Sample, Sequence[Score]]]) -> Table:
 
 
 def headline(sample: Sample, scores: Sequence[Score]) -> str:
-    """What the numbers of one device say, in a sentence."""
+    """State the main result of one device in a sentence."""
     first = scores[0]
     alone = min((score for score in scores if len(score.metrics) == 1), key=lambda score: score.error.point)
     best = min(scores, key=lambda score: score.error.point)
@@ -181,7 +185,7 @@ def headline(sample: Sample, scores: Sequence[Score]) -> str:
 
 
 def assumption_table(sample: Sample, sizes: str) -> Table:
-    """How much hangs on the assumed peak of arithmetic: median error of the bound alone under other assumptions."""
+    """Return the median error of the bound alone under other assumed peaks of arithmetic."""
     run = next(row for row in rows("runs.csv") if row["run"] == sample.name)
     networks = counted_lines(run, sizes)
     bounds = bounds_s()

@@ -12,7 +12,7 @@ MODELS = ("shufflenet_v1_g3_x1_0", "mobilenet_v2")
 EXPERIMENT = Experiment(
     name="runtime_breakdown",
     title="Run time by kind of operation",
-    claim="Multiply-adds count convolutions only, and those are only a part of the run time.",
+    claim="Multiply-adds count only convolutions, which are only part of the run time.",
     factor="model",
     levels=MODELS,
     reference=MODELS[0],
@@ -21,10 +21,10 @@ EXPERIMENT = Experiment(
     breakdown="merged",
     notes=(
         "The batch of Figure 2 is not stated. 8 images on a GPU and 1 elsewhere are those of Figure 1 and Table 8.",
-        "Whether the figure files depthwise convolutions under Conv or Elemwise is not stated either. Here they are "
-        "convolutions; --depthwise sets them apart.",
-        "Pooling is filed under Other: in the figure ShuffleNet v1, which has four pooling layers more, has 8 to 10 % "
-        "of Other, and MobileNet v2 at most 1 %.",
+        "Nor is it stated whether the figure counts depthwise convolutions as Conv or Elemwise. Here they are "
+        "convolutions; --depthwise shows them separately.",
+        "Pooling counts as Other: in the figure ShuffleNet v1, which has four more pooling layers, has 8 to 10 % of "
+        "Other, and MobileNet v2 at most 1 %.",
         "The paper's framework fuses tensors. Eager PyTorch does not, so batch norms, which are folded away there, are "
         "element-wise operations here.",
     ),

@@ -218,7 +218,7 @@ def test_emulated_arm_warns_that_times_mean_nothing(tmp_path: Path, monkeypatch:
 def test_what_was_sampled_is_judged(
     monkeypatch: pytest.MonkeyPatch, sample: noise.Sample, topic: str, status: str
 ) -> None:
-    monkeypatch.setattr(noise, "watch", lambda window_s: sample)
+    monkeypatch.setattr(noise, "sample_noise", lambda window_s: sample)
     monkeypatch.setattr(noise, "page_faults", lambda variables: None)
     (found,) = [f for f in examine(nvml=nvml(0)) if f.topic == topic]
     assert found.status == status
@@ -258,7 +258,7 @@ def test_the_allocator_is_judged_by_its_faults(
 ) -> None:
     monkeypatch.setattr(doctor.platform, "libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
-    monkeypatch.setattr(noise, "watch", lambda window_s: noise.Sample())
+    monkeypatch.setattr(noise, "sample_noise", lambda window_s: noise.Sample())
     seen: list[bool] = []
 
     def faults(variables: dict[str, str]) -> float | None:

@@ -111,10 +111,10 @@ def test_too_big(effbench):
 def test_late(benchmark, effbench):
     effbench.measure(build(), (3, 32, 32), device="fake")
 
-def test_replayed(_effbench_replay, benchmark):
+def test_replayed(_effbench_block_clock, benchmark):
     called = []
     blocks = [Timing(calls=3, wall_ns=30), Timing(calls=3, wall_ns=60)]
-    _effbench_replay.record(benchmark, lambda: called.append(1), blocks)
+    _effbench_block_clock.run_rounds(benchmark, lambda: called.append(1), blocks)
     assert benchmark.stats.stats.data == pytest.approx([1e-8, 2e-8]) and len(called) == 1
 """
 

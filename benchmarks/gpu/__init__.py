@@ -1,1 +1,1 @@
-"""What a first quarter of an hour on a GPU must show, as one unattended script: ``python -m benchmarks.gpu``."""
+"""Check effbench on a GPU within a quarter of an hour, unattended: ``python -m benchmarks.gpu``."""

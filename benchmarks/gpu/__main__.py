@@ -1,7 +1,8 @@
-"""Run: python -m benchmarks.gpu --minutes 12 --out DIR, or: python -m benchmarks.gpu collect DIR
+"""Command line of a GPU session: python -m benchmarks.gpu --minutes 12 --out DIR, or: python -m benchmarks.gpu collect
+DIR
 
-Carries out everything that a first quarter of an hour on a GPU must show, unattended, and ends with one page. What a
-step finds is on disk before the next begins; the same --out goes on with what is missing.
+Runs all checks of a first quarter of an hour on a GPU, unattended, and ends with a summary page. The results of a step
+are on disk before the next step starts. A session with the same --out continues with the missing steps.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from effbench.core.errors import EffbenchError
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as effbench does."""
+    """Report a wrong option in one line, as effbench does."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
@@ -33,34 +34,40 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("results/runs/gpu"), metavar="DIR", help="folder of the session"
     )
-    parser.add_argument("--minutes", type=float, default=12.0, help="time for all of it, the page included; default 12")
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or to try it out: cpu, fake")
-    parser.add_argument("--only", type=_steps, default=(), metavar="STEP,STEP", help="these steps alone")
-    parser.add_argument("--again", type=_steps, default=(), metavar="STEP,STEP", help="throw away and carry out anew")
-    parser.add_argument("--step-limit", type=float, metavar="SECONDS", help="no step may take longer than this")
-    parser.add_argument("--tiny", action="store_true", help="the least of everything: tries the script, proves nothing")
     parser.add_argument(
-        "--list", action="store_true", help="the steps, and what became of each under --out; runs nothing"
+        "--minutes", type=float, default=12.0, help="time for the whole session, the page included; default 12"
     )
-    asked = parser.parse_args(arguments)
-    if asked.list:
-        print(listed(asked.out if asked.out.exists() else None))
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or for a trial: cpu, fake")
+    parser.add_argument("--only", type=_steps, default=(), metavar="STEP,STEP", help="run only these steps")
+    parser.add_argument(
+        "--again",
+        type=_steps,
+        default=(),
+        metavar="STEP,STEP",
+        help="delete the results of these steps and run them again",
+    )
+    parser.add_argument("--step-limit", type=float, metavar="SECONDS", help="time limit of each step")
+    parser.add_argument("--tiny", action="store_true", help="smallest possible work: tests the script only")
+    parser.add_argument("--list", action="store_true", help="list the steps with their state under --out; runs nothing")
+    options = parser.parse_args(arguments)
+    if options.list:
+        print(listed(options.out if options.out.exists() else None))
         return 0
-    if not asked.minutes > 0:
-        parser.error(f"--minutes (={asked.minutes:g}) must be more than 0")
+    if not options.minutes > 0:
+        parser.error(f"--minutes (={options.minutes:g}) must be more than 0")
     try:
-        if devices.kind_of(asked.device) == "cuda":
-            devices.require_cuda(asked.device)
+        if devices.kind_of(options.device) == "cuda":
+            devices.require_cuda(options.device)
     except EffbenchError as error:
         parser.error(str(error))
     session = Session(
-        asked.out,
-        asked.device,
-        asked.minutes,
-        asked.tiny,
-        tuple(dict.fromkeys((*asked.only, *(asked.again if asked.only else ())))),
-        asked.again,
-        asked.step_limit,
+        options.out,
+        options.device,
+        options.minutes,
+        options.tiny,
+        tuple(dict.fromkeys((*options.only, *(options.again if options.only else ())))),
+        options.again,
+        options.step_limit,
     )
     try:
         return session.carry_out()
@@ -79,9 +86,9 @@ def _collect(arguments: list[str]) -> int:
     parser = _Parser(prog="python -m benchmarks.gpu collect", description="Copy complete runs.")
     parser.add_argument("session", type=Path)
     parser.add_argument("--to", type=Path, metavar="DIR", help="default: results/reference/<the card's name>")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        written, left_out = collect(asked.session, asked.to)
+        written, left_out = collect(options.session, options.to)
     except Refused as error:
         parser.error(str(error))
     for place in written:

@@ -1,8 +1,9 @@
-"""Device time by effbench's own clock against three others: triton's do_bench, torch's Timer, the profiler's kernels.
+"""Compare effbench's device time with three others: triton's do_bench, torch's Timer, and the profiler's kernel times.
 
-Each pair is compared where both mean the same. do_bench overwrites the L2 cache before every call, so it stands beside
-the cold policy; Timer and the kernels' sum run back to back on one input, so they stand beside the hot one. Timer reads
-the host's clock: it is comparable where the device is what is waited for, and where it is not, both must say so.
+Two clocks are compared only if both measure the same. do_bench overwrites the L2 cache before every call, so it is
+compared with the cold policy. Timer and the sum of kernels run back to back on one input, so they are compared with the
+hot policy. Timer reads the host's clock. It is comparable only if the device is the bottleneck; otherwise both must
+report that it is not.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from typing import Any
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.outcome import median
 
-MOST_APART = 0.03
+MAX_DIFFERENCE = 0.03
 BLOCK_NS = 20_000_000
 REPEATS = 5
 HOST_BOUND, DEVICE_BOUND = 1.2, 1.05
-"""Timer's time over the kernels' sum: above the first the host holds the GPU up, below the second it does not. These
-are the ratios by which effbench calls a cell so.
+"""Limits of Timer's time over the kernels' sum: above the first a workload is host-bound, below the second
+device-bound.
+
+effbench uses the same ratios for cells.
 """
 
 # (images, channels in, channels out, side, kernel, stride, groups, channels_last). On a card of 50 TFLOP/s and 3 TB/s
@@ -36,7 +39,7 @@ CONVOLUTIONS: Mapping[str, tuple[int, int, int, int, int, int, int, bool]] = {
     "channels_last": (32, 128, 128, 56, 3, 1, 1, True),
 }
 NETWORKS = {"resnet50": 64, "mobilenet_v2": 128}
-"""Batches at which no card waits for Python."""
+"""Batch sizes at which no GPU waits for Python."""
 
 
 def agreement(context: Context) -> None:
@@ -60,14 +63,14 @@ def agreement(context: Context) -> None:
         try:
             with torch.inference_mode():
                 _compare(context, name, _call(name, device, context), device, cold)
-        except Exception as error:  # one peer that fails costs its own row, not the others
-            said = (str(error).strip() or "without words").splitlines()[0][:200]
-            context.outcome.check(f"device time of {name}", False, f"{type(error).__name__}: {said}", "a time")
+        except Exception as error:  # a failing peer must not stop the other rows
+            message = (str(error).strip() or "without words").splitlines()[0][:200]
+            context.outcome.check(f"device time of {name}", False, f"{type(error).__name__}: {message}", "a time")
         device.release()
 
 
 def _scripted(context: Context) -> None:
-    """The scripted clock against the roofline that it follows: a thousand blocks of one call."""
+    """Compare the scripted clock with the roofline that it follows, over a thousand blocks of one call."""
     fake = importlib.import_module("effbench.devices.fake")
     device = fake.Fake()
     for name, cost in {
@@ -99,7 +102,7 @@ def _call(name: str, device: Any, context: Context) -> Callable[[], Any]:
 
 
 def _compare(context: Context, name: str, call: Callable[[], Any], device: Any, cold: Any) -> None:
-    """One workload under every clock, in turn and again, so that a drift of the device's own clock meets all alike."""
+    """Time one workload with every clock in turn, repeatedly, so that drift of the device's clock affects all alike."""
     seconds: dict[str, list[float]] = {}
     device.time_block(call, 3)
     once_ns = device.time_block(call, 3).wall_ns / 3
@@ -122,19 +125,19 @@ def _compare(context: Context, name: str, call: Callable[[], Any], device: Any, 
         context.outcome.check(f"device time of {name}", False, "none: the host could not keep ahead", "a time")
         return
     if on_gpu:
-        told = {True: "host-bound", False: "not host-bound"}
+        found_text = {True: "host-bound", False: "not host-bound"}
         ours = probe.get("bound") == "host"
         context.outcome.check(
             f"{name}: what limits it",
             ours == host_bound,
-            f"effbench {told[ours]} ({probe.get('bound')}), Timer over kernels {told[host_bound]}",
+            f"effbench {found_text[ours]} ({probe.get('bound')}), Timer over kernels {found_text[host_bound]}",
             "the same by both",
         )
     if host_bound:
         why = "the host is what is waited for here: its clock says nothing of the device"
         context.outcome.check(f"{name}: Timer", "note", _ratio(found["effbench"], found["Timer"]), reason=why)
         if "kernels" in found:
-            # Gaps between kernels of some microseconds each are device time to an event, and none to the profiler.
+            # Gaps of some microseconds between kernels count as device time between events, but not in the profiler.
             context.outcome.check(f"{name}: kernels", "note", _ratio(found["effbench"], found["kernels"]), reason=why)
         return
     for peer in ("Timer", "kernels"):
@@ -154,8 +157,8 @@ def _compare(context: Context, name: str, call: Callable[[], Any], device: Any, 
 def _within(context: Context, what: str, ours: float, theirs: float) -> None:
     judged = not (context.is_tiny and context.kind == "cpu")
     apart = abs(ours / theirs - 1)
-    wanted = f"<= {100 * MOST_APART:.0f} % apart" if judged else ""
-    context.outcome.check(what, apart <= MOST_APART if judged else "note", _ratio(ours, theirs), wanted)
+    wanted = f"<= {100 * MAX_DIFFERENCE:.0f} % apart" if judged else ""
+    context.outcome.check(what, apart <= MAX_DIFFERENCE if judged else "note", _ratio(ours, theirs), wanted)
 
 
 def _ratio(ours: float, theirs: float) -> str:
@@ -174,7 +177,7 @@ def _per_call(timing: Any, on_gpu: bool) -> float | None:
 
 def _timer(call: Callable[[], Any], least_s: float) -> float:
     benchmark = importlib.import_module("torch.utils.benchmark")
-    # It waits for the GPU at the end of every block by itself.
+    # Timer itself waits for the GPU at the end of every block.
     measured = benchmark.Timer("call()", globals={"call": call}).blocked_autorange(min_run_time=5 * least_s)
     return float(measured.median)
 
@@ -187,13 +190,13 @@ def _do_bench(call: Callable[[], Any]) -> float | None:
 
 
 def _kernels(call: Callable[[], Any], calls: int, device: Any) -> float | None:
-    """Seconds of a call in kernels, summed by torch's profiler; None where it saw none."""
+    """Return the seconds of a call in kernels, summed by torch's profiler; None if it saw none."""
     profiler = importlib.import_module("torch.profiler")
     with profiler.profile(activities=[profiler.ProfilerActivity.CUDA, profiler.ProfilerActivity.CPU]) as profiled:
         for _ in range(calls):
             call()
         device.synchronize()
-    # Kernels alone: what an operator "took on the device" counts them once more.
+    # Kernels only: the device time of an operator counts its kernels a second time.
     spent = [
         event.self_device_time_total
         for event in profiled.key_averages()

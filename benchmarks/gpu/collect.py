@@ -21,9 +21,9 @@ STEPS_KEPT = (
 
 
 def collect(session: Path, target: Path | None) -> tuple[list[Path], Mapping[str, str]]:
-    """Copy every complete run; the folders written, and why others were not. Raises Refused.
+    """Copy every complete run. Returns the written folders, and why other runs were left out. Raises Refused.
 
-    `target` defaults to results/reference/<the card's name>, for which the session must be a real one on a GPU.
+    `target` defaults to results/reference/<the card's name>, which requires a real session on a GPU.
     """
     settings = files.read_json(session / SETTINGS)
     if not isinstance(settings, dict):
@@ -60,7 +60,7 @@ def _card(session: Path) -> str:
 
 
 def _incomplete(run: Path) -> str:
-    """Why a run is not to be committed, or ""."""
+    """Return why a run must not be committed, or ""."""
     kinds = set()
     for line in run.read_text(encoding="utf-8", errors="replace").splitlines():
         try:

@@ -1,4 +1,4 @@
-"""What a step has to work with: its device, its time, its folder, and effbench as a command."""
+"""Give a step its device, time, folder, and effbench as a command."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ Document = dict[str, Any]
 """What ``effbench run --json`` prints."""
 
 WRITING_S = 3.0
-"""Kept of a step's time for its own last words."""
+"""Seconds of a step that are reserved for writing its results."""
 
 STARTING_S = 12.0
-"""What `effbench run` takes before and after its budget: starting, counting costs, tables and figures."""
+"""Seconds that `effbench run` takes besides its budget: starting, counting costs, tables and figures."""
 
 
 class Stopped(BaseException):
-    """The session wants this step to end now."""
+    """The session asks this step to end now."""
 
 
 @dataclass
 class Context:
-    """`seconds` is what the step should take, `limit_s` when it is killed; `is_tiny` asks for the least there is."""
+    """`seconds` is what the step should take, `limit_s` when it is killed. `is_tiny` asks for the smallest possible
+    work.
+    """
 
     folder: Path
     device: str
@@ -52,8 +54,9 @@ class Context:
     def command(
         self, arguments: Sequence[str], out: Path, *, module: str = "effbench", limit_s: float | None = None
     ) -> tuple[int | None, str]:
-        """`python -m effbench arguments`, its output into a file of its own. The exit code (None: out of time) and what
-        it said last on standard error.
+        """Run `python -m effbench arguments` with its output in a file.
+
+        Returns the exit code (None: out of time) and the last line on standard error.
         """
         errors = out.with_suffix(".log")
         for path in (out, errors):
@@ -66,17 +69,17 @@ class Context:
             raise
         if code is None:
             child.end(signal.SIGINT, 4.0)
-        said = [line for line in errors.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        return code, said[-1].strip() if said else ""
+        message = [line for line in errors.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        return code, message[-1].strip() if message else ""
 
     def study(
         self, name: str, arguments: Sequence[str], *, share: float = 1.0, launches: int = 5, tiny: Sequence[str] = ()
     ) -> Document | None:
-        """A run of effbench under `runs/name`: what is there is read, what was interrupted is finished.
+        """Run effbench with its results in `runs/name`. A finished run is read, an interrupted one is resumed.
 
-        `arguments` are those of `effbench run` or `compare`; `tiny` come on top where the session is. `share` of the
-        step's time is its budget. The document of ``--json``, or None with a check that says why; what an interrupted
-        run holds is then to be had of `so_far`.
+        `arguments` are those of `effbench run` or `compare`; `tiny` are added in a tiny session. The budget is `share`
+        of the step's time. Returns the document of ``--json``, or None with a check that gives the reason; `so_far`
+        then returns what an interrupted run holds.
         """
         runs = self.folder / "runs"
         runs.mkdir(parents=True, exist_ok=True)
@@ -88,18 +91,19 @@ class Context:
             self.cut_short(f"run {name}", "too little of the step's time was left for it")
             return None
         if _is_begun(target):
-            words = ["run", "--resume", f"runs/{name}", "--json"]
+            command_line = ["run", "--resume", f"runs/{name}", "--json"]
         else:
             shutil.rmtree(target, ignore_errors=True)
             budget_s = max(5.0, share * self.seconds - STARTING_S)
             how = ["--launches", str(launches), "--budget", f"{budget_s:.0f}s"]
             if self.is_tiny:
                 how = ["--launches", "1", "--budget", "0.3s", *tiny]
-            words = [*arguments, "--device", self.device, *how, "--out", f"runs/{name}", "--json"]
+            command_line = [*arguments, "--device", self.device, *how, "--out", f"runs/{name}", "--json"]
         printed = runs / f".{name}.out"
-        code, said = self.command(words, printed, limit_s=self.left_s() - (0 if self.is_tiny else WRITING_S))
-        if code and "--resume" in words and self.left_s() > STARTING_S:
-            # Begun on another machine, or half a file: what can no longer be finished is begun again.
+        code, message = self.command(command_line, printed, limit_s=self.left_s() - (0 if self.is_tiny else WRITING_S))
+        if code and "--resume" in command_line and self.left_s() > STARTING_S:
+            # The run was started on another machine or its file is damaged. A run that cannot be resumed is started
+            # again.
             shutil.rmtree(target, ignore_errors=True)
             return self.study(name, arguments, share=share, launches=launches, tiny=tiny)
         found = _parsed(printed)
@@ -108,23 +112,23 @@ class Context:
             self._keep_partial(name, document)
             return None
         if code or found is None or "cells" not in found:
-            self.outcome.check(f"run {name}", False, said or f"exit code {code}", "a finished run")
+            self.outcome.check(f"run {name}", False, message or f"exit code {code}", "a finished run")
             return None
         files.write_json(document, found)
         return self._known(name, found)
 
     def cut_short(self, what: str, reason: str) -> None:
-        """Skip this check for want of time: the step is then not complete, and a later session takes it up."""
+        """Skip a check for lack of time. The step is then incomplete, and a later session continues it."""
         self.outcome.ended = "time"
         self.outcome.skip(what, reason)
 
     def so_far(self, name: str) -> Document | None:
-        """What a run of this step holds, finished or not."""
+        """Return what a run of this step holds, finished or not."""
         found: Document | None = files.read_json(self.folder / "runs" / f"{name}.json")
         return found
 
     def _keep_partial(self, name: str, document: Path) -> None:
-        """Tables, figures and the document of a run that is not finished: numbers to look at, nothing to judge."""
+        """Write tables, figures and the document of an unfinished run. Its numbers are shown but not judged."""
         if not _is_begun(self.folder / "runs" / name):
             return
         printed, limit_s = document.with_name(f".{name}_partial.out"), max(2 * WRITING_S, self.left_s())
@@ -137,8 +141,8 @@ class Context:
         self.outcome.number(f"{name}, ratios so far", ratios)
         done = sum(1 for cell in found["cells"] if cell["latency_s"])
         launches = max((cell["launches"] for cell in found["cells"]), default=0)
-        told = f"{done} of {len(found['cells'])} cells in {launches} launches"
-        self.outcome.check(f"run {name}, so far", "note", told)
+        found_text = f"{done} of {len(found['cells'])} cells in {launches} launches"
+        self.outcome.check(f"run {name}, so far", "note", found_text)
 
     def _known(self, name: str, document: Document) -> Document:
         self.outcome.runs = [*dict.fromkeys([*self.outcome.runs, name])]
@@ -151,7 +155,7 @@ class Context:
     # --- what other steps found -------------------------------------------------------------------------
 
     def other(self, step: str) -> Outcome | None:
-        """What another step of this session has found so far."""
+        """Return what another step of this session has found so far."""
         (*found,) = self.folder.parent.glob(f"*_{step}")
         return Outcome.load(found[0]) if found else None
 
@@ -160,7 +164,7 @@ class Context:
         return files.read_json(found[0]) if found else None
 
     def saturating_batch(self) -> int:
-        """The batch that the sweep found; where there was no sweep, one that keeps a large card busy."""
+        """Return the batch that the sweep found, or a batch that keeps a large GPU busy if there was no sweep."""
         sweep = self.other("batch_sweep")
         found = sweep.numbers.get("saturating_batch") if sweep else None
         if self.is_tiny:
@@ -182,7 +186,7 @@ def _parsed(path: Path) -> dict[str, Any] | None:
 
 
 def skipped_by_reason(cells: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """How many cells were left out, by the reason that was given."""
+    """Count the skipped cells by reason."""
     reasons: dict[str, int] = {}
     for cell in cells:
         if cell["skipped"]:

@@ -1,6 +1,6 @@
-"""What the makers' data sheets promise of some cards: dense arithmetic, without sparsity, and memory traffic.
+"""List the data-sheet peaks of some GPUs: dense arithmetic, without sparsity, and memory bandwidth.
 
-A sheet's tensor-core figures are often printed "with sparsity", which doubles them; here they are halved.
+Data sheets often print tensor-core figures "with sparsity", which doubles them; those are halved here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sheet:
-    """TFLOP/s by precision (2 operations a multiply-add) and GB/s; None where the card has no such unit."""
+    """TFLOP/s by precision (a multiply-add is 2 operations) and GB/s; None if the GPU has no such unit."""
 
     fp32: float
     tf32: float | None
@@ -23,8 +23,8 @@ class Sheet:
         return found
 
 
-# Names as torch.cuda.get_device_name gives them. A card of another name gets no verdict: an H100 NVL or an H200 NVL has
-# other clocks and memory than these.
+# Names as torch.cuda.get_device_name returns them. A GPU with another name gets no verdict: an H100 NVL or an H200 NVL
+# has other clocks and memory than these.
 SHEETS: Mapping[str, Sheet] = {
     # NVIDIA H100 Tensor Core GPU Datasheet: SXM 67 / 989* / 1,979*, 3.35 TB/s; * with sparsity
     "NVIDIA H100 80GB HBM3": Sheet(67, 494.5, 989.5, 3350),
@@ -46,8 +46,9 @@ SHEETS: Mapping[str, Sheet] = {
 }
 
 LEAST, MOST = 0.5, 1.1
-"""Shares of the sheet between which a measured peak is believed. No library reaches all of it; above it the count of
-operations or the clock is wrong, or a float32 convolution went through Winograd, which multiplies less than it counts.
+"""Range of a plausible measured peak, as shares of the data sheet's. No library reaches 100 %. Above the range the
+count of operations or the clock is wrong, or a float32 convolution used Winograd, which multiplies less than is
+counted.
 """
 
 

@@ -1,4 +1,4 @@
-"""Faults of users' networks on a real device: each must stay in its own row, and the run must go on."""
+"""Check that faults of users' networks on a real device affect only their own row, and that the run continues."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from benchmarks.gpu.context import Context
 
 MODELS = ("fits", "synchronises", "uncapturable", "too_big", "out_of_bounds", "fits_too")
 
-# By network and runtime what must become of it: a word that the reason must hold, or "" for a time. A scripted clock
-# runs nothing, so there every network has a time.
+# By network and runtime: text that the reason for skipping must contain, or "" for a time. The scripted clock runs
+# nothing, so every network has a time there.
 EXPECTED = {
     "cuda": {
         "too_big": ("out of memory", "out of memory"),
@@ -27,14 +27,14 @@ def faults(context: Context) -> None:
     file = context.folder / "user_models.py"
     shutil.copy(Path(__file__).with_name("user_models.py"), file)
     runtimes = ("eager", "cudagraph") if context.kind == "cuda" else ("eager",)
-    asked = ["compare", *(f"{file.name}:{model}" for model in MODELS), "--input", "3x64x64"]
-    document = context.study("user_models", [*asked, "--runtime", ",".join(runtimes)], launches=2)
+    arguments = ["compare", *(f"{file.name}:{model}" for model in MODELS), "--input", "3x64x64"]
+    document = context.study("user_models", [*arguments, "--runtime", ",".join(runtimes)], launches=2)
     if not document:
         return
     context.outcome.check("the run went on to its end", bool(document["complete"]), document["complete"], "True")
     for place, runtime in enumerate(runtimes):
         for model in MODELS:
-            # The document names a network of a file by its path and its factory.
+            # The document names a network of a file by path and factory.
             cells = [
                 cell
                 for cell in document["cells"]

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: whatever ends a session, what it had finished is on disk."""
+"""Write files atomically, so that whatever ends a session, its finished results are complete on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ARCHIVE = "session.tar.gz"
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a file under another name, flush it to the disk, then give it its own name."""
+    """Write a file under a temporary name, flush it to disk, and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}")
     with half.open("w", encoding="utf-8", newline="\n") as stream:
@@ -30,14 +30,14 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """The value, or None where the file is missing or is no JSON."""
+    """Return the value, or None if the file is missing or no JSON."""
     with suppress(OSError, ValueError):
         return json.loads(path.read_text(encoding="utf-8"))
     return None
 
 
 def pack(folder: Path, names: Iterable[str]) -> Path:
-    """Everything under these names of the folder as one file beside them, for machines that give back few files."""
+    """Pack these files and folders into one archive, for machines that return only few files."""
     target = folder / ARCHIVE
     half = folder / f".{ARCHIVE}.{os.getpid()}"
     with tarfile.open(half, "w:gz", compresslevel=3) as archive:
@@ -50,7 +50,7 @@ def pack(folder: Path, names: Iterable[str]) -> Path:
 
 def _name(half: Path, path: Path) -> None:
     half.replace(path)
-    with suppress(OSError):  # not every file system lets a folder be flushed
+    with suppress(OSError):  # not every file system can flush a folder
         place = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(place)

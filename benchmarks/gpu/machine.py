@@ -1,4 +1,4 @@
-"""What the machine is and has, and the repository's own GPU tests on it."""
+"""Record the machine and its packages, and run the repository's GPU tests on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.gpu import processes
 from benchmarks.gpu.context import Context
 
 NEEDED = {"torch": "torch", "numpy": "numpy", "typer": "typer", "filelock": "filelock", "scipy": "scipy"}
-"""Without one of these effbench measures nothing, or (scipy) gives no intervals and no verdicts."""
+"""Required packages: without one of them effbench measures nothing, or (scipy) gives no intervals and no verdicts."""
 
 WANTED = {
     "matplotlib": "figures",
@@ -36,13 +36,13 @@ WANTED = {
     "hypothesis": "the contract tests",
     "pytest_timeout": "the contract tests",
 }
-"""What a step or a part of effbench works with, and what it is for."""
+"""Optional packages, with what they are for."""
 
 TESTS = processes.ROOT / "tests"
 
 
 def is_here(name: str) -> bool:
-    """Whether a package can be imported, as far as that can be told without importing it."""
+    """Whether a package can probably be imported, without importing it."""
     try:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
@@ -50,12 +50,12 @@ def is_here(name: str) -> bool:
 
 
 def environment(context: Context) -> None:
-    """Versions, the card, what is missing and what for, and what `effbench doctor` says."""
+    """Record versions, the GPU, missing packages with their use, and the findings of `effbench doctor`."""
     missing = [name for name in NEEDED if not is_here(name)]
     context.outcome.check("packages without which nothing is measured", not missing, ", ".join(missing) or "all here")
     absent = {name: what for name, what in WANTED.items() if not is_here(name)}
-    told = ", ".join(f"{name} ({what})" for name, what in absent.items())
-    context.outcome.check("packages that are not here", "note", told or "none")
+    found_text = ", ".join(f"{name} ({what})" for name, what in absent.items())
+    context.outcome.check("packages that are not here", "note", found_text or "none")
     context.outcome.number("python", platform.python_version())
     for name in ("torch", "triton", "onnxruntime", "onnxruntime-gpu", "nvidia-ml-py", "timm", "torchvision", "numpy"):
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -63,11 +63,13 @@ def environment(context: Context) -> None:
     if not missing:
         _device(context)
     printed = context.folder / "doctor.json"
-    code, said = context.command(["doctor", "--json"], printed)
+    code, message = context.command(["doctor", "--json"], printed)
     findings = []
     with suppress(OSError, ValueError, KeyError):
         findings = json.loads(printed.read_text(encoding="utf-8"))["findings"]
-    context.outcome.check("effbench doctor", code == 0 and bool(findings), said if code else f"{len(findings)} topics")
+    context.outcome.check(
+        "effbench doctor", code == 0 and bool(findings), message if code else f"{len(findings)} topics"
+    )
     for item in findings:
         if item["status"] == "warn":
             context.outcome.check(f"doctor: {item['topic']}", "note", item["value"], reason=item["todo"])
@@ -84,9 +86,9 @@ def _device(context: Context) -> None:
         if context.kind == "cuda":
             device.setup()
         facts = device.facts()
-    except Exception as error:  # whatever is wrong with the device is this step's finding
-        said = (str(error).strip() or "without words").splitlines()[0]
-        context.outcome.check(f"device {context.device}", False, f"{type(error).__name__}: {said}", "a device")
+    except Exception as error:  # any error of the device is a finding of this step
+        message = (str(error).strip() or "without words").splitlines()[0]
+        context.outcome.check(f"device {context.device}", False, f"{type(error).__name__}: {message}", "a device")
         return
     for name, value in facts.items():
         context.outcome.number(name, value)
@@ -97,25 +99,25 @@ def _device(context: Context) -> None:
 
 
 def contract(context: Context) -> None:
-    """The tests that are marked cuda, in the files that hold such; elsewhere one device test, to try the way there."""
+    """Run the tests marked cuda; on other devices one device test, to check that running tests works."""
     for name in ("pytest", "hypothesis", "pytest_timeout"):
         if not is_here(name):
             context.outcome.skip("contract tests", f"{name} is not installed; carry it as a wheel")
             return
     files = sorted(path for path in TESTS.glob("**/test_*.py") if "mark.cuda" in path.read_text(encoding="utf-8"))
-    # Without its plug-ins for other things pytest starts faster and lacks fewer packages.
-    words = ["-p", "no:cacheprovider", "-p", "no:randomly", "-q", "-x" if context.is_tiny else "--maxfail=50"]
+    # pytest starts faster without plug-ins and needs fewer packages.
+    arguments = ["-p", "no:cacheprovider", "-p", "no:randomly", "-q", "-x" if context.is_tiny else "--maxfail=50"]
     if context.kind == "cuda":
         chosen = ["-m", "cuda", *(str(path) for path in files)]
     else:
         chosen = ["-k", f"{context.kind} and (knows or forward)", str(TESTS / "test_device_contract.py")]
     report = context.folder / "tests.xml"
     report.unlink(missing_ok=True)
-    # A test that failed in an earlier try has a check of its own, and no other would take its place.
+    # A test that failed in an earlier attempt has a check of its own, which nothing would replace.
     context.outcome.checks = []
     child = processes.start(
         "pytest",
-        [*words, f"--rootdir={processes.ROOT}", f"--junitxml={report}", *chosen],
+        [*arguments, f"--rootdir={processes.ROOT}", f"--junitxml={report}", *chosen],
         out=context.folder / "tests.log",
         errors=context.folder / "tests.log",
         folder=processes.ROOT,
@@ -128,7 +130,7 @@ def contract(context: Context) -> None:
 
 
 def _read(context: Context, report: Path, code: int | None) -> None:
-    """One check for each test that failed, one for all that passed."""
+    """Write one check per failed test, and one for all that passed."""
     passed, failed, skipped = 0, 0, 0
     cases: list[ElementTree.Element] = []
     with suppress(OSError, ElementTree.ParseError):
@@ -145,5 +147,5 @@ def _read(context: Context, report: Path, code: int | None) -> None:
             passed += 1
     ended = {None: "stopped at the time limit", 0: "ended"}.get(code, f"exit code {code}")
     context.outcome.number("tests", {"passed": passed, "failed": failed, "skipped": skipped})
-    told = f"{passed} passed, {failed} failed, {skipped} skipped, {ended}"
-    context.outcome.check("contract tests", passed > 0 and not failed and code in (0, None), told, "all passed")
+    found_text = f"{passed} passed, {failed} failed, {skipped} skipped, {ended}"
+    context.outcome.check("contract tests", passed > 0 and not failed and code in (0, None), found_text, "all passed")

@@ -1,4 +1,4 @@
-"""The process that carries out one step."""
+"""Run one step in a separate process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.gpu.steps import STEPS
 
 
 def main(arguments: list[str]) -> int:
-    """Carry out one step. What it finds is in its result file; the exit code says whether it came to its end."""
+    """Run one step. Its findings are in its result file; the exit code tells whether it completed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.one_step", description="one step of a session")
     parser.add_argument("step", choices=STEPS)
     parser.add_argument("session", type=Path)
@@ -26,26 +26,26 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--limit", type=float, required=True)
     parser.add_argument("--tiny", action="store_true")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     processes.die_with_parent()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
-    step = STEPS[asked.step]
-    folder = step.folder(asked.session)
-    # What an earlier try found stays until it is found anew.
-    outcome = Outcome.load(folder) or Outcome(folder, step.name, asked.device)
-    outcome.ended, outcome.reason, outcome.limit_s, outcome.began = None, "", asked.limit, time.time()
+    step = STEPS[options.step]
+    folder = step.folder(options.session)
+    # Findings of an earlier attempt stay until they are found again.
+    outcome = Outcome.load(folder) or Outcome(folder, step.name, options.device)
+    outcome.ended, outcome.reason, outcome.limit_s, outcome.began = None, "", options.limit, time.time()
     outcome.save()
-    context = Context(folder, asked.device, asked.seconds, asked.limit, asked.tiny, outcome)
+    context = Context(folder, options.device, options.seconds, options.limit, options.tiny, outcome)
     module, _, work = step.work.partition(":")
     try:
         getattr(importlib.import_module(f"benchmarks.gpu.{module}"), work)(context)
     except Stopped:
         outcome.ended = "stopped"
-    except Exception as error:  # a step that fails is a finding, and the others go on
+    except Exception as error:  # a failing step is a finding and must not stop the others
         traceback.print_exc()
-        said = (str(error).strip() or "without words").splitlines()[0][:200]
-        outcome.ended, outcome.reason = "crash", f"{type(error).__name__}: {said}"
+        message = (str(error).strip() or "without words").splitlines()[0][:200]
+        outcome.ended, outcome.reason = "crash", f"{type(error).__name__}: {message}"
     else:
         outcome.ended = outcome.ended or "complete"
     outcome.save()
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    # Once: what follows is the step's own clearing up.
+    # Only once: afterwards the step cleans up.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise Stopped

@@ -1,4 +1,4 @@
-"""What a step found: checks with what was wanted, numbers, runs. On disk after every one of them."""
+"""Store what a step found: checks with their limits, numbers, runs. Saved after each of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.gpu import files
 
 RESULT = "result.json"
 Verdict = Literal["pass", "fail", "skip", "note"]
-"""A "skip" has a reason; a "note" is a number that nothing was held against."""
+"""A "skip" has a reason; a "note" is a number without a limit."""
 
 ENDINGS = {
     "complete": "ended by itself",
@@ -25,7 +25,7 @@ ENDINGS = {
 
 @dataclass
 class Outcome:
-    """The result file of one step. `ended` is one of `ENDINGS`, or None while the step is at work."""
+    """The result file of one step. `ended` is one of `ENDINGS`, or None while the step runs."""
 
     folder: Path
     step: str
@@ -50,7 +50,7 @@ class Outcome:
         )
 
     def check(self, what: str, verdict: bool | Verdict, found: object = "", wanted: str = "", reason: str = "") -> bool:
-        """Record a check under its name, in place of an earlier one of that name. True unless it failed."""
+        """Record a check, replacing an earlier one of the same name. Returns True unless it failed."""
         word = verdict if isinstance(verdict, str) else ("pass" if verdict else "fail")
         entry = {"what": what, "verdict": word, "found": str(found), "wanted": wanted, "reason": reason}
         self.checks = [item for item in self.checks if item["what"] != what] + [entry]
@@ -70,23 +70,25 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """ "fail" with any failed check; "incomplete" where it did not end by itself; "skip" where it only skipped."""
-        words = [item["verdict"] for item in self.checks]
-        if "fail" in words:
+        """Whether any check failed ("fail"), the step did not complete ("incomplete"), or it only skipped ("skip");
+        else "pass".
+        """
+        verdicts = [item["verdict"] for item in self.checks]
+        if "fail" in verdicts:
             return "fail"
         if not self.is_complete:
             return "incomplete"
-        return "pass" if any(word in ("pass", "note") for word in words) else "skip"
+        return "pass" if any(word in ("pass", "note") for word in verdicts) else "skip"
 
     def why(self) -> str:
-        """One line for whoever reads the page: what failed, else why it is incomplete or was skipped."""
+        """Return one line for the page: what failed, or why the step is incomplete or was skipped."""
         failed = [item for item in self.checks if item["verdict"] == "fail"]
-        said = [_line(item) for item in failed]
+        reasons = [_line(item) for item in failed]
         if not self.is_complete:
-            said.append(self.reason or ENDINGS.get(str(self.ended), "at work"))
-        elif not said and self.verdict == "skip":
-            said = [item["reason"] for item in self.checks if item["verdict"] == "skip"]
-        return "; ".join(dict.fromkeys(said))
+            reasons.append(self.reason or ENDINGS.get(str(self.ended), "at work"))
+        elif not reasons and self.verdict == "skip":
+            reasons = [item["reason"] for item in self.checks if item["verdict"] == "skip"]
+        return "; ".join(dict.fromkeys(reasons))
 
 
 def _line(check: Mapping[str, str]) -> str:
@@ -95,7 +97,7 @@ def _line(check: Mapping[str, str]) -> str:
 
 
 def median(values: Sequence[float]) -> float:
-    """Of an even number of values the mean of the middle two. Raises ValueError without values."""
+    """Return the median; for an even number of values the mean of the middle two. Raises ValueError without values."""
     ordered = sorted(values)
     if not ordered:
         raise ValueError("no values")

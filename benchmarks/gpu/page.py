@@ -1,4 +1,4 @@
-"""The one page at the end: what passed and what failed, with numbers."""
+"""Write the summary page of a session: what passed and what failed, with numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FACTS = ("gpu.name", "gpu.driver", "gpu.cuda", "gpu.cudnn", "torch", "triton", 
 
 
 def write(folder: Path, settings: Mapping[str, Any], outcomes: Mapping[str, Outcome | None]) -> str:
-    """Write the page, and the same as JSON; the page."""
+    """Write the page, also as JSON, and return it."""
     text = render(settings, outcomes)
     files.write_text(folder / PAGE, text)
     steps = {
@@ -30,9 +30,9 @@ def write(folder: Path, settings: Mapping[str, Any], outcomes: Mapping[str, Outc
 
 
 def counts(outcomes: Mapping[str, Outcome | None]) -> dict[str, int]:
-    """Steps by verdict; those that have not run are "missing"."""
-    words = ["missing" if found is None else found.verdict for found in outcomes.values()]
-    return {word: words.count(word) for word in ("pass", "fail", "incomplete", "skip", "missing")}
+    """Count the steps by verdict; steps that have not run are "missing"."""
+    verdicts = ["missing" if found is None else found.verdict for found in outcomes.values()]
+    return {word: verdicts.count(word) for word in ("pass", "fail", "incomplete", "skip", "missing")}
 
 
 def render(settings: Mapping[str, Any], outcomes: Mapping[str, Outcome | None]) -> str:
@@ -66,8 +66,8 @@ def render(settings: Mapping[str, Any], outcomes: Mapping[str, Outcome | None]) 
 
 
 def _row(check: Mapping[str, str]) -> str:
-    told = " – ".join(part for part in (check["found"], check["reason"]) if part)
-    return f"| {_cell(check['what'])} | {MARKS[check['verdict']]} | {_cell(told)} | {_cell(check['wanted'])} |"
+    found_text = " – ".join(part for part in (check["found"], check["reason"]) if part)
+    return f"| {_cell(check['what'])} | {MARKS[check['verdict']]} | {_cell(found_text)} | {_cell(check['wanted'])} |"
 
 
 def _cell(text: str) -> str:

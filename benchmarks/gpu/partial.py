@@ -1,4 +1,4 @@
-"""What a run holds that is not finished yet, as `--json` would say it; its tables and figures are written beside it."""
+"""Print an unfinished run as `--json` would, and write its tables and figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The card's two peaks as effbench measures them, against its data sheet."""
+"""Compare the GPU's peaks as effbench measures them with its data sheet."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ WAYS = {
 
 
 def peaks(context: Context) -> None:
-    """Each precision, and the memory traffic of the first."""
+    """Measure the arithmetic peak of each precision, and the memory bandwidth with the first."""
     sheet = datasheets.sheet_of(card(context)) if context.kind == "cuda" else None
-    for precision, words in WAYS.items():
+    for precision, options in WAYS.items():
         if precision == "tf32" and context.kind != "cuda":
             context.outcome.skip("tf32 arithmetic", "a precision of NVIDIA's GPUs")
             continue
@@ -26,7 +26,7 @@ def peaks(context: Context) -> None:
             context.outcome.skip("bf16 arithmetic", "left out of a tiny session")
             continue
         printed = context.folder / f"peaks_{precision}.json"
-        code, said = context.command(["doctor", "--peaks", "--device", context.device, *words, "--json"], printed)
+        code, message = context.command(["doctor", "--peaks", "--device", context.device, *options, "--json"], printed)
         found = None
         with suppress(OSError, ValueError, KeyError):
             found = json.loads(printed.read_text(encoding="utf-8"))["peaks"]
@@ -34,7 +34,7 @@ def peaks(context: Context) -> None:
             context.cut_short(f"{precision} arithmetic", "its time was up")
             return
         if not found:
-            context.outcome.check(f"{precision} arithmetic", False, said or f"exit code {code}", "a peak")
+            context.outcome.check(f"{precision} arithmetic", False, message or f"exit code {code}", "a peak")
             continue
         tflops, gigabytes = found["flops_per_s"] / 1e12, found["bytes_per_s"] / 1e9
         context.outcome.number(precision, {"tflops": tflops, "gb_per_s": gigabytes})
@@ -44,15 +44,15 @@ def peaks(context: Context) -> None:
 
 
 def against(context: Context, what: str, measured: float, promised: float | None, unit: str) -> None:
-    """A check where the sheet has a figure, else a note."""
-    told = f"{measured:.4g} {unit}"
+    """Add a check if the data sheet has a figure, else a note."""
+    found_text = f"{measured:.4g} {unit}"
     if promised is None:
-        context.outcome.check(what, "note", told, reason="no data sheet at hand for this card")
+        context.outcome.check(what, "note", found_text, reason="no data sheet at hand for this card")
         return
     context.outcome.check(
         what,
         datasheets.is_believable(measured, promised),
-        f"{told}, {100 * measured / promised:.0f} % of the sheet's {promised:g}",
+        f"{found_text}, {100 * measured / promised:.0f} % of the sheet's {promised:g}",
         f"{100 * datasheets.LEAST:.0f} to {100 * datasheets.MOST:.0f} %",
     )
 

@@ -1,4 +1,4 @@
-"""Start a module in a process of its own, wait for it, and end it with everything that it started."""
+"""Start a module in a separate process, wait for it, and end it with every process that it started."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 GRACE_S = 6.0
-"""Between asking a process to end and ending it."""
+"""Seconds between asking a process to end and killing it."""
 
 POLL_S = 0.05
 _HEAVY = ("torch", "torch._dynamo", "matplotlib.pyplot", "pandas", "scipy.stats", "effbench.cli", "effbench.report")
@@ -24,14 +24,14 @@ _is_loaded = False
 
 
 class Child:
-    """A process that was started here. `is_leader` says whether it leads a process group of its own."""
+    """A process started here. `is_leader` says whether it leads its own process group."""
 
     def __init__(self, pid: int, popen: subprocess.Popen[bytes] | None, is_leader: bool) -> None:
         self.pid, self._popen, self._is_leader = pid, popen, is_leader
         self._code: int | None = None
 
     def poll(self) -> int | None:
-        """Its exit code, negative for a signal; None while it runs."""
+        """Return its exit code, negative for a signal; None while it runs."""
         if self._popen is not None:
             return self._popen.poll()
         if self._code is None:
@@ -40,14 +40,14 @@ class Child:
         return self._code
 
     def wait(self, seconds: float, should_stop: Callable[[], bool] = lambda: False) -> int | None:
-        """Its exit code, or None where it still runs after that time or is to stop."""
+        """Return its exit code, or None if it still runs after `seconds` or `should_stop()` is true."""
         end = time.monotonic() + seconds
         while (code := self.poll()) is None and time.monotonic() < end and not should_stop():
             time.sleep(POLL_S)
         return code
 
     def end(self, ask: signal.Signals, grace_s: float = GRACE_S) -> int | None:
-        """Ask it to end, then kill it and all that it started, also what left its process group."""
+        """Ask it to end, then kill it and every process that it started, even outside of its process group."""
         started = family(self.pid)
         if self.poll() is None:
             with suppress(ProcessLookupError):
@@ -66,9 +66,9 @@ class Child:
 def start(
     module: str, arguments: Sequence[str], *, out: Path, errors: Path, folder: Path, is_leader: bool = False
 ) -> Child:
-    """``python -m module arguments`` in `folder`, its output appended to these files.
+    """Run ``python -m module arguments`` in `folder` and append its output to these files.
 
-    The checkout is imported from, whether effbench is installed or not.
+    It imports effbench from this checkout, whether effbench is installed or not.
     """
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
@@ -89,9 +89,9 @@ def start(
 
 
 def load_once() -> None:
-    """From now on processes are forked from this one, which has loaded torch and the like: a start takes no seconds.
+    """Load torch and other slow modules now, and fork later processes from this one, so that they start at once.
 
-    For trying the script out. Never for the cuda device: its driver does not survive a fork.
+    Only for trying the script out. Never for the cuda device, whose driver does not survive a fork.
     """
     global _is_loaded
     os.environ.setdefault("MPLBACKEND", "agg")
@@ -132,7 +132,7 @@ def _fork(module: str, arguments: Sequence[str], out: Path, errors: Path, folder
 
 
 def die_with_parent() -> None:
-    """Have the kernel end this process, gently, when the one that started it is killed (Linux)."""
+    """Have the kernel send this process SIGTERM when its parent is killed (Linux)."""
     with suppress(OSError, AttributeError, ImportError):
         import ctypes
 
@@ -141,7 +141,7 @@ def die_with_parent() -> None:
 
 
 def family(pid: int) -> set[int]:
-    """This process and all below it, as /proc shows them; itself alone where there is no /proc."""
+    """Return this process and all its descendants from /proc; only itself without /proc."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*/stat") if Path("/proc/self/stat").exists() else ():
         with suppress(OSError, ValueError, IndexError):

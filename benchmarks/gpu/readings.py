@@ -1,4 +1,4 @@
-"""Energy, percentiles and peak memory of four networks, against NVML's power and torch's own allocator."""
+"""Check energy, percentiles and peak memory of four networks against NVML's power and torch's allocator."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from benchmarks.gpu import processes
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.studies import NETWORKS, SMALL
 
-MOST_ENERGY, MOST_MEMORY = 0.10, 0.01
+MAX_ENERGY_DIFFERENCE, MAX_MEMORY_DIFFERENCE = 0.10, 0.01
 WINDOW_S = 5.0
-LOOK_S = 0.02
-"""NVML renews its power every 0.1 s or less."""
+SAMPLE_INTERVAL_S = 0.02
+"""Seconds between two power samples; NVML updates its power every 0.1 s or less."""
 
 
 def readings(context: Context) -> None:
     batch = 8 if context.kind == "cuda" else 1
     models = NETWORKS[:2] if context.is_tiny else NETWORKS
-    asked = ["compare", *models, "--batch", str(batch), "--percentiles", "--peak-memory", "--energy"]
-    # Most of the time goes into the readings, which have no budget, so that one launch must do.
-    document = context.study("compare_readings", asked, share=0.2, launches=1, tiny=SMALL)
+    arguments = ["compare", *models, "--batch", str(batch), "--percentiles", "--peak-memory", "--energy"]
+    # Most of the time goes into these metrics, which have no budget, so one launch must do.
+    document = context.study("compare_readings", arguments, share=0.2, launches=1, tiny=SMALL)
     if not document:
         return
     for cell in document["cells"]:
@@ -43,12 +43,12 @@ def _percentiles(context: Context, cell: dict[str, Any]) -> None:
         context.outcome.check(what, False, found.get("missing", "none"), "p50, p90, p99")
         return
     values = [found[name] for name in ("p50_s", "p90_s", "p99_s")]
-    told = ", ".join(f"{1e3 * value:.4g}" for value in values) + " ms"
-    context.outcome.check(what, 0 < values[0] <= values[1] <= values[2], told, "p50 <= p90 <= p99")
+    found_text = ", ".join(f"{1e3 * value:.4g}" for value in values) + " ms"
+    context.outcome.check(what, 0 < values[0] <= values[1] <= values[2], found_text, "p50 <= p90 <= p99")
 
 
 def _energy(context: Context, cell: dict[str, Any], batch: int) -> None:
-    """Joules a call from the counter, against the mean power that NVML reads times the time of a plain loop."""
+    """Compare joules per call from the energy counter with NVML's mean power times the time of a plain loop."""
     what, found = f"{cell['model']}: energy", cell.get("energy", {})
     if "energy_j_per_call" not in found:
         reason = found.get("missing", "none")
@@ -58,12 +58,12 @@ def _energy(context: Context, cell: dict[str, Any], batch: int) -> None:
             context.outcome.check(what, False, reason, "joules")
         return
     ours = found["energy_j_per_call"]
-    told = f"{1e3 * ours:.4g} mJ a call, {found['power_w']:.4g} W at work, {found['idle_w']:.4g} W at rest"
+    found_text = f"{1e3 * ours:.4g} mJ a call, {found['power_w']:.4g} W at work, {found['idle_w']:.4g} W at rest"
     if context.kind == "fake":
         # The scripted device takes 20 W whatever it does.
-        context.outcome.check(what, abs(found["power_w"] / 20 - 1) <= MOST_ENERGY, told, "20 W")
+        context.outcome.check(what, abs(found["power_w"] / 20 - 1) <= MAX_ENERGY_DIFFERENCE, found_text, "20 W")
     elif context.kind == "cpu":
-        context.outcome.check(what, "note", told)
+        context.outcome.check(what, "note", found_text)
     else:
         theirs = power_times_time(context.device, cell["model"], batch)
         if isinstance(theirs, str):
@@ -71,33 +71,33 @@ def _energy(context: Context, cell: dict[str, Any], batch: int) -> None:
             return
         context.outcome.check(
             what,
-            abs(ours / theirs - 1) <= MOST_ENERGY,
-            f"{told}; NVML's power times time {1e3 * theirs:.4g} mJ a call, ratio {ours / theirs:.3f}",
-            f"<= {100 * MOST_ENERGY:.0f} % apart",
+            abs(ours / theirs - 1) <= MAX_ENERGY_DIFFERENCE,
+            f"{found_text}; NVML's power times time {1e3 * theirs:.4g} mJ a call, ratio {ours / theirs:.3f}",
+            f"<= {100 * MAX_ENERGY_DIFFERENCE:.0f} % apart",
         )
 
 
 def _memory(context: Context, cell: dict[str, Any], batch: int) -> None:
-    """Bytes above those before there was a network, against torch's own peak for one call in a fresh process."""
+    """Compare the bytes above those before the network with torch's own peak for one call in a fresh process."""
     what, found = f"{cell['model']}: peak memory", cell.get("peak_memory", {})
     if "peak_memory_bytes" not in found:
         context.outcome.check(what, False, found.get("missing", "none"), "bytes")
         return
     ours = found["peak_memory_bytes"]
-    told = f"{ours / 1e6:.5g} MB ({found['source']})"
+    found_text = f"{ours / 1e6:.5g} MB ({found['source']})"
     if context.kind != "cuda":
-        context.outcome.check(what, ours > 0, told, "more than nothing")
+        context.outcome.check(what, ours > 0, found_text, "more than nothing")
         return
     printed = context.folder / f"peak_{cell['model']}.json"
     theirs = _in_a_process(context, cell["model"], batch, printed)
     if theirs is None:
-        context.outcome.check(what, False, f"{told}; torch's own could not be read", "torch's own")
+        context.outcome.check(what, False, f"{found_text}; torch's own could not be read", "torch's own")
         return
     context.outcome.check(
         what,
-        abs(ours / theirs - 1) <= MOST_MEMORY,
-        f"{told}; torch's own {theirs / 1e6:.5g} MB, ratio {ours / theirs:.4f}",
-        f"<= {100 * MOST_MEMORY:.0f} % apart",
+        abs(ours / theirs - 1) <= MAX_MEMORY_DIFFERENCE,
+        f"{found_text}; torch's own {theirs / 1e6:.5g} MB, ratio {ours / theirs:.4f}",
+        f"<= {100 * MAX_MEMORY_DIFFERENCE:.0f} % apart",
     )
 
 
@@ -117,7 +117,7 @@ def _in_a_process(context: Context, model: str, batch: int, printed: Path) -> in
 
 
 def _placed(device: str, model: str, batch: int) -> Any:
-    """(torch, a call of the network on the device)."""
+    """Return torch, and a call of the network on the device."""
     torch = importlib.import_module("torch")
     zoo = importlib.import_module("effbench.zoo")
     torch.manual_seed(0)
@@ -127,7 +127,7 @@ def _placed(device: str, model: str, batch: int) -> Any:
 
 
 def peak_of_one_call(device: str, model: str, batch: int) -> int:
-    """What torch's allocator held at most: weights, one input and one call. For a process of its own."""
+    """Return the peak of torch's allocator in bytes: weights, one input and one call. Needs a process of its own."""
     torch = importlib.import_module("torch")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch, call = _placed(device, model, batch)
@@ -138,7 +138,7 @@ def peak_of_one_call(device: str, model: str, batch: int) -> int:
 
 
 def power_times_time(device: str, model: str, batch: int) -> float | str:
-    """Joules a call: NVML's power, read every `LOOK_S` during `WINDOW_S` of calls, times their time; or why not."""
+    """Return joules per call: NVML's mean power over `WINDOW_S` of calls, times their time; or the reason why not."""
     try:
         nvml = importlib.import_module("pynvml")
     except ImportError:
@@ -150,22 +150,22 @@ def power_times_time(device: str, model: str, batch: int) -> float | str:
         found = str(torch.cuda.get_device_properties(device).uuid)
         handle = nvml.nvmlDeviceGetHandleByUUID(found if found.startswith(("GPU-", "MIG-")) else f"GPU-{found}")
         nvml.nvmlDeviceGetPowerUsage(handle)
-    except Exception as error:  # every driver has its own ways to say no
+    except Exception as error:  # drivers raise different errors
         return f"NVML tells no power: {error}"
     watts: list[float] = []
     is_over = threading.Event()
 
-    def look() -> None:
-        while not is_over.wait(LOOK_S):
+    def sample_power() -> None:
+        while not is_over.wait(SAMPLE_INTERVAL_S):
             watts.append(nvml.nvmlDeviceGetPowerUsage(handle) / 1000)
 
     with torch.inference_mode():
         for _ in range(20):
             call()
         torch.cuda.synchronize(device)
-        # The first second is not looked at: the reading is an average over up to a second on some cards.
+        # The first second is not sampled: on some GPUs the power is an average over up to a second.
         chunk, calls, start = 10, 0, time.perf_counter()
-        watcher = threading.Thread(target=look, daemon=True)
+        watcher = threading.Thread(target=sample_power, daemon=True)
         while (spent := time.perf_counter() - start) < WINDOW_S:
             if spent > 1.0 and not watcher.is_alive() and not watts:
                 watcher.start()

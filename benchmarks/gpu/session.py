@@ -1,4 +1,4 @@
-"""A session: steps one after the other, each in a process with a time limit of its own, until the minutes are spent."""
+"""Run a session: steps one after the other, each in a process with its own time limit, until the minutes are used."""
 
 from __future__ import annotations
 
@@ -21,31 +21,32 @@ from benchmarks.gpu.steps import STEPS, Step
 
 SETTINGS = "session.json"
 LOG = "log.txt"
-PATIENCE = 1.3
-"""A step may take this many times its share before it is killed: what it overruns, later steps go without."""
+OVERRUN_FACTOR = 1.3
+"""A step is killed after this many times its share. What it overruns is missing for later steps."""
 
 LEAST_SHARE = 0.7
-"""Where the minutes are too few for all, each step gets this share of its need and the last ones none: a few answers
-are worth more than many halves, and the next session goes on with the others.
+"""If there are too few minutes for all, each step gets at least this share of its need and the last steps get none.
+Complete results of few steps are worth more than incomplete ones of many, and the next session continues with the
+others.
 """
 
 CLOSING_S = 10.0
-"""Kept of the minutes for the page and the archive."""
+"""Seconds reserved for the page and the archive."""
 
 TINY_LIMIT_S = 300.0
-"""Of a step of a tiny session, which takes seconds where nobody else is busy."""
+"""Time limit of a step of a tiny session, which takes seconds on a quiet machine."""
 
 SECOND_TRY_S = 30.0
-"""Left over at the end, this much goes to a step that was cut short."""
+"""If this many seconds are left at the end, a step that was cut short is tried again."""
 
 
 class Refused(Exception):
-    """What was asked for cannot be done, in one line."""
+    """The request cannot be carried out. The message is one line."""
 
 
 @dataclass
 class Session:
-    """`only` are the steps to carry out, `again` those whose earlier results are thrown away first."""
+    """`only` lists the steps to run, `again` those whose earlier results are deleted first."""
 
     folder: Path
     device: str
@@ -58,10 +59,10 @@ class Session:
     is_stopping: bool = False
 
     def carry_out(self) -> int:
-        """Every step that is missing. 0 where all that ran passed, 1 where one did not, 130 when it was stopped."""
+        """Run every missing step. Returns 0 if all steps passed, 1 if one did not, 130 if the session was stopped."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._alone(), self._signals():
-            self._settle()
+        with self._locked(), self._signals():
+            self._record_settings()
             for name in self.again:
                 shutil.rmtree(STEPS[name].folder(self.folder), ignore_errors=True)
             if self.is_tiny and not self.device.startswith("cuda"):
@@ -70,7 +71,7 @@ class Session:
             self._pass(todo)
             cut = [step for step in todo if not self._is_done(step)]
             if not self.is_tiny and not self.is_stopping:
-                # What an early step did not use goes to those that were cut short, the most valuable first.
+                # Unused time of early steps goes to steps that were cut short, in the order of the steps.
                 self._pass([step for step in cut if self.left_s() > SECOND_TRY_S], is_second=True)
             outcomes = self.outcomes()
             text = page.write(self.folder, self.settings(), outcomes)
@@ -83,9 +84,9 @@ class Session:
         return 0 if all(found and found.verdict in ("pass", "skip") for found in wanted) else 1
 
     def _again(self) -> str:
-        words = ["python", "-m", "benchmarks.gpu", "--out", str(self.folder)]
-        words += ["--device", self.device] if self.device != "cuda" else []
-        return shlex.join(words + (["--tiny"] if self.is_tiny else []))
+        arguments = ["python", "-m", "benchmarks.gpu", "--out", str(self.folder)]
+        arguments += ["--device", self.device] if self.device != "cuda" else []
+        return shlex.join(arguments + (["--tiny"] if self.is_tiny else []))
 
     def left_s(self) -> float:
         return 60 * self.minutes - (time.monotonic() - self.began) - (0.0 if self.is_tiny else CLOSING_S)
@@ -103,7 +104,7 @@ class Session:
             seconds = step.need_s * share_of_need(left, sum(item.need_s for item in steps[number:]))
             if is_second:
                 seconds = left
-            limit = min(PATIENCE * seconds, left)
+            limit = min(OVERRUN_FACTOR * seconds, left)
             if self.is_tiny:
                 seconds, limit = min(5.0, left), min(TINY_LIMIT_S, left)
             if self.limit_s is not None:
@@ -124,10 +125,12 @@ class Session:
         outcome.save()
         print(f"{step.name:22} at most {limit:4.0f} s: {step.title}", file=sys.stderr, flush=True)
         start, log = time.monotonic(), folder / LOG
-        words = [step.name, str(self.folder.resolve()), "--device", self.device]
-        words += ["--seconds", f"{min(seconds, limit):.1f}", "--limit", f"{limit:.1f}"]
-        words += ["--tiny"] if self.is_tiny else []
-        child = processes.start("benchmarks.gpu.one_step", words, out=log, errors=log, folder=folder, is_leader=True)
+        arguments = [step.name, str(self.folder.resolve()), "--device", self.device]
+        arguments += ["--seconds", f"{min(seconds, limit):.1f}", "--limit", f"{limit:.1f}"]
+        arguments += ["--tiny"] if self.is_tiny else []
+        child = processes.start(
+            "benchmarks.gpu.one_step", arguments, out=log, errors=log, folder=folder, is_leader=True
+        )
         code = child.wait(limit, lambda: self.is_stopping)
         was_running = code is None
         child.end(signal.SIGTERM, processes.GRACE_S if not self.is_tiny else 2.0)
@@ -135,7 +138,10 @@ class Session:
         if was_running:
             outcome.ended = "stopped" if self.is_stopping else "time"
         elif outcome.ended is None:
-            outcome.ended, outcome.reason = "crash", f"its process ended with {_told(code)}; see {folder.name}/{LOG}"
+            outcome.ended, outcome.reason = (
+                "crash",
+                f"its process ended with {_exit_text(code)}; see {folder.name}/{LOG}",
+            )
         outcome.seconds = round(time.monotonic() - start, 1)
         outcome.save()
         print(f"{'':22} {outcome.verdict}, {outcome.seconds:.0f} s {outcome.why()[:300]}", file=sys.stderr, flush=True)
@@ -145,8 +151,8 @@ class Session:
         if known is not None and known.checks:
             return
         step.folder(self.folder).mkdir(parents=True, exist_ok=True)
-        told = f"{max(0.0, limit):.0f} s were left, and it is not begun with less than {step.least_s:.0f}"
-        Outcome(step.folder(self.folder), step.name, self.device, ended="no time", reason=told).save()
+        found_text = f"{max(0.0, limit):.0f} s were left, and it is not begun with less than {step.least_s:.0f}"
+        Outcome(step.folder(self.folder), step.name, self.device, ended="no time", reason=found_text).save()
 
     def _is_done(self, step: Step) -> bool:
         found = Outcome.load(step.folder(self.folder))
@@ -157,21 +163,21 @@ class Session:
     def settings(self) -> dict[str, Any]:
         return files.read_json(self.folder / SETTINGS) or {}
 
-    def _settle(self) -> None:
-        """A folder is of one device: numbers of two in one page would be taken for one. Raises Refused."""
+    def _record_settings(self) -> None:
+        """Record the settings. A folder belongs to one device, because one page must not mix two. Raises Refused."""
         known = self.settings()
-        asked = {"device": self.device, "tiny": self.is_tiny}
-        if known and {name: known.get(name) for name in asked} != asked:
+        settings = {"device": self.device, "tiny": self.is_tiny}
+        if known and {name: known.get(name) for name in settings} != settings:
             raise Refused(
                 f"{self.folder} holds a session of device {known.get('device')}"
                 f"{', tiny' if known.get('tiny') else ''}; give it the same or another --out"
             )
         launched = [*known.get("begun", []), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())]
-        files.write_json(self.folder / SETTINGS, {**asked, "minutes": self.minutes, "begun": launched})
+        files.write_json(self.folder / SETTINGS, {**settings, "minutes": self.minutes, "begun": launched})
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Two sessions in one folder would throw each other's results away. Raises Refused."""
+    def _locked(self) -> Iterator[None]:
+        """Lock the folder: two sessions in one folder would delete each other's results. Raises Refused."""
         with (self.folder / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -181,7 +187,7 @@ class Session:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C, SIGTERM and a closed terminal end the step at work, keep what it found, and write the page."""
+        """On Ctrl-C, SIGTERM or a closed terminal, end the running step, keep its results, and write the page."""
 
         def stop(number: int, frame: FrameType | None) -> None:
             self.is_stopping = True
@@ -197,7 +203,7 @@ class Session:
     def _pack(self) -> None:
         try:
             files.pack(self.folder, [path.name for path in sorted(self.folder.iterdir()) if _is_packed(path)])
-        except OSError as error:  # the archive is a convenience, the folder is what counts
+        except OSError as error:  # the archive is only a convenience
             print(f"no archive: {error}", file=sys.stderr)
 
 
@@ -206,18 +212,20 @@ def _is_packed(path: Path) -> bool:
 
 
 def share_of_need(left_s: float, need_s: float) -> float:
-    """What a step gets of the time it needs: more than all of it where time is left over, `LEAST_SHARE` at least."""
+    """Return the share of its needed time that a step gets: above 1 if there is time to spare, at least
+    `LEAST_SHARE`.
+    """
     return max(LEAST_SHARE, left_s / need_s) if need_s > 0 else 1.0
 
 
-def _told(code: int | None) -> str:
+def _exit_text(code: int | None) -> str:
     if code is not None and code < 0:
         return f"signal {signal.Signals(-code).name}"
     return f"exit code {code}"
 
 
 def listed(folder: Path | None) -> str:
-    """The steps in their order, and what became of each in this folder."""
+    """List the steps in order, with their state in this folder."""
     lines = []
     for step in STEPS.values():
         found = Outcome.load(step.folder(folder)) if folder else None

@@ -1,6 +1,6 @@
-"""The steps in the order of their worth.
+"""List the steps in the order of their value.
 
-What must be seen first stands first, and every long run has its short version before it.
+The most important steps come first, and every long run is preceded by a short version of it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Step:
-    """One step. `need_s` is about what it takes on a card of 2022, `least_s` below which it is not worth beginning."""
+    """One step. `need_s` is its approximate time on a GPU of 2022; below `least_s` it is not started."""
 
     name: str
     title: str

@@ -1,4 +1,4 @@
-"""The steps that are studies of effbench: its own commands, and what their documents must hold."""
+"""Run the steps that are effbench studies, with effbench's own commands, and check their documents."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from benchmarks.gpu.context import Context, Document, skipped_by_reason
 from benchmarks.gpu.outcome import median
 
 NETWORKS = ("shufflenet_v2", "mobilenet_v2", "mobilenet_v1", "resnet50")
-"""Four that differ: channel shuffles, depthwise convolutions with shortcuts and without, dense convolutions."""
+"""Four different networks: channel shuffles, depthwise convolutions with and without shortcuts, dense convolutions."""
 
 G2 = ("run", "g2_groups")
 G2_TINY = ("--scale", "x1", "--select", "groups=1,8")
 SMALL = ("--input", "3x32x32")
-"""Images for a tiny session."""
+"""Small images for a tiny session."""
 
-MOST_APART = 0.01
-"""Of the ratios of two runs of the same study, in the median."""
+MAX_DIFFERENCE = 0.01
+"""Largest median difference between the ratios of two runs of the same study."""
 
 
 def first_command(context: Context) -> None:
-    """What a customer types first."""
+    """Run the command that a user types first."""
     document = context.study("g2_groups", G2, tiny=G2_TINY)
     if document:
-        _look(context, document)
+        _check_document(context, document)
 
 
 def repeat(context: Context) -> None:
-    """The same study again: no verdict may flip, and the ratios must stay where they were."""
+    """Run the same study again: no verdict may flip, and the ratios must agree."""
     first = context.other_run("first_command", "g2_groups")
     first = first or context.study("g2_groups", G2, share=0.5, tiny=G2_TINY)
     again = context.study("g2_groups_again", G2, share=0.5, tiny=G2_TINY)
@@ -47,19 +47,19 @@ def repeat(context: Context) -> None:
     judged = not (context.is_tiny and context.kind == "cpu")
     context.outcome.check(
         "ratios of two runs, median difference",
-        middle <= MOST_APART if judged else "note",
+        middle <= MAX_DIFFERENCE if judged else "note",
         f"{100 * middle:.2f} %, at most {100 * max(apart.values()):.2f} %",
-        f"<= {100 * MOST_APART:.0f} %" if judged else "",
+        f"<= {100 * MAX_DIFFERENCE:.0f} %" if judged else "",
     )
 
 
 def ratios_apart(first: Document, again: Document) -> dict[str, float]:
-    """By cell, how far the ratio of the second run lies from that of the first, relatively."""
+    """Return by cell the relative difference between the ratios of the two runs."""
     known = {cell["id"]: cell["ratio"]["point"] for cell in first["cells"] if cell["ratio"]}
     return {
         cell["id"]: abs(cell["ratio"]["point"] / known[cell["id"]] - 1)
         for cell in again["cells"]
-        # The reference's own ratio is 1 in every run.
+        # The reference's ratio is 1 in every run.
         if cell["ratio"] and cell["id"] in known and cell["id"] != cell["reference"]
     }
 
@@ -84,16 +84,16 @@ RUNTIMES = ("eager", "compile", "cudagraph", "onnxruntime")
 
 
 def _guidelines(context: Context, wanted: Sequence[str], batch: int) -> None:
-    """G1 to G4 under these runtimes, as far as the device has them."""
+    """Run G1 to G4 under these runtimes, as far as the device supports them."""
     if context.kind == "cpu":
-        # Compiling for a CPU takes a minute a network, which is no way to try a script.
+        # Compiling for a CPU takes a minute per network, too long for trying the script out.
         absent = ("cudagraph", "compile") if context.is_tiny else ("cudagraph",)
         for name in set(wanted) & set(absent):
             context.outcome.skip(f"under {name}", "not carried out on a CPU")
         wanted = [name for name in wanted if name not in absent]
     name = "guidelines_by_runtime" + ("_all" if len(wanted) > 2 else "") + (f"_batch_{batch}" if batch > 1 else "")
-    asked = ["run", "guidelines_by_runtime", "--runtime", ",".join(wanted), "--batch", str(batch)]
-    document = context.study(name, asked, tiny=("--select", "guideline=G2", "--select", "variant=1,8"))
+    arguments = ["run", "guidelines_by_runtime", "--runtime", ",".join(wanted), "--batch", str(batch)]
+    document = context.study(name, arguments, tiny=("--select", "guideline=G2", "--select", "variant=1,8"))
     if not document:
         return
     context.outcome.number("batch", batch)
@@ -107,7 +107,7 @@ def _guidelines(context: Context, wanted: Sequence[str], batch: int) -> None:
             context.outcome.check(
                 f"under {runtime}", done == len(cells) > 0, f"{done} of {len(cells)} cells", "all", "; ".join(reasons)
             )
-    _look(context, document)
+    _check_document(context, document)
 
 
 def full_models(context: Context) -> None:
@@ -119,22 +119,22 @@ def full_models_saturated(context: Context) -> None:
 
 
 def _models(context: Context, batch: int) -> None:
-    """Table 8 at this batch."""
+    """Run Table 8 at this batch."""
     usual = {"cuda": 8}.get(context.kind, 1)
     name = "full_models" + (f"_batch_{batch}" if batch != usual else "")
     tiny = ("--select", "model=shufflenet_v2_x0_5,mobilenet_v1_x0_25")
     document = context.study(name, ["run", "full_models", "--batch", str(batch)], launches=3, tiny=tiny)
     if document:
         context.outcome.number("batch", batch)
-        _look(context, document)
+        _check_document(context, document)
         _all_measured(context, document)
 
 
 def batch_sweep(context: Context) -> None:
-    """Images per second against images per call; the saturating batch is what later steps use."""
+    """Measure images per second against images per call; later steps use the saturating batch."""
     tiny = ("--select", "model=shufflenet_v2", "--select", "batch=1,2")
     complete = context.study("batch_sweep", ["run", "batch_sweep"], tiny=tiny)
-    # Later steps need a batch, be it the likeliest of a sweep that was cut short.
+    # Later steps need a batch, even the most likely one of a sweep that was cut short.
     document = complete or context.so_far("batch_sweep")
     if not document:
         return
@@ -142,9 +142,11 @@ def batch_sweep(context: Context) -> None:
     batches = {model: item["batch"] for model, item in found.items() if item["batch"]}
     if batches:
         context.outcome.number("saturating_batch", max(batches.values()))
-    told = ", ".join(f"{model} {item['batch']} ({item['verdict']})" for model, item in found.items())
+    found_text = ", ".join(f"{model} {item['batch']} ({item['verdict']})" for model, item in found.items())
     is_found = len(batches) == len(found) > 0
-    context.outcome.check("a saturating batch for every network", is_found if complete else "note", told, "a batch")
+    context.outcome.check(
+        "a saturating batch for every network", is_found if complete else "note", found_text, "a batch"
+    )
     context.outcome.number(
         "images_per_s",
         {cell["id"]: cell["batch"] / cell["latency_s"]["median"] for cell in document["cells"] if cell["latency_s"]},
@@ -152,7 +154,7 @@ def batch_sweep(context: Context) -> None:
 
 
 def breakdown(context: Context) -> None:
-    """Where the time goes, by kind of operation."""
+    """Measure the run time by kind of operation."""
     tiny = ("--model", "shufflenet_v2_x0_5")
     document = context.study("runtime_breakdown", ["run", "runtime_breakdown"], tiny=tiny)
     for item in document["breakdown"] if document else ():
@@ -163,15 +165,15 @@ def breakdown(context: Context) -> None:
         shares = {name: share["point"] for name, share in item["shares"].items() if share}
         shares["unattributed"] = (item["unattributed"] or {}).get("point", 0.0)
         context.outcome.number(what, shares)
-        told = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
+        found_text = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
         adds_up = abs(sum(shares.values()) - 1) < 1e-6 and shares.get("Conv", 0.0) > 0
-        context.outcome.check(what, adds_up, told, "convolutions, and shares that add up to 1")
+        context.outcome.check(what, adds_up, found_text, "convolutions, and shares that add up to 1")
     if document and not document["breakdown"]:
         context.outcome.check("breakdown", False, "no network has one", "shares of the time")
 
 
 def half_precision(context: Context) -> None:
-    """bfloat16, channels_last and both, against float32 and contiguous, at the saturating batch."""
+    """Compare bfloat16, channels_last and both with float32 and contiguous, at the saturating batch."""
     batch, models = context.saturating_batch(), NETWORKS[:2] if context.is_tiny else NETWORKS
     ways = {
         "float32": (),
@@ -184,9 +186,9 @@ def half_precision(context: Context) -> None:
         if context.is_tiny and number in (1, 2):
             context.outcome.skip(f"{way}, all measured", "left out of a tiny session")
             continue
-        asked = ["compare", *models, "--batch", str(batch), *words]
+        arguments = ["compare", *models, "--batch", str(batch), *words]
         name = f"compare_{way}_batch_{batch}"
-        document = context.study(name, asked, share=1 / len(ways), launches=3, tiny=SMALL)
+        document = context.study(name, arguments, share=1 / len(ways), launches=3, tiny=SMALL)
         if not document:
             continue
         times = {cell["model"]: cell["latency_s"]["median"] for cell in document["cells"] if cell["latency_s"]}
@@ -196,16 +198,16 @@ def half_precision(context: Context) -> None:
         base = base or times
         faster = {model: base[model] / seconds for model, seconds in times.items() if model in base}
         if number and faster:
-            told = ", ".join(f"{model} {speed:.2f}" for model, speed in faster.items())
-            context.outcome.check(f"{way}, speed-up over float32", "note", told)
+            found_text = ", ".join(f"{model} {speed:.2f}" for model, speed in faster.items())
+            context.outcome.check(f"{way}, speed-up over float32", "note", found_text)
             context.outcome.number(way, faster)
 
 
 # --- what every document must hold ---------------------------------------------------------------------
 
 
-def _look(context: Context, document: Document) -> None:
-    """The clock that ratios are of, what the verdicts were, what limits the cells, and what disturbed them."""
+def _check_document(context: Context, document: Document) -> None:
+    """Check the clock of the ratios, and report verdicts, what limits the cells, and disturbances."""
     wanted = "device" if context.kind == "cuda" else "cpu"
     context.outcome.check("ratios are of this clock", document["clock"] == wanted, document["clock"], wanted)
     verdicts = [
@@ -221,9 +223,9 @@ def _look(context: Context, document: Document) -> None:
     if verdicts:
         context.outcome.number("verdicts", verdicts)
         words = [item["verdict"] for item in verdicts]
-        told = ", ".join(f"{words.count(word)} {word}" for word in ("holds", "fails", "unsure") if word in words)
+        found_text = ", ".join(f"{words.count(word)} {word}" for word in ("holds", "fails", "unsure") if word in words)
         unsure = dict.fromkeys(item["reason"] for item in verdicts if item["verdict"] == "unsure")
-        context.outcome.check("verdicts", "note", told, reason="; ".join(unsure)[:300])
+        context.outcome.check("verdicts", "note", found_text, reason="; ".join(unsure)[:300])
     bounds = [cell["bound"] for cell in document["cells"] if cell["bound"]]
     if bounds:
         context.outcome.check("bound by", "note", ", ".join(f"{bounds.count(b)} {b}" for b in dict.fromkeys(bounds)))

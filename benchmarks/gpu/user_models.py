@@ -1,4 +1,4 @@
-"""Networks as users write them, each with one fault, for effbench to confine to its own row."""
+"""Define networks as users write them, each with one fault that effbench must confine to its own row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TOO_MANY_BYTES = 1 << 46
 
 
 class Stem(nn.Module):
-    """A plain network: what is wrong happens after it."""
+    """A plain network. The faults of its subclasses occur after it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Stem(nn.Module):
 
 
 class TooBig(Stem):
-    """Runs out of memory in forward."""
+    """Runs out of memory in its forward pass."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         wanted = torch.empty(TOO_MANY_BYTES, dtype=torch.uint8, device=image.device)
@@ -30,7 +30,7 @@ class TooBig(Stem):
 
 
 class OutOfBounds(Stem):
-    """Reads rows that a table does not have: a device-side assertion, after which a CUDA context is of no more use."""
+    """Reads rows that a table does not have: a device-side assertion, after which the CUDA context is unusable."""
 
     table: torch.Tensor
     rows: torch.Tensor
@@ -45,7 +45,7 @@ class OutOfBounds(Stem):
 
 
 class Synchronises(Stem):
-    """Asks for a value in forward, so that the host waits for the device in every call."""
+    """Reads a value in its forward pass, so that the host waits for the device in every call."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         found = super().forward(image)
@@ -53,7 +53,7 @@ class Synchronises(Stem):
 
 
 class Uncapturable(Stem):
-    """Runs as it is, and may not be captured: it waits for the whole device."""
+    """Works eagerly but cannot be captured, because it synchronises the whole device."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         found = super().forward(image)

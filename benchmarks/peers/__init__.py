@@ -1,1 +1,1 @@
-"""effbench against its peers: one file a part, raw rows under results/benchmarks/, a page made from them alone."""
+"""Compare effbench with its peers: one file per part, raw rows under results/benchmarks/, a page made from the rows."""

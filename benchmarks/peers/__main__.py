@@ -1,7 +1,8 @@
-"""Run: python -m benchmarks.peers [PART ...] [--machine NAME] [--smoke DIR], or: python -m benchmarks.peers page
+"""Command line of the comparison with peers: python -m benchmarks.peers [PART ...] [--machine NAME] [--smoke DIR], or
+page
 
-Carries out the parts (all without PART), each task's rows on disk before the next begins, under
-results/benchmarks/NAME, and writes docs/benchmarks.md. What is there already is not measured again. --smoke tries every
+Runs the parts (all by default) and writes docs/benchmarks.md. Each task's rows are on disk under
+results/benchmarks/NAME before the next task starts. What is there already is not measured again. --smoke runs every
 part for seconds and writes only to DIR.
 """
 
@@ -20,16 +21,18 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__.partition("\n\n")[2])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"page, or any of {', '.join(names)}")
     parser.add_argument("--machine", metavar="NAME", help="folder of the results; default: after the processor")
-    parser.add_argument("--smoke", metavar="DIR", type=Path, help="seconds a part, for trying it; results go to DIR")
-    asked = parser.parse_args(arguments)
-    if asked.parts == ["page"]:
+    parser.add_argument(
+        "--smoke", metavar="DIR", type=Path, help="a few seconds per part, to test it; results go to DIR"
+    )
+    options = parser.parse_args(arguments)
+    if options.parts == ["page"]:
         page.write()
         return 0
-    if unknown := [name for name in asked.parts if name not in names]:
+    if unknown := [name for name in options.parts if name not in names]:
         parser.error(f"there is no part {unknown[0]}; known: page, {', '.join(names)}")
-    parts = [part for part in page.PARTS if part.name in asked.parts or not asked.parts]
-    is_smoke = asked.smoke is not None
-    folder = asked.smoke or RESULTS / (asked.machine or machine_name())
+    parts = [part for part in page.PARTS if part.name in options.parts or not options.parts]
+    is_smoke = options.smoke is not None
+    folder = options.smoke or RESULTS / (options.machine or machine_name())
     planned = {part.name: left_to_do(part, folder, is_smoke) for part in parts}
     total = sum(part.seconds(task) for part in parts for task in planned[part.name])
     tasks = sum(len(items) for items in planned.values())
@@ -38,13 +41,17 @@ def main(arguments: list[str]) -> int:
         minutes = sum(map(part.seconds, planned[part.name])) / 60
         print(f"  {part.name:18}{len(planned[part.name]):4} tasks{minutes:6.1f} min", file=sys.stderr)
     if tasks:
-        words = ["python -m benchmarks.peers", *asked.parts, *(["--machine", asked.machine] if asked.machine else [])]
-        begin(folder, " ".join(words), [part.name for part in parts])
+        command = [
+            "python -m benchmarks.peers",
+            *options.parts,
+            *(["--machine", options.machine] if options.machine else []),
+        ]
+        begin(folder, " ".join(command), [part.name for part in parts])
     report, failed = Report(total), []
     for part in parts:
         try:
             carry_out(part, folder, is_smoke, report)
-        except Exception as error:  # whatever a peer does costs its own part, not the others
+        except Exception as error:  # a failing peer must not stop the other parts
             failed.append(part.name)
             print(f"\n{part.name}: {type(error).__name__}: {error}", file=sys.stderr)
     if sys.stderr.isatty():

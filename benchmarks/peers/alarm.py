@@ -1,4 +1,4 @@
-"""How often a gate raises an alarm where nothing changed: launches recorded and resampled, and real gates."""
+"""Measure how often a gate raises an alarm when nothing changed, on resampled recorded launches and on real gates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from effbench.gates import ab_pairs
 
 TARGET = 0.01
 RECORDED = "aa"
-"""The folder, beside the rows, of the two runs that the suites are resampled from."""
+"""Folder, beside the rows, of the two runs that the suites are resampled from."""
 
 
 def plan(is_smoke: bool) -> list[Task]:
@@ -66,12 +66,12 @@ def section(rows: list[Row]) -> Section:
             found.append(f"{percent(alarms['point'])} of {row['suites']} suites")
             is_met = is_met and alarms["point"] <= TARGET
     if real:
-        said = Counter(row["verdict"] for row in real)
-        alarms_of_real = said["REGRESSION"]
+        verdict_counts = Counter(row["verdict"] for row in real)
+        alarms_of_real = verdict_counts["REGRESSION"]
         high = stats.proportion_interval(alarms_of_real, len(real), 0.9).high
         found.append(f"{alarms_of_real} of {len(real)} real gates")
         is_met = is_met and not alarms_of_real
-        counts = ", ".join(f"{word} {count}" for word, count in said.most_common())
+        counts = ", ".join(f"{word} {count}" for word, count in verdict_counts.most_common())
         blocks.append(
             f"{len(real)} real gates, each `effbench check --against HEAD` on an unchanged repository of three "
             f"networks: {counts}. With 95 % confidence the alarm rate is at most {percent(high, 0)}. So few gates can "
@@ -96,7 +96,7 @@ def section(rows: list[Row]) -> Section:
 
 
 def _resampled(row: Row) -> list[str]:
-    """What the recorded launches say: ours first, then every peer's rule, sequential and interleaved."""
+    """Describe the resampled launches: our gate first, then every peer's rule, sequential and interleaved."""
     slowdowns = [item["slowdown"] for item in row["gate"] if item["slowdown"]]
     none = next((item for item in row["gate"] if not item["slowdown"]), None)
     lines = []

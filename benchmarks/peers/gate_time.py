@@ -1,4 +1,4 @@
-"""How long the gate takes on twelve networks at four launches."""
+"""Measure how long the gate takes on twelve networks at four launches."""
 
 from __future__ import annotations
 

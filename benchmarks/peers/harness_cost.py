@@ -1,4 +1,4 @@
-"""What a harness adds to each call over a bare loop, in nanoseconds."""
+"""Measure what a harness adds to each call over a bare loop, in nanoseconds."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ HARNESSES = {
     "pytest-benchmark pedantic": ("defaults",),
     "pyperf": ("equal",),
 }
-"""Each with the budgets it is run with. pytest-benchmark's default is the same second; pyperf's, 21 processes, is run
-once a body.
+"""Each harness with the budgets that it is run with.
+
+pytest-benchmark's default is also one second. pyperf's default of 21 processes is run once per body.
 """
 
 
@@ -51,7 +52,7 @@ def seconds(task: Task) -> float:
 
 
 def measure(task: Task, folder: Path) -> Iterator[Row]:
-    """One row: `harness_ns` as the tool reports it, `bare_ns` in the same process."""
+    """Yield one row: `harness_ns` as the tool reports it, and `bare_ns` from the same process."""
     harness, body, is_equal = task["harness"], task["body"], task["budget"] == "equal"
     if harness.startswith("pytest-benchmark"):
         mode = "pedantic" if harness.endswith("pedantic") else "calibrated"
@@ -60,18 +61,20 @@ def measure(task: Task, folder: Path) -> Iterator[Row]:
     elif harness == "pyperf":
         yield _pyperf(body, is_equal)
     else:
-        words = [sys.executable, INSIDE / "harness.py", harness, body, EQUAL_S if is_equal else 0]
-        yield json.loads(process(words).out.splitlines()[-1])
+        command = [sys.executable, INSIDE / "harness.py", harness, body, EQUAL_S if is_equal else 0]
+        yield json.loads(process(command).out.splitlines()[-1])
 
 
 def in_pytest(file: str, options: list[str], variables: dict[str, str]) -> list[Row]:
-    """The benchmarks of pytest-benchmark's JSON, from a pytest process that reads no configuration of ours."""
+    """Return the benchmarks in pytest-benchmark's JSON, from a pytest process without our configuration."""
     with tempfile.TemporaryDirectory() as scratch:
         empty, out = Path(scratch) / "pytest.ini", Path(scratch) / "out.json"
         empty.write_text("[pytest]\n")
-        words = [sys.executable, "-m", "pytest", "-q", "-c", empty, "-p", "no:cacheprovider"]
-        # Our own plugin stays out: a user of the peer has it not.
-        process([*words, "-p", "no:effbench", INSIDE / file, f"--benchmark-json={out}", *options], variables=variables)
+        command = [sys.executable, "-m", "pytest", "-q", "-c", empty, "-p", "no:cacheprovider"]
+        # effbench's plugin is disabled: users of the peer do not have it.
+        process(
+            [*command, "-p", "no:effbench", INSIDE / file, f"--benchmark-json={out}", *options], variables=variables
+        )
         return list(json.loads(out.read_text())["benchmarks"])
 
 

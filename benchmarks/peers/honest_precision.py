@@ -1,8 +1,8 @@
-"""Which share of claimed ±1 % is true where the truth is known: rules for stopping, on scripted clocks.
+"""Measure which share of claimed ±1 % precision is true on scripted clocks, where the truth is known.
 
-The clock is an AR(1) process in the logarithm of a block's time, 5 % standard deviation. effbench's own loop runs on
-it, with its own rule for stopping; pytest-benchmark's rule is written anew from its documentation of
-``--benchmark-precision``: after each round, stop where z·s/√n is at most that share of the mean.
+The clock is an AR(1) process in the logarithm of a block's time, with 5 % standard deviation. effbench's own loop runs
+on it with its own stopping rule. pytest-benchmark's rule is implemented here from its documentation of
+``--benchmark-precision``: after each round, stop if z·s/√n is at most that share of the mean.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from effbench.timing import block_loop
 PRECISION = 0.01
 DEVIATION = 0.05
 AUTOCORRELATIONS = (0.0, 0.5, 0.9)
-MOST_ROUNDS = 20_000
-"""Far above what a run does, so that a rule decides and not its limit."""
+MAX_ROUNDS = 20_000
+"""Far above the rounds of a real run, so that the stopping rule decides and not the limit."""
 BLOCK_NS = 5e6
 RULES = {"effbench": None, "pytest-benchmark, 99 % (its default)": 0.99, "pytest-benchmark, 95 %": 0.95}
-"""Each with the confidence that it is told."""
+"""Each rule with its confidence level."""
 
 
 class Clock:
-    """A device whose blocks take a random time that remembers the last one. Single calls take none."""
+    """A device whose block times are autocorrelated. Single calls take no time."""
 
     def __init__(self, autocorrelation: float, seed: int) -> None:
         self._random, self._rho = random.Random(seed), autocorrelation
@@ -46,7 +46,7 @@ class Clock:
         return self._level
 
     def run_calls(self, call: Any, calls: int) -> None:
-        """Untimed calls take no time here."""
+        """Do nothing: untimed calls take no time here."""
 
     def time_block(self, call: Any, calls: int) -> Timing:
         spent = 0 if calls == 1 else round(BLOCK_NS * calls * math.exp(self.next_log()))
@@ -54,8 +54,10 @@ class Clock:
 
 
 def effbench_trial(clock: Clock) -> tuple[bool, int, float]:
-    """One launch of one cell: whether it stopped for precision, after how many rounds, and the median's error."""
-    sampling = Sampling(max_rounds=MOST_ROUNDS, precision=PRECISION)
+    """Run one launch of one cell. Returns whether it stopped for precision, its rounds, and the median's relative
+    error.
+    """
+    sampling = Sampling(max_rounds=MAX_ROUNDS, precision=PRECISION)
     task = block_loop.Slice(0, 0, 0, math.inf, {"cell": "cell"})
     times, reason = [], ""
     for item in block_loop.rounds(clock, {"cell": None}, {"cell": 2}, sampling, task):  # type: ignore[arg-type, dict-item]
@@ -67,10 +69,10 @@ def effbench_trial(clock: Clock) -> tuple[bool, int, float]:
 
 
 def peer_trial(clock: Clock, confidence: float, min_rounds: int = 5) -> tuple[bool, int, float]:
-    """The same by pytest-benchmark's rule: the error is the mean's, against the process's own mean."""
+    """Do the same with pytest-benchmark's rule; the error is that of the mean, against the mean of the process."""
     z = statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
     count, mean, squares = 0, 0.0, 0.0
-    while count < MOST_ROUNDS:
+    while count < MAX_ROUNDS:
         value = math.exp(clock.next_log())
         count += 1
         change = value - mean
@@ -91,7 +93,7 @@ def seconds(task: Task) -> float:
 
 
 def measure(task: Task, folder: Path) -> Iterator[Row]:
-    """`rounds` and `errors` of every trial that stopped by its rule. Seeded: they come out the same anywhere."""
+    """Yield `rounds` and `errors` of every trial that stopped by its rule. Seeded, so results are the same anywhere."""
     confidence, found = RULES[task["rule"]], []
     for seed in range(task["trials"]):
         clock = Clock(task["autocorrelation"], seed)

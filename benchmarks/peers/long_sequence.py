@@ -1,4 +1,6 @@
-"""What counting takes where a network runs a loop over its tokens, at growing lengths: time should grow as they do."""
+"""Measure how long counting takes for a network with a loop over its tokens, at growing lengths. It should grow
+linearly.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,9 @@ def seconds(task: Task) -> float:
 
 
 def measure(task: Task, folder: Path) -> Iterator[Row]:
-    """One process a length."""
-    words = [sys.executable, INSIDE / "long_sequence.py", task["layers"], task["tokens"]]
-    yield json.loads(process(words).out.splitlines()[-1])
+    """Run one process per length."""
+    arguments = [sys.executable, INSIDE / "long_sequence.py", task["layers"], task["tokens"]]
+    yield json.loads(process(arguments).out.splitlines()[-1])
 
 
 def section(rows: list[Row]) -> Section:

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md from the rows under results/benchmarks: what was promised, what was found, how the peers do."""
+"""Write docs/benchmarks.md from the rows under results/benchmarks: targets, results, and the peers' results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PARTS = (
     long_sequence.PART,
 )
 NOTES = "notes.json"
-"""By target: why it was missed and what the next idea is. Written by hand, printed beside the target."""
+"""By target: why it was missed and what to try next. Written by hand and printed beside the target."""
 
 HEAD = """# effbench compared with other tools
 
@@ -48,7 +48,7 @@ as their users run them, with their defaults, and again with as much time as eff
 
 
 def page(results: Path = RESULTS) -> str:
-    """The whole page as Markdown."""
+    """Return the whole page as Markdown."""
     machines = [folder for folder in sorted(results.glob("*")) if (folder / "sessions.jsonl").exists()]
     texts = [HEAD, *(_machine(folder) for folder in machines)]
     return "\n".join(texts) if machines else HEAD + "\nNothing has been recorded yet.\n"
@@ -84,7 +84,7 @@ def _targets(targets: list[Target], notes: dict[str, str]) -> str:
 
 
 def _about(sessions: list[dict[str, Any]]) -> str:
-    """The machine, the versions and the commands of every session, each said once."""
+    """Describe the machine, the versions and the commands of all sessions, each once."""
     machine = sessions[-1]["machine"]
     place = ", ".join(str(machine[name]) for name in ("cpu", "system") if machine[name])
     inside = [word for word, name in (("virtual", "hypervisor"), ("in a container", "container")) if machine[name]]

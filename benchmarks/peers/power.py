@@ -1,4 +1,4 @@
-"""Whether the gate sees a slowdown that is really there: extra work in the forward pass of one network of three."""
+"""Measure whether the gate detects a real slowdown: extra work in the forward pass of one network of three."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.peers.session import INSIDE, Part, Row, Section, Target, Task, p
 from benchmarks.peers.tables import percent, table
 
 GATES = {0.05: 12, 0.03: 4, 0.10: 4}
-WORDS = ("REGRESSION", "INCONCLUSIVE", "ENVIRONMENT", "PASS")
+VERDICTS = ("REGRESSION", "INCONCLUSIVE", "ENVIRONMENT", "PASS")
 
 
 def plan(is_smoke: bool) -> list[Task]:
@@ -30,39 +30,39 @@ def seconds(task: Task) -> float:
 
 
 def measure(task: Task, folder: Path) -> Iterator[Row]:
-    """`injected` is what the extra work came to when it was calibrated, in CPU time of that network."""
+    """Yield one row. `injected` is the calibrated extra work as a share of the network's CPU time."""
     cell = repository.THREE[task["gate"] % len(repository.THREE)]
-    words = [sys.executable, INSIDE / "calibrate.py", cell, task["slowdown"]]
-    calibrated = json.loads(process(words).out)
+    command = [sys.executable, INSIDE / "calibrate.py", cell, task["slowdown"]]
+    calibrated = json.loads(process(command).out)
     with repository.repository(repository.THREE) as project:
         repository.slow_down(project, cell, calibrated["extra"])
         found, done = repository.gate(project)
-    told = {item["id"].rpartition("=")[2]: item for item in found["cells"]}
-    ratio = told[cell]["ratio"] or {}
+    cells = {item["id"].rpartition("=")[2]: item for item in found["cells"]}
+    ratio = cells[cell]["ratio"] or {}
     yield {
         "cell": cell,
         **calibrated,
-        "verdict": told[cell]["verdict"],
+        "verdict": cells[cell]["verdict"],
         "ratio": ratio.get("point"),
         "low": ratio.get("low"),
         "high": ratio.get("high"),
-        "launches": told[cell]["launches"],
-        "others": [item["verdict"] for name, item in told.items() if name != cell],
+        "launches": cells[cell]["launches"],
+        "others": [item["verdict"] for name, item in cells.items() if name != cell],
         "exit_code": done.code,
         "wall_s": done.wall_s,
     }
 
 
 def section(rows: list[Row]) -> Section:
-    lines, said = [], {}
+    lines, verdicts = [], {}
     for share in sorted({row["slowdown"] for row in rows}):
         mine = [row for row in rows if row["slowdown"] == share]
-        said[share] = Counter(row["verdict"] for row in mine)
+        verdicts[share] = Counter(row["verdict"] for row in mine)
         injected = sorted(row["injected"] for row in mine)
         shown = f"{percent(statistics.median(injected))} [{percent(injected[0])}, {percent(injected[-1])}]"
         measured = [row["ratio"] - 1 for row in mine if row["ratio"] is not None]
         launches = statistics.fmean(row["launches"] for row in mine)
-        counts = [said[share][word] for word in WORDS]
+        counts = [verdicts[share][word] for word in VERDICTS]
         middle = percent(statistics.median(measured)) if measured else "–"
         lines.append((percent(share, 0), len(mine), shown, middle, *counts, f"{launches:.1f}"))
     others = Counter(verdict for row in rows for verdict in row["others"])
@@ -75,32 +75,32 @@ def section(rows: list[Row]) -> Section:
             "verdicts of `effbench check --against HEAD` on that network. Of the two unchanged networks beside it, "
             f"{alarms} were called slower.",
             table(
-                ("wanted", "gates", "injected, median [range]", "measured", *WORDS, "launches"),
+                ("wanted", "gates", "injected, median [range]", "measured", *VERDICTS, "launches"),
                 lines,
             ),
         ],
-        _targets(said.get(0.05, Counter())),
+        _targets(verdicts.get(0.05, Counter())),
     )
 
 
-def _targets(said: Counter[str]) -> list[Target]:
-    count = sum(said.values())
-    undecided = said["INCONCLUSIVE"] + said["ENVIRONMENT"]
-    found = f"{said['REGRESSION']} of {count} caught, {undecided} not decided, {said['PASS']} passed"
+def _targets(verdicts: Counter[str]) -> list[Target]:
+    count = sum(verdicts.values())
+    undecided = verdicts["INCONCLUSIVE"] + verdicts["ENVIRONMENT"]
+    found = f"{verdicts['REGRESSION']} of {count} caught, {undecided} not decided, {verdicts['PASS']} passed"
     return [
         Target(
             "a slowdown of 5 %, really injected, is caught",
             "≥ 80 %, or else INCONCLUSIVE",
             found if count else "–",
             "none says INCONCLUSIVE",
-            said["REGRESSION"] + undecided >= 0.8 * count if count else None,
+            verdicts["REGRESSION"] + undecided >= 0.8 * count if count else None,
         ),
         Target(
             "a slowdown of 5 %, really injected, is passed",
             "≤ 5 %",
-            f"{said['PASS']} of {count}" if count else "–",
+            f"{verdicts['PASS']} of {count}" if count else "–",
             "none proves its absence",
-            said["PASS"] <= 0.05 * count if count else None,
+            verdicts["PASS"] <= 0.05 * count if count else None,
         ),
     ]
 

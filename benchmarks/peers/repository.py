@@ -1,4 +1,4 @@
-"""A user's repository in a temporary folder: networks, an effbench.toml, one commit; and the gate run on it."""
+"""Create a user's repository in a temporary folder (networks, effbench.toml, one commit), and run the gate on it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ NETS: Mapping[str, int] = {
     **{"grouped_a": 64, "grouped_b": 128, "grouped_c": 64},
     **{"depthwise_a": 128, "depthwise_b": 256, "depthwise_c": 64},
 }
-"""The networks of inside/nets.py and the width of their input."""
+"""The networks of inside/nets.py with the width of their input."""
 THREE = ("dense_a", "wide_a", "grouped_b")
 GIT = ("git", "-c", "user.name=bench", "-c", "user.email=bench@localhost", "-c", "commit.gpgsign=false")
 
 
 @contextlib.contextmanager
 def repository(cells: Sequence[str]) -> Iterator[Path]:
-    """A committed repository whose effbench.toml names these networks."""
+    """Create a committed repository whose effbench.toml lists these networks."""
     with tempfile.TemporaryDirectory(prefix="effbench-bench-") as scratch:
         folder = Path(scratch)
         shutil.copy(INSIDE / "nets.py", folder / "nets.py")
@@ -34,25 +34,25 @@ def repository(cells: Sequence[str]) -> Iterator[Path]:
             for cell in cells
         ]
         (folder / "effbench.toml").write_text("\n".join(entries))
-        for words in (("init", "--quiet"), ("add", "."), ("commit", "--quiet", "-m", "Three networks")):
-            process([*GIT, *words], folder=folder)
+        for arguments in (("init", "--quiet"), ("add", "."), ("commit", "--quiet", "-m", "Three networks")):
+            process([*GIT, *arguments], folder=folder)
         yield folder
 
 
 def slow_down(folder: Path, cell: str, extra: int) -> None:
-    """A candidate that does more: so many additions in every forward pass of one network."""
+    """Modify the working tree so that one network does `extra` additions in every forward pass."""
     path = folder / "nets.py"
     text = path.read_text()
     path.write_text(text.replace("EXTRA: dict[str, int] = {}", f"EXTRA: dict[str, int] = {{{cell!r}: {extra}}}"))
 
 
-def effbench(folder: Path, *words: str) -> Ended:
-    return process([sys.executable, "-m", "effbench", *words], folder=folder, codes=(0, 1, 3, 4))
+def effbench(folder: Path, *arguments: str) -> Ended:
+    return process([sys.executable, "-m", "effbench", *arguments], folder=folder, codes=(0, 1, 3, 4))
 
 
-def gate(folder: Path, *words: str) -> tuple[dict[str, Any], Ended]:
-    """The files as they are against the commit: what `effbench check --json` says, and the process."""
-    done = effbench(folder, "check", "--against", "HEAD", "--json", "--out", "measured", *words)
+def gate(folder: Path, *arguments: str) -> tuple[dict[str, Any], Ended]:
+    """Check the working tree against the commit. Returns the JSON of `effbench check` and the ended process."""
+    done = effbench(folder, "check", "--against", "HEAD", "--json", "--out", "measured", *arguments)
     found = json.loads(done.out)
     shutil.rmtree(folder / "measured", ignore_errors=True)
     return found, done

@@ -1,4 +1,6 @@
-"""Carry out a part task by task, every answer on disk before the next task starts, and go on where it was stopped."""
+"""Run a part task by task, write each result to disk before the next task starts, and continue where a session
+stopped.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ PACKAGES = (
     *("effbench", "torch", "torchvision", "pytest", "pytest-benchmark", "pyperf", "asv", "asv_runner"),
     *("fvcore", "ptflops", "torchinfo", "numpy", "scipy"),
 )
-SAY_EVERY_S = 30.0
-"""Between two lines of progress where standard error is no terminal."""
+REPORT_INTERVAL_S = 30.0
+"""Seconds between two lines of progress if standard error is no terminal."""
 
 Task = dict[str, Any]
 Row = dict[str, Any]
@@ -34,7 +36,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Target:
-    """What the tool promised, what was found, and what the peers give. `is_met` is None where nothing was measured."""
+    """What was promised, what was measured, and what the peers reach. `is_met` is None if nothing was measured."""
 
     what: str
     wanted: str
@@ -45,7 +47,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Section:
-    """What a page says of one part: blocks of Markdown, and the targets it decides."""
+    """The page's section on one part: blocks of Markdown, and the targets that it decides."""
 
     blocks: Sequence[str]
     targets: Sequence[Target] = ()
@@ -53,10 +55,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Part:
-    """One question. `plan(is_smoke)` lists its tasks in the order they are carried out; `measure` answers one task, and
-    may leave raw files in the machine's folder.
+    """One question. `plan(is_smoke)` lists its tasks in order of execution; `measure` runs one task.
 
-    `seconds` estimates a task on a quiet machine. `section` reads every row, each joined with its task.
+    `measure` may leave raw files in the machine's folder. `seconds` estimates a task on a quiet machine. `section`
+    reads all rows, each joined with its task.
     """
 
     name: str
@@ -69,7 +71,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The answers of one part: JSON lines, one a task, each written whole."""
+    """The results of one part: JSON lines, one per task, each written at once."""
 
     path: Path
 
@@ -88,7 +90,7 @@ class Ledger:
             file.write(json.dumps(entry, allow_nan=False).encode() + b"\n")
 
     def mend(self) -> None:
-        """Drop a last line that was cut off when a session was ended while it wrote."""
+        """Drop an incomplete last line, which an interrupted session leaves."""
         if self.path.exists():
             data = self.path.read_bytes()
             if not data.endswith(b"\n"):
@@ -101,7 +103,7 @@ def _whole_lines(data: bytes) -> list[bytes]:
 
 @dataclass
 class Report:
-    """Progress for whoever watches: a bar on a terminal, else a line every half minute."""
+    """Show progress: a bar on a terminal, otherwise a line every half minute."""
 
     total_s: float
     done_s: float = 0.0
@@ -114,7 +116,7 @@ class Report:
         if sys.stderr.isatty():
             filled = int(30 * share)
             print(f"\r[{'#' * filled}{'.' * (30 - filled)}] {text[:80]:80}", end="", file=sys.stderr, flush=True)
-        elif time.monotonic() - self._said > SAY_EVERY_S:
+        elif time.monotonic() - self._said > REPORT_INTERVAL_S:
             self._said = time.monotonic()
             print(text, file=sys.stderr, flush=True)
 
@@ -136,7 +138,7 @@ def carry_out(part: Part, folder: Path, is_smoke: bool, report: Report) -> None:
 
 
 def begin(folder: Path, command: str, parts: Sequence[str]) -> None:
-    """Note this session down: when, with which command, on what, with which versions. It names no user and no path."""
+    """Record this session: time, command, machine and versions. Contains no user name and no path."""
     entry = {"at": now(), "command": command, "parts": list(parts), "machine": facts(), "versions": versions()}
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "sessions.jsonl").open("a") as file:
@@ -174,7 +176,7 @@ def versions() -> dict[str, str]:
 
 
 def machine_name() -> str:
-    """A folder's name for this machine, such as amd-epyc-2-cores."""
+    """Return a folder name for this machine, such as amd-epyc-2-cores."""
     found = facts()
     return re.sub(r"[^a-z0-9]+", "-", f"{found['cpu']} {found['cores']} cores".lower()).strip("-")
 
@@ -188,7 +190,7 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that ended: its exit code, what it printed, and what it took. Seconds."""
+    """A finished process: exit code, output, and its wall and CPU time in seconds."""
 
     code: int
     out: str
@@ -205,11 +207,11 @@ def process(
     variables: Mapping[str, str] | None = None,
     limit_s: float = 3600.0,
 ) -> Ended:
-    """Run a command to its end on one thread. Raises RuntimeError with its last words for a code not in `codes`."""
+    """Run a command on one thread until it ends. Raises RuntimeError with its last output for a code not in `codes`."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **(variables or {})}
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    words = [str(word) for word in command]
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=limit_s)
+    arguments = [str(word) for word in command]
+    done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=limit_s)
     wall = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode not in codes:
@@ -223,12 +225,12 @@ def process(
 
 
 def beside_python(name: str) -> str:
-    """The installed command of that name in this Python's environment."""
+    """Return the path of an installed command in this Python's environment."""
     return str(Path(sys.executable).parent / name)
 
 
 def shuffled(groups: Iterable[Sequence[Task]], seed: int) -> list[Task]:
-    """The tasks of each repeat in seeded random order, repeat after repeat: what drifts meets every tool alike."""
+    """Shuffle the tasks within each repeat with a seeded generator, so that drift affects every tool alike."""
     generator, found = random.Random(seed), []
     for group in groups:
         found += generator.sample(list(group), len(group))

@@ -1,4 +1,4 @@
-"""How far what a tool reports scatters from run to run, every tool with the same wall time; and claims of ±1 %."""
+"""Measure how far reported figures scatter between runs of equal wall time, and how many claims of ±1 % are true."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from effbench.analysis import stats
 
 SUITE = Path(__file__).with_name("suite.py")
 RUN_S = 16.0
-"""Wall seconds of one run of five cells, from the start of the process to its end."""
+"""Wall seconds of one run of five cells, from the start to the end of its process."""
 START_S = {"effbench": 4.0, "torch Timer": 2.2, "timm-style loop": 2.2, "pytest-benchmark": 3.2}
-"""What of it goes to imports, building the cells, and for effbench counting and drawing: until earlier runs tell."""
+"""Seconds of it for imports, building cells and, for effbench, counting and plotting, until earlier runs show it."""
 PRECISION = 0.01
 PEER_CONFIDENCE = 0.99
 """pytest-benchmark's default for --benchmark-confidence."""
@@ -53,7 +53,9 @@ def seconds(task: Task) -> float:
 
 
 def measure(task: Task, folder: Path) -> Iterator[Row]:
-    """A row for each cell: `latency_s` and `ratio` as reported; `low`, `high`, `stopped` where the tool says them."""
+    """Yield a row per cell: `latency_s` and `ratio` as reported; `low`, `high` and `stopped` if the tool reports
+    them.
+    """
     tool, budget, started = task["tool"], task["budget"], time.perf_counter()
     given_s = max(RUN_S - _start_s(Ledger(folder / f"{PART.name}.jsonl").rows(), tool), 2.0)
     each_s = given_s / len(CASES) if budget == "equal" else 0.0
@@ -63,7 +65,8 @@ def measure(task: Task, folder: Path) -> Iterator[Row]:
     if tool == "pytest-benchmark":
         options = [f"--benchmark-max-time={each_s}"] if each_s else []
         if budget == "±1 %":
-            # On a quiet machine the claim is reached long before these ten seconds; what they cut off claims nothing.
+            # On a quiet machine the precision is reached long before ten seconds. What this limit cuts off makes no
+            # claim.
             options = [f"--benchmark-precision={PRECISION}", "--benchmark-max-time=10"]
         found = in_pytest("pytest_cells.py", options, {})
         figure = "mean" if budget == "±1 %" else "median"
@@ -85,21 +88,31 @@ def measure(task: Task, folder: Path) -> Iterator[Row]:
 
 
 def _start_s(rows: Sequence[Row], tool: str) -> float:
-    """What runs took beyond what they were given to measure: the median of earlier ones, so that all take as long."""
+    """Return the median time that earlier runs took beyond their measuring time, so that all runs take equally long."""
     beyond = [row["wall_s"] - row["given_s"] for row in rows if row["tool"] == tool and row.get("given_s")]
     return statistics.median(beyond) if beyond else START_S[tool]
 
 
 def _is_precise(found: Mapping[str, float]) -> bool:
-    """Whether pytest-benchmark's rule was met at its default confidence, not only its time used up."""
+    """Whether pytest-benchmark's precision rule was met at its default confidence, and not only its time used up."""
     z = statistics.NormalDist().inv_cdf(0.5 + PEER_CONFIDENCE / 2)
     return z * found["stddev"] / math.sqrt(found["rounds"]) <= PRECISION * found["mean"]
 
 
 def _effbench(budget_s: float) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as scratch:
-        words = ["run", SUITE, "--launches", "3", "--budget", f"{budget_s:.2f}s", "--json", "--out", f"{scratch}/run"]
-        done = process([sys.executable, "-m", "effbench", *words])
+        arguments = [
+            "run",
+            SUITE,
+            "--launches",
+            "3",
+            "--budget",
+            f"{budget_s:.2f}s",
+            "--json",
+            "--out",
+            f"{scratch}/run",
+        ]
+        done = process([sys.executable, "-m", "effbench", *arguments])
     for cell in json.loads(done.out)["cells"]:
         ratio, latency = cell["ratio"], cell["latency_s"]
         yield {
@@ -119,29 +132,32 @@ def _effbench(budget_s: float) -> Iterator[Row]:
 
 
 def scatter(rows: Sequence[Row], figure: str) -> dict[str, float]:
-    """By cell, the standard deviation over runs of the log of a figure; 0.01 is about 1 %."""
+    """Return, by cell, the standard deviation over runs of the log of a figure; 0.01 is about 1 %."""
     cells: dict[str, list[float]] = {}
     for row in rows:
         cells.setdefault(row["cell"], []).append(math.log(row[figure]))
     return {cell: statistics.stdev(values) for cell, values in cells.items() if len(values) > 1}
 
 
-def together(scatters: Mapping[str, float]) -> float | None:
-    """The root mean square over cells."""
+def root_mean_square(scatters: Mapping[str, float]) -> float | None:
+    """Return the root mean square over cells."""
     return math.sqrt(statistics.fmean(value**2 for value in scatters.values())) if scatters else None
 
 
-def judged(rows: Sequence[Row], made: Sequence[Row], figure: str) -> tuple[int, int]:
-    """Of the claims in `made` (some of the `rows` of one tool): how many are true, and how many there are.
+def count_true_claims(rows: Sequence[Row], made: Sequence[Row], figure: str) -> tuple[int, int]:
+    """Return how many of the claims in `made` are true, and how many there are. `made` is a subset of one tool's
+    `rows`.
 
-    True: the figure lies within ±1 % of the median of that cell over all *other* runs of the same tool.
+    A claim is true if the figure lies within ±1 % of the cell's median over all *other* runs of the same tool.
     """
     near = [abs(row[figure] / truth - 1) <= PRECISION for row in made if (truth := _others(rows, row, figure))]
     return sum(near), len(near)
 
 
-def held(rows: Sequence[Row], made: Sequence[Row], figure: str, low: str, high: str) -> tuple[int, int]:
-    """Of the printed 95 % intervals, how many hold the median of the other runs; and how many there are."""
+def count_covering_intervals(
+    rows: Sequence[Row], made: Sequence[Row], figure: str, low: str, high: str
+) -> tuple[int, int]:
+    """Return how many printed 95 % intervals contain the median of the other runs, and how many intervals there are."""
     inside = [row[low] <= truth <= row[high] for row in made if (truth := _others(rows, row, figure))]
     return sum(inside), len(inside)
 
@@ -152,7 +168,7 @@ def _others(rows: Sequence[Row], row: Row, figure: str) -> float | None:
 
 
 def claims(rows: list[Row]) -> list[tuple[str, str, int, int]]:
-    """What each tool claims and how often that is so: who, what, how many are true, how many there are."""
+    """Return for each tool and claim: tool, claim, how many are true, how many there are."""
     ours = [row for row in rows if row["tool"] == "effbench"]
     theirs = [row for row in rows if row["budget"] == "±1 %"]
     ratios = [row for row in ours if row.get("low") is not None]
@@ -162,16 +178,28 @@ def claims(rows: list[Row]) -> list[tuple[str, str, int, int]]:
     sure_peers = [row for row in theirs if row["is_precise"]]
     beside = [row for row in theirs if row["cell"] != REFERENCE]
     return [
-        ("effbench", CLAIM, *judged(ours, sure_ratios, "ratio")),
-        ("effbench", "latency, where its 95 % interval is at most ±1 % wide", *judged(ours, sure_times, "latency_s")),
-        ("effbench", "ratio, the 95 % interval holds it", *held(ours, ratios, "ratio", "low", "high")),
+        ("effbench", CLAIM, *count_true_claims(ours, sure_ratios, "ratio")),
+        (
+            "effbench",
+            "latency, where its 95 % interval is at most ±1 % wide",
+            *count_true_claims(ours, sure_times, "latency_s"),
+        ),
+        (
+            "effbench",
+            "ratio, the 95 % interval holds it",
+            *count_covering_intervals(ours, ratios, "ratio", "low", "high"),
+        ),
         (
             "effbench",
             "latency, the 95 % interval holds it",
-            *held(ours, times, "latency_s", "latency_low_s", "latency_high_s"),
+            *count_covering_intervals(ours, times, "latency_s", "latency_low_s", "latency_high_s"),
         ),
-        ("pytest-benchmark", "latency, `--benchmark-precision=0.01` reached", *judged(theirs, sure_peers, "latency_s")),
-        ("pytest-benchmark", "ratio of two such figures (it claims none)", *judged(theirs, beside, "ratio")),
+        (
+            "pytest-benchmark",
+            "latency, `--benchmark-precision=0.01` reached",
+            *count_true_claims(theirs, sure_peers, "latency_s"),
+        ),
+        ("pytest-benchmark", "ratio of two such figures (it claims none)", *count_true_claims(theirs, beside, "ratio")),
     ]
 
 
@@ -186,11 +214,11 @@ def section(rows: list[Row]) -> Section:
         if not mine:
             continue
         by_cell = scatter([row for row in mine if row["cell"] != REFERENCE], "ratio")
-        ratios[tool, budget] = together(by_cell)
+        ratios[tool, budget] = root_mean_square(by_cell)
         walls = [row["wall_s"] for row in mine if row["wall_s"]]
         budgets = {"equal": f"{RUN_S:g} s", "defaults": "its defaults"}
         shown = [percent(by_cell.get(str(case.labels["cell"])), 2) for case in CASES[1:]]
-        latency = percent(together(scatter(mine, "latency_s")), 2)
+        latency = percent(root_mean_square(scatter(mine, "latency_s")), 2)
         wall = f"{statistics.median(walls):.1f} s" if walls else "–"
         lines.append(
             (tool, budgets.get(budget, f"until {budget}"), *shown, percent(ratios[tool, budget], 2), latency, wall)

@@ -1,4 +1,4 @@
-"""What starting a command costs: user and system time until it has ended."""
+"""Measure what starting a command costs: user and system time of the whole process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def seconds(task: Task) -> float:
 
 def measure(task: Task, folder: Path) -> Iterator[Row]:
     first, *rest = COMMANDS[task["command"]]
-    # diff exits with 1 where something is slower; that is an answer too.
+    # diff exits with 1 if something is slower, which is a valid result.
     done = process([first if first == sys.executable else beside_python(first), *rest], folder=ROOT, codes=(0, 1))
     yield {"cpu_s": done.cpu_s, "wall_s": done.wall_s}
 

@@ -1,4 +1,4 @@
-"""What counting a network's multiply-adds takes, and the count, beside other counters."""
+"""Measure how long counting a network's multiply-adds takes, and compare the counts, with other counters."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def seconds(task: Task) -> float:
 
 
 def measure(task: Task, folder: Path) -> Iterator[Row]:
-    """One process a network: a row for each counter."""
+    """Run one process per network and yield a row for each counter."""
     yield from json.loads(
         process([sys.executable, INSIDE / "counters.py", task["network"], task["repeat"]]).out.splitlines()[-1]
     )
 
 
 def seconds_by_counter(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """CPU seconds by counter and network: medians over processes."""
+    """Return the CPU seconds by counter and network: medians over processes."""
     found: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         found.setdefault(row["counter"], {}).setdefault(row["network"], []).append(row["cpu_s"])
@@ -51,7 +51,7 @@ def seconds_by_counter(rows: list[Row]) -> dict[str, dict[str, float]]:
 
 
 def medians(rows: list[Row]) -> dict[str, float]:
-    """CPU seconds by counter: the median over networks."""
+    """Return the CPU seconds by counter: the median over networks."""
     spent = seconds_by_counter(rows)
     return {counter: statistics.median(spent[counter].values()) for counter in COUNTERS}
 
@@ -62,7 +62,7 @@ def section(rows: list[Row]) -> Section:
     lines = [(name, *(f"{1e3 * spent[counter][name]:.0f}" for counter in COUNTERS)) for name in networks]
     lines.append(("**median**", *(f"**{1e3 * middle:.0f}**" for middle in medians(rows).values())))
     counts = {(row["network"], row["counter"]): row["madds"] for row in rows}
-    # Both of effbench and both of fvcore give one count.
+    # effbench's two counters give the same count, and so do fvcore's.
     shown = [COUNTERS[0], *COUNTERS[3:]]
     counted = [(name, *(f"{counts[name, counter] / 1e6:,.2f}" for counter in shown)) for name in networks]
     return Section(

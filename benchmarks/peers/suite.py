@@ -1,6 +1,7 @@
-"""Five cells of a few milliseconds that every tool measures: G2's group convolutions, a depthwise one, two networks.
+"""Define five cells of a few milliseconds that every tool measures: G2's group convolutions, a depthwise one, two
+networks.
 
-An effbench study like any other; the peers build the same cases from it.
+This is an ordinary effbench study. The peers build the same cases from it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Markdown tables and numbers as people read them."""
+"""Format Markdown tables and percentages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """The first column to the left, the others to the right."""
+    """Format a table with the first column left-aligned and the others right-aligned."""
     marks = [":---", *["---:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, marks, *rows))
 

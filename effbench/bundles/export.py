@@ -22,7 +22,7 @@ from effbench.host import optional_packages
 from effbench.host.worker_process import Worker, WorkerFailed, worker_environment
 from effbench.runs.recorder import described
 from effbench.runs.runner import CostOf, Progress, Watch
-from effbench.runtimes.model_file import Exported
+from effbench.runtimes.model_file import ModelFileRuntime
 from effbench.studies.plan import Plan
 
 SILENCE_S = 1800.0
@@ -46,17 +46,17 @@ A version of a runtime that this machine cannot have may be changed in {requirem
 """
 
 
-def exporters(names: Sequence[str]) -> list[Exported]:
+def exporters(names: Sequence[str]) -> list[ModelFileRuntime]:
     """The runtimes of these names. Raises UnknownName, InvalidValue for one that has no model files, and MissingPackage
     for one that cannot export here.
     """
     found = []
     for name in names:
         runtime = runtimes.get(name)
-        if not isinstance(runtime, Exported):
-            known = [other for other in runtimes.NAMES if isinstance(runtimes.get(other), Exported)]
+        if not isinstance(runtime, ModelFileRuntime):
+            known = [other for other in runtimes.NAMES if isinstance(runtimes.get(other), ModelFileRuntime)]
             raise InvalidValue(f"{name} runs no model files, so there is nothing to bundle; use {', '.join(known)}")
-        for module in (*runtime.modules, *runtime.exporting):
+        for module in (*runtime.modules, *runtime.export_modules):
             if not optional_packages.has(module):
                 raise optional_packages.MissingPackage(
                     f"{module} is not installed; pip install 'effbench[{runtime.extra}]'"
@@ -176,10 +176,12 @@ def _exported(plan: Plan, costs: Mapping[str, Cost | str], folder: Path, watch: 
     return models
 
 
-def _describe(plan: Plan, models: Sequence[Model], folder: Path, adapters: Sequence[Exported], command: str) -> None:
+def _describe(
+    plan: Plan, models: Sequence[Model], folder: Path, adapters: Sequence[ModelFileRuntime], command: str
+) -> None:
     """Write what says what the bundle is: for effbench, for pip, and for people."""
     needed = dict.fromkeys(module for adapter in adapters for module in adapter.modules)
-    exporting = dict.fromkeys(module for adapter in adapters for module in adapter.exporting)
+    exporting = dict.fromkeys(module for adapter in adapters for module in adapter.export_modules)
     versions = {name: _version(name) for name in ("torch", "numpy", *needed, *exporting)}
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     # Which cells run is decided: on the other machine nothing narrows them down again.

@@ -83,8 +83,8 @@ def _carry_out(typed: Sequence[str]) -> int:
         output.mute()
         return output.complain(f"cannot write: {error.strerror}; free space there and begin again")
     except Exception as error:
-        lacking = optional_packages.lacking(error) if isinstance(error, ModuleNotFoundError) else None
-        return output.complain(lacking) if lacking else _bug(error)
+        message = optional_packages.missing_package_message(error) if isinstance(error, ModuleNotFoundError) else None
+        return output.complain(message) if message else _bug(error)
 
 
 def _bug(error: Exception) -> int:

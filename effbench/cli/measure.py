@@ -272,7 +272,7 @@ def say_threads(device: str, threads: int, cluster: str = "") -> None:
     """A line where the machine has not the cores that a measurement wants. Raises InvalidValue, UnknownName."""
     from effbench.devices import cpu
 
-    trouble = cpu.thread_trouble(threads, cluster) if device == "cpu" else None
+    trouble = cpu.thread_warning(threads, cluster) if device == "cpu" else None
     if trouble is not None:
         output.note(trouble)
 

@@ -31,7 +31,7 @@ def flushed(code: int) -> int:
 
 def output_lost() -> bool:
     """Write what is left to be written to standard output; say why it cannot be. A reader that left had enough."""
-    error = streams.trouble(sys.stdout)
+    error = streams.write_error(sys.stdout)
     if error is None:
         return False
     mute()

@@ -49,7 +49,7 @@ def profile(
 
     Raises UnknownName, ModelError, InvalidValue.
     """
-    with global_state.interop_threads_left() if ":" in model else nullcontext():
+    with global_state.interop_threads_ignored() if ":" in model else nullcontext():
         return _profiled(model, input_shape, batch, dtype, arguments, check)
 
 
@@ -87,8 +87,8 @@ def _profiled(
             check()
 
     try:
-        with global_state.kept() if ":" in model else nullcontext():
-            external.imported(model)  # before the fork, so that it is imported once
+        with global_state.settings_restored() if ":" in model else nullcontext():
+            external.import_module_of(model)  # before the fork, so that it is imported once
     finally:
         check()
     builds = list(BUILDS)
@@ -199,7 +199,7 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
         except ForeignCode:
             raise
         except EffbenchError as error:
-            reason = code_origins.explained(error, job)
+            reason = code_origins.explain(error, job)
             said = failure_reasons.out_of_memory(error) or str(reason)
             emit("skip", cell=order["cell"], reason=said, cause=reason.cause)
         else:

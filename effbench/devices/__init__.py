@@ -1,4 +1,4 @@
-"""Devices by name. Importing this imports no torch; making a `cuda` device does."""
+"""Look up devices by name. Importing this module imports no torch; creating a `cuda` device does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,23 @@ NAMES = ("cpu", "cuda", "fake")
 
 
 def kind_of(name: str) -> str:
-    """ "cuda" for "cuda:1". Raises UnknownName."""
+    """Return the kind of a device name, such as "cuda" for "cuda:1".
+
+    Parameters
+    ----------
+    name : str
+        "cpu", "cuda", "cuda:N" or "fake".
+
+    Returns
+    -------
+    str
+        "cpu", "cuda" or "fake".
+
+    Raises
+    ------
+    UnknownName
+        If `name` is none of these.
+    """
     match = re.fullmatch(r"(cpu|cuda|fake)(?::(\d+))?", name)
     if not match or (match[2] is not None and match[1] != "cuda"):
         raise UnknownName("device", name, NAMES, hint=" A second GPU is 'cuda:1'.")
@@ -22,10 +38,29 @@ def kind_of(name: str) -> str:
 
 
 def get(name: str, **options: Any) -> Device:
-    """The device of this name, ready for `setup()`.
+    """Create the device of this name. Call `setup()` on it in the process that measures.
 
-    `options` go to its constructor: `threads`, `cluster`, `whole_process`, `torch` (cpu); `precision`, `autotune`,
-    `cache` (cuda); `seed`, `noise`, `script` (fake). Raises UnknownName, DeviceUnavailable, InvalidValue.
+    Parameters
+    ----------
+    name : str
+        "cpu", "cuda", "cuda:N" or "fake".
+    **options
+        Arguments of its constructor: `threads`, `cluster`, `whole_process`, `torch` (cpu); `precision`, `autotune`,
+        `cache` (cuda); `seed`, `noise`, `script` (fake).
+
+    Returns
+    -------
+    Device
+        The device, not set up yet.
+
+    Raises
+    ------
+    UnknownName
+        If `name` is no device.
+    DeviceUnavailable
+        If a GPU is asked for that cannot be used here.
+    InvalidValue
+        If an option has a wrong value.
     """
     kind = kind_of(name)
     if kind == "cpu":
@@ -42,7 +77,7 @@ def get(name: str, **options: Any) -> Device:
 
 
 def require_cuda(name: str) -> int:
-    """The index of this CUDA device. Raises DeviceUnavailable with the reason where it cannot be used."""
+    """Return the index of this CUDA device. Raises DeviceUnavailable, with the reason, if it cannot be used."""
     from effbench.devices.cuda import available
 
     index = int(name.partition(":")[2] or 0)

@@ -1,4 +1,8 @@
-"""The time that a GPU spends on calls, between events behind a kernel that spins until the host has queued them all."""
+"""Measure the device time of calls on a GPU with CUDA events.
+
+The events stand behind a spin kernel that keeps the GPU busy until the host has queued all calls between them. Launch
+overhead is therefore not part of the measured time.
+"""
 
 from __future__ import annotations
 
@@ -11,111 +15,129 @@ from weakref import WeakKeyDictionary
 from effbench.devices.base import Call
 
 MAX_SPIN_NS = 20_000_000
-"""Longest wait that is put in front of a piece of a block; twice that where it was too short."""
+"""Longest spin in front of a segment of a block. A segment whose spin was too short is repeated with at most twice
+that.
+"""
 
-PATIENCE = 3
-"""Blocks without any device time before a call is taken to wait for the GPU itself. Warm-up makes so many."""
+MAX_FAILED_BLOCKS = 3
+"""Blocks without device time after which a call counts as one that waits for the GPU itself. Warm-up makes as many
+blocks.
+"""
 
-WAITS = "no device time: a call waits for the GPU, or queues more kernels than its launch queue holds"
+NO_DEVICE_TIME = "no device time: a call waits for the GPU, or queues more kernels than its launch queue holds"
+"""Why a cell has no device time."""
 
 
-class _Piece(NamedTuple):
-    """Part of a block between two events, and whether all of it was queued before the device began it."""
+class _Segment(NamedTuple):
+    """Part of a block between two events, and whether the host had queued all of it before the device began it."""
 
     start: Any
     end: Any
-    ahead: bool
+    queued_ahead: bool
 
 
 @dataclass
-class _Habits:
-    """What was seen of a call so far.
+class _QueueHistory:
+    """What earlier blocks showed about queueing one call.
 
-    `size` is how many calls the host can queue ahead of the device, None as long as it could queue every block;
-    `has_led` whether it ever could queue one; `failures` in how many blocks it could not.
+    `size` is the number of calls that the host can queue ahead of the device; None while it could queue whole blocks.
+    `was_ahead` says whether it ever queued a segment ahead of the device; `failures` counts the blocks in which it did
+    not.
     """
 
     size: int | None = None
-    has_led: bool = False
+    was_ahead: bool = False
     failures: int = 0
 
 
 class DeviceTimer:
-    """Times calls on the GPU that `api` stands for (`TorchCuda`), and remembers what it learns of each."""
+    """Time calls on one GPU. `api` is its `TorchCuda`. Keeps for each call how many calls can be queued ahead of the
+    device.
+    """
 
     def __init__(self, api: Any) -> None:
         self._api = api
-        # Weak: a cell that ran out of memory gives its own back.
-        self._seen: WeakKeyDictionary[Call, _Habits] = WeakKeyDictionary()
+        # Weak references: the calls of a cell that ran out of memory must be freed.
+        self._histories: WeakKeyDictionary[Call, _QueueHistory] = WeakKeyDictionary()
 
-    def waits(self, call: Call) -> bool:
-        """Whether the call waits for the GPU itself, or queues more kernels than fit: it never had a device time."""
-        habits = self._habits(call)
-        return not habits.has_led and habits.failures >= PATIENCE
-
-    def steady(self, call: Call, calls: int, queueing: int, meanwhile: Callable[[], None] = lambda: None) -> int | None:
-        """Nanoseconds of `calls` calls, in as few and as equal pieces as the host can queue up behind a spin each.
-
-        `queueing` is how long the host takes to queue them without a spin. None where it cannot queue one call ahead of
-        the device; that is tried no more once the call is known for it. `meanwhile` is called with everything queued.
-
-        The launch queue is finite (about a thousand kernels), and a full queue makes the host wait for the spin to end.
-        A piece that the device began too early is thrown away and tried behind a longer spin, then in half its size,
-        which is kept for the blocks to come.
+    def is_never_ahead(self, call: Call) -> bool:
+        """Whether no block of this call had a device time: the call waits for the GPU, or its kernels overfill the
+        launch queue.
         """
-        if self.waits(call):
-            meanwhile()
+        history = self._history(call)
+        return not history.was_ahead and history.failures >= MAX_FAILED_BLOCKS
+
+    def time_calls(
+        self, call: Call, calls: int, queueing: int, while_busy: Callable[[], None] = lambda: None
+    ) -> int | None:
+        """Return the device time of `calls` back-to-back calls in nanoseconds, or None.
+
+        The calls are split into as few and as equal segments as the host can queue behind one spin kernel each.
+        `queueing` is the time in nanoseconds that the host takes to queue all calls without a spin. `while_busy` is
+        called once everything is queued, while the GPU is still busy. The result is None if the host cannot queue even
+        one call ahead of the device; a call that has failed often enough is not tried again.
+
+        The launch queue holds about a thousand kernels. When it is full, the host waits until the spin ends. A segment
+        that the device began too early is discarded. It is repeated behind a longer spin, and then at half its size,
+        which later blocks keep.
+        """
+        if self.is_never_ahead(call):
+            while_busy()
             return None
-        habits = self._habits(call)
+        history = self._history(call)
         fits = calls if queueing <= MAX_SPIN_NS else max(1, calls * MAX_SPIN_NS // queueing)
-        pieces: list[_Piece] = []
+        segments: list[_Segment] = []
         left, longer = calls, 1
         while left:
-            parts = math.ceil(left / min(fits, habits.size or fits))
+            parts = math.ceil(left / min(fits, history.size or fits))
             size = math.ceil(left / parts)
-            piece = self._piece(call, size, longer * queueing * size // calls)
-            if piece.ahead:
-                pieces.append(piece)
+            segment = self._queue_segment(call, size, longer * queueing * size // calls)
+            if segment.queued_ahead:
+                segments.append(segment)
                 left, longer = left - size, 1
             elif longer == 1:
                 longer = 2
             elif size == 1:
                 break
             else:
-                habits.size, longer = size // 2, 1
-        meanwhile()
+                history.size, longer = size // 2, 1
+        while_busy()
         self._api.synchronize()
-        return self._noted(call, None if left else pieces)
+        return self._total_ns(call, None if left else segments)
 
-    def alone(
-        self, call: Call, calls: int, queueing: int, before: Callable[[], None], meanwhile: Callable[[], None]
+    def time_calls_apart(
+        self, call: Call, calls: int, queueing: int, before: Callable[[], None], while_busy: Callable[[], None]
     ) -> int | None:
-        """The same with `before` in front of every call, untimed."""
-        if self.waits(call):
-            meanwhile()
+        """Return the device time of `calls` calls, each timed alone after `before()`, which is not timed. None as in
+        `time_calls`.
+        """
+        if self.is_never_ahead(call):
+            while_busy()
             return None
-        pieces = [self._piece(call, 1, queueing // calls, before) for _ in range(calls)]
-        meanwhile()
+        segments = [self._queue_segment(call, 1, queueing // calls, before) for _ in range(calls)]
+        while_busy()
         self._api.synchronize()
-        return self._noted(call, pieces if all(piece.ahead for piece in pieces) else None)
+        return self._total_ns(call, segments if all(segment.queued_ahead for segment in segments) else None)
 
-    def _noted(self, call: Call, pieces: Sequence[_Piece] | None) -> int | None:
-        habits = self._habits(call)
-        if pieces is None:
-            habits.failures += 1
+    def _total_ns(self, call: Call, segments: Sequence[_Segment] | None) -> int | None:
+        history = self._history(call)
+        if segments is None:
+            history.failures += 1
             return None
-        habits.has_led = True
-        spent_ms: list[float] = [piece.start.elapsed_time(piece.end) for piece in pieces]
+        history.was_ahead = True
+        spent_ms: list[float] = [segment.start.elapsed_time(segment.end) for segment in segments]
         return sum(round(each * 1e6) for each in spent_ms)
 
-    def _habits(self, call: Call) -> _Habits:
-        return self._seen.setdefault(call, _Habits())
+    def _history(self, call: Call) -> _QueueHistory:
+        return self._histories.setdefault(call, _QueueHistory())
 
-    def _piece(self, call: Call, calls: int, queueing: int, before: Callable[[], None] | None = None) -> _Piece:
+    def _queue_segment(
+        self, call: Call, calls: int, queueing: int, before: Callable[[], None] | None = None
+    ) -> _Segment:
         """Queue a spin and `calls` calls between two events.
 
-        Where the device has not begun the first call when the last is queued, it never waits for the host in between,
-        however the work is distributed over the calls.
+        If the device has not begun the first call when the last one is queued, it never waits for the host in between.
+        That holds however the work is distributed over the calls.
         """
         api = self._api
         start, end = api.event(), api.event()
@@ -126,4 +148,4 @@ class DeviceTimer:
         for _ in range(calls):
             call()
         end.record()
-        return _Piece(start, end, ahead=not start.query())
+        return _Segment(start, end, queued_ahead=not start.query())

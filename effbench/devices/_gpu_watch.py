@@ -1,4 +1,4 @@
-"""What NVML says of a GPU while a launch measures on it, and which blocks an outside cause disturbed."""
+"""Monitor a GPU through NVML during a launch, and flag blocks that something outside the network disturbed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from effbench.devices.base import Call
 from effbench.host import nvml
 
 CLOCK_DROP = 0.97
-"""A block whose SM clock lies below this share of its cell's running median did not run on the same GPU."""
+"""A block is flagged when its SM clock is below this share of the running median of its cell."""
 
-MIN_CLOCKS = 5
-"""Readings before the running median means anything."""
+MIN_CLOCK_SAMPLES = 5
+"""Clock samples of a cell before its running median is used."""
 
 NO_OUTSIDE_CAUSE = nvml.IDLE | nvml.POWER_CAP
-"""What lowers a clock because of the network itself: one that keeps the GPU waiting, one that takes all its power."""
+"""Reasons for a lower clock that the network itself causes: it leaves the GPU idle, or it reaches the power cap."""
 
-LOOK_NS = 1_000_000_000
-"""Time between two looks at everything that NVML tells. Every block looks at the SM clock."""
+FULL_QUERY_NS = 1_000_000_000
+"""Time between two full NVML queries. Between them a block reads only the SM clock and its throttle reasons."""
 
-STEADY_NS = 500_000_000
-"""The GPU is warmed up once its clock has stood within 1 % for so long under load."""
+STABLE_NS = 500_000_000
+"""The GPU counts as warm once its clock has stayed within 1 % for this long under load."""
 
 _FLAGS = {
     nvml.HW_SLOWDOWN: "hw-slowdown",
@@ -32,63 +32,72 @@ _FLAGS = {
 }
 
 
-class Watch:
-    """Watches `gpu`, None where NVML shows none: it then sees nothing. `now_ns` is the host's clock."""
+class GpuMonitor:
+    """Monitor `gpu`, or nothing if it is None because NVML shows no GPU. `now_ns` reads the host's clock."""
 
     def __init__(self, gpu: nvml.Gpu | None, now_ns: Callable[[], int]) -> None:
         self._gpu, self._now_ns = gpu, now_ns
-        self._looked_ns: int | None = None
-        # Weak: a cell that ran out of memory gives its own back.
+        self._full_query_ns: int | None = None
+        # Weak references: the calls of a cell that ran out of memory must be freed.
         self._clocks: WeakKeyDictionary[Call, list[float]] = WeakKeyDictionary()
-        self.admitted: frozenset[int] | None = None
-        """Who computed on the GPU when `admit` was called; None where NVML shows nobody."""
+        self.expected_processes: frozenset[int] | None = None
+        """Ids of the processes on the GPU when `expect_processes` was called; None if NVML lists no process."""
         self._is_shared = False
 
-    def heat(self, seconds: float, load: Callable[[], None], synchronize: Callable[[], None]) -> None:
-        """Load the GPU until its clock stands, for so long at the most: one that has just been used is warm."""
-        least = (self._gpu.sm_mhz_max() or math.inf) / 2 if self._gpu else math.inf
-        since = self._now_ns()
-        end, usual = since + seconds * 1e9, math.inf
-        while (now := self._now_ns()) < end and now - since < STEADY_NS:
+    def warm_up(self, seconds: float, load: Callable[[], None], synchronize: Callable[[], None]) -> None:
+        """Load the GPU until its clock is stable, for at most `seconds`. A GPU that was just in use is warm at once."""
+        min_mhz = (self._gpu.sm_mhz_max() or math.inf) / 2 if self._gpu else math.inf
+        stable_since = self._now_ns()
+        end, reference_mhz = stable_since + seconds * 1e9, math.inf
+        while (now := self._now_ns()) < end and now - stable_since < STABLE_NS:
             load()
-            # Before the wait, while it computes.
-            clock = (self._gpu.glance().sm_mhz or 0.0) if self._gpu else 0.0
+            # Read while the GPU computes, before waiting for it.
+            mhz = (self._gpu.read_clock().sm_mhz or 0.0) if self._gpu else 0.0
             synchronize()
-            if clock < least or not 0.99 <= clock / usual <= 1.01:
-                usual, since = clock or math.inf, self._now_ns()
+            if mhz < min_mhz or not 0.99 <= mhz / reference_mhz <= 1.01:
+                reference_mhz, stable_since = mhz or math.inf, self._now_ns()
 
-    def admit(self) -> None:
-        """Take whoever computes on this GPU now for one of us; a process that appears later is foreign.
+    def expect_processes(self) -> None:
+        """Take the processes that use the GPU now as expected; any process that appears later is foreign.
 
-        Process ids are compared over time and not with our own: NVML shows those of the host, a container sees others.
-        Where it shows nobody, though we compute, as in a container it may, nobody is ever foreign.
+        Ids are compared over time and not with the id of this process: NVML reports ids of the host, a container uses
+        others. If NVML lists no process although this one computes, as it may in a container, no process is ever called
+        foreign.
         """
-        self.admitted = (self._gpu.processes() or None) if self._gpu else None
+        self.expected_processes = (self._gpu.processes() or None) if self._gpu else None
         self._is_shared = False
 
-    def look(self) -> nvml.Reading:
-        """The SM clock and what holds it down; once in `LOOK_NS` everything else, and whether somebody else came."""
-        if self._gpu is None:
-            return nvml.Reading()
-        now = self._now_ns()
-        if self._looked_ns is not None and now - self._looked_ns < LOOK_NS:
-            return self._gpu.glance()
-        self._looked_ns, reading = now, self._gpu.read()
-        self._is_shared = bool(self.admitted and (reading.processes or frozenset()) - self.admitted)
-        return reading
-
-    def flags(self, call: Call, reading: nvml.Reading) -> tuple[str, ...]:
-        """Outside causes of a block of this call, never the block's value.
-
-        A power cap is none: big GPUs live at theirs, and the heavier a network the lower its clock there. A foreign
-        process is seen by the next look, and is there until one does not see it.
+    def sample(self) -> nvml.GpuSample:
+        """Read the SM clock and its throttle reasons; once in `FULL_QUERY_NS` everything else, and check for foreign
+        processes.
         """
-        flags = [name for bits, name in _FLAGS.items() if (reading.reasons or 0) & bits]
-        if reading.sm_mhz is not None:
+        if self._gpu is None:
+            return nvml.GpuSample()
+        now = self._now_ns()
+        if self._full_query_ns is not None and now - self._full_query_ns < FULL_QUERY_NS:
+            return self._gpu.read_clock()
+        self._full_query_ns, gpu_sample = now, self._gpu.read()
+        self._is_shared = bool(
+            self.expected_processes and (gpu_sample.processes or frozenset()) - self.expected_processes
+        )
+        return gpu_sample
+
+    def flags(self, call: Call, gpu_sample: nvml.GpuSample) -> tuple[str, ...]:
+        """Name the outside causes that disturbed a block of this call. The block's own time plays no part.
+
+        A power cap is no outside cause: large GPUs usually run at theirs, and a heavier network runs there at a lower
+        clock. A foreign process is found by the next full query, and its flag stays until a query no longer lists it.
+        """
+        flags = [name for bits, name in _FLAGS.items() if (gpu_sample.reasons or 0) & bits]
+        if gpu_sample.sm_mhz is not None:
             clocks = self._clocks.setdefault(call, [])
-            clocks.append(reading.sm_mhz)
-            has_cause = reading.reasons is None or reading.reasons & ~NO_OUTSIDE_CAUSE
-            if has_cause and len(clocks) >= MIN_CLOCKS and reading.sm_mhz < CLOCK_DROP * statistics.median(clocks):
+            clocks.append(gpu_sample.sm_mhz)
+            has_cause = gpu_sample.reasons is None or gpu_sample.reasons & ~NO_OUTSIDE_CAUSE
+            if (
+                has_cause
+                and len(clocks) >= MIN_CLOCK_SAMPLES
+                and gpu_sample.sm_mhz < CLOCK_DROP * statistics.median(clocks)
+            ):
                 flags.append("clock-drop")
         if self._is_shared:
             flags.append("foreign-process")

@@ -1,4 +1,4 @@
-"""The thin adapter between a CUDA device and torch: the only place that calls ``torch.cuda`` and reads its clocks."""
+"""Adapt ``torch.cuda`` for the CUDA device. No other module calls ``torch.cuda`` or reads its clocks."""
 
 from __future__ import annotations
 
@@ -16,42 +16,48 @@ from effbench.devices import _torch_profiler
 from effbench.host import nvml
 
 CYCLES_PER_NS = 2
-"""For the spin kernel. Nearer 1 on most GPUs: the spin then lasts longer than asked, which is the safe side."""
+"""Clock cycles that a spin takes per nanosecond. Most GPUs run nearer to 1, so spins last longer than asked, which is
+safe.
+"""
 
 _FALLBACK_FLUSH_BYTES = 256 << 20
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED")
 
-_FAILED: list[Any] = []
-"""Graphs whose capture failed in this process."""
+_FAILED_GRAPHS: list[Any] = []
+"""Graphs whose capture failed in this process. They are kept alive (`_end_failed_capture`)."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Whether matrix products and cuDNN multiply float32 as TF32, and whether cuDNN tries algorithms out."""
+    """Whether matrix products and cuDNN use TF32 for float32, and whether cuDNN benchmarks its algorithms
+    (autotune).
+    """
 
     matmul_tf32: bool
     conv_tf32: bool
     autotune: bool
 
     def __str__(self) -> str:
-        words = {True: "tf32", False: "fp32"}
+        precision_names = {True: "tf32", False: "fp32"}
         autotune = "on" if self.autotune else "off"
-        return f"matmul {words[self.matmul_tf32]}, cudnn {words[self.conv_tf32]}, autotune {autotune}"
+        return (
+            f"matmul {precision_names[self.matmul_tf32]}, cudnn {precision_names[self.conv_tf32]}, autotune {autotune}"
+        )
 
 
 class TorchCuda:
-    """``torch.cuda`` for GPU `index`. Scripted stand-ins have the same methods."""
+    """Call ``torch.cuda`` for GPU `index`. Tests use a scripted GPU with the same methods."""
 
     def __init__(self, index: int) -> None:
         self._torch = importlib.import_module("torch")
         self._cuda: Any = self._torch.cuda
         self._index, self._device = index, f"cuda:{index}"
-        self._work: Any = None
-        self._flushed: Any = None
+        self._load_matrix: Any = None
+        self._flush_buffer: Any = None
 
     @staticmethod
     def unavailable(index: int) -> str | None:
-        """Why GPU `index` cannot be used, or None. Starts no CUDA context where there is a GPU."""
+        """Return why GPU `index` cannot be used, or None. Starts no CUDA context if there is a GPU."""
         try:
             torch = importlib.import_module("torch")
         except ImportError:
@@ -76,17 +82,17 @@ class TorchCuda:
         self._cuda.set_device(self._index)
 
     def selected(self) -> int:
-        """The index of this thread's current GPU, which `select` changes; 0 where none was chosen yet."""
+        """Return the index of this thread's current GPU, which `select` changes; 0 before CUDA is initialised."""
         return int(self._cuda.current_device()) if self._cuda.is_initialized() else 0
 
     def set_policy(self, policy: Policy) -> None:
-        """Old switches first, then new ones: set alone, the new make old readers raise (TorchInductor is one).
+        """Set TF32 and autotuning, the old switches first and then the new ones.
 
-        A test suite that uses torch's own test helpers has the switches frozen, so they are set as torch's own context
-        managers set them.
+        With only the new switches set, code that reads the old ones raises (TorchInductor does). torch's own test
+        helpers freeze the switches, so they are set as torch's own context managers set them.
         """
         backends = self._torch.backends
-        # By `getattr`, since a class would mangle the name.
+        # `getattr`, because Python would mangle the name within a class.
         with getattr(backends, "__allow_nonbracketed_mutation")():
             backends.cudnn.benchmark = policy.autotune
             backends.cuda.matmul.allow_tf32 = policy.matmul_tf32
@@ -98,7 +104,7 @@ class TorchCuda:
                 backends.cudnn.rnn.fp32_precision = names[policy.conv_tf32]
 
     def policy(self) -> Policy:
-        """The policy in force, as the kernels see it."""
+        """Return the policy in force, read from the switches that the kernels obey."""
         backends = self._torch.backends
         if hasattr(backends.cudnn, "conv"):
             matmul = backends.cuda.matmul.fp32_precision == "tf32"
@@ -119,22 +125,22 @@ class TorchCuda:
         self._cuda.synchronize(self._index)
 
     def stream(self) -> int:
-        """The address of the stream that calls are queued on, for a library that launches kernels past torch.
+        """Return the address of the stream that calls are queued on, for a library that launches kernels without torch.
 
-        The default stream has the address 0, which such a library takes for none and makes a stream of its own. Where
-        it is the current one, another is made and becomes the current one of this thread, for good: spin, events and
-        torch's kernels go there too.
+        The default stream has the address 0. Such a library takes 0 for "no stream" and creates its own. If the default
+        stream is current, this method therefore makes a new stream the current one of this thread, permanently. Spins,
+        events and torch's kernels use it too.
         """
         current = self._cuda.current_stream(self._index)
         if not current.cuda_stream:
-            # What is under way on the default stream may be read on the new one.
+            # Work on the default stream may produce data that the new stream reads.
             self.synchronize()
             current = self._cuda.Stream(self._index)
             self._cuda.set_stream(current)
         return int(current.cuda_stream)
 
     def event(self) -> Any:
-        """An event with ``record()``, ``query()`` and ``elapsed_time(end)`` in milliseconds."""
+        """Create an event with ``record()``, ``query()`` and ``elapsed_time(end)`` in milliseconds."""
         return self._cuda.Event(enable_timing=True)
 
     def spin(self, nanoseconds: int) -> None:
@@ -142,108 +148,124 @@ class TorchCuda:
         self._cuda._sleep(nanoseconds * CYCLES_PER_NS)
 
     def flush(self) -> None:
-        """Overwrite twice the L2 cache, queued on the stream."""
-        if self._flushed is None:
+        """Overwrite twice the size of the L2 cache, queued on the stream."""
+        if self._flush_buffer is None:
             size = 2 * (self.l2_bytes() or _FALLBACK_FLUSH_BYTES // 2)
-            # Born outside inference mode, a tensor may be overwritten inside it and outside.
+            # A tensor created outside inference mode may be written to inside and outside of it.
             with self._torch.inference_mode(False):
-                self._flushed = self._torch.empty(size, dtype=self._torch.int8, device=self._device)
-        self._flushed.zero_()
+                self._flush_buffer = self._torch.empty(size, dtype=self._torch.int8, device=self._device)
+        self._flush_buffer.zero_()
 
-    def work(self) -> None:
-        """A few milliseconds of load, queued on the stream."""
-        if self._work is None:
-            self._work = self._torch.ones(2048, 2048, device=self._device)
+    def queue_load(self) -> None:
+        """Queue a few milliseconds of load on the stream."""
+        if self._load_matrix is None:
+            self._load_matrix = self._torch.ones(2048, 2048, device=self._device)
         for _ in range(8):
-            self._torch.mm(self._work, self._work)
+            self._torch.mm(self._load_matrix, self._load_matrix)
 
     def graph_pool(self) -> Any:
-        """Memory that several graphs may work in, as long as they are replayed one after the other."""
+        """Return a memory pool that several graphs may share if they are replayed one after the other."""
         return self._cuda.graph_pool_handle()
 
     def capture(self, call: Callable[[], None], pool: Any = None) -> Callable[[], None]:
-        """Capture `call` as a CUDA graph, in a pool of its own unless given one, and return its replay.
+        """Capture `call` as a CUDA graph and return its replay.
 
-        It is called once before, on a stream aside: what is chosen or allocated at the first call is no part of it.
-        Raises whatever capture does not allow, and RuntimeError for a call that launches nothing, or where an earlier
-        capture cannot be left behind.
+        Parameters
+        ----------
+        call
+            The work to capture. It runs once before, on a side stream, so that what the first call selects or allocates
+            is not captured.
+        pool
+            The memory pool of the graph; its own by default.
+
+        Returns
+        -------
+        callable
+            Replays the graph.
+
+        Raises
+        ------
+        RuntimeError
+            If `call` launches nothing, or if an earlier failed capture still blocks captures.
+        Exception
+            Whatever torch raises for operations that a capture forbids.
         """
-        if _FAILED and (reason := self.broken()):
+        if _FAILED_GRAPHS and (reason := self.broken()):
             raise RuntimeError(f"an earlier capture failed and cannot be left behind ({reason})")
         return self._captured(call, self.graph_pool() if pool is None else pool)
 
     def _captured(self, call: Callable[[], None], pool: Any) -> Callable[[], None]:
-        """Begun and ended here, and not by ``torch.cuda.graph``: where the end raises, that leaves its own stream the
-        current one.
+        """Begin and end the capture without ``torch.cuda.graph``, which leaves its side stream current if ending it
+        raises.
         """
-        aside = self._cuda.Stream()
-        aside.wait_stream(self._cuda.current_stream())
-        with self._cuda.stream(aside):
+        side_stream = self._cuda.Stream()
+        side_stream.wait_stream(self._cuda.current_stream())
+        with self._cuda.stream(side_stream):
             call()
-        self._cuda.current_stream().wait_stream(aside)
+        self._cuda.current_stream().wait_stream(side_stream)
         self.synchronize()
         self.empty_cache()
         graph = self._cuda.CUDAGraph()
-        with self._cuda.stream(aside):
+        with self._cuda.stream(side_stream):
             try:
                 graph.capture_begin(pool=pool, capture_error_mode="thread_local")
                 try:
                     call()
                 except BaseException:
-                    with contextlib.suppress(RuntimeError):  # it says once more what the call said
+                    with contextlib.suppress(RuntimeError):  # it repeats the error of the call
                         graph.capture_end()
                     raise
-                with warnings.catch_warnings(record=True) as said:
+                with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always")
                     graph.capture_end()
             except BaseException:
-                self._leave(graph, pool)
+                self._end_failed_capture(graph, pool)
                 raise
-        if any("Graph is empty" in str(warning.message) for warning in said):
+        if any("Graph is empty" in str(warning.message) for warning in caught):
             raise RuntimeError("it launches nothing on torch's stream")
         replay: Callable[[], None] = graph.replay
         return replay
 
-    def _leave(self, graph: Any, pool: Any) -> None:
-        """End for the allocator a capture that failed.
+    def _end_failed_capture(self, graph: Any, pool: Any) -> None:
+        """End a failed capture for the allocator.
 
-        Up to torch 2.12 ``capture_end`` raises before it tells the allocator (pytorch pull request 180395), which then
-        takes the capture for under way: it can neither empty its cache nor capture again. Where `capture_end` did tell
-        it, this call fails harmlessly. The allocator may still ask the failed graph for its state, so the graph is kept
-        alive.
+        Up to torch 2.12 ``capture_end`` raises before it tells the allocator (pytorch pull request 180395). The
+        allocator then still counts the capture as running: it can neither empty its cache nor capture again. If
+        ``capture_end`` did tell it, this call fails harmlessly. The allocator may still query the failed graph, so the
+        graph is kept alive.
         """
-        _FAILED.append(graph)
+        _FAILED_GRAPHS.append(graph)
         end = getattr(self._torch._C, "_cuda_endAllocateToPool", None)
         if end is not None:
             with contextlib.suppress(RuntimeError):
                 end(self._index, pool)
 
     def abandon_capture(self) -> None:
-        """Leave a failed capture behind: its error may surface once more at the next synchronisation."""
+        """Clear a failed capture. Its error may be raised once more at the next synchronisation."""
         with contextlib.suppress(RuntimeError):
             self._cuda.synchronize(self._index)
         self.empty_cache()
 
     def broken(self) -> str | None:
-        """Why torch can do no more on this GPU in this process, or None.
+        """Return why torch can do no more work on this GPU in this process, or None.
 
-        The error of a kernel stays for good; that of a capture stays where the allocator still takes it for under way.
-        A small capture tells, and gives random generators back that a failed one has kept.
+        The error of a kernel is permanent. The error of a capture persists while the allocator counts that capture as
+        running. A small test capture shows which; it also releases random generators that a failed capture has held.
         """
         try:
             self._cuda.synchronize(self._index)
             self._cuda.empty_cache()
-            if _FAILED:
-                self._captured(self._little, self.graph_pool())
+            if _FAILED_GRAPHS:
+                self._captured(self._small_kernel, self.graph_pool())
         except RuntimeError as error:
             return (text_of(error).strip() or type(error).__name__).splitlines()[0]
         return None
 
-    def _little(self) -> None:
+    def _small_kernel(self) -> None:
         self._torch.zeros(1, device=self._device)
 
     def watch(self, call: Callable[[], object], calls: int) -> list[WatchedCall]:
-        """`calls` calls under ``torch.profiler``: operators with the time of the kernels that they launched."""
+        """Run `calls` calls under ``torch.profiler``; an operator's time is that of the kernels that it launched."""
         return _torch_profiler.watch(call, calls, synchronize=self.synchronize)
 
     # --- memory -------------------------------------------------------------------------------------
@@ -264,15 +286,17 @@ class TorchCuda:
         return int(self._cuda.max_memory_reserved(self._index))
 
     def empty_cache(self) -> None:
-        """Give cached memory back, where the allocator can: after a failed capture it may not (`broken`)."""
+        """Free cached memory. After a failed capture the allocator may refuse (`broken`); that is ignored."""
         with contextlib.suppress(RuntimeError):
             self._cuda.empty_cache()
 
     def is_out_of_memory(self, error: BaseException) -> bool:
-        """Also where a library underneath ran out: cuBLAS and cuDNN allocate past torch's allocator."""
+        """Whether the error means "out of memory", in torch's allocator or in cuBLAS and cuDNN, which allocate without
+        it.
+        """
         if isinstance(error, self._cuda.OutOfMemoryError):
             return True
-        return isinstance(error, RuntimeError) and any(words in text_of(error) for words in _OUT_OF_MEMORY)
+        return isinstance(error, RuntimeError) and any(part in text_of(error) for part in _OUT_OF_MEMORY)
 
     # --- description --------------------------------------------------------------------------------
 
@@ -280,14 +304,16 @@ class TorchCuda:
         return getattr(self._cuda.get_device_properties(self._index), "L2_cache_size", None) or None
 
     def properties(self) -> dict[str, Any]:
-        """Under ``gpu.…``; ``gpu.uuid`` is for finding the GPU, not for the record."""
-        about = self._cuda.get_device_properties(self._index)
+        """Return the GPU's facts under ``gpu.…``. ``gpu.uuid`` only identifies the GPU and is not stored in run
+        files.
+        """
+        properties = self._cuda.get_device_properties(self._index)
         return {
-            "gpu.name": about.name,
-            "gpu.capability": f"{about.major}.{about.minor}",
-            "gpu.multiprocessors": about.multi_processor_count,
+            "gpu.name": properties.name,
+            "gpu.capability": f"{properties.major}.{properties.minor}",
+            "gpu.multiprocessors": properties.multi_processor_count,
             "gpu.l2_bytes": self.l2_bytes(),
-            "gpu.memory_bytes": about.total_memory,
+            "gpu.memory_bytes": properties.total_memory,
             "gpu.cuda": self._torch.version.cuda,
             "gpu.cudnn": self._torch.backends.cudnn.version(),
             **self._accumulation(),
@@ -295,21 +321,21 @@ class TorchCuda:
         }
 
     def _accumulation(self) -> dict[str, bool]:
-        """Whether products of halves may add up in less than float32. A torch without a switch does not do it.
+        """Whether half-precision products may accumulate in less than float32; False if this torch has no such switch.
 
-        Torch allows reduced reductions by default. A network may set any of them.
+        torch allows reduced-precision reductions by default. A network may change any of the switches.
         """
         matmul = self._torch.backends.cuda.matmul
         found = {}
         for name in ("fp16_reduced_precision_reduction", "bf16_reduced_precision_reduction", "fp16_accumulation"):
             try:
                 found[f"gpu.{name}"] = bool(getattr(matmul, f"allow_{name}"))
-            except (AttributeError, AssertionError):  # either means an unknown name, by torch's version
+            except (AttributeError, AssertionError):  # for an unknown name, depending on torch's version
                 found[f"gpu.{name}"] = False
         return found
 
     def monitor(self) -> nvml.Gpu | str:
-        """The same GPU through NVML, or the reason why not."""
+        """Return the same GPU as NVML shows it, or the reason why NVML does not."""
         return nvml.connect(self._uuid(), self._index)
 
     def _uuid(self) -> str | None:

@@ -1,4 +1,4 @@
-"""The thin adapter to ``torch.profiler``: the only place that starts it and reads its events."""
+"""Adapt ``torch.profiler``. No other module starts it or reads its events."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 from effbench.core.operator_times import OperatorEvent, WatchedCall
 
 MARK = "effbench: one call"
-"""The block that each watched call stands in."""
+"""Name of the ``record_function`` block around each profiled call."""
 
 
 def watch(
     call: Callable[[], object], calls: int, *, synchronize: Callable[[], None] | None = None
 ) -> list[WatchedCall]:
-    """Run `calls` calls under the profiler, each with its wall time and operators.
+    """Profile `calls` calls and return each one's wall time and operators.
 
-    With `synchronize` every call is waited for and an operator's own time is that of the GPU kernels it launched;
-    without it, its CPU time.
+    With `synchronize`, every call is waited for, and an operator's own time is that of the GPU kernels that it
+    launched. Without it, an operator's own time is CPU time.
     """
-    # Writing shapes down costs more than all else that the profiler does, so one call is watched for them alone.
-    (shown,) = _watched(call, 1, synchronize, shapes=True)
-    timed = _watched(call, calls, synchronize, shapes=False)
-    if any(_outline(item.events) != _outline(shown.events) for item in timed):
-        return _watched(call, calls, synchronize, shapes=True)  # what runs differs from call to call
+    # Recording shapes is the largest overhead of the profiler, so only one extra call records them.
+    (shown,) = _profiled(call, 1, synchronize, shapes=True)
+    timed = _profiled(call, calls, synchronize, shapes=False)
+    if any(_names_and_parents(item.events) != _names_and_parents(shown.events) for item in timed):
+        return _profiled(call, calls, synchronize, shapes=True)  # the operators differ from call to call
     return [
         replace(
             item,
@@ -38,14 +38,16 @@ def watch(
     ]
 
 
-def _outline(events: Sequence[OperatorEvent]) -> list[tuple[str, int | None]]:
+def _names_and_parents(events: Sequence[OperatorEvent]) -> list[tuple[str, int | None]]:
     return [(event.name, event.parent) for event in events]
 
 
-def _watched(
+def _profiled(
     call: Callable[[], object], calls: int, synchronize: Callable[[], None] | None, *, shapes: bool
 ) -> list[WatchedCall]:
-    """The first call after a profiler started pays for its buffers: it is not among them."""
+    """Profile the calls after one that is discarded: the first call under a profiler pays for the profiler's
+    buffers.
+    """
     from torch.profiler import ProfilerActivity, profile, record_function
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if synchronize else [])
@@ -64,14 +66,14 @@ def _watched(
 
 
 def per_call(found: Any, *, on_gpu: bool) -> list[list[OperatorEvent]]:
-    """The events of ``torch.profiler`` inside each marked call that are operators, or ran inside one.
+    """Return, for each marked call, its operators and the events that ran inside an operator.
 
-    What other CPU threads do is part of the operator that waits for them, and carries no mark. A block that a network
-    names with ``record_function`` is no operator; the operators inside it stay, and so they do in what follows.
+    Events of other CPU threads carry no mark; their time belongs to the operator that waits for them. A block that a
+    network names with ``record_function`` is no operator. Operators inside such a block are kept.
     """
     calls: list[list[OperatorEvent]] = []
-    places: dict[int, tuple[int, int]] = {}
-    """Where an event went: its call and its place in it."""
+    positions: dict[int, tuple[int, int]] = {}
+    """Maps ``id(event)`` to the event's call and its position in that call."""
     marks: dict[int, int] = {}
     on_cpu = (event for event in found or () if event.device_type.name == "CPU")
     for event in sorted(on_cpu, key=lambda event: (event.time_range.start, -event.time_range.end)):
@@ -80,15 +82,15 @@ def per_call(found: Any, *, on_gpu: bool) -> list[list[OperatorEvent]]:
             calls.append([])
             continue
         above = event.cpu_parent
-        while above is not None and id(above) not in places and id(above) not in marks:
+        while above is not None and id(above) not in positions and id(above) not in marks:
             above = above.cpu_parent
         if above is None:
             continue
-        number, parent = places.get(id(above)) or (marks[id(above)], None)
+        number, parent = positions.get(id(above)) or (marks[id(above)], None)
         is_operator = "::" in event.name and not getattr(event, "is_user_annotation", False)
         if not is_operator and parent is None:
             continue
-        places[id(event)] = (number, len(calls[number]))
+        positions[id(event)] = (number, len(calls[number]))
         calls[number].append(_event(event, parent, on_gpu))
     return calls
 
@@ -96,7 +98,7 @@ def per_call(found: Any, *, on_gpu: bool) -> list[list[OperatorEvent]]:
 def _event(event: Any, parent: int | None, on_gpu: bool) -> OperatorEvent:
     own_us = event.self_device_time_total if on_gpu else event.self_cpu_time_total
     shapes = tuple(tuple(shape) for shape in event.input_shapes or ())
-    # Clocks of two kinds meet here: rounding may leave a wrapper with less than nothing.
+    # These times come from two clocks, and rounding can make the own time of a wrapper negative.
     return OperatorEvent(event.name, parent, max(0.0, own_us * 1e-6), shapes, tuple(event.concrete_inputs or ()))
 
 

@@ -1,7 +1,7 @@
-"""What every device can do: say what it is, hold a network, and time one block of calls.
+"""Define what every device implements: its facts, placing a network, and timing a block of calls.
 
-`time_block` is the only place of a device that looks at a clock. A device is final: `cpu`, `cuda` and `fake` implement
-this class and nothing overrides them.
+`time_block` is the only place of a device that reads a clock. Devices are final: `cpu`, `cuda` and `fake` implement
+this class, and nothing overrides them.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from effbench.core.operator_times import WatchedCall
 from effbench.core.run import Timing
 
 Call = Callable[[], object]
-"""One forward pass with its inputs bound."""
+"""One forward pass on fixed inputs."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a process has held at most, and who counted them.
+    """Peak memory of a process in bytes, and the counter that it comes from.
 
-    `code_bytes` are those of files mapped into it, programs and libraries above all, now; `reserved_bytes` what an
-    allocator kept for it at most. Either is None where it has no meaning.
+    `code_bytes` is the size of the files mapped into the process now, mostly programs and libraries. `reserved_bytes`
+    is the most that an allocator kept for the process. Either is None if the device does not have it.
     """
 
     peak_bytes: int
@@ -36,9 +36,9 @@ class Memory:
 
 @dataclass(frozen=True)
 class Energy:
-    """What counters of energy read now, in microjoules by domain, and whose they are.
+    """Energy counters in microjoules by domain, and their source.
 
-    A counter starts anew at its entry in `wraps`; one without an entry does not.
+    A counter restarts from 0 at its value in `wraps_uj`. A counter without an entry there does not wrap.
     """
 
     counters_uj: Mapping[str, int]
@@ -47,48 +47,87 @@ class Energy:
 
 
 def renew(call: Call) -> None:
-    """Put the inputs back that a network writes into. Only the call of such a network has this attribute."""
-    put_back = getattr(call, "renew", None)
-    if put_back is not None:
-        put_back()
+    """Restore the inputs of a network that writes into its inputs. Only the calls of such networks have this
+    attribute.
+    """
+    restore = getattr(call, "renew", None)
+    if restore is not None:
+        restore()
 
 
 class OutOfMemory(Exception):
-    """The device ran out of memory in this cell. A result to record, never a reason for a smaller batch."""
+    """The device ran out of memory in this cell. This is a result to record; the batch is never reduced because of
+    it.
+    """
 
 
 class Device(ABC):
-    """A place where networks run. Adapters hold state (threads, streams); everything else is functions."""
+    """Where networks run and are timed. Implementations may hold state such as threads and streams.
+
+    To add a device, implement this class in one file of `effbench/devices/`.
+    """
 
     kind: str
-    """"cpu", "cuda" or "fake": what studies choose their defaults by."""
+    """ "cpu", "cuda" or "fake". Studies choose their defaults by it."""
     name: str
     """As written on the command line: "cpu", "cuda:1"."""
     uses_torch: bool = True
-    """Whether what runs here may be torch's: set-up and its modes then import it."""
+    """Whether calls may be torch's. If so, `setup` imports torch and sets its modes."""
     probes: bool = False
-    """Whether `probe` finds anything out."""
+    """Whether `probe` returns anything."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What this device is, for the environment record. JSON values only; unreadable facts are None."""
+        """Describe this device for the environment record of a run.
+
+        Returns
+        -------
+        dict
+            JSON values by name; None for what cannot be read.
+        """
 
     @abstractmethod
     def setup(self) -> None:
-        """Called once in a worker before anything runs: threads, denormals, precision and autotune policy."""
+        """Set threads, denormals, precision and autotuning. Called once in a worker before anything runs."""
 
     @abstractmethod
     def place(self, value: Any) -> Any:
-        """The module or tensor on this device."""
+        """Move a module or tensor to this device and return it."""
 
     @abstractmethod
     def time_block(self, call: Call, calls: int) -> Timing:
-        """Time `calls` back-to-back calls. Raises OutOfMemory; lets the model's own errors through."""
+        """Time `calls` back-to-back calls.
+
+        Parameters
+        ----------
+        call : callable
+            One forward pass on fixed inputs.
+        calls : int
+            How often to call it.
+
+        Returns
+        -------
+        Timing
+            Wall, CPU and (on a GPU) device time of the whole block in nanoseconds, with counters and flags.
+
+        Raises
+        ------
+        OutOfMemory
+            If the device runs out of memory. Other errors of the model are not caught.
+        """
 
     def time_calls(self, call: Call, calls: int) -> list[int]:
-        """Wall nanoseconds that each of `calls` calls took until its results were there, one after the other.
+        """Time each of `calls` calls from its start until its result is ready.
 
-        Raises OutOfMemory; lets the model's own errors through.
+        Returns
+        -------
+        list of int
+            Wall time of each call in nanoseconds.
+
+        Raises
+        ------
+        OutOfMemory
+            If the device runs out of memory. Other errors of the model are not caught.
         """
         spent, clock = [], time.perf_counter_ns
         renew(call)
@@ -101,72 +140,110 @@ class Device(ABC):
         return spent
 
     def run_calls(self, call: Call, calls: int) -> None:
-        """Make exactly `calls` calls back to back, untimed, and wait for the last.
+        """Make exactly `calls` back-to-back calls, untimed, and wait for the last one.
 
-        Raises OutOfMemory; lets the model's own errors through.
+        Raises
+        ------
+        OutOfMemory
+            If the device runs out of memory. Other errors of the model are not caught.
         """
         self.time_block(call, calls)
 
     @abstractmethod
     def synchronize(self) -> None:
-        """Wait for all work given to the device."""
+        """Wait for all work queued on the device."""
 
     def bind(self, call: Call | None, cost: Mapping[str, Any]) -> Call:
-        """The call as this device wants to time it. Only a scripted clock changes it; it needs no real call at all."""
+        """Wrap `call` for timing. Real devices return it unchanged; the fake device returns a scripted call and needs
+        no `call`.
+        """
         if call is None:
             raise ValueError(f"{self.name} times real calls only")
         return call
 
     def now_s(self) -> float:
-        """Seconds on the clock that budgets are kept by."""
+        """Return the time in seconds on the clock that time budgets use."""
         return time.perf_counter()
 
     def setting(self) -> Mapping[str, Any]:
-        """What this device decides of a runtime's `Setting`: `index`, `tf32`, `autotune`. Empty where it decides none.
+        """Return the fields of a runtime's `Setting` that this device decides: `index`, `tf32`, `autotune`.
 
-        A runtime with kernels of its own must follow the precision and the search for algorithms of the run.
+        A runtime with its own kernels must follow the run's precision and autotuning. Empty if the device decides none.
         """
         return {}
 
     def rotations(self, input_bytes: int) -> int:
-        """How many different inputs consecutive calls should rotate through, so that no cache holds the next one."""
+        """Return how many different inputs consecutive calls rotate through, so that no input is still in a cache."""
         return 1
 
-    def admit_processes(self) -> None:  # noqa: B027 - most devices do not see who computes on them
-        """Take whoever computes on this device now for one of ours; a process that appears later disturbs."""
+    def admit_processes(self) -> None:  # noqa: B027 - most devices cannot list their processes
+        """Take the processes that use this device now as expected; any that appears later is flagged as a
+        disturbance.
+        """
 
     def broken(self) -> str | None:
-        """Why nothing more can run on this device in this process, or None: a cell that failed may leave it so."""
+        """Return why this device cannot be used any more in this process, or None. A failed cell may leave it so."""
         return None
 
     def probe(self, call: Call, calls: int, *, no_graph: str | None = None) -> Mapping[str, Any]:
-        """Facts measured once per cell and launch, after the rounds: device against host time, memory.
+        """Measure facts of a cell once per launch, after the rounds: device time against host time, and memory.
 
-        `no_graph` says why the call is not to be captured as a CUDA graph, where it is not. Keys: ``bound`` ("host",
-        "device", "mixed" or None), ``host_over_device``, ``graph_s``, ``working_memory_bytes``.
+        Parameters
+        ----------
+        call : callable
+            One forward pass on fixed inputs.
+        calls : int
+            How often to call it.
+        no_graph : str, optional
+            Why the call must not be captured as a CUDA graph; None if it may.
+
+        Returns
+        -------
+        mapping
+            ``bound`` ("host", "device", "mixed" or None: what limits the cell), ``host_over_device`` (ratio),
+            ``graph_s`` (seconds), ``working_memory_bytes``. Empty if the device has no probe.
         """
         return {}
 
     def memory(self, *, afresh: bool = False) -> Memory:
-        """The most memory that this process has held until now; `afresh` forgets what is no longer held, where the
-        device can. Raises EffbenchError where nobody counts it.
+        """Return the peak memory of this process.
+
+        Parameters
+        ----------
+        afresh : bool
+            Reset the peak to what is held now, if the device can.
+
+        Raises
+        ------
+        EffbenchError
+            If this device has no memory counter.
         """
         raise EffbenchError(f"the memory of {self.name} is counted nowhere; measure on cpu or cuda")
 
     def energy(self) -> Energy:
-        """What this device has used since its counters began. Raises EffbenchError where nobody counts it."""
+        """Return the energy used since the device's counters started. Raises EffbenchError if it has no energy
+        counter.
+        """
         raise EffbenchError(f"the energy of {self.name} is counted nowhere; measure on cpu or cuda")
 
     def rest(self, seconds: float) -> None:
-        """Do nothing for so long."""
+        """Sleep for `seconds`."""
         time.sleep(seconds)
 
     def watch(self, call: Call, calls: int) -> list[WatchedCall] | None:
-        """Run `calls` calls under a profiler, each with its wall time and its operators in order of their start.
+        """Profile `calls` calls.
 
-        None where the device has no profiler. Raises OutOfMemory; lets the model's own errors through.
+        Returns
+        -------
+        list of WatchedCall or None
+            Wall time of each call and its operators in the order of their start; None if the device has no profiler.
+
+        Raises
+        ------
+        OutOfMemory
+            If the device runs out of memory. Other errors of the model are not caught.
         """
         return None
 
     def release(self) -> None:  # noqa: B027 - most devices cache nothing
-        """Give back memory cached for a cell that has ended."""
+        """Free memory that is cached for a cell that has ended."""

@@ -1,8 +1,8 @@
-"""The CPU: one block between two reads of the clock, with what the kernel did to us meanwhile.
+"""Time blocks on the CPU, and read the kernel's counters of disturbances around each block.
 
-Counters are read once per block, outside the clocks: page faults and involuntary switches (getrusage), time spent
-runnable but not running (schedstat), and time stolen by the hypervisor (/proc/stat). A kernel without one of them
-reads as zero.
+Counters are read once per block, outside of the timed region: page faults and involuntary context switches (getrusage),
+time spent runnable but not running (schedstat), and time stolen by the hypervisor (/proc/stat). A counter that the
+kernel does not have reads as zero.
 """
 
 from __future__ import annotations
@@ -20,26 +20,34 @@ from typing import Any
 from effbench.core.errors import InvalidValue, text_of
 from effbench.core.operator_times import WatchedCall
 from effbench.core.run import Timing
-from effbench.devices._tasks import Tasks
+from effbench.devices._tasks import ThreadRunDelays
 from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory, renew
 from effbench.host import cgroups, core_clusters, rapl
 
 RUN_DELAY_SHARE = 0.05
-"""A block that waited this share of its time for a core was disturbed from outside."""
+"""A block that waited for a core for more than this share of its time is flagged as disturbed."""
 
 STEAL_SHARE = 0.05
-"""The same for time that the hypervisor gave to other guests. One tick of 10 ms is more of any block below 0.2 s."""
+"""The same limit for steal time. One tick of 10 ms exceeds it in any block shorter than 0.2 s."""
 
-_ALLOCATOR_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc", "annot allocate memory")
+_ALLOCATOR_MESSAGES = ("can't allocate memory", "not enough memory", "bad_alloc", "annot allocate memory")
 
 
 class Cpu(Device):
-    """`threads` intra-op threads (0 = `usable_cores`), one inter-op thread.
+    """The CPU with `threads` intra-op threads (0 = `usable_cores`) and one inter-op thread.
 
-    `cluster` "big" or "little" keeps the process to the cores of that kind from `setup` on, and 0 threads are then one
-    for each of them. With one thread its CPU time is that of the thread that calls; `whole_process` takes every
-    thread's, for runtimes that compute in threads of their own. Without `torch` nothing is done to torch's threads and
-    denormals: where a bundle runs there may be none, and its runtimes see to their own.
+    Parameters
+    ----------
+    threads : int
+        Intra-op threads of torch or the runtime; 0 for one per usable core.
+    whole_process : bool
+        With one thread, count the CPU time of all threads and not only of the calling one. For runtimes that compute in
+        threads of their own.
+    cluster : str
+        "big" or "little" pins the process to the cores of that kind in `setup`. 0 `threads` is then one per such core.
+    torch : bool
+        False leaves torch's threads and denormals alone: bundles run without torch, and their runtimes set both
+        themselves.
     """
 
     kind = "cpu"
@@ -51,20 +59,20 @@ class Cpu(Device):
         self.threads = threads_on(threads, cluster)
         self._one_thread = self.threads == 1 and not whole_process
         self._cpu_clock = time.thread_time_ns if self._one_thread else time.process_time_ns
-        self._schedstat = _kept_open("/proc/thread-self/schedstat", self)
-        # Where threads of a runtime's own compute for the one that calls, they are who waits for a core.
-        self._tasks = Tasks() if whole_process and self.threads == 1 else None
-        self._stat = _kept_open("/proc/stat", self)
+        self._schedstat = _open_until_freed("/proc/thread-self/schedstat", self)
+        # A runtime may compute in its own threads; those are then the ones that wait for a core.
+        self._thread_delays = ThreadRunDelays() if whole_process and self.threads == 1 else None
+        self._stat = _open_until_freed("/proc/stat", self)
 
     def facts(self) -> dict[str, Any]:
         found = {"kind": "cpu", "name": "cpu", "threads": self.threads, "machine": platform.machine()}
         if self._cores:
-            found |= {"cpu.cluster": self.cluster, "cpu.cluster_cores": core_clusters.shown(self._cores)}
+            found |= {"cpu.cluster": self.cluster, "cpu.cluster_cores": core_clusters.core_ranges(self._cores)}
         return found
 
     def setup(self) -> None:
         if self._cores:
-            # Before torch is there: its threads are born where this one is.
+            # Before torch is imported: its threads inherit the affinity of the thread that starts them.
             core_clusters.pin(self._cores)
         if not self.uses_torch:
             return
@@ -72,14 +80,14 @@ class Cpu(Device):
 
         torch.set_num_threads(self.threads)
         torch.set_num_interop_threads(1)
-        # Denormals cost up to 40x on some layers and say nothing about the network (pytorch issue 21734).
+        # Denormals cost up to 40x on some layers and are no property of the network (pytorch issue 21734).
         torch.set_flush_denormal(True)
 
     def place(self, value: Any) -> Any:
         return value.to("cpu")
 
     def synchronize(self) -> None:
-        """Nothing to wait for: CPU calls return when they are done."""
+        """Do nothing: a CPU call returns when it is done."""
 
     def time_block(self, call: Call, calls: int) -> Timing:
         renew(call)
@@ -94,7 +102,7 @@ class Cpu(Device):
                 call()
             wall = wall_clock() - start
             cpu = cpu_clock() - cpu_start
-            # Outermost, so that the two clocks that ratios are made of stay as close to the calls as they were.
+            # Read outermost, so that the clocks that ratios are computed from stay closest to the calls.
             process = process_clock() - process_start
         delay, steal = self._run_delay_ns() - delay, self._steal_ns() - steal
         faults_after, switches_after = _rusage(self._one_thread)
@@ -111,10 +119,10 @@ class Cpu(Device):
         )
 
     def memory(self, *, afresh: bool = False) -> Memory:
-        """Resident pages, those of shared libraries included."""
+        """Return the peak of resident pages, shared libraries included."""
         held = _status("VmHWM", "RssFile") if sys.platform == "linux" else {}
         if held.get("VmHWM"):
-            # Not getrusage, whose maximum a process inherits from whoever started it.
+            # Not getrusage: a process inherits its maximum from its parent.
             return Memory(held["VmHWM"], "VmHWM of /proc/self/status", code_bytes=held["RssFile"])
         if sys.platform == "win32":
             return super().memory()
@@ -124,7 +132,7 @@ class Cpu(Device):
         return Memory(peak * (1 if sys.platform == "darwin" else 1024), "ru_maxrss of getrusage")
 
     def energy(self) -> Energy:
-        """Of the whole package and its memory, whoever else computes there."""
+        """Return the energy of the whole package and its memory, other processes included."""
         counters, wraps = rapl.read()
         return Energy(counters, "rapl", wraps)
 
@@ -139,13 +147,13 @@ class Cpu(Device):
             return _torch_profiler.watch(call, calls)
 
     def _run_delay_ns(self) -> int:
-        if self._tasks is not None:
-            return self._tasks.run_delay_ns()
+        if self._thread_delays is not None:
+            return self._thread_delays.run_delay_ns()
         fields = os.pread(self._schedstat, 128, 0).split() if self._schedstat is not None else ()
         return int(fields[1]) if len(fields) > 1 else 0
 
     def _steal_ns(self) -> int:
-        """Steal of all cores since boot. The kernel counts it in ticks of 10 ms."""
+        """Return the steal time of all cores since boot. The kernel counts it in ticks of 10 ms."""
         if self._stat is None:
             return 0
         fields = os.pread(self._stat, 256, 0).split(b"\n", 1)[0].split()
@@ -154,19 +162,19 @@ class Cpu(Device):
 
 @contextlib.contextmanager
 def out_of_memory_named() -> Iterator[None]:
-    """Tell torch's allocator running dry from a network's own errors."""
+    """Raise OutOfMemory if torch's allocator or Python runs out of memory; leave other errors as they are."""
     try:
         yield
     except MemoryError as error:
         raise OutOfMemory(text_of(error) or "MemoryError") from error
     except RuntimeError as error:
-        if any(word in text_of(error) for word in _ALLOCATOR_WORDS):
+        if any(word in text_of(error) for word in _ALLOCATOR_MESSAGES):
             raise OutOfMemory(text_of(error).splitlines()[0]) from error
         raise
 
 
 def disturbances(wall_ns: int, run_delay_ns: int, steal_ns: int) -> tuple[str, ...]:
-    """Outside causes that disturbed a block, by name: each as a share of the block, never the block's own value."""
+    """Name the outside causes that disturbed a block, each judged as a share of the block's time."""
     flags = []
     if run_delay_ns > RUN_DELAY_SHARE * wall_ns:
         flags.append("waited for a core")
@@ -176,9 +184,9 @@ def disturbances(wall_ns: int, run_delay_ns: int, steal_ns: int) -> tuple[str, .
 
 
 def threads_on(threads: int, cluster: str = "") -> int:
-    """As many threads as asked for; for 0 one for every core of the cluster, or that this process may use.
+    """Return the number of threads to use: `threads`, or for 0 one per core of the cluster or per usable core.
 
-    Raises InvalidValue for fewer than 0, for more than the cluster has cores, and for a cluster that is not here.
+    Raises InvalidValue if `threads` is negative or exceeds the cluster's cores, or if this machine has no such cluster.
     """
     if threads < 0:
         raise InvalidValue(f"threads (={threads}) must be 1 or more, or 0 for every core")
@@ -191,23 +199,23 @@ def threads_on(threads: int, cluster: str = "") -> int:
 
 
 def usable_cores() -> int:
-    """Cores that this process may keep busy: those of its affinity, and no more than its quota of time lasts for."""
+    """Return how many cores this process can keep busy: those of its affinity, limited by its cgroup's CPU quota."""
     quota = cgroups.quota()
-    most = math.ceil(quota.cores) if quota is not None and quota.cores else _cores()
-    return max(1, min(_cores(), most))
+    most = math.ceil(quota.cores) if quota is not None and quota.cores else allowed_cores()
+    return max(1, min(allowed_cores(), most))
 
 
-def _cores() -> int:
-    """Cores that this process may run on (affinity respected where the system has it)."""
+def allowed_cores() -> int:
+    """Return how many cores this process may run on; respects the affinity if the system has one."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def thread_trouble(threads: int, cluster: str = "") -> str | None:
-    """What is to be known of a measurement with so many `threads` (as for `Cpu`) on these cores; None for nothing."""
+def thread_warning(threads: int, cluster: str = "") -> str | None:
+    """Return a warning about measuring with `threads` threads (as for `Cpu`) on these cores, or None."""
     asked, quota = threads_on(threads, cluster), cgroups.quota()
-    cores = len(core_clusters.cores_of(cluster)) or _cores()
+    cores = len(core_clusters.cores_of(cluster)) or allowed_cores()
     counted = f"{asked} thread{'s' * (asked > 1)}"
     if quota is not None and quota.cores and quota.cores < min(asked, cores):
         limit = f"the control group may use {quota.cores:g} cores (docker: --cpus)"
@@ -219,8 +227,10 @@ def thread_trouble(threads: int, cluster: str = "") -> str | None:
     return None
 
 
-def _kept_open(path: str, owner: Cpu) -> int | None:
-    """Open for as long as its owner lives: a suite of tests makes a device for each network that it measures."""
+def _open_until_freed(path: str, owner: Cpu) -> int | None:
+    """Open a file until `owner` is freed. Test suites create one device per network, so descriptors must not
+    accumulate.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
@@ -230,7 +240,9 @@ def _kept_open(path: str, owner: Cpu) -> int | None:
 
 
 def _status(*names: str) -> dict[str, int]:
-    """These sizes of this process in bytes, as the kernel tells them in kB. One that it does not tell is 0."""
+    """Return these sizes of this process in bytes, from the kernel's values in kB; 0 for one that the kernel does not
+    list.
+    """
     found = dict.fromkeys(names, 0)
     with contextlib.suppress(OSError), open("/proc/self/status") as lines:
         for line in lines:
@@ -241,7 +253,7 @@ def _status(*names: str) -> dict[str, int]:
 
 
 def _rusage(one_thread: bool) -> tuple[int, int]:
-    """(minor faults, involuntary switches) of this thread, or of the process when several threads compute."""
+    """Return (minor page faults, involuntary switches) of this thread, or of the process if several threads compute."""
     if sys.platform == "win32":
         return 0, 0
     import resource

@@ -1,10 +1,10 @@
-"""A CUDA GPU: what the host waits for, what the device spends, and whether the GPU was itself meanwhile.
+"""Time blocks on a CUDA GPU: host time, device time, and throttling checks.
 
-A block is measured twice. First as a caller sees it: synchronise, read the clock, k calls, synchronise, read the clock.
-Then between device events, behind a kernel that spins until the host has queued all of the calls, so that the time of
-launching them is not in it. Nothing synchronises inside either. The first over the second tells a network that keeps
-the GPU busy from one that waits for Python. `TorchCuda` alone touches ``torch.cuda``; a scripted stand-in for it drives
-everything else in tests.
+Each block is measured twice. The first pass takes the time that a caller sees: synchronise, read the clock, k calls,
+synchronise, read the clock. The second pass takes device time between CUDA events, behind a spin kernel that runs until
+the host has queued all calls, so that launch overhead is excluded. Neither pass synchronises between calls. The ratio
+of host time to device time tells a network that keeps the GPU busy from one that waits for Python. Only `TorchCuda`
+touches ``torch.cuda``; tests replace it with a scripted GPU.
 """
 
 from __future__ import annotations
@@ -18,37 +18,53 @@ from typing import Any, Literal
 from effbench.core.errors import EffbenchError, InvalidValue, ModelError, text_of
 from effbench.core.operator_times import WatchedCall
 from effbench.core.run import Timing
-from effbench.devices._device_time import WAITS, DeviceTimer
-from effbench.devices._gpu_watch import Watch
+from effbench.devices._device_time import NO_DEVICE_TIME, DeviceTimer
+from effbench.devices._gpu_watch import GpuMonitor
 from effbench.devices._torch_cuda import Policy, TorchCuda
 from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory, renew
 from effbench.host import nvml
 
 HOST_BOUND, DEVICE_BOUND = 1.2, 1.05
-"""Host time over device time: above the first the host holds the GPU up, below the second it does not."""
+"""Limits of host time over device time: above the first a cell is host-bound, below the second it is device-bound."""
 
 MAX_ROTATIONS = 512
 MAX_CAPTURED_CALLS = 64
 
 
 def available(index: int = 0) -> str | None:
-    """None where this GPU can be used, else the reason in words."""
+    """Return why this GPU cannot be used, or None if it can."""
     return TorchCuda.unavailable(index)
 
 
 def rotations(input_bytes: int, l2_bytes: int | None) -> int:
-    """How many inputs to rotate through, so that an input has left the L2 cache before it comes round again.
+    """Return how many inputs to rotate through so that an input has left the L2 cache before it is used again.
 
-    Their total exceeds twice the cache; at most 512, and 1 where the size of the cache is unknown.
-    Raises InvalidValue.
+    Parameters
+    ----------
+    input_bytes : int
+        Size of one input.
+    l2_bytes : int or None
+        Size of the L2 cache; None if unknown.
+
+    Returns
+    -------
+    int
+        The smallest number of inputs whose total exceeds twice the cache, at most 512; 1 if the cache size is unknown.
+
+    Raises
+    ------
+    InvalidValue
+        If `input_bytes` is below 1.
     """
     if input_bytes < 1:
         raise InvalidValue(f"input_bytes (={input_bytes}) must be 1 or more")
     return min(2 * (l2_bytes or 0) // input_bytes + 1, MAX_ROTATIONS)
 
 
-def bound(host_over_device: float | None) -> Literal["host", "device", "mixed"] | None:
-    """What limits a cell, from host time over device time (or over graph replay, where a graph was captured)."""
+def host_or_device_bound(host_over_device: float | None) -> Literal["host", "device", "mixed"] | None:
+    """Tell what limits a cell, from its host time over its device time (or over graph replay, if a graph was
+    captured).
+    """
     if host_over_device is None:
         return None
     if host_over_device > HOST_BOUND:
@@ -57,11 +73,28 @@ def bound(host_over_device: float | None) -> Literal["host", "device", "mixed"] 
 
 
 class Cuda(Device):
-    """GPU `index`. Precision, cuDNN autotuning and cache policy are conditions of the run, checked at its end.
+    """The GPU `index`. Precision, cuDNN autotuning and cache policy are conditions of the run and checked at its end.
 
-    `cache` says what the L2 holds when a call starts: "steady" (consecutive calls, inputs rotating: see `rotations`),
-    "cold" (twice its size is overwritten before each call, untimed) or "hot" (the same input every time).
-    Raises InvalidValue.
+    Parameters
+    ----------
+    index : int
+        CUDA index of the GPU.
+    precision : str
+        "fp32" or "tf32": how float32 products are computed.
+    autotune : bool
+        Whether cuDNN benchmarks its convolution algorithms.
+    cache : str
+        What the L2 cache holds when a call starts. "steady": consecutive calls on rotating inputs (`rotations`).
+        "cold": twice the cache is overwritten before each call, untimed. "hot": the same input in every call.
+    warm_up_s : float
+        Longest warm-up in seconds.
+    api
+        Replaces `TorchCuda` in tests.
+
+    Raises
+    ------
+    InvalidValue
+        If `precision` or `cache` is none of these.
     """
 
     kind = "cuda"
@@ -88,27 +121,27 @@ class Cuda(Device):
         self._cache, self._warm_up_s = cache, warm_up_s
         self._ready = False
         self._gpu: nvml.Gpu | str = "not set up"
-        self._timer, self._watch = DeviceTimer(self._api), Watch(None, self._api.now_ns)
-        self._spoilt = False
+        self._timer, self._monitor = DeviceTimer(self._api), GpuMonitor(None, self._api.now_ns)
+        self._capture_failed = False
 
     # --- life of a launch ---------------------------------------------------------------------------
 
     def setup(self) -> None:
-        """Set and check the policies, then load the GPU until its clock stands, for `warm_up_s` at the most."""
+        """Set and check the policies, then load the GPU until its clock is stable, for at most `warm_up_s`."""
         self._api.select()
         self._api.set_policy(self._policy)
         self._ready = True
         self.verify_policy()
         self._gpu = self._api.monitor()
-        self._watch = Watch(self._gpu if isinstance(self._gpu, nvml.Gpu) else None, self._api.now_ns)
-        self._watch.heat(self._warm_up_s, self._api.work, self._api.synchronize)
+        self._monitor = GpuMonitor(self._gpu if isinstance(self._gpu, nvml.Gpu) else None, self._api.now_ns)
+        self._monitor.warm_up(self._warm_up_s, self._api.queue_load, self._api.synchronize)
         self.admit_processes()
 
     def admit_processes(self) -> None:
-        self._watch.admit()
+        self._monitor.expect_processes()
 
     def verify_policy(self) -> None:
-        """Raises ModelError where precision or autotuning is no longer what `setup` set: a network may change both."""
+        """Raise ModelError if precision or autotuning differ from what `setup` set: a network can change both."""
         found = self._api.policy()
         if self._ready and found != self._policy:
             raise ModelError(
@@ -117,12 +150,12 @@ class Cuda(Device):
             )
 
     def facts(self) -> dict[str, Any]:
-        """Everything about the GPU and the policies. After `setup`, also checks the policies (raises ModelError)."""
+        """Describe the GPU and the policies. After `setup` the policies are checked too (raises ModelError)."""
         self.verify_policy()
         about = self._api.properties()
         uuid = about.pop("gpu.uuid", None)
         gpu = self._gpu if isinstance(self._gpu, nvml.Gpu) else None
-        watched = (
+        monitored = (
             {**gpu.facts(), **{f"gpu.{name}": value for name, value in gpu.read().numbers().items()}} if gpu else {}
         )
         return {
@@ -133,10 +166,12 @@ class Cuda(Device):
             "gpu.precision": self._precision,
             "gpu.autotune": self._policy.autotune,
             "gpu.cache": self._cache,
-            **watched,
+            **monitored,
             "gpu.nvml": "read" if gpu else self._gpu,
-            # Where NVML does not show this process under its own number, it may not show the others either.
-            "gpu.other_processes": len(known) - 1 if os.getpid() in (known := self._watch.admitted or ()) else None,
+            # If NVML does not list this process under its own id, it may not list other processes either.
+            "gpu.other_processes": len(processes) - 1
+            if os.getpid() in (processes := self._monitor.expected_processes or ())
+            else None,
         }
 
     def setting(self) -> Mapping[str, Any]:
@@ -146,7 +181,7 @@ class Cuda(Device):
 
     def place(self, value: Any) -> Any:
         """Raises OutOfMemory."""
-        return self._guarded(lambda: self._api.place(value))
+        return self._catch_out_of_memory(lambda: self._api.place(value))
 
     def synchronize(self) -> None:
         self._api.synchronize()
@@ -162,39 +197,39 @@ class Cuda(Device):
         return float(self._api.now_ns() * 1e-9)
 
     def rotations(self, input_bytes: int) -> int:
-        """Inputs to rotate through: only the steady policy needs more than one."""
+        """Return how many inputs to rotate through. Only the "steady" policy needs more than one."""
         return rotations(input_bytes, self._api.l2_bytes()) if self._cache == "steady" else 1
 
     # --- timing -------------------------------------------------------------------------------------
 
     def time_block(self, call: Call, calls: int) -> Timing:
-        """`wall_ns` is what the host waits, `device_ns` what the device spends; their calls are separate.
+        """Time `calls` calls twice: `wall_ns` as the host sees them, and `device_ns` on the device, in a second pass.
 
-        Under the cold policy every call stands alone: the cache is overwritten and the device idle before it starts.
-        `device_ns` is None where the host could not queue the calls ahead of the device. Clocks are read while the
-        device computes, since an idle one recovers. Raises OutOfMemory.
+        With the "cold" cache policy every call is timed alone: the cache is overwritten and the device is idle before
+        it. `device_ns` is None if the host could not queue the calls ahead of the device. Clocks are read while the
+        device computes, because an idle GPU recovers. Raises OutOfMemory.
         """
-        reading = nvml.Reading()
+        gpu_sample = nvml.GpuSample()
 
-        def look() -> None:
-            nonlocal reading
-            reading = self._watch.look()
+        def query() -> None:
+            nonlocal gpu_sample
+            gpu_sample = self._monitor.sample()
 
         renew(call)
-        wall, queueing, cpu = self._guarded(lambda: self._host(call, calls))
+        wall, queueing, cpu = self._catch_out_of_memory(lambda: self._host_time(call, calls))
         renew(call)
-        device = self._guarded(lambda: self._device(call, calls, queueing, look))
+        device = self._catch_out_of_memory(lambda: self._device_time(call, calls, queueing, query))
         return Timing(
             calls=calls,
             wall_ns=wall,
             cpu_ns=cpu,
             device_ns=device,
-            clocks=reading.numbers(),
-            flags=self._watch.flags(call, reading),
+            clocks=gpu_sample.numbers(),
+            flags=self._monitor.flags(call, gpu_sample),
         )
 
     def run_calls(self, call: Call, calls: int) -> None:
-        """Exactly so many calls: no second pass between events, no spin, no look at NVML."""
+        """Make exactly `calls` calls: no second pass between events, no spin, no NVML query."""
 
         def run() -> None:
             renew(call)
@@ -202,82 +237,84 @@ class Cuda(Device):
                 call()
             self._api.synchronize()
 
-        self._guarded(run)
+        self._catch_out_of_memory(run)
 
     def probe(self, call: Call, calls: int, *, no_graph: str | None = None) -> Mapping[str, Any]:
-        """Host, device and graph-replay time per call, what bounds the cell, and the memory that a call works in.
+        """Measure host, device and graph-replay time per call, what limits the cell, and the memory that a call needs.
 
-        Measured back to back whatever the cache policy: the question is whether launching keeps up. A capture that
-        fails may leave torch unable to capture again, or to do more, in this process (`broken`), so that this comes
-        after everything that is measured. Raises OutOfMemory.
+        Calls are back to back whatever the cache policy, because the question is whether launching keeps up. A capture
+        that fails may leave torch unable to capture again, or to do any work in this process (`broken`). The probe
+        therefore comes after all measurements. Raises OutOfMemory.
         """
-        # Neither what an earlier cell left reserved nor its graph is this one's.
+        # Memory reserved by an earlier cell, and its graph, must not count for this one.
         self._api.empty_cache()
         self._api.reset_peak()
         resident = self._api.allocated()
-        self._guarded(lambda: self._host_steady(call, 1))
+        self._catch_out_of_memory(lambda: self._host_time_back_to_back(call, 1))
         peak = self._api.peak_allocated()
         memory = {
             "peak_memory_bytes": peak,
             "peak_reserved_bytes": self._api.peak_reserved(),
-            # The process may hold other cells' networks; this is what the call itself needed on top.
+            # The process may hold the networks of other cells; this is what the call needs on top.
             "working_memory_bytes": peak - resident,
         }
-        wall, queueing, _ = self._guarded(lambda: self._host_steady(call, calls))
-        device = self._guarded(lambda: self._timer.steady(call, calls, queueing))
-        graph, reason = (None, f"no CUDA graph: {no_graph}") if no_graph else self._graph(call, calls)
+        wall, queueing, _ = self._catch_out_of_memory(lambda: self._host_time_back_to_back(call, calls))
+        device = self._catch_out_of_memory(lambda: self._timer.time_calls(call, calls, queueing))
+        graph, reason = (None, f"no CUDA graph: {no_graph}") if no_graph else self._graph_time(call, calls)
         host_s, device_s = wall / calls * 1e-9, None if device is None else device / calls * 1e-9
-        least = graph if graph is not None else device_s
-        ratio = host_s / least if least else None
+        fastest = graph if graph is not None else device_s
+        ratio = host_s / fastest if fastest else None
         return {
-            "bound": bound(ratio),
+            "bound": host_or_device_bound(ratio),
             "host_over_device": ratio,
             "host_s": host_s,
             "device_s": device_s,
-            "device_reason": WAITS if self._timer.waits(call) else None,
+            "device_reason": NO_DEVICE_TIME if self._timer.is_never_ahead(call) else None,
             "graph_s": graph,
             "graph_reason": reason,
             **memory,
         }
 
     def time_calls(self, call: Call, calls: int) -> list[int]:
-        """What a caller waits for: each call is launched, computed and waited for before the next."""
-        spent: list[int] = self._guarded(lambda: [self._host(call, 1)[0] for _ in range(calls)])
+        """Time single calls: each is launched and waited for before the next one starts."""
+        spent: list[int] = self._catch_out_of_memory(lambda: [self._host_time(call, 1)[0] for _ in range(calls)])
         return spent
 
     def memory(self, *, afresh: bool = False) -> Memory:
-        """What torch allocated on the GPU; the CUDA context and whatever allocates past torch are not in it."""
+        """Return what torch allocated on the GPU. The CUDA context and allocations outside of torch are not
+        included.
+        """
         if afresh:
             self._api.reset_peak()
         peak, reserved = self._api.peak_allocated(), self._api.peak_reserved()
         return Memory(peak, "max_memory_allocated of torch", reserved_bytes=reserved)
 
     def energy(self) -> Energy:
-        """Of the whole GPU since its driver was loaded, by its own meter."""
+        """Return the energy of the whole GPU since its driver was loaded, from its own meter."""
         if not isinstance(self._gpu, nvml.Gpu):
             raise EffbenchError(f"no energy can be read through NVML: {self._gpu}")
         found = self._gpu.energy_uj()
         if found is None:
-            raise EffbenchError("this GPU tells no energy through NVML; use one from Volta on, or measure at the plug")
+            raise EffbenchError("this GPU has no energy counter in NVML; use one from Volta on, or measure at the plug")
         return Energy({"gpu": found}, "nvml, whole GPU" if self._gpu.is_shared else "nvml")
 
     def watch(self, call: Call, calls: int) -> list[WatchedCall]:
-        """An operator's own time is that of the kernels it launched. Raises OutOfMemory."""
-        watched: list[WatchedCall] = self._guarded(lambda: self._api.watch(call, calls))
-        return watched
+        """Profile calls; an operator's own time is that of the kernels that it launched. Raises OutOfMemory."""
+        profiled: list[WatchedCall] = self._catch_out_of_memory(lambda: self._api.watch(call, calls))
+        return profiled
 
-    def _host(self, call: Call, calls: int) -> tuple[int, int, int]:
+    def _host_time(self, call: Call, calls: int) -> tuple[int, int, int]:
         if self._cache != "cold":
-            return self._host_steady(call, calls)
+            return self._host_time_back_to_back(call, calls)
         parts = []
         for _ in range(calls):
             self._api.flush()
-            parts.append(self._host_steady(call, 1))
+            parts.append(self._host_time_back_to_back(call, 1))
         wall, queueing, cpu = (sum(part) for part in zip(*parts, strict=True))
         return wall, queueing, cpu
 
-    def _host_steady(self, call: Call, calls: int) -> tuple[int, int, int]:
-        """(wall time, how long the host took to queue the calls, CPU time of this thread), nanoseconds."""
+    def _host_time_back_to_back(self, call: Call, calls: int) -> tuple[int, int, int]:
+        """Return (wall time, time the host took to queue the calls, CPU time of this thread) in nanoseconds."""
         synchronize, now, cpu_now = self._api.synchronize, self._api.now_ns, self._api.cpu_ns
         synchronize()
         cpu = cpu_now()
@@ -289,46 +326,46 @@ class Cuda(Device):
         end = now()
         return end - start, queued - start, cpu_now() - cpu
 
-    def _device(self, call: Call, calls: int, queueing: int, meanwhile: Callable[[], None]) -> int | None:
+    def _device_time(self, call: Call, calls: int, queueing: int, while_busy: Callable[[], None]) -> int | None:
         if self._cache != "cold":
-            return self._timer.steady(call, calls, queueing, meanwhile)
-        return self._timer.alone(call, calls, queueing, self._api.flush, meanwhile)
+            return self._timer.time_calls(call, calls, queueing, while_busy)
+        return self._timer.time_calls_apart(call, calls, queueing, self._api.flush, while_busy)
 
-    def _graph(self, call: Call, calls: int) -> tuple[float | None, str | None]:
-        """Seconds per call when replayed as a CUDA graph, or why there is no graph.
+    def _graph_time(self, call: Call, calls: int) -> tuple[float | None, str | None]:
+        """Return the seconds per call when replayed as a CUDA graph, or the reason why there is no graph.
 
-        Several calls go into one graph, so that rotating inputs rotate in it too.
+        Several calls go into one graph, so that rotating inputs also rotate in the graph.
         """
-        if self._spoilt:
+        if self._capture_failed:
             return None, "no CUDA graph: not probed, since an earlier capture failed in this process"
         captured = min(calls, MAX_CAPTURED_CALLS)
 
-        def several() -> None:
+        def call_repeatedly() -> None:
             for _ in range(captured):
                 call()
 
         try:
-            replay = self._api.capture(several)
+            replay = self._api.capture(call_repeatedly)
             replay()
             repeats = math.ceil(calls / captured)
-            _, queueing, _ = self._host_steady(replay, repeats)
-            # A timer of its own, which does not outlive the graph.
-            spent = DeviceTimer(self._api).steady(replay, repeats, queueing)
-        except Exception as error:  # the same call has just run eagerly: whatever fails here is capture's limit
+            _, queueing, _ = self._host_time_back_to_back(replay, repeats)
+            # A separate timer, because it keeps no reference to the graph afterwards.
+            spent = DeviceTimer(self._api).time_calls(replay, repeats, queueing)
+        except Exception as error:  # the call just ran eagerly, so only capturing can fail
             self._api.abandon_capture()
-            self._spoilt = self.broken() is not None
+            self._capture_failed = self.broken() is not None
             return None, f"no CUDA graph: {(text_of(error).strip() or type(error).__name__).splitlines()[0]}"
         if spent is None:
             return None, "no CUDA graph time: the host could not keep ahead of its replay"
         return spent / (repeats * captured) * 1e-9, None
 
-    def _guarded(self, action: Callable[[], Any]) -> Any:
+    def _catch_out_of_memory(self, action: Callable[[], Any]) -> Any:
         try:
             return action()
         except Exception as error:
             if not self._api.is_out_of_memory(error):
                 raise
             message = (text_of(error).strip() or type(error).__name__).splitlines()[0]
-        # Out of the handler, the traceback no longer holds the network's activations.
+        # Outside of the handler, so that the traceback no longer holds the network's activations.
         self._api.empty_cache()
         raise OutOfMemory(message)

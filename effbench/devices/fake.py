@@ -1,7 +1,8 @@
-"""A device with a scripted clock: the whole pipeline with exact numbers, no torch, no waiting.
+"""Provide a device with a scripted clock: it runs the whole pipeline with exact times, without torch and without
+waiting.
 
-A call takes the time that a roofline would give it (`seconds_of`), with seeded log-normal noise. For tests,
-`--device fake` dry runs and documentation; a run on it is labelled fake and proves nothing about hardware.
+A call takes the time that a roofline model gives it (`seconds_of`), with seeded log-normal noise. It serves tests,
+`--device fake` dry runs and documentation. Its runs are labelled fake and say nothing about hardware.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ POWER_W = 20.0
 
 @dataclass(frozen=True)
 class ScriptedCall:
-    """A call that only knows how long it takes."""
+    """A call that only carries its duration in seconds."""
 
     seconds: float
 
@@ -32,7 +33,9 @@ class ScriptedCall:
 
 
 class Fake(Device):
-    """`noise` is the standard deviation of the log of a block's time; `script` overrides the roofline."""
+    """The scripted device. `noise` is the standard deviation of the log of a block's time; `script` replaces the
+    roofline.
+    """
 
     kind = "fake"
     name = "fake"
@@ -53,13 +56,13 @@ class Fake(Device):
         return {"kind": "fake", "name": "fake", "note": "scripted clock, not hardware"}
 
     def setup(self) -> None:
-        """Nothing to set."""
+        """Do nothing."""
 
     def place(self, value: Any) -> Any:
         return value
 
     def synchronize(self) -> None:
-        """Nothing to wait for."""
+        """Do nothing."""
 
     def now_s(self) -> float:
         return self._now_s
@@ -78,18 +81,18 @@ class Fake(Device):
         return [self.time_block(call, 1).wall_ns for _ in range(calls)]
 
     def memory(self, *, afresh: bool = False) -> Memory:
-        """What the cells bound so far move in a call, as if each kept all of it."""
+        """Return the memory traffic of all cells bound so far, as if each kept all of it."""
         return Memory(self._bound_bytes, "scripted")
 
     def energy(self) -> Energy:
-        """As if everything took the same power, rest too."""
+        """Return the energy at constant power, sleep included."""
         return Energy({"scripted": round(self._now_s * POWER_W * 1e6)}, "scripted")
 
     def rest(self, seconds: float) -> None:
         self._now_s += seconds
 
     def watch(self, call: Call, calls: int) -> list[WatchedCall] | None:
-        """Three operators of 60, 20 and 10 % of the call, under a profiler that makes it a tenth longer."""
+        """Return three operators of 60, 20 and 10 % of the call, under a profiler that lengthens it by a tenth."""
         if not isinstance(call, ScriptedCall):
             return None
         shares = {"aten::conv2d": 0.6, "aten::relu_": 0.2, "aten::cat": 0.1}
@@ -98,5 +101,7 @@ class Fake(Device):
 
 
 def seconds_of(cost: Mapping[str, Any]) -> float:
-    """Launch overhead plus the larger of compute and memory time, from a cost's `madds` and `memory_access_bytes`."""
+    """Return launch overhead plus the larger of compute and memory time, from `madds` and `memory_access_bytes` of a
+    cost.
+    """
     return LAUNCH_S + max(float(cost["madds"]) / PEAK_MADDS, float(cost["memory_access_bytes"]) / BANDWIDTH_BYTES)

@@ -1,1 +1,1 @@
-"""This machine and its processes: facts, noise, cores, meters, temporary folders, worker processes."""
+"""Describe this machine and its processes: facts, noise, cores, energy meters, temporary folders, worker processes."""

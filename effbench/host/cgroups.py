@@ -1,4 +1,4 @@
-"""How much processor time the control groups of this process leave it, version 1 or 2."""
+"""Read the CPU quota of this process's control groups (cgroup version 1 or 2)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from effbench.host.sysfiles import HERE, number, text
 
 @dataclass(frozen=True)
 class Quota:
-    """The processor time that a control group may use: in cores (None is unlimited), and how often it ran out."""
+    """CPU quota of a control group: `cores` (None is unlimited), and how many of its `periods` were `throttled`."""
 
     cores: float | None = None
     periods: int | None = None
@@ -18,10 +18,10 @@ class Quota:
 
 
 def quota(root: Path = HERE) -> Quota | None:
-    """The tightest quota of this process's control groups, version 2 or 1; None where there are no control groups.
+    """Return the tightest CPU quota of this process's control groups; None if there are no control groups.
 
-    A container often sees its own group as the top of the mount although /proc/self/cgroup names a longer path, so
-    every ancestor up to the mount is asked.
+    All parent groups up to the mount point are read: a container often sees its own group at the top of the mount
+    although /proc/self/cgroup names a longer path.
     """
     mount = root / "sys/fs/cgroup"
     lines = [line.split(":", 2) for line in (text(root / "proc/self/cgroup") or "").splitlines()]
@@ -35,7 +35,7 @@ def quota(root: Path = HERE) -> Quota | None:
             continue
         inner = Path(path.lstrip("/"))
         places += [top / step for top in tops for step in (inner, *inner.parents)]
-    if not lines:  # without /proc; in a container its own group is the top of the mount
+    if not lines:  # without /proc; a container's own group is at the top of the mount
         places = [mount, mount / "cpu"]
     found = [limit for place in places if (limit := _group_quota(place)) is not None]
     if not found:

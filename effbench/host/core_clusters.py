@@ -1,4 +1,4 @@
-"""The kinds of cores of one processor (big and little), and how this process keeps to one of them."""
+"""Find the clusters of a processor's cores (big and little), and pin this process to one of them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from pathlib import Path
 from effbench.core.errors import EffbenchError, InvalidValue, UnknownName
 from effbench.host.sysfiles import HERE, cpu_list, number, text
 
-WORDS = ("all", "big", "little")
+CLUSTER_NAMES = ("all", "big", "little")
 
-LIKE = 0.9
-"""Clocks within this share of each other are of one cluster: boost differs a little between cores of one kind."""
+SAME_CLUSTER_RATIO = 0.9
+"""Cores whose clocks are within this ratio belong to one cluster: boost differs slightly between cores of one kind."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Cores of one kind. `capacity` is the kernel's, 1024 for the strongest core; `mhz` their highest clock.
+    """Cores of one kind.
 
-    Each is None where the kernel does not say.
+    `capacity` is the kernel's value, 1024 for the strongest core; `mhz` is their highest clock. Each is None if the
+    kernel does not report it.
     """
 
     cores: tuple[int, ...]
@@ -35,10 +36,11 @@ class Cluster:
 
 
 def clusters(root: Path = HERE) -> tuple[Cluster, ...]:
-    """The clusters of the processors that are online, the strongest first; one where all are alike or nothing tells.
+    """Return the clusters of the online processors, strongest first.
 
-    By the kernel's ``cpu_capacity``, which weighs clock and architecture; without it (old Android kernels) by the
-    highest clock. () without sysfs.
+    Cores are grouped by the kernel's ``cpu_capacity``, which accounts for clock and architecture. Without it (old
+    Android kernels) they are grouped by highest clock. The result has one cluster if all cores are alike or the kernel
+    reports neither, and is empty without sysfs.
     """
     base = root / "sys/devices/system/cpu"
     cores = cpu_list(text(base / "online")) or tuple(int(path.name[3:]) for path in base.glob("cpu[0-9]*"))
@@ -49,7 +51,7 @@ def clusters(root: Path = HERE) -> tuple[Cluster, ...]:
     found: list[list[int]] = []
     for core in sorted(cores, key=lambda core: (-strength[core], core)):
         strongest = strength[found[-1][0]] if found else 0
-        if found and strength[core] >= (strongest if by_capacity else LIKE * strongest):
+        if found and strength[core] >= (strongest if by_capacity else SAME_CLUSTER_RATIO * strongest):
             found[-1].append(core)
         else:
             found.append([core])
@@ -59,31 +61,30 @@ def clusters(root: Path = HERE) -> tuple[Cluster, ...]:
     )
 
 
-def cores_of(word: str, root: Path = HERE) -> tuple[int, ...]:
-    """The cores that "big" or "little" means here, the strongest or the weakest cluster; () for "all" and "".
+def cores_of(name: str, root: Path = HERE) -> tuple[int, ...]:
+    """Return the cores of the strongest ("big") or weakest ("little") cluster; () for "all" and "".
 
-    Raises UnknownName for another word, and InvalidValue where cores are all alike or cannot be chosen.
+    Raises UnknownName for another name. Raises InvalidValue if all cores are alike or this system cannot pin processes.
     """
-    if word in ("", "all"):
+    if name in ("", "all"):
         return ()
-    if word not in WORDS:
-        raise UnknownName("cluster", word, WORDS)
+    if name not in CLUSTER_NAMES:
+        raise UnknownName("cluster", name, CLUSTER_NAMES)
     if sys.platform != "linux":
         raise InvalidValue(
-            f"--cluster {word}: this system pins no process to cores (macOS chooses them by quality of service); "
+            f"--cluster {name}: this system pins no process to cores (macOS chooses them by quality of service); "
             "leave --cluster out"
         )
     found = clusters(root)
     if len(found) < 2:
         what = f"{len(found[0].cores)} cores of one kind" if found else "no list of its cores in /sys"
-        raise InvalidValue(f"--cluster {word}: this machine has {what}; leave --cluster out")
-    return found[0 if word == "big" else -1].cores
+        raise InvalidValue(f"--cluster {name}: this machine has {what}; leave --cluster out")
+    return found[0 if name == "big" else -1].cores
 
 
 def pin(cores: Sequence[int]) -> None:
-    """Keep this thread, and every one that it starts from now on, to these cores.
-
-    Raises EffbenchError where the system does not do so.
+    """Pin this thread, and every thread that it starts from now on, to these cores. Raises EffbenchError if that
+    fails.
     """
     if sys.platform != "linux":
         raise EffbenchError("this system pins no process to cores; leave --cluster out")
@@ -92,19 +93,19 @@ def pin(cores: Sequence[int]) -> None:
         os.sched_setaffinity(0, wanted)
     except OSError as error:
         raise EffbenchError(
-            f"this process may not run on cores {shown(cores)} ({error.strerror or error}); check taskset, cgroup "
-            "cpusets and offline cores, or leave --cluster out"
+            f"this process may not run on cores {core_ranges(cores)} ({error.strerror or error}); check taskset, "
+            "cgroup cpusets and offline cores, or leave --cluster out"
         ) from None
     given = os.sched_getaffinity(0)
     if given != wanted:
         raise EffbenchError(
-            f"asked for cores {shown(cores)}, the system gives {shown(sorted(given))}; check taskset and cgroup "
-            "cpusets, or leave --cluster out"
+            f"asked for cores {core_ranges(cores)}, the system gives {core_ranges(sorted(given))}; check taskset and "
+            "cgroup cpusets, or leave --cluster out"
         )
 
 
-def shown(cores: Sequence[int]) -> str:
-    """The kernel's list format: ``0-3,6``."""
+def core_ranges(cores: Sequence[int]) -> str:
+    """Format core numbers as the kernel does: ``0-3,6``."""
     runs: list[list[int]] = []
     for core in cores:
         if runs and core == runs[-1][-1] + 1:

@@ -1,8 +1,8 @@
-"""What an Arm processor is called: /proc/cpuinfo has no "model name" there, only the numbers of its identity register.
+"""Name Arm processors, for which /proc/cpuinfo has no "model name" but the numbers of an identity register.
 
 MIDR_EL1 holds the implementer in bits 31-24 and the part number in bits 15-4 (Arm Architecture Reference Manual, DDI
-0487). Who gave which number stands in the technical reference manuals and in Linux's ``asm/cputype.h``; a core that
-names itself as another one (a Kryo 585 is a Cortex-A77) is called by that name.
+0487). The numbers are listed in technical reference manuals and in Linux's ``asm/cputype.h``. A core that reports the
+identity of another (a Kryo 585 is a Cortex-A77) gets that core's name.
 """
 
 from __future__ import annotations
@@ -50,51 +50,54 @@ Identity = tuple[int, int]
 
 
 def identities(entries: Sequence[Mapping[str, str]], registers: Sequence[int] = ()) -> list[Identity]:
-    """Who made each processor and which part it is: from the entries of /proc/cpuinfo, else from MIDR_EL1 registers.
+    """Return implementer and part number of each processor, from entries of /proc/cpuinfo or else from MIDR_EL1
+    registers.
 
-    Empty where neither says: on another architecture.
+    Empty if neither has them, as on another architecture.
     """
-    told = ((_hex(entry.get("CPU implementer")), _hex(entry.get("CPU part"))) for entry in entries)
-    found = [(implementer, part) for implementer, part in told if implementer is not None and part is not None]
+    numbers = ((_hex(entry.get("CPU implementer")), _hex(entry.get("CPU part"))) for entry in entries)
+    found = [(implementer, part) for implementer, part in numbers if implementer is not None and part is not None]
     return found or [(register >> 24 & 0xFF, register >> 4 & 0xFFF) for register in registers]
 
 
-def name(
+def processor_name(
     entries: Sequence[Mapping[str, str]],
     registers: Sequence[int] = (),
-    ask: Callable[[], str | None] = lambda: None,
+    ask_elsewhere: Callable[[], str | None] = lambda: None,
 ) -> str | None:
-    """The processor's name; unlike cores counted, ``4x Arm Cortex-A53 + 4x Arm Cortex-A57``; None where nothing says.
+    """Return the processor's name, such as ``4x Arm Cortex-A53 + 4x Arm Cortex-A57`` for unlike cores; None if unknown.
 
-    The parts come first: 32-bit Arm kernels have a "model name" that only says "ARMv7 Processor". `ask` is who may
-    know one kind of core that our table does not.
+    Part numbers come before "model name", which on 32-bit Arm kernels only says "ARMv7 Processor". `ask_elsewhere` is
+    called for a part that our table does not have.
     """
     found = identities(entries, registers)
     if not found:
-        written = (entries[0].get(key) for key in ("model name", "cpu", "uarch")) if entries else ()
-        return next((re.sub(r"\s+", " ", text) for text in written if text), None)
+        model_names = (entries[0].get(key) for key in ("model name", "cpu", "uarch")) if entries else ()
+        return next((re.sub(r"\s+", " ", text) for text in model_names if text), None)
     parts = Counter(map(part_name, found))
     if len(parts) == 1:
         (only,) = parts
-        return only if _known(found[0]) else ask() or only
+        return only if _known(found[0]) else ask_elsewhere() or only
     return " + ".join(f"{count}x {part}" for part, count in sorted(parts.items()))
 
 
 def part_name(identity: Identity) -> str:
-    """``Arm Cortex-A76``; of an unknown part ``Apple part 0x050``."""
+    """Return a name such as ``Arm Cortex-A76``, or ``Apple part 0x050`` for an unknown part."""
     implementer, part = identity
     maker = _IMPLEMENTERS.get(implementer, f"implementer {implementer:#04x}")
     return f"{maker} {_PARTS[implementer][part]}" if _known(identity) else f"{maker} part {part:#05x}"
 
 
 @functools.cache
-def asked() -> str | None:
-    """What py-cpuinfo calls this machine's processor (on Arm it asks lscpu, whose table grows); None if nothing."""
+def name_from_py_cpuinfo() -> str | None:
+    """Return py-cpuinfo's name of this machine's processor, or None. On Arm it calls lscpu, whose table is kept up to
+    date.
+    """
     try:
         import cpuinfo
 
         found = str(cpuinfo.get_cpu_info().get("brand_raw") or "")
-    except Exception:  # it raises Exception itself on a machine that it does not know
+    except Exception:  # py-cpuinfo raises a plain Exception on an unknown machine
         return None
     return found if found.strip("- ") else None
 

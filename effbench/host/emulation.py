@@ -1,13 +1,17 @@
-"""What is not said of a run under emulation: its times. Its costs are as exact as anywhere, its raw blocks are kept."""
+"""Tell whether a run was measured under emulation: its costs are valid and its blocks are kept, but times are not
+shown.
+"""
 
 from __future__ import annotations
 
 from effbench.core.run import Environment
 
 EMULATED = "emulated: times are not shown"
-"""Why a run has counts and no times: another processor translated its code, and how long that took says nothing."""
+"""Why such a run shows costs and no times: its instructions were translated, so its times say nothing about a
+processor.
+"""
 
 
 def is_emulated(conditions: Environment) -> bool:
-    """Whether a run was measured under emulation. A scripted clock keeps its own time there too."""
+    """Whether a run was measured under emulation. The fake device's scripted clock is valid there too."""
     return bool(conditions.facts.get("host.emulated")) and conditions.device != "fake"

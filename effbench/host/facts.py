@@ -1,6 +1,6 @@
-"""The conditions of a run: what is recorded, which of it must agree before two runs are compared, and how they differ.
+"""Collect the environment of a run, and compare two: which facts must agree, and which differ.
 
-Facts are flat JSON scalars under dotted names. No user, host name, home folder or network address is among them.
+Facts are flat JSON scalars under dotted names. They contain no user name, host name, home folder or network address.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ MUST_AGREE: tuple[str, ...] = (
     "gpu.bf16_reduced_precision_reduction",
     "gpu.fp16_accumulation",
 )
-"""Conditions without which a difference between two runs says nothing about the code."""
+"""Conditions that must agree before a difference between two runs can be attributed to the code."""
 
-_LATER = frozenset(MUST_AGREE[MUST_AGREE.index("gpu.cudnn") :])
-"""Those that came after runs had been stored: one that is not recorded leaves a fingerprint as it was before them."""
+_ADDED_LATER = frozenset(MUST_AGREE[MUST_AGREE.index("gpu.cudnn") :])
+"""Conditions added after run files were already stored. While unrecorded, they do not change a fingerprint."""
 
 _GPU_SETTINGS = (
     "gpu.driver",
@@ -74,7 +74,7 @@ _GPU_SETTINGS = (
     "gpu.memory_mhz_application",
     "gpu.ecc",
 )
-"""What its owner can set of a GPU, and NVML tells without torch."""
+"""Settings of a GPU that its owner can change and that NVML reports without torch."""
 
 _MAJOR_MINOR = ("python.version", "torch.version", "runtime.version")
 
@@ -90,14 +90,14 @@ _VARIABLES = re.compile(
 
 @dataclass(frozen=True)
 class Difference:
-    """One condition in which two runs differ. None is "not recorded"."""
+    """A condition in which two runs differ. None means "not recorded"."""
 
     field: str
     baseline: Any
     candidate: Any
 
     def __str__(self) -> str:
-        return f"{self.field} ({_shown(self.baseline)} / {_shown(self.candidate)})"
+        return f"{self.field} ({_value_text(self.baseline)} / {_value_text(self.candidate)})"
 
 
 def collect(
@@ -110,11 +110,27 @@ def collect(
     root: Path = machine.HERE,
     variables: Mapping[str, str] | None = None,
 ) -> Environment:
-    """The environment of a run on the device that gave `device_facts` (`Device.facts()`).
+    """Collect the environment of a run.
 
-    `allocator` is the policy's name ("retain", "system"). `runtime_facts` are `Runtime.facts()` in the
-    process that measured, where thread counts and precision were set. `root` and `variables` stand
-    in for this machine's files and environment variables.
+    Parameters
+    ----------
+    device_facts : mapping
+        `Device.facts()` of the device that was measured.
+    runtime : str
+        Name of the runtime, or several separated by commas.
+    threads : int
+        Intra-op threads.
+    allocator : str
+        Name of the malloc policy: "retain" or "system".
+    runtime_facts : mapping, optional
+        `Runtime.facts()` from the process that measured, where thread counts and precision were set.
+    root, variables
+        Replace this machine's files and environment variables.
+
+    Returns
+    -------
+    Environment
+        Device, runtime and facts, with a fingerprint of the conditions.
     """
     device = _flat(device_facts)
     facts: dict[str, Any] = {
@@ -136,17 +152,17 @@ def collect(
 
 
 def differences(baseline: Environment, candidate: Environment) -> tuple[Difference, ...]:
-    """The conditions of `MUST_AGREE` in which the two differ, in that order.
+    """Return the conditions of `MUST_AGREE` in which the two environments differ, in that order.
 
-    Versions are compared by major and minor number. A fact that neither recorded agrees; one that only one
-    of the two recorded does not.
+    Versions are compared by major and minor number. A fact that neither environment recorded agrees; a fact that only
+    one of them recorded differs.
     """
     pairs = ((name, _condition(baseline, name), _condition(candidate, name)) for name in MUST_AGREE)
     return tuple(Difference(name, before, after) for name, before, after in pairs if before != after)
 
 
 def require_alike(baseline: Environment, candidate: Environment) -> None:
-    """Raises NotComparable, naming every condition that differs, unless the two environments agree."""
+    """Raise NotComparable, naming every condition that differs, unless the two environments agree."""
     found = differences(baseline, candidate)
     if found:
         raise NotComparable(
@@ -159,11 +175,11 @@ _MOMENTARY = re.compile(
     r"host\.load_1m|host\.fingerprint|cpu\.mhz_now|cpu\.throttled_periods|effbench\.dirty|peaks\..*|run\..*"
     r"|gpu\.(sm_mhz|memory_mhz|temperature_c|power_w|throttle_reasons|other_processes)"
 )
-"""Facts that change from one minute to the next, and what only the beginning of a run records."""
+"""Facts that change from minute to minute, and facts that only the start of a run records."""
 
 
 def changes(before: Environment, now: Environment) -> tuple[Difference, ...]:
-    """Lasting facts beside `MUST_AGREE` that both environments record and that are not the same."""
+    """Return the lasting facts outside of `MUST_AGREE` that both environments recorded and that differ."""
     return tuple(
         Difference(name, value, now.facts[name])
         for name, value in before.facts.items()
@@ -175,10 +191,10 @@ def changes(before: Environment, now: Environment) -> tuple[Difference, ...]:
 
 
 def fingerprint(environment: Environment) -> str:
-    """A stable anonymous name of the conditions: equal exactly where `differences` is empty."""
+    """Return a stable anonymous id of the conditions. Two ids are equal exactly if `differences` is empty."""
     conditions = ((name, _condition(environment, name)) for name in MUST_AGREE)
-    told = "\n".join(f"{name}={value!r}" for name, value in conditions if not (value is None and name in _LATER))
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    known = "\n".join(f"{name}={value!r}" for name, value in conditions if not (value is None and name in _ADDED_LATER))
+    return hashlib.sha256(known.encode()).hexdigest()[:16]
 
 
 def machine_key(
@@ -192,25 +208,26 @@ def machine_key(
     variables: Mapping[str, str] | None = None,
     nvml: Any = None,
 ) -> str:
-    """A stable anonymous name of what a device's peaks depend on, read without torch and without touching a GPU.
+    """Return a stable anonymous id of everything that a device's peaks depend on, without importing torch or using a
+    GPU.
 
-    Equal means: the same machine, device, options, dtype, threads, versions and environment variables, and GPUs that
-    are set alike. `nvml` is a stand-in for the pynvml module.
+    Equal ids mean the same machine, device, options, dtype, threads, versions and environment variables, and GPUs with
+    the same settings. `nvml` replaces the pynvml module.
     """
     facts = {**_host(root), **machine.cpu(root), **_limits(root)}
-    told = {name: facts[name] for name in MUST_AGREE if name in facts}
-    told |= _variables(os.environ if variables is None else variables)
-    told |= {"device": device, "threads": threads, "allocator": allocator, "dtype": dtype, "torch": _version("torch")}
+    known = {name: facts[name] for name in MUST_AGREE if name in facts}
+    known |= _variables(os.environ if variables is None else variables)
+    known |= {"device": device, "threads": threads, "allocator": allocator, "dtype": dtype, "torch": _version("torch")}
     if device.startswith("cuda"):
         found = host_nvml.gpus(nvml)
-        told["gpus"] = found if isinstance(found, str) else [_set_as(gpu) for gpu in found]
-    return hashlib.sha256(repr((sorted(told.items()), sorted(options.items()))).encode()).hexdigest()[:16]
+        known["gpus"] = found if isinstance(found, str) else [_gpu_settings(gpu) for gpu in found]
+    return hashlib.sha256(repr((sorted(known.items()), sorted(options.items()))).encode()).hexdigest()[:16]
 
 
 # --- parts ------------------------------------------------------------------------------------------
 
 
-def _set_as(gpu: host_nvml.Gpu) -> tuple[Any, ...]:
+def _gpu_settings(gpu: host_nvml.Gpu) -> tuple[Any, ...]:
     facts = gpu.facts()
     return (gpu.name(), *(facts.get(name) for name in _GPU_SETTINGS))
 
@@ -258,7 +275,9 @@ def _software(root: Path) -> dict[str, Any]:
 
 
 def checkout(folder: Path) -> tuple[str | None, bool | None]:
-    """The commit of the git checkout at `folder` and whether tracked files differ from it; None where it is none."""
+    """Return the commit of the git checkout at `folder` and whether tracked files are modified; (None, None) without
+    one.
+    """
     if not (folder / ".git").exists():
         return None, None
     commit = _git(folder, "rev-parse", "HEAD")
@@ -266,10 +285,10 @@ def checkout(folder: Path) -> tuple[str | None, bool | None]:
     return commit or None, None if changed is None else bool(changed)
 
 
-def _git(folder: Path, *words: str) -> str | None:
+def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "--no-optional-locks", "-C", str(folder), *words],
+            ["git", "--no-optional-locks", "-C", str(folder), *arguments],
             capture_output=True,
             text=True,
             timeout=10,
@@ -286,14 +305,14 @@ def _variables(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _without_folders(value: str) -> str:
-    """Which library is preloaded matters; whose home folder it lies in is nobody's business."""
+    """Keep the names of preloaded libraries but not their folders, which may contain a user name."""
     if "/" not in value:
         return value
     return " ".join(re.findall(r"[^/\\\s:;,]+\.(?:so|dylib)[\w.]*", value)) or "(a path)"
 
 
 def _version(package: str) -> str | None:
-    """Of what is imported by this name, which a build for GPUs may have been installed for by another."""
+    """Return the version of an imported package, which may be installed under another name if built for GPUs."""
     for name in (package, f"{package}-gpu"):
         try:
             return importlib.metadata.version(name)
@@ -303,7 +322,7 @@ def _version(package: str) -> str | None:
 
 
 def _flat(facts: Mapping[str, Any], prefix: str = "device") -> dict[str, Any]:
-    """Nested mappings as dotted names, sequences as one string; a scalar's name without a dot belongs to `prefix`."""
+    """Flatten nested mappings to dotted names, and sequences to one string. Scalars without a dot get the `prefix`."""
     flat: dict[str, Any] = {}
     for key, value in facts.items():
         name = key if "." in key else f"{prefix}.{key}"
@@ -327,5 +346,5 @@ def _condition(environment: Environment, name: str) -> Any:
     return value
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     return "not recorded" if value is None else str(value)

@@ -1,7 +1,7 @@
-"""What the operating system says about this machine: small readers of /proc and /sys, standard library only.
+"""Read what the operating system reports about this machine from /proc and /sys, with the standard library only.
 
-Every reader takes `root`, so that a copy of another machine's files can be read like this machine. What cannot be
-read is None: a container, a Raspberry Pi and a Mac each lack a different half of these files.
+Every reader takes `root`, so that a copy of another machine's files can be read like this machine. What cannot be read
+is None: a container, a Raspberry Pi and a Mac each lack different files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Facts = dict[str, "str | int | float | bool | None"]
 
 
 def sysctl(name: str) -> str | None:
-    """One value of macOS's ``sysctl``, or None elsewhere."""
+    """Return one value of macOS's ``sysctl``, or None on other systems."""
     try:
         done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -39,9 +39,9 @@ def sysctl(name: str) -> str | None:
 
 
 def cpu(root: Path = HERE, *, ask: Callable[[str], str | None] | None = None) -> Facts:
-    """The processor: model, cores, clocks in MHz, caches in bytes, governors, boost, SMT, clusters, NUMA nodes.
+    """Describe the processor: model, cores, clocks (MHz), caches (bytes), governors, boost, SMT, clusters, NUMA nodes.
 
-    `ask` answers a macOS ``sysctl`` name and is used only where there is no /proc/cpuinfo.
+    `ask` answers a macOS ``sysctl`` name; it is used only without /proc/cpuinfo.
     """
     entries = _cpuinfo(root)
     base = root / "sys/devices/system/cpu"
@@ -56,7 +56,9 @@ def cpu(root: Path = HERE, *, ask: Callable[[str], str | None] | None = None) ->
     kinds = clusters(root)
     registers = [found for n in numbers if (found := number(base / f"cpu{n}/regs/identification/midr_el1")) is not None]
     return {
-        "cpu.model": cpu_names.name(entries, registers, *([cpu_names.asked] if root == HERE else [])),
+        "cpu.model": cpu_names.processor_name(
+            entries, registers, *([cpu_names.name_from_py_cpuinfo] if root == HERE else [])
+        ),
         "cpu.logical": len(numbers) or None,
         "cpu.physical": len(known) or None,
         "cpu.sockets": len({package for package, _ in known if package is not None and package >= 0}) or None,
@@ -76,13 +78,13 @@ def cpu(root: Path = HERE, *, ask: Callable[[str], str | None] | None = None) ->
 
 
 def cpu_mhz(root: Path = HERE) -> float | None:
-    """The clock of the processors at this moment, their mean in MHz."""
+    """Return the mean clock of the processors now, in MHz."""
     running = _mean(map(_khz, _cpu_files(root, "cpufreq/scaling_cur_freq")))
     return running or _mean(_float(entry.get("cpu MHz")) for entry in _cpuinfo(root))
 
 
 def governors(root: Path = HERE) -> str | None:
-    """The frequency governors in use, counted where they differ: ``4x ondemand + 4x powersave``."""
+    """Return the frequency governors in use, counted if they differ: ``4x ondemand + 4x powersave``."""
     found = Counter(name for path in _cpu_files(root, "cpufreq/scaling_governor") if (name := text(path)) is not None)
     if len(found) <= 1:
         return next(iter(found), None)
@@ -90,7 +92,7 @@ def governors(root: Path = HERE) -> str | None:
 
 
 def boost(root: Path = HERE) -> bool | None:
-    """Whether the processor may run above its base clock. None where the kernel does not say."""
+    """Whether the processor may run above its base clock; None if the kernel does not report it."""
     base = root / "sys/devices/system/cpu"
     if (off := number(base / "intel_pstate/no_turbo")) is not None:
         return off == 0
@@ -99,7 +101,7 @@ def boost(root: Path = HERE) -> bool | None:
 
 
 def allowed(root: Path = HERE) -> tuple[int, ...]:
-    """The processors this process may run on."""
+    """Return the processors that this process may run on."""
     found = re.search(r"^Cpus_allowed_list:\s*(\S+)", text(root / "proc/self/status") or "", re.M)
     return cpu_list(found.group(1)) if found else ()
 
@@ -108,19 +110,19 @@ _TRANSLATORS = re.compile(r"qemu-|box(64|86)|FEX|rosetta")
 
 
 def emulated(root: Path, machine: str, *, ask: Callable[[str], str | None] | None = None) -> bool:
-    """Whether a translator runs this program, compiled for `machine`, on a processor that it is not compiled for.
+    """Whether this program, compiled for `machine`, is translated for another processor while it runs.
 
-    User-mode emulation shows a program what fits it (``uname``, /proc/self/exe), and a root of its own may hold a
-    made-up /proc/cpuinfo. So several witnesses are heard: the kernel's own architecture (Linux 6.1), the program that
-    this process really executes, whose processors /proc/cpuinfo lists, registers that only an emulator gives, and on a
-    Mac whether Rosetta translates. A whole emulated machine that poses as an existing processor is not found out.
+    User-mode emulation fakes what a program can ask (``uname``, /proc/self/exe), and its root folder may hold an
+    invented /proc/cpuinfo. Several sources are therefore checked: the kernel's own architecture (Linux 6.1), the
+    program that this process really executes, the processors in /proc/cpuinfo, registers that only an emulator has, and
+    on a Mac whether Rosetta translates. Full-system emulation of an existing processor is not detected.
     """
     family = _family(machine)
     kernel = text(root / "proc/sys/kernel/arch")
     if kernel and _family(kernel) != family:
         return True
     try:
-        # Unlike /proc/self/exe, which qemu-user answers itself.
+        # Not /proc/self/exe, which qemu-user answers itself.
         if _TRANSLATORS.match(Path(os.readlink(root / "proc/thread-self/exe")).name):
             return True
     except OSError:
@@ -132,13 +134,13 @@ def emulated(root: Path, machine: str, *, ask: Callable[[str], str | None] | Non
     if "VirtualApple" in named or "QEMU TCG" in named:
         return True
     if any(implementer == 0 for implementer, _ in cpu_names.identities(entries)):
-        return True  # reserved for software: what qemu's "max" processor calls itself
+        return True  # reserved for software; the id of qemu's "max" processor
     lists_arm, lists_x86 = "CPU implementer" in entries[0], "vendor_id" in entries[0]
     return (family == "arm" and lists_x86) or (family == "x86" and lists_arm)
 
 
 def board(root: Path = HERE) -> str | None:
-    """What the board or the cloud's instance is called: ``Raspberry Pi 5 Model B Rev 1.0``, ``c7g.xlarge``."""
+    """Return the name of the board or cloud instance: ``Raspberry Pi 5 Model B Rev 1.0``, ``c7g.xlarge``."""
     return text(root / "proc/device-tree/model") or text(root / "sys/class/dmi/id/product_name") or None
 
 
@@ -149,7 +151,7 @@ def _family(machine: str) -> str:
 
 
 def _cpuinfo(root: Path) -> list[dict[str, str]]:
-    """One mapping per processor; the board lines at the end of an Arm file form no processor."""
+    """Return one mapping per processor. The board lines at the end of an Arm file are dropped."""
     blocks = re.split(r"\n\s*\n", text(root / "proc/cpuinfo") or "")
     entries = []
     for block in blocks:
@@ -161,13 +163,13 @@ def _cpuinfo(root: Path) -> list[dict[str, str]]:
 
 
 def _cpu_without_proc(root: Path, ask: Callable[[str], str | None] | None) -> Facts:
-    question = ask or (sysctl if root == HERE else lambda name: None)
-    logical = question("hw.logicalcpu")
-    physical = question("hw.physicalcpu")
-    levels = range(int(question("hw.nperflevels") or 0))
-    kinds = [(question(f"hw.perflevel{n}.logicalcpu"), question(f"hw.perflevel{n}.name")) for n in levels]
+    ask_sysctl = ask or (sysctl if root == HERE else lambda name: None)
+    logical = ask_sysctl("hw.logicalcpu")
+    physical = ask_sysctl("hw.physicalcpu")
+    levels = range(int(ask_sysctl("hw.nperflevels") or 0))
+    kinds = [(ask_sysctl(f"hw.perflevel{n}.logicalcpu"), ask_sysctl(f"hw.perflevel{n}.name")) for n in levels]
     return {
-        "cpu.model": question("machdep.cpu.brand_string"),
+        "cpu.model": ask_sysctl("machdep.cpu.brand_string"),
         "cpu.logical": int(logical) if logical else (os.cpu_count() if root == HERE else None),
         "cpu.physical": int(physical) if physical else None,
         "cpu.clusters": " + ".join(f"{count}x {kind or 'unnamed'}" for count, kind in kinds if count) or None,
@@ -210,19 +212,19 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def memory(root: Path = HERE) -> dict[str, int]:
-    """/proc/meminfo in bytes; empty where there is none."""
+    """Return /proc/meminfo in bytes; empty without it."""
     found = re.findall(r"^(\w+):\s+(\d+) kB", text(root / "proc/meminfo") or "", re.M)
     return {name: int(value) * 1024 for name, value in found}
 
 
 def huge_pages(root: Path = HERE) -> str | None:
-    """The mode of transparent huge pages: "always", "madvise" or "never"."""
+    """Return the mode of transparent huge pages: "always", "madvise" or "never"."""
     found = re.search(r"\[(\w+)\]", text(root / "sys/kernel/mm/transparent_hugepage/enabled") or "")
     return found.group(1) if found else None
 
 
 def hypervisor(root: Path = HERE) -> str | None:
-    """The hypervisor underneath, as far as it shows itself; None on bare metal or where nothing tells."""
+    """Return the name of the hypervisor; None on bare metal or if nothing reports one."""
     named = text(root / "sys/hypervisor/type") or text(root / "proc/device-tree/hypervisor/compatible")
     entries = _cpuinfo(root)
     if named is None and entries and "hypervisor" in entries[0].get("flags", "").split():
@@ -231,7 +233,7 @@ def hypervisor(root: Path = HERE) -> str | None:
 
 
 def container(root: Path = HERE) -> str | None:
-    """The kind of container this process lives in, or None."""
+    """Return the kind of container that this process runs in, or None."""
     if (root / ".dockerenv").exists():
         return "docker"
     if (root / "run/.containerenv").exists():
@@ -241,7 +243,7 @@ def container(root: Path = HERE) -> str | None:
 
 
 def load_average(root: Path = HERE) -> float | None:
-    """Runnable processes, averaged over the last minute."""
+    """Return the number of runnable processes, averaged over the last minute."""
     found = (text(root / "proc/loadavg") or "").split()
     if found:
         return float(found[0])
@@ -253,7 +255,7 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 @dataclass(frozen=True)
 class Ticks:
-    """Clock ticks of all processors since boot: at work, taken by the hypervisor for other guests, all of them."""
+    """Clock ticks of all processors since boot: busy, stolen by the hypervisor, and total."""
 
     busy: int
     stolen: int
@@ -261,7 +263,7 @@ class Ticks:
 
 
 def ticks(root: Path = HERE) -> Ticks | None:
-    """The ``cpu`` line of /proc/stat."""
+    """Read the ``cpu`` line of /proc/stat."""
     line = (text(root / "proc/stat") or "").split("\n", 1)[0].split()
     if len(line) < 9 or line[0] != "cpu" or not all(value.isdecimal() for value in line[1:9]):
         return None
@@ -271,18 +273,18 @@ def ticks(root: Path = HERE) -> Ticks | None:
 
 
 def cpu_ticks(root: Path = HERE) -> tuple[int, int] | None:
-    """Clock ticks stolen by the hypervisor, and all ticks, since boot."""
+    """Return (stolen, total) clock ticks since boot."""
     found = ticks(root)
     return None if found is None else (found.stolen, found.total)
 
 
 def uptime_s(root: Path = HERE) -> float | None:
-    """Seconds since the machine was started."""
+    """Return the seconds since boot."""
     return _float((text(root / "proc/uptime") or "").partition(" ")[0])
 
 
 def temperatures(root: Path = HERE) -> dict[str, float]:
-    """Degrees Celsius by sensor name, from thermal zones and hardware monitors."""
+    """Return degrees Celsius by sensor name, from thermal zones and hardware monitors."""
     found: dict[str, float] = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         value = number(zone / "temp")
@@ -296,24 +298,26 @@ def temperatures(root: Path = HERE) -> dict[str, float]:
     return found
 
 
-_OF_THE_CPU = re.compile(r"cpu|core|pkg|package|k10temp|zenpower|tctl|tdie|soc", re.IGNORECASE)
+_CPU_SENSOR = re.compile(r"cpu|core|pkg|package|k10temp|zenpower|tctl|tdie|soc", re.IGNORECASE)
 
 
 def cpu_temperature(root: Path = HERE) -> float | None:
-    """The hottest sensor of the processor in degrees Celsius; the hottest of all where none is named after it."""
+    """Return the hottest processor sensor in degrees Celsius; the hottest of all sensors if none is named after it."""
     found = temperatures(root)
-    own = [value for name, value in found.items() if _OF_THE_CPU.search(name)]
+    own = [value for name, value in found.items() if _CPU_SENSOR.search(name)]
     return max(own or found.values(), default=None)
 
 
 def firmware_throttling(root: Path = HERE) -> int | None:
-    """The Raspberry Pi firmware's mask; one of its lowest four bits says that it slows the processor right now."""
+    """Return the Raspberry Pi firmware's mask. Any of its lowest four bits means that it throttles the processor
+    now.
+    """
     mask = text(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
     return None if mask is None or not re.fullmatch(r"(0x)?[0-9a-fA-F]+", mask) else int(mask, 16)
 
 
 def thermal_throttles(root: Path = HERE) -> int | None:
-    """How often heat has lowered the clock since boot, over all processors (Intel)."""
+    """Return how often heat has lowered the clock since boot, over all processors (Intel)."""
     found = [number(path) for path in _cpu_files(root, "thermal_throttle/core_throttle_count")]
     counts = [count for count in found if count is not None]
     return sum(counts) if counts else None

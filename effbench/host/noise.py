@@ -1,4 +1,6 @@
-"""Short measurements of this machine itself: what it does while we try to work, what its allocator and clock cost."""
+"""Measure the noise of this machine: steal time, clock drift, other processes, and the cost of its allocator and
+clock.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from pathlib import Path
 from effbench.core.run import Conditions
 from effbench.host import machine
 
-CHURN = """
+ALLOCATION_PROGRAM = """
 import ctypes, resource
 c = ctypes.CDLL(None)
 c.malloc.restype, c.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -34,20 +36,25 @@ for _ in range(50):
     layer()
 print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 200)
 """
-"""Allocates, fills and frees what a small layer does (four tensors of 0.8 MB) and prints page faults per tensor."""
+"""A program that allocates, fills and frees like a small layer (four tensors of 0.8 MB) and prints page faults per
+tensor.
+"""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What happened while this process kept one core busy for a moment. None is "could not be seen"."""
+    """What was seen while this process kept one core busy. None means "could not be measured"."""
 
     stolen: float | None = None
     drift: float | None = None
     others: tuple[tuple[str, float], ...] | None = None
 
 
-def watch(window_s: float) -> Sample:
-    """Keep one core busy for a while and see what the machine does meanwhile: only a wish to run can be stolen from."""
+def sample_noise(window_s: float) -> Sample:
+    """Keep one core busy for `window_s` and sample steal time, clock drift and other processes.
+
+    The core must be busy: steal time only counts while a virtual CPU wants to run.
+    """
     before, ticks = _process_times(), machine.cpu_ticks()
     costs: list[int] = []
     start = time.perf_counter()
@@ -64,7 +71,7 @@ def watch(window_s: float) -> Sample:
 
 
 def drift_of(costs: list[int]) -> float | None:
-    """Slowest over fastest tenth of a series, less one, by medians; None for fewer than 50 values."""
+    """Return the slowest tenth of a series over the fastest, minus 1, by medians; None for fewer than 50 values."""
     if len(costs) < 50:
         return None
     size = len(costs) // 10
@@ -73,7 +80,7 @@ def drift_of(costs: list[int]) -> float | None:
 
 
 def _process_times() -> dict[int, tuple[str, float]] | None:
-    """CPU seconds of the other processes with their names; None where they cannot be seen."""
+    """Return the name and CPU seconds of each other process; None if they cannot be read."""
     found = {}
     try:
         psutil = importlib.import_module("psutil")
@@ -81,16 +88,16 @@ def _process_times() -> dict[int, tuple[str, float]] | None:
             times = process.info["cpu_times"]
             if times is not None and process.info["pid"] != os.getpid():
                 found[process.info["pid"]] = (str(process.info["name"]), times.user + times.system)
-    except Exception:  # not installed, or no /proc; which errors it raises then differs by version and system
+    except Exception:  # not installed, or no /proc; its errors then differ by version and system
         return None
-    # Under hidepid only a user's own processes are listed, of whom this is one; without /proc, none at all.
+    # With hidepid only the user's own processes are listed; without /proc, none at all.
     return found or None
 
 
 def _busiest(
     before: dict[int, tuple[str, float]] | None, after: dict[int, tuple[str, float]] | None, elapsed: float
 ) -> tuple[tuple[str, float], ...] | None:
-    """Names with their share of one core, busiest first."""
+    """Return process names with their share of one core, busiest first."""
     if before is None or after is None or elapsed <= 0:
         return None
     shares = [(name, (spent - before[pid][1]) / elapsed) for pid, (name, spent) in after.items() if pid in before]
@@ -101,7 +108,7 @@ def _busiest(
 
 
 def conditions_now(root: Path = machine.HERE) -> Conditions:
-    """The state of the machine at this moment. Reads a few small files, which takes well under a millisecond each."""
+    """Return the state of the machine now. Reads a few small files, each in well under a millisecond."""
     return Conditions(
         load_1m=machine.load_average(root),
         temperature_c=machine.cpu_temperature(root),
@@ -111,13 +118,13 @@ def conditions_now(root: Path = machine.HERE) -> Conditions:
 
 
 def utc_now() -> str:
-    """The time in UTC, ISO 8601 to the millisecond."""
+    """Return the time in UTC, in ISO 8601 to the millisecond."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
 
 
 @dataclass(frozen=True)
 class _Counters:
-    """What the system has counted since it was started."""
+    """The system's counters since boot."""
 
     clock_s: float
     own_s: float
@@ -128,7 +135,7 @@ class _Counters:
 
 
 class Observation:
-    """What the machine does from now on until `end` is asked. `start` is now, in UTC."""
+    """Observe the machine from now until `end` is called. `start` is the current time in UTC."""
 
     def __init__(self, root: Path = machine.HERE) -> None:
         self._root, self.start = root, utc_now()
@@ -137,12 +144,14 @@ class Observation:
         self._state: Conditions | None = None
 
     def look(self) -> None:
-        """Remember the state of this moment for `end`: a processor cools and slows as soon as the work is over."""
+        """Sample the state now, for `end`: a processor cools down and lowers its clock as soon as the work is over."""
         self._state = conditions_now(self._root)
 
     def end(self) -> tuple[str, Conditions]:
-        """The time in UTC, and the conditions since the start. Processes that this one started must have ended: only
-        then does the system tell their processor time, which is not that of other processes.
+        """Return the time in UTC and the conditions since the start.
+
+        Child processes must have ended: the system reports their CPU time only then, and that time does not count as
+        other processes.
         """
         before, after = self._before, self._count()
         state = self._state or conditions_now(self._root)
@@ -150,7 +159,7 @@ class Observation:
         other = stolen = None
         if before.ticks and after.ticks and elapsed > 0:
             busy, total = after.ticks.busy - before.ticks.busy, after.ticks.total - before.ticks.total
-            # Some sandboxes show counters that stand still.
+            # Some sandboxes have counters that never advance.
             if total > 0 and busy > 0:
                 other = max(0.0, round((busy / machine.TICKS_PER_S - (after.own_s - before.own_s)) / elapsed, 2))
                 stolen = round(max(0, after.ticks.stolen - before.ticks.stolen) / total, 4)
@@ -158,8 +167,8 @@ class Observation:
             state,
             other_cores=other,
             stolen=stolen,
-            quota_throttled=_more(before.quota_throttled, after.quota_throttled),
-            thermal_throttled=_slowed(before, after),
+            quota_throttled=_increase(before.quota_throttled, after.quota_throttled),
+            thermal_throttled=_thermal_throttles(before, after),
         )
 
     def _count(self) -> _Counters:
@@ -174,25 +183,27 @@ class Observation:
         )
 
 
-def _slowed(before: _Counters, after: _Counters) -> int | None:
-    """Times that heat slowed the processor. The firmware of a Raspberry Pi tells only whether it does now (bits 0 to 3)
-    or did since boot (bits 16 to 19), which is once at the least.
+def _thermal_throttles(before: _Counters, after: _Counters) -> int | None:
+    """Return how often heat throttled the processor.
+
+    The firmware of a Raspberry Pi only reports whether it throttles now (bits 0 to 3) or has throttled since boot (bits
+    16 to 19). Either counts as once.
     """
-    counted = _more(before.thermal_throttled, after.thermal_throttled)
+    counted = _increase(before.thermal_throttled, after.thermal_throttled)
     if before.firmware is None or after.firmware is None:
         return counted
     return max(counted or 0, int(bool(after.firmware & 0xF or after.firmware & ~before.firmware & 0xF0000)))
 
 
-def _more(before: int | None, after: int | None) -> int | None:
+def _increase(before: int | None, after: int | None) -> int | None:
     return None if before is None or after is None else max(0, after - before)
 
 
 def page_faults(variables: Mapping[str, str]) -> float | None:
-    """Page faults per freshly allocated 0.8 MB block in a new process with these environment variables."""
+    """Return page faults per newly allocated 0.8 MB block, in a new process with these environment variables."""
     try:
         done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", CHURN],
+            [sys.executable, "-I", "-S", "-c", ALLOCATION_PROGRAM],
             env=dict(variables),
             capture_output=True,
             text=True,
@@ -205,7 +216,7 @@ def page_faults(variables: Mapping[str, str]) -> float | None:
 
 
 def clock_read_ns() -> float:
-    """What one read of the block clock costs, in nanoseconds: the best of five series."""
+    """Return the cost of one read of the block clock in nanoseconds: the best of five series."""
     return min(_clock_series() for _ in range(5))
 
 

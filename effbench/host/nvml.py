@@ -1,8 +1,8 @@
-"""What NVML says about one GPU: clocks, heat, power, why it is slowed, who else computes on it.
+"""Read one GPU through NVML: clocks, temperature, power, throttle reasons, and processes that use it.
 
-NVML is optional: `connect` returns a reason in words where it is absent, and each single value that a GPU, a driver or
-the binding does not give is None. One question takes some tens of microseconds, the list of processes more than a
-millisecond, so that no timed stretch asks any.
+NVML is optional: `connect` returns the reason if it is missing. A single value that a GPU, a driver or the binding does
+not have is None. One query takes some tens of microseconds, the list of processes more than a millisecond. No query is
+therefore made inside a timed region.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "excl
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One look at a GPU. Clocks in MHz, temperature in °C, power in W; `processes` are computing process ids."""
+class GpuSample:
+    """One sample of a GPU. Clocks in MHz, temperature in °C, power in W; `processes` are ids of computing processes."""
 
     sm_mhz: float | None = None
     memory_mhz: float | None = None
@@ -44,7 +44,7 @@ class Reading:
     processes: frozenset[int] | None = None
 
     def numbers(self) -> dict[str, float]:
-        """The values that were read, as the clocks of a block."""
+        """Return the values that could be read, as the clocks of a block."""
         named = {
             "sm_mhz": self.sm_mhz,
             "memory_mhz": self.memory_mhz,
@@ -56,10 +56,10 @@ class Reading:
 
 
 class Gpu:
-    """One GPU as NVML sees it. `library` is the pynvml module, `handle` its handle of the GPU.
+    """One GPU as NVML shows it. `library` is the pynvml module, `handle` the GPU's handle in it.
 
-    `part` is the handle of the MIG slice that is used of it. A slice has no clocks, heat or meter of its own: those are
-    the whole GPU's. It has processes of its own.
+    `part` is the handle of the MIG slice in use. A slice has its own processes; clocks, temperature and energy meter
+    are those of the whole GPU.
     """
 
     def __init__(self, library: Any, handle: Any, part: Any = None) -> None:
@@ -67,17 +67,17 @@ class Gpu:
 
     @property
     def is_shared(self) -> bool:
-        """Whether only a slice of it is used, so that its meter counts the other slices too."""
+        """Whether only a slice of the GPU is used, so that its energy meter includes the other slices."""
         return self._part is not None
 
-    def glance(self) -> Reading:
-        """Only the SM clock and why it is held down: cheap enough for every block."""
-        return Reading(sm_mhz=self._ask("nvmlDeviceGetClockInfo", _SM), reasons=self._reasons())
+    def read_clock(self) -> GpuSample:
+        """Read only the SM clock and its throttle reasons, which is cheap enough for every block."""
+        return GpuSample(sm_mhz=self._ask("nvmlDeviceGetClockInfo", _SM), reasons=self._reasons())
 
-    def read(self) -> Reading:
-        """Everything that changes during a run, the list of processes too."""
+    def read(self) -> GpuSample:
+        """Read everything that changes during a run, including the list of processes."""
         power = self._ask("nvmlDeviceGetPowerUsage")
-        return Reading(
+        return GpuSample(
             sm_mhz=self._ask("nvmlDeviceGetClockInfo", _SM),
             memory_mhz=self._ask("nvmlDeviceGetClockInfo", _MEMORY),
             temperature_c=self._temperature(),
@@ -87,7 +87,9 @@ class Gpu:
         )
 
     def processes(self) -> frozenset[int] | None:
-        """Ids of the processes that compute there, as the host numbers them; a container may be shown none of them."""
+        """Return the ids of the processes that compute on the GPU, in the host's numbering. A container may see none of
+        them.
+        """
         return self._processes("nvmlDeviceGetComputeRunningProcesses")
 
     def sm_mhz_max(self) -> float | None:
@@ -95,15 +97,15 @@ class Gpu:
         return found
 
     def facts(self) -> dict[str, Any]:
-        """What stays the same during a run, under ``gpu.…``."""
+        """Return what stays the same during a run, under ``gpu.…``."""
         limit, mig, ecc = (self._ask(f"nvmlDeviceGet{name}") for name in ("EnforcedPowerLimit", "MigMode", "EccMode"))
         mode, persistence = self._ask("nvmlDeviceGetComputeMode"), self._ask("nvmlDeviceGetPersistenceMode")
         clients = self._processes("nvmlDeviceGetMPSComputeRunningProcesses")
         return {
-            "gpu.driver": _words(self._call(self._library.nvmlSystemGetDriverVersion)),
+            "gpu.driver": _decoded(self._call(self._library.nvmlSystemGetDriverVersion)),
             "gpu.sm_mhz_max": self.sm_mhz_max(),
             "gpu.memory_mhz_max": self._ask("nvmlDeviceGetMaxClockInfo", _MEMORY),
-            # As set by `nvidia-smi -ac`. Clocks locked by `-lgc` can be set through NVML, and not read.
+            # As set by `nvidia-smi -ac`. Clocks locked by `-lgc` can be set through NVML but not read.
             "gpu.sm_mhz_application": self._ask("nvmlDeviceGetApplicationsClock", _SM),
             "gpu.memory_mhz_application": self._ask("nvmlDeviceGetApplicationsClock", _MEMORY),
             "gpu.power_limit_w": None if limit is None else limit / 1000,
@@ -117,15 +119,15 @@ class Gpu:
         }
 
     def energy_uj(self) -> int | None:
-        """Microjoules since the driver was loaded. NVML counts in millijoules."""
+        """Return microjoules since the driver was loaded. NVML counts in millijoules."""
         found = self._ask("nvmlDeviceGetTotalEnergyConsumption")
         return None if found is None else int(found) * 1000
 
     def name(self) -> str | None:
-        return _words(self._ask("nvmlDeviceGetName"))
+        return _decoded(self._ask("nvmlDeviceGetName"))
 
     def _temperature(self) -> int | None:
-        # Newer drivers deprecate the plain query; newer bindings wrap the versioned one.
+        # Newer drivers deprecate the plain query; newer bindings have the versioned one.
         return _first_present(
             lambda: self._ask("nvmlDeviceGetTemperature", 0), lambda: self._ask("nvmlDeviceGetTemperatureV", 0)
         )
@@ -136,31 +138,31 @@ class Gpu:
             lambda: self._ask("nvmlDeviceGetCurrentClocksThrottleReasons"),
         )
 
-    def _processes(self, question: str) -> frozenset[int] | None:
-        # The plain name wants the newest library; a driver that is older than the binding has the versioned one.
-        for name in (question, f"{question}_v2"):
+    def _processes(self, function_name: str) -> frozenset[int] | None:
+        # The plain name needs the newest library; a driver older than the binding has only the versioned one.
+        for name in (function_name, f"{function_name}_v2"):
             function = getattr(self._library, name, None)
             found = None if function is None else self._call(function, self._part or self._handle)
             if found is not None:
                 return frozenset(process.pid for process in found)
         return None
 
-    def _ask(self, question: str, *words: Any) -> Any:
-        function = getattr(self._library, question, None)
-        return None if function is None else self._call(function, self._handle, *words)
+    def _ask(self, function_name: str, *arguments: Any) -> Any:
+        function = getattr(self._library, function_name, None)
+        return None if function is None else self._call(function, self._handle, *arguments)
 
-    def _call(self, function: Callable[..., Any], *words: Any) -> Any:
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return function(*words)
-        except Exception:  # NVMLLibraryMismatchError is no NVMLError, and no value of these is worth a worker
+            return function(*arguments)
+        except Exception:  # NVMLLibraryMismatchError is no NVMLError, and a missing value must not end a worker
             return None
 
 
 def connect(uuid: str | None = None, index: int = 0, library: Any = None) -> Gpu | str:
-    """The GPU with this UUID (or, without one, this NVML index), or the reason why NVML cannot show it.
+    """Return the GPU with this UUID (or, without one, this NVML index), or the reason why NVML does not show it.
 
-    The UUID matters: CUDA_VISIBLE_DEVICES renumbers GPUs for CUDA, not for NVML. CUDA gives it without its prefix, be
-    it of a GPU or of a MIG slice.
+    The UUID is needed because CUDA_VISIBLE_DEVICES renumbers GPUs for CUDA but not for NVML. CUDA gives the UUID of a
+    GPU or MIG slice without its prefix.
     """
     found = load(library)
     if isinstance(found, str):
@@ -185,7 +187,7 @@ def connect(uuid: str | None = None, index: int = 0, library: Any = None) -> Gpu
 
 
 def gpus(library: Any = None) -> tuple[Gpu, ...] | str:
-    """Every GPU of this machine, or the reason why NVML cannot list them."""
+    """Return every GPU of this machine, or the reason why NVML cannot list them."""
     found = load(library)
     if isinstance(found, str):
         return found
@@ -196,7 +198,7 @@ def gpus(library: Any = None) -> tuple[Gpu, ...] | str:
 
 
 def load(library: Any = None) -> Any:
-    """The started NVML binding, or the reason in words why there is none."""
+    """Return the initialised NVML binding, or the reason why there is none."""
     if library is None:
         try:
             library = importlib.import_module("pynvml")
@@ -210,17 +212,17 @@ def load(library: Any = None) -> Any:
 
 
 def reason_names(mask: int | None) -> tuple[str, ...]:
-    """The set bits in words; a bit without a name keeps its number."""
+    """Return the names of the set bits; a bit without a name is given as a number."""
     bits = (1 << place for place in range((mask or 0).bit_length()) if (mask or 0) >> place & 1)
     return tuple(REASONS.get(bit, f"{bit:#x}") for bit in bits)
 
 
-def _words(value: Any) -> str | None:
+def _decoded(value: Any) -> str | None:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _first_present(*questions: Callable[[], int | None]) -> int | None:
-    for question in questions:
-        if (answer := question()) is not None:
-            return answer
+def _first_present(*queries: Callable[[], int | None]) -> int | None:
+    for query in queries:
+        if (value := query()) is not None:
+            return value
     return None

@@ -1,4 +1,4 @@
-"""Packages that may be missing: what to say where one is needed. A board that runs bundles has few of them."""
+"""Report missing optional packages. A board that only runs bundles has few of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.util
 
 from effbench.core.errors import EffbenchError
 
-_INSTALLED_AS = {
+_PYPI_NAMES = {
     "cloudpickle": "cloudpickle",
     "cpuinfo": "py-cpuinfo",
     "filelock": "filelock",
@@ -25,15 +25,15 @@ _INSTALLED_AS = {
     "torch": "torch",
     "typer": "typer",
 }
-"""What effbench imports, by the name that pip knows it under."""
+"""Modules that effbench imports, with their names on PyPI."""
 
 
 class MissingPackage(EffbenchError):
-    """A package that this needs is not installed; the message says how to install it."""
+    """A needed package is not installed. The message says how to install it."""
 
 
 def has(module: str) -> bool:
-    """Whether this module could be imported."""
+    """Whether this module can be imported."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
@@ -41,17 +41,17 @@ def has(module: str) -> bool:
 
 
 def require(module: str) -> None:
-    """Raises MissingPackage unless this module could be imported."""
+    """Raise MissingPackage unless this module can be imported."""
     if not has(module):
-        raise MissingPackage(_advice(module))
+        raise MissingPackage(_install_message(module))
 
 
-def lacking(error: ModuleNotFoundError) -> str | None:
-    """One line for people about an import of ours that failed; None for one that is not ours."""
+def missing_package_message(error: ModuleNotFoundError) -> str | None:
+    """Return a one-line message for a failed import of an optional package; None if the module is not one of them."""
     module = (error.name or "").partition(".")[0]
-    return _advice(module) if module in _INSTALLED_AS else None
+    return _install_message(module) if module in _PYPI_NAMES else None
 
 
-def _advice(module: str) -> str:
-    advice = f"this needs {module}, which is not installed here; pip install {_INSTALLED_AS.get(module, module)}"
+def _install_message(module: str) -> str:
+    advice = f"this needs {module}, which is not installed here; pip install {_PYPI_NAMES.get(module, module)}"
     return advice + ", or measure a bundle from another machine (effbench run-bundle)" * (module == "torch")

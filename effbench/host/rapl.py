@@ -1,7 +1,7 @@
-"""What a processor's own meter (RAPL) says of its energy, through Linux's power capping files.
+"""Read the energy counters of an x86 processor (RAPL) through Linux's powercap files.
 
-Intel's and AMD's processors have it, Arm's have not, and virtual machines seldom pass it on. The files are root's since
-2020, because the fine grain of the counters gives away what others compute (CVE-2020-8694).
+Intel and AMD processors have them, Arm processors do not, and virtual machines rarely pass them on. Since 2020 only
+root may read them, because their fine resolution reveals what others compute (CVE-2020-8694).
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ ROOT = Path("/sys/class/powercap")
 
 
 def read(root: Path = ROOT) -> tuple[dict[str, int], dict[str, int]]:
-    """The energy counters in microjoules by domain, and where each wraps around. Raises EffbenchError with the reason.
+    """Return the energy counters in microjoules by domain, and the value at which each wraps around.
 
-    Domains are every package and its memory (``package-0``, ``package-0 dram``).
-
-    Cores and graphics are parts of a package, and "psys" of the platform holds it all: none of them is added.
+    The domains are every package and its memory (``package-0``, ``package-0 dram``). Cores and graphics are parts of a
+    package and "psys" contains the whole platform, so none of these is counted. Raises EffbenchError with the reason.
     """
     counters, wraps, names = {}, {}, {}
     try:
@@ -41,7 +40,7 @@ def read(root: Path = ROOT) -> tuple[dict[str, int], dict[str, int]]:
         raise EffbenchError(f"this processor's energy cannot be read ({error}); measure at the plug") from None
     if not counters:
         raise EffbenchError(
-            "this processor tells no energy (no intel-rapl in /sys/class/powercap), as in most virtual machines and on "
-            "Arm; measure on the machine itself, or at the plug"
+            "this processor has no energy counters (no intel-rapl in /sys/class/powercap), as in most virtual machines "
+            "and on Arm; measure on the machine itself, or at the plug"
         )
     return counters, wraps

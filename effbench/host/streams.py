@@ -1,6 +1,7 @@
-"""Standard streams that cannot fail: closed ones lead nowhere, and output that cannot be written ends nothing.
+"""Make the standard streams safe: a closed stream is replaced by /dev/null, and a failed write does not end the
+process.
 
-What was measured, the files that were asked for and the exit code must not hang on whether somebody reads the output.
+Measurements, output files and the exit code must not depend on whether somebody reads the output.
 """
 
 from __future__ import annotations
@@ -13,43 +14,44 @@ from typing import Any
 _NAMES = ("stdin", "stdout", "stderr")
 
 
-class _Forgiving(io.FileIO):
-    """A descriptor whose failures to write are remembered instead of raised."""
+class _LenientFile(io.FileIO):
+    """A file descriptor that stores write errors instead of raising them."""
 
-    trouble: OSError | None = None
-    """The first failure that nobody has asked for yet."""
-    _is_gone = False
+    write_error: OSError | None = None
+    """The first write error that has not been fetched yet."""
+    _is_broken = False
 
     def write(self, data: Any, /) -> int:
         size = memoryview(data).nbytes
-        if self._is_gone:
+        if self._is_broken:
             return size
         try:
             return super().write(data) or 0
         except OSError as error:
-            self.trouble, self._is_gone = error, True
+            self.write_error, self._is_broken = error, True
             return size
 
 
 def make_safe() -> None:
-    """Give this process its three standard streams, whatever it was started with. Call it before any file is opened."""
+    """Give this process three usable standard streams. Call it before any file is opened."""
     for number, name in enumerate(_NAMES):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number is this one. Otherwise the next file to be opened would be standard output.
+            # os.open takes the lowest free descriptor, which is this one. Otherwise the next opened file would become
+            # it.
             os.open(os.devnull, os.O_RDWR)
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
         elif number and sys.platform != "win32" and isinstance(stream, io.TextIOWrapper):
-            setattr(sys, name, _forgiving(number, stream))
+            setattr(sys, name, _lenient(number, stream))
 
 
-def _forgiving(number: int, stream: io.TextIOWrapper) -> io.TextIOWrapper:
+def _lenient(number: int, stream: io.TextIOWrapper) -> io.TextIOWrapper:
     stream.flush()
     return io.TextIOWrapper(
-        io.BufferedWriter(_Forgiving(number, "w", closefd=False)),
+        io.BufferedWriter(_LenientFile(number, "w", closefd=False)),
         encoding=stream.encoding,
         # A terminal that cannot show × gets an escape, not a crash.
         errors="backslashreplace",
@@ -58,26 +60,26 @@ def _forgiving(number: int, stream: io.TextIOWrapper) -> io.TextIOWrapper:
 
 
 def readable(text: str) -> str:
-    """The text with bytes that the locale could not read as UTF-8, which they mostly are.
+    """Decode bytes that the locale could not decode, as UTF-8, which they mostly are.
 
-    Such bytes come from arguments and paths. Surrogates of another kind, as JSON can hold them, stay.
+    Such bytes come from arguments and paths. Other surrogates, as JSON can hold them, are kept.
     """
-    if all("\udc80" <= mark <= "\udcff" for mark in text if "\ud800" <= mark <= "\udfff"):
+    if all("\udc80" <= character <= "\udcff" for character in text if "\ud800" <= character <= "\udfff"):
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return text
 
 
-def trouble(stream: Any) -> OSError | None:
-    """Write what is left to be written, and return why it could not be, once."""
+def write_error(stream: Any) -> OSError | None:
+    """Flush the stream and return its write error, once; None if there was none."""
     try:
         if stream is not None:
             stream.flush()
     except OSError as error:
         return error
-    except ValueError:  # closed by whoever had it
+    except ValueError:  # already closed
         return None
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
-    if not isinstance(raw, _Forgiving):
+    if not isinstance(raw, _LenientFile):
         return None
-    found, raw.trouble = raw.trouble, None
+    found, raw.write_error = raw.write_error, None
     return found

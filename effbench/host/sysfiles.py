@@ -1,15 +1,17 @@
-"""Reading the small files of /proc and /sys: their text, their number, the kernel's lists of processors."""
+"""Read the small files of /proc and /sys: text, numbers, and the kernel's lists of processors."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 HERE = Path("/")
-"""This machine. Every reader takes such a root, so that a copy of another machine's files reads like this machine."""
+"""The root folder of this machine. Readers take a root, so that a copy of another machine's files can be read."""
 
 
 def text(path: Path) -> str | None:
-    """The stripped text of a file, or None. Device-tree strings end in a zero byte; sysfs files may refuse a read."""
+    """Return the stripped text of a file, or None. Device-tree strings end in a zero byte; sysfs files may refuse a
+    read.
+    """
     try:
         return path.read_text(errors="replace").strip("\x00 \n\t")
     except (OSError, ValueError):
@@ -17,7 +19,7 @@ def text(path: Path) -> str | None:
 
 
 def number(path: Path) -> int | None:
-    """The one integer that a file holds, decimal or ``0x…``, or None."""
+    """Return the one integer in a file, decimal or ``0x…``, or None."""
     found = text(path)
     try:
         return None if found is None else int(found, 16 if found.startswith("0x") else 10)
@@ -26,7 +28,7 @@ def number(path: Path) -> int | None:
 
 
 def cpu_list(spec: str | None) -> tuple[int, ...]:
-    """The kernel's list format, ``"0-2,8"``, as numbers; empty for None."""
+    """Parse the kernel's list format, such as ``"0-2,8"``; empty for None."""
     numbers: list[int] = []
     for part in (spec or "").split(","):
         first, _, last = part.strip().partition("-")

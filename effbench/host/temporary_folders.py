@@ -1,7 +1,7 @@
-"""Temporary folders that do not outlive their process, however it ends.
+"""Create temporary folders that are removed when their process ends, even if it was killed.
 
-Each holds a file that its process keeps locked; the system gives the lock back when the process ends. What a process
-that was killed has left, the next one removes: `folder` looks for it once a process.
+Each folder holds a file that its process keeps locked; the system releases the lock when the process ends. Folders of
+killed processes are removed by the next process, which searches for them in its first call of `folder`.
 """
 
 from __future__ import annotations
@@ -18,39 +18,41 @@ from pathlib import Path
 
 PREFIX = "effbench-"
 LOCK = ".effbench-lock"
-"""The file in a folder that its process keeps locked. A folder without it is none of ours, or of an older version."""
+"""The locked file in each folder. A folder without it is not effbench's, or was made by an older version."""
 
-SETTLED_S = 60.0
-"""A younger folder may belong to a process that has not locked it yet."""
+MIN_AGE_S = 60.0
+"""Minimum age in seconds of a folder that is removed. A younger one may belong to a process that has not locked it
+yet.
+"""
 
-_tidied: set[str] = set()
+_cleaned: set[str] = set()
 
 
 @contextmanager
 def folder(parent: str | Path | None = None, prefix: str = PREFIX) -> Iterator[Path]:
-    """A new, empty folder (but for a hidden file), removed when the block ends.
+    """Create an empty folder (except for a hidden file) and remove it when the block ends.
 
     Parameters
     ----------
     parent
-        Where to make it; the system's temporary folder by default.
+        Where to create it; the system's temporary folder by default.
     prefix
-        How its name begins. Folders of that name whose process was killed are removed first, once a process.
+        How its name begins. Folders with this prefix whose process was killed are removed first, once per process.
 
     Yields
     ------
     Path
-        The folder. It may be moved away within the block: then it stays.
+        The folder. If it is moved away within the block, it is kept.
 
     Raises
     ------
     OSError
-        Where it cannot be made.
+        If it cannot be created.
     """
     place = str(tempfile.gettempdir() if parent is None else parent)
-    tidy(place, prefix)
+    remove_abandoned(place, prefix)
     made = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
-    lock = _locked(made)
+    lock = _lock(made)
     try:
         yield made
     finally:
@@ -59,11 +61,13 @@ def folder(parent: str | Path | None = None, prefix: str = PREFIX) -> Iterator[P
             os.close(lock)
 
 
-def tidy(place: str, prefix: str = PREFIX) -> None:
-    """Remove this user's folders in `place` whose process was killed. The first call does; what fails is left."""
-    if place + prefix in _tidied or sys.platform == "win32":
+def remove_abandoned(place: str, prefix: str = PREFIX) -> None:
+    """Remove this user's folders in `place` whose process was killed. Only the first call per process does; errors are
+    ignored.
+    """
+    if place + prefix in _cleaned or sys.platform == "win32":
         return
-    _tidied.add(place + prefix)
+    _cleaned.add(place + prefix)
     with suppress(OSError), os.scandir(place) as entries:
         for path in [entry.path for entry in entries if entry.name.startswith(prefix)]:
             with suppress(OSError):
@@ -71,11 +75,13 @@ def tidy(place: str, prefix: str = PREFIX) -> None:
 
 
 def _remove_if_dead(path: str) -> None:
-    """Raises OSError where it is not a settled folder of this user's, has no lock, or its process lives."""
+    """Remove one folder. Raises OSError if it has no lock file or its process is alive. Skips young and foreign
+    folders.
+    """
     import fcntl
 
     found = os.lstat(path)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or time.time() - found.st_mtime < SETTLED_S:
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or time.time() - found.st_mtime < MIN_AGE_S:
         return
     lock = os.open(os.path.join(path, LOCK), os.O_RDWR | os.O_NOFOLLOW)
     try:
@@ -85,13 +91,13 @@ def _remove_if_dead(path: str) -> None:
         os.close(lock)
 
 
-def _locked(path: Path) -> int | None:
-    """The descriptor that holds the folder's lock; None where there are no such locks, as on some network drives."""
+def _lock(path: Path) -> int | None:
+    """Lock the folder and return the descriptor; None on file systems without such locks, as some network drives."""
     if sys.platform == "win32":
         return None
     import fcntl
 
-    # Not inherited by programs that are started: they may outlive this process.
+    # Not inherited by child processes, which may outlive this one.
     lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,7 +18,7 @@ from effbench.devices import Call, Device
 from effbench.host.worker_process import Worker, WorkerFailed
 from effbench.timing import block_loop, build_call
 from effbench.user_code import failure_reasons, file_hashes, global_state
-from effbench.user_code.global_state import Held
+from effbench.user_code.global_state import SettingsGuard
 from effbench.zoo.external import NETWORK_FAILURES
 
 _MODULES = {"percentiles": "latency_percentiles"}
@@ -61,11 +61,11 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     try:
         _module(job["task"]).answer(job, emit)
     except NETWORK_FAILURES as error:
-        emit("skip", reason=failure_reasons.told(error))
+        emit("skip", reason=failure_reasons.reason_for(error))
 
 
 @contextlib.contextmanager
-def prepared_cell(job: Mapping[str, Any], emit: Callable[..., None]) -> Iterator[tuple[Device, Call, Held]]:
+def prepared_cell(job: Mapping[str, Any], emit: Callable[..., None]) -> Iterator[tuple[Device, Call, SettingsGuard]]:
     """Set up the job's device and build the call of its cell. Yields both, and the tracker of process-wide settings.
 
     Raises as `build_call.prepare` does. At the end it raises Switched if the calls have changed process-wide settings.
@@ -74,9 +74,9 @@ def prepared_cell(job: Mapping[str, Any], emit: Callable[..., None]) -> Iterator
     device = devices.get(job["device"], **job["device_options"])
     device.setup()
     with build_call.gradients(job["mode"], device):
-        held = global_state.held(device)
+        held = global_state.guard_for(device)
         call = build_call.prepare(job["cell"], job["seed"], device, emit, held)
-        file_hashes.of_job({**job, "cells": [job["cell"]]})
+        file_hashes.digests_of_job({**job, "cells": [job["cell"]]})
         yield device, call, held
         held.require(job["cell"]["id"])
 

@@ -194,10 +194,10 @@ def _count(job: Mapping[str, Any], spec: Mapping[str, Any], device: devices.Devi
     try:
         with build_call.gradients(spec["mode"], device):
             # lean: reuse what an earlier launch exported, since exporting takes minutes in an emulator.
-            held = global_state.held(device)
+            held = global_state.guard_for(device)
             call = build_call.prepare(spec, job["seed"], device, emit, held, lean=True)
             code_origins.refuse_foreign(job)
-            file_hashes.of_job({**job, "cells": [spec]})
+            file_hashes.digests_of_job({**job, "cells": [spec]})
             with held.calling(spec["id"]):
                 for _ in range(WARMUPS):
                     call()
@@ -212,7 +212,7 @@ def _count(job: Mapping[str, Any], spec: Mapping[str, Any], device: devices.Devi
     except ForeignCode as error:
         emit("error", message=str(error), cause=error.cause)
     except NETWORK_FAILURES as error:
-        emit("skip", cell=spec["id"], reason=failure_reasons.told(error))
+        emit("skip", cell=spec["id"], reason=failure_reasons.reason_for(error))
 
 
 def _count_calls(counter: Counter, call: Callable[[], object], times: int) -> list[Mapping[str, int]]:

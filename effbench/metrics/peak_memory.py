@@ -14,7 +14,7 @@ from effbench.core.run import Reading
 from effbench.host import worker_process
 from effbench.metrics import base
 from effbench.runtimes import Unsupported
-from effbench.runtimes.model_file import Exported
+from effbench.runtimes.model_file import ModelFileRuntime
 from effbench.timing import build_call
 from effbench.user_code import file_hashes, global_state
 
@@ -36,7 +36,7 @@ def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float)
     includes preparation, such as a float32 network that is cast to bfloat16, but no export. The allocator policy is
     always "system": under "retain", freed memory is kept, and its fragments may not fit the next call's requests.
     """
-    found = base.one_process(job, worker_process.as_deployed(variables), silence_s)
+    found = base.one_process(job, worker_process.without_allocator_settings(variables), silence_s)
     if found.missing is not None or job["device"] != "cpu":
         return found
     return replace(found, values={**found.values, "allocator": "system"})
@@ -53,7 +53,7 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     device.setup()
     if device.kind != "fake":
         runtime = runtimes.get(spec["runtime"])
-        if isinstance(runtime, Exported) and device.kind == "cuda":
+        if isinstance(runtime, ModelFileRuntime) and device.kind == "cuda":
             raise Unsupported(f"{runtime.name} allocates past torch, which alone counts a process's memory on a GPU")
         if runtime.missing() is None:
             runtime.facts()  # imports the runtime, whose memory is part of the baseline
@@ -61,9 +61,9 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     device.release()
     before = device.memory(afresh=True)
     with build_call.gradients(job["mode"], device):
-        held = global_state.held(device)
+        held = global_state.guard_for(device)
         call = build_call.prepare(spec, job["seed"], device, emit, held, lean=True)
-        file_hashes.of_job({**job, "cells": [spec]})
+        file_hashes.digests_of_job({**job, "cells": [spec]})
         with held.calling(spec["id"]):
             for _ in range(CALLS):
                 call()

@@ -1,6 +1,7 @@
-"""The published figures of ShuffleNetV2 (arXiv:1807.11164), to print beside our own. No torch, no pandas.
+"""Read the published figures of ShuffleNetV2 (arXiv:1807.11164), to print beside our own. Imports no torch and no
+pandas.
 
-Every cell is in a CSV file of this folder; `PROVENANCE.md` says where each comes from and how the paper measured.
+Every figure is in a CSV file of this folder. `PROVENANCE.md` gives the sources and says how the paper measured.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _FIGURE_2 = {
     "mobilenet_v2_x1_0": "MobileNet v2 1x",
 }
 
-# Zoo name and input size: row of Table 8. Of the authors' own MobileNetV2 at 0.15, 0.4, 0.6 and 0.75 the exact widths
-# are unknown; those rows stand beside the usual rounding, and `complexity` shows how far it is off.
+# Zoo name and input size: row of Table 8. The exact widths of the authors' own MobileNetV2 at 0.15, 0.4, 0.6 and 0.75
+# are unknown. Those rows stand beside networks with the usual rounding, and `complexity` shows how far that is off.
 _TABLE_8 = {
     ("condensenet", 224): "CondenseNet (G=C=4)",
     ("condensenet_74_g4", 224): "CondenseNet (G=C=4)",
@@ -78,8 +79,10 @@ _TABLE_8 = {
 
 @dataclass(frozen=True)
 class FullModel:
-    """One row of Table 8: million multiply-adds, ImageNet top-1 error in percent, batches/s on the GPU (batch 8),
-    images/s on the phone (batch 1). What the paper does not print is None.
+    """One row of Table 8. What the paper does not print is None.
+
+    `complexity` is in million multiply-adds, `top1_error` the ImageNet top-1 error in percent, `gpu_speed` in batches/s
+    (batch 8), `arm_speed` in images/s (batch 1).
     """
 
     row: str
@@ -91,22 +94,22 @@ class FullModel:
 
 
 def tables() -> tuple[str, ...]:
-    """Names that `table` takes."""
+    """Return the names that `table` takes."""
     files = resources.files(__name__).iterdir()
     return tuple(sorted(file.name.removesuffix(".csv") for file in files if file.name.endswith(".csv")))
 
 
 def table(name: str) -> tuple[dict[str, str], ...]:
-    """The rows of one table, cells as printed; an empty cell is not given in the paper. Raises UnknownName."""
+    """Return the rows of one table, cells as printed. An empty cell is not given in the paper. Raises UnknownName."""
     return tuple(dict(row) for row in _rows(name))
 
 
 def speed(experiment: str, labels: Mapping[str, Label]) -> tuple[float, str] | None:
-    """The paper's speed and its unit for a case of the G1-G4 studies, by its labels; None where it has no such row.
+    """Return the paper's speed and its unit for a case of the G1-G4 studies, by its labels; None if it has no such row.
 
-    `channels` chooses the platform: "GPU" is a GTX 1080 Ti (batches/s), "ARM" one Snapdragon 810 core (images/s).
-    Labels that only choose a reading of the paper (block, widths, merge, unit, norm) are ignored: it printed one
-    figure, whatever it built.
+    `channels` selects the platform: "GPU" is a GTX 1080 Ti (batches/s), "ARM" one Snapdragon 810 core (images/s).
+    Labels that only select an interpretation of the paper (block, widths, merge, unit, norm) are ignored: the paper
+    printed one figure, whatever it built.
     """
     if experiment == "guidelines_by_runtime":
         experiment = _STUDIES.get(str(labels.get("guideline")), "")
@@ -124,13 +127,15 @@ def speed(experiment: str, labels: Mapping[str, Label]) -> tuple[float, str] | N
         wanted["scale"] = scale
         # The table writes "2-fragment-series" for our "2-series".
         wanted[factor] = level.replace("-series", "-fragment-series").replace("-parallel", "-fragment-parallel")
-    row = _one(experiment, wanted)
+    row = _first_row(experiment, wanted)
     return None if row is None else (float(row["value"]), row["unit"])
 
 
 @lru_cache(maxsize=1)
 def full_models() -> tuple[FullModel, ...]:
-    """Table 8 as printed, one item a row; `level` is the million multiply-adds that head its section."""
+    """Return the rows of Table 8 as printed. `level` is the million multiply-adds in the heading of the row's
+    section.
+    """
     rows: dict[str, dict[str, dict[str, str]]] = {}
     for cell in _rows("full_models"):
         rows.setdefault(cell["model"], {})[f"{cell['metric']} {cell['platform']}".strip()] = cell
@@ -148,15 +153,17 @@ def full_models() -> tuple[FullModel, ...]:
 
 
 def full_model(model: str, input_shape: Sequence[int] = (3, 224, 224)) -> FullModel | None:
-    """Table 8's row of a zoo network at this input size; None where it has none."""
+    """Return Table 8's row of a zoo network at this input size, or None."""
     row = _TABLE_8.get((model, input_shape[-1] if input_shape else 0))
     return next((found for found in full_models() if found.row == row), None)
 
 
 def runtime_shares(model: str, platform: str) -> dict[str, float] | None:
-    """Figure 2's shares of run time on "GPU" or "ARM", by component, of 1; None for a network that it does not show.
+    """Return Figure 2's shares of run time (of 1) on "GPU" or "ARM" by component; None for a network that it does not
+    show.
 
-    A component that it does not draw for a network (Shuffle of MobileNet v2) is left out. The batch is not stated.
+    A component that the figure does not draw for a network (Shuffle of MobileNet v2) is left out. The batch is not
+    stated.
     """
     row = _FIGURE_2.get(model)
     cells = [cell for cell in _rows("runtime_breakdown") if (cell["model"], cell["platform"]) == (row, platform)]
@@ -171,8 +178,8 @@ def _rows(name: str) -> tuple[dict[str, str], ...]:
     return tuple(csv.DictReader(text.splitlines()))
 
 
-def _one(name: str, wanted: Mapping[str, str]) -> dict[str, str] | None:
-    """The first row with these cells that has a value."""
+def _first_row(name: str, wanted: Mapping[str, str]) -> dict[str, str] | None:
+    """Return the first row with these cells that has a value."""
     matching = (row for row in _rows(name) if all(row[key] == value for key, value in wanted.items()))
     return next((row for row in matching if row["value"]), None)
 

@@ -29,7 +29,7 @@ from effbench.metrics import operator_profile
 from effbench.timing import block_loop, build_call
 from effbench.timing.launch_budget import Stopwatch
 from effbench.user_code import code_origins, failure_reasons, file_hashes, global_state, opened_files
-from effbench.user_code.global_state import Held
+from effbench.user_code.global_state import SettingsGuard
 from effbench.zoo import import_path
 from effbench.zoo.external import NETWORK_FAILURES
 
@@ -69,7 +69,7 @@ def main() -> int:
             launch(job, emit, heard.get)
     except EffbenchError as error:
         emit("error", message=str(error), cause=error.cause)
-    emit(worker_process.OVER)
+    emit(worker_process.DONE)
     return 0
 
 
@@ -109,7 +109,7 @@ def _find_modules(job: Mapping[str, Any]) -> None:
             raise CannotStart(f"{sys.executable} cannot import torch ({said}); install it there") from error
     sys.path[:] = import_path.arranged(paths, sys.path)
     if job.get("foreign"):
-        opened_files.watch()
+        opened_files.start_recording()
 
 
 def _listen(orders: TextIO, heard: queue.SimpleQueue[dict[str, Any]]) -> None:
@@ -149,7 +149,7 @@ def launch(job: Mapping[str, Any], emit: Emit, hear: Hear) -> None:
     emit("ready", effbench=__version__, facts=device.facts(), runtime_facts=about)
     try:
         with build_call.gradients(job["mode"], device):
-            _carry_out(job, device, global_state.held(device), sampling, watch, emit, hear)
+            _carry_out(job, device, global_state.guard_for(device), sampling, watch, emit, hear)
     except _Broken:
         return
     code_origins.refuse_foreign(job)  # also what was imported only when it was used
@@ -164,11 +164,17 @@ class _Broken(Exception):
 
 
 def _carry_out(
-    job: Mapping[str, Any], device: Device, held: Held, sampling: Sampling, watch: Stopwatch, emit: Emit, hear: Hear
+    job: Mapping[str, Any],
+    device: Device,
+    held: SettingsGuard,
+    sampling: Sampling,
+    watch: Stopwatch,
+    emit: Emit,
+    hear: Hear,
 ) -> None:
     calls = _prepare_all(job, device, held, emit)
     code_origins.refuse_foreign(job)
-    emit("files", files=file_hashes.of_job(job))
+    emit("files", files=file_hashes.digests_of_job(job))
     frozen = {spec["id"]: spec["calls"] for spec in job["cells"]}
     if job.get("obeys"):
         emit("prepared")
@@ -188,7 +194,7 @@ def _carry_out(
         ready = block_loop.warm_blocks(warm, blocks, alone=len(calls) == 1)
         _measure(job, device, held, calls, blocks, sampling, emit, ready)
     for cell in sorted(held.collectors):
-        emit("probe", cell=cell, values={"garbage": global_state.COLLECTS})
+        emit("probe", cell=cell, values={"garbage": global_state.COLLECTS_GARBAGE})
     for cell, call in calls.items() if job.get("breakdown") else ():
         _break_down(device, held, cell, call, emit)
     # Last: a capture that fails can leave a GPU's allocator unusable, which by now costs no measured cell.
@@ -197,11 +203,16 @@ def _carry_out(
         if cell in calls:
             no_graph = runtimes.get(kind).no_graph
             _probe(device, cell, calls[cell], blocks[cell], no_graph, emit)
-            held.put_back()
+            held.restore()
 
 
 def _warm_up_all(
-    device: Device, held: Held, calls: dict[str, Call], frozen: Mapping[str, int | None], sampling: Sampling, emit: Emit
+    device: Device,
+    held: SettingsGuard,
+    calls: dict[str, Call],
+    frozen: Mapping[str, int | None],
+    sampling: Sampling,
+    emit: Emit,
 ) -> tuple[dict[str, int], list[Warmup]]:
     """Calls per block of every cell, and how it warmed up. A cell that fails is reported and taken out of `calls`."""
     blocks: dict[str, int] = {}
@@ -213,7 +224,7 @@ def _warm_up_all(
             with held.calling(cell):
                 warm, blocks[cell] = block_loop.warm_up(device, calls[cell], cell, frozen[cell], sampling, told)
         except NETWORK_FAILURES as error:
-            reason = failure_reasons.told(error)
+            reason = failure_reasons.reason_for(error)
         else:
             warmups.append(warm)
             emit("warmup", **asdict(warm))
@@ -228,7 +239,7 @@ def _tell_call(emit: Emit, cell: str, seconds: float) -> None:
     emit("call", cell=cell, seconds=seconds)
 
 
-def _leave_out(device: Device, held: Held, cell: str, reason: str, emit: Emit) -> None:
+def _leave_out(device: Device, held: SettingsGuard, cell: str, reason: str, emit: Emit) -> None:
     """Report a cell that failed, and give back what it held. Raises _Broken where the device did not survive it, or
     the process is not as it was.
     """
@@ -244,7 +255,7 @@ def _probe(device: Device, cell: str, call: Call, calls: int, no_graph: str | No
     try:
         found = device.probe(call, calls, no_graph=no_graph)
     except NETWORK_FAILURES as error:
-        found = {"bound": None, "graph_reason": f"not probed: {failure_reasons.told(error)}"}
+        found = {"bound": None, "graph_reason": f"not probed: {failure_reasons.reason_for(error)}"}
     if found:
         emit("probe", cell=cell, values=dict(found))
 
@@ -258,7 +269,7 @@ def _freeze_garbage() -> None:
 
 def _obey(
     device: Device,
-    held: Held,
+    held: SettingsGuard,
     calls: dict[str, Call],
     blocks: Mapping[str, int],
     emit: Emit,
@@ -280,8 +291,8 @@ def _obey(
             timing = device.time_block(calls[cell], blocks[cell])
             held.require(cell, quick=True)
         except NETWORK_FAILURES as error:
-            held.put_back()
-            reason = failure_reasons.told(error)
+            held.restore()
+            reason = failure_reasons.reason_for(error)
         else:
             emit("block", round=order["round"], position=order["position"], cell=cell, timing=asdict(timing))
             continue
@@ -293,7 +304,7 @@ def _obey(
 def _measure(
     job: Mapping[str, Any],
     device: Device,
-    held: Held,
+    held: SettingsGuard,
     calls: dict[str, Call],
     blocks: Mapping[str, int],
     sampling: Sampling,
@@ -324,24 +335,24 @@ def _measure(
                 emit("end", stopped=item, seconds=device.now_s() - start)
         return
     except NETWORK_FAILURES as error:  # a network that fails only now and then; the parent goes on without it
-        held.put_back()
-        reason = failure_reasons.told(error)
+        held.restore()
+        reason = failure_reasons.reason_for(error)
     del calls[current]
     _leave_out(device, held, current, reason, emit)
 
 
-def _break_down(device: Device, held: Held, cell: str, call: Call, emit: Emit) -> None:
+def _break_down(device: Device, held: SettingsGuard, cell: str, call: Call, emit: Emit) -> None:
     """After the rounds, so that no timed block comes near the profiler. What fails here costs no measured time."""
     emit("working", cell=cell)
     try:
         with held.calling(cell):
             found = operator_profile.watch(device, call)
     except NETWORK_FAILURES as error:
-        found = Breakdown(missing=failure_reasons.told(error))
+        found = Breakdown(missing=failure_reasons.reason_for(error))
     emit("breakdown", cell=cell, **asdict(found))
 
 
-def _prepare_all(job: Mapping[str, Any], device: Device, held: Held, emit: Emit) -> dict[str, Call]:
+def _prepare_all(job: Mapping[str, Any], device: Device, held: SettingsGuard, emit: Emit) -> dict[str, Call]:
     """A call per cell; a cell that cannot be prepared is reported and left out, the others go on."""
     calls: dict[str, Call] = {}
     for spec in job["cells"]:
@@ -351,7 +362,7 @@ def _prepare_all(job: Mapping[str, Any], device: Device, held: Held, emit: Emit)
             calls[spec["id"]] = build_call.prepare(spec, job["seed"], device, emit, held, looks=looks)
             continue
         except NETWORK_FAILURES as error:
-            reason = failure_reasons.told(error)
+            reason = failure_reasons.reason_for(error)
         _leave_out(device, held, spec["id"], reason, emit)
     return calls
 

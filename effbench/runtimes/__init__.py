@@ -1,4 +1,4 @@
-"""Runtimes by name. Importing this imports neither torch nor any of them."""
+"""Look up runtimes by name. Importing this module imports neither torch nor any runtime."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _ADAPTERS = {
     "openvino": ("openvino", "OpenVino"),
     "ncnn": ("ncnn", "Ncnn"),
 }
-"""Name to the module of this package and the class in it."""
+"""Maps a runtime's name to its module in this package and its class."""
 
 NAMES = tuple(_ADAPTERS)
 
 
 def get(name: str) -> Runtime:
-    """The runtime of this name. Raises UnknownName."""
+    """Return the runtime of this name. Raises UnknownName."""
     if name not in _ADAPTERS:
         raise UnknownName("runtime", name, NAMES)
     module, adapter = _ADAPTERS[name]
@@ -33,10 +33,10 @@ def get(name: str) -> Runtime:
 
 
 def missing(name: str) -> str | None:
-    """Why this runtime cannot be used here, and what to install; None where it can. Raises UnknownName."""
+    """Return why this runtime cannot be used here and what to install; None if it can. Raises UnknownName."""
     return get(name).missing()
 
 
 def present(kind: str) -> tuple[str, ...]:
-    """The runtimes that are installed here and have this kind of device, eager first."""
+    """Return the runtimes that are installed here and support this kind of device, eager first."""
     return tuple(name for name in NAMES if (kind == "fake" or kind in get(name).devices) and missing(name) is None)

@@ -1,4 +1,4 @@
-"""What every runtime can do: turn a network and its inputs into a call that a device can time."""
+"""Define what every runtime implements: turning a network and its inputs into a call that a device can time."""
 
 from __future__ import annotations
 
@@ -18,18 +18,32 @@ if TYPE_CHECKING:
 
 
 class TraceDiffers(Unsupported):
-    """A trace returns something else than the network that it was taken of."""
+    """A trace returns other values than the network that was traced."""
 
 
 @dataclass(frozen=True)
 class Setting:
     """The conditions under which a runtime prepares a cell.
 
-    `device` is the kind ("cpu", "cuda"); `threads` is 0 where it has no meaning. A `dtype` of "int8" asks the runtime
-    to quantise a float32 network itself. `folder` is this cell's own: what is written there is found again by later
-    launches, and is gone when the run ends. On a GPU `index` says which, `tf32` whether float32 may be multiplied as
-    TF32, `autotune` whether algorithms of convolutions are tried out: torch follows them by itself, a runtime with
-    kernels of its own is told here.
+    Attributes
+    ----------
+    folder
+        The cell's own folder. Files written there are found by later launches and deleted when the run ends.
+    device
+        Kind of device: "cpu" or "cuda".
+    threads
+        Intra-op threads; 0 if the device has none.
+    dtype
+        "int8" asks the runtime to quantise a float32 network itself.
+    memory_format
+        "contiguous" or "channels_last".
+    mode
+        "infer" or "train".
+    index
+        Index of the GPU.
+    tf32, autotune
+        Whether float32 may be computed as TF32, and whether convolution algorithms are benchmarked. torch follows its
+        own switches; a runtime with its own kernels must follow these.
     """
 
     folder: Path
@@ -45,13 +59,17 @@ class Setting:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A network ready to run.
+    """A network that is ready to be timed.
 
-    `call` runs it once and returns its outputs: a tensor or an array, or a sequence or mapping of them. `facts` say
-    what became of it, each where it is known: `prepare_s` (seconds of export and compilation), `load_s`,
-    `artefact_bytes`, `pieces` (calls that the runtime makes of the network, 1 for a single fused graph), `operators`
-    (how many it runs in all), `outside` (operators that stayed outside of the runtime's own kernels, name to count),
-    `threads` (as the runtime itself reports them).
+    Attributes
+    ----------
+    call
+        Runs the network once and returns its outputs: a tensor or array, or a sequence or mapping of them.
+    facts
+        What is known of the prepared network: `prepare_s` (seconds of export and compilation), `load_s` (seconds),
+        `artefact_bytes`, `pieces` (graphs that the runtime splits the network into, 1 for one fused graph), `operators`
+        (how many it runs in all), `outside` (operators that run outside of the runtime's own kernels, name to count),
+        `threads` (as the runtime reports them).
     """
 
     call: Call
@@ -59,43 +77,66 @@ class Prepared:
 
 
 class Runtime(ABC):
-    """How a network is executed. Adapters are final; heavy imports belong inside their methods."""
+    """A way to execute a network.
+
+    To add a runtime, implement this class in one file of `effbench/runtimes/` and list it in
+    `effbench/runtimes/__init__.py`. Implementations are final. Heavy imports belong inside their methods.
+    """
 
     name: str
     summary: str
-    """What it is, in a few words, for lists."""
+    """A short description for lists."""
     modules: tuple[str, ...] = ()
-    """What must be importable to run a network, beside torch."""
+    """Modules that must be importable to run a network, besides torch."""
     extra: str = ""
-    """The extra of effbench that installs it."""
+    """The extra of effbench that installs `modules`."""
     devices: tuple[str, ...] = ("cpu",)
     dtypes: tuple[str, ...] = ("float32",)
     memory_formats: tuple[str, ...] = ("contiguous",)
     modes: tuple[str, ...] = ("infer",)
     no_graph: str | None = None
-    """Why a GPU's probe is not to capture its calls as a CUDA graph (`Device.probe`); None where it may."""
+    """Why the probe of a GPU must not capture calls as a CUDA graph (`Device.probe`); None if it may."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Version and settings under dotted names, for the environment record. Asked in the process that measures."""
+        """Return version and settings under dotted names, for the environment record.
+
+        Called in the process that measures.
+        """
 
     @abstractmethod
     def prepare(self, network: nn.Module, inputs: Sequence[tuple[Tensor, ...]], setting: Setting) -> Prepared:
-        """A call that runs one pass, each time on the next of `inputs`, as the setting's mode says.
+        """Turn a network and its inputs into a call.
 
-        `network` and `inputs` are already on their device, in their floating dtype and memory format, the network in
-        eval mode (train mode for "train"). Raises Unsupported.
+        Parameters
+        ----------
+        network : nn.Module
+            On its device, with its dtype and memory format; in train mode for mode "train", else in eval mode.
+        inputs : sequence of tuple of Tensor
+            Inputs to rotate through, on the same device. Each call uses the next tuple.
+        setting : Setting
+            The conditions to prepare for.
+
+        Returns
+        -------
+        Prepared
+            The call and what is known of the prepared network.
+
+        Raises
+        ------
+        Unsupported
+            If the runtime cannot run this network under this setting.
         """
 
     def missing(self) -> str | None:
-        """What has to be installed before this runtime can be used here; None where it can."""
+        """Return what must be installed before this runtime can be used here; None if nothing."""
         for module in self.modules:
             if importlib.util.find_spec(module) is None:
                 return f"{module} is not installed; pip install 'effbench[{self.extra}]'"
         return None
 
     def require(self, setting: Setting) -> None:
-        """Raises Unsupported, with the reason and what to do, for a setting that this runtime does not have."""
+        """Raise Unsupported, with the reason and what to do, if this runtime does not support `setting`."""
         absent = self.missing()
         if absent:
             raise Unsupported(absent)
@@ -109,9 +150,11 @@ class Runtime(ABC):
                 raise Unsupported(f"{self.name} has no {what} {value}; it has {', '.join(known)}")
 
 
-def in_turn(calls: Sequence[Call]) -> Call:
-    """One call that makes the next of these each time, with nothing to look up where there is only one."""
+def round_robin(calls: Sequence[Call]) -> Call:
+    """Return one call that makes the next of these calls each time. A single call is returned as it is, without
+    overhead.
+    """
     if len(calls) == 1:
         return calls[0]
-    turn = itertools.cycle(calls)
-    return lambda: next(turn)()
+    next_call = itertools.cycle(calls)
+    return lambda: next(next_call)()

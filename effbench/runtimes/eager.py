@@ -1,4 +1,4 @@
-"""Eager PyTorch: the network as written, under inference mode, or a training step of it."""
+"""Run a network in eager PyTorch: as written under inference mode, or as a training step."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.devices.base import Call
 from effbench.runtimes import training_step
-from effbench.runtimes.base import Prepared, Runtime, Setting, in_turn
+from effbench.runtimes.base import Prepared, Runtime, Setting, round_robin
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 class Eager(Runtime):
-    """Inference mode is entered by the worker once for the whole launch, so a call costs nothing but the network."""
+    """Eager PyTorch. The worker enters inference mode once per launch, so that a call costs nothing but the network."""
 
     name = "eager"
     summary = "PyTorch as written"
@@ -28,15 +28,15 @@ class Eager(Runtime):
         import torch
 
         parallel = torch.__config__.parallel_info()
-        mkldnn: Any = torch.backends.mkldnn  # its functions carry no types
+        mkldnn: Any = torch.backends.mkldnn  # its functions have no type annotations
         return {
             "torch.version": str(torch.__version__),
             "torch.threads": torch.get_num_threads(),
             "torch.interop_threads": torch.get_num_interop_threads(),
-            "torch.parallel_backend": _first(r"ATen parallel backend: (.+)", parallel),
-            "torch.openmp": _first(r"^OpenMP (\d+)", parallel),
-            "torch.mkl": _first(r"Math Kernel Library Version (\S+)", parallel),
-            "torch.onednn": _first(r"MKL-DNN v(\S+)", parallel),
+            "torch.parallel_backend": _first_match(r"ATen parallel backend: (.+)", parallel),
+            "torch.openmp": _first_match(r"^OpenMP (\d+)", parallel),
+            "torch.mkl": _first_match(r"Math Kernel Library Version (\S+)", parallel),
+            "torch.onednn": _first_match(r"MKL-DNN v(\S+)", parallel),
             "torch.cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "torch.mkldnn": bool(mkldnn.is_available() and mkldnn.enabled),
             "torch.float32_matmul_precision": _matmul_precision(torch),
@@ -45,11 +45,11 @@ class Eager(Runtime):
 
     def prepare(self, network: nn.Module, inputs: Sequence[tuple[Tensor, ...]], setting: Setting) -> Prepared:
         if setting.mode == "train":
-            return Prepared(training_step.step(network, inputs))
-        return Prepared(in_turn([_bound(network, arguments) for arguments in inputs]))
+            return Prepared(training_step.training_call(network, inputs))
+        return Prepared(round_robin([_call_on(network, arguments) for arguments in inputs]))
 
 
-def _bound(network: nn.Module, arguments: tuple[Tensor, ...]) -> Call:
+def _call_on(network: nn.Module, arguments: tuple[Tensor, ...]) -> Call:
     if len(arguments) == 1:
         (single,) = arguments
         return lambda: network(single)
@@ -59,10 +59,10 @@ def _bound(network: nn.Module, arguments: tuple[Tensor, ...]) -> Call:
 def _matmul_precision(torch: Any) -> str | None:
     try:
         return str(torch.get_float32_matmul_precision())
-    except RuntimeError:  # raised where the model mixed torch's old and new precision switches
+    except RuntimeError:  # raised if the model mixed torch's old and new precision switches
         return None
 
 
-def _first(pattern: str, where: str) -> str | None:
+def _first_match(pattern: str, where: str) -> str | None:
     found = re.search(pattern, where, re.M)
     return found[1].strip() if found else None

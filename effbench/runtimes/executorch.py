@@ -1,4 +1,4 @@
-"""ExecuTorch: the network lowered to XNNPACK as far as that takes it, the rest on ExecuTorch's portable kernels."""
+"""Run a network in ExecuTorch: lowered to XNNPACK where possible, with portable kernels for the rest."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from effbench.core.errors import text_of
 from effbench.devices.base import Call
 from effbench.runtimes.base import Setting, Unsupported
-from effbench.runtimes.capture_output import quiet
+from effbench.runtimes.capture_output import captured_output
 from effbench.runtimes.copies import for_export
-from effbench.runtimes.model_file import Exported, Session
+from effbench.runtimes.model_file import ModelFileRuntime, Session
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "model.pte"
 CALIBRATIONS = 4
-"""Random inputs that int8 ranges are read from, beside the example itself."""
+"""Random inputs that calibrate int8 ranges, besides the example input."""
 
 
-class ExecuTorch(Exported):
-    """`pieces` are calls to XNNPACK, `outside` the operators between them.
+class ExecuTorch(ModelFileRuntime):
+    """ExecuTorch with XNNPACK. `pieces` counts the calls to XNNPACK, `outside` the operators between them.
 
-    ExecuTorch's Python binding takes torch tensors and loads torch's libraries: running needs torch, unlike the other
-    runtimes of model files. Where there is none, ExecuTorch's C++ runner takes the same file. The thread pool belongs
-    to the process, so all models of one process have the same number of threads.
+    ExecuTorch's Python binding takes torch tensors and loads torch's libraries. Unlike the other runtimes of model
+    files it therefore needs torch to run; ExecuTorch's C++ runner runs the same file without it. The thread pool
+    belongs to the process, so all models in a process use the same number of threads.
     """
 
     name = "executorch"
@@ -40,7 +40,7 @@ class ExecuTorch(Exported):
     dtypes = ("float32", "int8")
 
     def facts(self) -> dict[str, Any]:
-        # Imported here so that the seconds this takes are not counted as preparing or loading the first network.
+        # Imported here so that the seconds of the import do not count as preparing or loading the first network.
         _binding()
         return {
             "executorch.version": importlib.metadata.version("executorch"),
@@ -50,8 +50,8 @@ class ExecuTorch(Exported):
     def export(self, network: nn.Module, inputs: tuple[Tensor, ...], setting: Setting) -> Mapping[str, Any]:
         import torch
 
-        # In inference mode, as the worker is, networks cannot be exported.
-        with quiet(), torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        # Networks cannot be exported in inference mode, which the worker is in.
+        with captured_output(), torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
@@ -70,26 +70,26 @@ class ExecuTorch(Exported):
 
 
 class _Session(Session):
-    pool: int | None = None
-    """Threads of the models that are loaded: resetting the pool would take it from under them."""
+    pool_threads: int | None = None
+    """Threads of the models loaded so far. Resetting the pool would break those models."""
 
     def __init__(self, model: Path, threads: int) -> None:
         self._binding = binding = _binding()
-        with quiet() as said:
+        with captured_output() as captured_text:
             if threads and threads != self.threads:
-                if _Session.pool is not None:
+                if _Session.pool_threads is not None:
                     raise Unsupported(
-                        f"executorch computes with {_Session.pool} threads in this process already; "
+                        f"executorch computes with {_Session.pool_threads} threads in this process already; "
                         f"measure {threads} in a run of their own"
                     )
                 binding._unsafe_reset_threadpool(threads)
             try:
-                checked = binding.Verification.InternalConsistency
-                self._program = binding._load_program(str(model), program_verification=checked)
+                verification = binding.Verification.InternalConsistency
+                self._program = binding._load_program(str(model), program_verification=verification)
                 self._method = self._program.load_method("forward")
             except RuntimeError as error:
-                raise Unsupported(f"executorch cannot load {model.name}: {_reason(error, said())}") from error
-            _Session.pool = self.threads
+                raise Unsupported(f"executorch cannot load {model.name}: {_reason(error, captured_text())}") from error
+            _Session.pool_threads = self.threads
 
     @property
     def threads(self) -> int:
@@ -99,10 +99,11 @@ class _Session(Session):
         import numpy as np
         import torch
 
-        # Given anew in each call: the memory plan lets later operators write over the inputs' place.
+        # The inputs are set in each call: the memory plan lets later operators overwrite them.
         method, inputs = self._method, tuple(map(torch.from_numpy, arrays))
-        # Not copied out, which would cost the networks of G1 to G4 some 6 %: outputs have one place in the memory plan.
-        outputs = [np.asarray(_Kept(torch.as_tensor(each).numpy(), self)) for each in method(inputs, False)]
+        # Outputs are not copied, which would cost the networks of G1 to G4 about 6 %: each has a fixed place in the
+        # memory plan.
+        outputs = [np.asarray(_OutputMemory(torch.as_tensor(each).numpy(), self)) for each in method(inputs, False)]
 
         def call() -> list[np.ndarray[Any, Any]]:
             method(inputs, False)
@@ -111,21 +112,21 @@ class _Session(Session):
         return call
 
 
-class _Kept:
-    """Memory of a model as numpy is told of it: an array of it keeps the model alive."""
+class _OutputMemory:
+    """A model's output memory as numpy reads it. An array made from it keeps the model alive."""
 
     def __init__(self, array: np.ndarray[Any, Any], owner: _Session) -> None:
         self.__array_interface__, self.owner = array.__array_interface__, owner
 
 
 def _binding() -> Any:
-    """The runtime's Python binding. Raises Unsupported where it cannot be imported."""
+    """Import the runtime's Python binding. Raises Unsupported if that fails."""
     if importlib.util.find_spec("torch") is None:
         raise Unsupported(
             f"executorch's Python binding needs torch; pip install torch, or run {MODEL_FILE} with executor_runner"
         )
     try:
-        with quiet():
+        with captured_output():
             from executorch.extension.pybindings import portable_lib
     except ImportError as error:
         raise Unsupported(f"executorch does not work beside this torch: {_reason(error)}") from error
@@ -133,9 +134,9 @@ def _binding() -> Any:
 
 
 def _quantised(network: nn.Module, example: tuple[Tensor, ...]) -> tuple[nn.Module, str]:
-    """The network with int8 weights and activations in between, and how that was done, in words.
+    """Return the network with int8 weights and activations, and a description of how it was quantised.
 
-    Ranges are read while the network runs on the example and on N(0, 1) inputs of a fixed seed.
+    Ranges are calibrated on the example and on N(0, 1) inputs of a fixed seed.
     """
     import torch
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
@@ -153,12 +154,14 @@ def _quantised(network: nn.Module, example: tuple[Tensor, ...]) -> tuple[nn.Modu
             torch.randn(given.shape, generator=generator) if given.is_floating_point() else given for given in example
         )
         prepared(*drawn)
-    said = f"static (PT2E), symmetric int8 per channel, ranges of {CALIBRATIONS + 1} inputs"
-    return convert_pt2e(prepared), said
+    description = f"static (PT2E), symmetric int8 per channel, ranges of {CALIBRATIONS + 1} inputs"
+    return convert_pt2e(prepared), description
 
 
 def _delegation(graph_module: Any) -> dict[str, Any]:
-    """`pieces`, `operators` and `outside` of a lowered graph. Tuple access and memory are no operators."""
+    """Return `pieces`, `operators` and `outside` of a lowered graph. Tuple access and memory allocation are no
+    operators.
+    """
     from executorch.exir.delegate import executorch_call_delegate
 
     pieces, delegated, outside = 0, 0, Counter[str]()
@@ -168,7 +171,7 @@ def _delegation(graph_module: Any) -> dict[str, Any]:
         if node.target is executorch_call_delegate:
             pieces += 1
             inner = getattr(graph_module, node.args[0].name).original_module.graph
-            # In a delegate, quantisation is a property of its operators; outside it is a kernel like any other.
+            # In a delegate, quantisation is part of its operators; outside of one it is a kernel like any other.
             delegated += sum(bool(name) and "quantize_per_" not in name for name in map(_operator, inner.nodes))
         elif name := _operator(node):
             outside[name] += 1
@@ -176,14 +179,14 @@ def _delegation(graph_module: Any) -> dict[str, Any]:
 
 
 def _operator(node: Any) -> str:
-    """The operator that a node calls, without namespace and overload, such as "mean"; "" where it calls none."""
+    """Return the operator that a node calls, without namespace and overload, such as "mean"; "" if it calls none."""
     schema = getattr(node.target, "_schema", None) if node.op == "call_function" else None
     return "" if schema is None else str(schema.name).rpartition("::")[2]
 
 
-def _reason(error: Exception, said: str = "") -> str:
-    """The first line of what the runtime wrote about the error, else of the error itself."""
-    lines = [line for line in said.splitlines() if line.strip()] or (
+def _reason(error: Exception, captured_text: str = "") -> str:
+    """Return the first line of what the runtime printed about the error, else of the error itself."""
+    lines = [line for line in captured_text.splitlines() if line.strip()] or (
         text_of(error).strip() or type(error).__name__
     ).splitlines()
     return lines[0][:200]

@@ -1,4 +1,4 @@
-"""Runtimes that run a model file: exported once with torch, opened as often as needed without it."""
+"""Run model files: a network is exported once with torch and then opened without torch."""
 
 from __future__ import annotations
 
@@ -11,63 +11,85 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.core.errors import text_of
 from effbench.devices.base import Call
-from effbench.runtimes.base import Prepared, Runtime, Setting, Unsupported, in_turn
+from effbench.runtimes.base import Prepared, Runtime, Setting, Unsupported, round_robin
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
 FACTS_FILE = "export.json"
-"""Written last: a folder that has it holds a whole export."""
+"""Written last, so that a folder with this file holds a complete export."""
 
 
 class Session(ABC):
-    """A model file, opened and ready. Needs no torch."""
+    """An opened model file, ready to run. Needs no torch."""
 
     @property
     @abstractmethod
     def threads(self) -> int | None:
-        """How many threads the runtime says that it computes with; None where it does not say."""
+        """Return the number of threads that the runtime reports; None if it reports none."""
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What the runtime says of how it runs the model, beside `Prepared.facts`."""
+        """Return what the runtime reports about running the model, in addition to `Prepared.facts`."""
         return {}
 
     @abstractmethod
     def bind(self, arrays: tuple[np.ndarray[Any, Any], ...]) -> Call:
-        """A call that runs the network on these inputs, in the order of its forward, and returns a sequence of arrays
-        in the order of its outputs."""
+        """Return a call that runs the network on these inputs.
+
+        Inputs are in the order of the network's forward. The call returns a sequence of arrays in the order of its
+        outputs.
+        """
 
 
-class Exported(Runtime):
-    """A runtime of model files. `exporting` are the modules that only the export needs."""
+class ModelFileRuntime(Runtime):
+    """A runtime of model files. `export_modules` lists the modules that only the export needs."""
 
-    exporting: tuple[str, ...] = ()
+    export_modules: tuple[str, ...] = ()
 
     @abstractmethod
     def export(self, network: nn.Module, inputs: tuple[Tensor, ...], setting: Setting) -> Mapping[str, Any]:
-        """Write the model's files into `setting.folder`, and say what became of it (`Prepared.facts`, but for times and
-        sizes). `inputs` are an example, batch included. Raises Unsupported.
+        """Write the model's files into `setting.folder` and return facts about it.
+
+        Parameters
+        ----------
+        network : nn.Module
+            The network, in eval mode.
+        inputs : tuple of Tensor
+            An example input, batch included.
+        setting : Setting
+            The conditions to export for.
+
+        Returns
+        -------
+        mapping
+            `Prepared.facts` without times and sizes.
+
+        Raises
+        ------
+        Unsupported
+            If the network cannot be exported.
         """
 
     @abstractmethod
     def open(self, setting: Setting) -> Session:
-        """The model in `setting.folder`, with `setting.threads` threads. Imports no torch. Raises Unsupported."""
+        """Open the model in `setting.folder` with `setting.threads` threads. Imports no torch. Raises Unsupported."""
 
     def is_exported(self, setting: Setting) -> bool:
-        """Whether the folder holds a whole export."""
+        """Whether the folder holds a complete export."""
         return (setting.folder / FACTS_FILE).exists()
 
-    def exported(self, network: nn.Module, inputs: tuple[Tensor, ...], setting: Setting) -> dict[str, Any]:
-        """Export unless the folder holds it already. The facts, with `prepare_s` and `artefact_bytes`.
+    def export_once(self, network: nn.Module, inputs: tuple[Tensor, ...], setting: Setting) -> dict[str, Any]:
+        """Export the network unless the folder already holds it. Return its facts, with `prepare_s` and
+        `artefact_bytes`.
 
-        Raises Unsupported, also for whatever the runtime's own exporter raises.
+        Raises Unsupported, also if the runtime's exporter raises anything else.
         """
-        known = setting.folder / FACTS_FILE
+        facts_file = setting.folder / FACTS_FILE
         if self.is_exported(setting):
-            return dict(json.loads(known.read_text()))
-        for module in self.exporting:
+            return dict(json.loads(facts_file.read_text()))
+        for module in self.export_modules:
             if importlib.util.find_spec(module) is None:
                 remedy = f"pip install 'effbench[{self.extra}]'"
                 raise Unsupported(f"{module}, which exporting for {self.name} needs, is not installed; {remedy}")
@@ -77,16 +99,16 @@ class Exported(Runtime):
             facts = dict(self.export(network, inputs, setting))
         except (Unsupported, MemoryError):
             raise
-        except Exception as error:  # exporters raise anything, and what they cannot take is a result of its own
-            said = (text_of(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise Unsupported(f"{self.name} cannot export it: {type(error).__name__}: {said}") from error
+        except Exception as error:  # exporters raise any error, and a failed export is a result
+            message = (text_of(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise Unsupported(f"{self.name} cannot export it: {type(error).__name__}: {message}") from error
         facts["prepare_s"] = time.perf_counter() - start
         facts["artefact_bytes"] = sum(path.stat().st_size for path in setting.folder.rglob("*") if path.is_file())
-        known.write_text(json.dumps(facts))
+        facts_file.write_text(json.dumps(facts))
         return facts
 
     def load(self, inputs: Sequence[tuple[np.ndarray[Any, Any], ...]], setting: Setting) -> Prepared:
-        """The exported model in `setting.folder` on these inputs. Imports no torch. Raises Unsupported."""
+        """Open the exported model in `setting.folder` on these inputs. Imports no torch. Raises Unsupported."""
         facts = json.loads((setting.folder / FACTS_FILE).read_text())
         start = time.perf_counter()
         session = self.open(setting)
@@ -95,13 +117,13 @@ class Exported(Runtime):
         facts |= session.facts
         if setting.threads and session.threads not in (None, setting.threads):
             raise Unsupported(f"{self.name} uses {session.threads} threads where {setting.threads} were asked for")
-        return Prepared(in_turn([session.bind(arrays) for arrays in inputs]), facts)
+        return Prepared(round_robin([session.bind(arrays) for arrays in inputs]), facts)
 
     def prepare(self, network: nn.Module, inputs: Sequence[tuple[Tensor, ...]], setting: Setting) -> Prepared:
-        self.exported(network, inputs[0], setting)
+        self.export_once(network, inputs[0], setting)
         return self.load([as_arrays(each) for each in inputs], setting)
 
 
 def as_arrays(inputs: Sequence[Any]) -> tuple[np.ndarray[Any, Any], ...]:
-    """Tensors as arrays of the same values: bfloat16, which numpy does not have, becomes float32."""
+    """Convert tensors to arrays of the same values. bfloat16 becomes float32, because numpy has no bfloat16."""
     return tuple((each.float() if str(each.dtype) == "torch.bfloat16" else each).cpu().numpy() for each in inputs)

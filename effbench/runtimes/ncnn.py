@@ -1,4 +1,4 @@
-"""ncnn: the network traced, converted by pnnx, and run by a library made for phones."""
+"""Run a network in ncnn, a runtime for phones: traced, converted by pnnx, and opened by ncnn."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.devices.base import Call
 from effbench.runtimes.base import Setting, TraceDiffers, Unsupported
-from effbench.runtimes.capture_output import quiet
-from effbench.runtimes.model_file import Exported, Session
+from effbench.runtimes.capture_output import captured_output
+from effbench.runtimes.model_file import ModelFileRuntime, Session
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
 
 PARAM_FILE, WEIGHTS_FILE = "model.param", "model.bin"
 AXES_FILE = "axes.json"
-"""Which axis of each input and output is the batch, where there is one: ncnn's layers do not know of it."""
+"""Holds the batch axis of each input and output, which ncnn's layers do not know."""
 NO_AXIS = 233
-"""How ncnn and pnnx say that a tensor has no batch axis."""
-KINDS = {"torch.float32": "f32", "torch.int64": "i64", "torch.int32": "i32"}
-"""What pnnx calls the dtypes that ncnn's layers take as inputs. Whole numbers arrive there as int32."""
+"""ncnn's and pnnx's number for "this tensor has no batch axis"."""
+DTYPE_NAMES = {"torch.float32": "f32", "torch.int64": "i64", "torch.int32": "i32"}
+"""pnnx's names of the dtypes that ncnn takes as inputs. Integers are passed to ncnn as int32."""
 NO_OPERATORS = ("Input", "Split", "Noop")
-"""Layers that compute nothing: where a blob enters, and where several layers read one."""
+"""Layers that compute nothing: inputs, and blobs that several layers read."""
 
 
-class Ncnn(Exported):
-    """float32 throughout: left to itself, ncnn computes in float16 where the processor can.
+class Ncnn(ModelFileRuntime):
+    """ncnn in float32 throughout. By default ncnn computes in float16 if the processor can.
 
-    Its graph is one piece with nothing outside: what pnnx cannot translate, ncnn cannot run. `layers` are those of the
-    graph by type.
+    The graph is one piece with nothing outside: ncnn cannot run what pnnx cannot convert. `layers` counts the layers of
+    the graph by type.
     """
 
     name = "ncnn"
     summary = "ncnn by way of pnnx"
     modules = ("ncnn",)
-    exporting = ("pnnx",)
+    export_modules = ("pnnx",)
     extra = "ncnn"
 
     def facts(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Ncnn(Exported):
     def export(self, network: nn.Module, inputs: tuple[Tensor, ...], setting: Setting) -> Mapping[str, Any]:
         if importlib.util.find_spec("pnnx") is None:
             raise Unsupported(f"pnnx is not installed; pip install 'effbench[{self.extra}]'")
-        unknown = {str(given.dtype) for given in inputs} - KINDS.keys()
+        unknown = {str(tensor.dtype) for tensor in inputs} - DTYPE_NAMES.keys()
         if unknown:
             raise Unsupported(f"ncnn takes no {', '.join(sorted(unknown))}; feed it float32, int64 or int32")
         with tempfile.TemporaryDirectory(dir=setting.folder) as work:
@@ -76,7 +76,7 @@ class Ncnn(Exported):
 
 class _Session(Session):
     def __init__(self, folder: Path, threads: int) -> None:
-        with quiet() as said:
+        with captured_output() as captured_text:
             import ncnn
 
             self._ncnn, self._net = ncnn, ncnn.Net()
@@ -87,7 +87,7 @@ class _Session(Session):
                 if name.startswith(("use_fp16", "use_bf16")):
                     setattr(options, name, False)
             if self._net.load_param(str(folder / PARAM_FILE)) or self._net.load_model(str(folder / WEIGHTS_FILE)):
-                raise Unsupported(f"ncnn cannot load {PARAM_FILE}: {_last(said())}")
+                raise Unsupported(f"ncnn cannot load {PARAM_FILE}: {_last_line(captured_text())}")
         self._axes: dict[str, list[int]] = json.loads((folder / AXES_FILE).read_text())
 
     @property
@@ -98,20 +98,20 @@ class _Session(Session):
         import numpy as np
 
         net = self._net
-        places = dict(zip(net.input_names(), net.input_indexes(), strict=True))
-        fed = []
+        input_places = dict(zip(net.input_names(), net.input_indexes(), strict=True))
+        bound_inputs = []
         for number, (array, axis) in enumerate(zip(arrays, self._axes["inputs"], strict=True)):
-            given = array if array.dtype == np.float32 else array.astype(np.int32)
-            if f"in{number}" in places:
-                # A copy of its own: ncnn reads rows that are aligned as it likes them.
-                mat = self._ncnn.Mat(np.ascontiguousarray(given), batch_index=axis).clone()
-                fed.append((places[f"in{number}"], mat))
-        ends = dict(zip(net.output_names(), net.output_indexes(), strict=True))
-        wanted = [(ends[f"out{number}"], axis) for number, axis in enumerate(self._axes["outputs"])]
+            tensor = array if array.dtype == np.float32 else array.astype(np.int32)
+            if f"in{number}" in input_places:
+                # A copy, because ncnn expects rows with its own alignment.
+                mat = self._ncnn.Mat(np.ascontiguousarray(tensor), batch_index=axis).clone()
+                bound_inputs.append((input_places[f"in{number}"], mat))
+        output_places = dict(zip(net.output_names(), net.output_indexes(), strict=True))
+        wanted = [(output_places[f"out{number}"], axis) for number, axis in enumerate(self._axes["outputs"])]
 
         def call() -> list[np.ndarray[Any, Any]]:
             extractor = net.create_extractor()
-            for place, mat in fed:
+            for place, mat in bound_inputs:
                 extractor.input(place, mat)
             return [_array(extractor.extract(place), axis) for place, axis in wanted]
 
@@ -119,7 +119,7 @@ class _Session(Session):
 
 
 def _array(extracted: tuple[int, Any], axis: int) -> np.ndarray[Any, Any]:
-    """What was extracted, with its batch axis. ncnn's own way to put that back copies number by number."""
+    """Return an extracted output with its batch axis. ncnn's own function for that copies value by value."""
     import numpy as np
 
     code, mat = extracted
@@ -133,11 +133,11 @@ def _array(extracted: tuple[int, Any], axis: int) -> np.ndarray[Any, Any]:
 
 
 def _convert(network: nn.Module, inputs: tuple[Tensor, ...], work: Path) -> None:
-    """Trace into the folder `work` and convert there: model.ncnn.param, model.ncnn.bin. Raises Unsupported."""
+    """Trace into the folder `work` and convert there to model.ncnn.param and model.ncnn.bin. Raises Unsupported."""
     import torch
 
     class Flat(torch.nn.Module):
-        """The tracer knows no outputs but tensors and tuples of them."""
+        """Return a tuple of tensors: the tracer supports only tensors and tuples of them as outputs."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -146,35 +146,36 @@ def _convert(network: nn.Module, inputs: tuple[Tensor, ...], work: Path) -> None
         def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
             return tuple(_flat(self.network(*arguments)))
 
-    with quiet(), torch.inference_mode(False), torch.no_grad():
+    with captured_output(), torch.inference_mode(False), torch.no_grad():
         import pnnx
 
-        jit: Any = torch.jit  # its functions carry no types
-        # Copies: the tracer runs the network, which may write into what it is given.
-        traced = jit.trace(Flat(), tuple(given.clone() for given in inputs), check_trace=False)
-        scaled = [tuple(_scaled(given, by) for given in inputs) for by in (-1, 10)]
-        # One that differs from itself keeps state or draws random numbers: its trace can tell nothing about it.
+        jit: Any = torch.jit  # its functions have no type annotations
+        # Copies: the tracer runs the network, which may write into its inputs.
+        traced = jit.trace(Flat(), tuple(tensor.clone() for tensor in inputs), check_trace=False)
+        scaled = [tuple(_scaled_by(tensor, by) for tensor in inputs) for by in (-1, 10)]
+        # If two runs of the network differ, it keeps state or draws random numbers; then comparing with its trace tells
+        # nothing.
         if any(_differ(traced, Flat(), each) and not _differ(Flat(), Flat(), each) for each in scaled):
             raise TraceDiffers(
                 "ncnn runs a trace, and this network decides by its data what it computes; let shapes alone decide"
             )
         traced.save(work / "model.pt")
-    shapes = ("[{}]{}".format(",".join(map(str, given.shape)), KINDS[str(given.dtype)]) for given in inputs)
+    shapes = ("[{}]{}".format(",".join(map(str, tensor.shape)), DTYPE_NAMES[str(tensor.dtype)]) for tensor in inputs)
     command = [pnnx.EXEC_PATH, "model.pt", "fp16=0", f"inputshape={','.join(shapes)}"]
     done = subprocess.run(command, cwd=work, capture_output=True, text=True, errors="replace")
     if done.returncode or not Path(work, "model.ncnn.bin").exists():
-        raise Unsupported(f"pnnx cannot convert it (exit {done.returncode}): {_last(done.stderr)}")
+        raise Unsupported(f"pnnx cannot convert it (exit {done.returncode}): {_last_line(done.stderr)}")
 
 
-def _scaled(given: Tensor, by: float) -> Tensor:
-    return given * by if given.is_floating_point() else given
+def _scaled_by(tensor: Tensor, by: float) -> Tensor:
+    return tensor * by if tensor.is_floating_point() else tensor
 
 
 def _differ(traced: nn.Module, network: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
-    """Whether a trace returns something else than the network that it was taken of. Each gets inputs of its own."""
+    """Whether a trace returns other values than the network. Each gets its own copy of the inputs."""
     import torch
 
-    pairs = zip(*(each(*(given.clone() for given in inputs)) for each in (traced, network)), strict=True)
+    pairs = zip(*(each(*(tensor.clone() for tensor in inputs)) for each in (traced, network)), strict=True)
     return not all(
         torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(other.nan_to_num().abs().max()), equal_nan=True)
         for one, other in pairs
@@ -183,9 +184,9 @@ def _differ(traced: nn.Module, network: nn.Module, inputs: tuple[Tensor, ...]) -
 
 
 def _axes(script: str) -> dict[str, list[int]]:
-    """The batch axes that pnnx found, from the example script that it writes beside the model: it says them only there.
+    """Read the batch axes that pnnx found from its example script, the only place where it writes them.
 
-    Inputs in the order of forward, outputs in the order of what it returns.
+    Inputs are in the order of forward, outputs in the order of its return value.
     """
     return {
         "inputs": [int(axis) for axis in re.findall(r"ex\.input\(.*batch_index=(\d+)", script)],
@@ -194,7 +195,7 @@ def _axes(script: str) -> dict[str, list[int]]:
 
 
 def _flat(value: Any) -> Iterator[Tensor]:
-    """Every tensor in what a network returns, in order."""
+    """Yield every tensor in the output of a network, in order."""
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -206,6 +207,8 @@ def _flat(value: Any) -> Iterator[Tensor]:
             yield from _flat(item)
 
 
-def _last(said: str) -> str:
-    """The last line of what a program wrote."""
-    return next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "it does not say why")[:200]
+def _last_line(captured_text: str) -> str:
+    """Return the last line of a program's output."""
+    return next((line.strip() for line in reversed(captured_text.splitlines()) if line.strip()), "it does not say why")[
+        :200
+    ]

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the network as an ONNX graph, fused for the machine at hand and run with its own kernels."""
+"""Run a network in ONNX Runtime: exported to an ONNX graph, optimised for this machine, with ONNX Runtime's kernels."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from effbench.core.errors import text_of
 from effbench.devices._torch_cuda import TorchCuda
 from effbench.devices.base import Call
 from effbench.runtimes.base import Setting, Unsupported
-from effbench.runtimes.capture_output import quiet
+from effbench.runtimes.capture_output import captured_output
 from effbench.runtimes.copies import for_export
-from effbench.runtimes.model_file import Exported, Session
+from effbench.runtimes.model_file import ModelFileRuntime, Session
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 MODEL = "model.onnx"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 SETTINGS = {"session.intra_op.allow_spinning": "0", "session.set_denormal_as_zero": "1"}
-"""Threads that spin after a call would eat the next cell's time; denormals are flushed as in eager."""
+"""Threads must not spin after a call, which would slow the next cell. Denormals are flushed as in eager."""
 ASYNCHRONOUS = ("disable_synchronize_execution_providers", "1")
-"""Of a run on CUDA: return when its kernels are queued, as torch does. By default each run ends by waiting for them."""
-RECORDED = (
+"""Run option for CUDA: return once the kernels are queued, as torch does. By default each run waits for them."""
+RECORDED_OPTIONS = (
     "device_id",
     "has_user_compute_stream",
     "use_tf32",
@@ -36,26 +36,26 @@ RECORDED = (
     "cudnn_conv_use_max_workspace",
     "prefer_nhwc",
 )
-"""Options of the CUDA provider that decide where and which kernels run, as the session itself tells them."""
+"""Options of the CUDA provider that decide where and which kernels run, as the session reports them."""
 ONE_FILE_BYTES = 2**30
-"""Weights up to here stay inside of the model's one file; protobuf ends at 2 GiB."""
-CALIBRATED_ON = 8
-"""Inputs that int8 takes its ranges from."""
+"""Largest weights that are stored within the model file; protobuf ends at 2 GiB."""
+CALIBRATION_INPUTS = 8
+"""Inputs that calibrate int8 ranges."""
 HEAVY = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 
 
-class OnnxRuntime(Exported):
-    """One call is `run_with_iobinding` on inputs and outputs bound once: 2 us of Python, half of what `run` costs.
+class OnnxRuntime(ModelFileRuntime):
+    """ONNX Runtime. A call is `run_with_iobinding` on inputs and outputs bound once: 2 us of Python, half of `run`'s.
 
-    On CUDA it computes on the stream that is timed and returns before its kernels end. A node that stays on the CPU
-    makes the host wait inside the call all the same. `api` makes what stands before ``torch.cuda`` for a GPU, by its
-    index; tests hand in a scripted one.
+    On CUDA it computes on the timed stream and returns before its kernels end. A node that stays on the CPU still makes
+    the host wait inside the call. `api` creates the adapter to ``torch.cuda`` for a GPU index; tests pass a scripted
+    one.
     """
 
     name = "onnxruntime"
     summary = "ONNX Runtime, its CPU or CUDA provider"
     modules = ("onnxruntime",)
-    exporting = ("onnx", "onnxscript")
+    export_modules = ("onnx", "onnxscript")
     extra = "onnx"
     devices = ("cpu", "cuda")
     dtypes = ("float32", "float16", "int8")
@@ -71,8 +71,8 @@ class OnnxRuntime(Exported):
             "onnxruntime.version": onnxruntime.__version__,
             "onnxruntime.providers": onnxruntime.get_available_providers(),
             "onnxruntime.settings": dict(SETTINGS),
-            "onnx.version": _version("onnx"),
-            "onnxscript.version": _version("onnxscript"),
+            "onnx.version": _package_version("onnx"),
+            "onnxscript.version": _package_version("onnxscript"),
         }
 
     def require(self, setting: Setting) -> None:
@@ -80,7 +80,7 @@ class OnnxRuntime(Exported):
         if setting.dtype == "int8" and setting.device != "cpu":
             raise Unsupported("onnxruntime computes int8 on the CPU only; use --dtype float16 on CUDA")
         if setting.device != "cpu":
-            _require_provider(PROVIDERS[setting.device])  # before minutes of exporting
+            _require_provider(PROVIDERS[setting.device])  # checked before an export that takes minutes
 
     def export(self, network: nn.Module, inputs: tuple[Tensor, ...], setting: Setting) -> Mapping[str, Any]:
         import torch
@@ -88,23 +88,23 @@ class OnnxRuntime(Exported):
         facts: dict[str, Any] = {}
         path = setting.folder / MODEL
         weights = sum(weight.nbytes for weight in (*network.parameters(), *network.buffers()))
-        # In inference mode, as the worker is, some networks come to graphs that cannot be exported.
-        with quiet(), torch.inference_mode(False):
+        # Some networks cannot be exported in inference mode, which the worker is in.
+        with captured_output(), torch.inference_mode(False):
             try:
                 program = torch.onnx.export(*for_export(network, inputs), dynamo=True, verbose=False)
             except torch.onnx.OnnxExporterError as error:
-                raise Unsupported(f"torch.onnx cannot export it: {_root(error)}; use another runtime") from error
-        assert program is not None  # None only for the old exporter
+                raise Unsupported(f"torch.onnx cannot export it: {_root_cause(error)}; use another runtime") from error
+        assert program is not None  # None only from the old exporter
         facts["opset"] = program.model.opset_imports[""]
         program.save(path, external_data=weights > ONE_FILE_BYTES)
         example = tuple(tensor.cpu().numpy() for tensor in inputs)
         if setting.dtype == "int8":
             _quantise(path, example)
-            facts["quantisation"] = f"static QDQ, u8 by s8, per channel, minmax on {CALIBRATED_ON} inputs"
-        ran = _watch(example, setting, self._api)
+            facts["quantisation"] = f"static QDQ, u8 by s8, per channel, minmax on {CALIBRATION_INPUTS} inputs"
+        nodes = _executed_nodes(example, setting, self._api)
         if setting.dtype == "float16" and setting.device == "cpu":
-            _refuse_casts(ran)
-        return facts | delegation([(node["op_name"], node["provider"]) for node in ran], PROVIDERS[setting.device])
+            _refuse_casts(nodes)
+        return facts | delegation([(node["op_name"], node["provider"]) for node in nodes], PROVIDERS[setting.device])
 
     def open(self, setting: Setting) -> Session:
         session = _session(setting, self._api)
@@ -135,18 +135,18 @@ class _Opened(Session):
         names = [each.name for each in session.get_inputs()]
         if len(names) != len(arrays):
             raise Unsupported(f"onnxruntime kept {len(names)} of {len(arrays)} inputs; drop those that nothing reads")
-        fed = tuple(np.ascontiguousarray(array) for array in arrays)
-        # The first run says of what shape and type the outputs are: a graph need not.
-        outputs = session.run(None, dict(zip(names, fed, strict=True)))
+        arrays_in = tuple(np.ascontiguousarray(array) for array in arrays)
+        # The first run gives the outputs' shapes and dtypes, which a graph need not declare.
+        outputs = session.run(None, dict(zip(names, arrays_in, strict=True)))
         binding = session.io_binding()
-        bound = [self._placed(array) for array in fed]
+        bound = [self._placed(array) for array in arrays_in]
         for name, value in zip(names, bound, strict=True):
             binding.bind_ortvalue_input(name, value)
         values = [self._placed(array) for array in outputs]
         for each, value in zip(session.get_outputs(), values, strict=True):
             binding.bind_ortvalue_output(each.name, value)
-        # On the CPU the values are the arrays' own memory, which must outlive the binding.
-        return self._call(binding, (fed, outputs, bound, values), self._returned(outputs, values))
+        # On the CPU the values use the arrays' memory, which must outlive the binding.
+        return self._call(binding, (arrays_in, outputs, bound, values), self._returned(outputs, values))
 
     def _placed(self, array: np.ndarray[Any, Any]) -> Any:
         from onnxruntime import OrtValue
@@ -167,7 +167,7 @@ class _Opened(Session):
 
 
 class _OpenedOnCuda(_Opened):
-    """Inputs and outputs lie on GPU `index`. `wait` waits until it has computed everything that was queued."""
+    """A session whose inputs and outputs are on GPU `index`. `wait` synchronises with that GPU."""
 
     def __init__(self, session: Any, index: int, wait: Callable[[], None]) -> None:
         super().__init__(session)
@@ -175,8 +175,8 @@ class _OpenedOnCuda(_Opened):
 
     @property
     def facts(self) -> dict[str, Any]:
-        told = self._session.get_provider_options().get(PROVIDERS["cuda"], {})
-        return {"provider_options": {name: told[name] for name in RECORDED if name in told}}
+        options = self._session.get_provider_options().get(PROVIDERS["cuda"], {})
+        return {"provider_options": {name: options[name] for name in RECORDED_OPTIONS if name in options}}
 
     def _placed(self, array: np.ndarray[Any, Any]) -> Any:
         from onnxruntime import OrtValue
@@ -184,7 +184,7 @@ class _OpenedOnCuda(_Opened):
         return OrtValue.ortvalue_from_numpy(array, "cuda", self._index)
 
     def _returned(self, outputs: Sequence[Any], values: Sequence[Any]) -> Sequence[Any]:
-        return [_OnDevice(value, self._wait) for value in values]
+        return [_OutputOnGpu(value, self._wait) for value in values]
 
     def _call(self, binding: Any, owned: object, returned: Sequence[Any]) -> Call:
         from onnxruntime import RunOptions
@@ -199,35 +199,35 @@ class _OpenedOnCuda(_Opened):
         return call
 
 
-class _OnDevice:
-    """An output that stays on the device until somebody asks for its numbers, and waits for them."""
+class _OutputOnGpu:
+    """An output on the GPU. Reading it as an array synchronises and copies it to the host."""
 
     def __init__(self, value: Any, wait: Callable[[], None]) -> None:
         self._value, self._wait = value, wait
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        # The copy to the host goes by the default stream, which waits for no other.
+        # The copy to the host uses the default stream, which waits for no other stream.
         self._wait()
         found: np.ndarray[Any, Any] = self._value.numpy()
         return found if dtype is None else found.astype(dtype)
 
 
-def delegation(ran: Sequence[tuple[str, str]], wanted: str) -> dict[str, Any]:
-    """`operators`, `pieces`, `outside` and `layers` from the (type, provider) of every node in running order.
+def delegation(nodes: Sequence[tuple[str, str]], wanted: str) -> dict[str, Any]:
+    """Return `operators`, `pieces`, `outside` and `layers` from the (type, provider) of every node in execution order.
 
-    A piece is a stretch of nodes that the wanted provider runs without a node of another one or a copy in between.
+    A piece is a run of consecutive nodes on the wanted provider, without a node of another provider or a copy between.
     """
-    inside = [provider == wanted and not kind.startswith("Memcpy") for kind, provider in ran]
+    inside = [provider == wanted and not kind.startswith("Memcpy") for kind, provider in nodes]
     return {
-        "operators": len(ran),
-        "pieces": sum(reported_at for reported_at, _ in itertools.groupby(inside)),
-        "outside": dict(Counter(kind for (kind, _), reported_at in zip(ran, inside, strict=True) if not reported_at)),
-        "layers": dict(Counter(kind for kind, _ in ran).most_common()),
+        "operators": len(nodes),
+        "pieces": sum(is_inside for is_inside, _ in itertools.groupby(inside)),
+        "outside": dict(Counter(kind for (kind, _), is_inside in zip(nodes, inside, strict=True) if not is_inside)),
+        "layers": dict(Counter(kind for kind, _ in nodes).most_common()),
     }
 
 
 def _require_provider(wanted: str) -> None:
-    """Raises Unsupported where this build of onnxruntime does not have the provider."""
+    """Raise Unsupported if this build of onnxruntime lacks the provider."""
     import onnxruntime
 
     if wanted not in onnxruntime.get_available_providers():
@@ -235,10 +235,10 @@ def _require_provider(wanted: str) -> None:
 
 
 def cuda_options(setting: Setting, stream: int) -> dict[str, str]:
-    """Of the CUDA provider: the GPU, the stream of this address, and the run's policies as torch follows them.
+    """Return options of the CUDA provider: the GPU, the address of the stream, and the run's policies as torch follows
+    them.
 
-    TF32 is on in onnxruntime unless told otherwise, and every algorithm of a convolution is tried out: torch does
-    neither by default.
+    By default onnxruntime uses TF32 and benchmarks every convolution algorithm; torch does neither by default.
     """
     return {
         "device_id": str(setting.index),
@@ -249,7 +249,7 @@ def cuda_options(setting: Setting, stream: int) -> dict[str, str]:
 
 
 def _session(setting: Setting, api: Callable[[int], Any] = TorchCuda, profile: Path | None = None) -> Any:
-    """Raises Unsupported where the provider for the device is not in this build or does not start."""
+    """Open the model. Raises Unsupported if the provider for the device is not in this build or does not start."""
     import onnxruntime
 
     wanted = PROVIDERS[setting.device]
@@ -266,7 +266,7 @@ def _session(setting: Setting, api: Callable[[int], Any] = TorchCuda, profile: P
         options.profile_file_prefix = str(profile)
     chosen: list[Any] = [wanted]
     if setting.device == "cuda":
-        # Importing torch comes first: it brings the libraries of CUDA that the provider looks for.
+        # torch is imported first, because it loads the CUDA libraries that the provider needs.
         chosen = [(wanted, cuda_options(setting, int(api(setting.index).stream())))]
     session = onnxruntime.InferenceSession(str(setting.folder / MODEL), options, providers=chosen)
     if session.get_providers()[0] != wanted:
@@ -274,10 +274,12 @@ def _session(setting: Setting, api: Callable[[int], Any] = TorchCuda, profile: P
     return session
 
 
-def _watch(
+def _executed_nodes(
     example: tuple[np.ndarray[Any, Any], ...], setting: Setting, api: Callable[[int], Any]
 ) -> list[dict[str, Any]]:
-    """Every node of the optimised graph that one run executes, in order, as onnxruntime's profiler describes it."""
+    """Return every node that one run of the optimised graph executes, in order, as onnxruntime's profiler
+    describes it.
+    """
     session = _session(setting, api, profile=setting.folder / "profile")
     session.run(None, dict(zip([each.name for each in session.get_inputs()], example, strict=False)))
     written = Path(session.end_profiling())
@@ -286,19 +288,19 @@ def _watch(
     return [dict(event["args"]) for event in events if "provider" in event.get("args", {})]
 
 
-def _refuse_casts(ran: Sequence[Mapping[str, Any]]) -> None:
-    """Raise Unsupported where float16 is only stored, and cast to float32 around each convolution or product."""
-    heavy = [node for node in ran if node["op_name"] in HEAVY]
-    widened = sum("float" in node["input_type_shape"][0] for node in heavy)
-    if widened:
+def _refuse_casts(nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Raise Unsupported if float16 is only stored, with casts to float32 around convolutions and matrix products."""
+    heavy = [node for node in nodes if node["op_name"] in HEAVY]
+    in_float32 = sum("float" in node["input_type_shape"][0] for node in heavy)
+    if in_float32:
         raise Unsupported(
-            f"onnxruntime computes {widened} of {len(heavy)} convolutions and products of this float16 network in "
+            f"onnxruntime computes {in_float32} of {len(heavy)} convolutions and products of this float16 network in "
             "float32 on this CPU; use --dtype float32 or int8"
         )
 
 
 def _quantise(path: Path, example: tuple[np.ndarray[Any, Any], ...]) -> None:
-    """Replace the float32 model by its static int8 version."""
+    """Replace the float32 model with a statically quantised int8 version."""
     import numpy as np
     import onnxruntime
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -307,18 +309,18 @@ def _quantise(path: Path, example: tuple[np.ndarray[Any, Any], ...]) -> None:
     generator = np.random.default_rng(0)
     names = [each.name for each in onnxruntime.InferenceSession(str(path)).get_inputs()]
 
-    def like(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def random_like(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         floats = np.issubdtype(array.dtype, np.floating)
         return generator.standard_normal(array.shape).astype(array.dtype) if floats else array
 
-    fed = [example, *(tuple(map(like, example)) for _ in range(CALIBRATED_ON - 1))]
-    feeds = _Feeds([dict(zip(names, arrays, strict=True)) for arrays in fed])
+    arrays_in = [example, *(tuple(map(random_like, example)) for _ in range(CALIBRATION_INPUTS - 1))]
+    feeds = _Feeds([dict(zip(names, arrays, strict=True)) for arrays in arrays_in])
 
     plain, shaped = path.with_name("float32.onnx"), path.with_name("shaped.onnx")
     path.rename(plain)
-    # The exporter has folded what can be folded already.
+    # The exporter has already folded constants.
     quant_pre_process(plain, shaped, skip_optimization=True, skip_symbolic_shape=True)
-    # Unsigned activations: with signed ones some convolutions stay float32, as no fused kernel takes them.
+    # Unsigned activations: with signed ones some convolutions stay float32, because no fused kernel supports them.
     quantize_static(
         shaped,
         path,
@@ -333,23 +335,23 @@ def _quantise(path: Path, example: tuple[np.ndarray[Any, Any], ...]) -> None:
 
 
 class _Feeds:
-    """What the quantiser asks for inputs until there are none."""
+    """A calibration data reader, which the quantiser calls until it returns None."""
 
     def __init__(self, feeds: Sequence[Mapping[str, Any]]) -> None:
-        self._left = iter(feeds)
+        self._remaining = iter(feeds)
 
     def get_next(self) -> Mapping[str, Any] | None:
-        return next(self._left, None)
+        return next(self._remaining, None)
 
 
-def _root(error: BaseException) -> str:
-    """The first line of what began it: what torch raises at the end is advice on how to report it."""
+def _root_cause(error: BaseException) -> str:
+    """Return the first line of the root cause. The last error that torch raises is advice on how to report it."""
     while error.__cause__ is not None:
         error = error.__cause__
     return (text_of(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]
 
 
-def _version(package: str) -> str | None:
+def _package_version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

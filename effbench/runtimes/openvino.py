@@ -1,4 +1,4 @@
-"""OpenVINO: the network converted from torch.export's graph to its own IR and compiled for the CPU."""
+"""Run a network in OpenVINO: converted from torch.export's graph to OpenVINO's IR and compiled for the CPU."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.devices.base import Call
 from effbench.runtimes.base import Setting, Unsupported
-from effbench.runtimes.capture_output import quiet
+from effbench.runtimes.capture_output import captured_output
 from effbench.runtimes.copies import for_export
-from effbench.runtimes.model_file import Exported, Session
+from effbench.runtimes.model_file import ModelFileRuntime, Session
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,18 +24,19 @@ SETTINGS = {
     "ENABLE_HYPER_THREADING": True,
     "CPU_DENORMALS_OPTIMIZATION": True,
 }
-"""One inference at a time, on as many threads as asked for; denormals are flushed as in eager. OpenVINO pins
-the threads that it makes, to cores that the process was given, and leaves the one that calls as it was."""
+"""One inference at a time, on the requested number of threads; denormals are flushed as in eager. OpenVINO pins the
+threads that it creates to cores of the process's affinity, and leaves the calling thread's affinity alone.
+"""
 PRECISIONS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 CAPABILITIES = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}
-NOT_RUN = ("Const", "Input", "Output")
+NO_OPERATORS = ("Const", "Input", "Output")
 
 
-class OpenVino(Exported):
-    """One call is `InferRequest.infer` on inputs set once: 7 us of Python.
+class OpenVino(ModelFileRuntime):
+    """OpenVINO's CPU plugin. A call is `InferRequest.infer` on inputs set once: 7 us of Python.
 
-    With one thread it computes in the thread that calls. Files and inputs are float32 whatever the dtype: OpenVINO
-    takes the precision that it computes in as a hint when it compiles.
+    With one thread it computes in the calling thread. Files and inputs are float32 whatever the dtype: OpenVINO takes
+    the compute precision as a hint when it compiles.
     """
 
     name = "openvino"
@@ -45,9 +46,9 @@ class OpenVino(Exported):
     dtypes = ("float32", "float16", "bfloat16")
 
     def facts(self) -> dict[str, Any]:
-        core = _openvino().Core()
+        core = _import_openvino().Core()
         return {
-            "openvino.version": _openvino().get_version(),
+            "openvino.version": _import_openvino().get_version(),
             "openvino.device": core.get_property("CPU", "FULL_DEVICE_NAME"),
             "openvino.capabilities": sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
             "openvino.settings": dict(SETTINGS),
@@ -56,22 +57,22 @@ class OpenVino(Exported):
     def export(self, network: nn.Module, inputs: tuple[Tensor, ...], setting: Setting) -> Mapping[str, Any]:
         import torch
 
-        openvino = _openvino()
+        openvino = _import_openvino()
         narrow = (torch.float16, torch.bfloat16)
-        # In inference mode, as the worker is, some networks come to graphs that cannot be exported.
-        with quiet(), torch.inference_mode(False):
+        # Some networks cannot be exported in inference mode, which the worker is in.
+        with captured_output(), torch.inference_mode(False):
             network, inputs = for_export(network, inputs)
             example = tuple(tensor.float() if tensor.dtype in narrow else tensor for tensor in inputs)
             program = torch.export.export(network.float(), example, strict=False)
             try:
                 model = openvino.convert_model(program)
             except openvino.frontend.OpConversionFailure as error:
-                said = str(error).strip().splitlines()[-1].removeprefix("-- ")
-                raise Unsupported(f"openvino cannot convert it: {said[:200]}; use another runtime") from error
-        # It takes every size for a variable one, and then finds fewer operators to fuse.
+                message = str(error).strip().splitlines()[-1].removeprefix("-- ")
+                raise Unsupported(f"openvino cannot convert it: {message[:200]}; use another runtime") from error
+        # Otherwise it takes every size as dynamic, and then fuses fewer operators.
         model.reshape({at: list(tensor.shape) for at, tensor in enumerate(example)})
         openvino.save_model(model, setting.folder / MODEL, compress_to_fp16=False)
-        return _became(_compiled(setting).get_runtime_model())
+        return _graph_facts(_compiled(setting).get_runtime_model())
 
     def open(self, setting: Setting) -> Session:
         return _Opened(_compiled(setting))
@@ -92,29 +93,32 @@ class _Opened(Session):
         if len(ports) != len(arrays):
             raise Unsupported(f"openvino kept {len(ports)} of {len(arrays)} inputs; drop those that nothing reads")
         request = self._compiled.create_infer_request()
-        fed = [
+        bound_inputs = [
             np.ascontiguousarray(array, port.get_element_type().to_dtype())
             for port, array in zip(ports, arrays, strict=True)
         ]
-        for at, array in enumerate(fed):
-            request.set_input_tensor(at, _openvino().Tensor(array, shared_memory=True))
+        for at, array in enumerate(bound_inputs):
+            request.set_input_tensor(at, _import_openvino().Tensor(array, shared_memory=True))
         infer = request.infer
         infer()
         outputs = [request.get_output_tensor(at).data for at in range(len(self._compiled.outputs))]
 
-        def call(owned: object = fed) -> Sequence[Any]:
+        def call(owned: object = bound_inputs) -> Sequence[Any]:
             infer(share_outputs=True)
             return outputs
 
         return call
 
 
-def _openvino() -> Any:
-    """The package. Importing it reports to its makers over the network; what it has for those who installed no
-    telemetry is taken instead."""
+def _import_openvino() -> Any:
+    """Import the package without its telemetry.
+
+    Importing it reports to its makers over the network. With `openvino_telemetry` made unimportable it uses the
+    fallback for users without telemetry.
+    """
     if "openvino" in sys.modules:
         return sys.modules["openvino"]
-    absent: Any = None  # what makes the import of this name fail
+    absent: Any = None  # None makes the import of this name fail
     telemetry = sys.modules.get("openvino_telemetry", absent)
     sys.modules["openvino_telemetry"] = absent
     try:
@@ -127,23 +131,25 @@ def _openvino() -> Any:
 
 
 def _compiled(setting: Setting) -> Any:
-    """Raises Unsupported where this CPU would compute in another precision than asked for."""
-    core = _openvino().Core()
+    """Compile the model. Raises Unsupported if this CPU would compute in another precision than requested."""
+    core = _import_openvino().Core()
     known = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if CAPABILITIES[setting.dtype] not in known:
         raise Unsupported(
             f"openvino has no {setting.dtype} on this CPU; use --dtype "
             + " or ".join(name for name, capability in CAPABILITIES.items() if capability in known)
         )
-    asked = SETTINGS | {
+    options = SETTINGS | {
         "INFERENCE_NUM_THREADS": setting.threads,
         "INFERENCE_PRECISION_HINT": PRECISIONS[setting.dtype],
     }
-    return core.compile_model(setting.folder / MODEL, "CPU", asked)
+    return core.compile_model(setting.folder / MODEL, "CPU", options)
 
 
-def _became(graph: Any) -> dict[str, Any]:
-    """`operators`, `pieces`, `outside` and `layers` of a compiled graph: all of it are the plugin's kernels."""
+def _graph_facts(graph: Any) -> dict[str, Any]:
+    """Return `operators`, `pieces`, `outside` and `layers` of a compiled graph. All of it runs in the plugin's
+    kernels.
+    """
     kinds = [str(node.get_rt_info()["layerType"].value) for node in graph.get_ordered_ops()]
-    ran = Counter(kind for kind in kinds if kind not in NOT_RUN)
+    ran = Counter(kind for kind in kinds if kind not in NO_OPERATORS)
     return {"operators": ran.total(), "pieces": 1, "outside": {}, "layers": dict(ran.most_common())}

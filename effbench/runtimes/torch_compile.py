@@ -1,4 +1,4 @@
-"""torch.compile with TorchInductor: one graph per network, fused and generated for its shapes."""
+"""Run a network under torch.compile with TorchInductor: one graph per network, compiled for its shapes."""
 
 from __future__ import annotations
 
@@ -25,34 +25,35 @@ from effbench.core.errors import text_of
 from effbench.devices import cpu
 from effbench.devices.base import Call
 from effbench.runtimes import training_step
-from effbench.runtimes.base import Prepared, Runtime, Setting, Unsupported, in_turn
+from effbench.runtimes.base import Prepared, Runtime, Setting, Unsupported, round_robin
 from effbench.runtimes.eager import Eager
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FACTS_FILE = "compiled.json"
-"""What the first launch found out: a launch that loads what it left behind cannot see the code any more."""
+"""What the first launch found. A launch that loads the compiled graph from the cache cannot see its code."""
 
-MOST_TRIED = 8
-"""Inputs that are tried before anything is timed. All have the same shape, dtype and layout, which is what a compiled
-graph asks of them; on a GPU hundreds may rotate."""
+MAX_TRIED_INPUTS = 8
+"""Most inputs that are tried before anything is timed. All have the same shape, dtype and layout, which is all that a
+compiled graph guards on; on a GPU hundreds may rotate.
+"""
 
-_LEFT = "torch.compile left it to eager; unset TORCHDYNAMO_DISABLE and TORCH_COMPILE_DISABLE"
+_NOT_COMPILED = "torch.compile left it to eager; unset TORCHDYNAMO_DISABLE and TORCH_COMPILE_DISABLE"
 
 _TOOLS = "tools"
-"""Of a cell's folder: what belongs to the compiler and to no network."""
+"""Subfolder of a cell for what belongs to the compiler and to no network."""
 
 _GENERATED = ("cpp_", "triton_")
-"""How the names of inductor's own kernels begin."""
+"""Prefixes of the names of inductor's generated kernels."""
 
 
 class Compiled(Runtime):
-    """As ``torch.compile(network, fullgraph=True, dynamic=False)``: a break in the graph is an error, never a piece
-    that runs eagerly unseen.
+    """``torch.compile(network, fullgraph=True, dynamic=False)``: a graph break is an error and never runs eagerly
+    unnoticed.
 
-    Freezing (folding weights into constants) is off unless ``TORCHINDUCTOR_FREEZING=1``, as it is for anyone who calls
-    torch.compile; what it is set to is a fact of the run. Frozen graphs are not cached: each launch compiles again.
+    Freezing (folding weights into constants) is off unless ``TORCHINDUCTOR_FREEZING=1``, as for every user of
+    torch.compile; its value is a fact of the run. Frozen graphs are not cached, so each launch compiles again.
     """
 
     name = "compile"
@@ -89,47 +90,49 @@ class Compiled(Runtime):
         }
 
     def prepare(self, network: nn.Module, inputs: Sequence[tuple[Tensor, ...]], setting: Setting) -> Prepared:
-        """Compiled when this returns. `prepare_s` and `artefact_bytes` are of the run's first launch; a later one says
-        in `load_s` what it spent, and `cached` whether it loaded the graph.
+        """Compile the network and return a call of it.
 
-        `operators` counts the kernels launched per call, `outside` those of them that inductor did not generate. To
-        train, forward and backward are compiled, two `pieces`; loss and optimiser stay eager. Raises Unsupported.
+        `prepare_s` and `artefact_bytes` are those of the run's first launch. A later launch reports its own time in
+        `load_s`, and in `cached` whether it loaded the graph from the cache.
+
+        `operators` counts the kernels launched per call, `outside` those that inductor did not generate. For training,
+        forward and backward are compiled as two `pieces`; loss and optimiser stay eager. Raises Unsupported.
         """
         import torch
         from torch._dynamo.exc import TorchDynamoException
 
-        entry = own_entry(network)
+        entry = with_own_code(network)
         compiled = torch.compile(entry, backend="inductor", fullgraph=True, dynamic=False)
         try:
-            with _into(setting.folder / _TOOLS):
-                _wake(setting.device)
-            with _into(setting.folder), _watched() as codes:
+            with _compiling_into(setting.folder / _TOOLS):
+                _warm_up_compiler(setting.device)
+            with _compiling_into(setting.folder), _generated_code() as codes:
                 hits = _cache_hits()
                 start = time.perf_counter()
                 if setting.mode == "train":
-                    call = training_step.step(_Trained(network, compiled), inputs)
+                    call = training_step.training_call(_Trained(network, compiled), inputs)
                 else:
-                    call = in_turn([_bound(compiled, arguments) for arguments in inputs])
+                    call = round_robin([_call_on(compiled, arguments) for arguments in inputs])
                 call()
                 seconds = time.perf_counter() - start
-                # What compiles again, for another input or the second time, would do so inside of a timed block.
-                for _ in range(2 * min(len(inputs), MOST_TRIED) - 1):
+                # Whatever recompiles, for another input or at the second call, must do so before a timed block.
+                for _ in range(2 * min(len(inputs), MAX_TRIED_INPUTS) - 1):
                     call()
         except TorchDynamoException as error:
-            raise Unsupported(f"torch.compile cannot take it: {_said(error)}") from error
+            raise Unsupported(f"torch.compile cannot take it: {_dynamo_message(error)}") from error
         except RuntimeError as error:
             if "no compiled frames" not in text_of(error):
                 raise
-            raise Unsupported(_LEFT) from error
-        if entries(entry) == 0:
-            raise Unsupported(_LEFT)
-        facts = _remembered(setting.folder, seconds, codes, cached=_cache_hits() > hits)
+            raise Unsupported(_NOT_COMPILED) from error
+        if compiled_versions(entry) == 0:
+            raise Unsupported(_NOT_COMPILED)
+        facts = _stored_facts(setting.folder, seconds, codes, cached=_cache_hits() > hits)
         return Prepared(call, facts | {"threads": torch.get_num_threads()})
 
 
 @dataclass(frozen=True)
 class _Trained:
-    """The parameters of a network, and what was compiled of its forward pass: its backward pass comes with it."""
+    """A network's parameters with its compiled forward pass, which brings the compiled backward pass along."""
 
     network: nn.Module
     compiled: Callable[..., Any]
@@ -141,11 +144,11 @@ class _Trained:
         return self.network.parameters()
 
 
-def own_entry(network: nn.Module) -> Callable[..., Any]:
-    """A function that runs the network, with a code object of its own.
+def with_own_code(network: nn.Module) -> Callable[..., Any]:
+    """Return a function that runs the network and has its own code object.
 
-    Dynamo files what it compiled under the code object that was called and tries the entries one after the other: with
-    a shared one each further network of a class is found more slowly, until a limit is reached.
+    Dynamo stores compiled versions under the code object that was called and tries them one after the other. With a
+    shared code object each further network of a class is found more slowly, until a limit is reached.
     """
 
     def forward(*arguments: Any) -> Any:
@@ -155,8 +158,8 @@ def own_entry(network: nn.Module) -> Callable[..., Any]:
     return forward
 
 
-def entries(entry: Callable[..., Any]) -> int | None:
-    """How many compiled versions dynamo keeps for this function; None where this torch does not say."""
+def compiled_versions(entry: Callable[..., Any]) -> int | None:
+    """Return how many compiled versions dynamo keeps for this function; None if this torch does not report it."""
     from torch._dynamo import eval_frame
 
     listed: Any = getattr(eval_frame, "_debug_get_cache_entry_list", None)
@@ -164,8 +167,9 @@ def entries(entry: Callable[..., Any]) -> int | None:
 
 
 def kernels(code: str) -> tuple[int, Counter[str]]:
-    """What one call of a graph launches, read from the Python that inductor wrote for it: how many kernels of its own,
-    and the others by name.
+    """Count the kernel launches of one call of a graph, from the Python code that inductor generated.
+
+    Returns the number of inductor's own kernels, and the others by name.
     """
     own, others = 0, Counter[str]()
     bodies = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef) and node.name == "call"]
@@ -180,17 +184,17 @@ def kernels(code: str) -> tuple[int, Counter[str]]:
     return own, others
 
 
-def _bound(compiled: Callable[..., Any], arguments: tuple[Tensor, ...]) -> Call:
+def _call_on(compiled: Callable[..., Any], arguments: tuple[Tensor, ...]) -> Call:
     if len(arguments) == 1:
         (single,) = arguments
         return lambda: compiled(single)
     return lambda: compiled(*arguments)
 
 
-def _remembered(folder: Path, seconds: float, codes: list[str], *, cached: bool) -> dict[str, Any]:
-    known = folder / FACTS_FILE
-    if known.exists():
-        return {**json.loads(known.read_text()), "load_s": seconds, "cached": cached}
+def _stored_facts(folder: Path, seconds: float, codes: list[str], *, cached: bool) -> dict[str, Any]:
+    facts_file = folder / FACTS_FILE
+    if facts_file.exists():
+        return {**json.loads(facts_file.read_text()), "load_s": seconds, "cached": cached}
     own, outside = 0, Counter[str]()
     for code in codes:
         found, others = kernels(code)
@@ -206,23 +210,25 @@ def _remembered(folder: Path, seconds: float, codes: list[str], *, cached: bool)
         "operators": own + outside.total(),
         "outside": dict(outside),
     }
-    known.write_text(json.dumps(facts))
+    facts_file.write_text(json.dumps(facts))
     return {**facts, "cached": cached}
 
 
 @contextlib.contextmanager
-def _into(folder: Path) -> Iterator[None]:
-    """Inductor compiles into this folder, and alone: what other cells compiled does not help, so that times of
-    preparation compare. Nothing that it started is left running."""
-    # Read when inductor is first imported: a pool of processes would be started for all that is to come.
+def _compiling_into(folder: Path) -> Iterator[None]:
+    """Compile into this folder only, without what other cells compiled, so that preparation times compare.
+
+    Ends every process that inductor started.
+    """
+    # Read when inductor is first imported: it would start a process pool at once.
     with mock.patch.dict(os.environ, TORCHINDUCTOR_COMPILE_THREADS="1"):
         from torch._dynamo import config as dynamo
         from torch._inductor import async_compile, utils
         from torch._inductor import config as inductor
 
     folder.mkdir(parents=True, exist_ok=True)
-    forget: Any = getattr(utils, "clear_caches", None) or utils.clear_inductor_caches
-    forget()
+    clear_caches: Any = getattr(utils, "clear_caches", None) or utils.clear_inductor_caches
+    clear_caches()
     patches = (
         mock.patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=str(folder)),
         dynamo.patch(error_on_recompile=True, suppress_errors=False),
@@ -236,17 +242,19 @@ def _into(folder: Path) -> Iterator[None]:
 
 
 @functools.cache
-def _wake(device: str) -> None:
-    """What a process and a machine pay once: imports, a look at the vector instructions, precompiled headers. Whichever
-    network came first would be said to take so long."""
+def _warm_up_compiler(device: str) -> None:
+    """Pay the one-time costs of a process and machine: imports, detecting vector instructions, precompiling headers.
+
+    Otherwise they would count for whichever network comes first.
+    """
     import torch
 
     torch.compile(lambda value: value + 1, fullgraph=True, dynamic=False)(torch.ones(8, device=device))
 
 
 @contextlib.contextmanager
-def _watched() -> Iterator[list[str]]:
-    """The Python that inductor writes for each graph, as it writes it."""
+def _generated_code() -> Iterator[list[str]]:
+    """Collect the Python code that inductor generates for each graph."""
     from torch._inductor.graph import GraphLowering
 
     codes: list[str] = []
@@ -266,8 +274,8 @@ def _dotted(node: ast.AST) -> tuple[str, ...]:
     return (node.id,) if isinstance(node, ast.Name) else ()
 
 
-def _said(error: BaseException) -> str:
-    """What dynamo says of the network in its many lines: the title and the explanation, or the guard that failed."""
+def _dynamo_message(error: BaseException) -> str:
+    """Return what dynamo reports about the network: title and explanation, or the guard that failed."""
     text = text_of(error).strip() or type(error).__name__
     guard = re.search(r"^\s*- \d+/\d+: (.+?)(?:\s+#.*)?$", text, re.M)
     if guard:

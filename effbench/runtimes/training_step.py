@@ -1,4 +1,4 @@
-"""One step of training as a call: forward, backward, an optimiser's step. Eager and compiled networks share it."""
+"""Make one training step a call: forward, backward and optimiser step, for eager and compiled networks."""
 
 from __future__ import annotations
 
@@ -7,24 +7,38 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.core.errors import text_of
 from effbench.devices.base import Call
-from effbench.runtimes.base import Unsupported, in_turn
+from effbench.runtimes.base import Unsupported, round_robin
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LEARNING_RATE, MOMENTUM = 1e-8, 0.9
-"""SGD, as the networks here were trained with. The rate is so small that a million steps leave values where they are:
-a network that diverges, or whose outputs decay to denormals, would be another one to measure. In half precision most
-updates are lost to rounding; they are computed all the same."""
+"""SGD, which the networks here were trained with. The rate is so small that a million steps leave the weights where
+they are: a network that diverges, or whose outputs decay to denormals, would run at another speed. In half precision
+most updates are lost to rounding, but they are computed.
+"""
 
 
-def step(network: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> Call:
-    """A call that takes one training step on the next of `inputs`, and returns the loss it started from.
+def training_call(network: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> Call:
+    """Return a call that takes one training step on the next of `inputs` and returns its loss.
 
-    `network` is a module, or what a compiler made of one, in train mode. The loss is the mean of squares of every
-    output of floats, summed over outputs: any network has one, and it needs no labels. Gradients are set to None
-    before each step. Raises Unsupported for a network that has nothing to train, or that cannot be trained on batches
-    of this size.
+    Parameters
+    ----------
+    network : callable
+        A module in train mode, or its compiled version.
+    inputs : sequence of tuple
+        Inputs to rotate through.
+
+    Returns
+    -------
+    callable
+        Takes one step. The loss is the mean square of each floating-point output, summed over the outputs: every
+        network has it, and it needs no labels. Gradients are set to None before each step.
+
+    Raises
+    ------
+    Unsupported
+        If the network has nothing to train, or cannot be trained on batches of this size.
     """
     import torch
 
@@ -34,7 +48,7 @@ def step(network: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> Call
     optimiser = torch.optim.SGD(parameters, lr=LEARNING_RATE, momentum=MOMENTUM)
     _require_trainable(network, inputs[0])
 
-    def on(arguments: tuple[Any, ...]) -> Call:
+    def call_on(arguments: tuple[Any, ...]) -> Call:
         def call() -> Tensor:
             optimiser.zero_grad(set_to_none=True)
             loss = loss_of(network(*arguments))
@@ -44,11 +58,11 @@ def step(network: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> Call
 
         return call
 
-    return in_turn([on(arguments) for arguments in inputs])
+    return round_robin([call_on(arguments) for arguments in inputs])
 
 
 def loss_of(output: Any) -> Tensor:
-    """The mean of squares of each tensor of floats in an output, summed. Raises Unsupported where there is none."""
+    """Return the mean square of each trainable output tensor, summed. Raises Unsupported if there is none."""
     terms = [tensor.square().mean() for tensor in _tensors(output) if tensor.requires_grad]
     if not terms:
         raise Unsupported("no output of it depends on a parameter, so there is nothing to train; use --mode infer")
@@ -59,11 +73,11 @@ def loss_of(output: Any) -> Tensor:
 
 
 def _require_trainable(network: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """One forward pass, for what only shows when it runs. Raises Unsupported."""
+    """Run one forward pass, because some networks only fail then. Raises Unsupported."""
     try:
         loss_of(network(*arguments))
     except ValueError as error:
-        # A batch norm refuses one value a channel: one image whose map is 1x1 there.
+        # Batch norm needs more than one value per channel, which one image with a 1x1 map does not have.
         if "more than 1 value per channel" not in text_of(error):
             raise
         raise Unsupported(

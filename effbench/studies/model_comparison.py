@@ -39,14 +39,14 @@ def require(models: Iterable[str]) -> None:
             libraries.require(name)
         elif place and attribute:
             _require_file(place)
-            if not place.endswith(".py") and place != "pickle" and Path(place).suffix.lower() in model_files.ENDINGS:
-                raise ModelError(model_files.told(place) or f"there is no file {place}")
+            if not place.endswith(".py") and place != "pickle" and Path(place).suffix.lower() in model_files.SUFFIXES:
+                raise ModelError(model_files.description(place) or f"there is no file {place}")
         elif zoo.exists(name):
             zoo.entry(name)
         else:
             word = place or name
             _require_file(word)
-            said = (factories.told(word) or model_files.told(word)) if word else None
+            said = (factories.advice(word) or model_files.description(word)) if word else None
             if said:
                 raise ModelError(said)
             zoo.entry(name)

@@ -16,11 +16,11 @@ from effbench.cost import builds, example_inputs
 from effbench.devices import Call, Device, OutOfMemory, cpu
 from effbench.runtimes import Setting, Unsupported
 from effbench.runtimes.base import Runtime, TraceDiffers
-from effbench.runtimes.model_file import Exported, as_arrays
+from effbench.runtimes.model_file import ModelFileRuntime, as_arrays
 from effbench.timing import dtype_cast, output_check, reference_io, side_effects
 from effbench.timing.side_effects import SideEffects
 from effbench.user_code import failure_reasons, file_hashes
-from effbench.user_code.global_state import NOTHING, Held, Switched
+from effbench.user_code.global_state import NO_GUARD, SettingsGuard, Switched
 from effbench.user_code.module_state import Snapshot, same
 from effbench.user_code.random_state import RandomState
 
@@ -29,7 +29,7 @@ Emit = Callable[..., None]
 SEEDED = "its output depends on random numbers from a seed that it sets itself"
 
 RESTORED = ", which is put back before each block of calls"
-"""Ending of the note on a network that writes into its input. Exported models get copies of it instead."""
+"""Ending of the note on a network that writes into its input. ModelFileRuntime models get copies of it instead."""
 
 
 def prepare(
@@ -37,7 +37,7 @@ def prepare(
     seed: int,
     device: Device,
     emit: Emit,
-    held: Held = NOTHING,
+    held: SettingsGuard = NO_GUARD,
     *,
     lean: bool = False,
     looks: bool = True,
@@ -59,10 +59,10 @@ def prepare(
         return device.bind(_call_from_bundle(spec, setting, emit), spec["cost"])
     runtime = runtimes.get(spec["runtime"])
     runtime.require(setting)
-    if lean and isinstance(runtime, Exported) and runtime.is_exported(setting):
+    if lean and isinstance(runtime, ModelFileRuntime) and runtime.is_exported(setting):
         return device.bind(_call_from_export(runtime, spec, seed, device, setting), spec["cost"])
     with _out_of_memory_translated():
-        with file_hashes.watched(), held.building(spec):
+        with file_hashes.recording_reads(), held.building(spec):
             network, inputs = built(spec, seed, device, lean=lean)
         own = dtype_cast.dtypes(network)
         said = dtype_cast.note(own, setting.dtype)
@@ -73,7 +73,7 @@ def prepare(
         except RuntimeError as error:
             if not said or failure_reasons.out_of_memory(error):
                 raise
-            refusal = ModelError(f"{failure_reasons.told(error)}; {said}")
+            refusal = ModelError(f"{failure_reasons.reason_for(error)}; {said}")
             if not core_inputs.runs_uncast(own, setting.dtype):
                 raise refusal from error
             del network, inputs
@@ -101,7 +101,7 @@ def _prepared(
     seed: int,
     device: Device,
     setting: Setting,
-    held: Held,
+    held: SettingsGuard,
     *,
     lean: bool,
     looks: bool,
@@ -112,11 +112,11 @@ def _prepared(
 
     With `copies` each call gets a copy of its input. Without `casts` the weights keep their dtypes.
     """
-    is_exported, is_reference = isinstance(runtime, Exported), _is_reference(spec)
+    is_exported, is_reference = isinstance(runtime, ModelFileRuntime), _is_reference(spec)
     seen = None
     held.watch(spec["id"], network)
     if setting.mode == "infer" and (is_exported or not (lean or (is_reference and not looks))):
-        with file_hashes.watched():
+        with file_hashes.recording_reads():
             seen = _side_effects_of(network, inputs[0], setting, casts=casts)
         if seen.modes:  # looking has restored them, so an exporter would not notice
             raise Switched(f"its forward {seen.modes}")
@@ -138,7 +138,7 @@ def _prepared(
         except TraceDiffers as error:
             raise _explain_trace(error, runtime, network, inputs[0], seen) from error
         if is_exported:
-            held.put_back()  # an exporter's settings are not the network's, which were recorded before
+            held.restore()  # an exporter's settings are not the network's, which were recorded before
         call = prepared.call
         random.restore()
         if state:
@@ -244,7 +244,7 @@ def _explain_trace(
 def _call_from_bundle(spec: Mapping[str, Any], setting: Setting, emit: Emit) -> Call:
     """Return the call of a bundle's model, exported on another machine. Needs no torch. Raises Unsupported."""
     runtime = runtimes.get(spec["runtime"])
-    if not isinstance(runtime, Exported):
+    if not isinstance(runtime, ModelFileRuntime):
         raise Unsupported(f"{runtime.name} runs no model files; measure it with `effbench run`")
     runtime.require(setting)
     inputs, expected = reference_io.kept(setting.folder)
@@ -351,7 +351,9 @@ def _make_inputs(
     return found
 
 
-def _call_from_export(runtime: Exported, spec: Mapping[str, Any], seed: int, device: Device, setting: Setting) -> Call:
+def _call_from_export(
+    runtime: ModelFileRuntime, spec: Mapping[str, Any], seed: int, device: Device, setting: Setting
+) -> Call:
     """Return the call of a model that an earlier launch exported, without allocating the network's weights."""
     # Building on the meta device imports 75 MB of torch, which would count towards the peak memory.
     is_named = any(item["name"] for item in spec["inputs"])

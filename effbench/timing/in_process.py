@@ -31,7 +31,7 @@ from effbench.user_code import failure_reasons, global_state
 from effbench.user_code._warning_filters import set_warning_filters, warning_filters
 from effbench.user_code.module_state import Snapshot
 from effbench.user_code.random_state import RandomState
-from effbench.user_code.training_flags import Modes
+from effbench.user_code.training_flags import TrainingFlags
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +61,7 @@ class Prepared:
     costs_missing: str = ""
     side_effect_notes: tuple[str, ...] = ()
     modes: str = ""
-    """How its first calls changed the training flags of its modules (`Modes.told`)."""
+    """How its first calls changed the training flags of its modules (`TrainingFlags.changes_text`)."""
     changes: tuple[global_state.Change, ...] = ()
     """Process-wide settings that its first calls changed."""
     left: str = "put back"
@@ -78,7 +78,7 @@ class Prepared:
         late = {change.switch.name for change in self._late}
         early = [change for change in self.changes if change.switch.name not in late]
         said = [f"its forward {self.modes}"] if self.modes else []
-        said += [f"its forward sets {global_state.told(early)}; {self.left}"] if early else []
+        said += [f"its forward sets {global_state.describe_changes(early)}; {self.left}"] if early else []
         return (*self.side_effect_notes, *said, *self.late_notes)
 
     @contextlib.contextmanager
@@ -101,7 +101,7 @@ class Prepared:
         stack = contextlib.ExitStack()
         try:
             # This also restores threads, denormals, tracers and the garbage collector.
-            stack.enter_context(global_state.kept())
+            stack.enter_context(global_state.settings_restored())
             if self.filters:
                 set_warning_filters(self.filters)
             stack.enter_context(_in_eval_mode(self.network))
@@ -131,20 +131,20 @@ class Prepared:
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
         """Restore settings that the calls changed, and note them: some calls ran under other settings than the rest."""
-        held, modes = global_state.held(self.device), Modes(self.network)
+        held, modes = global_state.guard_for(self.device), TrainingFlags(self.network)
         try:
             yield
         except RuntimeError as error:
             if failure_reasons.wants_gradients(error):
-                raise ModelError(failure_reasons.GRADIENTS) from error
+                raise ModelError(failure_reasons.GRADIENTS_ADVICE) from error
             raise
         finally:
-            if changes := held.put_back():
+            if changes := held.restore():
                 self._late.extend(changes)
                 self.late_notes.append(
-                    f"its forward sets {global_state.told(changes)} while it is timed; take that out of it"
+                    f"its forward sets {global_state.describe_changes(changes)} while it is timed; take that out of it"
                 )
-            if (said := modes.told()) and not self.modes:
+            if (said := modes.changes_text()) and not self.modes:
                 self.late_notes.append(f"its forward {said}")
 
 
@@ -170,10 +170,10 @@ def prepare(
     InvalidValue, UnknownName, DeviceUnavailable, and on the scripted device ModelError for a network that cannot be
     counted.
     """
-    with global_state.kept() as held:
+    with global_state.settings_restored() as held:
         prepared = _prepared(network, shape, batch, dtype, device, threads, is_ours=is_ours)
         filters: tuple[Any, ...] | None = warning_filters()
-        changes = held.put_back()
+        changes = held.restore()
     filters = None if filters == warning_filters() else filters
     return replace(prepared, changes=changes, left=held.spoiled or prepared.left, filters=filters)
 
@@ -202,7 +202,7 @@ def _prepared(
     is_moved = dtype != own_dtype(network) or device != own_device(network)
     given = network
     if not is_ours:
-        network = copies.of(network) or _refuse_conversion(network, dtype, device, is_moved=is_moved)
+        network = copies.deep_copy(network) or _refuse_conversion(network, dtype, device, is_moved=is_moved)
     if is_moved:
         network = dtype_cast.cast(place.place(network), getattr(torch, dtype))
     described = core_inputs.described(shape)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from effbench.timing import output_check
 from effbench.user_code.module_state import Snapshot, gradient_of, same
 from effbench.user_code.random_state import RandomState
-from effbench.user_code.training_flags import Modes
+from effbench.user_code.training_flags import TrainingFlags
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +41,7 @@ class SideEffects:
       again. `keeps`: it changes its own state.
     - `is_checkable`: another run from the same state returns the same.
     - `is_readable`: its outputs can be read as numbers and compared.
-    - `modes`: it switches modules to training or eval mode (`Modes.told`).
+    - `modes`: it switches modules to training or eval mode (`TrainingFlags.changes_text`).
     - `kept`: names of the state that changes from call to call.
     """
 
@@ -65,10 +65,10 @@ def detect(network: nn.Module, arguments: Sequence[Any]) -> SideEffects:
     """
     import torch
 
-    state, random, modes = Snapshot(network), RandomState(), Modes(network)
+    state, random, modes = Snapshot(network), RandomState(), TrainingFlags(network)
     with torch.inference_mode(False), torch.no_grad():
         try:
-            return replace(_detect(network, arguments, state, random), modes=modes.told())
+            return replace(_detect(network, arguments, state, random), modes=modes.changes_text())
         finally:
             state.restore()
             random.restore()
@@ -87,7 +87,7 @@ def _detect(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
     # The second call is representative of later ones: the first may fill a cache.
     after = Snapshot(network)
     second = call()
-    draws, kept = random.moved() or state.has_drawn(), after.changed()
+    draws, kept = random.has_drawn() or state.has_drawn(), after.changed()
     kept += [GRADIENT] if any(gradient_of(tensor) is not None for tensor in _tensors(list(given))) else []
     changes = bool(kept or state.changed())
     if unread := _why_unreadable(first) or _why_unreadable(second):

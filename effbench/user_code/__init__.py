@@ -1,1 +1,1 @@
-"""What a user's model does to the process that runs it, and which files it consists of."""
+"""Handle what a user's model does to the process that runs it, and find the files that it consists of."""

@@ -1,7 +1,7 @@
-"""The global switches that a network can change: how each is read, and how it is put back. One row a switch.
+"""List the global settings that a network can change: one row per setting, with how to read and how to restore it.
 
-The rows of torch come first. What sets several of them comes before what it sets, so that putting all of them back in
-this order leaves each as it was. A row that this version of torch, Python or the system does not have is left out.
+torch's rows come first. A setting that changes others comes before those, so that restoring all of them in this order
+restores each. A row that this version of torch, Python or the system does not have is left out.
 """
 
 from __future__ import annotations
@@ -23,62 +23,75 @@ ADVICE_THREADS = "--threads sets them for every cell"
 
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "OMP_PROC_BIND")
 
-_kept_open: list[Any] = []
-"""Modes that were entered to put a switch back. They hold until the process ends."""
+_entered: list[Any] = []
+"""Context managers that were entered to restore a setting. They stay entered until the process ends."""
 
 
 @dataclass(frozen=True)
 class Switch:
-    """One setting of the whole process, or of the thread that computes.
+    """One setting of the process or of the computing thread.
 
-    `put_back` takes what `read` returned; None where nobody can put it back. A switch that another one sets along
-    `follows` that one: it is named only where it changed alone. One that takes long to read is `slow`. One that is
-    `quiet` is put back without a word: libraries change it where they are imported, and nothing takes longer for it.
+    Attributes
+    ----------
+    name
+        Its name in messages.
+    read
+        Returns the current value.
+    put_back
+        Restores a value that `read` returned; None if it cannot be restored.
+    follows
+        Settings that change this one along with themselves. It is reported only if it changed alone.
+    slow
+        Reading it takes long.
+    quiet
+        It is restored without a report: libraries change it when they are imported, and it does not affect timing.
+    advice
+        What to do instead of changing it.
     """
 
     name: str
     read: Callable[[], Any]
-    put_back: Callable[[Any], object] | None
+    restore: Callable[[Any], object] | None
     follows: tuple[str, ...] = ()
     slow: bool = False
-    quiet: bool = False
+    unreported: bool = False
     advice: str = ""
 
 
 def rows() -> tuple[Switch, ...]:
-    """The switches that can be read here: torch's where torch is imported, and those of Python and the system."""
-    found = [*(_of_torch() if "torch" in sys.modules else ()), *_of_python(), *_of_the_system()]
+    """Return the settings that can be read here: torch's if torch is imported, Python's and the system's."""
+    found = [*(_torch_switches() if "torch" in sys.modules else ()), *_python_switches(), *_system_switches()]
     return tuple(switch for switch in found if _is_readable(switch))
 
 
 def _is_readable(switch: Switch) -> bool:
     try:
         switch.read()
-    except Exception:  # a version without it raises whatever it likes
+    except Exception:  # versions without it raise different errors
         return False
     return True
 
 
-def shown(value: Any) -> str:
-    """A value as a person would write it."""
+def format_value(value: Any) -> str:
+    """Format a value for a message."""
     if isinstance(value, float):
         return f"{value:g}"
     if value is None or isinstance(value, (bool, int, str, _Hooks)):
         return str(value)
     if isinstance(value, (tuple, list)):
-        return "(" + ", ".join(map(shown, value)) + ")"
+        return "(" + ", ".join(map(format_value, value)) + ")"
     if isinstance(value, (set, frozenset)):
-        return "{" + ", ".join(sorted(map(shown, value))) + "}"
+        return "{" + ", ".join(sorted(map(format_value, value))) + "}"
     if isinstance(value, io.IOBase):
         return "another stream"
-    words = repr(value)
-    return words if len(words) <= 40 and " at 0x" not in words else type(value).__name__
+    text = repr(value)
+    return text if len(text) <= 40 and " at 0x" not in text else type(value).__name__
 
 
 # --- torch ------------------------------------------------------------------------------------------
 
 
-def _of_torch() -> Iterator[Switch]:
+def _torch_switches() -> Iterator[Switch]:
     import torch
 
     c: Any = torch._C
@@ -150,12 +163,14 @@ def _of_torch() -> Iterator[Switch]:
 
 
 def _flag(name: str, stem: str, follows: tuple[str, ...] = (), getter: str = "", setter: str = "") -> Switch:
-    """A flag that ``torch._C`` has a getter and a setter for: those behind its properties, which tests can freeze."""
+    """Return the setting of a ``torch._C`` flag, by the getter and setter behind torch's properties, which tests can
+    freeze.
+    """
     import torch
 
     c: Any = torch._C
-    read, put_back = getattr(c, getter or f"_get_{stem}", None), getattr(c, setter or f"_set_{stem}", None)
-    return Switch(name, read or _absent, put_back, follows)
+    read, restore = getattr(c, getter or f"_get_{stem}", None), getattr(c, setter or f"_set_{stem}", None)
+    return Switch(name, read or _missing, restore, follows)
 
 
 def _engine_number(name: str) -> int:
@@ -164,13 +179,15 @@ def _engine_number(name: str) -> int:
     return number
 
 
-def _absent() -> NoReturn:
+def _missing() -> NoReturn:
     raise AttributeError("not in this version")
 
 
 def _precision(torch: Any) -> Iterator[Switch]:
-    """How exactly float32 is multiplied. Since torch 2.9 there are old and new switches for the same thing: set through
-    the new ones, the old raise when they are read, and setting the old resets the new.
+    """Yield the settings of float32 precision.
+
+    Since torch 2.9 there are old and new switches for it. After the new ones were set, reading the old ones raises;
+    setting the old ones resets the new ones.
     """
     c, old = torch._C, "torch.float32_matmul_precision"
     yield Switch(old, torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
@@ -194,7 +211,9 @@ _OPERATORS = ("all", "matmul", "conv", "rnn")
 
 
 def flushes_denormals() -> bool:
-    """Whether the processor takes denormals for zero. Asked of the processor, since torch can set it and not say it."""
+    """Whether the processor flushes denormals to zero. Tested by computing, since torch can set this but not
+    report it.
+    """
     import torch
 
     tiny = torch.full((1,), 1e-310, dtype=torch.float64, device="cpu")
@@ -202,7 +221,7 @@ def flushes_denormals() -> bool:
 
 
 def _mkl_threads() -> int:
-    """MKL keeps a number of its own, which other libraries can set past torch."""
+    """Return MKL's own number of threads, which other libraries can set without torch."""
     import torch
 
     _, _, rest = torch.__config__.parallel_info().partition("mkl_get_max_threads() :")
@@ -219,12 +238,12 @@ def _set_default_device(device: Any) -> None:
     import torch.utils._device
 
     torch.set_default_device(device)
-    # Where the device was entered as a mode and never left, torch does not take it back itself.
+    # torch does not reset a device that was entered as a mode and never left.
     torch.utils._device.CURRENT_DEVICE = device
 
 
 def _open_modes() -> tuple[int, int]:
-    """How many modes look at every call of torch, and at every operator."""
+    """Return how many modes intercept torch functions, and how many intercept operators."""
     import torch
 
     c: Any = torch._C
@@ -246,7 +265,7 @@ def _set_inference_mode(value: bool) -> None:
 
     guard = torch.inference_mode(value)
     guard.__enter__()
-    _kept_open.append(guard)
+    _entered.append(guard)
 
 
 def _anomaly() -> tuple[bool, bool]:
@@ -270,7 +289,7 @@ def _deterministic() -> tuple[bool, bool]:
 def _set_deterministic(value: tuple[bool, bool]) -> None:
     import torch
 
-    # It tells the compiler too, and would import it for that.
+    # The public function also sets the compiler's option, and would import the compiler for that.
     sets: Any = torch._C._set_deterministic_algorithms
     if "torch._inductor.config" in sys.modules:
         sets = torch.use_deterministic_algorithms
@@ -281,7 +300,7 @@ def _allow_reduction(matmul: Any, name: str, value: Any) -> None:
     import torch
 
     backends: Any = torch.backends
-    # By `getattr`, since a class would mangle the name.
+    # `getattr`, because Python would mangle the name within a class.
     with getattr(backends, "__allow_nonbracketed_mutation")():
         setattr(matmul, name, value)
 
@@ -302,7 +321,7 @@ def _registries() -> list[dict[Any, Any]]:
 
 
 class _Hooks(tuple[tuple[Any, ...], ...]):
-    """What is in each registry."""
+    """The hooks in each registry."""
 
     def __str__(self) -> str:
         return str(sum(map(len, self)))
@@ -321,7 +340,7 @@ def _set_module_hooks(before: tuple[tuple[Any, ...], ...]) -> None:
 # --- Python and the system --------------------------------------------------------------------------
 
 
-def _of_python() -> Iterator[Switch]:
+def _python_switches() -> Iterator[Switch]:
     yield Switch("gc.isenabled", gc.isenabled, lambda value: gc.enable() if value else gc.disable())
     yield Switch("gc.get_threshold", gc.get_threshold, lambda value: gc.set_threshold(*value))
     yield Switch("sys.settrace", sys.gettrace, sys.settrace)
@@ -329,9 +348,9 @@ def _of_python() -> Iterator[Switch]:
     yield Switch("sys.monitoring's tools", _monitoring, None)
     yield Switch("tracemalloc", _tracemalloc, _set_tracemalloc)
     yield Switch("sys.setswitchinterval", sys.getswitchinterval, sys.setswitchinterval)
-    # sys.setrecursionlimit is left as it is set: a deep network needs it, and nothing takes longer for it. So is
-    # sys.path, which imports extend.
-    yield Switch("the filters of warnings", warning_filters, set_warning_filters, quiet=True)
+    # sys.setrecursionlimit is not restored: a deep network needs it, and it does not affect timing. Nor is sys.path,
+    # which imports extend.
+    yield Switch("the filters of warnings", warning_filters, set_warning_filters, unreported=True)
     yield Switch("np.seterr", _numpy_errors, _set_numpy_errors)
     for stream in ("stdout", "stderr"):
         yield Switch(f"sys.{stream}", partial(getattr, sys, stream), partial(setattr, sys, stream))
@@ -345,7 +364,7 @@ def _monitoring() -> tuple[Any, ...]:
 
 
 def _numpy_errors() -> tuple[str, ...]:
-    """What numpy does where it divides by zero, and the like."""
+    """Return numpy's reactions to division by zero and other floating-point errors."""
     numpy: Any = sys.modules["numpy"]
     return tuple(f"{kind}={reaction}" for kind, reaction in numpy.geterr().items())
 
@@ -373,11 +392,11 @@ def _set_variable(name: str, value: str | None) -> None:
         os.environ[name] = value
 
 
-def _of_the_system() -> Iterator[Switch]:
+def _system_switches() -> Iterator[Switch]:
     yield Switch("the working folder", os.getcwd, os.chdir)
     affinity = "the cores that the process may use"
     yield Switch(affinity, lambda: os.sched_getaffinity(0), lambda cores: os.sched_setaffinity(0, cores))
-    # Without a right that few processes have, a priority can only be lowered.
+    # Without a privilege that few processes have, a priority can only be lowered.
     nice = lambda: os.getpriority(os.PRIO_PROCESS, 0)  # noqa: E731
     yield Switch("the priority of the process (nice)", nice, lambda value: os.setpriority(os.PRIO_PROCESS, 0, value))
     yield Switch("the scheduling policy of the process", lambda: os.sched_getscheduler(0), None)
@@ -390,5 +409,5 @@ def _timer(name: str) -> bool:
 
 
 def _set_timer(name: str, value: bool) -> None:
-    if not value:  # one that ran before has gone on meanwhile, and is left alone
+    if not value:  # a timer that ran before has advanced, and is left alone
         signal.setitimer(getattr(signal, name), 0.0)

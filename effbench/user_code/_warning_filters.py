@@ -1,4 +1,4 @@
-"""What becomes of a warning in this process: read, and put back."""
+"""Save and restore how this process handles warnings."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 
 
 def warning_filters() -> tuple[Any, ...]:
-    """What becomes of a warning, for `set_warning_filters`."""
+    """Return how warnings are handled now, for `set_warning_filters`."""
     return warnings.showwarning, *_filters()
 
 
 def set_warning_filters(value: tuple[Any, ...]) -> None:
-    """Have warnings do again what they did when `warning_filters` returned this."""
+    """Restore the handling of warnings that `warning_filters` returned."""
     warnings.showwarning = value[0]
-    warnings.resetwarnings()  # it also forgets what each module remembers of the filters that are replaced
+    warnings.resetwarnings()  # it also clears each module's cache of the replaced filters
     _filters()[:] = value[1:]
 
 
 def _filters() -> Any:
-    """The list of filters. From Python 3.14 on a context may have one of its own."""
+    """Return the list of filters. From Python 3.14 on, a context may have its own list."""
     own = getattr(warnings, "_get_filters", None)
     return own() if own else warnings.filters

@@ -1,7 +1,8 @@
-"""The files that a network consists of, by their SHA-256: a run measures the same code and data in all its launches.
+"""Hash the files that a network consists of, so that all launches of a run measure the same code and data.
 
-These are the file that its name says, what it imports that is no installed package, and what it opens to read while it
-is built and first called. A worker tells the digests of its launch, and refuses a job that was begun with others.
+These are the file that its name refers to, imported modules that are not installed packages, and files that it reads
+while it is built and first called. A worker reports the digests of its launch. It refuses a job that was started with
+other digests.
 """
 
 from __future__ import annotations
@@ -23,30 +24,31 @@ from typing import Any
 from effbench.core.errors import NotComparable
 from effbench.user_code import opened_files
 
-WHOLE_BYTES = 64 << 20
-"""Of a file above this size only its size and its time of change are taken: hashing it would take longer than to build
-the network."""
+MAX_HASHED_BYTES = 64 << 20
+"""Of larger files only size and modification time are recorded: hashing would take longer than building the network."""
 
 _PSEUDO = tuple(Path(place) for place in ("/dev", "/proc", "/sys"))
 
 _STARTED_S = time.time()
 
 _opened: dict[str, str] = {}
-"""What networks of this process opened to read, each with what told its content then: "" where there was no file."""
+"""Files that networks of this process opened for reading, with a digest or state from then; "" if the file did not
+exist.
+"""
 _written: set[str] = set()
-"""What they opened to write and had not read before."""
+"""Files that they opened for writing and had not read before."""
 _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[None]:
-    """Note which files are opened to be read meanwhile (`opened` says which are seen)."""
-    with opened_files.told_to(_note):
+def recording_reads() -> Iterator[None]:
+    """Record the files that are opened for reading within the block (`opened_files` says which are seen)."""
+    with opened_files.listening(_record_open):
         yield
 
 
-def _note(path: str, flags: int) -> None:
-    """Take down a file that is about to be opened, with what tells its content now."""
+def _record_open(path: str, flags: int) -> None:
+    """Record a file that is about to be opened, with its current state."""
     name = os.path.abspath(path)
     if name.startswith(_prefixes()):
         return
@@ -59,60 +61,60 @@ def _note(path: str, flags: int) -> None:
         if name not in _opened:
             _opened[name] = _state(name)
     elif name in _opened or not (flags & _ACCESS == os.O_WRONLY or flags & (os.O_TRUNC | os.O_EXCL)):
-        # Perhaps it is left as it is, or written with the same words again.
-        told = _opened.setdefault(name, _state(name))
-        if told.startswith("state:") and told == _state(name):
+        # The file may stay unchanged, or be rewritten with the same content.
+        recorded = _opened.setdefault(name, _state(name))
+        if recorded.startswith("state:") and recorded == _state(name):
             _opened[name] = digest(Path(name))
     else:
         _written.add(name)
 
 
 def _state(name: str) -> str:
-    """What changes with a file's content, and costs nothing to read."""
+    """Return what changes with a file's content and needs no reading: inode, size and modification time."""
     try:
-        about = os.stat(name)
+        status = os.stat(name)
     except OSError:
         return ""
-    return f"state:{about.st_ino},{about.st_size},{about.st_mtime_ns}"
+    return f"state:{status.st_ino},{status.st_size},{status.st_mtime_ns}"
 
 
-def _is_changed(name: str, told: str) -> bool:
-    """Whether a file has other content than when this was told of it. Raises OSError."""
-    return not told or told != (_state(name) if told.startswith("state:") else digest(Path(name)))
+def _is_changed(name: str, recorded: str) -> bool:
+    """Whether a file's content differs from the recorded state or digest. Raises OSError."""
+    return not recorded or recorded != (_state(name) if recorded.startswith("state:") else digest(Path(name)))
 
 
 # --- digests ----------------------------------------------------------------------------------------
 
 
-def digests(models: Iterable[str], folder: Path | None = None, apart: Iterable[str] = ()) -> dict[str, str]:
-    """The files that the networks of this process consist of, each with what tells its content.
+def digests(models: Iterable[str], folder: Path | None = None, excluded: Iterable[str] = ()) -> dict[str, str]:
+    """Return the files that the networks of this process consist of, each with a digest of its content.
 
     Parameters
     ----------
     models : iterable of str
-        The names of the networks, which may lead to a file.
+        Names of the networks, which may refer to files.
     folder : Path, optional
-        What the names of files are relative to: the folder of the side, by default the current one.
+        Folder that file names are relative to: that of the side, by default the current one.
     apart : iterable of str
-        Folders whose files are not the networks' own, such as those of exported models.
+        Folders whose files do not count, such as those of exported models.
 
     Returns
     -------
     dict of str to str
-        By name, "sha256:…", or "size:…,changed:…" (bytes, nanoseconds) above `WHOLE_BYTES`. A file that cannot be read
-        is left out.
+        By file name, "sha256:…", or "size:…,changed:…" (bytes, nanoseconds) above `MAX_HASHED_BYTES`. Unreadable files
+        are left out.
     """
     folder = Path(os.path.abspath(folder or Path.cwd()))
-    places = (*_not_the_users(), *(Path(place).resolve() for place in apart))
+    places = (*_folders_not_of_users(), *(Path(place).resolve() for place in excluded))
     found = {}
-    # By text first: of the thousands of modules that a process has imported hardly one is the user's.
+    # Compare as text first: of thousands of imported modules few are the user's.
     prefixes = tuple(f"{place}{os.sep}" for place in places)
     for name in _files(models):
         if not name.startswith(prefixes):
             with contextlib.suppress(OSError):
                 path = Path(name)
-                if not str(path.resolve()).startswith(prefixes) and (told := digest(path)):
-                    found[_name(path, folder)] = told
+                if not str(path.resolve()).startswith(prefixes) and (recorded := digest(path)):
+                    found[_name(path, folder)] = recorded
     return found
 
 
@@ -126,20 +128,20 @@ def _files(models: Iterable[str]) -> Iterator[str]:
         elif model.startswith("pickle:"):
             pickled.add(os.path.abspath(model.partition(":")[2]))
     for name, module in list(sys.modules.items()):
-        origin = opened_files.written_file(module)
-        # What torch compiles becomes a module of its own, in a folder of its own.
+        origin = opened_files.source_file(module)
+        # Code generated by torch becomes a module in a folder of its own.
         if origin and name.partition(".")[0] not in ("effbench", "torch", "__main__"):
             names.setdefault(os.path.abspath(origin))
     yield from names
-    for name, told in list(_opened.items()):
-        if name not in names and name not in _written | pickled and not _is_passing(name):
+    for name, recorded in list(_opened.items()):
+        if name not in names and name not in _written | pickled and not _is_temporary(name):
             with contextlib.suppress(OSError):
-                if not _is_changed(name, told):
+                if not _is_changed(name, recorded):
                     yield name
 
 
-def _is_passing(name: str) -> bool:
-    """Whether this is a temporary file that did not exist before this process, or was written by it below Python."""
+def _is_temporary(name: str) -> bool:
+    """Whether this is a temporary file that is newer than this process: created by it, or written outside of Python."""
     try:
         is_temporary = Path(name).resolve().is_relative_to(Path(tempfile.gettempdir()).resolve())
         return is_temporary and os.stat(name).st_mtime >= _STARTED_S
@@ -149,34 +151,34 @@ def _is_passing(name: str) -> bool:
 
 @cache
 def _prefixes() -> tuple[str, ...]:
-    return tuple(f"{place}{os.sep}" for place in _not_the_users())
+    return tuple(f"{place}{os.sep}" for place in _folders_not_of_users())
 
 
 @cache
-def _not_the_users() -> tuple[Path, ...]:
-    """Where installed packages and the standard library lie, effbench itself, and files that are no files."""
+def _folders_not_of_users() -> tuple[Path, ...]:
+    """Return the folders of installed packages, the standard library, effbench and pseudo file systems."""
     named = sysconfig.get_paths()
     places = {named[name] for name in ("stdlib", "platstdlib", "purelib", "platlib") if name in named}
-    # And not `sys.prefix`: people make environments in the folder of a project, and put projects under /usr.
+    # `sys.prefix` is not among them: virtual environments lie in project folders, and projects lie under /usr.
     places |= {*site.getsitepackages(), site.getusersitepackages()}
-    # As they are called, and as they lie: a folder of these may be a link.
+    # Both as named and as resolved: any of these folders may be a link.
     places |= {os.path.realpath(place) for place in places}
     own = Path(__file__).resolve().parents[1]
     return (own, *_PSEUDO, *map(Path, places))
 
 
 def digest(path: Path) -> str:
-    """What tells the content of a regular file; "" for anything else. Raises OSError."""
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):
+    """Return a digest of a regular file's content; "" for anything else. Raises OSError."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         return ""
-    if about.st_size > WHOLE_BYTES:
-        return f"size:{about.st_size},changed:{about.st_mtime_ns}"
+    if status.st_size > MAX_HASHED_BYTES:
+        return f"size:{status.st_size},changed:{status.st_mtime_ns}"
     return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 def _name(path: Path, folder: Path) -> str:
-    """The file's name as a run may tell it: relative to the folder, or without the name of whose home it lies in."""
+    """Return the file's name as a run file may show it: relative to `folder`, or with ``~`` for the home folder."""
     for own in (folder, folder.resolve()):
         if path.is_relative_to(own):
             return path.relative_to(own).as_posix()
@@ -187,18 +189,18 @@ def _name(path: Path, folder: Path) -> str:
     return path.as_posix()
 
 
-def of_job(job: Mapping[str, Any]) -> dict[str, str]:
-    """The files of a worker's job; none where all its networks are effbench's own.
+def digests_of_job(job: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of a worker's job; empty if all its networks are effbench's own.
 
-    Raises NotComparable where one has other content than the job was told of.
+    Raises NotComparable if a digest differs from the one in the job.
     """
     cells = job["cells"]
     models = [spec.get("model", "") for spec in cells if not spec.get("bundled")]
     if not any(":" in model for model in models):
         return {}
-    apart = (spec["folder"] for spec in cells)
+    excluded = (spec["folder"] for spec in cells)
     folder = Path(job["folder"]) if job.get("folder") else None
-    found = digests(models, folder, apart)
+    found = digests(models, folder, excluded)
     require_same(job.get("files") or {}, found)
     return found
 
@@ -207,22 +209,19 @@ def of_job(job: Mapping[str, Any]) -> dict[str, str]:
 
 
 def require_same(before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Raise NotComparable, naming the first file that has other content than in an earlier launch of the run."""
-    changed = [name for name, told in before.items() if now.get(name, told) != told]
+    """Raise NotComparable, naming the first file whose content changed since an earlier launch of the run."""
+    changed = [name for name, recorded in before.items() if now.get(name, recorded) != recorded]
     if changed:
         name, more = changed[0], f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        was, is_ = (_shortened(each[name]) for each in (before, now))
+        was, now_is = (_shortened(each[name]) for each in (before, now))
         raise NotComparable(
-            f"{name}{more} changed since the first launch of this run (its {was[0]} was {was[1]}, is {is_[1]}); put it "
-            "back, or start a new run"
+            f"{name}{more} changed since the first launch of this run (its {was[0]} was {was[1]}, is {now_is[1]}); put "
+            "it back, or start a new run"
         )
 
 
 def require_unchanged(before: Mapping[str, str]) -> None:
-    """The same, of the files as they lie there now; the current folder is what they are relative to.
-
-    Raises NotComparable, also for a file that is no longer there.
-    """
+    """Raise NotComparable if a file changed on disk or is gone. Names are relative to the current folder."""
     now = {}
     for name in before:
         path = Path(name).expanduser()
@@ -236,8 +235,8 @@ def require_unchanged(before: Mapping[str, str]) -> None:
     require_same(before, now)
 
 
-def _shortened(told: str) -> tuple[str, str]:
-    kind, _, value = told.partition(":")
+def _shortened(recorded: str) -> tuple[str, str]:
+    kind, _, value = recorded.partition(":")
     if kind == "sha256":
         return "SHA-256", f"{value[:12]}…"
     return "size and time of change", value.replace(",changed:", " B, ")

@@ -1,10 +1,9 @@
-"""What a network keeps between calls, remembered before it runs and put back afterwards.
+"""Save the state that a network keeps between calls, and restore it.
 
-Looked at are its parameters and buffers, the attributes of its modules, and what a user's code keeps outside of them:
-globals of the files that its classes come from, attributes of those classes, and of their functions the variables that
-they share, their default arguments and their attributes. Containers of Python's own and arrays of NumPy are looked
-into, and of each tensor the gradient, to which every backward pass adds. What hides elsewhere (a cache of functools, an
-object of another library) is not seen.
+Saved are its parameters and buffers, the attributes of its modules, and state in user code outside of them: globals of
+the files that define its classes, attributes of those classes, and closures, default arguments and attributes of their
+functions. Python's containers and NumPy arrays are followed, and so is the gradient of each tensor, which every
+backward pass adds to. State elsewhere (a functools cache, an object of another library) is not found.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-MOST_WEIGHTS_BYTES = 2**31
-"""Weights of more than this are not copied: there may be no room for them twice. Buffers always are."""
+MAX_WEIGHTS_BYTES = 2**31
+"""Weights above this size are not copied, since they may not fit into memory twice. Buffers always are."""
 
-MOST_CONTAINERS = 20_000
-"""Containers that are looked into. A vocabulary may hold millions of words, and is no state."""
+MAX_CONTAINERS = 20_000
+"""Most containers that are followed. A vocabulary may hold millions of words and is no state."""
 
 LIBRARIES = frozenset(("torch", "torchvision", "timm", "transformers", "numpy", "effbench"))
-"""Packages whose globals and classes are not looked at: nothing there is a network's own state."""
+"""Packages whose globals and classes are skipped: they hold no state of a user's network."""
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _CONTAINERS = (dict, list, set, collections.deque)
@@ -37,7 +36,7 @@ _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 @dataclass(frozen=True)
 class _Place:
-    """Where values are kept: how they are read now, what they were, and how to put back one that is another now.
+    """A place that holds values: how to read them, their values before, and how to restore them.
 
     `label` names a value by its key.
     """
@@ -49,10 +48,10 @@ class _Place:
 
 
 class Snapshot:
-    """The state of a network and of its user's code when this was made."""
+    """The state of a network and its user code at the time of creation."""
 
     def __init__(self, network: nn.Module, inputs: Sequence[Any] = ()) -> None:
-        """Of the tensors among the `inputs` only gradients are looked at."""
+        """Save the state. Of tensors in `inputs` only the gradients are saved."""
         from torch.nn.modules.lazy import LazyModuleMixin
 
         self._places: list[_Place] = []
@@ -60,24 +59,26 @@ class Snapshot:
         self._seen: dict[int, Any] = {}
         self._copies: dict[int, tuple[str, Any, Any]] = {}
         weights = list(network.named_parameters())
-        if sum(_bytes(weight) for _, weight in weights) <= MOST_WEIGHTS_BYTES:
+        if sum(_bytes(weight) for _, weight in weights) <= MAX_WEIGHTS_BYTES:
             for name, weight in weights:
-                self._keep_tensor(name, weight)
+                self._save_tensor(name, weight)
         self._seen |= {id(weight): weight for _, weight in weights}
         for name, buffer in network.named_buffers():
-            self._keep_tensor(name, buffer)
+            self._save_tensor(name, buffer)
         for path, module in network.named_modules():
             if isinstance(module, LazyModuleMixin):
-                continue  # at its first call it becomes a module of another class, which nothing can undo
-            self._keep_module(f"{path}." if path else "", module)
+                continue  # its first call changes its class, which cannot be undone
+            self._save_module(f"{path}." if path else "", module)
         for kind in dict.fromkeys(kind for module in network.modules() for kind in type(module).__mro__):
             if is_users(kind.__module__):
-                self._keep_class(kind)
+                self._save_class(kind)
         found = [(name, tensor) for name, tensor, _ in self._copies.values()]
-        self._keep_gradients([*weights, *found, *((f"input {place}", value) for place, value in enumerate(inputs))])
+        self._save_gradients([*weights, *found, *((f"input {place}", value) for place, value in enumerate(inputs))])
 
     def changed(self) -> list[str]:
-        """The names of what differs now, such as ``cache`` or ``h``, each once. Generators are none of them."""
+        """Return the names of what differs now, such as ``cache`` or ``h``, each once. Random generators are not
+        included.
+        """
         found = [name for name, tensor, copy in self._copies.values() if not same(tensor, copy)]
         for place in self._places:
             now = place.read()
@@ -87,16 +88,16 @@ class Snapshot:
         return list(dict.fromkeys(found))
 
     def has_drawn(self) -> bool:
-        """Whether a generator of the network's own has been drawn from since."""
+        """Whether one of the network's own random generators has been used since."""
         return any(not same(place.read(), place.before) for place in self._generators)
 
     def restore_generators(self) -> None:
-        """Have the network's own generators draw the same numbers again."""
+        """Restore the network's own random generators, so that they draw the same numbers again."""
         for place in self._generators:
             place.restore(place.before, set())
 
     def restore(self) -> None:
-        """Put everything back. What is as it was is not touched."""
+        """Restore everything that changed; leave the rest untouched."""
         import torch
 
         self.restore_generators()
@@ -106,31 +107,31 @@ class Snapshot:
             other |= {key for key in now.keys() & place.before.keys() if now[key] is not place.before[key]}
             if other:
                 place.restore(place.before, other)
-        # Inference mode takes what was made in it as well as what was not.
+        # Inference mode allows writing to tensors created inside and outside of it.
         with torch.inference_mode():
             for _, tensor, copy in self._copies.values():
                 if not isinstance(tensor, torch.Tensor):
-                    _refill(tensor, copy)
+                    _restore_array(tensor, copy)
                 elif tensor.shape != copy.shape or tensor.stride() != copy.stride() or tensor.dtype != copy.dtype:
                     tensor.data = copy.clone()
                 elif not same(tensor, copy):
                     tensor.copy_(copy)
 
     def _is_as_before(self, now: Any, before: Any) -> bool:
-        # A tensor that was written to is found by its copy.
+        # A tensor that was written to is compared with its copy.
         return now is before or same(now, self._copies[id(before)][2] if id(before) in self._copies else before)
 
-    def _keep_tensor(self, name: str, tensor: Any) -> None:
+    def _save_tensor(self, name: str, tensor: Any) -> None:
         import torch
 
         if id(tensor) in self._copies or id(tensor) in self._seen:
             return
-        # Lazy ones have no values yet, and some subclasses cannot be copied.
+        # Lazy tensors have no values yet, and some subclasses cannot be copied.
         with contextlib.suppress(Exception), torch.no_grad():
             self._copies[id(tensor)] = (name, tensor, tensor.detach().clone())
 
-    def _keep_gradients(self, found: Sequence[tuple[str, Any]]) -> None:
-        """What a backward pass adds to."""
+    def _save_gradients(self, found: Sequence[tuple[str, Any]]) -> None:
+        """Save gradients, which a backward pass adds to."""
         import torch
 
         tensors = {id(value): (name, value) for name, value in reversed(found) if isinstance(value, torch.Tensor)}
@@ -147,108 +148,108 @@ class Snapshot:
             return f"{tensors[key][0]}.grad"
 
         place = _Place(label, read, read(), restore)
-        if sum(map(_bytes, place.before.values())) <= MOST_WEIGHTS_BYTES:
+        if sum(map(_bytes, place.before.values())) <= MAX_WEIGHTS_BYTES:
             for key, gradient in place.before.items():
-                self._keep_tensor(label(key), gradient)
+                self._save_tensor(label(key), gradient)
         self._places.append(place)
 
-    def _keep_array(self, name: str, array: Any) -> None:
-        if id(array) not in self._copies and array.nbytes <= MOST_WEIGHTS_BYTES:
+    def _save_array(self, name: str, array: Any) -> None:
+        if id(array) not in self._copies and array.nbytes <= MAX_WEIGHTS_BYTES:
             self._copies[id(array)] = (name, array, array.copy())
 
-    def _keep_module(self, path: str, module: nn.Module) -> None:
+    def _save_module(self, path: str, module: nn.Module) -> None:
         attributes = vars(module)
-        self._keep_names(lambda: attributes, lambda key: f"{path}{key}", attributes.__setitem__, attributes.__delitem__)
+        self._save_names(lambda: attributes, lambda key: f"{path}{key}", attributes.__setitem__, attributes.__delitem__)
         for name in _REGISTRIES:
             if isinstance(attributes.get(name), dict):
-                self._keep_registry(path, attributes[name])
+                self._save_registry(path, attributes[name])
         for name, value in attributes.items():
-            if name not in _OF_MODULES:
-                self._look_into(f"{path}{name}", value)
+            if name not in _SKIPPED_ATTRIBUTES:
+                self._follow(f"{path}{name}", value)
 
-    def _keep_registry(self, path: str, items: dict[str, Any]) -> None:
-        self._keep_names(lambda: items, lambda key: f"{path}{key}", items.__setitem__, items.__delitem__)
+    def _save_registry(self, path: str, items: dict[str, Any]) -> None:
+        self._save_names(lambda: items, lambda key: f"{path}{key}", items.__setitem__, items.__delitem__)
 
-    def _keep_class(self, kind: type) -> None:
-        """Its attributes, the variables that its functions share, and the globals of the file that it is from."""
-        self._keep_names(
-            lambda: _data(vars(kind)),
+    def _save_class(self, kind: type) -> None:
+        """Save a class's attributes, the closures of its functions, and the globals of its file."""
+        self._save_names(
+            lambda: _data_in(vars(kind)),
             lambda key: f"{kind.__name__}.{key}",
             lambda name, value: None if _is_resource(vars(kind), name) else setattr(kind, name, value),
             lambda name: delattr(kind, name),
         )
-        for name, value in _data(vars(kind)).items():
-            self._look_into(f"{kind.__name__}.{name}", value)
+        for name, value in _data_in(vars(kind)).items():
+            self._follow(f"{kind.__name__}.{name}", value)
         for value in list(vars(kind).values()):
-            self._look_into("", getattr(value, "__func__", value))
+            self._follow("", getattr(value, "__func__", value))
 
-    def _keep_function(self, function: types.FunctionType) -> None:
+    def _save_function(self, function: types.FunctionType) -> None:
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             if id(cell) not in self._seen:
                 self._seen[id(cell)] = cell
-                self._keep_cell(name, cell)
+                self._save_cell(name, cell)
         code, defaults = function.__code__, function.__defaults__ or ()
         first = code.co_argcount - len(defaults)
         for name, value in zip(code.co_varnames[first : code.co_argcount], defaults, strict=True):
-            self._look_into(name, value)
+            self._follow(name, value)
         for name, value in (function.__kwdefaults__ or {}).items():
-            self._look_into(name, value)
-        self._look_into(function.__name__, vars(function))  # such as what a decorator has wrapped
+            self._follow(name, value)
+        self._follow(function.__name__, vars(function))  # such as the function that a decorator has wrapped
         names = function.__globals__
         if id(names) not in self._seen:
             self._seen[id(names)] = names
-            self._keep_names(
-                lambda: _data(names),
+            self._save_names(
+                lambda: _data_in(names),
                 str,
                 lambda name, value: None if _is_resource(names, name) else names.__setitem__(name, value),
                 names.__delitem__,
             )
-            for name, value in _data(names).items():
-                self._look_into(name, value)
+            for name, value in _data_in(names).items():
+                self._follow(name, value)
 
-    def _keep_cell(self, name: str, cell: Any) -> None:
+    def _save_cell(self, name: str, cell: Any) -> None:
         def read() -> dict[str, Any]:
             try:
-                return _data({name: cell.cell_contents})
-            except ValueError:  # nothing in it as yet
+                return _data_in({name: cell.cell_contents})
+            except ValueError:  # the cell is still empty
                 return {}
 
-        self._keep_names(read, str, lambda _, value: setattr(cell, "cell_contents", value), lambda _: None)
+        self._save_names(read, str, lambda _, value: setattr(cell, "cell_contents", value), lambda _: None)
         for value in read().values():
-            self._look_into(name, value)
+            self._follow(name, value)
 
-    def _look_into(self, name: str, value: Any) -> None:
+    def _follow(self, name: str, value: Any) -> None:
         import torch
 
         if isinstance(value, torch.Tensor):
-            self._keep_tensor(name, value)
+            self._save_tensor(name, value)
         elif _is_array(value):
-            self._keep_array(name, value)
-        elif isinstance(value, _PLAIN) or id(value) in self._seen or len(self._seen) > MOST_CONTAINERS:
+            self._save_array(name, value)
+        elif isinstance(value, _PLAIN) or id(value) in self._seen or len(self._seen) > MAX_CONTAINERS:
             return
         elif isinstance(value, (*_CONTAINERS, tuple)):
             self._seen[id(value)] = value
             if not isinstance(value, tuple):
-                self._keep_container(name, value)
+                self._save_container(name, value)
             for item in list(value.values() if isinstance(value, dict) else value):
-                self._look_into(name, item)
+                self._follow(name, item)
         elif isinstance(value, types.MethodType):
-            self._look_into(name, value.__self__)
-            self._look_into(name, value.__func__)
+            self._follow(name, value.__self__)
+            self._follow(name, value.__func__)
         elif isinstance(value, types.FunctionType):
             self._seen[id(value)] = value
             if is_users(value.__module__):
-                self._keep_function(value)
+                self._save_function(value)
         elif _state_of(value) is not None:
             self._seen[id(value)] = value
-            self._keep_generator(name, value)
+            self._save_generator(name, value)
         elif is_users(type(value).__module__) and not isinstance(value, (type, torch.nn.Module)):
             self._seen[id(value)] = value
-            self._look_into(name, getattr(value, "__dict__", None))
+            self._follow(name, getattr(value, "__dict__", None))
 
-    def _keep_container(self, name: str, value: Any) -> None:
+    def _save_container(self, name: str, value: Any) -> None:
         if isinstance(value, dict):
-            self._keep_names(lambda: value, lambda _: name, value.__setitem__, value.__delitem__)
+            self._save_names(lambda: value, lambda _: name, value.__setitem__, value.__delitem__)
             return
 
         def restore(before: dict[Any, Any], _: set[Any]) -> None:
@@ -260,7 +261,7 @@ class Snapshot:
 
         self._places.append(_Place(lambda _: name, read, read(), restore))
 
-    def _keep_generator(self, name: str, value: Any) -> None:
+    def _save_generator(self, name: str, value: Any) -> None:
         def restore(before: dict[Any, Any], _: set[Any]) -> None:
             _set_state(value, before[""])
 
@@ -269,7 +270,7 @@ class Snapshot:
 
         self._generators.append(_Place(lambda _: name, read, read(), restore))
 
-    def _keep_names(
+    def _save_names(
         self,
         read: Callable[[], dict[Any, Any]],
         label: Callable[[Any], str],
@@ -286,19 +287,19 @@ class Snapshot:
         self._places.append(_Place(label, lambda: dict(read()), dict(read()), restore))
 
 
-_OF_MODULES = frozenset(
+_SKIPPED_ATTRIBUTES = frozenset(
     (*_REGISTRIES, "_non_persistent_buffers_set", "_is_full_backward_hook", "_forward_hooks_always_called")
 )
-"""Attributes of every module that hold no state, or that are looked at apart."""
+"""Attributes of every module that hold no state or are saved separately."""
 
 
 def gradient_of(tensor: Any) -> Any:
-    """What backward passes have added up for a tensor; None for one that was computed, where torch warns of asking."""
+    """Return a leaf tensor's gradient; None for a computed tensor, for which torch warns."""
     return tensor.grad if tensor.is_leaf else None
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal: NaN is equal to itself, and objects of unknown kinds to others of their kind."""
+    """Whether two values are equal. NaN equals NaN; objects of unknown types equal any object of their type."""
     import torch
 
     if one is other:
@@ -308,7 +309,7 @@ def same(one: Any, other: Any) -> bool:
             return False
         try:
             return bool(torch.equal(one, other) or torch.allclose(one, other, rtol=0, atol=0, equal_nan=True))
-        except (RuntimeError, NotImplementedError):  # a layout, a dtype or a subclass that cannot be compared
+        except (RuntimeError, NotImplementedError):  # this layout, dtype or subclass cannot be compared
             return True
     if type(one) is not type(other):
         return False
@@ -320,19 +321,19 @@ def same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(same, one, other))
     if _is_array(one):
         return bool(one.shape == other.shape and one.dtype == other.dtype and one.tobytes() == other.tobytes())
-    if hasattr(one, "tobytes"):  # such as a number of numpy
+    if hasattr(one, "tobytes"):  # such as a numpy scalar
         return bool(one.tobytes() == other.tobytes())
     return one == other if isinstance(one, set) else True
 
 
 def is_users(module: str | None) -> bool:
-    """Whether what this module holds is a user's, and neither Python's own nor of a library that is known."""
+    """Whether this module is the user's: not of Python, nor of a known library."""
     root = (module or "builtins").partition(".")[0]
     return root not in LIBRARIES and (root == "__main__" or root not in sys.stdlib_module_names)
 
 
-def _data(names: Any) -> dict[str, Any]:
-    """Those of these names that hold values, and no module, class, function or resource."""
+def _data_in(names: Any) -> dict[str, Any]:
+    """Return the names that hold values, without modules, classes, functions and resources."""
     import torch
 
     def is_data(value: Any) -> bool:
@@ -348,18 +349,18 @@ def _data(names: Any) -> dict[str, Any]:
 
 
 def _is_resource(names: Any, name: str) -> bool:
-    """Whether a name has come to stand for what is made once and stays, such as a pool of threads."""
-    return name in names and not _data({name: names[name]})
+    """Whether a name now holds something that is created once and kept, such as a thread pool."""
+    return name in names and not _data_in({name: names[name]})
 
 
 def _is_array(value: Any) -> bool:
-    """Whether it is an array, or a number, of NumPy."""
+    """Whether it is a NumPy array or scalar."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic))
 
 
-def _refill(array: Any, copy: Any) -> None:
-    """Give an array its values back, in its place. One that nobody may write to has kept them."""
+def _restore_array(array: Any, copy: Any) -> None:
+    """Restore an array's values in place. A read-only array has kept them."""
     with contextlib.suppress(Exception):
         if array.shape != copy.shape:
             array.resize(copy.shape, refcheck=False)
@@ -368,7 +369,7 @@ def _refill(array: Any, copy: Any) -> None:
 
 
 def _state_of(value: Any) -> Any:
-    """The state of a generator of random numbers; None of anything else."""
+    """Return the state of a random generator; None for anything else."""
     import torch
 
     if isinstance(value, torch.Generator):

@@ -1,9 +1,9 @@
-"""Which files this process opens: who listens is told each path, and a gate's process keeps those that it has read.
+"""Report which files this process opens: listeners get each path, and an A/B run's process records those that it reads.
 
-An audit hook of Python's sees them, whoever holds which name of which function. No hook can be taken away again: the
-first listener installs it, and while nobody listens it looks at one list and returns. Libraries that open files below
-Python are seen where they are known to: their functions are replaced while anybody listens. What is still mapped into
-memory when a gate asks is seen too. What another process reads is not.
+A Python audit hook sees them, whatever function opens a file. An audit hook cannot be removed: the first listener
+installs it, and without listeners it only checks a list. Known libraries that open files outside of Python are covered
+too: their functions are replaced while there is a listener. Files mapped into memory are added when an A/B run asks.
+Files read by another process are not seen.
 """
 
 from __future__ import annotations
@@ -21,33 +21,35 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 Listener = Callable[[str, int], None]
-"""Is told an absolute path, links and ``..`` not resolved, that is about to be opened, and with which flags."""
+"""Called with the absolute path of a file that is about to be opened (links and ``..`` not resolved) and the open
+flags.
+"""
 
 _listeners: list[Listener] = []
 _replaced: dict[tuple[int, str], tuple[Any, Any]] = {}
-"""The functions that are replaced, by the identity of the module or class and the name: that place, what it held."""
+"""Replaced functions by identity of their module or class and name: that module or class, and the original."""
 _paths: dict[str, None] | None = None
 _LAZY: Any = getattr(importlib.util, "_LazyModule", ())
-"""What a module is until it is first used, where `importlib.util.LazyLoader` loads it."""
+"""The type of a module that `importlib.util.LazyLoader` has not loaded yet."""
 _is_hooked = False
 _lock = threading.Lock()
-_own = threading.local()
+_thread_state = threading.local()
 
 
 # --- what a gate's process has read -----------------------------------------------------------------
 
 
-def watch() -> None:
-    """Keep from now on what this process reads: it does so until its end, and only a gate's process does."""
+def start_recording() -> None:
+    """Record from now on what this process reads, until it ends. Used only by an A/B run's process."""
     global _paths
     _paths = {}
-    if _keep not in _listeners:
-        _begin(_keep)
+    if _record not in _listeners:
+        _add_listener(_record)
 
 
 @contextmanager
-def unwatched() -> Iterator[None]:
-    """Within the block whoever opens files is effbench itself."""
+def recording_suspended() -> Iterator[None]:
+    """Suspend recording within the block, while effbench itself opens files."""
     global _paths
     paths, _paths = _paths, None
     try:
@@ -56,32 +58,34 @@ def unwatched() -> Iterator[None]:
         _paths = paths
 
 
-def so_far() -> list[str]:
-    """The absolute paths, links not resolved, and of byte code its source's; nothing where nobody watches."""
+def recorded_paths() -> list[str]:
+    """Return the absolute paths recorded so far, links not resolved, with sources in place of bytecode; empty if not
+    recording.
+    """
     if _paths is None:
         return []
     paths = list(_paths)
-    with unwatched():
+    with recording_suspended():
         return list(dict.fromkeys([*map(source_of, paths), *_mapped()]))
 
 
 def source_of(path: str) -> str:
-    """The source of a file of byte code, whose time of change Python has compared; any other path as it is."""
+    """Return the source of a bytecode file, which Python has checked by modification time; any other path unchanged."""
     if not path.endswith(".pyc"):
         return path
-    source = path[:-1]  # where Python 2 put it, and `compileall -b` does
-    with suppress(ValueError):  # a name that Python does not give
+    source = path[:-1]  # where Python 2 and `compileall -b` put bytecode
+    with suppress(ValueError):  # a name that Python itself does not use
         source = importlib.util.source_from_cache(path)
     return source if os.path.isfile(source) else path
 
 
-def _keep(path: str, flags: int) -> None:
+def _record(path: str, flags: int) -> None:
     if _paths is not None and not flags & os.O_WRONLY:
         _paths[path] = None
 
 
 def _mapped() -> list[str]:
-    """The files that are mapped into memory, such as libraries that others of them needed; none where it cannot say."""
+    """Return the files mapped into memory, such as libraries loaded by other libraries; empty if unavailable."""
     try:
         with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as lines:
             found = [line.rstrip("\n").split(maxsplit=5)[5:] for line in lines]
@@ -94,36 +98,39 @@ def _mapped() -> list[str]:
 
 
 @contextmanager
-def told_to(listener: Listener) -> Iterator[None]:
-    """Tell `listener` of each file that is opened meanwhile. What it opens itself is not told, nor what it raises."""
-    _begin(listener)
+def listening(listener: Listener) -> Iterator[None]:
+    """Call `listener` for each file that is opened within the block.
+
+    Files that the listener opens itself are not reported. Its errors are ignored.
+    """
+    _add_listener(listener)
     try:
         yield
     finally:
-        _end(listener)
+        _remove_listener(listener)
 
 
-def _begin(listener: Listener) -> None:
+def _add_listener(listener: Listener) -> None:
     global _is_hooked
     with _lock:
         _listeners.append(listener)
         if not _is_hooked:
             _is_hooked = True
-            sys.addaudithook(_hear)
-        for place, name, replacing in _openers():
+            sys.addaudithook(_audit_hook)
+        for place, name, replacing in _file_openers():
             if (id(place), name) not in _replaced:
                 _replaced[id(place), name] = place, vars(place).get(name)
                 setattr(place, name, replacing(getattr(place, name)))
 
 
-def _end(listener: Listener) -> None:
+def _remove_listener(listener: Listener) -> None:
     with _lock:
         _listeners.remove(listener)
         if not _listeners:
-            _put_back()
+            _restore_functions()
 
 
-def _put_back() -> None:
+def _restore_functions() -> None:
     for (_, name), (place, held) in _replaced.items():
         if held is None:  # inherited
             delattr(place, name)
@@ -132,25 +139,25 @@ def _put_back() -> None:
     _replaced.clear()
 
 
-def _hear(event: str, args: tuple[Any, ...]) -> None:
+def _audit_hook(event: str, args: tuple[Any, ...]) -> None:
     if not _listeners or event not in ("open", "ctypes.dlopen", "sqlite3.connect"):
         return
-    with suppress(Exception):  # what we make of its name is no business of the network
+    with suppress(Exception):  # our errors must not reach the network
         if event == "open":
-            _tell(args[0], args[2])
+            _report(args[0], args[2])
         elif event == "ctypes.dlopen":
-            if os.sep in os.fsdecode(args[0]):  # not where the system has to search for it
-                _tell(args[0])
+            if os.sep in os.fsdecode(args[0]):  # a bare name is searched for by the system
+                _report(args[0])
         else:
             path = os.fsdecode(args[0])
             is_address = path.startswith("file:")
-            _tell(url2pathname(urlsplit(path).path) if is_address else path, os.O_RDWR)
+            _report(url2pathname(urlsplit(path).path) if is_address else path, os.O_RDWR)
 
 
-def _tell(path: Any, flags: int = os.O_RDONLY, folder: str = "") -> None:
-    if getattr(_own, "looks", False) or not isinstance(path, (str, bytes, os.PathLike)):
-        return  # a listener's own, or a file that is open already
-    _own.looks = True
+def _report(path: Any, flags: int = os.O_RDONLY, folder: str = "") -> None:
+    if getattr(_thread_state, "looks", False) or not isinstance(path, (str, bytes, os.PathLike)):
+        return  # opened by a listener, or already open
+    _thread_state.is_reporting = True
     try:
         name = os.path.join(folder, os.fsdecode(path))
         name = name if os.path.isabs(name) else os.path.join(os.getcwd(), name)
@@ -158,59 +165,61 @@ def _tell(path: Any, flags: int = os.O_RDONLY, folder: str = "") -> None:
             with suppress(Exception):
                 listener(name, flags)
     finally:
-        _own.looks = False
+        _thread_state.is_reporting = False
 
 
-def _openers() -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:
-    """The functions that open files below Python, or in a folder that the hook is not told, and what to put there."""
+def _file_openers() -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:
+    """Yield functions that open files outside of Python, or in a folder that the hook does not see, with their
+    replacements.
+    """
     yield os, "open", _in_folder
     torch = sys.modules.get("torch")
     if torch is None:
         return
-    yield torch.jit, "load", _telling
-    yield torch, "from_file", _telling
-    yield torch.UntypedStorage, "from_file", _telling
+    yield torch.jit, "load", _reporting
+    yield torch, "from_file", _reporting
+    yield torch.UntypedStorage, "from_file", _reporting
     if "torch.export" in sys.modules:
-        yield sys.modules["torch.export"], "load", _telling
+        yield sys.modules["torch.export"], "load", _reporting
     if "torch.package" in sys.modules:
-        yield sys.modules["torch.package"].PackageImporter, "__init__", _telling_second
-    with suppress(Exception):  # whatever keeps an optional package from being imported
+        yield sys.modules["torch.package"].PackageImporter, "__init__", _reporting_second
+    with suppress(Exception):  # any error of importing an optional package
         import safetensors
 
-        yield safetensors, "safe_open", _telling
+        yield safetensors, "safe_open", _reporting
         if "safetensors.torch" in sys.modules:
-            yield sys.modules["safetensors.torch"], "safe_open", _telling
+            yield sys.modules["safetensors.torch"], "safe_open", _reporting
 
 
-def _telling(original: Callable[..., Any], position: int = 0) -> Callable[..., Any]:
-    """The function, telling first of the file that its argument at this position names."""
+def _reporting(original: Callable[..., Any], position: int = 0) -> Callable[..., Any]:
+    """Wrap a function so that the file named by its argument at `position` is reported first."""
 
     def opening(*args: Any, **kwargs: Any) -> Any:
-        if _listeners:  # a module that was imported meanwhile may keep this
+        if _listeners:  # a module imported in the block may keep this wrapper
             with suppress(Exception):
-                _tell(args[position] if len(args) > position else next(iter(kwargs.values())))
+                _report(args[position] if len(args) > position else next(iter(kwargs.values())))
         return original(*args, **kwargs)
 
     return opening
 
 
-def _telling_second(original: Callable[..., Any]) -> Callable[..., Any]:
-    return _telling(original, 1)
+def _reporting_second(original: Callable[..., Any]) -> Callable[..., Any]:
+    return _reporting(original, 1)
 
 
 def _in_folder(original: Callable[..., int]) -> Callable[..., int]:
-    """`os.open`: the hook is told a name, and not the open folder that it is relative to."""
+    """Wrap `os.open`: the hook sees a name but not the folder descriptor that it is relative to."""
 
     def opening(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         if dir_fd is None or not _listeners:
             return original(path, flags, mode, dir_fd=dir_fd)
         with suppress(Exception):
-            _tell(path, flags, os.readlink(f"/proc/self/fd/{dir_fd}"))
-        looks, _own.looks = getattr(_own, "looks", False), True
+            _report(path, flags, os.readlink(f"/proc/self/fd/{dir_fd}"))
+        is_reporting, _thread_state.is_reporting = getattr(_thread_state, "looks", False), True
         try:
             return original(path, flags, mode, dir_fd=dir_fd)
         finally:
-            _own.looks = looks
+            _thread_state.is_reporting = is_reporting
 
     return opening
 
@@ -218,10 +227,11 @@ def _in_folder(original: Callable[..., int]) -> Callable[..., int]:
 # --- modules ----------------------------------------------------------------------------------------
 
 
-def written_file(module: Any) -> str | None:
-    """What a loaded module says that it was loaded from. Runs nothing of it: asked for its ``__file__``, a module that
-    is loaded when it is first used loads, and what else stands among the modules raises whatever it likes. None where
-    it does not say, or has run nothing so far.
+def source_file(module: Any) -> str | None:
+    """Return the file that a loaded module names as its source, without running any of its code.
+
+    Reading ``__file__`` would load a lazily loaded module, and other objects in `sys.modules` may raise anything. None
+    if the module names no file or has not been loaded yet.
     """
     kind = type(module)
     if kind is ModuleType:

@@ -1,4 +1,4 @@
-"""The random state of torch, Python and numpy, remembered and put back."""
+"""Save and restore the random state of torch, Python and numpy."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from effbench.user_code.module_state import same
 
 
 class RandomState:
-    """The random state of torch, Python and, where it is imported, numpy, when this was made."""
+    """The random state of torch, Python and, if it is imported, numpy, at the time of creation."""
 
     def __init__(self) -> None:
         self._before = _random_state()
 
-    def moved(self) -> bool:
-        """Whether anything was drawn since."""
+    def has_drawn(self) -> bool:
+        """Whether any random number was drawn since."""
         return not same(self._before, _random_state())
 
     def restore(self) -> None:
-        """Draw the same numbers again."""
+        """Restore the state, so that the same numbers are drawn again."""
         import torch
 
         random.setstate(self._before["python"])

@@ -1,4 +1,4 @@
-"""The trees of the two sides of a gate: which files each holds for a module, and where a file comes from."""
+"""Describe the source trees of both sides of an A/B run: the files of each module, and where a file comes from."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ from effbench.core.errors import ForeignCode
 
 MODULES = (".py", ".pyx", ".so", ".pyd")
 PROJECTS = ("pyproject.toml", "setup.cfg", "setup.py")
-"""Files that say what a project is called when it is installed."""
+"""Files that contain a project's distribution name."""
 _ENDINGS = (*MODULES, *PROJECTS)
 INITS = frozenset({"__init__.py", "__init__.pyx"})
 _VENDORED = re.compile(r"vendor|third.?part|extern", re.IGNORECASE)
-_APART = re.compile(rf"{_VENDORED.pattern}|test|example|doc|bench", re.IGNORECASE)
-"""Folders where a package is hardly the project's own: another's, or named after another's."""
+_NOT_OWN_FOLDERS = re.compile(rf"{_VENDORED.pattern}|test|example|doc|bench", re.IGNORECASE)
+"""Folders whose packages are rarely the project's own: vendored, or named after another package."""
 
 
 def write_listing(file: Path, paths: Iterable[str]) -> None:
-    """Keep what `refuse_foreign` needs of the paths of a tree's files, relative to its top: it may be very many."""
+    """Write the paths that `refuse_foreign` needs, relative to the tree's top, to a file: they may be very many."""
     text = "\0".join(path for path in paths if path.endswith(_ENDINGS))
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
 @dataclass(frozen=True)
-class Held:
-    """A file that a tree has for a module, relative to its top, and the folder that would have to be imported from.
+class ModuleFile:
+    """A file of a tree that can be a certain module.
 
-    That one `is_inner` where it is a package: foo/onnx/ is hardly what others import as onnx, python/foo/ may be foo.
+    `path` is relative to the tree's top, `root` is the folder that it would be imported from. `is_inner` says that this
+    folder is a package: foo/onnx/ is rarely what others import as onnx, but python/foo/ may be foo.
     """
 
     path: str
@@ -60,10 +61,11 @@ class Tree:
             if path.endswith(MODULES):
                 self._by_name[_parts(path)[-1]].append(path)
 
-    def holding(self, module: str) -> list[Held]:
-        """The files that can be this module where modules are imported from the top, or from any other folder. A single
-        file within a package is none, nor is a vendored copy there: pip/_vendor/six.py is not the six that others
-        import.
+    def files_of(self, module: str) -> list[ModuleFile]:
+        """Return the files that can be this module, imported from the tree's top or from any other folder.
+
+        A single file within a package does not count, nor does a vendored copy: pip/_vendor/six.py is not the six that
+        others import.
         """
         wanted, found = module.split("."), []
         for path in self._by_name.get(wanted[-1], ()):
@@ -74,26 +76,26 @@ class Tree:
             is_inner = root in self._packages and root != ""
             if is_inner and (_VENDORED.search(root) or (len(wanted) == 1 and os.path.basename(path) not in INITS)):
                 continue
-            found.append(Held(path, root, is_inner))
+            found.append(ModuleFile(path, root, is_inner))
         return found
 
     def named(self, *names: str) -> list[str]:
-        """The files of modules with one of these last names, whatever folder they are in."""
+        """Return the files of modules with one of these last names, in any folder."""
         return [path for name in dict.fromkeys(names) for path in self._by_name.get(name, ())]
 
     @cached_property
     def projects(self) -> frozenset[str] | None:
-        """What the projects in this tree are called when they are installed; None where they do not say."""
+        """Return the distribution names of the projects in this tree; None if they cannot be read."""
         files = [self.top / path for path in self.files if os.path.basename(path) in PROJECTS]
         names = frozenset().union(*map(_names_in, files))
         return None if "" in names or (not names and any(map(_is_installable, files))) else names
 
 
 class Trees:
-    """The tree of this side, `own`, and of the other one. `folder` is where this side works, in its own tree."""
+    """The trees of this side (`own`) and of the other side. `folder` is this side's working folder."""
 
-    RECORDED = "record that revision where it is complete (check --save-baseline DIR), then check --baseline DIR"
-    """What works for files that git does not keep."""
+    BASELINE_ADVICE = "record that revision where it is complete (check --save-baseline DIR), then check --baseline DIR"
+    """Advice for files that git does not track."""
 
     def __init__(self, own: Tree, other: Tree, folder: Path, paths: Sequence[str]) -> None:
         self.own, self.other, self.folder, self.paths = own, other, folder, paths
@@ -101,17 +103,18 @@ class Trees:
         self._installed = [os.path.realpath(place) for place in self._installation]
 
     def is_own(self, file: str) -> bool:
-        """Is this real path a file of this side's own tree? A copy that git does not know, where it knows another one,
-        is not: `_require_own` looks at those.
-        """
-        return self.is_near(file) and (not self.own.files or self.relative(file) in self.own.files)
+        """Whether this real path is a file of this side's own tree.
 
-    def is_near(self, file: str) -> bool:
-        """Does it lie in this side's tree, and in no environment there?"""
+        A file that git does not track, in a tree where it tracks others, is not; `_require_own` checks those.
+        """
+        return self.is_in_own_tree(file) and (not self.own.files or self.relative(file) in self.own.files)
+
+    def is_in_own_tree(self, file: str) -> bool:
+        """Whether it lies in this side's tree, outside of virtual environments there."""
         return within(file, str(self.own.top)) and not self._is_installed_in(file, str(self.own.top))
 
-    def is_of_other(self, file: str) -> bool:
-        """Does it lie in the other side's tree, and in no environment there?"""
+    def is_in_other_tree(self, file: str) -> bool:
+        """Whether it lies in the other side's tree, outside of virtual environments there."""
         own, other = str(self.own.top), str(self.other.top)
         return within(file, other) and not within(file, own) and not self._is_installed_in(file, other)
 
@@ -119,7 +122,7 @@ class Trees:
         return any(within(file, place) for place in self._installed)
 
     def _is_installed_in(self, file: str, top: str) -> bool:
-        """An environment often lies in the project that it is for; a project may also lie in an environment."""
+        """Whether it lies in a virtual environment within `top`. A project may in turn lie within an environment."""
         inner = (place for place in self._installed if place != top and within(place, top))
         return any(within(file, place) for place in inner)
 
@@ -127,8 +130,8 @@ class Trees:
         return os.path.relpath(file, self.own.top).replace(os.sep, "/")
 
     def require_inside(self, name: str, written: str, file: str) -> None:
-        """Raises ForeignCode for a module that is found in this side's tree by way of a link that leads out of it."""
-        if not os.path.isabs(written):  # torch.ops is called _ops.py
+        """Raise ForeignCode for a module in this side's tree whose link leads out of the tree."""
+        if not os.path.isabs(written):  # torch.ops has the file name _ops.py
             return
         place = os.path.normpath(written)
         top = str(self.own.top)
@@ -140,10 +143,12 @@ class Trees:
                 "keep the files themselves in the repository"
             )
 
-    def is_alike(self, place: str) -> bool:
-        """Do both sides hold the same file for a module that is there but lacks a name?"""
+    def is_same_on_both(self, place: str) -> bool:
+        """Whether both sides have the same file for a module that lacks a name."""
         files = (
-            [place] if place.endswith(".py") else [str(self.own.top / held.path) for held in self.own.holding(place)]
+            [place]
+            if place.endswith(".py")
+            else [str(self.own.top / module_file.path) for module_file in self.own.files_of(place)]
         )
         inside = [self.relative(os.path.realpath(os.path.join(self.folder, file))) for file in files]
         return any(
@@ -153,23 +158,25 @@ class Trees:
         )
 
     def is_named_by_other(self, place: str, attribute: str) -> bool:
-        """Does the other side's file for a module say this name, which this side's lacks? A name may be computed."""
+        """Whether the other side's file of a module contains this name, which this side's lacks. A name may be
+        computed.
+        """
         if place.endswith(".py"):
             files = [self.relative(os.path.realpath(os.path.join(self.folder, place)))]
         else:
-            files = [held.path for held in self.other.holding(place)]
+            files = [module_file.path for module_file in self.other.files_of(place)]
         texts = [content_of(str(self.other.top / file)) or b"" for file in files]
         word = re.compile(rf"\b{re.escape(attribute)}\b")
         return any(word.search(text.decode("utf-8", "replace")) for text in texts)
 
-    def is_build(self, file: str, held: Sequence[Held]) -> bool:
-        """Is this an extension that was built in place in this side's tree, beside the Cython file that it is of?"""
-        place = os.path.dirname(self.relative(file)) if self.is_near(file) else None
-        sources = [each.path for each in held if each.path.endswith(".pyx")]
+    def is_build(self, file: str, candidates: Sequence[ModuleFile]) -> bool:
+        """Whether this is an extension built in this side's tree, beside its Cython source."""
+        place = os.path.dirname(self.relative(file)) if self.is_in_own_tree(file) else None
+        sources = [each.path for each in candidates if each.path.endswith(".pyx")]
         return file.endswith((".so", ".pyd")) and any(os.path.dirname(path) == place for path in sources)
 
-    def ignored(self, place: str) -> str:
-        """What to say of a module that this side's tree lacks and that the other one has without git's knowledge."""
+    def untracked_advice(self, place: str) -> str:
+        """Return advice about a module that this side lacks and the other side has as an untracked file; "" if none."""
         ends = (".py", "/__init__.py", *importlib.machinery.EXTENSION_SUFFIXES)
         names = [place] if place.endswith(".py") else [f"{place.replace('.', '/')}{end}" for end in ends]
         for root in (".", *self.paths):
@@ -177,17 +184,19 @@ class Trees:
                 inside = self.relative(os.path.realpath(os.path.join(self.folder, root, name)))
                 is_unknown = place and self.other.files and inside not in self.other.files
                 if is_unknown and (
-                    said := self.only_in_other(os.path.join(root, name), f"a checkout has none; {self.RECORDED}")
+                    said := self.only_in_other(os.path.join(root, name), f"a checkout has none; {self.BASELINE_ADVICE}")
                 ):
                     return said
         return ""
 
-    def claims(self, module: str) -> list[Held]:
-        return [*self.own.holding(module), *self.other.holding(module)]
+    def files_on_either_side(self, module: str) -> list[ModuleFile]:
+        return [*self.own.files_of(module), *self.other.files_of(module)]
 
-    def copied(self, file: str, module: str) -> str | None:
-        """The file of the other side that this one, from elsewhere, is a copy of, and that this side has changed or
-        lacks. A project may be installed under a name that its folder does not have.
+    def copied_from(self, file: str, module: str) -> str | None:
+        """Return the other side's file that this file, from elsewhere, is a copy of and that this side changed or
+        lacks.
+
+        A project may be installed under another name than its folder's.
         """
         content = None
         for path in self.other.named(Path(file).stem, module.rpartition(".")[2]):
@@ -201,7 +210,7 @@ class Trees:
 
     @cached_property
     def installed(self) -> frozenset[str]:
-        """The files that the repository's own projects have installed."""
+        """Return the files that the repository's own projects have installed."""
         found = set()
         for name in (self.own.projects or frozenset()) | (self.other.projects or frozenset()):
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -209,33 +218,35 @@ class Trees:
                     found.add(os.path.realpath(str(path.locate())))
         return frozenset(found)
 
-    def is_of_another_project(self, module: str, file: str, held: Sequence[Held] = ()) -> bool:
-        """Was it installed by a project that is not this repository's, which only has a file of that name?"""
+    def is_of_another_project(self, module: str, file: str, candidates: Sequence[ModuleFile] = ()) -> bool:
+        """Whether it was installed by another project, while this repository only has a file of the same name."""
         above, number = Path(file).parents, len(module.split(".")) - (os.path.basename(file) not in INITS)
         if number >= len(above):
             return False
         place = above[number]
         found = _distribution_of(str(place), os.path.relpath(file, place).replace(os.sep, "/"))
         names = [tree.projects for tree in (self.own, self.other)]
-        if found is None or (None in names and not (held and all(each.is_inner for each in held))):
+        if found is None or (None in names and not (candidates and all(each.is_inner for each in candidates))):
             return False
-        if held and self._holds_package(module.partition(".")[0], str(place)):
+        if candidates and self._holds_package(module.partition(".")[0], str(place)):
             return False
         name, source = found
         tops = [str(tree.top) for tree in (self.own, self.other)]
         if any(name.startswith(f"{each}-") or name.endswith(f"-{each}") for tree in names for each in tree or ()):
-            return False  # such as foo-nightly of the project foo
+            return False  # such as foo-nightly for the project foo
         ours = frozenset().union(*(each for each in names if each is not None))
         return name not in ours and not (source and any(within(source, top) for top in tops))
 
     def _holds_package(self, root: str, place: str) -> bool:
-        """Does a tree hold most of the package `root` that lies in `place`, file by file? That tells more than what its
-        distribution is called: a project may be renamed, and an old release of it lies there.
+        """Whether a tree contains most files of the package `root` in `place`.
+
+        This is stronger evidence than the distribution's name: a project may be renamed while an old release is
+        installed.
         """
         for tree in (self.own, self.other):
-            for held in tree.holding(root):
-                folder, file = os.path.split(held.path)
-                if file not in INITS or held.is_inner or _APART.search(held.root):
+            for module_file in tree.files_of(root):
+                folder, file = os.path.split(module_file.path)
+                if file not in INITS or module_file.is_inner or _NOT_OWN_FOLDERS.search(module_file.root):
                     continue
                 files = [path for path in tree.files if path.startswith(f"{folder}/") and path.endswith(".py")]
                 shared = [path for path in files if os.path.isfile(os.path.join(place, root, path[len(folder) + 1 :]))]
@@ -243,16 +254,16 @@ class Trees:
                     return True
         return False
 
-    def advice(self, held: Held) -> str:
-        """What to do, so that the module is found in its own tree."""
-        root = os.path.relpath(self.own.top / held.root, self.folder)
+    def advice(self, module_file: ModuleFile) -> str:
+        """Return what to do so that the module is found in its own tree."""
+        root = os.path.relpath(self.own.top / module_file.root, self.folder)
         known = [os.path.relpath(self.folder / path, self.folder) for path in self.paths]
         if root in known:
             return "remove the other copy, or what leads there (PYTHONPATH, an editable install)"
         return f'add "{root}" to `paths` under [check] in effbench.toml, or remove the installed copy'
 
     def is_in_submodule(self, path: str) -> bool:
-        """Does it lie in a submodule, whose files a revision names without holding them?"""
+        """Whether it lies in a git submodule, whose files a revision does not contain."""
         inside = os.path.relpath(os.path.abspath(path), self.own.top).replace(os.sep, "/")
         with_submodules = self.own.top / ".gitmodules"
         text = with_submodules.read_text(errors="replace") if with_submodules.is_file() else ""
@@ -260,7 +271,9 @@ class Trees:
         return any(within(inside, place, "/") for place in places)
 
     def only_in_other(self, path: str, advice: str = "commit it, or read it from outside of both") -> str:
-        """What to say of a file or folder that this side's tree lacks and the other one has, git-ignored perhaps."""
+        """Return a message about a file or folder that only the other side's tree has, perhaps untracked; "" if
+        none.
+        """
         place = os.path.realpath(os.path.join(self.folder, path))
         if not within(place, str(self.own.top)) or os.path.exists(place):
             return ""
@@ -277,7 +290,7 @@ def _loaded(folder: str, own: str, foreign: str, paths: tuple[str, ...], listing
     return Trees(Tree(tops[0], files[0]), Tree(tops[1], files[1]), Path(os.path.realpath(folder)), paths)
 
 
-def of_job(job: Mapping[str, Any]) -> Trees:
+def trees_of_job(job: Mapping[str, Any]) -> Trees:
     own = job.get("own") or job["folder"]
     return _loaded(job["folder"], own, job["foreign"], tuple(job.get("paths", ())), tuple(job.get("listings") or ()))
 
@@ -291,7 +304,7 @@ def _listed(file: Path) -> list[str]:
 
 
 def _parts(path: str) -> list[str]:
-    """The module at a path, name by name: ``a/b/__init__.py`` is a, b."""
+    """Return the module name at a path, split at the dots: ``a/b/__init__.py`` is a, b."""
     *folders, file = path.split("/")
     return folders if file in INITS and folders else [*folders, file.partition(".")[0]]
 
@@ -315,7 +328,7 @@ def _size(file: str) -> int | None:
 
 
 def _installation() -> Iterator[str]:
-    """The folders that packages are installed in."""
+    """Yield the folders that packages are installed in."""
     yield from site.getsitepackages()
     yield site.getusersitepackages()
     yield sysconfig.get_path("purelib")
@@ -325,7 +338,9 @@ def _installation() -> Iterator[str]:
 
 @cache
 def _distribution_of(place: str, file: str) -> tuple[str, str] | None:
-    """Which project installed this file, relative to `place`: its name, and the folder that it was installed from."""
+    """Return the name of the project that installed this file, relative to `place`, and the folder it was installed
+    from.
+    """
     for found in importlib.metadata.distributions(path=[place]):
         record = found.read_text("RECORD") or ""
         if not record.startswith(f"{file},") and f"\n{file}," not in record:
@@ -334,19 +349,21 @@ def _distribution_of(place: str, file: str) -> tuple[str, str] | None:
             url = urlsplit(json.loads(found.read_text("direct_url.json") or "{}").get("url", ""))
         except ValueError:
             url = urlsplit("")
-        return _plain(str(found.metadata["Name"])), os.path.realpath(unquote(url.path)) if url.scheme == "file" else ""
+        return _normalised(str(found.metadata["Name"])), os.path.realpath(
+            unquote(url.path)
+        ) if url.scheme == "file" else ""
     return None
 
 
 def _names_in(file: Path) -> set[str]:
-    """What a project's file calls it. Only a literal tells, and "" is for a name that is computed."""
+    """Return the project names in a project file. Only literals can be read; "" stands for a computed name."""
     try:
         text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return set()
     if file.name != "setup.py":
-        return {_plain(name) for name in re.findall(r"^\s*\bname\s*=\s*[\"']?([\w.-]+)", text, re.MULTILINE)}
-    literals = {_plain(name) for name in re.findall(r"\bname\s*=\s*[\"']([\w.-]+)[\"']", text)}
+        return {_normalised(name) for name in re.findall(r"^\s*\bname\s*=\s*[\"']?([\w.-]+)", text, re.MULTILINE)}
+    literals = {_normalised(name) for name in re.findall(r"\bname\s*=\s*[\"']([\w.-]+)[\"']", text)}
     return literals | ({""} if re.search(r"\bname\s*=\s*[^\"'\s=]", text) else set())
 
 
@@ -357,5 +374,5 @@ def _is_installable(file: Path) -> bool:
         return False
 
 
-def _plain(name: str) -> str:
+def _normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()

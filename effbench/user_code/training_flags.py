@@ -1,4 +1,4 @@
-"""Which modules of a network train, and whether its forward changes that."""
+"""Record which modules of a network are in training mode, and detect a forward pass that changes it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Modes:
-    """Which modules of a network are in training mode, as it is when this is made.
+class TrainingFlags:
+    """The training mode of each module of a network at the time of creation.
 
-    One that torch.jit.freeze has returned has no mode.
+    A module returned by torch.jit.freeze has none.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -20,8 +20,8 @@ class Modes:
             (weakref.ref(module), module.training) for module in network.modules() if hasattr(module, "training")
         ]
 
-    def told(self) -> str:
-        """What a forward has done to them since, after "its forward"; "" where each is as it was."""
+    def changes_text(self) -> str:
+        """Describe what a forward pass has changed since, to follow "its forward"; "" if nothing."""
         for reference, training in self._before:
             module = reference()
             if module is not None and module.training != training:

@@ -1,4 +1,6 @@
-"""Networks by name: list them, look up what is published about them, build them. Importing this imports no torch."""
+"""Look up networks by name: list them, read what is published about them, build them. Importing this imports no
+torch.
+"""
 
 from __future__ import annotations
 
@@ -16,32 +18,52 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "build", "entry", "exists", "names", "resolve"]
 
-_OWN = " A network of your own is written package.module:factory or path/file.py:factory."
+_OWN_NETWORK_HINT = " A network of your own is written package.module:factory or path/file.py:factory."
 
 
 def names(kind: str = "network") -> tuple[str, ...]:
-    """Registered names, aliases included; `kind` is "network" or "probe".
+    """Return the registered names, aliases included.
 
-    Other widths of a family parse without being listed.
+    Parameters
+    ----------
+    kind : str
+        "network" or "probe".
+
+    Returns
+    -------
+    tuple of str
+        Names that `build` takes. Families also accept widths that are not listed, such as ``mobilenet_v2_x0_3``.
     """
     return tuple(
         name
-        for item in _registry.catalogue().values()
+        for item in _registry.all_entries().values()
         if item.kind == kind and "{" not in item.name
         for name in (*item.aliases, item.name)
     )
 
 
 def exists(name: str) -> bool:
-    """Does this name a network, or a family of them?"""
+    """Whether this is the name of a network or of a family of networks."""
     return bool(_registry.find(name) or _registry.family(name))
 
 
 def entry(name: str) -> Entry:
-    """What is published about this network; an alias gives the entry it stands for.
+    """Return what is published about a network.
 
-    The name of a family gives its network where it has only one. Raises UnknownName, which lists the networks of a
-    family that has several.
+    Parameters
+    ----------
+    name : str
+        A name, an alias, or the name of a family with one network.
+
+    Returns
+    -------
+    Entry
+        Published parameters, multiply-adds, input shape and sources.
+
+    Raises
+    ------
+    UnknownName
+        If there is no such network. For a family with several networks the message lists them.
     """
     found = _registry.find(name)
     if found is not None:
@@ -51,14 +73,32 @@ def entry(name: str) -> Entry:
         return members[0]
     if members:
         raise UnknownName("model", name, [min((item.name, *item.aliases), key=len) for item in members], family=True)
-    raise UnknownName("model", name, names() + names("probe"), hint=_OWN)
+    raise UnknownName("model", name, names() + names("probe"), hint=_OWN_NETWORK_HINT)
 
 
 def build(name: str, **arguments: Any) -> nn.Module:
-    """A network of the zoo with random weights. `arguments` go to its builder, on top of those its name stands for.
+    """Build a network of the zoo with random weights.
 
-    Raises UnknownName; InvalidValue for an argument that the builder does not take or refuses; ModelError when it
-    fails.
+    Parameters
+    ----------
+    name : str
+        A name of the zoo.
+    **arguments
+        Arguments of its builder, which override those that the name implies.
+
+    Returns
+    -------
+    nn.Module
+        The network, in train mode.
+
+    Raises
+    ------
+    UnknownName
+        If there is no such network.
+    InvalidValue
+        If the builder does not take or refuses an argument.
+    ModelError
+        If building fails.
     """
     found = entry(name)
     builder = getattr(importlib.import_module(f"effbench.zoo.{found.family}"), found.builder)
@@ -72,17 +112,32 @@ def build(name: str, **arguments: Any) -> nn.Module:
         network: nn.Module = builder(**arguments)
     except EffbenchError:
         raise
-    except Exception as error:  # torch refuses wrong sizes with exceptions of many kinds
+    except Exception as error:  # torch raises many kinds of errors for wrong sizes
         reason = str(error).partition("\n")[0]
         raise ModelError(f"{name} cannot be built from {arguments}: {reason}; change these arguments") from error
     return network
 
 
 def resolve(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
-    """The network that a user's word names: a zoo name, or ``module:factory`` and the like (see `zoo.external`).
+    """Build the network that a user names.
 
-    Literal arguments may follow as ``?key=value&key2=value2``; those of `arguments` win. Raises as `build` and
-    `external.load` do.
+    Parameters
+    ----------
+    spec : str
+        A zoo name, or ``module:factory`` and the other forms of `zoo.external`. Literal arguments may follow as
+        ``?key=value&key2=value2``.
+    arguments : mapping, optional
+        Arguments of the builder or factory, which override those in `spec`.
+
+    Returns
+    -------
+    nn.Module
+        The network.
+
+    Raises
+    ------
+    EffbenchError
+        As `build` and `external.load` do.
     """
     from effbench.zoo import external
 

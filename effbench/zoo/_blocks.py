@@ -1,4 +1,6 @@
-"""Pieces that several families share: convolution with norm and activation, gates, channel shuffle, widths."""
+"""Define building blocks that several network families share: convolutions with norm and activation, gates,
+shuffles.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,9 @@ def conv_norm_act(
     padded: bool = True,
     eps: float = 1e-5,
 ) -> nn.Sequential:
-    """Convolution without bias, batch norm and, unless `activation` is None, an in-place activation.
+    """Return a convolution without bias, batch norm and, unless `activation` is None, an in-place activation.
 
-    Keeps h and w at stride 1, unless not `padded`; `eps` is the norm's.
+    At stride 1 it keeps h and w if `padded`. `eps` is that of the norm.
     """
     height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
     padding = (height // 2, width // 2) if padded else 0
@@ -31,13 +33,14 @@ def conv_norm_act(
         nn.BatchNorm2d(out_channels, eps),
     ]
     if activation is not None:
-        # Safe in place: the norm's output is fresh and nobody else holds it.
+        # Safe in place: nothing else uses the norm's output.
         layers.append(activation(inplace=True))
     return nn.Sequential(*layers)
 
 
 class SqueezeExcite(nn.Module):
-    """Each channel times a gate that the means of all channels open: 1x1 to `squeezed`, activation, 1x1 back, gate.
+    """Scale each channel with a gate computed from the means of all channels: 1x1 to `squeezed`, activation, 1x1 back,
+    gate.
 
     Keeps the shape (n, c, h, w). Figure 2 of arXiv:1709.01507.
     """
@@ -54,7 +57,7 @@ class SqueezeExcite(nn.Module):
         self.activation = activation()
         self.expand = nn.Conv2d(squeezed, channels, 1)
         self.gate = gate()
-        # An untrained gate would stand half open and halve the signal of every block.
+        # An untrained gate is near 0.5 and would halve the signal in every block.
         nn.init.constant_(self.expand.bias, 2.0)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,9 +67,10 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """1x1 to `inner` (absent where nothing widens), depthwise, `gate`, linear 1x1; a shortcut where the shape stays.
+    """1x1 to `inner` (omitted if equal to the input), depthwise, `gate`, linear 1x1; a shortcut if the shape is
+    unchanged.
 
-    (n, c, h, w) to (n, out, h / stride, w / stride). Figure 4 of arXiv:1905.02244; `gate` is None for none.
+    (n, c, h, w) to (n, out, h / stride, w / stride). Figure 4 of arXiv:1905.02244. `gate` may be None.
     """
 
     def __init__(
@@ -97,7 +101,7 @@ class InvertedResidual(nn.Module):
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
-    """Interleave `groups` equal parts of the channels: (n, c, h, w) to the same shape, one copy.
+    """Interleave `groups` equal parts of the channels. Keeps the shape (n, c, h, w) and makes one copy.
 
     Figure 1 of arXiv:1707.01083.
     """
@@ -106,13 +110,13 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
-    """The multiple of `divisor` nearest to `value` (half up), at least `divisor`, never over 10 % below `value`."""
+    """Round to the nearest multiple of `divisor` (half up), at least `divisor`, never more than 10 % below `value`."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
 def check_choice(name: str, value: float, choices: Sequence[float]) -> None:
-    """Raise InvalidValue naming the nearest choices unless `value` is one of them."""
+    """Raise InvalidValue, naming the nearest choices, unless `value` is one of them."""
     if value not in choices:
         near = sorted(sorted(choices, key=lambda choice: abs(choice - value))[:2])
         listed = ", ".join(str(choice) for choice in choices)
@@ -121,18 +125,20 @@ def check_choice(name: str, value: float, choices: Sequence[float]) -> None:
 
 
 def check_width(value: float, published: Sequence[float]) -> None:
-    """Raise InvalidValue unless `value` can multiply channels: above 0, and at most 16 lest a slip fill the memory."""
+    """Raise InvalidValue unless `value` is a valid width multiplier: above 0, and at most 16 to keep a typo from
+    filling memory.
+    """
     if not 0 < value <= 16:
         near = min(published, key=lambda choice: abs(choice - value))
         raise InvalidValue(f"`width` (={value}) must be above 0 and at most 16: use {near}, the nearest published one")
 
 
 def init_for_timing(network: nn.Module, rectified: bool = True) -> None:
-    """Scale random convolution weights so that activations stay of order one through a network without trained norms.
+    """Scale random convolution weights so that activations keep their magnitude in a network without trained norms.
 
-    Untrained norms in eval mode scale nothing, so PyTorch's default initial weights shrink the signal by about 0.4 a
-    layer. Deep plain networks then compute on denormal numbers or, in half precision, on zeros, which run at another
-    speed than real data. `rectified` says whether activations follow the convolutions and halve their variance.
+    Untrained norms in eval mode do not scale, so PyTorch's default weights shrink the signal by about 0.4 per layer.
+    Deep plain networks then compute on denormals or, in half precision, on zeros, which run at another speed than real
+    data. `rectified` says whether activations follow the convolutions and halve their variance.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -140,12 +146,12 @@ def init_for_timing(network: nn.Module, rectified: bool = True) -> None:
 
 
 def global_pool(x: Tensor) -> Tensor:
-    """Mean over h and w: (n, c, h, w) to (n, c)."""
+    """Average over h and w: (n, c, h, w) to (n, c)."""
     return torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1)
 
 
 class PooledClassifier(nn.Module):
-    """Layers in a row, global average pooling, linear classifier: (n, c, h, w) to logits (n, num_classes)."""
+    """A sequence of layers, global average pooling and a linear classifier: (n, c, h, w) to logits (n, num_classes)."""
 
     def __init__(self, layers: Sequence[nn.Module], channels: int, num_classes: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Which networks exist and what is published about them: read from the family files' decorators without running them.
+"""Register networks with their published costs, and read the registry from the family files without running them.
 
-Listing and completing names must not wait seconds for torch, so `catalogue` reads the literals of every
-``@register(…)`` with `ast`. At run time the same decorator fills `REGISTERED`; a test holds the two equal.
+Listing and completing names must not wait seconds for torch. `all_entries` therefore reads the literals of every
+``@register(…)`` with `ast`. At run time the same decorator fills `REGISTERED`; a test checks that the two are equal.
 """
 
 from __future__ import annotations
@@ -19,13 +19,32 @@ Builder = TypeVar("Builder", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Entry:
-    """A network by name, with the published counts that a test holds it to.
+    """A named network with its published costs, which a test checks.
 
-    `params` is exact, `madds_million` a number as `source` prints it (its rounding included); both are None where
-    nothing is published for this form. `counts` says what that number leaves out: "conv" is a table without the
-    classifier. `published` is the network's name in the table ``published_costs``. `input_shape` excludes the batch and
-    is empty for a probe, whose input follows its arguments; `min_pixels` is the smallest height and width that every
-    layer still has something to see of. `family` is the file, `builder` the function.
+    Attributes
+    ----------
+    name, aliases
+        Names that `zoo.build` takes.
+    family, builder
+        Module of `effbench.zoo` and function that build it.
+    kind
+        "network" or "probe".
+    arguments
+        Arguments of the builder that the name implies.
+    params
+        Published number of parameters, exact; None if not published for this form.
+    madds_million
+        Published multiply-adds in millions, rounded as in `source`; None if not published.
+    counts
+        What `madds_million` includes: "conv+fc", or "conv" for a table without the classifier.
+    published
+        Its name in the table ``published_costs``; "" if it has none.
+    input_shape
+        Input shape without the batch. Empty for a probe, whose input follows from its arguments.
+    min_pixels
+        The smallest height and width that every layer can process.
+    source, paper
+        Source of the published costs, and the paper of the network.
     """
 
     name: str
@@ -45,14 +64,13 @@ class Entry:
 
 
 REGISTERED: dict[str, Entry] = {}
-"""Every entry of the family files imported so far, by name."""
+"""All entries of the family files imported so far, by name."""
 
 
 def register(name: str, **facts: Any) -> Callable[[Builder], Builder]:
-    """Name a builder; `facts` are fields of `Entry`, all literals. A name such as ``mobilenet_v2_x{width}`` stands for
-    any width.
+    """Register a builder under `name`. `facts` are fields of `Entry`, all literals.
 
-    Raises ValueError when a name or alias is already taken.
+    A name such as ``mobilenet_v2_x{width}`` stands for any width. Raises ValueError if a name or alias is taken.
     """
 
     def decorate(builder: Builder) -> Builder:
@@ -64,17 +82,19 @@ def register(name: str, **facts: Any) -> Callable[[Builder], Builder]:
 
 
 @lru_cache(maxsize=1)
-def catalogue() -> dict[str, Entry]:
-    """Every entry by name, in the order of the files and of the decorators within. Runs none of them."""
+def all_entries() -> dict[str, Entry]:
+    """Return every entry by name, in the order of the files and of their decorators. Runs no family file."""
     entries: dict[str, Entry] = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        for entry in read(path):
+        for entry in read_entries(path):
             _add(entries, entry)
     return entries
 
 
-def read(path: Path) -> tuple[Entry, ...]:
-    """The entries that one family file registers. Raises ValueError where a decorator's argument is not a literal."""
+def read_entries(path: Path) -> tuple[Entry, ...]:
+    """Return the entries that one family file registers. Raises ValueError if a decorator's argument is not a
+    literal.
+    """
     found = []
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if not isinstance(node, ast.FunctionDef):
@@ -88,11 +108,11 @@ def read(path: Path) -> tuple[Entry, ...]:
 
 
 def find(name: str) -> Entry | None:
-    """The entry of this name or alias.
+    """Return the entry of this name or alias; None if there is none.
 
-    For an unregistered width or group of a known family, an entry without counts.
+    For an unregistered width or group count of a known family, returns an entry without published costs.
     """
-    entries = catalogue()
+    entries = all_entries()
     for entry in entries.values():
         if name == entry.name or name in entry.aliases:
             return None if "{" in name else entry
@@ -105,28 +125,28 @@ def find(name: str) -> Entry | None:
 
 
 def family(name: str) -> tuple[Entry, ...]:
-    """The networks whose names go on where `name` ends: ``vgg`` is the family of vgg11 to vgg19.
+    """Return the networks of a family: ``vgg`` is the family of vgg11 to vgg19.
 
-    A name that ends inside a number or a word is a typing error, and no family's.
+    A name that ends inside a number or a word of theirs is a typing error and has no family.
     """
 
-    def goes_on(known: str) -> bool:
+    def is_member(known: str) -> bool:
         rest = known[len(name) :]
         return known.startswith(name) and (rest[:1] == "_" or (rest[:1].isdigit() and not name[-1:].isdigit()))
 
     name = name.lower()
     return tuple(
         entry
-        for entry in catalogue().values()
+        for entry in all_entries().values()
         if name[:1].isalpha() and entry.kind == "network" and "{" not in entry.name
-        and any(map(goes_on, (entry.name, *entry.aliases)))
+        and any(map(is_member, (entry.name, *entry.aliases)))
     )  # fmt: skip
 
 
 def _add(entries: dict[str, Entry], entry: Entry) -> None:
-    taken = {name for known in entries.values() for name in (known.name, *known.aliases)}
+    used = {name for known in entries.values() for name in (known.name, *known.aliases)}
     for name in (entry.name, *entry.aliases):
-        if name in taken:
+        if name in used:
             raise ValueError(f"the name '{name}' is registered twice; second use in {entry.family}.{entry.builder}")
     entries[entry.name] = entry
 
@@ -136,7 +156,7 @@ def _same_network(known: Entry, wanted: Entry) -> bool:
 
 
 def _match(template: str, name: str) -> dict[str, float] | None:
-    """Numbers at the template's braces, written the way names carry them: ``x0_75`` is 0.75, ``g3`` is 3."""
+    """Return the numbers at the template's braces: ``x0_75`` is 0.75, ``g3`` is 3. None if the name does not match."""
     parts = re.split(r"\{(\w+)\}", template)
     pattern = "".join(f"(?P<{part}>\\d+(?:_\\d+)?)" if at % 2 else re.escape(part) for at, part in enumerate(parts))
     found = re.fullmatch(pattern, name)

@@ -1,4 +1,4 @@
-"""What somebody passes as a model: a name or a module, or something else, which is told in words."""
+"""Check what a user passes as a model: accept names and modules, and explain anything else."""
 
 from __future__ import annotations
 
@@ -14,23 +14,28 @@ from effbench.zoo import model_files
 if TYPE_CHECKING:
     from torch import nn
 
-WANTED = "a torch.nn.Module, a name from `effbench list models`, or 'path/file.py:function'"
+ACCEPTED = "a torch.nn.Module, a name from `effbench list models`, or 'path/file.py:function'"
 
 
 def model(given: Any, call: str = "effbench.profile") -> str | nn.Module:
-    """What was given as a model, if it can be one.
+    """Return what was passed as a model, if it can be one.
 
     Parameters
     ----------
     given
-        A name (``"resnet18"``, ``"path/file.py:function"``) or a module. Anything else is refused.
+        A name (``"resnet18"``, ``"path/file.py:function"``) or a module.
     call
-        The function that it was given to, as the message writes it.
+        The function that it was passed to, as the message writes it.
+
+    Returns
+    -------
+    str or nn.Module
+        `given`, unchanged.
 
     Raises
     ------
     InvalidValue
-        One line on what it is and what to pass instead.
+        If it is anything else. The message says in one line what it is and what to pass instead.
     """
     if isinstance(given, str):
         return given
@@ -38,37 +43,47 @@ def model(given: Any, call: str = "effbench.profile") -> str | nn.Module:
 
     if isinstance(given, nn.Module):
         return given
-    raise InvalidValue(_told(given, call))
+    raise InvalidValue(_explain(given, call))
 
 
-def _told(given: Any, call: str) -> str:
-    """What this is, and what to pass instead."""
+def _explain(given: Any, call: str) -> str:
+    """Return what this is, and what to pass instead."""
     if given is None:
-        return f"the model is None; does the function that builds it return it? Pass {WANTED}"
-    name = _shown(getattr(given, "__name__", ""))
+        return f"the model is None; does the function that builds it return it? Pass {ACCEPTED}"
+    name = _shortened(getattr(given, "__name__", ""))
     from torch import nn
 
     if inspect.isclass(given):
         kind = name or "it"
         if issubclass(given, nn.Module):
             return f"{kind} is a class, not a network; make one of it: {call}({kind}())"
-        return f"{kind} is a class, and none of torch.nn.Module; pass {WANTED}"
-    for told in (_of_torch(given, call), _of_libraries(given), _plain(given, call)):
-        if told:
-            return told
+        return f"{kind} is a class, and none of torch.nn.Module; pass {ACCEPTED}"
+    for explanation in (
+        _explain_torch_object(given, call),
+        _explain_library_object(given),
+        _explain_python_value(given, call),
+    ):
+        if explanation:
+            return explanation
     owner = getattr(given, "__self__", None)
     if isinstance(owner, nn.Module):
         return f"the model is a method of {type(owner).__name__} ({name}); pass the network itself"
     if callable(given):
         function = given.func if isinstance(given, functools.partial) else given
-        shown = _shown(getattr(function, "__name__", "")).strip("<>") or type(given).__name__
-        built = f"{call}({shown}())" if shown.isidentifier() and shown != "lambda" else f"{call}(function())"
-        return f"the model is a function ({shown}), not a network; call it: {built}"
-    return f"the model is of type {type(given).__name__}, not a network; pass {WANTED}"
+        function_name = _shortened(getattr(function, "__name__", "")).strip("<>") or type(given).__name__
+        corrected_call = (
+            f"{call}({function_name}())"
+            if function_name.isidentifier() and function_name != "lambda"
+            else f"{call}(function())"
+        )
+        return f"the model is a function ({function_name}), not a network; call it: {corrected_call}"
+    return f"the model is of type {type(given).__name__}, not a network; pass {ACCEPTED}"
 
 
-def _of_torch(given: Any, call: str) -> str:
-    """Things of torch that are nearly a network, by the names of their types: nothing is imported for them."""
+def _explain_torch_object(given: Any, call: str) -> str:
+    """Explain torch objects that are not networks, recognised by the names of their types without importing
+    anything.
+    """
     import torch
 
     if isinstance(given, torch.Tensor):
@@ -87,7 +102,7 @@ def _of_torch(given: Any, call: str) -> str:
     return ""
 
 
-def _of_libraries(given: Any) -> str:
+def _explain_library_object(given: Any) -> str:
     kind = type(given)
     library, name = kind.__module__.partition(".")[0], kind.__name__
     known = {
@@ -106,13 +121,13 @@ def _of_libraries(given: Any) -> str:
     return ""
 
 
-def _plain(given: Any, call: str) -> str:
-    """Containers, paths and other values of Python."""
+def _explain_python_value(given: Any, call: str) -> str:
+    """Explain containers, paths and other Python values."""
     if isinstance(given, (os.PathLike, bytes)):
         path = os.fsdecode(given)
-        if not path.endswith(".py") and (told := model_files.told(path)):
-            return told
-        return f"the model is a path; pass text with a function of the file: {call}('{_shown(path)}:function')"
+        if not path.endswith(".py") and (explanation := model_files.description(path)):
+            return explanation
+        return f"the model is a path; pass text with a function of the file: {call}('{_shortened(path)}:function')"
     if isinstance(given, Mapping):
         import torch
 
@@ -121,11 +136,11 @@ def _plain(given: Any, call: str) -> str:
                 f"the model is a state dict of {len(given)} tensors; build the network, load them "
                 "(network.load_state_dict) and pass the network"
             )
-        return f"the model is a {type(given).__name__}; pass the network that is in it, or else {WANTED}"
+        return f"the model is a {type(given).__name__}; pass the network that is in it, or else {ACCEPTED}"
     if isinstance(given, (Sequence, set)):
         return f"the model is a {type(given).__name__}; pass one network at a time, or use effbench.compare for several"
     return ""
 
 
-def _shown(text: str) -> str:
+def _shortened(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:80]}…"

@@ -1,4 +1,4 @@
-"""AlexNet in one tower, as torchvision has it: 64 to 384 channels, no groups, no response normalisation."""
+"""Define AlexNet in one tower, as in torchvision: 64 to 384 channels, no groups, no response normalisation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ def conv_relu(in_channels: int, out_channels: int, kernel: int, stride: int = 1,
 
 
 class AlexNet(nn.Module):
-    """Five convolutions, max pooling after the first, second and fifth, three linear layers. Section 3.5 of the paper.
+    """Five convolutions with max pooling after the first, second and fifth, then three linear layers. Section 3.5 of
+    the paper.
 
-    The mean pooling to 6x6 does nothing at 224x224 and lets other sizes through.
+    The average pooling to 6x6 does nothing at 224x224 and makes other sizes possible.
     """
 
     def __init__(self, num_classes: int, in_channels: int) -> None:

@@ -1,7 +1,7 @@
-"""CondenseNet-74 with 4 or 8 groups as it runs after training: learned groups are an index and a group convolution.
+"""Define CondenseNet-74 with 4 or 8 groups in inference form: learned groups are an index and a group convolution.
 
-The authors' 529 and 274 M count an operation for each input of a ReLU or a pooling, and the classifier's biases: 12.7 M
-on top of 516.6 and 261.5 M multiply-adds. Counted their way, both come out to the digit.
+The authors' 529 and 274 M also count one operation per input of a ReLU or a pooling, and the classifier's biases: 12.7
+M on top of 516.6 and 261.5 M multiply-adds. Counted their way, both figures are met to the digit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BOTTLENECK = 4
 
 
 class Select(nn.Module):
-    """The channels that training kept, in the order of their groups: (n, c, …) to (n, len(kept), …), one copy."""
+    """Select the channels kept by training, in the order of their groups: (n, c, …) to (n, len(kept), …), one copy."""
 
     kept: Tensor
 
@@ -31,7 +31,7 @@ class Select(nn.Module):
 
 
 def norm_relu_conv(in_channels: int, out_channels: int, kernel: int, groups: int) -> nn.Sequential:
-    """Batch norm, ReLU and a group convolution without bias that keeps h and w."""
+    """Return batch norm, ReLU and a group convolution without bias that keeps h and w."""
     return nn.Sequential(
         nn.BatchNorm2d(in_channels),
         nn.ReLU(inplace=True),
@@ -40,11 +40,10 @@ def norm_relu_conv(in_channels: int, out_channels: int, kernel: int, groups: int
 
 
 class Unit(nn.Module):
-    """Learned 1x1 group convolution, shuffle, 3x3 group convolution; appended to the input.
+    """Learned 1x1 group convolution, shuffle and 3x3 group convolution, concatenated to the input.
 
-    Figure 1 of arXiv:1711.09224, at test time.
-
-    Untrained, each group takes every `groups`-th channel; a trained network differs in the indices only.
+    Figure 1 of arXiv:1711.09224, at test time. Untrained, each group takes every `groups`-th channel; a trained network
+    differs only in the indices.
     """
 
     def __init__(self, in_channels: int, growth: int, groups: int) -> None:
@@ -60,7 +59,9 @@ class Unit(nn.Module):
 
 
 class CondenseNet(nn.Module):
-    """3x3 stem, five dense blocks with halving between, norm, global average pooling, linear on half of it."""
+    """3x3 stem, five dense blocks with pooling by 2 between, norm, global average pooling, linear on half of the
+    channels.
+    """
 
     def __init__(self, groups: int, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -103,6 +104,8 @@ class CondenseNet(nn.Module):
     paper="arXiv:1711.09224",
 )
 def condensenet_74(groups: int = 4, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """CondenseNet-74 in its inference form, condensed by as much as it has groups. Raises InvalidValue for others."""
+    """Build CondenseNet-74 in inference form, condensed by a factor of `groups`. Raises InvalidValue for other
+    `groups`.
+    """
     check_choice("groups", groups, (4, 8))
     return CondenseNet(groups, num_classes, in_channels)

@@ -1,4 +1,4 @@
-"""DenseNet-121, 161, 169 and 201: each layer reads all earlier outputs of its block; bottlenecks, compression."""
+"""Define DenseNet-121, 161, 169 and 201: each layer reads all earlier outputs of its block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LAYOUTS = {
 
 
 def norm_act_conv(in_channels: int, out_channels: int, kernel: int = 1) -> nn.Sequential:
-    """Batch norm, ReLU and a convolution without bias that keeps h and w."""
+    """Return batch norm, ReLU and a convolution without bias that keeps h and w."""
     return nn.Sequential(
         nn.BatchNorm2d(in_channels),
         nn.ReLU(inplace=True),
@@ -27,7 +27,9 @@ def norm_act_conv(in_channels: int, out_channels: int, kernel: int = 1) -> nn.Se
 
 
 class DenseLayer(nn.Module):
-    """(n, c, h, w) to (n, c + growth, h, w): 1x1 to four times the growth rate, 3x3 to the growth rate, concatenate."""
+    """1x1 to four times the growth rate, 3x3 to the growth rate, concatenated: (n, c, h, w) to (n, c + growth, h,
+    w).
+    """
 
     def __init__(self, in_channels: int, growth: int) -> None:
         super().__init__()
@@ -38,7 +40,9 @@ class DenseLayer(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """7x7 stem, max pooling, four dense blocks with halving transitions between, norm, global pooling, classifier."""
+    """7x7 stem, max pooling, four dense blocks with transitions that halve h and w, norm, global pooling,
+    classifier.
+    """
 
     def __init__(self, depth: int, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -100,6 +104,6 @@ class DenseNet(nn.Module):
     paper="arXiv:1608.06993",
 )
 def densenet(depth: int, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """A DenseNet of this depth. Raises InvalidValue for a depth without a layout of its own."""
+    """Build a DenseNet of this depth. Raises InvalidValue for a depth without a published layout."""
     check_choice("depth", depth, tuple(LAYOUTS))
     return DenseNet(depth, num_classes, in_channels)

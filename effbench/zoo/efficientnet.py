@@ -1,6 +1,6 @@
-"""EfficientNet-B0 to B7: gated inverted residuals, deepened and widened together, at the paper's image sizes.
+"""Define EfficientNet-B0 to B7: gated inverted residuals, scaled in depth and width, at the paper's image sizes.
 
-torchvision prints B2's cost at 288x288; here it is fed the paper's 260x260.
+torchvision prints B2's cost at 288x288; here its input is the paper's 260x260.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class EfficientNet(nn.Module):
     def __init__(self, scale: int, num_classes: int, in_channels: int) -> None:
         super().__init__()
         width, depth = COEFFICIENTS[scale]
-        # torchvision's choice: the authors' 1e-3 for the large forms only.
+        # As in torchvision: the authors' 1e-3 only for the large forms.
         eps = 1e-3 if scale >= 5 else 1e-5
         previous = make_divisible(32 * width)
         layers: list[nn.Module] = [conv_norm_act(in_channels, previous, 3, 2, activation=nn.SiLU, eps=eps)]
@@ -48,7 +48,7 @@ class EfficientNet(nn.Module):
             scaled = make_divisible(channels * width)
             for position in range(math.ceil(repeat * depth)):
                 inner = previous * expansion
-                # A quarter of the block's input channels, not of the widened ones that the gate scales.
+                # A quarter of the block's input channels, not of the expanded ones that the gate scales.
                 gate = SqueezeExcite(inner, previous // 4, nn.SiLU)
                 stride = first_stride if position == 0 else 1
                 layers.append(InvertedResidual(previous, inner, scaled, kernel, stride, nn.SiLU, gate, eps))
@@ -145,6 +145,6 @@ class EfficientNet(nn.Module):
     paper="arXiv:1905.11946",
 )
 def efficientnet(scale: int, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """EfficientNet-B`scale`. Raises InvalidValue for a scale that the paper does not give."""
+    """Build EfficientNet-B`scale`. Raises InvalidValue for a scale that the paper does not have."""
     check_choice("scale", scale, tuple(range(len(COEFFICIENTS))))
     return EfficientNet(scale, num_classes, in_channels)

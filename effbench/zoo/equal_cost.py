@@ -1,9 +1,8 @@
-"""Widths at equal multiply-adds: how wide a variant of a layer must be to cost what the reference costs. Arithmetic
-only, no torch.
+"""Compute how wide a variant of a layer must be to cost as many multiply-adds as the reference. Imports no torch.
 
 All layers are 1x1 convolutions on one feature map, so their multiply-adds compare as products of channels (section 2 of
-arXiv:1807.11164). `rounding` is "floor", the widest that does not exceed the budget, or "nearest". The paper's printed
-widths for G1 and for G2 on the GPU follow "floor"; its 180 channels in 8 groups on ARM is a slip for 184, which is
+arXiv:1807.11164). `rounding` is "floor" (the widest that does not exceed the budget) or "nearest". The paper's printed
+widths for G1, and for G2 on the GPU, follow "floor". Its 180 channels in 8 groups on ARM are a typo for 184, which is
 "nearest" ("floor" gives 176).
 """
 
@@ -21,14 +20,14 @@ Rounding = Literal["floor", "nearest"]
 
 @dataclass(frozen=True)
 class Widths:
-    """Channels of the variant and how far its multiply-adds are from the reference: ``variant / reference - 1``."""
+    """Channels of the variant, and the relative error of its multiply-adds: ``variant / reference - 1``."""
 
     channels: tuple[int, ...]
     residual: float
 
 
 def check_groups(channels: int, groups: int) -> None:
-    """Raise InvalidValue with the nearest valid widths unless `groups` equal groups divide `channels`."""
+    """Raise InvalidValue, naming the nearest valid widths, unless `channels` is divisible by `groups`."""
     for name, value in (("channels", channels), ("groups", groups)):
         if value < 1:
             raise InvalidValue(f"`{name}` (={value}) must be at least 1: use 1 or more")
@@ -42,7 +41,9 @@ def check_groups(channels: int, groups: int) -> None:
 
 
 def channel_ratio(reference: int, ratio: int, rounding: Rounding = "nearest") -> Widths:
-    """c and ratio·c with c·(ratio·c) = reference²: the two widths of a G1 block. Residuals are of one such layer."""
+    """Return the widths c and ratio·c of a G1 block with c·(ratio·c) = reference². The residual is that of one
+    layer.
+    """
     channels, residual = _solve(
         reference, lambda width: ratio * width * width, 1, isqrt(reference**2 // ratio), rounding
     )
@@ -50,18 +51,19 @@ def channel_ratio(reference: int, ratio: int, rounding: Rounding = "nearest") ->
 
 
 def groups(reference: int, groups: int, rounding: Rounding = "nearest") -> Widths:
-    """c with c²/groups = reference², c a multiple of `groups`: the width of a grouped convolution in G2."""
+    """Return the width c of a grouped convolution in G2 with c²/groups = reference², where c is a multiple of
+    `groups`.
+    """
     lower = isqrt(groups * reference**2) // groups * groups
     channels, residual = _solve(reference, lambda width: width * width // groups, groups, lower, rounding)
     return Widths((channels,), residual)
 
 
 def fragments(reference: int, fragments: int, merge: str = "add", rounding: Rounding = "nearest") -> Widths:
-    """c with fragments·c² = reference²: the width of each of `fragments` convolutions in G3, in series or summed in
-    parallel.
+    """Return the width c of each of `fragments` convolutions in G3 with fragments·c² = reference².
 
-    With ``merge="concat"`` the parallel branches share the output channels, so that the width stays `reference`, which
-    must then be divisible by `fragments`.
+    The convolutions are in series, or in parallel and summed. With ``merge="concat"`` the parallel branches share the
+    output channels. The width is then `reference`, which must be divisible by `fragments`.
     """
     if merge == "concat":
         check_groups(reference, fragments)
@@ -72,9 +74,9 @@ def fragments(reference: int, fragments: int, merge: str = "add", rounding: Roun
 
 
 def _solve(reference: int, madds: Callable[[int], int], step: int, lower: int, rounding: Rounding) -> tuple[int, float]:
-    """The chosen of the two valid widths around the exact solution, with its residual.
+    """Return the better of the two valid widths around the exact solution, with its residual.
 
-    Raises InvalidValue where none fits.
+    Raises InvalidValue if neither fits.
     """
     budget = reference * reference
     candidates = [

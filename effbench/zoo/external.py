@@ -1,9 +1,9 @@
-"""Networks from outside the zoo: ``package.module:factory``, ``path/file.py:factory``, ``torchvision:name``,
+"""Load networks from outside the zoo: ``package.module:factory``, ``path/file.py:factory``, ``torchvision:name``,
 ``timm:name``.
 
-A factory is anything that returns an ``nn.Module`` when called, a class included, or a module that is ready.
-``pickle:PATH`` is how a network that exists only in memory reaches our own worker processes; unpickling runs code, so
-never point it at a stranger's file.
+A factory is any callable that returns an ``nn.Module``, such as a function or a class, or a finished module.
+``pickle:PATH`` passes a network that exists only in memory to effbench's own worker processes. Unpickling runs code, so
+never use it with a file from someone else.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ if TYPE_CHECKING:
     from torch import nn
 
 NETWORK_FAILURES = (Exception, SystemExit)
-"""A user's code may raise anything, and a script without a main guard calls `sys.exit` on import."""
+"""Errors of user code: it may raise anything, and a script without a main guard calls `sys.exit` on import."""
 
 DEFAULT_SHAPE = (3, 224, 224)
-"""What a network is fed of which nothing else is known."""
+"""Input shape of networks whose input is unknown."""
 
 
 def split_arguments(spec: str) -> tuple[str, dict[str, Any]]:
-    """``name?width=0.5&norm=batch`` as the name and its arguments.
+    """Split ``name?width=0.5&norm=batch`` into the name and its arguments.
 
-    Values are Python literals where they parse, else text.
+    Values are parsed as Python literals, or else kept as text.
     """
     name, _, query = spec.partition("?")
     return name, {key: _literal(text) for key, text in parse_qsl(query, keep_blank_values=True)}
 
 
 def load(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
-    """The network that `spec` leads to, made with `arguments`. Raises ModelError with the step that failed."""
-    name, written = split_arguments(spec)
+    """Build the network that `spec` names, with `arguments`. Raises ModelError, naming the step that failed."""
+    name, literals = split_arguments(spec)
     place, _, attribute = name.rpartition(":")
     if not place or not attribute:
         raise ModelError(f"'{name}' is no network; write package.module:factory or path/file.py:factory")
-    arguments = {**written, **(arguments or {})}
+    arguments = {**literals, **(arguments or {})}
     if place == "pickle":
         return _checked(_unpickle(Path(attribute)), name)
     if is_of_library(name):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of initial values that nobody will use
+            warnings.simplefilter("ignore")  # about initial weights, which are not used
             return _checked(_call(libraries.factory(name), arguments, name), name)
     module = module_of(place, name)
     factory = _attribute(module, attribute, place)
@@ -65,10 +65,10 @@ def load(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
     return _checked(_call(factory, arguments, name), name)
 
 
-def imported(spec: str) -> None:
-    """Import what `spec` names, as it is: what a module makes while it is imported outlives the network.
+def import_module_of(spec: str) -> None:
+    """Import the module that `spec` names. What it sets at import outlives the network.
 
-    Names of the zoo and files that hold a network have nothing to import. Raises ModelError, UnknownName.
+    Zoo names and files that hold a network import nothing. Raises ModelError, UnknownName.
     """
     name, _ = split_arguments(spec)
     place, _, attribute = name.rpartition(":")
@@ -79,22 +79,20 @@ def imported(spec: str) -> None:
 
 
 def module_of(place: str, name: str = "") -> Any:
-    """The user's module at ``path/file.py`` or ``package.module``, imported. Raises ModelError, which says `name`."""
+    """Import the user's module ``path/file.py`` or ``package.module``. Raises ModelError, which mentions `name`."""
     return _import_file(Path(place), name or place) if place.endswith(".py") else _import(place, name or place)
 
 
 def published_shape(spec: str, arguments: Mapping[str, Any] | None = None) -> tuple[int, ...] | None:
-    """The input, without the batch, that a library publishes for its network (`libraries.published_shape`); None for a
-    stranger's.
-    """
-    name, written = split_arguments(spec)
+    """Return the input shape (without the batch) that a library publishes for its network; None for other networks."""
+    name, literals = split_arguments(spec)
     if not is_of_library(name):
         return None
-    return libraries.published_shape(name, {**written, **(arguments or {})})
+    return libraries.published_shape(name, {**literals, **(arguments or {})})
 
 
 def is_of_library(name: str) -> bool:
-    """Is this ``torchvision:name`` or ``timm:name``?"""
+    """Whether this is ``torchvision:name`` or ``timm:name``."""
     return name.partition(":")[0] in LIBRARIES and ":" in name
 
 
@@ -109,13 +107,13 @@ def _import(module: str, name: str) -> Any:
     if (file := import_path.namesake(module)) is not None:
         return _import_file(file, name)
     try:
-        # A user's package usually lies in the current folder, which a console script does not search.
-        with import_path.searched("", before_python=import_path.is_pythons(module)):
-            return libraries.mended(lambda: importlib.import_module(module))
+        # A user's package usually lies in the current folder, which console scripts do not search.
+        with import_path.searched("", before_python=import_path.is_stdlib_name(module)):
+            return libraries.with_missing_schemas(lambda: importlib.import_module(module))
     except ModuleNotFoundError as error:
         missing = error.name or module
         if not f"{module}.".startswith(f"{missing}."):
-            raise _lacking(name, missing) from error
+            raise _missing_package(name, missing) from error
         absent = Absent(f"{name}: there is no module '{missing}'; install it or run where it lies")
         absent.module = module
         raise absent from error
@@ -128,43 +126,43 @@ def _import_file(path: Path, name: str) -> Any:
         absent = Absent(f"{name}: there is no file {path}; check the path (now in {Path.cwd()})")
         absent.module = str(path)
         raise absent
-    written, path = path, path.resolve()
+    literals, path = path, path.resolve()
     title = f"effbench_user_{path.stem}_{abs(hash(str(path))):x}"
 
     def load() -> Any:
         specification = importlib.util.spec_from_file_location(title, path)
         assert specification is not None and specification.loader is not None, "a .py file always has a loader"
         module = importlib.util.module_from_spec(specification)
-        # As for a script: its neighbours can be imported, and dataclasses find their module.
+        # As for a script: modules beside it can be imported, and dataclasses find their module.
         sys.modules[title] = module
         specification.loader.exec_module(module)
         return module
 
     try:
         with import_path.searched(str(path.parent)):
-            return libraries.mended(load)
+            return libraries.with_missing_schemas(load)
     except ModuleNotFoundError as error:
         sys.modules.pop(title, None)
-        raise _better_name(written, name, error) or _lacking(name, error.name or "a module") from error
+        raise _better_name(literals, name, error) or _missing_package(name, error.name or "a module") from error
     except NETWORK_FAILURES as error:  # a user's file may raise anything
         sys.modules.pop(title, None)
-        better = _better_name(written, name, error)
+        better = _better_name(literals, name, error)
         raise better or _failed(f"{name}: loading the file fails: {_reason(error)}; correct it first", error) from error
 
 
 def _better_name(path: Path, name: str, error: BaseException) -> ModelError | None:
-    """The advice to name a file as a module of its package, where that is why it fails."""
+    """Return an error that advises naming a file as a module of its package, if that is why loading failed."""
     if not isinstance(error, ImportError):
         return None
     missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
     if error.name and not missing:
-        return None  # the module is there and lacks something: no relative import of a file without a package
+        return None  # the module exists but lacks a name, so this is no relative import without a package
     better = packaged.better_name(path, name, missing)
     return ModelError(better) if better else None
 
 
 def _failed(message: str, error: BaseException) -> ModelError:
-    """The failure of a user's code, with the file that it did not find, where that is why."""
+    """Return the error for failed user code, with the file that it did not find, if that is the cause."""
     made, seen = ModelError(message), 0
     while error is not None and seen < 10:
         if isinstance(error, OSError) and isinstance(error.filename, (str, bytes)):
@@ -174,13 +172,13 @@ def _failed(message: str, error: BaseException) -> ModelError:
     return made
 
 
-def _lacking(name: str, module: str) -> ModelError:
-    """A user's code that imports what is not there."""
+def _missing_package(name: str, module: str) -> ModelError:
+    """Return the error for user code that imports a package which is not installed."""
     root = module.partition(".")[0]
     package = f"'effbench[{root}]'" if root in LIBRARIES else root
-    lacking = LacksPackage(f"{name} imports '{module}', which is not installed; pip install {package}")
-    lacking.module = module
-    return lacking
+    missing_package = LacksPackage(f"{name} imports '{module}', which is not installed; pip install {package}")
+    missing_package.module = module
+    return missing_package
 
 
 def _attribute(module: Any, attribute: str, place: str) -> Any:

@@ -1,7 +1,7 @@
-"""GoogLeNet as torchvision has it, with norm and without its two auxiliary heads, and a form for 32x32 images.
+"""Define GoogLeNet as in torchvision, with norms and without auxiliary heads, and a form for 32x32 images.
 
-The paper's third branch is 5x5. torchvision's is 3x3, as in a TensorFlow port that it took the weights from; public
-CIFAR forms put two 3x3 there, which see as far as one 5x5.
+The paper's third branch is 5x5. torchvision's is 3x3, as in the TensorFlow port that its weights come from. Public
+CIFAR forms use two 3x3 convolutions, with the same receptive field as one 5x5.
 """
 
 from __future__ import annotations
@@ -33,18 +33,22 @@ LAYERS = (
 
 
 Unit = Callable[[int, int, int], nn.Module]
-"""Makes a convolution with norm and activation from its input channels, output channels and kernel."""
+"""Creates a convolution with norm and activation from input channels, output channels and kernel."""
 
 
 class Inception(nn.Module):
-    """1x1; 1x1 and 3x3; 1x1 and `far` times 3x3; 3x3 max pooling and 1x1: side by side, concatenated. Figure 2 (b) of
-    the paper.
+    """Four parallel branches, concatenated: 1x1; 1x1 and 3x3; 1x1 and `third_branch_convs` times 3x3; 3x3 max pooling
+    and 1x1.
+
+    Figure 2 (b) of the paper.
     """
 
-    def __init__(self, in_channels: int, widths: tuple[int, ...], unit: Unit, far: int) -> None:
+    def __init__(self, in_channels: int, widths: tuple[int, ...], unit: Unit, third_branch_convs: int) -> None:
         super().__init__()
         one, to_three, three, to_far, last, pooled = widths
-        third = [unit(in_channels, to_far, 1), unit(to_far, last, 3)] + [unit(last, last, 3) for _ in range(far - 1)]
+        third = [unit(in_channels, to_far, 1), unit(to_far, last, 3)] + [
+            unit(last, last, 3) for _ in range(third_branch_convs - 1)
+        ]
         self.branches = nn.ModuleList(
             (
                 unit(in_channels, one, 1),
@@ -60,11 +64,14 @@ class Inception(nn.Module):
 
 
 class GoogLeNet(nn.Module):
-    """Stem of 192 channels, nine inception modules with pooling before the third and the eighth, global average
-    pooling, linear classifier.
+    """A stem of 192 channels, nine inception modules, global average pooling and a linear classifier.
+
+    Pooling precedes the third and the eighth module.
     """
 
-    def __init__(self, stem: nn.Module, pools: Iterable[nn.Module], unit: Unit, far: int, num_classes: int) -> None:
+    def __init__(
+        self, stem: nn.Module, pools: Iterable[nn.Module], unit: Unit, third_branch_convs: int, num_classes: int
+    ) -> None:
         super().__init__()
         self.stem = stem
         previous = 192
@@ -74,7 +81,7 @@ class GoogLeNet(nn.Module):
             if widths is None:
                 layers.append(next(following))
             else:
-                layers.append(module := Inception(previous, widths, unit, far))
+                layers.append(module := Inception(previous, widths, unit, third_branch_convs))
                 previous = module.out_channels
         self.layers = nn.Sequential(*layers)
         self.dropout = nn.Dropout(0.2)
@@ -95,7 +102,7 @@ class GoogLeNet(nn.Module):
     paper="arXiv:1409.4842",
 )
 def googlenet(num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """GoogLeNet for ImageNet. Its pooling keeps the last odd column, as Caffe's did."""
+    """Build GoogLeNet for ImageNet. Its pooling keeps the last odd column, as in Caffe."""
     unit = partial(conv_norm_act, eps=0.001)
     stem = nn.Sequential(
         unit(in_channels, 64, 7, stride=2),
@@ -117,7 +124,7 @@ def googlenet(num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
     paper="arXiv:1409.4842",
 )
 def googlenet_cifar(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """GoogLeNet for 32x32 images of CIFAR-10: one 3x3 convolution for a stem, a bias beside every norm."""
+    """Build GoogLeNet for 32x32 images of CIFAR-10: the stem is one 3x3 convolution, and convolutions have biases."""
     pools = (nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(3, 2, 1))
     return GoogLeNet(biased_unit(in_channels, 192, 3), pools, biased_unit, 2, num_classes)
 

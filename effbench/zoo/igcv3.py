@@ -1,9 +1,10 @@
-"""IGCV3-D at any width: MobileNetV2 twice as deep, its 1x1 convolutions in two groups that two shuffles join.
+"""Define IGCV3-D at any width: MobileNetV2 twice as deep, with 1x1 convolutions in two groups and two shuffles per
+unit.
 
-Channels are rounded as in the authors' code, to the nearest even number; at 1.0 the parameters are those of every
-implementation. The ShuffleNetV2 paper's Table 8 repeats the authors' own 210, 318 and 610 M for 0.7, 1.0 and 1.4, which
-are 20 %, 1.6 % and 3.4 % above convolutions and classifier. How the authors counted is not published, and no width fits
-all three; the wide gap at 0.7 says that their 0.7 is not a multiplier of 0.7 on every layer.
+Channels are rounded as in the authors' code, to the nearest even number. At 1.0 the parameters match every public
+implementation. The ShuffleNetV2 paper's Table 8 repeats the authors' own 210, 318 and 610 M for 0.7, 1.0 and 1.4. These
+are 20 %, 1.6 % and 3.4 % above a count of convolutions and classifier. How the authors counted is not published, and no
+width fits all three. The large gap at 0.7 shows that their 0.7 is not a multiplier of 0.7 on every layer.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ GROUPS = 2
 
 
 def even(value: float) -> int:
-    """The nearest whole number, or the next one where that is odd; at least 2."""
+    """Round to the nearest whole number, or up to the next one if that is odd; at least 2."""
     rounded = max(2, round(value))
     return rounded + rounded % 2
 
 
 class Unit(nn.Module):
-    """Grouped linear 1x1 expansion, shuffle, 3x3 depthwise, grouped linear 1x1, shuffle; a shortcut where the shape
-    stays.
+    """Grouped linear 1x1 expansion, shuffle, 3x3 depthwise, grouped linear 1x1, shuffle; a shortcut if the shape is
+    unchanged.
 
-    The first shuffle gives each group of the last convolution channels of both groups before; the second restores the
-    order.
+    The first shuffle gives each group of the last convolution channels of both earlier groups. The second one restores
+    the order.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
@@ -123,9 +124,9 @@ class IGCV3(PooledClassifier):
     paper="arXiv:1806.00178",
 )
 def igcv3(width: float = 1.0, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """IGCV3-D with all channels times `width`, rounded to even numbers.
+    """Build IGCV3-D with all channels times `width`, rounded to even numbers.
 
-    Raises InvalidValue for a width of 0 or less.
+    Raises InvalidValue if `width` is not above 0 and at most 16.
     """
     check_width(width, (0.25, 0.5, 0.7, 0.75, 1.0, 1.4))
     return IGCV3(width, num_classes, in_channels)

@@ -1,7 +1,7 @@
-"""Where a user's modules are looked for: in his folders first, but never instead of a module of Python or of torch.
+"""Search the user's folders for modules, but never import a user's file in place of a module of Python or torch.
 
-A file called logging.py beside a network is the user's own business until torch, which imports much only when it needs
-it, gets that file instead of Python's module.
+A file called logging.py beside a network is harmless until torch, which imports much of its code late, imports that
+file instead of Python's module.
 """
 
 from __future__ import annotations
@@ -21,30 +21,31 @@ NEEDED = frozenset(
         *("ml_dtypes", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "openvino", "ncnn", "executorch"),
     }
 )
-"""What torch, the runtimes and effbench import, much of it only when it is needed. None of it is a user's network."""
+"""Packages that torch, the runtimes and effbench import, some of them late. No user's network has such a name."""
 
 
 def load_needed(folders: Iterable[str | os.PathLike[str]]) -> None:
-    """Import torch, NumPy and what else of `NEEDED` has a namesake in these folders, before they can be searched.
+    """Import torch, NumPy and every other package of `NEEDED` that has a namesake in these folders, before they are
+    searched.
 
-    Raises ImportError where there is no torch.
+    Raises ImportError if torch is missing.
     """
     importlib.import_module("torch")
     namesakes = {"numpy"}.union(*map(_modules_in, folders)) & NEEDED
     for name in sorted(namesakes):
-        with suppress(Exception):  # not installed, or broken: whoever needs it will say so
+        with suppress(Exception):  # not installed or broken: whatever needs it will report that
             importlib.import_module(name)
 
 
 def arranged(folders: Sequence[str], path: Sequence[str]) -> list[str]:
-    """`path` with the places of Python's own modules first, and the user's `folders` right behind them."""
-    own = [entry for entry in path if entry and os.path.realpath(entry) in _PYTHONS_OWN]
+    """Return `path` with the folders of Python's own modules first, directly followed by the user's `folders`."""
+    own = [entry for entry in path if entry and os.path.realpath(entry) in _STDLIB_FOLDERS]
     return [*dict.fromkeys(own), *folders, *(entry for entry in path if entry not in own)]
 
 
 @contextmanager
 def searched(folder: str, *, before_python: bool = False) -> Iterator[None]:
-    """Within the block modules are looked for in this folder before any other but Python's own, or before those too."""
+    """Within the block, search this folder right after Python's own modules, or before them with `before_python`."""
     load_needed([folder or os.getcwd()])
     before, within = sys.path[:], [folder, *sys.path] if before_python else arranged([folder], sys.path)
     sys.path[:] = within
@@ -53,30 +54,30 @@ def searched(folder: str, *, before_python: bool = False) -> Iterator[None]:
     finally:
         if sys.path == within:
             sys.path[:] = before
-        else:  # the user's code has changed it for itself
+        else:  # the user's code has changed the path
             with suppress(ValueError):
                 sys.path.remove(folder)
 
 
-def is_pythons(module: str) -> bool:
-    """Is the first name of ``package.module`` that of a module of Python itself?"""
+def is_stdlib_name(module: str) -> bool:
+    """Whether the first name of ``package.module`` is that of a module of the standard library."""
     return module.partition(".")[0] in sys.stdlib_module_names
 
 
 def namesake(module: str) -> Path | None:
-    """The user's file here that is called like a module of Python or of `NEEDED`, whose name is taken for good."""
+    """Return the user's file that has the name of a standard-library module or of one in `NEEDED`, or None."""
     file = Path(f"{module}.py")
-    return file if (is_pythons(module) or module in NEEDED) and file.is_file() else None
+    return file if (is_stdlib_name(module) or module in NEEDED) and file.is_file() else None
 
 
-def is_of_python(path: str) -> bool:
-    """Does this real path lie among Python's own modules?"""
-    return any(path.startswith(place + os.sep) for place in _PYTHONS_OWN) and not any(
+def is_in_stdlib(path: str) -> bool:
+    """Whether this real path lies in the standard library."""
+    return any(path.startswith(place + os.sep) for place in _STDLIB_FOLDERS) and not any(
         part in ("site-packages", "dist-packages") for part in path.split(os.sep)
     )
 
 
-def _pythons_own() -> frozenset[str]:
+def _stdlib_folders() -> frozenset[str]:
     places = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
     places += [os.path.join(place, "lib-dynload") for place in places]
     version = f"python{sys.version_info.major}{sys.version_info.minor}.zip"
@@ -84,11 +85,11 @@ def _pythons_own() -> frozenset[str]:
     return frozenset(map(os.path.realpath, places))
 
 
-_PYTHONS_OWN = _pythons_own()
+_STDLIB_FOLDERS = _stdlib_folders()
 
 
 def _modules_in(folder: str | os.PathLike[str]) -> set[str]:
-    """The names of the modules and packages that lie in a folder."""
+    """Return the names of the modules and packages in a folder."""
     try:
         entries = os.listdir(folder)
     except OSError:

@@ -1,4 +1,4 @@
-"""Inception v3 without its auxiliary head: 5x5 and 7x7 convolutions taken apart into smaller ones."""
+"""Define Inception v3 without its auxiliary head: 5x5 and 7x7 convolutions are factorised into smaller ones."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ unit = partial(conv_norm_act, eps=0.001)
 shrink = partial(unit, kernel=3, stride=2, padded=False)
 
 
-class Side(nn.Module):
-    """Branches side by side on one input, concatenated."""
+class Branches(nn.Module):
+    """Parallel branches on one input, concatenated."""
 
     def __init__(self, *branches: nn.Module) -> None:
         super().__init__()
@@ -34,9 +34,9 @@ def pooled(in_channels: int, out_channels: int) -> nn.Sequential:
     return chain(nn.AvgPool2d(3, 1, 1), unit(in_channels, out_channels))
 
 
-def fine(c: int, pool_channels: int) -> tuple[Side, int]:
-    """Two 3x3 in place of a 5x5. Figure 5 of arXiv:1512.00567. Returns the module and its output channels."""
-    module = Side(
+def fine(c: int, pool_channels: int) -> tuple[Branches, int]:
+    """Return a module with two 3x3 in place of a 5x5 and its output channels. Figure 5 of arXiv:1512.00567."""
+    module = Branches(
         unit(c, 64),
         chain(unit(c, 48), unit(48, 64, 5)),
         chain(unit(c, 64), unit(64, 96, 3), unit(96, 96, 3)),
@@ -45,9 +45,9 @@ def fine(c: int, pool_channels: int) -> tuple[Side, int]:
     return module, 64 + 64 + 96 + pool_channels
 
 
-def fine_to_middle(c: int) -> tuple[Side, int]:
-    """Halves h and w by strides in two branches and max pooling in the third. Figure 10."""
-    module = Side(
+def fine_to_middle(c: int) -> tuple[Branches, int]:
+    """Return a module that halves h and w, by strides in two branches and max pooling in the third. Figure 10."""
+    module = Branches(
         shrink(c, 384),
         chain(unit(c, 64), unit(64, 96, 3), shrink(96, 96)),
         nn.MaxPool2d(3, 2),
@@ -55,9 +55,9 @@ def fine_to_middle(c: int) -> tuple[Side, int]:
     return module, 384 + 96 + c
 
 
-def middle(c: int, m: int) -> tuple[Side, int]:
-    """1x7 and 7x1 in place of 7x7, `m` channels within. Figure 6."""
-    module = Side(
+def middle(c: int, m: int) -> tuple[Branches, int]:
+    """Return a module with 1x7 and 7x1 in place of 7x7 and `m` inner channels. Figure 6."""
+    module = Branches(
         unit(c, 192),
         chain(unit(c, m), unit(m, m, (1, 7)), unit(m, 192, (7, 1))),
         chain(unit(c, m), unit(m, m, (7, 1)), unit(m, m, (1, 7)), unit(m, m, (7, 1)), unit(m, 192, (1, 7))),
@@ -66,9 +66,9 @@ def middle(c: int, m: int) -> tuple[Side, int]:
     return module, 4 * 192
 
 
-def middle_to_coarse(c: int) -> tuple[Side, int]:
-    """Halves h and w as `fine_to_middle` does."""
-    module = Side(
+def middle_to_coarse(c: int) -> tuple[Branches, int]:
+    """Return a module that halves h and w as `fine_to_middle` does."""
+    module = Branches(
         chain(unit(c, 192), shrink(192, 320)),
         chain(unit(c, 192), unit(192, 192, (1, 7)), unit(192, 192, (7, 1)), shrink(192, 192)),
         nn.MaxPool2d(3, 2),
@@ -76,13 +76,13 @@ def middle_to_coarse(c: int) -> tuple[Side, int]:
     return module, 320 + 192 + c
 
 
-def coarse(c: int) -> tuple[Side, int]:
-    """1x3 beside 3x1 in place of a 3x3. Figure 7."""
+def coarse(c: int) -> tuple[Branches, int]:
+    """Return a module with parallel 1x3 and 3x1 in place of a 3x3. Figure 7."""
 
-    def cross() -> Side:
-        return Side(unit(384, 384, (1, 3)), unit(384, 384, (3, 1)))
+    def cross() -> Branches:
+        return Branches(unit(384, 384, (1, 3)), unit(384, 384, (3, 1)))
 
-    module = Side(
+    module = Branches(
         unit(c, 320),
         chain(unit(c, 384), cross()),
         chain(unit(c, 448), unit(448, 384, 3), cross()),
@@ -107,7 +107,7 @@ class InceptionV3(nn.Module):
         )
         layers: list[nn.Module] = []
         c = 192
-        plan: tuple[Callable[[int], tuple[Side, int]], ...] = (
+        builders: tuple[Callable[[int], tuple[Branches, int]], ...] = (
             *(partial(fine, pool_channels=channels) for channels in (32, 64, 64)),
             fine_to_middle,
             *(partial(middle, m=channels) for channels in (128, 160, 160, 192)),
@@ -115,7 +115,7 @@ class InceptionV3(nn.Module):
             coarse,
             coarse,
         )
-        for build in plan:
+        for build in builders:
             module, c = build(c)
             layers.append(module)
         self.layers = chain(*layers)
@@ -139,5 +139,5 @@ class InceptionV3(nn.Module):
     paper="arXiv:1512.00567",
 )
 def inception_v3(num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """Inception v3 for images of 299x299 pixels; others from 75x75 on work too."""
+    """Build Inception v3 for images of 299x299 pixels; any size from 75x75 works."""
     return InceptionV3(num_classes, in_channels)

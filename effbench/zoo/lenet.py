@@ -1,7 +1,7 @@
-"""LeNet-5 with every C3 map seeing all S2 maps, as networks are built today.
+"""Define LeNet-5 with every C3 map connected to all S2 maps, as the network is built today.
 
-The 1998 form connects C3 sparsely, scales its pooling and ends in radial basis functions, which no library has; the
-choice costs 61,706 parameters instead of its 60,000.
+The 1998 form connects C3 sparsely, scales its pooling and ends in radial basis functions, which no library has. Dense
+connections give 61,706 parameters instead of its 60,000.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from effbench.zoo._registry import register
 
 
 class LeNet5(nn.Module):
-    """Two 5x5 convolutions, each with mean pooling, then a third that leaves one pixel of 32x32, two linear layers.
+    """Two 5x5 convolutions, each with average pooling, a third one that reduces 32x32 to one pixel, and two linear
+    layers.
 
     Section II B of doi:10.1109/5.726791.
     """
@@ -49,5 +50,5 @@ class LeNet5(nn.Module):
     paper="doi:10.1109/5.726791",
 )
 def lenet5(num_classes: int = 10, in_channels: int = 1) -> nn.Module:
-    """LeNet-5 for images of 32x32 pixels only, grey unless `in_channels` says otherwise."""
+    """Build LeNet-5 for images of exactly 32x32 pixels, grey-scale by default."""
     return LeNet5(num_classes, in_channels)

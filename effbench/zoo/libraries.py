@@ -1,8 +1,8 @@
-"""The networks of torchvision and timm: by name, with the input that each was published with.
+"""Load the networks of torchvision and timm by name, with the input shape that each was published with.
 
-A torchvision wheel of the package index is built against torch with CUDA. Beside a CPU build of torch its own library
-does not load, the operators it would bring have no schema, and importing it fails. The schemas alone mend that:
-networks build, count and run, and only detection, which calls the operators, does not.
+torchvision wheels on the package index are built against torch with CUDA. With a CPU build of torch, torchvision's own
+library does not load, its operators have no schema, and importing it fails. Defining the schemas alone fixes that:
+networks can be built, counted and run, except for detection, which calls the operators.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _T = TypeVar("_T")
 
 
 def library(name: str) -> Any:
-    """torchvision's models, or timm. Raises ModelError where it is not installed or does not load."""
-    bring = f"pip install 'effbench[{name}]' brings it"
+    """Import torchvision's models or timm. Raises ModelError if it is not installed or does not load."""
+    install_hint = f"pip install 'effbench[{name}]' brings it"
     if importlib.util.find_spec(name) is None:
-        raise ModelError(f"{name} is not installed; {bring}")
+        raise ModelError(f"{name} is not installed; {install_hint}")
     try:
-        return mended(lambda: importlib.import_module(LIBRARIES[name][0]))
+        return with_missing_schemas(lambda: importlib.import_module(LIBRARIES[name][0]))
     except ModuleNotFoundError as error:
-        raise ModelError(f"{name} needs '{error.name}', which is not installed; {bring}") from error
-    except Exception as error:  # a library built for another torch fails in many ways
+        raise ModelError(f"{name} needs '{error.name}', which is not installed; {install_hint}") from error
+    except Exception as error:  # a library built for another torch raises many kinds of errors
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
             f"{name} does not load beside this torch: {type(error).__name__}: {reason}; install the pair that "
@@ -45,12 +45,14 @@ def library(name: str) -> Any:
 
 
 def require(spec: str) -> Any:
-    """The library of ``torchvision:name`` or ``timm:name``. Raises ModelError without it, UnknownName for the name."""
+    """Return the library of ``torchvision:name`` or ``timm:name``. Raises ModelError without it, UnknownName for the
+    name.
+    """
     place, _, network = spec.partition("?")[0].rpartition(":")
     module = library(place)
     known = module.list_models()
     if place == "timm":
-        # Old names still work; a tag after the name says which weights are meant, which decides the input.
+        # timm's old names still work. A tag after the name selects weights, which decide the input shape.
         network, _, tag = network.partition(".")
         tags = [name.partition(".")[2] for name in module.list_models(f"{network}.*", pretrained=True)]
         if tag and module.is_model(network) and tag not in tags:
@@ -65,9 +67,9 @@ def require(spec: str) -> Any:
 
 
 def factory(spec: str) -> Callable[..., Any]:
-    """What builds the network of ``torchvision:name`` or ``timm:name``. Raises as `require` does.
+    """Return the function that builds ``torchvision:name`` or ``timm:name``. Raises as `require` does.
 
-    Under `without_weights` it downloads none, whatever its arguments ask for.
+    Within `without_weights` it downloads nothing, whatever its arguments ask for.
     """
     module = require(spec)
     place, _, network = spec.rpartition(":")
@@ -76,51 +78,53 @@ def factory(spec: str) -> Callable[..., Any]:
     if place == "torchvision" and "weights_backbone" in inspect.signature(module.get_model_builder(network)).parameters:
         # Segmentation and detection would otherwise download the weights of their backbone.
         defaults = {"weights_backbone": None}
-    if not _weightless.get():
-        return lambda **given: build(network, **{**defaults, **given})
+    if not _skips_weights.get():
+        return lambda **arguments: build(network, **{**defaults, **arguments})
     if place == "timm":
-        # What the weights decide about the network, such as its classes, timm reads from their entry in any case.
-        return lambda **given: build(network, **{**given, "pretrained": False})
+        # timm reads what the weights decide about the network, such as its classes, from its configuration in any case.
+        return lambda **arguments: build(network, **{**arguments, "pretrained": False})
 
-    def built(**given: Any) -> Any:
-        with _nothing_loaded(module.WeightsEnum):
-            return build(network, **{**defaults, **given})
+    def build_without_weights(**arguments: Any) -> Any:
+        with _no_weights_loaded(module.WeightsEnum):
+            return build(network, **{**defaults, **arguments})
 
-    return built
+    return build_without_weights
 
 
-_weightless: ContextVar[bool] = ContextVar("weightless", default=False)
+_skips_weights: ContextVar[bool] = ContextVar("weightless", default=False)
 
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Networks of the libraries are built without a download, with the architecture that their weights call for.
+    """Within the block, build library networks without a download, but with the architecture that their weights need.
 
-    ``?weights=DEFAULT`` and ``?pretrained=True`` decide the number of classes and more, which a count needs; the values
-    it does not.
+    ``?weights=DEFAULT`` and ``?pretrained=True`` decide the number of classes and more. Counting costs needs that, but
+    not the values of the weights.
     """
-    token = _weightless.set(True)
+    token = _skips_weights.set(True)
     try:
         yield
     finally:
-        _weightless.reset(token)
+        _skips_weights.reset(token)
 
 
-class _Nothing(dict[str, Any]):
+class _NoWeights(dict[str, Any]):
     """Stands for weights that are not loaded."""
 
 
 @contextmanager
-def _nothing_loaded(weights: Any) -> Iterator[None]:
-    """torchvision's builders run as with weights, and load nothing: they look at more of them than the classes."""
+def _no_weights_loaded(weights: Any) -> Iterator[None]:
+    """Let torchvision's builders run as with weights but load none. The weights decide more than the number of
+    classes.
+    """
     from torch import nn
 
     fetch, load = weights.get_state_dict, nn.Module.load_state_dict
 
     def load_others(self: nn.Module, state: Any, *args: Any, **named: Any) -> Any:
-        return None if isinstance(state, _Nothing) else load(self, state, *args, **named)
+        return None if isinstance(state, _NoWeights) else load(self, state, *args, **named)
 
-    weights.get_state_dict = lambda self, *args, **named: _Nothing()
+    weights.get_state_dict = lambda self, *args, **named: _NoWeights()
     nn.Module.load_state_dict = load_others  # type: ignore[assignment, method-assign]
     try:
         yield
@@ -129,11 +133,11 @@ def _nothing_loaded(weights: Any) -> Iterator[None]:
 
 
 def published_shape(spec: str, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """The input, without the batch, that torchvision or timm publishes for this network; None where it does not.
+    """Return the input shape (without the batch) that torchvision or timm publishes for this network, or None.
 
-    An input size among the arguments wins, since the network is then built for it. A torchvision network without
-    `weights` is as its smallest weights are: the larger ones were tuned at an image size that its builder has to be
-    told. Videos have 16 frames, as in torchvision's own figures. Raises as `require` does.
+    An input size in `arguments` overrides it, since the network is then built for that size. A torchvision network
+    without `weights` gets the shape of its smallest weights: larger ones were tuned at an image size that its builder
+    needs as an argument. Videos have 16 frames, as in torchvision's own figures. Raises as `require` does.
     """
     place, _, network = spec.rpartition(":")
     module = require(spec)
@@ -148,51 +152,51 @@ def published_shape(spec: str, arguments: Mapping[str, Any]) -> tuple[int, ...] 
 
 
 def own_shape(network: nn.Module) -> tuple[int, ...] | None:
-    """The input, without the batch, that a network itself says it takes; None where it says nothing.
+    """Return the input shape (without the batch) that a network itself declares, or None.
 
     Read from its attribute `input_shape` or `example_input_shape`, or from the `pretrained_cfg` that timm attaches.
     """
     config = getattr(network, "pretrained_cfg", None)
-    said = (
+    declared = (
         getattr(network, "input_shape", None),
         getattr(network, "example_input_shape", None),
         config.get("input_size") if isinstance(config, Mapping) else None,
     )
-    for shape in said:
+    for shape in declared:
         if isinstance(shape, (tuple, list)) and shape and all(isinstance(side, int) and side > 0 for side in shape):
             return tuple(shape)
     return None
 
 
-def mended(load: Callable[[], _T]) -> _T:
-    """`load()`, which may import torchvision, with the operators defined that a library which does not load lacks."""
+def with_missing_schemas(load: Callable[[], _T]) -> _T:
+    """Call `load`, which may import torchvision, and define the operator schemas that it lacks."""
     while True:
         try:
             return load()
         except RuntimeError as error:
             missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
-            if missing is None or missing[1] not in _SCHEMAS or missing[1] in _defined:
+            if missing is None or missing[1] not in _SCHEMAS or missing[1] in _defined_schemas:
                 raise
-            # What of torchvision was imported before the failure would not be imported again.
+            # Modules of torchvision imported before the failure would not be imported again.
             for half_imported in [known for known in sys.modules if known.partition(".")[0] == "torchvision"]:
                 del sys.modules[half_imported]
-            _define(missing[1])
+            _define_schema(missing[1])
 
 
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-_defined: dict[str, Any] = {}
-"""By operator, the object that defines it, which must live as long as its definition."""
+_defined_schemas: dict[str, Any] = {}
+"""By operator, the object that defines it, which must stay alive as long as the definition is used."""
 
 
-def _define(operator: str) -> None:
+def _define_schema(operator: str) -> None:
     import torch
 
     fragment: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     fragment.define(_SCHEMAS[operator])
-    _defined[operator] = fragment
+    _defined_schemas[operator] = fragment
 
 
 def _timm_shape(module: Any, network: str) -> tuple[int, ...] | None:
@@ -203,12 +207,12 @@ def _timm_shape(module: Any, network: str) -> tuple[int, ...] | None:
 def _torchvision_shape(module: Any, network: str, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
     entries = list(module.get_model_weights(network))
     chosen = [entry for entry in entries if entry.name in str(arguments.get("weights")).split(".")] or entries
-    shapes = [shape for entry in chosen if (shape := _preprocessed(entry.transforms)) is not None]
+    shapes = [shape for entry in chosen if (shape := _preprocessed_shape(entry.transforms)) is not None]
     return min(shapes, default=None)
 
 
-def _preprocessed(transforms: Any) -> tuple[int, ...] | None:
-    """What a torchvision preprocessing, a partial of its class, makes of an image or a clip."""
+def _preprocessed_shape(transforms: Any) -> tuple[int, ...] | None:
+    """Return the shape that a torchvision preprocessing (a partial of its class) produces from an image or clip."""
     kind = getattr(getattr(transforms, "func", None), "__name__", "")
     sizes = getattr(transforms, "keywords", {})
     size = sizes.get("resize_size" if kind == "SemanticSegmentation" else "crop_size")

@@ -1,4 +1,4 @@
-"""MnasNet at any width: the plain form B1, which torchvision has, and the gated A1 of the paper's figure."""
+"""Define MnasNet at any width: the plain form B1, as in torchvision, and the gated form A1 of the paper's figure."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class MnasNet(nn.Module):
             scaled = make_divisible(channels * width)
             for position in range(repeat):
                 inner = previous * expansion
-                # A quarter of the block's input channels, not of the widened ones that the gate scales.
+                # A quarter of the block's input channels, not of the expanded ones that the gate scales.
                 gate = SqueezeExcite(inner, previous // 4) if gated else None
                 stride = first_stride if position == 0 else 1
                 layers.append(InvertedResidual(previous, inner, scaled, kernel, stride, nn.ReLU, gate))
@@ -162,7 +162,7 @@ class MnasNet(nn.Module):
     paper="arXiv:1807.11626",
 )
 def mnasnet(form: str, width: float = 1.0, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """MnasNet "a1" or "b1" with the channels of its blocks times `width`, rounded to multiples of 8.
+    """Build MnasNet "a1" or "b1" with the channels of its blocks times `width`, rounded to multiples of 8.
 
     Raises InvalidValue for a width of 0 or less or above 16.
     """

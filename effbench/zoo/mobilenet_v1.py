@@ -1,4 +1,4 @@
-"""MobileNetV1 at any width: depthwise separable convolutions, ReLU."""
+"""Define MobileNetV1 at any width: depthwise separable convolutions with ReLU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 from effbench.zoo._blocks import PooledClassifier, check_width, conv_norm_act, make_divisible
 from effbench.zoo._registry import register
 
-# (output channels, stride) of each separable convolution; Table 1 of arXiv:1704.04861, whose last stride 2 is a slip
+# (output channels, stride) of each separable convolution; Table 1 of arXiv:1704.04861, whose last stride 2 is a typo
 LAYERS = (
     (64, 1),
     (128, 2),
@@ -78,9 +78,9 @@ class MobileNetV1(PooledClassifier):
     paper="arXiv:1704.04861",
 )
 def mobilenet_v1(width: float = 1.0, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """MobileNetV1 with all channels times `width`, rounded to multiples of 8.
+    """Build MobileNetV1 with all channels times `width`, rounded to multiples of 8.
 
-    Raises InvalidValue for a width of 0 or less.
+    Raises InvalidValue for a width of 0 or less or above 16.
     """
     check_width(width, (0.25, 0.5, 0.75, 1.0))
     return MobileNetV1(width, num_classes, in_channels)

@@ -1,4 +1,4 @@
-"""MobileNetV2 at any width: inverted residuals with linear bottlenecks, ReLU6."""
+"""Define MobileNetV2 at any width: inverted residuals with linear bottlenecks and ReLU6."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LAYERS = (
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion (absent at expansion 1), 3x3 depthwise, linear 1x1; a shortcut where the shape stays."""
+    """1x1 expansion (omitted at expansion 1), 3x3 depthwise, linear 1x1; a shortcut if the shape is unchanged."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -102,9 +102,9 @@ class MobileNetV2(PooledClassifier):
     paper="arXiv:1801.04381",
 )
 def mobilenet_v2(width: float = 1.0, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """MobileNetV2 with all channels times `width`, rounded to multiples of 8.
+    """Build MobileNetV2 with all channels times `width`, rounded to multiples of 8.
 
-    Raises InvalidValue for a width of 0 or less.
+    Raises InvalidValue for a width of 0 or less or above 16.
     """
     check_width(width, (0.35, 0.5, 0.75, 1.0, 1.4))
     return MobileNetV2(width, num_classes, in_channels)

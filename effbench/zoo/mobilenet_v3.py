@@ -1,4 +1,4 @@
-"""MobileNetV3 Large and Small at any width: gated inverted residuals found by search, hard-swish."""
+"""Define MobileNetV3 Large and Small at any width: gated inverted residuals found by search, with hard-swish."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class MobileNetV3(nn.Module):
         head = make_divisible(last * width)
         layers.append(conv_norm_act(previous, head, activation=nn.Hardswish, eps=EPS))
         self.features = nn.Sequential(*layers)
-        # The hidden layer keeps its size at every width: only so do the published parameters come out.
+        # The hidden layer keeps its size at every width; the published parameters are met only then.
         self.classifier = nn.Sequential(
             nn.Linear(head, hidden), nn.Hardswish(inplace=True), nn.Linear(hidden, num_classes)
         )
@@ -141,7 +141,7 @@ class MobileNetV3(nn.Module):
     paper="arXiv:1905.02244",
 )
 def mobilenet_v3(form: str, width: float = 1.0, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """MobileNetV3 "large" or "small", all channels times `width` and rounded to multiples of 8.
+    """Build MobileNetV3 "large" or "small" with all channels times `width`, rounded to multiples of 8.
 
     Raises InvalidValue for a width of 0 or less or above 16.
     """

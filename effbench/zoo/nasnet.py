@@ -1,8 +1,9 @@
-"""NASNet-A: two searched cells, stacked; the cells' table is the whole architecture.
+"""Define NASNet-A: two searched cells, stacked. The table of the cells is the whole architecture.
 
-The mobile form, 4 @ 1056, is four normal cells a stage and 1056 channels at the end. Convolutions are padded evenly on
-both sides, where the authors' TensorFlow pads even sizes on the right only; shapes and multiply-adds are the same. The
-authors' large form hands the cell after a reduction an input one cell older, at the same cost; this one does not.
+The mobile form, 4 @ 1056, has four normal cells per stage and 1056 channels at the end. Convolutions are padded evenly
+on both sides, while the authors' TensorFlow code pads even sizes on the right only; shapes and multiply-adds are the
+same. In the authors' large form the cell after a reduction gets an input that is one cell older, at the same cost; here
+it does not.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ NORM_EPS = 1e-3
 
 
 def pointwise(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
-    """ReLU, 1x1 convolution, norm. The ReLU is not in place: the states of a cell have several readers."""
+    """Return ReLU, 1x1 convolution and norm. The ReLU is not in place, because several operations read the states of a
+    cell.
+    """
     return nn.Sequential(
         nn.ReLU(),
         nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
@@ -47,7 +50,7 @@ def pointwise(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequen
 
 
 def separable(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Sequential:
-    """ReLU, depthwise, 1x1, norm, twice; the first depthwise convolution has the stride."""
+    """Return ReLU, depthwise, 1x1 and norm, twice. The first depthwise convolution has the stride."""
     layers: list[nn.Module] = []
     for channels, step in ((in_channels, stride), (out_channels, 1)):
         layers += [
@@ -60,7 +63,7 @@ def separable(in_channels: int, out_channels: int, kernel: int, stride: int) -> 
 
 
 def operation(name: str, in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """One side of a sum: (n, in, h, w) to (n, out, ceil(h / stride), ceil(w / stride))."""
+    """Return one side of a sum: (n, in, h, w) to (n, out, ceil(h / stride), ceil(w / stride))."""
     if name.startswith("separable"):
         return separable(in_channels, out_channels, int(name.removeprefix("separable")), stride)
     if name == "same":
@@ -75,8 +78,10 @@ def operation(name: str, in_channels: int, out_channels: int, stride: int) -> nn
     return nn.Sequential(pool, nn.Conv2d(in_channels, out_channels, 1, bias=False), norm)
 
 
-class Halve(nn.Module):
-    """Every second pixel, and every second pixel shifted by one, each to half of the channels; both sides halve."""
+class FactorizedReduction(nn.Module):
+    """Two 1x1 convolutions on every second pixel, one shifted by a pixel, each to half of the channels. Halves h
+    and w.
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -93,7 +98,7 @@ class Halve(nn.Module):
 
 
 class Kind(NamedTuple):
-    """A cell: its sums, the states that it concatenates, the channels of each, and its stride."""
+    """A kind of cell: its sums, the states that it concatenates, the channels of each, and its stride."""
 
     sums: Sums
     outputs: tuple[int, ...]
@@ -104,8 +109,8 @@ class Kind(NamedTuple):
 class Cell(nn.Module):
     """Five sums over two inputs, some of them concatenated.
 
-    `before` is what the other input's shape needs: its channels, and whether it is twice as large. None takes it as it
-    is, which only the first cell of a network does: there both inputs are the same tensor.
+    `before` gives the channels of the second input and whether it is twice as large. None uses that input as it is,
+    which only the first cell of a network does: both of its inputs are the same tensor.
     """
 
     def __init__(self, kind: Kind, in_channels: int, before: tuple[int, bool] | None) -> None:
@@ -119,11 +124,11 @@ class Cell(nn.Module):
             self.before = nn.Identity()
             widths[1] = in_channels
         else:
-            self.before = (Halve if before[1] else pointwise)(before[0], channels)
+            self.before = (FactorizedReduction if before[1] else pointwise)(before[0], channels)
         operations = []
         for pair in sums:
             for name, source in pair:
-                # Sums are at the new size already.
+                # Sums already have the new size.
                 from_input = source < 2
                 operations.append(
                     operation(name, widths[source] if from_input else channels, channels, stride if from_input else 1)
@@ -138,10 +143,7 @@ class Cell(nn.Module):
 
 
 class SearchedNet(nn.Module):
-    """3x3 stem, cells that each see the two outputs before them, linear classifier.
-
-    The last global average pooling follows a ReLU.
-    """
+    """3x3 stem, cells that each read the two outputs before them, ReLU, global average pooling, linear classifier."""
 
     def __init__(self, kinds: Sequence[Kind], stem_channels: int, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -157,7 +159,7 @@ class SearchedNet(nn.Module):
             previous = len(kind.outputs) * kind.channels
         self.cells = nn.ModuleList(cells)
         self.fc = nn.Linear(previous, num_classes)
-        # A sum of two doubles what the convolutions after no ReLU would keep.
+        # A sum of two terms doubles the variance that a convolution without a ReLU before it keeps.
         init_for_timing(self, rectified=False)
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.groups > 1:
@@ -185,9 +187,9 @@ class SearchedNet(nn.Module):
 def nasnet_a(
     repeat: int = 4, penultimate: int = 1056, stem_channels: int = 32, num_classes: int = 1000, in_channels: int = 3
 ) -> nn.Module:
-    """NASNet-A of `repeat` normal cells a stage and `penultimate` channels before the classifier.
+    """Build NASNet-A with `repeat` normal cells per stage and `penultimate` channels before the classifier.
 
-    Raises InvalidValue where these cannot be divided among 24 filters.
+    Raises InvalidValue if `penultimate` is not divisible by 96.
     """
     if penultimate <= 0 or penultimate % 96:
         near = max(96, round(penultimate / 96) * 96)

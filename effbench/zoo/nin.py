@@ -1,5 +1,5 @@
-"""Network in Network: mlpconv blocks, an average over the last maps instead of linear layers. ImageNet and CIFAR-10
-forms.
+"""Define Network in Network: mlpconv blocks, and average pooling in place of linear layers, for ImageNet and
+CIFAR-10.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from effbench.zoo._registry import register
 
 
 def mlpconv(in_channels: int, widths: tuple[int, int, int], kernel: int, stride: int = 1) -> list[nn.Module]:
-    """A convolution and two 1x1 ones, which slide a small perceptron over the maps. Section 3.1 of arXiv:1312.4400.
+    """Return a convolution and two 1x1 convolutions, a small perceptron at each position. Section 3.1 of
+    arXiv:1312.4400.
 
-    Keeps h and w at stride 1; the strided first layer is not padded.
+    Keeps h and w at stride 1; a strided first layer is not padded.
     """
     padding = kernel // 2 if stride == 1 else 0
     first, second, third = widths
@@ -28,7 +29,9 @@ def mlpconv(in_channels: int, widths: tuple[int, int, int], kernel: int, stride:
 
 
 class NiN(nn.Module):
-    """mlpconv blocks with pooling between, then the mean over h and w of the last, which has a map a class."""
+    """mlpconv blocks with pooling between, then global average pooling of the last block, which has one map per
+    class.
+    """
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -49,7 +52,9 @@ class NiN(nn.Module):
     paper="arXiv:1312.4400",
 )
 def nin(num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """The four blocks of the authors' Caffe definition for ImageNet. Caffe's pooling keeps the last odd column."""
+    """Build the four blocks of the authors' Caffe definition for ImageNet. Caffe's pooling keeps the last odd
+    column.
+    """
     return NiN(
         *mlpconv(in_channels, (96, 96, 96), 11, 4),
         nn.MaxPool2d(3, 2, ceil_mode=True),
@@ -72,7 +77,7 @@ def nin(num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
     paper="arXiv:1312.4400",
 )
 def nin_cifar(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """The three blocks of the authors' Caffe definition for CIFAR-10."""
+    """Build the three blocks of the authors' Caffe definition for CIFAR-10."""
     return NiN(
         *mlpconv(in_channels, (192, 160, 96), 5),
         nn.MaxPool2d(3, 2, ceil_mode=True),

@@ -1,4 +1,4 @@
-"""What the text of a user's file says of it: the package that it is a part of, and the names that it gives."""
+"""Read from the source of a user's file which package it belongs to and which names it defines."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from types import ModuleType
 
 
 def better_name(path: Path, name: str, missing: str = "") -> str | None:
-    """The advice to name a file of a package as a module: its relative imports work only then.
+    """Return advice to name a file as a module of its package, which its relative imports need; None if it is in no
+    package.
 
-    `missing` is a module that it did not find, which may be its own package. None where the file is no part of one.
+    `missing` is a module that the file failed to import, which may be its own package.
     """
-    level, imported = _relative(path)
+    level, imported = _deepest_relative_import(path)
     parts = list(path.resolve().with_suffix("").parts)
-    depth = 1  # so many of the last parts are the module's name
+    depth = 1  # number of trailing parts that form the module's name
     while depth < len(parts) - 1 and os.path.isfile(os.path.join(*parts[:-depth], "__init__.py")):
         depth += 1
     depth = max(depth, level + 1 if level else 1)
@@ -31,11 +32,11 @@ def better_name(path: Path, name: str, missing: str = "") -> str | None:
     root = os.path.join(*parts[:-depth])
     factory = name.partition("?")[0].rpartition(":")[2] if ":" in name else "FUNCTION"
     why = f"it imports '{imported}'" if level and not missing else f"it imports its own package '{missing}'"
-    return f"{path} is a part of the package {parts[-depth]} ({why}); name it {module}:{factory}{_where(root)}"
+    return f"{path} is a part of the package {parts[-depth]} ({why}); name it {module}:{factory}{_path_hint(root)}"
 
 
-def _where(root: str) -> str:
-    """What else to do, so that modules of this folder are found."""
+def _path_hint(root: str) -> str:
+    """Return what else to do so that modules in this folder are found; "" if nothing."""
     here = os.getcwd()
     if os.path.realpath(root) in map(os.path.realpath, (entry or here for entry in (here, *sys.path))):
         return ""
@@ -43,8 +44,8 @@ def _where(root: str) -> str:
     return f' and set PYTHONPATH={short}, or in effbench.toml paths = ["{short}"] under [check]'
 
 
-def _relative(path: Path) -> tuple[int, str]:
-    """The most dots of a relative import in the file, and how it is written. (0, "") without one."""
+def _deepest_relative_import(path: Path) -> tuple[int, str]:
+    """Return the most dots of any relative import in the file, and that import as written; (0, "") without one."""
     found = [
         ("." * node.level + (node.module or ""), node.level)
         for node in ast.walk(_tree(path))
@@ -55,10 +56,10 @@ def _relative(path: Path) -> tuple[int, str]:
 
 
 def mentions(module: ModuleType, name: str) -> bool:
-    """Does the module's own file bind this name anywhere, or may it give it in another way?
+    """Whether the module's own file binds this name anywhere, or may provide it in another way.
 
-    Such a module has the name for some reason not now: a package that its import needs is not there. True for a module
-    whose file cannot be read.
+    If so, the name is missing for another reason, such as a package that its import needs. True if the file cannot be
+    read.
     """
     file = getattr(module, "__file__", None)
     if not file or not file.endswith(".py") or not os.path.isfile(file):
@@ -73,15 +74,15 @@ def _binds(node: ast.AST, name: str) -> bool:
         return name in (node.asname, node.name)
     if isinstance(node, ast.Name):
         return node.id == name
-    if isinstance(node, ast.Try):  # whatever it would have brought may have failed
+    if isinstance(node, ast.Try):  # its star import may have failed
         return any(
             alias.name == "*" for inner in ast.walk(node) if isinstance(inner, ast.ImportFrom) for alias in inner.names
         )
-    return isinstance(node, ast.Constant) and node.value == name  # in a table of names that are imported when used
+    return isinstance(node, ast.Constant) and node.value == name  # in a table of lazily imported names
 
 
 def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node but those within functions and classes, whose names are their own; ``__getattr__`` gives others."""
+    """Yield every node outside of functions and classes, which have their own names. ``__getattr__`` is included."""
     for child in ast.iter_child_nodes(node):
         yield child
         is_closed = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda))

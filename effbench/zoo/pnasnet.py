@@ -1,7 +1,7 @@
-"""PNASNet-5 for phones: one searched cell, stacked as in NASNet-A, at stride 2 where the size halves.
+"""Define PNASNet-5 mobile: one searched cell, stacked as in NASNet-A, with stride 2 where the size halves.
 
-With the authors' stem, which pads nothing, it takes 587.3 M multiply-adds; a padded one would take 587.6, which rounds
-to the 588 that papers print.
+The authors' stem has no padding, which gives 587.3 M multiply-adds. With padding it would be 587.6 M, which rounds to
+the 588 that papers print.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ OUTPUTS = (2, 3, 4, 5, 6)
 def pnasnet5(
     filters: int = 54, repeat: int = 3, stem_channels: int = 32, num_classes: int = 1000, in_channels: int = 3
 ) -> nn.Module:
-    """PNASNet-5 of `repeat` cells a stage, the first stage's of `filters` channels a sum.
+    """Build PNASNet-5 with `repeat` cells per stage and `filters` channels per sum in the first stage.
 
-    Raises InvalidValue for fewer than 4.
+    Raises InvalidValue for fewer than 4 filters.
     """
     if filters < 4:
         raise InvalidValue(f"`filters` (={filters}) must be at least 4: use 54")

@@ -1,9 +1,8 @@
-"""The stacks of layers that the G1-G4 studies time: one property varies, multiply-adds stay. Section 2 of
-arXiv:1807.11164.
+"""Define the stacks of layers that the G1-G4 studies time: one property varies while multiply-adds stay the same.
 
-All keep h and w. `block` says what stands for one 1x1 convolution: "conv" is the bare convolution without bias,
-"conv_bn_relu" adds batch norm and ReLU. Nothing writes into a tensor that is still needed: only fresh outputs are
-activated in place.
+Section 2 of arXiv:1807.11164. All stacks keep h and w. `block` says what replaces one 1x1 convolution: "conv" is the
+bare convolution without bias, "conv_bn_relu" adds batch norm and ReLU. Only fresh outputs are activated in place, so no
+tensor is overwritten that is still needed.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ NORMS = ("none", "batch")
 
 
 class Parallel(nn.Module):
-    """Every branch reads the same input; their outputs are summed or concatenated."""
+    """Branches that read the same input; their outputs are summed or concatenated."""
 
     def __init__(self, branches: list[nn.Module], merge: str) -> None:
         super().__init__()
@@ -41,7 +40,7 @@ class Parallel(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1, each followed by ReLU if asked for, the last after the shortcut: a ResNet unit to take apart."""
+    """A ResNet bottleneck (1x1, 3x3, 1x1) with optional ReLUs, the last one after the optional shortcut."""
 
     def __init__(self, channels: int, inner: int, relu: bool, shortcut: bool, norm: str) -> None:
         super().__init__()
@@ -69,7 +68,7 @@ class Bottleneck(nn.Module):
 
 @register("probe_channel_ratio", kind="probe", input_shape=(), paper="arXiv:1807.11164, Table 1")
 def probe_channel_ratio(c1: int, c2: int, blocks: int = 10, block: str = "conv") -> nn.Module:
-    """G1: blocks of two 1x1 convolutions, c1 to c2 and c2 to c1.
+    """Build the G1 stack: blocks of two 1x1 convolutions, c1 to c2 and c2 to c1.
 
     (n, c1, h, w) to the same shape. Raises InvalidValue.
     """
@@ -81,9 +80,9 @@ def probe_channel_ratio(c1: int, c2: int, blocks: int = 10, block: str = "conv")
 
 @register("probe_groups", kind="probe", input_shape=(), paper="arXiv:1807.11164, Table 2")
 def probe_groups(channels: int, groups: int, blocks: int = 10, block: str = "conv") -> nn.Module:
-    """G2: grouped 1x1 convolutions.
+    """Build the G2 stack: grouped 1x1 convolutions.
 
-    (n, channels, h, w) to the same shape. Raises InvalidValue unless groups divide channels.
+    (n, channels, h, w) to the same shape. Raises InvalidValue unless `groups` divides `channels`.
     """
     _check("block", block, BLOCKS)
     check_groups(channels, groups)
@@ -99,11 +98,10 @@ def probe_fragments(
     blocks: int = 10,
     block: str = "conv",
 ) -> nn.Module:
-    """G3: blocks of `fragments` 1x1 convolutions in series, or in parallel and merged. (n, channels, h, w) to the same
-    shape.
+    """Build the G3 stack: blocks of `fragments` 1x1 convolutions in series, or in parallel and merged.
 
-    A summed branch is as wide as the block, a concatenated one has ``channels / fragments`` outputs. Raises
-    InvalidValue.
+    (n, channels, h, w) to the same shape. A summed branch is as wide as the block; a concatenated one has ``channels /
+    fragments`` outputs. Raises InvalidValue.
     """
     _check("arrangement", arrangement, ARRANGEMENTS)
     _check("merge", merge, MERGES)
@@ -125,7 +123,9 @@ def probe_fragments(
 def probe_bottleneck(
     channels: int, inner: int, relu: bool, shortcut: bool, blocks: int = 10, norm: str = "none"
 ) -> nn.Module:
-    """G4: ResNet bottleneck units with ReLU and shortcut each there or not. (n, channels, h, w) to the same shape."""
+    """Build the G4 stack: ResNet bottleneck units with or without ReLU and shortcut. (n, channels, h, w) to the same
+    shape.
+    """
     _check("norm", norm, NORMS)
     return _stack([Bottleneck(channels, inner, relu, shortcut, norm) for _ in range(blocks)])
 

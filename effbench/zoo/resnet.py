@@ -1,7 +1,7 @@
-"""ResNet-18, 34, 50, 101 and 152 for ImageNet, and the forms for 32x32 images.
+"""Define ResNet-18, 34, 50, 101 and 152 for ImageNet, and forms for 32x32 images.
 
-Stride 2 sits on the 3x3 convolution of a bottleneck, as in torchvision, which gives ResNet-50 its 4.09 G multiply-adds;
-the paper's own 3.8 G has it on the first 1x1.
+A bottleneck has its stride 2 in the 3x3 convolution, as in torchvision, which gives ResNet-50 its 4.09 G multiply-adds.
+The paper's own 3.8 G has it in the first 1x1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ LAYOUTS = {
 
 
 class Unit(nn.Module):
-    """relu(branch(x) + shortcut(x)): two 3x3 convolutions, or 1x1, 3x3, 1x1 widening four times."""
+    """relu(branch(x) + shortcut(x)), where branch is two 3x3 convolutions, or 1x1, 3x3 and 1x1 with four times the
+    channels.
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int, bottleneck: bool) -> None:
         super().__init__()
@@ -38,7 +40,7 @@ class Unit(nn.Module):
                 conv_norm_act(in_channels, channels, 3, stride),
                 conv_norm_act(channels, out_channels, 3, activation=None),
             )
-        # Projects when, and only when, the shape changes.
+        # The shortcut is a projection if and only if the shape changes.
         same_shape = stride == 1 and in_channels == out_channels
         self.shortcut = (
             nn.Identity() if same_shape else conv_norm_act(in_channels, out_channels, 1, stride, activation=None)
@@ -53,7 +55,7 @@ class Unit(nn.Module):
 class ResNet(nn.Module):
     """7x7 stem, max pooling, four stages of units, global average pooling, linear classifier.
 
-    For `small_images` the stem is 3x3 at stride 1 and nothing is pooled before the stages.
+    With `small_images` the stem is 3x3 at stride 1, without pooling.
     """
 
     def __init__(self, depth: int, num_classes: int, in_channels: int, small_images: bool = False) -> None:
@@ -122,7 +124,7 @@ class ResNet(nn.Module):
     paper="arXiv:1512.03385",
 )
 def resnet(depth: int, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """A ResNet of this depth. Raises InvalidValue for a depth that the paper does not lay out."""
+    """Build a ResNet of this depth. Raises InvalidValue for a depth without a published layout."""
     check_choice("depth", depth, tuple(LAYOUTS))
     return ResNet(depth, num_classes, in_channels)
 
@@ -146,9 +148,10 @@ def resnet(depth: int, num_classes: int = 1000, in_channels: int = 3) -> nn.Modu
     paper="arXiv:1512.03385",
 )
 def resnet_cifar(depth: int, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """A ResNet of this ImageNet layout for the 32x32 images of CIFAR-10; not the paper's own narrow CIFAR networks.
+    """Build a ResNet of this ImageNet layout for the 32x32 images of CIFAR-10 (not the paper's own narrow CIFAR
+    networks).
 
-    Raises InvalidValue for a depth that the paper does not lay out.
+    Raises InvalidValue for a depth without a published layout.
     """
     check_choice("depth", depth, tuple(LAYOUTS))
     return ResNet(depth, num_classes, in_channels, small_images=True)

@@ -1,6 +1,7 @@
-"""SE-ResNet for ImageNet, a ResNet with a gate at the end of each branch, and the pre-activation form for 32x32 images.
+"""Define SE-ResNet for ImageNet, a ResNet with a gate at the end of each branch, and a pre-activation form for 32x32
+images.
 
-As in resnet, stride 2 sits on the 3x3 convolution of a bottleneck; the paper's own counts have it on the first 1x1.
+A bottleneck has its stride 2 in the 3x3 convolution, as in resnet; the paper's own counts have it in the first 1x1.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ REDUCTION = 16
 
 
 class PreactivationUnit(nn.Module):
-    """x + gate(branch(relu(norm(x)))): two 3x3 convolutions, each behind its norm; Figure 4 (e) of arXiv:1603.05027.
+    """x + gate(branch(relu(norm(x)))), where branch is two 3x3 convolutions after their norms. Figure 4 (e) of
+    arXiv:1603.05027.
 
-    Where the shape changes, a 1x1 convolution of the normed input takes the place of x.
+    If the shape changes, a 1x1 convolution of relu(norm(x)) replaces x.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -110,9 +112,9 @@ class PreactivationSENet(nn.Module):
     paper="arXiv:1709.01507",
 )
 def se_resnet(depth: int, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """The ResNet of this depth with a squeeze-and-excitation gate, reduction 16, at the end of each branch.
+    """Build the ResNet of this depth with a squeeze-and-excitation gate, reduction 16, at the end of each branch.
 
-    Raises InvalidValue for a depth that the paper does not lay out.
+    Raises InvalidValue for a depth without a published layout.
     """
     check_choice("depth", depth, tuple(LAYOUTS))
     network = ResNet(depth, num_classes, in_channels)
@@ -132,5 +134,5 @@ def se_resnet(depth: int, num_classes: int = 1000, in_channels: int = 3) -> nn.M
     paper="arXiv:1709.01507",
 )
 def senet18_preact_cifar(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """A pre-activation SE-ResNet-18 for 32x32 images."""
+    """Build a pre-activation SE-ResNet-18 for 32x32 images."""
     return PreactivationSENet(num_classes, in_channels)

@@ -1,12 +1,11 @@
-"""ShuffleNetV1 with 1, 2, 3, 4 or 8 groups at any width, and for 32x32 images: grouped 1x1 convolutions and shuffles.
+"""Define ShuffleNetV1 with 1, 2, 3, 4 or 8 groups at any width, and a form for 32x32 images.
 
-The shuffle stands before the depthwise convolution, as Figure 2 of the paper draws it. The authors' code shuffles after
-it; both compute the same function up to the order of channels, at the same multiply-adds. Table 1 of the paper counts
-convolutions only: with the classifier left out all five of its figures come out to the digit.
+The shuffle precedes the depthwise convolution, as in Figure 2 of the paper. The authors' code shuffles after it. Both
+compute the same function up to the order of channels, with the same multiply-adds. Table 1 of the paper counts
+convolutions only: without the classifier all five of its figures are met to the digit.
 
 ShuffleNetV1-50 of the ShuffleNetV2 paper's Table 6 is left out. Its 64 stem channels leave 296 of the first unit's 360
-to three groups, which cannot divide them, and the inner widths that its caption gives make 1.15 G, half of what it
-prints.
+channels to three groups, which do not divide 296. The inner widths in its caption give 1.15 G, half of what it prints.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ REPEATS = (4, 8, 4)
 
 
 class Unit(nn.Module):
-    """Grouped 1x1, shuffle, 3x3 depthwise, grouped 1x1; then added to the input or, at stride 2, concatenated with its
-    average.
+    """Grouped 1x1, shuffle, 3x3 depthwise, grouped 1x1; added to the input or, at stride 2, concatenated to its average
+    pool.
 
-    The inner width is a quarter of the unit's output. `first_groups` is 1 in the first unit of stage 2, whose input is
-    too thin.
+    The inner width is a quarter of the unit's output. `first_groups` is 1 in the first unit of stage 2, whose input has
+    too few channels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, groups: int, first_groups: int) -> None:
@@ -54,15 +53,15 @@ class Unit(nn.Module):
 class ShuffleNetV1(nn.Module):
     """3x3 stem, max pooling, three stages of units, global average pooling, linear classifier.
 
-    For `small_images` the stem keeps the size and nothing is pooled after it.
+    With `small_images` the stem has stride 1 and is not followed by pooling.
     """
 
     def __init__(self, groups: int, width: float, small_images: bool, num_classes: int, in_channels: int) -> None:
         super().__init__()
-        # Widths of the authors' code: 12 or 16 at 0.5, 24 at 1.0 and at 1.5, 48 at 2.0.
+        # Stem widths of the authors' code: 12 or 16 at 0.5, 24 at 1.0 and at 1.5, 48 at 2.0.
         stem = 24 * width if width < 1 else 24 * int(width)
         previous = -(-int(stem) // groups) * groups
-        # A quarter of it is grouped; only 2 and 4 groups at fractional widths are not exact already.
+        # The inner width, a quarter of it, is grouped. Only 2 and 4 groups at fractional widths need the rounding.
         channels = make_divisible(STAGE_2[groups] * width, 4 * groups)
         self.stem = conv_norm_act(in_channels, previous, 3, 1 if small_images else 2)
         self.pool = nn.Identity() if small_images else nn.MaxPool2d(3, 2, 1)
@@ -243,9 +242,10 @@ class ShuffleNetV1(nn.Module):
 def shufflenet_v1(
     groups: int = 3, width: float = 1.0, small_images: bool = False, num_classes: int = 1000, in_channels: int = 3
 ) -> nn.Module:
-    """ShuffleNetV1 with channels times `width`, rounded to what `groups` divides; of CIFAR's form for `small_images`.
+    """Build ShuffleNetV1 with channels times `width`, rounded to what `groups` divides; `small_images` builds the CIFAR
+    form.
 
-    Raises InvalidValue for other groups or width 0.
+    Raises InvalidValue for other `groups`, or a width of 0 or less or above 16.
     """
     check_choice("groups", groups, tuple(STAGE_2))
     check_width(width, (0.25, 0.5, 1.0, 1.5, 2.0))

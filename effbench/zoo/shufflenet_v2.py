@@ -1,11 +1,12 @@
-"""ShuffleNetV2: channel split, concatenation, shuffle; four widths, with gates or residuals, and the two deep forms.
+"""Define ShuffleNetV2 at four widths, with gates or residuals, and its two deep forms.
 
-The widths are those of Table 5 of arXiv:1807.11164, whose multiply-adds are 1 % above convolutions and classifier: 41,
+The widths are those of Table 5 of arXiv:1807.11164. Its multiply-adds are 1 % above convolutions and classifier: 41,
 146, 299 and 591 M against 40.5, 144.9, 295.8 and 583.3 M. The deep forms are those of the appendix, table 2, where
-conv2_x keeps its size and "downsampling is performed by conv3_1, conv4_1 and conv5_1". Its caption puts the gate right
-before the residual's addition and gives it half as many neurons as the unit has channels, which is the width of the
-branch it gates. Counted so, the 164 layers take 12.60 G and the gates of 2.0x add 3 M; the paper prints 12.7 G and adds
-6 M (597 for 591). Gates over all channels of a unit would give 12.66 G and 6 M, but stand outside the branch.
+conv2_x keeps its size and "downsampling is performed by conv3_1, conv4_1 and conv5_1". Its caption places the gate
+right before the residual's addition and gives it half as many neurons as the unit has channels, which is the width of
+the gated branch. Counted this way, the 164 layers take 12.60 G and the gates of 2.0x add 3 M. The paper prints 12.7 G
+and adds 6 M (597 for 591). Gates over all channels of a unit would give 12.66 G and 6 M, but they lie outside of the
+branch.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from effbench.zoo._registry import register
 
 @dataclass(frozen=True)
 class Layout:
-    """Channels of the stages, the 1x1 head and the stem's 3x3 convolutions; units a stage and their first stride."""
+    """Channels of the stages, the 1x1 head and the stem's 3x3 convolutions; units per stage and their first stride."""
 
     stages: tuple[int, ...]
     head: int
@@ -50,12 +51,12 @@ DEPTHS = {
 
 
 class Unit(nn.Module):
-    """Half the channels pass, half go through 1x1, 3x3 depthwise, 1x1; concatenate and shuffle. Figure 3 (c) of the
-    paper.
+    """Keep half of the channels, pass the other half through 1x1, 3x3 depthwise and 1x1, then concatenate and shuffle.
 
-    Where the shape changes nothing is split: both branches see the whole input, the left one 3x3 depthwise and 1x1.
-    Figure 3 (d). `gated` and `residual` are the appendix's figure 2: a squeeze-and-excitation on the right branch, and
-    the branch's input added to its output, neither of which touches the other half.
+    Figure 3 (c) of the paper. If the shape changes, the channels are not split: both branches read the whole input, the
+    left one with 3x3 depthwise and 1x1 (Figure 3 (d)). `gated` and `residual` are those of the appendix's figure 2: a
+    squeeze-and-excitation on the right branch, and the branch's input added to its output. Neither changes the other
+    half.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, gated: bool, residual: bool) -> None:
@@ -83,7 +84,7 @@ class Unit(nn.Module):
         return channel_shuffle(torch.cat((left, y), dim=1), 2)
 
 
-def _weaken(layer: nn.Module) -> None:
+def _init_small(layer: nn.Module) -> None:
     if isinstance(layer, nn.Conv2d):
         nn.init.normal_(layer.weight, std=0.5 * layer.in_channels**-0.5)
 
@@ -111,8 +112,8 @@ class ShuffleNetV2(nn.Module):
         init_for_timing(self)
         for unit in units:
             if unit.residual:
-                # Fifty additions of equals would overflow half precision.
-                unit.right[-1].apply(_weaken)
+                # Fifty additions of equal magnitude would overflow half precision.
+                unit.right[-1].apply(_init_small)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc(global_pool(self.head(self.stages(self.pool(self.stem(x))))))
@@ -193,7 +194,7 @@ class ShuffleNetV2(nn.Module):
 def shufflenet_v2(
     width: float = 1.0, gated: bool = False, residual: bool = False, num_classes: int = 1000, in_channels: int = 3
 ) -> nn.Module:
-    """ShuffleNetV2, its units gated by squeeze-and-excitation or with a residual where asked for.
+    """Build ShuffleNetV2, optionally with squeeze-and-excitation gates or residuals in its units.
 
     Raises InvalidValue for a width whose stage channels the paper does not give.
     """
@@ -220,6 +221,8 @@ def shufflenet_v2(
 def shufflenet_v2_deep(
     depth: int, gated: bool = False, residual: bool = False, num_classes: int = 1000, in_channels: int = 3
 ) -> nn.Module:
-    """The 50 and 164 convolution layers deep forms of the paper's Table 6. Raises InvalidValue for another depth."""
+    """Build the forms of the paper's Table 6 with 50 or 164 convolution layers. Raises InvalidValue for another
+    depth.
+    """
     check_choice("depth", depth, tuple(DEPTHS))
     return ShuffleNetV2(DEPTHS[depth], gated, residual, num_classes, in_channels)

@@ -1,4 +1,4 @@
-"""SqueezeNet 1.0 and 1.1: fire modules, no norm, a convolution for a classifier."""
+"""Define SqueezeNet 1.0 and 1.1: fire modules without norm, and a convolution as the classifier."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from torch import Tensor, nn
 from effbench.zoo._blocks import check_choice, global_pool, init_for_timing
 from effbench.zoo._registry import register
 
-# version: stem channels and kernel, and after how many fire modules pooling follows; Table 1 of arXiv:1602.07360, and
-# the authors' later 1.1, whose cheaper stem and earlier pooling save nearly six tenths of the work
+# version: stem channels and kernel, and the fire modules that pooling follows; Table 1 of arXiv:1602.07360, and the
+# authors' later 1.1, whose cheaper stem and earlier pooling save nearly 60 % of the multiply-adds
 VERSIONS = {1.0: (96, 7, (3, 7)), 1.1: (64, 3, (2, 4))}
-# squeezed channels; each of a fire module's two branches widens them four times
+# squeezed channels; each of a fire module's two branches expands them four times
 SQUEEZED = (16, 16, 32, 32, 48, 48, 64, 64)
 
 
 class Fire(nn.Module):
-    """A 1x1 convolution to few channels, then 1x1 and 3x3 ones side by side, concatenated. Figure 1 of the paper."""
+    """A 1x1 convolution to few channels, then parallel 1x1 and 3x3 convolutions, concatenated. Figure 1 of the
+    paper.
+    """
 
     def __init__(self, in_channels: int, squeezed: int) -> None:
         super().__init__()
@@ -73,6 +75,6 @@ class SqueezeNet(nn.Module):
     paper="arXiv:1602.07360",
 )
 def squeezenet(version: float, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """SqueezeNet 1.0 or 1.1. Raises InvalidValue for another version."""
+    """Build SqueezeNet 1.0 or 1.1. Raises InvalidValue for another version."""
     check_choice("version", version, tuple(VERSIONS))
     return SqueezeNet(version, num_classes, in_channels)

@@ -1,4 +1,4 @@
-"""VGG-11, 13, 16 and 19, each with and without batch norm, and the forms for 32x32 images with one linear layer."""
+"""Define VGG-11, 13, 16 and 19, with or without batch norm, and forms for 32x32 images with one linear layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ CHANNELS = (64, 128, 256, 512, 512)
 
 
 def stages(depth: int, norm: bool, in_channels: int) -> nn.Sequential:
-    """The convolutions, with bias, each stage closed by max pooling: (n, in_channels, h, w) to (n, 512, h/32, w/32)."""
+    """Return the convolutions, with bias, and a max pooling after each stage: (n, in_channels, h, w) to (n, 512, h/32,
+    w/32).
+    """
     layers: list[nn.Module] = []
     previous = in_channels
     for channels, repeat in zip(CHANNELS, LAYOUTS[depth], strict=True):
@@ -29,9 +31,9 @@ def stages(depth: int, norm: bool, in_channels: int) -> nn.Sequential:
 
 
 class VGG(nn.Module):
-    """Five stages, three linear layers.
+    """Five stages and three linear layers.
 
-    The mean pooling to 7x7 does nothing at 224x224 and lets other sizes through.
+    The average pooling to 7x7 does nothing at 224x224 and makes other sizes possible.
     """
 
     def __init__(self, depth: int, norm: bool, num_classes: int, in_channels: int) -> None:
@@ -55,7 +57,7 @@ class VGG(nn.Module):
 
 
 class CifarVGG(nn.Module):
-    """Five stages with norm, which leave one pixel of 32x32, and one linear layer."""
+    """Five stages with norm, which reduce 32x32 to one pixel, and one linear layer."""
 
     def __init__(self, depth: int, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -141,7 +143,7 @@ class CifarVGG(nn.Module):
     paper="arXiv:1409.1556",
 )
 def vgg(depth: int, norm: bool = False, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """A VGG of this depth. Raises InvalidValue for a depth that the paper does not lay out."""
+    """Build a VGG of this depth. Raises InvalidValue for a depth without a published layout."""
     check_choice("depth", depth, tuple(LAYOUTS))
     return VGG(depth, norm, num_classes, in_channels)
 
@@ -165,6 +167,8 @@ def vgg(depth: int, norm: bool = False, num_classes: int = 1000, in_channels: in
     paper="arXiv:1409.1556",
 )
 def vgg_cifar(depth: int, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """A VGG with norm for 32x32 images of CIFAR-10. Raises InvalidValue for a depth that the paper does not lay out."""
+    """Build a VGG with norm for 32x32 images of CIFAR-10. Raises InvalidValue for a depth without a published
+    layout.
+    """
     check_choice("depth", depth, tuple(LAYOUTS))
     return CifarVGG(depth, num_classes, in_channels)

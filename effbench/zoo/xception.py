@@ -1,10 +1,10 @@
-"""Xception for 299x299 images, and the light form that ShuffleNetV2's full-model table compares with at 224x224.
+"""Define Xception for 299x299 images, and the light form of ShuffleNetV2's full-model table at 224x224.
 
-The light form's unit and widths are in no paper's print. Ours are those of Xception39 (arXiv:1808.00897, authors' code:
-stem 8, stages 64, 128, 256, three separable convolutions a unit), with the stages widened 2, 3 and 4 times behind the
-stem of 24 that Table 7 of arXiv:1711.07264 prints. That gives 40, 145, 305 and 525 M multiply-adds, the four figures of
-ShuffleNetV2's Table 8, and the receptive field of 7 that its text names. The stages of that Table 7 itself (144, 288,
-576 for 145 M) would cost this unit 179 M; no unit that we tried met all four figures with them.
+No paper prints the light form's unit and widths. Ours are those of Xception39 (arXiv:1808.00897, authors' code: stem 8,
+stages 64, 128, 256, three separable convolutions per unit), with the stages widened 2, 3 and 4 times after the stem of
+24 that Table 7 of arXiv:1711.07264 prints. That gives 40, 145, 305 and 525 M multiply-adds, the four figures of
+ShuffleNetV2's Table 8, and the receptive field of 7 that its text mentions. The stages of that Table 7 itself (144,
+288, 576 for 145 M) would cost this unit 179 M; no unit that we tried met all four figures with them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from effbench.zoo._blocks import check_choice, conv_norm_act, global_pool, init_for_timing
 from effbench.zoo._registry import register
 
-# in, out channels, separable convolutions, stride, whether the first of them widens; Figure 5 of arXiv:1610.02357
+# in, out channels, separable convolutions, stride, whether the first of them expands; Figure 5 of arXiv:1610.02357
 BLOCKS = (
     (64, 128, 2, 2, True),
     (128, 256, 2, 2, True),
@@ -35,7 +35,9 @@ LIGHT_REPEATS = (4, 8, 4)
 def separable(
     in_channels: int, out_channels: int, stride: int = 1, activation: type[nn.Module] | None = nn.ReLU
 ) -> nn.Sequential:
-    """3x3 depthwise and 1x1 convolution without anything between them, then norm and, unless None, activation."""
+    """Return a 3x3 depthwise and a 1x1 convolution with nothing between them, then norm and, unless None, an
+    activation.
+    """
     return nn.Sequential(
         nn.Conv2d(in_channels, in_channels, 3, stride, 1, groups=in_channels, bias=False),
         conv_norm_act(in_channels, out_channels, activation=activation),
@@ -77,11 +79,11 @@ class Xception(nn.Module):
         self.stem = nn.Sequential(
             conv_norm_act(in_channels, 32, 3, 2, padded=False), conv_norm_act(32, 64, 3, padded=False)
         )
-        # The stem has already activated what the first block reads.
+        # The first block's input is already activated by the stem.
         self.blocks = nn.Sequential(*(Block(*block, activated=at > 0) for at, block in enumerate(BLOCKS)))
         self.head = nn.Sequential(separable(1024, 1536), separable(1536, 2048))
         self.fc = nn.Linear(2048, num_classes)
-        # Depthwise and 1x1 follow each other without an activation, which halves nothing.
+        # There is no activation between depthwise and 1x1 that would halve the variance.
         init_for_timing(self, rectified=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,7 +92,9 @@ class Xception(nn.Module):
 
 
 class LightUnit(nn.Module):
-    """relu(shortcut(x) + branch(x)): separable convolutions to a quarter, a quarter and all of the output channels."""
+    """relu(shortcut(x) + branch(x)), where branch is three separable convolutions to 1/4, 1/4 and all output
+    channels.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -142,7 +146,7 @@ class LightXception(nn.Module):
     paper="arXiv:1610.02357",
 )
 def xception(num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """Chollet's Xception."""
+    """Build Chollet's Xception."""
     return Xception(num_classes, in_channels)
 
 
@@ -186,9 +190,9 @@ def xception(num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
     paper="arXiv:1807.11164",
 )
 def xception_light(width: float = 1.0, num_classes: int = 1000, in_channels: int = 3) -> nn.Module:
-    """The light Xception, its layout reconstructed (see the top of this file).
+    """Build the light Xception, whose layout is reconstructed (see the top of this file).
 
-    Raises InvalidValue for a width outside ShuffleNetV2's table.
+    Raises InvalidValue for a width outside of ShuffleNetV2's table.
     """
     check_choice("width", width, tuple(LIGHT_CHANNELS))
     return LightXception(width, num_classes, in_channels)

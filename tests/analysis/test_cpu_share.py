@@ -341,7 +341,7 @@ def test_threads_that_ended_keep_what_they_waited(tmp_path: Path, monkeypatch: p
     for name, waited in (("10", 700), ("11", 40)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "schedstat").write_text(f"99999 {waited} 3\n")
-    tasks = _tasks.Tasks()
+    tasks = _tasks.ThreadRunDelays()
     assert tasks.run_delay_ns() == 740
     (tmp_path / "10" / "schedstat").write_text("99999 800 3\n")
     (tmp_path / "11" / "schedstat").unlink()
@@ -351,7 +351,7 @@ def test_threads_that_ended_keep_what_they_waited(tmp_path: Path, monkeypatch: p
     (tmp_path / "12" / "schedstat").write_text("nothing\n")
     assert tasks.run_delay_ns() == 840
     monkeypatch.setattr(_tasks, "_TASKS", str(tmp_path / "no such folder"))
-    assert _tasks.Tasks().run_delay_ns() == 0
+    assert _tasks.ThreadRunDelays().run_delay_ns() == 0
 
 
 ODD = """

@@ -449,7 +449,7 @@ def test_unspent_time_is_passed_on_and_too_little_goes_to_the_first() -> None:
     limits, clock = allotted(12.0, spend=0.5)
     assert list(limits) == list(STEPS), "steps that need half of their time leave enough for all"
     assert limits["runtimes_saturated"] > STEPS["runtimes_saturated"].need_s
-    limits, clock = allotted(12.0, spend=session.PATIENCE)
+    limits, clock = allotted(12.0, spend=session.OVERRUN_FACTOR)
     assert clock <= 12 * 60 and len(limits) >= 8, "all overrun: what stands first is carried out, within the minutes"
     assert list(limits) == list(STEPS)[: len(limits)]
 

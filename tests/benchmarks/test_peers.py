@@ -95,20 +95,20 @@ def test_scatter_is_the_deviation_of_logarithms() -> None:
     rows += [{"cell": "b", "ratio": value} for value in (2.0, 2.0, 2.0)]
     found = spread.scatter(rows, "ratio")
     assert found == pytest.approx({"a": 0.1, "b": 0.0}, abs=1e-12)
-    assert spread.together(found) == pytest.approx(0.1 / math.sqrt(2))
-    assert spread.together({}) is None
+    assert spread.root_mean_square(found) == pytest.approx(0.1 / math.sqrt(2))
+    assert spread.root_mean_square({}) is None
 
 
 def test_a_claim_is_judged_by_the_other_runs() -> None:
     """1.02 is off from the median 1.0 of the others by 2 %; 1.0 is off from (1.0, 1.0, 1.02) by nothing."""
     rows = [{"cell": "a", "run": run, "ratio": value} for run, value in enumerate((1.0, 1.0, 1.0, 1.02))]
-    assert spread.judged(rows, rows, "ratio") == (3, 4)
-    assert spread.judged(rows, rows[3:], "ratio") == (0, 1)
-    assert spread.judged(rows[:1], rows[:1], "ratio") == (0, 0), "one run has no truth"
+    assert spread.count_true_claims(rows, rows, "ratio") == (3, 4)
+    assert spread.count_true_claims(rows, rows[3:], "ratio") == (0, 1)
+    assert spread.count_true_claims(rows[:1], rows[:1], "ratio") == (0, 0), "one run has no truth"
     wide = [{**row, "low": 0.9, "high": 1.005} for row in rows]
-    assert spread.held(wide, wide, "ratio", "low", "high") == (4, 4)
+    assert spread.count_covering_intervals(wide, wide, "ratio", "low", "high") == (4, 4)
     narrow = [{**row, "low": row["ratio"], "high": row["ratio"] * 1.01} for row in rows]
-    assert spread.held(narrow, narrow, "ratio", "low", "high") == (3, 4)
+    assert spread.count_covering_intervals(narrow, narrow, "ratio", "low", "high") == (3, 4)
 
 
 def test_a_claim_of_the_tool_is_an_interval_that_it_printed() -> None:
@@ -169,7 +169,7 @@ def test_effbench_claims_only_what_it_stopped_for(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(honest_precision, "DEVIATION", 0.0)
     assert honest_precision.effbench_trial(honest_precision.Clock(0.0, 0)) == (True, 10, pytest.approx(0.0, abs=1e-6))
     monkeypatch.setattr(honest_precision, "DEVIATION", 0.05)
-    monkeypatch.setattr(honest_precision, "MOST_ROUNDS", 20)
+    monkeypatch.setattr(honest_precision, "MAX_ROUNDS", 20)
     is_claim, rounds, _ = honest_precision.effbench_trial(honest_precision.Clock(0.0, 0))
     assert (is_claim, rounds) == (False, 20)
 

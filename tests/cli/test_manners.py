@@ -252,10 +252,10 @@ def test_the_command_names_a_checkpoint(tmp_path: Path):
 
 
 def test_every_ending_has_words(tmp_path: Path):
-    for ending in model_files.ENDINGS:
+    for ending in model_files.SUFFIXES:
         (tmp_path / f"a{ending}").write_bytes(b"")
-        assert model_files.told(str(tmp_path / f"a{ending}"))
-    assert factories.told("no_such_module_at_all") is None
+        assert model_files.description(str(tmp_path / f"a{ending}"))
+    assert factories.advice("no_such_module_at_all") is None
 
 
 # --- a family for a name ------------------------------------------------------------------------------

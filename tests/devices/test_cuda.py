@@ -23,7 +23,7 @@ from effbench.core.errors import InvalidValue, ModelError
 from effbench.core.study import Sampling
 from effbench.devices import Energy, OutOfMemory, cuda
 from effbench.devices._torch_cuda import Policy, TorchCuda
-from effbench.devices.cuda import Cuda, bound, rotations
+from effbench.devices.cuda import Cuda, host_or_device_bound, rotations
 from effbench.host import nvml
 from effbench.timing import block_loop
 
@@ -368,7 +368,7 @@ def test_rotation_follows_the_cache_policy() -> None:
     [(None, None), (0.9, "device"), (1.0499, "device"), (1.05, "mixed"), (1.2, "mixed"), (1.2001, "host"), (9, "host")],
 )
 def test_thresholds_of_bound(ratio: float | None, verdict: str | None) -> None:
-    assert bound(ratio) == verdict
+    assert host_or_device_bound(ratio) == verdict
 
 
 def test_probe_compares_the_host_with_graph_replay() -> None:
@@ -436,7 +436,7 @@ def test_probe_without_any_device_time_has_no_verdict() -> None:
 # --- disturbances -----------------------------------------------------------------------------------
 
 
-def flags_of(*readings: nvml.Reading) -> list[tuple[str, ...]]:
+def flags_of(*readings: nvml.GpuSample) -> list[tuple[str, ...]]:
     """Of blocks of one cell, more than a look at the processes apart."""
     gpu = Gpu(watched=Nvml(CALM, *readings))
     made, call = device(gpu), gpu.kernels(1, 1)
@@ -497,7 +497,7 @@ def test_clocks_are_read_while_the_device_computes(cache: str) -> None:
     gpu = Gpu()
 
     class Recovering(Nvml):
-        def read(self) -> nvml.Reading:
+        def read(self) -> nvml.GpuSample:
             busy = gpu.busy_until > gpu.clock
             return replace(CALM, sm_mhz=1200.0 if busy else 1980.0, reasons=0x20 if busy else 0)
 
@@ -622,7 +622,7 @@ class NVMLLibraryMismatchError(Exception):
 def test_each_value_that_nvml_lacks_is_none_on_its_own() -> None:
     found = nvml.connect(library=library(nvmlDeviceGetClockInfo=lambda handle, kind: {1: 1980, 2: 2619}[kind]))
     assert isinstance(found, nvml.Gpu)
-    assert found.read() == nvml.Reading(sm_mhz=1980, memory_mhz=2619)
+    assert found.read() == nvml.GpuSample(sm_mhz=1980, memory_mhz=2619)
     assert found.facts()["gpu.mig"] is None
 
 

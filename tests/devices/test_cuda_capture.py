@@ -132,7 +132,7 @@ class Graph:
 
 @pytest.fixture(autouse=True)
 def afresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_torch_cuda, "_FAILED", [])
+    monkeypatch.setattr(_torch_cuda, "_FAILED_GRAPHS", [])
 
 
 def adapter(torch: Torch) -> TorchCuda:

@@ -180,10 +180,10 @@ def test_a_child_whose_time_cannot_be_seen_is_not_given_up(monkeypatch: pytest.M
 def test_threads_and_the_quota(
     monkeypatch: pytest.MonkeyPatch, quota: float | None, threads: int, expected: int, said: str | None
 ) -> None:
-    monkeypatch.setattr(cpu, "_cores", lambda: 4)
+    monkeypatch.setattr(cpu, "allowed_cores", lambda: 4)
     monkeypatch.setattr(cgroups, "quota", lambda: None if quota is None else cgroups.Quota(quota))
     assert cpu.threads_on(threads) == expected
-    found = cpu.thread_trouble(threads)
+    found = cpu.thread_warning(threads)
     assert found is None if said is None else found is not None and said in found
 
 

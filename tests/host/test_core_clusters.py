@@ -94,7 +94,7 @@ def test_every_core_is_in_one_cluster_and_stronger_ones_come_first(
 @given(st.sets(st.integers(0, 300)))
 @settings(deadline=None)
 def test_cores_are_shown_as_the_kernel_reads_them(cores: set[int]) -> None:
-    assert set(cpu_list(core_clusters.shown(sorted(cores)))) == cores
+    assert set(cpu_list(core_clusters.core_ranges(sorted(cores)))) == cores
 
 
 def in_a_thread(work: object) -> list[object]:

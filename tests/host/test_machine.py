@@ -65,14 +65,14 @@ def test_a_part_that_only_a_library_knows_is_called_as_it_says(monkeypatch: pyte
     entries = [{"CPU implementer": "0x41", "CPU part": "0xdff"}]
     for brand, expected in (("Cortex-A999", "Cortex-A999"), ("-", "Arm part 0xdff")):
         monkeypatch.setitem(sys.modules, "cpuinfo", library(brand))
-        cpu_names.asked.cache_clear()
-        assert cpu_names.name(entries, ask=cpu_names.asked) == expected
+        cpu_names.name_from_py_cpuinfo.cache_clear()
+        assert cpu_names.processor_name(entries, ask_elsewhere=cpu_names.name_from_py_cpuinfo) == expected
     known = [{"CPU implementer": "0x41", "CPU part": "0xd08"}]
-    assert cpu_names.name(known, ask=lambda: "what nobody asked") == "Arm Cortex-A72"
+    assert cpu_names.processor_name(known, ask_elsewhere=lambda: "what nobody asked") == "Arm Cortex-A72"
     monkeypatch.setitem(sys.modules, "cpuinfo", types.SimpleNamespace())
-    cpu_names.asked.cache_clear()
-    assert cpu_names.asked() is None
-    cpu_names.asked.cache_clear()
+    cpu_names.name_from_py_cpuinfo.cache_clear()
+    assert cpu_names.name_from_py_cpuinfo() is None
+    cpu_names.name_from_py_cpuinfo.cache_clear()
 
 
 @given(st.integers(0, 0xFF), st.integers(0, 0xFFF), st.integers(0, 0xF), st.integers(0, 0xF))
@@ -80,7 +80,11 @@ def test_a_part_that_only_a_library_knows_is_called_as_it_says(monkeypatch: pyte
 def test_register_and_cpuinfo_name_a_part_alike(implementer: int, part: int, variant: int, revision: int) -> None:
     core = machines.Core(part, implementer, variant, revision)
     entry = {"CPU implementer": f"{implementer:#x}", "CPU part": f"{part:#x}"}
-    assert cpu_names.name([], [core.midr]) == cpu_names.name([entry]) == cpu_names.part_name((implementer, part))
+    assert (
+        cpu_names.processor_name([], [core.midr])
+        == cpu_names.processor_name([entry])
+        == cpu_names.part_name((implementer, part))
+    )
 
 
 @given(st.text(max_size=20), st.text(max_size=20))

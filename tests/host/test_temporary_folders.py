@@ -38,7 +38,7 @@ def settled(folder: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def first_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(temporary_folders, "_tidied", set())
+    monkeypatch.setattr(temporary_folders, "_cleaned", set())
 
 
 def test_a_folder_is_there_empty_and_gone_afterwards(tmp_path: Path) -> None:
@@ -82,4 +82,4 @@ def test_a_drive_without_locks_and_a_place_that_cannot_be_read(tmp_path: Path, m
     monkeypatch.setattr(fcntl, "flock", refuse)
     with temporary_folders.folder(tmp_path) as folder:
         assert list(folder.iterdir()) == []  # a lock that nobody holds would get it removed
-    temporary_folders.tidy(str(tmp_path / "nowhere"))
+    temporary_folders.remove_abandoned(str(tmp_path / "nowhere"))

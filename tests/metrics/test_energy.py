@@ -161,7 +161,7 @@ def test_nvml_counts_millijoules_and_says_why_it_does_not() -> None:
     assert made.energy() == Energy({"gpu": 1_234_567_000}, "nvml")
     assert not made.energy().wraps_uj
     silent = nvml.connect(library=library())
-    for watched, why in ((silent, "tells no energy.*from Volta on"), ("no NVML here", "NVML: no NVML here$")):
+    for watched, why in ((silent, "no energy counter.*from Volta on"), ("no NVML here", "NVML: no NVML here$")):
         made = device(Gpu(watched=watched))
         made.setup()
         with pytest.raises(EffbenchError, match=why):

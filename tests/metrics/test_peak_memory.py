@@ -26,7 +26,7 @@ from effbench.host.worker_process import worker_environment
 from effbench.metrics import base, peak_memory
 from effbench.results import Results
 from effbench.runtimes.base import Prepared, Setting, Unsupported
-from effbench.runtimes.model_file import FACTS_FILE, Exported, Session
+from effbench.runtimes.model_file import FACTS_FILE, ModelFileRuntime, Session
 from effbench.timing import build_call
 
 NETWORKS = """
@@ -137,7 +137,7 @@ class Opened(Session):
         return lambda: [array + 1 for array in arrays]
 
 
-class FromFile(Exported):
+class FromFile(ModelFileRuntime):
     """A runtime of model files that writes and reads none."""
 
     name = "from_file"
@@ -217,8 +217,8 @@ class Allocator(Gpu):
         self.kept = max(self.kept, self.held)
         self.most, self.most_kept = max(self.most, self.held), max(self.most_kept, self.kept)
 
-    def work(self) -> None:
-        super().work()
+    def queue_load(self) -> None:
+        super().queue_load()
         self.take(16 * MB)
         self.held -= 16 * MB
 

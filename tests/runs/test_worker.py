@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from effbench.host import worker_process
-from effbench.host.worker_process import Worker, WorkerFailed, last_words
+from effbench.host.worker_process import Worker, WorkerFailed, last_message
 from effbench.runs import worker
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there the protocol shares the standard streams")
@@ -66,7 +66,7 @@ def test_one_that_took_long_over_a_large_job_is_heard(tmp_path: Path) -> None:
 
 
 def test_a_thread_that_never_ends_holds_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_process, "LEAVING_S", 0.2)
+    monkeypatch.setattr(worker_process, "EXIT_TIMEOUT_S", 0.2)
     assert heard(tmp_path, "import threading, time; threading.Thread(target=time.sleep, args=(600,)).start()") == []
 
 
@@ -94,8 +94,8 @@ def test_no_program_that_a_network_starts_has_the_pipes(monkeypatch: pytest.Monk
 
 
 def test_the_message_of_the_last_traceback_is_the_last_word() -> None:
-    assert last_words("") == ""
-    assert last_words("a\nb\n") == "b"
+    assert last_message("") == ""
+    assert last_message("a\nb\n") == "b"
     printed = "Traceback (most recent call last):\n  File x\n    y\nValueError: first\n\nDuring …\n\nTraceback (most "
     printed += "recent call last):\n  File x\n    y\nOSError: second\nmore of it\nbye\n"
-    assert last_words(printed) == "OSError: second"
+    assert last_message(printed) == "OSError: second"

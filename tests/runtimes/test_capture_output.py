@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 
-from effbench.runtimes.capture_output import quiet
+from effbench.runtimes.capture_output import captured_output
 
 
 def chatter() -> None:
@@ -23,7 +23,7 @@ def chatter() -> None:
 
 
 def test_nothing_reaches_the_terminal_and_what_was_written_can_be_read(capfd: pytest.CaptureFixture[str]) -> None:
-    with quiet() as said:
+    with captured_output() as said:
         chatter()
         assert "from below, out\nfrom below, err\n" in said()
     assert capfd.readouterr() == ("", "")
@@ -40,7 +40,7 @@ def test_levels_handlers_and_filters_are_as_before(fails: bool) -> None:
         return root.manager.disable, root.level, list(root.handlers), list(warnings.filters), len(descriptors)
 
     before = state()
-    with contextlib.suppress(ZeroDivisionError), quiet():
+    with contextlib.suppress(ZeroDivisionError), captured_output():
         root.addHandler(logging.NullHandler())
         root.setLevel(logging.DEBUG)
         warnings.simplefilter("always")
@@ -51,6 +51,6 @@ def test_levels_handlers_and_filters_are_as_before(fails: bool) -> None:
 
 def test_what_was_buffered_before_is_not_swallowed(capfd: pytest.CaptureFixture[str]) -> None:
     sys.stdout.write("before")
-    with quiet():
+    with captured_output():
         pass
     assert capfd.readouterr().out == "before"

@@ -25,7 +25,7 @@ from effbench.cli import options  # noqa: E402
 from effbench.devices import cuda  # noqa: E402
 from effbench.host import worker_process  # noqa: E402
 from effbench.runtimes import Prepared, Runtime, Setting, Unsupported, torch_compile  # noqa: E402
-from effbench.runtimes.model_file import Exported  # noqa: E402
+from effbench.runtimes.model_file import ModelFileRuntime  # noqa: E402
 from effbench.timing import output_check  # noqa: E402
 
 HERE = Path(__file__).parent
@@ -256,7 +256,7 @@ def test_it_says_what_became_of_the_network(bench: Bench, name: str) -> None:
     assert sum(facts["outside"].values()) <= facts["operators"]
     assert facts["threads"] in (None, 1)
     weights = sum(weight.numel() for weight in subject.network.parameters())
-    assert facts["artefact_bytes"] > (4 * weights if isinstance(bench.runtime, Exported) else 0)
+    assert facts["artefact_bytes"] > (4 * weights if isinstance(bench.runtime, ModelFileRuntime) else 0)
 
 
 def test_it_describes_itself_in_plain_values(bench: Bench) -> None:
@@ -268,7 +268,7 @@ def test_it_describes_itself_in_plain_values(bench: Bench) -> None:
 
 def test_a_later_launch_finds_what_the_first_one_made(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = bench.subject("shuffled")
-    if isinstance(bench.runtime, Exported):
+    if isinstance(bench.runtime, ModelFileRuntime):
         monkeypatch.setattr(bench.runtime, "export", lambda *_: pytest.fail("exported again"))
     again = bench.runtime.prepare(subject.network, subject.inputs, subject.setting)
     assert close(subject.network(*subject.inputs[0]), again.call()) or bench.runtime.name == "compile"
@@ -313,11 +313,11 @@ def test_two_threads_are_two_threads(bench: Bench) -> None:
     }
     command = [sys.executable, "-c", "import test_contract as tests; tests.report_two_threads()"]
     made = bench.subject("stack").setting.folder
-    folder = made if isinstance(bench.runtime, Exported) else bench.folder / "two"
+    folder = made if isinstance(bench.runtime, ModelFileRuntime) else bench.folder / "two"
     if (made / torch_compile._TOOLS).exists():
         shutil.copytree(made / torch_compile._TOOLS, folder / torch_compile._TOOLS)
     # A model file is there by now. What is made anew is one convolution: to compile three takes four times as long.
-    network = "stack" if isinstance(bench.runtime, Exported) else "single"
+    network = "stack" if isinstance(bench.runtime, ModelFileRuntime) else "single"
     told = json.dumps({"runtime": bench.runtime.name, "folder": str(folder), "network": network})
     done = subprocess.run(command, input=told, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -156,7 +156,7 @@ def test_the_pool_belongs_to_the_process(exported: Exported) -> None:
     assert exported.prepared.facts["threads"] == 1
     with pytest.raises(Unsupported, match=r"^executorch computes with 1 threads in this process already; measure 2 in"):
         EXECUTORCH.load([], replace(exported.setting, threads=2))  # type: ignore[attr-defined]
-    assert _Session.pool == 1
+    assert _Session.pool_threads == 1
 
 
 def test_without_torch_the_reason_is_said(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:

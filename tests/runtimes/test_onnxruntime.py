@@ -173,7 +173,7 @@ def test_a_missing_exporter_is_named_with_the_extra(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else object())
     remedy = r"^onnxscript, which exporting for onnxruntime needs, is not installed; pip install 'effbench\[onnx\]'$"
     with pytest.raises(Unsupported, match=remedy):
-        OnnxRuntime().exported(nn.Identity(), (torch.ones(1),), Setting(tmp_path / "cell"))
+        OnnxRuntime().export_once(nn.Identity(), (torch.ones(1),), Setting(tmp_path / "cell"))
     assert not (tmp_path / "cell").exists()
 
 

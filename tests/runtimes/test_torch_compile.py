@@ -49,25 +49,27 @@ def test_every_cell_of_a_class_is_compiled_under_a_code_of_its_own(monkeypatch: 
 
     torch._dynamo.reset()
     given = torch.ones(2)
-    made = [torch_compile.own_entry(Line(float(factor))) for factor in range(12)]
+    made = [torch_compile.with_own_code(Line(float(factor))) for factor in range(12)]
     assert len({id(entry.__code__) for entry in made}) == 12
     for factor, entry in enumerate(made):
         run = torch.compile(entry, backend=backend, fullgraph=True, dynamic=False)
         for _ in range(2):
             assert torch.equal(run(given), factor * given + 1)
     assert len(seen) == 12, "each was compiled, and once"
-    assert [torch_compile.entries(entry) for entry in made] == [1] * 12, "no guard of another one is tried first"
+    assert [torch_compile.compiled_versions(entry) for entry in made] == [1] * 12, (
+        "no guard of another one is tried first"
+    )
 
 
 def test_the_count_of_entries_is_that_of_a_shared_code() -> None:
     """What the test above rules out: entries of one code object pile up."""
     torch._dynamo.reset()
-    shared = torch_compile.own_entry(Line())
+    shared = torch_compile.with_own_code(Line())
     run = torch.compile(shared, backend="eager", fullgraph=True, dynamic=False)
-    assert torch_compile.entries(shared) == 0
+    assert torch_compile.compiled_versions(shared) == 0
     for size in (2, 3, 4):
         run(torch.ones(size))
-    assert torch_compile.entries(shared) == 3
+    assert torch_compile.compiled_versions(shared) == 3
 
 
 class Counting(nn.Module):
@@ -109,13 +111,13 @@ def test_few_calls_prepare_a_cell_however_many_inputs_rotate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rotated: int, tried: int
 ) -> None:
     made: list[object] = []
-    turns = torch_compile.in_turn
+    turns = torch_compile.round_robin
 
     def counted(calls: Any) -> Any:
         call = turns(calls)
         return lambda: made.append(call())
 
-    monkeypatch.setattr(torch_compile, "in_turn", counted)
+    monkeypatch.setattr(torch_compile, "round_robin", counted)
     with torch.inference_mode():
         get("compile").prepare(Line(), [(torch.ones(4),)] * rotated, Setting(tmp_path))
     assert len(made) == tried
@@ -126,7 +128,7 @@ def test_nothing_runs_eagerly_unseen(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A switch in the environment makes torch.compile do nothing, and say nothing."""
     with torch._dynamo.config.patch(disable=True), pytest.raises(Unsupported, match="unset TORCHDYNAMO_DISABLE"):
         get("compile").prepare(Line(), [(torch.ones(4),)], Setting(tmp_path))
-    monkeypatch.setattr(torch_compile, "entries", lambda _: 0)
+    monkeypatch.setattr(torch_compile, "compiled_versions", lambda _: 0)
     with pytest.raises(Unsupported, match="left it to eager"):
         get("compile").prepare(Line(), [(torch.ones(4),)], Setting(tmp_path))
 
@@ -173,7 +175,7 @@ def test_a_training_step_is_compiled_forward_and_backward(tmp_path: Path) -> Non
 
     taught, expected = network(), network()
     prepared = get("compile").prepare(taught, inputs, Setting(tmp_path, mode="train"))
-    step = training_step.step(expected, inputs)
+    step = training_step.training_call(expected, inputs)
     for _ in range(4):  # as many as preparing took: twice each input
         step()
     for _ in range(3):

@@ -116,7 +116,7 @@ class Gpu:
         self.log.append("flush")
         self.launch(1_000, 70_000)
 
-    def work(self) -> None:
+    def queue_load(self) -> None:
         self.log.append("work")
         self.launch(1_000, 100_000_000)
 
@@ -171,17 +171,17 @@ class Gpu:
 class Nvml(nvml.Gpu):
     """An NVML whose readings follow a script, one a block; the last one stays. The first is that of the setup."""
 
-    def __init__(self, *readings: nvml.Reading) -> None:
+    def __init__(self, *readings: nvml.GpuSample) -> None:
         super().__init__(None, None)
         self.readings, self.looks = list(readings), 0
 
-    def read(self) -> nvml.Reading:
+    def read(self) -> nvml.GpuSample:
         self.looks += 1
         return self.readings.pop(0) if len(self.readings) > 1 else self.readings[0]
 
-    def glance(self) -> nvml.Reading:
+    def read_clock(self) -> nvml.GpuSample:
         found = self.read()
-        return nvml.Reading(sm_mhz=found.sm_mhz, reasons=found.reasons)
+        return nvml.GpuSample(sm_mhz=found.sm_mhz, reasons=found.reasons)
 
     def processes(self) -> frozenset[int] | None:
         return self.readings[0].processes
@@ -197,7 +197,7 @@ def device(gpu: Gpu, **options: Any) -> Cuda:
     return Cuda(api=gpu, **{"warm_up_s": 0.0, **options})
 
 
-CALM = nvml.Reading(sm_mhz=1980, memory_mhz=2619, temperature_c=50, power_w=300, reasons=0, processes=frozenset({7}))
+CALM = nvml.GpuSample(sm_mhz=1980, memory_mhz=2619, temperature_c=50, power_w=300, reasons=0, processes=frozenset({7}))
 
 
 def library(**answers: Any) -> Any:

@@ -195,7 +195,7 @@ def test_a_step_is_forward_backward_and_sgd_with_momentum():
     the inputs, and returns the loss from before its step."""
     network = seeded().double()
     twin = copy.deepcopy(network)
-    call = training_step.step(network, [images(torch.float64, seed) for seed in (1, 2)])
+    call = training_step.training_call(network, [images(torch.float64, seed) for seed in (1, 2)])
     # The trial pass before the first step has moved the running statistics of the norm, and nothing else.
     weights = [weight for weight in twin.parameters() if weight.requires_grad]
     momenta = [torch.zeros_like(weight) for weight in weights]
@@ -236,7 +236,7 @@ def test_every_dtype_trains_and_stays_finite(dtype: str, memory_format: str, tmp
 
 def test_thousands_of_steps_leave_values_where_they_are():
     network = seeded()
-    call = training_step.step(network, [images()])
+    call = training_step.training_call(network, [images()])
     before = copy.deepcopy(network.state_dict())
     first = call().item()
     for _ in range(1000):
@@ -270,7 +270,7 @@ def test_every_output_of_floats_counts_for_the_loss():
     network = seeded(Several)
     with torch.no_grad():
         found = copy.deepcopy(network)(*images())["logits"]
-    loss = training_step.step(network, [images()])()
+    loss = training_step.training_call(network, [images()])()
     assert loss.item() == pytest.approx((found.square().mean() + found.square().sum().square()).item(), rel=1e-5)
 
 
@@ -280,15 +280,15 @@ def test_every_output_of_floats_counts_for_the_loss():
 )
 def test_what_cannot_be_trained_says_so(network: type[nn.Module], reason: str):
     with pytest.raises(Unsupported, match=reason):
-        training_step.step(seeded(network), [images()])
+        training_step.training_call(seeded(network), [images()])
 
 
 def test_a_batch_norm_over_one_value_has_a_remedy():
     network = nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4)).train()
     alone = (torch.randn(1, 3, 8, 8),)
     with pytest.raises(Unsupported, match="use --batch 8"):
-        training_step.step(network, [alone])
-    assert training_step.step(network, [images()])().isfinite()
+        training_step.training_call(network, [alone])
+    assert training_step.training_call(network, [images()])().isfinite()
 
 
 @pytest.mark.parametrize("name", [name for name in runtimes.NAMES if "train" not in runtimes.get(name).modes])

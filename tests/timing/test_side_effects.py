@@ -626,22 +626,22 @@ def test_gradients_in_forward(networks: Path) -> None:
     for name in ("Force", "Enabled", "Saves"):
         with pytest.raises(RuntimeError) as raised:
             Cell(networks, name)
-        assert failure_reasons.told(raised.value) == failure_reasons.GRADIENTS
-    assert "with torch.inference_mode(False), torch.enable_grad():" in failure_reasons.GRADIENTS
+        assert failure_reasons.reason_for(raised.value) == failure_reasons.GRADIENTS_ADVICE
+    assert "with torch.inference_mode(False), torch.enable_grad():" in failure_reasons.GRADIENTS_ADVICE
 
 
 @pytest.mark.parametrize("kind", ["weights", "numpy", "python", "forward"])
 def test_out_of_memory_is_named_wherever_it_happens(networks: Path, kind: str) -> None:
     with pytest.raises(Exception) as raised:
         Cell(networks, "Huge", arguments={"kind": kind})
-    assert failure_reasons.told(raised.value).startswith("out of memory: ")
+    assert failure_reasons.reason_for(raised.value).startswith("out of memory: ")
 
 
 def test_other_errors_keep_their_reason() -> None:
-    assert failure_reasons.told(ValueError("a memory of it")) == "ValueError: a memory of it"
-    assert failure_reasons.told(SystemExit(3)) == "it called sys.exit(3)"
-    assert failure_reasons.told(Unsupported("first\nsecond")) == "first"
-    assert failure_reasons.told(RuntimeError()) == "RuntimeError: RuntimeError"
+    assert failure_reasons.reason_for(ValueError("a memory of it")) == "ValueError: a memory of it"
+    assert failure_reasons.reason_for(SystemExit(3)) == "it called sys.exit(3)"
+    assert failure_reasons.reason_for(Unsupported("first\nsecond")) == "first"
+    assert failure_reasons.reason_for(RuntimeError()) == "RuntimeError: RuntimeError"
 
 
 def test_notes_reach_the_table(networks: Path, tmp_path: Path) -> None:
@@ -718,7 +718,7 @@ def test_weights_that_were_computed_are_copied() -> None:
     with pytest.warns(FutureWarning, match="weight_norm"):
         network = nn.utils.weight_norm(nn.Linear(6, 6))
     assert not network.weight.is_leaf
-    copy = copies.of(network)
+    copy = copies.deep_copy(network)
     assert copy is not None and torch.equal(copy.weight, network.weight)
     prepared = in_process.prepare(network, (6,))
     with prepared.conditions("system"):
@@ -802,7 +802,7 @@ SETTINGS: dict[str, tuple[Callable[[], object], Callable[[], object], str]] = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_what_a_forward_sets_is_put_back_and_named(name: str) -> None:
     setting, read, told = SETTINGS[name]
-    with global_state.kept():
+    with global_state.settings_restored():
         torch.set_num_threads(1)
         before = read()
         prepared = in_process.prepare(Sets(setting), (6,))
@@ -846,7 +846,7 @@ def test_a_network_that_trains_itself_is_noted_once_in_a_test(part: str, first: 
 
 
 def test_what_only_a_late_call_sets_is_named_too() -> None:
-    with global_state.kept():
+    with global_state.settings_restored():
         torch.set_num_threads(1)
         prepared = in_process.prepare(Sets(SETTINGS["threads"][0], first=50), (6,))
         assert not any("sets" in note for note in prepared.notes)
@@ -880,8 +880,8 @@ def test_an_error_whose_text_cannot_be_made_is_told_by_its_type() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise Odd
 
-    assert failure_reasons.told(Odd()) == "Odd: Odd" and failure_reasons.out_of_memory(Odd()) == ""
-    assert failure_reasons.told(SystemExit(Odd())) == "it called sys.exit(Odd())"
+    assert failure_reasons.reason_for(Odd()) == "Odd: Odd" and failure_reasons.out_of_memory(Odd()) == ""
+    assert failure_reasons.reason_for(SystemExit(Odd())) == "it called sys.exit(Odd())"
     with pytest.raises(ModelError, match="Odd"):
         profile(Fails(), (6,))
 
@@ -981,7 +981,7 @@ def test_an_array_that_was_resized_or_is_fixed() -> None:
 
 
 def test_inputs_have_values_whatever_the_default_device(networks: Path) -> None:
-    with global_state.kept():
+    with global_state.settings_restored():
         assert Cell(networks, "OnMeta").output.device.type == "cpu"
 
 

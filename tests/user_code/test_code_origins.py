@@ -239,8 +239,8 @@ def test_a_hundred_thousand_files_take_no_time_to_speak_of(refused: Refused, tmp
     listing = tmp_path / "many"
     source_trees.write_listing(listing, (f"data/{n % 100}/part_{n}.py" for n in range(100_000)))
     tree = source_trees.Tree(tmp_path, source_trees._listed(listing))
-    assert [held.path for held in tree.holding("part_77")] == ["data/77/part_77.py"]
-    assert tree.holding("77.part_77") and not tree.holding("78.part_77")
+    assert [held.path for held in tree.files_of("part_77")] == ["data/77/part_77.py"]
+    assert tree.files_of("77.part_77") and not tree.files_of("78.part_77")
 
 
 # --- why a side does not run it ---------------------------------------------------------------------
@@ -267,11 +267,11 @@ def test_absent_is_only_what_the_revision_does_not_hold(tmp_path: Path, monkeypa
     monkeypatch.chdir(tree)
 
     def cause(error: ModelError) -> str:
-        return code_origins.explained(error, job).cause
+        return code_origins.explain(error, job).cause
 
     assert cause(absent("gone.py")) == cause(absent("foo.gone")) == cause(absent("new.py")) == "absent"
     for module in ("helper.py", "helper"):
-        said = code_origins.explained(absent(module), job)
+        said = code_origins.explain(absent(module), job)
         assert said.cause == "" and "git-ignored" in said, "what no revision will ever hold is not new"
     lacks_name = absent("foo.nets")
     lacks_name.attribute = "net"
@@ -280,17 +280,15 @@ def test_absent_is_only_what_the_revision_does_not_hold(tmp_path: Path, monkeypa
     assert cause(lacks_name) == "absent"
     assert cause(absent("third_party/x/nets.py")) == "", "a submodule that was not fetched is not new"
     assert cause(absent("foo.nets")) == "", "it is there, in a folder that `paths` does not name"
-    assert 'add "python" to `paths`' in code_origins.explained(absent("foo.nets"), job)
+    assert 'add "python" to `paths`' in code_origins.explain(absent("foo.nets"), job)
     assert cause(lacking("einops")) == "lacks"
     assert cause(lacking("foo")) == cause(lacking("new")) == "", "a part of the project is no package to install"
-    said = code_origins.explained(lacking("helper"), job)
+    said = code_origins.explain(lacking("helper"), job)
     assert said.cause == "" and "helper.py lies in the other side's tree only (git-ignored?)" in said
     error = ModelError("it raises FileNotFoundError")
     error.missing_file = os.path.join(tree, "weights.pt")
-    assert "weights.pt lies in the other side's tree only (git-ignored?)" in code_origins.explained(error, job)
-    assert code_origins.explained(absent("foo.nets"), {}).cause == "absent", (
-        "without another side nothing is looked for"
-    )
+    assert "weights.pt lies in the other side's tree only (git-ignored?)" in code_origins.explain(error, job)
+    assert code_origins.explain(absent("foo.nets"), {}).cause == "absent", "without another side nothing is looked for"
 
 
 def test_nothing_is_refused_without_another_side(tmp_path: Path) -> None:
@@ -368,9 +366,9 @@ def test_a_root_that_is_a_package_itself_still_holds_the_module(refused: Refused
 def watching(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As in a gate's process, which does so until it ends."""
     monkeypatch.setattr(opened_files, "_paths", None)
-    opened_files.watch()
+    opened_files.start_recording()
     yield
-    opened_files._end(opened_files._keep)
+    opened_files._remove_listener(opened_files._record)
 
 
 READS = """
@@ -442,7 +440,7 @@ def test_an_exported_program_is_seen(tmp_path: Path) -> None:
     """A good one: of any other file torch says why it is none, for which Python opens it."""
     path, seen = tmp_path / "net.pt2", []
     torch.export.save(torch.export.export(torch.nn.Linear(2, 2).eval(), (torch.ones(1, 2),)), path)
-    with opened_files.told_to(lambda name, flags: seen.append(name)):
+    with opened_files.listening(lambda name, flags: seen.append(name)):
         torch.export.load(path)
     assert str(path) in seen
 
@@ -453,7 +451,7 @@ def test_a_library_of_the_other_tree_that_another_one_needs_is_seen_in_memory(re
     there.parent.mkdir()
     there.write_text("x" * 4096)
     now = {"libinner.so": "x" * 4096}
-    with opened_files.unwatched():
+    with opened_files.recording_suspended():
         file = there.open()
     with file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
         said = refused(now, before={}, as_baseline=True)
@@ -467,7 +465,7 @@ def test_byte_code_stands_for_its_source(refused: Refused, tmp_path: Path, kind:
     """A warm cache: only the byte code is opened."""
     now = {"blocks.py": "WORK = 3\n"}
     place = tmp_path / ("elsewhere" if kind == "copy" else "top")
-    with opened_files.unwatched():
+    with opened_files.recording_suspended():
         source = written(place, now) / "blocks.py"
         cached = py_compile.compile(str(source), str(source) + "c" if kind in ("legacy", "without source") else None)
         if kind == "without source":
@@ -544,21 +542,21 @@ def test_a_generated_module_is_told_of_as_such_and_a_name_that_is_taken_too(
     monkeypatch.chdir(tree)
     source_trees._loaded.cache_clear()
     for name, file in (("foo._version", "_version.py"), ("foo._fast", "_fast.abi3.so")):
-        said = code_origins.explained(lacking(name), job)
+        said = code_origins.explain(lacking(name), job)
         assert said.cause == "" and f"src/foo/{file} lies in the other side's tree only (git-ignored?)" in said
         assert "remove" not in said and "check --save-baseline" in said
-    said = code_origins.explained(absent("src/foo/_version.py"), job)
+    said = code_origins.explain(absent("src/foo/_version.py"), job)
     assert said.cause == "" and "src/foo/_version.py lies in the other side's tree only" in said
-    assert "the name 'packaging' is taken by a package that torch" in code_origins.explained(
+    assert "the name 'packaging' is taken by a package that torch" in code_origins.explain(
         lacking("packaging.blocks"), job
     )
     computed = absent("nets.py")
     computed.attribute = "build_big"
     (top / "nets.py").write_text("globals()['build_' + 'big'] = int")
-    said = code_origins.explained(computed, job)
+    said = code_origins.explain(computed, job)
     assert said.cause == "" and "something else decides whether it is there" in said
     (top / "nets.py").write_text("def build_big(): ...")
-    assert code_origins.explained(computed, job).cause == "absent"
+    assert code_origins.explain(computed, job).cause == "absent"
 
 
 def test_an_old_release_of_the_package_under_another_name_is_no_strangers(refused: Refused, tmp_path: Path) -> None:

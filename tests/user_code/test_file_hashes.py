@@ -52,7 +52,7 @@ def test_files_that_are_read_meanwhile_are_found_however_they_are_opened(tmp_pat
     torch.save({"w": torch.zeros(3)}, read[4])
     torch.jit.save(torch.jit.script(torch.nn.ReLU()), str(read[5]))
     before = builtins.open, io.open, os.open, torch.jit.load
-    with file_hashes.watched(), file_hashes.watched():
+    with file_hashes.recording_reads(), file_hashes.recording_reads():
         with open(read[0]) as file:
             file.read()
         read[1].read_text()
@@ -96,7 +96,7 @@ def test_files_are_found_past_the_functions_that_open_them(tmp_path: Path) -> No
     names = {path.name for path in tmp_path.iterdir()} - {"later.txt"}
     _imported(tmp_path / "cached.py")  # from now on only its byte code is opened
     kept_open = io.open
-    with file_hashes.watched():
+    with file_hashes.recording_reads():
         _imported(tmp_path / "module.py"), _imported(tmp_path / "cached.py"), runpy.run_path(str(tmp_path / "ran.py"))
         np.loadtxt(tmp_path / "table.txt"), np.genfromtxt(tmp_path / "gaps.txt"), np.memmap(tmp_path / "mapped")
         with kept_open(tmp_path / "kept.txt"), open(tmp_path / "plus", "r+b"):
@@ -128,7 +128,7 @@ def test_what_a_network_writes_itself_is_none_of_its_files(tmp_path: Path) -> No
         (tmp_path / name).write_text("12345678")
     with contextlib.closing(sqlite3.connect(tmp_path / "rows.db")) as rows, rows:
         rows.execute("create table calls (number)")
-    with file_hashes.watched():
+    with file_hashes.recording_reads():
         (tmp_path / "log.txt").write_text("now")
         (tmp_path / "log.txt").read_text()
         for name, mode in (("appended.txt", "a+"), ("state.bin", "r+"), ("new.txt", "a+"), ("lock", "x+")):
@@ -172,7 +172,7 @@ def test_modules_and_the_file_of_the_name_are_told_and_packages_are_not(
 def test_names_tell_nobodys_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "weights.bin").write_text("1")
-    with file_hashes.watched():
+    with file_hashes.recording_reads():
         (tmp_path / "weights.bin").read_text()
     found = file_hashes.digests([], tmp_path / "project")
     assert found["~/weights.bin"] == sha(tmp_path / "weights.bin")
@@ -182,7 +182,7 @@ def test_names_tell_nobodys_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_big_file_is_told_by_size_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.bin"
     path.write_bytes(b"12345")
-    monkeypatch.setattr(file_hashes, "WHOLE_BYTES", 4)
+    monkeypatch.setattr(file_hashes, "MAX_HASHED_BYTES", 4)
     before = file_hashes.digest(path)
     assert before.startswith("size:5,changed:")
     os.utime(path, ns=(0, 1))

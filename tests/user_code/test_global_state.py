@@ -29,7 +29,7 @@ from effbench.gates import checked_models
 from effbench.gates.baseline import name_of
 from effbench.user_code import global_state
 from effbench.user_code._global_state_table import Switch, rows
-from effbench.user_code.global_state import Held, Switched
+from effbench.user_code.global_state import SettingsGuard, Switched
 
 backends: Any = torch.backends
 TIMES = {case.id: 1e-3 for case in study().cases}
@@ -99,15 +99,15 @@ CHANGES: dict[str, tuple[str, Callable[[], object]]] = {
 
 
 @pytest.fixture
-def held() -> Iterator[Held]:
+def held() -> Iterator[SettingsGuard]:
     # Coverage may look at this process by other means; what a test changes is put back in any case.
-    with global_state.kept() as found:
+    with global_state.settings_restored() as found:
         yield found
-    assert found.put_back() == ()
+    assert found.restore() == ()
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_setting_that_a_call_changes_is_named_and_put_back(held: Held, change: str) -> None:
+def test_a_setting_that_a_call_changes_is_named_and_put_back(held: SettingsGuard, change: str) -> None:
     words, act = CHANGES[change]
     if change == "cores" and len(os.sched_getaffinity(0)) == 1:
         pytest.skip("there is one core")
@@ -119,7 +119,7 @@ def test_a_setting_that_a_call_changes_is_named_and_put_back(held: Held, change:
     held.require("cell")
 
 
-def test_it_is_put_back_also_where_the_network_raises(held: Held) -> None:
+def test_it_is_put_back_also_where_the_network_raises(held: SettingsGuard) -> None:
     threads = torch.get_num_threads()
     with pytest.raises(RuntimeError, match="its own"), held.calling("cell"):
         other_threads()
@@ -130,7 +130,7 @@ def test_it_is_put_back_also_where_the_network_raises(held: Held) -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_what_building_changes_is_noted_and_only_what_was_set_itself(held: Held) -> None:
+def test_what_building_changes_is_noted_and_only_what_was_set_itself(held: SettingsGuard) -> None:
     with held.building({"id": "cell", "model": "x.py:f"}):
         torch.set_float32_matmul_precision("medium")
         torch.set_num_interop_threads(torch.get_num_interop_threads() + 3)  # a second time, which torch refuses
@@ -142,7 +142,7 @@ def test_what_building_changes_is_noted_and_only_what_was_set_itself(held: Held)
 
 
 @pytest.mark.parametrize("kind", ["error", "ignore", "reset", "other list", "recorded"])
-def test_filters_of_warnings_are_put_back_without_a_word(held: Held, kind: str) -> None:
+def test_filters_of_warnings_are_put_back_without_a_word(held: SettingsGuard, kind: str) -> None:
     act: dict[str, Callable[[], object]] = {
         "error": lambda: warnings.simplefilter("error"),
         "ignore": lambda: warnings.filterwarnings("ignore", module="somebody"),
@@ -163,7 +163,7 @@ def test_filters_of_warnings_are_put_back_without_a_word(held: Held, kind: str) 
         assert (warnings.showwarning, list(warnings.filters)) == before
 
 
-def test_what_was_remembered_of_another_filter_is_forgotten(held: Held) -> None:
+def test_what_was_remembered_of_another_filter_is_forgotten(held: SettingsGuard) -> None:
     """Python remembers for each line that its warning was ignored or shown."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -183,7 +183,7 @@ def _warn() -> None:
     warnings.warn("of a network", stacklevel=1)
 
 
-def test_a_long_list_is_shortened(held: Held) -> None:
+def test_a_long_list_is_shortened(held: SettingsGuard) -> None:
     with held.building({"id": "cell", "model": "pickle:/tmp/x"}):
         for name in ("threads", "mkldnn", "dtype", "fast path", "gradients"):
             CHANGES[name][1]()
@@ -197,7 +197,7 @@ def test_a_setting_that_nobody_can_put_back_spoils_the_process() -> None:
     stubborn = Switch("the tide", lambda: value[0], lambda before: None)
     for switch in (lasting, stubborn):
         value[0] = 1
-        held = Held([switch])
+        held = SettingsGuard([switch])
         told = f"f sets {switch.name} to 2, which cannot be put back"
         with pytest.raises(Switched, match=told), held.building({"id": "cell", "model": "x.py:f"}):
             value[0] = 2
@@ -208,7 +208,7 @@ def test_what_takes_long_is_left_out_between_blocks() -> None:
     read: list[str] = []
     quick = Switch("quick", lambda: read.append("quick"), None)
     slow = Switch("slow", lambda: read.append("slow"), None, slow=True)
-    held = Held([quick, slow])
+    held = SettingsGuard([quick, slow])
     read.clear()
     held.require("cell", quick=True)
     assert read == ["quick"]
@@ -216,7 +216,7 @@ def test_what_takes_long_is_left_out_between_blocks() -> None:
     assert read == ["quick", "quick", "slow"]
 
 
-def test_a_module_that_trains_itself_is_named(held: Held) -> None:
+def test_a_module_that_trains_itself_is_named(held: SettingsGuard) -> None:
     network = torch.nn.Sequential(torch.nn.Dropout()).eval()
     held.watch("cell", network)
     held.require("other")
@@ -228,8 +228,8 @@ def test_a_module_that_trains_itself_is_named(held: Held) -> None:
 
 
 def test_a_scripted_device_is_not_watched() -> None:
-    assert global_state.held(Fake()) is global_state.NOTHING
-    with global_state.NOTHING.building({"id": "cell", "model": "no.such:thing"}):
+    assert global_state.guard_for(Fake()) is global_state.NO_GUARD
+    with global_state.NO_GUARD.building({"id": "cell", "model": "no.such:thing"}):
         pass
 
 
@@ -358,7 +358,7 @@ def test_the_odd_network_is_named_and_not_its_neighbour(tmp_path: Path) -> None:
     assert cells["Warned"]["skipped"] is None and cells["Warned"]["blocks"] and cells["Warned"]["notes"] == []
     assert cells["Builds"]["skipped"] is None and cells["Builds"]["blocks"]
     assert any("odd.py:Builds sets torch's threads to 2 (put back to 1)" in note for note in cells["Builds"]["notes"])
-    assert cells["Collects"]["notes"] == [global_state.COLLECTS] and cells["Collects"]["blocks"]
+    assert cells["Collects"]["notes"] == [global_state.COLLECTS_GARBAGE] and cells["Collects"]["blocks"]
     assert "its forward sets torch's threads from 1 to 2" in cells["Threads"]["skipped"]
     assert "mkldnn.enabled from True to False" in cells["Late"]["skipped"]
     assert "on purpose" in cells["Raises"]["skipped"]

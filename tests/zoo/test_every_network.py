@@ -257,8 +257,8 @@ def test_a_network_can_be_trained(family: str):
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_an_impossible_width_or_group_names_the_nearest_possible_one(template: str):
     holes = re.findall(r"\{(\w+)\}", template)
-    entry = _registry.catalogue()[template]
-    kin = (other.arguments for other in _registry.catalogue().values() if other.builder == entry.builder)
+    entry = _registry.all_entries()[template]
+    kin = (other.arguments for other in _registry.all_entries().values() if other.builder == entry.builder)
     possible = next(arguments for arguments in kin if set(holes) <= set(arguments))
     for wrong in holes:
         word = template.format(**{**{key: str(possible[key]).replace(".", "_") for key in holes}, wrong: 99})

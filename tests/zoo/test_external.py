@@ -223,18 +223,18 @@ def test_a_package_of_the_current_folder_may_import_torchvision(tmp_path: Path):
 
 def test_an_operator_is_defined_once_and_any_other_failure_goes_through(tmp_path: Path):
     code = (
-        "from effbench.zoo.libraries import mended\n"
+        "from effbench.zoo.libraries import with_missing_schemas\n"
         "tries = []\n"
         "def load():\n"
         "    tries.append(1)\n"
         "    if len(tries) < 3:\n"
         '        raise RuntimeError(f\'operator torchvision::{["nms", "qnms"][len(tries) - 1]} does not exist\')\n'
         "    return len(tries)\n"
-        "print(mended(load))\n"
+        "print(with_missing_schemas(load))\n"
         "absent = 'operator torchvision::{} does not exist'.format\n"
         "for text in (absent('nms'), absent('new'), 'other'):\n"
         "    def load(): raise RuntimeError(text)\n"
-        "    try:\n        mended(load)\n"
+        "    try:\n        with_missing_schemas(load)\n"
         "    except RuntimeError as error:\n        print(error == error and str(error) == text)\n"
     )
     assert fresh(code, tmp_path).split() == ["3", "True", "True", "True"]

@@ -16,13 +16,13 @@ from effbench import zoo
 from effbench.core.errors import InvalidValue, ModelError, UnknownName
 from effbench.zoo import _blocks, _registry, external
 
-FAMILIES = sorted({entry.family for entry in _registry.catalogue().values()})
+FAMILIES = sorted({entry.family for entry in _registry.all_entries().values()})
 
 
 def test_the_catalogue_read_from_source_is_what_the_decorators_register():
     for family in FAMILIES:
         importlib.import_module(f"effbench.zoo.{family}")
-    assert _registry.catalogue() == _registry.REGISTERED
+    assert _registry.all_entries() == _registry.REGISTERED
     assert set(FAMILIES) >= {"resnet", "mobilenet_v1", "mobilenet_v2", "shufflenet_v1", "shufflenet_v2", "probes"}
 
 
@@ -46,7 +46,7 @@ def test_a_decorator_that_is_not_literal_is_refused_not_run(tmp_path: Path):
     file = tmp_path / "family.py"
     file.write_text("@register('a', params=print('ran'))\ndef a(): ...\n")
     with pytest.raises(ValueError, match="malformed"):
-        _registry.read(file)
+        _registry.read_entries(file)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the harnesses are timed on: a function that does nothing, and one addition of two small tensors."""
+"""Define the functions that harnesses are timed on: an empty function, and the addition of two small tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Call = Callable[[], object]
 
 
 def get(name: str) -> Call:
-    """ "empty", or "add", a torch.add of about a microsecond into a tensor that is there already."""
+    """Return the body "empty", or "add": a torch.add of about a microsecond into an existing tensor."""
     if name == "empty":
 
         def empty() -> None:
@@ -29,7 +29,7 @@ def get(name: str) -> Call:
 
 
 def bare_ns(call: Call, seconds: float = 0.15) -> float:
-    """Nanoseconds per call in a plain loop between two reads of the clock: the median over short loops."""
+    """Return the nanoseconds per call in a plain loop between two clock reads: the median over short loops."""
     calls = max(1000, int(5e6 / _loop(call, 1000)))
     spent: list[float] = []
     until = time.perf_counter() + seconds

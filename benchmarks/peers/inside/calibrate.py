@@ -1,6 +1,7 @@
-"""How many extra additions make one network of nets.py slower by a given share, and what they come to: JSON.
+"""Find how many extra additions slow one network of nets.py by a given share, and measure the slowdown. Prints JSON.
 
-Usage: calibrate.py NET SHARE. CPU time of this thread, the plain network and the slowed one in alternating blocks.
+Usage: calibrate.py NET SHARE. Uses CPU time of this thread, with the plain and the slowed network in alternating
+blocks.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def block_s(network: nets.Net, x: torch.Tensor, calls: int) -> float:
 
 
 def share_of(plain: nets.Net, slowed: nets.Net, x: torch.Tensor, rounds: int = 60) -> float:
-    """The median over rounds of the slowed network's time over the plain one's, less one."""
+    """Return the median over rounds of the slowed network's time over the plain one's, minus 1."""
     calls = max(1, round(0.005 / block_s(plain, x, 5)))
     found = []
     for number in range(rounds):

@@ -1,4 +1,4 @@
-"""The suite's cells as plain calls, as a user of a peer would write them: built, in inference mode, on one thread."""
+"""Build the suite's cells as plain calls, as a user of a peer would write them: in inference mode, on one thread."""
 
 from __future__ import annotations
 

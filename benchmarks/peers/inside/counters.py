@@ -1,4 +1,4 @@
-"""Every counter on one network, alternating, CPU time with that of child processes: JSON on standard output.
+"""Run every counter on one network, alternating, and print JSON with CPU times that include child processes.
 
 Usage: counters.py NETWORK SEED
 """
@@ -63,7 +63,7 @@ def torch_counter(model: nn.Module) -> int:
 
 def ptflops(model: nn.Module) -> int:
     with contextlib.suppress(EffbenchError):
-        # ptflops imports torchvision, whose wheel of the package index fails beside a CPU build of torch.
+        # ptflops imports torchvision, whose wheel on the package index fails with a CPU build of torch.
         libraries.library("torchvision")
     from ptflops import get_model_complexity_info
 
@@ -89,7 +89,7 @@ COUNTERS: dict[str, Count] = {
 
 
 def cpu_s() -> float:
-    """CPU seconds of this process and of those it started and waited for: effbench counts in a child."""
+    """Return the CPU seconds of this process and its ended children: effbench counts in a child process."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 

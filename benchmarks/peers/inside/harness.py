@@ -1,6 +1,6 @@
-"""One harness on one body in a process of its own, beside the bare loop: JSON on standard output.
+"""Time one harness on one body in a separate process, together with the bare loop. Prints JSON.
 
-Usage: harness.py HARNESS BODY SECONDS; SECONDS 0 means the harness's own defaults.
+Usage: harness.py HARNESS BODY SECONDS; SECONDS 0 means the harness's defaults.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import bodies
 
 
 def effbench(call: bodies.Call, seconds: float) -> dict[str, float]:
-    """Blocks as a launch times them. `block_us` is the bookkeeping of a block outside of its clocks."""
+    """Time blocks as a launch does. `block_us` is the overhead per block outside of its clocks."""
     from effbench.core.study import Sampling
     from effbench.devices.cpu import Cpu
     from effbench.timing import block_loop

@@ -1,4 +1,4 @@
-"""Count a network that runs a loop over its tokens, and what a forward pass of it takes: JSON on standard output.
+"""Count a network with a loop over its tokens, and time one forward pass of it. Prints JSON.
 
 Usage: long_sequence.py LAYERS TOKENS
 """
@@ -23,9 +23,11 @@ STATE = 16
 
 
 class SelectiveScan(nn.Module):
-    """A layer after Mamba (arXiv 2312.00752, algorithm 2): a gated state space whose state runs from token to token.
+    """A layer after Mamba (arXiv 2312.00752, algorithm 2): a gated state space model whose state passes from token to
+    token.
 
-    The scan is a plain loop, as in reference code: 8 operators a token. Input and output: (batch, tokens, width).
+    The scan is a plain loop, as in reference code, with 8 operators per token. Input and output: (batch, tokens,
+    width).
     """
 
     def __init__(self, width: int, state: int, kernel: int = 4) -> None:
@@ -59,19 +61,19 @@ class SelectiveScan(nn.Module):
 
 
 def network(layers: int) -> nn.Module:
-    """The layers one after another, without weights: counting needs none."""
+    """Return the layers in sequence, on the meta device: counting needs no weights."""
     with torch.device("meta"):
         return nn.Sequential(*(SelectiveScan(WIDTH, STATE) for _ in range(layers))).eval()
 
 
 def cpu_s() -> float:
-    """CPU seconds of this process and of those it started and waited for: effbench counts in a child."""
+    """Return the CPU seconds of this process and its ended children: effbench counts in a child process."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
-    """CPU seconds of one call, those of processes that it started included, and its result."""
+    """Return the CPU seconds of one call, including those of child processes, and its result."""
     start = cpu_s()
     result = call()
     return cpu_s() - start, result
@@ -81,7 +83,7 @@ def main(layers: str, tokens: str) -> None:
     torch.set_num_threads(1)
     model = network(int(layers))
     with torch.no_grad():
-        # What torch imports at the first use of the meta device takes seconds.
+        # The first use of the meta device makes torch import modules for seconds.
         profile(network(1), (8, WIDTH))
         network(1)(torch.empty(1, 8, WIDTH, device="meta"))
         forget_shapes()

@@ -1,6 +1,6 @@
-"""A peer without a process of its own measures every cell of the suite, one after the other: JSON on standard output.
+"""Measure every cell of the suite with a peer that starts no process of its own. Prints JSON.
 
-Usage: loops.py TOOL SECONDS; SECONDS are for each cell, 0 means the tool's own defaults.
+Usage: loops.py TOOL SECONDS; SECONDS are per cell, 0 means the tool's defaults.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def torch_timer(call: Call, seconds: float) -> float:
 
 
 def timm_loop(call: Call, seconds: float) -> float:
-    """10 calls to warm up, then the mean wall time of 40, as timm's benchmark script: or of as many as fit."""
+    """Return the mean wall time of 40 calls after 10 warm-up calls, as in timm's benchmark script, or of as many as
+    fit.
+    """
     for _ in range(10):
         call()
     steps, start = 0, time.perf_counter()

@@ -1,4 +1,4 @@
-"""A user's networks: twelve small ones, each able to do real extra work in its forward pass."""
+"""Define twelve small networks of a user, each able to do real extra work in its forward pass."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ EXTRA: dict[str, int] = {}
 
 
 class Net(nn.Module):
-    """Convolutions that keep the shape, then as many small additions as are asked for.
+    """Convolutions that keep the shape, followed by `extra` small additions.
 
     (n, width, 28, 28) to the same shape.
     """

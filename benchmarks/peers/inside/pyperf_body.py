@@ -1,4 +1,4 @@
-"""One body under pyperf, beside the bare loop in the same worker process.
+"""Time one body with pyperf, together with the bare loop in the same worker process.
 
 Usage: pyperf_body.py BODY [pyperf options]
 """

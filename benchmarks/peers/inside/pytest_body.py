@@ -1,4 +1,6 @@
-"""One body under pytest-benchmark in a real pytest process, beside the bare loop. Told by environment variables."""
+"""Time one body with pytest-benchmark in a real pytest process, together with the bare loop. Set by environment
+variables.
+"""
 
 from __future__ import annotations
 

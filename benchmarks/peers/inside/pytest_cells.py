@@ -1,4 +1,4 @@
-"""The suite's cells under pytest-benchmark in a real pytest process."""
+"""Time the suite's cells with pytest-benchmark in a real pytest process."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Count the costs of every network in the published runs of this folder, with the timm release that is installed.
+"""Count the costs of every network in the published runs of this folder, with the installed timm release.
 
     python experiments/data/timm_throughput/count.py [FOLDER]
 
-Writes costs.csv, bounds.csv and missing.csv into FOLDER (this one when left out). Takes minutes; what an interrupted
-count has finished is kept in counted.jsonl and not counted again, until the count is complete.
+Writes costs.csv, bounds.csv and missing.csv into FOLDER (default: this one). Takes minutes. What an interrupted count
+has finished is kept in counted.jsonl and not counted again, until the count is complete.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from effbench.zoo import libraries
 
 HERE = Path(__file__).parent
 FACTORS = (1 / 3, 1.0, 3.0)
-"""What the nominal peak of arithmetic is multiplied by where it is an assumption, to see how much hangs on it."""
+"""Factors on an assumed peak of arithmetic, to show how much the result depends on the assumption."""
 ASSUMED = ("i7_12700h_compiled",)
 COUNTS = ("params", "madds", "activations", "elementwise")
 
@@ -33,7 +33,7 @@ def rows(name: str) -> list[dict[str, str]]:
 
 
 def count(model: str, size: int) -> dict[str, Any]:
-    """Costs of one image, and per level the kernels as (madds, bytes of weights, bytes of activations)."""
+    """Return the costs of one image, and per level the kernels as (madds, bytes of weights, bytes of activations)."""
     timm = libraries.library("timm")
     found = in_subprocess.profile(f"timm:{model}", (3, size, size), batch=1, dtype="float32")
     levels = found.cost.memory_access_levels
@@ -57,22 +57,25 @@ def count(model: str, size: int) -> dict[str, Any]:
 def bound_s(
     kernels: Iterable[tuple[int, int, int]], batch: int, flops_per_s: float, bytes_per_s: float, narrower: float
 ) -> float:
-    """Seconds an image, at the least: weights are read once a batch; `narrower` is bytes moved per byte counted."""
+    """Return the roofline bound in seconds per image.
+
+    Weights are read once per batch. `narrower` is the bytes moved per byte counted.
+    """
     return sum(
         max(2 * madds / flops_per_s, narrower * (weights / batch + activations) / bytes_per_s)
         for madds, weights, activations in kernels
     )
 
 
-def all_counts(kept: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """Every network and size of the runs; an entry that could not be counted holds only its ``reason``."""
+def all_counts(partial_file: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return every network and size of the runs. An entry that could not be counted holds only its ``reason``."""
     found = {}
-    if kept.exists():
-        for line in kept.read_text(encoding="utf-8").splitlines():
+    if partial_file.exists():
+        for line in partial_file.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
             found[entry.pop("model"), entry.pop("img_size")] = entry
     wanted = {(row["model"], int(row["infer_img_size"])) for run in rows("runs.csv") for row in rows(run["file"])}
-    with kept.open("a", encoding="utf-8") as file:
+    with partial_file.open("a", encoding="utf-8") as file:
         for number, (model, size) in enumerate(sorted(wanted - set(found))):
             try:
                 entry = count(model, size)
@@ -93,8 +96,8 @@ def write(path: Path, lines: list[dict[str, Any]], columns: Iterable[str]) -> No
 
 
 def main(folder: Path) -> None:
-    kept = folder / "counted.jsonl"
-    found = all_counts(kept)
+    partial_file = folder / "counted.jsonl"
+    found = all_counts(partial_file)
     counted = {key: entry for key, entry in found.items() if "reason" not in entry}
     named = [{"model": model, "img_size": size, **entry} for (model, size), entry in found.items()]
     costs = [entry for entry in named if "reason" not in entry]
@@ -116,7 +119,7 @@ def main(folder: Path) -> None:
                         {"run": run["run"], "factor": f"{factor:.3g}", "model": key[0], "img_size": key[1], **texts}
                     )
     write(folder / "bounds.csv", bounds, ("run", "factor", "model", "img_size", *LEVELS))
-    kept.unlink()
+    partial_file.unlink()
     print(f"{len(costs)} counted with timm {libraries.library('timm').__version__}, {len(named) - len(costs)} missing")
 
 
