@@ -147,7 +147,7 @@ def test_the_commands_say_it_in_one_line(tmp_path: Path) -> None:
 def translated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is measured is taken to be emulated, a scripted clock too."""
     monkeypatch.setattr("effbench.host.machine.emulated", lambda *_, **__: True)
-    for place in ("runner", "gates.duel"):
+    for place in ("runs.runner", "gates.ab_run"):
         monkeypatch.setattr(f"effbench.{place}.is_emulated", lambda _: True)
 
 
