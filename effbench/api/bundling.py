@@ -13,6 +13,7 @@ from effbench.core.cost import Cost
 from effbench.core.errors import ModelError
 from effbench.core.options import BundleKeywords, MeasureOptions, shows_options
 from effbench.core.study import Cell, Experiment
+from effbench.cost import helper_process
 from effbench.cost.in_subprocess import CellCosts
 from effbench.host import optional_packages
 from effbench.results import Results
@@ -88,7 +89,7 @@ def bundle(
     """
     optional_packages.require("torch")
     asked = MeasureOptions.of({"batch": batch, "dtype": dtype, "seed": seed})
-    with Destination(**options).telling() as tell:
+    with Destination(**options).telling() as tell, helper_process.one_process():
         experiment = (
             subject
             if isinstance(subject, Experiment)

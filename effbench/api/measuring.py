@@ -11,7 +11,7 @@ from effbench.analysis import time_shares
 from effbench.core.errors import InvalidValue, UnknownName
 from effbench.core.options import MeasureKeywords, MeasureOptions, dtype_name, shows_options
 from effbench.core.study import Analysis, Experiment
-from effbench.cost import in_subprocess
+from effbench.cost import helper_process, in_subprocess
 from effbench.cost.in_subprocess import CellCosts
 from effbench.host import optional_packages, temporary_folders
 from effbench.results import Results
@@ -144,7 +144,7 @@ def measure(
     named = model if isinstance(model, Mapping) else {}
     models = [model] if isinstance(model, str) or not isinstance(model, (Sequence, Mapping)) else list(model)
     models = list(named.values()) or models
-    with temporary_folders.folder() as scratch, destination.telling() as tell:
+    with temporary_folders.folder() as scratch, destination.telling() as tell, helper_process.one_process():
         fed = input_shape if inputs is None else inputs
         experiment = model_comparison.side_by_side(models, fed, chosen.dtype, scratch, names=tuple(named))
         return _measured(experiment, chosen, select, destination, tell)
@@ -243,7 +243,7 @@ def run(
     experiment = catalog.load(study) if isinstance(study, str) else study
     if isinstance(experiment, Analysis):
         raise InvalidValue(f"{experiment.name} measures nothing; carry it out with effbench.analyse")
-    with destination.telling() as tell:
+    with destination.telling() as tell, helper_process.one_process():
         if models:
             experiment = model_comparison.of_models(experiment, models)
         if depthwise:

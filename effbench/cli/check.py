@@ -112,6 +112,7 @@ def check(
     exact), a stored run (--baseline RUN, on the same machine), another revision (--against main, measured in
     alternation with the files as they are now).
     """
+    from effbench.cost import helper_process
     from effbench.gates import config as configuration
     from effbench.runs.runner import Interrupted
 
@@ -142,7 +143,7 @@ def check(
     found = configuration.with_options(found, said, {name: _most(name, text) for name, text in counts.items() if text})
     asked = _Asked(found, against, against_python, save_baseline, save_costs, out, output.typed.get(), baseline)
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), helper_process.one_process():
             decision, costs = _carry_out(asked)
     except Interrupted as stop:
         raise typer.Exit(

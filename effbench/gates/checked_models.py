@@ -38,7 +38,7 @@ def study(config: Config) -> Experiment:
     models = [config.located(subject) for subject in config.subjects]
     model_comparison.require(models)
     cases = []
-    for subject, model, fed in zip(config.subjects, models, _fed(config.subjects, models), strict=True):
+    for subject, model, fed in zip(config.subjects, models, _fed(config.subjects, models, here(config)), strict=True):
         cases.append(
             Case(
                 model,
@@ -125,7 +125,7 @@ def facts(found: Environment) -> dict[str, str]:
     return {word: str(found.facts[name]) for word, name in wanted.items() if found.facts.get(name)}
 
 
-def _fed(subjects: Sequence[Subject], models: Sequence[str]) -> list[tuple[Input, ...]]:
+def _fed(subjects: Sequence[Subject], models: Sequence[str], site: Site) -> list[tuple[Input, ...]]:
     """What each subject is fed: what it was told to be, else what it was published with or says itself."""
     published = [
         model_comparison.published_shape(model, item.arguments) for item, model in zip(subjects, models, strict=True)
@@ -135,7 +135,7 @@ def _fed(subjects: Sequence[Subject], models: Sequence[str]) -> list[tuple[Input
         for item, model in zip(subjects, models, strict=True)
         if item.inputs is None and in_subprocess.is_foreign(model)
     ]
-    said = in_subprocess.shapes_apart(open_ones) if open_ones else {}
+    said = in_subprocess.shapes_apart(open_ones, site=site) if open_ones else {}
     return [
         item.inputs or (Input(shape or said.get(model) or DEFAULT_SHAPE),)
         for item, model, shape in zip(subjects, models, published, strict=True)

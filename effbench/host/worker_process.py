@@ -131,7 +131,7 @@ class Worker:
         self, job: Mapping[str, Any], environment: Mapping[str, str], silence_s: float, site: Site | None = None
     ) -> None:
         site = site or Site()
-        self._silence_s, self._is_own, self._is_deaf = silence_s, site.python is None, False
+        self.silence_s, self._is_own, self._is_deaf = silence_s, site.python is None, False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 closed by __exit__
         words = [*site.under, site.python or sys.executable, "-m", "effbench.runs.worker"]
         variables = site.environment(environment)
@@ -183,7 +183,7 @@ class Worker:
                 try:
                     left = left[os.write(self._orders, left) :]
                 except BlockingIOError:  # a job of many cells is larger than a pipe
-                    self._is_deaf = not _is_writable(self._orders, self._silence_s)
+                    self._is_deaf = not _is_writable(self._orders, self.silence_s)
         except BrokenPipeError:
             return
 
@@ -215,10 +215,10 @@ class Worker:
         """Events as they come. Raises WorkerFailed when the process dies or says nothing for `silence_s`."""
         while True:
             try:
-                line = self._lines.get(timeout=0 if self._is_deaf else self._silence_s)
+                line = self._lines.get(timeout=0 if self._is_deaf else self.silence_s)
             except queue.Empty:
                 raise WorkerFailed(
-                    f"no sign of life for {self._silence_s:g} s, taken for hung and ended; where one call takes "
+                    f"no sign of life for {self.silence_s:g} s, taken for hung and ended; where one call takes "
                     "longer, measure it as a study with Sampling(silence_s=...)"
                 ) from None
             if line is None:
