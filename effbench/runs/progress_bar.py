@@ -109,4 +109,6 @@ def _bar() -> Bar:
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
     )
-    return Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=REDRAWS_PER_S)
+    console = Console(stderr=True)
+    # A file that was asked to take a bar gets its last state.
+    return Progress(*columns, console=console, transient=console.is_terminal, refresh_per_second=REDRAWS_PER_S)
