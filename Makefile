@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test coverage test-arm bench gpu fuzz format clean
+.PHONY: demo test docs coverage test-arm bench gpu fuzz format clean
 
 # constraints.txt pins what CI uses, a CPU build of torch among it. With CUDA: make CONSTRAINTS= demo
 CONSTRAINTS ?= -c constraints.txt
@@ -28,6 +28,11 @@ test: $(VENV)/.installed
 	$(BIN)/lint-imports
 	$(PYTEST)
 	$(BIN)/python -m pytest -q -n 2 --nbmake notebooks
+	$(MAKE) docs
+
+# The pages under docs/ and the API reference, as a site: build/docs/index.html. A warning is an error.
+docs: $(VENV)/.installed
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 
 # The same tests with coverage, which must reach the floor in pyproject.toml. They take a quarter longer so: CI runs them
 # without.

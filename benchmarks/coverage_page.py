@@ -141,20 +141,20 @@ def generated(found: Coverage) -> str:
     if found.entries_unlike:
         lines += [
             "",
-            "### torchvision, not equal",
+            "## torchvision, not equal",
             "",
             *(f"- `{row['network']}` {row['error']}" for row in found.entries_unlike),
         ]
     if found.unlike or found.wrong:
-        lines += ["", "### timm, not equal to fvcore", ""]
+        lines += ["", "## timm, not equal to fvcore", ""]
         lines += ["| network | ours (M) | fvcore (M) | difference | cause |", "| :--- | ---: | ---: | ---: | :--- |"]
         lines += [
             _unlike(row) for row in sorted((*found.unlike, *found.wrong), key=lambda row: (cause(row), row["network"]))
         ]
     if found.failed:
-        lines += ["", "### timm, fvcore fails", "", *(f"- `{row['network']}`: {row['error']}" for row in found.failed)]
+        lines += ["", "## timm, fvcore fails", "", *(f"- `{row['network']}`: {row['error']}" for row in found.failed)]
     if found.large:
-        lines += ["", "### timm, not run with fvcore", "", _names(found.large)]
+        lines += ["", "## timm, not run with fvcore", "", _names(found.large)]
     return "\n".join(lines)
 
 

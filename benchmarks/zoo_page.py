@@ -15,15 +15,16 @@ from effbench import paper, zoo
 from effbench.cost import profile
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "support"))
+sys.path.insert(0, str(ROOT / "tests"))
 
 from published_differences import MADDS_DIFFER, PARAMS_DIFFER, printed_like, reason  # noqa: E402
 
-HEAD = """# The zoo, beside what is published about it
+HEAD = """# The zoo and published counts
 
-Written by `python benchmarks/zoo_page.py`; `tests/zoo/test_every_network.py` holds it to the code. Counts are of one
-image, multiply-adds those of convolutions and matrix products. "Met" means equal to the last digit that the source
-prints. The published rows are those of `effbench/paper/published_costs.csv`.
+This page is written by `python benchmarks/zoo_page.py`, and `tests/zoo/test_every_network.py` checks that it
+matches the code. Counts are of one image. Multiply-adds are those of convolutions and matrix products. "Met" means
+equal to the last digit that the source prints. The published rows are those of
+`effbench/paper/published_costs.csv`.
 """
 
 
@@ -32,7 +33,7 @@ def page() -> str:
     entries = {name: zoo.entry(name) for name in dict.fromkeys(zoo.entry(name).name for name in zoo.names())}
     lines = [
         HEAD,
-        "| network | params | madds (M) | input | count beside the code is from |",
+        "| network | params | madds (M) | input | source of the count in the code |",
         "| :--- | ---: | ---: | :--- | :--- |",
     ]
     for name, entry in entries.items():

@@ -20,12 +20,19 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
+    from effbench.analysis.rank_agreement import Agreement
     from effbench.report.tables.table_model import Table
 
 
 @dataclass(frozen=True)
 class Results:
-    """A run with what follows from it: estimates, verdicts, tables and figures, computed when asked for."""
+    """A run with its estimates, verdicts, tables and figures. Each is computed when first asked for.
+
+    Parameters
+    ----------
+    run
+        The run with its raw blocks.
+    """
 
     run: Run
 
@@ -36,29 +43,52 @@ class Results:
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """One verdict per claim and scale; empty for a comparison of models."""
+        """One verdict per claim and group (such as a scale); empty for a comparison of models."""
         return analysis_verdicts.judge(self.run, self.cells)
 
     @cached_property
     def breakdown(self) -> tuple[Split, ...]:
-        """Where each model's time went; empty for a study that does not ask."""
+        """Time of each model by kind of operator; empty for a study without a breakdown."""
         return time_shares.split(self.run)
+
+    @cached_property
+    def named_tables(self) -> dict[str, Table]:
+        """What `tables` lists, by the names of their files."""
+        from effbench import report
+
+        return report.tables(self.run, self.cells, self.verdicts, self._agreements)
+
+    @cached_property
+    def _agreements(self) -> tuple[Agreement, ...]:
+        from effbench import report
+
+        return report.agreements(self.run, self.cells)
 
     @property
     def directory(self) -> Path | None:
-        """The folder that holds the raw blocks."""
+        """Folder of the run, with its raw blocks; None for a run that was not stored."""
         return None if self.run.path is None else Path(self.run.path).parent
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object of ``--json``."""
+        """The run as JSON-ready values.
+
+        Returns
+        -------
+        dict
+            With the keys of ``--json``.
+        """
         from effbench.report import json_document
 
-        return json_document.run_document(self.run, self.cells, self.verdicts)
+        return json_document.run_document(self.run, self.cells, self.verdicts, self._agreements)
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row a cell: labels, costs, `latency_s`, `ratio` with bounds, the paper's ratio, flags.
+        """The cells as a table.
 
-        A label that is called like one of these, such as G1's ratio, has ``_label`` behind its name.
+        Returns
+        -------
+        pandas.DataFrame
+            One row per cell: labels, costs, `latency_s`, `ratio` with its interval, the paper's ratio, flags. A label
+            that has the name of another column, such as G1's ratio, gets the suffix ``_label``.
         """
         import pandas
 
@@ -67,7 +97,13 @@ class Results:
         return pandas.DataFrame([json_document.cell_row(cell) for cell in self.cells])
 
     def blocks_frame(self) -> pandas.DataFrame:
-        """One row a raw block: launch, round, position, cell, calls and every clock in nanoseconds."""
+        """The raw blocks as a table.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per block: launch, round, position, cell, calls and every clock in nanoseconds.
+        """
         import pandas
 
         return pandas.DataFrame(
@@ -80,7 +116,15 @@ class Results:
     def plot(self) -> Figure:
         """The run's main figure: ratios against the factor of a study, or models against their costs.
 
-        Raises InvalidValue for a run without cells.
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The figure.
+
+        Raises
+        ------
+        InvalidValue
+            For a run without cells.
         """
         from effbench import report
 
@@ -90,21 +134,39 @@ class Results:
         return found["figure"]
 
     def tables(self) -> list[Table]:
-        """What the command line prints: the cells, then whatever else the run holds."""
-        from effbench import report
+        """The tables that the command line prints: the cells, then whatever else the run holds.
 
-        return list(report.tables(self.run, self.cells, self.verdicts).values())
+        Returns
+        -------
+        list of Table
+            In order.
+        """
+        return list(self.named_tables.values())
 
     def write(self, directory: str | Path | None = None) -> dict[str, Path]:
-        """Write tables and figures beside the run, or into `directory`. Returns the files by what they are. Raises
-        StorageError.
+        """Write tables and figures.
+
+        Parameters
+        ----------
+        directory
+            Folder to write to; by default that of the run.
+
+        Returns
+        -------
+        dict of str to Path
+            The files by name.
+
+        Raises
+        ------
+        StorageError
+            Where the folder cannot be written, or the run was not stored and no folder is given.
         """
         from effbench import report
 
         target = self.directory if directory is None else Path(directory)
         if target is None:
             raise StorageError("this run was never stored; name a directory to write to")
-        return report.write_all(self.run, self.cells, self.verdicts, target)
+        return report.write_all(self.run, self.cells, self.verdicts, target, self.named_tables)
 
     def __str__(self) -> str:
         from effbench.report.tables import cells as cells_table

@@ -18,6 +18,7 @@ import numpy
 import pytest
 import scripted_gpu
 from planted_machines import PI_4, plant, read
+from recordings import of_ratios
 from run_files import write
 from runs import CELLS, run_of, with_blocks
 from scripted_runs import events_of, job
@@ -32,7 +33,7 @@ from effbench.core.run import Block, Run, Timing
 from effbench.core.study import Sampling
 from effbench.devices import OutOfMemory, cpu
 from effbench.devices.fake import Fake, ScriptedCall
-from effbench.gates import checked_models
+from effbench.gates import ab_findings, checked_models
 from effbench.gates import decision_rule as gate
 from effbench.gates.ab_pairs import Pair
 from effbench.gates.result import EXIT_CODES, Decision, Finding
@@ -96,7 +97,7 @@ def test_02_what_cannot_be_tested_is_never_significant(tmp_path: Path) -> None:
     the caller takes any exception for a yes.
     """
     for name, launches in UNTELLING.items():
-        found = gate.Gate(["a"], gate.Rule(looks=(4,))).look(0, {"a": launches})["a"]
+        found = gate.Gate(["a"], gate.Rule(looks=(4,))).look(0, of_ratios({"a": launches}))["a"]
         assert (found.verdict, found.is_improved) == ("INCONCLUSIVE", False), name
     one, many = run_of(TIMES, launches=1, rounds=3), run_of(TIMES, launches=9, rounds=20, seed=1)
     slower = run_of({cell: 1.3 * seconds for cell, seconds in TIMES.items()}, launches=5, seed=2)
@@ -280,7 +281,7 @@ def test_09_a_run_whose_every_block_was_disturbed_is_labelled_and_not_empty() ->
     judge = gate.Gate(list(CELLS), gate.Rule(looks=(5,)))
     pair = Pair(before, after)
     judge.look_at(0, pair)
-    found = gate.findings(judge, pair, {})
+    found = ab_findings.findings(judge, pair, {})
     assert found[0].verdict == "ENVIRONMENT" and "60 of 60 rounds" in found[0].reason and found[0].change is not None
     assert Decision(found).exit_code == EXIT_CODES["ENVIRONMENT"]
 

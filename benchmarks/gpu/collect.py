@@ -1,4 +1,4 @@
-"""Copy a session's runs to where runs that the README quotes are committed."""
+"""Copy a session's runs into results/reference, where runs that docs/results.md quotes are committed."""
 
 from __future__ import annotations
 

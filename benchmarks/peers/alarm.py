@@ -8,10 +8,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.decision_rules.outcome import document
+from benchmarks.decision_rules.replay import replay
 from benchmarks.peers import repository
 from benchmarks.peers.session import Part, Row, Section, Target, Task
 from benchmarks.peers.tables import percent, table
 from effbench.analysis import stats
+from effbench.gates import ab_pairs
 
 TARGET = 0.01
 RECORDED = "aa"
@@ -44,12 +47,13 @@ def measure(task: Task, folder: Path) -> Iterator[Row]:
         words = ["--launches", str(task["launches"]), "--suites", "1", "--out", RECORDED, "--json"]
         done = repository.effbench(project, "aa", *words)
         said = repository.effbench(project, "aa", "--replay", RECORDED, "--suites", str(task["suites"]), "--json")
+        rules = document(replay(ab_pairs.load(project / RECORDED), suites=task["suites"]))["rules"]
         for side in ("baseline", "candidate"):
             (folder / RECORDED / side).mkdir(parents=True, exist_ok=True)
             shutil.copy(project / RECORDED / side / "run.jsonl", folder / RECORDED / side / "run.jsonl")
     found = json.loads(said.out)
-    kept = {name: found[name] for name in ("clock", "suites", "gate", "rules", "median_cell", "caveats")}
-    yield {"wall_s": done.wall_s, "recorded": found["launches"]["recorded"], **kept}
+    kept = {name: found[name] for name in ("clock", "suites", "gate", "median_cell", "caveats")}
+    yield {"wall_s": done.wall_s, "recorded": found["launches"]["recorded"], "rules": rules, **kept}
 
 
 def section(rows: list[Row]) -> Section:
@@ -70,8 +74,8 @@ def section(rows: list[Row]) -> Section:
         counts = ", ".join(f"{word} {count}" for word, count in said.most_common())
         blocks.append(
             f"{len(real)} real gates, each `effbench check --against HEAD` on an unchanged repository of three "
-            f"networks: {counts}. {alarms_of_real} alarms are at most {percent(high, 0)} at 95 % confidence; so few "
-            "gates can show an alarm rate that is far too high, and no more."
+            f"networks: {counts}. With 95 % confidence the alarm rate is at most {percent(high, 0)}. So few gates can "
+            "only show that the rate is not far too high."
         )
     peers = [
         f"{item['rule']} {percent(item['suite_alarm']['point'], 0)}"
@@ -108,11 +112,11 @@ def _resampled(row: Row) -> list[str]:
         lines.append((f"{rule} ({about})", *alarms, *(_point(power.get(share)) for share in slowdowns)))
     return [
         f"`effbench aa` recorded {row['recorded']} launches of both sides of {row['cells']} unchanged networks in "
-        f"{row['wall_s'] / 60:.0f} minutes; {row['suites']} suites are resampled from them. The rules of other tools "
-        "see the same blocks of one launch a side: *sequential* as their users run them, the baseline in one launch "
-        "and the candidate in a later one, and *interleaved*, as effbench measures. An alarm is any cell of the suite "
-        "called slower. The last columns are the share of single cells that are called when their times are "
-        "multiplied; the section on power has really injected work.",
+        f"{row['wall_s'] / 60:.0f} minutes. {row['suites']} suites are resampled from them. The rules of other tools "
+        "are applied to the same blocks, one launch per side, in two arrangements. *Sequential* is how their users run "
+        "them: the baseline in one launch and the candidate in a later one. *Interleaved* is how effbench measures. An "
+        "alarm is a suite in which any cell is called slower. The last columns are the share of single cells that are "
+        "called slower when their times are multiplied by that much; the section on slowdowns has real ones.",
         table(
             ("rule", "alarm, sequential", "alarm, interleaved", *(f"calls {percent(share, 0)}" for share in slowdowns)),
             lines,

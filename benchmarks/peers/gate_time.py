@@ -38,9 +38,9 @@ def section(rows: list[Row]) -> Section:
     middle = statistics.median(row["wall_s"] for row in rows)
     return Section(
         [
-            "`effbench check --against HEAD --launches 4` from its start to its end, on an unchanged repository of "
-            "small convolutional networks of 0.4 to 4 ms: counting costs, a worktree of the other revision, and per "
-            "launch two fresh processes that warm up and alternate twenty rounds.",
+            "`effbench check --against HEAD --launches 4` from start to end, on an unchanged repository of small "
+            "convolutional networks of 0.4 to 4 ms. It counts costs, makes a copy of the other revision, and per "
+            "launch starts two fresh processes that warm up and alternate twenty rounds.",
             table(("cells", "launches", "wall time", "CPU time", "verdict"), lines),
         ],
         [

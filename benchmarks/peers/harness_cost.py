@@ -111,13 +111,13 @@ def section(rows: list[Row]) -> Section:
     found = max(value for value in ours if value is not None)
     return Section(
         [
-            f"Each repeat is a fresh process that times the body in a plain `for` loop ({bare['empty']:.1f} ns a call "
-            f"for an empty function, {bare['add']:.0f} ns for one small `torch.add`) and then through the harness; "
-            "what is shown is the harness's figure less the bare loop's, nanoseconds per call, median and range. The "
-            "bare loop against itself says how far to trust a difference.",
+            f"Each repeat is a fresh process that times the body in a plain `for` loop ({bare['empty']:.1f} ns per "
+            f"call of an empty function, {bare['add']:.0f} ns of one small `torch.add`) and then through the harness. "
+            "The table shows the harness's time less that of the bare loop, in nanoseconds per call: median and "
+            "range. The bare loop against itself shows how large a difference can arise by chance.",
             table(("harness", "budget", "empty function", "torch.add", "repeats"), lines),
-            f"effbench reads its counters once a block, outside of the clocks: {blocks:.1f} µs a block of at least 5 "
-            "ms.",
+            f"effbench reads its counters once per block, outside of the clocks. That takes {blocks:.1f} µs per block "
+            "of at least 5 ms.",
         ],
         [
             Target(

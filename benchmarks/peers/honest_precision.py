@@ -115,12 +115,13 @@ def section(rows: list[Row]) -> Section:
     head = [name for rho in AUTOCORRELATIONS for name in (f"ρ = {rho:g}: true", "rounds")]
     return Section(
         [
-            f"Where the truth is known: a scripted clock whose block times have {percent(DEVIATION, 0)} standard "
-            "deviation and lag-1 autocorrelation ρ drives effbench's own measuring loop until it stops for precision, "
-            f"and pytest-benchmark's rule as it documents it. {rows[0]['trials']} trials each; true is within 1 % (of "
-            "the median, for the rule on means of the mean). A run of effbench ends a launch after 60 rounds at most "
-            "and then claims nothing by this rule; here it may go on. In one cell's launch this is all that is "
-            "claimed: what the tool prints is the interval over launches, in the section before.",
+            f"A scripted clock gives block times of {percent(DEVIATION, 0)} standard deviation and lag-1 "
+            "autocorrelation ρ, so the true time is known. It drives effbench's own measuring loop until that stops "
+            f"for precision, and pytest-benchmark's rule as it documents it. {rows[0]['trials']} trials each. A claim "
+            "is true where the result is within 1 % of the median (for the rule on means, of the mean). A launch of "
+            "effbench ends after at most 60 rounds, and then claims nothing by this rule; here it may go on. This "
+            "tests the stopping rule of one launch. What effbench prints is the interval over launches, which the "
+            "section before tests.",
             table(("rule", *head), lines),
         ],
         [

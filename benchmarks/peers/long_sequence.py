@@ -46,11 +46,11 @@ def section(rows: list[Row]) -> Section:
     longest = middle.get((LAYERS, TOKENS[-1]))
     return Section(
         [
-            "CPU seconds to count a selective scan after Mamba, written as a loop over tokens: medians over fresh "
+            "CPU seconds to count a selective scan after Mamba, written as a loop over tokens. Medians over fresh "
             "processes that have imported torch and built the network. The last column is one forward pass of the same "
             "network on the meta device without any counter, which is what torch itself takes for so many operators.",
             table(
-                ("network", "operators", "counting (s)", "an operator (µs)", "forward pass on meta (s)"),
+                ("network", "operators", "counting (s)", "per operator (µs)", "forward pass on meta (s)"),
                 lines,
             ),
         ],

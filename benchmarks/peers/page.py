@@ -35,13 +35,15 @@ PARTS = (
 NOTES = "notes.json"
 """By target: why it was missed and what the next idea is. Written by hand, printed beside the target."""
 
-HEAD = """# effbench beside its peers
+HEAD = """# effbench compared with other tools
 
-Written by `python -m benchmarks.peers page` from the rows in `results/benchmarks/`; `tests/benchmarks/test_peers.py`
-holds it to them. `make bench` measures everything anew on your machine, in about an hour, and goes on where it was
-stopped. Every part alternates effbench with its peers in one session, in seeded random order and in fresh processes;
-peers run as their users run them, with their defaults, and again with the time that effbench gets. How each part is
-measured is in its file under `benchmarks/peers/`.
+This page is written by `python -m benchmarks.peers page` from the rows in `results/benchmarks/`, and
+`tests/benchmarks/test_peers.py` checks that it matches them. `make bench` repeats all measurements on your machine
+in about an hour, and continues where it was stopped.
+
+Every part alternates effbench with its peers in one session, in seeded random order and in fresh processes. Peers run
+as their users run them, with their defaults, and again with as much time as effbench gets. The file of each part under
+`benchmarks/peers/` describes how it is measured.
 """
 
 

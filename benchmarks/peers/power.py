@@ -69,11 +69,11 @@ def section(rows: list[Row]) -> Section:
     alarms = f"{others['REGRESSION']} of {sum(others.values())}"
     return Section(
         [
-            "A repository of three networks, one of which does more in the candidate: small additions in its forward "
-            "pass, as many as make it slower by so much in CPU time, calibrated before each gate; what they then came "
-            "to is in the third column, what the gate measured in the fourth. Each row counts what `effbench check "
-            f"--against HEAD` said of that network. Of the two unchanged networks beside it, {alarms} were called "
-            "slower.",
+            "A repository of three networks, one of which does more work in the candidate: as many small additions "
+            "in its forward pass as slow it down by the wanted share of CPU time, calibrated before each gate. The "
+            "third column is what the additions came to, the fourth what the gate measured. Each row counts the "
+            "verdicts of `effbench check --against HEAD` on that network. Of the two unchanged networks beside it, "
+            f"{alarms} were called slower.",
             table(
                 ("wanted", "gates", "injected, median [range]", "measured", *WORDS, "launches"),
                 lines,
@@ -105,4 +105,4 @@ def _targets(said: Counter[str]) -> list[Target]:
     ]
 
 
-PART = Part("power", "Slowdowns that are really there", plan, measure, seconds, section)
+PART = Part("power", "Real slowdowns", plan, measure, seconds, section)

@@ -203,19 +203,20 @@ def section(rows: list[Row]) -> Section:
     (_, _, true, count), peers = said[0], said[4]
     return Section(
         [
-            f"{runs} runs of each tool, in fresh processes, alternating in random order: the standard deviation over "
-            f"runs of the log of the reported time over that of the cell `{REFERENCE}`, as each tool's own figures "
-            "give it, and in the last columns the root mean square over cells, the same for the plain latency, and how "
-            "long a run took from the start of its process to its end. effbench pays for counting costs and for its "
-            "three fresh processes out of the same time; its ratios are of CPU time on one thread, as it says. The "
-            "peers read the wall clock and report the median (the loop and `--benchmark-precision` the mean).",
+            f"{runs} runs of each tool, in fresh processes, alternating in random order. A ratio is a cell's reported "
+            f"time over that of the cell `{REFERENCE}`, as each tool reports them. The columns of cells show the "
+            "standard deviation over runs of its logarithm, *all ratios* the root mean square over cells, *latency* "
+            "the same of the plain times, and *took* the time from the start of a run's process to its end. effbench "
+            "counts costs and starts three fresh processes within that time. Its ratios are of CPU time on one "
+            "thread. The peers read the wall clock and report the median (the loop and `--benchmark-precision` the "
+            "mean).",
             table(
                 ("tool", "time", *(str(case.labels["cell"]) for case in CASES[1:]), "all ratios", "latency", "took"),
                 lines,
             ),
-            "What is claimed to ±1 %, and how much of it is true: a claim is true where the figure lies within 1 % of "
-            "the median that the *other* runs of the same tool gave. effbench claims a precision by the interval that "
-            "it prints, over launches; pytest-benchmark by stopping at the precision it was told.",
+            "How many of the claims of ±1 % are true: a claim is true where the result lies within 1 % of the median "
+            "of the *other* runs of the same tool. effbench claims a precision by the interval over launches that it "
+            "prints, pytest-benchmark by stopping at the precision that it was told.",
             table(
                 ("tool", "claim", "claims", "true", "share", "95 % interval"),
                 [(who, what, count, true, *_share(true, count)) for who, what, true, count in said],

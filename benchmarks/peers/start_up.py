@@ -54,8 +54,8 @@ def section(rows: list[Row]) -> Section:
     theirs = ", ".join(f"`{name}` {1e3 * middle[name]:.0f} ms" for name in PEERS if name in middle)
     return Section(
         [
-            "User and system time of the whole process, fresh starts in random order (wall time would show whatever "
-            "else runs). Nothing that reads or judges stored runs imports torch.",
+            "User and system time of the whole process, in fresh starts in random order. (Wall time would include "
+            "whatever else runs.) Commands that read or judge stored runs do not import torch.",
             table(("command", "median", "least", "most"), lines),
         ],
         [

@@ -67,14 +67,13 @@ def section(rows: list[Row]) -> Section:
     counted = [(name, *(f"{counts[name, counter] / 1e6:,.2f}" for counter in shown)) for name in networks]
     return Section(
         [
-            "CPU milliseconds to count one network at one image of 224 × 224 that is built already: medians over fresh "
-            "processes of medians over alternating repeats. effbench gives parameters, multiply-adds, activations and "
-            "four "
-            'levels of memory access in one go; "first time" forgets every shape seen before.',
+            "CPU milliseconds to count one built network on one image of 224 × 224: medians over fresh processes of "
+            "medians over alternating repeats. effbench counts parameters, multiply-adds, activations and four "
+            'levels of memory access in one pass. "First time" means that no shape was seen before.',
             table(("network", *COUNTERS), lines),
-            "Multiply-adds (M) each counter gives. effbench, and torch's counter halved, count convolutions and matrix "
-            "products; fvcore adds norms and pooling, ptflops those and activations; torchinfo counts what its layers' "
-            "weights say.",
+            "Multiply-adds (M) by each counter. effbench, and torch's counter halved, count convolutions and matrix "
+            "products. fvcore adds norms and pooling, ptflops those and activations. torchinfo counts by the weights "
+            "of layers.",
             table(("network", "effbench", "fvcore", "FlopCounterMode / 2", "ptflops", "torchinfo"), counted),
         ]
     )

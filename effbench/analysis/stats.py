@@ -11,8 +11,14 @@ import random
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from itertools import combinations, pairwise
+from typing import TYPE_CHECKING, Any
 
 from effbench.core.estimate import Estimate
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
 
 
 def median(values: Sequence[float]) -> float:
@@ -136,44 +142,48 @@ def t_quantile(probability: float, freedom: float) -> float:
     return float(stdtrit(freedom, probability))
 
 
-def sign_test(values: Sequence[float], threshold: float = 0.0) -> float:
-    """One-sided p-value of the exact sign test that the median exceeds `threshold`; 1.0 without values.
+def sign_p(above: Array, count: Array) -> Array:
+    """One-sided p-values of the exact sign test, by how many of `count` values are above the threshold.
 
-    A value equal to the threshold counts against it. Assumes independent values. Raises ValueError on a NaN.
+    A value equal to the threshold counts against it. 1.0 without values. Assumes independent values.
     """
+    import numpy
     from scipy.special import bdtrc
 
-    _refuse_nan(values)
-    above = sum(value > threshold for value in values)
-    return float(bdtrc(above - 1, len(values), 0.5)) if values else 1.0
+    return numpy.where(count > 0, bdtrc(above - 1.0, numpy.maximum(count, 1), 0.5), 1.0)
 
 
-def t_test(values: Sequence[float], threshold: float = 0.0) -> float:
-    """One-sided p-value of Student's t test that the mean exceeds `threshold`.
+def t_p(values: Array, threshold: Array | float = 0.0) -> Array:
+    """One-sided p-values of Student's t test that the mean along the last axis exceeds `threshold`, leaving out NaN.
 
     1.0 for fewer than two values, and where they differ by rounding at most: no scatter seen is no proof that there is
-    none. Raises ValueError on a value that is not finite.
+    none.
     """
+    import numpy
     from scipy.special import stdtr
 
-    if not all(map(math.isfinite, values)):
-        raise ValueError("a t test needs finite values")
-    n = len(values)
-    if n < 2 or (scatter := deviation(values)) <= 1e-12 * max(map(abs, values)):
-        return 1.0
-    return float(stdtr(n - 1, (threshold - math.fsum(values) / n) / scatter * math.sqrt(n)))
+    count = numpy.isfinite(values).sum(axis=-1)
+    mean = numpy.nansum(values, axis=-1) / numpy.maximum(count, 1)
+    squares = numpy.nansum((values - mean[..., None]) ** 2, axis=-1)
+    scatter = numpy.sqrt(squares / numpy.maximum(count - 1, 1))
+    largest = numpy.nan_to_num(numpy.abs(values)).max(axis=-1, initial=0.0)
+    can_tell = (count > 1) & (scatter > 1e-12 * largest)
+    t = (threshold - mean) / numpy.where(can_tell, scatter, 1.0) * numpy.sqrt(count)
+    return numpy.where(can_tell, stdtr(numpy.maximum(count - 1, 1), t), 1.0)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Each p-value adjusted for all of them, in the given order (Holm, 1979): at or below alpha, it may be rejected.
+def holm(p_values: Array) -> Array:
+    """Each p-value adjusted for all of its row (Holm, 1979): at or below alpha, it may be rejected.
 
-    Keeps the chance of any false rejection at alpha whatever the dependence. Raises ValueError on a NaN.
+    Keeps the chance of any false rejection in a row at alpha whatever the dependence.
     """
-    _refuse_nan(p_values)
-    adjusted, worst = [1.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = worst
+    import numpy
+
+    order = numpy.argsort(p_values, axis=1, kind="stable")
+    factors = numpy.arange(p_values.shape[1], 0, -1)
+    raised = numpy.minimum(numpy.take_along_axis(p_values, order, 1) * factors, 1.0)
+    adjusted = numpy.empty_like(raised)
+    numpy.put_along_axis(adjusted, order, numpy.maximum.accumulate(raised, axis=1), 1)
     return adjusted
 
 
@@ -185,11 +195,6 @@ def alpha_spending(alpha: float, looks: int) -> tuple[float, ...]:
     if looks < 1:
         raise ValueError("alpha is spent over at least one look")
     return tuple(2 * alpha * number / (looks * (looks + 1)) for number in range(1, looks + 1))
-
-
-def _refuse_nan(values: Sequence[float]) -> None:
-    if any(map(math.isnan, values)):
-        raise ValueError("a test of NaN is undefined")
 
 
 def proportion_interval(events: int, trials: int, confidence: float = 0.95) -> Estimate:

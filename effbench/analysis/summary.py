@@ -30,25 +30,67 @@ FAULTS_CALL_S = 0.005
 
 @dataclass(frozen=True)
 class CellSummary:
-    """One cell of a run, estimated.
+    """Estimates of one cell of a run. What could not be estimated is None.
 
-    `latency` is wall seconds per call of the whole batch: the median over launches of each launch's median block;
-    `busy` the same on the run's own clock (thread CPU time, or device events). `ratio` is the cell's time over its
-    reference cell's, per image where their batches differ, paired within rounds, on the run's clock; exactly 1 without
-    interval for the reference itself.
-    `paper_speed` is the paper's figure in `paper_unit` for the matching platform, `paper_ratio` the paper's reference
-    speed over it, so that it reads like `ratio`; `speedup` is the time of the same case under eager over this one's,
-    paired likewise, where the run has both; `prepared` is what its runtime made of the network (`runtimes.Prepared`),
-    as the launch that exported it says; `full_model` is the network's row of the paper's Table 8.
-    `bound` is what most launches found the cell to wait for, host or device; `bounds_s` are the least seconds that a
-    call takes at each level by the device's peaks. `flags` are reasons why the cell cannot confirm a claim:
-    "host-bound" where its ratio is of wall-clock time, `NO_DEVICE_TIME`, "contaminated", "not steady", `EMULATED`, and
-    what its CPU clock misses (`CpuShare.flag`) where ratios are of CPU time. `cpu` is its CPU time over its wall time;
-    `ratio_wall` and `speedup_wall` are `ratio` and `speedup` by the wall clock, where the CPU clock of one of the two
-    cells misses work, so that both must be read and neither decides.
-    `notes` are worth a line but forbid nothing: "page faults", an output that is not finite, a host-bound cell whose
-    ratio is of device time. `disturbed` counts blocks by outside cause. Anything that could not be estimated is
-    None.
+    Attributes
+    ----------
+    cell
+        What was measured.
+    cost
+        Its counts.
+    latency
+        Wall seconds per call of the whole batch: the median over launches of each launch's median block.
+    busy
+        The same on the run's own clock: CPU time or device events.
+    ratio
+        Time over that of the reference cell, paired within rounds, on the run's clock; per image where batches differ.
+        Exactly 1 without an interval for the reference itself.
+    reference
+        Id of the reference cell.
+    throughput
+        Images per second, or what `throughput_unit` names.
+    throughput_unit
+        Unit of `throughput`.
+    paper_speed
+        The paper's speed on the matching platform, in `paper_unit`.
+    paper_unit
+        Unit of `paper_speed`.
+    paper_ratio
+        The paper's speed of the reference over `paper_speed`, so that it reads like `ratio`.
+    full_model
+        The network's row of the paper's Table 8.
+    speedup
+        Time of the same case under eager over its own, paired within rounds, where the run has both.
+    bound
+        What most launches found the cell to wait for: host or device.
+    bounds_s
+        Least seconds of a call at each level of memory access, from the device's peaks.
+    flags
+        Reasons why the cell cannot confirm a claim: "host-bound" where its ratio is of wall time, `NO_DEVICE_TIME`,
+        "contaminated", "not steady", `EMULATED`, and what its CPU time misses (`CpuShare.flag`) where ratios are of CPU
+        time.
+    notes
+        Remarks that forbid nothing: "page faults", an output that is not finite, a host-bound cell whose ratio is of
+        device time.
+    launches
+        Number of launches.
+    blocks
+        Number of blocks, those set aside included.
+    set_aside
+        Number of blocks that were set aside.
+    disturbed
+        Number of blocks by outside cause.
+    skipped
+        Why it was not measured.
+    prepared
+        What its runtime made of the network (`runtimes.Prepared`), from the launch that exported it.
+    readings
+        Secondary metrics.
+    cpu
+        CPU time over wall time.
+    ratio_wall, speedup_wall
+        `ratio` and `speedup` by the wall clock, where CPU time misses work of one of the two cells. Then both must be
+        read and neither decides.
     """
 
     cell: Cell
@@ -81,18 +123,39 @@ class CellSummary:
 
     @property
     def is_split(self) -> bool:
-        """Whether its CPU time, which ratios are of, is not what it takes."""
+        """Whether CPU time misses work of the cell while ratios are of CPU time."""
         return self.cpu is not None and self.cpu.flag in self.flags
 
     def read(self, what: str) -> Mapping[str, Any]:
-        """The values of this reading; empty where it was not asked for or could not be taken."""
+        """A secondary metric by name.
+
+        Parameters
+        ----------
+        what
+            Name of the metric, one of `core.run.READINGS`.
+
+        Returns
+        -------
+        dict
+            Its values by name; empty where it was not asked for or could not be read.
+        """
         return next((item.values for item in self.readings if item.what == what), {})
 
     def over_bound(self, level: str = DEFAULT_LEVEL) -> float | None:
-        """The measured time over the least that the device's peaks allow at this level; None without either, and where
-        the least is so small that no number says how often it fits, or CPU time misses work of the cell.
+        """Measured time over the least time that the device's peaks allow.
 
-        Both are on the run's clock: on one CPU thread the peaks too are those of its CPU time.
+        Both are on the run's clock: on one CPU thread the peaks too are those of CPU time.
+
+        Parameters
+        ----------
+        level
+            Level of memory access that the least time is computed from.
+
+        Returns
+        -------
+        float or None
+            None without either, where CPU time misses work of the cell, and where the least time is too small to divide
+            by.
         """
         least = (self.bounds_s or {}).get(level)
         ratio = self.busy.point / least if self.busy is not None and least and not self.is_split else None

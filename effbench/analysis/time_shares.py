@@ -70,13 +70,30 @@ _PART_OF = {name: part for part, names in _NAMES.items() for name in names.split
 
 @dataclass(frozen=True)
 class Split:
-    """One cell's latency in parts. Shares are of `latency_s`; the interval of each is Student's t over launches.
+    """One cell's latency by kind of operator. Means over launches of `shares` and `unattributed` sum to exactly 1.
 
-    The means over launches of `shares` (by part, in the order of `PARTS`) and `unattributed` sum to exactly 1.
-    `between` is the share of the time under the profiler in which no operator ran (on a GPU no kernel), `overhead`
-    that time over the latency, both by the wall clock. `operators` are the network's own calls by their share, the
-    largest first. `paper` are the paper's shares on `platform`; None where it has none. Without shares `missing` says
-    why.
+    Attributes
+    ----------
+    cell
+        Id of the cell.
+    shares
+        Shares of `latency_s` by part, in the order of `PARTS`. Intervals are Student's t over launches.
+    unattributed
+        Share that belongs to no operator.
+    between
+        Share of the time under the profiler in which no operator ran (on a GPU, no kernel), by the wall clock.
+    overhead
+        Time under the profiler over the latency, by the wall clock.
+    latency_s
+        Seconds per call.
+    operators
+        The network's own calls with their shares, largest first.
+    paper
+        The paper's shares on `platform`; None where it has none.
+    platform
+        Platform of the paper, ``"GPU"`` or ``"ARM"``.
+    missing
+        Why there are no shares; None where there are.
     """
 
     cell: str

@@ -93,10 +93,10 @@ def aa(
         with redirect_stdout(sys.stderr):
             pair, folder = _measure(found, out, output.typed.get())
     with watching() as watch:
-        survey, replayed = ab_gate.calibrate(found, pair, suites, found.seed or 0, watch)
+        survey, rate = ab_gate.calibrate(found, pair, suites, found.seed or 0, watch)
     if replay is not None:
-        replayed = dataclasses.replace(replayed, caveats=(*replayed.caveats, *same_code.caveats(replay)))
-    document, tables = calibration.document(survey, replayed), calibration.tables(survey, replayed)
+        rate = dataclasses.replace(rate, caveats=(*rate.caveats, *same_code.caveats(replay)))
+    document, tables = calibration.document(survey, rate), calibration.tables(survey, rate)
     if replay is None:
         write_text(folder / "table.md", "\n\n".join(map(cells.render_markdown, tables)) + "\n")
     if as_json:

@@ -15,10 +15,18 @@ DEFAULT_LEVEL = "eager"
 
 @dataclass(frozen=True)
 class Traffic:
-    """Memory access at one level, for one forward pass of the whole batch: weights and activations apart.
+    """Memory access at one level, of one forward pass of the whole batch. Each read and each write counts once.
 
-    Elements and bytes moved, each read and each write counted once. ``total(batch b) = weights + b × activations``
-    of batch 1, exactly.
+    The total at batch b is exactly ``weights + b * activations`` of batch 1.
+
+    Parameters
+    ----------
+    weights
+        Elements of parameters, buffers, and what is computed from them alone.
+    activations
+        All other elements.
+    weight_bytes, activation_bytes
+        The same in bytes.
     """
 
     weights: int = 0
@@ -28,10 +36,12 @@ class Traffic:
 
     @property
     def elements(self) -> int:
+        """Elements of weights and activations."""
         return self.weights + self.activations
 
     @property
     def bytes(self) -> int:
+        """Bytes of weights and activations."""
         return self.weight_bytes + self.activation_bytes
 
     def __add__(self, other: Traffic) -> Traffic:
@@ -39,7 +49,18 @@ class Traffic:
 
     @classmethod
     def total(cls, parts: Iterable[Traffic]) -> Traffic:
-        """The sum of all parts, without an object for each partial sum."""
+        """Sum of several.
+
+        Parameters
+        ----------
+        parts
+            What to add.
+
+        Returns
+        -------
+        Traffic
+            The sum; zero of nothing.
+        """
         weights = activations = weight_bytes = activation_bytes = 0
         for part in parts:
             weights += part.weights
@@ -53,10 +74,24 @@ class Traffic:
 class Cost:
     """Analytic cost of one forward pass of the whole batch. Counts, not times.
 
-    `madds` are multiply-adds of convolutions and matrix products (the ShuffleNetV2 paper's "FLOPs");
-    `activations` their output elements; `elementwise` the operations of every other counted operator;
-    `memory_access` the paper's *memory access cost*, in elements, at the named levels.
-    `status` is "partial" when an operator has no formula; `uncounted` then names it with its number of calls.
+    Attributes
+    ----------
+    params
+        Learnable parameters.
+    madds
+        Multiply-adds of convolutions and matrix products: the "FLOPs" of the ShuffleNetV2 paper (arXiv 1807.11164).
+    activations
+        Output elements of those operators.
+    elementwise
+        Operations of all other operators.
+    memory_access_levels
+        Memory access cost by level: ``"layer"``, ``"epilogue"``, ``"pointwise"``, ``"eager"``.
+    status
+        ``"partial"`` where an operator has no formula, else ``"complete"``.
+    uncounted
+        Operators without a formula, with their number of calls.
+    traced_on
+        What the pass ran on: ``"meta"`` for shapes alone, or the device of real tensors.
     """
 
     params: int
@@ -84,7 +119,13 @@ class Cost:
         return self.memory_access_levels[DEFAULT_LEVEL].bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, with the keys that ``effbench profile --json`` promises."""
+        """The counts as JSON-ready values.
+
+        Returns
+        -------
+        dict
+            With the keys of ``effbench profile --json``.
+        """
         return {
             "params": self.params,
             "madds": self.madds,

@@ -11,7 +11,19 @@ from effbench.core.study import Label
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval. `low` and `high` are None where the data cannot give an interval."""
+    """A number with its confidence interval.
+
+    Attributes
+    ----------
+    point
+        The estimate, in the unit of what it estimates.
+    low, high
+        Ends of the interval. None where the data cannot give one.
+    confidence
+        Confidence level of the interval.
+    n
+        Number of replicates, usually launches.
+    """
 
     point: float
     low: float | None = None
@@ -21,7 +33,7 @@ class Estimate:
 
     @property
     def half_width(self) -> float | None:
-        """Relative half-width of the interval."""
+        """Half the width of the interval relative to `point`; None without an interval."""
         if self.low is None or self.high is None or self.point == 0:
             return None
         return (self.high - self.low) / 2 / abs(self.point)
@@ -29,7 +41,23 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PairEvidence:
-    """One pair of a claim: how much slower the first level ran than the second, and whether that is shown."""
+    """How one pair of a claim was judged.
+
+    Attributes
+    ----------
+    slower, faster
+        The two levels, as predicted.
+    ratio
+        Time of `slower` over time of `faster`; None where it could not be estimated.
+    verdict
+        ``"holds"``, ``"fails"`` or ``"unsure"``.
+    reason
+        Why it is unsure.
+    paper_ratio
+        The paper's ratio; None where it has none.
+    wall
+        Ratio of wall times, where CPU time misses work of one of the two; else None.
+    """
 
     slower: Label
     faster: Label
@@ -38,12 +66,29 @@ class PairEvidence:
     reason: str = ""
     paper_ratio: float | None = None
     wall: Estimate | None = None
-    """The ratio of wall times, where CPU time misses work of one of the two."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a claim holds within one group of the study (one scale, say), and the evidence for it."""
+    """Whether a claim holds within one group of the study, such as one scale.
+
+    Attributes
+    ----------
+    claim
+        Name of the claim.
+    text
+        The claim as one sentence.
+    group
+        Labels that the compared cases share.
+    verdict
+        ``"holds"`` where every pair holds, ``"fails"`` or ``"unsure"``.
+    headline
+        The pair that is printed.
+    evidence
+        All pairs.
+    reason
+        Why it is unsure.
+    """
 
     claim: str
     text: str
@@ -56,10 +101,22 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One cell in two runs: `change` is candidate time over baseline time.
+    """One cell in two runs, baseline and candidate.
 
-    `wall` is the same of wall times, where CPU time misses work of one of the two. `costs` are the counts that differ,
-    baseline and candidate by quantity.
+    Attributes
+    ----------
+    cell
+        Id of the cell.
+    verdict
+        ``"faster"``, ``"slower"``, ``"same"``, ``"unsure"`` or ``"missing"``.
+    change
+        Time of the candidate over time of the baseline; None where it could not be estimated.
+    reason
+        Why it is unsure or missing.
+    wall
+        The same of wall times, where CPU time misses work of one of the two; else None.
+    costs
+        Counts that differ: (baseline, candidate) by quantity.
     """
 
     cell: str

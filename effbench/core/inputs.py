@@ -24,9 +24,16 @@ DTYPES = (*FLOATS, "int64", "int32", "int16", "int8", "uint8", "bool", *COMPLEX)
 
 @dataclass(frozen=True)
 class Input:
-    """One tensor that a network takes: its shape without the batch, by position, or by `name` where it has one.
+    """One input tensor of a network.
 
-    `dtype` "" is that of the case; tokens and masks say their own, such as "int64" or "bool".
+    Parameters
+    ----------
+    shape
+        Shape without the batch, such as ``(3, 224, 224)``.
+    name
+        Parameter of the network's ``forward`` that takes it; ``""`` to pass it by position.
+    dtype
+        Such as ``"int64"`` for tokens or ``"bool"`` for masks; ``""`` for the dtype of the case.
     """
 
     shape: tuple[int, ...]

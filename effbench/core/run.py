@@ -38,11 +38,32 @@ CLOCKS = ("wall", "cpu", "device")
 
 @dataclass(frozen=True)
 class Timing:
-    """What a device reports about one timed block of `calls` back-to-back calls. Times in nanoseconds, whole block.
+    """What a device reports about one timed block of back-to-back calls. Times are of the whole block.
 
-    `cpu_ns` is the calling thread's CPU time, `process_ns` that of all threads of its process, `device_ns` the time
-    between device events; each is None where the device has no such clock. `flags` name outside causes that disturbed
-    the block, never its value.
+    Attributes
+    ----------
+    calls
+        Number of calls.
+    wall_ns
+        Wall time, ns.
+    cpu_ns
+        CPU time of the calling thread, ns. None where the device has no such clock.
+    device_ns
+        Time between device events, ns. None where the device has no such clock.
+    minor_faults
+        Minor page faults of the process.
+    switches
+        Involuntary context switches.
+    run_delay_ns
+        Time that the thread was ready and waited for a core, ns.
+    steal_ns
+        Time that the hypervisor took away, ns.
+    clocks
+        What was read of an NVIDIA GPU during the block, such as ``sm_mhz`` and ``temperature_c``.
+    flags
+        Outside causes that disturbed the block. Its own duration is never one.
+    process_ns
+        CPU time of all threads of the process, ns. None where the device has no such clock.
     """
 
     calls: int
@@ -60,9 +81,22 @@ class Timing:
 
 @dataclass(frozen=True)
 class Block:
-    """A timed block in its place: which launch, which round, at which position of the round, of which cell.
+    """One timed block and its place in the run.
 
-    `at_s` is when it ended, in seconds since its launch began; None in runs that did not record it.
+    Attributes
+    ----------
+    launch
+        Number of the launch.
+    round
+        Number of the round within the launch.
+    position
+        Position within the round.
+    cell
+        Id of the cell.
+    timing
+        What the device reported.
+    at_s
+        End of the block, in seconds since its launch began. None in runs that did not record it.
     """
 
     launch: int
@@ -73,7 +107,18 @@ class Block:
     at_s: float | None = None
 
     def per_call_s(self, clock: str = "wall") -> float | None:
-        """Seconds per call on the given clock, or None where that clock was absent."""
+        """Seconds per call.
+
+        Parameters
+        ----------
+        clock
+            ``"wall"``, ``"cpu"`` or ``"device"``.
+
+        Returns
+        -------
+        float or None
+            None where the block has no such clock.
+        """
         spent = {
             "wall": self.timing.wall_ns,
             "cpu": self.timing.cpu_ns,
@@ -84,9 +129,20 @@ class Block:
 
 @dataclass(frozen=True)
 class Warmup:
-    """How one cell warmed up in one launch: `steady` says whether it reached a steady state before the cap.
+    """How one cell warmed up in one launch.
 
-    `call_s` is what a call took at its end, in wall seconds; 0 in runs that did not record it.
+    Attributes
+    ----------
+    cell
+        Id of the cell.
+    calls
+        Number of calls.
+    seconds
+        Length of the warm-up, s.
+    steady
+        Whether a steady state was reached before the time limit.
+    call_s
+        Wall seconds per call at its end; 0 in runs that did not record it.
     """
 
     cell: str
@@ -98,15 +154,39 @@ class Warmup:
 
 @dataclass(frozen=True)
 class Launch:
-    """One fresh process. `slot` is its place in the plan; a resumed slot has several launches.
+    """One fresh worker process.
 
-    `stopped` says why it ended: "precision", "budget", "rounds" or "interrupted". `probes` holds what was read once
-    per cell: device against host time, graph replay, peak memory, what its runtime made of the network.
-
-    `start` and `end` are UTC times (ISO 8601); "" where they are not recorded, and `end` also where the whole run was
-    killed. Of the run's budget the launch used `used_s`: `overhead_s` before its first round, `seconds` of rounds, and
-    what came after. `budget_s` is the time it was given for rounds, 0 where nothing was left. `changed` are facts of
-    the environment that were others when this launch resumed the run: name to (then, now).
+    Attributes
+    ----------
+    number
+        Number of the launch in the run.
+    slot
+        Place in the plan. A slot that was resumed has several launches.
+    stopped
+        Why it ended: ``"precision"``, ``"budget"``, ``"rounds"`` or ``"interrupted"``.
+    seconds
+        Time spent in rounds, s.
+    warmups
+        Warm-ups by cell id.
+    null_call_ns
+        Time of an empty call, ns; None where it was not measured.
+    probes
+        What was read once per cell, by cell id: device against host time, graph replay, peak memory, facts of the
+        runtime.
+    breakdowns
+        Operator times by cell id, where the study asks for them.
+    start, end
+        UTC times (ISO 8601); ``""`` where they were not recorded. `end` is also ``""`` where the run was killed.
+    overhead_s
+        Seconds before the first round.
+    used_s
+        Seconds of the run's budget that it used: `overhead_s`, `seconds`, and what came after.
+    budget_s
+        Seconds that it was given for rounds; 0 where nothing was left.
+    at_start, at_end
+        State of the machine; None where it was not recorded.
+    changed
+        Facts of the environment that differ from those of the run that this launch resumed: name to (then, now).
     """
 
     number: int
@@ -129,7 +209,17 @@ class Launch:
 
 @dataclass(frozen=True)
 class Environment:
-    """The conditions of a run: device and runtime by name, and every fact that could be read."""
+    """The conditions of a run.
+
+    Attributes
+    ----------
+    device
+        Name of the device.
+    runtime
+        Names of the runtimes.
+    facts
+        Every fact that could be read, by name: processor, versions, governor and more.
+    """
 
     device: str
     runtime: str
@@ -142,7 +232,17 @@ READINGS = ("percentiles", "peak_memory", "energy", "instructions")
 
 @dataclass(frozen=True)
 class Reading:
-    """One of `READINGS` of one cell. Units stand in the names of its `values`; `missing` is why there are none."""
+    """One secondary metric of one cell.
+
+    Attributes
+    ----------
+    what
+        Its name, one of `READINGS`.
+    values
+        Numbers by name. Units stand in the names, as in ``p99_s``.
+    missing
+        Why there are no values; None where there are.
+    """
 
     what: str
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -151,9 +251,24 @@ class Reading:
 
 @dataclass(frozen=True)
 class Result:
-    """One cell of a run with its cost, its frozen calls per block, its blocks; or the reason it was skipped.
+    """One cell of a run with its blocks, or the reason why it was skipped.
 
-    `bounds_s` are the seconds that a call takes at the least at each level, from the device's peaks; None without them.
+    Attributes
+    ----------
+    cell
+        What was measured.
+    cost
+        Its counts; None where they could not be made.
+    calls
+        Calls per block, fixed in the first launch.
+    blocks
+        All blocks of all launches.
+    skipped
+        Why it was not measured; None where it was.
+    bounds_s
+        Least seconds of a call at each level of memory access, from the device's peaks; None without peaks.
+    readings
+        Secondary metrics.
     """
 
     cell: Cell
@@ -165,13 +280,52 @@ class Result:
     readings: tuple[Reading, ...] = ()
 
     def reading(self, what: str) -> Reading | None:
-        """The reading of this name, where it was asked for."""
+        """A secondary metric by name.
+
+        Parameters
+        ----------
+        what
+            One of `READINGS`.
+
+        Returns
+        -------
+        Reading or None
+            None where it was not asked for.
+        """
         return next((item for item in self.readings if item.what == what), None)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A study carried out once on one machine: the unit of storage."""
+    """A study carried out once on one machine: what a run file stores. Iterating gives its results.
+
+    Attributes
+    ----------
+    experiment
+        The study.
+    environment
+        The conditions.
+    sampling
+        How long and how often it was measured.
+    results
+        One per cell, in study order.
+    launches
+        All launches, in order.
+    clock
+        What ratios are computed from: ``"wall"``, ``"cpu"`` or ``"device"``.
+    seed
+        Seed of inputs, weights and the order of cells.
+    created
+        UTC time (ISO 8601).
+    command
+        The command that made it.
+    path
+        Path of its run file; None for a run that was not stored.
+    complete
+        Whether every launch of the plan was carried out.
+    files
+        Files that the networks consist of, with their SHA-256; empty in runs that did not record them.
+    """
 
     experiment: Experiment
     environment: Environment
@@ -185,13 +339,28 @@ class Run:
     path: str | None = None
     complete: bool = False
     files: Mapping[str, str] = field(default_factory=dict)
-    """The files that the networks consist of, with their SHA-256; empty in runs that did not record them."""
 
     def __iter__(self) -> Iterator[Result]:
         return iter(self.results)
 
     def result(self, cell: str) -> Result:
-        """The result of the cell with this id. Raises KeyError."""
+        """The result of one cell.
+
+        Parameters
+        ----------
+        cell
+            Id of the cell.
+
+        Returns
+        -------
+        Result
+            Of that cell.
+
+        Raises
+        ------
+        KeyError
+            Where the run has no such cell.
+        """
         for item in self.results:
             if item.cell.id == cell:
                 return item

@@ -16,12 +16,24 @@ Label = str | int | float | bool
 
 @dataclass(frozen=True)
 class Case:
-    """One row of a study: a network, its arguments, and what it is fed.
+    """One row of a study: a network, its arguments, and its inputs.
 
-    `input_shape` excludes the batch: ``(3, 224, 224)``. `labels` are the axes of the study
-    (``{"scale": "x2", "groups": 8}``) and name the case in tables. `inputs` is () where the network takes one tensor
-    of floats of that shape; where it says more, `input_shape` is the shape of the first. `batch` is given by studies
-    that vary it; everywhere else the run decides. A `dtype` of int8 is float32 that the runtime quantises.
+    Parameters
+    ----------
+    model
+        Name of the network: of the zoo, ``"package.module:factory"`` or ``"path/file.py:factory"``.
+    input_shape
+        Shape of the input without the batch, such as ``(3, 224, 224)``; of several inputs, that of the first.
+    arguments
+        Keyword arguments of the network's factory.
+    dtype
+        Dtype of weights and inputs. ``"int8"`` stands for float32 that the runtime quantises.
+    labels
+        Values on the axes of the study, such as ``{"scale": "x2", "groups": 8}``. They name the case in tables.
+    inputs
+        All inputs, where there are several or one has a name or a dtype of its own; () for one float tensor.
+    batch
+        Images per call, in studies that vary it. None leaves the choice to the run.
     """
 
     model: str
@@ -38,12 +50,12 @@ class Case:
 
     @property
     def fed(self) -> tuple[Input, ...]:
-        """Every input, also the one that `input_shape` stands for alone."""
+        """All inputs in order: `inputs`, or the one that `input_shape` describes."""
         return self.inputs or (Input(self.input_shape),)
 
     @property
     def id(self) -> str:
-        """Readable, stable and unique within a study: the key that pairs two runs."""
+        """Readable key, unique and stable within a study: the labels, or the model's name. It pairs two runs."""
         if self.labels:
             return ",".join(f"{key}={value}" for key, value in self.labels.items())
         return self.model
@@ -51,10 +63,24 @@ class Case:
 
 @dataclass(frozen=True)
 class Cell:
-    """A case on one device, runtime, thread count and batch. `threads` is 0 where it has no meaning.
+    """A case on one device, runtime, thread count and batch: what is measured.
 
-    `memory_format` is "contiguous" or "channels_last"; `mode` "infer" (one forward pass a call) or "train" (forward,
-    backward and an optimiser's step).
+    Parameters
+    ----------
+    case
+        The network and its inputs.
+    device
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"fake"``.
+    runtime
+        Name of the runtime, such as ``"eager"`` or ``"onnxruntime"``.
+    threads
+        Threads of the runtime; 0 where that has no meaning.
+    batch
+        Images per call.
+    memory_format
+        ``"contiguous"`` or ``"channels_last"``.
+    mode
+        ``"infer"`` (a call is a forward pass) or ``"train"`` (forward, backward and a step of the optimiser).
     """
 
     case: Case
@@ -67,14 +93,29 @@ class Cell:
 
     @property
     def id(self) -> str:
+        """The key of its case."""
         return self.case.id
 
 
 @dataclass(frozen=True)
 class Claim:
-    """An ordering that a guideline predicts. Each pair is (slower level, faster level) of the study's factor.
+    """An ordering of levels that a guideline predicts. It holds where every pair holds.
 
-    Every pair must hold for the claim to hold; `headline` is the pair whose ratio is printed beside the paper's.
+    Parameters
+    ----------
+    name
+        Short name, such as ``"groups are slower"``.
+    text
+        The claim as one sentence.
+    pairs
+        Pairs of levels of the study's factor: (predicted slower, predicted faster).
+    headline
+        The pair whose ratio is printed beside the paper's.
+
+    Raises
+    ------
+    InvalidValue
+        Where `pairs` is empty.
     """
 
     name: str
@@ -89,7 +130,25 @@ class Claim:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How long and how often to measure. Times in seconds, `precision` a relative half-width."""
+    """How long and how often to measure.
+
+    Parameters
+    ----------
+    launches
+        Fresh processes, which are the replicates of every interval.
+    min_rounds, max_rounds
+        Rounds per launch. A round visits every cell once.
+    precision
+        Relative half-width of the interval at which a launch stops early.
+    budget_s
+        Seconds for the whole run.
+    block_s, max_block_s
+        Shortest and longest time of a block, in seconds.
+    warmup_s, max_warmup_s
+        Shortest and longest warm-up of a cell, in seconds.
+    silence_s
+        Seconds without a message after which a worker counts as hung.
+    """
 
     launches: int = 5
     min_rounds: int = 10
@@ -101,21 +160,54 @@ class Sampling:
     warmup_s: float = 0.1
     max_warmup_s: float = 1.5
     silence_s: float = 300.0
-    """A worker that says nothing for this long is taken for hung."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A study: a claim, its cases, and how its results are to be read.
+    """A study: its claim, its cases, and how to read its results.
 
-    `factor` is the label that the study varies, `levels` its values in the predicted order from fast to slow,
-    `reference` the level that every ratio is taken to, within the same values of all other labels; a group without it
-    takes its first case.
-    `defaults` narrows each remaining label to the values that run when nothing is selected; a mapping
-    from device kind (``{"cuda": …, "cpu": …}``) makes that choice depend on the device. `batch` is the images per call
-    by device kind, 1 where it says nothing; `runtime` the runtimes that it is carried out under (`studies.plan.make`).
-    `absent` names what the paper compares and this study cannot measure, each with the reason. Raises InvalidValue
-    for a case without the factor.
+    Parameters
+    ----------
+    name
+        Identifier, as on the command line.
+    title
+        Title of tables and figures.
+    claim
+        The question or claim as one sentence.
+    factor
+        The label that the study varies. Every case has it.
+    levels
+        Values of `factor` in the predicted order from fast to slow.
+    reference
+        The level that every ratio is taken to, among cases that share all other labels. Where none of them has it,
+        the first of them is the reference.
+    cases
+        The rows of the study.
+    claims
+        Orderings to judge; () for a study that only compares.
+    defaults
+        By label, the values that run when nothing is selected. A mapping of device kinds, such as
+        ``{"cuda": "GPU", "cpu": "ARM"}``, makes them depend on the device.
+    sampling
+        How long and how often to measure.
+    paper
+        Name of the table that holds the paper's figures; None without one.
+    notes
+        Remarks printed below the tables, such as why a default was chosen.
+    batch
+        Images per call by device kind; 1 for kinds that are not named.
+    absent
+        What the paper compares and this study cannot measure, each with the reason.
+    runtime
+        The runtimes that it runs under by default: one name, several with commas between them, or ``"all"``.
+    breakdown
+        ``""``, or ``"merged"`` to end launches with `torch.profiler`, or ``"depthwise"`` to show depthwise
+        convolutions as a part of their own as well.
+
+    Raises
+    ------
+    InvalidValue
+        For a case without the label `factor`.
     """
 
     name: str
@@ -134,7 +226,6 @@ class Experiment:
     absent: Mapping[str, str] = field(default_factory=dict)
     runtime: str = "eager"
     breakdown: Literal["", "merged", "depthwise"] = ""
-    """Whether launches end with `torch.profiler`, and whether depthwise convolutions are shown as their own part."""
 
     def __post_init__(self) -> None:
         for case in self.cases:
@@ -144,7 +235,13 @@ class Experiment:
                 )
 
     def label_values(self) -> dict[str, tuple[Label, ...]]:
-        """Every label of the study with the values it takes, in order of appearance."""
+        """All labels of the study with the values that they take, in order of appearance.
+
+        Returns
+        -------
+        dict of str to tuple
+            Values by label.
+        """
         values: dict[str, dict[Label, None]] = {}
         for case in self.cases:
             for key, value in case.labels.items():
@@ -152,17 +249,51 @@ class Experiment:
         return {key: tuple(seen) for key, seen in values.items()}
 
     def group_of(self, case: Case) -> dict[str, Label]:
-        """The case's labels without the factor: cases that share them are compared with each other."""
+        """The labels of a case without the factor. Cases that share them are compared with each other.
+
+        Parameters
+        ----------
+        case
+            A case with the label `factor` or without.
+
+        Returns
+        -------
+        dict of str to Label
+            Values by label.
+        """
         return {key: value for key, value in case.labels.items() if key != self.factor}
 
     def reference_of(self, case: Case) -> Case | None:
-        """The case that ratios of this case's group are taken to, or None for a case that is not of the study."""
+        """The case that the ratios of this case are taken to.
+
+        Parameters
+        ----------
+        case
+            The case to look up.
+
+        Returns
+        -------
+        Case or None
+            None for a case whose group is not in the study.
+        """
         group = self.group_of(case)
         same = [other for other in self.cases if self.group_of(other) == group]
         at_reference = (other for other in same if other.labels.get(self.factor) == self.reference)
         return next(at_reference, same[0] if same else None)
 
     def with_cases(self, cases: Iterable[Case]) -> Experiment:
+        """The same study with other cases.
+
+        Parameters
+        ----------
+        cases
+            The cases to take instead. Each needs the label `factor`.
+
+        Returns
+        -------
+        Experiment
+            A copy.
+        """
         return replace(self, cases=tuple(cases))
 
 
@@ -171,11 +302,23 @@ Tell = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Analysis:
-    """A question that stored or published data answer. A file in ``experiments/`` ends in ``ANALYSIS = Analysis(…)``.
+    """A study that measures nothing: it answers a question from stored or published data.
 
-    `analyse` gets what ``--select LABEL=VALUE[,VALUE]`` chose, by label, and a function to tell how far it has come (a
-    share of 1, and what it is doing); it returns a `report.analysis_outcome.Outcome`. `options` are the labels that it
-    understands, each with what it means.
+    A file in ``experiments/`` ends in ``ANALYSIS = Analysis(…)``.
+
+    Parameters
+    ----------
+    name
+        Identifier, as on the command line.
+    title
+        Title of tables and figures.
+    claim
+        The question as one sentence.
+    analyse
+        Called with the values that ``--select LABEL=VALUE[,VALUE]`` chose, by label, and with a function that reports
+        progress (a share of 1, and what is being done). Returns a `report.analysis_outcome.Outcome`.
+    options
+        Labels that `analyse` understands, each with its meaning.
     """
 
     name: str

@@ -16,11 +16,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OpCost:
-    """One operator call. Elements are counted once per read and write; `traffic` holds the same with bytes.
+    """Cost of one operator call. Each read and each write of an element counts once.
 
-    `module` is the path of the innermost module ("" is the network itself) and `call` which use of that module it was.
-    `weights_read` are elements that the network's input does not reach: parameters, buffers, and what is computed
-    from them alone. `kind` is conv, matmul, attention, recurrent, norm, pool, reduce, elementwise, data or unknown.
+    Attributes
+    ----------
+    module
+        Path of the innermost module; ``""`` is the network itself.
+    module_type
+        Class name of that module.
+    call
+        Which use of that module it was, from 1.
+    op
+        Name of the operator.
+    kind
+        ``"conv"``, ``"matmul"``, ``"attention"``, ``"recurrent"``, ``"norm"``, ``"pool"``, ``"reduce"``,
+        ``"elementwise"``, ``"data"`` or ``"unknown"``.
+    input_shapes, output_shapes
+        Shapes of its tensors.
+    madds
+        Multiply-adds.
+    activations
+        Output elements of convolutions and matrix products.
+    elementwise
+        Operations of other operators.
+    weights_read
+        Elements read that do not depend on the network's input: parameters, buffers, what is computed from them alone.
+    activations_read
+        Other elements read.
+    written
+        Elements written.
+    traffic
+        The same elements, with bytes.
     """
 
     module: str
@@ -45,10 +71,17 @@ class OpCost:
 
     @property
     def memory_access_bytes(self) -> int:
+        """Bytes read and written."""
         return self.traffic.bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; `name` is the module path."""
+        """The cost as JSON-ready values.
+
+        Returns
+        -------
+        dict
+            With the module's path as ``name``.
+        """
         plain = asdict(self)
         plain.pop("traffic")
         return {
@@ -61,7 +94,23 @@ class OpCost:
 
 @dataclass(frozen=True)
 class ModuleCost:
-    """The sum over the operators at and below one module path."""
+    """Sum over the operators at and below one module.
+
+    Attributes
+    ----------
+    module
+        Path of the module; ``""`` is the network itself.
+    module_type
+        Class name of the module; ``""`` where it has no operator of its own.
+    madds
+        Multiply-adds.
+    activations
+        Output elements of convolutions and matrix products.
+    elementwise
+        Operations of other operators.
+    traffic
+        Elements and bytes moved.
+    """
 
     module: str
     module_type: str
@@ -73,10 +122,27 @@ class ModuleCost:
 
 @dataclass(frozen=True)
 class Profile:
-    """The cost of one network on one input shape (without batch), and of its every operator in order of execution.
+    """Cost of one network on one input, and of each of its operators in order of execution.
 
-    `kernels` are, for each level of memory access, what runs as one there: their traffic sums to that level's, and
-    their multiply-adds to the network's.
+    Attributes
+    ----------
+    model
+        Name of the network.
+    input_shape
+        Shape without the batch, or a tuple of several.
+    batch
+        Images per call.
+    dtype
+        Dtype that the network was counted in.
+    cost
+        Counts of the whole network.
+    ops
+        Cost of each operator call.
+    kernels
+        By level of memory access, what runs as one kernel there. Their traffic adds up to that level's, and their
+        multiply-adds to the network's.
+    inputs
+        The inputs, where they are more than one unnamed float tensor.
     """
 
     model: str
@@ -99,7 +165,18 @@ class Profile:
         return profile_repr.page(self)
 
     def to_dict(self, layers: bool = False) -> dict[str, Any]:
-        """JSON-ready. With `layers`, one entry per operator."""
+        """The profile as JSON-ready values.
+
+        Parameters
+        ----------
+        layers
+            Whether to add one entry per operator.
+
+        Returns
+        -------
+        dict
+            With the keys of ``effbench profile --json``.
+        """
         plain: dict[str, Any] = {
             "model": self.model,
             "input_shape": list(self.input_shape),
@@ -113,7 +190,18 @@ class Profile:
         return plain
 
     def by_module(self, depth: int | None = None) -> tuple[ModuleCost, ...]:
-        """Costs per module path, each with everything below it; `depth` 0 is the network alone, 1 its children."""
+        """Costs by module, each with everything below it.
+
+        Parameters
+        ----------
+        depth
+            Levels below the network: 0 is the network alone, 1 adds its children. None takes all.
+
+        Returns
+        -------
+        tuple of ModuleCost
+            In order of execution.
+        """
         types: dict[str, str] = {}
         sums: dict[str, list[OpCost]] = {}
         for op in self.ops:
@@ -135,7 +223,13 @@ class Profile:
         )
 
     def to_frame(self) -> pandas.DataFrame:
-        """One row per operator."""
+        """The operators as a table.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per operator, in order of execution.
+        """
         import pandas
 
         return pandas.DataFrame([op.to_dict() for op in self.ops])

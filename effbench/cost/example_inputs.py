@@ -17,9 +17,32 @@ if TYPE_CHECKING:
 def make(
     inputs: Sequence[Input], batch: int, dtype: str, device: str = "cpu", seed: int | torch.Generator = 0
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Tensors for one call: those by position, those by name. On meta they have no values.
+    """Make the tensors of one call, with seeded random values.
 
-    Raises InvalidValue for a batch that is no whole number above zero.
+    Floats and complex numbers are normal, integers 0 or 1, Booleans either.
+
+    Parameters
+    ----------
+    inputs
+        Descriptions of the tensors.
+    batch
+        First side of every tensor.
+    dtype
+        Dtype of inputs that have none of their own.
+    device
+        Device of the tensors. On ``"meta"`` they have no values.
+    seed
+        A seed, or a generator to draw from.
+
+    Returns
+    -------
+    tuple of (tuple, dict)
+        Tensors by position, and tensors by name.
+
+    Raises
+    ------
+    InvalidValue
+        For a batch that is not an integer above zero.
     """
     import torch
 

@@ -52,25 +52,41 @@ def profile(
 ) -> Profile:
     """Count one forward pass in eval mode, as if the model had been moved with ``.to(dtype)``.
 
-    A network of several dtypes whose forward casts by itself, and which does not run so, is counted as it is
-    (`core.inputs.runs_uncast`).
-
-    `input_shape` excludes the batch; several shapes or `Input`s stand for several inputs, a mapping for inputs by name.
-    `inputs` are passed instead where random values will not do (a dictionary); `batch` is then only a label. "meta"
-    allocates no tensor data; "auto" falls back to real tensors where the forward pass looks at values, and
-    `cost.traced_on` says so.
-
-    The forward pass runs in a forked child of this process, so that whatever the network keeps, writes or draws stays
-    as it was here. A network of known code alone (`familiar`: layers of torch.nn, networks of the zoo) keeps nothing,
-    and runs in this process where that has no other thread, which could meet it meanwhile. So does every network where
-    there is no fork (Windows, macOS), or a copy of this process cannot run it (weights on a GPU): weights, buffers,
-    attributes of modules and torch's own state are then put back, also when this raises, but not what the network
-    keeps elsewhere.
+    The pass runs in a forked child of this process, so nothing of the network changes here. Two kinds of networks are
+    counted in this process: those of known code alone (`familiar`), which keep no state, if there is no other thread,
+    and all networks where there is no fork (Windows, macOS) or weights are on a GPU. Then weights, buffers, attributes
+    of modules and torch's own state are put back, also when this raises, but not what the network keeps elsewhere.
 
     Memory access is ``weights + batch * activations`` of batch 1 wherever torch runs the same operators at both batch
-    sizes; nn.MultiheadAttention, for one, copies at batch 2 what it can view at batch 1.
+    sizes. (nn.MultiheadAttention copies at batch 2 what it can view at batch 1.)
 
-    Raises ModelError when the network refuses the input or fails, InvalidValue for an unknown dtype or a bad shape.
+    Parameters
+    ----------
+    model
+        The network. One of several dtypes that does not run in one is counted as it is (`core.inputs.runs_uncast`).
+    input_shape
+        Shape without the batch; several shapes or `Input`s for several inputs; a mapping for inputs by name.
+    batch
+        Images per call.
+    dtype
+        Dtype of weights and inputs.
+    inputs
+        Values to pass instead, where random tensors will not do (a dictionary). `batch` is then only a label.
+    device
+        ``"meta"`` allocates no tensor data. ``"auto"`` falls back to real tensors where the pass looks at values;
+        `cost.traced_on` names what was used.
+
+    Returns
+    -------
+    Profile
+        Counts of the network and of each operator.
+
+    Raises
+    ------
+    ModelError
+        Where the network refuses the input or fails.
+    InvalidValue
+        For an unknown dtype or a bad shape.
     """
     paths = _paths(model)
     feed = _fed(list(paths), input_shape, batch, dtype, inputs)
@@ -122,7 +138,7 @@ def count(
     inputs: tuple[Any, ...] | None = None,
     device: Device = "auto",
 ) -> Profile:
-    """As `profile`, in this process: for networks whose code is known to keep nothing outside of their modules.
+    """As `profile`, but always in this process: for networks that keep no state outside of their modules.
 
     Raises ModelError, InvalidValue.
     """

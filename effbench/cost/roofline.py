@@ -15,13 +15,32 @@ from effbench.core.peaks import Peaks
 
 @dataclass(frozen=True)
 class Kernel:
-    """What runs as one at some level of fusion: its multiply-adds and what it moves to and from memory."""
+    """Operators that run as one kernel at some level of fusion.
+
+    Attributes
+    ----------
+    madds
+        Multiply-adds.
+    traffic
+        Elements and bytes moved to and from memory.
+    """
 
     madds: int
     traffic: Traffic
 
     def bound_s(self, peaks: Peaks) -> float:
-        """Seconds that this kernel takes at the least, at 2 floating-point operations per multiply-add."""
+        """Least time of this kernel, at 2 floating-point operations per multiply-add.
+
+        Parameters
+        ----------
+        peaks
+            Arithmetic and memory bandwidth of the device.
+
+        Returns
+        -------
+        float
+            Seconds: arithmetic or memory traffic, whichever takes longer.
+        """
         return max(2 * self.madds / peaks.flops_per_s, self.traffic.bytes / peaks.bytes_per_s)
 
 

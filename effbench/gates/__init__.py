@@ -1,1 +1,1 @@
-"""The gates of `effbench check`: counts, a stored run, another revision; and how they are tried out. See `rule`."""
+"""The gates of `effbench check`: counts, a stored run, another revision. See `decision_rule`."""

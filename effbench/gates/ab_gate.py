@@ -11,15 +11,15 @@ from pathlib import Path
 
 from effbench.core.errors import CannotStart, EffbenchError, InvalidValue, NotComparable
 from effbench.cost import in_subprocess
-from effbench.gates import calibration, checked_models, git_tree, replay, tree_files
-from effbench.gates import decision_rule as gate
+from effbench.gates import ab_findings, alarm_rate, calibration, checked_models, git_tree, tree_files
 from effbench.gates.ab_pairs import Pair
 from effbench.gates.ab_run import LEAST_ROUNDS, Duel
+from effbench.gates.alarm_rate import AlarmRate
 from effbench.gates.baseline import name_of
 from effbench.gates.calibration import Survey
 from effbench.gates.config import BUDGET_S, Config, Subject
 from effbench.gates.decision_rule import LOOKS, Gate, Rule
-from effbench.gates.replay import Replay
+from effbench.gates.evidence import Evidence
 from effbench.gates.result import Decision, Finding
 from effbench.host.worker_process import Site
 from effbench.runs.runner import CostOf, Interrupted, Progress, Watch
@@ -159,10 +159,10 @@ def decide(
             notes += (f"it used {shown(spent)} of a budget of {budget_s:g} s",)
         if duel.launches:
             pair = duel.finish()
-        found = gate.findings(judge, pair, duel.skipped(), same_costs=same_costs)
+        found = ab_findings.findings(judge, pair, duel.skipped(), same_costs=same_costs)
     decided = _decision(plan, sides, directory, begun, found, pair)
     measured = [item.cell for item in found if item.change is not None]
-    mean = gate.geomean(pair, measured) if pair is not None and len(measured) > 1 else None
+    mean = ab_findings.geomean(pair, measured) if pair is not None and len(measured) > 1 else None
     runs = () if pair is None else (pair.baseline, pair.candidate)
     return replace(decided, geomean=mean, notes=(*notes, *checked_models.remarks(runs)))
 
@@ -190,16 +190,16 @@ def alike(config: Config, directory: Path, *, command: str = "", watch: Watch) -
     return record(plan, sides, directory, launches=config.launches or RECORDED, command=command, watch=watch)
 
 
-def calibrate(config: Config, pair: Pair, suites: int, seed: int, watch: Watch) -> tuple[Survey, Replay]:
-    """What a gate could see on the machine that this was measured on, and how often it and its peers' rules would have
-    raised an alarm: a whole gate, however many launches there are to draw from.
+def calibrate(config: Config, pair: Pair, suites: int, seed: int, watch: Watch) -> tuple[Survey, AlarmRate]:
+    """What a gate could see on the machine that this was measured on, and how often it would have raised an alarm: a
+    whole gate, however many launches there are to draw from.
     """
-    rule = rule_of(replace(config, launches=None))
+    rule, recorded = rule_of(replace(config, launches=None)), Evidence.of(pair).recorded()
     watch(Progress(0.0, "asking what could be seen"))
-    survey = calibration.survey(pair, rule=rule)
-    found = replay.replay(
-        pair, suites=suites, seed=seed, rule=rule, tell=lambda done, doing: watch(Progress(0.3 + 0.7 * done, doing))
-    )
+    survey = calibration.survey(recorded, rule=rule)
+    watch(Progress(0.5, "resampling gates"))
+    found = alarm_rate.resample(recorded, suites=suites, seed=seed, rule=rule)
+    watch(Progress(1.0, "done"))
     return survey, found
 
 

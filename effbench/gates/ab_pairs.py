@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from effbench.analysis import cpu_share
 from effbench.analysis.cpu_share import CpuShare
 from effbench.core.errors import CorruptRun, StorageError
-from effbench.core.run import Block, Run, Timing
+from effbench.core.run import Block, Launch, Result, Run, Timing, Warmup
 from effbench.host.emulation import is_emulated
 from effbench.runs import run_file
+from effbench.runs.run_file import RunWriter
 
 SIDES = ("baseline", "candidate")
+_WARMUP = tuple(field.name for field in fields(Warmup))
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,50 @@ class Round:
     @property
     def log_ratio(self) -> float:
         return math.log(self.candidate_s / self.baseline_s)
+
+
+class SideWriter(RunWriter):
+    """Writes the run of one side, and keeps in memory what a gate decides on: it need not read a growing file again
+    after every look.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._run: Run | None = None
+        self._results: dict[str, Result] = {}
+        self._blocks: dict[str, list[Block]] = {}
+        self._warmups: dict[int, dict[str, Warmup]] = {}
+
+    def append(self, kind: str, **values: Any) -> None:
+        super().append(kind, **values)
+        if kind == "launch":
+            self._warmups[values["launch"]] = {}
+        elif kind == "warmup":
+            warm = Warmup(**{name: values[name] for name in _WARMUP if name in values})
+            self._warmups[values["launch"]][warm.cell] = warm
+
+    def header(self, run: Run, version: str) -> None:
+        super().header(run, version)
+        self._run = run
+
+    def cell(self, result: Result) -> None:
+        super().cell(result)
+        self._results[result.cell.id] = result
+
+    def block(self, block: Block) -> None:
+        super().block(block)
+        self._blocks.setdefault(block.cell, []).append(block)
+
+    def run(self) -> Run:
+        """What is measured so far: conditions, blocks and warm-ups, as `runs.run_file.load` would read them."""
+        assert self._run is not None, "a launch writes the header"
+        return replace(
+            self._run,
+            results=tuple(
+                replace(each, blocks=tuple(self._blocks.get(name, ()))) for name, each in self._results.items()
+            ),
+            launches=tuple(Launch(number, number, warmups=warmed) for number, warmed in self._warmups.items()),
+        )
 
 
 def load(directory: str | Path) -> Pair:

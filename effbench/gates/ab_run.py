@@ -16,13 +16,12 @@ from typing import Any
 from effbench._version import __version__
 from effbench.core.errors import CannotStart, EffbenchError, ForeignCode, NotComparable, Reason, StorageError
 from effbench.gates import ab_pairs
-from effbench.gates.ab_pairs import SIDES, Pair
+from effbench.gates.ab_pairs import SIDES, Pair, SideWriter
 from effbench.host import facts, temporary_folders
 from effbench.host.emulation import EMULATED, is_emulated
 from effbench.host.noise import Observation
 from effbench.host.worker_process import Site, Worker, WorkerFailed, worker_environment
 from effbench.runs.recorder import Recording
-from effbench.runs.run_file import RunWriter
 from effbench.runs.runner import STARTS, UNRECORDED, CostOf, Interrupted, Progress, Watch
 from effbench.studies.plan import Plan
 from effbench.timing import schedule
@@ -130,19 +129,20 @@ class Duel:
         self._planned, self._watch = planned, watch
         self._sites, self._costs, self._command = sites, costs, command
         self._stack = ExitStack()
+        self._writers: list[SideWriter] = []
         self._next = self._failed_starts = 0
 
     def __enter__(self) -> Duel:
         with ExitStack() as stack:
+            self._writers = []
+            for side in SIDES:
+                self._writers.append(SideWriter(self.directory / side))
+                stack.enter_context(self._writers[-1])
             records = [
                 Recording(
-                    self.plan,
-                    stack.enter_context(RunWriter(self.directory / side)),
-                    stack.enter_context(temporary_folders.folder()),
-                    self._command,
-                    can_resume=False,
+                    self.plan, writer, stack.enter_context(temporary_folders.folder()), self._command, can_resume=False
                 )
-                for side in SIDES
+                for writer in self._writers
             ]
             self._parties = [_Party(*each) for each in zip(SIDES, self._sites, records, strict=True)]
             for party, cost_of in zip(self._parties, self._costs, strict=True):
@@ -161,8 +161,8 @@ class Duel:
         return {party.name: dict(party.record.skipped) for party in self._parties}
 
     def pair(self) -> Pair:
-        """What is measured so far, read back from the disk. Raises StorageError before the first launch."""
-        return ab_pairs.load(self.directory)
+        """What is measured so far, after the first launch."""
+        return Pair(*[writer.run() for writer in self._writers])
 
     def launch(self, cells: Collection[str]) -> bool:
         """Measure these cells, but those that a side cannot run, in a fresh process of each side.
@@ -182,12 +182,12 @@ class Duel:
         return False
 
     def finish(self) -> Pair:
-        """Mark both runs as complete."""
+        """Mark both runs as complete; the whole pair, read back from the disk."""
         for party in self._parties:
             if party.record.stored is not None:
                 party.record.writer.append("complete")
         self._watch(Progress(1.0, "done"))
-        return self.pair()
+        return ab_pairs.load(self.directory)
 
     def _try(self, cells: Sequence[str]) -> bool:
         """One launch of both sides; False when a process ended in it. Each side starts first in every other launch."""

@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy
+
 from effbench.analysis import stats
 from effbench.analysis.summary import contaminated, quiet_rounds, share_of
 from effbench.core.estimate import Estimate
@@ -18,7 +20,17 @@ from effbench.core.run import Result, Run
 from effbench.core.study import Case
 from effbench.gates import ab_pairs
 from effbench.gates.budgets import differing
-from effbench.gates.decision_rule import POWER, WALL_EFFECT, WALL_SHARE, Rule
+from effbench.gates.decision_rule import (
+    POWER,
+    WALL_EFFECT,
+    Clock,
+    Evaluation,
+    Outcome,
+    Rule,
+    improved,
+    outcomes,
+    share_of_alpha,
+)
 from effbench.gates.result import Costed, Finding, Word
 from effbench.host.emulation import EMULATED, is_emulated
 from effbench.host.facts import Difference
@@ -66,7 +78,11 @@ class Sides:
 
     def p_below(self, share: float) -> float:
         """One-sided p-value of "the candidate is less than `share` slower"."""
-        return Sides(self.candidate, self.baseline).p_above(1 / (1 + share) - 1)
+        return self.mirrored().p_above(1 / (1 + share) - 1)
+
+    def mirrored(self) -> Sides:
+        """Baseline and candidate exchanged."""
+        return Sides(self.candidate, self.baseline)
 
     def change(self) -> Estimate | None:
         """Candidate over baseline with its 95 % interval; None without a launch."""
@@ -107,34 +123,41 @@ def judge(
     sides = {cell: _sides(baseline, candidate, cell, yardstick, clock) for cell in cells}
     walls = {cell: _sides(baseline, candidate, cell, yardstick, "wall") for cell in cells}
     tested = [cell for cell in cells if sides[cell].launches >= MIN_LAUNCHES]
-    share = rule.alpha * (1 - WALL_SHARE) if clock != "wall" else rule.alpha
+    split = {cell: _split(baseline, candidate, cell, yardstick) for cell in tested}
+    unsteady = {cell: _unsteady(baseline, candidate, cell) for cell in tested}
+    within = {cell: tolerances.get(cell, rule.tolerance) for cell in cells}
 
-    def corrected(values: Sequence[float]) -> dict[str, float]:
-        return dict(zip(tested, stats.holm(values), strict=True))
+    def read(of: Mapping[str, Sides]) -> Clock:
+        return Clock(
+            numpy.array([[of[cell].p_above(rule.smallest_effect) for cell in tested]]),
+            numpy.array([[of[cell].p_below(within[cell]) for cell in tested]]),
+            numpy.array([[of[cell].point if of[cell].launches else math.nan for cell in tested]]),
+        )
 
-    slower = corrected([sides[cell].p_above(rule.smallest_effect) for cell in tested])
-    faster = corrected([sides[cell].p_below(1 / (1 + rule.smallest_effect) - 1) for cell in tested])
-    split = {cell: why for cell in tested if (why := _split(baseline, candidate, cell, yardstick))}
-    slower_by_wall = corrected([walls[cell].p_above(rule.smallest_effect) if cell in split else 1.0 for cell in tested])
-    waiting = corrected([walls[cell].p_above(WALL_EFFECT) for cell in tested])
+    seen = Evaluation(
+        read(sides),
+        is_disturbed=numpy.zeros((1, len(tested)), dtype=bool),  # such a cell is in `_trouble`
+        is_split=numpy.array([[bool(split[cell]) for cell in tested]], dtype=bool),
+        is_unsteady=numpy.array([[bool(unsteady[cell]) for cell in tested]], dtype=bool),
+        wall=read(walls) if clock != "wall" else None,
+        waiting=numpy.array([[walls[cell].p_above(WALL_EFFECT) for cell in tested]]) if clock != "wall" else None,
+    )
+    said = dict(zip(tested, map(Outcome, outcomes(seen, rule.alpha)[0].tolist()), strict=True))
+    faster = numpy.array([[sides[cell].mirrored().p_above(rule.smallest_effect) for cell in tested]])
+    is_improved = dict(zip(tested, improved(faster, seen, rule.alpha)[0].tolist(), strict=True))
+    share = share_of_alpha(rule.alpha, has_wall=clock != "wall") / max(1, len(tested))
     findings = []
     for cell in cells:
         before, after = (_result(run, cell) for run in (baseline, candidate))
-        tolerance = tolerances.get(cell, rule.tolerance)
         costs = differing(after.cost, before.cost, rule=same_costs) if before and after else ()
-        verdict, reason = _broken(costs) or _trouble(baseline, candidate, cell, yardstick) or ("PASS", "")
-        if verdict == "PASS":
-            if cell not in slower:
-                few = f"{sides[cell].launches} launches on one side; {MIN_LAUNCHES} are needed"
-                verdict, reason = "INCONCLUSIVE", few
-            elif slower[cell] <= share and (cell not in split or slower_by_wall[cell] <= share):
-                verdict = "REGRESSION"
-            elif clock != "wall" and waiting[cell] <= rule.alpha * WALL_SHARE:
-                verdict, reason = "REGRESSION", f"it waits: more than {WALL_EFFECT:.0%} slower by the wall clock"
-            elif cell in split and not _agree(sides[cell], walls[cell], tolerance, rule.alpha):
-                verdict, reason = "INCONCLUSIVE", f"{split[cell]}; a verdict needs the wall clock to agree"
-            elif doubt := _doubt(baseline, candidate, cell, sides[cell], walls[cell], tolerance, rule.alpha):
-                verdict, reason = "INCONCLUSIVE", doubt
+        found = _broken(costs) or _trouble(baseline, candidate, cell, yardstick)
+        if found is None and cell in said:
+            reason = said[cell].reason(within[cell], split=split[cell], unsteady=unsteady[cell])
+            found = said[cell].verdict, reason
+        verdict, reason = found or (
+            "INCONCLUSIVE",
+            f"{sides[cell].launches} launches on one side; {MIN_LAUNCHES} are needed",
+        )
         known = after or before
         findings.append(
             Finding(
@@ -145,14 +168,12 @@ def judge(
                 change=sides[cell].change(),
                 wall=walls[cell].change(),
                 clock=clock,
-                tolerance=tolerance,
-                detectable=(walls if cell in split else sides)[cell].detectable(
-                    share / max(1, len(tested)), rule.smallest_effect
-                ),
+                tolerance=within[cell],
+                detectable=(walls if split.get(cell) else sides)[cell].detectable(share, rule.smallest_effect),
                 launches=sides[cell].launches,
                 rounds=min(len(side.blocks) if side else 0 for side in (before, after)),
                 set_aside=sum(bool(block.timing.flags) for side in (before, after) if side for block in side.blocks),
-                is_improved=faster.get(cell, 1.0) <= rule.alpha and cell not in split,
+                is_improved=is_improved.get(cell, False),
                 costs=costs,
             )
         )
@@ -258,24 +279,13 @@ def _trouble(baseline: Run, candidate: Run, cell: str, yardstick: str | None) ->
     return None
 
 
-def _doubt(baseline: Run, candidate: Run, cell: str, sides: Sides, wall: Sides, tolerance: float, alpha: float) -> str:
-    """Why a cell that is not shown to be slower does not pass either; "" where it does."""
-    if sides.p_below(tolerance) > alpha:
-        return f"neither a slowdown nor its absence within {100 * tolerance:.3g} % is shown"
-    if candidate.clock != "wall" and wall.launches and wall.point > math.log1p(WALL_EFFECT):
-        return f"the wall clock reads more than {WALL_EFFECT:.0%} slower, CPU time does not"
+def _unsteady(baseline: Run, candidate: Run, cell: str) -> str:
+    """Which side was measured before its times had settled; "" where none was."""
     for side, run in (("baseline", baseline), ("candidate", candidate)):
         warmups = [launch.warmups[cell] for launch in run.launches if cell in launch.warmups]
         if not all(warmup.steady for warmup in warmups):
             return f"the {side} did not reach a steady state"
     return ""
-
-
-def _agree(sides: Sides, walls: Sides, tolerance: float, alpha: float) -> bool:
-    """Whether both clocks show that there is no slowdown above the tolerance, and differ little about the change."""
-    if max(sides.p_below(tolerance), walls.p_below(tolerance)) > alpha:
-        return False
-    return abs(sides.point - walls.point) <= math.log1p(WALL_EFFECT)
 
 
 def _split(baseline: Run, candidate: Run, cell: str, yardstick: str | None) -> str:

@@ -1,7 +1,7 @@
 """What the gate can see on a machine: the scatter of its launches, power, and the launches a slowdown takes. No torch.
 
 Power is simulated: launches are drawn from a normal distribution with the recorded scatter of launch medians, and
-rounds around each with the recorded noise; then the gate's `rule` looks at them, with the cell's p-value
+rounds around each with the recorded noise; then the gate's rule looks at them, with the cell's p-value
 corrected as if it were the only slow one of its suite. A plan looks when every gate does, whatever the looks of the
 rule at hand, and beyond that at about half as many launches again each time.
 """
@@ -12,16 +12,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
 
 from effbench.analysis import stats
-from effbench.gates.decision_rule import LOOKS, POWER, WALL_SHARE, Rule
-from effbench.gates.many import Record, record, sign_p, t_p
+from effbench.gates.decision_rule import LOOKS, POWER, Rule, share_of_alpha
+from effbench.gates.evidence import Evidence
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
+Array = NDArray[Any]
 
 CAP = 60
 """More launches than this nobody takes: beyond, the answer is another machine."""
@@ -67,9 +67,9 @@ class Survey:
     needed: Mapping[float, Mapping[str, Answer]]
 
 
-def survey(source: Any, *, slowdowns: Sequence[float] = (0.03, 0.05), rule: Rule | None = None) -> Survey:
+def survey(recorded: Evidence, *, slowdowns: Sequence[float] = (0.03, 0.05), rule: Rule | None = None) -> Survey:
     """Everything `effbench aa` says of a machine: at the launches recorded, at a whole gate's, and planned."""
-    recorded, judged = record(source), rule or Rule()
+    judged = rule or Rule()
     counts = sorted({len(recorded.launches), LOOKS[-1]} - {0})
     return Survey(
         scatter(recorded),
@@ -78,9 +78,8 @@ def survey(source: Any, *, slowdowns: Sequence[float] = (0.03, 0.05), rule: Rule
     )
 
 
-def scatter(source: Any) -> tuple[Scatter, ...]:
-    """One for every cell of a record (or what `many_gates.record` makes one of). `reason` says what is missing."""
-    recorded = record(source)
+def scatter(recorded: Evidence) -> tuple[Scatter, ...]:
+    """One for every cell. `reason` says what is missing."""
     return tuple(_scatter(recorded, cell) for cell in recorded.cells)
 
 
@@ -112,28 +111,28 @@ def power(
 
 
 def needed_launches(
-    source: Any, slowdown: float, *, power: float = POWER, rule: Rule | None = None, cap: int = CAP
+    recorded: Evidence, slowdown: float, *, power: float = POWER, rule: Rule | None = None, cap: int = CAP
 ) -> dict[str, Answer]:
     """By cell, the fewest launches with which a slowdown (0.03 is 3 %) is called with this chance."""
-    recorded, judged = record(source), rule or Rule()
-    answers = {}
+    judged, answers = rule or Rule(), {}
     for found in scatter(recorded):
-        answers[found.cell] = _needed(found, slowdown, power, judged, cap, len(recorded.cells), bool(recorded.wall))
+        answers[found.cell] = _needed(
+            found, slowdown, power, judged, cap, len(recorded.cells), recorded.wall is not None
+        )
     return answers
 
 
 def smallest_detectable(
-    source: Any, launches: int, *, power: float = POWER, rule: Rule | None = None
+    recorded: Evidence, launches: int, *, power: float = POWER, rule: Rule | None = None
 ) -> dict[str, Answer]:
     """By cell, the smallest slowdown, as a share, that is called with this chance in a gate of so many launches."""
-    recorded, judged = record(source), rule or Rule()
-    looks, answers = looks_of(launches), {}
+    judged, looks, answers = rule or Rule(), looks_of(launches), {}
     for found in scatter(recorded):
         reason = found.reason or ("one launch cannot tell" if launches < 2 else "")
         answers[found.cell] = (
             Answer(None, reason)
             if reason
-            else _detectable(found, looks, power, judged, len(recorded.cells), bool(recorded.wall))
+            else _detectable(found, looks, power, judged, len(recorded.cells), recorded.wall is not None)
         )
     return answers
 
@@ -144,19 +143,20 @@ def middle(answers: Mapping[str, Answer]) -> Answer:
     return ordered[len(ordered) // 2] if ordered else Answer(None, "there is no cell")
 
 
-def _scatter(recorded: Record, cell: str) -> Scatter:
-    launches = [[item.log_ratio for item in items] for items in recorded.rounds[cell].values() if items]
+def _scatter(recorded: Evidence, cell: str) -> Scatter:
+    values = recorded.values[recorded.cells.index(cell)]
+    launches = [items for row in values.tolist() if (items := [value for value in row if not math.isnan(value)])]
     aside = recorded.set_aside(cell)
     if not launches:
         reason = f"all {aside} rounds were disturbed" if aside else "it has no rounds on both sides"
         return Scatter(cell, 0, 0, None, None, None, aside, reason)
-    medians = [stats.median(items) for items in launches]
+    medians = recorded.medians(cell)
     noise = 1.4826 * stats.median(
         [abs(value - at) for items, at in zip(launches, medians, strict=True) for value in items]
     )
     between = stats.deviation(medians) if len(medians) > 1 else None
     reason = ""
-    if split := recorded.split(cell):
+    if split := recorded.cpu_share(cell):
         reason = f"{split}, so its ratio tells nothing"
     elif between is None:
         reason = "one launch shows no scatter between launches"
@@ -196,8 +196,6 @@ def _detectable(found: Scatter, looks: tuple[int, ...], power: float, rule: Rule
 
 def _p_values(found: Scatter, slowdown: float, counts: tuple[int, ...], rule: Rule) -> Array:
     """p of the rule (draws × counts) after each number of launches, of a cell that is so much slower."""
-    import numpy
-
     if found.within is None or found.between is None:
         raise ValueError(f"{found.cell}: {found.reason}")
     *parts, spread = _drawn(max(counts[-1], CAP), found.rounds)
@@ -211,7 +209,7 @@ def _p_values(found: Scatter, slowdown: float, counts: tuple[int, ...], rule: Ru
     p_values = numpy.empty((len(launch), len(counts)))
     for column, count in enumerate(counts):
         p_values[:, column] = numpy.maximum(
-            sign_p(above[:, count - 1], numpy.asarray(count * found.rounds)), t_p(medians[:, :count], 0.0)
+            stats.sign_p(above[:, count - 1], numpy.asarray(count * found.rounds)), stats.t_p(medians[:, :count], 0.0)
         )
     return p_values
 
@@ -220,9 +218,7 @@ def _called(
     p_values: Array, counts: Sequence[int], looks: tuple[int, ...], cells: int, rule: Rule, wall: bool
 ) -> Array:
     """Whether each draw is called at any of the looks."""
-    import numpy
-
-    spent = numpy.asarray(stats.alpha_spending(rule.alpha, len(looks))) * ((1 - WALL_SHARE) if wall else 1)
+    spent = numpy.asarray(stats.alpha_spending(share_of_alpha(rule.alpha, has_wall=wall), len(looks)))
     at = [counts.index(look) for look in looks]
     called: Array = numpy.any(p_values[:, at] * cells <= spent, axis=1)
     return called
@@ -234,8 +230,6 @@ def _drawn(launches: int, rounds: int) -> tuple[Array, Array, Array, float]:
 
     The same for every cell and slowdown, so that answers differ by what is asked and not by luck.
     """
-    import numpy
-
     generator = numpy.random.default_rng(rounds)
     noise = generator.standard_normal((DRAWS, launches, rounds))
     medians = numpy.median(noise, axis=2)

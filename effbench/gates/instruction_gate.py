@@ -17,11 +17,11 @@ from effbench.core.errors import CannotStart, EffbenchError, ForeignCode, Invali
 from effbench.core.run import Reading
 from effbench.core.study import Cell
 from effbench.gates import ab_gate, budgets
+from effbench.gates.ab_findings import unmeasured
 from effbench.gates.ab_gate import Sides
 from effbench.gates.ab_pairs import SIDES
 from effbench.gates.baseline import name_of
 from effbench.gates.config import Config
-from effbench.gates.decision_rule import unmeasured
 from effbench.gates.result import Costed, Decision, Finding
 from effbench.host import temporary_folders
 from effbench.host.worker_process import worker_environment

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effbench.analysis import rank_agreement, saturation, time_shares
+from effbench.analysis.rank_agreement import Agreement
 from effbench.analysis.summary import CellSummary
 from effbench.core.errors import StorageError
 from effbench.core.estimate import Verdict
@@ -24,10 +25,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def tables(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> dict[str, Table]:
+def agreements(run: Run, cells: Sequence[CellSummary]) -> tuple[Agreement, ...]:
+    """How far each metric orders the models as their times do; () for a study that varies no models."""
+    return rank_agreement.agreements(cells, report_text.grouping(run, cells)) if report_text.is_comparison(run) else ()
+
+
+def tables(
+    run: Run,
+    cells: Sequence[CellSummary],
+    verdicts: Sequence[Verdict],
+    agreed: Sequence[Agreement] | None = None,
+) -> dict[str, Table]:
     """Every table of a run by the name of its file: ``table`` holds the cells, ``verdicts`` is there where claims are.
 
-    Whatever shows a run (terminal, Markdown, page) shows these, in this order.
+    Whatever shows a run (terminal, Markdown, page) shows these, in this order. `agreed` are its `agreements`, where
+    they are known already.
     """
     rows = cells_table.compare_rows if report_text.is_comparison(run) else cells_table.study_rows
     found = {"table": rows(run, cells)}
@@ -38,10 +50,9 @@ def tables(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) 
         found["verdicts"] = cells_table.verdict_rows(verdicts)
     if any(cell.prepared for cell in cells):
         found["runtimes"] = runtimes.prepared_rows(run, cells)
-    groups = report_text.grouping(run, cells)
-    agreements = rank_agreement.agreements(cells, groups) if report_text.is_comparison(run) else ()
-    if agreements:
-        found["ranking"] = cells_table.ranking_rows(agreements, " and ".join(groups))
+    agreed = agreements(run, cells) if agreed is None else agreed
+    if agreed:
+        found["ranking"] = cells_table.ranking_rows(agreed, " and ".join(report_text.grouping(run, cells)))
     parts = time_shares.split(run)
     if parts:
         found["breakdown"] = breakdown_table.breakdown_rows(run, cells, parts)
@@ -82,18 +93,24 @@ def figures(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict])
 
 
 def write_all(
-    run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict], directory: str | Path
+    run: Run,
+    cells: Sequence[CellSummary],
+    verdicts: Sequence[Verdict],
+    directory: str | Path,
+    shown: Mapping[str, Table] | None = None,
 ) -> dict[str, Path]:
     """Write the tables and figures of a run into a folder; the paths by file name.
 
     ``table.md`` and ``table.csv`` always; ``verdicts.md`` where there are verdicts; ``figure.png`` and ``figure.svg``
     where there are cells and can be drawn (else a RuntimeWarning says why not); two more files for each further table
-    or figure. Raises StorageError where the folder cannot be written.
+    or figure. `shown` are its `tables`, where they are known already. Raises StorageError where the folder cannot be
+    written.
     """
     from effbench.report.figures import study
 
     folder = Path(directory)
-    texts = _texts(run, tables(run, cells, verdicts), verdicts)
+    found = tables(run, cells, verdicts) if shown is None else shown
+    texts = _texts(run, found, verdicts)
     written = {name: write_text(folder / name, text) for name, text in texts.items()}
     # A board that ran a bundle may be without matplotlib; its tables are worth having all the same.
     if optional_packages.has("matplotlib"):

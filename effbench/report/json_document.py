@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from effbench.analysis import rank_agreement, saturation, time_shares
+from effbench import report
+from effbench.analysis import saturation, time_shares
+from effbench.analysis.rank_agreement import Agreement
 from effbench.analysis.saturation import Saturation
 from effbench.analysis.summary import CellSummary
 from effbench.analysis.time_shares import Split
@@ -15,14 +17,18 @@ from effbench.core.estimate import Comparison, Estimate, PairEvidence, Verdict
 from effbench.core.run import Run
 from effbench.gates.result import Decision, Finding
 from effbench.host.emulation import is_emulated
-from effbench.report import text
 from effbench.report.tables import metric_columns
 from effbench.runs import launches
 
 
-def run_document(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def run_document(
+    run: Run,
+    cells: Sequence[CellSummary],
+    verdicts: Sequence[Verdict],
+    agreed: Sequence[Agreement] | None = None,
+) -> dict[str, Any]:
     """Keys: run_dir, study, environment, clock, launches, remarks, cells, verdicts. Times in seconds, memory access in
-    elements; missing is null.
+    elements; missing is null. `agreed` are the run's `report.agreements`, where they are known already.
     """
     return {
         "run_dir": None if run.path is None else str(Path(run.path).parent),
@@ -37,7 +43,7 @@ def run_document(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verd
         "remarks": list(launches.remarks(run)),
         "cells": [cell_document(cell) for cell in cells],
         "verdicts": [verdict_document(verdict) for verdict in verdicts],
-        "ranking": _ranking(run, cells),
+        "ranking": _ranking(report.agreements(run, cells) if agreed is None else agreed),
         "breakdown": [breakdown_document(item) for item in time_shares.split(run, depthwise=True)],
         "absent": dict(run.experiment.absent),
         "saturation": [saturation_document(item) for item in saturation.saturations(run, cells)],
@@ -225,13 +231,10 @@ def _finding(item: Finding) -> dict[str, Any]:
     }
 
 
-def _ranking(run: Run, cells: Sequence[CellSummary]) -> list[dict[str, Any]]:
-    """Per metric, Kendall's tau with measured time; empty for a study that varies no models."""
-    if not text.is_comparison(run):
-        return []
+def _ranking(agreed: Sequence[Agreement]) -> list[dict[str, Any]]:
+    """Per metric, Kendall's tau with measured time."""
     return [
-        {"metric": item.metric, "tau": _ratio(item.tau), "tau_within_group": _ratio(item.within)}
-        for item in rank_agreement.agreements(cells, text.grouping(run, cells))
+        {"metric": item.metric, "tau": _ratio(item.tau), "tau_within_group": _ratio(item.within)} for item in agreed
     ]
 
 

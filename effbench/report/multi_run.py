@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from effbench import report
 from effbench.analysis.summary import CellSummary
 from effbench.core.estimate import Verdict
 from effbench.core.run import Environment, Run
@@ -30,6 +29,8 @@ class Measured(Protocol):
     def cells(self) -> tuple[CellSummary, ...]: ...
     @property
     def verdicts(self) -> tuple[Verdict, ...]: ...
+    @property
+    def named_tables(self) -> Mapping[str, Table]: ...
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def _of_study(group: Mapping[int, Measured]) -> list[Table]:
 
 def _column(item: Measured, heading: str, keys: Sequence[str]) -> dict[_Key, Value]:
     """One column of the run's own table by cell."""
-    shown = report.tables(item.run, item.cells, item.verdicts)["table"]
+    shown = item.named_tables["table"]
     at = next((place for place, column in enumerate(shown.columns) if column.heading == heading), None)
     values = [NOTHING if at is None else row[at] for row in shown.rows]
     return dict(zip((_key(cell.cell.case.labels, keys) for cell in item.cells), values, strict=True))

@@ -133,7 +133,7 @@ def _content(runs: Sequence[Measured], figures: Sequence[Mapping[str, str]]) -> 
 def _section(number: int, name: str, measured: Measured, figures: Mapping[str, str]) -> Section:
     run, verdicts = measured.run, measured.verdicts
     sentences = text.verdict_sentences(verdicts, factor=run.experiment.factor)
-    tables, launches = report.tables(run, measured.cells, verdicts), launches_table.launch_rows(run)
+    tables, launches = measured.named_tables, launches_table.launch_rows(run)
     return Section(
         number,
         name,

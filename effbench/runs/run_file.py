@@ -1,6 +1,6 @@
 """A run on disk: an append-only file of JSON lines, readable whatever happened to the process that wrote it.
 
-``run.jsonl`` holds one record a line: a header, then cells, launches, blocks, and verdicts last. Each record reaches
+``run.jsonl`` holds one record a line: a header, then cells, launches and blocks. Each record reaches
 the kernel before the next block starts, so killing the process loses at most the block in flight. Loading parses JSON
 and builds dataclasses; it never executes anything. Only raw blocks are stored: every figure is recomputed from them.
 
@@ -23,7 +23,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from effbench.core.errors import CorruptRun, StorageError
-from effbench.core.estimate import Verdict
 from effbench.core.run import Block, Reading, Result, Run, Timing
 from effbench.runs import schema
 
@@ -120,10 +119,6 @@ class RunWriter:
         at = {} if block.at_s is None else {"at_s": block.at_s}
         place = {"launch": block.launch, "round": block.round, "position": block.position, "cell": block.cell}
         self.append("block", **place, **at, timing=timing)
-
-    def verdicts(self, verdicts: tuple[Verdict, ...]) -> None:
-        """What was concluded when the run ended. Kept for the record; loading recomputes verdicts from blocks."""
-        self.append("verdicts", verdicts=[asdict(verdict) for verdict in verdicts])
 
     def close(self) -> None:
         """Release the folder. One in which nothing was written is left as it was found."""

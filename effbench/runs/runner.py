@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from effbench.analysis import verdicts
 from effbench.core.cost import Cost
 from effbench.core.errors import EffbenchError, NotComparable, StorageError
 from effbench.core.peaks import Peaks
@@ -38,8 +37,8 @@ from effbench.user_code import file_hashes
 CostOf = Callable[[Cell], Cost]
 BoundsOf = Callable[[Cell, Peaks], Mapping[str, float]]
 
-UNRECORDED = ("working", "call", "prepared")
-"""Events that say how far a worker is; what they tell is in the records that follow."""
+UNRECORDED = ("working", "call", "prepared", "facts")
+"""Events that say how far a worker is, and are not written: what they tell is in other records."""
 
 STARTS = 2
 """So many processes in a row that end before they work are no accident."""
@@ -248,8 +247,6 @@ def _measure(record: Recording, state: _State, watch: Watch) -> Run:
         _read_beside(record, watch)
         writer.append("complete")
         run = run_file.load(writer.path)
-        with suppress(ModuleNotFoundError):  # a board may be without scipy; whoever loads the run judges it anyway
-            writer.verdicts(verdicts.judge(run))
     except KeyboardInterrupt:
         raise Interrupted(writer.directory, _how_to_go_on(record.plan, writer.directory)) from None
     except StorageError as error:

@@ -12,16 +12,15 @@ import pytest
 import shell
 from runs import CELLS, COST, run_of, study, with_blocks
 
-from effbench.analysis import cpu_share, rank_agreement, run_diff
-from effbench.analysis import verdicts as analysis_verdicts
+from effbench.analysis import cpu_share, rank_agreement, run_diff, verdicts
 from effbench.analysis.cpu_share import EITHER, OTHER_THREADS, SIDE_BY_SIDE, WAITS
 from effbench.analysis.summary import REFERENCE_SPLIT, summarise
 from effbench.core.run import Run, Timing
 from effbench.devices import _tasks
-from effbench.gates import ab_pairs, baseline, calibration, many, replay
-from effbench.gates import decision_rule as gate
+from effbench.gates import ab_findings, ab_pairs, alarm_rate, baseline, calibration, decision_rule
 from effbench.gates.ab_pairs import Pair
-from effbench.gates.decision_rule import Gate, Rule
+from effbench.gates.decision_rule import Gate, Outcome, Rule
+from effbench.gates.evidence import Evidence
 from effbench.gates.result import Finding
 from effbench.pytest_plugin import Speed
 from effbench.report import json_document, text
@@ -190,13 +189,13 @@ def test_the_time_over_the_roofline_and_the_ranking_leave_it_out() -> None:
 
 
 def test_a_claim_about_it_is_unsure_and_tells_both() -> None:
-    verdict = analysis_verdicts.judge(scaled(run(), THIRD, cpu=0.01))[0]
+    verdict = verdicts.judge(scaled(run(), THIRD, cpu=0.01))[0]
     assert verdict.verdict == "unsure" and EITHER in verdict.reason
     assert verdict.headline.wall and verdict.headline.wall.point == pytest.approx(3.0, rel=0.01)
     assert "by the wall clock 3.00×" in text.verdict_sentence(verdict)
     assert "by the wall clock" in cells_table.render_markdown(cells_table.verdict_rows([verdict]))
     assert json_document.verdict_document(verdict)["headline"]["ratio_wall"]["point"] == verdict.headline.wall.point
-    usual = analysis_verdicts.judge(run())[0]
+    usual = verdicts.judge(run())[0]
     assert usual.verdict == "holds" and usual.headline.wall is None
 
 
@@ -256,7 +255,7 @@ def interleaved(pair: Pair) -> Finding:
     judge = Gate(list(TIMES), Rule(looks=(5,)))
     judge.look_at(0, pair)
     assert [judge.found[cell].verdict for cell in (SECOND, THIRD)] == ["PASS", "PASS"]
-    return gate.findings(judge, pair, {})[0]
+    return ab_findings.findings(judge, pair, {})[0]
 
 
 def stored(pair: Pair) -> Finding:
@@ -289,7 +288,7 @@ def test_a_yardstick_whose_cpu_time_misses_work_decides_nothing() -> None:
 
 def test_the_mean_of_all_changes_leaves_it_out() -> None:
     pair = changed((1.0, 1.0), (0.02, 1.0))
-    for mean in (gate.geomean(pair, CELLS), baseline.geomean(pair.baseline, pair.candidate, CELLS, None)):
+    for mean in (ab_findings.geomean(pair, CELLS), baseline.geomean(pair.baseline, pair.candidate, CELLS, None)):
         assert mean is not None and mean.point == pytest.approx(1.0, rel=0.01)
 
 
@@ -297,20 +296,21 @@ def test_many_gates_decide_as_one_gate_does_where_clocks_disagree() -> None:
     import numpy
 
     for name, cpu0, wall0, cpu1, wall1, verdict in CHANGES:
-        recorded = many.record(changed((cpu0, wall0), (cpu1, wall1)))
-        verdicts, _ = many.decide(many.arrays(recorded), numpy.arange(5)[None], Rule(looks=(5,)))
-        word = {"INCONCLUSIVE": many.INCONCLUSIVE, "REGRESSION": many.REGRESSION, "PASS": many.PASS}[verdict]
-        assert verdicts[0].tolist() == [word, many.PASS, many.PASS], name
-        assert bool(recorded.split(FIRST)) == (abs(cpu0 / wall0 - 1) > 0.1 or abs(cpu1 / wall1 - 1) > 0.1)
+        recorded = Evidence.of(changed((cpu0, wall0), (cpu1, wall1)))
+        found, _ = decision_rule.decide(recorded, numpy.arange(5)[None], Rule(looks=(5,)))
+        assert [Outcome(item).verdict for item in found[0]] == [verdict, "PASS", "PASS"], name
+        assert bool(recorded.cpu_share(FIRST)) == (abs(cpu0 / wall0 - 1) > 0.1 or abs(cpu1 / wall1 - 1) > 0.1)
 
 
 def test_nothing_is_promised_of_what_a_gate_would_see_of_it() -> None:
     pair = changed((0.02, 1.0), (0.02, 1.0))
-    survey = calibration.survey(pair)
+    survey = calibration.survey(Evidence.of(pair))
     assert survey.scatter[0].reason == "CPU time is 2 % of wall time, so its ratio tells nothing"
     assert all(answers[FIRST].value is None for answers in survey.detectable.values())
     assert all(answers[SECOND].value is not None for answers in survey.detectable.values())
-    assert any(FIRST in line and "both clocks" in line for line in replay.replay(pair, suites=5).caveats)
+    assert any(
+        FIRST in line and "both clocks" in line for line in alarm_rate.resample(Evidence.of(pair), suites=5).caveats
+    )
 
 
 def test_disturbed_rounds_tell_nothing_of_a_share() -> None:

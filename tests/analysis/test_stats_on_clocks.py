@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy
 import pytest
+from recordings import of_array
 
 from effbench.analysis import stats
 from effbench.core.estimate import Estimate
@@ -145,21 +146,27 @@ def test_cluster_bootstrap_covers_from_five_launches_on(memory: float) -> None:
 def test_one_cells_false_alarms_are_five_percent_and_the_sign_test_alone_has_more(memory: float, launches: int) -> None:
     """At the edge of what is no regression, 1 % slower: the p-value of both tests together keeps its level."""
     edge = math.log1p(0.01)
-    suites = (edge + clocks(11, (600, launches, 20), memory=memory, rounds=0.03, launches=0.01)).tolist()
-    alarms = sum(gate.p_above(suite, 0.01) <= 0.05 for suite in suites)
-    pooled = sum(stats.sign_test([value for launch in suite for value in launch], edge) <= 0.05 for suite in suites)
+    suites = edge + clocks(11, (600, launches, 20), memory=memory, rounds=0.03, launches=0.01)
+    alarms = called(suites, 0.01, 0.05)
+    above = (suites > edge).sum(axis=(1, 2))
+    pooled = (stats.sign_p(above, numpy.full(600, launches * 20)) <= 0.05).sum()
     assert alarms <= 600 * 0.05 or is_share(alarms, 600, 0.05)
     assert pooled > 0.1 * 600
 
 
-def judged(suite: numpy.ndarray, rule: gate.Rule) -> tuple[list[str], int]:
-    """The gate's last word on each cell of a suite (cells, launches, rounds), and the launches that it took."""
-    decides = gate.Gate(CELLS, rule)
-    for number, launches in enumerate(rule.looks):
-        found = decides.look(number, dict(zip(CELLS, suite[:, :launches].tolist(), strict=True)))
-        if not decides.undecided:
-            break
-    return [found[cell].verdict for cell in CELLS], launches
+def called(suites: numpy.ndarray, share: float, alpha: float) -> int:
+    """How many of these cells (cells, launches, rounds) are called more than `share` slower."""
+    p_values = gate.p_above(suites, numpy.arange(suites.shape[1])[None], share)
+    return int((p_values <= alpha).sum())
+
+
+def judged(suites: numpy.ndarray, rule: gate.Rule) -> tuple[list[list[str]], list[int]]:
+    """The gate's last word on each cell of each suite (suites, cells, launches, rounds), and the launches it took."""
+    number, cells, launches, rounds = suites.shape
+    one_after_another = suites.transpose(1, 0, 2, 3).reshape(cells, number * launches, rounds)
+    drawn = numpy.arange(number * launches).reshape(number, launches)
+    found, taken = gate.decide(of_array(one_after_another, CELLS), drawn, rule)
+    return [[gate.Outcome(item).verdict for item in suite] for suite in found], taken.tolist()
 
 
 def suites_of(machine: str, slowdowns: Sequence[float], suites: int, seed: int = 21) -> numpy.ndarray:
@@ -178,12 +185,12 @@ def test_the_same_code_on_both_sides_raises_no_alarm(machine: str, suites: int, 
     """No alarm in 300 suites supports "at most 1 %" at 95 %. Quiet machines pass, after few launches; on a noisy one
     the cells that cannot be told are inconclusive, not passed and not failed.
     """
-    found = [judged(suite, gate.Rule()) for suite in suites_of(machine, [], suites)]
-    words = Counter(word for verdicts, _ in found for word in verdicts)
+    found, taken = judged(suites_of(machine, [], suites), gate.Rule())
+    words = Counter(word for verdicts in found for word in verdicts)
     assert words["REGRESSION"] == 0
     assert words["PASS"] / words.total() >= passed
     assert (words["INCONCLUSIVE"] > 0) == (machine == "noisy")
-    assert sum(used for _, used in found) / suites <= launches
+    assert sum(taken) / suites <= launches
 
 
 @pytest.mark.parametrize(
@@ -200,7 +207,7 @@ def test_a_slow_cell_among_twelve_is_caught(machine: str, slowdown: float, at_le
     """Its neighbours are the same code: in 5 % of suites at most one is called slower. The slow cell is hardly ever
     passed.
     """
-    found = [judged(suite, gate.Rule())[0] for suite in suites_of(machine, [slowdown], 100)]
+    found, _ = judged(suites_of(machine, [slowdown], 100), gate.Rule())
     first = Counter(verdicts[0] for verdicts in found)
     assert first["REGRESSION"] >= 100 * at_least
     assert first["PASS"] <= (5 if slowdown == gate.Rule().tolerance else 0)
@@ -214,18 +221,18 @@ def test_alarms_stay_within_alpha_at_the_edge_and_without_the_t_test_they_do_not
     looks: 5 % of suites at most, and not far below it, or power would be given away.
     """
     rule, suites = gate.Rule(tolerance=0.0), suites_of("shared", [0.01] * 12, 150)
-    alarms = sum("REGRESSION" in judged(suite, rule)[0] for suite in suites)
+    alarms = sum("REGRESSION" in verdicts for verdicts in judged(suites, rule)[0])
     assert (stats.proportion_interval(alarms, 150, 0.998).low or 0) <= 0.05
     assert alarms >= 2
-    monkeypatch.setattr(stats, "t_test", lambda values, threshold=0.0: 0.0)
-    pooled = sum("REGRESSION" in judged(suite, rule)[0] for suite in suites[:30])
+    monkeypatch.setattr(stats, "t_p", lambda medians, threshold: numpy.zeros(medians.shape[:-1]))
+    pooled = sum("REGRESSION" in verdicts for verdicts in judged(suites[:30], rule)[0])
     assert pooled > 8, "the reason why two tests must agree"
 
 
 @pytest.mark.parametrize("machine", ["pinned", "shared", "noisy"])
 def test_a_slowdown_of_the_tolerance_is_hardly_ever_passed(machine: str) -> None:
     """At the tolerance itself, over all four looks: at most 5 % of cells, as far as 600 can tell."""
-    found = [judged(suite, gate.Rule())[0] for suite in suites_of(machine, [0.03] * 12, 50)]
+    found, _ = judged(suites_of(machine, [0.03] * 12, 50), gate.Rule())
     passes = sum(verdicts.count("PASS") for verdicts in found)
     assert (stats.proportion_interval(passes, 50 * 12).low or 0) <= 0.05
     assert sum(verdicts.count("REGRESSION") for verdicts in found) > passes
@@ -236,7 +243,8 @@ def test_what_is_said_to_be_detectable_is_called_four_times_in_five(launches: in
     """Averaged over suites as a variance is, since the scatter of four launches is itself hardly known."""
     edge = math.log1p(gate.SMALLEST_EFFECT)
     suites = clocks(31, (500, 2, launches, 20), rounds=0.03, launches=0.01)
-    sizes = [math.log1p(gate.detectable(suite, 0.02) or 0) - edge for suite in suites[:, 0].tolist()]
+    medians = numpy.median(suites[:, 0], axis=2).tolist()
+    sizes = [math.log1p(gate.detectable(each, 0.02) or 0) - edge for each in medians]
     slowdown = edge + math.sqrt(math.fsum(size**2 for size in sizes) / len(sizes))
-    called = sum(gate.p_above(suite, gate.SMALLEST_EFFECT) <= 0.02 for suite in (slowdown + suites[:, 1]).tolist())
-    assert 0.72 <= called / len(sizes) <= 0.86
+    share = called(slowdown + suites[:, 1], gate.SMALLEST_EFFECT, 0.02) / len(sizes)
+    assert 0.72 <= share <= 0.86

@@ -21,6 +21,51 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*(ROOT / "effbench").rglob("*.py"), *(ROOT / "experiments").glob("*.py")])
 
 
+RETIRED = {
+    "gates.duel": "gates.ab_run",
+    "gates.rule": "gates.decision_rule",
+    "gates.counted": "gates.instruction_gate",
+    "gates.against": "gates.ab_gate",
+    "measurement.here": "timing.in_process",
+    "measurement.keeping": "timing.reference_io",
+    "measurement.agreement": "timing.output_check",
+    "measurement.readings": "metrics.base",
+    "report.ink": "report.figures.style",
+    "report.grid": "report.tables.table_model",
+    "report.beside": "report.tables.metric_columns",
+    "report.captions": "report.text",
+    "bundles.stored": "bundles.bundle",
+    "bundles.writing": "bundles.export",
+    "runtimes.quiet": "runtimes.capture_output",
+    "cost.isolate": "cost.sandbox",
+    "commands": "cli",
+    "console": "cli.output",
+    "words": "cli.options",
+    "feeding": "core.inputs",
+    "counts": "core.cost",
+    "claims": "analysis.verdicts",
+    "lineup": "studies.model_comparison",
+    "unrest": "host.noise",
+    "processors": "host.cpu_names",
+    "storage": "runs.run_file",
+    "reading": "runs.schema",
+    "recording": "runs.recorder",
+}
+"""Names of modules that riddled, with those that took their place."""
+
+
+@pytest.mark.parametrize("old", RETIRED)
+def test_no_module_has_a_retired_name_again(old: str) -> None:
+    parts, package = old.split("."), ROOT / "effbench"
+    place = package.joinpath(*parts)
+    assert not place.with_suffix(".py").exists() and not list(place.glob("*.py"))
+    new = package.joinpath(*RETIRED[old].split("."))
+    assert new.with_suffix(".py").exists() or (new / "__init__.py").exists()
+    named = re.compile(rf"effbench[./]{re.escape(old).replace(chr(92) + '.', '[./]')}(\.py)?(?!\w)")
+    tracked = [*SOURCES, *(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    assert not [path.name for path in tracked if named.search(path.read_text(encoding="utf-8"))]
+
+
 def identifiers(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):

@@ -224,7 +224,7 @@ def test_aa_tells_what_a_gate_sees_here(project: Path, tmp_path: Path) -> None:
     assert again.json == {**document, "run_dir": again.json["run_dir"]}, (
         "a replay computes the same from the raw blocks"
     )
-    assert (tmp_path / "aa" / "table.md").read_text().count("### ") == 3
+    assert (tmp_path / "aa" / "table.md").read_text().count("### ") == 2
 
 
 def test_aa_refusals(project: Path, tmp_path: Path) -> None:

@@ -119,6 +119,24 @@ def test_both_sides_make_the_same_number_of_calls(tmp_path: Path) -> None:
     assert len(calls) == 1 and pair.baseline.results[0].calls == pair.candidate.results[0].calls == calls.pop()
 
 
+def test_what_a_gate_keeps_in_memory_is_what_the_files_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After every launch, of both sides; no look reads a file, however long it has grown."""
+    planned, read = plan_of("a:one", "a:two"), ab_pairs.storage.load
+    with Duel(planned, HERE, tmp_path / "out", (costs, costs), planned=2) as duel:
+        for launch in range(2):
+            assert duel.launch([cell.id for cell in planned.cells])
+            with monkeypatch.context() as patched:
+                patched.setattr(ab_pairs.storage, "load", lambda path: pytest.fail("a look reads no file"))
+                kept = duel.pair()
+            for side, run in zip(SIDES, (kept.baseline, kept.candidate), strict=True):
+                stored = read(tmp_path / "out" / side)
+                assert [each.blocks for each in run] == [each.blocks for each in stored]
+                assert [each.cost for each in run] == [each.cost for each in stored]
+                assert [each.warmups for each in run.launches] == [each.warmups for each in stored.launches]
+                assert len(run.launches) == launch + 1
+                assert (run.clock, run.environment) == (stored.clock, stored.environment)
+
+
 def test_each_launch_is_a_fresh_process_of_each_side(tmp_path: Path) -> None:
     pair, _ = fought(tmp_path, plan_of("a:one"), launches=3)
     for run in (pair.baseline, pair.candidate):

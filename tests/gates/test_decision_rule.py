@@ -8,15 +8,17 @@ from dataclasses import replace
 
 import numpy
 import pytest
+from recordings import of_ratios
 from runs import CELLS, COST, run_of, with_blocks
 from scipy import stats as scipy_stats
 
 from effbench.core.errors import Reason
 from effbench.core.run import Launch, Run
-from effbench.gates import ab_pairs, many
+from effbench.gates import ab_findings, ab_pairs
 from effbench.gates import decision_rule as gate
 from effbench.gates.ab_pairs import Pair
 from effbench.gates.decision_rule import Gate, Rule
+from effbench.gates.evidence import Evidence
 from effbench.gates.result import Decision
 
 SLOW, SAME, THIRD = CELLS
@@ -36,6 +38,11 @@ def judged(pair: Pair, rule: Rule | None = None, **tolerances: float) -> Gate:
     judge = Gate(list(TIMES), rule or Rule(looks=(4,)), tolerances)
     judge.look_at(0, pair)
     return judge
+
+
+def p_above(launches: Sequence[Sequence[float]], share: float) -> float:
+    seen = of_ratios({SLOW: launches})
+    return float(gate.p_above(seen.values, numpy.arange(len(seen.launches))[None], share)[0, 0])
 
 
 def verdicts(judge: Gate) -> list[str]:
@@ -71,10 +78,10 @@ def test_a_cell_of_its_own_tolerance_passes_by_that() -> None:
 def test_both_tests_must_agree() -> None:
     """Eighty rounds that all point one way are no proof where they come from one unlucky launch in four."""
     one_off = [[0.0] * 20, [0.0] * 20, [0.0] * 20, [0.4] * 20]
-    assert gate.p_above(one_off, 0.01) > 0.1
+    assert p_above(one_off, 0.01) > 0.1
     # All rounds slower, but launches so unlike that their mean could be anything.
-    assert gate.p_above([[0.02] * 20, [0.9] * 20, [0.02] * 20, [0.02] * 20], 0.01) > 0.1
-    assert gate.p_above([[0.05, 0.051, 0.052]] * 3 + [[0.049] * 3], 0.01) < 0.01
+    assert p_above([[0.02] * 20, [0.9] * 20, [0.02] * 20, [0.02] * 20], 0.01) > 0.1
+    assert p_above([[0.05, 0.051, 0.052]] * 3 + [[0.049] * 3], 0.01) < 0.01
 
 
 @pytest.mark.parametrize(
@@ -83,9 +90,9 @@ def test_both_tests_must_agree() -> None:
     ids=["nothing", "no round", "one launch", "no scatter at all", "not a number", "endless"],
 )
 def test_what_cannot_be_tested_is_never_significant(launches: Sequence[Sequence[float]]) -> None:
-    assert gate.p_above(launches, 0.01) == 1.0
+    assert p_above(launches, 0.01) == 1.0
     judge = Gate([SLOW], Rule(looks=(4,)))
-    judge.look(0, {SLOW: launches})
+    judge.look(0, of_ratios({SLOW: launches}))
     assert judge.found[SLOW].verdict == "INCONCLUSIVE"
 
 
@@ -101,12 +108,12 @@ def test_more_cells_need_more_evidence() -> None:
     """Holm's procedure: what convicts one cell alone need not convict the one slow cell of twelve."""
     launches = [[math.log1p(share)] * 20 for share in (0.0188, 0.0130, 0.0220, 0.0160)]
     quiet = [[value] * 20 for value in (0.0001, -0.0001, 0.0002, -0.0002)]
-    p = gate.p_above(launches, 0.01)
+    p = p_above(launches, 0.01)
     assert 0.05 / 12 < p < 0.05
     rule = Rule(looks=(4,), tolerance=0.02)
     alone, crowded = Gate([SLOW], rule), Gate([str(i) for i in range(12)], rule)
-    alone.look(0, {SLOW: launches})
-    crowded.look(0, {str(i): launches if i == 0 else quiet for i in range(12)})
+    alone.look(0, of_ratios({SLOW: launches}))
+    crowded.look(0, of_ratios({str(i): launches if i == 0 else quiet for i in range(12)}))
     assert (alone.found[SLOW].verdict, crowded.found["0"].verdict) == ("REGRESSION", "INCONCLUSIVE")
     assert crowded.found["1"].verdict == "PASS"
 
@@ -153,14 +160,14 @@ def test_a_disturbed_cell_proves_nothing_either_way() -> None:
     assert judge.found[SLOW].verdict == "ENVIRONMENT"
     assert judge.found[SLOW].reason == "16 of 80 rounds were disturbed from outside (waited for a core)"
     assert judge.undecided == [SLOW]  # more launches may still dilute it
-    found = gate.findings(judge, disturbed(pair_of(0.5), 5), NOBODY)
+    found = ab_findings.findings(judge, disturbed(pair_of(0.5), 5), NOBODY)
     assert found[0].set_aside == 16 and found[0].change is not None
     assert Decision(found).exit_code == 4
 
 
 @pytest.mark.parametrize(("rounds", "bad", "is_disturbed"), [(8, 1, False), (8, 2, True), (1, 1, True), (20, 2, False)])
 def test_one_disturbed_round_of_few_is_not_too_many(rounds: int, bad: int, is_disturbed: bool) -> None:
-    """What a slow network has in a launch, in one gate as in many at once."""
+    """What a slow network has in a launch."""
     sides = [run_of(TIMES, launches=1, rounds=rounds, noise=0.004, seed=seed) for seed in (1, 2)]
     blocks = tuple(
         replace(block, timing=replace(block.timing, flags=("steal",))) if place < bad else block
@@ -168,21 +175,22 @@ def test_one_disturbed_round_of_few_is_not_too_many(rounds: int, bad: int, is_di
     )
     results = tuple(replace(r, blocks=blocks) if r.cell.id == SLOW else r for r in sides[1].results)
     pair = Pair(sides[0], replace(sides[1], results=results))
-    assert bool(gate.Evidence.of(pair, SLOW).disturbed) == is_disturbed
-    counts = (numpy.array([[bad]]), numpy.array([[rounds]]))
-    assert many._too_many(counts, numpy.array([[0]])).tolist() == [[is_disturbed]]
+    seen = Evidence.of(pair, [SLOW])
+    assert bool(seen.doubts(SLOW)["disturbed"]) == is_disturbed
+    tested = gate.evaluate(seen, numpy.array([[0]]), Rule())
+    assert tested.is_disturbed.tolist() == [[is_disturbed]]
 
 
 def test_few_disturbed_rounds_are_set_aside_in_pairs_and_counted() -> None:
     pair = disturbed(pair_of(0.10), 20)
     assert verdicts(judged(pair)) == ["REGRESSION", "PASS", "PASS"]
     assert [len(launch) for launch in ab_pairs.by_launch(ab_pairs.rounds(pair, SLOW))] == [19] * 4
-    assert gate.findings(judged(pair), pair, NOBODY)[0].set_aside == 4
+    assert ab_findings.findings(judged(pair), pair, NOBODY)[0].set_aside == 4
 
 
 def test_every_round_disturbed_is_an_outcome_with_a_name() -> None:
     pair = disturbed(pair_of(0.0), 1)
-    (found, *_) = gate.findings(judged(pair), pair, NOBODY)
+    (found, *_) = ab_findings.findings(judged(pair), pair, NOBODY)
     assert found.verdict == "ENVIRONMENT" and found.set_aside == found.rounds == 80
 
 
@@ -227,13 +235,13 @@ def test_a_drift_that_both_sides_share_is_not_seen() -> None:
     both = Pair(drifted(pair.baseline), drifted(pair.candidate))
     judge = judged(both)
     assert verdicts(judge) == ["PASS"] * 3
-    for found in gate.findings(judge, both, NOBODY):
+    for found in ab_findings.findings(judge, both, NOBODY):
         assert found.change is not None and abs(found.change.point - 1) < 0.005
 
 
 def test_a_finding_tells_what_was_measured() -> None:
     pair = pair_of(0.10)
-    slow, same, _ = gate.findings(judged(pair), pair, NOBODY)
+    slow, same, _ = ab_findings.findings(judged(pair), pair, NOBODY)
     assert slow.change is not None and slow.change.low is not None and slow.change.high is not None
     assert slow.change.low < 1.10 < slow.change.high
     assert (slow.launches, slow.rounds, slow.set_aside, slow.clock, slow.tolerance) == (4, 80, 0, "cpu", 0.03)
@@ -243,22 +251,22 @@ def test_a_finding_tells_what_was_measured() -> None:
 
 def test_the_smallest_detectable_slowdown_is_what_the_t_test_catches_four_times_in_five() -> None:
     """Against the noncentral t distribution: the power at that slowdown is 0.8."""
-    launches = [[value] for value in (0.004, -0.003, 0.001, -0.002, 0.0015, 0.0005, -0.0015, 0.002, -0.001)]
-    alpha, n = 0.01, len(launches)
-    found = gate.detectable(launches, alpha)
+    medians = [0.004, -0.003, 0.001, -0.002, 0.0015, 0.0005, -0.0015, 0.002, -0.001]
+    alpha, n = 0.01, len(medians)
+    found = gate.detectable(medians, alpha)
     assert found is not None
-    error = scipy_stats.tstd([value for (value,) in launches]) / math.sqrt(n)
+    error = scipy_stats.tstd(medians) / math.sqrt(n)
     critical = scipy_stats.t.ppf(1 - alpha, n - 1)
     power = scipy_stats.nct.sf(critical, n - 1, (math.log1p(found) - math.log(1.01)) / error)
     assert power == pytest.approx(0.8, abs=1e-3)
-    assert gate.detectable(launches[:1], alpha) is None and gate.detectable([[0.1]] * 4, alpha) is None
+    assert gate.detectable(medians[:1], alpha) is None and gate.detectable([0.1] * 4, alpha) is None
 
 
 def test_a_cell_that_only_one_side_runs() -> None:
     pair = pair_of(0.0)
     absent = Reason("there is no 'small'", "absent")
     skipped = {"baseline": {SLOW: absent}, "candidate": {SAME: "RuntimeError: shapes"}}
-    new, broken, kept = gate.findings(judged(pair), pair, skipped)
+    new, broken, kept = ab_findings.findings(judged(pair), pair, skipped)
     assert (new.verdict, broken.verdict, kept.verdict) == ("NEW", "REGRESSION", "PASS")
     assert "there is no 'small'" in new.reason and "shapes" in broken.reason
     assert Decision((new, kept)).exit_code == 0
@@ -283,17 +291,17 @@ def test_a_cell_that_only_one_side_runs() -> None:
 )
 def test_new_is_only_what_the_revision_does_not_hold(baseline: str | None, candidate: str | None, verdict: str) -> None:
     """A baseline that cannot start, load or count is nothing to pass on."""
-    assert gate.unmeasured(baseline, candidate)[0] == verdict
+    assert ab_findings.unmeasured(baseline, candidate)[0] == verdict
 
 
 def test_a_cell_that_neither_side_runs_and_one_without_memory() -> None:
     skipped = {"baseline": {SLOW: "it breaks"}, "candidate": {SLOW: "it breaks", SAME: "out of memory: 3 GiB"}}
-    neither, large, _ = gate.findings(judged(pair_of()), pair_of(), skipped)
+    neither, large, _ = ab_findings.findings(judged(pair_of()), pair_of(), skipped)
     assert (neither.verdict, large.verdict) == ("INCONCLUSIVE", "ENVIRONMENT")
 
 
 def test_nothing_measured_passes_nothing() -> None:
-    assert {found.verdict for found in gate.findings(Gate(list(TIMES)), None, NOBODY)} == {"INCONCLUSIVE"}
+    assert {found.verdict for found in ab_findings.findings(Gate(list(TIMES)), None, NOBODY)} == {"INCONCLUSIVE"}
 
 
 def test_counts_that_differ_are_shown_and_fail_when_they_must_not() -> None:
@@ -303,8 +311,8 @@ def test_counts_that_differ_are_shown_and_fail_when_they_must_not() -> None:
         for result in pair.candidate
     )
     changed = Pair(pair.baseline, replace(pair.candidate, results=dearer))
-    shown, *_ = gate.findings(judged(changed), changed, NOBODY)
-    held, same, _ = gate.findings(judged(changed), changed, NOBODY, same_costs=True)
+    shown, *_ = ab_findings.findings(judged(changed), changed, NOBODY)
+    held, same, _ = ab_findings.findings(judged(changed), changed, NOBODY, same_costs=True)
     assert [(item.name, item.wanted, item.found) for item in shown.costs] == [("madds", 1000, 1100)]
     assert (shown.verdict, held.verdict, same.verdict) == ("PASS", "REGRESSION", "PASS")
     assert "madds" in held.reason
@@ -312,14 +320,14 @@ def test_counts_that_differ_are_shown_and_fail_when_they_must_not() -> None:
 
 def test_the_mean_of_all_changes_is_over_launches_that_measured_every_cell() -> None:
     pair = pair_of(0.10)
-    mean = gate.geomean(pair, list(TIMES))
+    mean = ab_findings.geomean(pair, list(TIMES))
     assert mean is not None and mean.n == 4
     assert mean.point == pytest.approx(1.10 ** (1 / 3), rel=0.01)
 
 
 def test_exit_codes_are_all_different() -> None:
     pair = pair_of(0.10)
-    found = gate.findings(judged(pair), pair, NOBODY)
+    found = ab_findings.findings(judged(pair), pair, NOBODY)
     assert Decision(found).exit_code == 1
     assert Decision(found[1:]).exit_code == 0
     assert Decision(()).exit_code == 3

@@ -58,7 +58,7 @@ def whole_file(folder: Path) -> bytes:
         writer.append("facts", launch=0, facts={"device": "cpu"})
         writer.append("skip", cell=runs.CELLS[1], reason="ended")
         writer.append("complete")
-        writer.verdicts(())
+        writer.append("verdicts", verdicts=[])
     return (folder / run_file.RUN_FILE).read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""What `effbench aa` says: what the gate sees on this machine, and the rules side by side. As tables, as JSON."""
+"""What `effbench aa` says: what the gate sees on this machine, and how often it is wrong. As tables, as JSON."""
 
 from __future__ import annotations
 
@@ -9,22 +9,18 @@ from typing import Any
 from effbench.analysis import stats
 from effbench.core import units
 from effbench.core.estimate import Estimate
+from effbench.gates.alarm_rate import AlarmRate, GateOutcome
 from effbench.gates.calibration import Answer, Scatter, Survey, middle
 from effbench.gates.decision_rule import POWER
-from effbench.gates.peers import RULES
-from effbench.gates.replay import ARRANGEMENTS, GateOutcome, Replay, RuleOutcome
 from effbench.report.tables.table_model import NOTHING, Column, Table, Value
 
-OURS = "effbench's gate"
+
+def tables(survey: Survey, found: AlarmRate) -> tuple[Table, ...]:
+    """The machine, and the gate at every slowdown; without a decision only the first."""
+    return (machine_rows(survey, found), gate_rows(found)) if found.gate else (machine_rows(survey, found),)
 
 
-def tables(survey: Survey, found: Replay) -> tuple[Table, ...]:
-    """The machine, the gate at every slowdown, and the rules side by side; without a decision only the first."""
-    rest = (gate_rows(found), rule_rows(found)) if found.gate else ()
-    return (machine_rows(survey, found), *rest)
-
-
-def machine_rows(survey: Survey, found: Replay) -> Table:
+def machine_rows(survey: Survey, found: AlarmRate) -> Table:
     """One row a cell: its noise and scatter, what a gate detects, the launches that a slowdown takes. Raw values are
     shares of 1.
     """
@@ -63,7 +59,7 @@ def machine_rows(survey: Survey, found: Replay) -> Table:
     return Table("On this machine", columns, tuple(rows), _machine_notes(survey, found), totals if rows else None)
 
 
-def gate_rows(found: Replay) -> Table:
+def gate_rows(found: AlarmRate) -> Table:
     """One row a slowdown: what the gate said of the slowed cell, and the launches it took."""
     columns = (
         Column("slowdown of one cell", "%", raw_unit=""),
@@ -87,49 +83,13 @@ def gate_rows(found: Replay) -> Table:
     return Table("What the gate says", columns, rows, _gate_notes(found))
 
 
-def rule_rows(found: Replay) -> Table:
-    """One row a rule, ours first: alarms where nothing is slower, and the share of slowed cells that it calls."""
-    shares = [item.slowdown for item in found.gate if item.slowdown]
-    columns = (
-        Column("rule", align="left"),
-        *(Column(f"{name} alarm", "%", raw_unit="") for name in ("sequential", "sequential suite")),
-        *(Column(f"{name} alarm", "%", raw_unit="") for name in ("interleaved", "interleaved suite")),
-        *(Column(f"calls {100 * share:.3g} %", "%", raw_unit="") for share in shares),
-        Column("decides like", align="left"),
-    )
-    none, slower = _split(found.gate)
-    ours = (
-        Value(OURS, OURS),
-        NOTHING,
-        NOTHING,
-        _share(none.called),
-        _share(none.suite_called),
-        *(_share(item.called) for item in slower),
-        Value("effbench check --against", "effbench check --against"),
-    )
-    by_key = {(item.rule, item.arrangement): item for item in found.rules}
-    rows = [ours]
-    for name, rule in RULES.items():
-        told = [by_key.get((name, arrangement)) for arrangement in reversed(ARRANGEMENTS)]
-        if any(told):
-            rows.append(
-                (
-                    Value(name, name),
-                    *(value for item in told for value in _alarms(item)),
-                    *(_share(told[-1].power.get(share) if told[-1] else None) for share in shares),
-                    Value(rule.about, rule.about),
-                )
-            )
-    return Table("The rules side by side", columns, tuple(rows), _rule_notes(found))
-
-
-def document(survey: Survey, found: Replay) -> dict[str, Any]:
+def document(survey: Survey, found: AlarmRate) -> dict[str, Any]:
     """``aa --json``. Shares are of 1 with exact 95 % intervals; missing is null, with its reason beside it."""
     return {
         "clock": found.clock,
         "rule": asdict(found.rule),
         "suites": found.suites,
-        "launches": {"recorded": found.recorded, "drawn": found.launches, "sitting": found.sitting},
+        "launches": {"recorded": found.recorded, "drawn": found.launches},
         "cells": [_cell_document(item, survey) for item in survey.scatter],
         "median_cell": {
             "detectable": _answers(survey.detectable, "launches", "slowdown"),
@@ -148,22 +108,11 @@ def document(survey: Survey, found: Replay) -> dict[str, Any]:
             }
             for item in found.gate
         ],
-        "rules": [
-            {
-                "rule": item.rule,
-                "decides_like": RULES[item.rule].about,
-                "arrangement": item.arrangement,
-                "alarm": _bounds(item.alarm),
-                "suite_alarm": _bounds(item.suite_alarm),
-                "power": [{"slowdown": share, **_bounds(called)} for share, called in item.power.items()],
-            }
-            for item in found.rules
-        ],
         "caveats": list(found.caveats),
     }
 
 
-def alarm_sentence(found: Replay) -> str:
+def alarm_sentence(found: AlarmRate) -> str:
     """How often the gate raised an alarm over suites in which nothing was slower, with its bound; "" without any."""
     if not found.gate:
         return ""
@@ -182,7 +131,7 @@ def _split(outcomes: Sequence[GateOutcome]) -> tuple[GateOutcome, list[GateOutco
     return next(item for item in outcomes if not item.slowdown), [item for item in outcomes if item.slowdown]
 
 
-def _machine_notes(survey: Survey, found: Replay) -> tuple[str, ...]:
+def _machine_notes(survey: Survey, found: AlarmRate) -> tuple[str, ...]:
     clock = {"cpu": "CPU time of the thread", "wall": "wall clock", "device": "device time"}[found.clock]
     notes = [
         f"Ratios of candidate to baseline within a round, on the {clock}. Noise: the deviation of rounds around the "
@@ -197,7 +146,7 @@ def _machine_notes(survey: Survey, found: Replay) -> tuple[str, ...]:
     return (*notes, *found.caveats)
 
 
-def _gate_notes(found: Replay) -> tuple[str, ...]:
+def _gate_notes(found: AlarmRate) -> tuple[str, ...]:
     return (
         f"{found.suites} suites of {len(found.cells)} cells resampled from {found.recorded} recorded launches. In each "
         "one cell's candidate times are multiplied, which is not a slowdown injected into the code; at 0 none is and "
@@ -207,28 +156,10 @@ def _gate_notes(found: Replay) -> tuple[str, ...]:
     )
 
 
-def _rule_notes(found: Replay) -> tuple[str, ...]:
-    one = found.sitting == 1
-    seen = "one launch" if one else f"{found.sitting} launches"
-    return (
-        f"Alarm: says slower where nothing is, by comparison and by suite of {len(found.cells)} cells. Resampled from "
-        f"{found.recorded} launches of one recording. The peers' rules are approximations written from what the tools "
-        "document, not runs of the tools, on the same undisturbed blocks as ours.",
-        f"A peer's rule sees the blocks of {seen} a side, the gate up to {found.launches}. Interleaved: both sides "
-        f"measured in alternation. Sequential: the baseline of {seen}, the candidate of {'a' if one else ''} later "
-        f"{'one' if one else 'ones'}, as those tools are used. Calls: the share of cells called slower when "
-        "interleaved times are multiplied (not injected).",
-    )
-
-
 def _remark(item: Scatter) -> Value:
     aside = f"{item.set_aside} rounds set aside" if item.set_aside and item.rounds else ""
     words = "; ".join(filter(None, [item.reason, aside]))
     return Value(words, words) if words else NOTHING
-
-
-def _alarms(item: RuleOutcome | None) -> tuple[Value, Value]:
-    return (NOTHING, NOTHING) if item is None else (_share(item.alarm), _share(item.suite_alarm))
 
 
 def _share(share: Estimate | None, *, bounds: bool = False) -> Value:

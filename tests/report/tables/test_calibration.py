@@ -1,4 +1,4 @@
-"""What `effbench aa` prints: tables whose numbers are the replay's, and a JSON document that loses none."""
+"""What `effbench aa` prints: tables whose numbers are those of the suites, and a JSON document that loses none."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ from dataclasses import replace
 
 import pytest
 from jsonschema import validate
+from recordings import Source, evidence, recorded
 from rich.console import Console
-from test_replay import Source, recorded
 
 from effbench.core.estimate import Estimate
 from effbench.gates import calibration
+from effbench.gates.alarm_rate import AlarmRate, resample
 from effbench.gates.calibration import Answer, Survey
-from effbench.gates.many import record
-from effbench.gates.peers import RULES
-from effbench.gates.replay import Replay, replay
 from effbench.report.tables import calibration as calibration_table
 from effbench.report.tables import table_model
 
-Found = tuple[Survey, Replay]
+Found = tuple[Survey, AlarmRate]
 
 
 def found_in(source: Source, **options: object) -> Found:
-    made = record(source)
-    return calibration.survey(made), replay(made, suites=40, **options)  # type: ignore[arg-type]
+    made = evidence(source)
+    return calibration.survey(made), resample(made, suites=40, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -75,20 +73,13 @@ def test_the_machine_by_cell(plain: Found) -> None:
     ), "0.05 ** (1 / 40) = 0.928"
 
 
-def test_the_rules_side_by_side(plain: Found) -> None:
+def test_the_gate_at_every_slowdown(plain: Found) -> None:
     survey, found = plain
-    machine, gate, rules = calibration_table.tables(survey, found)
-    assert [row[0].text for row in rules.rows] == [calibration_table.OURS, *RULES]
-    assert rules.rows[0][1] is table_model.NOTHING and rules.rows[0][4].raw == found.gate[0].suite_called
-    by_key = {(item.rule, item.arrangement): item for item in found.rules}
-    for row in rules.rows[1:]:
-        told = [by_key[row[0].text, arrangement] for arrangement in ("sequential", "interleaved")]
-        assert [value.raw for value in row[1:5]] == [share for item in told for share in (item.alarm, item.suite_alarm)]
-        assert [value.raw for value in row[5:8]] == list(told[1].power.values())
+    machine, gate = calibration_table.tables(survey, found)
     assert [value.raw for value in column(gate, "REGRESSION")] == [item.called for item in found.gate]
     assert [value.text for value in column(gate, "slowdown of one cell")] == ["0", "3", "5", "10"]
-    words = " ".join(note for table in (machine, gate, rules) for note in table.notes)
-    for honest in ("14 recorded launches", "not a slowdown injected", "approximations", "not runs of the tools"):
+    words = " ".join(note for table in (machine, gate) for note in table.notes)
+    for honest in ("14 recorded launches", "not a slowdown injected"):
         assert honest in words
 
 
@@ -122,20 +113,10 @@ SHARE = {
 SHARES = {name: SHARE for name in ("regression", "inconclusive", "pass", "suite_regression", "suite_pass")}
 SCHEMA = {
     "type": "object",
-    "required": ["clock", "rule", "suites", "launches", "cells", "median_cell", "gate", "rules", "caveats"],
+    "required": ["clock", "rule", "suites", "launches", "cells", "median_cell", "gate", "caveats"],
     "properties": {
         "cells": {"items": {"required": ["id", "noise_of_a_round", "detectable", "needed", "reason"]}},
         "gate": {"items": {"required": ["slowdown", "launches", *SHARES], "properties": SHARES}},
-        "rules": {
-            "items": {
-                "properties": {
-                    "rule": {"enum": list(RULES)},
-                    "arrangement": {"enum": ["interleaved", "sequential"]},
-                    "alarm": SHARE,
-                    "suite_alarm": SHARE,
-                }
-            }
-        },
     },
 }
 
@@ -147,12 +128,6 @@ def test_the_document_holds_all_of_it(which: str, request: pytest.FixtureRequest
     validate(said, SCHEMA)
     assert [item["id"] for item in said["cells"]] == list(found.cells)
     assert [item["slowdown"] for item in said["gate"]] == [item.slowdown for item in found.gate]
-    assert len(said["rules"]) == len(found.rules)
-    for item, outcome in zip(said["rules"], found.rules, strict=True):
-        assert item["alarm"]["point"] == outcome.alarm.point
-        assert {each["slowdown"]: each["point"] for each in item["power"]} == {
-            share: called.point for share, called in outcome.power.items()
-        }
     for item in said["cells"]:
         assert all(each["launches"] is not None or each["reason"] for each in item["needed"])
 

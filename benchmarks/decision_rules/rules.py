@@ -4,7 +4,7 @@ Each rule is written anew from what the tool documents and does, with the tool's
 seconds per call of every block of both sides, from one sitting. They are approximations of the rule, not runs of the
 tool: its warm-up, its sampling and its reporting are left out. All are one-sided here: True means "the candidate is
 slower". Where the tool's test has two sides, the test is as it is there and the direction is read off beside it, so a
-nominal 5 % is 2.5 % here. Too few values to decide are never an alarm. Pure, no torch.
+nominal 5 % is 2.5 % here. Too few values to decide are never an alarm.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+
+import numpy
+from numpy.typing import NDArray
 
 from effbench.analysis import stats
-
-if TYPE_CHECKING:
-    import numpy
-    from numpy.typing import NDArray
 
 Seconds = Sequence[float]
 """Seconds per call, one value a block, in the order of measuring."""
@@ -86,8 +84,6 @@ def bootstrap_is_slower(
 
     The t statistic is Welch's, its null distribution from resamples of both sides thrown together.
     """
-    import numpy
-
     if min(len(baseline), len(candidate)) < 2 or not mean_is_slower(baseline, candidate, noise_threshold):
         return False
     before, after = (numpy.asarray(side, dtype=float) for side in (baseline, candidate))
@@ -172,8 +168,6 @@ def _is_flat(values: Seconds) -> bool:
 
 def _welch(before: NDArray[numpy.float64], after: NDArray[numpy.float64]) -> NDArray[numpy.float64]:
     """Welch's t of each row. Rows that do not vary at all have an infinite one, or none where they are equal."""
-    import numpy
-
     difference = after.mean(axis=1) - before.mean(axis=1)
     error = numpy.sqrt(sum(side.var(axis=1, ddof=1) / side.shape[1] for side in (before, after)))
     with numpy.errstate(divide="ignore", invalid="ignore"):
@@ -184,6 +178,4 @@ def _welch(before: NDArray[numpy.float64], after: NDArray[numpy.float64]) -> NDA
 @lru_cache(maxsize=64)
 def _resamples(size: int, salt: int = 0) -> NDArray[numpy.int64]:
     """The same places for every comparison of this size: drawing them anew costs more than the test."""
-    import numpy
-
     return numpy.random.default_rng((size, salt)).integers(size, size=(BOOTSTRAP_DRAWS, size))

@@ -1,14 +1,27 @@
-"""The rules of other tools against hand-worked cases, scipy and what their names promise."""
+"""The rules of other tools against hand-worked cases and scipy, and on recorded blocks beside the gate."""
 
 from __future__ import annotations
 
+import json
 import random
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recordings import flat, recorded
 
-from effbench.gates.peers import RULES, bootstrap_is_slower
+from effbench.core.errors import InvalidValue
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from benchmarks.decision_rules.__main__ import main
+from benchmarks.decision_rules.outcome import OURS, as_markdown, document
+from benchmarks.decision_rules.replay import Replay, replay
+from benchmarks.decision_rules.rules import RULES, bootstrap_is_slower
+
+AA = Path(__file__).parents[2] / "results" / "benchmarks" / "intel-xeon-kvm-2-cores" / "aa"
 
 FLAT = [1.0] * 20
 SPREAD = [0.9, 1.1] * 10
@@ -124,3 +137,99 @@ def test_a_single_block_a_side_passes_no_test() -> None:
     assert len(tests) == 6
     assert not [name for name in tests if RULES[name].is_slower([1.0], [3.0])]
     assert not [name for name in tests if RULES[name].is_slower([1.0, 1.0, 1.0], [3.0])]
+
+
+# --- on recorded blocks --------------------------------------------------------------------------------
+
+
+def by_rule(found: Replay, arrangement: str) -> dict[str, float]:
+    return {item.rule: item.alarm.point for item in found.rules if item.arrangement == arrangement}
+
+
+PAIRED = "paired sign interval"
+UNPAIRED = ["mean > 5 %", "min > 5 %", "median > 7 %", "t, p < 0.05", "U, p < 0.05", "bootstrap t, p < 0.05, 1 %"]
+
+
+@pytest.mark.bulk
+def test_drift_between_launches_breaks_rules_that_do_not_pair() -> None:
+    """Both sides drift by 15 % from launch to launch: harmless within one, ruinous between two."""
+    drifting = replay(flat(recorded(drift=0.15, between=0.0)), suites=60, seed=1)
+    calm = replay(flat(recorded(drift=0.0, between=0.0)), suites=60, seed=1)
+    sequential, interleaved = by_rule(drifting, "sequential"), by_rule(drifting, "interleaved")
+    assert all(sequential[name] > 0.2 for name in UNPAIRED)
+    assert all(interleaved[name] < 0.07 for name in [*UNPAIRED, PAIRED])
+    assert sequential[PAIRED] > 0.2, "pairs across launches are no pairs"
+    assert all(share < 0.07 for name, share in by_rule(calm, "sequential").items() if name in UNPAIRED)
+    assert drifting.ours.gate[0].suite_called.point == 0 == calm.ours.gate[0].suite_called.point
+
+
+def test_a_sitting_of_several_launches_sees_several() -> None:
+    """Twelve rounds of four launches pair better than of one: the paired rule sees 3 % more often."""
+    source = flat(recorded(cells=1, between=0.0, within=0.06))
+    found = [replay(source, suites=60, slowdowns=[0.03], sitting=sitting) for sitting in (1, 4)]
+    powers = [
+        next(item.power[0.03].point for item in each.rules if (item.rule, item.arrangement) == (PAIRED, "interleaved"))
+        for each in found
+    ]
+    assert powers[1] > powers[0] + 0.2
+
+
+@pytest.mark.bulk
+def test_a_rule_calls_more_of_what_is_slower() -> None:
+    for rule in replay(flat(recorded(launches=26, between=0.01)), suites=60).rules:
+        assert 0 <= rule.alarm.point <= rule.suite_alarm.point <= 1
+        powers = [share.point for share in rule.power.values()]
+        assert powers == sorted(powers), rule.rule
+
+
+def test_the_gate_beside_them_is_the_products() -> None:
+    """Of the same seed: `effbench aa --replay` and this speak of the same suites."""
+    from recordings import evidence
+
+    from effbench.gates.alarm_rate import resample
+
+    source = recorded(between=0.02)
+    assert replay(flat(source), suites=20, seed=3).ours == resample(evidence(source), suites=20, seed=3)
+
+
+def test_one_launch_has_no_sequential_comparison_and_it_says_so() -> None:
+    found = replay(flat(recorded(launches=1, within=0.001)), suites=30)
+    assert any("sequential" in line for line in found.ours.caveats)
+    assert {item.arrangement for item in found.rules} == {"interleaved"}
+
+
+def test_what_is_disturbed_or_missing_is_compared_by_no_rule() -> None:
+    source = recorded(cells=3)
+    source["cell1"] = [[replace(item, flags=("shared",)) for item in items] for items in source["cell1"]]
+    source["cell2"] = source["cell2"][:3]
+    found = replay(flat(source), suites=40)
+    assert all(item.alarm.n <= 80 for item in found.rules), "cell2 is in three launches only"
+    assert replay(flat({"cell1": source["cell1"]}), suites=5).rules == ()
+    with pytest.raises(InvalidValue, match="sitting"):
+        replay(flat(source), sitting=0)
+
+
+def test_the_table_and_the_document_hold_all_of_it() -> None:
+    found = replay(flat(recorded(cells=2, launches=14)), suites=20)
+    lines = as_markdown(found).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2 : 3 + len(RULES)]] == [OURS, *RULES]
+    for honest in ("approximations", "not runs of the tools", "14 launches", "not injected"):
+        assert honest in lines[-3] + lines[-5] + lines[-1]
+    said = json.loads(json.dumps(document(found), allow_nan=False))
+    assert len(said["rules"]) == 2 * len(RULES)
+    for item, outcome in zip(said["rules"], found.rules, strict=True):
+        assert (item["rule"], item["arrangement"]) == (outcome.rule, outcome.arrangement)
+        assert item["alarm"]["point"] == outcome.alarm.point
+        assert {each["slowdown"]: each["point"] for each in item["power"]} == {
+            share: called.point for share, called in outcome.power.items()
+        }
+    assert "nothing to decide on" in as_markdown(replay({}, suites=5))
+
+
+def test_the_command_reads_what_aa_recorded(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(AA), "--suites", "5", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["launches"] == {"recorded": 20, "drawn": 13, "sitting": 1} and len(said["rules"]) == 2 * len(RULES)
+    with pytest.raises(SystemExit) as stopped:
+        main(["no such folder"])
+    assert stopped.value.code == 2 and "there is no pair of runs" in capsys.readouterr().err
