@@ -1,4 +1,4 @@
-"""A bundle on disk: read, checked, and turned into the plan of a run. Needs no torch.
+"""Read and check a bundle, and make the plan of its run. Needs no torch.
 
 Schema history
     1   2026-11: first.
@@ -31,12 +31,12 @@ SCHEMA = 1
 
 
 class CorruptBundle(EffbenchError):
-    """A folder that cannot be read as a bundle; the message says what is wrong with it."""
+    """A bundle that is incomplete or changed; the message says what is wrong with it."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A cell with its cost and the files of its model; or the reason why there are none.
+    """A cell with its cost and the files of its model, or the reason why there are none.
 
     `folder` lies in the bundle, the names of `files` in it; each has its SHA-256 beside it. `facts` are what the export
     said of it.
@@ -69,7 +69,7 @@ class Bundle:
 
 
 def load(directory: str | Path) -> Bundle:
-    """The bundle in this folder; of its models only their names are looked at. Executes nothing.
+    """Load the bundle in this folder without reading its models. Executes nothing.
 
     Raises StorageError for a folder that holds none, CorruptBundle for one that makes no sense.
     """
@@ -109,7 +109,7 @@ def load(directory: str | Path) -> Bundle:
 
 
 def verify(bundle: Bundle, models: Mapping[str, Model]) -> None:
-    """Raises CorruptBundle where a file of one of these models is missing, is a link, or is not what was exported."""
+    """Raises CorruptBundle if a file of these models is missing, is a link, or is not what was exported."""
     for model in models.values():
         for name, digest in model.files.items():
             path = bundle.directory / model.folder / name
@@ -155,7 +155,7 @@ def sha256(path: Path) -> str:
 
 
 def _absent(bundle: Bundle, model: Model) -> str | None:
-    """Why this model cannot be measured here, where that is known before anything runs."""
+    """Why this model cannot be measured here, as far as that is known before anything runs."""
     missing = runtimes.missing(model.cell.runtime)
     if model.skipped is not None or missing is None:
         return model.skipped
@@ -188,7 +188,7 @@ def _require_inside(name: Any) -> None:
 
 
 def _require_facts(path: Path) -> None:
-    """Raises CorruptBundle where what the export said could not be stored in a run."""
+    """Raises CorruptBundle if the facts of the export cannot be stored in a run."""
     try:
         found = run_schema.probe(json.loads(path.read_bytes()))
         json.dumps(found, allow_nan=False)

@@ -1,4 +1,4 @@
-"""Write a bundle: export every cell in a worker process, then describe what is there."""
+"""Write a bundle: export every cell in a worker process, then describe the files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from effbench.runtimes.model_file import Exported
 from effbench.studies.plan import Plan
 
 SILENCE_S = 1800.0
-"""An exporter may think for a long time before it says anything."""
+"""An exporter may compute for a long time before it reports anything."""
 
 _README = """\
 A bundle of effbench {version}: {count} models for {runtimes}, made {created} with torch {torch}.
@@ -177,7 +177,7 @@ def _exported(plan: Plan, costs: Mapping[str, Cost | str], folder: Path, watch: 
 
 
 def _describe(plan: Plan, models: Sequence[Model], folder: Path, adapters: Sequence[Exported], command: str) -> None:
-    """Write what says what the bundle is: for effbench, for pip, and for people."""
+    """Describe the bundle: bundle.json for effbench, requirements.txt for pip, README.txt for people."""
     needed = dict.fromkeys(module for adapter in adapters for module in adapter.modules)
     exporting = dict.fromkeys(module for adapter in adapters for module in adapter.exporting)
     versions = {name: _version(name) for name in ("torch", "numpy", *needed, *exporting)}

@@ -92,7 +92,7 @@ def _carry_out(typed: Sequence[str]) -> int:
 
 
 def _bug(error: Exception) -> int:
-    """The last line of defence for people; the bug is still a bug."""
+    """Report a bug of effbench in one line. Returns exit code 70."""
     if output.was_interrupted():
         return output.answer_interrupt()
     if os.environ.get("EFFBENCH_DEBUG"):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @measuring("batch", "dtype", "seed")
 def bundle(
-    out: Annotated[Path, typer.Option(help="Folder for the bundle, which is not there yet.")],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle, which must not exist yet.")],
     models: Annotated[
         list[str] | None,
         typer.Argument(
@@ -39,7 +39,7 @@ def bundle(
     ] = "onnxruntime",
     study: Annotated[
         str | None,
-        typer.Option(help="Instead of models: a study's cells.", autocompletion=cli_options.complete_study),
+        typer.Option(help="Bundle the cells of this study, not models.", autocompletion=cli_options.complete_study),
     ] = None,
     scale: Annotated[str | None, typer.Option(help="Scales of the study, such as x1,x4.")] = None,
     select: Annotated[
@@ -69,7 +69,7 @@ def bundle(
     if scale:
         chosen["scale"] = scale.split(",")
     try:
-        # Whatever a study or a network prints as it is loaded is not part of our output.
+        # What a study or a model prints while it is loaded is not part of our output.
         with watching() as watch, redirect_stdout(sys.stderr):
             subject: Any = models if study is None else catalog.load(study)
             if isinstance(subject, Analysis):

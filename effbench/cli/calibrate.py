@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from effbench.gates.config import Config
 
 MODELS = ("shufflenet_v2_x0_5", "mobilenet_v2", "resnet18")
-"""Measured where nothing else is asked for: some milliseconds to some tens."""
+"""Default models: a forward pass takes some milliseconds to some tens."""
 
 
 @measuring(
@@ -55,9 +55,9 @@ def aa(
             autocompletion=cli_options.complete_run,
         ),
     ] = None,
-    suites: Annotated[int, typer.Option(help="Gates to resample from what was measured.")] = 300,
+    suites: Annotated[int, typer.Option(help="Gates to resample from the measurements.")] = 300,
     inputs: cli_options.Inputs = None,
-    tolerance: Annotated[str | None, typer.Option(help="That of the gate: 3%.")] = None,
+    tolerance: Annotated[str | None, typer.Option(help="Tolerance of the gate. Default: 3%.")] = None,
     *,
     options: dict[str, Any],
     out: cli_options.Out = None,

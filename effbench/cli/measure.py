@@ -1,4 +1,4 @@
-"""The commands that measure: run and compare."""
+"""The commands run and compare, which measure."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def run(
 
 
 def _require_same(study: str, folder: Path) -> None:
-    """Raises InvalidValue where the run in the folder is of another study than the one that was named."""
+    """Raises InvalidValue if the run in the folder is of another study."""
     from effbench.runs import run_file
     from effbench.studies import catalog
 
@@ -131,16 +131,16 @@ def _stored(out: Path | None, watch: Any) -> dict[str, Any]:
 
 
 def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = None) -> None:
-    """Run with progress, write tables and figures beside the run, and print what was found.
+    """Measure with a progress bar, write tables and figures beside the run, and print the results.
 
-    `bundle` is what is measured, where it is one: its machine may lack what tables and figures are made with.
+    `bundle` is the bundle that is measured, if it is one: its machine may lack what tables and figures are made with.
     """
     from effbench.cli.progress import watching
     from effbench.runs import launches as launch_times
     from effbench.runs.runner import Interrupted
 
     try:
-        # Whatever a study or a network prints as it is loaded is not part of our output.
+        # What a study or a model prints while it is loaded is not part of our output.
         with watching() as watch, redirect_stdout(sys.stderr):
             results = work(watch)
     except Interrupted as stop:
@@ -154,7 +154,7 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
     try:
         files = results.write()
     except StorageError as error:
-        # What was measured is on disk already, and is worth more than its table.
+        # The measurements are on disk already, and worth more than their table.
         _show(results, {}, as_json, results.run.path)
         raise StorageError(f"{error}; the measured blocks are kept in {results.run.path}") from error
     except KeyboardInterrupt:
@@ -170,7 +170,7 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
 
 
 def _show_raw(results: Results, as_json: bool) -> None:
-    """What there is to say of a run without the arithmetic of its intervals."""
+    """Print where a run is stored, without tables: scipy, which computes intervals, is not installed."""
     if as_json:
         output.print_json({"run_dir": str(results.directory)})
     else:

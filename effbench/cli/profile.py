@@ -1,4 +1,4 @@
-"""The command profile, which counts what a model costs."""
+"""The command profile, which counts the costs of a model."""
 
 from __future__ import annotations
 

@@ -140,8 +140,10 @@ def make(
 
 
 def clock_of(kind: str, threads: int) -> str:
-    """Which clock ratios use. One CPU thread: its CPU time, which a busy neighbour does not lengthen. Several: wall
-    time, since CPU time misses waiting. CUDA: the time between device events.
+    """The clock of a run's ratios.
+
+    On one CPU thread it is CPU time, which other processes do not lengthen; on several wall time, since CPU time misses
+    waiting; on CUDA the time between device events.
     """
     if kind == "cuda":
         return "device"
@@ -149,7 +151,7 @@ def clock_of(kind: str, threads: int) -> str:
 
 
 def check(sampling: Sampling) -> Sampling:
-    """The sampling, if its numbers make sense. Raises InvalidValue."""
+    """Check the numbers of a sampling and return it. Raises InvalidValue."""
     counts = {
         name: inputs.whole(getattr(sampling, name), name.replace("_", " "))
         for name in ("launches", "min_rounds", "max_rounds")
@@ -168,7 +170,7 @@ def check(sampling: Sampling) -> Sampling:
 
 
 def choose(experiment: Experiment, kind: str, select: Mapping[str, Sequence[str]]) -> tuple[Case, ...]:
-    """The cases that run: `select` names values of labels; every other label is narrowed by the study's defaults.
+    """The cases to run: `select` chooses values by label; the study's defaults narrow every other label.
 
     Selecting values of the factor keeps the reference, without which there is no ratio. Raises UnknownName.
     """
