@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch import nn
 
 import effbench
 from effbench.core.errors import EffbenchError, InvalidValue, ModelError, StorageError, UnknownName
+from effbench.runs import run_file
 
 REFERENCE = Path(__file__).parent.parent / "results" / "reference" / "amd-epyc-zen5-kvm-2-cores"
 FAST = {"launches": 1, "budget_s": 2.0}
@@ -138,3 +141,63 @@ def test_a_mapping_names_the_models(tmp_path: Path) -> None:
     assert [cell.cost.madds for cell in results.cells] == [3 * 2 * 64, 3 * 4 * 64]
     with pytest.raises(InvalidValue, match="two models or more, and was given 1"):
         effbench.compare({"thin": networks["thin"]}, device="fake")
+
+
+def test_a_run_that_is_not_saved_leaves_nothing_and_holds_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, scratch = tmp_path / "here", tmp_path / "scratch"
+    here.mkdir()
+    scratch.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    results = effbench.compare("lenet5", "alexnet", device="fake", quick=True, metrics=["percentiles"], save=False)
+    assert not list(here.iterdir()) and not list(scratch.glob("effbench*"))
+    assert results.run.path is None and results.directory is None and results.run.complete
+    assert list(results.to_frame()["model"]) == ["lenet5", "alexnet"]
+    assert results.to_dict()["run_dir"] is None and "lenet5" in str(results) and results.plot().axes
+    assert len(results.blocks_frame()) == sum(cell.blocks for cell in results.cells)
+    with pytest.raises(StorageError, match="name a directory"):
+        results.write()
+    assert results.write(tmp_path / "kept")["table.csv"].is_file()
+    with pytest.raises(InvalidValue, match="out names kept"):
+        effbench.measure("lenet5", device="fake", out="kept", save=False)
+
+
+def stop_at(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C before this block is written."""
+    really, blocks = run_file.RunWriter.block, iter(range(1000))
+
+    def stopped(self: run_file.RunWriter, item: Any) -> None:
+        if next(blocks) == block:
+            raise KeyboardInterrupt
+        really(self, item)
+
+    monkeypatch.setattr(run_file.RunWriter, "block", stopped)
+
+
+def test_ctrl_c_names_the_folder_and_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = str(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        stop_at(5, patch)
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            effbench.measure("lenet5", device="fake", out=folder)
+    assert str(stopped.value) == (
+        f"interrupted; what was measured is in {folder}; finish it with effbench.resume({folder!r})"
+    )
+    results = effbench.resume(folder)
+    assert results.run.complete and results.cells[0].blocks > 5
+
+
+def test_ctrl_c_says_what_is_left_of_a_module_and_of_a_run_that_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stop_at(5, monkeypatch)
+    with pytest.raises(KeyboardInterrupt, match=r"effbench\.load\('run'\) reads it"):
+        effbench.measure(Block(), (3, 8, 8), device="fake", out="run")
+    assert not effbench.load("run").run.complete
+    stop_at(5, monkeypatch)
+    with pytest.raises(KeyboardInterrupt, match="nothing is kept, since save=False"):
+        effbench.measure("lenet5", device="fake", save=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

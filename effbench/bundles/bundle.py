@@ -1,4 +1,4 @@
-"""A bundle on disk: read, checked, and turned into the plan of a run. Needs no torch.
+"""Read and check a bundle, and make the plan of its run. Needs no torch.
 
 Schema history
     1   2026-11: first.
@@ -17,6 +17,7 @@ from effbench import runtimes
 from effbench.core import decoding
 from effbench.core.cost import Cost
 from effbench.core.errors import EffbenchError, StorageError, UnknownName
+from effbench.core.options import DTYPES, MeasureOptions
 from effbench.core.study import Cell, Experiment
 from effbench.host import streams
 from effbench.runs import schema
@@ -31,12 +32,12 @@ SCHEMA = 1
 
 
 class CorruptBundle(EffbenchError):
-    """A folder that cannot be read as a bundle; the message says what is wrong with it."""
+    """A bundle that is incomplete or changed; the message says what is wrong with it."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A cell with its cost and the files of its model; or the reason why there are none.
+    """A cell with its cost and the files of its model, or the reason why there are none.
 
     `folder` lies in the bundle, the names of `files` in it; each has its SHA-256 beside it. `facts` are what the export
     said of it.
@@ -78,7 +79,7 @@ class Bundle:
 
 
 def load(directory: str | Path) -> Bundle:
-    """The bundle in this folder; of its models only their names are looked at. Executes nothing.
+    """Load the bundle in this folder without reading its models. Executes nothing.
 
     Raises StorageError for a folder that holds none, CorruptBundle for one that makes no sense.
     """
@@ -109,7 +110,7 @@ def load(directory: str | Path) -> Bundle:
 
 
 def verify(bundle: Bundle, models: Mapping[str, Model]) -> None:
-    """Raises CorruptBundle where a file of one of these models is missing, is a link, or is not what was exported."""
+    """Raises CorruptBundle if a file of these models is missing, is a link, or is not what was exported."""
     for model in models.values():
         for name, digest in model.files.items():
             path = bundle.directory / model.folder / name
@@ -121,19 +122,18 @@ def verify(bundle: Bundle, models: Mapping[str, Model]) -> None:
                 _require_facts(path)
 
 
-def make_plan(
-    bundle: Bundle, *, runtime: str | None = None, device_options: Mapping[str, Any] | None = None, **options: Any
-) -> tuple[Plan, dict[str, Model]]:
-    """The plan of a run of this bundle under `runtime` (default: all that it has), and the model of each cell by id.
+def make_plan(bundle: Bundle, options: MeasureOptions | None = None) -> tuple[Plan, dict[str, Model]]:
+    """The plan of a run of this bundle, and the model of each cell by id.
 
-    `options` are those of `studies.plan.make`. Raises UnknownName, InvalidValue.
+    The option `runtime` chooses some of the bundle's runtimes; without it all run. Raises UnknownName, InvalidValue.
     """
-    names = bundle.runtimes if runtime is None else tuple(dict.fromkeys(runtime.split(",")))
+    asked = options or MeasureOptions()
+    names = bundle.runtimes if asked.runtime is None else tuple(dict.fromkeys(asked.runtime.split(",")))
     for name in names:
         if name not in bundle.runtimes:
             raise UnknownName("runtime in this bundle", name, bundle.runtimes)
-    chosen = {**(device_options or {}), "torch": False}
-    planned = plan.make(bundle.experiment, runtime=",".join(names), device_options=chosen, **options)
+    without_torch = {**asked.device_options, "torch": False}
+    planned = plan.make(bundle.experiment, asked, runtime=",".join(names), device_options=without_torch)
     found = [model for name in names for model in bundle.models if model.cell.runtime == name]
     cells = [replace(cell, batch=model.cell.batch) for cell, model in zip(planned.cells, found, strict=True)]
     models = {cell.id: model for cell, model in zip(cells, found, strict=True)}
@@ -156,7 +156,7 @@ def sha256(path: Path) -> str:
 
 
 def _absent(bundle: Bundle, model: Model) -> str | None:
-    """Why this model cannot be measured here, where that is known before anything runs."""
+    """Why this model cannot be measured here, as far as that is known before anything runs."""
     missing = runtimes.missing(model.cell.runtime)
     if model.skipped is not None or missing is None:
         return model.skipped
@@ -170,7 +170,7 @@ def _checked(model: Model) -> Model:
     schema.require_sound(cell, model.cost)
     if cell.runtime not in runtimes.NAMES:
         raise ValueError(f"there is no runtime {cell.runtime[:40]!r}")
-    if cell.case.dtype not in plan.DTYPES:
+    if cell.case.dtype not in DTYPES:
         raise ValueError(f"there is no dtype {cell.case.dtype[:40]!r}")
     if model.skipped is not None:
         return Model(cell, model.cost, skipped=model.skipped)
@@ -190,7 +190,7 @@ def _require_inside(name: str) -> None:
 
 
 def _require_facts(path: Path) -> None:
-    """Raises CorruptBundle where what the export said could not be stored in a run."""
+    """Raises CorruptBundle if the facts of the export cannot be stored in a run."""
     try:
         json.dumps(schema.probe(decoding.parse(path.read_bytes())), allow_nan=False)
     except (ValueError, RecursionError) as error:

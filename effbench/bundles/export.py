@@ -1,4 +1,4 @@
-"""Write a bundle: export every cell in a worker process, then describe what is there."""
+"""Write a bundle: export every cell in a worker process, then describe the files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from effbench.runtimes.model_file import ModelFileRuntime
 from effbench.studies.plan import Plan
 
 SILENCE_S = 1800.0
-"""An exporter may think for a long time before it says anything."""
+"""An exporter may compute for a long time before it reports anything."""
 
 _README = """\
 A bundle of effbench {version}: {count} models for {runtimes}, made {created} with torch {torch}.

@@ -1,4 +1,4 @@
-"""The command that fails a build: check."""
+"""The command check, which fails a build."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,8 @@ import typer
 
 from effbench.cli import options as cli_options
 from effbench.cli import output
-from effbench.cli.measure import say_threads
+from effbench.cli.measure import warn_of_threads
+from effbench.cli.options import measuring
 from effbench.core import units
 from effbench.core.errors import EffbenchError, InvalidValue, StorageError, UnknownName
 
@@ -27,9 +28,22 @@ if TYPE_CHECKING:
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 """The file whose Markdown GitHub shows beside a job."""
 
-_Most = Annotated[str | None, typer.Option(metavar="COUNT", help="At most so many, such as 300M, 4k or 20_000.")]
+_Most = Annotated[str | None, typer.Option(metavar="COUNT", help="Upper limit, such as 300M, 4k or 20_000.")]
 
 
+@measuring(
+    "launches",
+    "budget_s",
+    "device",
+    "threads",
+    "batch",
+    "dtype",
+    "allocator",
+    "seed",
+    launches="Fresh worker processes of each side. Default: the baseline's, else 5; --against: 4 to 13.",
+    budget_s="Time to measure, such as 90s. Default: 10m.",
+    batch="Images per call. Default: 1.",
+)
 def check(
     context: typer.Context,
     models: Annotated[
@@ -53,43 +67,35 @@ def check(
     max_memory_access_bytes: _Most = None,
     max_activations: _Most = None,
     baseline: Annotated[
-        str | None, typer.Option(metavar="RUN|FILE", help="A stored run to be as fast as, or a profile to be equal to.")
+        str | None,
+        typer.Option(metavar="RUN|FILE", help="Stored run to be as fast as, or profile to be equal to."),
     ] = None,
     save_baseline: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Measure the models beside a yardstick, for --baseline DIR later."),
     ] = None,
     save_costs: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write what the models cost, for --baseline FILE later.")
+        Path | None, typer.Option(metavar="FILE", help="Write the costs of the models, for --baseline FILE later.")
     ] = None,
     against: Annotated[
-        str | None, typer.Option(metavar="GITREF", help="Another revision, measured in alternation with this one.")
+        str | None, typer.Option(metavar="GITREF", help="Another git revision, measured in alternation with this one.")
     ] = None,
     against_python: Annotated[
         Path | None, typer.Option(metavar="PATH", help="The Python of the other revision's own environment.")
     ] = None,
     count: Annotated[
         str | None,
-        typer.Option(help="instructions: with --against, count them on both sides; needs no quiet machine, no clock."),
+        typer.Option(help="instructions: with --against, compare instruction counts instead of times."),
     ] = None,
     same_costs: Annotated[
-        bool, typer.Option("--same-costs", help="Fail too where a timed model costs something else than before.")
+        bool, typer.Option("--same-costs", help="Also fail if the costs of a timed model have changed.")
     ] = False,
     tolerance: Annotated[
-        str | None, typer.Option(help="A slowdown above this must be shown absent: 3%; 0.5% for counts.")
+        str | None, typer.Option(help="Slowdown that a PASS rules out. Default: 3%; 0.5% for counts.")
     ] = None,
-    launches: Annotated[
-        int | None,
-        typer.Option(help="Fresh processes a side. Default: the baseline's, else 5; --against: 4 to 13."),
-    ] = None,
-    budget: Annotated[str | None, typer.Option(help="Time to measure, such as 90s. Default: 10m.")] = None,
-    device: cli_options.Device = "cpu",
-    threads: cli_options.Threads = 1,
-    batch: cli_options.Batch = None,
-    dtype: cli_options.Dtype = None,
-    allocator: cli_options.Allocator = "retain",
-    seed: cli_options.Seed = 0,
-    inconclusive: Annotated[str, typer.Option(help="What INCONCLUSIVE does: fail (exit 3) or pass (exit 0).")] = "fail",
+    *,
+    options: dict[str, Any],
+    inconclusive: Annotated[str, typer.Option(help="If INCONCLUSIVE: fail (exit 3) or pass (exit 0).")] = "fail",
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here, one test case a model and gate.")] = None,
     summary: Annotated[
         Path | None, typer.Option(help=f"Write Markdown here. It is also added to ${STEP_SUMMARY} where that is set.")
@@ -99,20 +105,22 @@ def check(
     ] = None,
     as_json: cli_options.Json = False,
 ) -> None:
-    """Hold models to budgets, to a stored run or to another revision. Exit 0 PASS, 1 REGRESSION, 3 INCONCLUSIVE, 4
-    ENVIRONMENT.
+    """Hold models to budgets, to a stored run or to another revision.
+
+    Exit code: 0 PASS, 1 REGRESSION, 3 INCONCLUSIVE, 4 ENVIRONMENT.
 
     Three gates, each usable alone: costs (--max-madds and so on, or --baseline with a stored profile; counted, so
     exact), a stored run (--baseline RUN, on the same machine), another revision (--against main, measured in
     alternation with the files as they are now).
     """
+    from effbench.cost import helper_process
     from effbench.gates import config as configuration
     from effbench.runs.runner import Interrupted
 
     if inconclusive not in ("fail", "pass"):
         raise UnknownName("meaning of --inconclusive", inconclusive, ("fail", "pass"))
     if count is not None:
-        cli_options.readings(False, False, False, count)
+        cli_options.counted(count)
         if against is None:
             raise InvalidValue("--count compares two revisions: add --against GITREF, such as --against main")
     counts = {
@@ -123,25 +131,20 @@ def check(
         "activations": max_activations,
     }
     found = configuration.find(config, models or (), needs_models=baseline is None)
-    options: dict[str, Any] = {
+    said = {
+        **options,
         "tolerance": None if tolerance is None else cli_options.share(tolerance, "--tolerance"),
-        "launches": launches,
-        "budget_s": None if budget is None else cli_options.seconds(budget),
-        "batch": batch,
-        "dtype": dtype,
         "inputs": cli_options.inputs(inputs),
         "same_costs": same_costs or None,
         "count": count,
         "baseline": baseline,
     }
-    given = {"device": device, "threads": threads, "allocator": allocator, "seed": seed, "inconclusive": inconclusive}
-    options |= {name: value for name, value in given.items() if cli_options.is_typed(context, name)}
-    found = configuration.with_options(
-        found, options, {name: _most(name, text) for name, text in counts.items() if text}
-    )
+    if cli_options.is_typed(context, "inconclusive"):
+        said["inconclusive"] = inconclusive
+    found = configuration.with_options(found, said, {name: _most(name, text) for name, text in counts.items() if text})
     asked = _Asked(found, against, against_python, save_baseline, save_costs, out, output.typed.get(), baseline)
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), helper_process.one_process():
             decision, costs = _carry_out(asked)
     except Interrupted as stop:
         raise typer.Exit(
@@ -153,7 +156,7 @@ def check(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is to be done, as it was typed."""
+    """What to check, as it was typed."""
 
     config: Config
     against: str | None
@@ -166,14 +169,14 @@ class _Asked:
 
     @property
     def baseline(self) -> Path | None:
-        """A path that was typed is relative to here, one of effbench.toml to that file."""
+        """The stored run or profile. A typed path is relative to here, one of effbench.toml to that file."""
         if self.typed_baseline is not None:
             return Path(self.typed_baseline)
         return None if self.config.baseline is None else self.config.folder / self.config.baseline
 
 
 def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
-    """The decision of all gates that were asked for, None where none was; and what each model costs."""
+    """Carry out the gates. Returns their decision, None without a gate, and what each model costs."""
     from effbench import api
     from effbench.cli.progress import watching
     from effbench.gates import budgets, checked_models, run_gates
@@ -210,8 +213,7 @@ def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
             elif asked.save_costs:
                 raise EffbenchError(f"{subject.name} does not run, so its costs cannot be stored: {cost}")
     if not config.count and (run is not None or asked.against or asked.save_baseline):
-        said = config.options()
-        say_threads(said["device"], said["threads"])
+        warn_of_threads(asdict(config.options()))
     with watching() as watch:
         if asked.save_baseline is not None:
             run_gates.save_baseline(config, asked.save_baseline, command=asked.command, watch=watch)
@@ -249,8 +251,8 @@ def _tell(
 ) -> int:
     """Print the decision and write every file that was asked for. Returns the exit code.
 
-    A figure is named only where it lies: whoever ends the command meanwhile has read of none that is not there.
-    A file that cannot be written makes a PASS exit with 2 and changes no other verdict.
+    A figure is named only after it was written. A file that cannot be written turns exit code 0 into 2 and leaves
+    any other as it is.
     """
     from effbench.report import json_document
     from effbench.report.tables import gate
@@ -297,7 +299,7 @@ def _tell(
 
 @contextmanager
 def _piped() -> Iterator[None]:
-    """Output that cannot be written changes neither the exit code nor the files: `| head` has read enough."""
+    """Let no failure to print change the exit code or the files: the reader may have left (`| head`)."""
     try:
         yield
     except OSError as error:
@@ -308,7 +310,7 @@ def _piped() -> Iterator[None]:
 
 
 def _write(path: Path, text: str) -> int:
-    """The whole file or what was there before. Returns 2 after saying why where it cannot be written, else 0."""
+    """Replace a file at once. Returns 0, or 2 after saying why it cannot be written."""
     half = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -326,7 +328,7 @@ def _write(path: Path, text: str) -> int:
 
 
 def _draw(decision: Decision, folder: Path) -> Path | None:
-    """The figure beside the raw blocks; None where nothing was timed, or after a warning why it cannot be drawn.
+    """Draw the figure beside the raw blocks; None if nothing was timed, or after a warning why it cannot be drawn.
 
     Raises StorageError where it cannot be written.
     """
@@ -347,7 +349,7 @@ def _umask() -> int:
 
 
 def _append(path: Path, text: str) -> None:
-    """Add to a file that others write to as well. Nobody asked for it by name, so a failure is only told."""
+    """Append to a file that others write to as well. It was not asked for by name, so a failure is only reported."""
     try:
         with path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(text)

@@ -1,4 +1,4 @@
-"""How the command line speaks: one plain line for an error, one JSON object or tables for a result."""
+"""Output of the command line: one line for an error, one JSON object or tables for a result; answers to Ctrl-C."""
 
 from __future__ import annotations
 
@@ -24,16 +24,19 @@ typed: ContextVar[str] = ContextVar("typed", default="effbench")
 
 
 def flushed(code: int) -> int:
-    """The exit code, once everything printed has left: 2 where it could not and nothing else is wrong."""
+    """Flush standard output and return the exit code: 2 if that fails and nothing else is wrong."""
     lost = output_lost()
     return code or 2 if lost else code
 
 
 def output_lost() -> bool:
-    """Write what is left to be written to standard output; say why it cannot be. A reader that left had enough."""
+    """Flush standard output; if that fails, say why. A reader that left (`| head`) is no failure."""
     error = streams.write_error(sys.stdout)
-    if error is None:
-        return False
+    return error is not None and is_lost(error)
+
+
+def is_lost(error: OSError) -> bool:
+    """Say why standard output cannot be written, and write no more. False if its reader left (`| head`)."""
     mute()
     if isinstance(error, BrokenPipeError):
         return False
@@ -42,21 +45,21 @@ def output_lost() -> bool:
 
 
 def mute() -> int:
-    """Send what is still to be printed nowhere: its reader has gone. Returns exit code 0."""
+    """Discard what is still to be printed, since its reader has gone. Returns exit code 0."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
 
 
 def complain(message: str, code: int = 2) -> int:
     """Print one line to standard error and return the exit code."""
-    with suppress(OSError, ValueError):  # nobody can be told
+    with suppress(OSError, ValueError):  # standard error is closed, too
         if sys.stderr is not None:
             print(f"effbench: {plain(message)}", file=sys.stderr)
     return code
 
 
 def note(message: str) -> None:
-    """Print one line to standard error that ends nothing."""
+    """Print one line to standard error and go on."""
     complain(message, 0)
 
 
@@ -66,7 +69,7 @@ LONGEST_WARNING = 240
 
 @contextmanager
 def short_warnings() -> Iterator[None]:
-    """Python's warnings, such as torch's of a user's checkpoint, as one line on standard error, each text once."""
+    """Until the block ends, print each warning once, as one line on standard error."""
     told: set[str] = set()
     before = warnings.showwarning
 
@@ -122,18 +125,18 @@ def heeding_signals() -> Iterator[None]:
 
 
 def was_interrupted() -> bool:
-    """Has there been a Ctrl-C, or a signal like it?"""
+    """Whether there has been a Ctrl-C, or a signal like it."""
     return bool(_interrupts)
 
 
 def require_uninterrupted() -> None:
-    """Raise KeyboardInterrupt again where one fell into code whose errors Python drops, such as a `__del__`."""
+    """Raise KeyboardInterrupt again if one fell into code whose errors Python drops, such as a `__del__`."""
     if _interrupts and not _answers:
         raise KeyboardInterrupt
 
 
 def is_interrupt_answered() -> bool:
-    """Has this command said what Ctrl-C has ended?"""
+    """Whether this command has said what Ctrl-C interrupted."""
     return bool(_answers)
 
 
@@ -148,7 +151,7 @@ def _heed(number: int, frame: object) -> None:
 
 
 def ignore_impatience() -> None:
-    """A second Ctrl-C while we say what the first one did would only end in some library's traceback."""
+    """Ignore further signals while the first is answered: they would end in some library's traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
@@ -157,25 +160,25 @@ def ignore_impatience() -> None:
 
 
 def answer_interrupt(message: str = "interrupted") -> int:
-    """Say what Ctrl-C has ended. Returns what a shell reports for a program that this signal ended: 130 for Ctrl-C."""
+    """Say what Ctrl-C interrupted. Returns the exit code that a shell reports for the signal: 130 for Ctrl-C."""
     ignore_impatience()
     _answers.append(message)
     return complain(message, 128 + (_interrupts[0] if _interrupts else signal.SIGINT))
 
 
 def plain(text: str) -> str:
-    """One line of printable characters: a label or a path must not drive the terminal, or turn it round."""
+    """The text as one line of printable characters: no escape sequence or change of writing direction remains."""
     text = streams.readable(text).encode("utf-8", "replace").decode("utf-8")
     return re.sub(r"\n+", " ", "".join(mark if mark.isprintable() else "\n" for mark in text)).strip()
 
 
 def print_json(document: object) -> None:
-    """The one object on standard output. Raises ValueError for a number that JSON does not have."""
+    """Print the one object of ``--json``. Raises ValueError for a number that JSON does not have."""
     print(json.dumps(document, indent=2, allow_nan=False))
 
 
 def print_tables(tables: Sequence[Table]) -> None:
-    """Rich tables in a terminal; Markdown where the output is piped, so that it can be pasted."""
+    """Print tables: with rich in a terminal, as Markdown where the output is piped."""
     from effbench.report.tables import cells
 
     if sys.stdout is not None and sys.stdout.isatty():

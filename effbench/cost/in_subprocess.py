@@ -13,8 +13,9 @@ from effbench.core.cost import Cost, Kernel, Traffic
 from effbench.core.errors import CannotStart, EffbenchError, ForeignCode, ModelError, NeedsValues, Reason, of_reason
 from effbench.core.inputs import Input
 from effbench.core.study import Cell
+from effbench.cost import helper_process
 from effbench.cost.builds import BUILDS, Build, NotBuilt, built, on_meta
-from effbench.host.worker_process import Site, Worker, WorkerFailed, worker_environment
+from effbench.host.worker_process import Site, WorkerFailed
 from effbench.user_code import code_origins, failure_reasons, global_state
 from effbench.zoo import external, libraries
 
@@ -88,7 +89,7 @@ def _profiled(
 
     try:
         with global_state.settings_restored() if ":" in model else nullcontext():
-            external.import_module_of(model)  # before the fork, so that it is imported once
+            _import(model)
     finally:
         check()
     builds = list(BUILDS)
@@ -109,6 +110,17 @@ def _profiled(
                 return found
             if not builds:
                 raise found.error
+
+
+_imported: set[str] = set()
+"""Files and modules that this process has imported to tell shapes."""
+
+
+def _import(model: str) -> None:
+    """Import what a model's code imports, before a fork, so that no child does it again. Raises ModelError."""
+    place = external.split_arguments(model)[0].rpartition(":")[0]
+    if place not in _imported:
+        external.import_module_of(model)
 
 
 def quantised(found: Counted | Profile) -> Counted:
@@ -141,7 +153,7 @@ def count_apart(cells: Sequence[Cell], silence_s: float, site: Site | None = Non
     while left := [cell for cell in cells if cell.id not in found]:
         working = ""
         job = {"task": "count", "cells": [_order(cell) for cell in left]}
-        with Worker(job, worker_environment(1, "system"), silence_s, site) as worker:
+        with helper_process.carrying_out(job, silence_s, site) as (worker, is_used):
             try:
                 for event in worker.events():
                     if event["event"] == "error":
@@ -154,6 +166,8 @@ def count_apart(cells: Sequence[Cell], silence_s: float, site: Site | None = Non
                 reason = "the process ended early, without an error"
             except WorkerFailed as failure:
                 reason = str(failure)
+        if not working and is_used:
+            continue  # it did not survive its first job
         if not working:
             needs = "; its environment needs the same effbench, and torch" if site and site.python else ""
             raise CannotStart(f"the counting process could not start: {reason}{needs}")
@@ -161,26 +175,40 @@ def count_apart(cells: Sequence[Cell], silence_s: float, site: Site | None = Non
     return found
 
 
-def shapes_apart(models: Sequence[str], silence_s: float = 60.0) -> dict[str, tuple[int, ...] | None]:
-    """Read the declared input shapes of user models in a separate process.
+def shapes_apart(
+    models: Sequence[str], silence_s: float = 60.0, site: Site | None = None
+) -> dict[str, tuple[int, ...] | None]:
+    """The input shapes that user models say they take, read in a separate process. `site` is where their code lies.
 
-    A model that fails there, or ends the process, is left out. The reason is reported when it is counted.
+    A model that fails there is left out: the reason comes up when it is counted, by the same process within
+    `helper_process.one_process`.
     """
-    found = {}
-    with (
-        Worker({"task": "shapes", "models": list(models)}, worker_environment(1, "system"), silence_s) as worker,
-        suppress(WorkerFailed),
-    ):
+    found: dict[str, tuple[int, ...] | None] = {}
+    job = {"task": "shapes", "models": list(models)}
+    with helper_process.carrying_out(job, silence_s, site, waits=True) as (worker, _), suppress(WorkerFailed):
         for event in worker.events():
-            found[event["model"]] = None if event["shape"] is None else tuple(event["shape"])
+            if event["event"] == helper_process.WAITS:
+                helper_process.keep(worker, site)
+                break
+            if event["event"] == "shape":
+                found[event["model"]] = None if event["shape"] is None else tuple(event["shape"])
     return found
 
 
 def tell_shapes(models: Sequence[str], emit: Callable[..., None]) -> None:
-    """Report the declared input shapes, in the worker process of `shapes_apart`."""
+    """The other end of `shapes_apart`. Models are built in forked children: a count finds the process as it was."""
+    from effbench import cost
+
     for model in models:
         with suppress(EffbenchError, *external.NETWORK_FAILURES):
-            emit("shape", model=model, shape=libraries.own_shape(on_meta(model, {})))
+            with global_state.settings_restored():
+                _import(model)
+            _imported.add(external.split_arguments(model)[0].rpartition(":")[0])
+            emit("shape", model=model, shape=cost.apart(partial(_own_shape, model)))
+
+
+def _own_shape(model: str) -> tuple[int, ...] | None:
+    return libraries.own_shape(on_meta(model, {}))
 
 
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:

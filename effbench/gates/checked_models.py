@@ -17,7 +17,7 @@ from effbench.core.study import Case, Cell, Experiment, Sampling
 from effbench.cost import in_subprocess
 from effbench.cost.in_subprocess import Counted
 from effbench.gates.baseline import name_of
-from effbench.gates.config import BUDGET_S, YARDSTICK, Config, Subject
+from effbench.gates.config import YARDSTICK, Config, Subject
 from effbench.host.worker_process import Site
 from effbench.studies import model_comparison, plan
 from effbench.studies.plan import Plan
@@ -38,7 +38,7 @@ def study(config: Config) -> Experiment:
     models = [config.located(subject) for subject in config.subjects]
     model_comparison.require(models)
     cases = []
-    for subject, model, fed in zip(config.subjects, models, _fed(config.subjects, models), strict=True):
+    for subject, model, fed in zip(config.subjects, models, _fed(config.subjects, models, here(config)), strict=True):
         cases.append(
             Case(
                 model,
@@ -54,9 +54,7 @@ def study(config: Config) -> Experiment:
 
 def planned(config: Config, experiment: Experiment) -> Plan:
     """How the study is measured: with the configuration's options, every cell in its own batch."""
-    sampling = {"budget_s": config.budget_s or BUDGET_S, "launches": config.launches}
-    chosen = {key: value for key, value in sampling.items() if value is not None}
-    found = plan.make(experiment, sampling=chosen, **config.options())
+    found = plan.make(experiment, config.options())
     batches = {subject.name: subject.batch or config.batch or 1 for subject in config.subjects}
     return replace(found, cells=tuple(replace(cell, batch=batches.get(name_of(cell.case), 1)) for cell in found.cells))
 
@@ -127,7 +125,7 @@ def facts(found: Environment) -> dict[str, str]:
     return {word: str(found.facts[name]) for word, name in wanted.items() if found.facts.get(name)}
 
 
-def _fed(subjects: Sequence[Subject], models: Sequence[str]) -> list[tuple[Input, ...]]:
+def _fed(subjects: Sequence[Subject], models: Sequence[str], site: Site) -> list[tuple[Input, ...]]:
     """What each subject is fed: what it was told to be, else what it was published with or says itself."""
     published = [
         model_comparison.published_shape(model, item.arguments) for item, model in zip(subjects, models, strict=True)
@@ -137,7 +135,7 @@ def _fed(subjects: Sequence[Subject], models: Sequence[str]) -> list[tuple[Input
         for item, model in zip(subjects, models, strict=True)
         if item.inputs is None and in_subprocess.is_foreign(model)
     ]
-    said = in_subprocess.shapes_apart(open_ones) if open_ones else {}
+    said = in_subprocess.shapes_apart(open_ones, site=site) if open_ones else {}
     return [
         item.inputs or (Input(shape or said.get(model) or DEFAULT_SHAPE),)
         for item, model, shape in zip(subjects, models, published, strict=True)

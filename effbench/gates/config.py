@@ -18,6 +18,7 @@ from effbench.core import inputs as core_inputs
 from effbench.core import parsing, units
 from effbench.core.errors import EffbenchError, InvalidValue, StorageError, UnknownName
 from effbench.core.inputs import FLOATS, Input
+from effbench.core.options import MeasureOptions
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -144,14 +145,11 @@ class Config:
         own = next((item.tolerance for item in self.subjects if item.name == name), None)
         return own or self.tolerance or (COUNT_TOLERANCE if self.count else TOLERANCE)
 
-    def options(self) -> dict[str, Any]:
-        """How to measure, with every default filled in, as `studies.plan.make` takes it."""
-        return {
-            "device": "cpu" if self.device is None else self.device,
-            "threads": 1 if self.threads is None else self.threads,
-            "allocator": "retain" if self.allocator is None else self.allocator,
-            "seed": self.seed or 0,
-        }
+    def options(self) -> MeasureOptions:
+        """How to measure, with every default filled in; `batch` and `dtype` are those of each subject."""
+        said = {name: getattr(self, name) for name in ("device", "threads", "allocator", "seed", "launches")}
+        said["budget_s"] = self.budget_s or BUDGET_S
+        return MeasureOptions.of({name: value for name, value in said.items() if value is not None})
 
     def located(self, subject: Subject) -> str:
         """The subject's model with its file's path from here.

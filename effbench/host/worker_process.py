@@ -18,8 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-ALLOCATORS = ("retain", "system")
-
 _RETAIN_VARIABLES = {
     # By default glibc returns large blocks to the kernel and faults them in again: grouped convolutions then read 2x
     # slower in some launches. Raising both thresholds keeps the pages; raising one does not.
@@ -146,7 +144,7 @@ class Worker:
         self, job: Mapping[str, Any], environment: Mapping[str, str], silence_s: float, site: Site | None = None
     ) -> None:
         site = site or Site()
-        self._silence_s, self._is_own, self._is_unresponsive = silence_s, site.python is None, False
+        self.silence_s, self._is_own, self._is_unresponsive = silence_s, site.python is None, False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 closed by __exit__
         arguments = [*site.under, site.python or sys.executable, "-m", "effbench.runs.worker"]
         variables = site.environment(environment)
@@ -201,7 +199,7 @@ class Worker:
                 try:
                     left = left[os.write(self._commands, left) :]
                 except BlockingIOError:  # a job of many cells is larger than a pipe
-                    self._is_unresponsive = not _is_writable(self._commands, self._silence_s)
+                    self._is_unresponsive = not _is_writable(self._commands, self.silence_s)
         except BrokenPipeError:
             return
 
@@ -233,10 +231,10 @@ class Worker:
         """Yield events as they arrive. Raises WorkerFailed if the process dies or sends nothing for `silence_s`."""
         while True:
             try:
-                line = self._lines.get(timeout=0 if self._is_unresponsive else self._silence_s)
+                line = self._lines.get(timeout=0 if self._is_unresponsive else self.silence_s)
             except queue.Empty:
                 raise WorkerFailed(
-                    f"no sign of life for {self._silence_s:g} s, taken for hung and ended; where one call takes "
+                    f"no sign of life for {self.silence_s:g} s, taken for hung and ended; where one call takes "
                     "longer, measure it as a study with Sampling(silence_s=...)"
                 ) from None
             if line is None:

@@ -59,12 +59,13 @@ def main() -> int:
 
             base.answer(job, emit)
         elif job.get("task"):
-            from effbench.cost import in_subprocess
+            from effbench.cost import helper_process, in_subprocess
 
-            if job["task"] == "count":
-                in_subprocess.answer(job, emit)
-            else:
-                in_subprocess.tell_shapes(job["models"], emit)
+            for each in helper_process.jobs(job, emit, heard.get):
+                if each["task"] == "count":
+                    in_subprocess.answer(each, emit)
+                else:
+                    in_subprocess.tell_shapes(each["models"], emit)
         else:
             launch(job, emit, heard.get)
     except EffbenchError as error:

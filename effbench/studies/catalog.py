@@ -1,4 +1,4 @@
-"""Find a study by name or path, and load it. Studies are files loaded by path, not modules.
+"""Find and load studies and analyses by name or path. They are files that are executed, not modules.
 
 A clone's ``experiments/`` is looked in first (a sibling pyproject.toml guards against a stray folder of that name),
 then the copy inside the installed package.
@@ -80,13 +80,13 @@ def load(study: str) -> Experiment | Analysis:
 
 
 def _line_in(error: BaseException, path: Path) -> str:
-    """Where in the user's file it went wrong, not where in the library that it called."""
+    """The line of the user's file that failed, rather than that of a library which it called."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f", line {lines[-1]}" if lines else ""
 
 
 def _check(study: Experiment) -> None:
-    """Raise EffbenchError for a study that could be loaded but not carried out."""
+    """Raises EffbenchError for a study that can be loaded but not carried out."""
     if not study.cases:
         raise EffbenchError("the study has no cases; give it at least one")
     repeated = next((name for name, times in Counter(case.id for case in study.cases).items() if times > 1), None)

@@ -1,4 +1,4 @@
-"""Which models a run is about: words that name them checked, what each is fed, and the study that lines them up."""
+"""The models of a comparison: check their names, find their input shapes, and make the study that compares them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Fed = Sequence[Any] | Mapping[str, Any]
 
 
 def require(models: Iterable[str]) -> None:
-    """Fail before anything runs on a word that names nothing. A network that exists but does not work is a result.
+    """Raise early for names that stand for no model. A model that exists but fails to run becomes a skipped cell.
 
-    A word that names a file, a folder or a module instead of a network in it is told what it is and what to write.
-    Raises UnknownName, ModelError.
+    The error for a file, folder or module without a model in its name says what to write instead. Raises UnknownName,
+    ModelError.
     """
     for model in models:
         name, _ = external.split_arguments(model)
@@ -59,7 +59,7 @@ def _require_file(place: str) -> None:
 
 
 def published_shape(model: str, arguments: Mapping[str, Any] | None = None) -> tuple[int, ...] | None:
-    """The input that a named network was published with; None for a stranger's."""
+    """The input shape that a named model was published with; None for a user's own."""
     name, _ = external.split_arguments(model)
     return external.published_shape(model, arguments) if ":" in name else tuple(zoo.entry(name).input_shape)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from effbench.core.errors import EffbenchError, InvalidValue, StorageError, UnknownName
 from effbench.core.inputs import Input
+from effbench.core.options import MeasureOptions
 from effbench.gates import config
 from effbench.gates.config import Config, Subject
 
@@ -73,7 +74,7 @@ def test_every_key_means_what_it_says(tmp_path: Path) -> None:
         baseline="stored/main",
     )
     assert [found.tolerance_of(name) for name in ("small", "mobilenet_v2")] == [0.1, 0.05]
-    assert found.options() == {"device": "cpu", "threads": 2, "allocator": "retain", "seed": 0}
+    assert found.options() == MeasureOptions(threads=2, launches=4, budget_s=180.0)
 
 
 def test_a_relative_model_file_lies_beside_the_configuration(tmp_path: Path) -> None:
