@@ -24,20 +24,24 @@ if sys.argv[:1] == ["-m"] and ("-m", "effbench") in zip(sys.orig_argv, sys.orig_
 
 from effbench._version import __version__
 
-__all__ = ["__version__", "analyse", "compare", "load", "measure", "profile", "run"]
+__all__ = ["Estimate", "__version__", "analyse", "compare", "load", "measure", "profile", "run"]
 
 TYPE_CHECKING = False  # typing's own would have to be imported
 if TYPE_CHECKING:
     from typing import Any
 
     from effbench.api import analyse, compare, load, measure, profile, run
+    from effbench.core.estimate import Estimate
+
+_HOMES = {"Estimate": "effbench.core.estimate"}
+"""Where the names lie that are not of the facade, `effbench.api`."""
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from effbench import api
+        from importlib import import_module
 
-        return getattr(api, name)
+        return getattr(import_module(_HOMES.get(name, "effbench.api")), name)
     raise AttributeError(f"module 'effbench' has no attribute '{name}'")
 
 

@@ -38,8 +38,8 @@ def profile(
     model: str | nn.Module,
     input_shape: Fed | None = None,
     *,
-    batch: int = 1,
-    dtype: str = "float32",
+    batch: int | None = None,
+    dtype: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     inputs: Fed | None = None,
 ) -> Profile:
@@ -48,7 +48,9 @@ def profile(
     `model` is a name (``"shufflenet_v2"``, ``"path/file.py:factory"``) or a module; `input_shape` excludes the batch
     and defaults to what the network was published with, or says itself (`libraries.own_shape`). A network of several
     inputs, or of others than floats, takes `inputs`: shapes, `core.inputs.Input`s or tensors, in order or by name
-    (``{"ids": Input((128,), dtype="int64")}``). Raises UnknownName, ModelError, InvalidValue.
+    (``{"ids": Input((128,), dtype="int64")}``). A tensor is an example input, with its batch: `batch` and `dtype`
+    default to its own (else 1 and float32), and its values are used where values matter. Raises UnknownName,
+    ModelError, InvalidValue.
     """
     model = accepted.model(model)
     fed = input_shape if inputs is None else inputs
@@ -73,9 +75,10 @@ def measure(
     """Measure a model, or several side by side, in fresh worker processes.
 
     `model`, `input_shape` and `inputs` as for `profile`; a module is sent to the workers by cloudpickle. A mapping
-    names the models as tables shall call them. Without `dtype` a module is measured in its own (that of its first
-    weight), a name in float32. Options are those of `run`, less `scale` and `select`. With several
-    models every ratio is to the first. Raises EffbenchError and its kin.
+    names the models as tables shall call them. Tensors are sent along; `batch` and `dtype` default to theirs. Without
+    `dtype` and tensors a module is measured in its own dtype (that of its first weight), a name in float32.
+    Options are those of `run`, less `scale` and `select`. With several models every ratio is to the first. Raises
+    EffbenchError and its kin.
     """
     if isinstance(model, Mapping) and all(hasattr(value, "dtype") for value in model.values()):
         accepted.model(model, "effbench.measure")  # a state dict, or empty
@@ -87,7 +90,11 @@ def measure(
         dtype = options.pop("dtype", None)
         if dtype not in (None, *plan.DTYPES):
             raise UnknownName("dtype", str(dtype), plan.DTYPES)
-        experiment = model_comparison.side_by_side(models, fed, dtype, folder, names=tuple(named))
+        experiment = model_comparison.side_by_side(
+            models, fed, dtype, folder, names=tuple(named), batch=options.get("batch")
+        )
+        if any(case.batch is not None for case in experiment.cases):  # that of the tensors, as was just agreed
+            options.pop("batch", None)
         return _execute(experiment, experiment.name, **options)
 
 
@@ -177,22 +184,25 @@ def bundle(
     """Export models, or the cells of a study, for machines without torch, into a folder that is not there yet.
 
     `runtime` names one or several runtimes of model files, comma between them. What cannot be exported stays in the
-    bundle with the reason. Raises UnknownName, InvalidValue, StorageError, MissingPackage, and EffbenchError where
-    nothing could be exported.
+    bundle with the reason. Of tensors the bundle keeps the values. Raises UnknownName, InvalidValue,
+    StorageError, MissingPackage, and EffbenchError where nothing could be exported.
     """
     optional_packages.require("torch")
-    experiment = (
-        subject
-        if isinstance(subject, Experiment)
-        else model_comparison.side_by_side(subject, input_shape, "float32", Path())
-    )
-    options: dict[str, Any] = {"batch": batch, "dtype": dtype, "select": select, "seed": seed}
-    names = dict.fromkeys(runtime.split(","))
-    # plan.make knows the names; one runtime a plan, since a label for it belongs to the run.
-    plans = [plan.make(experiment, runtime=name, **options) for name in names]
-    model_comparison.require(cell.case.model for cell in plans[0].cells)
-    counts = CellCosts(plans[0].cells, plans[0].sampling.silence_s)
-    return export.write(plans, Path(directory), cost=counts.cost, command=command, watch=watch or _unwatched)
+    with temporary_folders.folder() as scratch:
+        experiment = (
+            subject
+            if isinstance(subject, Experiment)
+            else model_comparison.side_by_side(subject, input_shape, dtype, scratch, batch=batch)
+        )
+        if not isinstance(subject, Experiment) and experiment.cases[0].batch is not None:
+            batch = None  # that of the tensors, as was just agreed
+        options: dict[str, Any] = {"batch": batch, "dtype": dtype, "select": select, "seed": seed}
+        names = dict.fromkeys(runtime.split(","))
+        # plan.make knows the names; one runtime a plan, since a label for it belongs to the run.
+        plans = [plan.make(experiment, runtime=name, **options) for name in names]
+        model_comparison.require(cell.case.model for cell in plans[0].cells)
+        counts = CellCosts(plans[0].cells, plans[0].sampling.silence_s)
+        return export.write(plans, Path(directory), cost=counts.cost, command=command, watch=watch or _unwatched)
 
 
 def run_bundle(

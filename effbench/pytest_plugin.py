@@ -185,8 +185,8 @@ def assert_cost(
     found = api.profile(
         model,
         shape,
-        batch=(stored.batch if stored else 1) if batch is None else batch,
-        dtype=(stored.dtype if stored else _own_dtype(model)) if dtype is None else dtype,
+        batch=stored.batch if stored and batch is None else batch,
+        dtype=(stored.dtype if stored else _own_dtype(model, shape)) if dtype is None else dtype,
     )
     fed = " and ".join(map(str, found.inputs or (Input(found.input_shape),)))
     finding = budgets.judge(name, found.cost, wanted, stored, f"input {fed}, batch {found.batch}, {found.dtype}")
@@ -210,10 +210,12 @@ def _stored(path: str | Path, name: str) -> Stored:
     return found
 
 
-def _own_dtype(model: str | nn.Module) -> str:
+def _own_dtype(model: str | nn.Module, shape: Any) -> str:
+    from effbench.core import inputs
     from effbench.timing import in_process
 
-    return "float32" if isinstance(model, str) else in_process.own_dtype(model)
+    given = inputs.read(shape).dtype if shape is not None else ""
+    return given or ("float32" if isinstance(model, str) else in_process.own_dtype(model))
 
 
 # --- the clock --------------------------------------------------------------------------------------
@@ -234,7 +236,7 @@ class Effbench:
         model: str | nn.Module,
         shape: Any = None,
         *,
-        batch: int = 1,
+        batch: int | None = None,
         dtype: str | None = None,
         threads: int = 1,
         device: str | None = None,
@@ -243,9 +245,10 @@ class Effbench:
         """Time a network in this process, in eval and inference mode, on seeded normal inputs.
 
         `model` is a module, a name or ``"file.py:factory"``; `shape` excludes the batch and may describe several
-        inputs, as for `effbench.profile`. `dtype` and `device` default to the module's own, to float32 and "cpu" for a
-        name. `threads` 0 means every core. `allocator` "retain" makes glibc keep freed pages for the rest of the
-        process, "system" leaves it alone. Everything else is left as it was: a copy of the module is measured (where
+        inputs, or holds example tensors, as for `effbench.profile`. `dtype` and `device` default to those of the
+        tensors and of the module, to float32 and "cpu" for a name. `threads` 0 means every
+        core. `allocator` "retain" makes glibc keep freed pages for the rest of the process, "system" leaves it alone.
+        Everything else is left as it was: a copy of the module is measured (where
         nobody can copy it, the module itself, which is then put back); random states and the globals that its code
         writes to are restored.
 

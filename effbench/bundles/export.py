@@ -18,6 +18,7 @@ from effbench.bundles import bundle
 from effbench.bundles.bundle import Bundle, Model
 from effbench.core.cost import Cost
 from effbench.core.errors import EffbenchError, InvalidValue, StorageError
+from effbench.core.inputs import without_empty_values
 from effbench.host import optional_packages
 from effbench.host.worker_process import Worker, WorkerFailed, worker_environment
 from effbench.runs.recorder import described
@@ -190,8 +191,8 @@ def _describe(plan: Plan, models: Sequence[Model], folder: Path, adapters: Seque
         "created": created,
         "command": command,
         "seed": plan.seed,
-        "experiment": dataclasses.asdict(study),
-        "cells": [dataclasses.asdict(model) for model in models],
+        "experiment": dataclasses.asdict(study, dict_factory=without_empty_values),
+        "cells": [dataclasses.asdict(model, dict_factory=without_empty_values) for model in models],
     }
     (folder / bundle.BUNDLE_FILE).write_text(json.dumps(text, indent=1, allow_nan=False), encoding="utf-8")
     lines = [

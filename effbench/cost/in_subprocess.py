@@ -34,8 +34,8 @@ def profile(
     model: str,
     input_shape: Any,
     *,
-    batch: int,
-    dtype: str,
+    batch: int | None = None,
+    dtype: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Profile:
@@ -65,8 +65,8 @@ def count_cell(cell: Cell) -> Profile | Counted:
 def _profiled(
     model: str,
     input_shape: Any,
-    batch: int,
-    dtype: str,
+    batch: int | None,
+    dtype: str | None,
     arguments: Mapping[str, Any] | None,
     check: Callable[[], None],
 ) -> Profile:
@@ -186,7 +186,7 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
         try:
             found = profile(
                 order["model"],
-                [Input(tuple(item["shape"]), item["name"], item["dtype"]) for item in order["inputs"]],
+                [Input(**item) for item in order["inputs"]],
                 batch=order["batch"],
                 dtype=order["dtype"],
                 arguments=order["arguments"],

@@ -45,8 +45,8 @@ def profile(
     model: nn.Module,
     input_shape: Fed,
     *,
-    batch: int = 1,
-    dtype: str = "float32",
+    batch: int | None = None,
+    dtype: str | None = None,
     inputs: tuple[Any, ...] | None = None,
     device: Device = "auto",
 ) -> Profile:
@@ -56,7 +56,8 @@ def profile(
     (`core.inputs.runs_uncast`).
 
     `input_shape` excludes the batch; several shapes or `Input`s stand for several inputs, a mapping for inputs by name.
-    `inputs` are passed instead where random values will not do (a dictionary); `batch` is then only a label. "meta"
+    A tensor is an example input: `batch` and `dtype` default to its own, and its values are used where values matter.
+    `inputs` are passed instead as they are (a dictionary); `batch` is then only a label. "meta"
     allocates no tensor data; "auto" falls back to real tensors where the forward pass looks at values, and
     `cost.traced_on` says so.
 
@@ -74,6 +75,7 @@ def profile(
     """
     paths = _paths(model)
     feed = _fed(list(paths), input_shape, batch, dtype, inputs)
+    dtype = feed.dtype
     try:
         return _profiled(paths, feed, device)
     except NeedsValues:
@@ -117,8 +119,8 @@ def count(
     model: nn.Module,
     input_shape: Fed,
     *,
-    batch: int = 1,
-    dtype: str = "float32",
+    batch: int | None = None,
+    dtype: str | None = None,
     inputs: tuple[Any, ...] | None = None,
     device: Device = "auto",
 ) -> Profile:
@@ -202,22 +204,28 @@ def _own_dtypes(model: nn.Module) -> tuple[str, ...]:
 
 
 def _fed(
-    modules: Sequence[nn.Module], input_shape: Fed, batch: int, dtype: str, inputs: tuple[Any, ...] | None
+    modules: Sequence[nn.Module],
+    input_shape: Fed,
+    batch: int | None,
+    dtype: str | None,
+    inputs: tuple[Any, ...] | None,
 ) -> Feed:
-    fed = core_inputs.described(input_shape)
-    batch = core_inputs.whole(batch, "batch")
+    given = core_inputs.read(input_shape)
+    batch = given.agreed_batch(batch)
+    dtype = dtype or given.dtype or "float32"
     if dtype not in DTYPES:
         raise InvalidValue(f"dtype (='{dtype}') is not one that can be counted; use one of {', '.join(DTYPES)}")
     if any([item.__class__ is LAZY for item in parameters(modules)]):
         raise ModelError(
             f"{type(modules[0]).__name__} has lazy layers without shapes; run it once on real data before profiling"
         )
-    return Feed(fed, batch, dtype, inputs)
+    return Feed(given.inputs, batch, dtype, inputs, tensors=example_inputs.plain(given))
 
 
 @dataclass(frozen=True)
 class Feed:
-    """What one network is run on: described inputs, or the `values` given instead of them."""
+    """What one network is run on: described inputs, those passed as `tensors` with their values, or the `values` given
+    instead of them."""
 
     inputs: tuple[Input, ...]
     batch: int
@@ -225,12 +233,14 @@ class Feed:
     values: tuple[Any, ...] | None = None
     casts: bool = True
     """Whether the weights are cast to `dtype` too, or left as they are."""
+    tensors: tuple[Any, ...] = ()
+    """By input, None where it has no values of its own (`example_inputs.plain`)."""
 
     def on(self, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments by position and by name: the values, or seeded ones of the shapes (none on meta)."""
         if self.values is not None:
             return tuple(_placed(item, device, getattr(torch, self.dtype)) for item in self.values), {}
-        return example_inputs.make(self.inputs, self.batch, self.dtype, str(device))
+        return example_inputs.make(self.inputs, self.batch, self.dtype, str(device), tensors=self.tensors)
 
     def __str__(self) -> str:
         return " and ".join(str(replace(item, shape=(self.batch, *item.shape))) for item in self.inputs)

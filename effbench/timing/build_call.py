@@ -190,7 +190,9 @@ def _looked_at(network: Any, arguments: tuple[Any, ...], setting: Setting, *, ca
     cell's, and its own dtype where it runs in no other.
     """
     own = next(iter(dtype_cast.dtypes(network)), "float32")
-    kinds = ["float64" if own == setting.dtype == "float64" else "float32"]
+    is_fed_double = any(str(getattr(value, "dtype", "")) == "torch.float64" for value in arguments)
+    is_double = setting.dtype == "float64" and (own == "float64" or is_fed_double)
+    kinds = ["float64" if is_double else "float32"]
     kinds += [own] if own == setting.dtype not in kinds else []
     kinds = kinds if casts else [setting.dtype]
     for kind in kinds:
@@ -325,7 +327,7 @@ def _rotations(spec: Mapping[str, Any], device: Device) -> int:
 
 
 def _described(spec: Mapping[str, Any]) -> list[Input]:
-    return [Input(tuple(item["shape"]), item["name"], item["dtype"]) for item in spec["inputs"]]
+    return [Input(**item) for item in spec["inputs"]]
 
 
 def _fed(network: Any, spec: Mapping[str, Any], seed: int, device: Device, number: int = 1) -> list[tuple[Any, ...]]:
@@ -336,8 +338,12 @@ def _fed(network: Any, spec: Mapping[str, Any], seed: int, device: Device, numbe
     described = _described(spec)
     generator = torch.Generator().manual_seed(seed)
     found = []
+    # A tensor of float64 that the user passed keeps its digits.
+    is_double = spec["dtype"] == "float64" and any(item.sha256 for item in described)
     for _ in range(number):
-        args, named = example_inputs.make(described, spec["batch"], "float32", seed=generator)
+        args, named = example_inputs.make(
+            described, spec["batch"], "float64" if is_double else "float32", seed=generator
+        )
         passed = example_inputs.positional(network, args, named) if named else args
         found.append(tuple(device.place(item) if isinstance(item, torch.Tensor) else item for item in passed))
     return found

@@ -10,7 +10,7 @@ import functools
 import gc
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,7 +152,7 @@ def prepare(
     network: nn.Module,
     shape: Any,
     *,
-    batch: int = 1,
+    batch: int | None = None,
     dtype: str | None = None,
     device: str | None = None,
     threads: int = 1,
@@ -163,9 +163,9 @@ def prepare(
 
     There are as many inputs as in a launch, so that on a GPU none is in the L2 cache when it comes round again.
 
-    `shape` is what `core.inputs.described` takes; `dtype` and `device` default to the network's own. Raises
-    InvalidValue, UnknownName, DeviceUnavailable; on the scripted device ModelError for a network
-    that cannot be counted.
+    `shape` is what `core.inputs.read` takes: `batch` and `dtype` default to those of the tensors in it, else to 1 and
+    the network's own dtype; so does `device`. Raises InvalidValue, UnknownName, DeviceUnavailable; on the scripted
+    device ModelError for a network that cannot be counted.
 
     What a call of the network sets for the whole process is put back, and noted.
     """
@@ -178,15 +178,23 @@ def prepare(
 
 
 def _prepared(
-    network: nn.Module, shape: Any, batch: int, dtype: str | None, device: str | None, threads: int, *, is_ours: bool
+    network: nn.Module,
+    shape: Any,
+    batch: int | None,
+    dtype: str | None,
+    device: str | None,
+    threads: int,
+    *,
+    is_ours: bool,
 ) -> Prepared:
     """`prepare`, which leaves changed what the network changes for the whole process."""
     import torch
 
     from effbench import cost
 
-    batch = core_inputs.whole(batch, "batch")
-    dtype = own_dtype(network) if dtype is None else dtype
+    given_inputs = core_inputs.read(shape)
+    batch = given_inputs.agreed_batch(batch)
+    dtype = (given_inputs.dtype or own_dtype(network)) if dtype is None else dtype
     device = own_device(network) if device is None else device
     place = devices.get(device, **_options(device, threads))
     costs, missing = None, ""
@@ -204,15 +212,14 @@ def _prepared(
         network = copies.of(network) or _uncopied(network, dtype, device, is_moved=is_moved)
     if is_moved:
         network = dtype_cast.cast(place.place(network), getattr(torch, dtype))
-    described = core_inputs.described(shape)
-    inputs = _fed(network, described, batch, dtype, place)
+    inputs = _fed(network, given_inputs, batch, dtype, place)
     seen = _looked_at(network, inputs[0])
     if seen is None and network is not given and not is_moved and (seen := _looked_at(given, inputs[0])):
         network = given  # its copy has lost something, such as what is in `__slots__`
     called = side_effects.on_copies(network) if seen and seen.reshapes else network
     call = runtimes.get("eager").prepare(called, inputs, Setting(Path(), place.kind)).call
     if seen and seen.writes and not seen.reshapes:
-        call = side_effects.renewing(call, inputs, _fed(network, described, batch, dtype, place))
+        call = side_effects.renewing(call, inputs, _fed(network, given_inputs, batch, dtype, place))
     threads, (notes, modes) = getattr(place, "threads", 1), (seen.notes, seen.modes) if seen else ((), "")
     return Prepared(place, place.bind(call, {}), network, threads, costs, missing, notes, modes)
 
@@ -256,17 +263,18 @@ def _options(device: str, threads: int) -> dict[str, Any]:
 
 
 def _fed(
-    network: nn.Module, described: Sequence[core_inputs.Input], batch: int, dtype: str, device: Device
+    network: nn.Module, given: core_inputs.GivenInputs, batch: int, dtype: str, device: Device
 ) -> list[tuple[Any, ...]]:
     """What each call passes, in turn."""
     import torch
 
+    described, tensors = given.inputs, example_inputs.plain(given)
     args, named = example_inputs.make(described, batch, dtype, "meta")
     number = device.rotations(sum(tensor.nbytes for tensor in (*args, *named.values())))
     generator = torch.Generator().manual_seed(SEED)
     found = []
     for _ in range(number):
-        args, named = example_inputs.make(described, batch, dtype, seed=generator)
+        args, named = example_inputs.make(described, batch, dtype, seed=generator, tensors=tensors)
         passed = example_inputs.positional(network, args, named) if named else args
         found.append(tuple(device.place(item) if isinstance(item, torch.Tensor) else item for item in passed))
     return found
