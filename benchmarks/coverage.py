@@ -82,7 +82,7 @@ def count_fvcore(network: str) -> Row:
     from fvcore.nn import FlopCountAnalysis
 
     from effbench.cost import in_subprocess
-    from effbench.cost.crosscheck import FVCORE_BLIND, cpu_twin
+    from effbench.cost.other_counters import FVCORE_BLIND, cpu_twin
     from effbench.cost.sandbox import lent, quiet_torch
     from effbench.zoo import external
 

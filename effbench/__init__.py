@@ -24,24 +24,52 @@ if sys.argv[:1] == ["-m"] and ("-m", "effbench") in zip(sys.orig_argv, sys.orig_
 
 from effbench._version import __version__
 
-__all__ = ["Estimate", "__version__", "analyse", "compare", "load", "measure", "profile", "run"]
-
 TYPE_CHECKING = False  # typing's own would have to be imported
 if TYPE_CHECKING:
     from typing import Any
 
-    from effbench.api import analyse, compare, load, measure, profile, run
+    from effbench.api import analyse, bundle, compare, load, measure, profile, resume, run, run_bundle
     from effbench.core.estimate import Estimate
+    from effbench.core.inputs import Input
+    from effbench.core.study import Analysis, Case, Claim, Experiment
+    from effbench.results import Results
 
-_HOMES = {"Estimate": "effbench.core.estimate"}
-"""Where the names lie that are not of the facade, `effbench.api`."""
+__all__ = [
+    "Analysis",
+    "Case",
+    "Claim",
+    "Estimate",
+    "Experiment",
+    "Input",
+    "Results",
+    "__version__",
+    "analyse",
+    "bundle",
+    "compare",
+    "load",
+    "measure",
+    "profile",
+    "resume",
+    "run",
+    "run_bundle",
+]
+
+_HOMES = {
+    "effbench.api": ("analyse", "bundle", "compare", "load", "measure", "profile", "resume", "run", "run_bundle"),
+    "effbench.core.estimate": ("Estimate",),
+    "effbench.core.inputs": ("Input",),
+    "effbench.core.study": ("Analysis", "Case", "Claim", "Experiment"),
+    "effbench.results": ("Results",),
+}
+"""Where each public name is defined. A name that is new goes here, into `__all__` and into the imports above."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from importlib import import_module
+    for module, names in _HOMES.items():
+        if name in names:
+            import importlib
 
-        return getattr(import_module(_HOMES.get(name, "effbench.api")), name)
+            return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module 'effbench' has no attribute '{name}'")
 
 

@@ -1,4 +1,4 @@
-"""Where ``effbench`` and ``python -m effbench`` begin: the command line, and Ctrl-C while it is still loading."""
+"""Entry point of ``effbench`` and ``python -m effbench``. Answers Ctrl-C while the command line is being imported."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ def start() -> int:
     """Run the command that was typed and return its exit code."""
     streams.make_safe()
     try:
-        from effbench.cli import main
-    except KeyboardInterrupt:
+        from effbench import cli
+
+        code = cli.main()
+    except KeyboardInterrupt:  # while the command line was being imported; a command answers its own
         return INTERRUPTED
     except ModuleNotFoundError as error:
         from effbench.host import optional_packages
@@ -29,7 +31,6 @@ def start() -> int:
             raise
         print(f"effbench: {said}", file=sys.stderr)
         return UNUSABLE
-    code = main()
     if code in STOPPED:
         # All is saved and said. Where Ctrl-C fell into an exec, Python would still end itself by the signal, and an
         # object that was just being made would be complained of after our last line.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from effbench import runtimes
+from effbench.core.options import MeasureOptions
 from effbench.core.peaks import Peaks
 from effbench.core.study import Case, Experiment
 from effbench.host import machine, noise, worker_process
@@ -68,7 +69,7 @@ def examine(root: Path = machine.HERE, *, window_s: float = 0.5, nvml: Any = Non
     return (*found, *_gpus(host_nvml.gpus(nvml)), *(_runtimes() if here else ()))
 
 
-def peaks(device: str, options: Mapping[str, Any], threads: int, dtype: str, allocator: str) -> Peaks:
+def peaks(options: MeasureOptions) -> Peaks:
     """Measure the device's two peaks afresh, and keep them for the runs that follow.
 
     Raises UnknownName, InvalidValue, DeviceUnavailable, and EffbenchError where they cannot be measured.
@@ -77,12 +78,11 @@ def peaks(device: str, options: Mapping[str, Any], threads: int, dtype: str, all
     from effbench.runs import runner
     from effbench.studies import plan
 
-    if devices.kind_of(device) == "cuda":
-        devices.require_cuda(device)
+    if devices.kind_of(options.device) == "cuda":
+        devices.require_cuda(options.device)
     case = Case("peaks", (1,), labels={"model": "peaks"})
     study = Experiment("peaks", "Peaks", "", "model", ("peaks",), "peaks", (case,))
-    planned = plan.make(study, device=device, threads=threads, dtype=dtype, allocator=allocator, device_options=options)
-    return runner.find_peaks(planned, dtype, afresh=True)
+    return runner.find_peaks(plan.make(study, options), options.dtype or "float32", afresh=True)
 
 
 # --- processor --------------------------------------------------------------------------------------

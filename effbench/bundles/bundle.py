@@ -16,6 +16,7 @@ from typing import Any
 from effbench import runtimes
 from effbench.core.cost import Cost
 from effbench.core.errors import EffbenchError, InvalidValue, StorageError, UnknownName
+from effbench.core.options import DTYPES, MeasureOptions
 from effbench.core.study import Cell, Experiment
 from effbench.host import streams
 from effbench.runs import schema as run_schema
@@ -120,19 +121,18 @@ def verify(bundle: Bundle, models: Mapping[str, Model]) -> None:
                 _require_facts(path)
 
 
-def make_plan(
-    bundle: Bundle, *, runtime: str | None = None, device_options: Mapping[str, Any] | None = None, **options: Any
-) -> tuple[Plan, dict[str, Model]]:
-    """The plan of a run of this bundle under `runtime` (default: all that it has), and the model of each cell by id.
+def make_plan(bundle: Bundle, options: MeasureOptions | None = None) -> tuple[Plan, dict[str, Model]]:
+    """The plan of a run of this bundle, and the model of each cell by id.
 
-    `options` are those of `studies.plan.make`. Raises UnknownName, InvalidValue.
+    The option `runtime` chooses some of the bundle's runtimes; without it all run. Raises UnknownName, InvalidValue.
     """
-    names = bundle.runtimes if runtime is None else tuple(dict.fromkeys(runtime.split(",")))
+    asked = options or MeasureOptions()
+    names = bundle.runtimes if asked.runtime is None else tuple(dict.fromkeys(asked.runtime.split(",")))
     for name in names:
         if name not in bundle.runtimes:
             raise UnknownName("runtime in this bundle", name, bundle.runtimes)
-    chosen = {**(device_options or {}), "torch": False}
-    planned = plan.make(bundle.experiment, runtime=",".join(names), device_options=chosen, **options)
+    without_torch = {**asked.device_options, "torch": False}
+    planned = plan.make(bundle.experiment, asked, runtime=",".join(names), device_options=without_torch)
     found = [model for name in names for model in bundle.models if model.cell.runtime == name]
     cells = [replace(cell, batch=model.cell.batch) for cell, model in zip(planned.cells, found, strict=True)]
     models = {cell.id: model for cell, model in zip(cells, found, strict=True)}
@@ -167,7 +167,7 @@ def _model(values: Mapping[str, Any]) -> Model:
     result = run_schema.result(values)
     if result.cell.runtime not in runtimes.NAMES:
         raise ValueError(f"there is no runtime {result.cell.runtime[:40]!r}")
-    if result.cell.case.dtype not in plan.DTYPES:
+    if result.cell.case.dtype not in DTYPES:
         raise ValueError(f"there is no dtype {result.cell.case.dtype[:40]!r}")
     if result.skipped is not None:
         return Model(result.cell, result.cost, skipped=result.skipped)

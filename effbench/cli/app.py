@@ -1,4 +1,4 @@
-"""The command line as a whole: which commands there are, what a wrong word gets, exit codes.
+"""Carry out a command: which one it is, errors in one line, exit codes.
 
 Exit codes: 0 done, 2 the user can put it right, 70 a bug in effbench, 130 interrupted (129, 143: by
 SIGHUP, SIGTERM). With ``--json`` standard output holds exactly one object; progress and notes go to standard error.
@@ -13,40 +13,41 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from effbench.cli import bundle, calibrate, check, info, measure, output, profile, runs
+from effbench.cli import ABOUT, COMMANDS, VERSION_HELP, output
 from effbench.core.errors import EffbenchError, UnknownName
 from effbench.host import optional_packages
 
 # The base of typer's usage errors, reached through a public class: typer ships click under another name from 0.16 on.
 _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
-COMMANDS = (
-    "run",
-    "compare",
-    "profile",
-    "diff",
-    "check",
-    "aa",
-    "report",
-    "export",
-    "bundle",
-    "run-bundle",
-    "list",
-    "doctor",
-)
 
-app = typer.Typer(
-    name="effbench",
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Which efficiency guidelines hold on your hardware? Measures networks, and says so with evidence.",
-)
+def command_line(names: Sequence[str] = tuple(COMMANDS)) -> typer.Typer:
+    """The command line with these commands. Imports their modules."""
+    app = typer.Typer(
+        name="effbench",
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help=ABOUT,
+    )
+    app.callback(invoke_without_command=True)(_effbench)
+    for name in names:
+        module, function, _ = COMMANDS[name]
+        app.command(name=name)(getattr(import_module(f"effbench.cli.{module}"), function))
+    return app
+
+
+def _effbench(version: Annotated[bool, typer.Option("--version", help=VERSION_HELP)] = False) -> None:
+    if version:
+        from effbench import __version__
+
+        print(f"effbench {__version__}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _carry_out(typed: Sequence[str]) -> int:
     try:
         with output.short_warnings():
+            # A command needs no other: importing all would double the time to start.
+            names = typed[:1] if typed and typed[0] in COMMANDS else tuple(COMMANDS)
+            app = command_line(names)
             code = app(list(typed) or ["--help"], prog_name="effbench", standalone_mode=False)
         if code == 130 and not output.is_interrupt_answered():  # typer turns Ctrl-C into that code, and says nothing
             return output.answer_interrupt()
@@ -107,27 +111,3 @@ def _usage(error: Any, typed: Sequence[str]) -> str:
     command = next((word for word in typed if word in COMMANDS), "")
     again = shlex.join(["effbench", *([command] if command else []), "--help"])
     return f"{message.partition(chr(10))[0].rstrip('.')}; see {again}"
-
-
-@app.callback(invoke_without_command=True)
-def effbench(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    if version:
-        from effbench import __version__
-
-        print(f"effbench {__version__}")
-
-
-app.command()(measure.run)
-app.command()(measure.compare)
-app.command()(profile.profile)
-app.command()(runs.diff)
-app.command()(check.check)
-app.command()(calibrate.aa)
-app.command()(runs.report)
-app.command()(runs.export)
-app.command()(bundle.bundle)
-app.command()(bundle.run_bundle)
-app.command(name="list")(info.list_names)
-app.command()(info.doctor)

@@ -1,4 +1,4 @@
-"""The commands for machines without torch: bundle, which exports models, and run-bundle, which measures them there."""
+"""The commands bundle, which exports models, and run-bundle, which measures them on a machine without torch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import typer
 
 from effbench.cli import options as cli_options
 from effbench.cli import output
-from effbench.cli.measure import finish, measuring
+from effbench.cli.measure import finish, warn_of_threads
+from effbench.cli.options import measuring
 from effbench.core import units
 from effbench.core.errors import InvalidValue
+from effbench.core.options import BUNDLE_OPTIONS
 
 if TYPE_CHECKING:
     from effbench.bundles.bundle import Bundle
 
 
+@measuring("batch", "dtype", "seed")
 def bundle(
     out: Annotated[Path, typer.Option(help="Folder for the bundle, which is not there yet.")],
     models: Annotated[
@@ -43,12 +46,14 @@ def bundle(
         list[str] | None, typer.Option(help="LABEL=VALUE[,VALUE]: these values of a label of the study; repeatable.")
     ] = None,
     inputs: cli_options.Inputs = None,
-    batch: cli_options.Batch = None,
-    dtype: cli_options.Dtype = None,
-    seed: cli_options.Seed = 0,
+    *,
+    options: dict[str, Any],
     as_json: cli_options.Json = False,
 ) -> None:
-    """Export models for a machine without torch: model files, input, expected output, costs."""
+    """Export models for a machine without torch.
+
+    A bundle holds model files, inputs, expected outputs and costs.
+    """
     from effbench import api
     from effbench.cli.progress import watching
     from effbench.core.study import Analysis
@@ -74,12 +79,10 @@ def bundle(
                 out,
                 runtime=runtime,
                 input_shape=cli_options.inputs(inputs),
-                batch=batch,
-                dtype=dtype,
                 select=chosen,
-                seed=seed,
                 command=output.typed.get(),
                 watch=watch,
+                **options,
             )
     except KeyboardInterrupt:
         raise typer.Exit(output.answer_interrupt("interrupted; nothing was bundled")) from None
@@ -89,32 +92,25 @@ def bundle(
     _show(made)
 
 
+@measuring(
+    *(name for name in BUNDLE_OPTIONS if name != "device_options"),
+    runtime="Runtimes of the bundle to measure, such as onnxruntime,ncnn. Default: all of them.",
+)
 def run_bundle(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `effbench bundle` made.")],
-    runtime: Annotated[
-        str | None, typer.Option(help="Only these runtimes of the bundle, such as onnxruntime,ncnn.")
-    ] = None,
-    threads: cli_options.Threads = 1,
-    cluster: cli_options.Cluster = "all",
-    allocator: cli_options.Allocator = "retain",
-    launches: cli_options.Launches = None,
-    budget: cli_options.Budget = None,
-    precision: cli_options.Precision = None,
-    quick: cli_options.Quick = False,
-    seed: cli_options.Seed = 0,
+    options: dict[str, Any],
     out: cli_options.Out = None,
     resume: Annotated[
         Path | None,
         typer.Option(help="Finish the interrupted run in this folder.", autocompletion=cli_options.complete_run),
     ] = None,
-    percentiles: cli_options.Percentiles = False,
-    peak_memory: cli_options.PeakMemory = False,
-    energy: cli_options.Energy = False,
-    count: cli_options.Count = None,
     as_json: cli_options.Json = False,
 ) -> None:
-    """Measure a bundle on this machine, without torch. Every output is checked first."""
+    """Measure a bundle on this machine, without torch.
+
+    The output of every model is checked first.
+    """
     from effbench import api
 
     if resume is not None:
@@ -122,20 +118,9 @@ def run_bundle(
         begun = resume
         finish(lambda watch: api.run_bundle(folder, resume=begun, watch=watch), as_json, folder)
         return
-    options = measuring(
-        budget,
-        precision,
-        runtime=runtime,
-        threads=threads,
-        allocator=allocator,
-        launches=launches,
-        quick=quick,
-        seed=seed,
-        out=out,
-        device_options=cli_options.device_options("cpu", "fp32", False, "steady", cluster),
-        readings=cli_options.readings(percentiles, peak_memory, energy, count),
-    )
-    finish(lambda watch: api.run_bundle(folder, watch=watch, **options), as_json, folder)
+    warn_of_threads(options)
+    command = output.typed.get()
+    finish(lambda watch: api.run_bundle(folder, out=out, command=command, watch=watch, **options), as_json, folder)
 
 
 def _show(made: Bundle) -> None:

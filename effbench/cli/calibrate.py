@@ -1,4 +1,4 @@
-"""The command that tries the gate on this machine: aa."""
+"""The command aa, which tries the gate of check on unchanged code."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from effbench.cli import options, output
-from effbench.cli.measure import say_threads
+from effbench.cli import options as cli_options
+from effbench.cli import output
+from effbench.cli.measure import warn_of_threads
+from effbench.cli.options import measuring
 from effbench.core.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -23,6 +25,17 @@ MODELS = ("shufflenet_v2_x0_5", "mobilenet_v2", "resnet18")
 """Measured where nothing else is asked for: some milliseconds to some tens."""
 
 
+@measuring(
+    "launches",
+    "device",
+    "threads",
+    "batch",
+    "dtype",
+    "allocator",
+    "seed",
+    launches="Fresh worker processes of each side. Default: 20.",
+    batch="Images per call. Default: 1.",
+)
 def aa(
     context: typer.Context,
     models: Annotated[
@@ -30,7 +43,7 @@ def aa(
         typer.Argument(
             metavar="[MODEL]...",
             help=f"As for `effbench check`. Default: all of ./effbench.toml, else {', '.join(MODELS)}.",
-            autocompletion=options.complete_model,
+            autocompletion=cli_options.complete_model,
         ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="An effbench.toml.")] = None,
@@ -39,23 +52,21 @@ def aa(
         typer.Option(
             metavar="DIR",
             help="Measure nothing; read what `aa` or `check --against` stored.",
-            autocompletion=options.complete_run,
+            autocompletion=cli_options.complete_run,
         ),
     ] = None,
     suites: Annotated[int, typer.Option(help="Gates to resample from what was measured.")] = 300,
-    inputs: options.Inputs = None,
+    inputs: cli_options.Inputs = None,
     tolerance: Annotated[str | None, typer.Option(help="That of the gate: 3%.")] = None,
-    launches: Annotated[int | None, typer.Option(help="Fresh processes of each side. Default: 20.")] = None,
-    device: options.Device = "cpu",
-    threads: options.Threads = 1,
-    batch: options.Batch = None,
-    dtype: options.Dtype = None,
-    allocator: options.Allocator = "retain",
-    seed: options.Seed = 0,
-    out: options.Out = None,
-    as_json: options.Json = False,
+    *,
+    options: dict[str, Any],
+    out: cli_options.Out = None,
+    as_json: cli_options.Json = False,
 ) -> None:
-    """Measure the same code against itself: how often a gate would cry wolf here, and what it could see."""
+    """Measure how often a gate raises a false alarm here.
+
+    Both sides of the gate are the same code. Also says which slowdowns the gate can detect.
+    """
     from effbench.cli.progress import watching
     from effbench.gates import ab_gate, ab_pairs, same_code
     from effbench.gates import config as configuration
@@ -64,17 +75,13 @@ def aa(
 
     if suites < 1:
         raise InvalidValue(f"suites (={suites}) must be 1 or more")
-    given = {"device": device, "threads": threads, "allocator": allocator, "seed": seed}
-    said: dict[str, Any] = {name: value for name, value in given.items() if options.is_typed(context, name)}
-    said |= {
-        "tolerance": None if tolerance is None else options.share(tolerance, "--tolerance"),
-        "launches": launches,
-        "batch": batch,
-        "dtype": dtype,
-        "inputs": options.inputs(inputs),
+    said = {
+        **options,
+        "tolerance": None if tolerance is None else cli_options.share(tolerance, "--tolerance"),
+        "inputs": cli_options.inputs(inputs),
     }
     if replay is not None:
-        options.refuse_others(context, ("replay", "suites", "seed", "tolerance"), "--replay measures nothing")
+        cli_options.refuse_others(context, ("replay", "suites", "seed", "tolerance"), "--replay measures nothing")
         found, pair, folder = (
             configuration.with_options(configuration.Config(), said, {}),
             ab_pairs.load(replay),
@@ -114,8 +121,7 @@ def _measure(found: Config, out: Path | None, command: str) -> tuple[Pair, Path]
 
     folder = out or api.new_directory("aa", found.device or "cpu")
     run_gates.require_free(folder)
-    said = found.options()
-    say_threads(said["device"], said["threads"])
+    warn_of_threads(dataclasses.asdict(found.options()))
     try:
         with watching() as watch:
             return ab_gate.alike(found, folder, command=command, watch=watch), folder

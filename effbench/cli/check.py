@@ -1,4 +1,4 @@
-"""The command that fails a build: check."""
+"""The command check, which fails a build."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,8 @@ import typer
 
 from effbench.cli import options as cli_options
 from effbench.cli import output
-from effbench.cli.measure import say_threads
+from effbench.cli.measure import warn_of_threads
+from effbench.cli.options import measuring
 from effbench.core import units
 from effbench.core.errors import EffbenchError, InvalidValue, StorageError, UnknownName
 
@@ -30,6 +31,19 @@ STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 _Most = Annotated[str | None, typer.Option(metavar="COUNT", help="At most so many, such as 300M, 4k or 20_000.")]
 
 
+@measuring(
+    "launches",
+    "budget_s",
+    "device",
+    "threads",
+    "batch",
+    "dtype",
+    "allocator",
+    "seed",
+    launches="Fresh worker processes of each side. Default: the baseline's, else 5; --against: 4 to 13.",
+    budget_s="Time to measure, such as 90s. Default: 10m.",
+    batch="Images per call. Default: 1.",
+)
 def check(
     context: typer.Context,
     models: Annotated[
@@ -78,17 +92,8 @@ def check(
     tolerance: Annotated[
         str | None, typer.Option(help="A slowdown above this must be shown absent: 3%; 0.5% for counts.")
     ] = None,
-    launches: Annotated[
-        int | None,
-        typer.Option(help="Fresh processes a side. Default: the baseline's, else 5; --against: 4 to 13."),
-    ] = None,
-    budget: Annotated[str | None, typer.Option(help="Time to measure, such as 90s. Default: 10m.")] = None,
-    device: cli_options.Device = "cpu",
-    threads: cli_options.Threads = 1,
-    batch: cli_options.Batch = None,
-    dtype: cli_options.Dtype = None,
-    allocator: cli_options.Allocator = "retain",
-    seed: cli_options.Seed = 0,
+    *,
+    options: dict[str, Any],
     inconclusive: Annotated[str, typer.Option(help="What INCONCLUSIVE does: fail (exit 3) or pass (exit 0).")] = "fail",
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here, one test case a model and gate.")] = None,
     summary: Annotated[
@@ -99,8 +104,9 @@ def check(
     ] = None,
     as_json: cli_options.Json = False,
 ) -> None:
-    """Hold models to budgets, to a stored run or to another revision. Exit 0 PASS, 1 REGRESSION, 3 INCONCLUSIVE, 4
-    ENVIRONMENT.
+    """Hold models to budgets, to a stored run or to another revision.
+
+    Exit code: 0 PASS, 1 REGRESSION, 3 INCONCLUSIVE, 4 ENVIRONMENT.
 
     Three gates, each usable alone: costs (--max-madds and so on, or --baseline with a stored profile; counted, so
     exact), a stored run (--baseline RUN, on the same machine), another revision (--against main, measured in
@@ -112,7 +118,7 @@ def check(
     if inconclusive not in ("fail", "pass"):
         raise UnknownName("meaning of --inconclusive", inconclusive, ("fail", "pass"))
     if count is not None:
-        cli_options.readings(False, False, False, count)
+        cli_options.counted(count)
         if against is None:
             raise InvalidValue("--count compares two revisions: add --against GITREF, such as --against main")
     counts = {
@@ -123,22 +129,17 @@ def check(
         "activations": max_activations,
     }
     found = configuration.find(config, models or (), needs_models=baseline is None)
-    options: dict[str, Any] = {
+    said = {
+        **options,
         "tolerance": None if tolerance is None else cli_options.share(tolerance, "--tolerance"),
-        "launches": launches,
-        "budget_s": None if budget is None else cli_options.seconds(budget),
-        "batch": batch,
-        "dtype": dtype,
         "inputs": cli_options.inputs(inputs),
         "same_costs": same_costs or None,
         "count": count,
         "baseline": baseline,
     }
-    given = {"device": device, "threads": threads, "allocator": allocator, "seed": seed, "inconclusive": inconclusive}
-    options |= {name: value for name, value in given.items() if cli_options.is_typed(context, name)}
-    found = configuration.with_options(
-        found, options, {name: _most(name, text) for name, text in counts.items() if text}
-    )
+    if cli_options.is_typed(context, "inconclusive"):
+        said["inconclusive"] = inconclusive
+    found = configuration.with_options(found, said, {name: _most(name, text) for name, text in counts.items() if text})
     asked = _Asked(found, against, against_python, save_baseline, save_costs, out, output.typed.get(), baseline)
     try:
         with redirect_stdout(sys.stderr):
@@ -210,8 +211,7 @@ def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
             elif asked.save_costs:
                 raise EffbenchError(f"{subject.name} does not run, so its costs cannot be stored: {cost}")
     if not config.count and (run is not None or asked.against or asked.save_baseline):
-        said = config.options()
-        say_threads(said["device"], said["threads"])
+        warn_of_threads(asdict(config.options()))
     with watching() as watch:
         if asked.save_baseline is not None:
             run_gates.save_baseline(config, asked.save_baseline, command=asked.command, watch=watch)

@@ -1,15 +1,16 @@
-"""The commands about names and about this machine: list and doctor."""
+"""The commands list, which names what the others take, and doctor, which looks at this machine."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from effbench.cli import options as cli_options
 from effbench.cli import output
-from effbench.cli.measure import say_threads
+from effbench.cli.measure import warn_of_threads
+from effbench.cli.options import measuring
 from effbench.core.errors import InvalidValue, UnknownName
 
 
@@ -17,7 +18,7 @@ def list_names(
     what: Annotated[str | None, typer.Argument(help="models, studies, devices or runtimes; all when left out.")] = None,
     as_json: cli_options.Json = False,
 ) -> None:
-    """Names that the other commands take."""
+    """List the names that the other commands take."""
     if what is not None and what not in cli_options.LISTS:
         raise UnknownName("list", what, cli_options.LISTS)
     found = {name: cli_options.names(name) for name in ((what,) if what else cli_options.LISTS)}
@@ -32,29 +33,27 @@ def list_names(
             print(f"  {entry:<{width}}  {about}".rstrip())
 
 
+@measuring("device", "threads", "dtype", "allocator", "cuda_precision")
 def doctor(
     peaks: Annotated[
         bool, typer.Option("--peaks", help="Also measure the device's two peaks, and keep them for later runs.")
     ] = False,
-    device: cli_options.Device = "cpu",
-    threads: cli_options.Threads = 1,
-    dtype: cli_options.Dtype = None,
-    allocator: cli_options.Allocator = "retain",
-    cuda_precision: cli_options.CudaPrecision = "fp32",
+    *,
+    options: dict[str, Any],
     as_json: cli_options.Json = False,
 ) -> None:
-    """What this machine is, what about it will make timings noisy, and what to do about each."""
+    """Find what makes timings noisy on this machine, and how to fix it."""
     from effbench import doctor as examining
+    from effbench.core.options import MeasureOptions
     from effbench.report.tables import misc
 
-    asked = (device, threads, dtype, allocator, cuda_precision)
-    if not peaks and asked != ("cpu", 1, None, "retain", "fp32"):
+    asked = MeasureOptions.of(options)
+    if not peaks and asked != MeasureOptions():
         raise InvalidValue("doctor looks at the whole machine; --device, --threads and the like need --peaks as well")
-    options = cli_options.device_options(device, cuda_precision, False, "steady")
     if peaks:
-        say_threads(device, threads)
-    # First of all, since a word that names nothing is to be refused before anything takes time.
-    measured = examining.peaks(device, options, threads, dtype or "float32", allocator) if peaks else None
+        warn_of_threads(options)
+    # First of all, since an option that names nothing is to be refused before anything takes time.
+    measured = examining.peaks(asked) if peaks else None
     found = [finding.to_dict() for finding in examining.examine()]
     if as_json:
         output.print_json({"findings": found} | ({"peaks": dataclasses.asdict(measured)} if measured else {}))

@@ -13,6 +13,7 @@ import typer
 
 from effbench.cli import options as cli_options
 from effbench.cli import output
+from effbench.cli.options import OF_A_RUN, measuring
 from effbench.core.errors import InvalidValue, StorageError
 from effbench.host import optional_packages
 
@@ -21,55 +22,36 @@ if TYPE_CHECKING:
     from effbench.results import Results
 
 
+@measuring(*OF_A_RUN)
 def run(
     context: typer.Context,
+    options: dict[str, Any],
     study: Annotated[
         str | None,
         typer.Argument(help="A study's name, or a file of your own.", autocompletion=cli_options.complete_study),
     ] = None,
-    device: cli_options.Device = "cpu",
-    runtime: cli_options.Runtime = None,
-    threads: cli_options.Threads = 1,
-    cluster: cli_options.Cluster = "all",
-    batch: cli_options.Batch = None,
-    dtype: cli_options.Dtype = None,
-    memory_format: cli_options.MemoryFormat = "contiguous",
-    mode: cli_options.Mode = "infer",
-    allocator: cli_options.Allocator = "retain",
     scale: Annotated[str | None, typer.Option(help="Scales to run, such as x1,x4.")] = None,
     select: Annotated[
-        list[str] | None, typer.Option(help="LABEL=VALUE[,VALUE]: run these values of a label; repeatable.")
+        list[str] | None, typer.Option(help="LABEL=VALUE[,VALUE]: run only these values of a label; repeatable.")
     ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Instead of the models of a study that compares models; repeatable.",
+            help="Measure this model instead of those of a study that compares models; repeatable.",
             autocompletion=cli_options.complete_model,
         ),
     ] = None,
     depthwise: Annotated[
-        bool, typer.Option("--depthwise", help="Depthwise convolutions as a part of their own (runtime_breakdown).")
+        bool, typer.Option("--depthwise", help="Show depthwise convolutions separately (runtime_breakdown).")
     ] = False,
-    launches: cli_options.Launches = None,
-    budget: cli_options.Budget = None,
-    precision: cli_options.Precision = None,
-    quick: cli_options.Quick = False,
-    seed: cli_options.Seed = 0,
     out: cli_options.Out = None,
     resume: Annotated[
         Path | None,
         typer.Option(help="Finish the interrupted run in this folder.", autocompletion=cli_options.complete_run),
     ] = None,
-    cuda_precision: cli_options.CudaPrecision = "fp32",
-    autotune: cli_options.Autotune = False,
-    cache: cli_options.Cache = "steady",
-    percentiles: cli_options.Percentiles = False,
-    peak_memory: cli_options.PeakMemory = False,
-    energy: cli_options.Energy = False,
-    count: cli_options.Count = None,
     as_json: cli_options.Json = False,
 ) -> None:
-    """Carry out a guideline study and say whether the guideline holds here."""
+    """Carry out a study and check whether its guideline holds here."""
     from effbench import api
     from effbench.core.study import Analysis
     from effbench.studies import catalog
@@ -83,7 +65,7 @@ def run(
         folder = resume
         if study is not None:
             _require_same(study, folder)
-        finish(lambda watch: api.resume(folder, watch), as_json)
+        finish(lambda watch: api.resume(folder, watch=watch), as_json)
         return
     chosen = cli_options.selection(select or [])
     with redirect_stdout(sys.stderr):
@@ -102,26 +84,9 @@ def run(
         return
     if scale:
         chosen["scale"] = scale.split(",")
-    options = measuring(
-        budget,
-        precision,
-        device=device,
-        runtime=runtime,
-        threads=threads,
-        batch=batch,
-        dtype=dtype,
-        memory_format=memory_format,
-        mode=mode,
-        allocator=allocator,
-        launches=launches,
-        quick=quick,
-        seed=seed,
-        out=out,
-        device_options=cli_options.device_options(device, cuda_precision, autotune, cache, cluster),
-        readings=cli_options.readings(percentiles, peak_memory, energy, count),
-    )
-    options |= {"models": tuple(model or ()), "depthwise": depthwise}
-    finish(lambda watch: api.run(found, select=chosen, watch=watch, **options), as_json)
+    warn_of_threads(options)
+    of_study: dict[str, Any] = {"models": tuple(model or ()), "depthwise": depthwise, "select": chosen}
+    finish(lambda watch: api.run(found, **of_study, **_stored(out, watch), **options), as_json)
 
 
 def _require_same(study: str, folder: Path) -> None:
@@ -136,6 +101,7 @@ def _require_same(study: str, folder: Path) -> None:
         raise InvalidValue(f"{folder} holds a run of {held}, not of {wanted}; leave out {study} to finish that run")
 
 
+@measuring(*OF_A_RUN)
 def compare(
     models: Annotated[
         list[str],
@@ -144,53 +110,24 @@ def compare(
             autocompletion=cli_options.complete_model,
         ),
     ],
-    device: cli_options.Device = "cpu",
-    runtime: cli_options.Runtime = None,
-    threads: cli_options.Threads = 1,
-    cluster: cli_options.Cluster = "all",
-    batch: cli_options.Batch = None,
-    dtype: cli_options.Dtype = None,
-    memory_format: cli_options.MemoryFormat = "contiguous",
-    mode: cli_options.Mode = "infer",
-    allocator: cli_options.Allocator = "retain",
+    options: dict[str, Any],
     inputs: cli_options.Inputs = None,
-    launches: cli_options.Launches = None,
-    budget: cli_options.Budget = None,
-    precision: cli_options.Precision = None,
-    quick: cli_options.Quick = False,
-    seed: cli_options.Seed = 0,
     out: cli_options.Out = None,
-    cuda_precision: cli_options.CudaPrecision = "fp32",
-    autotune: cli_options.Autotune = False,
-    cache: cli_options.Cache = "steady",
-    percentiles: cli_options.Percentiles = False,
-    peak_memory: cli_options.PeakMemory = False,
-    energy: cli_options.Energy = False,
-    count: cli_options.Count = None,
     as_json: cli_options.Json = False,
 ) -> None:
-    """Measure models side by side: costs, speed, the paper's row, scatter plots. Ratios are to the first."""
+    """Measure models side by side: costs, speed, the paper's row.
+
+    Ratios are to the first model.
+    """
     from effbench import api
 
-    options = measuring(
-        budget,
-        precision,
-        device=device,
-        runtime=runtime,
-        threads=threads,
-        batch=batch,
-        dtype=dtype,
-        memory_format=memory_format,
-        mode=mode,
-        allocator=allocator,
-        launches=launches,
-        quick=quick,
-        seed=seed,
-        out=out,
-        device_options=cli_options.device_options(device, cuda_precision, autotune, cache, cluster),
-        readings=cli_options.readings(percentiles, peak_memory, energy, count),
-    )
-    finish(lambda watch: api.compare(*models, input_shape=cli_options.inputs(inputs), watch=watch, **options), as_json)
+    warn_of_threads(options)
+    fed = cli_options.inputs(inputs)
+    finish(lambda watch: api.compare(*models, input_shape=fed, **_stored(out, watch), **options), as_json)
+
+
+def _stored(out: Path | None, watch: Any) -> dict[str, Any]:
+    return {"out": out, "command": output.typed.get(), "watch": watch}
 
 
 def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = None) -> None:
@@ -268,22 +205,12 @@ def _interrupted(directory: Path, bundle: Path | None) -> int:
     return output.answer_interrupt("interrupted before anything was measured")
 
 
-def say_threads(device: str, threads: int, cluster: str = "") -> None:
-    """A line where the machine has not the cores that a measurement wants. Raises InvalidValue, UnknownName."""
+def warn_of_threads(options: Mapping[str, Any]) -> None:
+    """Print a line if the machine has not the cores that a measurement wants. Raises InvalidValue, UnknownName."""
+    from effbench.core.options import MeasureOptions
     from effbench.devices import cpu
 
-    trouble = cpu.thread_trouble(threads, cluster) if device == "cpu" else None
+    asked = MeasureOptions.of(options)
+    trouble = cpu.thread_trouble(asked.threads, asked.cluster) if asked.device == "cpu" else None
     if trouble is not None:
         output.note(trouble)
-
-
-def measuring(budget: str | None, precision: str | None, **options: Any) -> dict[str, Any]:
-    """The options that commands which measure share, as `api.run` takes them. Raises InvalidValue."""
-    cluster = str(options.get("device_options", {}).get("cluster", ""))
-    say_threads(options.get("device", "cpu"), options.get("threads", 1), cluster)
-    return {
-        **options,
-        "budget_s": cli_options.seconds(budget) if budget is not None else None,
-        "precision": cli_options.share(precision) if precision is not None else None,
-        "command": output.typed.get(),
-    }

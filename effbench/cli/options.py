@@ -1,14 +1,18 @@
-"""The words of the command line: names, their completion, the options that commands share, how values are read."""
+"""Options that several commands share: those of a measurement as typer options, how values are read, completion."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from effbench.core.errors import InvalidValue, UnknownName
+from effbench.core.options import METRICS, MeasureOptions, default_of, help_of
 from effbench.core.parsing import inputs as inputs
 from effbench.core.parsing import seconds as seconds
 from effbench.core.parsing import share as share
@@ -92,11 +96,122 @@ def complete_format(incomplete: str) -> list[str]:
     return [name for name in export.FORMATS if name.startswith(incomplete)]
 
 
-# --- options that several commands share -------------------------------------------------------------
+# --- the options of a measurement ---------------------------------------------------------------------
 
-Device = Annotated[
-    str, typer.Option(help="cpu, cuda, cuda:1, or fake (a scripted clock).", autocompletion=complete_device)
-]
+_KINDS: dict[str, type] = {"threads": int, "batch": int, "launches": int, "seed": int, "quick": bool, "autotune": bool}
+"""What typer reads a value as; text elsewhere."""
+_COMPLETED = {"device": complete_device, "runtime": complete_runtime}
+_READ: dict[str, tuple[str, str, Callable[[str], Any]]] = {
+    "budget_s": ("budget", "such as 60s or 5m", seconds),
+    "precision": ("precision", "such as 1%", share),
+}
+"""Options that are written with a unit: the name on the command line, examples, and what reads them."""
+_METRICS = {
+    "percentiles": "Also measure latency percentiles of single calls: p50, p90, p99.",
+    "peak_memory": "Also measure the peak memory of each model, in a process of its own.",
+    "energy": "Also measure the energy per call in joules, where the machine reports it.",
+}
+"""Metrics that have a flag of their own; --count names the others."""
+
+OF_A_RUN = tuple(item.name for item in fields(MeasureOptions) if item.name != "device_options")
+"""Every option that a command which measures takes."""
+
+COUNT = "instructions: count the instructions of a call too; they are the same on a noisy machine."
+
+_Parameters = dict[str, tuple[Any, Any]]
+"""Annotation and default by the name of the parameter."""
+
+
+def measuring(*wanted: str, **texts: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command, so that its parameter `options` becomes one command-line option for each of these fields.
+
+    The command gets a dictionary of those that were typed, with the values as `MeasureOptions` takes them. `texts` are
+    help texts that differ from the usual ones.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        shared: _Parameters = {}
+        for name in wanted:
+            shared |= _parameters(name, texts.get(name))
+        parameters = []
+        if "context" not in signature.parameters:
+            parameters.append(inspect.Parameter("context", _KEYWORD, annotation=typer.Context))
+        for item in signature.parameters.values():
+            if item.name != "options":
+                parameters.append(item.replace(kind=_KEYWORD))
+                continue
+            parameters += [
+                inspect.Parameter(name, _KEYWORD, annotation=kind, default=default)
+                for name, (kind, default) in shared.items()
+            ]
+
+        @functools.wraps(command)
+        def carry_out(context: typer.Context, **values: Any) -> None:
+            typed = {name: values.pop(name) for name in shared}
+            typed = {name: value for name, value in typed.items() if is_typed(context, name)}
+            if "context" in signature.parameters:
+                values["context"] = context
+            command(**values, options=_read(typed))
+
+        carry_out.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        carry_out.__annotations__ = {item.name: item.annotation for item in parameters}
+        return carry_out
+
+    return decorate
+
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def _parameters(name: str, text: str | None) -> _Parameters:
+    """The parameters of a command that stand for one field."""
+    if name == "metrics":
+        flags: _Parameters = {
+            metric: (Annotated[bool, typer.Option(_spelled(metric), help=about)], False)
+            for metric, about in _METRICS.items()
+        }
+        return {**flags, "count": (Annotated[str | None, typer.Option(help=COUNT)], None)}
+    about = text or help_of(name)
+    if name in _READ:
+        word, example, _ = _READ[name]
+        first, stop, rest = about.partition(".")
+        about = about if text else f"{first}, {example}{stop}{rest}"
+        return {word: (Annotated[str | None, typer.Option(help=about)], None)}
+    kind, default = _KINDS.get(name, str), default_of(name)
+    if kind is bool:
+        return {name: (Annotated[bool, typer.Option(_spelled(name), help=about)], default)}
+    option = typer.Option(help=about, autocompletion=_COMPLETED.get(name))
+    return {name: (Annotated[kind if default is not None else kind | None, option], default)}
+
+
+def _spelled(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _read(typed: dict[str, Any]) -> dict[str, Any]:
+    """What was typed, by the names of the fields. Raises InvalidValue, UnknownName."""
+    words = {word: (name, read) for name, (word, _, read) in _READ.items()}
+    metrics = [name for name in _METRICS if typed.pop(name, False)]
+    if (count := typed.pop("count", None)) is not None:
+        metrics.append(counted(count))
+    found = {}
+    for name, value in typed.items():
+        field, read = words.get(name, (name, None))
+        found[field] = value if read is None else read(value)
+    return {**found, "metrics": tuple(metrics)} if metrics else found
+
+
+def counted(what: str) -> str:
+    """The metric that ``--count`` names. Raises UnknownName."""
+    known = [name for name in METRICS if name not in _METRICS]
+    if what not in known:
+        raise UnknownName("thing to count", what, known)
+    return what
+
+
+# --- other options ------------------------------------------------------------------------------------
+
 Inputs = Annotated[
     list[str] | None,
     typer.Option(
@@ -105,77 +220,8 @@ Inputs = Annotated[
         help="Input without the batch, such as 3x224x224, mask=1x224x224 or ids=128:int64; repeatable.",
     ),
 ]
-Runtime = Annotated[
-    str | None,
-    typer.Option(
-        help="How networks are executed (`effbench list runtimes`); several, such as eager,onnxruntime, or all run in "
-        "the same rounds.",
-        autocompletion=complete_runtime,
-    ),
-]
-MemoryFormat = Annotated[str, typer.Option(help="contiguous or channels_last.")]
-Mode = Annotated[str, typer.Option(help="infer, or train: forward, backward and an optimiser's step.")]
-Percentiles = Annotated[bool, typer.Option("--percentiles", help="Latency of single calls: p50, p90, p99.")]
-PeakMemory = Annotated[
-    bool, typer.Option("--peak-memory", help="The most memory that each network needs, in a process of its own.")
-]
-Energy = Annotated[bool, typer.Option("--energy", help="Joules per call, where the machine can tell.")]
-Count = Annotated[
-    str | None, typer.Option(help="instructions: count them too; the same on a noisy machine as on a quiet one.")
-]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0 means every core this process may use.")]
-Cluster = Annotated[
-    str, typer.Option(help="big or little: keep to the CPU's cores of that kind; all does not pin (Linux).")
-]
-Batch = Annotated[int | None, typer.Option(help="Images per call. Default: the study's own, else 1.")]
-Dtype = Annotated[
-    str | None, typer.Option(help="float32, float64, float16, bfloat16, or int8 where the runtime has it.")
-]
-Allocator = Annotated[
-    str, typer.Option(help="retain: keep freed pages, so that kernels are measured; system: as deployed.")
-]
-Launches = Annotated[int | None, typer.Option(help="Fresh processes. A verdict needs 5.")]
-Budget = Annotated[str | None, typer.Option(help="Time to measure, such as 60s or 5m.")]
-Precision = Annotated[str | None, typer.Option(help="Stop a launch when every ratio is known this well, such as 1%.")]
-Quick = Annotated[bool, typer.Option("--quick", help="A look in under a minute; no verdicts.")]
-Seed = Annotated[int, typer.Option(help="Seed of weights, inputs and the order of rounds.")]
-Out = Annotated[Path | None, typer.Option(help="Folder for this run. Default: a new one under results/runs/.")]
+Out = Annotated[Path | None, typer.Option(help="Folder of the run. Default: a new one under results/runs/.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
-CudaPrecision = Annotated[
-    str, typer.Option("--cuda-precision", help="fp32 or tf32: set for matrix products and cuDNN alike.")
-]
-Autotune = Annotated[
-    bool, typer.Option("--autotune", help="Let cuDNN time its algorithms and choose, as the paper did.")
-]
-Cache = Annotated[str, typer.Option(help="CUDA L2 cache between calls: steady, cold or hot.")]
-
-
-# --- values -------------------------------------------------------------------------------------------
-
-
-def device_options(device: str, precision: str, autotune: bool, cache: str, cluster: str = "all") -> dict[str, Any]:
-    """The options that a CUDA device has, or a CPU; none for any other. Raises UnknownName, InvalidValue."""
-    for kind, word, known in (
-        ("precision", precision, ("fp32", "tf32")),
-        ("cache policy", cache, ("steady", "cold", "hot")),
-    ):
-        if word not in known:
-            raise UnknownName(kind, word, known)
-    if cluster != "all":
-        if device != "cpu":
-            raise InvalidValue(f"--cluster chooses cores of the CPU, and the device is {device}; leave --cluster out")
-        return {"cluster": cluster}
-    if not device.startswith("cuda"):
-        return {}
-    return {"precision": precision, "autotune": autotune, "cache": cache}
-
-
-def readings(percentiles: bool, peak_memory: bool, energy: bool, count: str | None) -> tuple[str, ...]:
-    """What the options want to be read beside the rounds (`core.run.READINGS`). Raises UnknownName."""
-    if count not in (None, "instructions"):
-        raise UnknownName("thing to count", str(count), ("instructions",))
-    wanted = {"percentiles": percentiles, "peak_memory": peak_memory, "energy": energy, "instructions": bool(count)}
-    return tuple(name for name, is_wanted in wanted.items() if is_wanted)
 
 
 def selection(words: Sequence[str]) -> dict[str, list[str]]:
@@ -193,13 +239,13 @@ def selection(words: Sequence[str]) -> dict[str, list[str]]:
 
 
 def is_typed(context: typer.Context, name: str) -> bool:
-    """Was this option given on the command line, rather than left at its default?"""
+    """Whether this option was given on the command line, rather than left at its default."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
 def refuse_others(context: typer.Context, allowed: Collection[str], why: str) -> None:
-    """An option that would be ignored is not accepted. Raises InvalidValue."""
+    """Refuse options that would be ignored. Raises InvalidValue."""
     for name in context.params:
         if name not in (*allowed, "as_json") and is_typed(context, name):
             raise InvalidValue(f"{why}; leave out {name.replace('_', '-')}")

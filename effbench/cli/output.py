@@ -32,8 +32,11 @@ def flushed(code: int) -> int:
 def output_lost() -> bool:
     """Write what is left to be written to standard output; say why it cannot be. A reader that left had enough."""
     error = streams.trouble(sys.stdout)
-    if error is None:
-        return False
+    return error is not None and is_lost(error)
+
+
+def is_lost(error: OSError) -> bool:
+    """Say why standard output cannot be written, and write no more. False if its reader left, who had enough."""
     mute()
     if isinstance(error, BrokenPipeError):
         return False

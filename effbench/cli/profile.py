@@ -1,4 +1,4 @@
-"""The command that counts: profile."""
+"""The command profile, which counts what a model costs."""
 
 from __future__ import annotations
 
@@ -8,42 +8,44 @@ from typing import Annotated, Any
 
 import typer
 
-from effbench.cli import options, output
-from effbench.core import inputs as core_inputs
-from effbench.core.errors import InvalidValue, UnknownName
+from effbench.cli import options as cli_options
+from effbench.cli import output
+from effbench.cli.options import measuring
+from effbench.core.errors import InvalidValue
+from effbench.core.options import MeasureOptions
 
 
+@measuring("batch", "dtype", batch="Images per call. Default: 1.")
 def profile(
     model: Annotated[
         str,
         typer.Argument(
             help="A model's name, torchvision:NAME, timm:NAME, or path/file.py:factory.",
-            autocompletion=options.complete_model,
+            autocompletion=cli_options.complete_model,
         ),
     ],
-    inputs: options.Inputs = None,
-    batch: Annotated[int, typer.Option(help="Images per call.")] = 1,
-    dtype: options.Dtype = None,
-    layers: Annotated[bool, typer.Option("--layers", help="One row an operator.")] = False,
+    options: dict[str, Any],
+    inputs: cli_options.Inputs = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Show one row for each operator.")] = False,
     crosscheck: Annotated[
         bool, typer.Option("--crosscheck", help="Count with fvcore and torch too, and explain each difference.")
     ] = False,
-    as_json: options.Json = False,
+    as_json: cli_options.Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV to standard output.")] = False,
 ) -> None:
-    """Count what a model costs: parameters, multiply-adds, activations, memory access. Analytic; no clock."""
+    """Count what a model costs: parameters, multiply-adds, memory access.
+
+    Activations too. Counts are analytic: nothing is timed.
+    """
     from effbench import api
     from effbench.report.tables import cells, misc
-    from effbench.studies.plan import DTYPES
 
-    fed = options.inputs(inputs)
+    fed = cli_options.inputs(inputs)
     if as_json and as_csv:
         raise InvalidValue("--json and --csv both want standard output; choose one")
-    core_inputs.whole(batch, "batch")
-    if dtype is not None and dtype not in DTYPES:
-        raise UnknownName("dtype", dtype, DTYPES)
+    asked = MeasureOptions.of(options)
     with redirect_stdout(sys.stderr):
-        found = api.profile(model, fed, batch=batch, dtype=dtype or "float32")
+        found = api.profile(model, fed, batch=asked.batch or 1, dtype=asked.dtype or "float32")
         checks = _crosscheck(model, found) if crosscheck else []
     if as_json:
         document = found.to_dict(layers=layers)

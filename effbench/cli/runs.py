@@ -1,4 +1,4 @@
-"""The commands that read stored runs and measure nothing: diff, report, export."""
+"""The commands diff, report and export, which read stored runs and measure nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def diff(
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Compare two stored runs, a verdict per cell. Refuses unlike conditions, naming them."""
+    """Compare two stored runs, a verdict per cell.
+
+    Refuses runs under unlike conditions, and names those.
+    """
     from effbench.analysis.run_diff import compare_runs, require_shared
     from effbench.host import facts
     from effbench.report import json_document
@@ -53,7 +56,10 @@ def report(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Write stored runs as one page: verdicts, tables, figures, environment, method. Several stand side by side."""
+    """Write stored runs as one page of verdicts, tables and figures.
+
+    The page also describes the environment and the method. Several runs stand side by side.
+    """
     from effbench import api
     from effbench.report import page, write_text
 
@@ -106,7 +112,10 @@ def export(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Give a stored run to another tool, in its own format. Cells without a time are left out, and named."""
+    """Convert a stored run to another tool's format.
+
+    Cells without a time are left out, and named.
+    """
     from effbench import export as formats
     from effbench.gates import ab_pairs
     from effbench.report import write_text

@@ -1,11 +1,18 @@
-"""Analytic costs: multiply-adds, activations and memory access of one forward pass."""
+"""Analytic costs: multiply-adds, activations and memory access of one forward pass.
+
+Importing this loads no torch: each name loads its module when it is first used.
+"""
 
 from __future__ import annotations
 
-from effbench.cost.costs import ModuleCost, OpCost, Profile
-from effbench.cost.crosscheck import Check, crosscheck
-from effbench.cost.profile import apart, count, profile
-from effbench.cost.roofline import Kernel, bound_s, bounds_s
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from effbench.cost.costs import ModuleCost, OpCost, Profile
+    from effbench.cost.other_counters import Check, crosscheck
+    from effbench.cost.profiler import apart, count, profile
+    from effbench.cost.roofline import Kernel, bound_s, bounds_s
 
 __all__ = [
     "Check",
@@ -20,3 +27,23 @@ __all__ = [
     "crosscheck",
     "profile",
 ]
+
+_MODULES = {
+    "Check": "other_counters",
+    "Kernel": "roofline",
+    "ModuleCost": "costs",
+    "OpCost": "costs",
+    "Profile": "costs",
+    "apart": "profiler",
+    "bound_s": "roofline",
+    "bounds_s": "roofline",
+    "count": "profiler",
+    "crosscheck": "other_counters",
+    "profile": "profiler",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'effbench.cost' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"effbench.cost.{_MODULES[name]}"), name)

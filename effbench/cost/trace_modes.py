@@ -22,7 +22,7 @@ from effbench.cost.trace import Tensors
 
 if TYPE_CHECKING:
     from effbench.cost.costs import Profile
-    from effbench.cost.profile import Feed
+    from effbench.cost.profiler import Feed
 
 Device = Literal["meta", "real", "auto"]
 

@@ -17,7 +17,7 @@ from effbench.core.study import Case, Cell, Experiment, Sampling
 from effbench.cost import in_subprocess
 from effbench.cost.in_subprocess import Counted
 from effbench.gates.baseline import name_of
-from effbench.gates.config import BUDGET_S, YARDSTICK, Config, Subject
+from effbench.gates.config import YARDSTICK, Config, Subject
 from effbench.host.worker_process import Site
 from effbench.studies import model_comparison, plan
 from effbench.studies.plan import Plan
@@ -54,9 +54,7 @@ def study(config: Config) -> Experiment:
 
 def planned(config: Config, experiment: Experiment) -> Plan:
     """How the study is measured: with the configuration's options, every cell in its own batch."""
-    sampling = {"budget_s": config.budget_s or BUDGET_S, "launches": config.launches}
-    chosen = {key: value for key, value in sampling.items() if value is not None}
-    found = plan.make(experiment, sampling=chosen, **config.options())
+    found = plan.make(experiment, config.options())
     batches = {subject.name: subject.batch or config.batch or 1 for subject in config.subjects}
     return replace(found, cells=tuple(replace(cell, batch=batches.get(name_of(cell.case), 1)) for cell in found.cells))
 

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from effbench.core import inputs as core_inputs
 from effbench.core import parsing, units
 from effbench.core.errors import EffbenchError, InvalidValue, StorageError, UnknownName
 from effbench.core.inputs import FLOATS, Input
+from effbench.core.options import Allocator, MeasureOptions
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -84,14 +85,11 @@ class Config:
         own = next((item.tolerance for item in self.subjects if item.name == name), None)
         return own or self.tolerance or (COUNT_TOLERANCE if self.count else TOLERANCE)
 
-    def options(self) -> dict[str, Any]:
-        """How to measure, with every default filled in, as `studies.plan.make` takes it."""
-        return {
-            "device": "cpu" if self.device is None else self.device,
-            "threads": 1 if self.threads is None else self.threads,
-            "allocator": "retain" if self.allocator is None else self.allocator,
-            "seed": self.seed or 0,
-        }
+    def options(self) -> MeasureOptions:
+        """How to measure, with every default filled in; `batch` and `dtype` are those of each subject."""
+        said = {name: getattr(self, name) for name in ("device", "threads", "allocator", "seed", "launches")}
+        said["budget_s"] = self.budget_s or BUDGET_S
+        return MeasureOptions.of({name: value for name, value in said.items() if value is not None})
 
     def located(self, subject: Subject) -> str:
         """The subject's model with its file's path from here.
@@ -328,7 +326,7 @@ _CHECK: Mapping[str, _Key] = {
     "threads": _Key("a whole number, 0 for every core", _whole(0)),
     "batch": _BATCH,
     "dtype": _DTYPE,
-    "allocator": _Key('"retain" or "system"', _one_of("retain", "system")),
+    "allocator": _Key('"retain" or "system"', _one_of(*get_args(Allocator))),
     "tolerance": _TOLERANCE,
     "launches": _Key("a whole number of 1 or more", _whole(1)),
     "budget": _Key('a time such as "10m" or "90s"', _time, "budget_s"),

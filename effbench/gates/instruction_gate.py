@@ -38,7 +38,7 @@ def check(config: Config, name: str, *, python: Path | None = None, watch: Watch
 
     Raises as `against.opposed`, and InvalidValue for a device whose instructions nobody counts.
     """
-    begun, device = time.monotonic(), config.options()["device"]
+    begun, device = time.monotonic(), config.options().device
     if device.startswith("cuda"):
         raise InvalidValue(f"{instructions.unavailable(device)}")
     with ab_gate.opposed(config, name, python) as (plan, sides):

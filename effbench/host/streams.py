@@ -8,7 +8,10 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import Any
+
+TYPE_CHECKING = False  # typing's own would have to be imported, and the command starts here
+if TYPE_CHECKING:
+    from typing import Any
 
 _NAMES = ("stdin", "stdout", "stderr")
 

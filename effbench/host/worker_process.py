@@ -18,8 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-ALLOCATORS = ("retain", "system")
-
 _KEEP = {
     # glibc gives big blocks back to the kernel and faults them in again: a grouped convolution then reads 2x slower in
     # some launches. Raising both thresholds keeps the pages; one alone does not.

@@ -21,6 +21,9 @@ from effbench.user_code import failure_reasons, file_hashes, global_state
 from effbench.user_code.global_state import Held
 from effbench.zoo.external import NETWORK_FAILURES
 
+_MODULES = {"percentiles": "latency_percentiles"}
+"""Metrics whose module has a longer name."""
+
 
 def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
     """The reading that the job's `task` names, of its one `cell`; its reason where it could not be taken.
@@ -102,4 +105,4 @@ def one_process(job: Mapping[str, Any], variables: Mapping[str, str], silence_s:
 
 
 def _module(what: str) -> ModuleType:
-    return importlib.import_module(f"effbench.measurement.{what}")
+    return importlib.import_module(f"effbench.metrics.{_MODULES.get(what, what)}")

@@ -234,7 +234,7 @@ def _unusual(plan: Plan) -> dict[str, Any]:
     told = {
         "run.memory_format": (plan.cells[0].memory_format, "contiguous"),
         "run.mode": (plan.cells[0].mode, "infer"),
-        "run.readings": (" ".join(plan.readings), ""),
+        "run.readings": (" ".join(plan.metrics), ""),
         "run.bundle": (plan.bundled.digest if plan.bundled else "", ""),
     }
     return {name: value for name, (value, usual) in told.items() if value != usual}

@@ -59,11 +59,11 @@ class Progress:
 Watch = Callable[[Progress], None]
 
 
-class Interrupted(Exception):
-    """The user stopped the run. What was measured is in `directory`."""
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a run. What was measured before is in `directory`; `advice` says what to do with it."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(str(directory))
+    def __init__(self, directory: Path, advice: str = "") -> None:
+        super().__init__(f"interrupted; what was measured is in {directory}" + (f"; {advice}" if advice else ""))
         self.directory = directory
 
 
@@ -229,7 +229,7 @@ def plan_of(run: Run) -> Plan:
         sampling=run.sampling,
         seed=run.seed,
         clock=run.clock,
-        readings=tuple(str(run.environment.facts.get("run.readings") or "").split()),
+        metrics=tuple(str(run.environment.facts.get("run.readings") or "").split()),
     )
 
 
@@ -254,17 +254,27 @@ def _measure(record: Recording, state: _State, watch: Watch) -> Run:
         with suppress(ModuleNotFoundError):  # a board may be without scipy; whoever loads the run judges it anyway
             writer.verdicts(verdicts.judge(run))
     except KeyboardInterrupt:
-        raise Interrupted(writer.directory) from None
+        raise Interrupted(writer.directory, _how_to_go_on(record.plan, writer.directory)) from None
     except StorageError as error:
         raise StorageError(f"{error}; what was measured before is kept in {writer.directory}") from error
     watch(Progress(1.0, "done"))
     return run
 
 
+def _how_to_go_on(plan: Plan, directory: Path) -> str:
+    """What a Python session can do with the folder of an interrupted run."""
+    place = repr(str(directory))
+    if plan.bundled is not None:
+        return f"finish it with effbench.run_bundle({plan.bundled.folder!r}, resume={place})"
+    if any(cell.case.model.startswith("pickle:") for cell in plan.cells):
+        return f"effbench.load({place}) reads it (a module in memory cannot be measured on after its session)"
+    return f"finish it with effbench.resume({place})"
+
+
 def _read_beside(record: Recording, watch: Watch) -> None:
     """What else the plan wants to know of the cells that could be measured. A reading that fails says why."""
     plan = record.plan
-    for what in plan.readings:
+    for what in plan.metrics:
         left = [cell for cell in plan.cells if cell.id not in record.skipped and (cell.id, what) not in record.read]
         if what != "instructions" and record.stored is not None and is_emulated(record.stored):
             for cell in left:

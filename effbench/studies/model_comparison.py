@@ -13,6 +13,7 @@ from effbench import zoo
 from effbench.core import inputs
 from effbench.core.errors import EffbenchError, InvalidValue, ModelError
 from effbench.core.inputs import GivenInputs, Input
+from effbench.core.options import MeasureOptions
 from effbench.core.study import Case, Experiment
 from effbench.cost import example_inputs, in_subprocess
 from effbench.timing import dtype_cast
@@ -125,6 +126,11 @@ def side_by_side(
         reference=levels[0],
         cases=tuple(cases),
     )
+
+
+def without_batch_of_tensors(experiment: Experiment, options: MeasureOptions) -> MeasureOptions:
+    """The options for a study of `side_by_side`, less the batch where that is the tensors' own, as was agreed."""
+    return replace(options, batch=None) if experiment.cases[0].batch is not None else options
 
 
 def _own_dtype(module: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""From a study and a user's options to a plan: which cells, on what, how often. Pure, no torch."""
+"""Turn a study and the user's options into a plan: which cells, on what device, how often. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,21 +7,16 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from effbench import devices, runtimes
 from effbench.core import inputs
 from effbench.core.errors import InvalidValue, UnknownName
-from effbench.core.run import READINGS
+from effbench.core.options import MeasureKeywords, MeasureOptions
 from effbench.core.study import Case, Cell, Experiment, Label, Sampling
-from effbench.host.worker_process import ALLOCATORS
 
-DTYPES = ("float32", "float64", "float16", "bfloat16", "int8")
-MEMORY_FORMATS = ("contiguous", "channels_last")
-MODES = ("infer", "train")
-
-MAX_THREADS = 1024
-"""Far above any machine; OpenMP ends the process where it cannot start as many as it was told to."""
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 QUICK: Mapping[str, Any] = {
     "launches": 3,
@@ -31,13 +26,15 @@ QUICK: Mapping[str, Any] = {
     "max_warmup_s": 0.3,
     "budget_s": 45.0,
 }
-"""What ``--quick`` changes: a look in under a minute. Three launches carry an interval, but no verdict."""
+"""What ``--quick`` changes, for a run of under a minute. Three launches give an interval, but no verdict."""
 
 
 @dataclass(frozen=True)
 class Bundled:
-    """Models that were exported elsewhere: the `folder` of their bundle, its `digest`, and by cell the folder of each
-    model, or why it is `absent` here.
+    """Models that were exported on another machine.
+
+    `folder` and `digest` are those of their bundle; `models` holds the folder of each cell's model, `absent` the reason
+    where there is none on this machine.
     """
 
     folder: str
@@ -50,8 +47,8 @@ class Bundled:
 class Plan:
     """Everything a run needs to know before it starts.
 
-    `runtime` names the runtimes of its cells, comma between them; `readings` what is read beside the rounds. A run that
-    is `bundled` builds nothing and needs no torch.
+    `runtime` names the runtimes of its cells, separated by commas. `metrics` are secondary metrics, measured after the
+    rounds. The run of a bundle (`bundled`) builds no model and needs no torch.
     """
 
     experiment: Experiment
@@ -64,7 +61,7 @@ class Plan:
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     clock: str = "wall"
-    readings: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
     bundled: Bundled | None = None
 
     @property
@@ -74,106 +71,72 @@ class Plan:
 
 def make(
     experiment: Experiment,
+    options: MeasureOptions | None = None,
     *,
-    device: str = "cpu",
-    runtime: str | None = None,
-    threads: int = 1,
-    batch: int | None = None,
-    dtype: str | None = None,
-    allocator: str = "retain",
     select: Mapping[str, Sequence[str]] | None = None,
-    quick: bool = False,
     sampling: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    device_options: Mapping[str, Any] | None = None,
-    memory_format: str = "contiguous",
-    mode: str = "infer",
-    readings: Sequence[str] = (),
+    **given: Unpack[MeasureKeywords],
 ) -> Plan:
-    """The plan for a study under these options. `sampling` overrides single fields of the study's own, and so does
-    `batch` where it is given.
+    """The plan for a study under these options, which may also be given one by one.
 
-    `runtime` (default: the study's own) may name several, such as "eager,onnxruntime": every case then runs under
-    each of them, in the same rounds, and carries the label `runtime`; "all" are those that are installed and have the
-    device. Raises UnknownName and InvalidValue for options that name nothing or break a rule.
+    `select` chooses values by label. `sampling` overrides single fields of the study's own, as the options `launches`,
+    `budget_s` and `precision` do. Several runtimes, such as "eager,onnxruntime": every case then runs under each of
+    them, in the same rounds, and carries the label `runtime`; "all" are those that are installed and have the device.
+    Raises UnknownName and InvalidValue for options that name nothing or break a rule.
     """
-    kind = devices.kind_of(device)
-    runtime = experiment.runtime if runtime is None else runtime
+    options = MeasureOptions.of(given, options)
+    kind = devices.kind_of(options.device)
+    runtime = experiment.runtime if options.runtime is None else options.runtime
     names = runtimes.present(kind) if runtime == "all" else tuple(dict.fromkeys(runtime.split(",")))
     for name in names:
         if name not in runtimes.NAMES:
             raise UnknownName("runtime", name, (*runtimes.NAMES, "all"))
-    for what, word, known in (
-        ("memory format", memory_format, MEMORY_FORMATS),
-        ("mode", mode, MODES),
-        *(("reading", reading, READINGS) for reading in readings),
-    ):
-        if word not in known:
-            raise UnknownName(what, word, known)
-    if allocator not in ALLOCATORS:
-        raise UnknownName("allocator policy", allocator, ALLOCATORS)
-    if dtype is not None and dtype not in DTYPES:
-        raise UnknownName("dtype", dtype, DTYPES)
-    if batch is not None and any(case.batch is not None for case in experiment.cases):
-        raise InvalidValue(f"{experiment.name} varies the batch itself; choose with --select batch={batch}")
-    batch = experiment.batch.get(kind, 1) if batch is None else batch
-    batch = inputs.whole(batch, "batch")
-    threads = _threads(threads)
-    if threads > MAX_THREADS:
-        raise InvalidValue(f"threads (={threads}) must be at most {MAX_THREADS}")
-    seed = inputs.whole(seed, "seed", least=0)
-    if seed >= 2**63:
-        raise InvalidValue(f"seed (={seed}) must be 0 or more and below 2**63")
+    if options.batch is not None and any(case.batch is not None for case in experiment.cases):
+        raise InvalidValue(f"{experiment.name} varies the batch itself; choose with --select batch={options.batch}")
+    batch = inputs.whole(experiment.batch.get(kind, 1), "batch") if options.batch is None else options.batch
+    chosen = options.constructor
     if kind == "cpu":
         from effbench.devices.cpu import threads_on
 
-        threads = threads_on(threads, str((device_options or {}).get("cluster", "")))
-    else:
-        threads = 0
-    cases = choose(experiment, kind, select or {})
-    if dtype is not None:
-        cases = tuple(replace(case, dtype=dtype) for case in cases)
-    if len(names) > 1:
-        cases = tuple(replace(case, labels={"runtime": name, **case.labels}) for name in names for case in cases)
-    options = dict(device_options or {})
-    if kind == "cpu":
-        options["threads"] = threads
+        threads = threads_on(options.threads, str(chosen.get("cluster", "")))
+        chosen["threads"] = threads
         if names != ("eager",):
             # Some compute in threads of their own, whose time this one's clock does not see.
-            options["whole_process"] = True
+            chosen["whole_process"] = True
+    else:
+        threads = 0
     if kind == "fake":
-        options.setdefault("seed", seed)
-    merged = {**dataclasses.asdict(experiment.sampling), **(QUICK if quick else {}), **(sampling or {})}
+        chosen.setdefault("seed", options.seed)
+    cases = choose(experiment, kind, select or {})
+    if options.dtype is not None:
+        cases = tuple(replace(case, dtype=options.dtype) for case in cases)
+    if len(names) > 1:
+        cases = tuple(replace(case, labels={"runtime": name, **case.labels}) for name in names for case in cases)
+    merged = {**dataclasses.asdict(experiment.sampling), **(QUICK if options.quick else {}), **options.sampling}
     return Plan(
         experiment=experiment.with_cases(cases),
         cells=tuple(
             Cell(
                 case,
-                device,
+                options.device,
                 str(case.labels["runtime"]) if len(names) > 1 else names[0],
                 threads,
                 batch if case.batch is None else inputs.whole(case.batch, f"batch of {case.id}"),
-                memory_format,
-                mode,
+                options.memory_format,
+                options.mode,
             )
             for case in cases
         ),
-        device=device,
-        device_options=options,
+        device=options.device,
+        device_options=chosen,
         runtime=",".join(names),
         threads=threads,
-        allocator=allocator,
-        sampling=check(Sampling(**merged)),
-        seed=seed,
+        allocator=options.allocator,
+        sampling=check(Sampling(**{**merged, **(sampling or {})})),
+        seed=options.seed,
         clock=clock_of(kind, threads),
-        readings=tuple(dict.fromkeys(readings)),
+        metrics=options.metrics,
     )
-
-
-def _threads(threads: Any) -> int:
-    if isinstance(threads, int) and threads < 0:
-        raise InvalidValue(f"threads (={threads}) must be 1 or more, or 0 for every core")
-    return inputs.whole(threads, "threads", least=0)
 
 
 def clock_of(kind: str, threads: int) -> str:

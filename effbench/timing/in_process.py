@@ -13,18 +13,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from effbench import devices, runtimes
 from effbench.core import inputs as core_inputs
 from effbench.core.cost import Cost
 from effbench.core.errors import ModelError, UnknownName
+from effbench.core.options import Allocator
 from effbench.core.run import Block, Timing
 from effbench.core.study import Sampling
 from effbench.cost import example_inputs
 from effbench.devices import Call, Device
 from effbench.devices._torch_cuda import TorchCuda
-from effbench.host.worker_process import ALLOCATORS
 from effbench.runtimes import Setting, copies
 from effbench.timing import block_loop, dtype_cast, side_effects
 from effbench.user_code import failure_reasons, global_state
@@ -92,8 +92,8 @@ class Prepared:
         """
         import torch
 
-        if allocator not in ALLOCATORS:
-            raise UnknownName("allocator", allocator, ALLOCATORS)
+        if allocator not in (known := get_args(Allocator)):
+            raise UnknownName("allocator", allocator, known)
         state, random = Snapshot(self.network), RandomState()
         kept = allocator == "retain" and self.device.kind == "cpu" and _keep_freed_pages()
         gpu = TorchCuda(0) if self.device.kind == "cuda" else None

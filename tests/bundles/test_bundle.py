@@ -23,8 +23,9 @@ from torchless import effbench as torchless
 import effbench
 from effbench import api
 from effbench.bundles import bundle, export
-from effbench.cli.app import app
+from effbench.cli import app
 from effbench.core.errors import EffbenchError
+from effbench.core.options import MeasureOptions
 from effbench.core.study import Analysis
 from effbench.host.worker_process import WorkerFailed
 from effbench.runs import run_file
@@ -341,7 +342,7 @@ def test_a_model_that_was_changed_or_leads_elsewhere_is_refused(
     model.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
     assert "model.onnx is not what was exported" in refusal(command(capsys, "run-bundle", copied))
     # A runtime of which nothing was changed still runs: only what is measured is looked at.
-    bundle.verify(bundle.load(copied), bundle.make_plan(bundle.load(copied), runtime="ncnn")[1])
+    bundle.verify(bundle.load(copied), bundle.make_plan(bundle.load(copied), MeasureOptions(runtime="ncnn"))[1])
     (tmp_path / "elsewhere").write_bytes(original)
     model.unlink()
     model.symlink_to(tmp_path / "elsewhere")
@@ -548,7 +549,7 @@ LINES = sorted(set(re.findall(r"^    (effbench .*?)(?: +#.*)?$", PAGE, re.M)))
 @pytest.mark.parametrize("line", LINES)
 def test_each_command_of_the_page_is_one_that_effbench_takes(line: str) -> None:
     _, name, *words = shlex.split(line)
-    typer.main.get_command(app.app).commands[name].make_context(name, words)  # type: ignore[attr-defined]
+    typer.main.get_command(app.command_line()).commands[name].make_context(name, words)  # type: ignore[attr-defined]
 
 
 def test_the_page_has_commands() -> None:

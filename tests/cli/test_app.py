@@ -21,7 +21,7 @@ import typer.main
 from nursery import HANGS_S
 from shell import EFFBENCH, Done, effbench, environment, records, refusal, started, study_file, wait_until
 
-from effbench.cli.app import app
+from effbench.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 COST_KEYS = {"params", "madds", "activations", "memory_access", "memory_access_bytes", "memory_access_levels", "status"}
@@ -336,7 +336,7 @@ def test_hostile_paths_stay_text(home: Path) -> None:
 
 
 def test_every_command_and_option_explains_itself() -> None:
-    commands = typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
+    commands = typer.main.get_command(app.command_line()).commands  # type: ignore[attr-defined]
     assert sorted(commands) == sorted(app.COMMANDS)
     for name, command in commands.items():
         assert command.help, name
@@ -487,7 +487,7 @@ def test_an_interrupt_of_an_earlier_command_explains_no_error_of_this_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("effbench.cli.output._interrupts", [signal.SIGINT])
-    monkeypatch.setattr(app, "app", lambda *_, **__: 1 // 0)
+    monkeypatch.setattr(app, "command_line", lambda *_: 1 // 0)
     assert app.main(["list"]) == 70 and "internal error (ZeroDivisionError" in capsys.readouterr().err
 
 

@@ -25,7 +25,7 @@ from effbench.cost.formulas import PRODUCTS, formula
 from effbench.cost.fusion import Fusion
 from effbench.cost.kernel_graph import KernelGraph
 from effbench.cost.op_cost import Plan
-from effbench.cost.profile import count as profile  # in this process: a fork for each is slow and shows nothing
+from effbench.cost.profiler import count as profile  # in this process: a fork for each is slow and shows nothing
 from effbench.cost.records import Access, Record
 from effbench.zoo import external
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "arm"))
 import machines
 import userland
 
-from effbench.cli.app import app
+from effbench.cli.app import command_line
 from effbench.host import machine
 from effbench.host.emulation import EMULATED
 
@@ -26,7 +26,7 @@ COMMANDS = sorted(set(re.findall(r"^ {4,}(effbench .*?)(?: +#.*)?$", PAGE, re.M)
 
 
 def subcommand(name: str) -> Any:
-    return typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    return typer.main.get_command(command_line()).commands[name]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from machines import CPU, Machine, plant
 from shell import effbench, refusal
 
-from effbench.cli.options import device_options
 from effbench.core.errors import EffbenchError, InvalidValue, UnknownName
+from effbench.core.options import MeasureOptions
 from effbench.core.study import Case, Experiment
 from effbench.devices.cpu import Cpu
 from effbench.host import core_clusters
@@ -196,9 +196,9 @@ print(json.dumps([seen, [[second]] * len(tasks) == tasks, torch.get_num_threads(
 
 def test_a_device_without_cores_to_choose_takes_no_cluster() -> None:
     with pytest.raises(InvalidValue, match="the device is cuda:1; leave --cluster out"):
-        device_options("cuda:1", "fp32", False, "steady", "big")
-    assert device_options("cpu", "fp32", False, "steady", "big") == {"cluster": "big"}
-    assert device_options("cpu", "fp32", False, "steady") == device_options("cpu", "fp32", False, "steady", "all") == {}
+        MeasureOptions(device="cuda:1", cluster="big")
+    assert MeasureOptions(cluster="big").constructor == {"cluster": "big"}
+    assert MeasureOptions().constructor == {}
 
 
 @linux

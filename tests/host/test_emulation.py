@@ -147,7 +147,7 @@ def test_the_commands_say_it_in_one_line(tmp_path: Path) -> None:
 def translated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is measured is taken to be emulated, a scripted clock too."""
     monkeypatch.setattr("effbench.host.machine.emulated", lambda *_, **__: True)
-    for place in ("runner", "gates.duel"):
+    for place in ("runs.runner", "gates.ab_run"):
         monkeypatch.setattr(f"effbench.{place}.is_emulated", lambda _: True)
 
 
@@ -171,7 +171,7 @@ def test_no_peak_is_measured_and_no_reading_taken_but_instructions(
     monkeypatch.setattr("effbench.metrics.base.take_all", take_all)
     with pytest.raises(EffbenchError, match=EMULATED):
         runner.find_peaks(quickly("cpu"), "float32", afresh=True)
-    planned = quickly(readings=("percentiles", "energy", "peak_memory", "instructions"))
+    planned = quickly(metrics=("percentiles", "energy", "peak_memory", "instructions"))
     found = runner.execute(planned, tmp_path / "run", profile=lambda _: COST)
     (result,) = found.results
     assert found.environment.facts["host.emulated"] is True and result.blocks

@@ -53,16 +53,20 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def energy_of(tree: Path) -> Energy:
+    counters, wraps = rapl.read(tree)
+    return Energy(counters, "rapl", wraps)
+
+
 def test_packages_and_their_memory_are_read_and_no_part_twice(tree: Path) -> None:
-    found = rapl.read(tree)
-    assert found.source == "rapl"
-    assert found.counters_uj == {
+    counters, wraps = rapl.read(tree)
+    assert counters == {
         "package-0": 1_000,
         "package-0 dram": 1_007,
         "package-1": 5_000,
         "package-1 dram": 5_007,
     }
-    assert set(found.wraps_uj.values()) == {RANGE}
+    assert set(wraps.values()) == {RANGE}
 
 
 def test_without_rapl_and_without_leave_the_reason_says_what_to_do(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +122,7 @@ class Metered(Fake):
             is_memory = (folder / "name").read_text().strip() == "dram"
             joules = 2 * self.now_s() if is_memory else 10 * self.rested_s + 30 * worked_s
             (folder / "energy_uj").write_text(str((start + round(joules * 1e6)) % RANGE))
-        return rapl.read(self.root)
+        return energy_of(self.root)
 
 
 @pytest.mark.parametrize("start", [0, RANGE - 60_000_000], ids=["plain", "starting anew in the window"])
@@ -143,7 +147,7 @@ def test_joules_per_call_and_image_with_the_power_at_rest_beside_them(tree: Path
 def test_a_counter_that_stands_still_is_missing_and_not_zero(tree: Path) -> None:
     class Still(Fake):
         def energy(self) -> Energy:
-            return rapl.read(tree)
+            return energy_of(tree)
 
     made: Device = Still(noise=0.0)
     with pytest.raises(EffbenchError, match="stood still"):
@@ -227,7 +231,7 @@ def test_where_nobody_counts_a_worker_says_why_before_it_waits(monkeypatch: pyte
 
 
 def test_the_cpu_reads_its_own_meter(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "_rapl", SimpleNamespace(read=lambda: rapl.read(tree)))
+    monkeypatch.setattr(cpu, "rapl", SimpleNamespace(read=lambda: rapl.read(tree)))
     assert cpu.Cpu().energy().counters_uj["package-1"] == 5_000
 
 

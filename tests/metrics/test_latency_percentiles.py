@@ -175,7 +175,7 @@ def test_a_scripted_run_reads_them_in_processes_of_their_own(tmp_path: Path):
         device="fake",
         quick=True,
         launches=1,
-        readings=("percentiles", "peak_memory"),
+        metrics=("percentiles", "peak_memory"),
         out=tmp_path / "run",
     )
     (cell,) = run_file.load(tmp_path / "run").results

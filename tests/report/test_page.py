@@ -21,7 +21,7 @@ from pages import HARM, REFERENCE, STUDIES, Page, poisoned, reference, store
 from shell import Done, refusal
 
 from effbench import report
-from effbench.cli.app import app
+from effbench.cli import app
 from effbench.core.estimate import Estimate
 from effbench.core.run import Conditions, Environment
 from effbench.host import facts as host_facts
@@ -302,7 +302,7 @@ def test_a_colour_that_reads_on_white_reads_on_the_dark_page(number: int) -> Non
 
 
 def test_white_becomes_the_dark_page_and_black_its_text() -> None:
-    css = (Path(inline_svg.__file__).parent / "templates" / "page.css.j2").read_text(encoding="utf-8")
+    css = (Path(page.__file__).parent / "templates" / "page.css.j2").read_text(encoding="utf-8")
     paper, ink = re.findall(r"--paper: (#\w+); --ink: (#\w+)", css)[1]
     used = "var(--f-ffffff, #ffffff) var(--f-000000, #000000)"
     assert inline_svg.dark_colours([used]) == {"000000": ink, "ffffff": paper}

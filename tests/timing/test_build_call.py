@@ -320,7 +320,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Results:
         batch=2,
         dtype="bfloat16",
         memory_format="channels_last",
-        readings=("percentiles", "peak_memory"),
+        metrics=("percentiles", "peak_memory"),
         launches=1,
         quick=True,
         out=tmp_path_factory.mktemp("trained") / "run",

@@ -17,6 +17,7 @@ from shell import effbench, refusal
 
 from effbench.core import peaks
 from effbench.core.errors import EffbenchError
+from effbench.core.options import DTYPES
 from effbench.core.peaks import Peaks
 from effbench.core.study import Case, Experiment
 from effbench.devices.fake import Fake
@@ -238,7 +239,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch:
         Peaks,
         st.floats(1e-3, 1e18),
         st.floats(1e-3, 1e18),
-        st.sampled_from(plan.DTYPES),
+        st.sampled_from(DTYPES),
         st.integers(0, 1024),
         st.text(max_size=9),
         st.lists(st.floats(1, 1e18), max_size=4).map(tuple),

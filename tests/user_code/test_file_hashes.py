@@ -161,7 +161,7 @@ def test_modules_and_the_file_of_the_name_are_told_and_packages_are_not(
     monkeypatch.chdir(tmp_path)
     found = file_hashes.digests(["nets.py:small?width=2", "resnet50", "pickle:/tmp/none"])
     assert found["nets.py"] == sha(nets) and found["lib/helper.py"] == sha(helper) and "gone.py" not in found
-    assert not any(part in name for name in found for part in ("site-packages", "effbench/measurement", "/torch/"))
+    assert not any(part in name for name in found for part in ("site-packages", "effbench/timing", "/torch/"))
     assert str(helper) in file_hashes.digests([], tmp_path / "lib" / "deeper") or found, (
         "outside of the folder by its path"
     )

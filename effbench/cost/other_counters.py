@@ -22,7 +22,7 @@ from effbench.core.errors import text_of
 from effbench.cost import example_inputs
 from effbench.cost.costs import OpCost, Profile
 from effbench.cost.formulas import PRODUCTS
-from effbench.cost.profile import Fed, Feed, profile
+from effbench.cost.profiler import Fed, Feed, profile
 from effbench.cost.sandbox import lent, meta_twin, quiet_torch
 
 

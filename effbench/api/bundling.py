@@ -1,0 +1,165 @@
+"""Export models into a bundle, and measure a bundle on a machine without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from effbench.bundles import bundle as stored_bundle
+from effbench.bundles import export
+from effbench.bundles.bundle import Bundle
+from effbench.core.cost import Cost
+from effbench.core.errors import ModelError
+from effbench.core.options import BundleKeywords, MeasureOptions, shows_options
+from effbench.core.study import Cell, Experiment
+from effbench.cost.in_subprocess import CellCosts
+from effbench.host import optional_packages, temporary_folders
+from effbench.results import Results
+from effbench.runs import run_file, runner
+from effbench.runs.destination import Destination, RunKeywords, WatchKeywords, taken_from
+from effbench.studies import model_comparison, plan
+from effbench.studies.model_comparison import Fed
+
+if TYPE_CHECKING:
+    import torch
+    from typing_extensions import Unpack
+
+
+class BundleRunKeywords(BundleKeywords, RunKeywords, total=False):
+    """The options of the run of a bundle."""
+
+
+@shows_options(WatchKeywords, Destination)
+def bundle(
+    subject: Experiment | Sequence[str],
+    directory: str | Path,
+    *,
+    runtime: str,
+    input_shape: Fed | None = None,
+    batch: int | None = None,
+    dtype: str | torch.dtype | None = None,
+    select: Mapping[str, Sequence[str]] | None = None,
+    seed: int = 0,
+    command: str = "",
+    **options: Unpack[WatchKeywords],
+) -> Bundle:
+    """Export models, or the cells of a study, for machines without torch.
+
+    Parameters
+    ----------
+    subject
+        Names of models, or an `Experiment`.
+    directory
+        Folder of the bundle, which must not exist yet.
+    runtime
+        Runtimes of model files, separated by commas, such as ``"onnxruntime,ncnn"``.
+    input_shape
+        Shape without the batch, or an example tensor, as for `profile`. The bundle keeps the values of tensors.
+    batch
+        Images per call. Default: the study's own or that of the tensors, else 1.
+    dtype
+        Data type to measure in. Default: that of the tensors, else float32.
+    select
+        Label to values: export these cells only.
+    seed
+        Seed of weights and inputs.
+    command
+        Command line to record in the bundle.
+    **options
+
+    Returns
+    -------
+    Bundle
+        What was exported. A model that could not be exported is in it with the reason.
+
+    Raises
+    ------
+    UnknownName
+        If a model, a runtime or a label is unknown.
+    InvalidValue
+        If a runtime runs no model files, or an option breaks a rule.
+    MissingPackage
+        If a runtime, or what it exports with, is not installed.
+    StorageError
+        If the folder is not empty, or cannot be written.
+    EffbenchError
+        If nothing could be exported.
+    """
+    optional_packages.require("torch")
+    asked = MeasureOptions.of({"batch": batch, "dtype": dtype, "seed": seed})
+    with Destination(**options).telling() as tell, temporary_folders.folder() as scratch:
+        if isinstance(subject, Experiment):
+            experiment = subject
+        else:
+            experiment = model_comparison.side_by_side(subject, input_shape, asked.dtype, scratch, batch=asked.batch)
+            asked = model_comparison.without_batch_of_tensors(experiment, asked)
+        names = dict.fromkeys(runtime.split(","))
+        # plan.make knows the names; one runtime a plan, since a label for it belongs to the run.
+        plans = [plan.make(experiment, asked, runtime=name, select=select) for name in names]
+        model_comparison.require(cell.case.model for cell in plans[0].cells)
+        counts = CellCosts(plans[0].cells, plans[0].sampling.silence_s)
+        return export.write(plans, Path(directory), cost=counts.cost, command=command, watch=tell)
+
+
+@shows_options(BundleRunKeywords, MeasureOptions, Destination)
+def run_bundle(
+    directory: str | Path,
+    *,
+    resume: str | Path | None = None,
+    **options: Unpack[BundleRunKeywords],
+) -> Results:
+    """Measure the models of a bundle. Needs no torch.
+
+    A model whose output is not what eager float32 returned is a skipped cell.
+
+    Parameters
+    ----------
+    directory
+        Folder of the bundle.
+    resume
+        Folder of an interrupted run of this bundle: finish it, with its own options.
+    **options
+
+    Returns
+    -------
+    Results
+        Estimates, verdicts, tables and figures of what was measured.
+
+    Raises
+    ------
+    StorageError
+        If there is no bundle in that folder, or the run cannot be written.
+    CorruptBundle
+        If a file of the bundle is missing or not what was exported.
+    UnknownName
+        If the bundle has no such runtime.
+    InvalidValue
+        If an option breaks a rule.
+    EffbenchError
+        If nothing could be measured.
+    KeyboardInterrupt
+        On Ctrl-C. The message names the folder, and how to finish the run.
+    """
+    optional_packages.require("numpy")
+    destination, given = taken_from(options)
+    asked, found = MeasureOptions.of(given), stored_bundle.load(directory)
+    if resume is not None:
+        begun = run_file.load(resume)
+        planned, models = stored_bundle.make_plan(found, MeasureOptions(runtime=begun.environment.runtime))
+        stored_bundle.verify(found, models)
+        with destination.telling() as tell:
+            return Results(runner.resume(Path(resume), watch=tell, bundled=planned.bundled))
+    planned, models = stored_bundle.make_plan(found, asked)
+    stored_bundle.verify(found, models)
+
+    def cost(cell: Cell) -> Cost:
+        counted = models[cell.id].cost
+        if counted is None:
+            raise ModelError(models[cell.id].skipped or "the bundle does not know what it costs; bundle it again")
+        return counted
+
+    name, command = found.experiment.name, destination.command
+    with destination.telling() as tell, destination.folder(name, planned.device) as folder:
+        run = runner.execute(planned, folder, profile=cost, command=command, watch=tell)
+        return Results(destination.kept(run))

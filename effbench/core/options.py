@@ -1,0 +1,292 @@
+"""The options of a measurement, once for the API, the command line, plans and gates: defaults, help texts, checks."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
+
+from effbench.core import inputs
+from effbench.core.errors import InvalidValue, UnknownName
+from effbench.core.run import READINGS
+
+if TYPE_CHECKING:
+    import torch
+
+MemoryFormat = Literal["contiguous", "channels_last"]
+Mode = Literal["infer", "train"]
+Allocator = Literal["retain", "system"]
+Cluster = Literal["all", "big", "little"]
+CudaPrecision = Literal["fp32", "tf32"]
+Cache = Literal["steady", "cold", "hot"]
+
+METRICS = READINGS
+"""Secondary metrics, each measured in processes of its own."""
+
+DTYPES = ("float32", "float64", "float16", "bfloat16", "int8")
+"""What a model can be measured in; int8 is float32 that the runtime quantises."""
+
+MAX_THREADS = 1024
+"""Far above any machine. OpenMP aborts the process if it cannot start as many threads as it was told to."""
+
+
+def about(text: str, *, called: str = "", choices: Sequence[str] = ()) -> dict[str, Any]:
+    """The metadata of a field that is an option: its help text; a value outside of `choices` is an unknown `called`."""
+    return {"help": text, "called": called, "choices": tuple(choices)}
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """How to measure: every option that the command line, the Python API, studies, bundles and gates share.
+
+    A `torch.device` or `torch.dtype` is replaced by its name. Raises UnknownName and InvalidValue for a value that is
+    none of the choices or breaks a rule. Names of devices and runtimes, and what the sampling options do to a study's
+    own sampling, are checked by `studies.plan.make`, which knows them.
+    """
+
+    device: str = field(
+        default="cpu", metadata=about("Device to measure on: cpu, cuda, cuda:1, or fake (a scripted clock).")
+    )
+    runtime: str | None = field(
+        default=None,
+        metadata=about(
+            "Runtime that executes the models (`effbench list runtimes`). Several, such as eager,onnxruntime, or all "
+            "installed ones (all) are measured in the same rounds. Default: the study's own, else eager."
+        ),
+    )
+    threads: int = field(default=1, metadata=about("CPU threads; 0 means every core this process may use."))
+    cluster: Cluster = field(
+        default="all",
+        metadata=about(
+            "CPU cores to pin to: big or little; all does not pin (Linux).", called="cluster", choices=get_args(Cluster)
+        ),
+    )
+    batch: int | None = field(default=None, metadata=about("Images per call. Default: the study's own, else 1."))
+    dtype: str | None = field(
+        default=None,
+        metadata=about(
+            "Data type to measure in: float32, float64, float16, bfloat16, or int8 where the runtime quantises.",
+            called="dtype",
+            choices=DTYPES,
+        ),
+    )
+    memory_format: MemoryFormat = field(
+        default="contiguous",
+        metadata=about(
+            "Memory format of weights and inputs: contiguous or channels_last.",
+            called="memory format",
+            choices=get_args(MemoryFormat),
+        ),
+    )
+    mode: Mode = field(
+        default="infer",
+        metadata=about(
+            "infer: a forward pass per call; train: forward, backward and an optimiser step.",
+            called="mode",
+            choices=get_args(Mode),
+        ),
+    )
+    allocator: Allocator = field(
+        default="retain",
+        metadata=about(
+            "glibc malloc policy in workers: retain keeps freed pages mapped, system leaves glibc's defaults.",
+            called="allocator policy",
+            choices=get_args(Allocator),
+        ),
+    )
+    launches: int | None = field(
+        default=None,
+        metadata=about("Fresh worker processes; a verdict needs 5. Default: the study's own, 3 with quick."),
+    )
+    budget_s: float | None = field(
+        default=None, metadata=about("Time budget of the whole run. Default: the study's own, 45 s with quick.")
+    )
+    precision: float | None = field(
+        default=None,
+        metadata=about("Stop a launch once every ratio is known to within this share. Default: the study's own."),
+    )
+    quick: bool = field(default=False, metadata=about("Short run of under a minute; gives no verdicts."))
+    seed: int = field(default=0, metadata=about("Seed of weights, inputs and the order of rounds."))
+    cuda_precision: CudaPrecision = field(
+        default="fp32",
+        metadata=about(
+            "CUDA only: precision of float32 matrix products and cuDNN, fp32 or tf32.",
+            called="precision",
+            choices=get_args(CudaPrecision),
+        ),
+    )
+    autotune: bool = field(
+        default=False, metadata=about("CUDA only: let cuDNN time its algorithms and choose, as the paper did.")
+    )
+    cache: Cache = field(
+        default="steady",
+        metadata=about(
+            "CUDA only: state of the L2 cache at each call, steady, cold or hot.",
+            called="cache policy",
+            choices=get_args(Cache),
+        ),
+    )
+    metrics: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "Secondary metrics, each measured in processes of its own: percentiles, peak_memory, energy, instructions."
+        ),
+    )
+    device_options: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata=about(
+            "Further arguments of the device's constructor (`effbench.devices.get`); they win over the options above."
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        def settle(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        settle("device", _device_name(self.device))
+        if self.dtype is not None:
+            settle("dtype", dtype_name(self.dtype))
+        settle("metrics", tuple(dict.fromkeys([self.metrics] if isinstance(self.metrics, str) else self.metrics)))
+        for item in fields(self):
+            value, choices = getattr(self, item.name), item.metadata["choices"]
+            if choices and value is not None and value not in choices:
+                raise UnknownName(item.metadata["called"], str(value), choices)
+        for metric in self.metrics:
+            if metric not in METRICS:
+                raise UnknownName("metric", str(metric), METRICS)
+        if self.batch is not None:
+            settle("batch", inputs.whole(self.batch, "batch"))
+        if isinstance(self.threads, int) and self.threads < 0:
+            raise InvalidValue(f"threads (={self.threads}) must be 1 or more, or 0 for every core")
+        settle("threads", inputs.whole(self.threads, "threads", least=0))
+        if self.threads > MAX_THREADS:
+            raise InvalidValue(f"threads (={self.threads}) must be at most {MAX_THREADS}")
+        settle("seed", inputs.whole(self.seed, "seed", least=0))
+        if self.seed >= 2**63:
+            raise InvalidValue(f"seed (={self.seed}) must be 0 or more and below 2**63")
+        if self.cluster != "all" and self.device != "cpu":
+            raise InvalidValue(
+                f"--cluster chooses cores of the CPU, and the device is {self.device}; leave --cluster out"
+            )
+
+    @classmethod
+    def of(cls, given: Mapping[str, object], base: MeasureOptions | None = None) -> MeasureOptions:
+        """The options with these values (`MeasureKeywords`), all others as in `base` or at their defaults."""
+        values: dict[str, Any] = dict(given)
+        return cls(**values) if base is None else replace(base, **values)
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The fields of `core.study.Sampling` that were asked for."""
+        asked = {"launches": self.launches, "budget_s": self.budget_s, "precision": self.precision}
+        return {name: value for name, value in asked.items() if value is not None}
+
+    @property
+    def constructor(self) -> dict[str, Any]:
+        """The options as arguments of the device's constructor."""
+        if self.device.startswith("cuda"):
+            own: dict[str, Any] = {"precision": self.cuda_precision, "autotune": self.autotune, "cache": self.cache}
+        else:
+            own = {} if self.cluster == "all" else {"cluster": self.cluster}
+        return {**own, **self.device_options}
+
+
+class BundleKeywords(TypedDict, total=False):
+    """The options that a bundle's run takes, as typed keyword arguments (PEP 692)."""
+
+    runtime: str | None
+    threads: int
+    cluster: Cluster
+    allocator: Allocator
+    launches: int | None
+    budget_s: float | None
+    precision: float | None
+    quick: bool
+    seed: int
+    metrics: Sequence[str]
+    device_options: Mapping[str, Any]
+
+
+class MeasureKeywords(BundleKeywords, total=False):
+    """Every field of `MeasureOptions` as a typed keyword argument (PEP 692)."""
+
+    device: str | torch.device
+    batch: int | None
+    dtype: str | torch.dtype | None
+    memory_format: MemoryFormat
+    mode: Mode
+    cuda_precision: CudaPrecision
+    autotune: bool
+    cache: Cache
+
+
+BUNDLE_OPTIONS = tuple(item.name for item in fields(MeasureOptions) if item.name in BundleKeywords.__annotations__)
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def shows_options(keywords: type, *holders: type) -> Callable[[_F], _F]:
+    """Decorate a function of ``**options: Unpack[keywords]``, so that `help()` and completion show each option.
+
+    `holders` are the dataclasses whose fields these are, `MeasureOptions` first. The signature gets a keyword with its
+    default for each, and the docstring its description in place of ``**options``.
+    """
+    kinds = {name: getattr(kind, "__forward_arg__", str(kind)) for name, kind in keywords.__annotations__.items()}
+    shown = [item for holder in holders for item in fields(holder) if item.name in kinds]
+
+    def decorate(function: _F) -> _F:
+        signature = inspect.signature(function)
+        own = [item for item in signature.parameters.values() if item.kind is not item.VAR_KEYWORD]
+        added = [
+            inspect.Parameter(
+                item.name, inspect.Parameter.KEYWORD_ONLY, default=_default(item), annotation=kinds[item.name]
+            )
+            for item in shown
+        ]
+        function.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        described = "".join(f"{item.name} : {_kind(item, kinds)}\n{_filled(item)}\n" for item in shown)
+        told = re.search(r"^( *)\*\*options\n", function.__doc__ or "", re.M)
+        if told is not None and function.__doc__ is not None:
+            indented = textwrap.indent(described, told[1])
+            function.__doc__ = function.__doc__.replace(told[0], indented)
+        return function
+
+    return decorate
+
+
+def _kind(item: Field[Any], kinds: Mapping[str, str]) -> str:
+    """The type of an option as numpy's docstrings write it: ``{'infer', 'train'}`` where few values are allowed."""
+    choices = item.metadata["choices"]
+    return f"{{{', '.join(map(repr, choices))}}}" if choices and "torch" not in kinds[item.name] else kinds[item.name]
+
+
+def _filled(item: Field[Any]) -> str:
+    return textwrap.fill(item.metadata["help"], 110, initial_indent="    ", subsequent_indent="    ")
+
+
+def help_of(name: str) -> str:
+    """The help text of an option."""
+    text: str = MeasureOptions.__dataclass_fields__[name].metadata["help"]
+    return text
+
+
+def default_of(name: str) -> Any:
+    """The default of an option."""
+    return _default(MeasureOptions.__dataclass_fields__[name])
+
+
+def _default(item: Field[Any]) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
+def _device_name(device: Any) -> str:
+    """ "cuda:1" for ``torch.device("cuda", 1)``; torch counts the CPU too, which has no number here."""
+    return device if isinstance(device, str) else str(device).replace("cpu:0", "cpu")
+
+
+def dtype_name(dtype: Any) -> str:
+    """ "float16" for ``torch.float16``; text as it is."""
+    return dtype if isinstance(dtype, str) else str(dtype).removeprefix("torch.")

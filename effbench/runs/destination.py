@@ -1,0 +1,102 @@
+"""Where a run is stored, and who is told how far it has come: options that only the Python API has."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+from effbench.core.errors import InvalidValue
+from effbench.core.options import about
+from effbench.core.run import Run
+from effbench.host import temporary_folders
+from effbench.runs import progress_bar, run_file, runner
+from effbench.runs.runner import Watch
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a run is stored, and who is told how far it has come."""
+
+    out: str | Path | None = field(
+        default=None, metadata=about("Folder of the run. Default: a new one under results/runs/.")
+    )
+    save: bool = field(
+        default=True, metadata=about("False keeps nothing on disk: the results hold everything that was measured.")
+    )
+    progress: bool | None = field(
+        default=None,
+        metadata=about(
+            "Whether to show a progress bar. Default: in a notebook, and where standard error is a terminal."
+        ),
+    )
+    watch: Watch | None = field(
+        default=None, metadata=about("Called with each `runs.runner.Progress`, instead of the bar.")
+    )
+    command: str = field(default="", metadata=about("Command line to record in the run."))
+
+    @contextmanager
+    def folder(self, name: str, device: str) -> Iterator[Path]:
+        """The run's folder: a temporary one if it is not saved. Raises InvalidValue if `out` contradicts that."""
+        if self.save:
+            yield Path(self.out) if self.out is not None else new_directory(name, device)
+            return
+        if self.out is not None:
+            raise InvalidValue(f"save=False keeps no folder, and out names {self.out}; leave one of them out")
+        with temporary_folders.folder() as scratch:
+            try:
+                yield scratch / "run"
+            except runner.Interrupted:
+                raise KeyboardInterrupt("interrupted; nothing is kept, since save=False") from None
+
+    @contextmanager
+    def telling(self) -> Iterator[Watch]:
+        """The function to tell of progress until the block ends."""
+        if self.watch is not None:
+            yield self.watch
+            return
+        with progress_bar.watching(self.progress) as shown:
+            yield shown
+
+    def kept(self, run: Run) -> Run:
+        """The run as it is handed out: without a path where its folder is gone."""
+        return run if self.save else dataclasses.replace(run, path=None)
+
+
+class WatchKeywords(TypedDict, total=False):
+    """The part of `RunKeywords` of what stores no run."""
+
+    progress: bool | None
+    watch: Watch | None
+
+
+class RunKeywords(WatchKeywords, total=False):
+    """Every field of `Destination` as a typed keyword argument (PEP 692)."""
+
+    out: str | Path | None
+    save: bool
+    command: str
+
+
+def taken_from(given: Mapping[str, object]) -> tuple[Destination, dict[str, object]]:
+    """The destination that keyword arguments describe, and those that are no part of it."""
+    names = RunKeywords.__annotations__
+    own: dict[str, Any] = {name: value for name, value in given.items() if name in names}
+    return Destination(**own), {name: value for name, value in given.items() if name not in names}
+
+
+def new_directory(name: str, device: str) -> Path:
+    """A folder under results/runs that does not exist yet, named after time, study and device."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    # A study's name is its author's, a folder's is ours.
+    stem = f"{stamp}-{re.sub(r'[^A-Za-z0-9_]+', '-', name)[:60]}-{device.replace(':', '')}"
+    number, path = 1, run_file.RUNS / stem
+    while path.exists():
+        number += 1
+        path = run_file.RUNS / f"{stem}-{number}"
+    return path
