@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from effbench.core.estimate import Estimate
     from effbench.core.inputs import Input
     from effbench.core.study import Analysis, Case, Claim, Experiment
+    from effbench.cost.user_formulas import OperatorCost, register_operator_formula
     from effbench.results import Results
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Estimate",
     "Experiment",
     "Input",
+    "OperatorCost",
     "Results",
     "__version__",
     "analyse",
@@ -49,6 +51,7 @@ __all__ = [
     "load",
     "measure",
     "profile",
+    "register_operator_formula",
     "resume",
     "run",
     "run_bundle",
@@ -58,6 +61,7 @@ _HOMES = {
     "effbench.api": ("analyse", "bundle", "compare", "load", "measure", "profile", "resume", "run", "run_bundle"),
     "effbench.core.estimate": ("Estimate",),
     "effbench.core.inputs": ("Input",),
+    "effbench.cost.user_formulas": ("OperatorCost", "register_operator_formula"),
     "effbench.core.study": ("Analysis", "Case", "Claim", "Experiment"),
     "effbench.results": ("Results",),
 }

@@ -165,7 +165,7 @@ def _absent(bundle: Bundle, model: Model) -> str | None:
 
 def _model(values: Mapping[str, Any]) -> Model:
     result = run_schema.result(values)
-    if result.cell.runtime not in runtimes.NAMES:
+    if not runtimes.exists(result.cell.runtime):
         raise ValueError(f"there is no runtime {result.cell.runtime[:40]!r}")
     if result.cell.case.dtype not in DTYPES:
         raise ValueError(f"there is no dtype {result.cell.case.dtype[:40]!r}")

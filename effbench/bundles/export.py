@@ -19,6 +19,7 @@ from effbench.bundles.bundle import Bundle, Model
 from effbench.core.cost import Cost
 from effbench.core.errors import EffbenchError, InvalidValue, StorageError
 from effbench.core.inputs import without_empty_values
+from effbench.core.plugins import BrokenPlugin
 from effbench.host import optional_packages
 from effbench.host.worker_process import Worker, WorkerFailed, worker_environment
 from effbench.runs.recorder import described
@@ -47,6 +48,13 @@ A version of a runtime that this machine cannot have may be changed in {requirem
 """
 
 
+def _is_exported(name: str) -> bool:
+    try:
+        return isinstance(runtimes.get(name), Exported)
+    except BrokenPlugin:
+        return False
+
+
 def exporters(names: Sequence[str]) -> list[Exported]:
     """The runtimes of these names. Raises UnknownName, InvalidValue for one that has no model files, and MissingPackage
     for one that cannot export here.
@@ -55,7 +63,7 @@ def exporters(names: Sequence[str]) -> list[Exported]:
     for name in names:
         runtime = runtimes.get(name)
         if not isinstance(runtime, Exported):
-            known = [other for other in runtimes.NAMES if isinstance(runtimes.get(other), Exported)]
+            known = [other for other in runtimes.names() if _is_exported(other)]
             raise InvalidValue(f"{name} runs no model files, so there is nothing to bundle; use {', '.join(known)}")
         for module in (*runtime.modules, *runtime.exporting):
             if not optional_packages.has(module):

@@ -18,6 +18,7 @@ from effbench.core import inputs as core_inputs
 from effbench.core.cost import Cost, Traffic
 from effbench.core.errors import InvalidValue, ModelError, NeedsValues
 from effbench.core.inputs import Input
+from effbench.core.plugins import BrokenPlugin
 from effbench.cost import child, example_inputs
 from effbench.cost.costs import OpCost, Profile
 from effbench.cost.familiar import keeps_nothing
@@ -273,6 +274,8 @@ def _attempt(
                 place, twin = home, fake_twin(kind, fake_mode, home)
             with lent(paths, twin):
                 found = _traced(model, paths, feed, mode.tensors, place, home, fake_mode)
+    except BrokenPlugin:  # no fault of the network
+        raise
     except Exception as error:
         return Refusal.of(error, model, feed)
     if found.is_bounded and not mode.bounds and not any(item.is_meta for item in parameters(list(paths))):

@@ -25,7 +25,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from effbench.core.errors import text_of
-from effbench.cost import higher_order, whole
+from effbench.cost import higher_order, user_formulas, whole
 from effbench.cost.formulas import UNKNOWN
 from effbench.cost.op_cost import (
     WHOLE,
@@ -98,6 +98,9 @@ def forget_shapes() -> None:
     """Drop what earlier traces remembered, for honest timings of a first call."""
     _PLANS.clear()
     _OPERATORS.clear()
+
+
+user_formulas.on_change(forget_shapes)
 
 
 class _Where(threading.local):

@@ -16,6 +16,7 @@ from effbench.core.inputs import GivenInputs, Input
 from effbench.core.options import MeasureOptions
 from effbench.core.study import Case, Experiment
 from effbench.cost import example_inputs, in_subprocess
+from effbench.cost.user_formulas import Carrying
 from effbench.timing import dtype_cast
 from effbench.zoo import accepted, external, factories, libraries, model_files
 from effbench.zoo.external import DEFAULT_SHAPE
@@ -164,7 +165,7 @@ def _pickled(module: nn.Module, path: Path) -> str:
     import cloudpickle
 
     try:
-        path.write_bytes(cloudpickle.dumps(module))
+        path.write_bytes(cloudpickle.dumps(Carrying(module)))
     except Exception as error:  # cloudpickle raises whatever the module's own state raises
         first = str(error).partition("\n")[0]
         raise EffbenchError(

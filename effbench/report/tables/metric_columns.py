@@ -10,7 +10,7 @@ from typing import Any
 from effbench.analysis.summary import CellSummary
 from effbench.core import units
 from effbench.core.estimate import Estimate
-from effbench.core.run import Run
+from effbench.core.run import READINGS, Run
 from effbench.report.tables.table_model import NOTHING, Column, Value
 
 Field = tuple[Column, Callable[[CellSummary], Value]]
@@ -19,9 +19,21 @@ Field = tuple[Column, Callable[[CellSummary], Value]]
 PERCENTILES = ("p50", "p90", "p99")
 
 
-def columns() -> tuple[Field, ...]:
-    """Every column; those in which all rows are missing are for the table to drop. Raw values in seconds and bytes."""
+def columns(cells: Sequence[CellSummary]) -> tuple[Field, ...]:
+    """Every column; those in which all rows are missing are for the table to drop. Raw values in seconds and bytes.
+
+    A metric of another package has a column for each value that is a number.
+    """
+    others = {
+        (item.what, key): None
+        for cell in cells
+        for item in cell.readings
+        if item.what not in READINGS
+        for key, value in item.values.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
     return (
+        *((Column(f"{what} {key}"), _number(what, key)) for what, key in others),
         *((Column(name, "ms", raw_unit="s"), _percentile(name)) for name in PERCENTILES),
         (
             Column("peak memory", "MB", raw_unit="bytes"),
@@ -86,13 +98,18 @@ def missing(cell: CellSummary) -> list[str]:
 
 
 def document(cell: CellSummary) -> dict[str, Any]:
-    """Each reading by its name: its values but for the raw calls, or ``{"missing": reason}``."""
-    return {
+    """Each reading by its name: its values but for the raw calls, or ``{"missing": reason}``.
+
+    With a metric of another package, whose name may be any, all of them are also under "metrics".
+    """
+    found = {
         item.what: {name: value for name, value in item.values.items() if name != "calls_ns"}
         if item.missing is None
         else {"missing": item.missing}
         for item in cell.readings
     }
+    own = {name: values for name, values in found.items() if name in READINGS}
+    return {**own, "metrics": found} if len(own) < len(found) else own
 
 
 def _percentile(name: str) -> Callable[[CellSummary], Value]:
