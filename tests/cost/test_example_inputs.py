@@ -223,3 +223,14 @@ def test_a_module_in_this_process_is_called_with_the_tensor():
     assert prepared.call() is not given
     with pytest.raises(InvalidValue, match="is not that of the tensors"):
         in_process.prepare(nn.Identity(), given, batch=3)
+
+
+def test_a_bundle_keeps_the_values(tmp_path: Path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    given = torch.randn(2, 3, 32, 32)
+    effbench.bundle(["mobilenet_v1"], tmp_path / "bundle", runtime="onnxruntime", input_shape=given)
+    (kept,) = (tmp_path / "bundle").rglob("inputs.npz")
+    assert np.array_equal(np.load(kept)["arr_0"], given.numpy())
+    with pytest.raises(InvalidValue, match="is not that of the tensors"):
+        effbench.bundle(["mobilenet_v1"], tmp_path / "other", runtime="onnxruntime", input_shape=given, batch=3)
