@@ -29,16 +29,20 @@ if TYPE_CHECKING:
     from typing import Any
 
     from effbench.api import analyse, bundle, compare, load, measure, profile, resume, run, run_bundle
+    from effbench.core.estimate import Estimate
     from effbench.core.inputs import Input
     from effbench.core.study import Analysis, Case, Claim, Experiment
+    from effbench.cost.user_formulas import OperatorCost, register_operator_formula
     from effbench.results import Results
 
 __all__ = [
     "Analysis",
     "Case",
     "Claim",
+    "Estimate",
     "Experiment",
     "Input",
+    "OperatorCost",
     "Results",
     "__version__",
     "analyse",
@@ -47,6 +51,7 @@ __all__ = [
     "load",
     "measure",
     "profile",
+    "register_operator_formula",
     "resume",
     "run",
     "run_bundle",
@@ -54,7 +59,9 @@ __all__ = [
 
 _HOMES = {
     "effbench.api": ("analyse", "bundle", "compare", "load", "measure", "profile", "resume", "run", "run_bundle"),
+    "effbench.core.estimate": ("Estimate",),
     "effbench.core.inputs": ("Input",),
+    "effbench.cost.user_formulas": ("OperatorCost", "register_operator_formula"),
     "effbench.core.study": ("Analysis", "Case", "Claim", "Experiment"),
     "effbench.results": ("Results",),
 }

@@ -312,7 +312,7 @@ def _swap(root: Path) -> Finding:
 
 
 def _runtimes() -> Iterator[Finding]:
-    absent = {name: runtimes.missing(name) for name in runtimes.NAMES}
+    absent = {name: runtimes.missing(name) for name in runtimes.names()}
     usable = [name for name, reason in absent.items() if reason is None]
     only = {name: "" if "cpu" in runtimes.get(name).devices else " (needs a GPU)" for name in usable}
     yield Finding("runtimes", "ok", ", ".join(f"{name}{need}" for name, need in only.items()))

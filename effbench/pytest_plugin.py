@@ -190,8 +190,8 @@ def assert_cost(
     found = api.profile(
         model,
         shape,
-        batch=(stored.batch if stored else 1) if batch is None else batch,
-        dtype=(stored.dtype if stored else _own_dtype(model)) if dtype is None else dtype,
+        batch=stored.batch if stored and batch is None else batch,
+        dtype=(stored.dtype if stored else _own_dtype(model, shape)) if dtype is None else dtype,
     )
     inputs = " and ".join(map(str, found.inputs or (Input(found.input_shape),)))
     finding = budgets.judge(name, found.cost, amounts, stored, f"input {inputs}, batch {found.batch}, {found.dtype}")
@@ -215,10 +215,12 @@ def _stored(path: str | Path, name: str) -> Stored:
     return found
 
 
-def _own_dtype(model: str | nn.Module) -> str:
+def _own_dtype(model: str | nn.Module, shape: Any) -> str:
+    from effbench.core import inputs
     from effbench.timing import in_process
 
-    return "float32" if isinstance(model, str) else in_process.own_dtype(model)
+    given = inputs.read(shape).dtype if shape is not None else ""
+    return given or ("float32" if isinstance(model, str) else in_process.own_dtype(model))
 
 
 # --- the clock --------------------------------------------------------------------------------------
@@ -239,7 +241,7 @@ class Effbench:
         model: str | nn.Module,
         shape: Any = None,
         *,
-        batch: int = 1,
+        batch: int | None = None,
         dtype: str | None = None,
         threads: int = 1,
         device: str | None = None,

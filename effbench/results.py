@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from effbench.analysis import summary, time_shares
 from effbench.analysis import verdicts as analysis_verdicts
@@ -18,6 +18,7 @@ from effbench.core.run import Run
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from effbench.analysis.rank_agreement import Agreement
@@ -113,25 +114,41 @@ class Results:
             for block in result.blocks
         )
 
-    def plot(self) -> Figure:
-        """The run's main figure: ratios against the factor of a study, or models against their costs.
+    @overload
+    def plot(self, ax: None = None) -> Figure: ...
+    @overload
+    def plot(self, ax: Axes) -> Axes: ...
+    def plot(self, ax: Axes | None = None) -> Figure | Axes:
+        """Draw the run's main figure: ratios against the factor of a study, or models against their costs.
+
+        Parameters
+        ----------
+        ax
+            Matplotlib axes to draw into; by default a new figure is made. Of models side by side, whose figure has
+            three panels, the latencies are drawn.
 
         Returns
         -------
-        matplotlib.figure.Figure
-            The figure.
+        matplotlib.figure.Figure or matplotlib.axes.Axes
+            The new figure, or `ax`.
 
         Raises
         ------
         InvalidValue
-            For a run without cells.
+            For a run without cells, an `ax` that is none, and a study of several groups, which are as many panels.
         """
         from effbench import report
 
-        found = report.figures(self.run, self.cells, self.verdicts)
-        if not found:
+        if not self.cells:
             raise InvalidValue("this run holds no cells, so there is nothing to draw")
-        return found["figure"]
+        if ax is None:
+            return report.figures(self.run, self.cells, self.verdicts)["figure"]
+        from matplotlib.axes import Axes
+
+        if not isinstance(ax, Axes):
+            raise InvalidValue(f"ax must be one matplotlib Axes, such as plt.gca(), and is of type {type(ax).__name__}")
+        report.draw_in(ax, self.run, self.cells, self.verdicts)
+        return ax
 
     def tables(self) -> list[Table]:
         """The tables that the command line prints: the cells, then whatever else the run holds.

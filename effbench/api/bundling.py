@@ -15,7 +15,7 @@ from effbench.core.options import BundleKeywords, MeasureOptions, shows_options
 from effbench.core.study import Cell, Experiment
 from effbench.cost import helper_process
 from effbench.cost.in_subprocess import CellCosts
-from effbench.host import optional_packages
+from effbench.host import optional_packages, temporary_folders
 from effbench.results import Results
 from effbench.runs import run_file, runner
 from effbench.runs.destination import Destination, RunKeywords, WatchKeywords, taken_from
@@ -56,11 +56,11 @@ def bundle(
     runtime
         Runtimes of model files, separated by commas, such as ``"onnxruntime,ncnn"``.
     input_shape
-        Shape without the batch, as for `profile`.
+        Shape without the batch, or an example tensor, as for `profile`. The bundle keeps the values of tensors.
     batch
-        Images per call. Default: the study's own, else 1.
+        Images per call. Default: the study's own or that of the tensors, else 1.
     dtype
-        Data type to measure in. Default: float32.
+        Data type to measure in. Default: that of the tensors, else float32.
     select
         Label to values: export these cells only.
     seed
@@ -89,12 +89,16 @@ def bundle(
     """
     optional_packages.require("torch")
     asked = MeasureOptions.of({"batch": batch, "dtype": dtype, "seed": seed})
-    with Destination(**options).telling() as tell, helper_process.one_process():
-        experiment = (
-            subject
-            if isinstance(subject, Experiment)
-            else model_comparison.side_by_side(subject, input_shape, "float32", Path())
-        )
+    with (
+        Destination(**options).telling() as tell,
+        helper_process.one_process(),
+        temporary_folders.folder() as scratch,
+    ):
+        if isinstance(subject, Experiment):
+            experiment = subject
+        else:
+            experiment = model_comparison.side_by_side(subject, input_shape, asked.dtype, scratch, batch=asked.batch)
+            asked = model_comparison.without_batch_of_tensors(experiment, asked)
         names = dict.fromkeys(runtime.split(","))
         # plan.make knows the names; one runtime a plan, since a label for it belongs to the run.
         plans = [plan.make(experiment, asked, runtime=name, select=select) for name in names]

@@ -40,8 +40,8 @@ def profile(
     model: str | nn.Module,
     input_shape: Fed | None = None,
     *,
-    batch: int = 1,
-    dtype: str | torch.dtype = "float32",
+    batch: int | None = None,
+    dtype: str | torch.dtype | None = None,
     arguments: Mapping[str, Any] | None = None,
     inputs: Fed | None = None,
 ) -> Profile:
@@ -52,11 +52,12 @@ def profile(
     model
         A name (``"shufflenet_v2"``, ``"torchvision:resnet18"``, ``"path/file.py:factory"``) or a module.
     input_shape
-        Shape without the batch, such as ``(3, 224, 224)``. Default: what the model was published with, or says itself.
+        Shape without the batch, such as ``(3, 224, 224)``, or an example tensor with the batch, whose values are used
+        where values matter. Default: what the model was published with, or says itself.
     batch
-        Images per call.
+        Images per call. Default: that of the tensors, else 1.
     dtype
-        Data type of weights and inputs, which decides the bytes.
+        Data type of weights and inputs, which decides the bytes. Default: that of the tensors, else float32.
     arguments
         What a named model is built with.
     inputs
@@ -77,7 +78,7 @@ def profile(
     InvalidValue
         If `batch`, `dtype` or an input breaks a rule.
     """
-    model, dtype = accepted.model(model), dtype_name(dtype)
+    model, dtype = accepted.model(model), None if dtype is None else dtype_name(dtype)
     fed = input_shape if inputs is None else inputs
     if isinstance(model, str):
         model_comparison.require([model])
@@ -101,8 +102,9 @@ def measure(
 ) -> Results:
     """Measure a model, or several side by side, in fresh worker processes.
 
-    Every measured block is on disk before the next one starts. Without `dtype` a module is measured in the dtype of its
-    first weight, a named model in float32.
+    Every measured block is on disk before the next one starts. `batch` and `dtype` default to those of the tensors that
+    are passed. Without `dtype` and tensors a module is measured in the dtype of its first weight, a named model in
+    float32.
 
     Parameters
     ----------
@@ -110,7 +112,8 @@ def measure(
         A name or a module as for `profile`, a list of them, or a mapping that names each for the tables. Modules are
         sent to the workers by cloudpickle. Ratios are to the first.
     input_shape
-        Shape without the batch, as for `profile`.
+        Shape without the batch, or an example tensor, as for `profile`. Tensors are sent to the workers; the run keeps
+        their shape and SHA-256.
     inputs
         Several inputs, or others than floats, as for `profile`.
     select
@@ -146,7 +149,10 @@ def measure(
     models = list(named.values()) or models
     with temporary_folders.folder() as scratch, destination.telling() as tell, helper_process.one_process():
         fed = input_shape if inputs is None else inputs
-        experiment = model_comparison.side_by_side(models, fed, chosen.dtype, scratch, names=tuple(named))
+        experiment = model_comparison.side_by_side(
+            models, fed, chosen.dtype, scratch, names=tuple(named), batch=chosen.batch
+        )
+        chosen = model_comparison.without_batch_of_tensors(experiment, chosen)
         return _measured(experiment, chosen, select, destination, tell)
 
 

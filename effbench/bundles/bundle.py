@@ -168,7 +168,7 @@ def _checked(model: Model) -> Model:
     """The model as it may be used. Raises ValueError where it cannot be measured, or its files lie elsewhere."""
     cell = model.cell
     schema.require_sound(cell, model.cost)
-    if cell.runtime not in runtimes.NAMES:
+    if not runtimes.exists(cell.runtime):
         raise ValueError(f"there is no runtime {cell.runtime[:40]!r}")
     if cell.case.dtype not in DTYPES:
         raise ValueError(f"there is no dtype {cell.case.dtype[:40]!r}")

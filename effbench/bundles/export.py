@@ -18,6 +18,8 @@ from effbench.bundles import bundle
 from effbench.bundles.bundle import Bundle, Model
 from effbench.core.cost import Cost
 from effbench.core.errors import EffbenchError, InvalidValue, StorageError
+from effbench.core.inputs import without_empty_values
+from effbench.core.plugins import BrokenPlugin
 from effbench.host import optional_packages
 from effbench.host.worker_process import Worker, WorkerFailed, worker_environment
 from effbench.runs.recorder import described
@@ -46,6 +48,13 @@ A version of a runtime that this machine cannot have may be changed in {requirem
 """
 
 
+def _is_exported(name: str) -> bool:
+    try:
+        return isinstance(runtimes.get(name), ModelFileRuntime)
+    except BrokenPlugin:
+        return False
+
+
 def exporters(names: Sequence[str]) -> list[ModelFileRuntime]:
     """The runtimes of these names. Raises UnknownName, InvalidValue for one that has no model files, and MissingPackage
     for one that cannot export here.
@@ -54,7 +63,7 @@ def exporters(names: Sequence[str]) -> list[ModelFileRuntime]:
     for name in names:
         runtime = runtimes.get(name)
         if not isinstance(runtime, ModelFileRuntime):
-            known = [other for other in runtimes.NAMES if isinstance(runtimes.get(other), ModelFileRuntime)]
+            known = [other for other in runtimes.names() if _is_exported(other)]
             raise InvalidValue(f"{name} runs no model files, so there is nothing to bundle; use {', '.join(known)}")
         for module in (*runtime.modules, *runtime.export_modules):
             if not optional_packages.has(module):
@@ -192,8 +201,8 @@ def _describe(
         "created": created,
         "command": command,
         "seed": plan.seed,
-        "experiment": dataclasses.asdict(study),
-        "cells": [dataclasses.asdict(model) for model in models],
+        "experiment": dataclasses.asdict(study, dict_factory=without_empty_values),
+        "cells": [dataclasses.asdict(model, dict_factory=without_empty_values) for model in models],
     }
     (folder / bundle.BUNDLE_FILE).write_text(json.dumps(text, indent=1, allow_nan=False), encoding="utf-8")
     lines = [

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from effbench.core import plugins
 from effbench.core.errors import InvalidValue, UnknownName
 from effbench.core.options import METRICS, MeasureOptions, default_of, help_of
 from effbench.core.parsing import inputs as inputs
@@ -40,7 +41,7 @@ def names(what: str) -> dict[str, str]:
     if what == "runtimes":
         from effbench import runtimes
 
-        found = {name: (runtimes.get(name).summary, runtimes.missing(name)) for name in runtimes.NAMES}
+        found = {name: (runtimes.summary(name), runtimes.missing(name)) for name in runtimes.names()}
         return {name: f"{about} (missing: {absent})" if absent else about for name, (about, absent) in found.items()}
     return {
         "cpu": "the CPU, with --threads",
@@ -78,7 +79,12 @@ def complete_runtime(incomplete: str) -> list[str]:
     from effbench import runtimes
 
     *before, last = incomplete.split(",")
-    return [",".join([*before, name]) for name in (*runtimes.NAMES, "all") if name.startswith(last)]
+    return [",".join([*before, name]) for name in (*runtimes.names(), "all") if name.startswith(last)]
+
+
+def complete_metric(incomplete: str) -> list[str]:
+    """Metrics that begin so."""
+    return [name for name in (*METRICS, *plugins.names(plugins.METRICS)) if name.startswith(incomplete)]
 
 
 def complete_run(incomplete: str) -> list[str]:
@@ -116,6 +122,7 @@ _METRICS = {
 OF_A_RUN = tuple(item.name for item in fields(MeasureOptions) if item.name != "device_options")
 """Every option that a command which measures takes."""
 
+METRIC = "Also measure this metric, such as one of a plug-in; may be given several times."
 COUNT = "instructions: count the instructions of a call too; they are the same on a noisy machine."
 
 _Parameters = dict[str, tuple[Any, Any]]
@@ -171,7 +178,12 @@ def _parameters(name: str, text: str | None) -> _Parameters:
             metric: (Annotated[bool, typer.Option(_spelled(metric), help=about)], False)
             for metric, about in _METRICS.items()
         }
-        return {**flags, "count": (Annotated[str | None, typer.Option(help=COUNT)], None)}
+        named = typer.Option(help=METRIC, metavar="NAME", autocompletion=complete_metric)
+        return {
+            **flags,
+            "count": (Annotated[str | None, typer.Option(help=COUNT)], None),
+            "metric": (Annotated[list[str] | None, named], None),
+        }
     about = text or help_of(name)
     if name in _READ:
         word, example, _ = _READ[name]
@@ -195,6 +207,7 @@ def _read(typed: dict[str, Any]) -> dict[str, Any]:
     metrics = [name for name in _METRICS if typed.pop(name, False)]
     if (count := typed.pop("count", None)) is not None:
         metrics.append(counted(count))
+    metrics += typed.pop("metric", None) or []
     found = {}
     for name, value in typed.items():
         field, read = words.get(name, (name, None))

@@ -34,6 +34,11 @@ class Traffic:
     weight_bytes: int = 0
     activation_bytes: int = 0
 
+    def __str__(self) -> str:
+        from effbench.core import units
+
+        return f"{units.count(self.elements)} elements, {units.size(self.bytes)}"
+
     @property
     def elements(self) -> int:
         """Elements of weights and activations."""
@@ -110,6 +115,13 @@ class Cost:
     status: Literal["complete", "partial"] = "complete"
     uncounted: Mapping[str, int] = field(default_factory=dict)
     traced_on: str = "meta"
+
+    def __str__(self) -> str:
+        from effbench.core import units
+
+        counts = ", ".join(f"{units.count(getattr(self, name))} {name}" for name in ("params", "madds", "activations"))
+        partial = f" (partial: {', '.join(self.uncounted)} not counted)" if self.status == "partial" else ""
+        return f"{counts}, memory access {self.memory_access_levels[DEFAULT_LEVEL]}{partial}"
 
     @property
     def flops(self) -> int:

@@ -13,6 +13,9 @@ from effbench.core.study import Label
 class Estimate:
     """A number with its confidence interval.
 
+    It formats itself as ``1.23 [1.20, 1.26]``. A format spec is that of a float and applies to all three numbers:
+    ``f"{ratio:.3f}"``.
+
     Attributes
     ----------
     point
@@ -30,6 +33,27 @@ class Estimate:
     high: float | None = None
     confidence: float = 0.95
     n: int = 0
+
+    def __format__(self, spec: str) -> str:
+        shown = (lambda value: format(value, spec)) if spec else self._shown
+        if self.low is None or self.high is None:
+            return f"{shown(self.point)} (no interval)"
+        return f"{shown(self.point)} [{shown(self.low)}, {shown(self.high)}]"
+
+    def __str__(self) -> str:
+        return format(self)
+
+    def __repr__(self) -> str:
+        share = "" if self.low is None or self.high is None else f", {100 * self.confidence:g} %"
+        return f"<Estimate {self}{share}, n={self.n}>"
+
+    def _shown(self, value: float) -> str:
+        """Three significant digits, or as many more, up to six, as tell the point from the ends of its interval."""
+        from effbench.core import units
+
+        values = {self.point, self.low or 0.0, self.high or 0.0} if self.low is not None else {self.point}
+        enough = (more for more in range(3, 6) if len({units.digits(each, more) for each in values}) == len(values))
+        return units.digits(value, next(enough, 6))
 
     @property
     def half_width(self) -> float | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 
-from effbench.core import inputs
+from effbench.core import inputs, plugins
 from effbench.core.errors import InvalidValue, UnknownName
 from effbench.core.run import READINGS
 
@@ -132,7 +132,8 @@ class MeasureOptions:
     metrics: tuple[str, ...] = field(
         default=(),
         metadata=about(
-            "Secondary metrics, each measured in processes of its own: percentiles, peak_memory, energy, instructions."
+            "Secondary metrics, each measured in processes of its own: percentiles, peak_memory, energy, instructions, "
+            "and those of plug-ins."
         ),
     )
     device_options: Mapping[str, Any] = field(
@@ -155,8 +156,8 @@ class MeasureOptions:
             if choices and value is not None and value not in choices:
                 raise UnknownName(item.metadata["called"], str(value), choices)
         for metric in self.metrics:
-            if metric not in METRICS:
-                raise UnknownName("metric", str(metric), METRICS)
+            if metric not in METRICS and metric not in plugins.names(plugins.METRICS):
+                raise UnknownName("metric", str(metric), (*METRICS, *plugins.names(plugins.METRICS)))
         if self.batch is not None:
             settle("batch", inputs.whole(self.batch, "batch"))
         if isinstance(self.threads, int) and self.threads < 0:

@@ -36,8 +36,8 @@ def profile(
     model: str,
     input_shape: Any,
     *,
-    batch: int,
-    dtype: str,
+    batch: int | None = None,
+    dtype: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Profile:
@@ -69,8 +69,8 @@ def count_cell(cell: Cell) -> Profile | Counted:
 def _profiled(
     model: str,
     input_shape: Any,
-    batch: int,
-    dtype: str,
+    batch: int | None,
+    dtype: str | None,
     arguments: Mapping[str, Any] | None,
     check: Callable[[], None],
 ) -> Profile:

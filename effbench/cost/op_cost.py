@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from effbench.cost import user_formulas
 from effbench.cost.elements import distinct_elements
-from effbench.cost.formulas import FREE, PRODUCTS, UNKNOWN, Call, Formula, Mask, Shape, Sparse, formula
+from effbench.cost.formulas import FORMULAS, FREE, PRODUCTS, UNKNOWN, Call, Formula, Mask, Shape, Sparse, formula
+from effbench.cost.user_formulas import UserFormula
 from effbench.cost.walk import PLAIN, flatten, hashable, is_meta, key_of, moved, packed, rebuilt, storage_of
 
 __all__ = [
@@ -72,14 +74,20 @@ class Operator(NamedTuple):
     pointwise: bool
     mutated: tuple[tuple[int, str, bool], ...]
     arguments: tuple[tuple[str, Any], ...] = ()
+    custom: UserFormula | None = None
+    """The user's own formula, where we have none."""
 
 
 def describe(func: Any) -> Operator:
-    """Look up an ATen overload: its name, its formula, and which arguments it mutates."""
+    """Look up an ATen overload: its name, its formula, and which arguments it mutates.
+
+    Raises BrokenPlugin for a user's formula that cannot be imported.
+    """
     full = func.name()
     name = full.split(".")[0].removeprefix("aten::")
     pointwise = torch.Tag.pointwise in func.tags
     found = formula(name, pointwise)
+    custom = user_formulas.find(name) if name not in FORMULAS else None
     free = name in FREE or full.startswith("prim::")
     mutated = tuple(
         (position, argument.name, argument.kwarg_only)
@@ -88,12 +96,12 @@ def describe(func: Any) -> Operator:
     )
     key = torch._C.DispatchKey.CompositeImplicitAutograd
     # torch._decomp also has Python decompositions of operators that run as one kernel: use it only without a formula.
-    if free or name in WHOLE:
+    if free or name in WHOLE or custom is not None:
         composite = False
     else:
         composite = _decomposes(full) or (found is UNKNOWN and func.has_kernel_for_dispatch_key(key))
     arguments = tuple((argument.name, argument.default_value) for argument in func._schema.arguments)
-    return Operator(name, found, free, composite, pointwise, mutated, arguments)
+    return Operator(name, found, free, composite, pointwise, mutated, arguments, custom)
 
 
 def _decomposes(name: str) -> bool:
@@ -124,7 +132,7 @@ def cost_of_call(
     outs = tuple([shape_of(tensor) for tensor in outputs])
     storages = [memory_of(tensor) for tensor in tensors]
     fresh = [tensor for tensor in outputs if not _among(storages, tensor)]
-    if not fresh and not operator.mutated and (outputs or operator.formula is UNKNOWN):
+    if operator.custom is None and not fresh and not operator.mutated and (outputs or operator.formula is UNKNOWN):
         return CallCost(UNKNOWN, True, shapes, outs)
     only_written = {name for _, name, keyword in operator.mutated if keyword}
     named = dict(operator.arguments)
@@ -142,7 +150,13 @@ def cost_of_call(
     targets = [] if fresh else [place for place, name in enumerate(owners) if name in changed]
     unread = [place for place, name in enumerate(owners) if name in only_written]
     returns, container = (None, None) if unread else _returns(result, tensors, storages)
-    return count(operator.formula, call, tensors, outputs, targets, unread, returns, container)
+    if operator.custom is None:
+        return count(operator.formula, call, tensors, outputs, targets, unread, returns, container)
+    written = [tensors[place] for place in targets] or outputs
+    shapes_in = {name: _shapes(value) for name, value in kwargs.items()}
+    cost = user_formulas.cost_of(operator.name, operator.custom, seen, shapes_in, [item.shape for item in written])
+    plan = count(user_formulas.kind_of(cost), call, tensors, outputs, targets, unread, returns, container)
+    return user_formulas.with_traffic(plan, cost, operator.name, tensors, written)
 
 
 def count(

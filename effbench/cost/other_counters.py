@@ -59,15 +59,16 @@ def crosscheck(
     model: nn.Module,
     input_shape: Fed,
     *,
-    batch: int = 1,
-    dtype: str = "float32",
+    batch: int | None = None,
+    dtype: str | None = None,
     inputs: tuple[Any, ...] | None = None,
 ) -> tuple[Check, ...]:
     """Count with fvcore and with torch's own counter. The model is not changed. Raises what `profile` raises."""
     ours = profile(model, input_shape, batch=batch, dtype=dtype, inputs=inputs)
-    kind: torch.dtype = getattr(torch, dtype)
+    kind: torch.dtype = getattr(torch, ours.dtype)
     model = getattr(model, "_orig_mod", model)
-    feed = Feed(core_inputs.described(input_shape), batch, dtype, inputs)
+    given = core_inputs.read(input_shape)
+    feed = Feed(given.inputs, ours.batch, ours.dtype, inputs, tensors=example_inputs.plain(given))
 
     def attempt(counter: str, run: Callable[..., Check], device: str, twin: Callable[[Tensor], Tensor]) -> Check:
         try:

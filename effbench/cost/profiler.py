@@ -18,6 +18,7 @@ from effbench.core import inputs as core_inputs
 from effbench.core.cost import Cost, Kernel, Traffic
 from effbench.core.errors import InvalidValue, ModelError, NeedsValues
 from effbench.core.inputs import Input
+from effbench.core.plugins import BrokenPlugin
 from effbench.cost import child, example_inputs
 from effbench.cost.costs import OpCost, Profile
 from effbench.cost.familiar import keeps_nothing
@@ -52,8 +53,8 @@ def profile(
     model: nn.Module,
     input_shape: Fed,
     *,
-    batch: int = 1,
-    dtype: str = "float32",
+    batch: int | None = None,
+    dtype: str | None = None,
     inputs: tuple[Any, ...] | None = None,
     device: Device = "auto",
 ) -> Profile:
@@ -97,6 +98,7 @@ def profile(
     """
     paths = _paths(model)
     feed = _fed(list(paths), input_shape, batch, dtype, inputs)
+    dtype = feed.dtype
     try:
         return _profiled(paths, feed, device)
     except NeedsValues:
@@ -140,8 +142,8 @@ def count(
     model: nn.Module,
     input_shape: Fed,
     *,
-    batch: int = 1,
-    dtype: str = "float32",
+    batch: int | None = None,
+    dtype: str | None = None,
     inputs: tuple[Any, ...] | None = None,
     device: Device = "auto",
 ) -> Profile:
@@ -225,22 +227,28 @@ def _own_dtypes(model: nn.Module) -> tuple[str, ...]:
 
 
 def _fed(
-    modules: Sequence[nn.Module], input_shape: Fed, batch: int, dtype: str, inputs: tuple[Any, ...] | None
+    modules: Sequence[nn.Module],
+    input_shape: Fed,
+    batch: int | None,
+    dtype: str | None,
+    inputs: tuple[Any, ...] | None,
 ) -> Feed:
-    fed = core_inputs.described(input_shape)
-    batch = core_inputs.whole(batch, "batch")
+    given = core_inputs.read(input_shape)
+    batch = given.agreed_batch(batch)
+    dtype = dtype or given.dtype or "float32"
     if dtype not in DTYPES:
         raise InvalidValue(f"dtype (='{dtype}') is not one that can be counted; use one of {', '.join(DTYPES)}")
     if any([item.__class__ is LAZY for item in parameters(modules)]):
         raise ModelError(
             f"{type(modules[0]).__name__} has lazy layers without shapes; run it once on real data before profiling"
         )
-    return Feed(fed, batch, dtype, inputs)
+    return Feed(given.inputs, batch, dtype, inputs, tensors=example_inputs.plain(given))
 
 
 @dataclass(frozen=True)
 class Feed:
-    """What one network is run on: described inputs, or the `values` given instead of them."""
+    """What one network is run on: described inputs, those passed as `tensors` with their values, or the `values` given
+    instead of them."""
 
     inputs: tuple[Input, ...]
     batch: int
@@ -248,12 +256,14 @@ class Feed:
     values: tuple[Any, ...] | None = None
     casts: bool = True
     """Whether the weights are cast to `dtype` too, or left as they are."""
+    tensors: tuple[Any, ...] = ()
+    """By input, None where it has no values of its own (`example_inputs.plain`)."""
 
     def on(self, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments by position and by name: the values, or seeded ones of the shapes (none on meta)."""
         if self.values is not None:
             return tuple(_placed(item, device, getattr(torch, self.dtype)) for item in self.values), {}
-        return example_inputs.make(self.inputs, self.batch, self.dtype, str(device))
+        return example_inputs.make(self.inputs, self.batch, self.dtype, str(device), tensors=self.tensors)
 
     def __str__(self) -> str:
         return " and ".join(str(replace(item, shape=(self.batch, *item.shape))) for item in self.inputs)
@@ -286,6 +296,8 @@ def _attempt(
                 place, twin = home, fake_twin(kind, fake_mode, home)
             with lent(paths, twin):
                 found = _traced(model, paths, feed, mode.tensors, place, home, fake_mode)
+    except BrokenPlugin:  # no fault of the network
+        raise
     except Exception as error:
         return Refusal.of(error, model, feed)
     if found.is_bounded and not mode.bounds and not any(item.is_meta for item in parameters(list(paths))):

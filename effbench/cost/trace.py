@@ -24,7 +24,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from effbench.core.errors import text_of
-from effbench.cost import higher_order, whole
+from effbench.cost import higher_order, user_formulas, whole
 from effbench.cost.formulas import UNKNOWN
 from effbench.cost.op_cost import (
     WHOLE,
@@ -97,6 +97,9 @@ def forget_shapes() -> None:
     """Clear the cache of earlier traces, to time a first call."""
     _COSTS.clear()
     _OPERATORS.clear()
+
+
+user_formulas.on_change(forget_shapes)
 
 
 class _Where(threading.local):

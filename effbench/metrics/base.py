@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 from effbench import devices
-from effbench.core.run import Reading
+from effbench.core import plugins
+from effbench.core.errors import UnknownName
+from effbench.core.plugins import BrokenPlugin
+from effbench.core.run import READINGS, Reading
 from effbench.devices import Call, Device
 from effbench.host.worker_process import Worker, WorkerFailed
 from effbench.timing import block_loop, build_call
@@ -30,8 +33,11 @@ def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float)
 
     `variables` are the worker's environment (`worker_process.worker_environment`).
     """
-    reading: Reading = _module(job["task"]).take(job, variables, silence_s)
-    return reading
+    module = _module(job["task"])
+    if job["task"] in READINGS:
+        reading: Reading = module.take(job, variables, silence_s)
+        return reading
+    return _of_plugin(module, job, variables, silence_s)
 
 
 def take_all(
@@ -46,7 +52,7 @@ def take_all(
     `tell` is called with each cell before it is measured. A metric that can measure several cells in one process has a
     ``take_all`` of its own.
     """
-    several = getattr(_module(job["task"]), "take_all", None)
+    several = getattr(_module(job["task"]), "take_all", None) if job["task"] in READINGS else None
     if several is not None:
         found: Mapping[str, Reading] = several(job, cells, variables, silence_s, tell=tell)
         yield from found.items()
@@ -106,5 +112,30 @@ def one_process(job: Mapping[str, Any], variables: Mapping[str, str], silence_s:
     return Reading(what, missing="the process ended early, without an error")
 
 
-def _module(what: str) -> ModuleType:
-    return importlib.import_module(f"effbench.metrics.{_MODULES.get(what, what)}")
+def _module(what: str) -> Any:
+    """The module of a metric, or what an installed package has under its name. Raises UnknownName, BrokenPlugin."""
+    if what in READINGS:
+        return importlib.import_module(f"effbench.metrics.{_MODULES.get(what, what)}")
+    if what not in plugins.names(plugins.METRICS):
+        raise UnknownName("metric", what, (*READINGS, *plugins.names(plugins.METRICS)))
+    found = plugins.load(plugins.METRICS, what)
+    if not callable(getattr(found, "answer", None)):
+        origin = plugins.origin(plugins.METRICS, what)
+        raise BrokenPlugin(f"metric '{what}' of the package {origin} has no function answer(job, emit); repair it")
+    return found
+
+
+def _of_plugin(module: Any, job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
+    """The metric of another package: its own `take`, if it has one, must not end the run."""
+    own = getattr(module, "take", None)
+    if own is None:
+        return one_process(job, variables, silence_s)
+    try:
+        found = own(job, variables, silence_s)
+        if not isinstance(found, Reading) or found.what != job["task"]:
+            raise TypeError(f"take returned {type(found).__name__}, and not its Reading")
+        json.dumps(dict(found.values), allow_nan=False)
+    except Exception as error:
+        origin = plugins.origin(plugins.METRICS, job["task"])
+        return Reading(job["task"], missing=f"metric '{job['task']}' of the package {origin} {plugins.failing(error)}")
+    return found

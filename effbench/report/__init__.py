@@ -25,6 +25,7 @@ from effbench.report.tables.table_model import Table
 from effbench.runs import run_file
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -93,6 +94,24 @@ def figures(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict])
     if panels.can_draw(cells):
         found["panels"] = panels.panels_figure(run, cells)
     return found
+
+
+def draw_in(axes: Axes, run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> None:
+    """The main figure of a run in axes of the caller's, and nowhere else.
+
+    Of models side by side these are the latencies alone. Raises InvalidValue for a study of several groups.
+    """
+    from effbench.report.figures import compare, matrix, study, sweep
+
+    swept = saturation.saturations(run, cells)
+    if swept:
+        sweep.sweep_in(axes, run, cells, swept)
+    elif report_text.is_comparison(run):
+        compare.latencies_in(axes, cells)
+    elif matrix.can_draw(run, verdicts):
+        matrix.matrix_in(axes, [matrix.RunColumns(run, cells, verdicts)])
+    else:
+        study.study_in(axes, run, cells, verdicts)
 
 
 def write_all(

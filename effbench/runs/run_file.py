@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from effbench.core import decoding
 from effbench.core.errors import CorruptRun, StorageError
+from effbench.core.inputs import without_empty_values
 from effbench.core.run import Block, Reading, Result, Run, Timing
 from effbench.runs import schema
 
@@ -97,7 +98,7 @@ class RunWriter:
             command=run.command,
             seed=run.seed,
             clock=run.clock,
-            experiment=asdict(run.experiment),
+            experiment=asdict(run.experiment, dict_factory=without_empty_values),
             environment=asdict(run.environment),
             sampling=asdict(run.sampling),
         )
@@ -105,7 +106,8 @@ class RunWriter:
     def cell(self, result: Result) -> None:
         cost = None if result.cost is None else asdict(result.cost)
         bounds = None if result.bounds_s is None else dict(result.bounds_s)
-        self.append("cell", cell=asdict(result.cell), cost=cost, skipped=result.skipped, bounds_s=bounds)
+        cell = asdict(result.cell, dict_factory=without_empty_values)
+        self.append("cell", cell=cell, cost=cost, skipped=result.skipped, bounds_s=bounds)
 
     def reading(self, cell: str, reading: Reading) -> None:
         self.append("reading", cell=cell, **asdict(reading))

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from effbench.core import inputs as core_inputs
 from effbench.core.cost import Cost
 from effbench.core.errors import EffbenchError, NotComparable, StorageError
 from effbench.core.peaks import Peaks
@@ -189,6 +190,8 @@ def _go_on(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundled: Bun
             raise EffbenchError(
                 f"{result.cell.id} was a module of a Python session that has ended; measure it again there"
             )
+        if bundled is None and (said := core_inputs.lost(result.cell.case.fed)):
+            raise EffbenchError(f"{result.cell.id}: {said}; measure it again there")
     try:
         file_hashes.require_unchanged(run.files)
     except NotComparable as error:

@@ -21,7 +21,7 @@ from effbench import devices, runtimes
 from effbench._version import __version__
 from effbench.core.errors import CannotStart, EffbenchError
 from effbench.core.operator_times import Breakdown
-from effbench.core.run import READINGS, Block, Warmup
+from effbench.core.run import Block, Warmup
 from effbench.core.study import Sampling
 from effbench.devices import Call, Device
 from effbench.host import worker_process
@@ -54,11 +54,7 @@ def main() -> int:
             from effbench.timing import peaks
 
             peaks.answer(job, emit)
-        elif job.get("task") in READINGS:
-            from effbench.metrics import base
-
-            base.answer(job, emit)
-        elif job.get("task"):
+        elif job.get("task") in ("count", "shapes"):
             from effbench.cost import helper_process, in_subprocess
 
             for each in helper_process.jobs(job, emit, heard.get):
@@ -66,6 +62,10 @@ def main() -> int:
                     in_subprocess.answer(each, emit)
                 else:
                     in_subprocess.tell_shapes(each["models"], emit)
+        elif job.get("task"):
+            from effbench.metrics import base
+
+            base.answer(job, emit)
         else:
             launch(job, emit, heard.get)
     except EffbenchError as error:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from effbench import zoo
 from effbench.core import inputs
 from effbench.core.errors import EffbenchError, InvalidValue, ModelError
-from effbench.core.inputs import Input
+from effbench.core.inputs import GivenInputs, Input
+from effbench.core.options import MeasureOptions
 from effbench.core.study import Case, Experiment
-from effbench.cost import in_subprocess
+from effbench.cost import example_inputs, in_subprocess
+from effbench.cost.user_formulas import Carrying
 from effbench.timing import dtype_cast
 from effbench.zoo import accepted, external, factories, libraries, model_files
 from effbench.zoo.external import DEFAULT_SHAPE
@@ -64,23 +66,32 @@ def published_shape(model: str, arguments: Mapping[str, Any] | None = None) -> t
     return external.published_shape(model, arguments) if ":" in name else tuple(zoo.entry(name).input_shape)
 
 
-def _fed(models: Sequence[str | nn.Module], given: Fed | None) -> list[tuple[Input, ...]]:
+def _fed(models: Sequence[str | nn.Module], given: Fed | None) -> list[GivenInputs]:
     """What each model is fed: what was asked for, else what it was published with or says itself."""
     if given is not None:
-        return [inputs.described(given)] * len(models)
+        return [inputs.read(given)] * len(models)
     shapes = [published_shape(model) if isinstance(model, str) else libraries.own_shape(model) for model in models]
     foreign = [model for model in models if isinstance(model, str) and in_subprocess.is_foreign(model)]
     said = in_subprocess.shapes_apart(foreign) if foreign else {}
     return [
-        (Input(shape or said.get(str(model)) or DEFAULT_SHAPE),) for model, shape in zip(models, shapes, strict=True)
+        GivenInputs((Input(shape or said.get(str(model)) or DEFAULT_SHAPE),))
+        for model, shape in zip(models, shapes, strict=True)
     ]
 
 
 def side_by_side(
-    models: Sequence[str | nn.Module], given: Fed | None, dtype: str | None, scratch: Path, names: Sequence[str] = ()
+    models: Sequence[str | nn.Module],
+    given: Fed | None,
+    dtype: str | None,
+    scratch: Path,
+    names: Sequence[str] = (),
+    batch: int | None = None,
 ) -> Experiment:
-    """The study of these models, the first of them the reference, called `names` where they are given. Without `dtype`
-    each module is measured in its own.
+    """The study of these models, the first of them the reference, called `names` where they are given.
+
+    Without `dtype` all are measured in that of the tensors they are given, else each module in its own. A `batch` that
+    is not that of the tensors is refused. Modules and tensors are written into `scratch`, which must last as long as
+    the run. Raises UnknownName, ModelError, InvalidValue.
     """
     cases, seen = [], set()
     if not models:
@@ -101,9 +112,11 @@ def side_by_side(
                 )
             name = f"{name}-{number + 1}"
         seen.add(name)
-        beyond = inputs.beyond_shape(fed)
-        kind = dtype or ("float32" if isinstance(model, str) else _own_dtype(model))
-        cases.append(Case(spec, fed[0].shape, dtype=kind, labels={"model": name}, inputs=beyond))
+        kind = dtype or fed.dtype or ("float32" if isinstance(model, str) else _own_dtype(model))
+        fed.agreed_batch(batch)
+        items = example_inputs.stored(fed, scratch)
+        beyond = inputs.beyond_shape(items)
+        cases.append(Case(spec, items[0].shape, dtype=kind, labels={"model": name}, inputs=beyond, batch=fed.batch))
     levels = tuple(case.labels["model"] for case in cases)
     return Experiment(
         name="compare" if len(cases) > 1 else "measure",
@@ -114,6 +127,11 @@ def side_by_side(
         reference=levels[0],
         cases=tuple(cases),
     )
+
+
+def without_batch_of_tensors(experiment: Experiment, options: MeasureOptions) -> MeasureOptions:
+    """The options for a study of `side_by_side`, less the batch where that is the tensors' own, as was agreed."""
+    return replace(options, batch=None) if experiment.cases[0].batch is not None else options
 
 
 def _own_dtype(module: nn.Module) -> str:
@@ -147,7 +165,7 @@ def _pickled(module: nn.Module, path: Path) -> str:
     import cloudpickle
 
     try:
-        path.write_bytes(cloudpickle.dumps(module))
+        path.write_bytes(cloudpickle.dumps(Carrying(module)))
     except Exception as error:  # cloudpickle raises whatever the module's own state raises
         first = str(error).partition("\n")[0]
         raise EffbenchError(

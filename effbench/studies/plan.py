@@ -89,8 +89,10 @@ def make(
     runtime = experiment.runtime if options.runtime is None else options.runtime
     names = runtimes.present(kind) if runtime == "all" else tuple(dict.fromkeys(runtime.split(",")))
     for name in names:
+        if not runtimes.exists(name):
+            raise UnknownName("runtime", name, (*runtimes.names(), "all"))
         if name not in runtimes.NAMES:
-            raise UnknownName("runtime", name, (*runtimes.NAMES, "all"))
+            runtimes.get(name)  # one of another package may be broken
     if options.batch is not None and any(case.batch is not None for case in experiment.cases):
         raise InvalidValue(f"{experiment.name} varies the batch itself; choose with --select batch={options.batch}")
     batch = inputs.whole(experiment.batch.get(kind, 1), "batch") if options.batch is None else options.batch

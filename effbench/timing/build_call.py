@@ -196,7 +196,9 @@ def _side_effects_of(network: Any, arguments: tuple[Any, ...], setting: Setting,
     in no other.
     """
     own = next(iter(dtype_cast.dtypes(network)), "float32")
-    kinds = ["float64" if own == setting.dtype == "float64" else "float32"]
+    is_fed_double = any(str(getattr(value, "dtype", "")) == "torch.float64" for value in arguments)
+    is_double = setting.dtype == "float64" and (own == "float64" or is_fed_double)
+    kinds = ["float64" if is_double else "float32"]
     kinds += [own] if own == setting.dtype not in kinds else []
     kinds = kinds if casts else [setting.dtype]
     for kind in kinds:
@@ -344,8 +346,12 @@ def _make_inputs(
     described = _described(spec)
     generator = torch.Generator().manual_seed(seed)
     found = []
+    # A tensor of float64 that the user passed keeps its digits.
+    is_double = spec["dtype"] == "float64" and any(item.sha256 for item in described)
     for _ in range(number):
-        args, named = example_inputs.make(described, spec["batch"], "float32", seed=generator)
+        args, named = example_inputs.make(
+            described, spec["batch"], "float64" if is_double else "float32", seed=generator
+        )
         passed = example_inputs.positional(network, args, named) if named else args
         found.append(tuple(device.place(item) if isinstance(item, torch.Tensor) else item for item in passed))
     return found

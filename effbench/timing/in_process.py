@@ -10,7 +10,7 @@ import functools
 import gc
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -152,7 +152,7 @@ def prepare(
     network: nn.Module,
     shape: Any,
     *,
-    batch: int = 1,
+    batch: int | None = None,
     dtype: str | None = None,
     device: str | None = None,
     threads: int = 1,
@@ -166,9 +166,11 @@ def prepare(
     There are as many inputs as in a launch, so that on a GPU an input has left the L2 cache before it is used again.
     Process-wide settings that a call of the network changes are restored and noted.
 
-    `shape` is what `core.inputs.described` takes; `dtype` and `device` default to the network's own. Raises
-    InvalidValue, UnknownName, DeviceUnavailable, and on the scripted device ModelError for a network that cannot be
-    counted.
+    `shape` is what `core.inputs.read` takes: `batch` and `dtype` default to those of the tensors in it, else to 1 and
+    the network's own dtype; so does `device`. Raises InvalidValue, UnknownName, DeviceUnavailable; on the scripted
+    device ModelError for a network that cannot be counted.
+
+    What a call of the network sets for the whole process is put back, and noted.
     """
     with global_state.settings_restored() as held:
         prepared = _prepared(network, shape, batch, dtype, device, threads, is_ours=is_ours)
@@ -179,15 +181,23 @@ def prepare(
 
 
 def _prepared(
-    network: nn.Module, shape: Any, batch: int, dtype: str | None, device: str | None, threads: int, *, is_ours: bool
+    network: nn.Module,
+    shape: Any,
+    batch: int | None,
+    dtype: str | None,
+    device: str | None,
+    threads: int,
+    *,
+    is_ours: bool,
 ) -> Prepared:
     """Do the work of `prepare`, without restoring process-wide settings."""
     import torch
 
     from effbench import cost
 
-    batch = core_inputs.whole(batch, "batch")
-    dtype = own_dtype(network) if dtype is None else dtype
+    given_inputs = core_inputs.read(shape)
+    batch = given_inputs.agreed_batch(batch)
+    dtype = (given_inputs.dtype or own_dtype(network)) if dtype is None else dtype
     device = own_device(network) if device is None else device
     place = devices.get(device, **_options(device, threads))
     costs, missing = None, ""
@@ -205,15 +215,14 @@ def _prepared(
         network = copies.deep_copy(network) or _refuse_conversion(network, dtype, device, is_moved=is_moved)
     if is_moved:
         network = dtype_cast.cast(place.place(network), getattr(torch, dtype))
-    described = core_inputs.described(shape)
-    inputs = _make_inputs(network, described, batch, dtype, place)
+    inputs = _make_inputs(network, given_inputs, batch, dtype, place)
     seen = _side_effects_of(network, inputs[0])
     if seen is None and network is not given and not is_moved and (seen := _side_effects_of(given, inputs[0])):
         network = given  # the copy does not run: it lacks something, such as attributes in `__slots__`
     called = side_effects.with_cloned_inputs(network) if seen and seen.reshapes else network
     call = runtimes.get("eager").prepare(called, inputs, Setting(Path(), place.kind)).call
     if seen and seen.writes and not seen.reshapes:
-        call = side_effects.restoring_inputs(call, inputs, _make_inputs(network, described, batch, dtype, place))
+        call = side_effects.restoring_inputs(call, inputs, _make_inputs(network, given_inputs, batch, dtype, place))
     threads, (notes, modes) = getattr(place, "threads", 1), (seen.notes, seen.modes) if seen else ((), "")
     return Prepared(place, place.bind(call, {}), network, threads, costs, missing, notes, modes)
 
@@ -257,17 +266,18 @@ def _options(device: str, threads: int) -> dict[str, Any]:
 
 
 def _make_inputs(
-    network: nn.Module, described: Sequence[core_inputs.Input], batch: int, dtype: str, device: Device
+    network: nn.Module, given: core_inputs.GivenInputs, batch: int, dtype: str, device: Device
 ) -> list[tuple[Any, ...]]:
     """Make the inputs that the calls rotate through."""
     import torch
 
+    described, tensors = given.inputs, example_inputs.plain(given)
     args, named = example_inputs.make(described, batch, dtype, "meta")
     number = device.rotations(sum(tensor.nbytes for tensor in (*args, *named.values())))
     generator = torch.Generator().manual_seed(SEED)
     found = []
     for _ in range(number):
-        args, named = example_inputs.make(described, batch, dtype, seed=generator)
+        args, named = example_inputs.make(described, batch, dtype, seed=generator, tensors=tensors)
         passed = example_inputs.positional(network, args, named) if named else args
         found.append(tuple(device.place(item) if isinstance(item, torch.Tensor) else item for item in passed))
     return found

@@ -177,7 +177,8 @@ def test_whole_numbers_are_legal_everywhere_and_the_seed_decides_all_values():
         ([(3, 8), (2,)], (Input((3, 8)), Input((2,)))),
         ({"ids": (4,), "mask": Input((2,), dtype="bool")}, (Input((4,), "ids"), Input((2,), "mask", "bool"))),
         ([torch.zeros(7, 4, dtype=torch.int64)], (Input((4,), dtype="int64"),)),
-        (torch.zeros(7, 4), (Input((4,), dtype="float32"),)),
+        (torch.zeros(7, 4), (Input((4,)),)),
+        ([torch.zeros(7, 4), torch.zeros(7, 2, dtype=torch.float64)], (Input((4,)), Input((2,), dtype="float64"))),
         ([(3,), IDS], (Input((3,)), IDS)),
     ],
 )

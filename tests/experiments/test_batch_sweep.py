@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
 from runs import COST, run_of
 
 import effbench
@@ -220,6 +221,12 @@ def test_a_ring_stands_at_the_saturating_batch():
     assert ring.get_offsets().tolist() == [[4.0, pytest.approx(980.4, rel=1e-3)]]
     assert "4" in [text.get_text() for text in axes.texts] and axes.get_xscale() == "log"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["net"]
+    given = Figure().add_subplot()
+    assert Results(run).plot(given) is given
+    assert [item.get_offsets().tolist() for item in given.collections if isinstance(item, PathCollection)] == [
+        ring.get_offsets().tolist()
+    ]
+    assert [text.get_text() for text in given.get_legend().get_texts()] == ["net"]
     rising = swept({1: 2e-3, 4: 1e-3})
     (axes,) = sweep.sweep_figure(rising, Results(rising).cells, saturations(rising, Results(rising).cells)).axes
     assert not axes.texts

@@ -73,6 +73,13 @@ def _compare_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
     return figure
 
 
+def latencies_in(axes: Axes, cells: Sequence[CellSummary]) -> None:
+    """The lower panel alone, in axes of the caller's: bars of latency, fastest first."""
+    ordered = sorted(cells, key=lambda cell: math.inf if cell.latency is None else cell.latency.point)
+    with style.plain_style():
+        _bars(axes, ordered, _names(ordered))
+
+
 def _names(cells: Sequence[CellSummary]) -> list[str]:
     """Return model names, or cell names where one model has several cells."""
     models = [report_text.model_name(cell) for cell in cells]

@@ -45,12 +45,33 @@ def matrix_figure(seen: Sequence[RunColumns]) -> Figure:
     A field has the verdict, the headline ratio and its interval. The last column is the paper's ratio.
     """
     with style.plain_style():
-        return _matrix_figure(seen)
+        rows, _ = _fields(seen)
+        several = len(seen) > 1
+        first = seen[0]
+        subtitle = "" if several else report_text.subtitle(first.run, first.cells)
+        figure = style.new_figure(len(rows) * _ROW_IN + _top_in(seen) + 0.1, first.run.experiment.title, subtitle)
+        _draw(figure.add_subplot(), seen)
+        return figure
 
 
-def _matrix_figure(seen: Sequence[RunColumns]) -> Figure:
+def matrix_in(axes: Axes, seen: Sequence[RunColumns]) -> None:
+    """Draw `matrix_figure` into existing axes."""
+    with style.plain_style():
+        _draw(axes, seen)
+
+
+def _top_in(seen: Sequence[RunColumns]) -> float:
+    return 0.52 if len(seen) > 1 else 0.3
+
+
+_Fields = dict[tuple[str, str], dict[tuple[int, str], Verdict]]
+"""Verdicts by row (claim, group) and column (run, runtime)."""
+
+
+def _fields(seen: Sequence[RunColumns]) -> tuple[_Fields, list[tuple[int, str]]]:
+    """The verdicts in their places, and the columns in order."""
     columns: list[tuple[int, str]] = []
-    rows: dict[tuple[str, str], dict[tuple[int, str], Verdict]] = {}
+    rows: _Fields = {}
     for number, item in enumerate(seen):
         told = [{key: value for key, value in each.group.items() if key != "runtime"} for each in item.verdicts]
         # The claim's text names the guideline already.
@@ -61,19 +82,19 @@ def _matrix_figure(seen: Sequence[RunColumns]) -> Figure:
                 columns.append(place)
             row = (verdict.claim, report_text.group_text({key: group[key] for key in varying if key in group}))
             rows.setdefault(row, {})[place] = verdict
+    return rows, columns
+
+
+def _draw(axes: Axes, seen: Sequence[RunColumns]) -> None:
+    rows, columns = _fields(seen)
     has_paper = any(item.headline.paper_ratio for row in rows.values() for item in row.values())
-    several = len(seen) > 1
-    top_in = 0.52 if several else 0.3
-    first = seen[0]
-    subtitle = "" if several else report_text.subtitle(first.run, first.cells)
-    figure = style.new_figure(len(rows) * _ROW_IN + top_in + 0.1, first.run.experiment.title, subtitle)
-    axes = figure.add_subplot()
+    first, several = seen[0], len(seen) > 1
     axes.set_axis_off()
     room = style.WIDTH_IN - 0.25
     wide = (room - _LABEL_IN) / (len(columns) + has_paper)
     axes.set_xlim(0, room)
-    axes.set_ylim(len(rows) * _ROW_IN, -top_in)
-    # Bold text is wider than `width_in` measures.
+    axes.set_ylim(len(rows) * _ROW_IN, -_top_in(seen))
+    # Bold is wider than what `width_in` measures.
     fits = all(1.15 * style.width_in(runtime, style.TEXT_PT) < wide - 0.08 for _, runtime in columns)
     heading = style.TEXT_PT if fits else style.SMALL_PT
     for index, (number, runtime) in enumerate(columns):
@@ -97,7 +118,6 @@ def _matrix_figure(seen: Sequence[RunColumns]) -> Figure:
         printed = next((item.headline.paper_ratio for item in found.values() if item.headline.paper_ratio), None)
         if has_paper:
             _write(axes, _LABEL_IN + (len(columns) + 0.5) * wide, middle, units.ratio(printed), centred=True)
-    return figure
 
 
 def _field(axes: Axes, left: float, top: float, wide: float, verdict: Verdict | None) -> None:

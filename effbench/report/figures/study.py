@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from effbench.analysis.summary import CellSummary
+from effbench.core.errors import InvalidValue
 from effbench.core.estimate import Verdict
 from effbench.core.run import Run
 from effbench.core.study import Label
@@ -37,13 +38,43 @@ def study_figure(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verd
         return _study_figure(run, cells, verdicts)
 
 
-def _study_figure(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> Figure:
+def study_in(axes: Axes, run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> None:
+    """The same in axes of the caller's. Raises InvalidValue for a run of several groups, which are as many panels."""
+    groups = _groups(run, cells)
+    if len(groups) > 1:
+        keys = " and ".join(dict.fromkeys(key for group in groups for key in group))
+        raise InvalidValue(
+            f"this run is drawn in {len(groups)} panels (by {keys}), which do not fit into one axes; leave out ax, or "
+            f"measure one of them with select={{{keys.split(' and ')[0]!r}: …}}"
+        )
+    with style.plain_style():
+        levels = _levels(run, cells)
+        _panel(axes, run, cells, levels, dodge=0.11 if any(cell.paper_ratio for cell in cells) else 0.0)
+        names = [report_text.label_text(level) for level in levels]
+        room_in = axes.get_window_extent().width / axes.get_figure(root=True).dpi / max(len(names), 1)  # type: ignore[union-attr]
+        is_narrow = any(style.width_in(name, style.SMALL_PT) > room_in - 0.08 for name in names)
+        axes.set_xticks(range(len(levels)), names, rotation=90 if is_narrow else 0)
+        axes.set_xlim(-0.5, max(len(levels), 1) - 0.5)
+        _scale(axes, span(cells))
+        axes.set_ylabel(_ratio_label(run), fontsize=style.TEXT_PT)
+        axes.set_xlabel(run.experiment.factor, fontsize=style.TEXT_PT)
+        said = "\n".join(f"{item.verdict}: {item.claim}" for item in verdicts)
+        _title(axes, report_text.group_text(groups[0]) if groups else "", said, _lines(said))
+        style.own_legend(axes, _legend(cells))
+
+
+def _groups(run: Run, cells: Sequence[CellSummary]) -> list[dict[str, Label]]:
     keys = report_text.grouping(run, cells)
     groups: list[dict[str, Label]] = []
     for cell in cells:
         group = _group(cell, keys)
         if group not in groups:
             groups.append(group)
+    return groups
+
+
+def _study_figure(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> Figure:
+    keys, groups = report_text.grouping(run, cells), _groups(run, cells)
     panels = [(group, [cell for cell in cells if _group(cell, keys) == group]) for group in groups or [{}]]
     levels = _levels(run, cells)
     columns, ticks, rotation = _layout(len(panels), [report_text.label_text(level) for level in levels])

@@ -96,6 +96,12 @@ def new_figure(body_in: float, title: str, subtitle: str, handles: Sequence[Line
     return figure
 
 
+def own_legend(axes: Axes, handles: Sequence[Line2D]) -> None:
+    """The legend inside of axes that are not of a figure of ours."""
+    if handles:
+        axes.legend(handles=handles, frameon=False, fontsize=SMALL_PT)
+
+
 def handle(marker: str, colour: str, label: str, *, hollow: bool = False) -> Line2D:
     """Return a legend entry for points."""
     from matplotlib.lines import Line2D

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from effbench.analysis.saturation import Saturation
@@ -14,6 +14,7 @@ from effbench.report.figures import style as figure_style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 _BODY_IN = 4.4
 _DODGE = 1.03
@@ -29,20 +30,40 @@ def sweep_figure(run: Run, cells: Sequence[CellSummary], found: Sequence[Saturat
     A dotted ring marks the likeliest batch of an unsure verdict. A network whose throughput still rises has no ring.
     """
     with figure_style.plain_style():
-        return _sweep_figure(run, cells, found)
+        looks, handles = _looks(run, cells, found)
+        figure = figure_style.new_figure(_BODY_IN, run.experiment.title, _subtitle(run, cells), handles)
+        _draw(figure.add_subplot(), run, cells, found, looks)
+        return figure
 
 
-def _sweep_figure(run: Run, cells: Sequence[CellSummary], found: Sequence[Saturation]) -> Figure:
-    names = [_name(item, run, cells) for item in found]
-    looks = figure_style.looks(names)
-    handles = [figure_style.handle(looks[name][1], looks[name][0], name) for name in names]
-    figure = figure_style.new_figure(_BODY_IN, run.experiment.title, _subtitle(run, cells), handles)
-    axes = figure.add_subplot()
+def sweep_in(axes: Axes, run: Run, cells: Sequence[CellSummary], found: Sequence[Saturation]) -> None:
+    """Draw `sweep_figure` into existing axes."""
+    with figure_style.plain_style():
+        looks, handles = _looks(run, cells, found)
+        _draw(axes, run, cells, found, looks)
+        figure_style.own_legend(axes, handles)
+
+
+def _looks(
+    run: Run, cells: Sequence[CellSummary], found: Sequence[Saturation]
+) -> tuple[dict[str, tuple[str, str]], list[Line2D]]:
+    looks = figure_style.looks([_name(item, run, cells) for item in found])
+    return looks, [figure_style.handle(marker, colour, name) for name, (colour, marker) in looks.items()]
+
+
+def _draw(
+    axes: Axes,
+    run: Run,
+    cells: Sequence[CellSummary],
+    found: Sequence[Saturation],
+    looks: Mapping[str, tuple[str, str]],
+) -> None:
     figure_style.style_axes(axes)
     axes.grid(color="#E4E4E4", lw=0.7)
     axes.set_xlabel("images per call (batch)", fontsize=figure_style.TEXT_PT)
     axes.set_ylabel("images per second", fontsize=figure_style.TEXT_PT)
-    for place, (item, name) in enumerate(zip(found, names, strict=True)):
+    for place, item in enumerate(found):
+        name = _name(item, run, cells)
         members = [cell for cell in cells if run.experiment.group_of(cell.cell.case) == item.group and cell.throughput]
         aside = _DODGE ** (place - (len(found) - 1) / 2)
         _line(axes, members, *looks[name], aside)
@@ -50,7 +71,6 @@ def _sweep_figure(run: Run, cells: Sequence[CellSummary], found: Sequence[Satura
         if marked is not None and item.verdict != "rising":
             _ring(axes, marked, looks[name][0], aside, is_sure=item.verdict == "saturated")
     _scales(axes, [cell for cell in cells if cell.throughput])
-    return figure
 
 
 def _ring(axes: Axes, cell: CellSummary, colour: str, aside: float, *, is_sure: bool) -> None:

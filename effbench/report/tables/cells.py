@@ -66,7 +66,15 @@ def study_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
     factor = run.experiment.factor
     labels = (*report_text.grouping(run, cells), factor)
     fields: list[_Field] = [(Column(label, align="left"), _label(label)) for label in labels]
-    fields += [*_costs(), _LATENCY, *_throughput(cells), *_ROOFLINE, *_RATIOS, *_SPEEDUP, *metric_columns.columns()]
+    fields += [
+        *_costs(),
+        _LATENCY,
+        *_throughput(cells),
+        *_ROOFLINE,
+        *_RATIOS,
+        *_SPEEDUP,
+        *metric_columns.columns(cells),
+    ]
     return _of_cells(run.experiment.title, [*fields, _BOUND, _FLAGS], run, cells)
 
 
@@ -96,7 +104,7 @@ def compare_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
         _LATENCY,
         *_throughput(cells),
         *_ROOFLINE,
-        *metric_columns.columns(),
+        *metric_columns.columns(cells),
     ]
     fields += [*_RATIOS, *_SPEEDUP, *_paper_speed(cells), _BOUND, _FLAGS]
     return _of_cells(run.experiment.title, fields, run, cells)

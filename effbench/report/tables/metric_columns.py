@@ -11,7 +11,7 @@ from typing import Any
 from effbench.analysis.summary import CellSummary
 from effbench.core import units
 from effbench.core.estimate import Estimate
-from effbench.core.run import Run
+from effbench.core.run import READINGS, Run
 from effbench.report.tables.table_model import NOTHING, Column, Value
 
 Field = tuple[Column, Callable[[CellSummary], Value]]
@@ -20,9 +20,21 @@ Field = tuple[Column, Callable[[CellSummary], Value]]
 PERCENTILES = ("p50", "p90", "p99")
 
 
-def columns() -> tuple[Field, ...]:
-    """Return every column; the table drops those without any value. Raw values are in seconds and bytes."""
+def columns(cells: Sequence[CellSummary]) -> tuple[Field, ...]:
+    """Return every column; the table drops those without any value. Raw values are in seconds and bytes.
+
+    A metric of another package has a column for each value that is a number.
+    """
+    others = {
+        (item.what, key): None
+        for cell in cells
+        for item in cell.readings
+        if item.what not in READINGS
+        for key, value in item.values.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
     return (
+        *((Column(f"{what} {key}"), _number(what, key)) for what, key in others),
         *((Column(name, "ms", raw_unit="s"), _percentile(name)) for name in PERCENTILES),
         (
             Column("peak memory", "MB", raw_unit="bytes"),
@@ -87,13 +99,18 @@ def missing(cell: CellSummary) -> list[str]:
 
 
 def document(cell: CellSummary) -> dict[str, Any]:
-    """Return each metric by name: its values without the raw calls, or ``{"missing": reason}``."""
-    return {
+    """Return each metric by name: its values without the raw calls, or ``{"missing": reason}``.
+
+    With a metric of another package, whose name may be any, all of them are also under "metrics".
+    """
+    found = {
         item.what: {name: value for name, value in item.values.items() if name != "calls_ns"}
         if item.missing is None
         else {"missing": item.missing}
         for item in cell.readings
     }
+    own = {name: values for name, values in found.items() if name in READINGS}
+    return {**own, "metrics": found} if len(own) < len(found) else own
 
 
 def _percentile(name: str) -> Callable[[CellSummary], Value]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from pages import reference
 from runs import run_of, study
 
@@ -171,6 +172,10 @@ def test_the_matrix_says_the_word_the_effect_and_the_interval(run: Run) -> None:
     said = texts_of(matrix.matrix_figure([matrix.RunColumns(run, cells, verdicts)]))
     assert said.count("holds") == 2 and said.count("fails") == 2, "two claims under two runtimes"
     assert {"eager", "onnxruntime", "slower", "ordered", "×1.50", "×0.90"} <= set(said)
+    axes = Figure().add_subplot()
+    matrix.matrix_in(axes, [matrix.Seen(run, cells, verdicts)])
+    assert set(texts_of(axes)) <= set(said)
+    assert "×1.50" in texts_of(axes)
 
 
 def test_the_matrix_of_several_devices_names_them(run: Run) -> None:

@@ -1,0 +1,84 @@
+"""Operator formulas, metrics and runtimes of other installed packages, found by their entry points.
+
+An entry point's name is that of the operator, metric or runtime, so that names are known without importing anything. A
+package is imported when one of its names is used.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from effbench.core.errors import EffbenchError, text_of
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+OPERATORS, METRICS, RUNTIMES = "effbench.operators", "effbench.metrics", "effbench.runtimes"
+"""The groups of entry points."""
+
+_KINDS = {OPERATORS: "operator formula", METRICS: "metric", RUNTIMES: "runtime"}
+_NAMES = {
+    OPERATORS: re.compile(r"\w+::\w+"),
+    METRICS: re.compile(r"[A-Za-z][\w-]*"),
+    RUNTIMES: re.compile(r"(?!all$)[A-Za-z][\w-]*"),
+}
+"""What a name may look like. Runtimes are separated by commas, metrics by spaces."""
+
+
+class BrokenPlugin(EffbenchError):
+    """What a package or a user registered cannot be loaded, or does not do what it should."""
+
+
+def names(group: str) -> tuple[str, ...]:
+    """The names that installed packages provide in this group, in order. Imports none of them."""
+    return tuple(sorted(_found(group, tuple(sys.path))))
+
+
+def load(group: str, name: str) -> Any:
+    """What the entry point of this name leads to.
+
+    Raises KeyError where no package has one, BrokenPlugin where two have or it cannot be imported.
+    """
+    points = _found(group, tuple(sys.path))[name]
+    kind = _KINDS[group]
+    if len(points) > 1:
+        packages = " and ".join(sorted(map(package_of, points)))
+        raise BrokenPlugin(f"{kind} '{name}' is provided by {packages}; uninstall all but one")
+    try:
+        return points[0].load()
+    except (Exception, SystemExit) as error:  # a stranger's module may do anything while it is imported
+        raise BrokenPlugin(f"{kind} '{name}' of the package {package_of(points[0])} {failing(error)}") from error
+
+
+def failing(error: BaseException, advice: str = "repair or uninstall it") -> str:
+    """What an error says, as the end of a sentence about what failed."""
+    said = " ".join((text_of(error).strip() or "no text").splitlines()[0].split())[:200]
+    return f"fails ({type(error).__name__}: {said}); {advice}"
+
+
+def origin(group: str, name: str) -> str:
+    """The package that provides this name; "" where none does."""
+    return next(map(package_of, _found(group, tuple(sys.path)).get(name, [])), "")
+
+
+def package_of(point: EntryPoint) -> str:
+    return str(getattr(point.dist, "name", None) or point.value.partition(":")[0])
+
+
+@lru_cache(maxsize=16)
+def _found(group: str, path: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
+    """Entry points by name; `path` is where packages are looked for."""
+    from importlib import metadata
+
+    try:
+        points = list(metadata.entry_points(group=group))
+    except Exception:  # the metadata of any package may be damaged, which is no matter of ours
+        return {}
+    found: dict[str, list[EntryPoint]] = {}
+    for point in points:
+        if _NAMES[group].fullmatch(point.name):
+            found.setdefault(point.name, []).append(point)
+    return found
