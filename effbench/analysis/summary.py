@@ -13,7 +13,7 @@ from effbench.analysis import cpu_share, stats
 from effbench.analysis.cpu_share import CpuShare
 from effbench.core.cost import DEFAULT_LEVEL, Cost
 from effbench.core.estimate import Estimate
-from effbench.core.run import Block, Reading, Result, Run, Timing
+from effbench.core.run import Block, Metric, Result, Run, Timing
 from effbench.core.study import Cell
 from effbench.host.emulation import EMULATED, is_emulated
 
@@ -84,7 +84,7 @@ class CellSummary:
         Why it was not measured.
     prepared
         What its runtime made of the network (`runtimes.Prepared`), from the launch that exported it.
-    readings
+    metrics
         Secondary metrics.
     cpu
         CPU time over wall time.
@@ -116,7 +116,7 @@ class CellSummary:
     disturbed: Mapping[str, int] = field(default_factory=dict)
     skipped: str | None = None
     prepared: Mapping[str, Any] = field(default_factory=dict)
-    readings: tuple[Reading, ...] = ()
+    metrics: tuple[Metric, ...] = ()
     cpu: CpuShare | None = None
     ratio_wall: Estimate | None = None
     speedup_wall: Estimate | None = None
@@ -132,14 +132,14 @@ class CellSummary:
         Parameters
         ----------
         what
-            Name of the metric, one of `core.run.READINGS`.
+            Name of the metric, one of `core.run.METRICS`.
 
         Returns
         -------
         dict
             Its values by name; empty where it was not asked for or could not be read.
         """
-        return next((item.values for item in self.readings if item.what == what), {})
+        return next((item.values for item in self.metrics if item.what == what), {})
 
     def over_bound(self, level: str = DEFAULT_LEVEL) -> float | None:
         """Measured time over the least time that the device's peaks allow.
@@ -298,7 +298,7 @@ def _summarise(run: Run, result: Result, undisturbed: Mapping[str, Rounds]) -> C
         paper_ratio=reference_speed[0] / speed[0] if speed and reference_speed else None,
         speedup=speedup,
         prepared=_prepared(run, cell.id),
-        readings=result.readings,
+        metrics=result.metrics,
         full_model=None if run.experiment.paper else paper.full_model(cell.case.model, cell.case.input_shape),
         bound=bound,
         bounds_s=result.bounds_s,

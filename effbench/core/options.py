@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 
 from effbench.core import inputs, plugins
 from effbench.core.errors import InvalidValue, UnknownName
-from effbench.core.run import READINGS
+from effbench.core.run import METRICS as METRICS
 
 if TYPE_CHECKING:
     import torch
@@ -22,9 +22,6 @@ Allocator = Literal["retain", "system"]
 Cluster = Literal["all", "big", "little"]
 CudaPrecision = Literal["fp32", "tf32"]
 Cache = Literal["steady", "cold", "hot"]
-
-METRICS = READINGS
-"""Secondary metrics, each measured in processes of its own."""
 
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int8")
 """What a model can be measured in; int8 is float32 that the runtime quantises."""

@@ -226,18 +226,18 @@ class Environment:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-READINGS = ("percentiles", "peak_memory", "energy", "instructions")
+METRICS = ("percentiles", "peak_memory", "energy", "instructions")
 """What can be read of a cell beside its rounds, each in processes of its own."""
 
 
 @dataclass(frozen=True)
-class Reading:
+class Metric:
     """One secondary metric of one cell.
 
     Attributes
     ----------
     what
-        Its name, one of `READINGS`.
+        Its name, one of `METRICS`.
     values
         Numbers by name. Units stand in the names, as in ``p99_s``.
     missing
@@ -267,7 +267,7 @@ class Result:
         Why it was not measured; None where it was.
     bounds_s
         Least seconds of a call at each level of memory access, from the device's peaks; None without peaks.
-    readings
+    metrics
         Secondary metrics.
     """
 
@@ -277,22 +277,22 @@ class Result:
     blocks: tuple[Block, ...] = ()
     skipped: str | None = None
     bounds_s: Mapping[str, float] | None = None
-    readings: tuple[Reading, ...] = ()
+    metrics: tuple[Metric, ...] = ()
 
-    def reading(self, what: str) -> Reading | None:
+    def metric(self, what: str) -> Metric | None:
         """A secondary metric by name.
 
         Parameters
         ----------
         what
-            One of `READINGS`.
+            One of `METRICS`.
 
         Returns
         -------
         Reading or None
             None where it was not asked for.
         """
-        return next((item for item in self.readings if item.what == what), None)
+        return next((item for item in self.metrics if item.what == what), None)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 from effbench.core import units
 from effbench.core.cost import Cost
 from effbench.core.errors import CannotStart, EffbenchError, ForeignCode, InvalidValue, Reason
-from effbench.core.run import Reading
+from effbench.core.run import Metric
 from effbench.core.study import Cell
 from effbench.gates import ab_gate, budgets
 from effbench.gates.ab_findings import unmeasured
@@ -60,7 +60,7 @@ def check(config: Config, name: str, *, python: Path | None = None, watch: Watch
         tolerance = config.tolerance_of(name_of(cell.case))
         unlike = _differing(costs[0][cell.id], costs[1][cell.id], config.same_costs)
         findings.append(judge(name_of(cell.case), before, after, tolerance, unlike))
-    methods = [str(reading.values.get("method_version", "")) for side in counts for reading in side.values()]
+    methods = [str(metric.values.get("method_version", "")) for side in counts for metric in side.values()]
     watch(Progress(1.0, "done"))
     return Decision(
         tuple(findings),
@@ -71,7 +71,7 @@ def check(config: Config, name: str, *, python: Path | None = None, watch: Watch
     )
 
 
-def judge(cell: str, before: Reading, after: Reading, tolerance: float, costs: tuple[Costed, ...] = ()) -> Finding:
+def judge(cell: str, before: Metric, after: Metric, tolerance: float, costs: tuple[Costed, ...] = ()) -> Finding:
     """What the counts of the two sides say of one cell. `costs` are its counts that differ between them, or must not.
 
     Each side was counted twice. REGRESSION where every count of the one is above every count of the other by more than
@@ -79,8 +79,8 @@ def judge(cell: str, before: Reading, after: Reading, tolerance: float, costs: t
     """
     if before.missing or after.missing:
         return Finding(GATE, cell, *unmeasured(before.missing, after.missing), tolerance=tolerance, costs=costs)
-    was, now = (int(reading.values["instructions_per_call"]) for reading in (before, after))
-    apart = [float(reading.values["repeatability"]) for reading in (before, after)]
+    was, now = (int(metric.values["instructions_per_call"]) for metric in (before, after))
+    apart = [float(metric.values["repeatability"]) for metric in (before, after)]
     ratio, room = now / was, sum(apart) / 2
     shown = (Costed("instructions", now, was), *costs)
     reason = f"×{ratio:.4f} instructions: {now:,} against {was:,}"
@@ -110,8 +110,8 @@ def _costs(plan: Plan, sides: Sides, side: int) -> dict[str, Cost | str]:
     return found if unable is None else dict.fromkeys(found, unable)
 
 
-def _count(plan: Plan, sides: Sides, side: int, costs: Mapping[str, Cost | str], watch: Watch) -> dict[str, Reading]:
-    """A reading of each cell on this side."""
+def _count(plan: Plan, sides: Sides, side: int, costs: Mapping[str, Cost | str], watch: Watch) -> dict[str, Metric]:
+    """A metric of each cell on this side."""
     broken = {cell: why for cell, why in costs.items() if isinstance(why, str)}
     able = [cell for cell in plan.cells if cell.id not in broken]
     job = {
@@ -129,7 +129,7 @@ def _count(plan: Plan, sides: Sides, side: int, costs: Mapping[str, Cost | str],
         orders = [_order(cell, costs[cell.id], folder / str(place)) for place, cell in enumerate(able)]
         variables = worker_environment(1, plan.allocator)
         counted = instructions.take_all(job, orders, variables, plan.sampling.silence_s, sides.sites[side], tell)
-    return counted | {cell: Reading(GATE, missing=why) for cell, why in broken.items()}
+    return counted | {cell: Metric(GATE, missing=why) for cell, why in broken.items()}
 
 
 def _order(cell: Cell, cost: Cost | str, folder: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from effbench import devices
 from effbench.core import plugins
 from effbench.core.errors import UnknownName
 from effbench.core.plugins import BrokenPlugin
-from effbench.core.run import READINGS, Reading
+from effbench.core.run import METRICS, Metric
 from effbench.devices import Call, Device
 from effbench.host.worker_process import Worker, WorkerFailed
 from effbench.timing import block_loop, build_call
@@ -28,15 +28,15 @@ _MODULES = {"percentiles": "latency_percentiles"}
 """Metrics whose module has a longer name."""
 
 
-def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
+def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Metric:
     """Measure the metric that the job's `task` names, for its one `cell`. The result has the reason if that fails.
 
     `variables` are the worker's environment (`worker_process.worker_environment`).
     """
     module = _module(job["task"])
-    if job["task"] in READINGS:
-        reading: Reading = module.take(job, variables, silence_s)
-        return reading
+    if job["task"] in METRICS:
+        metric: Metric = module.take(job, variables, silence_s)
+        return metric
     return _of_plugin(module, job, variables, silence_s)
 
 
@@ -46,15 +46,15 @@ def take_all(
     variables: Mapping[str, str],
     silence_s: float,
     tell: Callable[[str], None],
-) -> Iterator[tuple[str, Reading]]:
+) -> Iterator[tuple[str, Metric]]:
     """Measure the metric that the job's `task` names for each of these cells, and yield (id, result) in order.
 
     `tell` is called with each cell before it is measured. A metric that can measure several cells in one process has a
     ``take_all`` of its own.
     """
-    several = getattr(_module(job["task"]), "take_all", None) if job["task"] in READINGS else None
+    several = getattr(_module(job["task"]), "take_all", None) if job["task"] in METRICS else None
     if several is not None:
-        found: Mapping[str, Reading] = several(job, cells, variables, silence_s, tell=tell)
+        found: Mapping[str, Metric] = several(job, cells, variables, silence_s, tell=tell)
         yield from found.items()
         return
     for cell in cells:
@@ -97,27 +97,27 @@ def report_slow_calls(emit: Callable[..., None]) -> Callable[[float], None]:
     return told
 
 
-def one_process(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
+def one_process(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Metric:
     """Start one worker on the job. Returns the values of its `reading` event, or the reason why there was none."""
     what = job["task"]
     with Worker(job, variables, silence_s) as worker:
         try:
             for event in worker.events():
-                if event["event"] == "reading":
-                    return Reading(what, event["values"])
+                if event["event"] == "metric":
+                    return Metric(what, event["values"])
                 if event["event"] in ("skip", "error"):
-                    return Reading(what, missing=str(event.get("reason") or event.get("message")))
+                    return Metric(what, missing=str(event.get("reason") or event.get("message")))
         except WorkerFailed as failure:
-            return Reading(what, missing=str(failure))
-    return Reading(what, missing="the process ended early, without an error")
+            return Metric(what, missing=str(failure))
+    return Metric(what, missing="the process ended early, without an error")
 
 
 def _module(what: str) -> Any:
     """The module of a metric, or what an installed package has under its name. Raises UnknownName, BrokenPlugin."""
-    if what in READINGS:
+    if what in METRICS:
         return importlib.import_module(f"effbench.metrics.{_MODULES.get(what, what)}")
     if what not in plugins.names(plugins.METRICS):
-        raise UnknownName("metric", what, (*READINGS, *plugins.names(plugins.METRICS)))
+        raise UnknownName("metric", what, (*METRICS, *plugins.names(plugins.METRICS)))
     found = plugins.load(plugins.METRICS, what)
     if not callable(getattr(found, "answer", None)):
         origin = plugins.origin(plugins.METRICS, what)
@@ -125,17 +125,17 @@ def _module(what: str) -> Any:
     return found
 
 
-def _of_plugin(module: Any, job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
+def _of_plugin(module: Any, job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Metric:
     """The metric of another package: its own `take`, if it has one, must not end the run."""
     own = getattr(module, "take", None)
     if own is None:
         return one_process(job, variables, silence_s)
     try:
         found = own(job, variables, silence_s)
-        if not isinstance(found, Reading) or found.what != job["task"]:
-            raise TypeError(f"take returned {type(found).__name__}, and not its Reading")
+        if not isinstance(found, Metric) or found.what != job["task"]:
+            raise TypeError(f"take returned {type(found).__name__}, and not its Metric")
         json.dumps(dict(found.values), allow_nan=False)
     except Exception as error:
         origin = plugins.origin(plugins.METRICS, job["task"])
-        return Reading(job["task"], missing=f"metric '{job['task']}' of the package {origin} {plugins.failing(error)}")
+        return Metric(job["task"], missing=f"metric '{job['task']}' of the package {origin} {plugins.failing(error)}")
     return found

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from effbench.core.errors import EffbenchError
-from effbench.core.run import Reading
+from effbench.core.run import Metric
 from effbench.core.study import Sampling
 from effbench.devices import Call, Device, Energy
 from effbench.metrics import base
@@ -30,7 +30,7 @@ LOOK_S = 0.05
 """Time between two checks of the clock."""
 
 
-def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
+def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Metric:
     """Measure energy in a worker process. Values of the result:
 
     `energy_j_per_call`, `energy_j_per_image`; `power_w` during the calls and `idle_w` at rest before them; the number
@@ -47,7 +47,7 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
         device.energy()  # raises before the first wait if there is no counter
         sampling = Sampling(**job["sampling"])
         values = measure(device, call, spec["id"], spec["batch"], sampling, base.report_slow_calls(emit))
-    emit("reading", values=values)
+    emit("metric", values=values)
 
 
 def measure(
@@ -96,7 +96,7 @@ def measure(
 
 
 def consumed_j(before: Energy, after: Energy) -> dict[str, float]:
-    """Return the joules of each domain between two readings of the counters, which may wrap around once.
+    """Return the joules of each domain between two metrics of the counters, which may wrap around once.
 
     Raises EffbenchError for a counter that went backwards and has no known range.
     """

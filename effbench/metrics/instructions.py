@@ -17,7 +17,7 @@ from typing import Any
 from effbench import devices
 from effbench.analysis import stats
 from effbench.core.errors import ForeignCode, Reason, of_reason
-from effbench.core.run import Reading
+from effbench.core.run import Metric
 from effbench.host import temporary_folders
 from effbench.host.worker_process import Site, Worker, WorkerFailed
 from effbench.metrics import instruction_counters
@@ -42,7 +42,7 @@ Rows = Sequence[Mapping[str, int]]
 """Counts of each call, by kind (`instruction_counters.KINDS`)."""
 
 
-def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
+def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Metric:
     """Count the instructions of the job's one `cell`. The result has the reason if they cannot be counted."""
     return take_all(job, [job["cell"]], variables, silence_s)[job["cell"]["id"]]
 
@@ -54,7 +54,7 @@ def take_all(
     silence_s: float,
     site: Site | None = None,
     tell: Callable[[str], None] = lambda cell: None,
-) -> dict[str, Reading]:
+) -> dict[str, Metric]:
     """Count all of these cells (`Recording.order`) in the same two processes. Returns the result of each by id.
 
     `site` is where their code is, if not in the current tree. `tell` is called with each cell before it is counted.
@@ -64,9 +64,9 @@ def take_all(
     `method_version`, `threads`.
     """
     if devices.kind_of(job["device"]) == "fake":
-        return {cell["id"]: Reading(WHAT, _scripted(cell["cost"])) for cell in cells}
+        return {cell["id"]: Metric(WHAT, _scripted(cell["cost"])) for cell in cells}
     if why := unavailable(job["device"]):
-        return {cell["id"]: Reading(WHAT, missing=why) for cell in cells}
+        return {cell["id"]: Metric(WHAT, missing=why) for cell in cells}
     calls: dict[str, list[Rows]] = defaultdict(list)
     empty: dict[str, list[Rows]] = defaultdict(list)
     refused: dict[str, str] = {}
@@ -94,9 +94,9 @@ def take_all(
                     calls[event["cell"]].append(event["calls"])
                     empty[event["cell"]].append(event["empty"])
     return {
-        cell["id"]: Reading(WHAT, missing=refused[cell["id"]])
+        cell["id"]: Metric(WHAT, missing=refused[cell["id"]])
         if cell["id"] in refused
-        else Reading(WHAT, {**summarise(calls[cell["id"]], empty[cell["id"]]), **about})
+        else Metric(WHAT, {**summarise(calls[cell["id"]], empty[cell["id"]]), **about})
         for cell in cells
     }
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from effbench.analysis import stats
-from effbench.core.run import Reading
+from effbench.core.run import Metric
 from effbench.core.study import Sampling
 from effbench.devices import Call, Device
 from effbench.metrics import base
@@ -28,7 +28,7 @@ _BETWEEN_NS = 100_000_000
 """Time between two checks of the elapsed time."""
 
 
-def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
+def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Metric:
     """Time single calls in a worker process. Values of the result:
 
     `p50_s`, `p90_s`, `p99_s` with their exact 95 % bounds (``p99_low_s``, ``p99_high_s``; None where there were too few
@@ -38,7 +38,7 @@ def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float)
     told = base.one_process(job, variables, silence_s)
     if told.missing is not None:
         return told
-    return Reading(told.what, {**summarise_calls(told.values["calls_ns"]), **told.values})
+    return Metric(told.what, {**summarise_calls(told.values["calls_ns"]), **told.values})
 
 
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
@@ -55,7 +55,7 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
         gc.disable()
         held.renew()
         values = {"steady": warm.steady, "calls_ns": single_calls(device, call)}
-    emit("reading", values=values)
+    emit("metric", values=values)
 
 
 def single_calls(device: Device, call: Call) -> list[int]:

@@ -47,7 +47,7 @@ def watch(device: Device, call: Call) -> Breakdown:
     alone: list[Timing] = []
     for _ in range(SLOW_PASSES if is_slow else PASSES):
         if not is_slow:
-            # An untimed call: reading the profiler's events has filled the caches with other data.
+            # An untimed call: metric the profiler's events has filled the caches with other data.
             device.time_block(call, 1)
         alone += [device.time_block(call, 1) for _ in range(calls)]
         found = device.watch(call, calls)

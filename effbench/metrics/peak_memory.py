@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from effbench import devices, runtimes
-from effbench.core.run import Reading
+from effbench.core.run import Metric
 from effbench.host import worker_process
 from effbench.metrics import base
 from effbench.runtimes import Unsupported
@@ -24,7 +24,7 @@ CALLS = 3
 """The first call sets up buffers that the second reuses; the third is a safety margin."""
 
 
-def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
+def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Metric:
     """Measure the peak memory in a worker process. Values of the result:
 
     - `peak_memory_bytes` above `baseline_bytes`; `weights_bytes` (parameters alone, in the cell's dtype); `source`.
@@ -79,4 +79,4 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
         "reserved_bytes": None if after.reserved_bytes is None else after.reserved_bytes - (before.reserved_bytes or 0),
         "source": after.source,
     }
-    emit("reading", values=values)
+    emit("metric", values=values)

@@ -105,7 +105,7 @@ class CellRow:
 def cell_row(cell: CellSummary) -> CellRow:
     """The row of this cell."""
     place, cost, paper = cell.cell, cell.cost, cell.full_model
-    read = {name: value for item in cell.readings for name, value in item.values.items() if name in _READ}
+    read = {name: value for item in cell.metrics for name, value in item.values.items() if name in _READ}
     counts = ("params", "madds", "activations", "elementwise", "memory_access", "memory_access_bytes")
     values: dict[str, Any] = {
         **({} if cost is None else {name: getattr(cost, name) for name in counts}),
@@ -180,7 +180,7 @@ _READ = (
     *(f"p{share}{end}_s" for share in (50, 90, 99) for end in ("", "_low", "_high")),
     *("peak_memory_bytes", "weights_bytes", "energy_j_per_image", "power_w", "idle_w", "instructions_per_call"),
 )
-"""Values of the readings beside the rounds."""
+"""Values of the metrics beside the rounds."""
 
 
 def _interval(name: str, estimate: Estimate | None, unit: str = "") -> dict[str, float | None]:

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from effbench.core import decoding
 from effbench.core.errors import CorruptRun, StorageError
 from effbench.core.inputs import without_empty_values
-from effbench.core.run import Block, Reading, Result, Run, Timing
+from effbench.core.run import Block, Metric, Result, Run, Timing
 from effbench.runs import schema
 
 RUN_FILE = "run.jsonl"
@@ -109,8 +109,8 @@ class RunWriter:
         cell = asdict(result.cell, dict_factory=without_empty_values)
         self.append("cell", cell=cell, cost=cost, skipped=result.skipped, bounds_s=bounds)
 
-    def reading(self, cell: str, reading: Reading) -> None:
-        self.append("reading", cell=cell, **asdict(reading))
+    def metric(self, cell: str, metric: Metric) -> None:
+        self.append("reading", cell=cell, **asdict(metric))
 
     def block(self, block: Block) -> None:
         """Fields at their default are left out: a run is mostly blocks."""

@@ -19,7 +19,7 @@ from effbench.core import inputs as core_inputs
 from effbench.core.cost import Cost
 from effbench.core.errors import EffbenchError, NotComparable, StorageError
 from effbench.core.peaks import Peaks
-from effbench.core.run import Reading, Run
+from effbench.core.run import Metric, Run
 from effbench.core.study import Cell, Sampling
 from effbench.host import facts, machine, temporary_folders
 from effbench.host.emulation import EMULATED, is_emulated
@@ -201,7 +201,7 @@ def _go_on(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundled: Bun
     record.files = dict(run.files)
     record.skipped = {result.cell.id: result.skipped for result in run.results if result.skipped}
     record.calls = {result.cell.id: result.calls for result in run.results if result.calls}
-    record.read = {(result.cell.id, reading.what) for result in run.results for reading in result.readings}
+    record.read = {(result.cell.id, metric.what) for result in run.results for metric in result.metrics}
     state = _State(used_s=launches.total_s(run), after_s=launches.after_s(run))
     slots = {launch.number: launch.slot for launch in run.launches}
     state.next_launch = max(slots, default=-1) + 1
@@ -269,13 +269,13 @@ def _how_to_go_on(plan: Plan, directory: Path) -> str:
 
 
 def _read_beside(record: Recording, watch: Watch) -> None:
-    """What else the plan wants to know of the cells that could be measured. A reading that fails says why."""
+    """What else the plan wants to know of the cells that could be measured. A metric that fails says why."""
     plan = record.plan
     for what in plan.metrics:
         left = [cell for cell in plan.cells if cell.id not in record.skipped and (cell.id, what) not in record.read]
         if what != "instructions" and record.stored is not None and is_emulated(record.stored):
             for cell in left:
-                record.writer.reading(cell.id, Reading(what, missing=EMULATED))
+                record.writer.metric(cell.id, Metric(what, missing=EMULATED))
             continue
         job = {
             "task": what,
@@ -291,13 +291,13 @@ def _read_beside(record: Recording, watch: Watch) -> None:
             [record.order(cell) for cell in left],
             worker_environment(plan.threads, plan.allocator),
             plan.sampling.silence_s,
-            partial(_say_reading, watch, what),
+            partial(_say_metric, watch, what),
         )
-        for cell_id, reading in taken:
-            record.writer.reading(cell_id, reading)
+        for cell_id, metric in taken:
+            record.writer.metric(cell_id, metric)
 
 
-def _say_reading(watch: Watch, what: str, cell: str) -> None:
+def _say_metric(watch: Watch, what: str, cell: str) -> None:
     watch(Progress(1.0, f"{what.replace('_', ' ')} of {cell}"))
 
 

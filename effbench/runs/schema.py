@@ -3,7 +3,7 @@ declared type (`core.decoding.make`).
 
 Schema history
     1   2026-11: first.
-    2   2026-11: memory format and mode of a cell, batch of a case, readings beside the rounds.
+    2   2026-11: memory format and mode of a cell, batch of a case, metrics beside the rounds.
     3   2026-11: time since the launch began in its records (`at_s`); start, end, conditions and budget of launches;
         CPU time of the whole process beside that of the thread (`process_ns`).
 """
@@ -27,7 +27,7 @@ from effbench.core.run import (
     Conditions,
     Environment,
     Launch,
-    Reading,
+    Metric,
     Result,
     Run,
     Timing,
@@ -243,11 +243,11 @@ def _more(result: Result, kind: str, record: _Record) -> Result:
         return replace(result, calls=record.get("calls", int))
     if kind == "skip":
         return replace(result, skipped=record.get("reason", str))
-    found = record.rest(Reading, "cell")
+    found = record.rest(Metric, "cell")
     # It may be a metric of a package that is not installed here.
     if not re.fullmatch(r"[A-Za-z][\w-]{0,99}", found.what):
         raise ValueError(f"{found.what[:40]!r} is no name of a metric")
-    return replace(result, readings=(*result.readings, found))
+    return replace(result, metrics=(*result.metrics, found))
 
 
 def _block(record: _Record) -> Block:

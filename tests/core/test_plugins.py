@@ -38,7 +38,7 @@ from effbench.metrics import base
 
 def answer(job, emit):
     with base.ready(job, emit) as (device, call, held):
-        emit("reading", values={"batch_squared": job["cell"]["batch"] ** 2, "source": "outside"})
+        emit("metric", values={"batch_squared": job["cell"]["batch"] ** 2, "source": "outside"})
 """,
     "outside/runtime.py": """
 import pathlib

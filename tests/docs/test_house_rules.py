@@ -29,7 +29,7 @@ RETIRED = {
     "measurement.here": "timing.in_process",
     "measurement.keeping": "timing.reference_io",
     "measurement.agreement": "timing.output_check",
-    "measurement.readings": "metrics.base",
+    "measurement.metrics": "metrics.base",
     "report.ink": "report.figures.style",
     "report.grid": "report.tables.table_model",
     "report.beside": "report.tables.metric_columns",

@@ -17,7 +17,7 @@ from effbench import export
 from effbench.analysis import run_diff, time_shares
 from effbench.core.errors import EffbenchError, InvalidValue, NotComparable
 from effbench.core.operator_times import Breakdown, OperatorTime
-from effbench.core.run import Environment, Launch, Reading, Run
+from effbench.core.run import Environment, Launch, Metric, Run
 from effbench.core.study import Case, Experiment
 from effbench.gates import ab_pairs, baseline
 from effbench.gates.ab_run import Duel
@@ -164,9 +164,9 @@ def test_no_peak_is_measured_and_no_reading_taken_but_instructions(
 ) -> None:
     taken = []
 
-    def take_all(job: Any, cells: Any, *_: Any) -> list[tuple[str, Reading]]:
+    def take_all(job: Any, cells: Any, *_: Any) -> list[tuple[str, Metric]]:
         taken.append(job["task"])
-        return [(cell["id"], Reading(job["task"], {"per_call": 1000})) for cell in cells]
+        return [(cell["id"], Metric(job["task"], {"per_call": 1000})) for cell in cells]
 
     monkeypatch.setattr("effbench.metrics.base.take_all", take_all)
     with pytest.raises(EffbenchError, match=EMULATED):
@@ -176,7 +176,7 @@ def test_no_peak_is_measured_and_no_reading_taken_but_instructions(
     (result,) = found.results
     assert found.environment.facts["host.emulated"] is True and result.blocks
     assert taken == ["instructions"]
-    missing = {item.what: item.missing for item in result.readings}
+    missing = {item.what: item.missing for item in result.metrics}
     assert missing == {"percentiles": EMULATED, "energy": EMULATED, "peak_memory": EMULATED, "instructions": None}
 
 

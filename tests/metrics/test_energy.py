@@ -16,7 +16,7 @@ from scripted_gpu import CALM, Gpu, Nvml, device, library
 
 from effbench.analysis import summary
 from effbench.core.errors import EffbenchError
-from effbench.core.run import Reading
+from effbench.core.run import Metric
 from effbench.core.study import Sampling
 from effbench.devices import Device, Energy, cpu
 from effbench.devices.fake import Fake
@@ -218,7 +218,7 @@ def told(on: str) -> list[dict[str, Any]]:
 
 def test_a_worker_tells_one_reading() -> None:
     (event,) = told("fake")
-    assert event["event"] == "reading"
+    assert event["event"] == "metric"
     assert event["values"]["power_w"] == pytest.approx(20.0) == event["values"]["idle_w"]
 
 
@@ -245,7 +245,7 @@ def test_joules_and_instructions_stand_in_the_table_with_what_they_are() -> None
         },
     }
     run = runs.run_of({cell: 1e-3 for cell in runs.CELLS})
-    first = replace(run.results[0], readings=tuple(Reading(what, values) for what, values in read.items()))
+    first = replace(run.results[0], metrics=tuple(Metric(what, values) for what, values in read.items()))
     run = replace(run, results=(first, *run.results[1:]))
     text = render_markdown(cells.study_rows(run, summary.summarise(run)))
     for said in ("energy (mJ/image)", "12.5", "65.4", "21.3", "(rapl)", "instructions (M)", "85.21", "0.041 %"):

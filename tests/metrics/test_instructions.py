@@ -23,7 +23,7 @@ from runs import COST
 from shell import effbench
 
 from effbench.core.errors import EffbenchError, InvalidValue, Reason
-from effbench.core.run import Reading
+from effbench.core.run import Metric
 from effbench.gates import config, instruction_gate
 from effbench.host.worker_process import Site, WorkerFailed, worker_environment
 from effbench.metrics import base, instruction_counters, instructions
@@ -345,15 +345,15 @@ def test_real_workers_count_each_cell_in_a_fork_of_its_own(tmp_path: Path, monke
 # --- the gate ---------------------------------------------------------------------------------------
 
 
-def reading(value: int, repeatability: float = 0.0) -> Reading:
-    return Reading("instructions", {"instructions_per_call": value, "repeatability": repeatability})
+def metric(value: int, repeatability: float = 0.0) -> Metric:
+    return Metric("instructions", {"instructions_per_call": value, "repeatability": repeatability})
 
 
 @given(st.integers(10**6, 10**9), st.floats(0.5, 2.0), st.floats(0.001, 0.1))
 @settings(deadline=None)
 def test_exact_counts_are_judged_by_the_tolerance_alone(was: int, ratio: float, tolerance: float) -> None:
     now = round(was * ratio)
-    found = instruction_gate.judge("a", reading(was), reading(now), tolerance)
+    found = instruction_gate.judge("a", metric(was), metric(now), tolerance)
     assert found.verdict == ("REGRESSION" if now / was > 1 + tolerance else "PASS")
     assert found.change is None and found.wall is None, "a count is no time"
     (shown,) = found.costs
@@ -361,22 +361,20 @@ def test_exact_counts_are_judged_by_the_tolerance_alone(was: int, ratio: float, 
 
 
 def test_counts_that_wander_more_than_the_tolerance_decide_nothing() -> None:
-    found = instruction_gate.judge("a", reading(1_000_000, 0.01), reading(1_004_000, 0.01), 0.005)
+    found = instruction_gate.judge("a", metric(1_000_000, 0.01), metric(1_004_000, 0.01), 0.005)
     assert found.verdict == "INCONCLUSIVE" and "differ by up to 1 %" in found.reason
     assert (
-        instruction_gate.judge("a", reading(1_000_000, 0.01), reading(1_010_000, 0.01), 0.005).verdict == "INCONCLUSIVE"
+        instruction_gate.judge("a", metric(1_000_000, 0.01), metric(1_010_000, 0.01), 0.005).verdict == "INCONCLUSIVE"
     )
-    assert (
-        instruction_gate.judge("a", reading(1_000_000, 0.01), reading(1_020_000, 0.01), 0.005).verdict == "REGRESSION"
-    )
+    assert instruction_gate.judge("a", metric(1_000_000, 0.01), metric(1_020_000, 0.01), 0.005).verdict == "REGRESSION"
 
 
 def test_what_a_side_cannot_count_is_judged_as_by_the_timed_gate() -> None:
-    gone = Reading("instructions", missing="it fell")
-    new = Reading("instructions", missing=Reason("there is no file", "absent"))
-    assert instruction_gate.judge("a", new, reading(1), 0.005).verdict == "NEW"
-    assert instruction_gate.judge("a", gone, reading(1), 0.005).verdict == "INCONCLUSIVE", "nothing to compare with"
-    assert instruction_gate.judge("a", reading(1), gone, 0.005).verdict == "REGRESSION"
+    gone = Metric("instructions", missing="it fell")
+    new = Metric("instructions", missing=Reason("there is no file", "absent"))
+    assert instruction_gate.judge("a", new, metric(1), 0.005).verdict == "NEW"
+    assert instruction_gate.judge("a", gone, metric(1), 0.005).verdict == "INCONCLUSIVE", "nothing to compare with"
+    assert instruction_gate.judge("a", metric(1), gone, 0.005).verdict == "REGRESSION"
     assert instruction_gate.judge("a", gone, gone, 0.005).verdict == "INCONCLUSIVE"
 
 

@@ -14,7 +14,7 @@ from runs import run_of
 from scipy import stats as reference
 
 from effbench.analysis import stats
-from effbench.core.run import Reading, Run
+from effbench.core.run import Metric, Run
 from effbench.devices import OutOfMemory
 from effbench.devices.fake import Fake, ScriptedCall
 from effbench.metrics import base, latency_percentiles
@@ -120,9 +120,9 @@ def test_a_network_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch, error
 # --- where it is shown ---------------------------------------------------------------------------------
 
 
-def with_readings(run: Run, *found: Reading | None) -> Run:
+def with_metrics(run: Run, *found: Metric | None) -> Run:
     pairs = zip(run.results, found, strict=True)
-    return replace(run, results=tuple(replace(item, readings=(read,) if read else ()) for item, read in pairs))
+    return replace(run, results=tuple(replace(item, metrics=(read,) if read else ()) for item, read in pairs))
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +131,11 @@ def shown() -> Results:
     run = run_of({"scale=x1,groups=1": 1.0, "scale=x1,groups=2": 2.0, "scale=x1,groups=4": 4.0})
     values = latency_percentiles.summarise_calls([round(value * 1e9) for value in SECONDS])
     return Results(
-        with_readings(
+        with_metrics(
             run,
-            Reading("percentiles", {**values, "steady": True, "calls_ns": [1, 2]}),
-            Reading("percentiles", {**few, "steady": True, "calls_ns": [1, 2]}),
-            Reading("percentiles", missing="it ran dry"),
+            Metric("percentiles", {**values, "steady": True, "calls_ns": [1, 2]}),
+            Metric("percentiles", {**few, "steady": True, "calls_ns": [1, 2]}),
+            Metric("percentiles", missing="it ran dry"),
         )
     )
 
@@ -179,13 +179,13 @@ def test_a_scripted_run_reads_them_in_processes_of_their_own(tmp_path: Path):
         out=tmp_path / "run",
     )
     (cell,) = run_file.load(tmp_path / "run").results
-    reading = cell.reading("percentiles")
-    assert reading is not None and reading.missing is None
-    calls = reading.values["calls_ns"]
-    assert len(calls) == reading.values["n"] >= latency_percentiles.MIN_CALLS
+    metric = cell.metric("percentiles")
+    assert metric is not None and metric.missing is None
+    calls = metric.values["calls_ns"]
+    assert len(calls) == metric.values["n"] >= latency_percentiles.MIN_CALLS
     middle = stats.quantile_interval([call * 1e-9 for call in calls], 0.5)
-    assert reading.values["p50_s"] == pytest.approx(middle.point)
-    assert reading.values["p50_low_s"] == pytest.approx(middle.low)
+    assert metric.values["p50_s"] == pytest.approx(middle.point)
+    assert metric.values["p50_low_s"] == pytest.approx(middle.low)
     assert results.cells[0].read("percentiles")["p50_s"] == pytest.approx(results.cells[0].latency.point, rel=0.02)
     memory = results.cells[0].read("peak_memory")
     assert memory["peak_memory_bytes"] == cell.cost.memory_access_bytes and memory["baseline_bytes"] == 0

@@ -17,7 +17,7 @@ from scripted_gpu import MB, Gpu
 
 from effbench import runtimes
 from effbench.core.errors import EffbenchError
-from effbench.core.run import Reading
+from effbench.core.run import Metric
 from effbench.devices import Memory, cpu
 from effbench.devices.cpu import Cpu
 from effbench.devices.cuda import Cuda
@@ -323,7 +323,7 @@ def test_the_table_shows_peak_and_weights_and_says_who_counted():
     run = run_of({"scale=x1,groups=1": 1.0, "scale=x1,groups=2": 2.0}, facts={"run.allocator": "retain"})
     values = {"peak_memory_bytes": 37_000_000, "weights_bytes": 9_110_000, "source": "VmHWM", "baseline_bytes": 1}
     first, second = run.results
-    run = replace(run, results=(replace(first, readings=(Reading("peak_memory", values),)), second))
+    run = replace(run, results=(replace(first, metrics=(Metric("peak_memory", values),)), second))
     results = Results(run)
     found = results.tables()[0]
     titles = [column.title for column in found.columns]

@@ -14,7 +14,7 @@ from effbench import export
 from effbench.analysis.cpu_share import CpuShare
 from effbench.analysis.summary import summarise
 from effbench.core.estimate import Estimate
-from effbench.core.run import Reading, Result, Run
+from effbench.core.run import Metric, Result, Run
 from effbench.paper import FullModel
 from effbench.report import json_document
 from effbench.report.cell_row import CellRow, cell_row, columns
@@ -22,11 +22,11 @@ from effbench.results import Results
 
 TIMES = dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True))
 PERCENTILES = {f"p{share}{end}_s": 0.001 * share for share in (50, 90, 99) for end in ("", "_low", "_high")}
-READINGS = (
-    Reading("percentiles", {**PERCENTILES, "n": 500, "id": "no column"}),
-    Reading("peak_memory", {"peak_memory_bytes": 1e6, "weights_bytes": 40, "source": "VmHWM"}),
-    Reading("energy", {"energy_j_per_image": 0.2, "power_w": 30.0, "idle_w": 10.0, "source": "RAPL"}),
-    Reading("instructions", missing="no counter"),
+METRICS = (
+    Metric("percentiles", {**PERCENTILES, "n": 500, "id": "no column"}),
+    Metric("peak_memory", {"peak_memory_bytes": 1e6, "weights_bytes": 40, "source": "VmHWM"}),
+    Metric("energy", {"energy_j_per_image": 0.2, "power_w": 30.0, "idle_w": 10.0, "source": "RAPL"}),
+    Metric("instructions", missing="no counter"),
 )
 
 
@@ -40,7 +40,7 @@ def run() -> Run:
     made = run_of(TIMES)
     first, *others = made.results
     bounds = dict.fromkeys(("layer", "eager", "pointwise", "epilogue"), 0.005)
-    return replace(made, results=(replace(first, readings=READINGS, bounds_s=bounds), *others))
+    return replace(made, results=(replace(first, metrics=METRICS, bounds_s=bounds), *others))
 
 
 def test_a_column_stands_for_the_same_everywhere(run: Run) -> None:

@@ -9,7 +9,7 @@ from effbench.analysis.summary import CellSummary
 from effbench.core.cost import Cost, Traffic
 from effbench.core.estimate import Estimate, PairEvidence, Verdict
 from effbench.core.peaks import Peaks
-from effbench.core.run import Environment, Launch, Reading, Result, Run
+from effbench.core.run import Environment, Launch, Metric, Result, Run
 from effbench.core.study import Case, Cell, Experiment, Label, Sampling
 
 
@@ -207,7 +207,7 @@ def models(number: int, *, skipped: Sequence[str] = (), prefix: str = "") -> tup
                 launches=3,
                 blocks=30,
                 set_aside=1 if place == 2 else 0,
-                readings=(Reading("peak_memory", memory_read),) if place == 0 else (),
+                metrics=(Metric("peak_memory", memory_read),) if place == 0 else (),
             )
         )
     run = run_of(

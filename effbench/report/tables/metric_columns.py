@@ -11,7 +11,7 @@ from typing import Any
 from effbench.analysis.summary import CellSummary
 from effbench.core import units
 from effbench.core.estimate import Estimate
-from effbench.core.run import READINGS, Run
+from effbench.core.run import METRICS, Run
 from effbench.report.tables.table_model import NOTHING, Column, Value
 
 Field = tuple[Column, Callable[[CellSummary], Value]]
@@ -28,8 +28,8 @@ def columns(cells: Sequence[CellSummary]) -> tuple[Field, ...]:
     others = {
         (item.what, key): None
         for cell in cells
-        for item in cell.readings
-        if item.what not in READINGS
+        for item in cell.metrics
+        if item.what not in METRICS
         for key, value in item.values.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
@@ -95,7 +95,7 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
 
 def missing(cell: CellSummary) -> list[str]:
     """Return why requested metrics could not be measured."""
-    return [f"no {item.what.replace('_', ' ')}: {item.missing}" for item in cell.readings if item.missing is not None]
+    return [f"no {item.what.replace('_', ' ')}: {item.missing}" for item in cell.metrics if item.missing is not None]
 
 
 def document(cell: CellSummary) -> dict[str, Any]:
@@ -107,9 +107,9 @@ def document(cell: CellSummary) -> dict[str, Any]:
         item.what: {name: value for name, value in item.values.items() if name != "calls_ns"}
         if item.missing is None
         else {"missing": item.missing}
-        for item in cell.readings
+        for item in cell.metrics
     }
-    own = {name: values for name, values in found.items() if name in READINGS}
+    own = {name: values for name, values in found.items() if name in METRICS}
     return {**own, "metrics": found} if len(own) < len(found) else own
 
 

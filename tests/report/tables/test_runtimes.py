@@ -95,7 +95,7 @@ def test_all_are_those_that_are_here_and_have_the_device(monkeypatch: pytest.Mon
         ({"runtime": "eager,onxruntime"}, "'onxruntime'. Did you mean 'onnxruntime'"),
         ({"memory_format": "nhwc"}, "contiguous, channels_last"),
         ({"mode": "training"}, "infer, train"),
-        ({"readings": ("watts",)}, "percentiles, peak_memory, energy, instructions"),
+        ({"metrics": ("watts",)}, "percentiles, peak_memory, energy, instructions"),
     ],
 )
 def test_wrong_words_are_named(options: dict[str, Any], message: str) -> None:
