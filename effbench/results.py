@@ -57,7 +57,7 @@ class Results:
         """What `tables` lists, by the names of their files."""
         from effbench import report
 
-        return report.tables(self.run, self.cells, self.verdicts, self._agreements)
+        return report.run_tables(self.run, self.cells, self.verdicts, self._agreements)
 
     @cached_property
     def _agreements(self) -> tuple[Agreement, ...]:
@@ -142,7 +142,7 @@ class Results:
         if not self.cells:
             raise InvalidValue("this run holds no cells, so there is nothing to draw")
         if ax is None:
-            return report.figures(self.run, self.cells, self.verdicts)["figure"]
+            return report.run_figures(self.run, self.cells, self.verdicts)["figure"]
         from matplotlib.axes import Axes
 
         if not isinstance(ax, Axes):

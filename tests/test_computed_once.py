@@ -39,7 +39,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Counter[str]:
         (report, "tables"),
     ]:
         count(module, name)
-    monkeypatch.setattr(report, "figures", lambda *given: counts.update(figures=1) or {})  # drawing takes seconds
+    monkeypatch.setattr(report, "run_figures", lambda *given: counts.update(figures=1) or {})  # drawing takes seconds
     monkeypatch.chdir(tmp_path)
     return counts
 

@@ -34,7 +34,7 @@ def agreements(run: Run, cells: Sequence[CellSummary]) -> tuple[Agreement, ...]:
     return rank_agreement.agreements(cells, report_text.grouping(run, cells)) if report_text.is_comparison(run) else ()
 
 
-def tables(
+def run_tables(
     run: Run,
     cells: Sequence[CellSummary],
     verdicts: Sequence[Verdict],
@@ -65,7 +65,7 @@ def tables(
     return found
 
 
-def figures(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> dict[str, Figure]:
+def run_figures(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> dict[str, Figure]:
     """Draw every figure of a run, by file name, the main one first as ``figure``; none without cells."""
     from effbench.report.figures import breakdown as breakdown_figure
     from effbench.report.figures import matrix as matrix_figure
@@ -131,7 +131,7 @@ def write_all(
     from effbench.report.figures import study
 
     folder = Path(directory)
-    found = tables(run, cells, verdicts) if shown is None else shown
+    found = run_tables(run, cells, verdicts) if shown is None else shown
     texts = _texts(run, found, verdicts) | {"table.csv": _cells_csv(cells, found["table"])}
     written = {name: write_text(folder / name, text) for name, text in texts.items()}
     # A board that ran a bundle may lack matplotlib; it still gets the tables.
@@ -139,7 +139,7 @@ def write_all(
 
         def draw() -> dict[str, Path]:
             saved: dict[str, Path] = {}
-            for name, figure in figures(run, cells, verdicts).items():
+            for name, figure in run_figures(run, cells, verdicts).items():
                 saved[f"{name}.png"], saved[f"{name}.svg"] = study.save(figure, folder, name)
             return saved
 

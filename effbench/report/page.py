@@ -152,7 +152,7 @@ def _drawings(number: int, measured: Measured) -> dict[str, str]:
     title = one_line(measured.run.experiment.title)
     return {
         name: inline_svg.inline(figure, f"r{number}-{name}-", f"{_called(title, name)}; the tables hold its numbers")
-        for name, figure in report.figures(measured.run, measured.cells, measured.verdicts).items()
+        for name, figure in report.run_figures(measured.run, measured.cells, measured.verdicts).items()
     }
 
 

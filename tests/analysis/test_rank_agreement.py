@@ -70,6 +70,6 @@ def test_a_comparison_of_many_models_has_the_table_and_one_of_two_has_not() -> N
     from effbench import report
 
     run, cells = examples.models(2)
-    assert "ranking" not in report.tables(run, cells, ())
+    assert "ranking" not in report.run_tables(run, cells, ())
     run, cells = examples.models(8)
-    assert "ranking" in report.tables(run, cells, ())
+    assert "ranking" in report.run_tables(run, cells, ())

@@ -193,7 +193,7 @@ def test_peaks_that_cannot_be_measured_cost_a_run_its_bounds_only(
     shown = cells_table.study_rows(run, cells)
     assert not any("roofline" in column.heading for column in shown.columns)
     assert any("No roofline" in note and "no such kernel" in note for note in shown.notes)
-    assert "roofline" not in report.figures(run, cells, ())
+    assert "roofline" not in report.run_figures(run, cells, ())
 
 
 @pytest.mark.parametrize("bounds", [{"eager": 1.0}, dict.fromkeys(LEVELS, -1.0), dict.fromkeys(LEVELS, "1"), 5])
@@ -272,9 +272,9 @@ def test_the_figure_has_a_point_a_cell_under_roofs_that_meet_at_the_ridge() -> N
 
 def test_the_roofline_figure_is_there_where_peaks_are() -> None:
     run, cells = models(2)
-    assert "roofline" not in report.figures(run, cells, ())
-    assert "roofline" in report.figures(*bounded(run, cells), ())
-    assert "roofline" not in report.figures(*bounded(run, [replace(cell, cost=None) for cell in cells]), ())
+    assert "roofline" not in report.run_figures(run, cells, ())
+    assert "roofline" in report.run_figures(*bounded(run, cells), ())
+    assert "roofline" not in report.run_figures(*bounded(run, [replace(cell, cost=None) for cell in cells]), ())
 
 
 def test_over_bound_needs_both_a_time_and_a_bound() -> None:

@@ -52,7 +52,7 @@ def shown(request: pytest.FixtureRequest) -> tuple[Results, Page]:
 def test_every_table_of_a_run_is_on_its_page_with_its_raw_numbers(shown: tuple[Results, Page]) -> None:
     results, read = shown
     bodies = [[row.all("td") for row in table.all("tbody")[0].all("tr")] for table in read.all("table")]
-    for table in report.tables(results.run, results.cells, results.verdicts).values():
+    for table in report.run_tables(results.run, results.cells, results.verdicts).values():
         texts = [[value.text for value in row] for row in table.rows]
         body = next(rows for rows in bodies if [[cell.text for cell in row] for row in rows] == texts)
         for values, cells in zip(table.rows, body, strict=True):
@@ -88,7 +88,7 @@ def test_a_page_says_what_was_claimed_found_and_how_to_repeat_it(shown: tuple[Re
         assert expected in text
     words = [item.text for item in read.all("b") if "word" in (item.attributes["class"] or "")]
     assert words[: len(results.verdicts)] == [item.verdict for item in results.verdicts]
-    assert len(read.all("svg")) == len(report.figures(run, results.cells, results.verdicts))
+    assert len(read.all("svg")) == len(report.run_figures(run, results.cells, results.verdicts))
     for name in run.environment.facts:
         assert name in text
 
@@ -186,7 +186,9 @@ def test_markdown_holds_the_same_tables(several: bool, tmp_path: Path) -> None:
     results = reference("g2_groups")
     text = page.markdown([results, reference("g2_groups_again")] if several else [results], REFERENCE)
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
-    expected = sum(len(table.rows) for table in report.tables(results.run, results.cells, results.verdicts).values())
+    expected = sum(
+        len(table.rows) for table in report.run_tables(results.run, results.cells, results.verdicts).values()
+    )
     rows = sum(token.type == "tr_open" for token in tokens)
     assert rows > expected + len(results.run.environment.facts)
     images = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
@@ -312,7 +314,7 @@ def test_a_drawing_keeps_its_marks_and_brings_nothing_along() -> None:
     from effbench.report.figures import style
 
     results = reference("g2_groups")
-    figure = report.figures(results.run, results.cells, results.verdicts)["figure"]
+    figure = report.run_figures(results.run, results.cells, results.verdicts)["figure"]
     alone, inside = style.svg_text(figure), inline_svg.inline(figure, "r1-", 'say "so"')
     for tag in ("<path", "<use", "<text"):
         assert inside.count(tag) == alone.count(tag) > 0

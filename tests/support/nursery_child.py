@@ -39,12 +39,12 @@ def begin(*, afresh: bool, figures: bool) -> None:
     # A run tells whether its files were changed since its process began.
     sys.modules["effbench.user_code.file_hashes"]._STARTED_S = time.time()  # type: ignore[attr-defined]
     if not figures and "matplotlib.figure" in sys.modules:
-        sys.modules["effbench.report"].figures = _blank  # type: ignore[attr-defined]
+        sys.modules["effbench.report"].run_figures = _blank  # type: ignore[attr-defined]
         sys.modules["matplotlib.figure"].Figure.savefig = _saved_blank  # type: ignore[attr-defined]
 
 
 def _blank(run: Any, cells: Any, verdicts: Any) -> dict[str, Any]:
-    """In the place of `effbench.report.figures`."""
+    """In the place of `effbench.report.run_figures`."""
     return {"figure": sys.modules["matplotlib.figure"].Figure()} if cells else {}
 
 

@@ -205,8 +205,8 @@ def test_the_ratios_of_all_runtimes_stand_beside_each_other(run: Run) -> None:
 
 def test_a_run_of_several_runtimes_has_both_figures_and_the_report(run: Run) -> None:
     cells, verdicts = summarise(run), analysis_verdicts.judge(run)
-    assert list(report.figures(run, cells, verdicts))[:2] == ["figure", "ratios"]
-    assert "runtimes" in report.tables(run, cells, verdicts)
+    assert list(report.run_figures(run, cells, verdicts))[:2] == ["figure", "ratios"]
+    assert "runtimes" in report.run_tables(run, cells, verdicts)
     assert Cell(run.experiment.cases[0]).memory_format == "contiguous"
 
 
