@@ -36,7 +36,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Counter[str]:
         (summary, "_summarise"),  # one a cell, by whatever name `summarise` was imported
         (verdicts, "judge"),
         (rank_agreement, "agreements"),
-        (report, "tables"),
+        (report, "run_tables"),
     ]:
         count(module, name)
     monkeypatch.setattr(report, "run_figures", lambda *given: counts.update(figures=1) or {})  # drawing takes seconds
@@ -51,7 +51,7 @@ def carried_out(counts: Counter[str], *words: str) -> Counter[str]:
 
 
 FAKE = ("--device", "fake", "--launches", "1")
-RUN = {"parse": 1, "_summarise": 2, "judge": 1, "tables": 1, "figures": 1}
+RUN = {"parse": 1, "_summarise": 2, "judge": 1, "run_tables": 1, "figures": 1}
 COMPARISON = {**RUN, "agreements": 1}
 
 

@@ -179,7 +179,7 @@ def _images(measured: Measured, folder: Path) -> dict[str, str]:
     if measured.run.path is None:
         return {}
     beside = Path(measured.run.path).parent
-    names = failures.draw_or_warn(partial(report.figures, measured.run, measured.cells, measured.verdicts))
+    names = failures.draw_or_warn(partial(report.run_figures, measured.run, measured.cells, measured.verdicts))
     found = {name: beside / f"{name}.png" for name in names}
     return {
         name: quote(Path(os.path.relpath(path, folder)).as_posix()) for name, path in found.items() if path.is_file()
