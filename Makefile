@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs coverage test-arm bench gpu fuzz format clean
+.PHONY: demo test quick docs coverage test-arm bench gpu fuzz format clean
 
 # constraints.txt pins what CI uses, a CPU build of torch among it. With CUDA: make CONSTRAINTS= demo
 CONSTRAINTS ?= -c constraints.txt
@@ -33,6 +33,13 @@ test: $(VENV)/.installed
 # The pages under docs/ and the API reference, as a site: build/docs/index.html. A warning is an error.
 docs: $(VENV)/.installed
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+
+# What a change usually breaks, in less than a minute: closed forms, words of the command line, stored runs, the rule
+# that decides, a real run on the CPU. Only files that hold the mark are read.
+quick: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(PYTEST) -q -m quick $$(grep -rl --include='test_*.py' 'mark\.quick' tests)
 
 # The same tests with coverage, which must reach the floor in pyproject.toml. They take a quarter longer so: CI runs them
 # without.

@@ -1,7 +1,7 @@
-"""What about this machine makes timings noisy, and what to do about each: `effbench doctor`.
+"""Check this machine for causes of noisy timings, and say what to do about each: `effbench doctor`.
 
-Every topic is looked at on its own and answers even where it cannot be read: "unknown", with the reason. Nothing
-is changed, and neither torch nor NVML nor psutil is needed.
+Each check is independent. If it cannot read what it needs, its status is "unknown", with the reason. The checks change
+nothing, and need neither torch nor NVML nor psutil.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Status = Literal["ok", "note", "warn", "unknown"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `todo` is a command or an instruction, and present with every "warn"."""
+    """The result of one check. `todo` is a command or an instruction; every "warn" has one."""
 
     topic: str
     status: Status
@@ -35,15 +35,15 @@ class Finding:
     todo: str = ""
 
     def to_dict(self) -> dict[str, str]:
-        """JSON-ready."""
+        """Return a JSON-ready mapping."""
         return asdict(self)
 
 
 def examine(root: Path = machine.HERE, *, window_s: float = 0.5, nvml: Any = None) -> tuple[Finding, ...]:
-    """Look at everything, taking about `window_s` plus half a second.
+    """Run all checks, which takes about `window_s` plus half a second.
 
-    `root` stands in for this machine's files; what can only be measured on this machine itself is then unknown. `nvml`
-    is a stand-in for the pynvml module.
+    For tests, `root` is a folder to read instead of this machine's files; checks that measure are then "unknown".
+    `nvml` replaces the pynvml module.
     """
     here = root == machine.HERE
     sample = noise.watch(window_s) if here else noise.Sample()
@@ -70,7 +70,7 @@ def examine(root: Path = machine.HERE, *, window_s: float = 0.5, nvml: Any = Non
 
 
 def peaks(options: MeasureOptions) -> Peaks:
-    """Measure the device's two peaks afresh, and keep them for the runs that follow.
+    """Measure the device's two peaks anew, and store them for later runs.
 
     Raises UnknownName, InvalidValue, DeviceUnavailable, and EffbenchError where they cannot be measured.
     """
@@ -99,7 +99,7 @@ def _identity(root: Path) -> Finding:
     cores = f"{physical} cores, {logical} threads" if physical else f"{logical} processors"
     clusters = str(facts.get("cpu.clusters") or "")
     if "+" in clusters:
-        why = "Cores of unlike capacity (count x capacity): a thread that changes cluster changes speed."
+        why = "Cores have different capacities (count x capacity): a thread that changes cluster changes speed."
         todo = "effbench run … --cluster big, or little; other cores: taskset -c LIST effbench run …"
         if platform.system() == "Darwin":
             todo = "keep the terminal in front: macOS gives what runs behind to efficiency cores, and pins nothing"
@@ -110,7 +110,7 @@ def _identity(root: Path) -> Finding:
 def _governor(root: Path) -> Finding:
     found = machine.governors(root)
     if found is None:
-        return _unknown("governor", "no cpufreq here: the hypervisor or the firmware decides")
+        return _unknown("governor", "no cpufreq: the hypervisor or the firmware sets the clock")
     if found == "performance":
         return Finding("governor", "ok", found)
     why = "The clock follows the load, so short blocks run at another frequency than long ones."
@@ -120,7 +120,7 @@ def _governor(root: Path) -> Finding:
 def _boost(root: Path) -> Finding:
     found = machine.boost(root)
     if found is None:
-        return _unknown("boost", "the kernel shows no boost switch")
+        return _unknown("boost", "the kernel exposes no boost setting")
     if not found:
         return Finding("boost", "ok", "off")
     pstate = (root / "sys/devices/system/cpu/intel_pstate/no_turbo").exists()
@@ -132,7 +132,7 @@ def _boost(root: Path) -> Finding:
 def _smt(root: Path) -> Finding:
     found = machine.text(root / "sys/devices/system/cpu/smt/control")
     if found is None:
-        return _unknown("smt", "the kernel does not say")
+        return _unknown("smt", "the kernel does not report it")
     if found != "on":
         return Finding("smt", "ok", found)
     why = "Two threads share a core: more threads than cores measures the sharing."
@@ -142,7 +142,7 @@ def _smt(root: Path) -> Finding:
 def _drift(drift: float | None) -> Finding:
     if drift is None:
         return _unknown("speed drift", "measured on this machine only")
-    why = "Equal work took unequal processor time: the clock moved, or neighbours share the core and its caches."
+    why = "Equal work took unequal CPU time: the clock changed, or other processes share the core and its caches."
     value = f"{100 * drift:.1f} % between the fastest and the slowest tenth"
     if drift < 0.05:
         return Finding("speed drift", "ok", value)
@@ -166,7 +166,7 @@ def _heat(root: Path) -> Finding:
     return Finding("temperature", "warn", value, "Heat lowers the clock.", "let it cool; cool it better")
 
 
-# --- who else runs ----------------------------------------------------------------------------------
+# --- other processes --------------------------------------------------------------------------------
 
 
 def _steal(stolen: float | None) -> Finding:
@@ -175,7 +175,7 @@ def _steal(stolen: float | None) -> Finding:
     value = f"{100 * stolen:.1f} % of processor time"
     if stolen < 0.01:
         return Finding("steal time", "ok", value)
-    why = "The hypervisor gave our processor to another guest."
+    why = "The hypervisor ran another guest on this processor."
     return Finding("steal time", "warn", value, why, "use a dedicated host; compare with: effbench check --against REF")
 
 
@@ -187,7 +187,7 @@ def _load(root: Path) -> Finding:
     value = f"{load:.2f} on {logical} processors"
     if load < 0.5 * float(logical):
         return Finding("load", "ok", value)
-    why = "Others compete for the cores; every block that waited for one is set aside."
+    why = "Other processes compete for the cores; every block that waited for a core is set aside."
     return Finding("load", "warn", value, why, "end other work first; see who: top -o %CPU")
 
 
@@ -198,7 +198,7 @@ def _others(others: tuple[tuple[str, float], ...] | None) -> Finding:
     if not busy:
         return Finding("other processes", "ok", "none is busy")
     value = ", ".join(f"{name} {100 * share:.0f} %" for name, share in busy[:3])
-    why = "Busy neighbours take cores, caches and memory bandwidth."
+    why = "Other busy processes take cores, caches and memory bandwidth."
     return Finding("other processes", "warn", value, why, "end them, or measure elsewhere")
 
 
@@ -209,7 +209,7 @@ def _threads(root: Path) -> Finding:
         return _unknown("threads", "the system does not show the affinity of a process")
     value = f"may use {len(allowed)} of {logical} processors; OMP_NUM_THREADS {wanted}"
     if wanted.isdigit() and int(wanted) > len(allowed):
-        why = "More threads than processors: they take turns."
+        why = "There are more threads than processors, so they take turns."
         return Finding("threads", "warn", value, why, f"--threads {len(allowed)}")
     return Finding("threads", "ok", value)
 
@@ -232,7 +232,7 @@ def _virtualisation(root: Path) -> Finding:
     found = ", ".join(str(part) for part in parts if part)
     if not found:
         return Finding("virtualisation", "ok", "none seen")
-    why = "Neighbours on the host are invisible from here and the clock is not ours to set."
+    why = "Load of other guests on the host is not visible, and the clock frequency cannot be set."
     return Finding("virtualisation", "note", found, why, "rely on ratios within a round, not on single latencies")
 
 
@@ -270,15 +270,15 @@ def _allocator(here: bool, variables: Mapping[str, str]) -> Finding:
     if default < 1:
         return Finding("allocator", "ok", value)
     status: Status = "note" if kept < 1 else "warn"
-    why = "Freed tensors go back to the kernel and are faulted in again, in some launches and not in others."
+    why = "Freed memory goes back to the kernel and causes page faults again, in some launches but not in others."
     return Finding("allocator", status, value, why, "keep --allocator retain (the default) to compare kernels")
 
 
 def _aslr(root: Path) -> Finding:
     found = machine.number(root / "proc/sys/kernel/randomize_va_space")
     if found is None:
-        return _unknown("address randomisation", "the kernel does not say")
-    why = "Each launch lays its memory out anew, which shifts times: one reason why launches are the replicates."
+        return _unknown("address randomisation", "the kernel does not report it")
+    why = "The memory layout differs from launch to launch, and so do times: therefore launches are the replicates."
     return Finding("address randomisation", "note" if found else "ok", "on" if found else "off", why if found else "")
 
 
@@ -291,7 +291,7 @@ def _timer(root: Path, here: bool) -> Finding:
     value = f"{cost:.0f} ns a read, resolution {resolution:g} ns" + (f", source {source}" if source else "")
     if cost < 1000 and source not in ("hpet", "acpi_pm", "jiffies"):
         return Finding("timer", "ok", value)
-    why = "A slow clock counts only once a block, but it tells of a kernel that distrusts its fast one."
+    why = "One slow read per block matters little, but the kernel may have rejected the fast clock as unstable."
     return Finding("timer", "warn", value, why, "see why: dmesg | grep -i clocksource")
 
 
@@ -302,7 +302,7 @@ def _swap(root: Path) -> Finding:
     used = memory["SwapTotal"] - memory.get("SwapFree", memory["SwapTotal"])
     if used < 64 << 20:
         return Finding("swap", "ok", "not in use")
-    why = "Memory has been short: a page of the network may have to come back from disk."
+    why = "Memory has been short: pages of the network may have to be read back from disk."
     return Finding(
         "swap", "warn", f"{used / 1e9:.2f} GB in use", why, "free memory, then: sudo swapoff -a && sudo swapon -a"
     )
@@ -359,23 +359,23 @@ def _gpu(topic: str, index: int, gpu: host_nvml.Gpu) -> Iterator[Finding]:
                   f"let it cool; look: nvidia-smi -i {index} -q -d PERFORMANCE" if slowed else "")  # fmt: skip
 
     if facts["persistence"] is False:
-        why = "The driver is unloaded between launches, and each pays seconds and loses its clocks."
+        why = "The driver is unloaded between launches: each one starts seconds later, and clock settings are lost."
         yield Finding(f"{topic} persistence", "note", "off", why, f"sudo nvidia-smi -i {index} -pm 1")
     if facts["mig"]:
-        why = "A slice shares memory bandwidth and power with the others."
+        why = "A MIG slice shares memory bandwidth and power with the other slices."
         yield Finding(f"{topic} sharing", "warn", "MIG is on", why, "measure on a whole GPU")
     if facts["mps_clients"]:
-        why = "MPS lets other processes compute inside our blocks."
+        why = "With MPS other processes run on the GPU during timed blocks."
         yield Finding(f"{topic} sharing", "warn", f"{facts['mps_clients']} MPS clients", why, "end the other clients")
     if now.processes is None:
         yield _unknown(f"{topic} processes", "NVML does not list them")
     elif now.processes:
-        why = "Others compute on this GPU. A block is set aside when another one appears, not for these."
+        why = "Other processes use this GPU. Blocks are set aside only when a new process appears, not for these."
         yield Finding(
             f"{topic} processes", "warn", f"{len(now.processes)} computing", why, f"see who: nvidia-smi -i {index}"
         )
     else:
-        yield Finding(f"{topic} processes", "ok", "none computes")
+        yield Finding(f"{topic} processes", "ok", "none")
 
 
 def _on(value: bool | None) -> str:

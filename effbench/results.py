@@ -87,14 +87,14 @@ class Results:
         Returns
         -------
         pandas.DataFrame
-            One row per cell: labels, costs, `latency_s`, `ratio` with its interval, the paper's ratio, flags. A label
-            that has the name of another column, such as G1's ratio, gets the suffix ``_label``.
+            One row per cell, in the columns of `report.cell_row.CellRow` and the study's labels. A label that has the
+            name of a column of numbers, such as G1's ratio, gets the suffix ``_label``.
         """
         import pandas
 
-        from effbench.report import json_document
+        from effbench.report import cell_row
 
-        return pandas.DataFrame([json_document.cell_row(cell) for cell in self.cells])
+        return pandas.DataFrame([cell_row.columns(cell) for cell in self.cells])
 
     def blocks_frame(self) -> pandas.DataFrame:
         """The raw blocks as a table.

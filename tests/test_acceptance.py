@@ -39,7 +39,8 @@ from effbench.gates.ab_pairs import Pair
 from effbench.gates.result import EXIT_CODES, Decision, Finding
 from effbench.host import machine
 from effbench.runs import run_file, worker
-from effbench.timing import block_loop, schedule
+from effbench.timing import block_loop
+from effbench.timing import sampling as sampling_rules
 
 TIMES = dict(zip(CELLS, (1e-3, 2e-3, 3e-3), strict=True))
 
@@ -336,9 +337,9 @@ def test_12_the_shuffled_schedule_comes_back_from_its_seed(tmp_path: Path) -> No
     """google/tachometer alternates in one fixed order, so that whatever has its rhythm falls on one side; a random
     order that nobody can repeat is no better. This one is the same on every machine, and a stored run can prove its.
     """
-    orders = [schedule.order("abcde", seed=7, launch=1, round=number) for number in range(4)]
+    orders = [sampling_rules.round_order("abcde", seed=7, launch=1, round=number) for number in range(4)]
     assert ["".join(order) for order in orders] == ["baedc", "aebdc", "baedc", "eadbc"]
-    sides = [schedule.first_side("a", seed=7, launch=1, round=number) for number in range(4)]
+    sides = [sampling_rules.first_side("a", seed=7, launch=1, round=number) for number in range(4)]
     assert sides == [1, 0, 1, 0]
     study = study_file(tmp_path, "launches=2, min_rounds=6, max_rounds=6, warmup_s=0.0, max_warmup_s=0.01")
     run = api.run(str(study), device="fake", seed=3, out=tmp_path / "run").run
@@ -350,7 +351,7 @@ def test_12_the_shuffled_schedule_comes_back_from_its_seed(tmp_path: Path) -> No
         (launch, number, position, cell)
         for launch in range(2)
         for number in range(6)
-        for position, cell in enumerate(schedule.order(cells, seed=run.seed, launch=launch, round=number))
+        for position, cell in enumerate(sampling_rules.round_order(cells, seed=run.seed, launch=launch, round=number))
     ]
 
 

@@ -32,6 +32,7 @@ class Block(nn.Module):
         return torch.relu(self.conv(x))
 
 
+@pytest.mark.quick
 def test_profile_takes_names_and_modules() -> None:
     named = effbench.profile("shufflenet_v2")
     assert named.cost.params == 2_278_604, "torchvision's num_params"
@@ -50,6 +51,7 @@ def test_profile_errors_are_for_people() -> None:
         effbench.profile(Block(), (4, 10, 12))
 
 
+@pytest.mark.quick
 def test_measuring_a_module_of_the_users_own(tmp_path: Path) -> None:
     results = effbench.measure(Block(), (3, 32, 32), out=tmp_path / "run", **FAST)
     (cell,) = results.cells

@@ -460,7 +460,7 @@ def test_a_gpu_is_loaded_once_and_not_for_every_test(gpu: Two, monkeypatch: pyte
     clock = [100.0]
     monkeypatch.setattr(in_process, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     loads = []
-    for pause in (0.0, in_process.COOLS_S - 1, in_process.COOLS_S + 1):
+    for pause in (0.0, in_process.STAYS_WARM_S - 1, in_process.STAYS_WARM_S + 1):
         clock[0] += pause
         before = gpu.log.count("work")
         with in_process.prepare(nn.ReLU(), (3, 8, 8), device="cuda:1").conditions("system"):

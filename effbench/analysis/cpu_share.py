@@ -1,8 +1,9 @@
-"""Does a cell's CPU clock see its work? CPU time as a share of wall time, in which a busy machine does not show. Pure.
+"""Check that CPU time captures a cell's work: its share of wall time, corrected for time waiting for a core. Pure.
 
-One thread that computes by itself spends its wall time on the CPU: in every stored run of such networks the share is
-1.00. Work in other threads and time spent waiting lower the share of the thread's clock. Threads that compute side by
-side raise that of the process's. Outside of `LEAST` and `MOST` a ratio of CPU times is no ratio of wall times.
+A thread that computes by itself is on the CPU all the time: in every stored run of such networks the share is 1.00.
+Work in other threads and waiting lower the share of the thread's CPU time. Threads that compute in parallel raise the
+share of the process's CPU time. With a share outside of `LEAST` to `MOST`, a ratio of CPU times is not one of wall
+times.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from effbench.analysis import stats
 from effbench.core.run import Timing
 
 LEAST = 0.9
-"""Below this share of the wall time, the CPU clock misses what the cell does."""
+"""Below this share of the wall time, CPU time misses part of the cell's work."""
 MOST = 1.1
-"""Above it, the CPU clock adds up threads that compute side by side."""
+"""Above this share, CPU time is the sum over threads that compute in parallel."""
 
 OTHER_THREADS = "its CPU time misses work in other threads"
 WAITS = "its CPU time misses time spent waiting, or work in another process"
@@ -26,10 +27,10 @@ SIDE_BY_SIDE = "its CPU time adds up threads that compute side by side"
 
 @dataclass(frozen=True)
 class CpuShare:
-    """CPU time over wall time of one cell, without the wall time that its thread waited for a core.
+    """CPU time over wall time of one cell, where wall time excludes the time that its thread waited for a core.
 
-    `share` is of the clock that the run takes, the thread's or the process's; `process` of all threads of the process,
-    None in runs that did not record it. Each is the median over launches of the launch's median block.
+    `share` uses the run's clock: CPU time of the thread or of the process. `process` uses the CPU time of all threads
+    of the process; None in runs that did not record it. Both are medians over launches of the launch's median block.
     """
 
     share: float
@@ -37,14 +38,14 @@ class CpuShare:
 
     @property
     def is_usual(self) -> bool:
-        """Whether CPU time and wall time tell the same."""
+        """Whether CPU time and wall time agree."""
         return is_usual(self.share)
 
     @property
     def flag(self) -> str:
-        """What the CPU clock misses, in words that hold for every cell of the kind; "" where it misses nothing.
+        """What CPU time misses, as a flag without figures; "" where it misses nothing.
 
-        At least half of the missing time must have been spent by other threads for them to be named.
+        Other threads are named only if they account for at least half of the missing time.
         """
         if self.is_usual:
             return ""
@@ -62,21 +63,21 @@ class CpuShare:
 
 
 def is_usual(share: float) -> bool:
-    """Whether a share of CPU time in wall time is that of one thread that computes by itself."""
+    """Return whether this share of CPU time in wall time is that of one thread that computes by itself."""
     return LEAST <= share <= MOST
 
 
 def of_block(timing: Timing) -> float | None:
-    """The share of one block; None where a clock read nothing.
+    """Return the share of one block; None where one of the clocks has no reading.
 
-    The thread's wait for a core and stolen time count as far as they explain a difference and no further: the kernel
-    counts stolen time of all cores, in steps of 10 ms.
+    The thread's wait for a core and steal time are subtracted from wall time, but no more than the difference between
+    wall and CPU time: the kernel counts steal time over all cores and in steps of 10 ms.
     """
     return _over_active(timing.cpu_ns, timing)
 
 
 def of_launches(launches: Iterable[Sequence[Timing]]) -> CpuShare | None:
-    """The share of a cell from the undisturbed blocks of each launch; None without one whose clocks read something."""
+    """Return the share of a cell from the undisturbed blocks of each launch; None where no block has one."""
     shares, process = [], []
     for timings in launches:
         if found := [share for timing in timings if (share := of_block(timing)) is not None]:
@@ -93,13 +94,17 @@ def _of_process(timing: Timing) -> float | None:
 
 
 def _over_active(spent_ns: int | None, timing: Timing) -> float | None:
-    """None also for a block during which the wall clock was set back: it is stored as one that took no time."""
+    """Return CPU time over active wall time. None also if the wall clock was set back during the block, which is stored
+    as zero wall time.
+    """
     active = _active_ns(timing)
     return spent_ns / active if spent_ns and active > 0 else None
 
 
 def _active_ns(timing: Timing) -> int:
-    """Wall time less what the thread is known to have waited for a core. Never below 1 for a block that took time."""
+    """Return wall time minus the time that the thread is known to have waited for a core; at least 1 ns for a block
+    with any wall time.
+    """
     missing = max(timing.wall_ns - (timing.cpu_ns or 0), 0)
     explained = min(missing, timing.run_delay_ns + timing.steal_ns)
     return max(timing.wall_ns - explained, min(timing.wall_ns, 1))

@@ -1,7 +1,7 @@
-"""How well an analytic metric predicts a time: fits on some families of networks, judged on the others. Pure, no torch.
+"""Cross-validate how well analytic metrics, such as multiply-adds, predict latency. Pure, no torch.
 
-Networks of one family resemble each other, so a fit that has seen a family's sister knows more than it would of a new
-design. Every error here is out of fold, with folds that share no family, and every interval draws whole families.
+Networks of one family are alike, so a fit on one of them predicts the others better than it would a new design. Every
+error here is therefore out of fold, with folds that share no family, and every interval resamples whole families.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ FOLDS = 5
 FEWEST_NETWORKS = 8
 FEWEST_FAMILIES = 3
 CLOSE = 0.25
-"""A prediction this near to the measured time, as a share of it, counts as close."""
+"""A prediction counts as close if its relative error is at most this."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Networks on one device: analytic metrics and measured seconds, each per image, and the family of each network.
+    """Networks on one device: analytic metrics and measured seconds, both per image, and the family of each network.
 
-    The first metric is the one that every other is joined to.
+    Fits of two metrics combine the first one with each of the others.
     """
 
     name: str
@@ -45,12 +45,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Score:
-    """How well some metrics together predict the time of a network from a family that the fit has not seen.
+    """How well some metrics together predict the time of networks from families that the fit has not seen.
 
     `error` is the median of ``|predicted / measured - 1|``, `close` the share of networks where that is at most
-    `CLOSE`. `tau` (Kendall's tau-b) and `rho` (Spearman) rank by the metric itself where it stands alone, by the
-    out-of-fold prediction where several are joined; None where that does not vary. `coefficients` are seconds, then
-    seconds per unit of each metric, from the fit on all networks. `predicted` are the out-of-fold seconds.
+    `CLOSE`. `tau` (Kendall's tau-b) and `rho` (Spearman) correlate times with the metric if there is one, and with the
+    out-of-fold prediction if there are several. They are None where all values are equal. `coefficients` are from the
+    fit on all networks: seconds, then seconds per unit of each metric. `predicted` are the out-of-fold seconds.
     """
 
     metrics: tuple[str, ...]
@@ -62,7 +62,7 @@ class Score:
     predicted: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; the predictions of single networks are left out."""
+        """Return a JSON-ready mapping without the predictions of single networks."""
         return {
             "metrics": list(self.metrics),
             "median_error": _bounds(self.error),
@@ -74,9 +74,9 @@ class Score:
 
 
 def assess(sample: Sample, *, seed: int = 0) -> tuple[Score, ...]:
-    """One score for each metric alone, in order, then one for the first metric joined by each of the others.
+    """Score each metric alone, in order, and then the first metric together with each of the others.
 
-    Raises InvalidValue for networks too few, too much alike, or without a time above zero.
+    Raises InvalidValue for too few networks or families, and for a time that is not above zero.
     """
     networks, families = len(sample.times_s), len(set(sample.families))
     if networks < FEWEST_NETWORKS or families < FEWEST_FAMILIES:
@@ -92,7 +92,7 @@ def assess(sample: Sample, *, seed: int = 0) -> tuple[Score, ...]:
 
 
 def folds(families: Sequence[str], count: int = FOLDS, seed: int = 0) -> tuple[int, ...]:
-    """The fold of each network. A family lies in one fold; in random order each goes to the fold with the fewest."""
+    """Return the fold of each network. Families, in random order, each go to the fold with the fewest networks."""
     sizes = Counter(families)
     order = sorted(sizes)
     random.Random(seed).shuffle(order)
@@ -105,16 +105,17 @@ def folds(families: Sequence[str], count: int = FOLDS, seed: int = 0) -> tuple[i
 
 
 def fit(columns: Sequence[Sequence[float]], times_s: Sequence[float]) -> tuple[float, ...]:
-    """c0, c1, … ≥ 0 of ``time = c0 + c1·a + …`` with the least sum of squared relative errors (Lawson & Hanson, 1974).
+    """Fit c0, c1, … ≥ 0 of ``time = c0 + c1·a + …`` to the least sum of squared relative errors.
 
-    No metric can save time, hence the signs; relative, because times of networks span four orders of magnitude.
+    Coefficients are not negative since no metric can save time (non-negative least squares: Lawson & Hanson, 1974).
+    Errors are relative since times of networks span four orders of magnitude.
     """
     import numpy
     from scipy.optimize import nnls
 
     times = numpy.asarray(times_s, dtype=float)
     relative = numpy.column_stack([numpy.ones_like(times), *columns]) / times[:, None]
-    scale = numpy.maximum(relative.max(axis=0), 1e-300)  # seconds and elements are 10¹² apart
+    scale = numpy.maximum(relative.max(axis=0), 1e-300)  # columns differ by up to 10¹² in scale
     found, _ = nnls(relative / scale, numpy.ones_like(times))
     return tuple(float(value) for value in found / scale)
 
@@ -122,7 +123,7 @@ def fit(columns: Sequence[Sequence[float]], times_s: Sequence[float]) -> tuple[f
 def out_of_fold(
     columns: Sequence[Sequence[float]], times_s: Sequence[float], families: Sequence[str], seed: int = 0
 ) -> Vector:
-    """Predicted seconds of each network, from a fit that has not seen its family."""
+    """Predict the seconds of each network from a fit that has not seen its family."""
     import numpy
 
     inputs = numpy.column_stack([numpy.ones(len(times_s)), *columns])
@@ -156,7 +157,7 @@ def _score(names: tuple[str, ...], sample: Sample, seed: int) -> Score:
 
 
 def median_error(predicted: Vector, times_s: Sequence[float], families: Sequence[str], seed: int = 0) -> Estimate:
-    """The median of ``|predicted / measured - 1|`` with its interval over families."""
+    """Return the median of ``|predicted / measured - 1|`` with its interval over families."""
     import numpy
 
     errors = numpy.abs(predicted / numpy.asarray(times_s, dtype=float) - 1)
@@ -164,9 +165,9 @@ def median_error(predicted: Vector, times_s: Sequence[float], families: Sequence
 
 
 def spearman(x: Sequence[float], y: Sequence[float], families: Sequence[str], *, seed: int = 0) -> Estimate:
-    """Spearman's rank correlation, ties at their mean rank, with an interval over whole families.
+    """Return Spearman's rank correlation (tied values get their mean rank) with an interval over whole families.
 
-    Raises ValueError where a side does not vary.
+    Raises ValueError where all values of a side are equal.
     """
     import numpy
 
@@ -190,7 +191,7 @@ def spearman(x: Sequence[float], y: Sequence[float], families: Sequence[str], *,
 def _clustered(
     statistic: Callable[[NDArray[numpy.intp]], float | None], families: Sequence[str], seed: int
 ) -> Estimate:
-    """A statistic of all networks, with its interval over families drawn with replacement."""
+    """Return a statistic of all networks, with its interval over families drawn with replacement."""
     import numpy
 
     members: dict[str, list[int]] = {}

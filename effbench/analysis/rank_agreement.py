@@ -1,4 +1,4 @@
-"""Which indirect metric puts networks in the order of their measured times? Pure, no torch."""
+"""Rank correlation (Kendall's tau-b) of indirect metrics, such as multiply-adds, with measured times. No torch."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from effbench.core.errors import UnknownName
 from effbench.core.estimate import Estimate
 
 LEAST = 5
-"""Fewer networks than this have too few pairs for an order to mean anything."""
+"""Fewest networks: with fewer there are too few pairs for a meaningful correlation."""
 
 _Metric = Callable[[CellSummary], float | None]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Kendall's tau-b of one metric with measured time: 1 is the same order, 0 none, -1 the opposite one.
+    """Kendall's tau-b of one metric with measured time: 1 for the same order, 0 for none, -1 for the opposite one.
 
-    `within` counts only pairs of the same group, such as the same level of multiply-adds, where an order is hard to
-    tell; None where there is one group. Intervals resample whole families, whose networks resemble each other; `tau.n`
+    `within` counts only pairs of the same group, such as the same level of multiply-adds, which are harder to rank. It
+    is None where there is one group. Intervals resample whole families, since networks of one family are alike. `tau.n`
     is the number of networks.
     """
 
@@ -35,12 +35,14 @@ class Agreement:
 
 
 def agreements(cells: Sequence[CellSummary], keys: Sequence[str] = ()) -> tuple[Agreement, ...]:
-    """One agreement a metric over all measured cells, in a fixed order of metrics; none for fewer than `LEAST` cells.
+    """Correlate each metric with time over all measured cells. Returns nothing for fewer than `LEAST` cells.
 
-    `keys` are the labels that make a group. A metric that is missing somewhere, or the same everywhere, has no order
-    and is left out.
+    Cells with the same labels under `keys` form a group. A metric that is missing for a cell, or the same for all, is
+    left out. The order of the metrics is fixed.
     """
-    measured = [cell for cell in cells if cell.busy is not None and cell.cost is not None and not cell.is_split]
+    measured = [
+        cell for cell in cells if cell.busy is not None and cell.cost is not None and not cell.cpu_time_misses_work
+    ]
     if len(measured) < LEAST:
         return ()
     times = [cell.busy.point for cell in measured if cell.busy is not None]
@@ -57,10 +59,10 @@ def agreements(cells: Sequence[CellSummary], keys: Sequence[str] = ()) -> tuple[
 
 
 def family(model: str) -> str:
-    """The family of a network: its file in the zoo; of others, the first word of the name."""
+    """Return the family of a network: of a zoo network its registered family, of others the first word of the name."""
     name = model.partition("?")[0]
-    if zoo.exists(name):  # an error would first look for names that are alike
-        with suppress(UnknownName):  # a family of several networks
+    if zoo.exists(name):  # checked first, since an UnknownName error searches for similar names
+        with suppress(UnknownName):  # the name may be that of a family
             return zoo.entry(name).family
     found = re.match(r"[A-Za-z]+", name.rpartition(":")[2])
     return found[0].lower() if found else name

@@ -1,8 +1,7 @@
-"""Two stored runs, cell by cell: what got faster or slower. Pure, no torch.
+"""Compare two stored runs cell by cell: which cells became slower or faster. Pure, no torch.
 
-Runs made at different times on a shared machine differ by themselves (measured: 21 % in the median), so this is for
-reading; its verdicts need the launches of both runs to agree, and a comparison that must not cry wolf alternates both
-sides in one job.
+Two runs of the same code at different times on a shared machine differ (measured: 21 % in the median). A gate should
+therefore not rely on this comparison: an A/B run, which alternates both versions in one job, has few false alarms.
 """
 
 from __future__ import annotations
@@ -27,12 +26,13 @@ _LISTED = 4
 
 
 def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
-    """One comparison per cell of either run: candidate time over baseline time on the runs' clock.
+    """Compare every cell of either run: candidate time over baseline time on the runs' clock.
 
-    "slower" or "faster" when the whole 95 % interval (Welch, over launch medians of log time) lies beyond 1 %; "same"
-    when it lies within ± 3 %; "missing" when only one run has the cell; "unsure" otherwise, and where CPU time misses
-    work of the cell in one of the runs: `wall` then says what the other clock reads. Counts that differ are named: a
-    cell of the same name may be another network by now. Conditions are not checked here.
+    A cell is "slower" or "faster" when the whole 95 % interval (Welch, over launch medians of log time) lies beyond
+    1 %, "same" when it lies within ± 3 %, "missing" when only one run has the cell, and "unsure" otherwise. It is also
+    "unsure" where CPU time misses work of the cell in one of the runs; `wall` is then the change in wall time. Costs
+    that differ are listed, since the cell of that name may have become another network. The conditions of the two runs
+    are not compared here.
     """
     sides = [{result.cell.id: result for result in run.results} for run in (baseline, candidate)]
     flags = [{cell.cell.id: cell for cell in summarise(run)} for run in (baseline, candidate)]
@@ -60,17 +60,17 @@ def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
             continue
         disturbed = list(dict.fromkeys(flag for side in flags for flag in side[cell].flags))
         found = _classify(cell, _change(*medians), disturbed)
-        if any(side[cell].is_split for side in flags):
+        if any(side[cell].cpu_time_misses_work for side in flags):
             walls = [_launch_medians(run, cell, "wall") for run in (baseline, candidate)]
             found = replace(found, wall=_change(*walls) if all(walls) else None)
         costs = _differing_costs(sides[0][cell].cost, sides[1][cell].cost)
-        reasons = [text for text in (found.reason, _told(costs)) if text]
+        reasons = [text for text in (found.reason, _cost_changes(costs)) if text]
         comparisons.append(replace(found, reason="; ".join(reasons), costs=costs))
     return tuple(comparisons)
 
 
 def require_shared(baseline: Run, candidate: Run) -> None:
-    """Raises InvalidValue, naming some cells of each, where there is no cell that both runs have."""
+    """Raise InvalidValue, with some cells of each run, if the runs have no cell in common."""
     names = [[result.cell.id for result in run] for run in (baseline, candidate)]
     if not set(names[0]) & set(names[1]):
         listed = [", ".join(side[:_LISTED]) + (", …" if side[_LISTED:] else "") or "none" for side in names]
@@ -87,7 +87,7 @@ def _differing_costs(baseline: Cost | None, candidate: Cost | None) -> dict[str,
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _told(costs: Mapping[str, tuple[int, int]]) -> str:
+def _cost_changes(costs: Mapping[str, tuple[int, int]]) -> str:
     texts = []
     for name, (was, now) in costs.items():
         shown = units.counts_apart(now, was)
@@ -121,4 +121,4 @@ def _classify(cell: str, change: Estimate, disturbed: list[str]) -> Comparison:
         return Comparison(cell, "faster", change)
     if change.low > 1 / (1 + TOLERANCE) and change.high < 1 + TOLERANCE:
         return Comparison(cell, "same", change)
-    return Comparison(cell, "unsure", change, "the interval is too wide to tell")
+    return Comparison(cell, "unsure", change, "the interval is too wide for a verdict")

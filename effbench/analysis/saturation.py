@@ -1,8 +1,9 @@
-"""From which batch on does a network no longer gain from a larger one? Pure, no torch.
+"""Find the batch size from which on throughput no longer rises. Pure, no torch.
 
-The saturating batch is the smallest whose images per second lie within 5 % of the most that was measured. It is judged
-by paired ratios of time per image, as guidelines are: within 5 % means the whole interval, and a smaller batch whose
-interval spans the 5 % leaves the question open. All batches of a network share the error rate (Bonferroni).
+The saturating batch is the smallest whose images per second lie within 5 % of the highest measured. It is judged by
+paired ratios of time per image, as guidelines are. A batch is within 5 % if the whole confidence interval is. If the
+interval of a smaller batch spans the 5 %, the verdict is "unsure". All batches of a network share the error rate
+(Bonferroni).
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ from effbench.core.study import Label
 
 FACTOR = "batch"
 WITHIN = 0.05
-"""The share of the most images per second that a smaller batch may lack and still count as saturated."""
+"""A batch counts as saturated if its throughput is at most this share below the highest."""
 
 _SLOWEST = 1 / (1 - WITHIN)
 
 
 @dataclass(frozen=True)
 class Saturation:
-    """What a sweep over batches says of one network.
+    """The saturating batch of one network, from a sweep over batch sizes.
 
-    `batch` saturates it: shown for "saturated", the likeliest for "unsure", the largest that was measured for "rising",
-    where a larger one might be faster still; None where nothing was measured. `best` is the batch with the most images
-    per second, `losses` the time per image of each smaller batch over that of the best.
+    `batch` is the saturating batch if the verdict is "saturated", and the likeliest one if it is "unsure". If it is
+    "rising", `batch` is the largest one measured, and a larger one might be faster still. It is None where nothing was
+    measured. `best` is the batch with the highest throughput. `losses` is the time per image of each smaller batch over
+    that of the best.
     """
 
     group: Mapping[str, Label]
@@ -43,7 +45,7 @@ class Saturation:
 
 
 def saturations(run: Run, cells: Sequence[CellSummary]) -> tuple[Saturation, ...]:
-    """One for each network (each group of the study) of a sweep, in study order; none for a run of another factor."""
+    """Judge each network (each group of the study) of a batch sweep, in study order; () for a run of another factor."""
     if run.experiment.factor != FACTOR:
         return ()
     groups: list[dict[str, Label]] = []
@@ -61,7 +63,7 @@ def _judge(run: Run, group: Mapping[str, Label], cells: Sequence[CellSummary]) -
     measured = sorted((cell for cell in cells if cell.throughput), key=lambda cell: cell.cell.batch)
     if not measured:
         return Saturation(group, "unsure", reason="; ".join(dict.fromkeys(c.skipped or "no time" for c in cells)))
-    # Images per second are wall-clock time. One CPU thread's own time is that without the neighbours.
+    # Throughput is wall-clock throughput. With one CPU thread, CPU time is wall time without other processes.
     clock = "wall" if run.clock == "device" else run.clock
     best = min(measured, key=lambda cell: _seconds_per_image(cell, clock))
     smaller = [cell for cell in measured if cell.cell.batch < best.cell.batch]
@@ -75,7 +77,7 @@ def _judge(run: Run, group: Mapping[str, Label], cells: Sequence[CellSummary]) -
     doubts = [
         f"batch {size}: {_spans(loss)}" for size, loss in losses.items() if size < batch and not _is_outside(loss)
     ]
-    # A network that waits for the host at small batches is what a sweep looks for, and no disturbance.
+    # Being host-bound at small batches is what a sweep is to show, so it does not make the verdict unsure.
     used = [cell for cell in measured if cell.cell.batch <= batch or cell is best]
     flags = dict.fromkeys(flag for cell in used for flag in cell.flags if flag != "host-bound")
     doubts += [*flags, *(_few(best.launches) if best.launches < MIN_LAUNCHES else ())]

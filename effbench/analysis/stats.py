@@ -1,7 +1,7 @@
-"""Statistics of timings: floats in, floats out. Knows nothing of benchmarks, files or devices.
+"""Statistics of timings: quantiles, confidence intervals, tests and rank correlation on plain numbers.
 
-Every interval here is two-sided at the stated confidence. Where the data cannot support an interval its bounds are
-None: a missing interval is never a narrow one.
+Every interval here is two-sided at the stated confidence. Where the data cannot support an interval, its bounds are
+None rather than narrow.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def median(values: Sequence[float]) -> float:
-    """The median. Raises ValueError on an empty sequence or a NaN."""
+    """Return the median. Raises ValueError on an empty sequence or a NaN."""
     return quantile(values, 0.5)
 
 
 def quantile(values: Sequence[float], q: float) -> float:
-    """The q-quantile by linear interpolation between order statistics (type 7 of Hyndman & Fan, 1996)."""
+    """Return the q-quantile by linear interpolation between order statistics (type 7 of Hyndman & Fan, 1996)."""
     if not values:
         raise ValueError("a quantile needs at least one value")
     ordered = sorted(values)
@@ -40,13 +40,13 @@ def quantile(values: Sequence[float], q: float) -> float:
 
 
 def mad(values: Sequence[float]) -> float:
-    """Median absolute deviation, scaled by 1.4826 to estimate a normal standard deviation."""
+    """Return the median absolute deviation, scaled by 1.4826 to estimate a normal standard deviation."""
     centre = median(values)
     return 1.4826 * median([abs(value - centre) for value in values])
 
 
 def deviation(values: Sequence[float]) -> float:
-    """The sample standard deviation (n - 1). Raises ValueError for fewer than two values: one value has no scatter."""
+    """Return the sample standard deviation (n - 1). Raises ValueError for fewer than two values."""
     n = len(values)
     if n < 2:
         raise ValueError("a deviation needs at least two values")
@@ -54,10 +54,10 @@ def deviation(values: Sequence[float]) -> float:
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """The median with its exact, distribution-free interval from order statistics (the sign test inverted).
+    """Return the median with its exact, distribution-free interval from order statistics (the sign test inverted).
 
-    Needs at least 6 values at 95 %; with fewer the bounds are None. Assumes independent values: for blocks of
-    one process see `batch_medians`.
+    Needs at least 6 values at 95 %; with fewer the bounds are None. Assumes independent values; blocks of one process
+    are correlated, see `batch_medians`.
     """
     ordered = sorted(values)
     n = len(ordered)
@@ -67,11 +67,11 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> Estima
 
 
 def quantile_interval(values: Sequence[float], q: float, confidence: float = 0.95) -> Estimate:
-    """The q-quantile with its exact, distribution-free interval from order statistics (David & Nagaraja, 2003, 7.1).
+    """Return the q-quantile with its exact, distribution-free interval (David & Nagaraja, 2003, 7.1).
 
-    Each bound is wrong with at most half of 1 - `confidence`, and None where no value can carry it: the upper bound of
-    the 99th percentile needs 368 values at 95 %. Assumes independent values. Raises ValueError as `quantile`, and for
-    a `q` outside of (0, 1).
+    The bounds are order statistics. Each is wrong with a probability of at most (1 - `confidence`) / 2, and None where
+    there are too few values: the upper bound of the 99th percentile needs 368 values at 95 %. Assumes independent
+    values. Raises ValueError as `quantile` does, and for a `q` outside of (0, 1).
     """
     if not 0 < q < 1:
         raise ValueError(f"q (={q}) must lie between 0 and 1")
@@ -84,10 +84,10 @@ def quantile_interval(values: Sequence[float], q: float, confidence: float = 0.9
 
 @lru_cache(maxsize=256)
 def _quantile_ranks(n: int, q: float, confidence: float) -> tuple[int | None, int | None]:
-    """Places in the ordered values of the greatest lower and the least upper bound of the q-quantile.
+    """Return the indices, in the ordered values, of the greatest lower and the least upper bound of the q-quantile.
 
-    With B ~ Binomial(n, q) values below the quantile, value r (from 0) lies above it with P(B ≤ r), and below it with
-    P(B > r).
+    The number of values below the quantile is B ~ Binomial(n, q). Value r (from 0) lies above the quantile with
+    probability P(B ≤ r), and below it with P(B > r).
     """
     from scipy.special import bdtr, bdtrc
 
@@ -99,7 +99,7 @@ def _quantile_ranks(n: int, q: float, confidence: float) -> tuple[int | None, in
 
 @lru_cache(maxsize=4096)
 def _sign_rank(n: int, confidence: float) -> int | None:
-    """Largest r with P(Binomial(n, ½) ≤ r) ≤ (1 - confidence) / 2, or None where there is none."""
+    """Return the largest r with P(Binomial(n, ½) ≤ r) ≤ (1 - confidence) / 2, or None where there is none."""
     tail, cumulative, rank = (1 - confidence) / 2, 0.0, None
     for r in range(n // 2):
         cumulative += math.comb(n, r) / 2**n
@@ -110,7 +110,7 @@ def _sign_rank(n: int, confidence: float) -> int | None:
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """The mean with Student's t interval. Bounds are None for fewer than two values."""
+    """Return the mean with Student's t interval. Its bounds are None for fewer than two values."""
     n = len(values)
     mean = math.fsum(values) / n
     if n < 2:
@@ -120,7 +120,10 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
 
 
 def welch_interval(left: Sequence[float], right: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """mean(right) - mean(left) with Welch's interval (unequal variances). None bounds below two values a side."""
+    """Return mean(right) - mean(left) with Welch's interval (unequal variances).
+
+    Its bounds are None for fewer than two values on either side.
+    """
     sides = [(len(side), math.fsum(side) / len(side), side) for side in (left, right)]
     difference = sides[1][1] - sides[0][1]
     n = min(side[0] for side in sides)
@@ -136,8 +139,8 @@ def welch_interval(left: Sequence[float], right: Sequence[float], confidence: fl
 
 
 def t_quantile(probability: float, freedom: float) -> float:
-    """Quantile of Student's t distribution."""
-    from scipy.special import stdtrit  # 0.1 s to import, and only intervals need it
+    """Return a quantile of Student's t distribution with `freedom` degrees of freedom."""
+    from scipy.special import stdtrit  # importing it takes 0.1 s, and only intervals need it
 
     return float(stdtrit(freedom, probability))
 
@@ -188,9 +191,9 @@ def holm(p_values: Array) -> Array:
 
 
 def alpha_spending(alpha: float, looks: int) -> tuple[float, ...]:
-    """What each look may spend of `alpha`, in proportion to its number: 5 % over four looks is 0.5, 1, 1.5 and 2 %.
+    """Split `alpha` over interim looks in proportion to the look's number: 5 % over four is 0.5, 1, 1.5 and 2 %.
 
-    Late looks see most, so most is kept for them. Raises ValueError for fewer than one look.
+    Late looks have the most data, so they get the largest share. Raises ValueError for fewer than one look.
     """
     if looks < 1:
         raise ValueError("alpha is spent over at least one look")
@@ -198,14 +201,14 @@ def alpha_spending(alpha: float, looks: int) -> tuple[float, ...]:
 
 
 def proportion_interval(events: int, trials: int, confidence: float = 0.95) -> Estimate:
-    """The share of `events` in `trials` with its exact interval (Clopper & Pearson, 1934). `n` is the trials.
+    """Return the share of `events` in `trials` with its exact interval (Clopper & Pearson, 1934). `n` is `trials`.
 
     Raises ValueError without trials, or for more events than trials.
     """
     from scipy.special import betaincinv
 
     if not 0 <= events <= trials or trials == 0:
-        raise ValueError(f"{events} of {trials} is no share")
+        raise ValueError(f"{events} of {trials} is not a proportion")
     tail = (1 - confidence) / 2
     low = float(betaincinv(events, trials - events + 1, tail)) if events else 0.0
     high = float(betaincinv(events + 1, trials - events, 1 - tail)) if events < trials else 1.0
@@ -213,9 +216,9 @@ def proportion_interval(events: int, trials: int, confidence: float = 0.95) -> E
 
 
 def noticeable_shift(freedom: float, alpha: float, power: float) -> float:
-    """By how many standard errors the truth must exceed the threshold for a one-sided t test to notice it.
+    """Return the shift, in standard errors, that a one-sided t test at level `alpha` detects with this `power`.
 
-    The noncentrality at which the test at level `alpha` has this `power` (noncentral t distribution).
+    This is the noncentrality parameter of the noncentral t distribution.
     """
     from scipy.special import nctdtrinc
 
@@ -223,12 +226,12 @@ def noticeable_shift(freedom: float, alpha: float, power: float) -> float:
 
 
 def ratio_over_launches(log_ratios: Sequence[Sequence[float]], confidence: float = 0.95) -> Estimate | None:
-    """A ratio from the log ratios of each launch's rounds, with an interval that respects the launch as the replicate.
+    """Estimate a ratio from the log ratios of each launch's rounds, with launches as the replicates.
 
-    Point: exp of the median over launches of each launch's median. Interval: the wider, on each side, of Student's t
-    over launch medians and the sign-test interval over all rounds. Blocks of one process share its luck, so the
-    pooled sign test alone is too narrow (measured A/A alarm 12.7 % at a nominal 1 %); with few launches the t
-    interval alone rests on a handful of values. Needs three launches for an interval. None if no launch has a round.
+    Point: exp of the median over launches of each launch's median. Interval: on each side the wider of Student's t over
+    launch medians and the sign-test interval over all rounds. Blocks of one process are correlated, so the pooled sign
+    test alone is too narrow (measured A/A false-alarm rate 12.7 % at a nominal 1 %). With few launches the t interval
+    alone rests on a handful of values. An interval needs three launches. None if no launch has a round.
     """
     launches = [list(rounds) for rounds in log_ratios if rounds]
     if not launches:
@@ -245,8 +248,9 @@ def ratio_over_launches(log_ratios: Sequence[Sequence[float]], confidence: float
 
 
 def time_over_launches(times: Sequence[Sequence[float]], confidence: float = 0.95) -> Estimate | None:
-    """A time from each launch's block times, as `ratio_over_launches` computes it (on logarithms, so it stays
-    positive).
+    """Estimate a time from the block times of each launch, as `ratio_over_launches` does.
+
+    It works on logarithms, so that the interval stays positive.
     """
     return ratio_over_launches([[math.log(value) for value in launch] for launch in times], confidence)
 
@@ -254,12 +258,13 @@ def time_over_launches(times: Sequence[Sequence[float]], confidence: float = 0.9
 def cluster_bootstrap(
     launches: Sequence[Sequence[float]], confidence: float = 0.95, seed: int = 0, draws: int = 2000
 ) -> Estimate | None:
-    """A ratio from the log ratios of each launch's rounds, with the bootstrap's percentile interval.
+    """Estimate a ratio from the log ratios of each launch's rounds, with a bootstrap percentile interval.
 
-    Point: exp of the median over launches of each launch's median. A draw takes as many launches as there are, with
-    replacement, and within each its rounds likewise (Davison & Hinkley, 1997, 3.8). Below five launches it may be too
-    narrow (simulated: 84 % true of 95 % claimed, of three whose blocks remember each other), so it is for showing and
-    not for deciding. No interval below three launches; None if no launch has a round. Raises ValueError on a NaN.
+    Point: exp of the median over launches of each launch's median. Each bootstrap draw resamples launches with
+    replacement, and then the rounds within each (Davison & Hinkley, 1997, 3.8). Below five launches the interval may be
+    too narrow (simulated coverage with three launches of autocorrelated blocks: 84 % at a nominal 95 %), so use it to
+    show an interval and not to decide. No interval below three launches; None if no launch has a round. Raises
+    ValueError on a NaN.
     """
     import numpy
 
@@ -282,7 +287,7 @@ def cluster_bootstrap(
 
 
 def lag1(values: Sequence[float]) -> float:
-    """Lag-1 autocorrelation; 0 for fewer than three values or no variation."""
+    """Return the lag-1 autocorrelation; 0 for fewer than three values or no variation."""
     if len(values) < 3:
         return 0.0
     mean = math.fsum(values) / len(values)
@@ -293,9 +298,9 @@ def lag1(values: Sequence[float]) -> float:
 
 
 def batch_medians(values: Sequence[float]) -> list[float]:
-    """Medians of equal consecutive batches, the batch doubled until they look independent (|lag-1| < 0.1 + 1/√n).
+    """Return medians of consecutive batches of equal size, large enough to look independent (|lag-1| < 0.1 + 1/√n).
 
-    Stops doubling at 8 batches: fewer cannot carry an exact interval worth having.
+    The batch size doubles until then, but at least 8 batches remain: fewer give no useful exact interval.
     """
     batches, size = list(values), 1
     while abs(lag1(batches)) >= 0.1 + 1 / math.sqrt(max(len(batches), 1)) and len(values) // (2 * size) >= 8:
@@ -305,9 +310,10 @@ def batch_medians(values: Sequence[float]) -> list[float]:
 
 
 def trend_p(values: Sequence[float]) -> float:
-    """Two-sided p-value of Kendall's test against a monotone trend, by the normal approximation with ties corrected.
+    """Return the two-sided p-value of Kendall's test for a monotone trend (Kendall, 1975, chapter 4).
 
-    Kendall (1975), chapter 4. Good from about 8 values on; 1.0 below 3 values or without variation.
+    Uses the normal approximation with ties corrected, which is good from about 8 values on. 1.0 below 3 values or
+    without variation.
     """
     n = len(values)
     if n < 3:
@@ -322,9 +328,9 @@ def trend_p(values: Sequence[float]) -> float:
 
 
 def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float:
-    """Kendall's tau-b, which corrects for ties: 1 the same order, -1 the opposite one (Kendall, 1945).
+    """Return Kendall's tau-b, which corrects for ties: 1 for the same order, -1 for the opposite one (Kendall, 1945).
 
-    Raises ValueError for unequal lengths, a value that is not finite, or a side that does not vary and so has no order.
+    Raises ValueError for unequal lengths, a value that is not finite, or a side whose values are all equal.
     """
     return rank_agreement(x, y, [0] * len(x)).point
 
@@ -337,11 +343,11 @@ def rank_agreement(
     seed: int = 0,
     strata: Sequence[Hashable] | None = None,
 ) -> Estimate:
-    """Kendall's tau-b of a metric with measured times, with an interval that respects like networks as one draw.
+    """Return Kendall's tau-b of a metric with measured times, with a cluster-bootstrap interval.
 
-    `clusters` names the family of each value: networks of one family err together, so families are resampled. With
-    `strata` only pairs within the same stratum count: what is easy to rank across them then proves nothing. `n` is the
-    number of values. See `cluster_interval` for when there is no interval. Raises ValueError as `kendall_tau`.
+    `clusters` names the family of each value. The errors of one family are correlated, so whole families are resampled.
+    With `strata` only pairs within the same stratum count, since pairs across strata are easy to rank. `n` is the
+    number of values. See `cluster_interval` for when there is no interval. Raises ValueError as `kendall_tau` does.
     """
     import numpy
 
@@ -350,7 +356,7 @@ def rank_agreement(
     sides = [numpy.asarray(side, dtype=float) for side in (metric, time)]
     if not all(numpy.isfinite(side).all() for side in sides):
         raise ValueError("only finite numbers have a rank")
-    # A pair's contribution does not depend on what else was drawn, so sums over pairs of clusters are enough.
+    # What a pair contributes does not depend on the other draws, so sums over pairs of clusters suffice.
     own, stratum = (_numbered(side) for side in (clusters, strata or [0] * len(time)))
     order = numpy.argsort(own, kind="stable")
     starts = numpy.flatnonzero(numpy.diff(numpy.asarray(own)[order], prepend=-1))
@@ -376,7 +382,7 @@ def rank_agreement(
 
 
 def _numbered(names: Sequence[Hashable]) -> list[int]:
-    """Each name as a number, in order of appearance."""
+    """Number the names in order of first appearance."""
     place = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return [place[name] for name in names]
 
@@ -388,11 +394,11 @@ def cluster_interval(
     seed: int = 0,
     draws: int = 1000,
 ) -> tuple[float | None, float | None]:
-    """Percentile interval of a statistic over whole clusters drawn with replacement (cluster bootstrap).
+    """Return the percentile interval of a statistic over whole clusters drawn with replacement (cluster bootstrap).
 
-    `statistic` gets the numbers of the drawn clusters, ``clusters`` of them, and returns None where it is undefined.
-    (None, None) below five clusters, where it is undefined in more than one draw in ten, and where no draw differs
-    from another: a perfect order of a few networks is no proof that the next one will fall in line.
+    `statistic` gets the indices of the drawn clusters, ``clusters`` of them, and returns None where it is undefined.
+    The interval is (None, None) below five clusters, where the statistic is undefined in more than one draw in ten, and
+    where all draws give the same value: a perfect order of a few networks does not prove that the next one will fit.
     """
     if clusters < 5:
         return None, None

@@ -1,4 +1,4 @@
-"""From raw blocks to one estimate per cell: what every table, figure and verdict reads. Pure, no torch."""
+"""Estimate latency, ratios and flags of each cell from its timed blocks, for tables, figures and verdicts. No torch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from effbench.core.study import Cell
 from effbench.host.emulation import EMULATED, is_emulated
 
 CONTAMINATED_SHARE = 0.10
-"""A cell of whose blocks more than this share was disturbed was measured on a disturbed machine. One block of fewer
-than ten is no share: it is set aside."""
+"""A cell is contaminated if more than this share of its blocks was disturbed. A single disturbed block of fewer than
+ten does not count: it is only dropped."""
 
 FAULTS_PER_CALL = 0.01
-"""More minor faults a call than this, after warm-up, and the allocator is part of what was measured. Of calls longer
-than `FAULTS_CALL_S` as many more as they are longer: a fault takes the same time in each."""
+"""With more minor page faults per call than this after warm-up, the timing includes allocator work. For calls longer
+than `FAULTS_CALL_S` the limit grows in proportion, since a fault takes the same time whatever the call's length."""
 
 FAULTS_CALL_S = 0.005
 
@@ -122,7 +122,7 @@ class CellSummary:
     speedup_wall: Estimate | None = None
 
     @property
-    def is_split(self) -> bool:
+    def cpu_time_misses_work(self) -> bool:
         """Whether CPU time misses work of the cell while ratios are of CPU time."""
         return self.cpu is not None and self.cpu.flag in self.flags
 
@@ -158,7 +158,7 @@ class CellSummary:
             by.
         """
         least = (self.bounds_s or {}).get(level)
-        ratio = self.busy.point / least if self.busy is not None and least and not self.is_split else None
+        ratio = self.busy.point / least if self.busy is not None and least and not self.cpu_time_misses_work else None
         return None if ratio is None or math.isinf(ratio) else ratio
 
 
@@ -175,53 +175,59 @@ PREPARED = (
     "quantisation",
     "cached",
 )
-"""Facts about a prepared network that are shown; the run holds all of them."""
+"""Facts about a prepared model that tables show. The run file holds all facts."""
 
 NO_DEVICE_TIME = "no device time, so by the wall clock"
-"""A GPU's host cannot run ahead of a network that waits for the GPU in its forward pass."""
+"""Flag of a network that synchronises in its forward pass: the host cannot run ahead of the GPU, so device events do
+not give its time."""
 
-REFERENCE_SPLIT = "the CPU time of its reference misses work"
+REFERENCE_MISSES_CPU_TIME = "the CPU time of its reference misses work"
 
 Rounds = Mapping[tuple[int, int], Block]
 """The undisturbed blocks of one cell by (launch, round)."""
 
 
 def summarise(run: Run) -> tuple[CellSummary, ...]:
-    """Every cell of the run, in the order of the study."""
-    quiet = {result.cell.id: quiet_rounds(result) for result in run.results}
-    cells = tuple(_summarise(run, result, quiet) for result in run.results)
+    """Summarise every cell of the run, in the order of the study."""
+    undisturbed = {result.cell.id: undisturbed_rounds(result) for result in run.results}
+    cells = tuple(_summarise(run, result, undisturbed) for result in run.results)
     return tuple(map(_without_times, cells)) if is_emulated(run.environment) else cells
 
 
 def rounds_of(run: Run) -> dict[str, Rounds]:
-    """The blocks that estimates are made of, by cell: those of `quiet_rounds`, and none of an emulated run."""
-    return {result.cell.id: {} if is_emulated(run.environment) else quiet_rounds(result) for result in run.results}
+    """Return the blocks that estimates use, by cell: those of `undisturbed_rounds`, and none for an emulated run."""
+    return {
+        result.cell.id: {} if is_emulated(run.environment) else undisturbed_rounds(result) for result in run.results
+    }
 
 
-def quiet_rounds(result: Result) -> dict[tuple[int, int], Block]:
-    """The cell's blocks that no outside cause disturbed. Blocks are set aside by cause, never by value.
+def undisturbed_rounds(result: Result) -> dict[tuple[int, int], Block]:
+    """Return the cell's blocks that no outside cause disturbed. Blocks are dropped by cause, never by value.
 
-    Where the cause was there most of the time there is nothing better to fall back on: a contaminated cell keeps all
-    its blocks, so that it still shows a number, with the flag that keeps it from confirming anything.
+    A contaminated cell keeps all its blocks, so that it still shows a number. Its flag keeps it from confirming a
+    claim.
     """
     keep_all = contaminated(result)
     return {(block.launch, block.round): block for block in result.blocks if keep_all or not block.timing.flags}
 
 
 def contaminated(result: Result) -> bool:
-    """Whether outside causes disturbed more than a tenth of the cell's blocks."""
+    """Return whether outside causes disturbed more than a tenth of the cell's blocks."""
     every, disturbed = len(result.blocks), sum(1 for block in result.blocks if block.timing.flags)
     return too_many(disturbed, every)
 
 
 def too_many(disturbed: int, every: int) -> bool:
-    """More than a tenth. One of fewer than ten is not, unless it is the only one."""
+    """Return whether `disturbed` is more than a tenth of `every`. One of fewer than ten is not, unless it is the only
+    one.
+    """
     return disturbed > max(1.0, CONTAMINATED_SHARE * every) or disturbed == every > 0
 
 
 def paired_ratio(slower: Rounds, faster: Rounds, clock: str, confidence: float = 0.95) -> Estimate | None:
-    """Time of one cell over another's, paired within rounds in which neither was disturbed. None without such a
-    round.
+    """Return the time of one cell over another's, paired within rounds in which neither was disturbed.
+
+    None without such a round.
     """
     by_launch: dict[int, list[float]] = {}
     for key in sorted(slower.keys() & faster.keys()):
@@ -232,16 +238,17 @@ def paired_ratio(slower: Rounds, faster: Rounds, clock: str, confidence: float =
 
 
 def share_of(rounds: Rounds) -> CpuShare | None:
-    """CPU time over wall time of the cell that these are the undisturbed blocks of."""
+    """Return CPU time over wall time of a cell, from its undisturbed blocks."""
     by_launch: dict[int, list[Timing]] = {}
     for (launch, _), block in rounds.items():
         by_launch.setdefault(launch, []).append(block.timing)
     return cpu_share.of_launches(by_launch.values())
 
 
-def wall_beside(clock: str, slower: Rounds, faster: Rounds, confidence: float = 0.95) -> Estimate | None:
-    """The ratio of wall times, where the CPU clock that the ratio is taken from misses work of one of the two cells;
-    None where the two clocks tell the same.
+def wall_ratio_to_show(clock: str, slower: Rounds, faster: Rounds, confidence: float = 0.95) -> Estimate | None:
+    """Return the ratio of wall times where CPU time misses work of one of the two cells.
+
+    None where the ratio is not of CPU time, or both clocks agree.
     """
     if clock != "cpu" or all(share is None or share.is_usual for share in map(share_of, (slower, faster))):
         return None
@@ -249,15 +256,17 @@ def wall_beside(clock: str, slower: Rounds, faster: Rounds, confidence: float = 
 
 
 def clock_of(clock: str, *cells: Rounds) -> str:
-    """The clock on which these cells can be compared: the run's, or the wall's where one of them has no time on that in
-    most of its blocks. A ratio compares like with like.
+    """Return the clock on which these cells can be compared.
+
+    That is the run's clock, or the wall clock where one of the cells has no time on the run's clock in most of its
+    blocks. A ratio must use the same clock for both cells.
     """
     timed = (sum(block.per_call_s(clock) is not None for block in rounds.values()) for rounds in cells)
     return clock if all(2 * some >= len(rounds) for some, rounds in zip(timed, cells, strict=True)) else "wall"
 
 
-def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSummary:
-    cell, rounds = result.cell, quiet[result.cell.id]
+def _summarise(run: Run, result: Result, undisturbed: Mapping[str, Rounds]) -> CellSummary:
+    cell, rounds = result.cell, undisturbed[result.cell.id]
     own_clock = clock = clock_of(run.clock, rounds)
     latency, busy = _time(rounds, "wall"), _time(rounds, own_clock if run.clock == "device" else run.clock)
     reference = run.experiment.reference_of(cell.case)
@@ -265,17 +274,17 @@ def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSum
     ratio = wall = None
     if reference is not None and reference.id == cell.id:
         ratio = Estimate(1.0, n=len({launch for launch, _ in rounds})) if rounds else None
-    elif reference is not None and reference.id in quiet:
-        clock = clock_of(run.clock, rounds, quiet[reference.id])
+    elif reference is not None and reference.id in undisturbed:
+        clock = clock_of(run.clock, rounds, undisturbed[reference.id])
         beside = run.result(reference.id).cell
-        ratio = per_image(paired_ratio(rounds, quiet[reference.id], clock), beside, cell)
-        wall = per_image(wall_beside(clock, rounds, quiet[reference.id]), beside, cell)
+        ratio = per_image(paired_ratio(rounds, undisturbed[reference.id], clock), beside, cell)
+        wall = per_image(wall_ratio_to_show(clock, rounds, undisturbed[reference.id]), beside, cell)
     speed, reference_speed = _paper_speed(run, cell), None
     if reference is not None:
         reference_speed = _paper_speed(run, Cell(reference, cell.device))
-    notes = () if wall is None or share is None or not share.is_usual else (REFERENCE_SPLIT,)
+    notes = () if wall is None or share is None or not share.is_usual else (REFERENCE_MISSES_CPU_TIME,)
     bound = _bound(run, cell.id)
-    speedup, speedup_wall = _speedup(run, cell, quiet)
+    speedup, speedup_wall = _speedup(run, cell, undisturbed)
     return CellSummary(
         cell=cell,
         cost=result.cost,
@@ -307,8 +316,9 @@ def _summarise(run: Run, result: Result, quiet: Mapping[str, Rounds]) -> CellSum
 
 
 def per_image(ratio: Estimate | None, reference: Cell, cell: Cell) -> Estimate | None:
-    """The time of a call of `cell` over that of `reference` as a ratio of times per image: the same unless their
-    batches differ.
+    """Turn the ratio of call times of `cell` over `reference` into one of times per image.
+
+    The two are the same unless the batches differ.
     """
     if ratio is None or reference.batch == cell.batch:
         return ratio
@@ -318,26 +328,26 @@ def per_image(ratio: Estimate | None, reference: Cell, cell: Cell) -> Estimate |
 
 
 def _without_times(cell: CellSummary) -> CellSummary:
-    """The cell as an emulated run shows it: what it costs, and that it ran."""
+    """Return the cell without timings, as for an emulated run, whose costs are valid and timings are not."""
     bare = replace(cell, latency=None, busy=None, ratio=None, speedup=None, throughput=None, bound=None, bounds_s=None)
     bare = replace(bare, cpu=None, ratio_wall=None, speedup_wall=None)
     counted = {name: value for name, value in cell.prepared.items() if not name.endswith("_s")}
     return replace(bare, prepared=counted, flags=(EMULATED,) if cell.blocks else ())
 
 
-def _speedup(run: Run, cell: Cell, quiet: Mapping[str, Rounds]) -> tuple[Estimate | None, Estimate | None]:
-    """On the run's clock, and on the wall clock where that tells something else."""
+def _speedup(run: Run, cell: Cell, undisturbed: Mapping[str, Rounds]) -> tuple[Estimate | None, Estimate | None]:
+    """Return the speed-up over eager on the run's clock, and on the wall clock where the two clocks disagree."""
     labels = {**cell.case.labels, "runtime": "eager"}
     twin = next((item.cell.id for item in run.results if item.cell.case.labels == labels), None)
     if twin in (None, cell.id):
         return None, None
-    sides = quiet[str(twin)], quiet[cell.id]
+    sides = undisturbed[str(twin)], undisturbed[cell.id]
     clock = clock_of(run.clock, *sides)
-    return paired_ratio(*sides, clock), wall_beside(clock, *sides)
+    return paired_ratio(*sides, clock), wall_ratio_to_show(clock, *sides)
 
 
 def _prepared(run: Run, cell: str) -> dict[str, Any]:
-    """The facts of the first launch, which is the one that exported and compiled."""
+    """Return the facts of the first launch, which is the one that exported and compiled."""
     probes = (launch.probes[cell] for launch in run.launches if cell in launch.probes)
     return {name: value for name, value in next(probes, {}).items() if name in PREPARED}
 
@@ -352,7 +362,7 @@ def _time(rounds: Rounds, clock: str) -> Estimate | None:
 
 
 def _paper_speed(run: Run, cell: Cell) -> tuple[float, str] | None:
-    # The paper times no training, and one batch.
+    # The paper times inference only, at one batch size.
     if cell.mode != "infer" or cell.case.batch is not None:
         return None
     if run.experiment.paper is not None:
@@ -364,7 +374,7 @@ def _paper_speed(run: Run, cell: Cell) -> tuple[float, str] | None:
 
 
 def _bound(run: Run, cell: str) -> str | None:
-    """What most launches found this cell to be bound by; None where the device cannot tell."""
+    """Return "host" or "device", whichever most launches found to limit the cell; None where the device cannot tell."""
     seen = Counter(launch.probes[cell].get("bound") for launch in run.launches if cell in launch.probes)
     seen.pop(None, None)
     return seen.most_common(1)[0][0] if seen else None
@@ -386,17 +396,17 @@ def _flags(run: Run, result: Result, bound: str | None, clock: str, share: CpuSh
     return tuple(flags)
 
 
-def switched(run: Run, cell: str) -> tuple[str, ...]:
-    """What the cell's network does to the whole process: what building it set, which was put back, and that it collects
-    garbage; () where nothing.
+def process_change_notes(run: Run, cell: str) -> tuple[str, ...]:
+    """Describe what the network does to the whole process: settings that building it changed (they were restored),
+    and explicit garbage collection. Empty for most networks.
     """
     probes = [launch.probes.get(cell, {}) for launch in run.launches]
     told = (probe.get(name) for name in ("switches", "garbage") for probe in probes)
     return tuple(dict.fromkeys(filter(None, told)))
 
 
-def effects(run: Run, cell: str) -> tuple[str, ...]:
-    """What the cell's network does beside computing, such as keeping state, and in which dtype it is measured."""
+def side_effect_notes(run: Run, cell: str) -> tuple[str, ...]:
+    """Return notes on side effects of the network, such as keeping state, and on the dtype it is measured in."""
     told = [launch.probes.get(cell, {}).get("notes") for launch in run.launches]
     return tuple(dict.fromkeys(note for each in told if each for note in each.split("; ")))
 
@@ -415,8 +425,8 @@ def _notes(
         notes.append("its output is not finite")
     if own_clock == "cpu" and share is not None and not share.is_usual:
         notes.append(share.amount)
-    notes += switched(run, result.cell.id)
-    notes += effects(run, result.cell.id)
+    notes += process_change_notes(run, result.cell.id)
+    notes += side_effect_notes(run, result.cell.id)
     call_s = sum(block.timing.wall_ns for block in result.blocks) * 1e-9 / max(calls, 1)
     if calls and faults / calls > FAULTS_PER_CALL * max(1.0, call_s / FAULTS_CALL_S):
         notes.append(f"{faults / calls:.2g} page faults a call")

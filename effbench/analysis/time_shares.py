@@ -1,29 +1,29 @@
-"""From the operator times of a run to the shares of Figure 2: Conv, Elemwise, Data, Shuffle, Other. Pure, no torch.
+"""Split a network's run time into the parts of the paper's Figure 2: Conv, Elemwise, Data, Shuffle, Other. No torch.
 
-Which part an operator belongs to is decided here, when it is asked for; a run holds the operators themselves.
-The parts are those of the paper's figure; its text explains them as data I/O, data shuffle and element-wise operations
-(AddTensor, ReLU and the like) beside the convolutions. What it leaves open is decided so:
+A run stores operators; this module assigns them to parts. The paper describes the parts beside the convolutions as data
+I/O, data shuffle and element-wise operations (AddTensor, ReLU and the like). Where it leaves the assignment open, it
+is:
 
 =========  ===========================================================================================================
-Conv       convolutions of every kind. Where the paper files depthwise ones it does not say; they can be set apart
-Elemwise   every output element from the inputs at its own place: ReLU, clamp, add, multiply, and batch norm with given
-           statistics (a framework that fuses, as the paper's does, has no batch norm left)
-Data       moves elements and computes nothing: copy, concatenate, pad, gather, change of layout, views
-Shuffle    the views and the copy that interleave channels, found by what they do
-Other      the rest, by name: linear, pooling, softmax, … Pooling is here and not in Data because ShuffleNet v1, with
+Conv       convolutions of every kind. The paper does not say where it counts depthwise ones; they can be shown apart
+Elemwise   operators whose output elements depend on the inputs at the same place: ReLU, clamp, add, multiply, and batch
+           norm with given statistics (a framework that fuses, as the paper's does, has no batch norm left)
+Data       operators that move elements and compute nothing: copy, concatenate, pad, gather, change of layout, views
+Shuffle    the views and the copy of a channel shuffle, recognised by their shapes
+Other      everything else: linear, pooling, softmax, … Pooling is here and not in Data because ShuffleNet v1, with
            four pooling layers before its last, has 8 to 10 % of Other in the paper, and MobileNet v2, with none, 1 %
 =========  ===========================================================================================================
 
-How the numbers hold together: in each launch
+In each launch
 
     parts under the profiler + time between operators = time under the profiler = overhead × latency
     shares are parts ÷ latency, and the unattributed share is 1 - their sum
 
-where the latency is that of calls without the profiler, timed in turn with those under it. The profiler's bookkeeping
-falls partly inside the operators, more so the more and the smaller they are, so shares are upper bounds by up to the
-overhead, and the unattributed share (Python, dispatch, waiting) a lower one, which can fall below zero. Nothing is
-scaled to sum to 100 %: that would spread over the parts what belongs to none. On a GPU parts are times of kernels and
-the latency is the device's own.
+where the latency is that of calls without the profiler, which alternate with those under it. Part of the profiler's
+bookkeeping falls inside the operators, more of it the more and the smaller they are. Shares are therefore upper bounds,
+by up to the overhead. The unattributed share (Python, dispatch, waiting) is a lower bound and can fall below zero.
+Shares are not scaled to sum to 100 %: that would spread unattributed time over the parts. On a GPU, parts are kernel
+times and the latency is device time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from effbench.core.study import Experiment
 from effbench.host.emulation import EMULATED, is_emulated
 
 PARTS = ("Conv", "Depthwise", "Elemwise", "Data", "Shuffle", "Other")
-"""In the order of the paper's figure. Depthwise is part of Conv unless it is set apart."""
+"""Parts in the order of the paper's figure. Depthwise is part of Conv unless it is shown apart."""
 
 _CONVOLUTION = re.compile(r"conv(olution|_transpose|_tbc|\dd|$)")
 _NAMES = {
@@ -109,22 +109,22 @@ class Split:
 
 
 def part_of(called: str, kind: str = "", *, depthwise: bool = True) -> str:
-    """The part that an operator belongs to, by what the network called and its kind (see `OperatorTime`).
+    """Return the part of an operator, from the name the network called and its kind (see `OperatorTime`).
 
     ``"aten::relu_"`` is Elemwise; an operator of another library ("torchvision::nms") is Other. Without `depthwise` a
-    depthwise convolution is Conv like any.
+    depthwise convolution is Conv.
     """
     library, _, name = called.rpartition("::")
     if kind == "shuffle":
         return "Shuffle"
     if kind or _CONVOLUTION.search(name):
         return "Depthwise" if kind == "depthwise" and depthwise else "Conv"
-    # An operator that works in place has the name of the one that does not, and an underscore.
+    # An in-place operator has the name of the other one and an underscore.
     return _PART_OF.get(name, _PART_OF.get(name.rstrip("_"), "Other")) if library == "aten" else "Other"
 
 
 def depthwise_apart(study: Experiment) -> Experiment:
-    """The study with depthwise convolutions as their own part. Raises InvalidValue for one without a breakdown."""
+    """Return the study with depthwise convolutions as their own part. Raises InvalidValue without a breakdown."""
     if not study.breakdown:
         raise InvalidValue(
             f"{study.name} does not break the run time down, so it has no depthwise part; leave out --depthwise"
@@ -133,9 +133,9 @@ def depthwise_apart(study: Experiment) -> Experiment:
 
 
 def split(run: Run, *, depthwise: bool | None = None) -> tuple[Split, ...]:
-    """Every cell of a run that asked for a breakdown, in study order; () for any other run.
+    """Split the latency of every cell into parts, in study order; () for a run without a breakdown.
 
-    `depthwise` sets depthwise convolutions apart; by default as the run was asked to.
+    `depthwise` shows depthwise convolutions apart; the default is what the run was started with.
     """
     if not run.experiment.breakdown:
         return ()
@@ -176,7 +176,7 @@ def _split(run: Run, result: Result, depthwise: bool) -> Split:
 
 
 def _latency_s(found: Breakdown, clock: str) -> float:
-    """What the parts are parts of: on a GPU the device's own time, since theirs is the time of kernels."""
+    """Return the latency that shares refer to: on a GPU the device time, since parts are kernel times."""
     if clock == "device" and found.alone_device_s:
         return found.alone_device_s
     return found.alone_s
@@ -190,7 +190,10 @@ def _by_part(found: Breakdown, depthwise: bool) -> dict[str, float]:
 
 
 def _operators(found: Sequence[Breakdown], latency: Sequence[float]) -> tuple[tuple[OperatorTime, float], ...]:
-    """What the network calls, with everything inside it, averaged over launches, and its share of the latency."""
+    """Return each operator that the network calls, with all that runs inside it, and its share of the latency.
+
+    Both are averaged over launches.
+    """
     seconds: dict[tuple[str, str], float] = defaultdict(float)
     times: dict[tuple[str, str], float] = defaultdict(float)
     shares: dict[tuple[str, str], float] = defaultdict(float)

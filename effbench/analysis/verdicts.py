@@ -1,21 +1,29 @@
-"""Does a guideline hold here? Ordering claims against a run's paired ratios. Pure, no torch.
+"""Decide whether each guideline of a study holds, from the paired ratios of a run. Pure, no torch.
 
-A pair holds when the whole interval of its ratio lies above 1 by the smallest effect that matters (1 %), fails when
-it lies wholly below that, and is unsure otherwise. Where the two cells differ in multiply-adds, the ratio must lie
-beyond what that difference alone would explain, in either direction. The pairs of a claim share its error rate
-(Bonferroni), so a claim of three pairs is judged by three 98.3 % intervals.
+A pair holds when the whole confidence interval of its ratio lies above 1 by the smallest effect that matters (1 %). It
+fails when the interval lies wholly below that, and is unsure otherwise. Where the two cells differ in multiply-adds,
+the ratio must lie beyond what that difference alone would explain, in either direction. The pairs of a claim share its
+error rate (Bonferroni), so a claim of three pairs is judged by three 98.3 % intervals.
 
-Nor is a pair decided where the CPU clock that it is judged by misses work of one of its cells: both ratios are shown.
+A pair is also unsure where CPU time misses work of one of its cells: both the CPU and the wall-clock ratio are shown.
 
-On a GPU pairs are judged by device time, also where the host cannot keep the GPU busy. The reason of such a pair then
-says what becomes of it for whoever waits for the host.
+On a GPU pairs are judged by device time, even for host-bound cells. The reason of such a pair then says how the
+wall-clock times compare.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from effbench.analysis.summary import CellSummary, Rounds, clock_of, paired_ratio, rounds_of, summarise, wall_beside
+from effbench.analysis.summary import (
+    CellSummary,
+    Rounds,
+    clock_of,
+    paired_ratio,
+    rounds_of,
+    summarise,
+    wall_ratio_to_show,
+)
 from effbench.core.estimate import Estimate, PairEvidence, Verdict
 from effbench.core.run import Run
 from effbench.core.study import Claim, Label
@@ -24,11 +32,11 @@ from effbench.host.emulation import EMULATED
 SMALLEST_EFFECT = 0.01
 CONFIDENCE = 0.95
 MIN_LAUNCHES = 5
-"""Fewer fresh processes than this cannot carry a verdict (design of the measurement: launches are the replicates)."""
+"""Fewest launches for a verdict. Launches are the replicates of the experiment, so few launches mean few samples."""
 
 
 def judge(run: Run, cells: tuple[CellSummary, ...] | None = None) -> tuple[Verdict, ...]:
-    """One verdict per claim and group (one scale of one channel set, say) of the study, in study order."""
+    """Judge every claim of the study in every group (such as one scale of one channel set), in study order."""
     summaries = {cell.cell.id: cell for cell in cells or summarise(run)}
     rounds = rounds_of(run)
     groups: list[dict[str, Label]] = []
@@ -67,15 +75,15 @@ def _judge(
     failed = [item for item in evidence if item.verdict == "fails"]
     unsure = [item for item in evidence if item.verdict == "unsure"]
     if failed:
-        return Verdict(claim.name, claim.text, dict(group), "fails", headline, evidence, _because(failed))
+        return Verdict(claim.name, claim.text, dict(group), "fails", headline, evidence, _join_reasons(failed))
     if unsure:
-        return Verdict(claim.name, claim.text, dict(group), "unsure", headline, evidence, _because(unsure))
+        return Verdict(claim.name, claim.text, dict(group), "unsure", headline, evidence, _join_reasons(unsure))
     hidden = [item for item in evidence if item.reason]
-    return Verdict(claim.name, claim.text, dict(group), "holds", headline, evidence, _because(hidden))
+    return Verdict(claim.name, claim.text, dict(group), "holds", headline, evidence, _join_reasons(hidden))
 
 
-def _because(items: list[PairEvidence]) -> str:
-    """The reasons, each once, with the pairs it concerns: "not slower by 1 %: 4 over 2"."""
+def _join_reasons(items: list[PairEvidence]) -> str:
+    """List each reason once, followed by the pairs it applies to: "not slower by 1 %: 4 over 2"."""
     pairs: dict[str, list[str]] = {}
     for item in items:
         pairs.setdefault(item.reason, []).append(f"{item.slower} over {item.faster}")
@@ -106,53 +114,60 @@ def _pair(
         untimed = EMULATED if EMULATED in flagged else "no round measured both"
         return PairEvidence(slower, faster, ratio, "unsure", "; ".join(skipped) or untimed, paper_ratio)
     if flagged:
-        wall = wall_beside(clock, *sides, confidence)
+        wall = wall_ratio_to_show(clock, *sides, confidence)
         return PairEvidence(slower, faster, ratio, "unsure", ", ".join(flagged), paper_ratio, wall)
     if ratio.n < MIN_LAUNCHES or ratio.low is None or ratio.high is None:
         reason = f"{ratio.n} of {MIN_LAUNCHES} launches that a verdict needs"
         return PairEvidence(slower, faster, ratio, "unsure", reason, paper_ratio)
     costs = _cost_ratio(*cells)
     threshold = 1 + SMALLEST_EFFECT
-    waited = None
+    wall_ratio = None
     if clock == "device" and any(cell.bound == "host" for cell in cells):
-        waited = paired_ratio(*sides, "wall", confidence)
+        wall_ratio = paired_ratio(*sides, "wall", confidence)
     if ratio.low > threshold * max(1.0, costs):
-        return PairEvidence(slower, faster, ratio, "holds", _holding(waited, cells[0].cell.runtime), paper_ratio)
+        return PairEvidence(
+            slower, faster, ratio, "holds", _reason_if_holds(wall_ratio, cells[0].cell.runtime), paper_ratio
+        )
     if ratio.high < threshold * min(1.0, costs):
-        return PairEvidence(slower, faster, ratio, "fails", _failing(waited, cells[0].cell.runtime), paper_ratio)
+        return PairEvidence(
+            slower, faster, ratio, "fails", _reason_if_fails(wall_ratio, cells[0].cell.runtime), paper_ratio
+        )
     if ratio.low > threshold or ratio.high < threshold:
         reason = f"{100 * abs(costs - 1):.1f} % {'more' if costs > 1 else 'fewer'} multiply-adds could explain it"
         return PairEvidence(slower, faster, ratio, "unsure", reason, paper_ratio)
     return PairEvidence(slower, faster, ratio, "unsure", "the interval spans a 1 % difference", paper_ratio)
 
 
-def _holding(waited: Estimate | None, runtime: str) -> str:
-    """What to say of a pair that holds; `waited` is its ratio of wall-clock times, None where the host is no matter."""
-    if waited is None:
+def _reason_if_holds(wall_ratio: Estimate | None, runtime: str) -> str:
+    """Return the reason of a pair that holds. `wall_ratio` is its wall-clock ratio if a cell is host-bound."""
+    if wall_ratio is None:
         return ""
-    if _is_slower(waited):
-        return f"on the device, and to whoever waits {_under(runtime)}, where the host is the bottleneck"
-    return f"on the device; {_under(runtime)} the host hides it"
+    if _is_slower(wall_ratio):
+        return f"in device time, and in wall time {_under_runtime(runtime)}, where the host is the bottleneck"
+    return f"in device time only; {_under_runtime(runtime)} the host is the bottleneck"
 
 
-def _failing(waited: Estimate | None, runtime: str) -> str:
-    if waited is None:
+def _reason_if_fails(wall_ratio: Estimate | None, runtime: str) -> str:
+    """Return the reason of a pair that fails; `wall_ratio` as in `_reason_if_holds`."""
+    if wall_ratio is None:
         return "not slower by 1 %"
-    end = "the host makes it slower" if _is_slower(waited) else "the host is the bottleneck"
-    return f"not slower by 1 % on the device; {_under(runtime)} {end}"
+    end = "slower in wall time, because of the host" if _is_slower(wall_ratio) else "the host is the bottleneck"
+    return f"not slower by 1 % in device time; {_under_runtime(runtime)} {end}"
 
 
-def _is_slower(waited: Estimate) -> bool:
-    return waited.low is not None and waited.low > 1 + SMALLEST_EFFECT
+def _is_slower(wall_ratio: Estimate) -> bool:
+    return wall_ratio.low is not None and wall_ratio.low > 1 + SMALLEST_EFFECT
 
 
-def _under(runtime: str) -> str:
+def _under_runtime(runtime: str) -> str:
     return "in eager Python" if runtime == "eager" else f"under {runtime}"
 
 
 def _cost_ratio(slower: CellSummary, faster: CellSummary) -> float:
-    """Multiply-adds of one cell over the other's; 1 where either is unknown. Widths are whole numbers, so costs meant
-    to be equal are only nearly so, and a difference in time that small says nothing about the guideline.
+    """Return the multiply-adds of one cell over the other's, or 1 where either is unknown.
+
+    Channel counts are whole numbers, so costs meant to be equal differ slightly. A difference in time that this cost
+    difference explains is no evidence about the guideline.
     """
     if slower.cost is None or faster.cost is None or not faster.cost.madds:
         return 1.0

@@ -14,12 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from effbench import runtimes
+from effbench.core import decoding
 from effbench.core.cost import Cost
-from effbench.core.errors import EffbenchError, InvalidValue, StorageError, UnknownName
+from effbench.core.errors import EffbenchError, StorageError, UnknownName
 from effbench.core.options import DTYPES, MeasureOptions
 from effbench.core.study import Cell, Experiment
 from effbench.host import streams
-from effbench.runs import schema as run_schema
+from effbench.runs import schema
 from effbench.runtimes.model_file import FACTS_FILE
 from effbench.studies import plan
 from effbench.studies.plan import Bundled, Plan
@@ -48,6 +49,15 @@ class Model:
     files: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     skipped: str | None = None
+
+
+@dataclass(frozen=True)
+class _Description:
+    """The fields of `BUNDLE_FILE` that are read."""
+
+    experiment: Experiment
+    cells: tuple[Model, ...]
+    versions: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -85,26 +95,17 @@ def load(directory: str | Path) -> Bundle:
             f"there is no bundle at {directory} ({path.name}: {error.strerror or error}); make one with effbench bundle"
         ) from error
     try:
-        described = json.loads(data)
-        schema = described["bundle"]
-        if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+        values = decoding.parse(data)
+        if (newer := schema.newer_schema(values["bundle"], SCHEMA)) is None:
             raise ValueError("it has no schema number")
-        if schema > SCHEMA:
-            raise CorruptBundle(
-                f"{path} was written with schema {str(schema)[:9]}, and this effbench reads up to {SCHEMA}; "
-                "upgrade effbench"
-            )
-        bundle = Bundle(
-            Path(directory),
-            run_schema.experiment(described["experiment"]),
-            tuple(map(_model, described["cells"])),
-            dict(described["versions"]),
-            hashlib.sha256(data).hexdigest(),
-        )
+        if newer:
+            raise CorruptBundle(f"{path} {newer}")
+        found = decoding.make(values, _Description, closed=False)
+        models = tuple(map(_checked, found.cells))
+        bundle = Bundle(Path(directory), found.experiment, models, found.versions, hashlib.sha256(data).hexdigest())
         _require_whole(bundle)
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, InvalidValue) as error:
-        what = f"missing {run_schema.brief(error)}" if isinstance(error, KeyError) else run_schema.brief(error)
-        raise CorruptBundle(f"{path} does not describe a bundle: {what}; copy it again") from error
+    except schema.FAULTS as error:
+        raise CorruptBundle(f"{path} does not describe a bundle: {schema.told(error)}; copy it again") from error
     return bundle
 
 
@@ -163,24 +164,25 @@ def _absent(bundle: Bundle, model: Model) -> str | None:
     return f"{missing.partition(';')[0]}; pip install -r {bundle.directory / REQUIREMENTS_FILE}"
 
 
-def _model(values: Mapping[str, Any]) -> Model:
-    result = run_schema.result(values)
-    if result.cell.runtime not in runtimes.NAMES:
-        raise ValueError(f"there is no runtime {result.cell.runtime[:40]!r}")
-    if result.cell.case.dtype not in DTYPES:
-        raise ValueError(f"there is no dtype {result.cell.case.dtype[:40]!r}")
-    if result.skipped is not None:
-        return Model(result.cell, result.cost, skipped=result.skipped)
-    folder, files = values["folder"], dict(values["files"])
-    for name in (folder, *files):
+def _checked(model: Model) -> Model:
+    """The model as it may be used. Raises ValueError where it cannot be measured, or its files lie elsewhere."""
+    cell = model.cell
+    schema.require_sound(cell, model.cost)
+    if cell.runtime not in runtimes.NAMES:
+        raise ValueError(f"there is no runtime {cell.runtime[:40]!r}")
+    if cell.case.dtype not in DTYPES:
+        raise ValueError(f"there is no dtype {cell.case.dtype[:40]!r}")
+    if model.skipped is not None:
+        return Model(cell, model.cost, skipped=model.skipped)
+    for name in (model.folder, *model.files):
         _require_inside(name)
     for name in (FACTS_FILE, INPUTS_FILE, EXPECTED_FILE):
-        if name not in files:
-            raise ValueError(f"{folder} has no {name}")
-    return Model(result.cell, result.cost, folder, files, dict(values["facts"]))
+        if name not in model.files:
+            raise ValueError(f"{model.folder} has no {name}")
+    return model
 
 
-def _require_inside(name: Any) -> None:
+def _require_inside(name: str) -> None:
     """Raises ValueError for a path that may lead out of the folder that it is in."""
     path = PurePosixPath(name)
     if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
@@ -190,10 +192,9 @@ def _require_inside(name: Any) -> None:
 def _require_facts(path: Path) -> None:
     """Raises CorruptBundle if the facts of the export cannot be stored in a run."""
     try:
-        found = run_schema.probe(json.loads(path.read_bytes()))
-        json.dumps(found, allow_nan=False)
-    except (TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise CorruptBundle(f"{path} says nothing of a model ({run_schema.brief(error)}); bundle it again") from error
+        json.dumps(schema.probe(decoding.parse(path.read_bytes())), allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise CorruptBundle(f"{path} says nothing of a model ({schema.brief(error)}); bundle it again") from error
 
 
 def _require_whole(bundle: Bundle) -> None:

@@ -197,6 +197,7 @@ def _describe(plan: Plan, models: Sequence[Model], folder: Path, adapters: Seque
     lines = [
         "# What a machine needs to run this bundle, beside effbench itself, which README.txt says how to get.",
         "filelock>=3.12",
+        "msgspec>=0.18",
         "numpy",
         "typer>=0.12",
         "# For tables and verdicts on that machine; without it the run is measured and stored all the same.",

@@ -339,7 +339,7 @@ def _draw(decision: Decision, folder: Path) -> Path | None:
         figure = gate_figure.gate_figure(decision)
         return {} if figure is None else {"figure": style.save(figure, folder, "figure")[0]}
 
-    return failures.drawn(draw).get("figure")
+    return failures.draw_or_warn(draw).get("figure")
 
 
 def _umask() -> int:

@@ -71,6 +71,14 @@ class Traffic:
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """What runs as one at some level of fusion: its multiply-adds and what it moves to and from memory."""
+
+    madds: int
+    traffic: Traffic
+
+
+@dataclass(frozen=True)
 class Cost:
     """Analytic cost of one forward pass of the whole batch. Counts, not times.
 

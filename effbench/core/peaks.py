@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from effbench.core import decoding
+
 
 @dataclass(frozen=True)
 class Peaks:
@@ -58,15 +60,10 @@ def recorded(facts: Mapping[str, Any], dtype: str) -> Peaks | None:
     return Peaks(flops, moved, dtype, threads if isinstance(threads, int) else 1, str(measured or ""))
 
 
-def restored(values: Mapping[str, Any]) -> Peaks:
-    """From what ``dataclasses.asdict`` and JSON made of peaks."""
-    return Peaks(**{**values, **{name: tuple(map(float, values[name])) for name in _SAMPLES}})
-
-
 def kept(key: str) -> Peaks | None:
     """The peaks kept under this key (`host.facts.machine_key`); None where there are none to be trusted."""
-    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-        found = restored(json.loads(_file(key).read_text(encoding="utf-8")))
+    with suppress(OSError, ValueError):
+        found = decoding.make(decoding.parse(_file(key).read_bytes()), Peaks)
         if _is_rate(found.flops_per_s) and _is_rate(found.bytes_per_s):
             return found
     return None

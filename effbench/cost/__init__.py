@@ -9,10 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from effbench.core.cost import Kernel
     from effbench.cost.costs import ModuleCost, OpCost, Profile
     from effbench.cost.other_counters import Check, crosscheck
     from effbench.cost.profiler import apart, count, profile
-    from effbench.cost.roofline import Kernel, bound_s, bounds_s
+    from effbench.cost.roofline import bound_s, bounds_s
 
 __all__ = [
     "Check",
@@ -30,7 +31,7 @@ __all__ = [
 
 _MODULES = {
     "Check": "other_counters",
-    "Kernel": "roofline",
+    "Kernel": "costs",
     "ModuleCost": "costs",
     "OpCost": "costs",
     "Profile": "costs",

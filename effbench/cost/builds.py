@@ -1,4 +1,4 @@
-"""Ways to build a named network for a count, which needs no values: on meta, with meta parameters, or as it is."""
+"""Build a named network for counting, which needs no values: on meta, with meta parameters, or with real weights."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 Build = Literal["meta", "parameters", "real"]
 BUILDS: tuple[Build, ...] = ("meta", "parameters", "real")
-"""In the order to try. Some constructors compute sizes with tensors: those are built on the CPU with only their
-parameters left out. Others look at their weights, and get them."""
+"""Ways to build, in the order to try. Some constructors compute sizes with tensors, so "parameters" builds on the CPU
+with only the parameters on meta. Others read their weights, and need "real" ones."""
 
 
 @dataclass(frozen=True)
 class NotBuilt:
-    """A network that could not be built in one way, and its error."""
+    """The error of a network that could not be built in one way."""
 
     error: EffbenchError
 
 
 def built(build: Build, model: str, arguments: Mapping[str, Any]) -> nn.Module | NotBuilt:
-    """The named network, built in one way, without downloading weights."""
-    guard = _nothing_written() if ":" in model and build != "real" else ExitStack()  # our own networks write nothing
+    """Build the named network in one way, without downloading weights."""
+    guard = _nothing_written() if ":" in model and build != "real" else ExitStack()  # zoo networks write no files
     try:
         with libraries.without_weights(), guard, _CONTEXTS[build]():
             return zoo.resolve(model, arguments)
@@ -41,7 +41,7 @@ def built(build: Build, model: str, arguments: Mapping[str, Any]) -> nn.Module |
 
 
 def on_meta(model: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """The network without its weights, where it can be built so. Raises as `zoo.resolve` does."""
+    """Build the network on meta if possible, else with real weights. Raises as `zoo.resolve` does."""
     for build in BUILDS:
         network = built(build, model, arguments)
         if not isinstance(network, NotBuilt):
@@ -60,7 +60,7 @@ def _meta() -> Iterator[None]:
 
 @contextmanager
 def _meta_parameters() -> Iterator[None]:
-    """Every parameter moves to meta as its module takes it; a tied one stays tied."""
+    """Move each parameter to meta when a module registers it. Tied parameters stay tied."""
     import torch
     from torch import nn
     from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -71,7 +71,7 @@ def _meta_parameters() -> Iterator[None]:
         if parameter is None or parameter.is_meta or type(parameter) is not nn.Parameter:
             return None
         twin = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
-        # Kept beside its twin: the number of an object that is gone may be given away again.
+        # The original is kept alive, since Python may reuse the id of a freed object.
         return twins.setdefault(id(parameter), (parameter, twin))[1]
 
     hook = register_module_parameter_registration_hook(moved)  # type: ignore[arg-type] # it may return a parameter
@@ -89,20 +89,20 @@ _CONTEXTS: Mapping[Build, Callable[[], AbstractContextManager[Any]]] = {
 
 
 class _Writes(Exception):
-    """A network without values must not be written to a file."""
+    """A factory tried to save a network whose weights have no values."""
 
 
 _watched = 0
-"""The thread whose writes are refused; 0 while none are."""
+"""Id of the thread that must not open files for writing; 0 if there is none."""
 _hooked = False
 
 
 @contextmanager
 def _nothing_written() -> Iterator[None]:
-    """Within the block a file that this thread opens to write raises: a factory that saves its network has no values.
+    """Raise if this thread opens a file for writing in the block, since a network on meta has no values to save.
 
-    Python's own files are seen by an audit hook, which can only be silenced again; torch and safetensors write past it.
-    What is written while a module is imported or a temporary folder is looked for is none of the network's.
+    An audit hook sees files opened by Python. It cannot be removed, only disabled. The writers of torch and safetensors
+    bypass it, so they are patched. Writes during imports, logging and the search for a temporary folder are allowed.
     """
     global _watched, _hooked
     import torch

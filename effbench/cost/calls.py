@@ -1,4 +1,4 @@
-"""One operator call as a formula sees it, and what a formula says of an operator. No torch."""
+"""Data types of the formula table: one operator call with shapes instead of tensors, and one formula. No torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Literal
 Kind = Literal["conv", "matmul", "attention", "recurrent", "norm", "pool", "reduce", "elementwise", "data", "unknown"]
 
 PRODUCTS = ("conv", "matmul", "attention", "recurrent")
-"""The kinds whose multiply-adds and output elements are counted."""
+"""Kinds of operators whose multiply-adds and output elements are counted."""
 
 
 class Shape(tuple[int, ...]):
-    """The shape of a tensor, told apart from a plain list of integers among an operator's arguments."""
+    """The shape of a tensor. The type distinguishes it from a plain list of integers among the arguments."""
 
     @property
     def numel(self) -> int:
@@ -22,29 +22,29 @@ class Shape(tuple[int, ...]):
 
 
 class Mask(Shape):
-    """The shape of a Boolean tensor. `selected` is how many elements are true, None where there are no values."""
+    """The shape of a Boolean tensor. `selected` is the number of true elements, None where there are no values."""
 
     selected: int | None = None
 
     @property
     def true(self) -> int:
-        """Elements it selects; without values all that it covers, which is the most it can select."""
+        """The number of selected elements; without values the upper bound, which is all elements."""
         return self.numel if self.selected is None else self.selected
 
 
 class Sparse(Shape):
-    """The shape of a sparse tensor. `stored` is how many elements it holds, None where there are no values."""
+    """The shape of a sparse tensor. `stored` is the number of stored elements, None where there are no values."""
 
     stored: int | None = None
 
 
 @dataclass(frozen=True)
 class Call:
-    """One operator call as a formula sees it: tensors are replaced by their `Shape`.
+    """One operator call, with tensors replaced by their `Shape`.
 
-    `named` are the arguments by the names of the operator's schema, defaults filled in. What is only written (``out=``)
-    is not among them. `inputs` are all tensors in the order of the arguments, `owners` the argument each belongs to.
-    A call without names is read by position.
+    `named` are the arguments by the names of the operator's schema, defaults filled in, without arguments that are only
+    written (``out=``). `inputs` are all tensors in the order of the arguments, and `owners` the argument of each. A
+    call without names is read by position.
     """
 
     op: str
@@ -56,13 +56,13 @@ class Call:
     owners: tuple[str, ...] = ()
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """The argument `name`; `position` is its place in a call without names."""
+        """Return the argument `name`; `position` is its index in a call without names."""
         if self.named:
             return self.named.get(name, default)
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
     def operand(self, position: int, *names: str) -> Shape:
-        """The first tensor among `names` that was given; `position` counts the tensors of a call without names."""
+        """Return the first tensor among `names` that was given; `position` is its index in a call without names."""
         for name in names:
             value = self.named.get(name)
             if isinstance(value, Shape):
@@ -70,7 +70,7 @@ class Call:
         return self.inputs[position]
 
     def has(self, name: str) -> bool:
-        """Whether the optional tensor `name` was given."""
+        """Return whether the optional tensor `name` was given."""
         return isinstance(self.named.get(name), Shape)
 
     @property
@@ -87,15 +87,19 @@ Fusion = Literal["none", "start", "pointwise", "norm", "row", "reduce", "data", 
 class Formula:
     """How one operator is counted.
 
-    `reads`: "all" operands; "gathered" reads of the first argument only `touched` elements, or as many as come out;
-    "overwritten" does not read the first; "scattered" writes of the first only `touched` elements, and reads them where
-    it `accumulates`; "like" and "nothing" look at shapes alone, the result of "like" growing with its operand.
-    `primary` is how many outputs are results, 0 for all (indices of a max pool and saved statistics are by-products).
-    `madds` may return None: the call is then not understood. `activations` are the output elements of all products of
-    an operator that holds several, `between` what it writes and reads again inside.
-    `fusion` is what a compiler can do: "start" a loop that later operators join, or join one as "pointwise", "norm" (a
-    scale and shift), "row" (needs a whole row), "reduce" (runs over its input), "data" (a copy, inlined as an index) or
-    "concat" (takes in what it joins, but is itself written out).
+    `reads` says what it reads: "all" operands; "gathered", only `touched` elements of the first argument, or as many as
+    the output has; "overwritten", all but the first; "scattered", which writes only `touched` elements of the first,
+    and reads them if it `accumulates`; "like" and "nothing", which read shapes only (the result of "like" has the size
+    of its operand).
+
+    `primary` is the number of outputs that are results, 0 for all (indices of a max pool and saved statistics are
+    by-products). `madds` may return None, which means that the formula does not cover this call. `activations` are the
+    output elements of all products inside an operator that has several, and `between` the elements that it writes and
+    reads again internally.
+
+    `fusion` is how a compiler can fuse it: "start" a loop that later operators join, or join one as "pointwise", "norm"
+    (a scale and shift), "row" (needs a whole row), "reduce" (loops over its input), "data" (a copy, inlined as an
+    index) or "concat" (fuses its operands, but is itself written out).
     """
 
     kind: Kind

@@ -1,8 +1,7 @@
-"""Carry out a function in a forked child of this process, so that nothing which it does is left behind here.
+"""Call a function in a forked child process, so that it has no side effects on this process.
 
-The child starts as a copy of this process, memory included, which the kernel copies page by page only where either
-side writes. Whatever a network keeps, writes or draws while it is counted ends with the child. What it prints is
-printed here.
+The child starts as a copy of this process, with memory that the kernel copies on write. Any state that a network
+changes while it is counted is gone when the child ends. Its output is printed by the parent.
 """
 
 from __future__ import annotations
@@ -23,24 +22,26 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from effbench.core.errors import text_of
-from effbench.cost.sandbox import uncollected
+from effbench.cost.sandbox import without_garbage_collection
 
 _T = TypeVar("_T")
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 IDLE_S = 10.0
-"""Seconds without CPU time after which a child counts as blocked on a lock or thread that fork did not copy.
+"""Seconds without CPU time after which a child counts as blocked, on a lock or thread that fork did not copy.
 
-A child that has a child of its own waits for that one a quarter as long, and for its successor as long again: it is
-heard before it is given up itself.
+A child waits only a quarter as long for a child of its own, and as long again for a second one. So it can report before
+its own limit is over.
 """
 
 _generation = 0
 
 
 class ChildFailed(Exception):
-    """The child ended without an answer. `signal` is what ended it, 0 where it left by itself; `stuck` where we did."""
+    """The child ended without a result. `signal` is the one that ended it, or 0. `stuck` means that the parent ended it
+    because it used no CPU time.
+    """
 
     def __init__(self, message: str, *, signal: int = 0, stuck: bool = False) -> None:
         super().__init__(message)
@@ -55,40 +56,40 @@ class _Answer:
 
 
 def can_fork() -> bool:
-    """Whether this system forks, and a copy goes on working: macOS's frameworks do not survive it."""
+    """Return whether a forked child works on this system. On macOS it does not: system frameworks break in it."""
     return hasattr(os, "fork") and sys.platform != "darwin"
 
 
 def run(function: Callable[[], _T]) -> _T:
-    """What ``function()`` returns, computed in a forked child. It must be possible to pickle it.
+    """Return ``function()``, computed in a forked child. The result must be picklable.
 
-    Raises what the function raises, if that can be pickled, and `ChildFailed` where the child ended without an answer.
+    Raises what the function raises, if that can be pickled, and `ChildFailed` where the child ended without a result.
     """
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):  # closed, or none at all
             stream.flush()
     reading, writing = os.pipe()
     with warnings.catch_warnings():
-        # Python warns that a child of a process with threads may wait for ever: `_received` sees to that.
+        # Python warns that forking a process with threads may deadlock the child; `_read_result` has a limit for that.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if not child:
         os.close(reading)
-        _answer(function, writing)
+        _run_child(function, writing)
     os.close(writing)
     try:
-        received = _received(reading, child)
+        received = _read_result(reading, child)
     except BaseException:
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
-        _waited(child)
+        _wait_for(child)
         raise
     finally:
         os.close(reading)
-    status = _waited(child)
+    status = _wait_for(child)
     if not received:
-        raise _ended(status)
-    with uncollected():  # of hundreds of thousands of new objects each collection would walk through all
+        raise _failure_of(status)
+    with without_garbage_collection():  # each collection would traverse hundreds of thousands of new objects
         answer: _Answer = pickle.loads(received)
     for text, stream in zip(answer.printed, (sys.stdout, sys.stderr), strict=True):
         with suppress(AttributeError, OSError, ValueError):
@@ -99,13 +100,13 @@ def run(function: Callable[[], _T]) -> _T:
     return value
 
 
-def _answer(function: Callable[[], Any], writing: int) -> None:
-    """The child's whole life."""
+def _run_child(function: Callable[[], Any], writing: int) -> None:
+    """Run in the child: call the function, send its result, and exit."""
     global _generation
     code = 1
     _generation += 1
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the parent's answers to them are not ours
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the parent's handlers are not for us
             if callable(signal.getsignal(number)):
                 signal.signal(number, signal.SIG_DFL)
         _end_with_parent()
@@ -117,7 +118,7 @@ def _answer(function: Callable[[], Any], writing: int) -> None:
         except BaseException as raised:
             error = _portable(raised)
         printed = (sys.stdout.getvalue(), sys.stderr.getvalue())
-        with os.fdopen(writing, "wb") as pipe, uncollected():
+        with os.fdopen(writing, "wb") as pipe, without_garbage_collection():
             pipe.write(pickle.dumps(_Answer(value, error, printed)))
         code = 0
     finally:
@@ -125,13 +126,13 @@ def _answer(function: Callable[[], Any], writing: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed cannot end its child: have the kernel do it, where it can."""
+    """Have the kernel end this child when its parent dies (Linux only)."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _portable(error: BaseException) -> BaseException:
-    """The error, or one of the same message where it cannot be pickled. Its traceback goes along as a note."""
+    """Return the error, or a RuntimeError with its message if it cannot be pickled, with the traceback as a note."""
     told = "".join(traceback.format_exception(error))
     try:
         error.__cause__ = error.__context__ = None
@@ -143,8 +144,8 @@ def _portable(error: BaseException) -> BaseException:
     return copy
 
 
-def _received(reading: int, child: int) -> bytes:
-    """Everything that the child writes until it closes its end. Raises ChildFailed where it stands still."""
+def _read_result(reading: int, child: int) -> bytes:
+    """Return everything that the child writes until it closes its end. Raises ChildFailed if it is blocked."""
     parts: list[bytes] = []
     spent, idle, limit_s = -1.0, 0.0, IDLE_S / 4**_generation
     while True:
@@ -163,7 +164,7 @@ def _received(reading: int, child: int) -> bytes:
 
 
 def _seconds_computed(child: int) -> float | None:
-    """CPU time of the child and of every process that it has started; None where it cannot be seen."""
+    """Return the CPU time of the child and of every process that it has started; None where it cannot be read."""
     try:
         import psutil
 
@@ -177,20 +178,20 @@ def _seconds_computed(child: int) -> float | None:
         pass
     if sys.platform == "linux":
         with suppress(OSError):
-            # MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED) of linux/posix-timers.h: the child's own clock, without /proc.
+            # MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED) of linux/posix-timers.h: the child's CPU clock, without /proc.
             return time.clock_gettime((~child << 3) | 2)
     return None
 
 
-def _waited(child: int) -> int:
-    """The child's status; 0 where this process has the kernel collect its children unasked."""
+def _wait_for(child: int) -> int:
+    """Wait for the child and return its status; 0 if this process ignores SIGCHLD, so that the kernel reaped it."""
     try:
         return os.waitpid(child, 0)[1]
     except ChildProcessError:
         return 0
 
 
-def _ended(status: int) -> ChildFailed:
+def _failure_of(status: int) -> ChildFailed:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         return ChildFailed(f"it was ended by {signal.Signals(number).name}", signal=number)

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from effbench.core.cost import Cost, Traffic
+from effbench.core.cost import Cost, Kernel, Traffic
 from effbench.core.inputs import Input
-from effbench.cost.roofline import Kernel
 
 if TYPE_CHECKING:
     import pandas

@@ -1,4 +1,4 @@
-"""How many elements of memory a tensor or an index reaches, as pure functions of shapes and strides. No torch."""
+"""Count the distinct memory elements that a tensor or an indexed write covers, from shapes and strides. No torch."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from math import gcd, prod
 from effbench.cost.calls import Call, Mask, Shape
 
 _MAX_SPAN = 1 << 24
-"""Spans up to this many places are counted place by place: 2 MiB of bits, some milliseconds."""
+"""Up to this span, memory places are counted one by one in a bitmap: 2 MiB, some milliseconds."""
 
 
 @lru_cache(maxsize=4096)
 def distinct_elements(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
-    """Different elements of memory that a tensor of this shape and stride reaches.
+    """Return the number of distinct memory elements of a tensor with this shape and stride.
 
-    An expanded dimension counts once, overlapping windows once where they overlap. Exact, unless dimensions overlap
-    over more than 2^24 places in a pattern with holes: then the smaller of the number of elements and of the places
-    between the first and the last, which is never below the true number.
+    An expanded dimension counts once, and so does the overlap of windows. The result is exact, unless dimensions
+    overlap over more than 2^24 places in a pattern with holes. Then it is an upper bound: the smaller of the number of
+    elements and of the places between the first and the last.
     """
     if 0 in shape:
         return 0
     sides = sorted((step, size) for size, step in zip(shape, stride, strict=True) if size > 1 and step)
-    # Dimensions whose steps are all multiples of more than everything inside spans are independent of what is inside.
+    # A dimension whose step exceeds the span of all inner dimensions does not overlap with them.
     spans = [0, *accumulate((size - 1) * step for step, size in sides)]
     steps = list(accumulate((step for step, _ in reversed(sides)), gcd))[::-1]
     total, start = 1, 0
@@ -36,7 +36,7 @@ def distinct_elements(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
 
 
 def _reached(sides: Sequence[tuple[int, int]]) -> int:
-    """Different sums of one multiple of each step, each below its size."""
+    """Count the distinct sums of one multiple of each step, where each factor is below its size."""
     if len(sides) == 1:
         return sides[0][1]
     unit = gcd(*(step for step, _ in sides))
@@ -46,14 +46,14 @@ def _reached(sides: Sequence[tuple[int, int]]) -> int:
             break
         places += (size - 1) * (step // unit)
     else:
-        return places  # every step is at most what lies before it: no holes
+        return places  # no step exceeds the span before it, so there are no holes
     places = 1 + sum((size - 1) * (step // unit) for step, size in sides)
     if places > _MAX_SPAN:
         return min(places, prod(size for _, size in sides))
     reached = 1
     for step, size in sides:
         done = 1
-        while done < size:  # double what is there until `size` copies stand a step apart
+        while done < size:  # double the pattern until there are `size` copies, one step apart
             more = min(done, size - done)
             reached |= reached << (more * (step // unit))
             done += more
@@ -64,9 +64,9 @@ def _reached(sides: Sequence[tuple[int, int]]) -> int:
 
 
 def indexed(call: Call) -> int:
-    """Elements of ``self[indices]``: index tensors broadcast to one shape, other dimensions whole.
+    """Count the elements of ``self[indices]``: index tensors broadcast to one shape, other dimensions are whole.
 
-    A Boolean mask stands for as many dimensions as it has, and for a list of the places where it is true.
+    A Boolean mask replaces as many dimensions as it has, and acts as the list of places where it is true.
     """
     sides = list(call.operand(0, "self"))
     whole, lists, covered = 1, [], 1
@@ -81,44 +81,44 @@ def indexed(call: Call) -> int:
             lists.append(Shape((index.selected,)))
         else:
             covered = max(covered, index.numel)
-    # A mask without values selects as many as the indices beside it, if there are any.
+    # A mask without values selects as many elements as the other indices, if there are any.
     found = broadcast(lists)
     return whole * prod(sides) * (found if found != 1 else covered)
 
 
 def broadcast(shapes: Sequence[Sequence[int]]) -> int:
-    """Elements of the shape that `shapes` broadcast to."""
+    """Count the elements of the shape that `shapes` broadcast to."""
     longest = max((len(shape) for shape in shapes), default=0)
     padded = [(1,) * (longest - len(shape)) + tuple(shape) for shape in shapes]
     return prod(0 if 0 in sides else max(sides) for sides in zip(*padded, strict=True))
 
 
 def along_index(call: Call) -> int:
-    """Elements that index_copy, index_add, index_fill and index_reduce reach: whole slices along one dimension."""
+    """Count the elements that index_copy, index_add, index_fill and index_reduce write: slices along one dimension."""
     whole, index = call.operand(0, "self"), call.operand(1, "index")
     side = whole[call.argument(1, "dim", 0)] if whole else 1
     return whole.numel // max(1, side) * index.numel
 
 
 def at_index(call: Call) -> int:
-    """Elements that scatter and put reach: one for each index."""
+    """Count the elements that scatter and put write: one for each index."""
     return call.operand(1, "index").numel
 
 
 def under_mask(call: Call) -> int:
-    """Elements that a masked write reaches."""
+    """Count the elements that a masked write covers."""
     whole, mask = call.operand(0, "self"), call.operand(1, "mask")
     true = mask.true if isinstance(mask, Mask) else mask.numel
     return true * (whole.numel // max(1, mask.numel))
 
 
 def looked_up(call: Call) -> int:
-    """Elements of the rows that a bag of embeddings looks up."""
+    """Count the elements of the rows that an embedding bag looks up."""
     return call.operand(1, "indices").numel * call.operand(0, "weight", "self")[-1]
 
 
 def accumulates(call: Call) -> bool:
-    """Whether an indexed write adds to what is there, and so reads it."""
+    """Return whether an indexed write adds to the existing values, and so reads them."""
     base = call.op.strip("_").removesuffix("_impl")
     if base in ("scatter_reduce", "index_reduce"):
         return bool(call.argument(5, "include_self", True))

@@ -1,4 +1,4 @@
-"""Example inputs of a model as tensors, and a call by position alone."""
+"""Make example inputs of a model as tensors, and turn inputs by name into positional ones."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def make(
     batch = whole(batch, "batch")
     generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
 
-    # Whatever torch has been told to make tensors on, and of.
+    # Independent of torch's default device and dtype.
     source: dict[str, Any] = {"generator": generator, "device": "cpu"}
 
     def tensor(item: Input) -> torch.Tensor:
@@ -67,9 +67,9 @@ def make(
 
 
 def positional(network: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The same call by position alone, which is all that tracers and runtimes know.
+    """Return all inputs by position, since tracers and runtimes take no others.
 
-    Raises InvalidValue for a name that forward does not have, or takes by name only.
+    Raises InvalidValue for a name that is not a parameter of forward, or is keyword-only.
     """
     signature = inspect.signature(network.forward)
     try:

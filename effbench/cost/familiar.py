@@ -1,6 +1,6 @@
-"""Whether a network is made of known code alone: layers of torch.nn and networks of the zoo, as they were written.
+"""Check whether a network consists of known code only: unmodified layers of torch.nn and networks of the zoo.
 
-Their forward passes keep nothing outside of their modules, so they need no process of their own to be counted in.
+Their forward passes keep no state outside of their modules, so they can be counted in this process.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch.nn import functional
 from torch.nn.modules import module as nn_module
 
 _HOMES = ("torch.nn.modules.", "effbench.zoo.")
-"""Python modules whose classes are known, by how their names begin."""
+"""Prefixes of the Python modules whose classes are known."""
 
 _AUTHORS = frozenset({"torch", "effbench", "builtins", "typing", "typing_extensions"})
-"""Packages whose functions may stand in a known class and in torch.nn.functional."""
+"""Packages whose functions are allowed in a known class and in torch.nn.functional."""
 
 _SCALARS = frozenset({bool, int, float, str, type(None)})
 _LEAVES = _SCALARS | {Tensor, nn.Parameter, weakref.ref}
@@ -31,14 +31,14 @@ _PASSED = _SCALARS | {OrderedDict}
 _CONTAINERS = frozenset({tuple, list, set, dict})
 
 _written: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
-"""What stood in each known class, and in torch.nn.functional, when it was looked at."""
+"""Content of each known class, and of torch.nn.functional, when it was last checked."""
 
 
 def keeps_nothing(modules: Iterable[nn.Module]) -> bool:
-    """Whether all `modules` of a network are of known classes, with plain attributes and nothing of a user's.
+    """Return whether all `modules` of a network are of known classes, with plain attributes and no user code.
 
-    A hook, a mode, a function as an attribute or in place of a known one, a parametrization, a tensor of a subclass:
-    each makes the network unknown.
+    Any of these makes the network unknown: a hook, a mode, a function as an attribute or in place of a known one, a
+    parametrization, a tensor subclass.
     """
     if nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks:
         return False
@@ -61,7 +61,7 @@ def keeps_nothing(modules: Iterable[nn.Module]) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Numbers, names and plain tensors, also in containers: nothing that has code of its own."""
+    """Return whether a value is a number, string or plain tensor, or a container of these: no code of its own."""
     kind = type(value)
     if kind not in _CONTAINERS:
         return kind in _LEAVES
@@ -70,9 +70,9 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_as_written(place: Any) -> bool:
-    """Whether a class or Python module is known, and nobody has put a function of his own into it."""
+    """Return whether a class or Python module is known and not monkey-patched."""
     content, before = dict(vars(place)), _written.get(place, {})
-    # By identity: what a user hangs on a class may compare as it likes.
+    # Compared by identity, since a user's object may define any __eq__.
     if content.keys() == before.keys() and all(map(operator.is_, content.values(), before.values())):
         return True
     if isinstance(place, type):
@@ -86,7 +86,7 @@ def _is_as_written(place: Any) -> bool:
 
 
 def _is_theirs(value: Any) -> bool:
-    """Whether an entry of a class or Python module is no function, or one of the known authors'."""
+    """Return whether an entry of a class or Python module is not a function, or one from a known package."""
     value = getattr(value, "__func__", value)  # of a static method or a class method
     if isinstance(value, FunctionType):
         author = value.__globals__.get("__name__", "")

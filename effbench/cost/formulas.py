@@ -1,4 +1,4 @@
-"""What one ATen operator costs, as a pure function of its shapes: one table, no torch.
+"""The table of cost formulas: what one ATen operator costs, as a function of its shapes. No torch.
 
 Conventions, counted per operator:
 
@@ -15,20 +15,20 @@ Conventions, counted per operator:
 ``elementwise``, recurrent         per row and hidden unit: 9 LSTM (4 gates, 3 products, 1 sum, 1 tanh), 8 GRU, 1 RNN
 ``elementwise``, loss              1 per element compared
 ``elementwise``, distance          3 per pair and coordinate (subtract, power, sum); Euclidean distances that torch
-                                   works out by a matrix product are one
+                                   computes by a matrix product count as such
 ``elementwise``, Fourier           5 log2(n) per element, n along all transformed dimensions (Cooley and Tukey); half of
                                    it where one side is real
-``elementwise``, gradient          what the forward operator has, per element of its gradient
+``elementwise``, gradient          as the forward operator, per element of its gradient
 bias additions                     never counted, as in the papers
-data movement                      0 (concat, copy, pad, gather, …); it shows in the memory traffic. A write that adds
-                                   to what is there (index_add, scatter_add) is 1 per element added
+data movement                      0 (concat, copy, pad, gather, …); it counts as memory traffic. A write that adds to
+                                   existing values (index_add, scatter_add) is 1 per element added
 =================================  ========================================================================
 
-The multiply-adds of a convolution count padded positions, and attention counts the full matrix under a causal mask:
-both as in the published figures.
+The multiply-adds of a convolution include padded positions, and those of attention the full matrix under a causal mask,
+as in published figures.
 
-Left out on purpose, so named as uncounted: factorisations and what is solved with them (det, inverse, solve, Cholesky,
-LU, QR, SVD, eigenvalues, matrix exponential, least squares), whose work depends on the algorithm of the library.
+Reported as uncounted on purpose: factorisations and operators based on them (det, inverse, solve, Cholesky, LU, QR,
+SVD, eigenvalues, matrix exponential, least squares), since their work depends on the library's algorithm.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ __all__ = [
 # --- the table --------------------------------------------------------------------------------------
 
 POINTWISE = Formula("elementwise", elementwise=per_output(1), fusion="pointwise")
-"""Every operator that torch tags as pointwise, and the ones below that it forgets to."""
+"""For every operator that torch tags as pointwise, and those in the table below that it does not tag."""
 
 UNKNOWN = Formula("unknown")
 
@@ -113,7 +113,7 @@ def _interpolation(taps: int) -> Formula:
 
 
 def _indexed(name: str, touched: Count) -> dict[str, Formula]:
-    """An indexed write: in place it writes what the index reaches, otherwise a whole copy."""
+    """Return the entries of an indexed write: in place it writes the indexed elements, otherwise a whole copy."""
     work = added(touched)
     inside = Formula("data", elementwise=work, reads="scattered", touched=touched, accumulates=accumulates)
     return {f"{name}_": inside, name: Formula("data", elementwise=work)}
@@ -354,7 +354,8 @@ FORMULAS: Mapping[str, Formula] = {
         _MOVE, "quantized::embedding_byte_unpack _to_dense to_dense _to_sparse _to_sparse_csr _to_sparse_csc _coalesce"
     ),
 }
-"""By operator name without namespace and overload; an in-place name without an entry takes that of its base name."""
+"""Formulas by operator name without namespace and overload. An in-place operator without an entry uses that of its base
+name."""
 
 _FREE = (
     "empty empty_like empty_strided empty_permuted new_empty new_empty_strided detach detach_ alias lift_fresh "
@@ -365,11 +366,11 @@ _FREE = (
     "is_contiguous _assert_async _assert_scalar _assert_tensor_metadata"
 )
 FREE = frozenset(_FREE.split())
-"""Operators that move no data by definition; views are recognised by their storage, not by name."""
+"""Operators that move no data by definition. Views are recognised by their storage and need no entry."""
 
 
 def formula(op: str, pointwise: bool = False) -> Formula:
-    """The formula of an operator by its bare name (``add_``); `pointwise` is torch's own tag. `UNKNOWN` without one."""
+    """Return the formula of an operator by its bare name (``add_``), or `UNKNOWN`. `pointwise` is torch's tag."""
     base = op.rstrip("_") if not op.startswith("__") else op
     found = FORMULAS.get(op) or FORMULAS.get(base)
     if found is None and base.startswith("_foreach_"):

@@ -1,16 +1,16 @@
-"""How much memory traffic is left when operators are fused: kernels, and what each reads and writes.
+"""Compute the memory traffic with fused operators: group operators into kernels, and count their reads and writes.
 
-An operator joins the kernel that produced its operand where a compiler could run both in one loop: same number of
-elements, and no other kernel that must run in between. Between kernels every content is written once and read once by
-each kernel that needs it; inside a kernel it stays in registers. Pure, no torch.
+An operator joins the kernel that produced its operand if a compiler could run both in one loop: the numbers of elements
+are equal, and no other kernel must run in between. Between kernels, every tensor content is written once and read once
+by each kernel that needs it. Inside a kernel it stays in registers. Pure, no torch.
 
 Checked against the bytes TorchInductor's scheduler counts: equal on ResNets and MobileNets, 8 % below on ShuffleNets
 (Inductor copies channel slices before a convolution), up to 20 % above where concatenations follow one another
 (DenseNet: Inductor reads an operand once for its copy and for its norm).
 
-A runtime that can fold operators into the product before them can also leave them where they are. So the level
-"epilogue" folds only where that moves no more than the level "pointwise" does, and never so far that a product moves
-less than at the level "layer". This orders the levels for every network: layer <= epilogue <= pointwise <= eager.
+A runtime that can fuse operators into the preceding product need not do so. The level "epilogue" therefore fuses only
+where that moves no more than the level "pointwise", and never so much that a product moves less than at the level
+"layer". This orders the levels for every network: layer <= epilogue <= pointwise <= eager.
 """
 
 from __future__ import annotations
@@ -21,34 +21,33 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import compress
 from typing import TYPE_CHECKING
 
-from effbench.core.cost import Traffic
+from effbench.core.cost import Kernel, Traffic
 from effbench.cost.formulas import PRODUCTS
 from effbench.cost.kernel_graph import KernelGraph
-from effbench.cost.roofline import Kernel
 
 if TYPE_CHECKING:
     from effbench.cost.records import Access, Record
 
 Homes = Sequence[int]
-"""For every record, the number of the kernel that runs it."""
+"""Kernel number of each record (operator call)."""
 
 
 def fused_levels(records: Sequence[Record], leaving: Collection[int]) -> dict[str, tuple[Kernel, ...]]:
-    """The kernels of one pass at the two fused levels.
+    """Group the operators of one pass into kernels, at the two fused levels.
 
     Parameters
     ----------
     records
         All operators of the pass, in order of execution.
     leaving
-        The contents that the network returns, which are written to memory in any case.
+        Tensor contents that the network returns, which are always written to memory.
 
     Returns
     -------
     dict
-        "pointwise": chains of element-wise operators are fused. "epilogue": convolutions and matrix products also take
-        in the element-wise operators and batch norms that follow them; a batch norm right behind a convolution then
-        costs only its folded bias. The multiply-adds of each level's kernels sum to those of the records.
+        "pointwise": chains of element-wise operators are fused. "epilogue": element-wise operators and batch norms are
+        also fused into the convolution or matrix product before them. A batch norm right after a convolution is folded
+        and costs only its bias. The multiply-adds of each level's kernels sum to those of the records.
     """
     fusion = Fusion(records, leaving)
     pointwise = fusion.pointwise()
@@ -56,7 +55,7 @@ def fused_levels(records: Sequence[Record], leaving: Collection[int]) -> dict[st
 
 
 def traffic(accesses: Iterable[Access]) -> Traffic:
-    """The sum of reads and writes; what the network's input does not reach counts as weights."""
+    """Sum reads and writes. Contents that do not depend on the network's input count as weights."""
     weights = activations = weight_bytes = activation_bytes = 0
     for _, _, elements, size, constant in accesses:
         if constant:
@@ -69,16 +68,16 @@ def traffic(accesses: Iterable[Access]) -> Traffic:
 
 
 class Fusion:
-    """The records of one pass, who reads what, and the ways to run them in fewer kernels.
+    """Finds ways to run the records of one pass in fewer kernels.
 
-    ``steps`` counts what the search for the order of kernels looked at, for tests of the running time.
+    ``steps`` counts the nodes visited in the search for the order of kernels, for tests of the running time.
     """
 
     def __init__(self, records: Sequence[Record], leaving: Collection[int]) -> None:
         self.records = records
         self.leaving = leaving
         self.steps = 0
-        self._is_product = [record.plan.formula.kind in PRODUCTS for record in records]
+        self._is_product = [record.cost.formula.kind in PRODUCTS for record in records]
         self._readers: dict[int, list[int]] = {}
         self._sources: list[set[int]] = []
         producer: dict[int, int] = {}
@@ -96,14 +95,15 @@ class Fusion:
     # --- which records run in one kernel ---
 
     def pointwise(self) -> list[int]:
-        """The kernels when nothing is folded into a product."""
+        """Return the kernels without fusion into products."""
         return self._grown(into_products=False)
 
     def epilogue(self, pointwise: Homes) -> list[int]:
-        """The kernels when products take in what follows them, wherever that moves no more than `pointwise` does.
+        """Return the kernels with operators fused into the products before them, where that moves no more than
+        `pointwise`.
 
-        Where to take in all that is possible moves more (the square of a decomposed RMS norm, which its mean then reads
-        from memory), less is taken in, or nothing.
+        Fusing all that is possible can move more: the square of a decomposed RMS norm is then read from memory by the
+        mean. In that case less is fused, or nothing.
         """
         greedy = self._grown(into_products=True)
         regions = _common_regions(pointwise, greedy)
@@ -114,7 +114,7 @@ class Fusion:
         careful = self._folded(pointwise, greedy, regions, refused)
         moved = self._moved(careful, regions)
         ways = {region: careful for region in refused if _within(moved[region], most[region])}
-        apart = len(self.records)  # kernels of different ways have different numbers
+        apart = len(self.records)  # offset, so that kernel numbers of the two groupings differ
         while True:
             homes = [
                 greedy[place] if region not in refused else apart + ways.get(region, pointwise)[place]
@@ -123,32 +123,32 @@ class Fusion:
             cycle = self._cycle(homes)
             if not cycle:
                 return homes
-            # Each way can run in order, but their mixture cannot. What is in the cycle is not folded.
+            # Each grouping has a valid order, but their mixture may have a cycle. Regions in the cycle are not fused.
             caught = {regions[place] for place, home in enumerate(homes) if home in cycle}
             refused |= caught
             for region in caught:
                 ways.pop(region, None)
 
     def _grown(self, into_products: bool) -> list[int]:
-        """Let every record, in order of execution, join the kernels of its operands wherever it can."""
+        """Fuse every record, in order of execution, into the kernels of its operands where possible."""
         graph = KernelGraph()
         growing: list[_Growing] = []
         member: list[int] = []
         for record, sources in zip(self.records, self._sources, strict=True):
-            fusion = record.plan.formula.fusion
+            fusion = record.cost.formula.fusion
             feeding = {graph.find(member[source]) for source in sources}
             writes = record.writes
             elements = writes[0].elements if len(writes) == 1 else sum([access.elements for access in writes])
             side = record.reads[0].elements if fusion == "reduce" else elements
             joined = [one for one in sorted(feeding, reverse=True) if growing[one].takes(fusion, side)]
             if joined and fusion == "reduce" and len(self._readers[record.reads[0].value]) > 1:
-                joined = []  # the operand is written for its other readers, in another loop order
+                joined = []  # the operand is written anyway, for readers with another loop order
             if joined and len(feeding) > 1:
-                # A kernel that also feeds this record through another kernel must have finished before it.
+                # A kernel that also feeds this record through another kernel must finish first, so it cannot be joined.
                 preceding = graph.preceding(joined, feeding)
                 joined = [one for one in joined if one not in preceding]
             anchors = [one for one in joined if growing[one].anchored]
-            if len(anchors) > 1:  # one product a kernel
+            if len(anchors) > 1:  # at most one product per kernel
                 joined = [one for one in joined if one not in anchors[1:]]
             if joined and graph.join(joined, feeding):
                 home = growing[joined[0]]
@@ -158,14 +158,14 @@ class Fusion:
                     home.elements = elements
                 member.append(joined[0])
             else:
-                anchored = into_products and record.plan.formula.kind in PRODUCTS
+                anchored = into_products and record.cost.formula.kind in PRODUCTS
                 member.append(graph.add(feeding))
                 growing.append(_Growing(elements, anchored, fusion in ("none", "concat") and not anchored))
         self.steps += graph.steps
         return [graph.find(kernel) for kernel in member]
 
     def _folded(self, pointwise: Homes, greedy: Homes, regions: Homes, refused: set[int]) -> list[int]:
-        """As `pointwise`, but in the `refused` regions each product takes in what `greedy` gave it and is worth it."""
+        """Return the `pointwise` kernels. In `refused` regions, fuse what `greedy` did where it pays off."""
         homes = list(pointwise)
         for members in _members(greedy):
             anchor = next(compress(members, [self._is_product[place] for place in members]), None)
@@ -186,7 +186,10 @@ class Fusion:
         return homes
 
     def _is_worth_taking(self, place: int, taken: set[int], pointwise: Homes) -> bool:
-        """False if only neighbours that stay outside read this: better computed there than written for them."""
+        """Return whether fusing this record into the product pays off.
+
+        It does not if only operators outside the kernel read it: it is better computed there than written for them.
+        """
         for access in self.records[place].writes:
             readers = self._readers.get(access.value)
             if not readers or access.value in self.leaving:
@@ -196,7 +199,7 @@ class Fusion:
         return False
 
     def _cycle(self, homes: Homes) -> set[int]:
-        """Kernels that wait for one another, if there are any."""
+        """Return the kernels on a dependency cycle, if there is one."""
         graph: dict[int, set[int]] = {}
         for home, sources in zip(homes, self._sources, strict=True):
             graph.setdefault(home, set()).update(other for source in sources if (other := homes[source]) != home)
@@ -209,18 +212,18 @@ class Fusion:
     # --- what they move ---
 
     def kernels(self, homes: Homes) -> tuple[Kernel, ...]:
-        """What each kernel computes and moves."""
+        """Return the multiply-adds and traffic of each kernel."""
         return tuple(self._kernel(members) for members in _members(homes))
 
     def _kernel(self, members: tuple[int, ...]) -> Kernel:
         found = self._kernels.get(members)
         if found is None:
-            madds = sum([self.records[place].plan.madds for place in members])
+            madds = sum([self.records[place].cost.madds for place in members])
             found = self._kernels[members] = Kernel(madds, traffic(self._crossing(members)))
         return found
 
     def _moved(self, homes: Homes, regions: Homes) -> dict[int, tuple[int, int] | None]:
-        """Elements and bytes that the kernels of each region move; None where a product moves too little."""
+        """Return elements and bytes that each region moves; None where a product moves less than at level "layer"."""
         moved: dict[int, tuple[int, int] | None] = {}
         for members in _members(homes):
             region = regions[members[0]]
@@ -233,7 +236,7 @@ class Fusion:
         return moved
 
     def _is_below_layer(self, members: tuple[int, ...]) -> bool:
-        """Does this kernel move less than its product does on its own? Only one that narrows the result can."""
+        """Return whether this kernel moves less than its product alone: a fused operator may narrow the output."""
         if len(members) > 1:
             whole = self._kernel(members).traffic
             for place in members:
@@ -243,7 +246,7 @@ class Fusion:
         return False
 
     def _crossing(self, members: tuple[int, ...]) -> list[Access]:
-        """What one kernel reads from memory and writes to it."""
+        """Return the memory reads and writes of one kernel."""
         records = self.records
         anchor = next((records[place] for place in members if self._is_product[place]), None)
         product, has_bias = (anchor.writes[0].value, len(anchor.reads) > 2) if anchor else (None, False)
@@ -254,14 +257,14 @@ class Fusion:
         for place in members:
             record = records[place]
             if record is anchor:
-                crossing += record.reads  # a product reads its operands its own way, not in the loop
+                crossing += record.reads  # a product reads its operands outside of the fused loop
             else:
-                is_folded = record.plan.formula.fusion == "norm" and record.reads[0].value == product
+                is_folded = record.cost.formula.fusion == "norm" and record.reads[0].value == product
                 for position, access in enumerate(record.reads):
                     if access.value in inside or (access.value, access.view) in seen:
                         continue
                     seen.add((access.value, access.view))
-                    # Folding leaves one bias per channel, and none where the convolution had its own.
+                    # A folded norm adds one bias per channel, and none if the convolution has a bias already.
                     if not is_folded or (position == 1 and not has_bias):
                         crossing.append(access)
             for access in record.writes:
@@ -273,16 +276,14 @@ class Fusion:
 
 @dataclass(slots=True)
 class _Growing:
-    """A kernel while it takes in records: the elements its loop runs over, and whether its records came to a product
-    or can take no more.
-    """
+    """A kernel under construction: the size of its loop, whether it has a product, and whether it is closed."""
 
     elements: int
     anchored: bool
     closed: bool
 
     def takes(self, fusion: str, side: int) -> bool:
-        """Can it take in a record of this kind that runs over `side` elements?"""
+        """Return whether a record of this kind that loops over `side` elements can join."""
         if self.anchored:
             return fusion in ("pointwise", "norm") and side == self.elements
         if self.closed or fusion in ("none", "start"):
@@ -291,7 +292,7 @@ class _Growing:
 
 
 def _members(homes: Homes) -> list[tuple[int, ...]]:
-    """The records of each kernel, in order; kernels in order of their numbers."""
+    """List the records of each kernel, in order; kernels in order of their numbers."""
     members: dict[int, list[int]] = {}
     for place, home in enumerate(homes):
         members.setdefault(home, []).append(place)
@@ -299,12 +300,12 @@ def _members(homes: Homes) -> list[tuple[int, ...]]:
 
 
 def _within(moved: tuple[int, int] | None, most: tuple[int, int] | None) -> bool:
-    """No more elements and no more bytes."""
+    """Return whether `moved` has neither more elements nor more bytes than `most`."""
     return moved is not None and most is not None and moved[0] <= most[0] and moved[1] <= most[1]
 
 
 def _common_regions(one: Homes, other: Homes) -> list[int]:
-    """The smallest sets of records that are whole kernels both of `one` and of `other`: a number for every record."""
+    """Return a region number per record: the smallest sets of records that are unions of kernels in both groupings."""
     parents = list(range(len(one)))
 
     def find(place: int) -> int:

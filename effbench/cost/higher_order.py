@@ -1,7 +1,8 @@
-"""Operators that take functions: branches, loops, scans and flexible attention, counted by what they run.
+"""Count higher-order operators (torch.cond, while_loop, scan, map, flex_attention) by the operators they run.
 
-They reach a dispatch mode whole, with their functions as arguments. Each is carried out here as eager PyTorch does,
-with the tracer watching. One without a rule here runs unseen and is named: the count is then "partial".
+A dispatch mode sees such an operator as one call with functions as arguments. This module executes each as eager
+PyTorch does, under the tracer. A higher-order operator without a rule here is reported as uncounted, and the status of
+the result is "partial".
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def run(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """What the operator returns, with what it ran written down by `tracer`.
+    """Execute the operator under `tracer`, and return its result.
 
-    Raises NeedsValuesError where a branch or the end of a loop depends on values that there are none of.
+    Raises NeedsValuesError where a branch or the end of a loop depends on values, and there are none.
     """
     name = func.name() if callable(getattr(func, "name", None)) else str(func)
     rule = _RULES.get(name)
@@ -37,7 +38,7 @@ def run(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any
 
 def _cond(tracer: Tracer, pred: Any, true_fn: Any, false_fn: Any, operands: Sequence[Any] = ()) -> Any:
     if isinstance(pred, Tensor) and tracer.tensors != "real":
-        raise tracer.wants_values("a branch of torch.cond depends on values")
+        raise tracer.needs_values("a branch of torch.cond depends on values")
     taken = true_fn if bool(pred) else false_fn
     with tracer:
         return taken(*operands)
@@ -50,7 +51,7 @@ def _while_loop(
         with tracer:
             going = cond_fn(*carried, *additional)
         if isinstance(going, Tensor) and tracer.tensors != "real":
-            raise tracer.wants_values("the end of a torch.while_loop depends on values")
+            raise tracer.needs_values("the end of a torch.while_loop depends on values")
         if not bool(going):
             return tuple(carried)
         with tracer:
@@ -58,7 +59,7 @@ def _while_loop(
 
 
 def _scan(tracer: Tracer, combine_fn: Any, init: Any, xs: Any, additional: Sequence[Any] = ()) -> Any:
-    """One step after the other along the first side, as torch's own eager scan; the results are stacked."""
+    """Run one step after another along the first dimension and stack the results, as torch's eager scan does."""
     carry: list[Any] = list(init)
     steps: list[list[Any]] = []
     with tracer:
@@ -96,9 +97,9 @@ def _invoke_subgraph(tracer: Tracer, function: Callable[..., Any], identifier: A
 
 
 def _flex_attention(tracer: Tracer, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **named: Any) -> Any:
-    """Attention over the full matrix of scores, whatever the block mask leaves out: as under any other mask.
+    """Count attention over the full matrix of scores, whatever the block mask leaves out, as for any other mask.
 
-    What the functions do to each score, element by element, is not counted.
+    The element-wise functions that modify scores are not counted.
     """
     out = query.new_empty((*query.shape[:-1], value.shape[-1]))
     scores = query.new_empty(query.shape[:-1], dtype=torch.float32)
@@ -118,7 +119,7 @@ def _flex_attention(tracer: Tracer, query: Tensor, key: Tensor, value: Tensor, *
 
 
 def _returns_maxima() -> bool:
-    """Whether flex_attention returns the scores' maxima as a third result: newer versions of torch do."""
+    """Return whether flex_attention returns the scores' maxima as a third result, as in newer versions of torch."""
     import inspect
 
     from torch._higher_order_ops.flex_attention import math_attention
@@ -138,4 +139,4 @@ _RULES: Mapping[str, Callable[..., Any]] = {
     "checkpoint": _inner,
     "strict_mode": lambda tracer, function, operands: _inner(tracer, function, *operands),
 }
-"""By the operator's name, what carries it out."""
+"""The functions that execute an operator, by its name."""

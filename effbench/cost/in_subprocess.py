@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from effbench.core.cost import Cost, Traffic
+from effbench.core import decoding
+from effbench.core.cost import Cost, Kernel, Traffic
 from effbench.core.errors import CannotStart, EffbenchError, ForeignCode, ModelError, NeedsValues, Reason, of_reason
 from effbench.core.inputs import Input
 from effbench.core.study import Cell
@@ -28,7 +29,7 @@ class Counted:
     """The part of a `Profile` that a run needs."""
 
     cost: Cost
-    kernels: Mapping[str, Sequence[Kernel]]
+    kernels: Mapping[str, tuple[Kernel, ...]]
 
 
 def profile(
@@ -40,12 +41,13 @@ def profile(
     arguments: Mapping[str, Any] | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Profile:
-    """Count a named network, fed with `input_shape` (`core.inputs.described`), or as it says itself.
+    """Count a named network on `input_shape` (`core.inputs.described`), or on its own declared inputs.
 
-    A network of the zoo is built and counted in this process: its code keeps nothing. Others are built and counted in
-    forked children (`cost.apart`), a new one for each way to build them. What a stranger's file sets for the whole
-    process as it is imported is put back. `check` is called where its code is loaded, after everything that it does,
-    and may raise what matters more than the outcome.
+    A network of the zoo is built and counted in this process, since its code keeps no state. Others are built and
+    counted in forked children (`cost.apart`), a new one for each way to build them. Process-wide settings that a user's
+    file changes on import are restored. `check` is called in the process that loaded the user's code, after the count;
+    an exception that it raises takes precedence.
+
     Raises UnknownName, ModelError, InvalidValue.
     """
     with global_state.interop_threads_left() if ":" in model else nullcontext():
@@ -53,7 +55,8 @@ def profile(
 
 
 def count_cell(cell: Cell) -> Profile | Counted:
-    """Count the model of a cell on its own inputs, in this process where its code is known.
+    """Count the model of a cell on the cell's inputs, in this process if its code is known.
+
 
     Raises UnknownName, ModelError, InvalidValue.
     """
@@ -95,7 +98,7 @@ def _profiled(
         try:
             found = cost.apart(partial(count, build)) if ":" in model else count(build)
         except NeedsValues:
-            builds = builds[-1:]  # a forward pass that looks at values needs weights that have some
+            builds = builds[-1:]  # a forward pass that reads values needs weights with values
             if not builds:
                 raise
         except SystemExit as stop:
@@ -121,29 +124,30 @@ def _import(model: str) -> None:
 
 
 def quantised(found: Counted | Profile) -> Counted:
-    """What a network counted in float32 costs in int8: the same elements, one byte each."""
+    """Convert a float32 cost to int8: the same number of elements, one byte each."""
 
     def in_bytes(moved: Traffic) -> Traffic:
         return replace(moved, weight_bytes=moved.weights, activation_bytes=moved.activations)
 
     levels = {level: in_bytes(moved) for level, moved in found.cost.memory_access_levels.items()}
     kernels = {
-        level: [replace(kernel, traffic=in_bytes(kernel.traffic)) for kernel in each]
+        level: tuple(replace(kernel, traffic=in_bytes(kernel.traffic)) for kernel in each)
         for level, each in found.kernels.items()
     }
     return Counted(replace(found.cost, memory_access_levels=levels), kernels)
 
 
 def is_foreign(model: str) -> bool:
-    """Is this code that neither we nor torchvision nor timm wrote?"""
+    """Return whether a model's code is neither from the zoo nor from torchvision or timm."""
     return ":" in model and not external.is_of_library(model)
 
 
 def count_apart(cells: Sequence[Cell], silence_s: float, site: Site | None = None) -> dict[str, Counted | str]:
-    """Each cell's cost and kernels, or the reason why it has none.
+    """Count cells in a separate process. Returns each cell's cost and kernels, or the reason why it has none.
 
-    What ends the process is that cell's reason; the rest goes on. `site` is where the code lies, if not here.
-    Raises CannotStart where no process can be started, ForeignCode where a side runs what is not its own.
+    If a cell ends the process, that is its reason, and a new process counts the other cells. `site` is where the code
+    is, if not in the current tree. Raises CannotStart where no process can be started, and ForeignCode where a side of
+    a comparison runs code that is not its own.
     """
     found: dict[str, Counted | str] = {}
     while left := [cell for cell in cells if cell.id not in found]:
@@ -156,7 +160,7 @@ def count_apart(cells: Sequence[Cell], silence_s: float, site: Site | None = Non
                         raise of_reason(Reason(event["message"], event.get("cause", "")))
                     working = event["cell"]
                     if event["event"] == "cost":
-                        found[working] = Counted(_cost(event["cost"]), _kernels(event["kernels"]))
+                        found[working] = decoding.make(event["counted"], Counted)
                     elif event["event"] == "skip":
                         found[working] = Reason(event["reason"], event.get("cause", ""))
                 reason = "the process ended early, without an error"
@@ -174,9 +178,9 @@ def count_apart(cells: Sequence[Cell], silence_s: float, site: Site | None = Non
 def shapes_apart(
     models: Sequence[str], silence_s: float = 60.0, site: Site | None = None
 ) -> dict[str, tuple[int, ...] | None]:
-    """The input shapes that user models say they take, read in a separate process. `site` is where their code lies.
+    """Read the declared input shapes of user models in a separate process. `site` is where their code lies.
 
-    A model that fails there is left out: the reason comes up when it is counted, by the same process within
+    A model that fails there is left out. The reason is reported when it is counted, which the same process does within
     `helper_process.one_process`.
     """
     found: dict[str, tuple[int, ...] | None] = {}
@@ -192,7 +196,10 @@ def shapes_apart(
 
 
 def tell_shapes(models: Sequence[str], emit: Callable[..., None]) -> None:
-    """The other end of `shapes_apart`. Models are built in forked children: a count finds the process as it was."""
+    """Report the declared input shapes, in the worker process of `shapes_apart`.
+
+    Models are built in forked children, so that a count finds the process as it was.
+    """
     from effbench import cost
 
     for model in models:
@@ -208,13 +215,13 @@ def _own_shape(model: str) -> tuple[int, ...] | None:
 
 
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
-    """The other end of `count_apart`, in the process of its own: one event as each count begins, one as it ends."""
+    """Count in the worker process of `count_apart`, with one event as each count begins and one as it ends."""
     for order in job["cells"]:
         emit("working", cell=order["cell"])
         try:
             found = profile(
                 order["model"],
-                [Input(tuple(item["shape"]), item["name"], item["dtype"]) for item in order["inputs"]],
+                decoding.make(order["inputs"], tuple[Input, ...]),
                 batch=order["batch"],
                 dtype=order["dtype"],
                 arguments=order["arguments"],
@@ -227,11 +234,7 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
             said = failure_reasons.out_of_memory(error) or str(reason)
             emit("skip", cell=order["cell"], reason=said, cause=reason.cause)
         else:
-            kernels = {
-                level: [[kernel.madds, *astuple(kernel.traffic)] for kernel in each]
-                for level, each in found.kernels.items()
-            }
-            emit("cost", cell=order["cell"], cost=asdict(found.cost), kernels=kernels)
+            emit("cost", cell=order["cell"], counted=asdict(Counted(found.cost, found.kernels)))
 
 
 def _order(cell: Cell) -> dict[str, Any]:
@@ -246,19 +249,8 @@ def _order(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _cost(values: Mapping[str, Any]) -> Cost:
-    levels = {name: Traffic(**traffic) for name, traffic in values["memory_access_levels"].items()}
-    return Cost(**{**values, "memory_access_levels": levels})
-
-
-def _kernels(values: Mapping[str, Sequence[Sequence[int]]]) -> dict[str, tuple[Kernel, ...]]:
-    from effbench.cost import Kernel
-
-    return {level: tuple(Kernel(madds, Traffic(*moved)) for madds, *moved in each) for level, each in values.items()}
-
-
 class CellCosts:
-    """What the cells of a plan cost. All models of user code are counted when the first of them is asked for."""
+    """Costs of the cells of a plan. All user models are counted together, on the first request for one of them."""
 
     def __init__(self, cells: Sequence[Cell], silence_s: float) -> None:
         self._cells, self._silence_s = cells, silence_s
@@ -266,7 +258,7 @@ class CellCosts:
         self._kernels: dict[str, Mapping[str, Sequence[Kernel]]] = {}
 
     def cost(self, cell: Cell) -> Cost:
-        """The cost of one forward pass of the cell's batch. Raises ModelError, InvalidValue."""
+        """Return the cost of one forward pass of the cell's batch. Raises ModelError, InvalidValue."""
         found: Counted | Profile | str
         if is_foreign(cell.case.model):
             if not self._apart:
@@ -283,7 +275,7 @@ class CellCosts:
         return found.cost
 
     def bounds_s(self, cell: Cell, peaks: Peaks) -> dict[str, float]:
-        """The least seconds of one call at each level of memory access, of a cell whose cost was asked for."""
+        """Return the roofline bound of one call in seconds at each level of memory access. Call `cost` first."""
         from effbench.cost import bounds_s
 
         return bounds_s(self._kernels[cell.id], peaks)

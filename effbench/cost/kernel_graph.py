@@ -1,10 +1,10 @@
-"""Which kernel must wait for which, while kernels are still growing. Pure, no torch.
+"""Track dependencies between kernels while fusion merges them: must one kernel finish before another? Pure, no torch.
 
-Fusion asks for every record whether one of its kernels must finish before another. To keep all predecessors of every
-kernel would take quadratic time and memory. Here a kernel knows its direct neighbours and a level that is higher than
-that of everything it waits for. Levels end most questions at once; the rest are searched from both sides. Every record
-adds to an allowance of steps, so that the whole stays linear in the records; a question that uses it up is answered
-"must wait", which fuses less but never wrongly.
+Fusion asks this for every record. Storing all predecessors of every kernel would take quadratic time and memory.
+Instead a kernel stores its direct neighbours and a level, which is higher than the levels of all its predecessors.
+Levels answer most queries at once; the others need a bidirectional search. Every record adds to a budget of search
+steps, so that the total is linear in the number of records. A query that exceeds the budget is answered "yes", which
+fuses less but is never wrong.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ STEPS_PER_RECORD = 64
 
 
 class KernelGraph:
-    """Kernels by number, in order of their making. A kernel that was taken in by another goes by the other's number.
+    """A graph of kernels, numbered in order of creation. A merged kernel has the number of the one it was merged into.
 
-    ``steps`` counts the neighbours looked at, for tests of the running time.
+    ``steps`` counts the neighbours visited, for tests of the running time.
     """
 
     def __init__(self) -> None:
@@ -32,14 +32,14 @@ class KernelGraph:
         self._feeds: list[set[int]] = []
 
     def find(self, kernel: int) -> int:
-        """The number that this kernel goes by now."""
+        """Return the current number of this kernel, after merges."""
         parents = self._parents
         while (parent := parents[kernel]) != kernel:
             parents[kernel] = kernel = parents[parent]
         return kernel
 
     def add(self, needed: Collection[int]) -> int:
-        """Make a kernel that waits for those `needed`, and return its number. Numbers count up from 0."""
+        """Create a kernel that depends on those in `needed`, and return its number. Numbers start from 0."""
         self._allowed += STEPS_PER_RECORD
         kernel = len(self._parents)
         self._parents.append(kernel)
@@ -52,14 +52,14 @@ class KernelGraph:
         return kernel
 
     def join(self, homes: Sequence[int], needed: Collection[int]) -> bool:
-        """Make `homes` one kernel, under the first's number, that also waits for the others `needed`.
+        """Merge `homes` into one kernel with the number of the first, which also depends on the others in `needed`.
 
-        `needed` holds the homes too. None of them may precede another or one of `needed` (`preceding`). Returns False,
-        and changes nothing, where the allowance does not suffice to move what comes behind.
+        `needed` includes `homes`. None of `homes` may precede another or one of `needed` (`preceding`). Returns False,
+        and changes nothing, if the budget does not suffice to raise the levels of all successors.
         """
         self._allowed += STEPS_PER_RECORD
         if len(needed) == 1:
-            return True  # the one home itself
+            return True  # only the one home itself
         levels = self._levels
         home, *others = homes
         outside = [one for one in needed if one not in homes]
@@ -67,7 +67,7 @@ class KernelGraph:
         level = max([levels[one] for one in homes])
         lifted = least > level
         if lifted:
-            # A kernel that is lifted again and again is lifted by twice as much each time: what is behind moves seldom.
+            # A kernel whose level rises repeatedly rises by twice as much each time, so successors move rarely.
             level = least + self._slack[home]
         if lifted or others:
             moves = self._behind(homes, level)
@@ -91,9 +91,9 @@ class KernelGraph:
         return True
 
     def preceding(self, candidates: Sequence[int], targets: Collection[int]) -> set[int]:
-        """Those of `candidates` that one of `targets` must wait for, not counting itself.
+        """Return those of `candidates` that one of `targets`, other than itself, depends on.
 
-        All that the allowance leaves open are among them.
+        Candidates that the budget leaves undecided are included.
         """
         highest = max([self._levels[one] for one in targets])
         still_open = {one for one in candidates if self._levels[one] < highest}
@@ -105,7 +105,7 @@ class KernelGraph:
         before = set(targets)
         backward = self._backward(still_open, before, found)
         forward = self._forward(still_open, before, found, highest)
-        for _ in zip(backward, forward, strict=False):  # until either side has seen everything
+        for _ in zip(backward, forward, strict=False):  # until either search is exhausted
             self.steps += 2
             self._allowed -= 2
             if self._allowed < 0:
@@ -113,7 +113,7 @@ class KernelGraph:
         return found
 
     def _backward(self, still_open: set[int], before: set[int], found: set[int]) -> Iterator[None]:
-        """Walk from the targets to what they wait for; `before` takes in everything seen."""
+        """Search from the targets to their predecessors, which are added to `before`."""
         lowest = min(self._levels[one] for one in still_open)
         stack = list(before)
         while stack:
@@ -130,7 +130,7 @@ class KernelGraph:
                     stack.append(kernel)
 
     def _forward(self, still_open: set[int], before: set[int], found: set[int], highest: int) -> Iterator[None]:
-        """Walk from each candidate to what waits for it, until it meets what the targets wait for."""
+        """Search from each candidate to its successors, until one is a predecessor of the targets."""
         fruitless: set[int] = set()
         for start in sorted(still_open, reverse=True):
             seen, stack, met = {start}, [start], False
@@ -151,7 +151,7 @@ class KernelGraph:
             still_open.discard(start)
 
     def _behind(self, homes: Sequence[int], level: int) -> dict[int, int] | None:
-        """The new levels of all that waits for `homes` when these are at `level`; None if the allowance is too low."""
+        """Return new levels of all successors of `homes` when these are at `level`; None if the budget is too low."""
         moves: dict[int, int] = {}
         heap: list[tuple[int, int]] = []
 

@@ -1,7 +1,7 @@
-"""What follows from one operator's argument shapes: its formula's counts, what it reads and writes, what it returns.
+"""Compute the cost of one operator call from its argument shapes: operations, reads, writes, and the result's shapes.
 
-A `Plan` is computed at the first call with these shapes and used for every like call of the process. It is a function
-of shapes, strides, layouts and dtypes alone, so that no count depends on what was counted before.
+The result is cached per operator and argument shapes for the life of the process. It depends on shapes, strides,
+layouts and dtypes only, so that no count depends on earlier ones.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from effbench.cost.walk import PLAIN, flatten, hashable, is_meta, key_of, moved,
 
 __all__ = [
     "WHOLE",
+    "CallCost",
     "Operator",
-    "Plan",
+    "cost_of_call",
     "count",
     "decompose",
     "describe",
@@ -31,21 +32,20 @@ __all__ = [
     "memory_of",
     "moved",
     "packed",
-    "plan_call",
     "rebuilt",
 ]
 
 WHOLE = frozenset({"scaled_dot_product_attention", "lstm", "gru", "rnn_tanh", "rnn_relu"})
-"""Operators that torch takes apart on some devices, and that are counted as one on all."""
+"""Operators that torch decomposes on some devices, and that are counted as one operator on all of them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """All that follows from an operator's argument shapes: computed once, used for every like call of the process.
+class CallCost:
+    """The cost of an operator call with given argument shapes, which is cached.
 
-    `reads` are (position among the input tensors, elements, bytes, `layout_of`); `writes` are (position among the
-    outputs or, in place, the inputs, elements, bytes). `returns` rebuilds the result: shape, stride and dtype of each
-    output, or the position of the input that comes back.
+    `reads` are (index of the input tensor, elements, bytes, `layout_of`). `writes` are (index of the output or, in
+    place, of the input, elements, bytes). `returns` describes how to rebuild the result: shape, stride and dtype of
+    each output, or the index of the input that is returned.
     """
 
     formula: Formula
@@ -63,7 +63,7 @@ class Plan:
 
 
 class Operator(NamedTuple):
-    """What is known of an ATen operator before any call."""
+    """Facts about an ATen operator that do not depend on its arguments."""
 
     name: str
     formula: Formula
@@ -75,7 +75,7 @@ class Operator(NamedTuple):
 
 
 def describe(func: Any) -> Operator:
-    """What is known of an ATen overload before it is called: its name, its formula, and which arguments it mutates."""
+    """Look up an ATen overload: its name, its formula, and which arguments it mutates."""
     full = func.name()
     name = full.split(".")[0].removeprefix("aten::")
     pointwise = torch.Tag.pointwise in func.tags
@@ -87,7 +87,7 @@ def describe(func: Any) -> Operator:
         if argument.alias_info is not None and argument.alias_info.is_write
     )
     key = torch._C.DispatchKey.CompositeImplicitAutograd
-    # torch._decomp adds decompositions in Python, of operators that run as one: only for what has no formula.
+    # torch._decomp also has Python decompositions of operators that run as one kernel: use it only without a formula.
     if free or name in WHOLE:
         composite = False
     else:
@@ -102,35 +102,34 @@ def _decomposes(name: str) -> bool:
 
 
 def decompose(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Run an operator by its parts, as torch does outside inference mode; NotImplemented where it has none.
+    """Run an operator's decomposition, as torch does outside inference mode; NotImplemented where it has none.
 
-    `func.decompose` would prefer decompositions in Python, which copy where the operator does not (dropout in eval
-    mode).
+    `func.decompose` would prefer Python decompositions, which copy where the operator does not (dropout in eval mode).
     """
     if _decomposes(func.name()):
         return func._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
     return func.decompose(*args, **kwargs)
 
 
-def plan_call(
+def cost_of_call(
     operator: Operator,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     tensors: list[Tensor],
     result: Any,
     outputs: list[Tensor],
-) -> Plan:
-    """The plan for one real call of the operator: free when it only views, else counted from its shapes."""
+) -> CallCost:
+    """Compute the cost of one call of the operator: nothing if it only returns a view, else by its formula."""
     shapes = tuple([shape_of(tensor) for tensor in tensors])
     outs = tuple([shape_of(tensor) for tensor in outputs])
     storages = [memory_of(tensor) for tensor in tensors]
     fresh = [tensor for tensor in outputs if not _among(storages, tensor)]
     if not fresh and not operator.mutated and (outputs or operator.formula is UNKNOWN):
-        return Plan(UNKNOWN, True, shapes, outs)
+        return CallCost(UNKNOWN, True, shapes, outs)
     only_written = {name for _, name, keyword in operator.mutated if keyword}
     named = dict(operator.arguments)
     seen = _shapes(args)
-    # Tensors stand in the order of the arguments as given, then of the keywords as given.
+    # Tensors are in the order of the positional arguments and then of the keyword arguments, as given.
     named.update(zip(named, seen, strict=False))
     owners = [name for name, value in zip(named, args, strict=False) for _ in range(_tensors(value))]
     for name, value in kwargs.items():
@@ -155,7 +154,7 @@ def count(
     unread: Iterable[int] = (),
     returns: tuple[Any, ...] | None = None,
     container: type | None = None,
-) -> Plan:
+) -> CallCost:
     """Apply the formula: elements read from weights and activations, elements written, multiply-adds."""
     if targets and not call.outputs:
         call = Call(call.op, call.args, call.inputs, tuple(call.inputs[place] for place in targets), call.kwargs,
@@ -172,7 +171,7 @@ def count(
         elements = _read(found, call, position, tensor)
         if elements is not None:
             elements += between if position == 0 else 0
-            half = call.op.endswith("fp16") and owner_of(call, position) == "W_prepack"  # unpacked to float32
+            half = call.op.endswith("fp16") and argument_of(call, position) == "W_prepack"  # unpacked to float32
             reads.append((position, elements, _bytes(tensor, elements) // (2 if half else 1), layout_of(tensor)))
     writes = []
     for position in targets or range(found.primary or len(outputs)):
@@ -183,7 +182,7 @@ def count(
         elements += between if position == 0 else 0
         writes.append((position, elements, _bytes(tensor, elements)))
     products = found.activations(call) if found.activations else call.out
-    return Plan(
+    return CallCost(
         formula=found,
         free=False,
         inputs=tuple(map(tuple, call.inputs)),
@@ -199,14 +198,14 @@ def count(
     )
 
 
-def owner_of(call: Call, position: int) -> str:
-    """The argument that a tensor belongs to, "" in a call without names."""
+def argument_of(call: Call, position: int) -> str:
+    """Return the name of the argument that a tensor belongs to, "" in a call without names."""
     return call.owners[position] if call.owners else ""
 
 
 def _read(found: Formula, call: Call, position: int, tensor: Tensor) -> int | None:
-    """Elements that an operator reads of one operand; None where it does not look at it."""
-    owner = owner_of(call, position)
+    """Return the number of elements that an operator reads of one operand; None where it does not read it."""
+    owner = argument_of(call, position)
     if found.reads == "like" or owner == "batch_sizes":
         return 0
     elements = _memory(tensor)
@@ -223,12 +222,12 @@ def _read(found: Formula, call: Call, position: int, tensor: Tensor) -> int | No
     if owner == "source" and found.touched and call.has("mask"):
         return min(elements, found.touched(call))
     if not tensor.dim() and call.out != 1 and (found.fusion == "pointwise" or owner in ("values", "value")):
-        return 0  # a number, as Python wraps it in ``x[index] = 0`` or ``torch.where(mask, x, 0)``
+        return 0  # a Python number wrapped in a tensor, as in ``x[index] = 0`` or ``torch.where(mask, x, 0)``
     return elements
 
 
 def known_result(operator: Operator, args: tuple[Any, ...], tensors: Sequence[Tensor]) -> Any:
-    """The result on meta of two frequent operators whose shape rules torch runs slowly, in Python; otherwise None."""
+    """Return the meta result of two frequent operators whose shape functions are slow Python code; otherwise None."""
     x = tensors[0]
     if operator.pointwise and operator.mutated and x is args[0]:
         return x if all(other.shape == x.shape and other.dtype == x.dtype for other in tensors) else None
@@ -238,7 +237,7 @@ def known_result(operator: Operator, args: tuple[Any, ...], tensors: Sequence[Te
 
 
 def _returns(result: Any, tensors: Sequence[Tensor], storages: Sequence[Any]) -> tuple[Any, Any]:
-    """How to rebuild a result without running the operator; None where that is not safe."""
+    """Describe how to rebuild a result without running the operator; None where that is not safe."""
     items = [result] if isinstance(result, Tensor) else result
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, Tensor) for item in items):
         return None, None
@@ -258,11 +257,11 @@ def _returns(result: Any, tensors: Sequence[Tensor], storages: Sequence[Any]) ->
 
 
 class _Nowhere:
-    """Memory that torch does not show."""
+    """Placeholder for memory that torch does not expose."""
 
 
 def memory_of(tensor: Tensor) -> Any:
-    """The memory behind a tensor, one object for all its views: its storage, of a sparse one that of its values."""
+    """Return the storage of a tensor, which its views share; for a sparse tensor the storage of its values."""
     try:
         return storage_of(tensor)
     except (NotImplementedError, RuntimeError):
@@ -271,7 +270,7 @@ def memory_of(tensor: Tensor) -> Any:
 
 
 def layout_of(tensor: Tensor) -> object:
-    """How a tensor lies in its memory, but for where it begins."""
+    """Return the layout of a tensor in its storage, without the offset."""
     return (tensor.shape, tensor.stride()) if tensor.layout is torch.strided else (tensor.shape, tensor.layout)
 
 
@@ -281,7 +280,7 @@ def _among(storages: Sequence[Any], tensor: Tensor) -> bool:
 
 
 def _pieces(tensor: Tensor) -> list[Tensor]:
-    """The dense tensors that a sparse one consists of."""
+    """Return the dense tensors that a sparse one consists of."""
     if tensor.layout is torch.sparse_coo:
         return [tensor._values(), tensor._indices()]
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
@@ -292,7 +291,7 @@ def _pieces(tensor: Tensor) -> list[Tensor]:
 
 
 def _memory(tensor: Tensor) -> int:
-    """Different elements seen through a tensor: one along an expanded dimension, values and indices of a sparse one."""
+    """Count the distinct memory elements of a tensor: expanded dimensions once, values and indices if sparse."""
     if tensor.layout is not torch.strided:
         return sum(piece.numel() for piece in _pieces(tensor)) or tensor.numel()
     return distinct_elements(tensor.shape, tensor.stride())
@@ -306,8 +305,9 @@ def _bytes(tensor: Tensor, elements: int) -> int:
 
 
 def shape_of(tensor: Tensor) -> Shape:
-    """The shape as a formula sees it: of a mask with how many elements it selects, of a sparse tensor with how many
-    it stores, where there are values to tell."""
+    """Return the `Shape` of a tensor: with the number of selected elements for a mask, and of stored elements for a
+    sparse tensor, where there are values to know them from.
+    """
     if tensor.dtype in (torch.bool, torch.uint8) and tensor.dim():
         mask = Mask(tensor.shape)
         mask.selected = None if is_meta(tensor) else _selected(tensor)
@@ -322,7 +322,7 @@ def shape_of(tensor: Tensor) -> Shape:
 def _selected(mask: Tensor) -> int | None:
     try:
         return int(torch.count_nonzero(mask))
-    except Exception:  # a tensor that stands for many, under vmap
+    except Exception:  # a batched tensor under vmap
         return None
 
 
@@ -342,7 +342,7 @@ def _shapes(value: Any) -> Any:
 
 
 def _tensors(value: Any) -> int:
-    """How many tensors `key_of` finds in one argument."""
+    """Count the tensors that `key_of` finds in one argument."""
     if value is None or value.__class__ in PLAIN:
         return 0
     if isinstance(value, Tensor):

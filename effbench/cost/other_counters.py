@@ -1,8 +1,8 @@
-"""Other counters beside ours, with the reason for every difference in multiply-adds.
+"""Compare our multiply-adds with other counters (fvcore, torch), and explain every difference.
 
-fvcore follows a jit trace and counts normalisation, pooling and interpolation among its "flops"; torch's own counter
-sees ATen operators as ours does. Neither counts memory access. A counter that is missing or fails gives a row that
-says so.
+fvcore counts on a jit trace, and includes normalisation, pooling and interpolation in its "flops". torch's counter sees
+ATen operators, as ours does. Neither counts memory access. A counter that is not installed or fails gives a row with
+the reason.
 """
 
 from __future__ import annotations
@@ -28,12 +28,11 @@ from effbench.cost.sandbox import lent, meta_twin, quiet_torch
 
 @dataclass(frozen=True)
 class Check:
-    """One other counter on the same network and input.
+    """The result of another counter on the same network and input.
 
-    `madds` is its count in our unit, None where it did not run; `difference` is `madds` - `ours`. `parts` splits the
-    difference by cause, `unexplained` is what no cause accounts for, and `reason` says it all in one line.
-    `activations` are its output elements of convolutions and matrix products, beside `ours_activations`, where it
-    counts them.
+    `madds` is its result in multiply-adds, None where it did not run; `difference` is `madds` - `ours`. `parts` splits
+    the difference by cause, `unexplained` is the rest, and `reason` is a summary in one line. `activations` are its
+    output elements of convolutions and matrix products, to compare with `ours_activations`, where it counts them.
     """
 
     counter: str
@@ -64,7 +63,7 @@ def crosscheck(
     dtype: str = "float32",
     inputs: tuple[Any, ...] | None = None,
 ) -> tuple[Check, ...]:
-    """Count with fvcore and with torch's own counter. The model is left as it was. Raises what `profile` raises."""
+    """Count with fvcore and with torch's own counter. The model is not changed. Raises what `profile` raises."""
     ours = profile(model, input_shape, batch=batch, dtype=dtype, inputs=inputs)
     kind: torch.dtype = getattr(torch, dtype)
     model = getattr(model, "_orig_mod", model)
@@ -88,7 +87,7 @@ def crosscheck(
 
 
 def cpu_twin(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """Values for fvcore, which cannot trace on meta; zeros where there are none."""
+    """Return a function that copies tensors to the CPU for fvcore, which cannot trace on meta. Meta becomes zeros."""
 
     def twin(tensor: Tensor) -> Tensor:
         real = torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor.detach().cpu().clone()
@@ -129,13 +128,13 @@ def _fvcore(model: nn.Module, inputs: tuple[Any, ...], ours: Profile) -> Check:
 
 
 def _names(skipped: Mapping[str, Counter[str]]) -> dict[str, None]:
-    """Operators among the skipped ones that have multiply-adds, as fvcore spells them."""
+    """Return the skipped operators that have multiply-adds, by fvcore's names."""
     found = {name for counter in skipped.values() for name in counter}
     return {name: None for name in sorted(found) if name.split("::")[-1].split(".")[0] in FVCORE_BLIND}
 
 
 def _own(inclusive: Mapping[str, int]) -> dict[str, int]:
-    """What each module path counts itself, given sums that include its children."""
+    """Subtract the sums of children: return the count of each module path without them."""
     own = dict(inclusive)
     for path, amount in inclusive.items():
         if path:

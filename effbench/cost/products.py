@@ -1,4 +1,4 @@
-"""Multiply-adds of every operator that multiplies matrices, as pure functions of shapes. No torch."""
+"""Multiply-adds of convolutions, matrix products, attention and recurrent layers, from shapes. No torch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _WEIGHT = ("weight", "packed_weight", "W_prepack", "qw", "W")
 def convolution(call: Call) -> int | None:
     """Multiply-adds of an N-d convolution, weight (c2, c1/g, *kernel), transposed (c1, c2/g, *kernel)."""
     weight = call.operand(1, *_WEIGHT)
-    if len(weight) < 3:  # packed in a layout of its own
+    if len(weight) < 3:  # packed in a private layout
         return None
     transposed = bool(call.argument(6, "transposed", False)) or "transpose" in call.op
     return (call.operand(0, *_INPUT).numel if transposed else call.out) * prod(weight[1:])
 
 
 def convolution_backward(call: Call) -> int:
-    """Multiply-adds of a convolution's gradients: the convolution once for each gradient asked for."""
+    """Multiply-adds of a convolution's gradients: those of the convolution for each requested gradient."""
     grad, x, weight = call.operand(0, "grad_output"), call.operand(1, "input", "self"), call.operand(2, "weight")
     once = (x if call.argument(7, "transposed", False) else grad).numel * prod(weight[1:])
     return int(once * sum(call.argument(10, "output_mask", (True, True))[:2]))
@@ -57,7 +57,7 @@ def product(call: Call) -> int | None:
 
 
 def sampled_product(call: Call) -> int | None:
-    """Multiply-adds of ``mat1 @ mat2`` where self, a sparse matrix, stores an element: k for each of them."""
+    """Multiply-adds of ``mat1 @ mat2`` at the stored elements of self, a sparse matrix: k for each of them."""
     sampled = call.operand(0, "self")
     stored = sampled.stored if isinstance(sampled, Sparse) else None
     return None if stored is None else stored * call.operand(1, "mat1")[-1]
@@ -72,8 +72,8 @@ def batch_reduced_product(call: Call) -> int:
 def grouped_product(call: Call) -> int:
     """Multiply-adds of a grouped product, self (m, k) or (g, m, k), mat2 (k, n) or (g, k, n).
 
-    Rows, or columns, are shared out among the groups: k for each output. Two matrices share out k instead, and every
-    group has an output (m, n) of its own.
+    Rows or columns are divided among the groups: k for each output. Of two matrices, k is divided instead, and every
+    group has its own output (m, n).
     """
     left, right = call.operand(0, "self"), call.operand(1, "mat2")
     return prod(left) * right[-1] if len(left) == len(right) == 2 else call.out * left[-1]
@@ -82,7 +82,8 @@ def grouped_product(call: Call) -> int:
 def trilinear(call: Call) -> int:
     """Multiply-adds of a bilinear layer, x (n, i), weight (o, i, j), y (n, j): i·j for every output.
 
-    In general the product of the three operands' broadcast sizes, each with the dimensions of its `expand` put in.
+    In general it is the product of the three operands' broadcast sizes, each with the dimensions of its `expand`
+    inserted.
     """
     if "expand1" not in call.named:
         return call.out * prod(call.inputs[1][1:])
@@ -96,13 +97,13 @@ def trilinear(call: Call) -> int:
 
 
 def packed_linear(call: Call) -> int | None:
-    """Multiply-adds of a linear layer whose packed weight says its shape (out, in)."""
+    """Multiply-adds of a linear layer whose packed weight has the shape (out, in)."""
     weight = call.operand(-1, *_WEIGHT)
     return call.out * weight[-1] if len(weight) == 2 else None
 
 
 def affine_grid(call: Call) -> int:
-    """Multiply-adds of a grid of points (…, d) moved by theta (n, d, d + 1): homogeneous points times a matrix."""
+    """Multiply-adds of a grid of points (…, d) mapped by theta (n, d, d + 1): homogeneous points times a matrix."""
     return call.out * call.operand(0, "theta")[-1]
 
 
@@ -115,28 +116,28 @@ def euclidean(call: Call) -> int:
 
 
 def scores(call: Call) -> int:
-    """Elements of the score matrix: a row of keys for every query of the output."""
+    """Elements of the score matrix: one per query of the output and key."""
     return prod(call.outputs[0][:-1]) * call.operand(1, "key")[-2]
 
 
 def attention(call: Call) -> int:
     """Multiply-adds of ``softmax(q @ k^T) @ v``: query (…, n, e), key (…, m, e), value (…, m, f), out (…, n, f).
 
-    Counted from the output, since queries, keys and values may each be broadcast, and heads shared by several queries.
+    Counted from the output, since queries, keys and values may be broadcast, and several query heads share key heads.
     """
     return scores(call) * (call.operand(0, "query")[-1] + call.operand(2, "value")[-1])
 
 
 def attention_backward(call: Call) -> int:
-    """Multiply-adds of attention's gradients: the scores again, and two products for each of scores and values."""
+    """Multiply-adds of attention's gradients: the scores again, and two products each for scores and values."""
     query, key, value = call.operand(1, "query"), call.operand(2, "key"), call.operand(3, "value")
     return prod(query[:-1]) * key[-2] * (3 * query[-1] + 2 * value[-1])
 
 
 def _rows_of_kernel(call: Call) -> tuple[int, int, int, int] | None:
-    """Queries times heads, keys, and the two widths in the layout (batch, tokens, heads, width) of the raw kernels."""
+    """Return queries times heads, keys, and both widths, for kernels with layout (batch, tokens, heads, width)."""
     if any(call.has(name) for name in ("cum_seq_q", "cum_seq_k", "cu_seqlens_q", "cu_seqlens_k", "block_table")):
-        return None  # sequences of several lengths in one tensor: the lengths are values
+        return None  # packed sequences of different lengths: the lengths are values, not shapes
     query, key, value = call.operand(0, "query"), call.operand(1, "key"), call.operand(2, "value")
     return prod(query[:-1]), key[-3], query[-1], value[-1]
 
@@ -160,7 +161,7 @@ def kernel_scores(call: Call) -> int:
 
 
 def _tokens(call: Call) -> tuple[int, int, int]:
-    """Rows of the query, rows of the key, and keys per query, of the whole-layer kernels (batch, tokens, width)."""
+    """Return rows of the query, rows of the key, and keys per query, for whole-layer kernels (batch, tokens, width)."""
     query = call.operand(0, "query", "src")
     key = call.operand(1, "key") if call.has("key") else query
     return prod(query[:-1]), prod(key[:-1]), key[-2]
@@ -216,14 +217,14 @@ _MODES = {2: 9, 3: 8}  # as cuDNN numbers them
 def recurrent(call: Call, weights: int) -> int:
     """Multiply-adds of a recurrent layer, inputs (x, *weights, *states): every weight matrix once per row.
 
-    A row is one time step of one sequence; `weights` says how many of the inputs are weights and biases.
+    A row is one time step of one sequence. `weights` is the number of inputs that are weights and biases.
     """
     rows = prod(call.inputs[0][:-1])
     return rows * sum(shape.numel for shape in call.inputs[1 : 1 + weights] if len(shape) == 2)
 
 
 def _matrices(call: Call) -> list[Shape]:
-    """The weight matrices, one by one or in lists, those of quantised cells packed two by two."""
+    """Return the weight matrices, which come singly, in lists, or (quantised cells) packed in pairs."""
     names = ("params", "weight", "weight0", "weight1", "w_ih", "w_hh")
     listed = [call.named.get(name) for name in names]
     found: list[Shape] = []
@@ -237,7 +238,7 @@ def _matrices(call: Call) -> list[Shape]:
 
 
 def recurrent_rows(call: Call) -> int:
-    """Time steps of all sequences: x (…, width), packed or padded; of a cell the rows of its input."""
+    """Time steps of all sequences: x (…, width), packed or padded; for a cell the rows of its input."""
     return prod(call.operand(0, "input", "data")[:-1])
 
 
@@ -270,7 +271,7 @@ def recurrent_directions(call: Call) -> int:
 
 
 def recurrent_between(call: Call) -> int:
-    """Elements that pass between the layers inside one operator."""
+    """Elements passed between the layers inside one operator."""
     return int(call.argument(4, "num_layers", 1) - 1) * recurrent_rows(call) * call.outputs[0][-1]
 
 

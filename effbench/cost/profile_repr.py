@@ -1,4 +1,4 @@
-"""A profile on one screen: as text for a terminal, as HTML for a notebook."""
+"""Render a profile on one screen: as text for a terminal, as HTML for a notebook."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from effbench.cost.costs import Profile
 
 WIDTH = 100
-"""Columns of the text."""
+"""Width of the text in columns."""
 COSTLIEST = 5
 NAMED = 4
-"""So many operators without a formula are named, and the rest counted."""
+"""Number of uncounted operators that are named; of the others only the number is given."""
 
 
 class Row(NamedTuple):
-    """One module: where it is, what it is, its multiply-adds and its memory access in elements."""
+    """One module: its path, class, multiply-adds, and memory access in elements."""
 
     path: str
     kind: str
@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
 
 def text(profile: Profile) -> str:
-    """At most 25 lines of at most 100 columns."""
+    """Render as text: at most 25 lines of at most 100 columns."""
     cost = profile.cost
     lines = [f"{_line(profile.model)}: input {fed(profile)}, batch {profile.batch}, {profile.dtype}"]
     lines += [f"  {name:<12}{_number(value):>10}  {about}" for name, value, about in _counts(profile)]
@@ -51,7 +51,7 @@ def text(profile: Profile) -> str:
 
 
 def page(profile: Profile) -> str:
-    """Tables without a style sheet or a script; all that is not ours is escaped."""
+    """Render as HTML tables without style sheets or scripts. Names from the model are escaped."""
     cost, escape = profile.cost, html.escape
     cells, right = "style='text-align:left'", "style='text-align:right'"
     counts = "".join(
@@ -87,7 +87,7 @@ def page(profile: Profile) -> str:
 
 
 def costliest(profile: Profile) -> tuple[Row, ...]:
-    """The modules whose own operators cost most: by multiply-adds, or by memory access where there are none."""
+    """Return the modules whose own operators cost most: by multiply-adds, or by memory access where there are none."""
     sums: dict[str, Row] = {}
     for op in profile.ops:
         old = sums.get(op.module, Row(op.module, op.module_type, 0, 0))
@@ -97,7 +97,7 @@ def costliest(profile: Profile) -> tuple[Row, ...]:
 
 
 def fed(profile: Profile) -> str:
-    """The inputs without the batch, as the command line writes them."""
+    """Format the inputs without the batch, in the syntax of the command line."""
     inputs: Iterable[Input] = profile.inputs or (Input(tuple(profile.input_shape)),)
     return _cut(" and ".join(map(str, inputs)), 60)
 
@@ -131,7 +131,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def _line(words: str) -> str:
-    """Printable and in one line: a class or a module may be called anything."""
+    """Make a name printable and one line, since classes and modules may have any name."""
     return "".join(mark if mark.isprintable() else " " for mark in str(words)).strip()
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from effbench.core import inputs as core_inputs
-from effbench.core.cost import Cost, Traffic
+from effbench.core.cost import Cost, Kernel, Traffic
 from effbench.core.errors import InvalidValue, ModelError, NeedsValues
 from effbench.core.inputs import Input
 from effbench.cost import child, example_inputs
@@ -24,10 +24,17 @@ from effbench.cost.familiar import keeps_nothing
 from effbench.cost.formulas import PRODUCTS
 from effbench.cost.fusion import fused_levels, traffic
 from effbench.cost.records import Record, scaled_apart, stored_bytes
-from effbench.cost.roofline import Kernel
-from effbench.cost.sandbox import fake_twin, lent, meta_twin, quiet_torch, real_twin, uncollected, uninterrupted
+from effbench.cost.sandbox import (
+    fake_twin,
+    lent,
+    meta_twin,
+    quiet_torch,
+    real_twin,
+    signals_deferred,
+    without_garbage_collection,
+)
 from effbench.cost.trace import Tensors, Trace, trace
-from effbench.cost.trace_modes import Device, Refusal, TraceMode, first_that_holds, home_of, parameters
+from effbench.cost.trace_modes import Device, Refusal, TraceMode, count_in_cheapest_mode, home_of, parameters
 from effbench.cost.walk import packed
 
 _T = TypeVar("_T")
@@ -102,7 +109,7 @@ def profile(
         try:
             found = _profiled(paths, replace(feed, casts=False, dtype=dtype if is_held else "float32"), device)
         except ModelError:
-            raise error from None  # the cast is not what it fails for
+            raise error from None  # the cast is not the cause
         if is_held:
             return found
         advice = f" (--dtype {own[0]} takes it as it is)" if len(own) == 1 and own[0] in DTYPES else ""
@@ -118,15 +125,15 @@ def _profiled(paths: Mapping[nn.Module, str], feed: Feed, device: Device) -> Pro
     is_familiar = is_alone and feed.values is None and keeps_nothing(paths)
     _import_shape_rules()
     if not child.can_fork() or (device != "meta" and home_of(model).type not in ("cpu", "meta")):
-        return first_that_holds(list(paths), device, lambda mode: _attempt(paths, feed, mode))
+        return count_in_cheapest_mode(list(paths), device, lambda mode: _attempt(paths, feed, mode))
 
     def carry_out(mode: TraceMode) -> Profile | Refusal:
         if is_familiar and mode.tensors == "meta":
-            with uninterrupted():
+            with signals_deferred():
                 return _attempt(paths, feed, mode)
         return apart(lambda: _attempt(paths, feed, mode, disposable=True))
 
-    return first_that_holds(list(paths), device, carry_out)
+    return count_in_cheapest_mode(list(paths), device, carry_out)
 
 
 def count(
@@ -145,7 +152,7 @@ def count(
     paths = _paths(model)
     feed = _fed(list(paths), input_shape, batch, dtype, inputs)
     _import_shape_rules()
-    return first_that_holds(list(paths), device, lambda mode: _attempt(paths, feed, mode))
+    return count_in_cheapest_mode(list(paths), device, lambda mode: _attempt(paths, feed, mode))
 
 
 def apart(carry_out: Callable[[], _T]) -> _T:
@@ -158,8 +165,8 @@ def apart(carry_out: Callable[[], _T]) -> _T:
     """
 
     def alone() -> _T:
-        torch.set_num_threads(1)  # the threads that would help are not in the copy
-        sys.setrecursionlimit(10 * sys.getrecursionlimit())  # hooks and operators add frames to a deep network's own
+        torch.set_num_threads(1)  # fork does not copy the threads of the intra-op pool
+        sys.setrecursionlimit(10 * sys.getrecursionlimit())  # hooks and operators add frames to those of a deep network
         return carry_out()
 
     if not child.can_fork():
@@ -185,7 +192,7 @@ def _import_shape_rules() -> None:
         before = set(os.environ)
         with suppress(ImportError):
             importlib.import_module("torch._dynamo")
-        for name in set(os.environ) - before:  # it sets variables of its own
+        for name in set(os.environ) - before:  # the imports set environment variables
             del os.environ[name]
 
 
@@ -199,10 +206,10 @@ def _partial(found: Any) -> Any:
 
 def _paths(model: nn.Module) -> dict[nn.Module, str]:
     """The path of every module of the network, itself first."""
-    model = getattr(model, "_orig_mod", model)  # the network inside a torch.compile wrapper
+    model = getattr(model, "_orig_mod", model)  # unwrap torch.compile
     paths: dict[nn.Module, str] = {}
     waiting = [("", model)]
-    while waiting:  # as `named_modules`, in a third of its time
+    while waiting:  # like `named_modules`, in a third of its time
         path, module = waiting.pop()
         if module not in paths:
             paths[module] = path
@@ -252,7 +259,7 @@ class Feed:
         return " and ".join(str(replace(item, shape=(self.batch, *item.shape))) for item in self.inputs)
 
 
-@uncollected()
+@without_garbage_collection()
 def _attempt(
     paths: Mapping[nn.Module, str], feed: Feed, mode: TraceMode, *, disposable: bool = False
 ) -> Profile | Refusal:
@@ -307,8 +314,8 @@ def _traced(
 
     found = once(feed)
     if feed.values is None and any(access.constant for record in found.records for access in record.writes):
-        # Made from constants alone, yet perhaps once per image (a class token repeated): a larger batch tells. Twice
-        # as large, since some operators run at batch 1 alone.
+        # A constant may be repeated once per image, such as a class token; tracing at a larger batch shows it. Twice as
+        # large rather than 1 and 2, since some operators run only at batch 1.
         with suppress(Exception):
             again = once(replace(feed, batch=2 * feed.batch))
             return replace(found, records=scaled_apart(found.records, again.records))
@@ -374,7 +381,7 @@ def _held(value: Any) -> int:
 def _attributes(module: nn.Module) -> Iterable[Any]:
     if not isinstance(module, torch.jit.ScriptModule):
         return vars(module).values()
-    # TorchScript tells its attributes by name alone; these are the names that torch's quantised layers have.
+    # TorchScript exposes attributes by name only; torch's quantised layers use these names.
     names = ("_packed_params", "_packed_weight", "param")
     return [module._c.getattr(name) for name in names if module._c.hasattr(name)]
 
@@ -394,7 +401,7 @@ def _placed(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def _op_cost(record: Record) -> OpCost:
-    plan, moved = record.plan, traffic((*record.reads, *record.writes))
+    cost, moved = record.cost, traffic((*record.reads, *record.writes))
     written = sum([access.elements for access in record.writes])
     weights_written = sum([access.elements for access in record.writes if access.constant])
     return OpCost(
@@ -402,12 +409,12 @@ def _op_cost(record: Record) -> OpCost:
         module_type=record.module_type,
         call=record.call,
         op=record.op,
-        kind=plan.formula.kind,
-        input_shapes=plan.inputs,
-        output_shapes=plan.outputs,
-        madds=plan.madds,
-        activations=plan.activations,
-        elementwise=plan.elementwise,
+        kind=cost.formula.kind,
+        input_shapes=cost.inputs,
+        output_shapes=cost.outputs,
+        madds=cost.madds,
+        activations=cost.activations,
+        elementwise=cost.elementwise,
         weights_read=moved.weights - weights_written,
         activations_read=moved.activations - (written - weights_written),
         written=written,

@@ -1,4 +1,4 @@
-"""What the tracer writes down: one record per operator call, with every tensor it read and wrote."""
+"""The tracer's records: one per operator call, with every tensor that it read and wrote."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from effbench.cost.op_cost import Plan
+from effbench.cost.op_cost import CallCost
 
 
 class Access(NamedTuple):
-    """One tensor read or written: its content, the part of it, and whether the network's input does not reach it."""
+    """One tensor read or written: content number, which part of it, and whether it is independent of the input."""
 
     value: int
     view: object
@@ -20,23 +20,23 @@ class Access(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One operator call, in order of execution. `module` is a path ("" is the model), `call` which use of it."""
+    """One operator call. `module` is the module's path ("" is the model), `call` numbers the calls of that module."""
 
     op: str
     module: str
     module_type: str
     call: int
-    plan: Plan
+    cost: CallCost
     reads: tuple[Access, ...]
     writes: tuple[Access, ...]
 
 
 def scaled_apart(records: Sequence[Record], again: Sequence[Record]) -> list[Record]:
-    """The records with every constant that grows with the batch marked as none.
+    """Return the records, in which constants that grow with the batch no longer count as constants.
 
-    `again` is the same network at a larger batch. A call is found there by its module, its operator and how many of
-    that operator the module ran before; what has no like there (some operators run at one batch size only) stays as
-    it is.
+    `again` is the same network at a larger batch. A call is matched there by its module, its operator, and how many
+    calls of that operator the module made before. A call without a match stays as it is, since some operators run at
+    one batch size only.
     """
     likes = dict(zip(_places(again), again, strict=True))
 
@@ -70,9 +70,9 @@ def _places(records: Sequence[Record]) -> list[tuple[object, ...]]:
 
 
 def stored_bytes(records: Sequence[Record]) -> dict[int, int]:
-    """By content that is a weight of fewer bytes unpacked, the bytes of what it was unpacked from.
+    """Map the contents that are unpacked weights to the bytes of their packed form.
 
-    A quantised weight is held in fewer bytes than its product computes with: it is read as it is held.
+    A quantised weight is stored in fewer bytes than the product computes with. The stored bytes are what is read.
     """
     sources: dict[int, frozenset[Access]] = {}
     found: dict[int, int] = {}

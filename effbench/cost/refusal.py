@@ -1,6 +1,6 @@
-"""Why a network did not run on its inputs, in one line: what it said itself, and what to do where that is clear.
+"""Explain in one line why a network failed on its inputs: its own error message, and advice where the cause is clear.
 
-Pure functions of an error, of what is known of the network, and of the inputs it was given.
+Pure functions of the error, of facts about the network, and of its inputs.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 LONGEST = 300
-"""Characters of a reason; some errors print whole tensors."""
+"""Most characters of a reason, since some errors print whole tensors."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a hint may depend on: the network's class, and its first convolution and embedding.
+    """Facts about a network that advice is based on.
 
-    `conv_dims` is 1, 2 or 3 for the first convolution that is not transposed (0 without one), `channels` what it takes
-    in. `embeds` says that there is an embedding, `features` what the first nn.Linear takes in (0 without one).
-    `parameters` are the names of what forward takes and has no default for.
+    `conv_dims` is 1, 2 or 3 for the first convolution that is not transposed (0 without one), and `channels` its input
+    channels. `embeds` is whether there is an embedding. `features` are the input features of the first nn.Linear (0
+    without one). `parameters` are the names of forward's parameters without a default.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Facts:
 
 
 def facts_of(network: nn.Module) -> Facts:
-    """The facts of a network, read from its modules. Runs nothing of it."""
+    """Read the facts of a network from its modules, without running it."""
     import inspect
 
     from torch import nn
@@ -56,7 +56,7 @@ def facts_of(network: nn.Module) -> Facts:
     except (TypeError, ValueError):
         parameters = ()
     return Facts(
-        name=getattr(network, "original_name", type(network).__name__),  # of what was scripted
+        name=getattr(network, "original_name", type(network).__name__),  # the class of a scripted module
         conv_dims=len(conv.kernel_size) if conv is not None else 0,
         channels=conv.in_channels if conv is not None else 0,
         embeds=any(isinstance(item, (nn.Embedding, nn.EmbeddingBag)) for item in modules),
@@ -66,23 +66,23 @@ def facts_of(network: nn.Module) -> Facts:
 
 
 def explain(error: BaseException | str, facts: Facts, inputs: Sequence[Input], batch: int = 1) -> str:
-    """One line on why a network did not run.
+    """Explain in one line why a network did not run.
 
     Parameters
     ----------
     error
-        What it raised on the first try, or the text of it.
+        The error of the first attempt, or its text.
     facts
-        What is known of the network (`facts_of`).
+        Facts about the network (`facts_of`).
     inputs
-        What it was fed, without the batch.
+        The inputs, without the batch.
     batch
         Images per call.
 
     Returns
     -------
     str
-        The network, its inputs with the batch, the reason in its own words, and what to do.
+        The network, its inputs with the batch, the error's first line, and what to do.
     """
     reason = first_reason(error)
     fed = " and ".join(str(replace(item, shape=(batch, *item.shape))) for item in inputs) or "nothing"
@@ -90,9 +90,9 @@ def explain(error: BaseException | str, facts: Facts, inputs: Sequence[Input], b
 
 
 def first_reason(error: BaseException | str) -> str:
-    """What an error says, as one line: its type where the text alone would not tell.
+    """Return an error as one line, with its type where the text alone is not clear.
 
-    A heading that ends in a colon takes the line below it along. An error of TorchScript is what its interpreter met.
+    A first line that ends in a colon is joined with the next. Of a TorchScript error, the interpreter's error is taken.
     """
     text = text_of(error).strip()
     kind = "" if isinstance(error, str) else type(error).__name__
@@ -111,28 +111,28 @@ def first_reason(error: BaseException | str) -> str:
     return said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
 
 
-def told_apart(kind: str, reason: str) -> BaseException | str:
-    """The error that `explain` takes, of the name of its type and its text, where the error itself is gone.
+def rebuilt_error(kind: str, reason: str) -> BaseException | str:
+    """Rebuild an error for `explain` from the name of its type and its text, after it crossed a process boundary.
 
-    A type that Python does not have itself gives the text alone.
+    If the type is not a builtin, the text is returned.
     """
     known = getattr(builtins, kind, None)
     if isinstance(known, type) and issubclass(known, Exception):
-        with suppress(TypeError):  # one of Unicode's wants more than a text
+        with suppress(TypeError):  # Unicode errors need more arguments than a text
             return known(reason)
     return reason
 
 
-def first_of(failures: Sequence[BaseException]) -> BaseException:
-    """Of several tries on the same inputs, the first failure that is the network's own.
+def first_own_failure(failures: Sequence[BaseException]) -> BaseException:
+    """Return the first failure of several attempts that is the network's own.
 
-    A try on the meta device may fail only since there are no values there.
+    An attempt on the meta device may fail only because there are no values.
     """
     return next((failure for failure in failures if not re.search(r"\b[Mm]eta\b", text_of(failure))), failures[-1])
 
 
 def advice(error: BaseException | str, facts: Facts, inputs: Sequence[Input]) -> str:
-    """What to do about an error. Speaks of the inputs only where they are the likely cause."""
+    """Return what to do about an error. Advice on inputs is given only where they are the likely cause."""
     text = text_of(error)
     if "maximum recursion depth" in text:
         return "its modules are nested too deeply; raise sys.setrecursionlimit"
@@ -147,7 +147,7 @@ def advice(error: BaseException | str, facts: Facts, inputs: Sequence[Input]) ->
 
 
 def _call(text: str, facts: Facts) -> str:
-    """Forward wants more inputs, fewer, or others by name."""
+    """Advise if forward takes another number of inputs, or other names."""
     if not re.search(r"forward\(\) (missing|takes|got)", text):
         return ""
     wanted = facts.parameters
@@ -164,7 +164,7 @@ _INDEX_ERRORS = (
     r"|[Ee]xpected (dtype|scalar type|type) (int64|int32|Long|Int)"
     r"|(bitwise|shift)\w*\" not implemented for '(Float|Double|Half|BFloat16)'"
 )
-"""What torch says, on meta and on values, where floats stand in the place of whole numbers."""
+"""Errors of torch, on meta and on values, for floats where integers are needed."""
 
 
 def _indices(text: str, facts: Facts, inputs: Sequence[Input]) -> str:
@@ -178,7 +178,7 @@ def _indices(text: str, facts: Facts, inputs: Sequence[Input]) -> str:
 
 
 def _shape(text: str, facts: Facts, inputs: Sequence[Input]) -> str:
-    """The shape has the batch in it, ends in the channels, lacks them, or has others than the first layer takes."""
+    """Advise on a shape that includes the batch, has channels last, lacks channels, or does not fit the first layer."""
     item = max(inputs, key=lambda one: len(one.shape), default=None)
     if item is None:
         return ""
@@ -218,10 +218,10 @@ _INPUT_WORDS = (
 
 
 def _speaks_of_input(error: BaseException | str) -> bool:
-    """Does it speak of sizes or kinds of tensors? A missing attribute or file is nothing that another input mends."""
+    """Return whether an error is about sizes or dtypes. Another input does not fix a missing attribute or file."""
     if isinstance(error, NotImplementedError):
         return False
     if isinstance(error, TypeError):
-        return "invalid data type" in text_of(error)  # a tensor is asked for a key
+        return "invalid data type" in text_of(error)  # a tensor is indexed with a string
     kinds = (str, RuntimeError, ValueError, IndexError, AssertionError)
     return isinstance(error, kinds) and bool(re.search(_INPUT_WORDS, text_of(error)))

@@ -1,4 +1,4 @@
-"""Meta tensors report the device that the network runs on, so that its branches on a device go as they go there."""
+"""Make meta tensors report the network's own device, so that code that branches on it is traced correctly."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _BASE = torch._C.TensorBase
 _is_meta = _BASE.is_meta.__get__  # type: ignore[attr-defined]
 
 _STORAGES = ("untyped_storage", "storage")
-"""Methods that lead to memory, which says itself where it lies."""
+"""Methods that return the storage, which reports the real device."""
 
 _READS_VALUES = ("numpy", "tolist", "data_ptr", "__array__", "__dlpack__")
-"""Methods that read memory past the dispatcher."""
+"""Methods that read memory without going through the dispatcher."""
 
 
 @contextmanager
 def reported_at(tracer: Tracer, home: torch.device) -> Iterator[None]:
-    """Within the block Python code hears from tensors of the meta device that they are on `home`.
+    """Make meta tensors report `home` as their device to Python code in the block.
 
-    torch's own shape rules, which run inside of operators, hear the truth. Whoever asks for values is refused, and that
-    is noted, since it may be caught. Autocast is a matter of the device, and torch has none for meta: where `home`'s
-    begins, the trace is in doubt.
+    torch's own shape functions, which run inside of operators, still see meta. Requests for values raise an error, and
+    are also noted as a doubt in the tracer, since the network may catch the error. torch has no autocast for meta, so a
+    trace in which autocast for `home` starts is in doubt, too.
     """
 
     def lies(tensor: Tensor) -> bool:
@@ -54,7 +54,7 @@ def reported_at(tracer: Tracer, home: torch.device) -> Iterator[None]:
 
         def ask(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
             if _is_meta(tensor):
-                raise tracer.wants_values(f"{name} reads values")
+                raise tracer.needs_values(f"{name} reads values")
             return read(tensor, *args, **kwargs)
 
         return ask
@@ -107,8 +107,8 @@ def reported_at(tracer: Tracer, home: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def exits_noticed(tracer: Tracer) -> Iterator[None]:
-    """Within the block it is noticed when a tensor that the input reaches goes to NumPy, whose work is not counted."""
+def numpy_noted(tracer: Tracer) -> Iterator[None]:
+    """Note conversions to NumPy of tensors that depend on the input: operations in NumPy are not counted."""
 
     def watched(name: str) -> Callable[..., Any]:
         hand_over = getattr(Tensor, name)

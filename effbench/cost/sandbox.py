@@ -1,4 +1,4 @@
-"""Lend a model to the counter: stand-in tensors, eval mode, and everything put back, also after an exception."""
+"""Prepare a model for tracing: replace its tensors, set eval mode, and restore everything, also after an exception."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Twin = Callable[[Tensor], Tensor]
 
 
 def meta_twin(dtype: torch.dtype | None) -> Twin:
-    """Stand-ins without memory, as if the model had been moved with ``.to(dtype)``, or left as it is (None).
+    """Return a function that makes meta tensors, as if the model had been moved with ``.to(dtype)`` (None: no cast).
 
     Tied tensors stay tied.
     """
@@ -43,14 +43,14 @@ def meta_twin(dtype: torch.dtype | None) -> Twin:
             return tensor.detach().to("meta")
         kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=kind, device="meta")
-        # Also where no gradients are kept: torch folds the batch into rows or does not by whether a weight wants them.
+        # Also without autograd: whether torch folds the batch into rows of a product depends on requires_grad.
         return made.requires_grad_() if tensor.requires_grad else made
 
     return twin
 
 
 def fake_twin(dtype: torch.dtype | None, mode: Any, device: torch.device) -> Twin:
-    """Stand-ins without memory that say of themselves that they are on `device`."""
+    """Return a function that makes fake tensors on `device`, which have no memory."""
     from torch._subclasses.fake_tensor import FakeTensor
 
     bare = meta_twin(dtype)
@@ -64,7 +64,7 @@ def fake_twin(dtype: torch.dtype | None, mode: Any, device: torch.device) -> Twi
 
 
 def real_twin(dtype: torch.dtype | None, *, copied: bool) -> Twin:
-    """Tensors with values. Where they are `copied`, a forward pass that writes to them leaves the originals alone."""
+    """Return a function that makes tensors with values. If `copied`, writing to them does not change the originals."""
 
     def twin(tensor: Tensor) -> Tensor:
         made = tensor.detach().clone() if copied else tensor.detach()
@@ -75,7 +75,7 @@ def real_twin(dtype: torch.dtype | None, *, copied: bool) -> Twin:
 
 
 def _rewrapped(tensor: Tensor, twin: Twin) -> Tensor:
-    """A subclass of Tensor that holds others (quantised weights), around the twins of those."""
+    """Rebuild a tensor subclass that wraps other tensors (quantised weights) around the twins of these."""
     names, context = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
     inner = {name: twin(getattr(tensor, name)) for name in names}
     made: Tensor = type(tensor).__tensor_unflatten__(  # type: ignore[attr-defined]
@@ -86,10 +86,10 @@ def _rewrapped(tensor: Tensor, twin: Twin) -> Tensor:
 
 @contextmanager
 def lent(modules: Iterable[nn.Module], twin: Twin) -> Iterator[None]:
-    """Within the block `modules` hold twins of their tensors and are in eval mode; afterwards they are as before.
+    """Replace the tensors of `modules` by twins and set eval mode within the block; restore everything afterwards.
 
-    Module dictionaries are swapped rather than `.to()`, `.eval()` or `deepcopy` called: those untie weights, run
-    overridden methods with side effects, or cost memory. What a forward pass caches on its modules is dropped.
+    The modules' `__dict__` are swapped. `.to()`, `.eval()` or `deepcopy` would untie weights, run overridden methods
+    with side effects, or cost memory. Anything that a forward pass caches on its modules is dropped.
     """
     twins: dict[int, Any] = {}
     before: list[tuple[dict[str, Any], dict[str, Any]]] = []
@@ -107,7 +107,7 @@ def lent(modules: Iterable[nn.Module], twin: Twin) -> Iterator[None]:
                 if isinstance(item, Tensor):
                     made[key] = stand_in(item)
         elif kind is tuple and not any([isinstance(item, Tensor) for item in value]):
-            return value  # itself, as the network may ask for
+            return value  # unchanged, since the network may compare by identity
         elif kind is list or kind is set or kind is tuple:
             made = kind([stand_in(item) if isinstance(item, Tensor) else item for item in value])
         else:
@@ -118,7 +118,7 @@ def lent(modules: Iterable[nn.Module], twin: Twin) -> Iterator[None]:
     try:
         for module in modules:
             if isinstance(module, torch.jit.ScriptModule):
-                if hasattr(module, "training"):  # a frozen one has been in eval mode for good
+                if hasattr(module, "training"):  # torch.jit.freeze removes it
                     scripted.append((module, module.training))
                     module.training = False
                 continue
@@ -129,7 +129,7 @@ def lent(modules: Iterable[nn.Module], twin: Twin) -> Iterator[None]:
                 if kind in _KEPT or (kind is tuple and _NUMBERS.issuperset(map(type, value))):
                     continue
                 if name in _WITHOUT_TENSORS:
-                    made = twins.get(id(value))  # a copy of a module shares them
+                    made = twins.get(id(value))  # shared with a copy of the module
                     if made is None:
                         made = twins[id(value)] = value.copy()
                     attributes[name] = made
@@ -147,9 +147,10 @@ def lent(modules: Iterable[nn.Module], twin: Twin) -> Iterator[None]:
 
 @contextmanager
 def quiet_torch(*, grad: bool = False) -> Iterator[None]:
-    """No gradients unless `grad`, no warnings, no compiler, no opaque attention fast path, no inference mode.
+    """Disable gradients (unless `grad`), warnings, the compiler, the opaque attention fast path and inference mode.
 
-    Inference mode hands operators over that torch takes apart elsewhere. Random state and default dtype are given back.
+    In inference mode the tracer would see operators that torch decomposes elsewhere. Random state and default dtype are
+    restored.
     """
     fastpath = torch.backends.mha.get_fastpath_enabled()
     dtype = torch.get_default_dtype()
@@ -164,7 +165,7 @@ def quiet_torch(*, grad: bool = False) -> Iterator[None]:
         stack.enter_context(_uncompiled())
         logger = logging.getLogger(
             "torch._subclasses.fake_tensor"
-        )  # it prints whole tracebacks of what a network catches
+        )  # it logs whole tracebacks of errors that a network catches
         stack.callback(setattr, logger, "disabled", logger.disabled)
         logger.disabled = True
         warnings.simplefilter("ignore")
@@ -174,14 +175,14 @@ def quiet_torch(*, grad: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _uncompiled() -> Iterator[None]:
-    """What is compiled runs as it was written. A compiler that met our mode would not compile that function again."""
+    """Run compiled functions uncompiled. A compiler that meets our dispatch mode would never compile them again."""
     compiler = torch.compile
 
     def as_written(model: Any = None, **options: Any) -> Any:
         return (lambda function: function) if model is None else model
 
     with ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:  # importing it takes seconds; who has not compiled has not imported it
+        if "torch._dynamo" in sys.modules:  # importing it takes seconds, and without it nothing is compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         torch.compile = as_written
         stack.callback(setattr, torch, "compile", compiler)
@@ -189,13 +190,14 @@ def _uncompiled() -> Iterator[None]:
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Signals that Python answers, Ctrl-C above all, are answered when the block has ended.
+def signals_deferred() -> Iterator[None]:
+    """Defer Python signal handlers, above all Ctrl-C, to the end of the block.
 
-    In between they could leave a network without its weights, or torch with our hooks. For blocks of milliseconds.
+    Within it an exception could leave a network without its weights, or torch with our hooks. Use it for blocks of
+    milliseconds.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the business of the main thread
+        yield  # only the main thread handles signals
         return
     held: list[int] = []
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM")
@@ -207,15 +209,15 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(number, lambda number, frame: held.append(number))
         yield
     finally:
-        for number, handler in reversed(answered.items()):  # Ctrl-C last: from then on it may raise here
+        for number, handler in reversed(answered.items()):  # Ctrl-C last, since its handler may raise here
             signal.signal(number, handler)
         for number in held:
             signal.raise_signal(number)
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
-    """No garbage collection meanwhile: each would walk the whole of torch, which takes as long as the count itself."""
+def without_garbage_collection() -> Iterator[None]:
+    """Disable garbage collection: traversing all of torch's objects takes as long as the count itself."""
     was = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Follow a network into the threads that its forward pass starts: a dispatch mode is the business of one thread."""
+"""Trace the threads that a forward pass starts, since a dispatch mode is active in one thread only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 
 class _Done:
-    """The result of what has been carried out already, as ``multiprocessing.pool.AsyncResult`` gives it."""
+    """An ``AsyncResult`` (multiprocessing.pool) of a function that has already run."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self.error: Exception | None = None
@@ -42,14 +42,13 @@ class _Done:
 
 
 @contextmanager
-def followed(modes: Sequence[Any], noticed: Callable[[str], None]) -> Iterator[None]:
-    """Within the block a thread that starts has `modes` active, and a thread pool works in the caller's thread.
+def traced_threads(modes: Sequence[Any], on_untraced: Callable[[str], None]) -> Iterator[None]:
+    """Activate `modes` in threads that start within the block, and run the tasks of thread pools in the caller's
+    thread.
 
-    Where the caller's thread waits and none of these threads is at work, it waits for one that is not followed:
-    `noticed` is then told so.
-
-    A pool may have been made long before, by threads that no mode reaches (and that a forked process lacks), so what
-    is given to it is carried out at once. The order of its results is its caller's anyway.
+    If the caller's thread waits while none of these threads is running, it waits for a thread that is not traced:
+    `on_untraced` is then called. A pool may have been created earlier, with threads that no mode reaches and that a
+    forked process lacks. Its tasks are therefore run at once, in the order in which they are submitted.
     """
     inner, submit, wait = threading.Thread._bootstrap_inner, ThreadPoolExecutor.submit, threading.Condition.wait  # type: ignore[attr-defined]
     start_new = _thread.start_new_thread
@@ -73,16 +72,16 @@ def followed(modes: Sequence[Any], noticed: Callable[[str], None]) -> Iterator[N
         return start_new(run_followed, (function, *args), kwargs or {})
 
     def wait_noticed(condition: threading.Condition, timeout: float | None = None) -> bool:
-        # A thread that starts is waited for too, before it is at work.
+        # Thread.start waits for the new thread to begin, which is not the network waiting.
         starts = sys._getframe(2).f_code is threading.Thread.start.__code__
         if not alive and threading.get_ident() == home and not starts:
-            noticed("other threads")
+            on_untraced("other threads")
         return wait(condition, timeout)
 
     def submit_here(
         pool: ThreadPoolExecutor, function: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Future[Any]:
-        if threading.get_ident() != home:  # somebody else's work, which is none of the network's
+        if threading.get_ident() != home:  # a task of another thread, not of the network
             return submit(pool, function, *args, **kwargs)
         future: Future[Any] = Future()
         try:
@@ -127,7 +126,7 @@ def followed(modes: Sequence[Any], noticed: Callable[[str], None]) -> Iterator[N
     }
     own = {name: vars(ThreadPool)[name] for name in here if name in vars(ThreadPool)}  # the rest it inherits
     try:
-        # Not `run`, which subclasses have their own of.
+        # Not `run`, which subclasses override.
         threading.Thread._bootstrap_inner = lambda thread: run_followed(inner, thread)  # type: ignore[attr-defined]
         threading.Condition.wait = wait_noticed  # type: ignore[assignment, method-assign]
         _thread.start_new_thread = start_followed

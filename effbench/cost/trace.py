@@ -1,11 +1,10 @@
-"""Run a model once and write down every operator: what it is, where it is, what it reads and writes.
+"""Run a model once and record every ATen operator: its name, its module, and what it reads and writes.
 
-The tracer sits below autograd and sees ATen operators. On the meta device nothing is computed, and what an operator
-returns is remembered by its argument shapes, since PyTorch works shapes out in Python, slower than many kernels run.
-
-There the tensors say that they are where the network runs, and constants keep their values, so that the network goes
-the way that it always goes. Where shapes may still not tell, the tracer notes it (`Doubt`), and the caller traces
-again: on fake tensors, which are on the network's own device for torch itself too, or on real ones.
+The tracer is a dispatch mode below autograd. On the meta device nothing is computed, and results are cached by argument
+shapes, since PyTorch's shape functions in Python are slower than many kernels. Meta tensors report the network's own
+device, and constants keep their values, so that control flow is the same as in a real run. Where it might still differ,
+the tracer notes it (`Doubt`), and the caller traces again: on fake tensors, which are on the network's device for torch
+itself too, or on real ones.
 """
 
 from __future__ import annotations
@@ -29,8 +28,9 @@ from effbench.cost import higher_order, whole
 from effbench.cost.formulas import UNKNOWN
 from effbench.cost.op_cost import (
     WHOLE,
+    CallCost,
     Operator,
-    Plan,
+    cost_of_call,
     decompose,
     describe,
     flatten,
@@ -39,26 +39,25 @@ from effbench.cost.op_cost import (
     known_result,
     memory_of,
     moved,
-    plan_call,
 )
 from effbench.cost.records import Access, Record
-from effbench.cost.reported_device import exits_noticed, reported_at
-from effbench.cost.threads import followed
+from effbench.cost.reported_device import numpy_noted, reported_at
+from effbench.cost.threads import traced_threads
 from effbench.cost.walk import storage_of
 
 Tensors = Literal["meta", "fake", "real"]
-"""What a trace runs on: tensors of the meta device, fake ones of the network's device, or real ones."""
+"""Tensors that a trace runs on: meta tensors, fake tensors of the network's device, or real ones."""
 
 Doubt = Literal["", "device", "refused", "values"]
-"""Why a trace without values may not be what the network does: something in it depends on the device, it caught an
-operator's error (which may be of our making), or it wanted a value."""
+"""Why a trace without values may differ from a real run: something depends on the device, the network caught an
+operator's error (which tracing may have caused), or it needed a value."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The operators of one pass in order, the contents that leave the network, and whether to believe them.
+    """The operators of one pass in order, the contents that the network returns, and doubts about the trace.
 
-    `is_bounded` says that a mask without values was counted as if it selected everything.
+    `is_bounded` means that a mask without values was counted as if it selected everything.
     """
 
     records: list[Record]
@@ -68,14 +67,14 @@ class Trace:
 
 
 class NeedsValuesError(Exception):
-    """The forward pass cannot be followed by shapes alone."""
+    """The forward pass cannot be traced from shapes alone."""
 
 
 _OPERATORS: dict[Any, Operator] = {}
-_PLANS: dict[Any, Plan] = {}
-_MAX_PLANS = 50_000
+_COSTS: dict[Any, CallCost] = {}
+_MAX_COSTS = 50_000
 
-# The truth, past what `_as_at_home` says.
+# The real value, whatever `reported_device` makes tensors report.
 _is_meta = torch._C.TensorBase.is_meta.__get__  # type: ignore[attr-defined]
 
 _DATA_DEPENDENT = (
@@ -84,24 +83,24 @@ _DATA_DEPENDENT = (
     "UnsupportedFakeTensorException",
     "UnsupportedOperatorException",
 )
-"""Errors of fake tensors for what only values can tell."""
+"""Errors of fake tensors for operations that need values."""
 
 _NO_DISPATCH = torch._C._disabled_torch_dispatch_impl
 _CPU = torch.device("cpu")
 _META = torch.device("meta")
 _ON_META = {"device": _META}
 _CONSTANT_LIMIT = 1 << 22
-"""Elements up to which what a network makes of constants alone has its values on meta too."""
+"""Up to this many elements, tensors computed from constants alone keep their values on meta too."""
 
 
 def forget_shapes() -> None:
-    """Drop what earlier traces remembered, for honest timings of a first call."""
-    _PLANS.clear()
+    """Clear the cache of earlier traces, to time a first call."""
+    _COSTS.clear()
     _OPERATORS.clear()
 
 
 class _Where(threading.local):
-    """The modules that a thread is in: (path, type, which call of it), innermost last."""
+    """Stack of modules that a thread is in: (path, type, number of the call), innermost last."""
 
     def __init__(self, root: tuple[str, str, int]) -> None:
         self.stack = [root]
@@ -109,13 +108,13 @@ class _Where(threading.local):
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records every operator while active. Use through `trace`."""
+    """A dispatch mode that records every operator. Use it through `trace`."""
 
     supports_higher_order_operators = True
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # torch would wrap every call below, at a third of its cost, for the sake of torch.compile
+        return False  # else torch wraps every call for torch.compile, which adds a third to its cost
 
     def __init__(self, model: nn.Module, tensors: Tensors, paths: Mapping[nn.Module, str] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -128,7 +127,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.unseen: set[str] = set()
         self.is_bounded = False
         self._inside = 0
-        # By storage. Without values they may as well live until the end; real ones must be free to go.
+        # By storage. Real storages are referenced weakly, so that their memory can be freed during the trace.
         self._values: MutableMapping[Any, tuple[int, bool]] = WeakKeyDictionary() if tensors == "real" else {}
         self._next = 0
         self._paths = paths if paths is not None else {module: path for path, module in model.named_modules()}
@@ -138,13 +137,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # --- contents ---
 
     def own(self, tensor: Tensor, constant: bool) -> int:
-        """Give the storage of `tensor` a new content and return its number."""
+        """Assign a new content number to the storage of `tensor` and return it."""
         self._next += 1
         self._values[memory_of(tensor)] = (self._next, constant)
         return self._next
 
     def value(self, tensor: Tensor) -> tuple[int, bool]:
-        """The content of a tensor and whether the network's input does not reach it. Unseen tensors are constants."""
+        """Return the content number of a tensor, and whether it is constant, that is independent of the network's
+        input.
+
+        Tensors that were not seen before are constants.
+        """
         found = self._values.get(memory_of(tensor))
         return found if found is not None else (self.own(tensor, constant=True), True)
 
@@ -152,16 +155,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def is_inside(self) -> bool:
-        """Whether torch is at work, and not the network's own code."""
+        """Whether code of torch is running, not of the network."""
         return self._inside > 0
 
-    def wants_values(self, why: str) -> NeedsValuesError:
-        """The error to raise where only values can tell how the network goes on, noted though it may be caught."""
+    def needs_values(self, why: str) -> NeedsValuesError:
+        """Return the error to raise where control flow needs values. Also notes a doubt, since it may be caught."""
         self.doubt = "values"
         return NeedsValuesError(why)
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The operator's own result. What a network without values may not do, it may catch: that is noted."""
+        """Run the operator. Errors are noted as a doubt, since the network may catch one that tracing caused."""
         try:
             return func(*args, **kwargs)
         except Exception as error:
@@ -182,10 +185,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return higher_order.run(self, func, args, kwargs)
             operator = _OPERATORS[func] = describe(func)
         if types and any(map(_does_it_itself, types)):
-            return NotImplemented  # a subclass of Tensor, which does it by operators of its own
+            return NotImplemented  # a tensor subclass with its own __torch_dispatch__
         if operator.name in WHOLE:
             return self.whole(func, args, kwargs)
-        self._inside += 1  # torch's own code from here on hears where a tensor really is
+        self._inside += 1  # from here on, tensors report their real device to torch's code
         try:
             if operator.composite:
                 with self:
@@ -197,10 +200,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._inside -= 1
 
     def _carry_out(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The operator's result, and a record of it unless it only views."""
+        """Run the operator, and record it unless it only returns a view."""
         tensors: list[Tensor] = []
         if self.tensors == "real" and any([item.is_nested for item in args if isinstance(item, Tensor)]):
-            result = self._run(func, args, kwargs)  # a list of tensors behind one that has no shape of its own
+            result = self._run(func, args, kwargs)  # a nested tensor without a shape of its own
             if not operator.free:
                 self.uncounted(operator.name, (), ())
             return result
@@ -208,42 +211,42 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         meta = self.on_meta
         if meta and not (tensors and all(map(_is_meta, tensors)) and "device" not in kwargs):
             if not tensors and kwargs.get("device") == _META:
-                pass  # made there by an operator inside: most often nothing, of no elements
+                pass  # created inside the operator, mostly an empty tensor
             elif self._has_values(func, tensors, args, kwargs):
                 meta = False
             elif _is_brought(operator, args, kwargs):
                 return torch.ops.aten.alias(moved(args[0]))
             else:
                 args, kwargs = self._to_meta(operator, args, kwargs)
-        plan = _PLANS.get(key) if meta else None
-        if plan is None or plan.returns is None:
+        cost = _COSTS.get(key) if meta else None
+        if cost is None or cost.returns is None:
             result = known_result(operator, args, tensors) if meta and not kwargs else None
             if result is None:
                 result = self._run(func, args, kwargs)
             if operator.free:
                 return result
             outputs = flatten(result)
-            if plan is None:
-                plan = plan_call(operator, args, kwargs, tensors, result, outputs)
+            if cost is None:
+                cost = cost_of_call(operator, args, kwargs, tensors, result, outputs)
                 if meta and hashable(key):
-                    if len(_PLANS) >= _MAX_PLANS:
-                        _PLANS.clear()
-                    _PLANS[key] = plan
+                    if len(_COSTS) >= _MAX_COSTS:
+                        _COSTS.clear()
+                    _COSTS[key] = cost
         else:
             outputs = [
                 tensors[item] if item.__class__ is int else torch.empty_strided(*item[:2], dtype=item[2], device="meta")
-                for item in plan.returns
+                for item in cost.returns
             ]
-            result = outputs[0] if plan.container is None else plan.container(outputs)
-        if plan.formula.reads == "scattered" and self.tensors != "real":
-            # Which elements a mask selects is a matter of values.
+            result = outputs[0] if cost.container is None else cost.container(outputs)
+        if cost.formula.reads == "scattered" and self.tensors != "real":
+            # Without values it is unknown which elements a mask selects.
             self.is_bounded |= any(tensor.dtype is torch.bool for tensor in tensors)
-        if not plan.free:
-            self.record(operator.name, plan, tensors, outputs)
+        if not cost.free:
+            self.record(operator.name, cost, tensors, outputs)
         return result
 
     def whole(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Carry out an operator that stands for many (`studies.plan.WHOLE`) and write it down as one."""
+        """Run an operator that torch would decompose (`op_cost.WHOLE`), and record it as one."""
         self._inside += 1
         try:
             result = None
@@ -253,53 +256,53 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if result is None:
                 with self.paused():
                     result = decompose(func, args, kwargs)
-            name, plan, tensors, outputs = whole.plan_of(func, args, kwargs, result)
-            self.record(name, plan, tensors, outputs)
+            name, cost, tensors, outputs = whole.cost_of_whole(func, args, kwargs, result)
+            self.record(name, cost, tensors, outputs)
         finally:
             self._inside -= 1
         return result
 
-    def record(self, op: str, plan: Plan, tensors: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        """Write down one call, and note that what it wrote has new content."""
+    def record(self, op: str, cost: CallCost, tensors: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        """Record one call, and assign new content numbers to what it wrote."""
         reads = []
         constant = True
         values = self._values
         with self.lock:
-            for position, elements, size, layout in plan.reads:
+            for position, elements, size, layout in cost.reads:
                 tensor = tensors[position]
                 try:
                     found, view = values.get(storage_of(tensor)), (tensor.storage_offset(), layout)
-                except (NotImplementedError, RuntimeError):  # it has no storage of its own
+                except (NotImplementedError, RuntimeError):  # a tensor without storage
                     found, view = None, (0, layout)
                 value, fixed = found or self.value(tensor)
                 constant = constant and fixed
                 reads.append(Access(value, view, elements, size, fixed))
-            written = tensors if plan.in_place else outputs
+            written = tensors if cost.in_place else outputs
             writes = []
-            for position, elements, size in plan.writes:
+            for position, elements, size in cost.writes:
                 tensor = written[position]
-                # A partial write leaves the rest of the storage: the content then still depends on what was there.
-                fixed = constant and (not plan.in_place or self.value(tensor)[1])
+                # After a partial write, the content still depends on what was in the storage before.
+                fixed = constant and (not cost.in_place or self.value(tensor)[1])
                 writes.append(Access(self.own(tensor, fixed), None, elements, size, fixed))
-            if not plan.in_place:
-                for tensor in outputs[len(plan.writes) :]:
+            if not cost.in_place:
+                for tensor in outputs[len(cost.writes) :]:
                     self.own(tensor, constant)
             if not self._at.paused:
-                self.records.append(Record(op, *self._at.stack[-1], plan, tuple(reads), tuple(writes)))
+                self.records.append(Record(op, *self._at.stack[-1], cost, tuple(reads), tuple(writes)))
 
     def uncounted(self, op: str, args: Any, result: Any) -> None:
-        """Write down a call of which nothing is known but its name: the status of the count is then "partial"."""
-        self.record(op, Plan(UNKNOWN, False, (), ()), flatten(args), flatten(result))
+        """Record a call of which only the name is known. The status of the count is then "partial"."""
+        self.record(op, CallCost(UNKNOWN, False, (), ()), flatten(args), flatten(result))
 
     def notice(self, what: str) -> None:
-        """Name something that the tracer does not see: the count is then "partial"."""
+        """Report something that the tracer cannot count. The status of the count is then "partial"."""
         if not self._inside and what not in self.unseen:
             self.unseen.add(what)
             self.uncounted(what, (), ())
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Within the block operators run and are not written down."""
+        """Run operators in the block without recording them."""
         self._at.paused += 1
         try:
             yield
@@ -311,7 +314,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _has_values(
         self, func: Any, tensors: Sequence[Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> bool:
-        """Whether to compute for real: of constants alone, unless that takes much memory."""
+        """Return whether to compute with values: if all inputs are constants, unless that takes much memory."""
         if any(map(_is_meta, tensors)) or kwargs.get("device") not in (None, _CPU):
             return False
         if tensors and prod(map(Tensor.numel, tensors)) <= _CONSTANT_LIMIT:
@@ -319,14 +322,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         shaped = {name: moved(value) for name, value in kwargs.items()}
         try:
             result = func(*moved(args), **(shaped if tensors and "device" not in shaped else shaped | _ON_META))
-        except Exception:  # what has no shape rule for meta is computed
+        except Exception:  # no shape function for meta, so compute it
             return True
         return sum(map(Tensor.numel, flatten(result))) <= _CONSTANT_LIMIT
 
     def _to_meta(
         self, operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments on meta, and what is made beside them too."""
+        """Move the arguments to meta, so that new tensors are created there too."""
         for position, name, _ in operator.mutated:
             target = args[position] if position < len(args) else kwargs.get(name)
             if isinstance(target, Tensor) and not _is_meta(target):
@@ -359,11 +362,11 @@ def trace(
     home: torch.device = _CPU,
     mode: Any = None,
 ) -> Trace:
-    """Run ``model(*inputs, **named)`` and write down its operators.
+    """Run ``model(*inputs, **named)`` and record its operators.
 
-    `paths` are the names of its modules, where the caller has them. `home` is where the network runs, whatever the
-    tensors; `mode` is the FakeTensorMode of fake ones. Lets the model's own exceptions through, with what the tracer
-    doubts as their attribute ``doubt``. The caller lends the model and quietens torch (`isolate`).
+    `paths` are the names of its modules, if the caller has them. `home` is the network's device, whatever tensors are
+    used; `mode` is the FakeTensorMode of fake ones. Exceptions of the model pass through, with the tracer's doubt as
+    their attribute ``doubt``. The caller prepares the model and torch (`sandbox`).
     """
     tracer = Tracer(model, tensors, paths)
     for tensor in flatten((inputs, dict(named))):
@@ -371,19 +374,19 @@ def trace(
     with ExitStack() as stack:
         hooks = [
             register_module_forward_pre_hook(tracer._enter),
-            # Not `with_kwargs`: torch 2.13 forgets to remove that entry of a global hook.
+            # Not `with_kwargs`: torch 2.13 does not remove that entry of a global hook.
             register_module_forward_hook(tracer._leave, always_call=True),
         ]
         for hook in hooks:
             stack.callback(hook.remove)
         places = ("meta",) if tensors == "meta" else ("cpu", home.type)
-        stack.enter_context(whole.seen_whole(tracer.whole, places))
+        stack.enter_context(whole.intercepted(tracer.whole, places))
         if tensors == "real":
-            stack.enter_context(exits_noticed(tracer))
+            stack.enter_context(numpy_noted(tracer))
         if tensors == "meta":
             stack.enter_context(reported_at(tracer, home))
         modes = [tracer] if mode is None else [mode, tracer]
-        stack.enter_context(followed(modes, tracer.notice))
+        stack.enter_context(traced_threads(modes, tracer.notice))
         for each in modes:
             stack.enter_context(each)
         try:
@@ -396,7 +399,7 @@ def trace(
 
 
 def _is_brought(operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a tensor is only brought to where the network runs, which is where it was: no copy."""
+    """Return whether the operator moves a tensor to the network's device, where it already is: no copy."""
     if operator.name != "_to_copy" or kwargs.get("dtype") not in (None, args[0].dtype):
         return False
     layout = kwargs.get("memory_format")
@@ -404,6 +407,6 @@ def _is_brought(operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, 
 
 
 def _does_it_itself(kind: type) -> bool:
-    """Whether this is a subclass of Tensor with operators of its own; fake tensors are our stand-ins."""
+    """Return whether this is a tensor subclass with its own operators. Fake tensors do not count."""
     own = getattr(kind, "__torch_dispatch__", _NO_DISPATCH)
     return own is not _NO_DISPATCH and kind.__name__ != "FakeTensor"

@@ -1,9 +1,9 @@
-"""What the forward pass of a count runs on: shapes alone where they suffice, else fake tensors, else real ones.
+"""Choose the tensors that a network is traced with: meta tensors where shapes suffice, else fake, else real ones.
 
 =========  =======================================================================================================
-``meta``   tensors of the meta device: nothing is allocated and nothing computed; the fastest by far
-``fake``   fake tensors, which are on the network's own device for torch itself too: where it uses autocast, …
-``real``   real tensors: where it looks at values
+``meta``   tensors of the meta device: nothing is allocated or computed; the fastest by far
+``fake``   fake tensors, which are on the network's device for torch itself too: for autocast, …
+``real``   real tensors: for control flow that depends on values
 =========  =======================================================================================================
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Device = Literal["meta", "real", "auto"]
 
 SMALL_BYTES = 64 << 20
-"""Weights up to which a network that has refused its input is asked again on real tensors, for its own words."""
+"""Up to this size of its weights, a network that failed is also run on real tensors, for its own error message."""
 
 _NO_GRADIENT = ("does not require grad", "does not have a grad_fn", "Inference tensors cannot be saved for backward")
 _NO_VALUES = ("meta", "fake", "data-dependent", "dynamic", "data pointer", "numpy", "storage")
@@ -35,7 +35,7 @@ _NO_VALUES = ("meta", "fake", "data-dependent", "dynamic", "data pointer", "nump
 
 @dataclass(frozen=True)
 class TraceMode:
-    """What a pass runs on, whether torch keeps track of gradients meanwhile, and whether upper bounds will do.
+    """How to trace a pass: on which tensors, with or without autograd, and whether upper bounds are acceptable.
 
     Without values a mask counts as if it selected everything.
     """
@@ -47,9 +47,9 @@ class TraceMode:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a network could not be counted in one mode: a doubt of the tracer, or an error of its own.
+    """Why a network could not be counted in one mode: a doubt of the tracer, or the network's error.
 
-    `reason` is the error's first line, and `told` what to say of it to a person.
+    `reason` is the error's first line, and `told` the message for the user.
     """
 
     doubt: str
@@ -61,7 +61,7 @@ class Refusal:
     def of(cls, error: Exception, model: nn.Module, feed: Feed) -> Refusal:
         told = refusal.explain(error, refusal.facts_of(model), feed.inputs, feed.batch)
         doubt = getattr(error, "doubt", "")
-        # An operator's error that the network did not catch is what it says, and raises no doubt.
+        # An operator's error that the network did not catch is its own error, not a doubt.
         return cls("" if doubt == "refused" else doubt, type(error).__name__, refusal.first_reason(error), told)
 
     @property
@@ -70,16 +70,16 @@ class Refusal:
 
     @property
     def wants_values(self) -> bool:
-        """Whether values may be all that was missing."""
+        """Whether the failure may be due to missing values only."""
         if self.doubt == "values" or self.kind in ("NotImplementedError", "NeedsValuesError"):
             return True
         return any(words in self.reason.lower() for words in _NO_VALUES)
 
 
-def first_that_holds(
+def count_in_cheapest_mode(
     modules: Sequence[nn.Module], device: Device, attempt: Callable[[TraceMode], Profile | Refusal]
 ) -> Profile:
-    """The count of a network, of whose `modules` it is the first, in the cheapest mode that can be trusted.
+    """Count a network, the first of its `modules`, in the cheapest mode without doubts.
 
     Raises ModelError where there is none.
     """
@@ -108,18 +108,18 @@ def _modes(modules: Sequence[nn.Module], device: Device, refusals: list[Refusal]
 
 
 def _may_run(model: nn.Module, refusals: list[Refusal]) -> bool:
-    """Whether the network may run on real tensors though it did not on others, or is small enough to find out."""
+    """Return whether real tensors may help, or the network is small enough to try."""
     return _lacks_values(refusals) or _is_small(model)
 
 
 def _lacks_values(refusals: list[Refusal]) -> bool:
-    """Whether values may be all that was missing, by what the refusals say."""
+    """Return whether the refusals may be due to missing values only."""
     last = refusals[-1]
     return last.wants_values or bool(last.doubt) or not _agree(refusals)
 
 
 def _agree(refusals: list[Refusal]) -> bool:
-    """Whether the network said the same on meta and on fake tensors: then it is the input that it refuses."""
+    """Return whether the errors on meta and on fake tensors are the same, so that the input is at fault."""
     return len({(item.kind, item.reason) for item in refusals}) == 1
 
 
@@ -128,7 +128,7 @@ def _is_small(model: nn.Module) -> bool:
 
 
 def home_of(model: nn.Module) -> torch.device:
-    """Where the network's weights are; the CPU where it has none."""
+    """Return the device of the network's weights; the CPU where it has none."""
     for tensors in (model.parameters(), model.buffers()):
         for tensor in tensors:
             return tensor.device
@@ -136,7 +136,7 @@ def home_of(model: nn.Module) -> torch.device:
 
 
 def parameters(modules: Sequence[nn.Module]) -> list[Tensor]:
-    """As ``parameters()`` of the first of all modules of a network, in a fraction of its time: that works out names."""
+    """Return the parameters of a network from all its modules, faster than ``parameters()``, which builds names."""
     if is_scripted(modules):
         return list(modules[0].parameters())
     found = {id(item): item for module in modules for item in module._parameters.values() if item is not None}
@@ -144,7 +144,7 @@ def parameters(modules: Sequence[nn.Module]) -> list[Tensor]:
 
 
 def is_scripted(modules: Iterable[nn.Module]) -> bool:
-    """Whether there is TorchScript among the modules."""
+    """Return whether any of the modules is TorchScript."""
     return any([isinstance(module, torch.jit.ScriptModule) for module in modules])
 
 
@@ -158,7 +158,7 @@ def _error(model: nn.Module, refusals: list[Refusal]) -> ModelError:
         return NeedsValues(
             f"{name} has no values in its weights (meta device); use device 'meta', or build it on the CPU"
         )
-    # What fails on meta alone is no failure of the network.
+    # A failure on meta only is not the network's.
     told = next((item for item in refusals if "meta" not in item.reason.lower()), refusals[-1])
     if len(places) > 1:
         return ModelError(

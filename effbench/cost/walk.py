@@ -1,4 +1,4 @@
-"""Walking through nested values: every tensor in them, a key of their shapes, the same values on meta."""
+"""Traverse nested values: list their tensors, build a cache key of their shapes, or move them to meta."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 _MAX_OBJECTS = 100_000
 
 is_meta: Callable[[Tensor], bool] = torch._C.TensorBase.is_meta.__get__  # type: ignore[attr-defined]
-"""Whether a tensor has no values, also while the tracer has tensors say that they are where the network runs."""
+"""Return whether a tensor is on meta, even while the tracer makes tensors report the network's device."""
 
 _WHOLE: tuple[Any, ...] = (
     *(str, bytes, bytearray, int, float, complex, type(None), type, types.ModuleType, types.FunctionType),
@@ -20,15 +20,15 @@ _WHOLE: tuple[Any, ...] = (
     *(torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Generator, torch.Size),
     *(torch.UntypedStorage, torch.TypedStorage),
 )
-"""What holds no tensors of a call, or must not be looked into."""
+"""Types that contain no tensors of a call, or must not be traversed."""
 
 
 def flatten(value: Any) -> list[Tensor]:
-    """Every tensor in nested tuples, lists, sets, mappings and plain objects, in order.
+    """List every tensor in nested tuples, lists, sets, mappings and plain objects, in order.
 
-    Objects are looked into by their attributes and slots: dataclasses, attrs classes, named tuples, and dictionaries
-    with attributes of their own. A tensor that is listed twice is found twice; an object that holds itself is looked
-    into once. Modules, functions and generators are left alone.
+    Objects are traversed by their attributes and slots: dataclasses, attrs classes, named tuples, and dictionaries with
+    attributes. A tensor that occurs twice is listed twice; an object that contains itself is traversed once. Modules,
+    functions and generators are not traversed.
     """
     if isinstance(value, Tensor):
         return [value]
@@ -42,13 +42,13 @@ def flatten(value: Any) -> list[Tensor]:
         if isinstance(item, Tensor):
             found.append(item)
         elif not isinstance(item, _WHOLE) and id(item) not in entered:
-            entered[id(item)] = item  # held, so that no later object takes its number
+            entered[id(item)] = item  # kept alive, so that no later object gets its id
             waiting.extend(reversed(_inside(item)))
     return found
 
 
 def _inside(value: Any) -> list[Any]:
-    """What a container holds; of a container with attributes, those that it does not hold as well."""
+    """Return the items of a container, and its attributes that are not among the items."""
     if isinstance(value, Mapping):
         items = list(value.values())
     elif isinstance(value, (list, tuple, Set)) or type(value).__name__ == "deque":
@@ -75,11 +75,11 @@ def _attributes(value: Any) -> Iterator[Any]:
 
 
 storage_of = torch._C.TensorBase.untyped_storage
-"""The memory behind a strided tensor, past what `reported_device` puts in its way."""
+"""Return the storage of a strided tensor, unaffected by the patches of `reported_device`."""
 
 
 def packed(value: Any) -> list[Tensor]:
-    """The tensors inside what a quantised layer holds its weights in, a script object that packs them."""
+    """List the tensors in the script object in which a quantised layer packs its weights."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, (list, tuple)):
@@ -89,30 +89,30 @@ def packed(value: Any) -> list[Tensor]:
     for read in ("unpack", "__getstate__"):
         try:
             return packed(getattr(value, read)())
-        except Exception:  # packed in a way that torch does not tell
+        except Exception:  # a packed format that torch cannot unpack
             continue
     return []
 
 
 PLAIN = frozenset({int, float, bool, str, torch.dtype, torch.device, torch.layout, torch.memory_format})
-"""The types of an operator's arguments that hold no tensor."""
+"""Types of operator arguments that contain no tensor."""
 
 _WHOLE_NUMBERS = {int}
 _STRIDED = torch.strided
 
 
 def key_of(value: Any, tensors: list[Tensor]) -> Any:
-    """What an operator's result shape can depend on; appends the tensors found, in order."""
+    """Return a key of everything that an operator's result shape depends on. Appends the tensors found, in order."""
     kind = value.__class__
     if kind is Tensor or isinstance(value, Tensor):
         tensors.append(value)
         if value.layout is _STRIDED:
             return value.shape, value.stride(), value.dtype
-        return value.shape, value.layout, value.dtype, object()  # what it stores is not in its shape
+        return value.shape, value.layout, value.dtype, object()  # unique, as the shape does not tell what is stored
     if kind is tuple or isinstance(value, (list, tuple)):
         if {*map(type, value)} == _WHOLE_NUMBERS:
             return tuple(value)
-        # 1, 1.0 and True are equal but promote differently.
+        # 1, 1.0 and True are equal, but have different type promotion.
         return tuple([(item.__class__, item) if item.__class__ in PLAIN else key_of(item, tensors) for item in value])
     if isinstance(value, torch.ScriptObject):
         tensors.extend(packed(value))
@@ -121,7 +121,7 @@ def key_of(value: Any, tensors: list[Tensor]) -> Any:
 
 
 def hashable(key: Any) -> bool:
-    """Whether the key can be looked up."""
+    """Return whether the key is hashable."""
     try:
         hash(key)
     except TypeError:
@@ -130,7 +130,7 @@ def hashable(key: Any) -> bool:
 
 
 def moved(value: Any) -> Any:
-    """The same value with its tensors on meta."""
+    """Return the same value with its tensors moved to meta."""
     if isinstance(value, Tensor):
         return value if is_meta(value) else value.to("meta")
     if isinstance(value, (list, tuple)):
@@ -139,6 +139,6 @@ def moved(value: Any) -> Any:
 
 
 def rebuilt(like: Any, items: Iterable[Any]) -> Any:
-    """A list or tuple of the type of `like`; a named tuple takes its items one by one."""
+    """Build a list or tuple of the type of `like`, which may be a named tuple."""
     kind = type(like)
     return kind(*items) if hasattr(kind, "_fields") else kind(items)

@@ -1,8 +1,8 @@
-"""Operators that stand for many: scaled dot-product attention and recurrent layers.
+"""Intercept scaled dot-product attention and recurrent layers before torch decomposes them, to count them as one.
 
-Devices take them apart differently: meta stores attention's score matrix, which no fused kernel does, and steps through
-a recurrent layer that the CPU hands over whole. So each is seen before torch takes it apart, at the dispatcher. Every
-name leads through there: ``torch.nn.functional``, ``torch._C._nn``, ``torch.ops.aten``, TorchScript, exported graphs.
+Devices decompose them differently: meta stores attention's score matrix, which no fused kernel does, and steps through
+a recurrent layer that the CPU runs as one operator. They are intercepted at the dispatcher, which every way to call
+them goes through: ``torch.nn.functional``, ``torch._C._nn``, ``torch.ops.aten``, TorchScript, exported graphs.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from effbench.cost.formulas import Call, Shape, formula, recurrent
-from effbench.cost.op_cost import WHOLE, Plan, count, flatten, layout_of
+from effbench.cost.op_cost import WHOLE, CallCost, count, flatten, layout_of
 
 ATTENTION = "scaled_dot_product_attention"
 RECURRENT = tuple(sorted(WHOLE - {ATTENTION}))
 
 _ELEMENTWISE = {"lstm": 9, "gru": 8}
-"""Element-wise operations per row and hidden unit (`formulas`); 1 of the plain ones."""
+"""Element-wise operations per row and hidden unit (`formulas`); 1 for plain RNNs."""
 
 _AUTOGRAD = {"cpu": "AutogradCPU", "meta": "AutogradMeta", "cuda": "AutogradCUDA", "mps": "AutogradMPS"}
 
@@ -38,19 +38,18 @@ def _overloads() -> list[Any]:
 
 
 @contextmanager
-def seen_whole(
+def intercepted(
     carry_out: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any], places: Iterable[str]
 ) -> Iterator[None]:
-    """Within the block ``carry_out(operator, arguments, named)`` runs in place of these operators.
+    """Call ``carry_out(operator, arguments, named)`` in place of these operators within the block.
 
-    `places` are the types of the devices on which they may run.
-
-    A kernel is registered beside torch's own, which is not replaced, and taken back at the end. Only autograd's keys
-    have it, so what `carry_out` computes is differentiable as ever.
+    `places` are the types of the devices on which they may run. The kernel is registered in addition to torch's own,
+    which is not replaced, and unregistered at the end. It has autograd's dispatch keys only, so the result of
+    `carry_out` stays differentiable.
     """
     keys = [_AUTOGRAD[place] for place in dict.fromkeys(places) if place in _AUTOGRAD]
     library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
-    at_work = [carry_out]  # torch keeps the kernels for longer than they are registered, and what they refer to
+    at_work = [carry_out]  # torch keeps kernels, and what they refer to, after they are unregistered
     try:
         for func in _overloads():
 
@@ -66,29 +65,29 @@ def seen_whole(
 
 
 def shaped(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """What the operator returns, on the meta device, worked out from shapes: in no time, and laid out as on the CPU.
+    """Return the operator's result on meta, computed from shapes, with the memory layout of the CPU.
 
-    None where torch had better say, as of arguments that it would refuse.
+    None for other arguments, such as those that torch rejects with its own error.
     """
     given = arguments(func, args, kwargs)
     return _attended(given) if func.__name__.startswith(ATTENTION) else _recurred(given)
 
 
-def plan_of(
+def cost_of_whole(
     func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
-) -> tuple[str, Plan, list[Tensor], list[Tensor]]:
-    """The operator's name, what it costs, the tensors it reads and those it writes."""
+) -> tuple[str, CallCost, list[Tensor], list[Tensor]]:
+    """Return the operator's name, its cost, the tensors that it reads, and those that it writes."""
     given = arguments(func, args, kwargs)
     name = func.__name__.partition(".")[0]
     if name == ATTENTION:
         tensors = flatten([given[key] for key in ("query", "key", "value", "attn_mask")])
         call = Call(name, (), tuple(Shape(item.shape) for item in tensors), (Shape(result.shape),))
         return name, count(formula(name), call, tensors, [result]), tensors, [result]
-    return _recurrent_plan(name, given, flatten(result))
+    return _recurrent_cost(name, given, flatten(result))
 
 
 def arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments by the names of the operator's schema, defaults filled in."""
+    """Return the arguments by the names of the operator's schema, defaults filled in."""
     return {
         argument.name: args[place]
         if place < len(args)
@@ -121,7 +120,7 @@ def _attended(given: Mapping[str, Any]) -> Tensor | None:
         and all(item.stride(-1) == 1 and item.numel() for item in (query, key, value))
         and (mask is None or mask.dim() in (2, 4))
     )
-    # The fused kernel lays its output out as the query is; the plain products write rows one after the other.
+    # The output of the fused kernel has the query's layout; that of the plain products is contiguous.
     if fused:
         return torch.empty_like(query)
     made: Tensor = query.new_empty((*outer, query.shape[-2], value.shape[-1]))
@@ -140,10 +139,10 @@ def _recurred(given: Mapping[str, Any]) -> Any:
     return (out, *(torch.empty_like(state) for state in states))
 
 
-def _recurrent_plan(
+def _recurrent_cost(
     op: str, given: Mapping[str, Any], outputs: list[Tensor]
-) -> tuple[str, Plan, list[Tensor], list[Tensor]]:
-    """Each layer's weights are read once, and what passes between layers is written and read once."""
+) -> tuple[str, CallCost, list[Tensor], list[Tensor]]:
+    """Return the cost of a recurrent layer: weights are read once, values between layers written and read once."""
     name = op.partition("_")[0]
     x = given["data"] if "batch_sizes" in given else given["input"]
     states, weights, out = flatten(given["hx"]), flatten(given["params"]), outputs[0]
@@ -153,7 +152,7 @@ def _recurrent_plan(
     call = Call(name, (), tuple(Shape(item.shape) for item in tensors), (Shape(out.shape),))
     size = out.element_size()
     hidden = rows * states[-1].shape[-1] * layers * (1 + given["bidirectional"])
-    plan = Plan(
+    cost = CallCost(
         formula=formula(name),
         free=False,
         inputs=tuple(map(tuple, call.inputs)),
@@ -167,4 +166,4 @@ def _recurrent_plan(
         ),
         writes=((0, out.numel() + between, (out.numel() + between) * size),),
     )
-    return name, plan, tensors, outputs
+    return name, cost, tensors, outputs

@@ -1,4 +1,4 @@
-"""A run in the formats of other tools: which there are, and one function that renders any of them. Needs no torch."""
+"""Export a run to the formats of other benchmarking tools. Needs no torch."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Literal
 from effbench.core.errors import InvalidValue, UnknownName
 from effbench.core.run import Run
 from effbench.export import bencher, csv_rows, github_action, openmetrics, pyperf_suite, pytest_benchmark
-from effbench.export.measured import Measured, left_out, measured, thinned
+from effbench.export.measured import Measured, left_out, measured, thin_out
 
 Render = Callable[[Run, Sequence[Measured]], str]
 
 
 @dataclass(frozen=True)
 class Format:
-    """One format. `directions` renders one file each, by name; a format that puts everything in one file has only "".
+    """One format. `directions` has one render function per file; a format with a single file has only "".
 
-    `ending` is that of its files. `values` says which raw values are in it: "none", "all" blocks, or an "even" number
-    of each launch, because its reader can compare nothing else.
+    `ending` is the file extension. `values` says which raw values the format has: "none", "all" blocks, or an "even"
+    number of blocks per launch, which its reader needs for comparisons.
     """
 
     directions: Mapping[str, Render]
@@ -41,9 +41,9 @@ FORMATS: Mapping[str, Format] = {
 
 @dataclass(frozen=True)
 class Export:
-    """The texts of one format by direction, how many cells they hold, and what was left out, each with the reason.
+    """The texts of one format by direction, the number of cells in them, and the cells left out, with reasons.
 
-    `notes` are sentences for whoever exports: what is missing, what to mind.
+    `notes` are messages for the user: what is missing, and what to be aware of.
     """
 
     texts: Mapping[str, str]
@@ -53,18 +53,18 @@ class Export:
 
 
 def find(name: str) -> Format:
-    """The format of this name. Raises UnknownName."""
+    """Return the format of this name. Raises UnknownName."""
     if name not in FORMATS:
         raise UnknownName("format", name, FORMATS)
     return FORMATS[name]
 
 
 def export(run: Run, name: str, *, values: int | Literal["all"] | None = None) -> Export:
-    """The run in the format of this name. `values` is how many blocks of each launch to give, by default all.
+    """Export the run in the format of this name. `values` is the number of blocks per launch, by default all.
 
-    Of an "even" format the default is the study's least number of rounds: two runs that stopped at their precision have
-    that many in common. Raises UnknownName, and InvalidValue where no cell was measured, where a launch holds fewer
-    blocks than were asked for, or where the format holds no blocks.
+    For an "even" format the default is the study's least number of rounds, which two runs that stopped at their
+    precision have in common. Raises UnknownName, and InvalidValue where no cell was measured, where a launch has fewer
+    blocks than requested, or where the format has no blocks.
     """
     format = find(name)
     if values is not None and format.values == "none":
@@ -77,7 +77,7 @@ def export(run: Run, name: str, *, values: int | Literal["all"] | None = None) -
     for cell in cells:
         if cell.summary.flags:
             flagged.setdefault(", ".join(cell.summary.flags), []).append(cell.id)
-    notes += [f"proves nothing, flagged as {flags}: {'; '.join(ids)}" for flags, ids in flagged.items()]
+    notes += [f"cannot confirm a claim, flagged as {flags}: {'; '.join(ids)}" for flags, ids in flagged.items()]
     if not run.complete:
         notes.append("this run was never finished; `effbench run --resume` finishes it")
     return Export(
@@ -91,7 +91,7 @@ def export(run: Run, name: str, *, values: int | Literal["all"] | None = None) -
 def _valued(
     run: Run, cells: tuple[Measured, ...], format: Format, values: int | Literal["all"] | None
 ) -> tuple[tuple[Measured, ...], tuple[str, ...]]:
-    """The cells with as many blocks of each launch as asked for, or as the format needs, and what to say about it."""
+    """Select blocks of each launch, as requested or as the format needs. Returns the cells and notes for the user."""
     if format.values == "none" or values == "all" or (values is None and format.values == "all"):
         return cells, ()
     counts = [len(blocks) for cell in cells for blocks in cell.launches.values()]
@@ -107,4 +107,4 @@ def _valued(
     told = (
         f"{wanted} values of each launch, of up to {most}, so that two runs have equally many; --values all gives all"
     )
-    return tuple(thinned(cell, wanted) for cell in cells), (told,) if values is None and wanted < most else ()
+    return tuple(thin_out(cell, wanted) for cell in cells), (told,) if values is None and wanted < most else ()

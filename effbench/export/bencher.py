@@ -1,4 +1,5 @@
-"""A run in Bencher Metric Format, for ``bencher run --adapter json``: measures by benchmark, each with its interval.
+"""Export to Bencher Metric Format, for ``bencher run --adapter json``: measures by benchmark, each with its interval.
+
 
 Measures are named by Bencher's slugs. `latency` is in nanoseconds, the unit of Bencher's measure of that name, and
 `throughput` in images per second. Source: bencher.dev/docs/reference/bencher-metric-format.
@@ -17,7 +18,7 @@ _NANO = 1e9
 
 
 def render(run: Run, cells: Sequence[Measured]) -> str:
-    """The JSON text."""
+    """Return the JSON text."""
     return as_json({cell.name: _measures(run, cell) for cell in cells})
 
 
@@ -46,6 +47,6 @@ def _metric(estimate: Estimate, scale: float) -> Metric:
 
 
 def _inverse(time: Estimate) -> Estimate:
-    """Calls per second: the slow end of the time is the low end of the speed."""
+    """Return calls per second. The high end of the time is the low end of the rate."""
     low, high = (None if bound is None else 1 / bound for bound in (time.high, time.low))
     return Estimate(1 / time.point, low, high, time.confidence, time.n)

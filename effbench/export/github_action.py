@@ -1,4 +1,5 @@
-"""A run for github-action-benchmark, whose files hold one direction each: times are better small, speeds better large.
+"""Export for github-action-benchmark, one file for times (smaller is better) and one for speeds (larger is better).
+
 
 Each is a list of ``{name, value, unit, range, extra}``, read with ``tool: customSmallerIsBetter`` and
 ``tool: customBiggerIsBetter``. Source: github.com/benchmark-action/github-action-benchmark, its README and reader.
@@ -15,17 +16,17 @@ from effbench.report.text import percent
 
 
 def smaller(run: Run, cells: Sequence[Measured]) -> str:
-    """Latency in milliseconds, for ``customSmallerIsBetter``."""
+    """Return latency in milliseconds, for ``customSmallerIsBetter``."""
     return _render(cells, "ms", [[1e3 * end for end in _ends(cell)] for cell in cells])
 
 
 def bigger(run: Run, cells: Sequence[Measured]) -> str:
-    """Throughput in images per second, for ``customBiggerIsBetter``."""
+    """Return throughput in images per second, for ``customBiggerIsBetter``."""
     return _render(cells, "images/s", [[cell.batch / end for end in _ends(cell)] for cell in cells])
 
 
 def _ends(cell: Measured) -> list[float]:
-    """The time, then its interval where it has one."""
+    """Return the time, and the ends of its interval if it has one."""
     time = cell.latency
     return [time.point] if time.low is None or time.high is None else [time.point, time.low, time.high]
 
@@ -35,14 +36,14 @@ def _render(cells: Sequence[Measured], unit: str, values: Sequence[Sequence[floa
     for cell, (value, *interval) in zip(cells, values, strict=True):
         entry: dict[str, str | float] = {"name": cell.name, "value": value, "unit": unit}
         if interval:
-            # The reader wants one number behind the sign; the interval itself, which leans, stands in the tooltip.
+            # The action takes one number after ±; the interval, which is not symmetric, is in the tooltip.
             entry["range"] = f"± {(max(interval) - min(interval)) / 2:.6g}"
         entries.append(entry | {"extra": "\n".join(_extra(cell, unit, interval))})
     return as_json(entries)
 
 
 def _extra(cell: Measured, unit: str, interval: Sequence[float]) -> list[str]:
-    """The lines of the tooltip."""
+    """Return the lines of the tooltip."""
     found, cost = cell.summary, cell.summary.cost
     lines = [f"{found.launches} launches, {len(cell.blocks)} blocks"]
     if interval:

@@ -1,4 +1,4 @@
-"""What every export starts from: the cells of a run that were measured, under names that any format can carry."""
+"""Select the measured cells of a run for export, under names that every format can represent."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from effbench.report.tables.table_model import one_line
 
 @dataclass(frozen=True)
 class Measured:
-    """One measured cell. `id` and `name` are one line of printable text and unique within the export.
+    """One measured cell. `id` and `name` are one line of printable text, unique within the export.
 
-    `name` is the study with the cell in brackets, as pytest names its parametrised tests. `latency` is the summary's:
-    wall seconds per call of the whole batch. `launches` are the cell's undisturbed blocks by launch, in order; where
-    outside causes disturbed too many of them they are all there, and the summary is flagged as contaminated.
+    `name` is the study with the cell in brackets, as in pytest's parametrised tests. `latency` is the summary's: wall
+    seconds per call of the whole batch. `launches` are the cell's undisturbed blocks by launch, in order. If too many
+    were disturbed, they include all blocks, and the summary is flagged as contaminated.
     """
 
     id: str
@@ -36,7 +36,7 @@ class Measured:
 
     @property
     def place(self) -> dict[str, str | int]:
-        """What was measured on what. `batch` is images per call."""
+        """The labels of the cell, its device and its conditions. `batch` is images per call."""
         cell = self.summary.cell
         return {
             "model": cell.case.model,
@@ -53,14 +53,14 @@ class Measured:
 
 
 def measured(run: Run) -> tuple[Measured, ...]:
-    """The measured cells in study order. Raises InvalidValue where there is none."""
+    """Return the measured cells in study order. Raises InvalidValue where there is none."""
     found: list[Measured] = []
     taken: set[str] = set()
     for result, cell in zip(run.results, summary.summarise(run), strict=True):
         if cell.latency is None or cell.skipped is not None:
             continue
         launches: dict[int, list[Block]] = {}
-        for (launch, _), block in sorted(summary.quiet_rounds(result).items()):
+        for (launch, _), block in sorted(summary.undisturbed_rounds(result).items()):
             if block.timing.wall_ns:
                 launches.setdefault(launch, []).append(block)
         name = _unique(one_line(cell.cell.id), taken)
@@ -78,18 +78,18 @@ def measured(run: Run) -> tuple[Measured, ...]:
     return tuple(found)
 
 
-def thinned(cell: Measured, values: int) -> Measured:
-    """The cell with `values` blocks of each launch, evenly spread over it, or with all where a launch has no more."""
+def thin_out(cell: Measured, values: int) -> Measured:
+    """Return the cell with `values` blocks per launch, spread evenly over it, or all if a launch has no more."""
     return replace(cell, launches={number: _spread(blocks, values) for number, blocks in cell.launches.items()})
 
 
 def seconds(blocks: Iterable[Block]) -> list[float]:
-    """Wall seconds per call of each block."""
+    """Return wall seconds per call of each block."""
     return [block.timing.wall_ns / block.timing.calls * 1e-9 for block in blocks]
 
 
 def as_json(document: object) -> str:
-    """The text, in ASCII, ending in a newline. Raises CorruptRun for a number that JSON does not have."""
+    """Return JSON text in ASCII, ending in a newline. Raises CorruptRun for NaN and infinity, which JSON lacks."""
     try:
         return json.dumps(document, indent=2, allow_nan=False) + "\n"
     except ValueError as error:
@@ -99,7 +99,7 @@ def as_json(document: object) -> str:
 
 
 def left_out(run: Run, cells: Sequence[Measured]) -> dict[str, str]:
-    """The cells that an export does not hold, each with the reason."""
+    """Return the cells that are not exported, with reasons."""
     exported = {cell.summary.cell.id for cell in cells}
     return {
         result.cell.id: result.skipped or "nothing was timed"
@@ -109,7 +109,7 @@ def left_out(run: Run, cells: Sequence[Measured]) -> dict[str, str]:
 
 
 def _unique(name: str, taken: set[str]) -> str:
-    """The name, numbered where cleaning has made two cells look alike: a format keyed by name would lose one."""
+    """Number a name that is taken: cleaning can make names equal, and a format keyed by name would lose a cell."""
     found, number = name, 1
     while found in taken:
         number += 1

@@ -1,7 +1,7 @@
-"""A run as OpenMetrics 1.0 text: one gauge a quantity, one sample a cell, ready to be scraped.
+"""Export to OpenMetrics 1.0 text: one gauge per quantity, one sample per cell, ready to be scraped.
 
-Only gauges, so that the text is valid in the older Prometheus format too, which the node exporter's textfile collector
-reads. Raw blocks stay out: each would be a series of its own. Source: the OpenMetrics 1.0 specification.
+Gauges only, so that the text is also valid in the older Prometheus format, which the node exporter's textfile collector
+reads. Raw blocks are left out, since each would be a series of its own. Source: the OpenMetrics 1.0 specification.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from effbench.report.tables.table_model import one_line
 
 @dataclass(frozen=True)
 class _Family:
-    """One quantity. `unit` ends the name, as the format wants it; "" for a count."""
+    """One quantity. Its name ends in `unit`, as the format requires; "" for a count."""
 
     name: str
     unit: str
@@ -29,7 +29,7 @@ class _Family:
 
 
 def render(run: Run, cells: Sequence[Measured]) -> str:
-    """The text, which ends in ``# EOF``. Times in seconds, memory access in elements and bytes."""
+    """Return the text, which ends in ``# EOF``. Times are in seconds, memory access in elements and bytes."""
     study = {"study": run.experiment.name}
     facts = run.environment.facts
     about = {
@@ -65,7 +65,7 @@ def _family(name: str, unit: str, text: str, samples: Iterable[tuple[Mapping[str
 
 
 def _labels(cell: Measured) -> dict[str, object]:
-    """What tells one cell from another; the axes of the study are labels of their own, named ``label_…``."""
+    """Return the labels that identify a cell; labels of the study are prefixed: ``label_…``."""
     where = cell.summary.cell
     axes = {f"label_{re.sub('[^a-zA-Z0-9_]', '_', name)}": value for name, value in where.case.labels.items()}
     return {
@@ -139,7 +139,7 @@ _FAMILIES = (
     _Family(
         "effbench_flags",
         "",
-        "Reasons why the cell can confirm nothing, 0 for none",
+        "Number of flags that keep the cell from confirming a claim",
         lambda cell: len(cell.summary.flags),
     ),
 )

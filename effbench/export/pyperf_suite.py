@@ -1,6 +1,6 @@
-"""A run as a pyperf suite, for ``pyperf stats`` and ``compare_to``: one pyperf run a launch, one value a block.
+"""Export to a pyperf suite, for ``pyperf stats`` and ``compare_to``: one pyperf run per launch, one value per block.
 
-pyperf's values are wall seconds per call; its loops are our calls per block, its warm-up the launch's own.
+Values are wall seconds per call, loops are calls per block, and warm-up values are the launch's warm-up.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from effbench.export.measured import Measured, as_json, seconds
 from effbench.report.tables.table_model import one_line
 
 LAYOUT = "1.0"
-"""The version of the file format, as pyperf has written it since its version 1.0."""
+"""Version of the file format, which pyperf has written since its version 1.0."""
 
 _FACTS = {
     "cpu_model_name": "cpu.model",
@@ -24,11 +24,11 @@ _FACTS = {
     "effbench_version": "effbench.version",
     "effbench_fingerprint": "host.fingerprint",
 }
-"""pyperf's names of facts, where it has one."""
+"""pyperf's names of environment facts, for those that it has."""
 
 
 def render(run: Run, cells: Sequence[Measured]) -> str:
-    """The JSON text. Times in seconds."""
+    """Return the JSON text. Times are in seconds."""
     facts = run.environment.facts
     shared = {
         "unit": "second",
@@ -70,7 +70,7 @@ def _benchmark(run: Run, cell: Measured) -> dict[str, Any]:
 
 
 def _metadata(values: Mapping[str, Any]) -> dict[str, str | int | float]:
-    """What pyperf takes: numbers and text of one line that is not empty."""
+    """Keep the values that pyperf accepts: numbers, and text of one line that is not empty."""
     texts = {
         key: value if isinstance(value, (int, float)) else one_line(str(value)).strip()
         for key, value in values.items()

@@ -1,13 +1,13 @@
-"""A run as pytest-benchmark saves one: what ``pytest-benchmark compare`` and whatever else takes its JSON can read.
+"""Export to pytest-benchmark's JSON, for ``pytest-benchmark compare`` and other tools that read it.
 
-One value a block: wall seconds per call. Its statistics are there as pytest-benchmark computes them, over the blocks of
-all launches together; ours, which respect the launch, are in ``extra_info`` beside the costs.
+There is one value per block: wall seconds per call. The statistics are computed as pytest-benchmark does, over the
+blocks of all launches together. effbench's estimates, with launches as replicates, are in ``extra_info`` with the
+costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from effbench.core.run import Run
@@ -16,15 +16,15 @@ from effbench.host import facts as host_facts
 from effbench.report import json_document
 
 LAYOUT = "5.3.1"
-"""The version of pytest-benchmark whose files these look like."""
+"""Version of pytest-benchmark whose file format is written."""
 
 
 def render(run: Run, cells: Sequence[Measured]) -> str:
-    """The JSON text. Times in seconds."""
+    """Return the JSON text. Times are in seconds."""
     return as_json(
         {
             "machine_info": _machine(run.environment.facts),
-            # Which commit of the user's project was measured is not known, and pytest-benchmark says that so.
+            # The commit of the user's project is unknown; these are pytest-benchmark's values for that.
             "commit_info": {
                 "id": "unversioned",
                 "time": None,
@@ -41,7 +41,7 @@ def render(run: Run, cells: Sequence[Measured]) -> str:
 
 
 def _machine(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """pytest-benchmark's words for it; `node` is an anonymous name, since effbench records no host name."""
+    """Return the machine in pytest-benchmark's keys; `node` is anonymous, since effbench records no host name."""
     return {
         "node": facts.get("host.fingerprint"),
         "processor": facts.get("cpu.model"),
@@ -82,12 +82,14 @@ def _benchmark(run: Run, cell: Measured) -> dict[str, Any]:
 
 
 def _ours(run: Run, cell: Measured) -> dict[str, Any]:
-    """The cell as ``run --json`` gives it, its costs under one key, as effbench's pytest fixture writes them."""
+    """Return the cell as in ``run --json``, with costs under one key, as effbench's pytest fixture writes them."""
     facts = run.environment.facts
     conditions = {name: facts[name] for name in host_facts.MUST_AGREE if facts.get(name) is not None}
+    told, cost = json_document.cell_document(cell.summary), cell.summary.cost
+    costs = None if cost is None else {name: told.pop(name) for name in cost.to_dict()}
     return {
-        **json_document.cell_document(replace(cell.summary, cost=None)),
-        "costs": None if cell.summary.cost is None else cell.summary.cost.to_dict(),
+        **told,
+        "costs": costs,
         "clock": run.clock,
         "environment": {"fingerprint": facts.get("host.fingerprint"), "device": run.environment.device, **conditions},
     }

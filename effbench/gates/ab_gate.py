@@ -24,7 +24,7 @@ from effbench.gates.result import Decision, Finding
 from effbench.host.worker_process import Site
 from effbench.runs.runner import CostOf, Interrupted, Progress, Watch
 from effbench.studies.plan import Plan
-from effbench.timing.least_duration import Forecast, is_overrun, shown
+from effbench.timing.least_duration import Forecast, format_seconds, is_overrun
 
 ROUNDS = 20
 """Of every launch, decided beforehand: a test of what was measured until it looked good is none."""
@@ -156,7 +156,7 @@ def decide(
         if duel.rounds < ROUNDS:
             notes += (f"{duel.rounds} rounds a launch instead of {ROUNDS}, since the budget has no time for more",)
         if is_overrun(spent := time.monotonic() - begun, budget_s):
-            notes += (f"it used {shown(spent)} of a budget of {budget_s:g} s",)
+            notes += (f"it used {format_seconds(spent)} of a budget of {budget_s:g} s",)
         if duel.launches:
             pair = duel.finish()
         found = ab_findings.findings(judge, pair, duel.skipped(), same_costs=same_costs)

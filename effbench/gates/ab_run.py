@@ -24,8 +24,8 @@ from effbench.host.worker_process import Site, Worker, WorkerFailed, worker_envi
 from effbench.runs.recorder import Recording
 from effbench.runs.runner import STARTS, UNRECORDED, CostOf, Interrupted, Progress, Watch
 from effbench.studies.plan import Plan
-from effbench.timing import schedule
 from effbench.timing.least_duration import Forecast
+from effbench.timing.sampling import first_side, round_order
 
 LEAST_ROUNDS = 8
 """Of a launch, where the budget has no time for those planned: a median of fewer says little of the launch."""
@@ -235,9 +235,9 @@ class Duel:
         total = self.rounds
         for number in range(total):
             self._say(number / total, f"round {number + 1}/{total}")
-            order = schedule.order(cells, seed=self.plan.seed, launch=launch, round=number)
+            order = round_order(cells, seed=self.plan.seed, launch=launch, round=number)
             for place, cell in enumerate(order):
-                first = schedule.first_side(cell, seed=self.plan.seed, launch=launch, round=number)
+                first = first_side(cell, seed=self.plan.seed, launch=launch, round=number)
                 for turn, side in enumerate((first, 1 - first)):
                     if not any(cell in party.record.skipped for party in self._parties):
                         party = self._parties[side]

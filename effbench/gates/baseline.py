@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy
 
 from effbench.analysis import stats
-from effbench.analysis.summary import contaminated, quiet_rounds, share_of
+from effbench.analysis.summary import contaminated, share_of, undisturbed_rounds
 from effbench.core.estimate import Estimate
 from effbench.core.run import Result, Run
 from effbench.core.study import Case
@@ -291,7 +291,7 @@ def _unsteady(baseline: Run, candidate: Run, cell: str) -> str:
 def _split(baseline: Run, candidate: Run, cell: str, yardstick: str | None) -> str:
     """Why CPU time alone cannot tell how the two runs differ; "" where it can."""
     measured = {
-        f"{side}{of}": share_of(quiet_rounds(found))
+        f"{side}{of}": share_of(undisturbed_rounds(found))
         for side, run in (("baseline", baseline), ("candidate", candidate))
         for of, name in (("", cell), ("'s yardstick", yardstick))
         if name and (found := _result(run, name)) is not None
@@ -308,9 +308,9 @@ def _medians(run: Run, cell: str, yardstick: str | None, clock: str) -> list[flo
     found, unit = _result(run, cell), _result(run, yardstick) if yardstick else None
     if found is None or (yardstick and unit is None) or is_emulated(run.environment):
         return []
-    units = {} if unit is None else quiet_rounds(unit)
+    units = {} if unit is None else undisturbed_rounds(unit)
     launches: dict[int, list[float]] = {}
-    for key, block in quiet_rounds(found).items():
+    for key, block in undisturbed_rounds(found).items():
         one = units[key].per_call_s(clock) if key in units else None if yardstick else 1.0
         seconds = block.per_call_s(clock)
         if seconds and one:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from effbench.core import units
+from effbench.core import decoding, units
 from effbench.core.cost import Cost
 from effbench.core.errors import CannotStart, InvalidValue
 from effbench.core.study import Cell
@@ -132,33 +132,39 @@ def _words(item: Costed) -> str:
     return f"{item.name} {now}{change}, {'at most' if item.rule == 'at most' else 'stored'} {then}"
 
 
-def _stored(entry: object, source: str) -> Stored:
-    def refuse(key: str) -> InvalidValue:
-        return InvalidValue(
-            f"{source} is no profile: {key}; write one with `effbench check --save-costs {source}` or `effbench "
-            "profile --json`"
-        )
+@dataclass(frozen=True)
+class _Profile:
+    """What is read of one entry; `id` and `inputs` only where they are what we write."""
 
-    if not isinstance(entry, dict):
-        raise refuse("an entry is not an object")
-    counts = {}
-    for name in QUANTITIES:
-        value = entry.get(name)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise refuse(f"it lacks the whole number {name}")
-        counts[name] = value
-    for key, kind in (("model", str), ("dtype", str), ("batch", int), ("input_shape", list)):
-        if not isinstance(entry.get(key), kind):
-            raise refuse(f"it lacks {key}")
-    inputs, title = entry.get("inputs"), entry.get("id")
-    words = inputs if isinstance(inputs, list) else ["x".join(map(str, entry["input_shape"]))]
+    model: str
+    dtype: str
+    batch: int
+    input_shape: list[Any]
+    madds: int
+    params: int
+    memory_access: int
+    memory_access_bytes: int
+    activations: int
+    id: Any = ""
+    inputs: Any = None
+
+
+def _stored(entry: object, source: str) -> Stored:
+    try:
+        found = decoding.make(entry, _Profile, closed=False)
+    except ValueError as error:
+        raise InvalidValue(
+            f"{source} is no profile: {error}; write one with `effbench check --save-costs {source}` or `effbench "
+            "profile --json`"
+        ) from None
+    words = found.inputs if isinstance(found.inputs, list) else ["x".join(map(str, found.input_shape))]
     return Stored(
-        name=title if isinstance(title, str) else "",
-        model=entry["model"],
+        name=found.id if isinstance(found.id, str) else "",
+        model=found.model,
         fed=_fed(map(str, words)),
-        batch=entry["batch"],
-        dtype=entry["dtype"],
-        counts=counts,
+        batch=found.batch,
+        dtype=found.dtype,
+        counts={name: getattr(found, name) for name in QUANTITIES},
     )
 
 

@@ -66,8 +66,8 @@ def remarks(runs: Iterable[Run]) -> tuple[str, ...]:
     told: list[str] = []
     for run in runs:
         for result in run:
-            told += summary.switched(run, result.cell.id)
-            told += [f"{name_of(result.cell.case)}: {note}" for note in summary.effects(run, result.cell.id)]
+            told += summary.process_change_notes(run, result.cell.id)
+            told += [f"{name_of(result.cell.case)}: {note}" for note in summary.side_effect_notes(run, result.cell.id)]
     return tuple(dict.fromkeys(told))
 
 

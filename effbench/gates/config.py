@@ -9,7 +9,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta
 
 from effbench.core import inputs as core_inputs
 from effbench.core import parsing, units
@@ -36,6 +39,57 @@ COUNT_TOLERANCE = 0.005
 BUDGET_S = 600.0
 
 
+def _or_text(parse: Callable[[str], Any], kind: Any) -> Callable[[Any], Any]:
+    """Reads a number that may also be written in words, such as "3%"."""
+    return lambda value: parse(value) if isinstance(value, str) else msgspec.convert(value, kind)
+
+
+def _count(value: Any) -> int:
+    found = _or_text(units.amount, Annotated[int, Meta(ge=0)])(value)
+    if found >= 10**30:
+        raise ValueError
+    return int(found)
+
+
+def _inputs(value: Any) -> tuple[Input, ...]:
+    found = parsing.inputs(msgspec.convert(value if isinstance(value, list) else [value], list[str]))
+    if not found:
+        raise ValueError
+    return found
+
+
+def _arguments(value: Any) -> dict[str, Any]:
+    json.dumps(value, allow_nan=False)  # a date is no JSON
+    return msgspec.convert(value, dict[str, Any])
+
+
+@dataclass(frozen=True)
+class _Key:
+    """A key of effbench.toml: what it holds, in words for the message, and what reads it where its type does not say.
+
+    `name` is that of the key where its field has another.
+    """
+
+    expected: str
+    read: Callable[[Any], Any] | None = None
+    name: str = ""
+
+
+_Keys = dict[str, tuple[str, Any, _Key]]
+"""Each key with its field, its type, and what else there is to say of it."""
+
+Text = Annotated[str, Meta(pattern=r"\S")]
+Above = Annotated[int, Meta(ge=1, lt=2**31)]
+Dtype = Annotated[str, Meta(pattern=rf"^({'|'.join(FLOATS)})\Z")]
+
+_SHARE = _or_text(parsing.share, Annotated[float, Meta(gt=0, lt=1)])
+_TIME = _or_text(parsing.seconds, Annotated[float, Meta(gt=0, lt=1e9)])
+
+_BATCH = _Key("a whole number of 1 or more")
+_DTYPE = _Key(f"one of {', '.join(FLOATS)}")
+_TOLERANCE = _Key('a share such as "3%" or 0.03', _SHARE)
+
+
 @dataclass(frozen=True)
 class Subject:
     """One network that is held to something, under the `name` that every report calls it by.
@@ -45,12 +99,16 @@ class Subject:
     """
 
     name: str
-    model: str
-    inputs: tuple[Input, ...] | None = None
-    batch: int | None = None
-    dtype: str | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    tolerance: float | None = None
+    model: Annotated[Text, _Key('a model such as "nets.py:small" or "mobilenet_v2"')]
+    inputs: Annotated[
+        tuple[Input, ...] | None, _Key('an input such as "3x32x32", or a list of such words', _inputs, "input")
+    ] = None
+    batch: Annotated[Above | None, _BATCH] = None
+    dtype: Annotated[Dtype | None, _DTYPE] = None
+    arguments: Annotated[Mapping[str, Any], _Key("a table of what the model is made with", _arguments)] = field(
+        default_factory=dict
+    )
+    tolerance: Annotated[float | None, _TOLERANCE] = None
     budgets: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -64,21 +122,23 @@ class Config:
 
     subjects: tuple[Subject, ...] = ()
     folder: Path = Path()
-    device: str | None = None
-    threads: int | None = None
-    batch: int | None = None
-    dtype: str | None = None
-    allocator: str | None = None
+    device: Annotated[Text | None, _Key('a device such as "cpu" or "cuda:1"')] = None
+    threads: Annotated[Annotated[int, Meta(ge=0, lt=2**31)] | None, _Key("a whole number, 0 for every core")] = None
+    batch: Annotated[Above | None, _BATCH] = None
+    dtype: Annotated[Dtype | None, _DTYPE] = None
+    allocator: Annotated[Allocator | None, _Key('"retain" or "system"')] = None
     seed: int | None = None
-    tolerance: float | None = None
-    launches: int | None = None
-    budget_s: float | None = None
-    alpha: float | None = None
-    inconclusive: str = "fail"
-    same_costs: bool = False
-    count: str | None = None
-    baseline: str | None = None
-    paths: tuple[str, ...] = (".", "src")
+    tolerance: Annotated[float | None, _TOLERANCE] = None
+    launches: Annotated[Above | None, _Key("a whole number of 1 or more")] = None
+    budget_s: Annotated[float | None, _Key('a time such as "10m" or "90s"', _TIME, "budget")] = None
+    alpha: Annotated[float | None, _Key('a share such as "5%" or 0.05', _SHARE)] = None
+    inconclusive: Annotated[Literal["fail", "pass"], _Key('"fail" or "pass"')] = "fail"
+    same_costs: Annotated[bool, _Key("true or false")] = False
+    count: Annotated[Literal["instructions"] | None, _Key('"instructions"')] = None
+    baseline: Annotated[Text | None, _Key("the path of a stored run or profile")] = None
+    paths: Annotated[
+        Annotated[tuple[Text, ...], Meta(min_length=1)], _Key('a list of folders to import from, such as ["src"]')
+    ] = (".", "src")
 
     def tolerance_of(self, name: str) -> float:
         """The tolerance of the subject with this name, else that of the whole check."""
@@ -213,25 +273,19 @@ def _refuse_name(name: str, where: str) -> None:
         raise InvalidValue(f"{where} cannot be the name of a model: {taken}; choose another")
 
 
-@dataclass(frozen=True)
-class _Key:
-    """What a key holds: in words for the message, and the function that reads it or raises ValueError."""
-
-    expected: str
-    read: Callable[[Any], Any]
-    field: str = ""
-    """The field of the noun where it is not called like the key."""
-
-
-def _read(path: Path, table: str, found: Mapping[str, Any], keys: Mapping[str, _Key]) -> dict[str, Any]:
+def _read(
+    path: Path, table: str, found: Mapping[str, Any], keys: Mapping[str, tuple[str, Any, _Key]]
+) -> dict[str, Any]:
+    """The fields that the keys of a table stand for. Raises UnknownName and InvalidValue naming the key."""
     fields = {}
     for name, value in found.items():
         if name not in keys:
             raise UnknownName(f"key in [{table}] of {path}", name, keys)
+        field, kind, key = keys[name]
         try:
-            fields[keys[name].field or name] = keys[name].read(value)
-        except (ValueError, EffbenchError):
-            raise InvalidValue(f"{path}: [{table}] {name} = {_shown(value)}: expected {keys[name].expected}") from None
+            fields[field] = msgspec.convert(value, kind) if key.read is None else key.read(value)
+        except (TypeError, ValueError, EffbenchError, msgspec.ValidationError):
+            raise InvalidValue(f"{path}: [{table}] {name} = {_shown(value)}: expected {key.expected}") from None
     return fields
 
 
@@ -240,110 +294,16 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError
-    return value
+def _keys(noun: type) -> _Keys:
+    """The keys of the table that `noun` is read from."""
+    found = {}
+    for name, kind in get_type_hints(noun, include_extras=True).items():
+        key = getattr(kind, "__metadata__", ())[-1:]
+        if key and isinstance(key[0], _Key):
+            found[key[0].name or name] = (name, kind, key[0])
+    return found
 
 
-def _texts(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value:
-        raise ValueError
-    return tuple(_text(item) for item in value)
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
-
-
-def _whole(smallest: int) -> Callable[[Any], int]:
-    def read(value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value < 2**31:
-            raise ValueError
-        return value
-
-    return read
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, str):
-        return units.amount(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 10**30:
-        raise ValueError
-    return value
-
-
-def _share(value: Any) -> float:
-    if isinstance(value, str):
-        return parsing.share(value)
-    if not isinstance(value, float) or not 0 < value < 1:
-        raise ValueError
-    return value
-
-
-def _time(value: Any) -> float:
-    if isinstance(value, str):
-        return parsing.seconds(value)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1e9:
-        raise ValueError
-    return float(value)
-
-
-def _one_of(*known: str) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
-        if value not in known:
-            raise ValueError
-        return str(value)
-
-    return read
-
-
-def _inputs(value: Any) -> tuple[Input, ...] | None:
-    words = value if isinstance(value, list) else [value]
-    if not words or not all(isinstance(word, str) for word in words):
-        raise ValueError
-    return parsing.inputs(words)
-
-
-def _arguments(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError
-    try:
-        json.dumps(value, allow_nan=False)
-    except TypeError:  # a date
-        raise ValueError from None
-    return value
-
-
-_BATCH = _Key("a whole number of 1 or more", _whole(1))
-_DTYPE = _Key(f"one of {', '.join(FLOATS)}", _one_of(*FLOATS))
-_TOLERANCE = _Key('a share such as "3%" or 0.03', _share)
-
-_CHECK: Mapping[str, _Key] = {
-    "device": _Key('a device such as "cpu" or "cuda:1"', _text),
-    "threads": _Key("a whole number, 0 for every core", _whole(0)),
-    "batch": _BATCH,
-    "dtype": _DTYPE,
-    "allocator": _Key('"retain" or "system"', _one_of(*get_args(Allocator))),
-    "tolerance": _TOLERANCE,
-    "launches": _Key("a whole number of 1 or more", _whole(1)),
-    "budget": _Key('a time such as "10m" or "90s"', _time, "budget_s"),
-    "alpha": _Key('a share such as "5%" or 0.05', _share),
-    "inconclusive": _Key('"fail" or "pass"', _one_of("fail", "pass")),
-    "same_costs": _Key("true or false", _flag),
-    "count": _Key('"instructions"', _one_of("instructions")),
-    "baseline": _Key("the path of a stored run or profile", _text),
-    "paths": _Key('a list of folders to import from, such as ["src"]', _texts),
-}
-
-_MODEL: Mapping[str, _Key] = {
-    "model": _Key('a model such as "nets.py:small" or "mobilenet_v2"', _text),
-    "input": _Key('an input such as "3x32x32", or a list of such words', _inputs, "inputs"),
-    "batch": _BATCH,
-    "dtype": _DTYPE,
-    "arguments": _Key("a table of what the model is made with", _arguments),
-    "tolerance": _TOLERANCE,
-    **{f"max_{name}": _Key('a count such as "300M" or 20_000', _count) for name in QUANTITIES},
-}
+_CHECK = _keys(Config)
+_MODEL = _keys(Subject)
+_MODEL |= {f"max_{name}": (f"max_{name}", int, _Key('a count such as "300M" or 20_000', _count)) for name in QUANTITIES}

@@ -13,6 +13,7 @@ _INSTALLED_AS = {
     "fvcore": "fvcore",
     "jinja2": "jinja2",
     "matplotlib": "matplotlib",
+    "msgspec": "msgspec",
     "numpy": "numpy",
     "pandas": "pandas",
     "psutil": "psutil",

@@ -1,1 +1,1 @@
-"""Metrics beside latency, one file each: percentiles, peak memory, energy, instructions, operator times."""
+"""Secondary metrics, one file each: latency percentiles, peak memory, energy, instructions, operator times."""

@@ -1,7 +1,7 @@
-"""What is read of a cell beside its rounds, each in processes of its own, so that no timed block comes near it.
+"""Run secondary metrics, each in processes of its own, so that they do not disturb timed blocks.
 
-One module each: ``take(job, variables, silence_s)`` in the parent, ``answer(job, emit)`` in the workers that it starts
-(`one_process` starts one).
+Each metric is one module with two functions: ``take(job, variables, silence_s)`` runs in the parent, ``answer(job,
+emit)`` in the worker processes that `take` starts (`one_process` starts one).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _MODULES = {"percentiles": "latency_percentiles"}
 
 
 def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
-    """The reading that the job's `task` names, of its one `cell`; its reason where it could not be taken.
+    """Measure the metric that the job's `task` names, for its one `cell`. The result has the reason if that fails.
 
-    `variables` are the worker's environment (`launcher.worker_environment`).
+    `variables` are the worker's environment (`worker_process.worker_environment`).
     """
     reading: Reading = _module(job["task"]).take(job, variables, silence_s)
     return reading
@@ -41,9 +41,10 @@ def take_all(
     silence_s: float,
     tell: Callable[[str], None],
 ) -> Iterator[tuple[str, Reading]]:
-    """The reading that the job's `task` names of each of these cells, by id, in order. `tell` is told which is next.
+    """Measure the metric that the job's `task` names for each of these cells, and yield (id, result) in order.
 
-    A module that can take several in one process has a ``take_all`` of its own.
+    `tell` is called with each cell before it is measured. A metric that can measure several cells in one process has a
+    ``take_all`` of its own.
     """
     several = getattr(_module(job["task"]), "take_all", None)
     if several is not None:
@@ -56,7 +57,7 @@ def take_all(
 
 
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
-    """The other end, in a worker. What keeps the network from running is said as a "skip"."""
+    """Measure in the worker process. If the network fails to run, emit a `skip` event with the reason."""
     try:
         _module(job["task"]).answer(job, emit)
     except NETWORK_FAILURES as error:
@@ -64,10 +65,11 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
 
 
 @contextlib.contextmanager
-def ready(job: Mapping[str, Any], emit: Callable[..., None]) -> Iterator[tuple[Device, Call, Held]]:
-    """The job's device, set up, a call of its cell, and what watches it. Raises as `preparation.prepare`.
+def prepared_cell(job: Mapping[str, Any], emit: Callable[..., None]) -> Iterator[tuple[Device, Call, Held]]:
+    """Set up the job's device and build the call of its cell. Yields both, and the tracker of process-wide settings.
 
-    At the end it raises Switched where the calls have changed what they were made with: what is read is told after it.
+    Raises as `build_call.prepare` does. At the end it raises Switched if the calls have changed process-wide settings.
+    Emit the result after this context has ended, so that it is not reported then.
     """
     device = devices.get(job["device"], **job["device_options"])
     device.setup()
@@ -79,8 +81,8 @@ def ready(job: Mapping[str, Any], emit: Callable[..., None]) -> Iterator[tuple[D
         held.require(job["cell"]["id"])
 
 
-def alive(emit: Callable[..., None]) -> Callable[[float], None]:
-    """Tell the parent of slow calls, which it would take for silence."""
+def report_slow_calls(emit: Callable[..., None]) -> Callable[[float], None]:
+    """Return a callback that reports slow calls to the parent, which would otherwise see no events and time out."""
 
     def told(seconds: float) -> None:
         if seconds >= block_loop.SLOW_S:
@@ -90,7 +92,7 @@ def alive(emit: Callable[..., None]) -> Callable[[float], None]:
 
 
 def one_process(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
-    """Start one worker on the job and take the values of its "reading" event, or the reason why there was none."""
+    """Start one worker on the job. Returns the values of its `reading` event, or the reason why there was none."""
     what = job["task"]
     with Worker(job, variables, silence_s) as worker:
         try:

@@ -1,9 +1,9 @@
-"""How many joules a call takes: the device's own counters over some seconds of calls, and over a rest before them.
+"""Measure energy per call in joules, with the device's own counters (RAPL, NVML) over some seconds of calls.
 
-The counters are those of the whole package or GPU, so that whatever else runs there is counted too: the rest says how
-much that is. A library was tried for this (zeus 0.16): it brings scikit-learn, pydantic, tyro, httpx and thirteen more
-(about 55 MB), starts a process for each counter that polls beside the measurement, and does not hand out the raw
-counters. Reading two files, or asking NVML one question, needs none of that.
+The counters cover the whole CPU package or GPU, including whatever else runs there. The power at rest before the calls
+shows how much that is. A library for this (zeus 0.16) was tried and rejected: it depends on scikit-learn, pydantic,
+tyro, httpx and thirteen more packages (about 55 MB), starts a polling process per counter during the measurement, and
+does not give access to the raw counters. Reading two files, or one NVML call, is enough.
 """
 
 from __future__ import annotations
@@ -20,41 +20,48 @@ from effbench.metrics import base
 from effbench.timing import block_loop
 
 WINDOW_S = 5.0
-"""NVML counts in steps of up to a tenth of a second, RAPL of a millisecond: 2 % of this window at the most."""
+"""Length of the measuring window. NVML updates its counter up to every 0.1 s, RAPL every millisecond: at most 2 %."""
 
 REST_S = 5.0
 SETTLE_S = 1.0
-"""After preparing a cell the device still takes more than at rest."""
+"""Wait before the rest window: right after preparing a cell, the device still draws more power than at rest."""
 
 LOOK_S = 0.05
-"""Time between two looks at the clock."""
+"""Time between two checks of the clock."""
 
 
 def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
-    """`energy_j_per_call`, `energy_j_per_image`, `power_w` during the calls and `idle_w` at rest before them; `calls`
-    in `window_s`, `idle_s`, `domains` (joules of each), `source` ("nvml", "rapl"), and the `counters_uj` as they were
-    read: before and after the rest, before and after the calls.
+    """Measure energy in a worker process. Values of the result:
+
+    `energy_j_per_call`, `energy_j_per_image`; `power_w` during the calls and `idle_w` at rest before them; the number
+    of `calls` in `window_s`; `idle_s`; `domains` (joules of each); `source` ("nvml" or "rapl"); `counters_uj`, the raw
+    counters before and after the rest, and before and after the calls.
     """
     return base.one_process(job, variables, silence_s)
 
 
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
-    """The other end. Raises EffbenchError where there is no counter, or one that stands still."""
+    """Measure in the worker process. Raises EffbenchError without a counter, or if the counter does not move."""
     spec = job["cell"]
-    with base.ready(job, emit) as (device, call, _):
-        device.energy()  # refuses before anybody waits
+    with base.prepared_cell(job, emit) as (device, call, _):
+        device.energy()  # raises before the first wait if there is no counter
         sampling = Sampling(**job["sampling"])
-        values = measured(device, call, spec["id"], spec["batch"], sampling, base.alive(emit))
+        values = measure(device, call, spec["id"], spec["batch"], sampling, base.report_slow_calls(emit))
     emit("reading", values=values)
 
 
-def measured(
-    device: Device, call: Call, cell: str, batch: int, sampling: Sampling, told: block_loop.Told = lambda seconds: None
+def measure(
+    device: Device,
+    call: Call,
+    cell: str,
+    batch: int,
+    sampling: Sampling,
+    on_call: block_loop.OnCall = lambda seconds: None,
 ) -> dict[str, Any]:
-    """The values of a reading. Raises as `answer`. `told` hears of calls of the warm-up."""
+    """Return the values of the metric. Raises as `answer` does. `on_call` gets the seconds of warm-up calls."""
     device.rest(SETTLE_S)
     idle_s, idle = _window(device, lambda: device.rest(REST_S))
-    warm, _ = block_loop.warm_up(device, call, cell, None, sampling, told)
+    warm, _ = block_loop.warm_up(device, call, cell, None, sampling, on_call)
     once_s = warm.call_s
     chunk = max(1, math.ceil(LOOK_S / max(once_s, 1e-7)))
     calls = 0
@@ -63,12 +70,12 @@ def measured(
         nonlocal calls
         end = device.now_s() + WINDOW_S
         while device.now_s() < end:
-            # Not timed: a device may make more calls than it is asked to time.
+            # Not time_block: a device may make additional calls there, which would not be counted.
             device.run_calls(call, chunk)
             calls += chunk
 
     window_s, busy = _window(device, work)
-    domains = spent_j(*busy)
+    domains = consumed_j(*busy)
     energy_j = sum(domains.values())
     if energy_j <= 0:
         raise EffbenchError(
@@ -78,7 +85,7 @@ def measured(
         "energy_j_per_call": energy_j / calls,
         "energy_j_per_image": energy_j / calls / batch,
         "power_w": energy_j / window_s,
-        "idle_w": sum(spent_j(*idle).values()) / idle_s,
+        "idle_w": sum(consumed_j(*idle).values()) / idle_s,
         "calls": calls,
         "window_s": window_s,
         "idle_s": idle_s,
@@ -88,10 +95,10 @@ def measured(
     }
 
 
-def spent_j(before: Energy, after: Energy) -> dict[str, float]:
-    """Joules of each domain between two looks, in which a counter started anew once at the most.
+def consumed_j(before: Energy, after: Energy) -> dict[str, float]:
+    """Return the joules of each domain between two readings of the counters, which may wrap around once.
 
-    Raises EffbenchError for one that went backwards and does not say where it starts anew.
+    Raises EffbenchError for a counter that went backwards and has no known range.
     """
     found = {}
     for domain, first in before.counters_uj.items():
@@ -105,7 +112,7 @@ def spent_j(before: Energy, after: Energy) -> dict[str, float]:
 
 
 def _window(device: Device, work: Callable[[], None]) -> tuple[float, tuple[Energy, Energy]]:
-    """Seconds that `work` took, and the counters before and after."""
+    """Run `work`. Returns its seconds, and the counters before and after."""
     device.synchronize()
     before, start = device.energy(), device.now_s()
     work()

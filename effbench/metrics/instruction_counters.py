@@ -1,7 +1,7 @@
-"""Three ways to count the instructions that a process executes: the kernel's counter, valgrind, an emulator.
+"""Count executed instructions in one of three ways: perf_event (hardware counter), valgrind, or QEMU.
 
-Each has two ends. In the parent `find` says which one works here, and which program the worker has to run under; in the
-worker `opened` gives the counter. None of them looks at a clock.
+In the parent, `find` returns the method that works on this machine, with the command that the worker has to run under.
+In the worker, `open_counter` returns the counter. None of them reads a clock.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from typing import Protocol
 from effbench.core.errors import EffbenchError
 
 KINDS = ("instructions", "loads", "stores", "simd", "branches", "syscalls")
-"""What a counter may tell apart; all but the first are told only by the emulator, those in between only on ARM."""
+"""Kinds of events that a counter may report. Only QEMU reports kinds after the first, and on x86-64 only "syscalls"."""
 
 Counts = Mapping[str, int]
-"""A number for each of `KINDS` that the counter tells."""
+"""A number for each of `KINDS` that the counter reports."""
 
 REMEDY = "install valgrind, or qemu-user and gcc (apt install valgrind)"
 
 _MARK = 0x45464643
-"""The first argument of the prctl that makes the plugin write its counts down; the kernel knows no such option."""
+"""First argument of the prctl call that makes the QEMU plugin write its counts. The kernel has no such option."""
 _EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 """The number of the system call perf_event_open."""
 _RETIRED = (0, 1)
@@ -41,14 +41,14 @@ _RETIRED = (0, 1)
 _EVENT_DISABLED, _EVENT_INHERIT, _EVENT_NO_KERNEL, _EVENT_NO_HYPERVISOR = 1, 2, 1 << 5, 1 << 6
 _ENABLE, _DISABLE, _RESET = 0x2400, 0x2401, 0x2403
 _EMULATED_CPU = {"x86_64": "max", "aarch64": "neoverse-n1"}
-"""Named, so that a count is the same on every host; QEMU_CPU overrides it. The largest ARM model emulates vectors of
-512 bits, which few processors have."""
+"""The emulated CPU is fixed, so that counts are the same on every host; QEMU_CPU overrides it. The largest ARM model
+("max") emulates vectors of 512 bits, which few processors have."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to count. `under` are the words of the program that the worker runs under, `variables` are for its
-    environment, `settings` for itself.
+    """One way to count. `under` is the command that the worker runs under, `variables` are for the worker's
+    environment, and `settings` are passed to the worker.
     """
 
     name: str
@@ -59,17 +59,17 @@ class Method:
 
 
 CPU_S = {"callgrind": (14, 35), "qemu": (17, 10)}
-"""About how many seconds of CPU a process takes to start, and each of its cells; the kernel's counter takes none."""
+"""Approximate CPU seconds that a process takes to start, and for each cell; perf_event adds none."""
 
 
 class Counter(Protocol):
-    """Counts what one call executes, and a little of its own around it."""
+    """Counts the instructions of one call. The count includes a small overhead of the counter itself."""
 
     def count(self, call: Callable[[], object]) -> Counts: ...
 
 
 def find(folder: Path) -> Method | str:
-    """The first method that works here, or the reason why there is none. `folder` is for the files of one process."""
+    """Return the first method that works here, or the reasons why none does. `folder` is for files of one process."""
     reasons = []
     for method in (_perf, _callgrind, _qemu):
         found = method(folder)
@@ -79,14 +79,14 @@ def find(folder: Path) -> Method | str:
     return f"instructions cannot be counted here: {'; '.join(reasons)}; {REMEDY}"
 
 
-def ready(settings: Mapping[str, str]) -> None:
-    """Called once in a worker, before it forks. Raises EffbenchError where the method does not start after all."""
+def start(settings: Mapping[str, str]) -> None:
+    """Start the method in a worker, once, before it forks. Raises EffbenchError if that fails."""
     if settings["method"] == "callgrind":
         _instrument(settings["file"])
 
 
-def opened(settings: Mapping[str, str]) -> Counter:
-    """The counter of the process that calls this, a worker's child. Raises EffbenchError where it does not start."""
+def open_counter(settings: Mapping[str, str]) -> Counter:
+    """Return a counter for the calling process, a child of the worker. Raises EffbenchError if it cannot start."""
     if settings["method"] == "perf_event":
         return _Event(int(settings["kind"]), int(settings["event"]))
     return _Callgrind(settings["file"]) if settings["method"] == "callgrind" else _Qemu(settings["file"])
@@ -105,9 +105,9 @@ def _perf(folder: Path) -> Method | str:
 
 
 class _Event:
-    """What this thread and the threads that it starts do in user mode (perf_event_open(2)).
+    """Counts user-mode events of this thread and the threads that it starts (perf_event_open(2)).
 
-    `kind` and `event` are the kernel's numbers of what is counted.
+    `kind` and `event` are the kernel's numbers for the type and the config of the event.
     """
 
     def __init__(self, kind: int, event: int) -> None:
@@ -115,8 +115,8 @@ class _Event:
         if sys.platform != "linux" or number is None:
             raise EffbenchError(f"{sys.platform} on {platform.machine()} has no perf_event_open")
         flags = _EVENT_DISABLED | _EVENT_INHERIT | _EVENT_NO_KERNEL | _EVENT_NO_HYPERVISOR
-        # struct perf_event_attr: type, size, config, sample period, sample type, what a read returns (3: beside the
-        # count also the times enabled and running), flags.
+        # struct perf_event_attr: type, size, config, sample period, sample type, read format (3: the count and the
+        # times enabled and running), flags.
         attributes = struct.pack("=IIQQQQQ", kind, 112, event, 0, 0, 3, flags).ljust(112, b"\0")
         libc = ctypes.CDLL(None, use_errno=True)
         self._descriptor: int = libc.syscall(number, attributes, 0, -1, ctypes.c_int(-1), 0)
@@ -143,7 +143,7 @@ class _Event:
 
 
 def _refusal(number: int) -> str:
-    """What an errno of perf_event_open means (perf_event_open(2))."""
+    """Explain an errno of perf_event_open (perf_event_open(2))."""
     meaning = {
         errno.EACCES: "kernel.perf_event_paranoid forbids it (sysctl kernel.perf_event_paranoid=2 allows it)",
         errno.EPERM: "the container or kernel.perf_event_paranoid forbids it",
@@ -167,7 +167,7 @@ def _callgrind(folder: Path) -> Method | str:
     options = (
         "-q",
         "--tool=callgrind",
-        # Importing torch takes a third of the time while nothing is instrumented.
+        # Without instrumentation, importing torch takes a third of the time.
         "--instr-atstart=no",
         "--collect-atstart=no",
         "--dump-line=no",
@@ -179,9 +179,9 @@ def _callgrind(folder: Path) -> Method | str:
 
 
 class _Callgrind:
-    """Instructions that valgrind's callgrind simulates, between two requests of torch.
+    """Counts instructions with valgrind's callgrind, between two client requests that torch issues.
 
-    Every request to dump writes a file of the costs since the last one, by function, and their sum.
+    Each request to dump writes a file with the costs since the last one, by function, and their total.
     """
 
     def __init__(self, base: str) -> None:
@@ -193,7 +193,7 @@ class _Callgrind:
         self._base = Path(base)
 
     def count(self, call: Callable[[], object]) -> Counts:
-        # One that ended has written what it did after its last request.
+        # A process that ended has written a file with what it did after its last request.
         for left in self._written():
             left.unlink()
         self._toggle()
@@ -210,11 +210,11 @@ class _Callgrind:
 
 
 def _instrument(base: str) -> None:
-    """Have valgrind instrument what this process does from now on."""
+    """Make valgrind instrument this process from now on."""
     vgdb = Path(base).with_name("vgdb")
     words = ["vgdb", f"--pid={os.getpid()}", f"--vgdb-prefix={vgdb}", "instrumentation", "on"]
     asking = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    # It is answered only while this process computes, so that waiting for it must not block.
+    # valgrind answers only while this process executes instructions, so do not block while waiting.
     while asking.poll() is None:
         pass
     if asking.returncode:
@@ -239,7 +239,7 @@ def _qemu(folder: Path) -> Method | str:
         return f"qemu's plugin does not compile: {(done.stderr.strip().splitlines() or ['no reason given'])[0][:200]}"
     cpu = os.environ.get("QEMU_CPU") or _EMULATED_CPU.get(machine, "max")
     variables = {"QEMU_PLUGIN": f"{plugin},out={written}", "QEMU_CPU": cpu, "QEMU_RAND_SEED": "1"}
-    # A process that is emulated already starts none but emulated ones.
+    # An emulated process starts only emulated ones, so its workers need no command to run under.
     under = () if _is_emulated() else (*_same_addresses(), qemu)
     settings = {"method": "qemu", "file": str(written)}
     return Method("qemu", f"{version}, {cpu}", under, settings, variables)
@@ -247,21 +247,21 @@ def _qemu(folder: Path) -> Method | str:
 
 def _is_emulated() -> bool:
     try:
-        # Unlike /proc/self/exe, which the emulator answers itself.
+        # The emulator fakes /proc/self/exe, but not this one.
         return Path(os.readlink("/proc/thread-self/exe")).name.startswith("qemu-")
     except OSError:
         return False
 
 
 def _plugin_api(version: str) -> int:
-    """The plugin interface of a QEMU: 1 up to 8, 2 of 9.0, 3 and more since."""
+    """Return the plugin interface version of a QEMU: 1 up to 8, 2 for 9.0, 3 (or more) since 9.1."""
     found = re.search(r"(\d+)\.(\d+)", version)
     release = (int(found[1]), int(found[2])) if found else (0, 0)
     return 1 if release < (9, 0) else 2 if release < (9, 1) else 3
 
 
 class _Qemu:
-    """Instructions that the emulator executes between two marks, counted by the plugin effcount.c."""
+    """Counts instructions that QEMU executes between two marks, with the plugin effcount.c."""
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
@@ -287,7 +287,7 @@ class _Qemu:
 
 
 def _same_addresses() -> tuple[str, ...]:
-    """What starts a program at the same addresses each time, where this system lets it: some hash by address."""
+    """Return a command that disables address randomisation, if available: hashing by address varies counts."""
     words = ("setarch", "-R")
     try:
         done = subprocess.run([*words, "true"], capture_output=True, check=False)

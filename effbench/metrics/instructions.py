@@ -1,8 +1,8 @@
-"""How many instructions one call of a cell executes: counted, so that a busy machine changes nothing. Never a time.
+"""Count the instructions that one call of a cell executes, which do not depend on how busy the machine is.
 
-A process starts, imports what all cells need, and forks for each of them: whatever ran before, a cell is always counted
-in the same state. The child prepares the cell, warms up and counts one call after the other. That is done in two fresh
-processes, and how far they differ is the reading's `repeatability`.
+A worker process imports what all cells need, and forks for each cell, so that each is counted in the same state. The
+child prepares the cell, warms up and counts one call after the other. Two fresh processes do this; their relative
+difference is `repeatability`.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ PROCESSES = 2
 WARMUPS = 2
 CALLS = 3
 EMPTY_CALLS = 3
-"""Calls of nothing: what counting itself adds is taken off."""
+"""Calls of an empty function, to subtract the overhead of counting."""
 
 SLOWDOWN = 20
-"""A worker that counts may be silent for so many times longer: it runs in an emulator."""
+"""Factor on the silence limit of a worker that counts, since it may run in an emulator."""
 
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 
 Rows = Sequence[Mapping[str, int]]
-"""What each call executed, by kind (`counters.KINDS`)."""
+"""Counts of each call, by kind (`instruction_counters.KINDS`)."""
 
 
 def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
-    """The instructions of the job's one `cell`; the reason where they cannot be counted."""
+    """Count the instructions of the job's one `cell`. The result has the reason if they cannot be counted."""
     return take_all(job, [job["cell"]], variables, silence_s)[job["cell"]["id"]]
 
 
@@ -55,12 +55,13 @@ def take_all(
     site: Site | None = None,
     tell: Callable[[str], None] = lambda cell: None,
 ) -> dict[str, Reading]:
-    """A reading for each of these cells (`Recording.order`), by id, all of them counted by the same two processes.
+    """Count all of these cells (`Recording.order`) in the same two processes. Returns the result of each by id.
 
-    `site` is where their code lies, if not here; `tell` is told which cell is being counted. Values:
-    `instructions_per_call` (median over all calls, without what counting adds), the same for every other kind that the
-    method tells, `calls` (instructions of each, by process), `empty_call`, `spread` (of one process's calls, as a
-    share), `repeatability` (between the processes, as a share), `method`, `method_version`, `threads`.
+    `site` is where their code is, if not in the current tree. `tell` is called with each cell before it is counted.
+    Values: `instructions_per_call` (median over all calls, without the overhead of counting), the same for every other
+    kind that the method reports, `calls` (instructions of each, by process), `empty_call`, `spread` (the largest range
+    within a process, relative to its median), `repeatability` (relative difference between the processes), `method`,
+    `method_version`, `threads`.
     """
     if devices.kind_of(job["device"]) == "fake":
         return {cell["id"]: Reading(WHAT, _scripted(cell["cost"])) for cell in cells}
@@ -80,9 +81,9 @@ def take_all(
             about |= {"method": method.name, "method_version": method.version}
             asked = {**job, "task": WHAT, "cells": left, "counter": dict(method.settings)}
             under = replace(site or Site(), under=method.under)
-            # Python's own tables of names are the same in every process then.
+            # A fixed hash seed makes Python's dictionaries the same in every process.
             environment = {**variables, **method.variables, **_ONE_THREAD, "PYTHONHASHSEED": "0"}
-            for event in _heard(asked, environment, SLOWDOWN * silence_s, under):
+            for event in _events(asked, environment, SLOWDOWN * silence_s, under):
                 if event["event"] == "error" and event.get("cause"):
                     raise of_reason(Reason(event["message"], event["cause"]))
                 if event["event"] == "working":
@@ -95,13 +96,13 @@ def take_all(
     return {
         cell["id"]: Reading(WHAT, missing=refused[cell["id"]])
         if cell["id"] in refused
-        else Reading(WHAT, {**values_of(calls[cell["id"]], empty[cell["id"]]), **about})
+        else Reading(WHAT, {**summarise(calls[cell["id"]], empty[cell["id"]]), **about})
         for cell in cells
     }
 
 
 def unavailable(device: str) -> str | None:
-    """Why nothing can be counted on this device of this machine, and what to do; None where it can."""
+    """Return why instructions cannot be counted on this device, and what to do about it; None if they can."""
     if devices.kind_of(device) == "cuda":
         return f"instructions are counted on a CPU, not on {device}; count them with --device cpu"
     with temporary_folders.folder() as folder:
@@ -110,7 +111,7 @@ def unavailable(device: str) -> str | None:
 
 
 def expected_s(device: str, cells: int) -> float:
-    """About how many seconds of CPU counting so many cells takes on this device; 0 where it is no time to speak of."""
+    """Estimate the CPU seconds that counting this many cells takes on this device; 0 if negligible."""
     if devices.kind_of(device) == "fake":
         return 0.0
     with temporary_folders.folder() as folder:
@@ -119,8 +120,8 @@ def expected_s(device: str, cells: int) -> float:
     return float(PROCESSES * (start + each * cells))
 
 
-def values_of(calls: Sequence[Rows], empty: Sequence[Rows]) -> dict[str, Any]:
-    """The values of one cell from what was counted, process by process. A kind that was not told is left out."""
+def summarise(calls: Sequence[Rows], empty: Sequence[Rows]) -> dict[str, Any]:
+    """Return the values of one cell from the counts of each process. Kinds that were not reported are left out."""
     found: dict[str, Any] = {}
     for kind in KINDS:
         if all(kind in row for process in calls for row in process):
@@ -138,20 +139,20 @@ def values_of(calls: Sequence[Rows], empty: Sequence[Rows]) -> dict[str, Any]:
 
 
 def _scripted(cost: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a device that only pretends: an instruction for each multiply-add and for each byte moved."""
+    """Return values for the scripted device: one instruction for each multiply-add and for each byte moved."""
     rows = [{"instructions": int(cost["madds"] + cost["memory_access_bytes"])}] * CALLS
     empty = [{"instructions": 0}] * EMPTY_CALLS
-    return values_of([rows] * PROCESSES, [empty] * PROCESSES) | {"method": "scripted"}
+    return summarise([rows] * PROCESSES, [empty] * PROCESSES) | {"method": "scripted"}
 
 
 def _median(values: Iterable[int]) -> int:
     return round(stats.median(list(values)))
 
 
-def _heard(
+def _events(
     job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float, site: Site
 ) -> Iterable[Mapping[str, Any]]:
-    """The events of one process, and one that skips each cell of which it has not said what came out."""
+    """Yield the events of one process, and then a `skip` event for each cell without a result."""
     silent = [cell["id"] for cell in job["cells"]]
     reason = "the process ended early, without an error"
     with Worker(job, variables, silence_s, site) as worker:
@@ -172,10 +173,10 @@ def _heard(
 
 
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
-    """The other end of `take_all`: one child a cell, one event each."""
+    """Count in the worker process: fork a child for each cell, which emits the result."""
     device = devices.get(job["device"], **{**job["device_options"], "threads": 1})
     device.setup()
-    instruction_counters.ready(job["counter"])
+    instruction_counters.start(job["counter"])
     for spec in job["cells"]:
         emit("working", cell=spec["id"])
         child = os.fork()
@@ -192,7 +193,7 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
 def _count(job: Mapping[str, Any], spec: Mapping[str, Any], device: devices.Device, emit: Callable[..., None]) -> None:
     try:
         with build_call.gradients(spec["mode"], device):
-            # Lean: what an earlier launch exported is not exported again, which takes minutes in an emulator.
+            # lean: reuse what an earlier launch exported, since exporting takes minutes in an emulator.
             held = global_state.held(device)
             call = build_call.prepare(spec, job["seed"], device, emit, held, lean=True)
             code_origins.refuse_foreign(job)
@@ -200,19 +201,19 @@ def _count(job: Mapping[str, Any], spec: Mapping[str, Any], device: devices.Devi
             with held.calling(spec["id"]):
                 for _ in range(WARMUPS):
                     call()
-            counter = instruction_counters.opened(job["counter"])
+            counter = instruction_counters.open_counter(job["counter"])
             gc.collect()
             gc.freeze()
             gc.disable()
             held.renew()
-            calls = _counted(counter, call, CALLS)
+            calls = _count_calls(counter, call, CALLS)
             held.require(spec["id"])
-            emit("counted", cell=spec["id"], calls=calls, empty=_counted(counter, lambda: None, EMPTY_CALLS))
+            emit("counted", cell=spec["id"], calls=calls, empty=_count_calls(counter, lambda: None, EMPTY_CALLS))
     except ForeignCode as error:
         emit("error", message=str(error), cause=error.cause)
     except NETWORK_FAILURES as error:
         emit("skip", cell=spec["id"], reason=failure_reasons.told(error))
 
 
-def _counted(counter: Counter, call: Callable[[], object], times: int) -> list[Mapping[str, int]]:
+def _count_calls(counter: Counter, call: Callable[[], object], times: int) -> list[Mapping[str, int]]:
     return [counter.count(call) for _ in range(times)]

@@ -1,6 +1,6 @@
-"""How long single calls take: what a user waits for now and then, which the median of blocks does not say.
+"""Latency percentiles of single calls (p50, p90, p99).
 
-Wall clock, since waiting is what a tail is made of, and one call at a time, since a block averages its calls.
+They are wall-clock times, since tail latency is mostly waiting, of single calls, since a block averages its calls.
 """
 
 from __future__ import annotations
@@ -19,34 +19,37 @@ from effbench.timing import block_loop
 SHARES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
 
 MIN_CALLS, MAX_CALLS = 500, 5000
-"""The 99th percentile has an upper bound from 368 calls on."""
+"""The 99th percentile has an upper confidence bound from 368 calls on."""
 
 ENOUGH_S, MOST_S = 3.0, 20.0
-"""Seconds after which there are enough calls if there are `MIN_CALLS`, and after which there are enough anyway."""
+"""Seconds after which timing stops once `MIN_CALLS` are done, and after which it stops in any case."""
 
 _BETWEEN_NS = 100_000_000
-"""Time between two looks at how long it has taken."""
+"""Time between two checks of the elapsed time."""
 
 
 def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
-    """`p50_s`, `p90_s`, `p99_s` with their exact 95 % bounds (``p99_low_s``, ``p99_high_s``; None where the calls
-    were too few for one), `n`, `max_s`, `steady`, and every call in order as `calls_ns`.
+    """Time single calls in a worker process. Values of the result:
 
-    The bounds take the calls of this one process for independent draws.
+    `p50_s`, `p90_s`, `p99_s` with their exact 95 % bounds (``p99_low_s``, ``p99_high_s``; None where there were too few
+    calls), `n`, `max_s`, `steady`, and every call in order as `calls_ns`. The bounds assume that the calls of this one
+    process are independent.
     """
     told = base.one_process(job, variables, silence_s)
     if told.missing is not None:
         return told
-    return Reading(told.what, {**summarised(told.values["calls_ns"]), **told.values})
+    return Reading(told.what, {**summarise_calls(told.values["calls_ns"]), **told.values})
 
 
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
-    """The other end: `steady` and `calls_ns`."""
-    with base.ready(job, emit) as (device, call, held):
+    """Time calls in the worker process; emits `steady` and `calls_ns`."""
+    with base.prepared_cell(job, emit) as (device, call, held):
         cell, sampling = job["cell"], Sampling(**job["sampling"])
         with held.calling(cell["id"]):
-            warm, _ = block_loop.warm_up(device, call, cell["id"], cell["calls"], sampling, base.alive(emit))
-        # A collection in the middle of a call would be our tail and not the network's.
+            warm, _ = block_loop.warm_up(
+                device, call, cell["id"], cell["calls"], sampling, base.report_slow_calls(emit)
+            )
+        # A garbage collection during a call would add to the tail, and is not the network's time.
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -56,21 +59,21 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
 
 
 def single_calls(device: Device, call: Call) -> list[int]:
-    """Nanoseconds of each of as many calls as the time allows."""
+    """Return the nanoseconds of each call, for as many calls as the time allows."""
     spent: list[int] = []
     start = device.now_s()
     while len(spent) < MAX_CALLS:
         elapsed = device.now_s() - start
         if elapsed > MOST_S or (elapsed > ENOUGH_S and len(spent) >= MIN_CALLS):
             break
-        # One alone first, and never so many that the time is up long before they are done.
+        # Start with one call, then take as many at once as fit between two checks of the elapsed time.
         longest = max(spent, default=_BETWEEN_NS)
         spent += device.time_calls(call, max(1, min(MIN_CALLS, _BETWEEN_NS // max(longest, 1))))
     return spent
 
 
-def summarised(calls_ns: list[int]) -> dict[str, float | int | None]:
-    """The percentiles of these calls with their bounds, in seconds."""
+def summarise_calls(calls_ns: list[int]) -> dict[str, float | int | None]:
+    """Return the percentiles of these calls with their bounds, in seconds."""
     values: dict[str, float | int | None] = {"n": len(calls_ns), "max_s": max(calls_ns) * 1e-9}
     for name, share in SHARES.items():
         found = stats.quantile_interval(calls_ns, share)

@@ -1,7 +1,7 @@
-"""One cell under the profiler: from the operators that ran to one time for each, told apart by what the shapes tell.
+"""Profile one cell: the time of each operator, with convolutions and channel shuffles recognised by their shapes.
 
-The time of an operator counts towards the operator that the network's own code called: a convolution pays for
-the buffers that its library allocates. Torch is only met inside the device.
+Time inside nested operators counts towards the outermost one, which the network's code called: a convolution includes
+the buffers that its library allocates. Only the device uses torch.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from effbench.core.run import Timing
 from effbench.devices import Call, Device
 
 _Key = tuple[str, str, str]
-"""What the network called, the operator itself, and its kind."""
+"""(operator that the network called, the operator itself, its kind)."""
 
 PASSES = 5
-"""Calls under the profiler and calls without it are timed in turn, so many times, so that drift meets both alike."""
+"""Passes with and without the profiler; they alternate, so that drift affects both equally."""
 
 PASS_S, LEAST_CALLS, MOST_CALLS = 0.1, 2, 10
-"""How long a pass lasts; the profiler keeps every event of it in memory."""
+"""Length of a pass, and its fewest and most calls. The profiler keeps every event of a pass in memory."""
 
 SLOW_S, SLOW_PASSES = 1.0, 3
-"""From this time a call on, so few passes of one call each."""
+"""For calls of at least this length, the number of passes, of one call each."""
 
 NO_OPERATORS = (
     "the profiler saw no operator of torch, as under a runtime that launches its kernels itself (a CUDA graph does); "
@@ -39,7 +39,7 @@ _NAMED_SHUFFLES = frozenset(("channel_shuffle", "native_channel_shuffle", "pixel
 
 
 def watch(device: Device, call: Call) -> Breakdown:
-    """Break one warm cell down. Raises OutOfMemory; lets the model's own errors through."""
+    """Profile one cell after its warm-up. Raises OutOfMemory, and whatever the model raises."""
     once_s = device.time_block(call, 1).wall_ns * 1e-9
     is_slow = once_s >= SLOW_S
     calls = 1 if is_slow else min(max(math.ceil(PASS_S / max(once_s, 1e-6)), LEAST_CALLS), MOST_CALLS)
@@ -47,7 +47,7 @@ def watch(device: Device, call: Call) -> Breakdown:
     alone: list[Timing] = []
     for _ in range(SLOW_PASSES if is_slow else PASSES):
         if not is_slow:
-            # Reading the events filled the caches with other things.
+            # An untimed call: reading the profiler's events has filled the caches with other data.
             device.time_block(call, 1)
         alone += [device.time_block(call, 1) for _ in range(calls)]
         found = device.watch(call, calls)
@@ -67,9 +67,9 @@ def watch(device: Device, call: Call) -> Breakdown:
 
 
 def medians(calls: Sequence[WatchedCall]) -> tuple[OperatorTime, ...]:
-    """The time of each operator inside each that the network called, the median over calls, the longest first.
+    """Return the time of each operator, per operator that the network called: the median over calls, longest first.
 
-    A median for each, since what disturbs a call lengthens the one operator that it strikes.
+    The median is taken per operator, since a disturbance usually lengthens only one operator of a call.
     """
     seconds: dict[_Key, list[float]] = defaultdict(list)
     times: Counter[_Key] = Counter()
@@ -87,7 +87,7 @@ def medians(calls: Sequence[WatchedCall]) -> tuple[OperatorTime, ...]:
 
 
 def _one_call(events: Sequence[OperatorEvent]) -> dict[_Key, tuple[float, int]]:
-    """Seconds and number by (called, operator, kind)."""
+    """Return seconds and number of executions by (called, operator, kind)."""
     roots = _roots(events)
     kinds = _convolutions(events, roots) | _shuffles(events, roots)
     found: dict[_Key, tuple[float, int]] = {}
@@ -99,7 +99,7 @@ def _one_call(events: Sequence[OperatorEvent]) -> dict[_Key, tuple[float, int]]:
 
 
 def _roots(events: Sequence[OperatorEvent]) -> list[int]:
-    """For each event the place of the outermost operator that it is part of: what the network's code called."""
+    """Return, for each event, the index of its outermost operator, which the network's code called."""
     roots: list[int] = []
     for place, event in enumerate(events):
         roots.append(place if event.parent is None else roots[event.parent])
@@ -107,10 +107,10 @@ def _roots(events: Sequence[OperatorEvent]) -> list[int]:
 
 
 def _convolutions(events: Sequence[OperatorEvent], roots: Sequence[int]) -> dict[int, str]:
-    """Outermost operators that are convolutions, by how their channels meet.
+    """Return the kind of each outermost operator that is a convolution: dense, grouped or depthwise.
 
-    Every convolution passes through ``aten::convolution(input, weight, bias, stride, padding, dilation, transposed,
-    output_padding, groups)``, whatever it was called as.
+    Every convolution runs ``aten::convolution(input, weight, bias, stride, padding, dilation, transposed,
+    output_padding, groups)``, whatever function the network called.
     """
     kinds = {}
     for event, root in zip(events, roots, strict=True):
@@ -122,11 +122,11 @@ def _convolutions(events: Sequence[OperatorEvent], roots: Sequence[int]) -> dict
 
 
 def _shuffles(events: Sequence[OperatorEvent], roots: Sequence[int]) -> dict[int, str]:
-    """Outermost operators that interleave channels.
+    """Return the outermost operators that are channel shuffles.
 
-    torch's own by name. Else by what a channel shuffle does, in whichever words it is written: a view splits one
-    dimension in two, the two change places, and a copy writes that out. A transpose for another purpose (the heads of
-    an attention, a change of layout) does not swap the two halves of one dimension, and is none.
+    torch's own shuffles are found by name, others by their three steps: a view splits one dimension in two, a transpose
+    swaps the two, and a copy writes the result. Transposes for other purposes (attention heads, a change of layout) do
+    not swap the two parts of a split dimension.
     """
     found: dict[int, str] = {}
     viewed: tuple[int, Sequence[int]] | None = None
@@ -149,7 +149,7 @@ def _shuffles(events: Sequence[OperatorEvent], roots: Sequence[int]) -> dict[int
 
 
 def _swapped_halves(before: Sequence[int], turn: OperatorEvent) -> Sequence[int] | None:
-    """The shape after `turn`, if it swaps the two dimensions that a view made of one of `before`; else None."""
+    """Return the shape after `turn` if it swaps two dimensions that a view split from one of `before`; else None."""
     split, rank = turn.shapes[0], len(turn.shapes[0])
     order = list(range(rank))
     if turn.name == "aten::transpose":

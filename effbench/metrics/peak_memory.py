@@ -1,7 +1,6 @@
-"""The most memory that a network needs, in a process of its own: what the process held at most, less what it held
-before there was a network.
+"""Measure the peak memory of a network: the peak of a fresh process minus its peak before the network was built.
 
-That is the same as the difference to a second process that builds nothing, without the second's own luck.
+A second process that builds no network would give the same baseline, but with a variation of its own.
 """
 
 from __future__ import annotations
@@ -22,18 +21,20 @@ from effbench.user_code import file_hashes, global_state
 BYTES: Mapping[str, int] = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 CALLS = 3
-"""What a first call sets up is there in the second; the third is to be sure."""
+"""The first call sets up buffers that the second reuses; the third is a safety margin."""
 
 
 def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Reading:
-    """`peak_memory_bytes` above `baseline_bytes`, `weights_bytes` (parameters alone, in the cell's dtype), `source`.
+    """Measure the peak memory in a worker process. Values of the result:
 
-    `code_bytes` are pages of programs and libraries that came with it and are in the peak, `reserved_bytes` what a
-    GPU's allocator took from the driver at most, above what it had before there was a network; each None where nobody
-    tells. One input is held whatever the rounds rotate through: a network in use has one. On a CPU the peak holds all
-    that preparing took, such as a float32 network on its way to bfloat16, but no export. The allocator's policy is the
-    system's whatever the run's is: "retain" keeps what is freed, and what the next call needs may not fit into its
-    pieces.
+    - `peak_memory_bytes` above `baseline_bytes`; `weights_bytes` (parameters alone, in the cell's dtype); `source`.
+    - `code_bytes`: pages of programs and libraries that were loaded with the network and are part of the peak.
+    - `reserved_bytes`: the most that a GPU's allocator took from the driver, above what it had before the network.
+      Like `code_bytes` it is None where it is unknown.
+
+    There is one input, as in deployment, however many inputs the timed rounds rotate through. On a CPU the peak
+    includes preparation, such as a float32 network that is cast to bfloat16, but no export. The allocator policy is
+    always "system": under "retain", freed memory is kept, and its fragments may not fit the next call's requests.
     """
     found = base.one_process(job, worker_process.as_deployed(variables), silence_s)
     if found.missing is not None or job["device"] != "cpu":
@@ -42,8 +43,11 @@ def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float)
 
 
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
-    """The other end. Raises as `preparation.prepare`, and Unsupported where nobody counts what a runtime allocates."""
-    # No clock is read here, so that no GPU has to be brought to its clocks.
+    """Measure in the worker process.
+
+    Raises as `build_call.prepare` does, and Unsupported where the runtime's allocations cannot be counted.
+    """
+    # No time is measured, so a GPU needs no warm-up to its full clock.
     cold = {"warm_up_s": 0.0} if devices.kind_of(job["device"]) == "cuda" else {}
     spec, device = job["cell"], devices.get(job["device"], **job["device_options"], **cold)
     device.setup()
@@ -52,8 +56,8 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
         if isinstance(runtime, Exported) and device.kind == "cuda":
             raise Unsupported(f"{runtime.name} allocates past torch, which alone counts a process's memory on a GPU")
         if runtime.missing() is None:
-            runtime.facts()  # imports it: what a runtime takes before it has a network is no network's
-    # What setting up has left with the allocator is no network's, and must not serve it unseen either.
+            runtime.facts()  # imports the runtime, whose memory is part of the baseline
+    # Free memory that set-up left with the allocator: the network could reuse it without raising the peak.
     device.release()
     before = device.memory(afresh=True)
     with build_call.gradients(job["mode"], device):

@@ -1,7 +1,9 @@
-"""Runs for people: tables, figures, and the files beside a run. Importing this brings in no plotting library."""
+"""Build the tables and figures of a run, and write them into its folder. Matplotlib is imported only for drawing."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ from effbench.core.errors import StorageError
 from effbench.core.estimate import Verdict
 from effbench.core.run import Run
 from effbench.host import optional_packages
+from effbench.report import cell_row
 from effbench.report import text as report_text
 from effbench.report.figures import failures
 from effbench.report.tables import breakdown as breakdown_table
@@ -62,7 +65,7 @@ def tables(
 
 
 def figures(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> dict[str, Figure]:
-    """Every figure of a run by the name of its file, the main one first as ``figure``; none without cells."""
+    """Draw every figure of a run, by file name, the main one first as ``figure``; none without cells."""
     from effbench.report.figures import breakdown as breakdown_figure
     from effbench.report.figures import matrix as matrix_figure
     from effbench.report.figures import panels, study
@@ -80,7 +83,7 @@ def figures(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict])
         return {"figure": sweep_figure.sweep_figure(run, cells, swept), **roofline}
     if not report_text.is_comparison(run):
         if matrix_figure.can_draw(run, verdicts):
-            matrix = matrix_figure.matrix_figure([matrix_figure.Seen(run, cells, verdicts)])
+            matrix = matrix_figure.matrix_figure([matrix_figure.RunColumns(run, cells, verdicts)])
             return {"figure": matrix, "ratios": runtimes_figure.runtimes_figure(run, cells), **roofline}
         return {"figure": study.study_figure(run, cells, verdicts), **roofline}
     found = {"figure": study.compare_figure(run, cells), **roofline}
@@ -99,7 +102,7 @@ def write_all(
     directory: str | Path,
     shown: Mapping[str, Table] | None = None,
 ) -> dict[str, Path]:
-    """Write the tables and figures of a run into a folder; the paths by file name.
+    """Write the tables and figures of a run into a folder. Returns the paths by file name.
 
     ``table.md`` and ``table.csv`` always; ``verdicts.md`` where there are verdicts; ``figure.png`` and ``figure.svg``
     where there are cells and can be drawn (else a RuntimeWarning says why not); two more files for each further table
@@ -110,9 +113,9 @@ def write_all(
 
     folder = Path(directory)
     found = tables(run, cells, verdicts) if shown is None else shown
-    texts = _texts(run, found, verdicts)
+    texts = _texts(run, found, verdicts) | {"table.csv": _cells_csv(cells, found["table"])}
     written = {name: write_text(folder / name, text) for name, text in texts.items()}
-    # A board that ran a bundle may be without matplotlib; its tables are worth having all the same.
+    # A board that ran a bundle may lack matplotlib; it still gets the tables.
     if optional_packages.has("matplotlib"):
 
         def draw() -> dict[str, Path]:
@@ -121,7 +124,7 @@ def write_all(
                 saved[f"{name}.png"], saved[f"{name}.svg"] = study.save(figure, folder, name)
             return saved
 
-        written |= failures.drawn(draw)
+        written |= failures.draw_or_warn(draw)
     return written
 
 
@@ -131,7 +134,7 @@ def _texts(run: Run, found: Mapping[str, Table], verdicts: Sequence[Verdict]) ->
         texts[f"{name}.md"] = cells_table.render_markdown(rows)
         if name != "verdicts":
             texts[f"{name}.csv"] = cells_table.render_csv(rows)
-    texts["table.md"] += _readings(run)
+    texts["table.md"] += _interpretations(run)
     if verdicts:
         sentences = cells_table.verdict_sentences(verdicts, factor=run.experiment.factor)
         listed = "\n".join(f"- {cells_table.escape_markdown(sentence)}" for sentence in sentences)
@@ -139,14 +142,25 @@ def _texts(run: Run, found: Mapping[str, Table], verdicts: Sequence[Verdict]) ->
     return texts
 
 
-def _readings(run: Run) -> str:
+def _cells_csv(cells: Sequence[CellSummary], printed: Table) -> str:
+    """One row a cell: the columns of `Results.to_frame` that hold a value, then the columns of the printed table under
+    their own headings, for scripts that read those.
+    """
+    rows = [cell_row.columns(cell) for cell in cells]
+    said = {name for row in rows for name, value in row.items() if value not in (None, "")}
+    named = [{name: value for name, value in row.items() if name in said} for row in rows]
+    headed = csv.DictReader(io.StringIO(cells_table.render_csv(printed), newline=""))
+    return cell_row.csv_text([{**row, **{**old, **row}} for row, old in zip(named, headed, strict=True)])
+
+
+def _interpretations(run: Run) -> str:
     """How the study read the paper where it can be read in two ways, and why: its defaults rest on this."""
     listed = "".join(f"- {cells_table.escape_markdown(note)}\n" for note in run.experiment.notes)
-    return f"\nHow the study reads the paper:\n\n{listed}" if listed else ""
+    return f"\nHow the study interprets the paper:\n\n{listed}" if listed else ""
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a file and whatever folders it needs; its path. Raises StorageError."""
+    """Write a file, creating missing folders, and return its path. Raises StorageError."""
     run_file.refuse_link(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What an analysis found, for people and for programs: its tables, its figures, one JSON object."""
+"""The result of an analysis over several runs: its tables, its figures, and a JSON document."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Outcome:
     """Tables and figures by the stem of their files, the main ones as ``table`` and ``figure``.
 
-    `document` is JSON-ready. `draw` is called only when the figures are wanted: drawing takes longer than the rest.
+    `document` is JSON-ready. `draw` is called only when figures are requested, since drawing takes longer than the
+    rest.
     """
 
     document: Mapping[str, Any]
@@ -27,19 +28,19 @@ class Outcome:
     draw: Callable[[], Mapping[str, Figure]]
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object of ``--json``."""
+        """Return the JSON object of ``--json``."""
         return dict(self.document)
 
     def tables(self) -> list[Table]:
-        """What the command line prints, in order."""
+        """Return the tables that the command line prints, in order."""
         return list(self.named_tables.values())
 
     def plot(self) -> Figure:
-        """The main figure."""
+        """Draw the main figure."""
         return self.draw()["figure"]
 
     def write(self, directory: str | Path) -> dict[str, Path]:
-        """Write every table as Markdown and CSV and every figure as PNG and SVG; the paths by file name.
+        """Write every table as Markdown and CSV and every figure as PNG and SVG. Returns the paths by file name.
 
         Raises StorageError where the folder cannot be written.
         """
@@ -57,7 +58,7 @@ class Outcome:
                 saved[f"{stem}.png"], saved[f"{stem}.svg"] = style.save(figure, folder, stem)
             return saved
 
-        return written | failures.drawn(draw)
+        return written | failures.draw_or_warn(draw)
 
     def __str__(self) -> str:
         return "\n\n".join(cells.render_markdown(item) for item in self.tables())

@@ -1,4 +1,4 @@
-"""A run as one JSON object: the contract of ``run --json`` and ``compare --json``. Scripts and CI rely on its keys."""
+"""Build the JSON documents of ``--json``. Scripts and CI rely on their keys."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from effbench.core.estimate import Comparison, Estimate, PairEvidence, Verdict
 from effbench.core.run import Run
 from effbench.gates.result import Decision, Finding
 from effbench.host.emulation import is_emulated
+from effbench.report.cell_row import cell_row
 from effbench.report.tables import metric_columns
 from effbench.runs import launches
 
@@ -51,32 +52,23 @@ def run_document(
 
 
 def cell_document(cell: CellSummary) -> dict[str, Any]:
-    """One cell: what it is, what it costs, how fast it ran, and why it may not count."""
+    """One cell: its row, and what takes more than a plain value.
+
+    A key stands for the same as the column of its name. Where that has an interval, the key holds all three numbers.
+    """
     return {
-        "id": cell.cell.id,
-        "model": cell.cell.case.model,
+        **dataclasses.asdict(cell_row(cell)),
         "labels": dict(cell.cell.case.labels),
         "input_shape": list(cell.cell.case.input_shape),
         **({"inputs": [str(item) for item in cell.cell.case.inputs]} if cell.cell.case.inputs else {}),
-        "batch": cell.cell.batch,
-        "dtype": cell.cell.case.dtype,
-        "device": cell.cell.device,
-        "runtime": cell.cell.runtime,
-        "threads": cell.cell.threads,
         **({} if cell.cost is None else cell.cost.to_dict()),
         "latency_s": _time(cell.latency),
         "busy_s": _time(cell.busy),
-        "throughput": cell.throughput,
-        "throughput_unit": cell.throughput_unit,
         "ratio": _ratio(cell.ratio),
         "ratio_wall": _ratio(cell.ratio_wall),
-        "cpu_share": None if cell.cpu is None else cell.cpu.share,
-        "reference": cell.reference,
         "speedup_over_eager": _ratio(cell.speedup),
         "speedup_over_eager_wall": _ratio(cell.speedup_wall),
         "prepared": dict(cell.prepared),
-        "memory_format": cell.cell.memory_format,
-        "mode": cell.cell.mode,
         "paper": {
             "speed": cell.paper_speed,
             "unit": cell.paper_unit,
@@ -84,50 +76,13 @@ def cell_document(cell: CellSummary) -> dict[str, Any]:
             "madds_million": None if cell.full_model is None else cell.full_model.complexity,
             "top1_error": None if cell.full_model is None else cell.full_model.top1_error,
         },
-        "bound": cell.bound,
         "bounds_s": None if cell.bounds_s is None else dict(cell.bounds_s),
         "over_bounds": None if cell.bounds_s is None else {level: cell.over_bound(level) for level in cell.bounds_s},
         "flags": list(cell.flags),
         "notes": list(cell.notes),
-        "launches": cell.launches,
-        "blocks": cell.blocks,
-        "set_aside": cell.set_aside,
         "disturbed": dict(cell.disturbed),
-        "skipped": cell.skipped,
         **metric_columns.document(cell),
     }
-
-
-def cell_row(cell: CellSummary) -> dict[str, Any]:
-    """One cell as one row of plain values: labels, costs, `latency_s`, `ratio` with bounds, `ratio_wall` where
-    CPU time misses work, the paper's ratio, flags.
-
-    A label that is called like one of these has ``_label`` behind its name.
-    """
-    cost = cell.cost
-    measured = {
-        "batch": cell.cell.batch,
-        "params": None if cost is None else cost.params,
-        "madds": None if cost is None else cost.madds,
-        "memory_access": None if cost is None else cost.memory_access,
-        "memory_access_bytes": None if cost is None else cost.memory_access_bytes,
-        "latency_s": None if cell.latency is None else cell.latency.point,
-        "latency_low_s": None if cell.latency is None else cell.latency.low,
-        "latency_high_s": None if cell.latency is None else cell.latency.high,
-        "throughput": cell.throughput,
-        "ratio": None if cell.ratio is None else cell.ratio.point,
-        "ratio_low": None if cell.ratio is None else cell.ratio.low,
-        "ratio_high": None if cell.ratio is None else cell.ratio.high,
-        "ratio_wall": None if cell.ratio_wall is None else cell.ratio_wall.point,
-        "paper_ratio": cell.paper_ratio,
-        "bound": cell.bound,
-        "flags": ", ".join(cell.flags),
-        "skipped": cell.skipped,
-    }
-    # G1's factor is called ratio, and so is what is measured.
-    taken = {"id", *measured}
-    labels = {f"{name}_label" if name in taken else name: value for name, value in cell.cell.case.labels.items()}
-    return {"id": cell.cell.id, **labels, **measured}
 
 
 def breakdown_document(item: Split) -> dict[str, Any]:

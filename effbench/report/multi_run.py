@@ -1,4 +1,4 @@
-"""Several runs side by side: what to call each, the cells that they share, and the conditions that differ. No torch."""
+"""Compare several runs in one report: names of the runs, tables of shared cells, differing conditions. No torch."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from effbench.report import text as report_text
 from effbench.report.tables.table_model import NOTHING, Column, Table, Value
 
 _Key = tuple[Label | None, ...]
-"""The labels that tell a cell from the others of its run."""
+"""The labels that identify a cell within its run."""
 
 
 class Measured(Protocol):
-    """A run with what follows from it, as `results.Results` has it."""
+    """A run with its summaries and verdicts; `results.Results` implements it."""
 
     @property
     def run(self) -> Run: ...
@@ -37,8 +37,8 @@ class Measured(Protocol):
 class Condition:
     """One fact of the environment in every run, as text; None where a run did not record it.
 
-    `mark` says whether the runs agree. Only "unlike" stands in the way of comparing them; what else differs, such as
-    the load of a minute, is "varies".
+    `mark` says whether the runs agree. Only "unlike" prevents a comparison. Other differences, such as the load
+    average, are "varies".
     """
 
     name: str
@@ -47,11 +47,11 @@ class Condition:
 
 
 def names(runs: Mapping[int, Measured]) -> dict[int, str]:
-    """What to call each run, by its number: whatever tells it from the others, the folder where nothing else does."""
+    """Return a name for each run, by number: the facts in which it differs from the others, else its folder."""
     facets = {number: _facets(item.run, item.cells) for number, item in runs.items()}
     found = {}
     for number, item in runs.items():
-        # Another study has other labels, which tell nothing.
+        # Labels of other studies are not comparable.
         peers = [each for each, other in runs.items() if other.run.experiment.name == item.run.experiment.name]
         labels = {each: report_text.fixed(runs[each].run, runs[each].cells) for each in peers}
         telling = [text for key, text in facets[number].items() if len({each[key] for each in facets.values()}) > 1]
@@ -66,16 +66,17 @@ def names(runs: Mapping[int, Measured]) -> dict[int, str]:
 
 
 def tables(runs: Mapping[int, Measured]) -> tuple[Table, ...]:
-    """For each study that several of the runs carried out: verdicts, time ratios and latencies, a column a run.
+    """Build tables for each study that several runs have in common: verdicts, time ratios and latencies, one column per
+    run.
 
-    A label that does not vary within any run, such as the paper's channels for the device, does not keep cells apart;
-    where it differs between runs a note says that the networks are not the same.
+    Cells are matched by the labels that vary within a run. A label that does not, such as the channels that the paper
+    uses for a device, is ignored; if it differs between runs, a note says that the networks are not the same.
     """
     return tuple(table for group in of_one_study(runs) for table in _of_study(group))
 
 
 def of_one_study(runs: Mapping[int, Measured]) -> list[dict[int, Measured]]:
-    """The runs of each study that several of them carried out."""
+    """Group the runs by study, keeping studies with several runs."""
     studies: dict[str, dict[int, Measured]] = {}
     for number, item in runs.items():
         studies.setdefault(item.run.experiment.name, {})[number] = item
@@ -83,7 +84,7 @@ def of_one_study(runs: Mapping[int, Measured]) -> list[dict[int, Measured]]:
 
 
 def conditions(environments: Sequence[Environment]) -> tuple[Condition, ...]:
-    """Every fact that any of the environments holds: first those that must agree, in their order, then the rest."""
+    """List every fact of any environment: first those that must agree, in their order, then the rest."""
     first = environments[0]
     unlike = {item.field for other in environments[1:] for item in facts.differences(first, other)}
     known = dict.fromkeys(fact for each in environments for fact in each.facts)
@@ -146,7 +147,7 @@ def _column(item: Measured, heading: str, keys: Sequence[str]) -> dict[_Key, Val
 
 
 def _keys(runs: Iterable[Measured], experiment: Experiment) -> tuple[str, ...]:
-    """The labels that tell the cells of one run apart, the factor last."""
+    """Return the labels that distinguish the cells of one run, the factor last."""
     within = dict.fromkeys(key for item in runs for key in report_text.grouping(item.run, item.cells))
     return (*(key for key in within if key != experiment.factor), experiment.factor)
 

@@ -1,7 +1,7 @@
-"""Stored runs as one page, HTML or Markdown: what was claimed, what was found, in which conditions, how to repeat it.
+"""Render stored runs as one HTML or Markdown page: claims, results, conditions, and how to repeat the measurement.
 
-The HTML needs no other file and no network: styles, the sorting script and the figures are inside it. Texts of a run
-may hold anything, so they are escaped where they are printed, and the page allows no script but its own.
+The HTML file is self-contained: styles, the sorting script and the figures are inline. Texts of a run are untrusted, so
+they are escaped, and a content security policy allows no other script.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ TONES = {
     "unsure": "open",
     "missing": "open",
 }
-"""The colour of a verdict; the word is always beside it."""
+"""The colour of a verdict, which is always shown as a word, too."""
 
 _ALLOCATORS = {
-    "retain": "retain: freed pages are kept, so that kernels are measured and not page faults",
-    "system": "system: as a program that sets nothing",
+    "retain": "retain: glibc keeps freed pages mapped, so that timings exclude page faults",
+    "system": "system: glibc's defaults",
 }
 
 
 @dataclass(frozen=True)
 class Section:
-    """One run on the page. `figures` holds SVG elements in HTML and addresses of images in Markdown."""
+    """One run on the page. `figures` are SVG elements in HTML, and URLs of images in Markdown."""
 
     number: int
     name: str
@@ -66,14 +66,14 @@ class Section:
 
 
 def html(runs: Sequence[Measured]) -> str:
-    """The runs as one HTML page that stands alone."""
+    """Render the runs as one self-contained HTML page."""
     from effbench.report.figures import inline_svg
 
-    figures = [failures.drawn(partial(_drawings, number, item)) for number, item in enumerate(runs, start=1)]
+    figures = [failures.draw_or_warn(partial(_drawings, number, item)) for number, item in enumerate(runs, start=1)]
     environment = _templates()
     script = environment.get_template("sort.js.j2").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    matrices = failures.drawn(partial(_matrices, runs))
+    matrices = failures.draw_or_warn(partial(_matrices, runs))
     dark = inline_svg.dark_colours([found for each in (*figures, matrices) for found in each.values()])
     return environment.get_template("page.html.j2").render(
         **_content(runs, figures), matrices=matrices, dark=dark, script=script, digest=digest
@@ -81,9 +81,9 @@ def html(runs: Sequence[Measured]) -> str:
 
 
 def markdown(runs: Sequence[Measured], folder: Path) -> str:
-    """The runs as GitHub-flavoured Markdown for a file in `folder`.
+    """Render the runs as GitHub-flavoured Markdown for a file in `folder`.
 
-    Figures are links to the images beside each run, left out where there are none.
+    Figures are links to the images in each run's folder, if there are any.
     """
     figures = [_images(item, folder) for item in runs]
     return _templates().get_template("page.md.j2").render(**_content(runs, figures))
@@ -107,7 +107,7 @@ def _templates() -> jinja2.Environment:
 
 
 def _printable(value: Any) -> Any:
-    """What a template prints of a text of ours: no control characters, which a browser refuses and a terminal obeys."""
+    """Remove control characters from a text, which browsers reject and terminals interpret."""
     if isinstance(value, str) and not hasattr(value, "__html__"):
         return "\n".join(map(one_line, value.split("\n")))
     return value
@@ -157,12 +157,12 @@ def _drawings(number: int, measured: Measured) -> dict[str, str]:
 
 
 def _matrices(runs: Sequence[Measured]) -> dict[str, str]:
-    """Verdicts by device and runtime, of each study that several of the runs carried out, by its title."""
+    """Draw the verdict matrix of each study that several of the runs have in common, by its title."""
     from effbench.report.figures import inline_svg, matrix
 
     found = {}
     for number, group in enumerate(multi_run.of_one_study(dict(enumerate(runs)))):
-        seen = [matrix.Seen(item.run, item.cells, item.verdicts) for item in group.values() if item.verdicts]
+        seen = [matrix.RunColumns(item.run, item.cells, item.verdicts) for item in group.values() if item.verdicts]
         if len(seen) > 1:
             title = one_line(seen[0].run.experiment.title)
             figure = matrix.matrix_figure(seen)
@@ -171,7 +171,7 @@ def _matrices(runs: Sequence[Measured]) -> dict[str, str]:
 
 
 def _called(title: str, name: str) -> str:
-    """What a figure is called where it cannot be seen."""
+    """Return the alternative text of a figure."""
     return title if name == "figure" else f"{title}: {name}"
 
 
@@ -179,18 +179,18 @@ def _images(measured: Measured, folder: Path) -> dict[str, str]:
     if measured.run.path is None:
         return {}
     beside = Path(measured.run.path).parent
-    names = failures.drawn(partial(report.figures, measured.run, measured.cells, measured.verdicts))
+    names = failures.draw_or_warn(partial(report.figures, measured.run, measured.cells, measured.verdicts))
     found = {name: beside / f"{name}.png" for name in names}
     return {
         name: quote(Path(os.path.relpath(path, folder)).as_posix()) for name, path in found.items() if path.is_file()
     }
 
 
-# --- what a reader asks of a number ------------------------------------------------------------------
+# --- method and origin ------------------------------------------------------------------------------
 
 
 def _method(measured: Measured) -> dict[str, str]:
-    """How it was measured, by topic, each in a sentence."""
+    """Describe how the run was measured, in a sentence per topic."""
     run, cells, sampling = measured.run, measured.cells, measured.run.sampling
     blocks = [block for result in run.results for block in result.blocks]
     rounds = Counter(launch for launch, _ in {(block.launch, block.round) for block in blocks})
@@ -225,7 +225,7 @@ def _method(measured: Measured) -> dict[str, str]:
 
 
 def _origin(measured: Measured) -> dict[str, str]:
-    """What it takes to repeat the run, by name."""
+    """Return what is needed to repeat the run: versions, commit, command."""
     run, facts = measured.run, measured.run.environment.facts
     commit, state = facts.get("effbench.commit"), facts.get("effbench.dirty")
     source = "" if commit is None else f", commit {commit}{' with uncommitted changes' if state else ''}"
@@ -249,6 +249,6 @@ def _span(numbers: Sequence[int]) -> str:
 
 
 def _sort_key(value: Value) -> float | None:
-    """The number that a column is sorted by; None for a text, and for a value that is missing."""
+    """Return the number that a column is sorted by; None for texts and missing values."""
     raw = value.raw.point if isinstance(value.raw, Estimate) else value.raw
     return raw if isinstance(raw, (int, float)) and not isinstance(raw, bool) else None

@@ -1,4 +1,4 @@
-"""The words that tables and figures share: labels, groups, the setting of a run, the paper's platform. No torch."""
+"""Texts that tables and figures share: labels, groups, the setting of a run, notes, verdict sentences. No torch."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from effbench.runs import launches
 _CLOCKS = {"wall": "wall-clock time", "cpu": "thread CPU time", "device": "device time"}
 _PLATFORMS = {"GPU": "GTX 1080 Ti", "ARM": "Snapdragon 810"}
 _HARDWARE = {"cpu": "cpu.model", "cuda": "gpu.name", "fake": "device.note"}
-"""Which fact says what the device of this kind is."""
+"""The environment fact with the device's name, by kind of device."""
 
 
 def clock(run: Run) -> str:
-    """What the run's ratios are of. With other runtimes than eager the CPU time is that of every thread."""
+    """Return the clock of the run's ratios. With runtimes other than eager, CPU time is that of all threads."""
     options = run.environment.facts.get("run.device_options")
     if run.clock == "cpu" and isinstance(options, Mapping) and options.get("whole_process"):
         return "process CPU time"
@@ -32,14 +32,14 @@ def clock(run: Run) -> str:
 
 
 def label_text(value: Label) -> str:
-    """One label for people: truth values as yes and no."""
+    """Format a label: True and False as yes and no."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)
 
 
 def shape_text(shape: Iterable[Any]) -> str:
-    """``3×224×224``; several shapes are joined by commas."""
+    """Format a shape as ``3×224×224``; several shapes are joined by commas."""
     parts = list(shape)
     if any(isinstance(part, (list, tuple)) for part in parts):
         return ", ".join(shape_text(part) if isinstance(part, (list, tuple)) else str(part) for part in parts)
@@ -47,57 +47,57 @@ def shape_text(shape: Iterable[Any]) -> str:
 
 
 def group_text(group: Mapping[str, Label]) -> str:
-    """The labels of a group in a row: ``scale x2, block conv``."""
+    """Format the labels of a group: ``scale x2, block conv``."""
     return ", ".join(f"{key} {label_text(value)}" for key, value in group.items())
 
 
 def varying(groups: Iterable[Mapping[str, Label]]) -> tuple[str, ...]:
-    """The labels that take more than one value (absence counts as one), in order of appearance."""
+    """Return the labels with more than one value (absence counts as a value), in order of appearance."""
     groups = list(groups)
     keys = dict.fromkeys(key for group in groups for key in group)
     return tuple(key for key in keys if len({repr(group.get(key)) for group in groups}) > 1)
 
 
 def grouping(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
-    """The labels besides the factor that the cells vary: each of their combinations is one group."""
+    """Return the varying labels other than the factor. Each combination of their values is a group."""
     return tuple(key for key in varying(cell.cell.case.labels for cell in cells) if key != run.experiment.factor)
 
 
 def is_comparison(run: Run) -> bool:
-    """Whether the run sets models side by side, rather than varying the factor of a guideline."""
+    """Return whether the run compares models, rather than varying the factor of a guideline."""
     return run.experiment.factor in ("", "model")
 
 
 def model_name(cell: CellSummary) -> str:
-    """What a comparison calls the cell: its label, since a module of the user's own has no name to be found by."""
+    """Return a cell's name in a comparison: its label, since a module passed by the user has no registered name."""
     return str(cell.cell.case.labels.get("model", cell.cell.case.model))
 
 
 def is_reference(cell: CellSummary) -> bool:
-    """Whether this is the cell that ratios are taken to: its own ratio is 1 by definition, so it has no interval."""
+    """Return whether the cell is its own reference. Its ratio is 1 by definition, without an interval."""
     return cell.ratio is not None and cell.ratio.low is None and cell.reference in (None, cell.cell.id)
 
 
 def percent(share: float) -> str:
-    """A confidence as ``95 %`` or ``98.3 %``."""
+    """Format a confidence as ``95 %`` or ``98.3 %``."""
     return f"{100 * share:.3g} %"
 
 
 def launches_text(cells: Sequence[CellSummary]) -> str:
-    """``5 launches``: the most that any cell saw."""
+    """Format the number of launches, the largest of any cell: ``5 launches``."""
     number = max((cell.launches for cell in cells), default=0)
     return "1 launch" if number == 1 else f"{number} launches"
 
 
 def hardware(run: Run, cells: Sequence[CellSummary]) -> str:
-    """What the run was measured on: ``AMD EPYC (cpu)``; the device's word alone where its name is not known."""
+    """Return the hardware of the run: ``AMD EPYC (cpu)``; the kind of device alone if its name is not known."""
     device = cells[0].cell.device if cells else run.environment.device
     name = run.environment.facts.get(_HARDWARE.get(device.partition(":")[0], "device.name"))
     return f"{name} ({device})" if name and name != device else device
 
 
 def setting(run: Run, cells: Sequence[CellSummary]) -> str:
-    """What ran where: hardware, threads, runtime, batch, dtype, input; values that differ are joined by a slash."""
+    """Format hardware, threads, runtime, batch, dtype and input of the run; differing values are joined by a slash."""
     parts = [hardware(run, cells)]
     threads = sorted({cell.cell.threads for cell in cells} - {0})
     if threads:
@@ -115,7 +115,7 @@ def setting(run: Run, cells: Sequence[CellSummary]) -> str:
 
 
 def fixed(run: Run, cells: Sequence[CellSummary]) -> dict[str, Label]:
-    """The labels that every cell shares: how the study was read, where a paper leaves it open."""
+    """Return the labels that all cells share, such as the interpretation of a paper where it is ambiguous."""
     if not cells:
         return {}
     changing = varying(cell.cell.case.labels for cell in cells)
@@ -124,18 +124,18 @@ def fixed(run: Run, cells: Sequence[CellSummary]) -> dict[str, Label]:
 
 
 def subtitle(run: Run, cells: Sequence[CellSummary]) -> str:
-    """The line under a figure's title: setting, launches, the labels that do not vary, and whether times are shown."""
+    """Return the line under a figure's title: setting, launches, fixed labels, and whether times are shown."""
     parts = [f"{setting(run, cells)}, {launches_text(cells)}", group_text(fixed(run, cells))]
     return "; ".join(filter(None, [*parts, EMULATED if is_emulated(run.environment) else ""]))
 
 
 def platform_text(platform: str) -> str:
-    """The hardware that the paper calls "GPU" or "ARM"."""
+    """Return the hardware that the paper calls "GPU" or "ARM"."""
     return _PLATFORMS[platform]
 
 
 def platforms(cells: Sequence[CellSummary]) -> str | None:
-    """The hardware behind the paper's figures of these cells; None where no cell has one."""
+    """Return the hardware of the paper's figures for these cells; None where no cell has one."""
     with_paper = [cell for cell in cells if cell.paper_ratio is not None or cell.paper_speed is not None]
     if not with_paper:
         return None
@@ -147,7 +147,7 @@ def platforms(cells: Sequence[CellSummary]) -> str | None:
 
 
 def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
-    """What a reader must know to read the numbers: the ratio and its clock, the sample, the setting, the paper."""
+    """Return the notes of a table: the ratio and its clock, the sample, the setting, the paper."""
     lines = []
     if any(cell.ratio is not None for cell in cells):
         lines.append(
@@ -170,16 +170,16 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
         )
     if any(cell.ratio_wall is not None or cell.speedup_wall is not None for cell in cells):
         lines.append(
-            "Where CPU time misses what a cell does, its ratios are given by both clocks and neither decides anything: "
-            "latency, wall-clock time, is what a caller waits."
+            "Where CPU time misses work of a cell, its ratios are given by both clocks, and no claim is decided by "
+            "them. Latency is wall-clock time."
         )
     paper = platforms(cells)
     if paper is not None:
         lines.append(f"Paper: ShuffleNet V2 (arXiv 1807.11164), measured on a {paper}.")
     if run.clock == "device" and any(cell.bound == "host" for cell in cells):
         lines.append(
-            "Where a cell is host-bound, the GPU waits for the host: its time ratio and the verdicts are of device "
-            "time, its latency of what the host takes. Under cudagraph it does not wait."
+            "Where a cell is host-bound, the GPU waits for the host. Its time ratio and the verdicts are of device "
+            "time; its latency is the time of the host. Under cudagraph the GPU does not wait."
         )
     if any(cell.flags for cell in cells):
         lines.append("A flagged cell cannot confirm a claim.")
@@ -190,7 +190,7 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
 
 
 def apart(ids: Sequence[str]) -> tuple[list[str], str]:
-    """Cell ids (``scale=x1,groups=8``) without the labels that all share, and those labels."""
+    """Split cell ids (``scale=x1,groups=8``) into the parts that differ, and the labels that all share."""
     parts = [cell.split(",") for cell in ids]
     shared = [part for part in parts[0] if all(part in other for other in parts)] if len(parts) > 1 else []
     names = [", ".join(part for part in own if part not in shared) for own in parts]
@@ -198,10 +198,9 @@ def apart(ids: Sequence[str]) -> tuple[list[str], str]:
 
 
 def residual_madds(cells: Sequence[CellSummary]) -> float | None:
-    """How far from equal the study's equal costs are: the largest relative difference of a cell's madds an image from
-    its reference's.
+    """Return the largest relative difference between a cell's madds per image and its reference's.
 
-    None where no cell and its reference both have a cost.
+    It shows how equal the study's "equal" costs are. None where no cell and its reference both have a cost.
     """
     costs = {cell.cell.id: cell.cost.madds / cell.cell.batch for cell in cells if cell.cost is not None}
     differences = [
@@ -212,8 +211,8 @@ def residual_madds(cells: Sequence[CellSummary]) -> float | None:
     return max(differences, default=None)
 
 
-def pair_words(pair: PairEvidence, factor: str) -> str:
-    """``groups 8 runs 2.87× slower than groups 1 (95 % interval 2.71–3.05; the paper: 10.67×)``."""
+def pair_text(pair: PairEvidence, factor: str) -> str:
+    """Format a pair: ``groups 8 runs 2.87× slower than groups 1 (95 % interval 2.71–3.05; the paper: 10.67×)``."""
     name = f"{factor} " if factor else ""
     slower, faster = (
         f"{name}{label_text(pair.slower)}",
@@ -226,30 +225,30 @@ def pair_words(pair: PairEvidence, factor: str) -> str:
     details = [*([] if pair.wall is None else [f"by the wall clock {pair.wall.point:.2f}×"]), *paper]
     if ratio.low is not None and ratio.high is not None:
         details.insert(0, f"{percent(ratio.confidence)} interval {ratio.low:.2f}–{ratio.high:.2f}")
-    # The interval belongs to the ratio as the claim states it, so a ratio below 1 is said as such and not turned over.
+    # The interval is that of the ratio as the claim states it, so a ratio below 1 is not inverted.
     verb = f"runs {ratio.point:.2f}× slower than" if ratio.point >= 1 else f"takes {ratio.point:.2f}× the time of"
     return f"{slower} {verb} {faster}" + (f" ({'; '.join(details)})" if details else "")
 
 
 def verdict_sentence(verdict: Verdict, *, factor: str = "") -> str:
-    """A verdict as two sentences: the headline ratio with its interval and the paper's number, then the word.
+    """Format a verdict as two sentences: the headline ratio with its interval and the paper's, then the verdict.
 
-    `factor` names the label of the study (``"groups"``), so that levels read as ``groups 8``.
+    `factor` is the study's factor (``"groups"``), so that levels are written as ``groups 8``.
     """
     where = group_text(verdict.group)
-    pair = pair_words(verdict.headline, factor)
+    pair = pair_text(verdict.headline, factor)
     reason = verdict.reason or verdict.headline.reason
-    # Most claims are phrases, which need quotes inside a sentence.
+    # Claims that are phrases need quotes inside a sentence.
     claim = f"“{verdict.claim}”" if " " in verdict.claim else verdict.claim
     word = f"{claim} is unsure" if verdict.verdict == "unsure" else f"{claim} {verdict.verdict}"
-    # "holds on the device; …", but "fails: not slower …".
+    # "holds in device time; …", but "fails: not slower …".
     between = " " if verdict.verdict == "holds" else ": "
     end = f"{word}{between}{reason.rstrip('.')}." if reason else f"{word}."
     return f"{where}: {pair}. {end}" if where else f"{pair[0].upper()}{pair[1:]}. {end}"
 
 
 def verdict_sentences(verdicts: Sequence[Verdict], *, factor: str = "") -> tuple[str, ...]:
-    """One `verdict_sentence` each, without the labels that are the same in all of several groups."""
+    """Format each verdict (`verdict_sentence`), without labels that are the same in all groups."""
     keys = varying(verdict.group for verdict in verdicts)
     if len(verdicts) == 1:
         keys = tuple(verdicts[0].group)
@@ -258,7 +257,7 @@ def verdict_sentences(verdicts: Sequence[Verdict], *, factor: str = "") -> tuple
 
 
 def _roofline(run: Run, cells: Sequence[CellSummary]) -> list[str]:
-    """What the column of that name says, or why it is not there."""
+    """Return the notes on the roofline column, or why there is none."""
     facts = run.environment.facts
     found = {cell.cell.case.dtype: recorded(facts, cell.cell.case.dtype) for cell in cells}
     rates = " or ".join(
@@ -274,8 +273,8 @@ def _roofline(run: Run, cells: Sequence[CellSummary]) -> list[str]:
         )
         if any((cell.over_bound() or 1) < 1 for cell in cells):
             lines.append(
-                "Faster than the roofline: what one operator writes the next still finds in a cache, "
-                "so the memory's bandwidth does not bind."
+                "Faster than the roofline: operators find the output of the previous one in a cache, "
+                "so that memory bandwidth is not the limit."
             )
     return lines
 
@@ -311,10 +310,12 @@ def _sample(cells: Sequence[CellSummary]) -> str:
 
 
 def disturbed_text(cells: Sequence[CellSummary]) -> str:
-    """`` (disturbed: steal 3)`` of the blocks set aside; then those that contaminated cells keep."""
+    """Format the causes of disturbed blocks that were set aside, `` (disturbed: steal 3)``, and of those that
+    contaminated cells keep.
+    """
     causes: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
     for cell in cells:
         causes["contaminated" in cell.flags].update(cell.disturbed)
     set_aside, kept = (", ".join(f"{cause} {n}" for cause, n in found.most_common()) for found in causes.values())
     found = f" (disturbed: {set_aside})" if set_aside else ""
-    return f"{found}; contaminated cells keep theirs, having no better ones (disturbed: {kept})" if kept else found
+    return f"{found}; contaminated cells keep all blocks (disturbed: {kept})" if kept else found

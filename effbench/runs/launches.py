@@ -13,8 +13,8 @@ from typing import Any
 
 from effbench.core.run import Block, Launch, Run
 from effbench.host.nvml import reason_names
-from effbench.timing.least_duration import is_overrun, shown
-from effbench.timing.stop import MIN_ROUNDS_ON_BUDGET
+from effbench.timing.least_duration import format_seconds, is_overrun
+from effbench.timing.sampling import MIN_ROUNDS_ON_BUDGET
 
 GAP_S = 3600.0
 """A pause between two launches that is worth a line: heat, clock policies and neighbours change within an hour."""
@@ -46,7 +46,7 @@ def overrun(run: Run) -> str:
     used, budget_s = total_s(run), run.sampling.budget_s
     if not is_overrun(used, budget_s) or not any(launch.budget_s == 0 for launch in run.launches):
         return ""
-    return f"used {shown(used)} of a budget of {budget_s:g} s"
+    return f"used {format_seconds(used)} of a budget of {budget_s:g} s"
 
 
 def used_s(launch: Launch, blocks: Sequence[Block]) -> float:

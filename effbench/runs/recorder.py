@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench._version import __version__
+from effbench.core import decoding
 from effbench.core.cost import Cost
 from effbench.core.errors import EffbenchError, NotComparable, Reason, of_reason
 from effbench.core.run import Block, Conditions, Environment, Result, Run, Timing
@@ -155,7 +156,7 @@ class Recording:
         if kind == "ready":
             self.begin(values)
         elif kind == "block":
-            timing = Timing(**{**values["timing"], "flags": tuple(values["timing"]["flags"])})
+            timing = decoding.make(values["timing"], Timing)
             self._require_calls(values["cell"], timing.calls)
             place = (launch, values["round"], values["position"], values["cell"])
             self.writer.block(Block(*place, _forwards(timing), values.get("at_s")))

@@ -22,6 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from effbench.core import decoding
 from effbench.core.errors import CorruptRun, StorageError
 from effbench.core.run import Block, Reading, Result, Run, Timing
 from effbench.runs import schema
@@ -191,7 +192,7 @@ def parse(path: Path, data: bytes) -> Run:
         if not line:
             continue
         try:
-            record = _JSON.decode(line.decode())
+            record = decoding.parse(line)
             if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
                 raise ValueError("not a record")
         except (ValueError, RecursionError) as error:
@@ -202,10 +203,3 @@ def parse(path: Path, data: bytes) -> Run:
             ) from error
         records.append((number, record))
     return schema.build(path, records)
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a measurement")
-
-
-_JSON = json.JSONDecoder(parse_constant=_refuse_constant)

@@ -31,7 +31,7 @@ from effbench.runs.run_file import RunWriter
 from effbench.studies.plan import Bundled, Plan
 from effbench.timing import peaks as measuring
 from effbench.timing.least_duration import Forecast
-from effbench.timing.stop import MIN_ROUNDS_ON_BUDGET
+from effbench.timing.sampling import MIN_ROUNDS_ON_BUDGET
 from effbench.user_code import file_hashes
 
 CostOf = Callable[[Cell], Cost]

@@ -1,7 +1,7 @@
-"""Calibrate, warm up, then visit every cell once a round. Nothing else decides what is timed next.
+"""The measuring loop of a launch: calibrate, warm up, then time one block of every cell per round.
 
-The caller supplies the device and the calls; this module never looks at a clock itself, so a scripted device
-drives it in tests.
+The caller supplies the device and the calls. Only the device reads clocks, so tests can drive the loop with a scripted
+device.
 """
 
 from __future__ import annotations
@@ -13,29 +13,38 @@ from dataclasses import dataclass
 from effbench.core.run import Block, Timing, Warmup
 from effbench.core.study import Sampling
 from effbench.devices.base import Call, Device
-from effbench.timing import schedule, stop, warmup
+from effbench.timing.sampling import (
+    FEW_BLOCKS,
+    FEWEST_VALUES,
+    WINDOW,
+    reason_to_stop,
+    round_order,
+    steady,
+    steady_of_few,
+)
 
 MIN_WARMUP_CALLS = 3
 NULL_CALLS = 10_000
 
 WARM_BLOCK_S = 1.0
-"""A block of this length needs no untimed call before it. The first call after another network was up to 15 ms slower
-than the next (VGG-16 before ResNet-50, at 0.02 to 0.3 s a call): 1.5 % of such a block, on either side of a ratio.
+"""A block of at least this length needs no untimed call before it. The first call after another network was up to 15 ms
+slower than the next (VGG-16 before ResNet-50, at 0.02 to 0.3 s a call). That is 1.5 % of such a block, and both sides
+of a ratio have it.
 """
 
 WARM_BLOCK_ALONE_S = 0.05
-"""The same where no other network runs in between."""
+"""The same limit where no other network runs in between."""
 
-Told = Callable[[float], None]
-"""Hears how many seconds a call took."""
+OnCall = Callable[[float], None]
+"""A callback that gets the seconds that a call took."""
 
 SLOW_S = 1.0
-"""Warm-up blocks from this length on are told one by one: whoever waits must not take them for silence."""
+"""Warm-up blocks of at least this length are reported one by one, so that the parent does not count them as silence."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """What one launch is asked to do: which cells, from which round on, for how long."""
+    """What one launch shall measure: from which round on and for how long."""
 
     launch: int
     seed: int
@@ -47,7 +56,7 @@ class Slice:
 
 
 def calls_per_block(seconds_per_call: float, sampling: Sampling) -> int:
-    """k, so that a block lasts at least `block_s` but, where more than one call fits, no more than `max_block_s`."""
+    """Return the number of calls in a block: the fewest that last `block_s`, but no more than fit in `max_block_s`."""
     if seconds_per_call <= 0:
         return 1
     wanted = math.ceil(sampling.block_s / seconds_per_call)
@@ -56,24 +65,24 @@ def calls_per_block(seconds_per_call: float, sampling: Sampling) -> int:
 
 
 def warm_up(
-    device: Device, call: Call, cell: str, calls: int | None, sampling: Sampling, told: Told = lambda seconds: None
+    device: Device, call: Call, cell: str, calls: int | None, sampling: Sampling, on_call: OnCall = lambda seconds: None
 ) -> tuple[Warmup, int]:
-    """Run one cell to its steady state. Returns how that went and the calls per block.
+    """Run one cell until it is steady. Returns the outcome of the warm-up and the calls per block.
 
-    `calls` is the frozen k of earlier launches, or None in the first, where it is calibrated on the warmed-up cell.
-    `told` hears of each calibrating call, and of every slow block after them.
+    `calls` is the number of calls per block of earlier launches. In the first launch it is None, and calibrated on the
+    warmed-up cell. `on_call` is called with the seconds of each calibrating call and of every slow block.
 
-    The warm-up ends with the first ten blocks that are steady, or at its cap. Where few blocks fit under the cap, those
-    that there are decide (`warmup.steady_of_few`), and it goes on until they are as many as that needs.
+    The warm-up ends once the last ten blocks are steady, or at `max_warmup_s`. If fewer than `FEW_BLOCKS` blocks
+    fit, `steady_of_few` decides, and the warm-up goes on until it has the values that it needs.
     """
     start, done, times = device.now_s(), 0, []
     first = []
     for _ in range(MIN_WARMUP_CALLS):
         first.append(device.time_block(call, 1))
-        told(first[-1].wall_ns * 1e-9)
+        on_call(first[-1].wall_ns * 1e-9)
     done += len(first)
     block = calls or calls_per_block(min(timing.wall_ns for timing in first) * 1e-9, sampling)
-    # A block of one call is what the calibrating calls were, but the first, which pays for more than the network.
+    # Blocks of one call are like the calibrating calls. The first of these includes one-off costs and is left out.
     few = [_own_s(timing) for timing in first[1:]] if block == 1 else []
     is_steady = False
     while True:
@@ -82,37 +91,37 @@ def warm_up(
         times.append(timing.wall_ns * 1e-9 / block)
         few.append(_own_s(timing))
         if timing.wall_ns >= SLOW_S * 1e9:
-            told(times[-1])
+            on_call(times[-1])
         spent = device.now_s() - start
-        is_steady = warmup.steady(times)
+        is_steady = steady(times)
         if is_steady and spent >= sampling.warmup_s:
             break
-        if spent >= sampling.max_warmup_s and len(few) >= warmup.LEAST:
+        if spent >= sampling.max_warmup_s and len(few) >= FEWEST_VALUES:
             break
-    if len(times) < warmup.FEW_BLOCKS:
-        is_steady = is_steady or warmup.steady_of_few(few)
-    recent = sorted(times[-warmup.WINDOW :])
+    if len(times) < FEW_BLOCKS:
+        is_steady = is_steady or steady_of_few(few)
+    recent = sorted(times[-WINDOW:])
     call_s = recent[len(recent) // 2]
     frozen = calls or calls_per_block(call_s, sampling)
     return Warmup(cell, done, device.now_s() - start, is_steady, call_s), frozen
 
 
 def _own_s(timing: Timing) -> float:
-    """Wall seconds per call without the time that the block waited for a core: that is a neighbour's drift."""
+    """Return wall seconds per call without the time waiting for a core, which other processes cause."""
     return max(timing.wall_ns - timing.run_delay_ns, 0) * 1e-9 / timing.calls
 
 
 def warm_blocks(warmups: Iterable[Warmup], blocks: Mapping[str, int], *, alone: bool) -> frozenset[str]:
-    """Cells whose blocks are so long that they need no untimed call before them.
+    """Return the cells whose blocks are long enough to need no untimed call before them.
 
-    `alone` says that nothing else runs between two blocks of a cell.
+    Pass `alone` if nothing else runs between two blocks of a cell.
     """
     least_s = WARM_BLOCK_ALONE_S if alone else WARM_BLOCK_S
     return frozenset(warm.cell for warm in warmups if warm.call_s * blocks[warm.cell] >= least_s)
 
 
 def null_call_ns(device: Device) -> float:
-    """What the harness itself costs: nanoseconds per call of an empty function, timed like any cell."""
+    """Measure the overhead of the timing loop: nanoseconds per call of an empty function, timed like any cell."""
     timings = [device.time_block(_nothing, NULL_CALLS).wall_ns / NULL_CALLS for _ in range(5)]
     return sorted(timings)[2]
 
@@ -130,18 +139,18 @@ def rounds(
     on_visit: Callable[[str], None] = lambda cell: None,
     warm: Collection[str] = (),
 ) -> Iterator[Block | str]:
-    """Yield every block as it is measured, and last the reason for stopping.
+    """Yield every block as it is measured, and at the end the reason for stopping.
 
-    `on_visit` hears of each cell before it runs, so that whoever watches knows which cell a crash belongs to. Each
-    visit makes one untimed call first, but to the cells that are `warm`: the cell before has left its own code and data
-    in the caches.
+    `on_visit` is called with each cell before it runs, so that a crash can be attributed to a cell. Each visit starts
+    with one untimed call, since the previous cell has left its own code and data in the caches. Cells in `warm` need
+    none.
     """
     series: dict[str, list[float]] = {cell: [] for cell in calls}
     start, done = device.now_s(), 0
     while True:
         seen: dict[str, Block] = {}
         number = task.first_round + done
-        for position, cell in enumerate(schedule.order(list(calls), seed=task.seed, launch=task.launch, round=number)):
+        for position, cell in enumerate(round_order(list(calls), seed=task.seed, launch=task.launch, round=number)):
             on_visit(cell)
             if cell not in warm:
                 device.run_calls(calls[cell], 1)
@@ -152,11 +161,11 @@ def rounds(
         done += 1
         for cell, block in seen.items():
             reference = seen.get(task.references.get(cell, cell), block)
-            # The reference itself is judged by its time, every other cell by its ratio, in which drift cancels.
+            # The precision of the reference is that of its time, of other cells that of their ratio: drift cancels.
             own, other = _logs(task.clock, block, reference)
             series[cell].append(own if reference is block else own - other)
         judged = {cell: values for cell, values in series.items() if task.references.get(cell, cell) != cell} or series
-        reason = stop.reason_to_stop(
+        reason = reason_to_stop(
             judged, rounds=done, spent_s=device.now_s() - start, budget_s=task.budget_s, sampling=sampling
         )
         if reason:
@@ -165,7 +174,7 @@ def rounds(
 
 
 def _logs(clock: str, *blocks: Block) -> list[float]:
-    """The logarithms of their times a call, on the run's clock where all of them have it, else by the wall."""
+    """Return log seconds per call of each block, on the run's clock if all of them have it, else by the wall clock."""
     times = [block.per_call_s(clock) for block in blocks]
     if None in times:
         times = [block.per_call_s() for block in blocks]
@@ -173,6 +182,6 @@ def _logs(clock: str, *blocks: Block) -> list[float]:
 
 
 def references(cells: Sequence[tuple[str, str | None]]) -> dict[str, str]:
-    """Each cell with its reference; a cell whose reference is not being measured stands for itself."""
+    """Map each cell to its reference, or to itself where the reference is not measured."""
     present = {cell for cell, _ in cells}
     return {cell: reference if reference in present and reference else cell for cell, reference in cells}

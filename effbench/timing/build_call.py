@@ -1,4 +1,4 @@
-"""From the order of one cell to a call that can be timed: build the network, feed it, hand both to the runtime."""
+"""Build the call of one cell that is timed: make the network and its inputs, and prepare them with the runtime."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench import runtimes
+from effbench.core import decoding
 from effbench.core import inputs as core_inputs
 from effbench.core.errors import ModelError, text_of
 from effbench.core.inputs import Input
@@ -17,7 +18,7 @@ from effbench.runtimes import Setting, Unsupported
 from effbench.runtimes.base import Runtime, TraceDiffers
 from effbench.runtimes.model_file import Exported, as_arrays
 from effbench.timing import dtype_cast, output_check, reference_io, side_effects
-from effbench.timing.side_effects import Seen
+from effbench.timing.side_effects import SideEffects
 from effbench.user_code import failure_reasons, file_hashes
 from effbench.user_code.global_state import NOTHING, Held, Switched
 from effbench.user_code.module_state import Snapshot, same
@@ -25,10 +26,10 @@ from effbench.user_code.random_state import RandomState
 
 Emit = Callable[..., None]
 
-SEEDED = "its output is made of random numbers, drawn from a seed that it sets itself"
+SEEDED = "its output depends on random numbers from a seed that it sets itself"
 
-PUT_BACK = ", which is put back before each block of calls"
-"""Of a network that writes into its input. A model file is exported such that it cannot."""
+RESTORED = ", which is put back before each block of calls"
+"""Ending of the note on a network that writes into its input. Exported models get copies of it instead."""
 
 
 def prepare(
@@ -41,23 +42,25 @@ def prepare(
     lean: bool = False,
     looks: bool = True,
 ) -> Call:
-    """A call for the cell that `spec` (`Recording.order`) describes, checked against eager float32 where it is not
-    that. Says as a "probe" what became of the network. `held` watches what it changes.
+    """Build the call for the cell that `spec` (`Recording.order`) describes.
 
-    `lean` leaves out whatever takes memory that running the network does not: the check, inputs beyond the first, and
-    the network itself where an earlier launch has exported it. Without `looks` a cell that needs no check is not called
-    for what it does beside computing (`effects.look`): an earlier launch has told that. Raises OutOfMemory,
+    The output is checked against eager float32, unless the cell is eager float32 itself. Emits a `probe` event with
+    facts and notes about the prepared network. `held` tracks changes of process-wide settings.
+
+    `lean` leaves out what needs more memory than running the network: the check, inputs beyond the first, and, where an
+    earlier launch has exported the network, the network itself. Without `looks` a cell that needs no check is not
+    examined for side effects (`side_effects.detect`), since an earlier launch did that. Raises OutOfMemory,
     EffbenchError, Unsupported, and whatever the network itself raises.
     """
     if device.kind == "fake":
         return device.bind(None, spec["cost"])
     setting = setting_of(spec, device)
     if spec.get("bundled"):
-        return device.bind(_opened(spec, setting, emit), spec["cost"])
+        return device.bind(_call_from_bundle(spec, setting, emit), spec["cost"])
     runtime = runtimes.get(spec["runtime"])
     runtime.require(setting)
     if lean and isinstance(runtime, Exported) and runtime.is_exported(setting):
-        return device.bind(_reopened(runtime, spec, seed, device, setting), spec["cost"])
+        return device.bind(_call_from_export(runtime, spec, seed, device, setting), spec["cost"])
     with _out_of_memory_translated():
         with file_hashes.watched(), held.building(spec):
             network, inputs = built(spec, seed, device, lean=lean)
@@ -105,58 +108,59 @@ def _prepared(
     copies: bool = False,
     casts: bool = True,
 ) -> tuple[Call, dict[str, Any]]:
-    """The call of a network that was built, and what became of it. With `copies` each call is given a copy of its
-    input. Unless it `casts`, the weights stay in the dtypes that they have.
+    """Return the call of a network, and facts about it.
+
+    With `copies` each call gets a copy of its input. Without `casts` the weights keep their dtypes.
     """
     is_exported, is_reference = isinstance(runtime, Exported), _is_reference(spec)
     seen = None
     held.watch(spec["id"], network)
     if setting.mode == "infer" and (is_exported or not (lean or (is_reference and not looks))):
         with file_hashes.watched():
-            seen = _looked_at(network, inputs[0], setting, casts=casts)
-        if seen.modes:  # which looking has put back, and an exporter would not see
+            seen = _side_effects_of(network, inputs[0], setting, casts=casts)
+        if seen.modes:  # looking has restored them, so an exporter would not notice
             raise Switched(f"its forward {seen.modes}")
-        held.require(spec["id"])  # now, since a runtime may refuse for a reason that follows from it
-    network, inputs = _converted(network, inputs, setting, casts=casts)
+        held.require(spec["id"])  # before preparing, since a runtime's refusal may be a consequence
+    network, inputs = _convert(network, inputs, setting, casts=casts)
     held.watch(spec["id"], network)
-    # What preparing does to a network that changes is undone, so that its first output can be held to the reference's.
+    # A network with state is restored after preparing, so that its first output can be compared with the reference.
     passed = [item for each in inputs for item in each]
     state = Snapshot(network, passed) if seen and seen.keeps and not is_exported else None
     random = RandomState()
-    given, layout = None if lean or is_exported else side_effects.copied(inputs[0]), side_effects.layout(inputs[0])
+    given, layout = None if lean or is_exported else side_effects.cloned(inputs[0]), side_effects.layout(inputs[0])
     copies = copies or bool(seen and (seen.reshapes or (is_exported and seen.writes)))
     if copies:
-        network = side_effects.on_copies(network)
+        network = side_effects.with_cloned_inputs(network)
     originals: list[tuple[Any, ...]] | None = None
     try:
         try:
             prepared = runtime.prepare(network, inputs, setting)
         except TraceDiffers as error:
-            raise _explained(error, runtime, network, inputs[0], seen) from error
+            raise _explain_trace(error, runtime, network, inputs[0], seen) from error
         if is_exported:
-            held.put_back()  # what an exporter sets is none of the network's, which was asked before
+            held.put_back()  # an exporter's settings are not the network's, which were recorded before
         call = prepared.call
         random.restore()
         if state:
             state.restore()
         if seen and seen.writes and not copies:
-            originals = _as_set(_fed(network, spec, seed, device, len(inputs)), setting)
-            call = side_effects.renewing(call, inputs, originals)
+            originals = _convert_inputs(_make_inputs(network, spec, seed, device, len(inputs)), setting)
+            call = side_effects.restoring_inputs(call, inputs, originals)
             call.renew()
         output = call()
-    except RuntimeError:  # of an input that the call before has given another shape, where nobody has looked before
+    except RuntimeError:  # an earlier call may have changed the shape of the input, if the network was not examined
         if copies or side_effects.layout(inputs[0]) == layout:
             raise
     device.synchronize()
     if side_effects.layout(inputs[0]) != layout and not copies:
-        fresh = _fed(network, spec, seed, device, len(inputs))
+        fresh = _make_inputs(network, spec, seed, device, len(inputs))
         again = {"lean": lean, "looks": looks, "copies": True, "casts": casts}
         return _prepared(runtime, network, fresh, spec, seed, device, setting, held, **again)
     if given is not None and originals is None and not same(given, inputs[0]):
-        originals = _as_set(_fed(network, spec, seed, device, len(inputs)), setting)
-        call = side_effects.renewing(call, inputs, originals)
+        originals = _convert_inputs(_make_inputs(network, spec, seed, device, len(inputs)), setting)
+        call = side_effects.restoring_inputs(call, inputs, originals)
     facts = dict(prepared.facts)
-    late = "" if is_exported or not casts else dtype_cast.late_note(dtype_cast.dtypes(network), setting.dtype)
+    late = "" if is_exported or not casts else dtype_cast.note_after_call(dtype_cast.dtypes(network), setting.dtype)
     if not output_check.is_finite(output):
         facts["output"] = "not finite"
     expected, notes = None, ""
@@ -168,26 +172,28 @@ def _prepared(
     notes = "; ".join(filter(None, (notes, late)))
     if seen and not is_reference:
         try:
-            expected, found = _held_to(seen, output, setting)
+            expected, found = _compare_output(seen, output, setting)
         except Unsupported as error:
-            output_check.require_shapes(seen.outputs[0], output)  # which no random number changes
+            output_check.require_shapes(seen.outputs[0], output)  # shapes do not depend on random numbers
             where = runtime.name if setting.dtype == "float32" else f"{runtime.name} in {setting.dtype}"
             if not side_effects.seeds_itself(network, inputs[0]):
                 raise
-            raise Unsupported(f"{SEEDED}, and {where} draws others than eager float32") from error
+            raise Unsupported(f"{SEEDED}, and {where} draws other numbers than eager float32") from error
         facts |= found
     if notes:
-        # Within a block it writes again and again, which only a clock that stops between calls could avoid.
-        facts["notes"] = notes.replace(side_effects.WRITES, f"{side_effects.WRITES}{PUT_BACK}") if originals else notes
+        # Within a block the writes accumulate: restoring the input between calls would be part of the time.
+        facts["notes"] = notes.replace(side_effects.WRITES, f"{side_effects.WRITES}{RESTORED}") if originals else notes
     if spec.get("keep"):
         fed = originals[0] if originals else inputs[0]
         reference_io.keep(setting.folder, fed, expected, notes, is_checkable=seen is None or seen.is_checkable)
     return call, facts
 
 
-def _looked_at(network: Any, arguments: tuple[Any, ...], setting: Setting, *, casts: bool = True) -> Seen:
-    """What eager float32 returns, and what the network does beside; eager float64 where that is both its own and the
-    cell's, and its own dtype where it runs in no other.
+def _side_effects_of(network: Any, arguments: tuple[Any, ...], setting: Setting, *, casts: bool = True) -> SideEffects:
+    """Return the outputs of eager float32, the reference, and the side effects of the network.
+
+    The reference is float64 where both the network and the cell are float64, and the network's own dtype where it runs
+    in no other.
     """
     own = next(iter(dtype_cast.dtypes(network)), "float32")
     kinds = ["float64" if own == setting.dtype == "float64" else "float32"]
@@ -198,16 +204,17 @@ def _looked_at(network: Any, arguments: tuple[Any, ...], setting: Setting, *, ca
         with _outside_of_inference_mode():
             network = dtype_cast.cast(network, dtype) if casts else network
         try:
-            return side_effects.look(network, [_cast(value, dtype) for value in arguments])
+            return side_effects.detect(network, [_cast(value, dtype) for value in arguments])
         except RuntimeError as error:
             if kind == kinds[-1] or failure_reasons.out_of_memory(error):
                 raise
     raise AssertionError("there is at least one dtype")
 
 
-def _held_to(seen: Seen, output: Any, setting: Setting) -> tuple[Any, dict[str, float]]:
-    """The expected output and how far off this one is. Some runtimes call a network that keeps state before it can be
-    asked for an output: any of the first outputs will do. Raises Unsupported.
+def _compare_output(seen: SideEffects, output: Any, setting: Setting) -> tuple[Any, dict[str, float]]:
+    """Return the expected output and the error of this one. Raises Unsupported.
+
+    Some runtimes call the network while preparing it. If it keeps state, any of its first outputs is accepted.
     """
     if not seen.is_readable:
         return seen.outputs[0], {}
@@ -224,18 +231,18 @@ def _held_to(seen: Seen, output: Any, setting: Setting) -> tuple[Any, dict[str, 
     raise refusal
 
 
-def _explained(
-    error: TraceDiffers, runtime: Runtime, network: Any, arguments: tuple[Any, ...], seen: Seen | None
+def _explain_trace(
+    error: TraceDiffers, runtime: Runtime, network: Any, arguments: tuple[Any, ...], seen: SideEffects | None
 ) -> Unsupported:
-    """Why a trace differs from the network, where it is not the data that decides what that computes."""
+    """Return why a trace differs from the network: state or seeded random numbers, else control flow on data."""
     about = f"{runtime.name} runs a trace, which returns something else than this network"
     if seen and seen.kept:
-        return Unsupported(f"{about}: it keeps state between calls ({side_effects.named(seen.kept)})")
+        return Unsupported(f"{about}: it keeps state between calls ({side_effects.first_names(seen.kept)})")
     return Unsupported(f"{about}: {SEEDED}") if side_effects.seeds_itself(network, arguments) else error
 
 
-def _opened(spec: Mapping[str, Any], setting: Setting, emit: Emit) -> Call:
-    """The same from a bundle: the model was exported elsewhere, and nothing here needs torch. Raises Unsupported."""
+def _call_from_bundle(spec: Mapping[str, Any], setting: Setting, emit: Emit) -> Call:
+    """Return the call of a bundle's model, exported on another machine. Needs no torch. Raises Unsupported."""
     runtime = runtimes.get(spec["runtime"])
     if not isinstance(runtime, Exported):
         raise Unsupported(f"{runtime.name} runs no model files; measure it with `effbench run`")
@@ -244,7 +251,7 @@ def _opened(spec: Mapping[str, Any], setting: Setting, emit: Emit) -> Call:
     with cpu.out_of_memory_named():
         prepared = runtime.load([inputs], setting)
         output = prepared.call()
-    # The seconds of the export were another machine's.
+    # The export ran on another machine, so its time is left out.
     facts = {name: value for name, value in prepared.facts.items() if name != "prepare_s"}
     if not output_check.is_finite(output):
         facts["output"] = "not finite"
@@ -260,7 +267,7 @@ def _opened(spec: Mapping[str, Any], setting: Setting, emit: Emit) -> Call:
 
 
 def setting_of(spec: Mapping[str, Any], device: Device) -> Setting:
-    """The conditions that an order asks for."""
+    """Return the runtime's setting for a cell of a job."""
     return Setting(
         Path(spec["folder"]),
         device.kind,
@@ -275,10 +282,10 @@ def setting_of(spec: Mapping[str, Any], device: Device) -> Setting:
 def built(
     spec: Mapping[str, Any], seed: int, device: Device, *, lean: bool = False
 ) -> tuple[Any, list[tuple[Any, ...]]]:
-    """The network as its factory returns it, in eval mode and on its device, and what it is fed, by position: so many
-    different inputs that the device's caches do not hold them, or one where it is to be `lean`. Floats among the inputs
-    are float32. Both are made outside of inference mode, as they are wherever a network is used: tensors that were made
-    in it can never have gradients.
+    """Build the network in eval mode on its device, and its inputs, by position.
+
+    There are more inputs than the device's caches hold, or one if `lean`. Floating-point inputs are float32. Network
+    and inputs are made outside of inference mode, since tensors made in it can never have gradients.
 
     Raises EffbenchError, and whatever the network itself raises.
     """
@@ -293,20 +300,20 @@ def built(
             raise ModelError(
                 f"{type(network).__name__} has weights without values (meta device); build them on the CPU"
             )
-        network = _without_history(device.place(network).eval())
-        return network, _fed(network, spec, seed, device, 1 if lean else _rotations(spec, device))
+        network = _detach_attributes(device.place(network).eval())
+        return network, _make_inputs(network, spec, seed, device, 1 if lean else _rotations(spec, device))
 
 
 def _outside_of_inference_mode() -> contextlib.AbstractContextManager[Any]:
-    """With gradients, as a script begins."""
+    """Leave inference mode, if it is on."""
     import torch
 
     return torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
 
 
-def _without_history(network: Any) -> Any:
-    """Attributes that were computed from weights, such as those of weight norm, cut off from them: nothing can copy a
-    tensor that remembers where it came from.
+def _detach_attributes(network: Any) -> Any:
+    """Detach attributes that were computed from weights, such as those of weight norm: tensors with an autograd history
+    cannot be copied.
     """
     import torch
 
@@ -318,19 +325,20 @@ def _without_history(network: Any) -> Any:
 
 
 def _rotations(spec: Mapping[str, Any], device: Device) -> int:
-    """How many inputs outgrow the device's caches, in the dtype that they have when the network reads them."""
+    """Return how many inputs exceed the device's caches, in the dtype in which the network reads them."""
     args, named = example_inputs.make(_described(spec), spec["batch"], "float32", "meta")
     kind = dtype_cast.torch_dtype(spec["dtype"])
     return device.rotations(sum(_cast(tensor, kind).nbytes for tensor in (*args, *named.values())))
 
 
 def _described(spec: Mapping[str, Any]) -> list[Input]:
-    return [Input(tuple(item["shape"]), item["name"], item["dtype"]) for item in spec["inputs"]]
+    return decoding.make(spec["inputs"], list[Input])
 
 
-def _fed(network: Any, spec: Mapping[str, Any], seed: int, device: Device, number: int = 1) -> list[tuple[Any, ...]]:
-    """So many different inputs. Of the network only the signature of its forward is asked, and only for inputs by
-    name."""
+def _make_inputs(
+    network: Any, spec: Mapping[str, Any], seed: int, device: Device, number: int = 1
+) -> list[tuple[Any, ...]]:
+    """Make `number` different inputs. Only the signature of the network's forward is used, to order named inputs."""
     import torch
 
     described = _described(spec)
@@ -343,36 +351,36 @@ def _fed(network: Any, spec: Mapping[str, Any], seed: int, device: Device, numbe
     return found
 
 
-def _reopened(runtime: Exported, spec: Mapping[str, Any], seed: int, device: Device, setting: Setting) -> Call:
-    """A call of what an earlier launch exported. The network's weights are never made."""
-    # What torch imports to build on meta is 75 MB, which no deployed network pays.
+def _call_from_export(runtime: Exported, spec: Mapping[str, Any], seed: int, device: Device, setting: Setting) -> Call:
+    """Return the call of a model that an earlier launch exported, without allocating the network's weights."""
+    # Building on the meta device imports 75 MB of torch, which would count towards the peak memory.
     is_named = any(item["name"] for item in spec["inputs"])
     signature = builds.on_meta(spec["model"], spec["arguments"]) if is_named else None
-    inputs = _as_set(_fed(signature, spec, seed, device), setting)
+    inputs = _convert_inputs(_make_inputs(signature, spec, seed, device), setting)
     return runtime.load([as_arrays(each) for each in inputs], setting).call
 
 
 def _is_reference(spec: Mapping[str, Any]) -> bool:
-    """Whether the cell is what others are held against."""
+    """Return whether the cell is the reference that outputs are compared with."""
     return (spec["runtime"], spec["dtype"], spec["memory_format"]) == ("eager", "float32", "contiguous")
 
 
-def _converted(
+def _convert(
     network: Any, inputs: list[tuple[Any, ...]], setting: Setting, *, casts: bool = True
 ) -> tuple[Any, list[tuple[Any, ...]]]:
-    """Network and inputs as the setting says."""
+    """Return network and inputs in the setting's dtype, memory format and mode."""
     import torch
 
     with _outside_of_inference_mode():
         network = dtype_cast.cast(network, dtype_cast.torch_dtype(setting.dtype)) if casts else network
         if setting.memory_format == "channels_last":
             network = network.to(memory_format=torch.channels_last)
-        inputs = _as_set(inputs, setting)
+        inputs = _convert_inputs(inputs, setting)
     return network.train() if setting.mode == "train" else network, inputs
 
 
-def _as_set(inputs: list[tuple[Any, ...]], setting: Setting) -> list[tuple[Any, ...]]:
-    """Inputs in the setting's dtype and memory format."""
+def _convert_inputs(inputs: list[tuple[Any, ...]], setting: Setting) -> list[tuple[Any, ...]]:
+    """Return the inputs in the setting's dtype and memory format."""
     import torch
 
     dtype = dtype_cast.torch_dtype(setting.dtype)
@@ -392,7 +400,7 @@ def _cast(value: Any, dtype: Any) -> Any:
 
 
 def gradients(mode: str, device: Device) -> contextlib.AbstractContextManager[Any]:
-    """Entered once for as long as a process measures, so that a call costs nothing but the network."""
+    """Return inference mode, unless training. Entered once per process, so that calls need not enter it."""
     if device.kind == "fake" or mode == "train" or not device.uses_torch:
         return contextlib.nullcontext()
     import torch
@@ -402,7 +410,7 @@ def gradients(mode: str, device: Device) -> contextlib.AbstractContextManager[An
 
 @contextlib.contextmanager
 def _out_of_memory_translated() -> Iterator[None]:
-    """The first call may already run out of memory, before any block is timed."""
+    """Translate out-of-memory errors into OutOfMemory. The first call may raise one before any block is timed."""
     import torch
 
     try:

@@ -1,4 +1,4 @@
-"""A network and its inputs in the dtype of a cell: numbers with a fraction are cast, complex ones stay complex."""
+"""Cast a network and its inputs to a cell's dtype. Floats are cast, integers stay, complex numbers stay complex."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def torch_dtype(dtype: str) -> torch.dtype:
-    """The dtype that a cell's network is cast to: int8 stays float32, which the runtime quantises itself."""
+    """Return the torch dtype that a network is cast to. For int8 it is float32, since the runtime quantises itself."""
     import torch
 
     found: torch.dtype = torch.float32 if dtype == "int8" else getattr(torch, dtype)
@@ -21,7 +21,7 @@ def torch_dtype(dtype: str) -> torch.dtype:
 
 
 def complex_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What complex numbers become beside `dtype`: complex128 beside float64, else complex64.
+    """Return the dtype of complex weights in a network of `dtype`: complex128 for float64, else complex64.
 
     torch has a complex32, but most of its operators (convolutions, products, FFTs on a CPU) do not take it, and there
     is no complex bfloat16.
@@ -32,9 +32,9 @@ def complex_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The network with parameters and buffers in `dtype`, in place. Whole numbers stay; complex ones stay complex.
+    """Cast parameters and buffers to `dtype` in place. Integers stay as they are, complex weights stay complex.
 
-    ``network.to(dtype)`` alone would drop imaginary parts.
+    ``network.to(dtype)`` would drop imaginary parts.
     """
     if not any(tensor.is_complex() for tensor in _tensors(network)):
         return network.to(dtype)
@@ -49,48 +49,51 @@ def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def cast_input(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """An input of float32 in `dtype`; one whose description names another dtype keeps it."""
+    """Cast a float32 input to `dtype`. Inputs whose description names another dtype keep it."""
     import torch
 
     return tensor.to(dtype) if tensor.dtype == torch.float32 else tensor
 
 
 def dtypes(network: nn.Module) -> tuple[str, ...]:
-    """The dtypes of its parameters and buffers that hold fractions, each once, the first weight's first.
+    """Return the floating-point dtypes of parameters and buffers, each once, in order of appearance.
 
-    Complex ones stand for the dtype of their parts: complex64 is float32.
+    A complex dtype counts as that of its parts: complex64 as float32.
     """
     kinds = (_part(tensor.dtype) for tensor in _tensors(network) if tensor.is_floating_point() or tensor.is_complex())
     return tuple(dict.fromkeys(str(kind).removeprefix("torch.") for kind in kinds))
 
 
 def own_dtype(network: nn.Module) -> str:
-    """The dtype of the first weight that holds fractions; float32 without one."""
+    """Return the dtype of the first floating-point weight; float32 without one."""
     return next(iter(dtypes(network)), "float32")
 
 
 def note(own: tuple[str, ...], dtype: str, *, casts: bool = True) -> str:
-    """What a table says of a network whose weights are not what they are measured as; "" where there is nothing to say.
+    """Return a note for tables if weights are measured in another dtype than the network was built with, else "".
 
-    `own` are its `dtypes` as it was built, `dtype` is the cell's. float32 is what a cell's dtype is chosen from: that
-    it is cast where another dtype was asked for needs no word. One that runs only without a cast is not cast.
+    `own` are its `dtypes` as built, `dtype` is the cell's. Casting float32 weights to the requested dtype is the normal
+    case and needs no note. Pass ``casts=False`` for a network that runs only without a cast.
     """
     if not casts:
-        return f"its weights are {_listed(own)}, measured as they are"
+        return f"its weights are {_join_names(own)}, measured as they are"
     measured = "float32" if dtype == "int8" else dtype
     if not set(own) - {"float32", measured}:
         return ""
     if len(own) > 1:
-        return f"its weights are {_listed(own)}, and all are measured as {measured}"
+        return f"its weights are {_join_names(own)}, and all are measured as {measured}"
     told = f"its weights are {own[0]} and measured as {measured}"
     return f"{told} (--dtype {own[0]} measures them as they are)" if own[0] in FLOATS else told
 
 
-def late_note(now: tuple[str, ...], dtype: str) -> str:
-    """The same of a network that has run, by its `dtypes` then: what it makes in its first call is nowhere cast."""
+def note_after_call(now: tuple[str, ...], dtype: str) -> str:
+    """Return a note if the first call created weights in another dtype than the cell's, which stay in it; else "".
+
+    `now` are the network's `dtypes` after the call.
+    """
     measured = "float32" if dtype == "int8" else dtype
     other = tuple(name for name in now if name != measured)
-    return f"it makes weights of {_listed(other)} when it first runs, which stay so" if other else ""
+    return f"it makes weights of {_join_names(other)} when it first runs, which stay so" if other else ""
 
 
 def _tensors(network: nn.Module) -> Iterable[torch.Tensor]:
@@ -102,5 +105,5 @@ def _part(dtype: torch.dtype) -> torch.dtype:
     return dtype.to_real() if dtype.is_complex else dtype
 
 
-def _listed(names: tuple[str, ...]) -> str:
+def _join_names(names: tuple[str, ...]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -1,6 +1,6 @@
-"""A network timed in this process, for those who cannot start a fresh one: a test under pytest.
+"""Time a network in the current process, for tests under pytest.
 
-What a worker sets for good is set here for as long as it takes, and put back.
+The process-wide settings of a worker hold during the measurement and are restored afterwards.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
 SEED = 0
 _CELL = "here"
 
-COOLS_S = 10.0
-"""A GPU that was measured on this long ago or less is still warm: it is not loaded for seconds again."""
+STAYS_WARM_S = 10.0
+"""A GPU that was used at most this long ago is still warm and needs no warm-up load."""
 
 _used_s: dict[str, float] = {}
-"""When each GPU was last measured on in this process."""
+"""When each GPU was last used in this process, by `time.monotonic`."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A network ready to be called on its device, what it costs, and what is odd about it (`effects`).
+    """A network ready to be called on its device, its costs, and notes on its side effects (`side_effects`).
 
-    `network` is a copy of the one that was given, or that one where nobody can copy it.
+    `network` is a copy of the given one, or the given one itself if it cannot be copied.
     """
 
     device: Device
@@ -59,36 +59,36 @@ class Prepared:
     threads: int
     costs: Cost | None
     costs_missing: str = ""
-    oddities: tuple[str, ...] = ()
+    side_effect_notes: tuple[str, ...] = ()
     modes: str = ""
-    """What its first calls did to the modes of its modules (`Modes.told`)."""
+    """How its first calls changed the training flags of its modules (`Modes.told`)."""
     changes: tuple[global_state.Change, ...] = ()
-    """What its first calls have set for the whole process."""
+    """Process-wide settings that its first calls changed."""
     left: str = "put back"
-    """What has become of those changes."""
+    """What happened to those changes."""
     filters: tuple[Any, ...] | None = None
-    """Filters of warnings as its first calls left them: a library that it imports there hides its own for good."""
-    spoilt: list[str] = field(default_factory=list)
-    """What calls under `conditions` have set, which is known when these end."""
+    """Warning filters after its first calls: a library that they import may install filters, and does so only once."""
+    late_notes: list[str] = field(default_factory=list)
+    """Notes on settings that calls under `conditions` changed, complete when `conditions` ends."""
     _late: list[global_state.Change] = field(default_factory=list)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be known of it, each fault once: after `conditions` also what calls under these have set."""
+        """Notes for the user, each once; after `conditions` also on settings that calls under it changed."""
         late = {change.switch.name for change in self._late}
         early = [change for change in self.changes if change.switch.name not in late]
         said = [f"its forward {self.modes}"] if self.modes else []
         said += [f"its forward sets {global_state.told(early)}; {self.left}"] if early else []
-        return (*self.oddities, *said, *self.spoilt)
+        return (*self.side_effect_notes, *said, *self.late_notes)
 
     @contextlib.contextmanager
     def conditions(self, allocator: str) -> Iterator[str]:
-        """Those of a launch, and afterwards everything of torch's and Python's as it was: the network too, what its
-        code keeps in globals, and random states (`snapshot`).
+        """Set the measuring conditions of a launch, and restore all of torch's and Python's settings afterwards.
 
-        `allocator` "retain" stays, since glibc cannot be asked for its thresholds. Yields the policy that holds, which
-        is "system" where the one asked for cannot be had. Raises UnknownName, ModelError for a network that computes
-        gradients in its forward.
+        The network, globals of its code and random states are restored too (`module_state`). `allocator` "retain" stays
+        in force, since glibc's thresholds cannot be queried. Yields the allocator policy in force: "system" where the
+        requested one is not available. Raises UnknownName, and ModelError for a network that computes gradients in its
+        forward.
         """
         import torch
 
@@ -100,7 +100,7 @@ class Prepared:
         before = (gpu.policy(), gpu.selected()) if gpu else None
         stack = contextlib.ExitStack()
         try:
-            # Threads, denormals, tracers and the garbage collector are switches too.
+            # This also restores threads, denormals, tracers and the garbage collector.
             stack.enter_context(global_state.kept())
             if self.filters:
                 set_warning_filters(self.filters)
@@ -108,7 +108,7 @@ class Prepared:
             if gpu:
                 self.device.setup()
             else:
-                # What a worker does in setup(), less the inter-op threads, which a process can set only once.
+                # As setup() in a worker, without inter-op threads, which a process can set only once.
                 torch.set_num_threads(self.threads)
                 torch.set_flush_denormal(True)
             sys.settrace(None)
@@ -130,7 +130,7 @@ class Prepared:
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
-        """Put back what the calls set, and note it: some of them ran under other settings than the rest."""
+        """Restore settings that the calls changed, and note them: some calls ran under other settings than the rest."""
         held, modes = global_state.held(self.device), Modes(self.network)
         try:
             yield
@@ -141,11 +141,11 @@ class Prepared:
         finally:
             if changes := held.put_back():
                 self._late.extend(changes)
-                self.spoilt.append(
+                self.late_notes.append(
                     f"its forward sets {global_state.told(changes)} while it is timed; take that out of it"
                 )
             if (said := modes.told()) and not self.modes:
-                self.spoilt.append(f"its forward {said}")
+                self.late_notes.append(f"its forward {said}")
 
 
 def prepare(
@@ -158,16 +158,17 @@ def prepare(
     threads: int = 1,
     is_ours: bool = False,
 ) -> Prepared:
-    """A copy of the network on its device with seeded inputs, and counted. Nothing about the network itself changes;
-    where nobody can copy it, it is measured itself and put back. One that `is_ours` needs no copy.
+    """Copy the network to its device, make seeded inputs, and count its costs.
 
-    There are as many inputs as in a launch, so that on a GPU none is in the L2 cache when it comes round again.
+    The given network does not change. If it cannot be copied, it is measured itself and restored afterwards. A network
+    that effbench built (`is_ours`) is not copied.
+
+    There are as many inputs as in a launch, so that on a GPU an input has left the L2 cache before it is used again.
+    Process-wide settings that a call of the network changes are restored and noted.
 
     `shape` is what `core.inputs.described` takes; `dtype` and `device` default to the network's own. Raises
-    InvalidValue, UnknownName, DeviceUnavailable; on the scripted device ModelError for a network
-    that cannot be counted.
-
-    What a call of the network sets for the whole process is put back, and noted.
+    InvalidValue, UnknownName, DeviceUnavailable, and on the scripted device ModelError for a network that cannot be
+    counted.
     """
     with global_state.kept() as held:
         prepared = _prepared(network, shape, batch, dtype, device, threads, is_ours=is_ours)
@@ -180,7 +181,7 @@ def prepare(
 def _prepared(
     network: nn.Module, shape: Any, batch: int, dtype: str | None, device: str | None, threads: int, *, is_ours: bool
 ) -> Prepared:
-    """`prepare`, which leaves changed what the network changes for the whole process."""
+    """Do the work of `prepare`, without restoring process-wide settings."""
     import torch
 
     from effbench import cost
@@ -201,43 +202,43 @@ def _prepared(
     is_moved = dtype != own_dtype(network) or device != own_device(network)
     given = network
     if not is_ours:
-        network = copies.of(network) or _uncopied(network, dtype, device, is_moved=is_moved)
+        network = copies.of(network) or _refuse_conversion(network, dtype, device, is_moved=is_moved)
     if is_moved:
         network = dtype_cast.cast(place.place(network), getattr(torch, dtype))
     described = core_inputs.described(shape)
-    inputs = _fed(network, described, batch, dtype, place)
-    seen = _looked_at(network, inputs[0])
-    if seen is None and network is not given and not is_moved and (seen := _looked_at(given, inputs[0])):
-        network = given  # its copy has lost something, such as what is in `__slots__`
-    called = side_effects.on_copies(network) if seen and seen.reshapes else network
+    inputs = _make_inputs(network, described, batch, dtype, place)
+    seen = _side_effects_of(network, inputs[0])
+    if seen is None and network is not given and not is_moved and (seen := _side_effects_of(given, inputs[0])):
+        network = given  # the copy does not run: it lacks something, such as attributes in `__slots__`
+    called = side_effects.with_cloned_inputs(network) if seen and seen.reshapes else network
     call = runtimes.get("eager").prepare(called, inputs, Setting(Path(), place.kind)).call
     if seen and seen.writes and not seen.reshapes:
-        call = side_effects.renewing(call, inputs, _fed(network, described, batch, dtype, place))
+        call = side_effects.restoring_inputs(call, inputs, _make_inputs(network, described, batch, dtype, place))
     threads, (notes, modes) = getattr(place, "threads", 1), (seen.notes, seen.modes) if seen else ((), "")
     return Prepared(place, place.bind(call, {}), network, threads, costs, missing, notes, modes)
 
 
-def _looked_at(network: nn.Module, arguments: tuple[Any, ...]) -> side_effects.Seen | None:
-    """What it does beside computing; None where it raises. Where it is called it raises that again, for its user."""
+def _side_effects_of(network: nn.Module, arguments: tuple[Any, ...]) -> side_effects.SideEffects | None:
+    """Return the side effects of the network, or None if it raises. The measured call will raise the same again."""
     with _in_eval_mode(network), contextlib.suppress(Exception):
-        return side_effects.look(network, arguments)
+        return side_effects.detect(network, arguments)
     return None
 
 
-def _uncopied(network: nn.Module, dtype: str, device: str, *, is_moved: bool) -> nn.Module:
-    """The network itself. Raises ModelError where it would have to change for good."""
+def _refuse_conversion(network: nn.Module, dtype: str, device: str, *, is_moved: bool) -> nn.Module:
+    """Return the network itself. Raises ModelError where it would have to be changed permanently."""
     if is_moved:
         raise ModelError(
             f"{type(network).__name__} cannot be copied, and to be measured as {dtype} on {device} it would have to be "
-            "changed; build it so, or leave out dtype and device"
+            "changed; build it with that dtype on that device, or leave out both"
         )
     return network
 
 
 @contextlib.contextmanager
 def _in_eval_mode(network: nn.Module) -> Iterator[None]:
-    """Afterwards every submodule is in the mode that it was in."""
-    # A network that torch.jit.freeze has returned has no mode any more.
+    """Put the network in eval mode, and restore the mode of every submodule afterwards."""
+    # Modules returned by torch.jit.freeze have no training flag.
     modes = [(module, module.training) for module in network.modules() if hasattr(module, "training")]
     try:
         network.eval()
@@ -251,14 +252,14 @@ def _options(device: str, threads: int) -> dict[str, Any]:
     kind = devices.kind_of(device)
     if kind == "cpu":
         return {"threads": threads}
-    is_warm = kind == "cuda" and time.monotonic() - _used_s.get(device, -COOLS_S) < COOLS_S
+    is_warm = kind == "cuda" and time.monotonic() - _used_s.get(device, -STAYS_WARM_S) < STAYS_WARM_S
     return {"warm_up_s": 0.0} if is_warm else {}
 
 
-def _fed(
+def _make_inputs(
     network: nn.Module, described: Sequence[core_inputs.Input], batch: int, dtype: str, device: Device
 ) -> list[tuple[Any, ...]]:
-    """What each call passes, in turn."""
+    """Make the inputs that the calls rotate through."""
     import torch
 
     args, named = example_inputs.make(described, batch, dtype, "meta")
@@ -273,7 +274,10 @@ def _fed(
 
 
 def blocks(prepared: Prepared, sampling: Sampling) -> tuple[int, bool, tuple[Timing, ...]]:
-    """Warm up, then blocks until enough is known: calls in a block, whether the state was steady, the blocks."""
+    """Warm up and time blocks until a stopping rule ends it.
+
+    Returns the calls per block, whether the warm-up became steady, and the timings.
+    """
     warm, calls = block_loop.warm_up(prepared.device, prepared.call, _CELL, None, sampling)
     task = block_loop.Slice(0, SEED, 0, sampling.budget_s, {})
     ready = block_loop.warm_blocks([warm], {_CELL: calls}, alone=True)
@@ -284,19 +288,19 @@ def blocks(prepared: Prepared, sampling: Sampling) -> tuple[int, bool, tuple[Tim
 
 
 def own_dtype(network: nn.Module) -> str:
-    """The dtype of the first weight that is a number with a fraction; float32 without one."""
+    """Return the dtype of the first floating-point weight; float32 without one."""
     return dtype_cast.own_dtype(network)
 
 
 def own_device(network: nn.Module) -> str:
-    """The name of the device that the first weight is on; "cpu" without one."""
+    """Return the name of the device of the first weight; "cpu" without one."""
     place = next((str(weight.device) for weight in (*network.parameters(), *network.buffers())), "cpu")
     return "cuda" if place == "cuda:0" else place
 
 
 @functools.cache
 def _keep_freed_pages() -> bool:
-    """Make glibc keep big freed blocks in this process, as a worker's environment does; False where it cannot."""
+    """Make glibc keep large freed blocks in this process, as a worker's environment does. Returns False on failure."""
     import ctypes
 
     try:
@@ -304,6 +308,6 @@ def _keep_freed_pages() -> bool:
     except (AttributeError, OSError, TypeError):
         return False
     mmap_threshold, trim_threshold, top_pad = -3, -1, -2  # <malloc.h>
-    # One of the two alone does not keep them. An older glibc takes no threshold above 32 MB.
+    # Both thresholds are needed. An older glibc takes no mmap threshold above 32 MB.
     done = mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 32 << 20)
     return bool(done and mallopt(trim_threshold, (1 << 31) - 1) and mallopt(top_pad, 64 << 20))

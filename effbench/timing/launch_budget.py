@@ -1,8 +1,8 @@
-"""How long one launch may measure: its share of what is left of the run's budget.
+"""Compute how long one launch may measure rounds: its share of what is left of the run's budget.
 
-A launch first starts its process, prepares the networks and warms them up, and only then measures rounds. All of it
-counts against the budget. Work that only the first launch does, such as exporting a model, is shared by all launches
-that are left, so that each of them measures for the same time.
+A launch starts its process, prepares the networks, warms them up, and then measures rounds. All of this counts against
+the budget. The cost of work that only the first launch does, such as exporting a model, is spread over all remaining
+launches, so that each of them measures for the same time.
 """
 
 from __future__ import annotations
@@ -20,26 +20,27 @@ Emit = Callable[..., None]
 def rounds_s(
     slice_s: float, launches_left: int, *, overhead_s: float, once_s: float = 0.0, after_s: float = 0.0
 ) -> float:
-    """Seconds of rounds for a launch whose slice of the budget is `slice_s` = (budget - used) / launches left.
+    """Return the seconds of rounds for a launch whose share of the budget, (budget - used) / launches left, is
+    `slice_s`.
 
     Parameters
     ----------
     slice_s : float
-        The slice, process start and warm-up included; 0 once the budget is used up.
+        Share of the budget, including process start and warm-up; 0 once the budget is used up.
     launches_left : int
         This launch and those that have not finished.
     overhead_s : float
-        What this launch has spent before its first round.
+        Seconds that this launch has spent before its first round.
     once_s : float
-        The part of `overhead_s` that later launches need not spend again.
+        The part of `overhead_s` that later launches do not spend again.
     after_s : float
-        What a launch spends after its rounds, as the last one did.
+        Seconds that the previous launch spent after its rounds.
 
     Returns
     -------
     float
-        Every launch left gets equally much where later ones spend ``overhead_s - once_s`` before their rounds. Between
-        0 and `slice_s`: at 0 the launch measures the least number of rounds (`stop.MIN_ROUNDS_ON_BUDGET`).
+        Between 0 and `slice_s`. All remaining launches get the same time if later ones spend ``overhead_s - once_s``
+        before their rounds. At 0 the launch measures the least number of rounds (`MIN_ROUNDS_ON_BUDGET`).
     """
     left = max(launches_left, 1)
     once = min(max(once_s, 0.0), overhead_s)
@@ -47,11 +48,11 @@ def rounds_s(
 
 
 class Stopwatch:
-    """Time since this launch began, by the clock that budgets are kept by. A scripted clock starts when it is made."""
+    """Measures the time since this launch began, by the device's clock. A scripted clock starts with its device."""
 
     def __init__(self, job: Mapping[str, Any], device: Device) -> None:
         self._job, self._device = job, device
-        # time.monotonic is the same in all processes of a machine, so the start of this process and its imports count.
+        # time.monotonic is common to all processes, so the parent's `begun_s` includes process start and imports.
         now = time.monotonic()
         self._before_s = 0.0 if device.kind == "fake" else max(0.0, now - job.get("begun_s", now))
         self._start_s = device.now_s()
@@ -63,7 +64,7 @@ class Stopwatch:
         return self._before_s + max(0.0, self._device.now_s() - self._start_s)
 
     def rounds_s(self) -> float:
-        """The time for rounds, asked just before the first of them (`rounds_s`)."""
+        """Return the seconds for rounds (see `rounds_s`). Call it just before the first round."""
         return rounds_s(
             self._job["budget_s"],
             self._job.get("launches_left", 1),
@@ -73,7 +74,7 @@ class Stopwatch:
         )
 
     def stamped(self, emit: Emit) -> Emit:
-        """`emit` with the time of each event in it, so that whatever ends the launch, its last event says when."""
+        """Wrap `emit` to add the time to each event, so that the last event dates the end of a launch, even a crash."""
 
         def stamping(event: str, **fields: Any) -> None:
             if event == "probe":
@@ -83,9 +84,9 @@ class Stopwatch:
         return stamping
 
     def _note_export(self, cell: str, values: Mapping[str, Any]) -> None:
-        """An export into a folder that was not there is found there by later launches.
+        """Add the time of an export into a new folder to the one-off costs: later launches will reuse that folder.
 
-        torch.compile leaves a folder too but says whether it could use it ("cached"): most launches compile again.
+        Not for torch.compile, which leaves a cache folder too, but mostly compiles again. Its facts have "cached".
         """
         folder = self._new.pop(cell, None)
         if folder is not None and folder.exists() and "cached" not in values:

@@ -1,7 +1,7 @@
-"""What a run takes at the least, as soon as its first calls are known. Pure.
+"""Forecast the least duration of a run from its first calls, and warn if it exceeds the budget. Pure.
 
-A budget shortens rounds. It shortens neither the warm-up nor the least number of rounds, so slow networks can take
-longer than it: that is said at once, and again once it turns out to be twice as long.
+A budget limits the rounds. It limits neither the warm-up nor the least number of rounds, so slow networks can exceed
+it. The user is warned after the first calls, and again if the forecast doubles.
 """
 
 from __future__ import annotations
@@ -10,40 +10,41 @@ from collections.abc import Mapping
 from typing import Any
 
 from effbench.core.study import Sampling
-from effbench.timing import block_loop, stop, warmup
+from effbench.timing import block_loop
+from effbench.timing.sampling import FEWEST_VALUES, MIN_ROUNDS_ON_BUDGET, WINDOW
 
 OVERRUN, OVERRUN_S = 1.1, 5.0
-"""A budget counts as overrun from this share of it on, and from so many seconds on: processes take time to start."""
+"""A budget counts as overrun beyond this factor and this many seconds: processes take time to start."""
 
-AGAIN = 2.0
-"""Said again once it is so many times what was said."""
+WARN_AGAIN = 2.0
+"""Warn again once the forecast is this many times the last one."""
 
 
 def is_overrun(seconds: float, budget_s: float) -> bool:
-    """Whether so many seconds overrun the budget by more than what is not worth a word."""
+    """Return whether this many seconds exceed the budget by enough for a warning."""
     return seconds > OVERRUN * budget_s and seconds > budget_s + OVERRUN_S
 
 
 def warmup_s(call_s: float, sampling: Sampling, calls: int | None = None) -> float:
-    """Seconds that the warm-up of a cell takes at the least. `calls` are those of a block, where that is decided."""
+    """Return the least seconds that the warm-up of a cell takes. `calls` is the number of calls per block, if known."""
     block = calls or block_loop.calls_per_block(call_s, sampling)
-    judged = warmup.LEAST - (block_loop.MIN_WARMUP_CALLS - 1 if block == 1 else 0)
+    judged = FEWEST_VALUES - (block_loop.MIN_WARMUP_CALLS - 1 if block == 1 else 0)
     least = call_s * (block_loop.MIN_WARMUP_CALLS + block * judged)
-    steady = call_s * (block_loop.MIN_WARMUP_CALLS + block * 2 * warmup.WINDOW)
+    steady = call_s * (block_loop.MIN_WARMUP_CALLS + block * 2 * WINDOW)
     return max(least, min(max(steady, sampling.warmup_s), sampling.max_warmup_s))
 
 
 def rounds_s(call_s: float, sampling: Sampling, rounds: int, calls: int | None = None, *, alone: bool = False) -> float:
-    """Seconds that so many rounds of a cell take. `alone` says that it is the only one."""
+    """Return the seconds that this many rounds of a cell take. Pass `alone` if it is the only cell."""
     block_s = call_s * (calls or block_loop.calls_per_block(call_s, sampling))
     is_warm = block_s >= (block_loop.WARM_BLOCK_ALONE_S if alone else block_loop.WARM_BLOCK_S)
     return rounds * (block_s + (0.0 if is_warm else call_s))
 
 
 class Forecast:
-    """The least time of `left` launches of so many cells and sides, each of `least` rounds, from its first calls on.
+    """Forecasts the least time of `left` launches of `cells` cells, each with at least `least` rounds.
 
-    `used_s` is what of the budget was used before.
+    An A/B run has two `sides`. `used_s` is the part of the budget that was used before.
     """
 
     def __init__(
@@ -60,16 +61,16 @@ class Forecast:
         self._sampling, self._budget_s, self._alone = sampling, budget_s, cells == 1 and sides == 1
         self._cells = cells
         self._left, self._used_s, self._sides = left, used_s, sides
-        self._least = least or min(stop.MIN_ROUNDS_ON_BUDGET, sampling.max_rounds)
+        self._least = least or min(MIN_ROUNDS_ON_BUDGET, sampling.max_rounds)
         self._start_s = self._first_s = 0.0
         self._calls: dict[str, list[float]] = {}
-        self._said_s = 0.0
-        self._measures = False
-        """Whether the rounds have begun: what they take was said before."""
+        self._warned_s = 0.0
+        self._is_measuring = False
+        """Whether the rounds have begun; their time is part of earlier forecasts."""
 
     @property
     def least_s(self) -> float:
-        """Seconds that the whole run takes at the least, by what is known so far."""
+        """The least seconds that the whole run takes, from the calls seen so far."""
         each_s = 0.0
         for seconds in self._calls.values():
             call_s = min(seconds)
@@ -79,15 +80,16 @@ class Forecast:
 
     @property
     def _before_s(self) -> float:
-        """What comes before the first call of each launch: it may be an export, which later launches find, while
-        processes start every time.
+        """Seconds before the first call, summed over the remaining launches.
+
+        Only the first launch may export a model; every launch starts a process.
         """
         return self._first_s + (self._left - 1) * self._start_s
 
     def rounds(self, planned: int) -> int:
-        """Rounds that each launch can measure within the budget, between the least and those planned.
+        """Return how many rounds each launch can measure within the budget: at least `least`, at most `planned`.
 
-        Asked before the first round, so that it depends on nothing that is measured in them.
+        Call it before the first round, so that the number does not depend on the timings of the rounds.
         """
         warm_s = once_s = 0.0
         for seconds in self._calls.values():
@@ -98,16 +100,16 @@ class Forecast:
         return max(min(self._least, planned), min(planned, fitting))
 
     def take(self, event: Mapping[str, Any]) -> str:
-        """Hear of an event of the first launch. What there is to say now; "" for nothing.
+        """Process an event of the first launch. Returns a warning for the user, or "".
 
-        The first call of a cell pays for more than the network, so it counts alone only where it is beyond the budget.
+        The first call of a cell includes one-off costs, so it is used alone only if it exceeds the budget by itself.
         """
         at_s = event.get("at_s", 0.0)
         if event["event"] == "ready":
             self._start_s = self._start_s or at_s
         if event["event"] != "call":
-            self._measures = self._measures or event["event"] == "null"
-            return self._late(at_s)
+            self._is_measuring = self._is_measuring or event["event"] == "null"
+            return self._late_warning(at_s)
         seconds, calls = event["seconds"], self._calls.setdefault(event["cell"], [])
         if not calls and len(self._calls) == 1:
             self._first_s = max(0.0, at_s - seconds)
@@ -115,36 +117,36 @@ class Forecast:
         if len(calls) == 1 and seconds <= self._budget_s:
             return ""
         least_s = self.least_s
-        if not is_overrun(least_s, self._budget_s) or least_s < AGAIN * self._said_s:
-            return self._late(at_s)
-        self._said_s = least_s
-        return self._words(event["cell"], min(calls), least_s)
+        if not is_overrun(least_s, self._budget_s) or least_s < WARN_AGAIN * self._warned_s:
+            return self._late_warning(at_s)
+        self._warned_s = least_s
+        return self._message(event["cell"], min(calls), least_s)
 
-    def _late(self, at_s: float) -> str:
-        """Many quick networks overrun a budget before their calls show it: each is built, looked at and counted."""
+    def _late_warning(self, at_s: float) -> str:
+        """Warn if preparing has exceeded the budget: with many quick networks their calls alone would not show it."""
         spent_s = self._used_s + at_s
-        is_known = self._said_s or self._measures or self._used_s >= self._budget_s
+        is_known = self._warned_s or self._is_measuring or self._used_s >= self._budget_s
         if is_known or not is_overrun(spent_s, self._budget_s):
             return ""
-        self._said_s = spent_s
+        self._warned_s = spent_s
         return (
-            f"preparing has taken {shown(spent_s)} and reached {len(self._calls)} of {self._cells} cells, beyond the "
-            f"budget of {self._budget_s:g} s; interrupt it to stop, or ask for fewer cells"
+            f"preparing has taken {format_seconds(spent_s)} and reached {len(self._calls)} of {self._cells} cells, "
+            f"beyond the budget of {self._budget_s:g} s; interrupt it to stop, or ask for fewer cells"
         )
 
-    def _words(self, cell: str, call_s: float, least_s: float) -> str:
+    def _message(self, cell: str, call_s: float, least_s: float) -> str:
         more = "" if self._left == 1 else ", or ask for fewer launches"
-        why = f"{cell} takes {shown(call_s)} a call; at that pace"
+        why = f"{cell} takes {format_seconds(call_s)} a call; at that pace"
         if 2 * self._before_s > least_s:
-            why = f"what comes before the first call takes {shown(self._before_s)}; so"
+            why = f"everything before the first call takes {format_seconds(self._before_s)}; so"
         return (
-            f"{why} the whole takes {shown(least_s)} or more, beyond the "
+            f"{why} the whole measurement takes {format_seconds(least_s)} or more, beyond the "
             f"budget of {self._budget_s:g} s; interrupt it to stop{more}"
         )
 
 
-def shown(seconds: float) -> str:
-    """Seconds for people: "0.25 s", "93 s", "12 min"."""
+def format_seconds(seconds: float) -> str:
+    """Format seconds for people: "0.25 s", "93 s", "12 min"."""
     if seconds < 10:
         return f"{seconds:.2g} s"
     return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"

@@ -1,4 +1,4 @@
-"""Does a network still compute the same? What a runtime returns, held against eager float32 on the same input."""
+"""Check that a runtime computes the same as eager PyTorch in float32, by comparing outputs on the same input."""
 
 from __future__ import annotations
 
@@ -18,30 +18,32 @@ TOLERANCES: Mapping[str, float] = {
     "bfloat16": 1e-1,
     "int8": 5e-1,
 }
-"""The largest error that still passes for the same network, as a share of the largest expected value. Wide enough for
-other algorithms (Winograd, fused norms) and for the rounding of the dtype through some hundred layers with random
-weights; a wrong axis, a lost branch or a stale input is an error near 1."""
+"""The largest error that passes, as a share of the largest expected value. Wide enough for other algorithms (Winograd,
+fused norms) and for rounding in the dtype through some hundred layers with random weights. A wrong axis, a lost branch
+or a stale input gives an error near 1."""
 
 
 class Incomparable(Unsupported):
-    """An output of a kind that nothing here can turn into numbers. That says nothing against the network."""
+    """The output has a type that cannot be read as numbers and compared. The network may still be fine."""
 
 
 def tolerance_of(dtype: str, *, tf32: bool = False) -> float:
-    """The largest error that passes. Where float32 is multiplied as `tf32`, at least that of float16, since both keep
-    ten bits: so it is in what is checked, or in the reference of every other dtype.
+    """Return the largest error that passes.
+
+    With `tf32` it is at least that of float16, since both have a mantissa of ten bits. TF32 affects float32 cells, and
+    for every other dtype the float32 reference.
     """
     return max(TOLERANCES[dtype], TOLERANCES["float16"]) if tf32 else TOLERANCES[dtype]
 
 
 def check(expected: Any, found: Any, dtype: str, *, tf32: bool = False) -> dict[str, float]:
-    """``output_error`` (largest absolute difference over the largest absolute expected value) and its ``tolerance``.
+    """Return ``output_error`` (largest absolute difference over largest absolute expected value) and its tolerance.
 
-    Both are outputs as a network returns them: tensors or arrays, or sequences or mappings of them. `tf32` says that
-    float32 is multiplied as TF32, in the reference or in what is checked. Raises Unsupported for outputs of another
-    number or shape, and for an error above the tolerance; Incomparable.
+    Both outputs are as a network returns them: tensors or arrays, or sequences or mappings of them. `tf32` means that
+    float32 products use TF32, in the reference or in the checked runtime. Raises Unsupported if the number or shapes of
+    the outputs differ, and for an error above the tolerance; Incomparable if an output cannot be read.
     """
-    wanted, got = _both(expected, found)
+    wanted, got = _arrays_of_both(expected, found)
     _require_shapes(wanted, got)
     largest = max((error(*pair) for pair in zip(wanted, got, strict=True)), default=0.0)
     tolerance = tolerance_of(dtype, tf32=tf32)
@@ -53,14 +55,16 @@ def check(expected: Any, found: Any, dtype: str, *, tf32: bool = False) -> dict[
 
 
 def require_shapes(expected: Any, found: Any) -> None:
-    """Raises Unsupported for outputs of another number or shape, as `check` does: of a network whose output is random
-    more cannot be said.
+    """Raise Unsupported if the number or shapes of the outputs differ. For random outputs this is all that can be
+    checked.
     """
-    _require_shapes(*_both(expected, found))
+    _require_shapes(*_arrays_of_both(expected, found))
 
 
-def _both(expected: Any, found: Any) -> tuple[list[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]]:
-    """The arrays of both. Runtimes without complex numbers return pairs of real and imaginary parts instead."""
+def _arrays_of_both(expected: Any, found: Any) -> tuple[list[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]]:
+    """Return the arrays of both outputs. Pairs of real and imaginary parts, which runtimes without complex numbers
+    return, become complex arrays.
+    """
     import numpy as np
 
     wanted, got = list(arrays(expected)), list(arrays(found))
@@ -74,20 +78,18 @@ def _require_shapes(wanted: list[np.ndarray[Any, Any]], got: list[np.ndarray[Any
     if [array.shape for array in wanted] != [array.shape for array in got]:
         raise Unsupported(
             f"its output has the shapes {_shapes(got)} where eager float32 returns {_shapes(wanted)}; "
-            "this runtime cannot stand for the network"
+            "this runtime does not compute the same network"
         )
 
 
 def error(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:
-    """The largest absolute difference over the largest absolute expected value; of complex numbers, that of their
-    distance.
-    """
+    """Return the largest absolute difference over the largest absolute expected value (the modulus, if complex)."""
     import numpy as np
 
     if not expected.size:
         return 0.0
     if not np.isfinite(expected).all():
-        # Nothing can be said of numbers that are none; the run notes that the output is not finite.
+        # NaN and infinity cannot be compared; the run notes that the output is not finite.
         return 0.0
     largest = float(np.abs(expected).max())
     difference = float(np.abs(expected - found).max())
@@ -95,10 +97,9 @@ def error(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:
 
 
 def arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
-    """Every tensor or array in the output, in order, as float64, or as complex128 where it is complex.
+    """Yield every tensor or array in the output, in order, as float64, or as complex128 if it is complex.
 
-    A sparse or quantised tensor counts as the dense one that it stands for, a nested one as several. Raises
-    Incomparable.
+    Sparse and quantised tensors become dense, a nested tensor yields its parts. Raises Incomparable.
     """
     import numpy as np
 
@@ -112,7 +113,7 @@ def arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
     elif isinstance(value, np.ndarray) or hasattr(value, "detach") or hasattr(value, "__array__"):
         try:
             yield _array(value)
-        except Exception as error:  # torch and numpy raise what they like
+        except Exception as error:  # torch and numpy document no exception types
             kind = type(value).__name__
             raise Incomparable(f"its output holds a {kind} that cannot be read as numbers") from error
 
@@ -122,15 +123,15 @@ def _array(value: Any) -> np.ndarray[Any, Any]:
 
     if hasattr(value, "detach"):
         value = dense(value.detach()).cpu()
-        # A lazy conjugate or negation is none to numpy.
+        # numpy ignores the lazy conjugate bit of a tensor.
         found: np.ndarray[Any, Any] = (value.cdouble().resolve_conj() if value.is_complex() else value.double()).numpy()
         return found
-    array = np.asarray(value)  # also of an output that its runtime left on the device
+    array = np.asarray(value)  # also copies an output that is still on the device
     return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
 
 
 def dense(tensor: Any) -> Any:
-    """The tensor with a value for each of its elements, where it is quantised or of another layout than strided."""
+    """Return a strided tensor of floats for a sparse or quantised one; other tensors as they are."""
     import torch
 
     if tensor.is_quantized:
@@ -143,15 +144,15 @@ def _shapes(arrays: list[np.ndarray[Any, Any]]) -> str:
 
 
 def is_finite(output: Any) -> bool:
-    """Whether an output holds only numbers. A network that computes NaN may run at another speed than one in use."""
+    """Return whether all values of an output are finite. NaN may run at another speed than ordinary numbers."""
     import numpy as np
 
     if getattr(output, "is_nested", False):
         return all(map(is_finite, output.unbind()))
-    if hasattr(output, "is_floating_point"):  # a tensor: where a bundle runs there may be no torch to ask
+    if hasattr(output, "is_floating_point"):  # a tensor, recognised without importing torch, which may not be installed
         if not (output.is_floating_point() or output.is_complex()):
             return True
-        with contextlib.suppress(Exception):  # of a kind that cannot be read: nothing is known of it
+        with contextlib.suppress(Exception):  # a tensor type that cannot be read counts as finite
             return bool(dense(output).isfinite().all())
         return True
     if hasattr(output, "__array__"):

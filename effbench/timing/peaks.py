@@ -1,9 +1,8 @@
-"""A device's two peaks, measured: the most arithmetic and the most memory traffic that large operators reach on it.
+"""Measure the peaks of a device for rooflines: the highest FLOP rate and memory bandwidth of large operators.
 
-Two operators stand for each peak, because one library's best is not another's: on an AMD processor the 3×3 convolution
-of oneDNN computes twice as fast as the matrix product of MKL, and a copy, whose target is first read into the cache,
-moves fewer of the bytes it is counted for than an update in place. The faster one is the peak: a bound that a
-network's own operators could beat would be none.
+Each peak is the faster of two operators, so that no network exceeds it. On an AMD processor the 3×3 convolution of
+oneDNN is twice as fast as the matrix product of MKL. A copy reads its target into the cache first, so it reaches a
+lower counted bandwidth than an update in place.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from effbench import devices
-from effbench.core import peaks
+from effbench.core import decoding, peaks
 from effbench.core.errors import EffbenchError, text_of
 from effbench.core.peaks import Peaks
 from effbench.devices import Call, Device, OutOfMemory
@@ -26,24 +25,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 COPY_BYTES = 256 << 20
-"""One buffer of a copy: several times the last-level cache that a core of a large server reaches."""
+"""Size of a copy's buffer: several times the last-level cache that one core of a large server can use."""
 
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
-"""Sides of the matrices, tried in turn until a product takes `LONG_S`: more only takes longer."""
+"""Sides of the matrices, tried in turn until a product takes `LONG_S`; larger ones reach no higher rate."""
 
 DRAWN = 1 << 20
-"""Values drawn at random on the host for one operand: arithmetic takes as long, and as much power, on repeated ones."""
+"""Random values drawn on the host for one operand, then repeated: repetition changes neither time nor power."""
 
 LONG_S = 0.01
 BLOCK_S = 0.005
 BLOCKS = 8
 SERIES_S = 0.4
-"""Blocks of one operator and size end after this long, though not before three of them."""
+"""Time limit for the blocks of one operator and size; at least three blocks are timed."""
 
 
 @dataclass(frozen=True)
 class _Work:
-    """One large operator: what it costs, and how to make the call."""
+    """One large operator: its multiply-adds or bytes moved, and a function that makes the call."""
 
     make: Callable[[], Call]
     madds: int = 0
@@ -53,12 +52,12 @@ class _Work:
 def find(
     key: str, device: str, options: Mapping[str, Any], *, threads: int, allocator: str, dtype: str, afresh: bool = False
 ) -> Peaks:
-    """The peaks kept under `key` (`host.facts.machine_key`), else measured and kept; measured in any case `afresh`.
+    """Return the peaks stored under `key` (`host.facts.machine_key`), or measure and store them.
 
-    Measured in a process of its own, with the thread counts and the allocator of a run: about two seconds. Raises
-    EffbenchError with the reason where that fails.
+    With `afresh` they are always measured. Measuring takes about two seconds, in a process of its own with the thread
+    count and the allocator of a run. Raises EffbenchError with the reason if it fails.
     """
-    if devices.kind_of(device) == "fake":  # scripted, so there is nothing to keep and no process to set up
+    if devices.kind_of(device) == "fake":  # scripted: nothing to store, no process needed
         return measure(devices.get(device, **options), dtype, 0)
     found = None if afresh else peaks.kept(key)
     if found is None:
@@ -75,7 +74,7 @@ def _measured_apart(job: Mapping[str, Any], threads: int, allocator: str) -> Pea
         try:
             for event in worker.events():
                 if event["event"] == "peaks":
-                    return peaks.restored(event["peaks"])
+                    return decoding.make(event["peaks"], Peaks)
                 reason = event["message"]
         except WorkerFailed as failure:
             reason = text_of(failure)
@@ -83,7 +82,7 @@ def _measured_apart(job: Mapping[str, Any], threads: int, allocator: str) -> Pea
 
 
 def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
-    """The other end of `find`, in the process of its own: one event."""
+    """Measure the peaks in the child process that `find` starts, and emit them as one event."""
     import torch
 
     device = devices.get(job["device"], **job["device_options"])
@@ -95,7 +94,7 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
 
 
 def measure(device: Device, dtype: str, threads: int) -> Peaks:
-    """Measure on this device, here and now. Raises OutOfMemory where not even the smallest operators fit."""
+    """Measure the peaks in this process. Raises OutOfMemory where not even the smallest operators fit."""
     device.setup()
     clock = "cpu" if device.kind == "cpu" and threads == 1 else "wall"
     flops = [rate for operator in (_product, _convolution) for rate in _grown(device, operator, dtype, clock)]
@@ -112,7 +111,7 @@ def measure(device: Device, dtype: str, threads: int) -> Peaks:
 
 
 def _grown(device: Device, operator: Callable[[Device, str, int], _Work], dtype: str, clock: str) -> Iterator[float]:
-    """Operations per second of one kind of product in growing sizes, while they are quick and fit into memory."""
+    """Yield the FLOP/s of one operator in growing sizes, until a call takes `LONG_S` or memory runs out."""
     for side in SIZES:
         work = operator(device, dtype, side)
         try:
@@ -127,7 +126,7 @@ def _grown(device: Device, operator: Callable[[Device, str, int], _Work], dtype:
 
 
 def _rates(device: Device, work: _Work, clock: str) -> Iterator[float]:
-    """Operations, or bytes, per second in each of several blocks, after one call that nobody times."""
+    """Yield FLOP/s, or bytes/s, of each of several blocks, after one untimed call."""
     scripted = device.kind == "fake"
     try:
         call = device.bind(None if scripted else work.make(), {"madds": work.madds, "memory_access_bytes": work.moved})
@@ -143,7 +142,9 @@ def _rates(device: Device, work: _Work, clock: str) -> Iterator[float]:
 
 
 def _seconds(device: Device, call: Call, calls: int, clock: str) -> float:
-    """Seconds per call: device time where there is any; of one CPU thread its CPU time, which waiting cannot spoil."""
+    """Return seconds per call: CPU time for one CPU thread, which waiting for a core does not affect, else device time,
+    else wall time.
+    """
     timing = device.time_block(call, calls)
     spent = timing.cpu_ns if clock == "cpu" else timing.device_ns or timing.wall_ns
     return max(spent or timing.wall_ns, 1) / calls * 1e-9
@@ -153,7 +154,7 @@ def _seconds(device: Device, call: Call, calls: int, clock: str) -> float:
 
 
 def _product(device: Device, dtype: str, side: int) -> _Work:
-    """(side × side) @ (side × side)."""
+    """Matrix product of two side × side matrices."""
 
     def make() -> Call:
         left, right = _values(device, dtype, side, side), _values(device, dtype, side, side)
@@ -163,7 +164,7 @@ def _product(device: Device, dtype: str, side: int) -> _Work:
 
 
 def _convolution(device: Device, dtype: str, side: int) -> _Work:
-    """3×3 on 28×28, side/2 channels to as many."""
+    """3×3 convolution on 28×28 with side/2 input and output channels."""
     channels = side // 2
 
     def make() -> Call:
@@ -177,7 +178,7 @@ def _convolution(device: Device, dtype: str, side: int) -> _Work:
 
 
 def _copy(device: Device, dtype: str) -> _Work:
-    """One buffer into another."""
+    """Copy of one buffer into another."""
     size = _buffer_bytes(device)
 
     def make() -> Call:
@@ -189,7 +190,7 @@ def _copy(device: Device, dtype: str) -> _Work:
 
 
 def _update(device: Device, dtype: str) -> _Work:
-    """One buffer read and written in place."""
+    """In-place update of one buffer."""
     size = _buffer_bytes(device)
 
     def make() -> Call:
@@ -208,7 +209,7 @@ def _buffer(device: Device, dtype: str, size: int) -> Tensor:
 
 
 def _buffer_bytes(device: Device) -> int:
-    """`COPY_BYTES`, or less where this machine has little memory to spare."""
+    """Return `COPY_BYTES`, or less where this machine has little free memory."""
     if device.kind != "cpu":
         return COPY_BYTES
     try:
@@ -221,9 +222,9 @@ def _buffer_bytes(device: Device) -> int:
 
 
 def _values(device: Device, dtype: str, *shape: int) -> Tensor:
-    """Normal values, of which no more than `DRAWN` are drawn, and repeated on the device.
+    """Return a tensor of normal values. At most `DRAWN` are drawn, and then repeated on the device.
 
-    The largest convolution has 150 million weights: seconds of one CPU core, and 600 MB of the host's.
+    The largest convolution has 150 million weights: drawing them all would take seconds of a CPU core and 600 MB.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What a bundle keeps beside each model: the input that it is fed, and what eager float32 returned for it. No torch."""
+"""Store and read a bundle's check data: the inputs of each model and the outputs of eager float32. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 INPUTS_FILE, EXPECTED_FILE = "inputs.npz", "expected.npz"
 NOTES_FILE = "notes.json"
-"""Only of a network with something odd about it."""
+"""Written only for a network with side effects, or whose output cannot be checked."""
 
 
 def keep(folder: Path, inputs: Sequence[Any], expected: Any, notes: str = "", *, is_checkable: bool = True) -> None:
-    """Write the inputs of one call, by position, and the outputs that it should have, in order. Tensors or arrays.
+    """Write the inputs of one call, by position, and the expected outputs, in order. Both are tensors or arrays.
 
-    `notes` say what is odd about the network; where it is not `is_checkable`, another run returns other values.
+    `notes` describe side effects of the network. Without `is_checkable` its outputs differ from run to run.
     """
     import numpy as np
 
@@ -42,12 +42,12 @@ def keep(folder: Path, inputs: Sequence[Any], expected: Any, notes: str = "", *,
 
 
 def kept(folder: Path) -> tuple[tuple[np.ndarray[Any, Any], ...], list[np.ndarray[Any, Any]]]:
-    """The inputs and the expected outputs in this folder. Executes nothing; raises ValueError and OSError."""
+    """Read the inputs and the expected outputs in this folder. Runs no pickled code. Raises ValueError and OSError."""
     return tuple(_read(folder / INPUTS_FILE)), _read(folder / EXPECTED_FILE)
 
 
 def noted(folder: Path) -> tuple[str, bool]:
-    """The notes in this folder, and whether the expected outputs can be held against others. Raises ValueError."""
+    """Read the notes in this folder, and whether outputs can be compared with the expected ones. Raises ValueError."""
     path = folder / NOTES_FILE
     if not path.exists():
         return "", True

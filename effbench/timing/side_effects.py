@@ -1,6 +1,6 @@
-"""What a network does beside computing its output: it writes into its input, keeps state, draws random numbers.
+"""Detect side effects of a network's forward: writing into its input, keeping state, drawing random numbers.
 
-Found out by calling it on copies of one input from the same state. Whatever it changes is put back.
+The network is called several times on copies of one input, from the same state. Everything it changes is restored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SAME = 1e-4
-"""Outputs that differ by less than this share of the largest value are the same: a GPU adds in any order."""
+"""Outputs that differ by less than this share of the largest value count as the same: sums on a GPU vary in order."""
 
 MOST_NAMED = 3
 
@@ -27,19 +27,22 @@ RESHAPES = "it changes the shape of its input, so that each call is given a copy
 RANDOM = "its output is random: it draws random numbers in each call"
 DRAWS = "it draws random numbers in each call"
 GRADIENT = "its input's .grad"
-UNREAD = ", and is held to nothing"
-UNSTABLE = "its output differs from call to call on the same input, for a reason that effbench does not see"
+UNREAD = ", so it is not checked"
+UNSTABLE = "its output differs from call to call on the same input, for an unknown reason"
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What became known of a network.
+class SideEffects:
+    """Side effects of a network, and its outputs.
 
-    `outputs` are those of consecutive calls, from the state in which it was built: one, or several where they differ.
-    `reshapes` says that an input has another layout after a call, and cannot be passed twice; `keeps` that it changes
-    what it keeps, `is_checkable` that another run from the same state returns the same. Nothing can be compared with
-    outputs that are not `is_readable`. `modes` says that it trains itself, or stops to (`Modes.told`). `kept` names
-    what changes from call to call.
+    - `outputs`: those of consecutive calls, from the state in which it was built: one, or several where they differ.
+    - `notes`: the side effects as texts for the user.
+    - `writes`: it writes into its input. `reshapes`: it changes the layout of an input, which then cannot be passed
+      again. `keeps`: it changes its own state.
+    - `is_checkable`: another run from the same state returns the same.
+    - `is_readable`: its outputs can be read as numbers and compared.
+    - `modes`: it switches modules to training or eval mode (`Modes.told`).
+    - `kept`: names of the state that changes from call to call.
     """
 
     outputs: tuple[Any, ...]
@@ -53,49 +56,50 @@ class Seen:
     kept: tuple[str, ...] = ()
 
 
-def look(network: nn.Module, arguments: Sequence[Any]) -> Seen:
+def detect(network: nn.Module, arguments: Sequence[Any]) -> SideEffects:
     """Call the network two to four times on copies of `arguments`, outside of inference mode and without gradients.
 
-    What it makes at its first call and keeps for good, such as a table, can then be used in either mode. Afterwards the
-    network, its user's globals and the random state are as before. Raises what the network raises.
+    Outside of inference mode, a tensor that the first call creates and caches can be used in either mode later.
+    Afterwards the network, the globals of the user's code and the random state are restored. Raises what the network
+    raises.
     """
     import torch
 
     state, random, modes = Snapshot(network), RandomState(), Modes(network)
     with torch.inference_mode(False), torch.no_grad():
         try:
-            return replace(_looked(network, arguments, state, random), modes=modes.told())
+            return replace(_detect(network, arguments, state, random), modes=modes.told())
         finally:
             state.restore()
             random.restore()
 
 
-def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, random: RandomState) -> Seen:
+def _detect(network: nn.Module, arguments: Sequence[Any], state: Snapshot, random: RandomState) -> SideEffects:
     def call() -> Any:
-        """From the same random numbers each time."""
+        """Call the network with the same random state each time."""
         random.restore()
         state.restore_generators()
-        return _detached(network(*copied(arguments)))
+        return _detached(network(*cloned(arguments)))
 
-    given = copied(arguments)
+    given = cloned(arguments)
     first = _detached(network(*given))
     writes, reshapes = not same(list(given), list(arguments)), layout(given) != layout(arguments)
-    # The second call is what all further ones are like: the first may fill a cache.
+    # The second call is representative of later ones: the first may fill a cache.
     after = Snapshot(network)
     second = call()
     draws, kept = random.moved() or state.has_drawn(), after.changed()
     kept += [GRADIENT] if any(gradient_of(tensor) is not None for tensor in _tensors(list(given))) else []
     changes = bool(kept or state.changed())
-    if unread := _unread(first) or _unread(second):
+    if unread := _why_unreadable(first) or _why_unreadable(second):
         notes = [*([RESHAPES] if reshapes else [WRITES] if writes else []), *([DRAWS] if draws else [])]
-        notes += [f"it keeps state between calls ({named(kept)})"] if kept else []
+        notes += [f"it keeps state between calls ({first_names(kept)})"] if kept else []
         notes.append(f"{unread}{UNREAD}")
-        return Seen(
+        return SideEffects(
             (first,), tuple(notes), writes, reshapes, changes, is_checkable=False, is_readable=False, kept=tuple(kept)
         )
     differs = _differ(first, second)
     outputs = (first, second, call()) if differs else (first,)
-    is_random = draws and _differ(second, _detached(network(*copied(arguments))))
+    is_random = draws and _differ(second, _detached(network(*cloned(arguments))))
     notes = [RESHAPES] if reshapes else [WRITES] if writes else []
     if is_random:
         notes.append(RANDOM)
@@ -107,15 +111,17 @@ def _looked(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
         is_checkable = is_checkable and not _differ(first, call())
     if kept:
         said = ": its output differs from call to call on the same input" if differs else ""
-        notes.append(f"it keeps state between calls{said} ({named(kept)})")
+        notes.append(f"it keeps state between calls{said} ({first_names(kept)})")
     elif differs and not is_random:
         notes.append(UNSTABLE)
-    return Seen(outputs, tuple(notes), writes, reshapes, changes, is_checkable, kept=tuple(kept))
+    return SideEffects(outputs, tuple(notes), writes, reshapes, changes, is_checkable, kept=tuple(kept))
 
 
 def seeds_itself(network: nn.Module, arguments: Sequence[Any]) -> bool:
-    """Whether the output depends on numbers that torch draws from a seed which the network sets itself: other numbers
-    give another output, though each call returns the same. Puts everything back, as `look` does.
+    """Return whether the output depends on random numbers from a seed that the network sets itself.
+
+    Such a network returns the same in each call, but other random numbers would change its output. Restores everything,
+    as `detect` does.
     """
     import torch
     from torch.utils import _python_dispatch
@@ -136,24 +142,25 @@ def seeds_itself(network: nn.Module, arguments: Sequence[Any]) -> bool:
     state, random = Snapshot(network), RandomState()
     with torch.inference_mode(False), torch.no_grad():
         try:
-            plain = _detached(network(*copied(arguments)))
+            plain = _detached(network(*cloned(arguments)))
             state.restore()
             random.restore()
             with OtherNumbers():
-                return _differ(plain, _detached(network(*copied(arguments))))
-        except Exception:  # a network that cannot be called so is not known to
+                return _differ(plain, _detached(network(*cloned(arguments))))
+        except Exception:  # not callable under the dispatch mode: unknown
             return False
         finally:
             state.restore()
             random.restore()
 
 
-def named(kept: Sequence[str]) -> str:
+def first_names(kept: Sequence[str]) -> str:
+    """List the first few names."""
     return ", ".join(kept[:MOST_NAMED]) + (" and more" if len(kept) > MOST_NAMED else "")
 
 
-def _unread(output: Any) -> str:
-    """Why nothing can be compared with this output; "" where it can."""
+def _why_unreadable(output: Any) -> str:
+    """Return why this output cannot be compared with others; "" if it can."""
     try:
         list(output_check.arrays(output))
     except output_check.Incomparable as error:
@@ -162,19 +169,19 @@ def _unread(output: Any) -> str:
 
 
 def layout(arguments: Sequence[Any]) -> list[Any]:
-    """Shapes and strides of the tensors among them."""
+    """Return shapes and strides of the tensors in `arguments`."""
     return [(tensor.shape, tensor.stride()) for tensor in _tensors(list(arguments))]
 
 
-def copied(arguments: Sequence[Any]) -> tuple[Any, ...]:
-    """The arguments with tensors of their own. Raises what torch raises."""
+def cloned(arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the arguments with cloned tensors. Raises what torch raises."""
     return tuple(_mapped(arguments, lambda tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad)))
 
 
-def renewing(
+def restoring_inputs(
     call: Callable[[], object], inputs: Sequence[tuple[Any, ...]], originals: Sequence[tuple[Any, ...]]
 ) -> Any:
-    """A call whose attribute `renew` puts `originals` back into `inputs`. Devices do that before they read a clock."""
+    """Wrap a call with a `renew` attribute, which restores `inputs` from `originals`. Devices call it before timing."""
     pairs = list(zip(_tensors(list(inputs)), _tensors(list(originals)), strict=True))
 
     def renew() -> None:
@@ -194,9 +201,10 @@ def renewing(
     return renewed
 
 
-def on_copies(network: nn.Module) -> nn.Module:
-    """The network behind a module that hands it copies of its inputs: an exporter takes a written input for an
-    output.
+def with_cloned_inputs(network: nn.Module) -> nn.Module:
+    """Wrap the network in a module that passes it copies of its inputs.
+
+    Exporters would turn an input that is written to into an output.
     """
     from torch import nn
 
@@ -219,12 +227,12 @@ def _differ(one: Any, other: Any) -> bool:
 
 
 def _detached(value: Any) -> Any:
-    """The tensors of an output, copied: some networks return views of what they keep."""
+    """Copy the tensors of an output, since some networks return views of their state."""
 
     def own(tensor: Any) -> Any:
         try:
             return tensor.detach().clone()
-        except Exception:  # of a kind that cannot be copied
+        except Exception:  # a tensor type that cannot be copied
             return tensor
 
     return _mapped(value, own, others=False)

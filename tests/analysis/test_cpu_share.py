@@ -14,7 +14,7 @@ from runs import CELLS, COST, run_of, study, with_blocks
 
 from effbench.analysis import cpu_share, rank_agreement, run_diff, verdicts
 from effbench.analysis.cpu_share import EITHER, OTHER_THREADS, SIDE_BY_SIDE, WAITS
-from effbench.analysis.summary import REFERENCE_SPLIT, summarise
+from effbench.analysis.summary import REFERENCE_MISSES_CPU_TIME, summarise
 from effbench.core.run import Run, Timing
 from effbench.devices import _tasks
 from effbench.gates import ab_findings, ab_pairs, alarm_rate, baseline, calibration, decision_rule
@@ -24,6 +24,7 @@ from effbench.gates.evidence import Evidence
 from effbench.gates.result import Finding
 from effbench.pytest_plugin import Speed
 from effbench.report import json_document, text
+from effbench.report.cell_row import cell_row
 from effbench.report.tables import cells as cells_table
 from effbench.runs import run_file
 
@@ -136,13 +137,13 @@ def test_a_cell_whose_cpu_time_misses_work_is_flagged_and_shown_on_both_clocks()
     assert "by the wall clock" in shown and "neither decides" in shown and "2 % of wall time" in shown
     told = json_document.cell_document(second)
     assert told["ratio_wall"]["point"] == pytest.approx(2.0, rel=0.01) and told["cpu_share"] == pytest.approx(0.02)
-    assert json_document.cell_row(second)["ratio_wall"] == second.ratio_wall.point
+    assert cell_row(second).ratio_wall == second.ratio_wall.point
 
 
 def test_a_reference_whose_cpu_time_misses_work_makes_every_ratio_one_of_two() -> None:
     first, second, _ = summarise(scaled(run(), FIRST, cpu=0.02))
     assert first.flags == (EITHER,) and first.ratio_wall is None
-    assert not second.flags and second.notes == (REFERENCE_SPLIT,)
+    assert not second.flags and second.notes == (REFERENCE_MISSES_CPU_TIME,)
     assert second.ratio and second.ratio.point == pytest.approx(100, rel=0.01)
     assert second.ratio_wall and second.ratio_wall.point == pytest.approx(2.0, rel=0.01)
 
@@ -220,7 +221,7 @@ def test_a_contaminated_cell_keeps_its_blocks_and_the_note_says_so() -> None:
 
     made = with_blocks(run(), SECOND, some)
     notes = " ".join(text.notes(made, summarise(made)))
-    assert "180 blocks, none set aside; contaminated cells keep theirs" in notes
+    assert "180 blocks, none set aside; contaminated cells keep all blocks" in notes
     assert "(disturbed: waited for a core 60)" in notes
 
 

@@ -13,6 +13,8 @@ from effbench.core.cost import LEVELS, Cost, Traffic
 from effbench.core.estimate import Estimate
 from effbench.core.study import Case, Cell
 
+pytestmark = pytest.mark.quick
+
 
 def cell(name: str, madds: int, traffic: int, seconds: float, level: int = 0) -> CellSummary:
     levels = {each: Traffic(activations=traffic) for each in LEVELS}

@@ -10,6 +10,8 @@ from runs import CELLS, run_of, with_blocks
 from effbench.analysis.run_diff import compare_runs, require_shared
 from effbench.core.errors import InvalidValue
 
+pytestmark = pytest.mark.quick
+
 TIMES = dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True))
 
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from effbench.analysis import stats
 
+pytestmark = pytest.mark.quick
+
 floats = st.floats(-1e6, 1e6, allow_nan=False)
 
 

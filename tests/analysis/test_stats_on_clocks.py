@@ -18,7 +18,7 @@ from effbench.analysis import stats
 from effbench.core.estimate import Estimate
 from effbench.core.study import Sampling
 from effbench.gates import decision_rule as gate
-from effbench.timing import stop
+from effbench.timing import sampling as sampling_rules
 
 pytestmark = pytest.mark.bulk
 
@@ -90,11 +90,11 @@ def test_claims_of_one_percent_are_true(memory: float, at_least: float) -> None:
     blocks for independent, as peers' do, are right in four claims of ten where the clock's memory is long.
     """
     suites = (0.05 * clocks(3, (100, 5800), memory=memory)).tolist()
-    at = sorted(stop.looks(Sampling(max_rounds=5800)))
+    at = sorted(sampling_rules.check_rounds(Sampling(max_rounds=5800)))
     claims, naive = [], []
     for suite in suites:
         seen = [suite[:size] for size in at]
-        claims.append(next((values for values in seen if stop.precise(values, 0.01)), None))
+        claims.append(next((values for values in seen if sampling_rules.is_precise(values, 0.01)), None))
         naive.append(next((values for values in seen if width(stats.median_interval(values)) <= 0.02), None))
     true, simple = ([abs(stats.median(values)) <= 0.01 for values in found if values] for found in (claims, naive))
     assert len(true) >= 80, "a rule that never claims is never wrong"

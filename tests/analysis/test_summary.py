@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 from runs import CELLS, run_of, with_blocks
 
-from effbench.analysis.summary import NO_DEVICE_TIME, paired_ratio, quiet_rounds, summarise
+from effbench.analysis.summary import NO_DEVICE_TIME, paired_ratio, summarise, undisturbed_rounds
 from effbench.core.run import Launch, Run, Timing, Warmup
+
+pytestmark = pytest.mark.quick
 
 
 def test_known_ratios_come_back_with_intervals_that_hold_them() -> None:
@@ -39,7 +41,7 @@ def test_a_disturbed_block_is_set_aside_with_its_partner() -> None:
     assert cells[0].set_aside == 5 and cells[1].set_aside == 0
     assert cells[1].ratio and cells[1].ratio.point == pytest.approx(1.3, rel=2e-3)
     assert cells[0].notes == () and cells[0].disturbed == {"steal": 5}
-    pairs = quiet_rounds(disturbed.results[0]).keys() & quiet_rounds(disturbed.results[1]).keys()
+    pairs = undisturbed_rounds(disturbed.results[0]).keys() & undisturbed_rounds(disturbed.results[1]).keys()
     assert len(pairs) == 55
 
 
@@ -135,6 +137,6 @@ def test_a_skipped_cell_keeps_its_row_and_reason() -> None:
 
 def test_no_common_round_no_ratio() -> None:
     run = run_of(dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True)))
-    rounds = quiet_rounds(run.results[0])
+    rounds = undisturbed_rounds(run.results[0])
     assert paired_ratio(rounds, {}, "cpu") is None
     assert paired_ratio(rounds, rounds, "device") is None, "a clock that was absent is no clock"

@@ -42,12 +42,15 @@ from benchmarks.gpu.steps import STEPS  # noqa: E402
 WHOLE = """
 import runpy, sys
 sys.path.insert(0, "tests/support")
-import measuring
+import matplotlib.figure, measuring, nursery_child
 del sys.path[0]
 measuring.install()
+nursery_child.load_effbench()
+nursery_child.begin(afresh=False, figures=False)
 runpy.run_module("benchmarks.gpu", run_name="__main__", alter_sys=True)
 """
-"""The session with measuring processes that are forks (tests/support/measuring.py), of which a whole one has many."""
+"""The session with forked measuring processes (tests/support/measuring.py) and blank figures: it has many of both."""
+WHOLE_SESSION = ("-c", WHOLE)
 
 
 def run(
@@ -81,7 +84,7 @@ def verdicts_of(result: dict[str, Any]) -> dict[str, str]:
 def fake(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("gpu") / "fake"
     words = ("--device", "fake", "--tiny", "--minutes", "14", "--out", str(folder))
-    return folder, run(*words, program=("-c", WHOLE)).stdout
+    return folder, run(*words, program=WHOLE_SESSION).stdout
 
 
 def test_every_step_passes_on_the_scripted_device(fake: tuple[Path, str]) -> None:
@@ -134,7 +137,8 @@ def test_the_archive_holds_the_session(fake: tuple[Path, str]) -> None:
 
 def test_a_second_session_in_the_same_folder_has_nothing_to_do(fake: tuple[Path, str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in fake[0].glob("*/result.json")}
-    assert f"{len(STEPS)} pass" in run("--device", "fake", "--tiny", "--out", str(fake[0])).stdout
+    words = ("--device", "fake", "--tiny", "--out", str(fake[0]))
+    assert f"{len(STEPS)} pass" in run(*words, program=WHOLE_SESSION).stdout
     assert {path: path.stat().st_mtime_ns for path in fake[0].glob("*/result.json")} == before
 
 
@@ -172,18 +176,20 @@ def test_a_run_that_was_cut_short_is_finished(fake: tuple[Path, str], tmp_path: 
     del context.command
     context._keep_partial("g2_groups", step / "runs" / "g2_groups.json")
     assert context.outcome.checks[-1]["found"] == "2 of 2 cells in 1 launches"
-    run("--device", "fake", "--tiny", "--only", "first_command", "--out", str(folder))
+    words = ["--device", "fake", "--tiny", "--only", "first_command", "--out", str(folder)]
+    run(*words, program=WHOLE_SESSION)
     assert file.read_text().startswith("".join(lines[:second]))
     document = json.loads((step / "runs" / "g2_groups.json").read_text())
     assert document["complete"] and all(cell["launches"] == 2 for cell in document["cells"])
 
 
-def test_all_of_it_on_the_cpu(tmp_path: Path) -> None:
-    """What is asked here is that everything was carried out and its numbers are there, not how fast anything was."""
-    words = ("--device", "cpu", "--tiny", "--minutes", "14", "--out", str(tmp_path))
-    run(*words, program=("-c", WHOLE), **{measuring.UNTIMED_LAUNCHES: "1"})
+def test_what_the_scripted_device_has_not_is_carried_out_on_the_cpu(tmp_path: Path) -> None:
+    """Other clocks, networks that fail, real memory: that all was done and gave numbers, not how fast anything was."""
+    steps = ("agreement", "faults", "readings")
+    words = ("--device", "cpu", "--tiny", "--minutes", "14", "--only", ",".join(steps), "--out", str(tmp_path))
+    run(*words, program=WHOLE_SESSION, **{measuring.UNTIMED_LAUNCHES: "1"})
     found = results(tmp_path)
-    assert set(found) == set(STEPS) and {result["ended"] for result in found.values()} == {"complete"}
+    assert set(found) == set(steps) and {result["ended"] for result in found.values()} == {"complete"}
     faults = {check["what"]: check["found"] for check in found["faults"]["checks"]}
     assert faults["too_big, eager"].startswith("out of memory") and "IndexError" in faults["out_of_bounds, eager"]
     assert faults["fits_too, eager"] == faults["synchronises, eager"] == "a time", "the run went on"
@@ -192,8 +198,6 @@ def test_all_of_it_on_the_cpu(tmp_path: Path) -> None:
         assert measured["effbench"] > 0 and measured["Timer"] > 0
     assert verdicts_of(found["readings"])["shufflenet_v2: percentiles"] == "pass"
     assert verdicts_of(found["readings"])["mobilenet_v2: peak memory"] == "pass"
-    assert verdicts_of(found["runtimes"])["under cudagraph"] == "skip"
-    assert (tmp_path / page.PAGE).read_text().count("| pass |") > 40
 
 
 @pytest.mark.parametrize(

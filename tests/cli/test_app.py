@@ -102,6 +102,7 @@ WRONG = {
 }
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("words", WRONG)
 def test_a_wrong_word_is_one_line_that_says_what_to_do(words: str, home: Path) -> None:
     import shlex
@@ -170,6 +171,7 @@ def test_a_study_that_makes_no_sense_is_refused_before_it_runs(new: str, message
 # --- what scripts rely on ----------------------------------------------------------------------------
 
 
+@pytest.mark.quick
 def test_run_json_is_one_object_and_nothing_else(study_run: Done, home: Path) -> None:
     assert study_run.code == 0 and study_run.err == "", "no progress where nobody watches"
     found = study_run.json

@@ -10,6 +10,8 @@ from effbench.core import units
 from effbench.core.errors import InvalidValue
 from effbench.core.estimate import Estimate
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize(
     ("value", "text"),

@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from effbench.cost import profile
 
+pytestmark = pytest.mark.quick
+
 R = torch.randn
 
 

@@ -10,6 +10,8 @@ import pytest
 from effbench.cost import formulas
 from effbench.cost.formulas import FORMULAS, FREE, POINTWISE, UNKNOWN, Call, Shape, formula
 
+pytestmark = pytest.mark.quick
+
 
 def call(op: str, *args: object, out: tuple[int, ...], inputs: tuple[tuple[int, ...], ...] = ()) -> Call:
     shapes = tuple(Shape(shape) for shape in inputs) or tuple(item for item in args if isinstance(item, Shape))

@@ -24,7 +24,7 @@ from effbench.cost import kernel_graph
 from effbench.cost.formulas import PRODUCTS, formula
 from effbench.cost.fusion import Fusion
 from effbench.cost.kernel_graph import KernelGraph
-from effbench.cost.op_cost import Plan
+from effbench.cost.op_cost import CallCost
 from effbench.cost.profiler import count as profile  # in this process: a fork for each is slow and shows nothing
 from effbench.cost.records import Access, Record
 from effbench.zoo import external
@@ -157,7 +157,7 @@ def assert_it_can_run(fusion: Fusion, homes: Sequence[int]) -> None:
     graph: dict[int, set[int]] = {}
     producer: dict[int, int] = {}
     products = Counter(
-        home for home, record in zip(homes, fusion.records, strict=True) if record.plan.formula.kind in PRODUCTS
+        home for home, record in zip(homes, fusion.records, strict=True) if record.cost.formula.kind in PRODUCTS
     )
     assert not products or max(products.values()) == 1
     for home, record in zip(homes, fusion.records, strict=True):
@@ -321,9 +321,9 @@ class Tape:
     def __call__(self, op: str, *reads: int, elements: int) -> int:
         written = self.input(elements)
         accesses = [Access(value, None, self._elements[value], 4 * self._elements[value], False) for value in reads]
-        plan = Plan(formula(op, pointwise=True), False, (), ())
+        cost = CallCost(formula(op, pointwise=True), False, (), ())
         write = Access(written, None, elements, 4 * elements, False)
-        self.records.append(Record(op, "", "", 1, plan, tuple(accesses), (write,)))
+        self.records.append(Record(op, "", "", 1, cost, tuple(accesses), (write,)))
         return written
 
 

@@ -23,6 +23,7 @@ from effbench.cost import profile
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from torch.testing._internal import common_utils
     from torch.testing._internal.common_methods_invocations import op_db
     from torch.testing._internal.common_modules import module_db
 
@@ -107,6 +108,10 @@ DISAGREE: dict[str, str] = {"sparse.sampled_addmm": "torch sees no products wher
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Thousands of forks would take most of the time, and what an operator returned stays in the child."""
     monkeypatch.setattr("effbench.cost.child.can_fork", lambda: False)
+    # Seeding keeps the stack as text, once for every kind of device that is not here, and each sample looks through the
+    # stack for a test of torch's own: together most of the time, under pytest's deep stack.
+    monkeypatch.setattr(torch, "manual_seed", torch.default_generator.manual_seed)
+    monkeypatch.setattr(common_utils, "extract_test_fn", lambda: None)
     # torch's counter does not see into its fast path for a whole encoder layer; ours is turned off as well.
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -20,6 +20,8 @@ from effbench.core import inputs as core_inputs
 from effbench.core.errors import ModelError
 from effbench.cost import example_inputs, refusal
 
+pytestmark = pytest.mark.quick
+
 
 class Runs(nn.Module):
     """Runs a function of its input."""
@@ -169,9 +171,9 @@ def test_a_reason_is_one_line(error: Exception | str, reason: str):
 
 def test_a_failure_for_lack_of_values_is_not_the_first_reason():
     lacking, real = RuntimeError("Tensor.item() cannot be called on meta tensors"), RuntimeError("too small")
-    assert refusal.first_of([lacking, real]) is real
-    assert refusal.first_of([real, lacking]) is real
-    assert refusal.first_of([lacking]) is lacking
+    assert refusal.first_own_failure([lacking, real]) is real
+    assert refusal.first_own_failure([real, lacking]) is real
+    assert refusal.first_own_failure([lacking]) is lacking
 
 
 def test_a_scripted_network_bears_its_own_name_and_too_little_memory_is_no_wrong_input():
@@ -186,6 +188,6 @@ def test_a_scripted_network_bears_its_own_name_and_too_little_memory_is_no_wrong
 def test_an_error_told_by_its_type_and_text_is_taken_too():
     facts = refusal.Facts("Net")
     for kind in ("KeyError", "AttributeError"):
-        said = refusal.explain(refusal.told_apart(kind, "shape"), facts, ())
+        said = refusal.explain(refusal.rebuilt_error(kind, "shape"), facts, ())
         assert said.startswith("Net does not run on input nothing: ") and kind in said and "--input" not in said
-    assert refusal.told_apart("NoSuchError", "text") == refusal.told_apart("UnicodeDecodeError", "text") == "text"
+    assert refusal.rebuilt_error("NoSuchError", "text") == refusal.rebuilt_error("UnicodeDecodeError", "text") == "text"

@@ -8,6 +8,7 @@ import json
 import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from nursery import HANGS_S
 from shell import effbench, environment, refusal
 
 from effbench import api
+from effbench.analysis import stats
 from effbench.core.cost import LEVELS
 from effbench.core.errors import InvalidValue, UnknownName
 from effbench.core.peaks import Peaks
@@ -298,9 +300,9 @@ def test_the_scores_hang_little_on_how_families_fall_into_folds() -> None:
             assert all(map(math.isfinite, errors))
 
 
-@pytest.mark.bulk
-def test_it_tells_how_far_it_has_come() -> None:
-    """Its fits take seconds, so a bar is due: one step a published run, never backwards, never done too early."""
+def test_it_tells_how_far_it_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its intervals take seconds, so a bar is due: one step a published run, never backwards, never done too early."""
+    monkeypatch.setattr(stats, "cluster_interval", partial(stats.cluster_interval, draws=10))
     told: list[tuple[float, str]] = []
     api.analyse(NAME, select={"sizes": ["smallest"]}, watch=lambda step: told.append((step.done, step.doing)))
     shares = [done for done, _ in told]

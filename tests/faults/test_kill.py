@@ -1,4 +1,6 @@
-"""kill -9 of a run and of its measuring processes at 100 seeded moments: what was measured stays, and only that.
+"""kill -9 of a run and of its measuring processes at 50 seeded moments: what was measured stays, and only that.
+
+At 100 others behind the mark `slow`.
 
 A run that is killed ends where it is: no handler runs, no buffer is flushed. Half of the moments are numbers of
 function calls, which a slow machine does not move; the others are times.
@@ -83,22 +85,26 @@ def whole(forks: Forks) -> Ended:
     return ended
 
 
-STAGES = (("", "header", 10), ("header", "warmup", 5), ("warmup", "complete", 20), ("complete", "over", 15))
+STAGES = (("", "header", 5), ("header", "warmup", 3), ("warmup", "complete", 10), ("complete", "over", 6))
 """From one record to the next, so many kills: counting; the header and the plan; the launches; verdicts and figures."""
 
+SOME_OR_MANY = [pytest.param(1, id="some"), pytest.param(2, id="many", marks=pytest.mark.slow)]
+"""How many times as many kills, at moments of their own."""
 
-def test_kill_9_at_any_call_loses_nothing(forks: Forks, whole: Ended) -> None:
-    draw, outside, seen = random.Random(SEED), forks.outside(), []
+
+@pytest.mark.parametrize("times", SOME_OR_MANY)
+def test_kill_9_at_any_call_loses_nothing(forks: Forks, whole: Ended, times: int) -> None:
+    draw, outside, seen = random.Random(SEED + 10 * times), forks.outside(), []
     at = {"": 0} | dict(zip(reversed(whole.acknowledged), reversed(whole.calls), strict=True))
     for first, last, kills in STAGES:
-        for number in range(kills):
+        for number in range(kills * times):
             forks.empty()
             ended = forks.carry_out(*WORDS, at_call=draw.randint(1, at[last] - at[first]), after=first)
             seen.append(lost_nothing(forks, ended, b"", outside))
             if number % 8 == 0:
                 finish(forks)
     assert set(seen) == {"nothing", "header", "blocks", "complete"}
-    assert len(seen) == 50
+    assert len(seen) == 24 * times
 
 
 def test_an_end_in_the_middle_of_a_line_costs_that_line(forks: Forks, whole: Ended) -> None:
@@ -115,13 +121,14 @@ def test_an_end_in_the_middle_of_a_line_costs_that_line(forks: Forks, whole: End
     finish(forks)
 
 
-def test_kill_9_at_any_time_loses_nothing(forks: Forks) -> None:
+@pytest.mark.parametrize("times", SOME_OR_MANY)
+def test_kill_9_at_any_time_loses_nothing(forks: Forks, times: int) -> None:
     """From outside: the run, and every attempt to go on with it, at moments over the length of an undisturbed one."""
-    draw, outside = random.Random(SEED + 2), forks.outside()
+    draw, outside = random.Random(SEED + 10 * times + 2), forks.outside()
     start = time.monotonic()
     assert forks.carry_out(*WORDS).code == 0
     length, kills = time.monotonic() - start, 0
-    while kills < 26:
+    while kills < 13 * times:
         forks.empty()
         words, before = WORDS, b""
         for _ in range(8):

@@ -114,8 +114,8 @@ def test_a_figure_that_fails_is_named_and_costs_nothing_else() -> None:
         raise ValueError("no such font\nmore")
 
     with pytest.warns(RuntimeWarning, match=r"^no figures: ValueError: no such font$"):
-        assert failures.drawn(fails) == {}
-    assert failures.drawn(lambda: {"figure": 1}) == {"figure": 1}
+        assert failures.draw_or_warn(fails) == {}
+    assert failures.draw_or_warn(lambda: {"figure": 1}) == {"figure": 1}
 
 
 @pytest.mark.parametrize("variable", ["MPLBACKEND", "MATPLOTLIBRC"])

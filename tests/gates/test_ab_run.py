@@ -24,7 +24,7 @@ from effbench.gates.ab_run import Duel
 from effbench.host.worker_process import Site
 from effbench.runs import run_file
 from effbench.studies import plan
-from effbench.timing import schedule
+from effbench.timing import sampling as sampling_rules
 
 ROUNDS = 6
 HERE = (Site(), Site())
@@ -95,20 +95,20 @@ def test_two_rounds_are_abba_for_every_cell(tmp_path: Path) -> None:
 
 
 def test_which_side_comes_first_is_drawn_and_reproducible() -> None:
-    drawn = [schedule.first_side("c", seed=0, launch=launch, round=0) for launch in range(200)]
+    drawn = [sampling_rules.first_side("c", seed=0, launch=launch, round=0) for launch in range(200)]
     assert 70 < sum(drawn) < 130
-    assert drawn == [schedule.first_side("c", seed=0, launch=launch, round=0) for launch in range(200)]
-    assert drawn != [schedule.first_side("c", seed=1, launch=launch, round=0) for launch in range(200)]
+    assert drawn == [sampling_rules.first_side("c", seed=0, launch=launch, round=0) for launch in range(200)]
+    assert drawn != [sampling_rules.first_side("c", seed=1, launch=launch, round=0) for launch in range(200)]
 
 
 @pytest.mark.parametrize(("seed", "name"), [(3, "plain"), (4, "mün ☃")])
 def test_sides_are_drawn_as_ever_and_for_names_that_the_locale_cannot_read(seed: int, name: str) -> None:
     """By Python's own seeding with the text; a name from an ASCII locale holds its bytes."""
     for number in range(0, 20, 2):
-        drawn = schedule.first_side(name, seed=seed, launch=number, round=number)
+        drawn = sampling_rules.first_side(name, seed=seed, launch=number, round=number)
         assert drawn == random.Random(f"{seed}/{number}/{number // 2}/{name}").randrange(2)
         ascii_name = name.encode().decode("ascii", "surrogateescape")
-        assert drawn == schedule.first_side(ascii_name, seed=seed, launch=number, round=number)
+        assert drawn == sampling_rules.first_side(ascii_name, seed=seed, launch=number, round=number)
 
 
 def test_both_sides_make_the_same_number_of_calls(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from effbench.gates.decision_rule import Rule
 from effbench.gates.result import Decision, Finding
 from effbench.host.facts import Difference
 
+pytestmark = pytest.mark.quick
+
 UNIT, A, B = "model=yardstick", "model=a", "model=b"
 RULE = Rule(tolerance=0.05)
 

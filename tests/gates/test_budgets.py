@@ -18,6 +18,8 @@ from effbench.gates.budgets import Stored
 from effbench.gates.config import QUANTITIES, Config, Subject
 from effbench.gates.result import Costed
 
+pytestmark = pytest.mark.quick
+
 CELL = Cell(Case("net", (3, 8, 8), labels={"model": "net"}))
 HERE = "input 3x8x8, batch 1, float32"
 PARTIAL = replace(COST, status="partial", uncounted={"aten::fft": 2})

@@ -14,6 +14,8 @@ from effbench.core.options import MeasureOptions
 from effbench.gates import config
 from effbench.gates.config import Config, Subject
 
+pytestmark = pytest.mark.quick
+
 WHOLE = """
 [check]
 device = "cpu"

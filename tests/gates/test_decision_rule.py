@@ -21,6 +21,8 @@ from effbench.gates.decision_rule import Gate, Rule
 from effbench.gates.evidence import Evidence
 from effbench.gates.result import Decision
 
+pytestmark = pytest.mark.quick
+
 SLOW, SAME, THIRD = CELLS
 TIMES = {SLOW: 1e-3, SAME: 2e-3, THIRD: 3e-3}
 NOBODY: dict[str, dict[str, str]] = {}

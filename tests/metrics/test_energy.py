@@ -95,12 +95,12 @@ def test_a_file_that_holds_no_number_is_a_reason(tree: Path) -> None:
 def test_a_counter_that_starts_anew_loses_nothing(first: int, spent: int) -> None:
     before = Energy({"package-0": first}, "rapl", {"package-0": RANGE})
     after = Energy({"package-0": (first + spent) % RANGE}, "rapl", {"package-0": RANGE})
-    assert energy.spent_j(before, after)["package-0"] == pytest.approx(spent * 1e-6)
+    assert energy.consumed_j(before, after)["package-0"] == pytest.approx(spent * 1e-6)
 
 
 def test_a_counter_that_goes_back_without_a_range_is_not_believed() -> None:
     with pytest.raises(EffbenchError, match="backwards"):
-        energy.spent_j(Energy({"gpu": 5}, "nvml"), Energy({"gpu": 4}, "nvml"))
+        energy.consumed_j(Energy({"gpu": 5}, "nvml"), Energy({"gpu": 4}, "nvml"))
 
 
 class Metered(Fake):
@@ -130,7 +130,7 @@ def test_joules_per_call_and_image_with_the_power_at_rest_beside_them(tree: Path
     for place in ("0", "1"):
         (tree / f"intel-rapl:{place}" / "energy_uj").write_text(str(start))
     made = Metered(tree)
-    found = energy.measured(made, made.bind(None, CALL), "cell", 8, Sampling())
+    found = energy.measure(made, made.bind(None, CALL), "cell", 8, Sampling())
     assert found["idle_w"] == pytest.approx(2 * 10 + 2 * 2)
     assert found["power_w"] == pytest.approx(2 * 30 + 2 * 2)
     assert found["energy_j_per_call"] == pytest.approx(64 * 2.002e-3, rel=1e-6)
@@ -151,7 +151,7 @@ def test_a_counter_that_stands_still_is_missing_and_not_zero(tree: Path) -> None
 
     made: Device = Still(noise=0.0)
     with pytest.raises(EffbenchError, match="stood still"):
-        energy.measured(made, made.bind(None, CALL), "cell", 1, Sampling())
+        energy.measure(made, made.bind(None, CALL), "cell", 1, Sampling())
 
 
 def test_nvml_counts_millijoules_and_says_why_it_does_not() -> None:
@@ -185,7 +185,7 @@ def test_joules_of_a_call_on_a_gpu_are_its_power_times_its_time(work: int, host:
     made.setup()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(made, "rest", lambda seconds: gpu.launch(round(seconds * 1e9), 0))
-        found = energy.measured(made, gpu.kernels(host, work), "cell", batch, Sampling())
+        found = energy.measure(made, gpu.kernels(host, work), "cell", batch, Sampling())
     joules = watts * work * 1e-9
     assert found["energy_j_per_call"] == pytest.approx(joules, abs=1e-6)
     assert found["energy_j_per_image"] == pytest.approx(joules / batch, abs=1e-6)

@@ -206,7 +206,7 @@ def rows(values: list[int]) -> list[dict[str, int]]:
 @given(counts, counts, st.integers(0, 10_000))
 @settings(deadline=None)
 def test_a_reading_is_the_median_less_what_counting_adds(first: list[int], second: list[int], empty: int) -> None:
-    found = instructions.values_of([rows(first), rows(second)], [rows([empty])] * 2)
+    found = instructions.summarise([rows(first), rows(second)], [rows([empty])] * 2)
     assert found["instructions_per_call"] == round(statistics.median(first + second)) - empty
     assert found["syscalls_per_call"] == 0 and "loads_per_call" not in found
     medians = sorted(statistics.median(values) for values in (first, second))
@@ -329,7 +329,7 @@ def test_real_workers_count_each_cell_in_a_fork_of_its_own(tmp_path: Path, monke
     monkeypatch.setattr(instruction_counters, "find", lambda folder: Method("perf_event", "1", ("env",), event))
     cells = [
         {"id": name, "model": f"nets.py:{name}", "arguments": {}, "dtype": "float32", "batch": 1, "runtime": "eager",
-         "inputs": [{"shape": [4], "name": None, "dtype": None}], "threads": 2, "memory_format": "contiguous",
+         "inputs": [{"shape": [4], "name": "", "dtype": ""}], "threads": 2, "memory_format": "contiguous",
          "mode": "infer", "folder": str(tmp_path / name), "cost": {}}
         for name in ("few", "falling", "raising", "many")
     ]  # fmt: skip

@@ -87,13 +87,13 @@ def test_so_many_calls_as_the_time_allows(seconds: float, least: int, most: int)
 
 def test_the_summary_is_that_of_the_calls_in_seconds():
     nanoseconds = [round(value * 1e9) for value in reversed(SECONDS)]
-    values = latency_percentiles.summarised(nanoseconds)
+    values = latency_percentiles.summarise_calls(nanoseconds)
     assert values["n"] == 500 and values["max_s"] == pytest.approx(0.5)
     below = reference.binom(500, 0.99)
     assert values["p99_s"] == pytest.approx(0.49501)
     assert values["p99_low_s"] == pytest.approx(SECONDS[max(r for r in range(500) if below.cdf(r) <= 0.025)])
     assert values["p99_high_s"] == pytest.approx(SECONDS[min(r for r in range(500) if below.sf(r) <= 0.025)])
-    assert latency_percentiles.summarised(nanoseconds[:100])["p99_high_s"] is None
+    assert latency_percentiles.summarise_calls(nanoseconds[:100])["p99_high_s"] is None
 
 
 # --- what keeps it from being read ---------------------------------------------------------------------
@@ -127,9 +127,9 @@ def with_readings(run: Run, *found: Reading | None) -> Run:
 
 @pytest.fixture(scope="module")
 def shown() -> Results:
-    few = latency_percentiles.summarised([round(value * 1e9) for value in SECONDS[:200]])
+    few = latency_percentiles.summarise_calls([round(value * 1e9) for value in SECONDS[:200]])
     run = run_of({"scale=x1,groups=1": 1.0, "scale=x1,groups=2": 2.0, "scale=x1,groups=4": 4.0})
-    values = latency_percentiles.summarised([round(value * 1e9) for value in SECONDS])
+    values = latency_percentiles.summarise_calls([round(value * 1e9) for value in SECONDS])
     return Results(
         with_readings(
             run,

@@ -99,12 +99,13 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...], 
     "several": (Several, ((1, 3, 16, 16), (1, 3, 32, 32)), 2),
 }
 """How to build it, the shapes of its inputs, how many convolutions it has."""
+SINGLE = (lambda: block(3, 16), ((4, 3, 96, 96),), 1)
 
 
 def built(name: str, device: str) -> tuple[nn.Module, list[tuple[Tensor, ...]]]:
     """The network in eval mode with statistics that are not those of a fresh batch norm, and three inputs."""
     torch.manual_seed(0)
-    make, shapes, _ = NETWORKS[name]
+    make, shapes, _ = {**NETWORKS, "single": SINGLE}[name]
     network = make().eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -315,7 +316,9 @@ def test_two_threads_are_two_threads(bench: Bench) -> None:
     folder = made if isinstance(bench.runtime, Exported) else bench.folder / "two"
     if (made / torch_compile._TOOLS).exists():
         shutil.copytree(made / torch_compile._TOOLS, folder / torch_compile._TOOLS)
-    told = json.dumps({"runtime": bench.runtime.name, "folder": str(folder)})
+    # A model file is there by now. What is made anew is one convolution: to compile three takes four times as long.
+    network = "stack" if isinstance(bench.runtime, Exported) else "single"
+    told = json.dumps({"runtime": bench.runtime.name, "folder": str(folder), "network": network})
     done = subprocess.run(command, input=told, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     busy, said = json.loads(done.stdout.splitlines()[-1])
@@ -332,10 +335,11 @@ def report_two_threads() -> None:
     devices.get("cpu", threads=2).setup()
     with torch.inference_mode():
         prepared = runtimes.get(told["runtime"]).prepare(
-            *built("stack", "cpu"), Setting(Path(told["folder"]), threads=2)
+            *built(told["network"], "cpu"), Setting(Path(told["folder"]), threads=2)
         )
         # Fewer calls: where neighbours take the processors, two threads wait for each other most of the time.
-        busy = max(len(busy_threads(prepared.call, 60)) for _ in range(5))
+        tries = (len(busy_threads(prepared.call, 60)) for _ in range(5))
+        busy = next((found for found in tries if found > 1), 1)
         print(json.dumps([busy, prepared.facts.get("threads")]))
 
 

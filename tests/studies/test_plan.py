@@ -11,6 +11,8 @@ from effbench.core.errors import EffbenchError, InvalidValue, UnknownName
 from effbench.core.study import Case, Experiment, Sampling
 from effbench.studies import catalog, plan
 
+pytestmark = pytest.mark.quick
+
 
 def made(**options: Any) -> plan.Plan:
     return plan.make(options.pop("experiment", study()), **options)

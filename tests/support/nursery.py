@@ -1,7 +1,11 @@
 """effbench in a process of its own without the price of importing torch: each is a fork of a process that did.
 
-The fork imports effbench itself afresh, in its own folder, with its own variables and streams, and ends as Python ends.
-Its measuring processes are forks of it in turn where that changes nothing (tests/support/measuring.py).
+The fork has effbench imported as well, and has its own folder, variables and streams, and ends as Python ends. Its
+measuring processes are forks of it in turn where that changes nothing (tests/support/measuring.py). Where coverage
+looks, or a file of the folder could be taken for effbench, it imports effbench afresh.
+
+The files that a run leaves beside its own hold a blank picture, unless a test asks for `figures`: to draw them takes
+longer than all the rest of a small run.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ LIBRARIES = (
         "pandas",
         "scipy.stats",
         "typer",
+        "typer._adapters",
         "rich.progress",
         "jinja2",
         "psutil",
@@ -63,8 +68,10 @@ with warnings.catch_warnings():
             pass
 sys.path.insert(0, {str(ROOT / "tests" / "support")!r})
 import measuring
+import nursery_child
 del sys.path[0]
 measuring.install()
+nursery_child.load_effbench()
 gc.collect()
 gc.freeze()
 while True:
@@ -116,6 +123,7 @@ if order["coverage"]:
     import coverage
     coverage.Coverage(**order["coverage"], data_suffix=True, auto_data=True).start()
 os.chdir(order["cwd"])
+nursery_child.begin(afresh=bool(order["coverage"]), figures=order["figures"])
 os.environ.clear()
 os.environ.update(order["env"])
 sys.path[0] = os.getcwd()
@@ -181,13 +189,16 @@ class Nursery:
 
     def start(self, words: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Started:
         """A command that runs while the test goes on. Coverage does not look: Ctrl-C may find its lock taken."""
-        streams = self._order(3, words=words, cwd=str(cwd), env=dict(env), coverage={})
+        streams = self._order(3, words=words, cwd=str(cwd), env=dict(env), coverage={}, figures=False)
         self._door.settimeout(None)
         return Started(*streams)
 
-    def effbench(self, words: Sequence[str], cwd: Path, env: Mapping[str, str], timeout: float) -> tuple[int, str, str]:
+    def effbench(
+        self, words: Sequence[str], cwd: Path, env: Mapping[str, str], timeout: float, figures: bool
+    ) -> tuple[int, str, str]:
         """Exit code, standard output and standard error of one command. Ends it and fails after `timeout` seconds."""
-        read = self._order(2, words=words, cwd=str(cwd), env=dict(env), coverage=coverage_settings())
+        order = {"words": words, "cwd": str(cwd), "env": dict(env), "figures": figures}
+        read = self._order(2, **order, coverage=coverage_settings())
         process = int(self._lines.readline())
         self._door.settimeout(None)
         with ThreadPoolExecutor(2) as readers:
@@ -254,11 +265,13 @@ class Started:
             stream.close()
 
 
-def coverage_settings() -> dict[str, str]:
+def coverage_settings() -> dict[str, Any]:
     """How the coverage that looks at this process looks at another one; nothing where there is none, or for a while."""
-    if tracing.depth or "coverage" not in sys.modules or sys.modules["coverage"].Coverage.current() is None:
+    ours = sys.modules["coverage"].Coverage.current() if "coverage" in sys.modules else None
+    if tracing.depth or ours is None:
         return {}
-    return {"config_file": str(ROOT / "pyproject.toml"), "data_file": str(ROOT / ".coverage")}
+    files = {"config_file": str(ROOT / "pyproject.toml"), "data_file": str(ROOT / ".coverage")}
+    return {**files, "branch": bool(ours.get_option("run:branch"))}  # where --cov-branch asks for them, they are in all
 
 
 @cache

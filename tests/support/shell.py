@@ -100,15 +100,18 @@ def effbench(
     timeout: float = HANGS_S,
     variables: Mapping[str, str] | None = None,
     fresh: bool = False,
+    figures: bool = False,
     **options: Any,
 ) -> Done:
     """Run one command to its end, in a process of its own that takes its imported libraries from another one.
 
-    What wants a process that imports everything itself says `fresh`, or passes options of `subprocess.run`.
+    What wants a process that imports everything itself says `fresh`, or passes options of `subprocess.run`. Pictures
+    are blank unless it is to draw `figures`; a page always has its own.
     """
     typed, env = list(map(str, words)), {**environment(), **(variables or {})}
     if not (fresh or options) and nursery.suits(env):
-        return Done(*nursery.nursery().effbench(typed, cwd, env, timeout))
+        figures = figures or typed[:1] == ["report"]
+        return Done(*nursery.nursery().effbench(typed, cwd, env, timeout, figures))
     done = subprocess.run(
         [*EFFBENCH, *typed], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, **options
     )

@@ -15,24 +15,25 @@ from scripted_runs import events_of, job
 from effbench.core.run import Block
 from effbench.core.study import Sampling
 from effbench.devices.fake import Fake, ScriptedCall
-from effbench.timing import block_loop, schedule, stop, warmup
+from effbench.timing import block_loop
+from effbench.timing import sampling as sampling_rules
 
 CELLS = [f"cell{i}" for i in range(6)]
 
 
 def test_schedule_is_reproducible_and_different_every_round() -> None:
-    orders = [schedule.order(CELLS, seed=1, launch=0, round=number) for number in range(20)]
-    assert orders == [schedule.order(CELLS, seed=1, launch=0, round=number) for number in range(20)]
+    orders = [sampling_rules.round_order(CELLS, seed=1, launch=0, round=number) for number in range(20)]
+    assert orders == [sampling_rules.round_order(CELLS, seed=1, launch=0, round=number) for number in range(20)]
     assert all(sorted(order) == CELLS for order in orders)
     assert len({tuple(order) for order in orders}) > 15
-    assert schedule.order(CELLS, seed=2, launch=0, round=0) != orders[0]
+    assert sampling_rules.round_order(CELLS, seed=2, launch=0, round=0) != orders[0]
 
 
 def test_schedule_puts_every_cell_everywhere() -> None:
     """Over many rounds no cell keeps a favoured position: each mean position is close to the middle."""
     positions = {cell: 0 for cell in CELLS}
     for number in range(600):
-        for position, cell in enumerate(schedule.order(CELLS, seed=3, launch=1, round=number)):
+        for position, cell in enumerate(sampling_rules.round_order(CELLS, seed=3, launch=1, round=number)):
             positions[cell] += position
     assert all(abs(total / 600 - 2.5) < 0.35 for total in positions.values())
 
@@ -52,11 +53,11 @@ def test_calls_per_block_fill_the_block_and_not_more(seconds: float, block_s: fl
 
 def test_steady_needs_two_windows_without_trend() -> None:
     flat = [1.0, 1.001, 0.999, 1.0, 1.002] * 2
-    assert warmup.steady(flat)
-    assert not warmup.steady(flat[:9])
-    assert not warmup.steady([2.0 - 0.1 * i for i in range(10)]), "still getting faster"
-    assert not warmup.steady([1.5] * 5 + [1.0] * 5), "two levels"
-    assert warmup.steady([9.0, 5.0, *flat]), "only the recent past counts"
+    assert sampling_rules.steady(flat)
+    assert not sampling_rules.steady(flat[:9])
+    assert not sampling_rules.steady([2.0 - 0.1 * i for i in range(10)]), "still getting faster"
+    assert not sampling_rules.steady([1.5] * 5 + [1.0] * 5), "two levels"
+    assert sampling_rules.steady([9.0, 5.0, *flat]), "only the recent past counts"
 
 
 def test_warm_up_reports_a_cell_that_never_settles() -> None:
@@ -87,7 +88,7 @@ def test_stop_for_each_reason() -> None:
     noisy = {"a": [0.2 * (-1) ** i for i in range(10)]}
 
     def reason(series: dict[str, list[float]], rounds: int, spent: float = 0.0) -> str | None:
-        return stop.reason_to_stop(series, rounds=rounds, spent_s=spent, budget_s=5.0, sampling=sampling)
+        return sampling_rules.reason_to_stop(series, rounds=rounds, spent_s=spent, budget_s=5.0, sampling=sampling)
 
     assert reason(quiet, 10) == "precision"
     assert reason(quiet, 9) is None, "not looked at before min_rounds"
@@ -97,7 +98,7 @@ def test_stop_for_each_reason() -> None:
     assert reason(noisy, 2, spent=6.0) is None, "three rounds at least"
     assert reason(noisy, 30) == "rounds"
     assert reason(quiet | noisy, 10) is None, "one imprecise cell keeps the launch going"
-    assert stop.looks(sampling) == {10, 15, 22}
+    assert sampling_rules.check_rounds(sampling) == {10, 15, 22}
 
 
 def test_precision_claims_are_true_on_autocorrelated_clocks() -> None:
@@ -108,7 +109,7 @@ def test_precision_claims_are_true_on_autocorrelated_clocks() -> None:
         while len(values) < 1500:
             state = 0.5 * state + draw.gauss(0, 0.05 * math.sqrt(0.75))
             values.append(state)
-            if len(values) >= 10 and len(values) % 10 == 0 and stop.precise(values, 0.02):
+            if len(values) >= 10 and len(values) % 10 == 0 and sampling_rules.is_precise(values, 0.02):
                 stopped += 1
                 right += abs(sorted(values)[len(values) // 2]) <= 0.02
                 break

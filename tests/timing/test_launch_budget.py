@@ -22,7 +22,7 @@ from effbench.devices.fake import Fake
 from effbench.runs import launches, run_file, runner
 from effbench.studies import plan
 from effbench.timing.launch_budget import Stopwatch, rounds_s
-from effbench.timing.stop import MIN_ROUNDS_ON_BUDGET
+from effbench.timing.sampling import MIN_ROUNDS_ON_BUDGET
 
 SAMPLING = {"launches": 4, "min_rounds": 4, "max_rounds": 100_000, "precision": 1e-9, "max_warmup_s": 0.1}
 ROUND_S = 0.07

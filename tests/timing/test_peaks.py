@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from shell import effbench, refusal
 
-from effbench.core import peaks
+from effbench.core import decoding, peaks
 from effbench.core.errors import EffbenchError
 from effbench.core.options import DTYPES
 from effbench.core.peaks import Peaks
@@ -247,7 +247,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch:
     )
 )
 def test_peaks_survive_json_and_the_environment(found: Peaks) -> None:
-    assert peaks.restored(json.loads(json.dumps(dataclasses.asdict(found)))) == found
+    assert decoding.make(json.loads(json.dumps(dataclasses.asdict(found))), Peaks) == found
     facts = json.loads(json.dumps(found.facts()))
     bare = dataclasses.replace(found, flops_samples=(), bytes_samples=())
     assert peaks.recorded(facts, found.dtype) == bare

@@ -477,7 +477,9 @@ def test_random_numbers_that_do_not_reach_the_output(networks: Path) -> None:
 @pytest.mark.parametrize("name", ["Seeded", "Forked"])
 def test_one_that_seeds_itself_is_random_elsewhere(networks: Path, name: str) -> None:
     """`Forked` puts the random state back itself, so that nothing of it moves."""
-    with pytest.raises(Unsupported, match=f"{build_call.SEEDED}, and onnxruntime draws others than eager float32"):
+    with pytest.raises(
+        Unsupported, match=f"{build_call.SEEDED}, and onnxruntime draws other numbers than eager float32"
+    ):
         Cell(networks, name, "onnxruntime", folder=networks.parent / name)
 
 
@@ -766,7 +768,7 @@ def test_looking_raises_what_the_network_raises_and_puts_back() -> None:
 
     network = Fails()
     with pytest.raises(LookupError):
-        side_effects.look(network, [torch.zeros(1)])
+        side_effects.detect(network, [torch.zeros(1)])
     assert "calls" not in vars(network)
 
 
@@ -807,7 +809,7 @@ def test_what_a_forward_sets_is_put_back_and_named(name: str) -> None:
         assert read() == before
         assert [note for note in prepared.notes if told in note and note.endswith("; put back")], prepared.notes
         with prepared.conditions("system"):
-            assert not prepared.spoilt
+            assert not prepared.late_notes
             prepared.call()
         assert read() == before
         (note,) = [note for note in prepared.notes if "sets" in note]  # one fault, told once
@@ -851,7 +853,7 @@ def test_what_only_a_late_call_sets_is_named_too() -> None:
         with prepared.conditions("system"):
             for _ in range(60):
                 prepared.call()
-        assert torch.get_num_threads() == 1 and "torch's threads from 1 to 3" in prepared.spoilt[0]
+        assert torch.get_num_threads() == 1 and "torch's threads from 1 to 3" in prepared.late_notes[0]
 
 
 def test_gradients_in_a_test_get_the_same_advice() -> None:
@@ -890,15 +892,13 @@ def test_a_frozen_module_is_measured() -> None:
     prepared = in_process.prepare(frozen, (6,))
     with prepared.conditions("system"):
         assert prepared.call().shape == (1, 6)  # type: ignore[attr-defined]
-    assert side_effects.on_copies(frozen)(torch.ones(1, 6)).shape == (1, 6)
+    assert side_effects.with_cloned_inputs(frozen)(torch.ones(1, 6)).shape == (1, 6)
 
 
 @pytest.mark.filterwarnings("ignore:.*(deprecated|beta|prototype):UserWarning")
 @pytest.mark.parametrize("name", ["Sparse", "Rows", "Quantised", "Ragged", "Unreadable"])
 def test_an_output_of_another_kind_is_no_refusal(networks: Path, name: str) -> None:
-    said = (
-        "its output holds a Odd that cannot be read as numbers, and is held to nothing" if name == "Unreadable" else ""
-    )
+    said = "its output holds a Odd that cannot be read as numbers, so it is not checked" if name == "Unreadable" else ""
     assert Cell(networks, name).notes == said
     wider = Cell(networks, name, dtype="float64")
     assert wider.notes == said and ("output_error" in wider.facts) == (not said)

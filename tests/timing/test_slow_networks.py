@@ -28,7 +28,8 @@ from effbench.gates import ab_pairs
 from effbench.report import json_document
 from effbench.runs import launches, runner
 from effbench.studies import plan
-from effbench.timing import block_loop, least_duration, warmup
+from effbench.timing import block_loop, least_duration
+from effbench.timing import sampling as sampling_rules
 
 QUICK = replace(Sampling(), **plan.QUICK)
 
@@ -63,7 +64,7 @@ def test_a_steady_network_is_called_steady_however_slow(seconds: float, noise: f
     found = [warm(Clock(lambda n: seconds, noise, seed), sampling) for seed in range(8)]
     assert sum(each.steady for each in found) >= 7
     if seconds >= 0.3:
-        assert {each.calls for each in found} == {warmup.LEAST + 1}
+        assert {each.calls for each in found} == {sampling_rules.FEWEST_VALUES + 1}
     assert found[0].call_s == pytest.approx(seconds, rel=0.1)
 
 
@@ -130,16 +131,16 @@ def test_the_stated_power_is_true(kind: str, size: int) -> None:
             "decay": lambda i: 0.5**i,
         }[kind]
         drawn = ([1 + size * scatter * shape(i) + draw.gauss(0, scatter) for i in range(values)] for _ in range(tries))
-        found = 100 * sum(not warmup.steady_of_few(times) for times in drawn) / tries
+        found = 100 * sum(not sampling_rules.steady_of_few(times) for times in drawn) / tries
         assert found == pytest.approx(stated, abs=8), f"{values} values"
 
 
 @pytest.mark.parametrize("scatter", [0.001, 0.01, 0.05])
 def test_the_stated_rate_of_false_alarms_is_true(scatter: float) -> None:
     draw, tries = random.Random(7), 3000
-    for values in range(warmup.LEAST, warmup.MOST + 1):
+    for values in range(sampling_rules.FEWEST_VALUES, sampling_rules.MOST_VALUES + 1):
         drawn = ([draw.gauss(1, scatter) for _ in range(values)] for _ in range(tries))
-        assert sum(not warmup.steady_of_few(times) for times in drawn) <= 0.017 * tries
+        assert sum(not sampling_rules.steady_of_few(times) for times in drawn) <= 0.017 * tries
 
 
 def test_a_real_clock_takes_the_least_of_calls_and_no_more() -> None:
@@ -152,7 +153,7 @@ def test_a_real_clock_takes_the_least_of_calls_and_no_more() -> None:
 
     sampling = Sampling(warmup_s=0.0, max_warmup_s=0.06)
     found, calls = block_loop.warm_up(Cpu(1, torch=False), busy, "cell", None, sampling)
-    assert (found.calls, calls) == (warmup.LEAST + 1, 1) and found.call_s >= 0.05 > end
+    assert (found.calls, calls) == (sampling_rules.FEWEST_VALUES + 1, 1) and found.call_s >= 0.05 > end
 
 
 # --- what slow calls are spared, and what is told of them --------------------------------------------
@@ -180,7 +181,9 @@ def test_slow_calls_are_signs_of_life() -> None:
     for spec in task["cells"]:
         spec["cost"] = {"madds": seconds[spec["id"]] * PEAK_MADDS, "memory_access_bytes": 0}
     told = [fields for kind, fields in events_of(task) if kind == "call"]
-    assert [each["cell"] for each in told] == ["a"] * block_loop.MIN_WARMUP_CALLS + ["b"] * (warmup.LEAST + 1)
+    assert [each["cell"] for each in told] == ["a"] * block_loop.MIN_WARMUP_CALLS + ["b"] * (
+        sampling_rules.FEWEST_VALUES + 1
+    )
     assert told[-1]["seconds"] == pytest.approx(60.0, rel=0.02)
 
 
@@ -210,7 +213,9 @@ def test_what_a_run_takes_is_said_as_soon_as_it_is_known(
     assert ("used" in remarks) == bool(notes) == bool(launches.overrun(run))
     if notes:
         assert [step.note for step in told].index(said[0]) < 30, "before the first launch is over"
-        assert said[0].startswith(f"{CELLS[0]} takes 2 s a call; at that pace the whole takes 100 s or more, beyond")
+        assert said[0].startswith(
+            f"{CELLS[0]} takes 2 s a call; at that pace the whole measurement takes 100 s or more, beyond"
+        )
         least = least_duration.warmup_s(2.0, run.sampling) + least_duration.rounds_s(2.0, run.sampling, 3)
         assert 5 * least == pytest.approx(100.0) and 100 < used < 106
         shown = json_document.run_document(run, summarise(run), ())
@@ -236,7 +241,7 @@ def test_many_quick_networks_overrun_a_budget_before_their_calls_show_it() -> No
 def test_a_forecast_names_what_takes_long_before_the_first_call() -> None:
     ahead = least_duration.Forecast(Sampling(launches=2), 10.0, cells=1, left=2)
     lines = [ahead.take({"event": "call", "cell": "a", "seconds": 1e-3, "at_s": 60.0}) for _ in range(2)]
-    assert "what comes before the first call takes 60 s; so the whole takes" in "".join(lines)
+    assert "everything before the first call takes 60 s; so the whole measurement takes" in "".join(lines)
 
 
 def test_a_forecast_that_doubles_is_said_again() -> None:

@@ -250,7 +250,7 @@ def test_a_summary_notes_it() -> None:
     cell = run.results[0].cell.id
     launch = Launch(0, 0, probes={cell: {"switches": "x sets y"}})
     told = replace(run, launches=(launch, *run.launches[1:], replace(launch, number=9)))
-    assert summary.switched(told, cell) == ("x sets y",)
+    assert summary.process_change_notes(told, cell) == ("x sets y",)
     assert "x sets y" in next(each for each in summary.summarise(told) if each.cell.id == cell).notes
 
 

@@ -15,6 +15,8 @@ from effbench.core.errors import EffbenchError, InvalidValue
 from effbench.pytest_plugin import assert_cost
 from effbench.zoo import accepted
 
+pytestmark = pytest.mark.quick
+
 LAYER = nn.Linear(2, 3)
 
 

@@ -1,1 +1,1 @@
-"""The figures of runs and gates, one file a kind. Only these modules import matplotlib."""
+"""Figures of runs and gates, one module per kind of figure. Only these modules import matplotlib."""

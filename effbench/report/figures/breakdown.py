@@ -1,4 +1,4 @@
-"""The figure of a run-time breakdown: each model's latency as a stacked bar, the paper's Figure 2 under it."""
+"""Draw a run-time breakdown: each model's latency as a stacked bar, with the paper's Figure 2 below it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette; the two kinds of convolution are two blues.
+# Okabe and Ito's palette; both kinds of convolution are blue.
 _COLOURS = {
     "Conv": "#0072B2",
     "Depthwise": "#56B4E9",
@@ -26,11 +26,11 @@ _COLOURS = {
     "Other": "#F0E442",
 }
 _DARK = ("#0072B2", "#D55E00", "#009E73")
-"""Colours on which numbers are white."""
+"""Dark colours, on which numbers are white."""
 
 _ROW_IN, _GAP = 0.34, 0.45
 _LEAST_LABELLED = 3.0
-"""Per cent; a narrower segment has no room for its number."""
+"""Segments below this per cent are too narrow for their number."""
 _NAME_LENGTH = 32
 
 
@@ -43,14 +43,14 @@ class _Bar(NamedTuple):
     note: str
     at: float
     printed: bool = False
-    """Whether the shares are as the paper printed them."""
+    """Whether the shares are the paper's."""
 
 
 def breakdown_figure(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split]) -> Figure:
-    """One bar a model, in per cent of its latency, and the paper's bar under it where it shows the network.
+    """Draw one bar per model, in per cent of its latency, and the paper's bar below it if the paper has the network.
 
-    A hatched end is what the parts leave unattributed. A bar longer than 100 % is one whose operators took longer under
-    the profiler than the whole call without it.
+    The hatched end of a bar is the unattributed time. A bar is longer than 100 % if the operators under the profiler
+    took longer than the whole call without it.
     """
     with style.plain_style():
         return _breakdown_figure(run, cells, parts)
@@ -66,7 +66,7 @@ def _breakdown_figure(run: Run, cells: Sequence[CellSummary], parts: Sequence[Sp
     height = _ROW_IN * (bars[-1].at + 1) + 0.6
     figure = style.new_figure(height, "Where the time goes", text.subtitle(run, cells), handles)
     axes = figure.add_subplot()
-    style.dress(axes)
+    style.style_axes(axes)
     for bar in bars:
         _stack(axes, bar)
     end = max(100.0, *(sum(bar.shares.values()) for bar in bars))

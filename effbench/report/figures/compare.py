@@ -1,4 +1,4 @@
-"""The figure of models side by side: throughput against both analytic costs, and latencies in order."""
+"""Draw a model comparison: throughput against multiply-adds and memory access, and latencies as sorted bars."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 _SCATTER_IN = 3.3
 _BAR_IN = 0.27
 _MOST_NAMES = 15
-"""More names than this crowd the points even where each finds a place."""
+"""With more names than this, labels crowd the points even if all of them fit."""
 _NAME_LENGTH = 44
 _REASON_LENGTH = 60
 
 
 def compare_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
-    """Two scatter panels (throughput against madds and against memory access) over bars of latency, fastest first.
+    """Draw two scatter panels (throughput against madds and against memory access) over bars of latency, fastest first.
 
-    Points carry their model's name where every name finds a free place, else the number that stands beside the name
-    at the bars. A skipped model keeps its line among the bars, with the reason.
+    Points are labelled with their model's name if all names fit, else with the number that precedes the name at the
+    bars. A skipped model keeps its row among the bars, with the reason.
     """
     with style.plain_style():
         return _compare_figure(run, cells)
@@ -59,7 +59,7 @@ def _compare_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
     scatters[0][0].set_ylabel(f"throughput ({unit})", fontsize=style.TEXT_PT)
     bars = below.add_subplot()
     _bars(bars, ordered, names)
-    # Free places are sought in the final layout, which is computed when the figure is drawn.
+    # Labels are placed in the final layout, which matplotlib computes when it draws.
     figure.draw_without_rendering()
     if len(names) > _MOST_NAMES or not all(
         label_placement.label(axes, points, names, far=60.0) for axes, points in scatters
@@ -74,7 +74,7 @@ def _compare_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
 
 
 def _names(cells: Sequence[CellSummary]) -> list[str]:
-    """Model names, or cell names where one model has several cells."""
+    """Return model names, or cell names where one model has several cells."""
     models = [report_text.model_name(cell) for cell in cells]
     names = models if len(set(models)) == len(models) else [cell.cell.id for cell in cells]
     return [style.shorten(name, _NAME_LENGTH) for name in names]
@@ -90,7 +90,7 @@ def _legend(cells: Sequence[CellSummary]) -> list[Line2D]:
 
 
 def _points(cells: Sequence[CellSummary], attribute: str) -> list[tuple[float, float] | None]:
-    """Cost in millions against throughput; None for a cell that lacks either."""
+    """Return (cost in millions, throughput) of each cell; None if either is missing."""
     points: list[tuple[float, float] | None] = []
     for cell in cells:
         cost = None if cell.cost is None else getattr(cell.cost, attribute) / 1e6
@@ -99,7 +99,7 @@ def _points(cells: Sequence[CellSummary], attribute: str) -> list[tuple[float, f
 
 
 def _scatter(axes: Axes, cells: Sequence[CellSummary], points: Sequence[tuple[float, float] | None]) -> None:
-    style.dress(axes)
+    style.style_axes(axes)
     axes.grid(color="#E4E4E4", lw=0.7)
     known = [point for point in points if point is not None]
     if not known:
@@ -115,7 +115,7 @@ def _scatter(axes: Axes, cells: Sequence[CellSummary], points: Sequence[tuple[fl
 
 
 def _bars(axes: Axes, cells: Sequence[CellSummary], names: Sequence[str]) -> None:
-    style.dress(axes)
+    style.style_axes(axes)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.set_yticks(range(len(names)), names)
@@ -123,7 +123,7 @@ def _bars(axes: Axes, cells: Sequence[CellSummary], names: Sequence[str]) -> Non
     axes.set_xlabel("latency of one batch (ms)", fontsize=style.TEXT_PT)
     ends = [1e3 * (cell.latency.high or cell.latency.point) for cell in cells if cell.latency is not None]
     longest = max(ends, default=1.0)
-    # The last quarter of the axis holds the numbers at the ends of the bars.
+    # The last quarter of the axis is for the numbers at the ends of the bars.
     axes.set_xlim(0, 1.33 * longest)
     for place, cell in enumerate(cells):
         if cell.latency is None:

@@ -1,4 +1,4 @@
-"""What fails while a figure is drawn costs the figure, and one line says why: the tables are worth more."""
+"""Turn errors of drawing into one-line warnings, so that the tables are written even if figures fail."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from effbench.core.errors import StorageError
 _T = TypeVar("_T")
 
 
-def drawn(draw: Callable[[], dict[str, _T]]) -> dict[str, _T]:
-    """What `draw` makes, or nothing after a RuntimeWarning that says why there is no figure.
+def draw_or_warn(draw: Callable[[], dict[str, _T]]) -> dict[str, _T]:
+    """Return the files that `draw` writes, or, after a RuntimeWarning with the reason, nothing.
 
-    Raises StorageError where a figure cannot be written, which its folder is to blame for.
+    Raises StorageError where the folder cannot be written.
     """
     try:
         load_matplotlib()
@@ -36,9 +36,9 @@ def drawn(draw: Callable[[], dict[str, _T]]) -> dict[str, _T]:
 
 
 def load_matplotlib() -> None:
-    """Import matplotlib, also where MPLBACKEND or the user's matplotlibrc stops it: no figure of ours needs them.
+    """Import matplotlib, even if MPLBACKEND or the user's matplotlibrc is invalid, since our figures use neither.
 
-    Raises what its import raises in any case.
+    Raises what the import raises without them.
     """
     if "matplotlib" in sys.modules:
         return
@@ -51,7 +51,7 @@ def load_matplotlib() -> None:
         if found is None or found.origin is None:
             raise
         shipped = Path(found.origin).parent / "mpl-data" / "matplotlibrc"
-        # What the first try has imported is half of matplotlib.
+        # The failed import has left partially imported modules.
         for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
             del sys.modules[name]
         variables = {name: os.environ.pop(name, None) for name in ("MPLBACKEND", "MATPLOTLIBRC")}

@@ -1,4 +1,4 @@
-"""The figure of a gate: every cell's change with its interval, beside what is tolerated and what could be seen."""
+"""Draw a gate: the change of each cell with its interval, the tolerance, and the smallest detectable slowdown."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _LOOKS = {
 }
 _ROW_IN = 0.34
 _WIDEST = 15.0
-"""Per cent. What lies beyond is drawn at the edge: twice as slow must not hide a change of 3 %."""
+"""Changes beyond this per cent are drawn at the edge, so that a cell twice as slow does not hide a change of 3 %."""
 
 
 def gate_figure(decision: Decision) -> Figure | None:
-    """Change of time in per cent, one row a cell; None where no cell was timed.
+    """Draw the change of time in per cent, one row per cell; None where no cell was timed.
 
-    The bar is the 95 % interval over launches. The shaded part is beyond the cell's tolerance, the small triangle the
-    least slowdown that the measurement would have called four times in five.
+    The bar is the 95 % interval over launches. The shaded area is beyond the cell's tolerance. The small triangle is
+    the smallest slowdown that the measurement detects with 80 % power.
     """
     timed = [finding for finding in decision.findings if finding.change is not None]
     if not timed:
@@ -48,7 +48,7 @@ def gate_figure(decision: Decision) -> Figure | None:
 
 def _rows(axes: Axes, timed: Sequence[Finding]) -> None:
     limit = min(max(4.0, *(1.15 * end for finding in timed for end in _reach(finding))), _WIDEST)
-    style.dress(axes)
+    style.style_axes(axes)
     axes.axvline(0, color=style.GREY, lw=0.8)
     for place, finding in enumerate(timed):
         marker, colour = _LOOKS.get(finding.verdict, ("o", style.GREY))
@@ -70,7 +70,7 @@ def _rows(axes: Axes, timed: Sequence[Finding]) -> None:
 
 
 def _ends(finding: Finding) -> tuple[float, float, float]:
-    """Low, point and high in per cent; the point where there is no interval."""
+    """Return low, point and high in per cent; three times the point where there is no interval."""
     change = finding.change
     assert change is not None, "only timed cells are drawn"
     ends = (change.low or change.point, change.point, change.high or change.point)
@@ -78,6 +78,6 @@ def _ends(finding: Finding) -> tuple[float, float, float]:
 
 
 def _reach(finding: Finding) -> tuple[float, float]:
-    """How far a row wants the axis to go, in per cent: to both ends of its interval, or its tolerance and half more."""
+    """Return the axis range that a row needs, in per cent: its interval, and 1.5 times its tolerance."""
     low, _, high = _ends(finding)
     return max(abs(low), abs(high)), 150 * (finding.tolerance or 0.0)

@@ -1,4 +1,4 @@
-"""A figure as SVG inside a page: names of its own, colours that follow the page's, nothing that reaches outside."""
+"""Render a figure as SVG inside an HTML page: unique ids, colours that follow dark mode, no external references."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 _COLOUR = re.compile(r"#([0-9a-f]{6})\b")
 _LEFT_OUT = ("metadata", "style")
-"""Metadata names addresses, and a style sheet in a drawing holds for the whole page."""
+"""Elements that are removed: metadata contains URLs, and a style sheet in an SVG applies to the whole page."""
 
 DARK, LIGHT = (0x16 / 255, 0x18 / 255, 0x1B / 255), (0xEB / 255, 0xEB / 255, 0xE8 / 255)
-"""What a dark page shows for white and for black, as its style sheet has it: red, green, blue from 0 to 1."""
+"""Background and text colour of the dark page, as in its style sheet: red, green, blue from 0 to 1."""
 
 _LIFT = 1.15
-"""The same ratio looks weaker on dark than on white."""
+"""Factor on the contrast ratio, since the same ratio looks weaker on dark than on white."""
 
 
 def inline(figure: Figure, prefix: str, label: str) -> str:
-    """The figure as an ``<svg>`` element for HTML. `prefix` keeps its ids apart from those of other figures.
+    """Return the figure as an ``<svg>`` element for HTML. `prefix` makes its ids unique on the page.
 
-    `label` is what a screen reader says. Colours are written as ``var(--f-0072b2, #0072b2)``, so that the page can
-    replace them; `dark_colours` says by what.
+    `label` is the text for screen readers. Colours are written as ``var(--f-0072b2, #0072b2)``, so that the page can
+    replace them by those of `dark_colours`.
     """
     root = ElementTree.fromstring(style.svg_text(figure))
     for parent in root.iter():
@@ -41,20 +41,20 @@ def inline(figure: Figure, prefix: str, label: str) -> str:
         element.attrib.update({name: _value(name, value, prefix) for name, value in attributes.items()})
     view = root.get("viewBox", "")
     root.attrib.clear()
-    # What names no colour is black, so that has to follow the page as well.
+    # Elements without a colour are black, which must be replaceable as well.
     black = "fill: var(--f-000000, #000000)"
     root.attrib.update({"viewBox": view, "role": "img", "aria-label": label, "style": black})
     return ElementTree.tostring(root, encoding="unicode")
 
 
 def dark_colours(drawings: Collection[str]) -> dict[str, str]:
-    """Every colour of these drawings by what stands for it on a dark page: hue and contrast kept."""
+    """Map every colour of these drawings to one for a dark page, of the same hue and contrast."""
     used = sorted({colour for drawing in drawings for colour in re.findall(r"var\(--f-([0-9a-f]{6})", drawing)})
-    return {colour: _exchanged(colour) for colour in used}
+    return {colour: _dark_colour(colour) for colour in used}
 
 
 def _local(name: str) -> str:
-    """``{http://www.w3.org/2000/svg}path`` as ``path``: inside HTML no namespace is written."""
+    """Strip the namespace: ``{http://www.w3.org/2000/svg}path`` becomes ``path``, as in HTML."""
     return name.rpartition("}")[2]
 
 
@@ -64,14 +64,14 @@ def _value(name: str, value: str, prefix: str) -> str:
     if name == "href":
         return f"#{prefix}{value.removeprefix('#')}"
     if name == "style":
-        # The page sets the fonts, once.
+        # Fonts are set in the page's style sheet.
         value = re.sub(r"font-family:[^;]*;?\s*", "", value)
         value = _COLOUR.sub(r"var(--f-\1, #\1)", value)
     return value.replace("url(#", f"url(#{prefix}")
 
 
-def _exchanged(colour: str) -> str:
-    """The colour of the same hue that stands out from a dark page at least as `colour` does from white."""
+def _dark_colour(colour: str) -> str:
+    """Return a colour of the same hue, with at least the contrast on the dark page that `colour` has on white."""
     red, green, blue = (int(colour[at : at + 2], 16) / 255 for at in (0, 2, 4))
     hue, _, saturation = colorsys.rgb_to_hls(red, green, blue)
 
@@ -90,6 +90,6 @@ def _exchanged(colour: str) -> str:
 
 
 def _luminance(colour: Sequence[float]) -> float:
-    """Relative luminance as WCAG 2 defines it."""
+    """Return the relative luminance as defined by WCAG 2."""
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -1,4 +1,4 @@
-"""Names beside points, clear of each other: where each finds a place in the finished layout."""
+"""Place labels beside the points of a scatter plot without overlaps."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 _Box = tuple[float, float, float, float]
 """Left, bottom, right, top, in points from the figure's corner."""
 _Boxes: TypeAlias = npt.NDArray[np.float64]
-"""A `_Box` a row."""
+"""One `_Box` per row."""
 
 _AT_ONCE = 64
-"""Places that are looked at together: most labels find one among the first."""
+"""Candidate places checked in one batch: most labels fit at one of the first."""
 
 
 def label(
@@ -33,10 +33,10 @@ def label(
     far: float,
     avoid: Sequence[Sequence[tuple[float, float]]] = (),
 ) -> bool:
-    """Write each text beside its point, clear of the others. False, with nothing written, where one finds no place.
+    """Write each text beside its point without overlaps. Returns False, and writes nothing, if one does not fit.
 
-    `far` is how many points of distance a label may take; beyond a few, a thin line leads back to its point.
-    `avoid` are lines in the picture, by their corners, that no label may cover.
+    `far` is the largest distance of a label from its point, in points (1/72 inch). Distant labels get a thin line to
+    their point. `avoid` are polylines that no label may cover.
     """
     to_points = 72 / axes.figure.dpi
     frame = axes.get_window_extent()
@@ -50,7 +50,7 @@ def label(
         for start, end in pairwise(corners):
             drawn += _dots(start, end, max(1, int(math.dist(start, end) / 3)))
     widths = [72 * style.width_in(text, style.SMALL_PT) + 4 for text, _ in known]
-    # Placing is greedy, so whoever comes first has the choice: of four orders, the shortest lines are kept.
+    # Placement is greedy, so the order matters: try four orders, and keep the one with the shortest lines.
     places = range(len(known))
     right, down = sorted(places, key=lambda at: -centres[at][0]), sorted(places, key=lambda at: centres[at][1])
     tried = [_arrange(order, centres, widths, room, far, drawn) for order in (right, down, right[::-1], down[::-1])]
@@ -82,9 +82,9 @@ def _arrange(
     far: float,
     drawn: Sequence[_Box],
 ) -> list[_Box] | None:
-    """A box for each label, placed in this order, clear of markers, labels and lines; None where one has no place.
+    """Place a box for each label in this order, clear of markers, labels and lines; None if one does not fit.
 
-    What is `drawn` may be crossed by a line that leads to a label, but not covered by the label.
+    A line to a label may cross the boxes in `drawn`, but a label must not cover them.
     """
     half, height = style.MARKER_PT / 2 + 0.5, style.SMALL_PT * 1.3
     taken = _boxes([(x - half, y - half, x + half, y + half) for x, y in centres])
@@ -107,7 +107,7 @@ def _arrange(
 def _places(
     centre: tuple[float, float], width: float, height: float, far: float, room: _Box, taken: _Boxes
 ) -> Iterator[_Box]:
-    """Where a label of this size is inside `room` and clear of what is `taken`, the nearest place first."""
+    """Yield free places for a label of this size inside `room` and clear of `taken`, the nearest first."""
     half = np.array([width / 2, height / 2])
     middles = np.array(centre) + _offsets(width, height, far)
     boxes = np.concatenate([middles - half, middles + half], axis=1)
@@ -119,7 +119,7 @@ def _places(
 
 @cache
 def _offsets(width: float, height: float, far: float) -> npt.NDArray[np.float64]:
-    """Offsets of a label's centre from its point on a grid, by how far the label's edge is; right beats left."""
+    """Return offsets of a label's centre on a grid, sorted by the distance of the label's edge; right before left."""
     reach = min(far, 160.0)
     step = 5.0
     across = [width / 2 + step + index * step for index in range(int(reach / step))]
@@ -145,7 +145,7 @@ def _distance(point: tuple[float, float], box: _Box) -> float:
 
 
 def _lead(point: tuple[float, float], end: tuple[float, float]) -> list[_Box]:
-    """The line from a point to its label as a chain of small boxes; none where the label is near enough."""
+    """Return the line from a point to its label as a chain of small boxes; empty if the label is near enough."""
     across, up = end[0] - point[0], end[1] - point[1]
     if math.hypot(across, up) <= 9:
         return []
@@ -153,14 +153,14 @@ def _lead(point: tuple[float, float], end: tuple[float, float]) -> list[_Box]:
 
 
 def _dots(start: Sequence[float], end: Sequence[float], number: int) -> list[_Box]:
-    """A straight line as a chain of small boxes."""
+    """Return a straight line as a chain of small boxes."""
     across, up = float(end[0] - start[0]), float(end[1] - start[1])
     dots = [(start[0] + step / number * across, start[1] + step / number * up) for step in range(1, number)]
     return [(x - 1, y - 1, x + 1, y + 1) for x, y in dots]
 
 
 def _line(end: tuple[float, float], box: _Box) -> dict[str, Any]:
-    """Matplotlib's drawing of that line, from its end at the label's box."""
+    """Return matplotlib's arguments for drawing that line, from its end at the label's box."""
     at = ((end[0] - box[0]) / (box[2] - box[0]), (end[1] - box[1]) / (box[3] - box[1]))
     return {"arrowstyle": "-", "lw": 0.6, "color": style.GREY, "shrinkA": 0, "shrinkB": 3, "relpos": at}
 
@@ -170,7 +170,7 @@ def _boxes(boxes: Sequence[_Box]) -> _Boxes:
 
 
 def _clear(boxes: _Boxes, others: _Boxes) -> npt.NDArray[np.bool_]:
-    """Of each box, whether it overlaps none of the others."""
+    """Return for each box whether it overlaps none of `others`."""
     left, bottom, right, top = boxes[:, :, None].transpose(1, 0, 2)
     across = (left < others[:, 2]) & (others[:, 0] < right)
     overlap = across & (bottom < others[:, 3]) & (others[:, 1] < top)

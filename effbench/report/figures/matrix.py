@@ -1,4 +1,4 @@
-"""Which guideline holds where: claims down, devices and runtimes across, each field a verdict with its effect."""
+"""Draw the verdict matrix: claims as rows, devices and runtimes as columns, and a verdict with its ratio per field."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FILLS = {"holds": ("#BFDDF0", style.INK), "fails": ("#F5C9AE", style.INK), "unsure": ("#EDEDED", "#555555")}
-"""Tints of the palette's blue and vermillion, and grey: they differ in grey print too, and the word is always there."""
+"""Tints of the palette's blue and vermillion, and grey. They differ in grey print too, and the verdict is also text."""
 _ROW_IN = 0.62
 _LABEL_IN = 2.15
 _REASON_PT = 7.0
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A run with its estimates and verdicts, as one block of columns."""
+class RunColumns:
+    """A run with its summaries and verdicts, which becomes one block of columns."""
 
     run: Run
     cells: Sequence[CellSummary]
@@ -35,25 +35,25 @@ class Seen:
 
 
 def can_draw(run: Run, verdicts: Sequence[Verdict]) -> bool:
-    """Whether the run holds verdicts of several runtimes."""
+    """Return whether the run has verdicts under several runtimes."""
     return len({verdict.group.get("runtime") for verdict in verdicts}) > 1
 
 
-def matrix_figure(seen: Sequence[Seen]) -> Figure:
-    """Verdicts of one study by device and runtime; a run without the label `runtime` is one column.
+def matrix_figure(seen: Sequence[RunColumns]) -> Figure:
+    """Draw the verdicts of one study by device and runtime; a run without the label `runtime` is one column.
 
-    A field gives the word, the headline ratio and its interval. The last column is the paper's ratio.
+    A field has the verdict, the headline ratio and its interval. The last column is the paper's ratio.
     """
     with style.plain_style():
         return _matrix_figure(seen)
 
 
-def _matrix_figure(seen: Sequence[Seen]) -> Figure:
+def _matrix_figure(seen: Sequence[RunColumns]) -> Figure:
     columns: list[tuple[int, str]] = []
     rows: dict[tuple[str, str], dict[tuple[int, str], Verdict]] = {}
     for number, item in enumerate(seen):
         told = [{key: value for key, value in each.group.items() if key != "runtime"} for each in item.verdicts]
-        # A guideline's name stands in its claims.
+        # The claim's text names the guideline already.
         varying = [key for key in report_text.varying(told) if key != "guideline"]
         for verdict, group in zip(item.verdicts, told, strict=True):
             place = (number, str(verdict.group.get("runtime", item.run.environment.runtime)))
@@ -73,7 +73,7 @@ def _matrix_figure(seen: Sequence[Seen]) -> Figure:
     wide = (room - _LABEL_IN) / (len(columns) + has_paper)
     axes.set_xlim(0, room)
     axes.set_ylim(len(rows) * _ROW_IN, -top_in)
-    # Bold is wider than what `width_in` measures.
+    # Bold text is wider than `width_in` measures.
     fits = all(1.15 * style.width_in(runtime, style.TEXT_PT) < wide - 0.08 for _, runtime in columns)
     heading = style.TEXT_PT if fits else style.SMALL_PT
     for index, (number, runtime) in enumerate(columns):

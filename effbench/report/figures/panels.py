@@ -1,4 +1,4 @@
-"""The four panels of the paper's Figure 1: accuracy and speed against multiply-adds, here and on the paper's device."""
+"""Draw the four panels of the paper's Figure 1: accuracy and speed against multiply-adds, measured and published."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 LEAST = 4
-"""Fewer networks with a published error than this make no picture."""
+"""Fewest networks with a published error for a figure."""
 
 _PANEL_IN = 3.1
 _Read = Callable[[CellSummary], float | None]
 
 
 def can_draw(cells: Sequence[CellSummary]) -> bool:
-    """Whether enough cells are in the paper's Table 8 and were measured, all under one runtime: lines join widths."""
+    """Return whether enough measured cells are in the paper's Table 8, all under one runtime, as lines join widths."""
     return len(_known(cells)) >= LEAST and len({cell.cell.runtime for cell in cells}) == 1
 
 
 def panels_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
-    """Four panels over the networks of the paper's Table 8, one colour and shape a family, widths joined by a line.
+    """Draw four panels over the networks of the paper's Table 8. Each family has a colour and a marker; a line joins
+    its widths.
 
-    Accuracy is the paper's; speed is ours in two panels and the paper's in the last, on the platform that ours is set
-    beside (its GPU for CUDA, its phone otherwise).
+    Accuracy is the paper's. Speed is measured in two panels and the paper's in the last, on the paper's GPU for CUDA
+    and on its phone otherwise.
     """
     with style.plain_style():
         return _panels_figure(run, _known(cells))
@@ -42,7 +43,7 @@ def _panels_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
     families: dict[str, list[CellSummary]] = {}
     for cell in sorted(cells, key=lambda cell: _madds(cell) or 0.0):
         families.setdefault(rank_agreement.family(cell.cell.case.model), []).append(cell)
-    # The families with the longest lines get the colours that are furthest apart.
+    # The largest families get the most distinct colours.
     order = sorted(families, key=lambda family: (-len(families[family]), family))
     looks = style.looks(order)
     figure = style.new_figure(2 * _PANEL_IN + 0.7, "Accuracy, speed and multiply-adds", text.subtitle(run, cells))
@@ -71,7 +72,7 @@ def _panel(
     x: _Read,
     y: _Read,
 ) -> None:
-    style.dress(axes)
+    style.style_axes(axes)
     axes.grid(color="#E4E4E4", lw=0.7)
     seen: list[tuple[float, float]] = []
     for family, members in families.items():

@@ -1,4 +1,4 @@
-"""The figure of metrics that predict speed: errors by metric on each device, and predictions of single networks."""
+"""Draw how well metrics predict latency: errors by metric on each device, and predictions of single networks."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ if TYPE_CHECKING:
 _ROW_IN, _SCATTER_IN = 0.27, 2.7
 _COLUMNS = 3
 _SPAN = 3.0
-"""Predictions further off than this factor are drawn at the edge."""
+"""Predictions that are off by more than this factor are drawn at the edge."""
 
 _DECADES = 1e3
-"""Times that span more than this have ticks at powers of ten only: there is no room for more."""
+"""If times span more than this factor, ticks are at powers of ten only, for lack of room."""
 
 _CROWD = 100
-"""More networks than this are drawn small and pale, so that where they are dense is seen."""
+"""More networks than this are drawn as small, transparent points, so that density is visible."""
 
 Assessed = Sequence[tuple[Sample, Sequence[Score]]]
 
 
 def prediction_figure(title: str, found: Assessed) -> Figure:
-    """Above: median error out of fold by metric, one panel a sample, with intervals; alone, and joined to the first.
+    """Draw errors and predictions.
 
-    Below, for the first sample: predicted over measured time of each network, from the first metric alone and from the
-    pair that errs least.
+    Above: out-of-fold median error with intervals, one panel per sample, for each metric alone and combined with the
+    first. Below, for the first sample: predicted over measured time of each network, from the first metric alone and
+    from the pair of metrics with the least error.
     """
     with style.plain_style():
         return _prediction_figure(title, found)
@@ -57,7 +58,7 @@ def _prediction_figure(title: str, found: Assessed) -> Figure:
     reach = 100 * max(score.error.high or score.error.point for _, scores in found for score in scores)
     for place, (sample, scores) in enumerate(found):
         axes = above.add_subplot(rows, columns, place + 1)
-        room = (style.WIDTH_IN - 1.9) / columns / 1.15  # bold is wider than what `fold` measures
+        room = (style.WIDTH_IN - 1.9) / columns / 1.15  # bold text is wider than `fold` measures
         axes.set_title(
             style.fold(sample.title, room, style.TEXT_PT), loc="left", fontsize=style.TEXT_PT, fontweight="bold"
         )
@@ -76,7 +77,7 @@ def _prediction_figure(title: str, found: Assessed) -> Figure:
 
 
 def _errors(axes: Axes, sample: Sample, scores: Sequence[Score]) -> None:
-    style.dress(axes)
+    style.style_axes(axes)
     axes.grid(axis="x", color="#E4E4E4", lw=0.7)
     names = list(sample.metrics)
     for score in scores:
@@ -96,7 +97,7 @@ def _errors(axes: Axes, sample: Sample, scores: Sequence[Score]) -> None:
 def _offsets(axes: Axes, sample: Sample, score: Score) -> None:
     from matplotlib.ticker import LogLocator
 
-    style.dress(axes)
+    style.style_axes(axes)
     axes.grid(color="#E4E4E4", lw=0.7)
     milliseconds = [1e3 * time for time in sample.times_s]
     pairs = zip(score.predicted, sample.times_s, strict=True)

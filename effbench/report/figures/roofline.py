@@ -1,4 +1,4 @@
-"""The roofline figure: what each network achieved, under what the device's two peaks allow at its intensity."""
+"""Draw the roofline figure: each network's achieved FLOP rate over its arithmetic intensity, under the roofs."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class _Point(NamedTuple):
 
 
 def can_draw(run: Run, cells: Sequence[CellSummary]) -> bool:
-    """Whether the run holds its device's peaks and a measured cell that multiplies anything."""
+    """Return whether the run has its device's peaks and a measured cell with multiply-adds."""
     return bool(_peaks(run, cells) and _points(run, cells))
 
 
 def roofline_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
-    """One point a cell: achieved flop/s over flops per byte of eager memory access, under the roofs of each dtype.
+    """Draw one point per cell: achieved flop/s over flops per byte of eager memory access, under the roofs per dtype.
 
-    A cell without multiply-adds has no intensity and is left out. Names stand where all of them find a place; of more
-    networks than that, colour and shape tell the family.
+    Cells without multiply-adds are left out. Points are labelled with names if all names fit; otherwise colour and
+    marker give the family.
     """
     with style.plain_style():
         return _roofline_figure(run, cells)
@@ -60,7 +60,7 @@ def _roofline_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
     title = f"{run.experiment.title}, under the roofline"
     figure = style.new_figure(_BODY_IN, title, text.subtitle(run, cells) + where, handles)
     axes = figure.add_subplot()
-    style.dress(axes)
+    style.style_axes(axes)
     axes.grid(color="#E4E4E4", lw=0.7)
     axes.set_xlabel(f"intensity (flops per byte of memory access, {DEFAULT_LEVEL})", fontsize=style.TEXT_PT)
     axes.set_ylabel("achieved (Gflop/s, 2 flops a multiply-add)", fontsize=style.TEXT_PT)
@@ -74,7 +74,7 @@ def _roofline_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
     lines = [_roof(axes, peaks) for peaks in roofs]
     for line in lines:
         axes.plot(*zip(*line, strict=True), color=style.VERMILLION, lw=1.4, zorder=2)
-    # Free places are sought in the final layout, which is computed when the figure is drawn.
+    # Labels are placed in the final layout, which matplotlib computes when it draws.
     figure.draw_without_rendering()
     places, names = [point[:2] for point in points], [point.name for point in points]
     named = any(label_placement.label(axes, places, names, far=far, avoid=lines) for far in (60.0, math.inf))
@@ -99,7 +99,7 @@ def _colour_families(figure: Figure, axes: Axes, points: Sequence[_Point]) -> No
 
 
 def _roof(axes: Axes, peaks: Peaks) -> list[tuple[float, float]]:
-    """Memory's slope up to the ridge, and the flat roof of arithmetic behind it."""
+    """Draw the memory roof up to the ridge, and the flat arithmetic roof after it. Returns its corners."""
     left, right = axes.get_xlim()
     flat = peaks.flops_per_s / 1e9
     return [(left, left * peaks.bytes_per_s / 1e9), (peaks.ridge, flat), (right, flat)]
@@ -131,7 +131,7 @@ def _points(run: Run, cells: Sequence[CellSummary]) -> list[_Point]:
 
 
 def _named_by(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
-    """The labels that tell the cells apart."""
+    """Return the labels in which the cells differ."""
     return (*text.grouping(run, cells), run.experiment.factor)
 
 

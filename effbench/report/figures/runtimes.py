@@ -1,4 +1,4 @@
-"""A study under several runtimes: measured ratios against the factor, one line a runtime, one panel a group."""
+"""Draw a study under several runtimes: measured ratios over the factor, one line per runtime, one panel per group."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _COLUMNS = 2
 
 
 def runtimes_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
-    """Ratio to the reference under the same runtime, with its interval, at each level that the group has.
+    """Draw the ratio to the reference under the same runtime, with its interval, at each level of the group.
 
-    A cross marks a flagged cell, hollow diamonds are the paper's. The axis of ratios is shared and logarithmic.
+    A cross marks a flagged cell, hollow diamonds are the paper's ratios. The axis of ratios is shared and logarithmic.
     """
     with style.plain_style():
         return _runtimes_figure(run, cells)
@@ -54,7 +54,7 @@ def _runtimes_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
 
 
 def _panel(axes: Axes, run: Run, cells: Sequence[CellSummary], looks: dict[str, tuple[str, str]]) -> None:
-    style.dress(axes)
+    style.style_axes(axes)
     axes.grid(axis="y", color="#E4E4E4", lw=0.7)
     axes.axhline(1.0, color=style.GREY, lw=1.0, ls=(0, (4, 3)), zorder=1)
     factor = run.experiment.factor

@@ -1,4 +1,4 @@
-"""The figure of a guideline study: measured ratios with intervals, the paper's beside them, one panel per group."""
+"""Draw a guideline study: measured ratios with intervals and the paper's ratios, one panel per group."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _LOG_SPAN = 4.0
 
 
 def study_figure(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> Figure:
-    """Ratio to the reference against the study's factor, one panel per group of the other labels, one shared scale.
+    """Draw the ratio to the reference over the study's factor, one panel per group of the other labels, one scale.
 
-    Filled circles with intervals are measured (a cross where a flag forbids a verdict), hollow diamonds the paper's.
-    Levels stand at equal distances in the study's order; a line joins them only where they are numbers.
+    Filled circles with intervals are measured (a cross if a flag prevents a verdict), hollow diamonds are the paper's.
+    Levels are equally spaced in the study's order; a line joins them only if they are numbers.
     """
     with style.plain_style():
         return _study_figure(run, cells, verdicts)
@@ -48,7 +48,7 @@ def _study_figure(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Ver
     levels = _levels(run, cells)
     columns, ticks, rotation = _layout(len(panels), [report_text.label_text(level) for level in levels])
     room = (style.WIDTH_IN - 0.95) / columns - 0.15
-    words = [_verdict_words(group, verdicts, room) for group, _ in panels]
+    words = [_verdict_lines(group, verdicts, room) for group, _ in panels]
     rows = math.ceil(len(panels) / columns)
     lines = max(map(_lines, words))
     labels_in = max(map(len, ticks), default=0) * 0.075 if rotation else max(map(_lines, ticks), default=1) * 0.14
@@ -88,7 +88,7 @@ def _group(cell: CellSummary, keys: Sequence[str]) -> dict[str, Label]:
 
 
 def _levels(run: Run, cells: Sequence[CellSummary]) -> list[Label]:
-    """The levels that the cells take, in the study's order; a level the study does not list comes last."""
+    """Return the levels of the cells, in the study's order; levels that the study does not list come last."""
     factor = run.experiment.factor
     taken = dict.fromkeys(label for cell in cells if (label := cell.cell.case.labels.get(factor)) is not None)
     listed = [level for level in run.experiment.levels if level in taken]
@@ -96,7 +96,7 @@ def _levels(run: Run, cells: Sequence[CellSummary]) -> list[Label]:
 
 
 def _layout(panels: int, names: Sequence[str]) -> tuple[int, list[str], int]:
-    """Panels in a row, tick labels and their rotation: as many panels as leave each label its room."""
+    """Return the number of panels per row, tick labels and their rotation: as many panels as leave room for labels."""
     for columns in sorted({min(panels, 3), min(panels, 2), 1}, reverse=True):
         room = ((style.WIDTH_IN - 0.7) / columns - 0.2) / max(len(names), 1) - 0.08
         ticks = [style.fold(name, room, style.SMALL_PT) for name in names]
@@ -109,14 +109,14 @@ def _lines(text: str) -> int:
     return text.count("\n") + 1
 
 
-def _verdict_words(group: Mapping[str, Label], verdicts: Sequence[Verdict], room_in: float) -> str:
-    """One line a claim: its verdict in a word, then its name."""
+def _verdict_lines(group: Mapping[str, Label], verdicts: Sequence[Verdict], room_in: float) -> str:
+    """Return one line per claim: its verdict and its name."""
     here = [item for item in verdicts if all(item.group.get(key, value) == value for key, value in group.items())]
     return "\n".join(style.fold(f"{item.verdict}: {item.claim}", room_in, style.SMALL_PT) for item in here)
 
 
 def _title(axes: Axes, name: str, said: str, lines: int) -> None:
-    """The group's name over its verdicts; `lines` is the room for verdicts that all panels leave alike."""
+    """Write the group's name above its verdicts. `lines` is the number of verdict lines reserved in every panel."""
     axes.annotate(
         said,
         (0, 1),
@@ -144,7 +144,7 @@ def _legend(cells: Sequence[CellSummary]) -> list[Line2D]:
 
 
 def _panel(axes: Axes, run: Run, cells: Sequence[CellSummary], levels: Sequence[Label], *, dodge: float) -> None:
-    style.dress(axes)
+    style.style_axes(axes)
     axes.grid(axis="y", color="#E4E4E4", lw=0.7)
     axes.axhline(1.0, color=style.GREY, lw=1.0, ls=(0, (4, 3)), zorder=1)
     at = {level: place for place, level in enumerate(levels)}
@@ -210,7 +210,7 @@ def _point(cell: CellSummary) -> float:
 
 
 def span(cells: Sequence[CellSummary]) -> tuple[float, float]:
-    """What the shared axis must show: every point, every interval, the paper's points, and 1."""
+    """Return the range of the shared axis: all points, intervals, the paper's points, and 1."""
     values = [1.0]
     for cell in cells:
         if cell.ratio is not None:
@@ -228,7 +228,7 @@ def _scale(axes: Axes, limits: tuple[float, float]) -> None:
     if high / low > _LOG_SPAN:
         style.log_axis(axes, "y", low, high)
         return
-    # Never closer than a few per cent, or noise would look like an effect.
+    # Show at least a few per cent, since otherwise noise would look like an effect.
     pad = max(0.08 * (high - low), 0.03)
     axes.set_ylim(low - pad, high + pad)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))

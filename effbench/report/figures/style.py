@@ -1,7 +1,7 @@
-"""What every figure shares: colours, sizes, the header, logarithmic axes, and how a figure is saved.
+"""Shared style of all figures: colours, sizes, header, logarithmic axes, and saving.
 
-Matplotlib is imported inside functions and only through `Figure`, so that no backend is chosen and no global setting
-stays changed.
+Matplotlib is imported inside functions and used only through `Figure`, so that no backend is selected and no global
+setting stays changed.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 BLUE, VERMILLION, GREY, INK = "#0072B2", "#D55E00", "#6B6B6B", "#1A1A1A"
-"""Blue and vermillion are the most distant pair of Okabe and Ito's palette, also in grey and to colour-blind eyes."""
-
-# Okabe and Ito's palette without its yellow, which is too pale for lines; shapes tell apart in grey print too.
+"""Blue and vermillion are the most distinct pair of Okabe and Ito's palette, also in grey and to colour-blind eyes."""
+# Okabe and Ito's palette without its yellow, which is too pale for lines. Markers distinguish series in grey print.
 _COLOURS = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#56B4E9", "#000000", "#E69F00", GREY)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 
 WIDTH_IN = 9.0
-"""Shown about 900 pixels wide in a README, one point of text is then 1.4 pixels."""
+"""A README shows a figure about 900 pixels wide, so one point of text is 1.4 pixels."""
 
 TITLE_PT, TEXT_PT, SMALL_PT = 13.0, 9.5, 8.5
 MARKER_PT = 6.0
@@ -41,10 +40,10 @@ _MARGIN_IN = 0.12
 
 @contextmanager
 def plain_style() -> Iterator[None]:
-    """Matplotlib's own defaults for the duration, whatever the user's configuration says.
+    """Use matplotlib's defaults in the block, whatever the user's configuration is.
 
-    Labels are not read as formulas: ``$`` may stand in a name. A character that the font lacks shows as a box, as it
-    would anywhere, without a warning that sends the character itself to the terminal.
+    Labels are not parsed as formulas, since names may contain ``$``. A character that the font lacks is drawn as a box,
+    without matplotlib's warning, which would print the character to the terminal.
     """
     import matplotlib
     import matplotlib.style
@@ -56,16 +55,16 @@ def plain_style() -> Iterator[None]:
 
 
 def header(title: str, subtitle: str, *, legend: bool) -> tuple[str, str, float]:
-    """Title and subtitle wrapped to the figure's width, and the height in inches that they take with the legend row."""
+    """Wrap title and subtitle to the figure's width. Returns them, and their height in inches with the legend row."""
     room = WIDTH_IN - 3 * _MARGIN_IN
-    # The title is bold, which is wider than what `fold` measures.
+    # The title is bold, and so wider than `fold` measures.
     title, subtitle = fold(title, room / 1.15, TITLE_PT) or " ", fold(subtitle, room, TEXT_PT)
     height = _MARGIN_IN + _height_in(title, TITLE_PT) + _height_in(subtitle, TEXT_PT) + (0.28 if legend else 0.0)
     return title, subtitle, height
 
 
 def new_figure(body_in: float, title: str, subtitle: str, handles: Sequence[Line2D] = ()) -> Figure:
-    """An empty figure of the body's height plus its header: title, subtitle, and a row of legend `handles`."""
+    """Return an empty figure of the body's height plus a header: title, subtitle, and a row of legend `handles`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -98,7 +97,7 @@ def new_figure(body_in: float, title: str, subtitle: str, handles: Sequence[Line
 
 
 def handle(marker: str, colour: str, label: str, *, hollow: bool = False) -> Line2D:
-    """A legend entry for points."""
+    """Return a legend entry for points."""
     from matplotlib.lines import Line2D
 
     face = "white" if hollow else colour
@@ -106,12 +105,12 @@ def handle(marker: str, colour: str, label: str, *, hollow: bool = False) -> Lin
 
 
 def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """A colour and a marker for each of up to about ten names, the first ones the furthest apart."""
+    """Return a colour and a marker for each of up to about ten names, the most distinct ones first."""
     return dict(zip(names, zip(cycle(_COLOURS), cycle(_MARKERS)), strict=False))
 
 
-def dress(axes: Axes) -> None:
-    """Few lines: no box, ticks outside, grid behind."""
+def style_axes(axes: Axes) -> None:
+    """Style the axes: no box, ticks outside, grid behind."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=SMALL_PT, color=GREY)
     axes.set_axisbelow(True)
@@ -120,10 +119,9 @@ def dress(axes: Axes) -> None:
 def log_axis(
     axes: Axes, which: Literal["x", "y"], low: float, high: float, *, least: float = 5.0, room: float = 1.12
 ) -> None:
-    """A logarithmic axis over at least a factor of `least`, with ticks at 1, 2 and 5 as plain numbers.
+    """Make a logarithmic axis over at least a factor of `least`, with ticks at 1, 2 and 5 as plain numbers.
 
-    A factor of 5 is what it takes for two of those ticks to be in view wherever the data lie;
-    `room` is the least factor left free at each end.
+    A factor of 5 ensures that at least two ticks are visible. `room` is the least factor left free at each end.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -136,20 +134,20 @@ def log_axis(
 
 
 def width_in(text: str, points: float) -> float:
-    """How wide the longest line of the text is, in inches."""
+    """Return the width of the text's longest line in inches."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
     font = FontProperties(size=points)
-    # Half a character, as JSON can hold one, is refused by the font.
+    # Fonts reject lone surrogates, which JSON strings may contain.
     lines = map(one_line, text.split("\n"))
     return max(float(text_to_path.get_text_width_height_descent(line, font, False)[0]) for line in lines) / 72
 
 
 def fold(text: str, room_in: float, points: float) -> str:
-    """The text broken into lines that fit the room, at spaces and after ``-``, ``_``, ``+``, ``/``, ``,``.
+    """Break the text into lines that fit the room, at spaces and after ``-``, ``_``, ``+``, ``/``, ``,``.
 
-    A piece that is too long for the room stays whole: whoever asks must measure the result.
+    A piece that is too long for the room stays whole, so the caller must measure the result.
     """
     lines: list[str] = []
     for piece in re.findall(r"[^\s\-_+/,]*[\-_+/,]?\s*", text):
@@ -161,7 +159,7 @@ def fold(text: str, room_in: float, points: float) -> str:
 
 
 def shorten(text: str, most: int) -> str:
-    """At most this many characters; most of what stays is the end, where names differ."""
+    """Shorten the text to at most this many characters. More of the end is kept, since names differ there."""
     if len(text) <= most:
         return text
     tail = 2 * (most - 1) // 3
@@ -169,7 +167,8 @@ def shorten(text: str, most: int) -> str:
 
 
 def save(figure: Figure, directory: Path, stem: str) -> tuple[Path, Path]:
-    """Write ``stem.png`` (150 dots per inch) and ``stem.svg`` (text as text), the same bytes for the same figure.
+    """Write ``stem.png`` (150 dpi) and ``stem.svg`` (text as text). The same figure gives the same bytes.
+
 
     Raises StorageError where the folder cannot be written.
     """
@@ -190,12 +189,12 @@ def save(figure: Figure, directory: Path, stem: str) -> tuple[Path, Path]:
 
 
 def svg_text(figure: Figure) -> str:
-    """The figure as SVG with its text as text, the same characters for the same figure. Nothing is written."""
+    """Return the figure as SVG with text as text. The same figure gives the same characters."""
     import matplotlib
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
-        # Control characters are no text, and make an SVG unreadable.
+        # Control characters make an SVG invalid.
         if not text.get_text().replace("\n", "").isprintable():
             text.set_text("\n".join(map(one_line, text.get_text().split("\n"))))
     drawing = io.StringIO()
@@ -205,10 +204,9 @@ def svg_text(figure: Figure) -> str:
 
 
 def _numbered(svg: str) -> str:
-    """The drawing with its hashed names counted through instead.
+    """Replace the hashed ids in the SVG by numbers.
 
-    Matplotlib hashes positions at full precision, whose last digits the layout's solver does not settle the same way
-    every time.
+    Matplotlib hashes positions at full precision, but the layout solver's last digits vary from run to run.
     """
     names: dict[str, str] = {}
     return re.sub(

@@ -1,4 +1,4 @@
-"""The figure of a batch sweep: images per second against images per call, one line a network, saturation marked."""
+"""Draw a batch sweep: images per second over images per call, one line per network, with the saturating batch."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 _BODY_IN = 4.4
 _DODGE = 1.03
-"""Each network stands this factor beside the one before, so that their intervals do not hide each other."""
+"""Each network is shifted by this factor from the previous one, so that their intervals do not overlap."""
 
 _LOG_SPAN = 8.0
-"""Throughputs that span more than this are drawn on a logarithmic axis."""
+"""If throughputs span more than this factor, their axis is logarithmic."""
 
 
 def sweep_figure(run: Run, cells: Sequence[CellSummary], found: Sequence[Saturation]) -> Figure:
-    """Throughput with its interval over a logarithmic axis of batches; a ring stands at the batch that saturates.
+    """Draw throughput with its interval over a logarithmic axis of batch sizes, and a ring at the saturating batch.
 
-    A dotted ring is the likeliest batch where it is unsure; a network whose throughput still rises has none.
+    A dotted ring marks the likeliest batch of an unsure verdict. A network whose throughput still rises has no ring.
     """
     with figure_style.plain_style():
         return _sweep_figure(run, cells, found)
@@ -38,7 +38,7 @@ def _sweep_figure(run: Run, cells: Sequence[CellSummary], found: Sequence[Satura
     handles = [figure_style.handle(looks[name][1], looks[name][0], name) for name in names]
     figure = figure_style.new_figure(_BODY_IN, run.experiment.title, _subtitle(run, cells), handles)
     axes = figure.add_subplot()
-    figure_style.dress(axes)
+    figure_style.style_axes(axes)
     axes.grid(color="#E4E4E4", lw=0.7)
     axes.set_xlabel("images per call (batch)", fontsize=figure_style.TEXT_PT)
     axes.set_ylabel("images per second", fontsize=figure_style.TEXT_PT)
@@ -72,7 +72,7 @@ def _ring(axes: Axes, cell: CellSummary, colour: str, aside: float, *, is_sure: 
 
 
 def _name(item: Saturation, run: Run, cells: Sequence[CellSummary]) -> str:
-    """The labels that tell the network from the others; its model where there is only one."""
+    """Return the labels that distinguish the network from the others; its model if there is only one."""
     keys = text.grouping(run, cells) or ("model",)
     values = [text.label_text(item.group[key]) for key in keys if key in item.group]
     return figure_style.shorten(", ".join(values) or run.experiment.title, 36)
@@ -94,7 +94,7 @@ def _line(axes: Axes, cells: Sequence[CellSummary], colour: str, marker: str, as
 
 
 def _interval(cell: CellSummary) -> tuple[float, float, float]:
-    """Images per second: low, point, high; all the point where there is no interval."""
+    """Return low, point and high in images per second; three times the point where there is no interval."""
     speed, time = cell.throughput or 0.0, cell.latency
     if time is None or time.low is None or time.high is None:
         return speed, speed, speed

@@ -1,1 +1,1 @@
-"""The tables of runs, gates and profiles, one file a kind."""
+"""Tables of runs, gates and profiles, one module per kind of table."""

@@ -1,4 +1,4 @@
-"""The table of a run-time breakdown: one row a model, a share a part, the paper's row under ours. No torch."""
+"""The table of a run-time breakdown: one row per model with the share of each part, and the paper's row. No torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from effbench.report import text
 from effbench.report.tables.table_model import NOTHING, Column, Table, Value, drop_empty
 
 _NAMED, _LEAST_SHARE = 3, 0.005
-"""So many operators of Other are named under the table, if they take at least this share of the latency."""
+"""Most operators of Other that are named under the table, and the least share of the latency for that."""
 
 
 def breakdown_rows(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split]) -> Table:
-    """Measured shares of each model's latency with their intervals, and the paper's in the row below.
+    """Build the table: measured shares of each model's latency with intervals, and the paper's in the row below.
 
-    Raw values are shares of 1. In a row of ours the parts and the unattributed share sum to 1.
+    Raw values are shares of 1. In a measured row, the parts and the unattributed share sum to 1.
     """
     names = tuple(next((item.shares for item in parts if item.shares), ()))
     columns = (
@@ -52,8 +52,8 @@ def breakdown_rows(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split
     return drop_empty(Table("Where the time goes", columns, tuple(rows), _notes(run, cells, parts)))
 
 
-def other_words(item: Split) -> str:
-    """The largest operators of Other with their shares: ``max_pool2d 13 %, linear 1.2 %``; "" without any."""
+def other_operators(item: Split) -> str:
+    """List the largest operators of Other with their shares: ``max_pool2d 13 %, linear 1.2 %``; "" without any."""
     other = [
         (operator, share)
         for operator, share in item.operators
@@ -69,18 +69,18 @@ def _notes(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split]) -> tu
     apart = "set apart from" if run.experiment.breakdown == "depthwise" else "among"
     lines = [
         f"Shares of the latency: {clock}, by torch.profiler, means over {text.launches_text(cells)}; ± are 95 % "
-        "intervals (Student's t). The latency is that of calls without the profiler, timed in turn with those under "
-        "it.",
-        "Unattributed is the latency less the parts: Python, dispatch, waiting. The last column is the time of a call "
-        "under the profiler over that without. What it is above 1 falls partly inside the operators: so much the parts "
-        "together can be too large, and where they exceed the latency, unattributed is below zero.",
+        "intervals (Student's t). The latency is that of calls without the profiler, which alternate with profiled "
+        "calls.",
+        "Unattributed is the latency minus the parts: Python, dispatch, waiting. The last column is the time of a call "
+        "under the profiler over that without it. Part of this overhead falls inside the operators, so the parts are "
+        "too large by up to the overhead. Where they exceed the latency, unattributed is below zero.",
         f"Conv: every convolution, depthwise ones {apart} the others. Elemwise: ReLU, add, multiply, batch norm. Data: "
         "copies, concatenation, views. Shuffle: the copy that interleaves channels. Other: the rest.",
     ]
     named = [
         f"{text.model_name(cell)}: {words}"
         for cell, item in zip(cells, parts, strict=True)
-        if (words := other_words(item))
+        if (words := other_operators(item))
     ]
     if named:
         lines.append(f"Largest in Other: {'; '.join(named)}.")
@@ -88,13 +88,13 @@ def _notes(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split]) -> tu
     if platform is not None:
         lines.append(
             f"Paper: Figure 2 of ShuffleNet V2 (arXiv 1807.11164), measured on a {platform} by a framework that fuses "
-            "tensors. It states neither the batch nor where depthwise convolutions are filed."
+            "tensors. It states neither the batch nor where depthwise convolutions are counted."
         )
     return tuple(lines)
 
 
 def _remarks(cell: CellSummary, item: Split) -> Value:
-    """Why there are no shares, or what makes them doubtful."""
+    """Return why there are no shares, or why they are doubtful."""
     words = f"not broken down: {item.missing}" if item.missing is not None else "; ".join(cell.flags)
     return Value(words, words) if words else NOTHING
 
@@ -106,7 +106,7 @@ def _milliseconds(seconds: Estimate | None) -> Value:
 def _share(share: Estimate | None) -> Value:
     if share is None:
         return NOTHING
-    # Student's interval is as wide below as above.
+    # Student's interval is symmetric.
     within = "" if share.high is None else f" ± {100 * (share.high - share.point):.1f}"
     return Value(f"{100 * share.point:.1f}{within}", share)
 

@@ -1,4 +1,4 @@
-"""From summaries, verdicts and comparisons to tables: which columns, in which units, with which notes. No torch."""
+"""Tables of cells, verdicts, run comparisons and operators: their columns, units and notes. No torch."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ __all__ = [
 ]
 
 _Field = tuple[Column, Callable[[CellSummary], Value]]
-"""A column of a table of cells, and how to read its value."""
+"""A column of a table of cells, and a function that returns its value for a cell."""
 
 _SUMMED = re.compile(
     r"params|madds|activations|elementwise|memory_access|calls|.*(_bytes|_elements|reads?|writes|written)"
 )
-"""Quantities of an operator that add up over a network."""
+"""Quantities of operators that add up over a network."""
 
 
 def study_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
-    """One row a cell of a guideline study; columns in which every row is missing are left out.
+    """Build the table of a guideline study with one row per cell. Columns without any value are left out.
 
     Raw values are in base units: elements, seconds, ratios as plain numbers.
     """
@@ -71,7 +71,7 @@ def study_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
 
 
 def compare_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
-    """One row a model: costs, speed, memory, and its row of the paper's Table 8 beside ours."""
+    """Build the table of a comparison with one row per model: costs, speed, memory, and the paper's Table 8."""
     groups = report_text.grouping(run, cells)
     models = Counter((report_text.model_name(cell), *_group_of(cell, groups)) for cell in cells)
     once = max(models.values(), default=1) == 1
@@ -103,7 +103,7 @@ def compare_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
 
 
 def absent_rows(run: Run) -> Table:
-    """One row a network of the paper's table that the study cannot measure: what is printed of it, and the reason."""
+    """Build the table of networks in the paper's table that the study cannot measure: their figures, and the reason."""
     columns = (
         Column("network of the paper", align="left"),
         Column("madds", "M"),
@@ -122,8 +122,8 @@ def absent_rows(run: Run) -> Table:
 
 
 def ranking_rows(found: Sequence[Agreement], group: str = "") -> Table:
-    """One row a metric: how well its order of the networks agrees with that of their measured times, over all of them
-    and, where there are several, within each `group`.
+    """Build the table of rank correlations with one row per metric: Kendall's tau with measured times, over all
+    networks and, where there are several groups, within each `group`.
     """
     columns = (
         Column("metric", align="left"),
@@ -142,7 +142,7 @@ def ranking_rows(found: Sequence[Agreement], group: str = "") -> Table:
 
 
 def verdict_rows(verdicts: Sequence[Verdict], *, title: str = "Verdicts") -> Table:
-    """One row a claim and group: the word, the headline ratio with its interval, the paper's, the reason."""
+    """Build the table of verdicts: the verdict of each claim and group, the headline ratio, the paper's, the reason."""
     keys = report_text.varying(verdict.group for verdict in verdicts) or tuple(
         dict.fromkeys(key for verdict in verdicts for key in verdict.group)
     )
@@ -181,7 +181,7 @@ def verdict_rows(verdicts: Sequence[Verdict], *, title: str = "Verdicts") -> Tab
 
 
 def diff_rows(comparisons: Sequence[Comparison], *, title: str = "Candidate against baseline") -> Table:
-    """One row a cell of two runs; what could not be compared is counted in the note, not left out."""
+    """Build the table that compares two runs cell by cell. The note also counts cells that could not be compared."""
     columns = (
         Column("cell", align="left"),
         Column("verdict", align="left"),
@@ -208,10 +208,10 @@ def profile_rows(
     totals: Mapping[str, Any] | None = None,
     notes: Iterable[str] = (),
 ) -> Table:
-    """One row an operator or module, columns in order of appearance, and a row of totals.
+    """Build the table of operators or modules, with columns in order of appearance and a row of totals.
 
-    Counts are summed over the rows unless `totals` gives the network's own (tied weights count once there). A sum with
-    missing terms is a lower bound: it is shown with ``≥`` and is missing from the CSV.
+    Counts are summed over the rows unless `totals` gives the network's own, in which tied weights count once. A sum
+    with missing terms is a lower bound: it is shown with ``≥`` and left empty in the CSV.
     """
     keys = tuple(dict.fromkeys(key for row in rows for key in row))
     columns = tuple(_profile_column(key, rows) for key in keys)

@@ -1,4 +1,4 @@
-"""A decision for people and for CI: its tables, the Markdown of a step summary, JUnit XML. Pure, no torch."""
+"""Render the result of a gate: tables, Markdown for a CI step summary, JUnit XML. Pure, no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SIGNS = {"PASS": "✅", "REGRESSION": "❌", "INCONCLUSIVE": "❔", "ENVIRONMEN
 
 
 def tables(decision: Decision) -> list[Table]:
-    """Every finding; then every count that was held to something or differs, where there is one."""
+    """Return the table of cells, and that of costs that were checked or differ, if there are any."""
     found = [finding_rows(decision)]
     if any(finding.costs for finding in decision.findings):
         found.append(cost_rows(decision.findings))
@@ -31,7 +31,7 @@ def tables(decision: Decision) -> list[Table]:
 
 
 def finding_rows(decision: Decision) -> Table:
-    """One row a cell and gate: the verdict, the ratio with its interval, what could have been seen, the reason."""
+    """Build one row per cell and gate: the verdict, the ratio, the smallest detectable slowdown, the reason."""
     columns = (
         Column("cell", align="left"),
         Column("gate", align="left"),
@@ -63,7 +63,7 @@ def finding_rows(decision: Decision) -> Table:
     notes = [
         *(
             ["Time ratio: candidate over baseline, with its 95 % interval; above 1 the candidate is slower. Detectable:"
-             " the smallest slowdown that this measurement would have called four times in five."]
+             " the smallest slowdown that this measurement finds with a probability of 80 %."]
             if timed
             else []
         ),
@@ -73,7 +73,7 @@ def finding_rows(decision: Decision) -> Table:
 
 
 def cost_rows(findings: Sequence[Finding]) -> Table:
-    """One row a count: what it is, what it was held to, and whether it keeps that."""
+    """Build one row per cost: its value, its baseline or limit, and whether it passes."""
     columns = (
         Column("cell", align="left"),
         Column("count", align="left"),
@@ -99,13 +99,13 @@ def cost_rows(findings: Sequence[Finding]) -> Table:
 
 
 def title(decision: Decision) -> str:
-    """What was compared with what."""
+    """Return what was compared with what."""
     sides = [side for side in (decision.candidate, decision.baseline) if side]
     return " against ".join(sides) if len(sides) == 2 else "effbench check"
 
 
 def last_line(decision: Decision) -> str:
-    """``PASS: 12 cells`` or ``REGRESSION: 2 of 12 cells``."""
+    """Return the verdict in one line: ``PASS: 12 cells`` or ``REGRESSION: 2 of 12 cells``."""
     cells = {finding.cell for finding in decision.findings}
     hit = {finding.cell for finding in decision.findings if finding.verdict == decision.verdict}
     plural = "" if len(cells) == 1 else "s"
@@ -115,7 +115,7 @@ def last_line(decision: Decision) -> str:
 
 
 def markdown(decision: Decision) -> str:
-    """The decision as GitHub shows it: the verdict as a heading, the tables, the machine. Ends in a newline."""
+    """Render as GitHub Markdown: the verdict as a heading, the tables, the machine. Ends in a newline."""
     lines = [f"## {_SIGNS[decision.verdict]} {escape_markdown(last_line(decision))}", ""]
     lines += [render_markdown(item) for item in tables(decision)]
     facts = [f"- {escape_markdown(name)}: {escape_markdown(value)}" for name, value in decision.facts.items()]
@@ -125,10 +125,10 @@ def markdown(decision: Decision) -> str:
 
 
 def junit(decision: Decision, *, inconclusive_passes: bool = False) -> str:
-    """JUnit XML: one test case a finding.
+    """Render as JUnit XML with one test case per cell and gate.
 
-    A failure for REGRESSION and INCONCLUSIVE, an error for ENVIRONMENT; skipped for NEW, and for INCONCLUSIVE where
-    that passes. The order and names of attributes are those of Jenkins' schema, the strictest in use.
+    REGRESSION and INCONCLUSIVE are failures, ENVIRONMENT is an error. NEW is skipped, and so is INCONCLUSIVE with
+    `inconclusive_passes`. Names and order of attributes follow Jenkins' schema, the strictest in use.
     """
     kinds = {"REGRESSION": "failure", "ENVIRONMENT": "error", "INCONCLUSIVE": "failure", "NEW": "skipped"}
     if inconclusive_passes:
@@ -165,7 +165,7 @@ def junit(decision: Decision, *, inconclusive_passes: bool = False) -> str:
 
 
 def sentence(finding: Finding) -> str:
-    """What was found of one cell, in one line: the ratio, what could have been seen, the reason."""
+    """Describe the result of one cell in one line: the ratio, the smallest detectable slowdown, the reason."""
     parts = []
     if finding.change is not None:
         parts.append(f"time {_ratio(finding.change).text}")
@@ -175,7 +175,7 @@ def sentence(finding: Finding) -> str:
         parts.append(f"detectable {_percent(finding.detectable).text} %")
     if finding.launches:
         parts.append(f"{finding.launches} launches a side")
-    return "; ".join([*([finding.reason] if finding.reason else []), ", ".join(parts)]).strip("; ") or "as it should be"
+    return "; ".join([*([finding.reason] if finding.reason else []), ", ".join(parts)]).strip("; ") or "as expected"
 
 
 def _text(text: str) -> Value:
@@ -183,7 +183,7 @@ def _text(text: str) -> Value:
 
 
 def _ratio(estimate: Estimate | None) -> Value:
-    """Three decimals: a gate is about single percents."""
+    """Format with three decimals, since a gate is about changes of a few per cent."""
     if estimate is None:
         return NOTHING
     if estimate.low is None or estimate.high is None:
@@ -200,7 +200,7 @@ def _whole(number: int) -> Value:
 
 
 def _counts(item: Costed) -> tuple[Value, Value]:
-    """What was found and what was wanted."""
+    """Return the cost and its baseline or limit."""
     found, wanted = item.found, item.wanted
     known = next((number for number in (found, wanted) if number is not None), 0)
     texts = units.counts_apart(known if found is None else found, known if wanted is None else wanted)

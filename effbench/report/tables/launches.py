@@ -1,4 +1,4 @@
-"""The launches of a run as a table: when each was, what it used of the budget, in which conditions."""
+"""The table of a run's launches: when each was, its share of the budget, and the conditions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from effbench.runs import launches
 
 
 def launch_rows(run: Run, *, title: str = "Launches") -> Table | None:
-    """One row a launch, in the order of time; None for a run that did not record when its launches were.
+    """Build one row per launch, in order of time; None for a run that did not record the times of its launches.
 
-    Conditions are those at the end of the launch, while it still worked, and the load average that of its start.
+    Conditions were read at the end of the launch, while it was still running; the load average is from its start.
     """
     found = launches.described(run)
     if not any(item["start"] for item in found):

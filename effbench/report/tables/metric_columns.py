@@ -1,5 +1,6 @@
-"""Columns and notes for what was read of a cell beside its rounds: percentiles of single calls, peak memory, energy,
-instructions, and the error of another dtype or runtime. No torch.
+"""Table columns and notes of secondary metrics: latency percentiles, peak memory, energy, instructions, output error.
+
+No torch.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from effbench.core.run import Run
 from effbench.report.tables.table_model import NOTHING, Column, Value
 
 Field = tuple[Column, Callable[[CellSummary], Value]]
-"""A column of a table of cells, and how to read its value."""
+"""A column of a table of cells, and a function that returns its value for a cell."""
 
 PERCENTILES = ("p50", "p90", "p99")
 
 
 def columns() -> tuple[Field, ...]:
-    """Every column; those in which all rows are missing are for the table to drop. Raw values in seconds and bytes."""
+    """Return every column; the table drops those without any value. Raw values are in seconds and bytes."""
     return (
         *((Column(name, "ms", raw_unit="s"), _percentile(name)) for name in PERCENTILES),
         (
@@ -37,7 +38,7 @@ def columns() -> tuple[Field, ...]:
 
 
 def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
-    """What a reader must know of these columns, where they are there."""
+    """Return the notes that explain these columns, for those that have values."""
     lines = []
     sampled = [cell.read("percentiles") for cell in cells if cell.read("percentiles")]
     if sampled:
@@ -45,25 +46,25 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
         many = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
         unbounded = [name for name in PERCENTILES if any(values[f"{name}_high_s"] is None for values in sampled)]
         lines.append(
-            f"{', '.join(PERCENTILES)}: wall-clock time of {many} single calls in a process of its own, with exact "
+            f"{', '.join(PERCENTILES)}: wall-clock time of {many} single calls in a separate process, with exact "
             "95 % bounds for independent calls."
             + (f" Too few calls for every upper bound of {' and '.join(unbounded)}." if unbounded else "")
         )
     counted = list(dict.fromkeys(str(cell.read("peak_memory")["source"]) for cell in cells if cell.read("peak_memory")))
     if counted:
-        # Runs of before it was always the system's do not say.
+        # Older runs did not record the allocator policy.
         told = (cell.read("peak_memory").get("allocator") for cell in cells if cell.read("peak_memory"))
         allocator = next(told, None) or run.environment.facts.get("run.allocator")
         policy = f", allocator {allocator}" if cells[0].cell.device == "cpu" and allocator else ""
         lines.append(
-            f"Peak memory: of a process of its own, above what it held before there was a network "
+            f"Peak memory: of a separate process, above its memory before the network was built "
             f"({' and '.join(counted)}{policy}); weights are the parameters in their dtype."
         )
     metered = list(dict.fromkeys(str(cell.read("energy")["source"]) for cell in cells if cell.read("energy")))
     if metered:
         lines.append(
-            f"Energy: of the whole device ({' and '.join(metered)}) over seconds of calls, with whatever else ran "
-            "there; at rest is its power just before."
+            f"Energy: of the whole device ({' and '.join(metered)}) over seconds of calls, including other work on "
+            "it; at rest is its power just before."
         )
     numbered = [cell.read("instructions") for cell in cells if cell.read("instructions")]
     if numbered:
@@ -71,7 +72,7 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
         apart = units.digits(100 * max(float(values["repeatability"]) for values in numbered), 2)
         lines.append(
             f"Instructions: in millions a call, on one thread, counted by {methods}; two processes differed by "
-            f"{apart} % at most. They say nothing of caches and waiting."
+            f"{apart} % at most. They do not include cache misses or waiting."
         )
     if any("output_error" in cell.prepared for cell in cells):
         lines.append(
@@ -81,12 +82,12 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
 
 
 def missing(cell: CellSummary) -> list[str]:
-    """Why what was asked for could not be read."""
+    """Return why requested metrics could not be measured."""
     return [f"no {item.what.replace('_', ' ')}: {item.missing}" for item in cell.readings if item.missing is not None]
 
 
 def document(cell: CellSummary) -> dict[str, Any]:
-    """Each reading by its name: its values but for the raw calls, or ``{"missing": reason}``."""
+    """Return each metric by name: its values without the raw calls, or ``{"missing": reason}``."""
     return {
         item.what: {name: value for name, value in item.values.items() if name != "calls_ns"}
         if item.missing is None

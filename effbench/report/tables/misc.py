@@ -1,4 +1,4 @@
-"""Tables that stand outside a run: what a model costs, how other counters differ, what the doctor found. No torch."""
+"""Tables without a run: a model's costs, other counters, the doctor's results, measured peaks. No torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LEVEL_MEANING = {
 
 
 def cost_rows(document: Mapping[str, Any]) -> Table:
-    """The totals of one ``profile`` document: a row a quantity, raw values in elements and bytes."""
+    """Build the table of totals of a ``profile`` document: one row per quantity, raw values in elements and bytes."""
     columns = (Column("quantity", align="left"), Column("value"), Column("bytes"), Column("meaning", align="left"))
     quantities = (
         ("params", "learnable parameters"),
@@ -47,7 +47,7 @@ def cost_rows(document: Mapping[str, Any]) -> Table:
 
 
 def layer_rows(document: Mapping[str, Any]) -> Table:
-    """One row an operator of a ``profile --layers`` document."""
+    """Build one row per operator of a ``profile --layers`` document."""
     from effbench.report.tables.cells import profile_rows
 
     shown = ("name", "op", "kind", "output_shapes", "madds", "activations", "memory_access")
@@ -56,7 +56,7 @@ def layer_rows(document: Mapping[str, Any]) -> Table:
 
 
 def crosscheck_rows(checks: Sequence[Mapping[str, Any]]) -> Table:
-    """Independent counters beside ours, each difference with its reason."""
+    """Build the table of other counters, with the reason of each difference from ours."""
     columns = (
         Column("counter", align="left"),
         Column("madds", "M", raw_unit=""),
@@ -72,18 +72,18 @@ def crosscheck_rows(checks: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def doctor_rows(findings: Sequence[Mapping[str, str]]) -> Table:
-    """One row a topic: what was found, why it matters, what to do."""
+    """Build one row per topic: what was found, why it matters, what to do."""
     columns = tuple(Column(name, align="left") for name in ("topic", "status", "found", "why it matters", "what to do"))
     rows = tuple(
         tuple(_text(finding[key]) for key in ("topic", "status", "value", "why", "todo")) for finding in findings
     )
     warned = sum(finding["status"] == "warn" for finding in findings)
-    note = f"{warned} of {len(findings)} will make timings noisy." if warned else "Nothing found that needs doing."
+    note = f"{warned} of {len(findings)} will make timings noisy." if warned else "Nothing to do."
     return Table("This machine", columns, rows, (note,))
 
 
 def peak_rows(peaks: Peaks) -> Table:
-    """Two rows: the best of the samples, their median, and how many there are."""
+    """Build two rows, arithmetic and memory: the best of the samples, their median, and their number."""
     columns = (
         Column("peak", align="left"), Column("best"), Column("median"), Column("samples"), Column("of", align="left"),
     )  # fmt: skip

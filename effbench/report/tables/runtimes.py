@@ -1,4 +1,4 @@
-"""The delegation report: what each runtime made of each network, and what that cost before the first call."""
+"""The table of prepared models: graph pieces, operators, fallbacks and preparation time under each runtime."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from effbench.report import text as report_text
 from effbench.report.tables.table_model import NOTHING, Column, Table, Value, drop_empty
 
 _SHOWN = 4
-"""So many kinds of operators outside are named; the rest is counted."""
+"""Most kinds of fallback operators that are named; of the rest only the number is given."""
 
 
 def prepared_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
-    """One row a cell whose runtime said something of it: pieces, operators, what stayed outside, error, preparation.
+    """Build one row per cell whose runtime gave facts: pieces, operators, fallbacks, error, preparation.
 
-    Raw values in seconds and bytes.
+    Raw values are in seconds and bytes.
     """
     groups = (*report_text.grouping(run, cells), run.experiment.factor)
     columns = (
@@ -49,11 +49,11 @@ def prepared_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
         place = len(groups)
         columns, rows = _without(columns, place), tuple(_without(row, place) for row in rows)
     notes = (
-        "Pieces are the calls that a runtime makes of one forward pass, operators what it runs in all of them; outside "
-        "are those that its own kernels did not take.",
+        "Pieces: graphs that a runtime runs for one forward pass. Operators: those in all pieces. Outside of its "
+        "kernels: operators that fell back to other kernels.",
         "The error is the largest difference from eager float32 on the same input, over the largest value.",
     )
-    return drop_empty(Table("What the runtimes made of the networks", columns, rows, notes))
+    return drop_empty(Table("Prepared models by runtime", columns, rows, notes))
 
 
 def _without(items: tuple[Any, ...], place: int) -> tuple[Any, ...]:

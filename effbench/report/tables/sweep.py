@@ -1,4 +1,4 @@
-"""The table of a batch sweep: the batch that saturates each network, or why none can be named. No torch."""
+"""The table of a batch sweep: the saturating batch of each network, or why it is unsure. No torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from effbench.report.tables.table_model import NOTHING, Column, Table, Value, dr
 
 
 def saturation_rows(run: Run, cells: Sequence[CellSummary], found: Sequence[Saturation]) -> Table:
-    """One row a network: the word, the batch and its images per second, the fastest batch and its own, the reason."""
+    """Build one row per network: verdict, saturating batch and its throughput, fastest batch and its, the reason."""
     keys = report_text.grouping(run, cells) or tuple(key for key in ("model",) if found and key in found[0].group)
     columns = (
         *(Column(key, align="left") for key in keys),
@@ -39,9 +39,9 @@ def saturation_rows(run: Run, cells: Sequence[CellSummary], found: Sequence[Satu
         for item in found
     )
     note = (
-        f"Saturated: the smallest batch whose time per image is shown, by its interval, to lie within "
-        f"{100 * WITHIN:g} % of the fastest in images per second. Rising: the largest batch measured is needed for "
-        "that, and a larger one might be faster still. Unsure: the batch named is the likeliest."
+        f"Saturated: the smallest batch whose throughput, with its whole interval, is within {100 * WITHIN:g} % of "
+        "the highest. Rising: only the largest batch measured is, and a larger one might be faster still. Unsure: the "
+        "given batch is the likeliest."
     )
     judged = f"Judged by {report_text.clock(run)}; images/s are of wall-clock time."
     notes = (note, judged) if run.clock == "cpu" else (note,)

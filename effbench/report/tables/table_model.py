@@ -1,4 +1,4 @@
-"""A table as data, and its three renderings: terminal, Markdown, CSV. Knows nothing about benchmarks; no torch."""
+"""A table as data, and its rendering for terminals, Markdown and CSV. No torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 Raw = Label | Estimate | None
-"""What a value is, at full precision. An estimate takes three columns of a CSV; None is missing."""
+"""A value at full precision. An estimate takes three columns of a CSV; None is missing."""
 
 _WORD_STYLES = {
     "holds": "green",
@@ -38,12 +38,12 @@ _WORD_STYLES = {
 
 
 _PROSE_WIDTH = 28
-"""Columns of a terminal beyond which text is wrapped rather than given room."""
+"""In a terminal, text is wrapped beyond this many columns."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A heading for people with its `unit`; `raw_unit` is the unit of the raw values where that differs."""
+    """A heading with its `unit`; `raw_unit` is the unit of the raw values if it differs."""
 
     heading: str
     unit: str = ""
@@ -61,7 +61,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Value:
-    """One field of a table: the text for people, and what it says in full."""
+    """One field of a table: the text to show, and the raw value."""
 
     text: str
     raw: Raw
@@ -72,7 +72,7 @@ NOTHING = Value(MISSING, None)
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of values under columns. `totals` is a last row set apart; `notes` stand below it."""
+    """Rows of values under columns, an optional row of `totals`, and `notes` below the table."""
 
     title: str
     columns: tuple[Column, ...]
@@ -86,7 +86,7 @@ class Table:
 
 
 def drop_empty(table: Table) -> Table:
-    """The table without the columns in which every row is missing."""
+    """Return the table without columns that have no value in any row."""
     kept = [index for index in range(len(table.columns)) if any(row[index].raw is not None for row in table.rows)]
     return Table(
         table.title,
@@ -98,7 +98,7 @@ def drop_empty(table: Table) -> Table:
 
 
 def render_terminal(table: Table, console: Console) -> None:
-    """Print the table on a rich console. Labels are printed as they are: markup and escape codes have no effect.
+    """Print the table on a rich console. Markup and escape codes in labels are not interpreted.
 
     A table wider than the console is printed in pieces, each with the leading label columns, so that no number is cut.
     """
@@ -111,7 +111,7 @@ def render_terminal(table: Table, console: Console) -> None:
         for index in piece:
             column = table.columns[index]
             footer = "" if table.totals is None else table.totals[index].text
-            # A number or a name has no good place to break, prose has many; nothing is cut where all is too wide.
+            # Numbers and names are not wrapped, prose is. If a piece does not fit at all, nothing is cut.
             whole = fits and (column.align == "right" or all(" " not in row[index].text for row in table.rows))
             grid.add_column(
                 _inert(_terminal_title(column)),
@@ -129,7 +129,7 @@ def render_terminal(table: Table, console: Console) -> None:
 
 
 def render_markdown(table: Table) -> str:
-    """GitHub-flavoured Markdown: the title as a heading, the table, one paragraph a note. Ends in a newline."""
+    """Render as GitHub Markdown: the title as a heading, the table, one paragraph per note. Ends in a newline."""
     titles = [column.title for column in table.columns]
     rules = ["---:" if column.align == "right" else ":---" for column in table.columns]
     lines = [
@@ -147,10 +147,10 @@ def render_markdown(table: Table) -> str:
 
 
 def render_csv(table: Table) -> str:
-    """Raw values at full precision, units in the headings, an empty field where a value is missing.
+    """Render as CSV: raw values at full precision, units in the headings, empty fields for missing values.
 
-    A column of estimates becomes three: the point, then the ends of its interval. Totals are the last row; notes are
-    left out, so that any reader takes the file as it is.
+    A column of estimates becomes three: the point, then the ends of its interval. Totals are the last row. Notes are
+    left out, so that any CSV reader can read the file.
     """
     spread = [
         any(isinstance(row[index].raw, Estimate) for row in table.all_rows) for index in range(len(table.columns))
@@ -168,22 +168,22 @@ def render_csv(table: Table) -> str:
 
 
 def _terminal_title(column: Column) -> str:
-    """One word a line over numbers, which are narrower than their headings."""
+    """Break headings of numbers into one word per line, since numbers are narrower than their headings."""
     heading = column.heading.replace(" ", "\n") if column.align == "right" else column.heading
     return f"{heading}\n({column.unit})" if column.unit else heading
 
 
 def _pieces(table: Table, width: int) -> list[tuple[list[int], bool]]:
-    """Columns by number, packed into pieces of the width, and whether each piece fits.
+    """Pack columns, by index, into pieces of the width. Returns each piece and whether it fits.
 
-    The labels that lead the table lead every piece.
+    Every piece starts with the label columns of the table.
     """
     widths = []
     for index, column in enumerate(table.columns):
         lines = [*_terminal_title(column).splitlines(), *(row[index].text for row in table.all_rows)]
         longest = max(map(len, lines))
         word = max((len(part) for line in lines for part in line.split()), default=0)
-        # Two for the gap. Prose may wrap, numbers with their intervals may not.
+        # Two for the gap. Prose may be wrapped, numbers with their intervals may not.
         widths.append(2 + (longest if column.align == "right" else max(word, min(longest, _PROSE_WIDTH))))
     numbers = [index for index, column in enumerate(table.columns) if column.align == "right"]
     keys = list(range(numbers[0] if numbers else len(widths)))
@@ -208,7 +208,7 @@ def _fields(raw: Raw, wide: bool) -> Sequence[object]:
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks and without control characters, which could rewrite a terminal."""
+    """Remove line breaks and control characters, which a terminal would interpret."""
     return "".join(mark if mark.isprintable() else " " for mark in streams.readable(text))
 
 
@@ -219,10 +219,10 @@ def _inert(text: str, style: str = "") -> Text:
 
 
 def escape_markdown(text: str) -> str:
-    """The text so that Markdown shows it as it is, on one line and safe inside a table."""
+    """Escape a text for Markdown: shown literally, on one line, safe inside a table."""
     text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\|*`])", r"\\\1", text).replace("](", "]\\(")
-    # Between letters an underscore never starts emphasis, and model names are full of them.
+    # Underscores between letters do not start emphasis and are frequent in model names, so they stay.
     return re.sub(r"(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])", r"\\_", text)
 
 

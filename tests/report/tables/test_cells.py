@@ -25,6 +25,8 @@ from effbench.report.tables import cells as tables
 from effbench.report.tables.cells import Column, Table, Value, render_csv, render_markdown, render_terminal
 from effbench.report.tables.table_model import one_line
 
+pytestmark = pytest.mark.quick
+
 GOLDEN = Path(__file__).parent / "golden"
 
 

@@ -168,14 +168,14 @@ def texts_of(figure: Any) -> list[str]:
 def test_the_matrix_says_the_word_the_effect_and_the_interval(run: Run) -> None:
     cells, verdicts = summarise(run), analysis_verdicts.judge(run)
     assert matrix.can_draw(run, verdicts)
-    said = texts_of(matrix.matrix_figure([matrix.Seen(run, cells, verdicts)]))
+    said = texts_of(matrix.matrix_figure([matrix.RunColumns(run, cells, verdicts)]))
     assert said.count("holds") == 2 and said.count("fails") == 2, "two claims under two runtimes"
     assert {"eager", "onnxruntime", "slower", "ordered", "×1.50", "×0.90"} <= set(said)
 
 
 def test_the_matrix_of_several_devices_names_them(run: Run) -> None:
     other = replace(run, environment=replace(run.environment, facts={"cpu.model": "Other CPU"}))
-    seen = [matrix.Seen(item, summarise(item), analysis_verdicts.judge(item)) for item in (run, other)]
+    seen = [matrix.RunColumns(item, summarise(item), analysis_verdicts.judge(item)) for item in (run, other)]
     said = texts_of(matrix.matrix_figure(seen))
     assert said.count("onnxruntime") == 2 and {"Test CPU (cpu)", "Other CPU (cpu)"} <= set(said)
 
@@ -184,7 +184,7 @@ def test_a_cell_that_was_not_measured_is_a_field_of_its_own(run: Run) -> None:
     verdicts = [
         item for item in analysis_verdicts.judge(run) if (item.claim, item.group["runtime"]) != ("slower", "eager")
     ]
-    said = texts_of(matrix.matrix_figure([matrix.Seen(run, summarise(run), verdicts)]))
+    said = texts_of(matrix.matrix_figure([matrix.RunColumns(run, summarise(run), verdicts)]))
     assert said.count("not measured") == 1
 
 
