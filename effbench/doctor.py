@@ -70,7 +70,7 @@ def examine(root: Path = machine.HERE, *, window_s: float = 0.5, nvml: Any = Non
 
 
 def peaks(options: MeasureOptions) -> Peaks:
-    """Measure the device's two peaks afresh, and keep them for the runs that follow.
+    """Measure the device's two peaks anew, and store them for later runs.
 
     Raises UnknownName, InvalidValue, DeviceUnavailable, and EffbenchError where they cannot be measured.
     """

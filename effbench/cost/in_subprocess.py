@@ -178,9 +178,9 @@ def count_apart(cells: Sequence[Cell], silence_s: float, site: Site | None = Non
 def shapes_apart(
     models: Sequence[str], silence_s: float = 60.0, site: Site | None = None
 ) -> dict[str, tuple[int, ...] | None]:
-    """The input shapes that user models say they take, read in a separate process. `site` is where their code lies.
+    """Read the declared input shapes of user models in a separate process. `site` is where their code lies.
 
-    A model that fails there is left out: the reason comes up when it is counted, by the same process within
+    A model that fails there is left out. The reason is reported when it is counted, which the same process does within
     `helper_process.one_process`.
     """
     found: dict[str, tuple[int, ...] | None] = {}
@@ -196,7 +196,10 @@ def shapes_apart(
 
 
 def tell_shapes(models: Sequence[str], emit: Callable[..., None]) -> None:
-    """The other end of `shapes_apart`. Models are built in forked children: a count finds the process as it was."""
+    """Report the declared input shapes, in the worker process of `shapes_apart`.
+
+    Models are built in forked children, so that a count finds the process as it was.
+    """
     from effbench import cost
 
     for model in models:

@@ -126,7 +126,7 @@ class Config:
     threads: Annotated[Annotated[int, Meta(ge=0, lt=2**31)] | None, _Key("a whole number, 0 for every core")] = None
     batch: Annotated[Above | None, _BATCH] = None
     dtype: Annotated[Dtype | None, _DTYPE] = None
-    allocator: Annotated[Literal["retain", "system"] | None, _Key('"retain" or "system"')] = None
+    allocator: Annotated[Allocator | None, _Key('"retain" or "system"')] = None
     seed: int | None = None
     tolerance: Annotated[float | None, _TOLERANCE] = None
     launches: Annotated[Above | None, _Key("a whole number of 1 or more")] = None
