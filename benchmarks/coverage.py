@@ -53,12 +53,12 @@ FVCORE = "network input fvcore products others blind seconds release error"
 
 def count_timm(network: str) -> Row:
     """Count with effbench, with timm's default settings (fused attention on), on the input that timm publishes."""
-    from effbench.cost import in_subprocess
-    from effbench.zoo import external
+    from effbench.cost import count_in_subprocess
+    from effbench.zoo import load_model
 
-    shape = external.published_shape(f"timm:{network}")
+    shape = load_model.published_shape(f"timm:{network}")
     assert shape is not None, "timm publishes an input size for every network"
-    found = in_subprocess.profile(f"timm:{network}", shape, batch=1, dtype="float32")
+    found = count_in_subprocess.profile(f"timm:{network}", shape, batch=1, dtype="float32")
     cost = found.cost
     return {
         "input": "x".join(map(str, shape)),
@@ -81,15 +81,15 @@ def count_fvcore(network: str) -> Row:
     import torch
     from fvcore.nn import FlopCountAnalysis
 
-    from effbench.cost import in_subprocess
+    from effbench.cost import count_in_subprocess
     from effbench.cost.other_counters import FVCORE_BLIND, cpu_twin
     from effbench.cost.sandbox import lent, quiet_torch
-    from effbench.zoo import external
+    from effbench.zoo import load_model
 
     logging.disable(logging.WARNING)
-    shape = external.published_shape(f"timm:{network}")
+    shape = load_model.published_shape(f"timm:{network}")
     assert shape is not None
-    model = in_subprocess.on_meta(f"timm:{network}", {})
+    model = count_in_subprocess.on_meta(f"timm:{network}", {})
     with quiet_torch(), lent(model.modules(), cpu_twin(torch.float32)):
         flops = FlopCountAnalysis(model, torch.randn(1, *shape))
         flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
@@ -194,14 +194,14 @@ def torchvision_rows(known: set[tuple[str, str]]) -> Iterator[Row]:
     published.
     """
     from effbench.core.errors import EffbenchError
-    from effbench.cost import in_subprocess
-    from effbench.zoo import external, libraries
+    from effbench.cost import count_in_subprocess
+    from effbench.zoo import libraries, load_model
 
     @cache
     def cost(network: str, shape: tuple[int, ...], arguments: tuple[tuple[str, object], ...]) -> Cost:
         """Count once per network and size: several weights entries share them."""
         named = f"torchvision:{network}"
-        return in_subprocess.profile(named, shape, batch=1, dtype="float32", arguments=dict(arguments)).cost
+        return count_in_subprocess.profile(named, shape, batch=1, dtype="float32", arguments=dict(arguments)).cost
 
     models = libraries.library("torchvision")
     kinds = {"classification": models, "segmentation": models.segmentation, "video": models.video}
@@ -211,7 +211,7 @@ def torchvision_rows(known: set[tuple[str, str]]) -> Iterator[Row]:
                 if (network, weights.name) in known:
                     continue
                 arguments = dict(AS_PUBLISHED.get(network, AS_PUBLISHED.get(kind, {})))
-                shape = external.published_shape(f"torchvision:{network}", {"weights": weights.name})
+                shape = load_model.published_shape(f"torchvision:{network}", {"weights": weights.name})
                 assert shape is not None, "each of these kinds publishes its preprocessing"
                 if network.startswith("vit_"):
                     arguments["image_size"] = shape[-1]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from effbench import runtimes
-from effbench.core.options import MeasureOptions
+from effbench.core.measure_options import MeasureOptions
 from effbench.core.peaks import Peaks
 from effbench.core.study import Case, Experiment
 from effbench.host import machine, noise, worker_process

@@ -344,7 +344,7 @@ def _network_and_input(model: str | nn.Module, shape: Any) -> tuple[nn.Module, A
     from effbench.studies import model_comparison
     from effbench.timing import in_process
     from effbench.user_code import global_state
-    from effbench.zoo import accepted, external, libraries
+    from effbench.zoo import accepted, libraries, load_model
 
     accepted.model(model, "effbench.measure")
     if isinstance(model, str):
@@ -355,7 +355,7 @@ def _network_and_input(model: str | nn.Module, shape: Any) -> tuple[nn.Module, A
         shape = model_comparison.published_shape(model) if shape is None else shape
     else:
         network = model
-    return network, (libraries.own_shape(network) or external.DEFAULT_SHAPE) if shape is None else shape
+    return network, (libraries.own_shape(network) or load_model.DEFAULT_SHAPE) if shape is None else shape
 
 
 def _environment(device: Device, threads: int, allocator: str) -> dict[str, Any]:

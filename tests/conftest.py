@@ -65,7 +65,7 @@ LONG = (
         "experiments/test_every_experiment",
         "cli/test_manners",
         "runtimes/test_torch_compile",
-        "zoo/test_external",
+        "zoo/test_load_model",
     ),
     *(
         "zoo/test_shuffled",

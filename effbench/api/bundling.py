@@ -11,10 +11,10 @@ from effbench.bundles import export
 from effbench.bundles.bundle import Bundle
 from effbench.core.cost import Cost
 from effbench.core.errors import ModelError
-from effbench.core.options import BundleKeywords, MeasureOptions, shows_options
+from effbench.core.measure_options import BundleKeywords, MeasureOptions, shows_options
 from effbench.core.study import Cell, Experiment
 from effbench.cost import helper_process
-from effbench.cost.in_subprocess import CellCosts
+from effbench.cost.count_in_subprocess import CellCosts
 from effbench.host import optional_packages, temporary_folders
 from effbench.results import Results
 from effbench.runs import run_file, runner

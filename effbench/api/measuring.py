@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.analysis import time_shares
 from effbench.core.errors import InvalidValue, UnknownName
-from effbench.core.options import MeasureKeywords, MeasureOptions, dtype_name, shows_options
+from effbench.core.measure_options import MeasureKeywords, MeasureOptions, dtype_name, shows_options
 from effbench.core.study import Analysis, Experiment
-from effbench.cost import helper_process, in_subprocess
-from effbench.cost.in_subprocess import CellCosts
+from effbench.cost import count_in_subprocess, helper_process
+from effbench.cost.count_in_subprocess import CellCosts
 from effbench.host import optional_packages, temporary_folders
 from effbench.results import Results
 from effbench.runs import run_file, runner
@@ -21,7 +21,7 @@ from effbench.runs.runner import Progress, Watch
 from effbench.studies import catalog, model_comparison, plan
 from effbench.studies.model_comparison import Fed
 from effbench.zoo import accepted, libraries
-from effbench.zoo.external import DEFAULT_SHAPE
+from effbench.zoo.load_model import DEFAULT_SHAPE
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +83,7 @@ def profile(
     if isinstance(model, str):
         model_comparison.require([model])
         shape = fed if fed is not None else model_comparison.published_shape(model, arguments)
-        found = in_subprocess.profile(model, shape, batch=batch, dtype=dtype, arguments=arguments)
+        found = count_in_subprocess.profile(model, shape, batch=batch, dtype=dtype, arguments=arguments)
         return dataclasses.replace(found, model=model)
     from effbench import cost
 

@@ -17,7 +17,7 @@ from effbench import runtimes
 from effbench.core import decoding
 from effbench.core.cost import Cost
 from effbench.core.errors import EffbenchError, StorageError, UnknownName
-from effbench.core.options import DTYPES, MeasureOptions
+from effbench.core.measure_options import DTYPES, MeasureOptions
 from effbench.core.study import Cell, Experiment
 from effbench.host import streams
 from effbench.runs import schema

@@ -15,7 +15,7 @@ from effbench.cli.measure import finish, warn_of_threads
 from effbench.cli.options import measuring
 from effbench.core import units
 from effbench.core.errors import InvalidValue
-from effbench.core.options import BUNDLE_OPTIONS
+from effbench.core.measure_options import BUNDLE_OPTIONS
 
 if TYPE_CHECKING:
     from effbench.bundles.bundle import Bundle

@@ -44,7 +44,7 @@ def doctor(
 ) -> None:
     """Find what makes timings noisy on this machine, and how to fix it."""
     from effbench import doctor as examining
-    from effbench.core.options import MeasureOptions
+    from effbench.core.measure_options import MeasureOptions
     from effbench.report.tables import misc
 
     asked = MeasureOptions.of(options)

@@ -136,7 +136,7 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
     `bundle` is the bundle that is measured, if it is one: its machine may lack what tables and figures are made with.
     """
     from effbench.cli.progress import watching
-    from effbench.runs import launches as launch_times
+    from effbench.runs import launch_history as launch_times
     from effbench.runs.runner import Interrupted
 
     try:
@@ -207,7 +207,7 @@ def _interrupted(directory: Path, bundle: Path | None) -> int:
 
 def warn_of_threads(options: Mapping[str, Any]) -> None:
     """Print a line if the machine has not the cores that a measurement wants. Raises InvalidValue, UnknownName."""
-    from effbench.core.options import MeasureOptions
+    from effbench.core.measure_options import MeasureOptions
     from effbench.devices import cpu
 
     asked = MeasureOptions.of(options)

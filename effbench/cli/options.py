@@ -13,7 +13,7 @@ import typer
 
 from effbench.core import plugins
 from effbench.core.errors import InvalidValue, UnknownName
-from effbench.core.options import METRICS, MeasureOptions, default_of, help_of
+from effbench.core.measure_options import METRICS, MeasureOptions, default_of, help_of
 from effbench.core.parsing import inputs as inputs
 from effbench.core.parsing import seconds as seconds
 from effbench.core.parsing import share as share

@@ -12,7 +12,7 @@ from effbench.cli import options as cli_options
 from effbench.cli import output
 from effbench.cli.options import measuring
 from effbench.core.errors import InvalidValue
-from effbench.core.options import MeasureOptions
+from effbench.core.measure_options import MeasureOptions
 
 
 @measuring("batch", "dtype", batch="Images per call. Default: 1.")

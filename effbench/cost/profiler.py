@@ -19,7 +19,7 @@ from effbench.core.cost import Cost, Kernel, Traffic
 from effbench.core.errors import InvalidValue, ModelError, NeedsValues
 from effbench.core.inputs import Input
 from effbench.core.plugins import BrokenPlugin
-from effbench.cost import child, example_inputs
+from effbench.cost import example_inputs, forked_call
 from effbench.cost.costs import OpCost, Profile
 from effbench.cost.familiar import keeps_nothing
 from effbench.cost.formulas import PRODUCTS
@@ -126,7 +126,7 @@ def _profiled(paths: Mapping[nn.Module, str], feed: Feed, device: Device) -> Pro
     is_alone = len(sys._current_frames()) == 1
     is_familiar = is_alone and feed.values is None and keeps_nothing(paths)
     _import_shape_rules()
-    if not child.can_fork() or (device != "meta" and home_of(model).type not in ("cpu", "meta")):
+    if not forked_call.can_fork() or (device != "meta" and home_of(model).type not in ("cpu", "meta")):
         return count_in_cheapest_mode(list(paths), device, lambda mode: _attempt(paths, feed, mode))
 
     def carry_out(mode: TraceMode) -> Profile | Refusal:
@@ -171,13 +171,13 @@ def apart(carry_out: Callable[[], _T]) -> _T:
         sys.setrecursionlimit(10 * sys.getrecursionlimit())  # hooks and operators add frames to those of a deep network
         return carry_out()
 
-    if not child.can_fork():
+    if not forked_call.can_fork():
         return carry_out()
     _import_shape_rules()
     for _ in range(2):
         try:
-            return child.run(alone)
-        except child.ChildFailed as failure:
+            return forked_call.run(alone)
+        except forked_call.ChildFailed as failure:
             if not failure.stuck:
                 raise ModelError(f"the process that counted the network failed: {failure}") from failure
     found: _T = _partial(carry_out())

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from effbench.core.errors import CannotStart, EffbenchError, InvalidValue, NotComparable
-from effbench.cost import in_subprocess
-from effbench.gates import ab_findings, alarm_rate, calibration, checked_models, git_tree, tree_files
+from effbench.cost import count_in_subprocess
+from effbench.gates import ab_findings, alarm_rate, calibration, checked_models, git_revision, tree_files
 from effbench.gates.ab_pairs import Pair
 from effbench.gates.ab_run import LEAST_ROUNDS, Duel
 from effbench.gates.alarm_rate import AlarmRate
@@ -72,13 +72,13 @@ def opposed(config: Config, name: str, python: Path | None = None) -> Iterator[t
     revision.
     """
     folder = config.folder.resolve()
-    top = git_tree.repository(folder)
-    wanted, inside = git_tree.find(top, name), folder.relative_to(top)
+    top = git_revision.repository(folder)
+    wanted, inside = git_revision.find(top, name), folder.relative_to(top)
     if python is not None and not os.access(python, os.X_OK):
         raise InvalidValue(f"--against-python {python} is no program; name the python of an environment with effbench")
     plan = _plan(config, folder, top)
     notes: list[str] = []
-    with git_tree.tree(top, wanted, notes) as tree:
+    with git_revision.tree(top, wanted, notes) as tree:
         if not (tree / inside).is_dir():
             raise EffbenchError(f"{wanted} has no folder {inside}; choose a revision that holds the project")
         with tree_files.kept(tree, top) as (before, now):
@@ -91,7 +91,7 @@ def opposed(config: Config, name: str, python: Path | None = None) -> Iterator[t
             sides = Sides(
                 sites,
                 costs=(checked_models.CostsOf(plan, sites[0]), checked_models.CostsOf(plan, sites[1])),
-                names=(str(wanted), git_tree.working_tree(top)),
+                names=(str(wanted), git_revision.working_tree(top)),
                 notes=tuple(notes),
             )
             yield plan, sides
@@ -99,7 +99,7 @@ def opposed(config: Config, name: str, python: Path | None = None) -> Iterator[t
 
 def same_code(config: Config, python: Path | None) -> tuple[str, ...]:
     """A note on the networks that no revision of the project changes."""
-    shared = [subject.name for subject in config.subjects if not in_subprocess.is_foreign(subject.model)]
+    shared = [subject.name for subject in config.subjects if not count_in_subprocess.is_foreign(subject.model)]
     if shared and python is None:
         return (f"{', '.join(shared)}: not this project's code, so both sides ran the same",)
     return ()

@@ -14,14 +14,14 @@ from effbench.core.errors import CannotStart, EffbenchError, Reason, of_reason
 from effbench.core.inputs import Input
 from effbench.core.run import Environment, Run
 from effbench.core.study import Case, Cell, Experiment, Sampling
-from effbench.cost import in_subprocess
-from effbench.cost.in_subprocess import Counted
+from effbench.cost import count_in_subprocess
+from effbench.cost.count_in_subprocess import Counted
 from effbench.gates.baseline import name_of
 from effbench.gates.config import YARDSTICK, Config, Subject
 from effbench.host.worker_process import Site
 from effbench.studies import model_comparison, plan
 from effbench.studies.plan import Plan
-from effbench.zoo.external import DEFAULT_SHAPE
+from effbench.zoo.load_model import DEFAULT_SHAPE
 
 Counts = Mapping[str, Cost | str]
 """What each subject costs, by name; or the reason why it does not run."""
@@ -81,10 +81,10 @@ def count(cells: Sequence[Cell], site: Site | None = None) -> Counts:
 
     `site` is where that code lies, if not here. Raises ForeignCode where a side runs what is not its own.
     """
-    foreign = [cell for cell in cells if in_subprocess.is_foreign(cell.case.model)]
+    foreign = [cell for cell in cells if count_in_subprocess.is_foreign(cell.case.model)]
     apart: Mapping[str, Counted | str] = {}
     try:
-        apart = in_subprocess.count_apart(foreign, Sampling().silence_s, site) if foreign else {}
+        apart = count_in_subprocess.count_apart(foreign, Sampling().silence_s, site) if foreign else {}
     except CannotStart as error:
         apart = {cell.id: Reason.of(error) for cell in foreign}
     found: dict[str, Cost | str] = {}
@@ -95,7 +95,7 @@ def count(cells: Sequence[Cell], site: Site | None = None) -> Counts:
             found[name] = counted if isinstance(counted, str) else counted.cost
             continue
         try:
-            found[name] = in_subprocess.count_cell(cell).cost
+            found[name] = count_in_subprocess.count_cell(cell).cost
         except EffbenchError as error:
             found[name] = Reason.of(error)
     return found
@@ -133,9 +133,9 @@ def _fed(subjects: Sequence[Subject], models: Sequence[str], site: Site) -> list
     open_ones = [
         model
         for item, model in zip(subjects, models, strict=True)
-        if item.inputs is None and in_subprocess.is_foreign(model)
+        if item.inputs is None and count_in_subprocess.is_foreign(model)
     ]
-    said = in_subprocess.shapes_apart(open_ones, site=site) if open_ones else {}
+    said = count_in_subprocess.shapes_apart(open_ones, site=site) if open_ones else {}
     return [
         item.inputs or (Input(shape or said.get(model) or DEFAULT_SHAPE),)
         for item, model, shape in zip(subjects, models, published, strict=True)

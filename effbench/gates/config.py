@@ -18,7 +18,7 @@ from effbench.core import inputs as core_inputs
 from effbench.core import parsing, units
 from effbench.core.errors import EffbenchError, InvalidValue, StorageError, UnknownName
 from effbench.core.inputs import FLOATS, Input
-from effbench.core.options import Allocator, MeasureOptions
+from effbench.core.measure_options import Allocator, MeasureOptions
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -22,7 +22,7 @@ from effbench.host.worker_process import Worker, WorkerFailed
 from effbench.timing import block_loop, build_call
 from effbench.user_code import failure_reasons, file_hashes, global_state
 from effbench.user_code.global_state import SettingsGuard
-from effbench.zoo.external import NETWORK_FAILURES
+from effbench.zoo.load_model import NETWORK_FAILURES
 
 _MODULES = {"percentiles": "latency_percentiles"}
 """Metrics whose module has a longer name."""

@@ -24,7 +24,7 @@ from effbench.metrics import instruction_counters
 from effbench.metrics.instruction_counters import KINDS, Counter, Method
 from effbench.timing import build_call
 from effbench.user_code import code_origins, failure_reasons, file_hashes, global_state
-from effbench.zoo.external import NETWORK_FAILURES
+from effbench.zoo.load_model import NETWORK_FAILURES
 
 WHAT = "instructions"
 PROCESSES = 2

@@ -19,7 +19,7 @@ from effbench.gates.result import Decision, Finding
 from effbench.host.emulation import is_emulated
 from effbench.report.cell_row import cell_row
 from effbench.report.tables import metric_columns
-from effbench.runs import launches
+from effbench.runs import launch_history
 
 
 def run_document(
@@ -39,9 +39,9 @@ def run_document(
         "clock": run.clock,
         "environment": dataclasses.asdict(run.environment),
         "sampling": dataclasses.asdict(run.sampling),
-        "launches": launches.described(run),
-        "used_s": None if is_emulated(run.environment) else round(launches.total_s(run), 3),
-        "remarks": list(launches.remarks(run)),
+        "launches": launch_history.described(run),
+        "used_s": None if is_emulated(run.environment) else round(launch_history.total_s(run), 3),
+        "remarks": list(launch_history.remarks(run)),
         "cells": [cell_document(cell) for cell in cells],
         "verdicts": [verdict_document(verdict) for verdict in verdicts],
         "ranking": _ranking(report.agreements(run, cells) if agreed is None else agreed),

@@ -15,7 +15,7 @@ from effbench.core.peaks import recorded
 from effbench.core.run import Run
 from effbench.core.study import Label
 from effbench.host.emulation import EMULATED, is_emulated
-from effbench.runs import launches
+from effbench.runs import launch_history
 
 _CLOCKS = {"wall": "wall-clock time", "cpu": "thread CPU time", "device": "device time"}
 _PLATFORMS = {"GPU": "GTX 1080 Ti", "ARM": "Snapdragon 810"}
@@ -183,7 +183,7 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
         )
     if any(cell.flags for cell in cells):
         lines.append("A flagged cell cannot confirm a claim.")
-    lines += launches.remarks(run)
+    lines += launch_history.remarks(run)
     if not run.complete:
         lines.append("The run is not complete: the table shows what was measured before it stopped.")
     return tuple(lines)

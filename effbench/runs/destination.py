@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from effbench.core.errors import InvalidValue
-from effbench.core.options import about
+from effbench.core.measure_options import about
 from effbench.core.run import Run
 from effbench.host import temporary_folders
 from effbench.runs import progress_bar, run_file, runner

@@ -26,7 +26,7 @@ from effbench.host.emulation import EMULATED, is_emulated
 from effbench.host.noise import Observation
 from effbench.host.worker_process import Worker, WorkerFailed, worker_environment
 from effbench.metrics import base
-from effbench.runs import launches, run_file
+from effbench.runs import launch_history, run_file
 from effbench.runs.recorder import Recording, how_to_resume
 from effbench.runs.run_file import RunWriter
 from effbench.studies.plan import Bundled, Plan
@@ -202,7 +202,7 @@ def _go_on(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundled: Bun
     record.skipped = {result.cell.id: result.skipped for result in run.results if result.skipped}
     record.calls = {result.cell.id: result.calls for result in run.results if result.calls}
     record.read = {(result.cell.id, metric.what) for result in run.results for metric in result.metrics}
-    state = _State(used_s=launches.total_s(run), after_s=launches.after_s(run))
+    state = _State(used_s=launch_history.total_s(run), after_s=launch_history.after_s(run))
     slots = {launch.number: launch.slot for launch in run.launches}
     state.next_launch = max(slots, default=-1) + 1
     state.finished = {launch.slot for launch in run.launches if launch.stopped != "interrupted"}

@@ -21,18 +21,7 @@ from effbench.core import decoding
 from effbench.core.cost import LEVELS, Cost
 from effbench.core.errors import CorruptRun, InvalidValue
 from effbench.core.operator_times import Breakdown
-from effbench.core.run import (
-    CLOCKS,
-    Block,
-    Conditions,
-    Environment,
-    Launch,
-    Metric,
-    Result,
-    Run,
-    Timing,
-    Warmup,
-)
+from effbench.core.run import CLOCKS, Block, Conditions, Environment, Launch, Metric, Result, Run, Timing, Warmup
 from effbench.core.study import Cell, Experiment, Sampling
 
 SCHEMA = 3

@@ -30,8 +30,8 @@ from effbench.timing import block_loop, build_call
 from effbench.timing.launch_budget import Stopwatch
 from effbench.user_code import code_origins, failure_reasons, file_hashes, global_state, opened_files
 from effbench.user_code.global_state import SettingsGuard
-from effbench.zoo import import_path
-from effbench.zoo.external import NETWORK_FAILURES
+from effbench.zoo import sys_path
+from effbench.zoo.load_model import NETWORK_FAILURES
 
 Emit = Callable[..., None]
 Hear = Callable[[], Mapping[str, Any]]
@@ -55,13 +55,13 @@ def main() -> int:
 
             peaks.answer(job, emit)
         elif job.get("task") in ("count", "shapes"):
-            from effbench.cost import helper_process, in_subprocess
+            from effbench.cost import count_in_subprocess, helper_process
 
             for each in helper_process.jobs(job, emit, heard.get):
                 if each["task"] == "count":
-                    in_subprocess.answer(each, emit)
+                    count_in_subprocess.answer(each, emit)
                 else:
-                    in_subprocess.tell_shapes(each["models"], emit)
+                    count_in_subprocess.tell_shapes(each["models"], emit)
         elif job.get("task"):
             from effbench.metrics import base
 
@@ -104,11 +104,11 @@ def _find_modules(job: Mapping[str, Any]) -> None:
     paths = job.get("paths", [])
     if job.get("folder") and (job.get("task") or job["device"] != "fake"):
         try:
-            import_path.load_needed([*paths, job["folder"]])
+            sys_path.load_needed([*paths, job["folder"]])
         except ImportError as error:
             said = failure_reasons.first_line(error)
             raise CannotStart(f"{sys.executable} cannot import torch ({said}); install it there") from error
-    sys.path[:] = import_path.arranged(paths, sys.path)
+    sys.path[:] = sys_path.arranged(paths, sys.path)
     if job.get("foreign"):
         opened_files.start_recording()
 

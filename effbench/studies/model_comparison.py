@@ -13,13 +13,13 @@ from effbench import zoo
 from effbench.core import inputs
 from effbench.core.errors import EffbenchError, InvalidValue, ModelError
 from effbench.core.inputs import GivenInputs, Input
-from effbench.core.options import MeasureOptions
+from effbench.core.measure_options import MeasureOptions
 from effbench.core.study import Case, Experiment
-from effbench.cost import example_inputs, in_subprocess
+from effbench.cost import count_in_subprocess, example_inputs
 from effbench.cost.user_formulas import Carrying
 from effbench.timing import dtype_cast
-from effbench.zoo import accepted, external, factories, libraries, model_files
-from effbench.zoo.external import DEFAULT_SHAPE
+from effbench.zoo import accepted, libraries, load_model, model_files, suggest_factories
+from effbench.zoo.load_model import DEFAULT_SHAPE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,9 +35,9 @@ def require(models: Iterable[str]) -> None:
     ModelError.
     """
     for model in models:
-        name, _ = external.split_arguments(model)
+        name, _ = load_model.split_arguments(model)
         place, _, attribute = name.rpartition(":")
-        if external.is_of_library(name):
+        if load_model.is_of_library(name):
             libraries.require(name)
         elif place and attribute:
             _require_file(place)
@@ -48,7 +48,7 @@ def require(models: Iterable[str]) -> None:
         else:
             word = place or name
             _require_file(word)
-            said = (factories.advice(word) or model_files.description(word)) if word else None
+            said = (suggest_factories.advice(word) or model_files.description(word)) if word else None
             if said:
                 raise ModelError(said)
             zoo.entry(name)
@@ -62,8 +62,8 @@ def _require_file(place: str) -> None:
 
 def published_shape(model: str, arguments: Mapping[str, Any] | None = None) -> tuple[int, ...] | None:
     """The input shape that a named model was published with; None for a user's own."""
-    name, _ = external.split_arguments(model)
-    return external.published_shape(model, arguments) if ":" in name else tuple(zoo.entry(name).input_shape)
+    name, _ = load_model.split_arguments(model)
+    return load_model.published_shape(model, arguments) if ":" in name else tuple(zoo.entry(name).input_shape)
 
 
 def _fed(models: Sequence[str | nn.Module], given: Fed | None) -> list[GivenInputs]:
@@ -71,8 +71,8 @@ def _fed(models: Sequence[str | nn.Module], given: Fed | None) -> list[GivenInpu
     if given is not None:
         return [inputs.read(given)] * len(models)
     shapes = [published_shape(model) if isinstance(model, str) else libraries.own_shape(model) for model in models]
-    foreign = [model for model in models if isinstance(model, str) and in_subprocess.is_foreign(model)]
-    said = in_subprocess.shapes_apart(foreign) if foreign else {}
+    foreign = [model for model in models if isinstance(model, str) and count_in_subprocess.is_foreign(model)]
+    said = count_in_subprocess.shapes_apart(foreign) if foreign else {}
     return [
         GivenInputs((Input(shape or said.get(str(model)) or DEFAULT_SHAPE),))
         for model, shape in zip(models, shapes, strict=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from effbench import devices, runtimes
 from effbench.core import inputs
 from effbench.core.errors import InvalidValue, UnknownName
-from effbench.core.options import MeasureKeywords, MeasureOptions
+from effbench.core.measure_options import MeasureKeywords, MeasureOptions
 from effbench.core.study import Case, Cell, Experiment, Label, Sampling
 
 if TYPE_CHECKING:

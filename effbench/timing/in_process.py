@@ -19,7 +19,7 @@ from effbench import devices, runtimes
 from effbench.core import inputs as core_inputs
 from effbench.core.cost import Cost
 from effbench.core.errors import ModelError, UnknownName
-from effbench.core.options import Allocator
+from effbench.core.measure_options import Allocator
 from effbench.core.run import Block, Timing
 from effbench.core.study import Sampling
 from effbench.cost import example_inputs

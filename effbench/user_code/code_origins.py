@@ -19,7 +19,7 @@ from effbench.core.errors import Absent, EffbenchError, ForeignCode, LacksPackag
 from effbench.user_code import opened_files
 from effbench.user_code.source_trees import INITS, ModuleFile, Trees, content_of, within
 from effbench.user_code.source_trees import trees_of_job as trees_of
-from effbench.zoo import external, import_path
+from effbench.zoo import load_model, sys_path
 
 _CODE = re.compile(r"\.(py|pyc|so|so\.[\d.]+|pyd|dylib|dll)$")
 _EFFBENCH = os.path.realpath(Path(__file__).parents[1])
@@ -106,10 +106,10 @@ def _name_conflict(root: str, trees: Trees) -> str:
     not.
     """
     candidates = trees.files_on_either_side(root)
-    if not candidates or not (import_path.is_stdlib_name(root) or root in import_path.NEEDED):
+    if not candidates or not (sys_path.is_stdlib_name(root) or root in sys_path.NEEDED):
         return ""
-    whose = "Python itself" if import_path.is_stdlib_name(root) else "torch or effbench needs"
-    what = "a module of" if import_path.is_stdlib_name(root) else "a package that"
+    whose = "Python itself" if sys_path.is_stdlib_name(root) else "torch or effbench needs"
+    what = "a module of" if sys_path.is_stdlib_name(root) else "a package that"
     return (
         f"the name '{root}' is taken by {what} {whose}, so {candidates[0].path} is never imported under it; rename that"
     )
@@ -120,11 +120,11 @@ def _name_conflict(root: str, trees: Trees) -> str:
 
 def _require_named(model: str, trees: Trees) -> None:
     """Raise ForeignCode unless the module or file that names a network comes from its own tree."""
-    name, _ = external.split_arguments(model)
+    name, _ = load_model.split_arguments(model)
     place, _, attribute = name.rpartition(":")
-    if not place or not attribute or place == "pickle" or external.is_of_library(name):
+    if not place or not attribute or place == "pickle" or load_model.is_of_library(name):
         return
-    namesake = import_path.namesake(place)
+    namesake = sys_path.namesake(place)
     if place.endswith(".py") or namesake is not None:
         file = os.path.realpath(namesake or place)
         if not os.path.isfile(file):
@@ -153,7 +153,7 @@ def _require_own(name: str, file: str, trees: Trees) -> None:
     candidates = trees.files_on_either_side(name)
     if trees.is_in_other_tree(file):
         raise _from_other_side(name, candidates, trees)
-    if name.partition(".")[0] in import_path.NEEDED or import_path.is_in_stdlib(file):
+    if name.partition(".")[0] in sys_path.NEEDED or sys_path.is_in_stdlib(file):
         return
     if file in trees.installed:
         advice = (
@@ -196,7 +196,7 @@ def _require_own_read(path: str, trees: Trees) -> None:
     is_code = _CODE.search(file) is not None
     if not is_code and not within(file, top):
         return
-    if within(file, _EFFBENCH) or trees.is_in_own_tree(file) or import_path.is_in_stdlib(file):
+    if within(file, _EFFBENCH) or trees.is_in_own_tree(file) or sys_path.is_in_stdlib(file):
         return
     if not trees.is_in_other_tree(file):
         if is_code and not trees.is_installed(file) and (copy := trees.copied_from(file, "")) is not None:

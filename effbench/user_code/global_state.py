@@ -18,7 +18,7 @@ from effbench.core.errors import EffbenchError
 from effbench.devices import Device
 from effbench.user_code._global_state_table import Switch, format_value, rows
 from effbench.user_code.training_flags import TrainingFlags
-from effbench.zoo import external
+from effbench.zoo import load_model
 from effbench.zoo.libraries import LIBRARIES
 
 _MAX_LISTED = 3
@@ -121,7 +121,7 @@ class SettingsGuard:
         place = model.partition("?")[0].rpartition(":")[0]
         if not self._switches or not place or place.endswith(".py") or place in ("pickle", *LIBRARIES):
             return
-        external.import_module_of(model)
+        load_model.import_module_of(model)
         if place not in self._imported:
             after = [_read(switch) for switch in self._switches]
             self._imported[place] = [(number, after[number]) for number in self._changed(after)]

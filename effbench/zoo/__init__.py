@@ -124,7 +124,7 @@ def resolve(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
     Parameters
     ----------
     spec : str
-        A zoo name, or ``module:factory`` and the other forms of `zoo.external`. Literal arguments may follow as
+        A zoo name, or ``module:factory`` and the other forms of `zoo.load_model`. Literal arguments may follow as
         ``?key=value&key2=value2``.
     arguments : mapping, optional
         Arguments of the builder or factory, which override those in `spec`.
@@ -139,8 +139,8 @@ def resolve(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
     EffbenchError
         As `build` and `external.load` do.
     """
-    from effbench.zoo import external
+    from effbench.zoo import load_model
 
-    name, written = external.split_arguments(spec)
+    name, written = load_model.split_arguments(spec)
     merged = {**written, **(arguments or {})}
-    return external.load(name, merged) if ":" in name else build(name, **merged)
+    return load_model.load(name, merged) if ":" in name else build(name, **merged)

@@ -20,7 +20,7 @@ from torch import nn
 from effbench import zoo
 from effbench.core.errors import EffbenchError, UnknownName
 from effbench.studies import model_comparison
-from effbench.zoo import factories, model_files
+from effbench.zoo import model_files, suggest_factories
 
 NETS = """
 import functools
@@ -255,7 +255,7 @@ def test_every_ending_has_words(tmp_path: Path):
     for ending in model_files.SUFFIXES:
         (tmp_path / f"a{ending}").write_bytes(b"")
         assert model_files.description(str(tmp_path / f"a{ending}"))
-    assert factories.advice("no_such_module_at_all") is None
+    assert suggest_factories.advice("no_such_module_at_all") is None
 
 
 # --- a family for a name ------------------------------------------------------------------------------

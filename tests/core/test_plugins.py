@@ -21,7 +21,7 @@ from effbench.core import plugins
 from effbench.core.errors import InvalidValue, UnknownName
 from effbench.core.plugins import BrokenPlugin
 from effbench.core.study import Case, Cell
-from effbench.cost import in_subprocess, user_formulas
+from effbench.cost import count_in_subprocess, user_formulas
 
 PACKAGE = {
     "outside/__init__.py": "",
@@ -134,7 +134,7 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
 def counted(model: str) -> Any:
     """What a model costs by the process that counts user code for a run."""
     cell = Cell(Case(model, (4,), labels={"model": "net"}), batch=2)
-    found = in_subprocess.count_apart([cell], 300.0)[cell.id]
+    found = count_in_subprocess.count_apart([cell], 300.0)[cell.id]
     assert not isinstance(found, str), found
     return found.cost
 

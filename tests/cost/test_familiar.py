@@ -24,7 +24,7 @@ from torch.nn.utils import parametrizations
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from effbench.cost import child, count, profile
+from effbench.cost import count, forked_call, profile
 from effbench.cost.familiar import keeps_nothing
 from effbench.cost.trace import Tracer
 
@@ -164,10 +164,10 @@ def test_a_global_hook_is_unknown() -> None:
 def no_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """As in a process that has this thread alone, whatever runs the tests. Yields an item for each child."""
     children: list[int] = []
-    run = child.run
+    run = forked_call.run
     with monkeypatch.context() as patch:
         patch.setattr(sys, "_current_frames", lambda: {threading.get_ident(): None})
-        patch.setattr(child, "run", lambda function: (children.append(1), run(function))[1])
+        patch.setattr(forked_call, "run", lambda function: (children.append(1), run(function))[1])
         yield children
 
 
@@ -188,8 +188,8 @@ def test_another_thread_could_meet_the_network(monkeypatch: pytest.MonkeyPatch) 
     other = threading.Thread(target=done.wait)
     other.start()
     children: list[int] = []
-    run = child.run
-    monkeypatch.setattr(child, "run", lambda function: (children.append(1), run(function))[1])
+    run = forked_call.run
+    monkeypatch.setattr(forked_call, "run", lambda function: (children.append(1), run(function))[1])
     try:
         cost = profile(known(), (3, 8, 8)).cost
     finally:

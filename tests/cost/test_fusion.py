@@ -27,7 +27,7 @@ from effbench.cost.kernel_graph import KernelGraph
 from effbench.cost.op_cost import CallCost
 from effbench.cost.profiler import count as profile  # in this process: a fork for each is slow and shows nothing
 from effbench.cost.records import Access, Record
-from effbench.zoo import external
+from effbench.zoo import load_model
 
 SIDE = 8
 
@@ -212,7 +212,7 @@ def test_the_levels_are_ordered_for_every_network(program: Program) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_the_levels_are_ordered_for_timm(name: str) -> None:
     with torch.device("meta"):
-        model = external.load(f"timm:{name}")
+        model = load_model.load(f"timm:{name}")
     assert_ordered(profile(model, (3, 224, 224), device="meta").cost.memory_access_levels)
 
 

@@ -11,7 +11,7 @@ import pytest
 import effbench
 from effbench.core.errors import EffbenchError
 from effbench.core.study import Case, Cell
-from effbench.cost import helper_process, in_subprocess
+from effbench.cost import count_in_subprocess, helper_process
 from effbench.host.worker_process import Site, Worker
 
 NETS = """
@@ -83,16 +83,16 @@ def test_a_process_is_kept_for_its_own_site_and_no_longer_than_the_block(
     model, site = f"{tmp_path}/nets.py:thin", Site(tmp_path)
     cell = Cell(Case(model, (3, 4, 4)))
     with helper_process.one_process():
-        assert in_subprocess.shapes_apart([model], site=site) == {model: (3, 10, 12)}
+        assert count_in_subprocess.shapes_apart([model], site=site) == {model: (3, 10, 12)}
         assert is_running(started[0])
-        (counted,) = in_subprocess.count_apart([cell], 60.0, site).values()
-        assert isinstance(counted, in_subprocess.Counted) and counted.cost.madds == 4 * 4 * 3 * 2
+        (counted,) = count_in_subprocess.count_apart([cell], 60.0, site).values()
+        assert isinstance(counted, count_in_subprocess.Counted) and counted.cost.madds == 4 * 4 * 3 * 2
         assert len(started) == 1 and not is_running(started[0])
-        in_subprocess.shapes_apart([model], site=site)
-        in_subprocess.count_apart([cell], 60.0)
+        count_in_subprocess.shapes_apart([model], site=site)
+        count_in_subprocess.count_apart([cell], 60.0)
         assert len(started) == 3 and not any(map(is_running, started)), "of another site"
-        in_subprocess.shapes_apart([model], site=site)
+        count_in_subprocess.shapes_apart([model], site=site)
         assert is_running(started[3])
     assert not is_running(started[3])
-    in_subprocess.shapes_apart([model], site=site)
+    count_in_subprocess.shapes_apart([model], site=site)
     assert not is_running(started[4]), "nobody asked for it to be kept"

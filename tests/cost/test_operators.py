@@ -107,7 +107,7 @@ DISAGREE: dict[str, str] = {"sparse.sampled_addmm": "torch sees no products wher
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Thousands of forks would take most of the time, and what an operator returned stays in the child."""
-    monkeypatch.setattr("effbench.cost.child.can_fork", lambda: False)
+    monkeypatch.setattr("effbench.cost.forked_call.can_fork", lambda: False)
     # Seeding keeps the stack as text, once for every kind of device that is not here, and each sample looks through the
     # stack for a test of torch's own: together most of the time, under pytest's deep stack.
     monkeypatch.setattr(torch, "manual_seed", torch.default_generator.manual_seed)

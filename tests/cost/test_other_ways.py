@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from effbench import api
 from effbench.core.errors import ModelError, UnknownName
-from effbench.cost import child, count, profile
+from effbench.cost import count, forked_call, profile
 
 LSTM = 10 * 4 * 16 * (8 + 16)
 """Ten steps, four gates of 16 units, inputs of 8."""
@@ -621,7 +621,7 @@ def test_torch_compile_compiles_after_a_profile(counted: Any, full: bool) -> Non
 
 # --- the child process ------------------------------------------------------------------------------
 
-forks = pytest.mark.skipif(not child.can_fork(), reason="no fork here")
+forks = pytest.mark.skipif(not forked_call.can_fork(), reason="no fork here")
 
 
 @forks
@@ -651,11 +651,11 @@ def test_a_child_leaves_no_process_and_no_pipe(monkeypatch: pytest.MonkeyPatch) 
     def stands_still() -> None:
         threading.Event().wait()
 
-    monkeypatch.setattr(child, "IDLE_S", 1.0)
+    monkeypatch.setattr(forked_call, "IDLE_S", 1.0)
     before = here.num_fds(), here.children()
     for function in (int, fails, partial(os._exit, 3), stands_still):
-        with suppress(ValueError, child.ChildFailed):
-            child.run(function)
+        with suppress(ValueError, forked_call.ChildFailed):
+            forked_call.run(function)
         assert (here.num_fds(), here.children()) == before, function
 
 
@@ -667,7 +667,7 @@ def test_what_the_network_prints_is_printed_here(capsys: pytest.CaptureFixture[s
 
 @forks
 def test_a_child_that_waits_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "IDLE_S", 2.0)
+    monkeypatch.setattr(forked_call, "IDLE_S", 2.0)
     home = os.getpid()
     never = threading.Event()
 
@@ -685,7 +685,7 @@ def test_a_child_that_waits_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -
 def test_a_second_child_counts_where_the_first_waits_for_a_lock(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(child, "IDLE_S", 2.0)
+    monkeypatch.setattr(forked_call, "IDLE_S", 2.0)
     home, counted_here = os.getpid(), []
 
     def waits_once(model: Run, x: torch.Tensor) -> Any:
@@ -703,8 +703,8 @@ def test_a_second_child_counts_where_the_first_waits_for_a_lock(
 @forks
 def test_a_child_gives_two_of_its_own_up_before_it_is_given_up_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if waiting took no CPU time at all: looking after its own child keeps the first one busy now and then."""
-    monkeypatch.setattr(child, "IDLE_S", 16.0)
-    monkeypatch.setattr(child, "_seconds_computed", lambda process: 0.0)
+    monkeypatch.setattr(forked_call, "IDLE_S", 16.0)
+    monkeypatch.setattr(forked_call, "_seconds_computed", lambda process: 0.0)
 
     def counts() -> tuple[int, str]:
         home = os.getpid()
@@ -717,7 +717,7 @@ def test_a_child_gives_two_of_its_own_up_before_it_is_given_up_itself(monkeypatc
         cost = profile(linear(waits), (8,)).cost
         return cost.madds, cost.status
 
-    assert child.run(counts) == (64, "partial")
+    assert forked_call.run(counts) == (64, "partial")
 
 
 @forks
@@ -729,7 +729,7 @@ def test_a_count_can_be_asked_for_where_python_warns_of_forks() -> None:
 
 
 def test_without_fork_the_modules_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "can_fork", lambda: False)
+    monkeypatch.setattr(forked_call, "can_fork", lambda: False)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     assert api.profile(model, (3, 5, 5)).cost.madds == 9 * 3 * 4 * 9
     assert model.training and not model[0].weight.is_meta and int(model[1].num_batches_tracked) == 0
@@ -758,13 +758,13 @@ def test_errors_for_people_travel_as_they_are() -> None:
         raise UnknownName("model", "resnt", ["resnet"])
 
     with pytest.raises(UnknownName, match=r"no model named 'resnt'\. Did you mean 'resnet'\?") as raised:
-        child.run(unknown)
+        forked_call.run(unknown)
     assert raised.value.known == ("resnet",)
 
 
 @forks
 def test_a_child_of_a_child_may_compute_for_longer_than_one_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "IDLE_S", 2.0)
+    monkeypatch.setattr(forked_call, "IDLE_S", 2.0)
 
     def busy() -> int:
         end = time.monotonic() + 4
@@ -772,5 +772,5 @@ def test_a_child_of_a_child_may_compute_for_longer_than_one_waits(monkeypatch: p
             pass
         return os.getpid()
 
-    found = child.run(lambda: child.run(busy))
+    found = forked_call.run(lambda: forked_call.run(busy))
     assert found != os.getpid()

@@ -26,7 +26,7 @@ from effbench.core.errors import CorruptRun, EffbenchError
 from effbench.core.peaks import Peaks
 from effbench.core.run import Run
 from effbench.core.study import Cell
-from effbench.cost import Kernel, Profile, bound_s, bounds_s, in_subprocess
+from effbench.cost import Kernel, Profile, bound_s, bounds_s, count_in_subprocess
 from effbench.report import json_document
 from effbench.report.figures import roofline
 from effbench.report.tables import cells as cells_table
@@ -220,8 +220,8 @@ def test_runs_from_before_there_were_bounds_load_as_they_are() -> None:
 def test_a_strangers_network_counted_apart_has_the_kernels_of_our_own(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text("from effbench.zoo import resolve\ndef build():\n    return resolve('resnet18')\n")
     case = replace(study().cases[0], model=f"{tmp_path}/net.py:build", input_shape=(3, 64, 64), arguments={})
-    (apart,) = in_subprocess.count_apart([Cell(case, batch=2)], 60.0).values()
-    assert isinstance(apart, in_subprocess.Counted)
+    (apart,) = count_in_subprocess.count_apart([Cell(case, batch=2)], 60.0).values()
+    assert isinstance(apart, count_in_subprocess.Counted)
     ours = cost.profile(on_meta("resnet18"), (3, 64, 64), batch=2)
     assert apart.cost == ours.cost and apart.kernels == ours.kernels
 

@@ -48,6 +48,8 @@ RETIRED = {
     "unrest": "host.noise",
     "processors": "host.cpu_names",
     "storage": "runs.run_file",
+    "zoo.external": "zoo.load_model",
+    "runs.launches": "runs.launch_history",
     "reading": "runs.schema",
     "recording": "runs.recorder",
 }

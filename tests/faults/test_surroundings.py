@@ -16,10 +16,10 @@ from shell import EFFBENCH, environment, kinds, study_file, wait_until
 
 from effbench.cli import output
 from effbench.core.errors import InvalidValue
-from effbench.cost import child
+from effbench.cost import forked_call
 from effbench.devices import cpu
 from effbench.gates import config
-from effbench.gates.git_tree import Revision
+from effbench.gates.git_revision import Revision
 from effbench.host import cgroups, noise
 from effbench.report.figures import failures
 from effbench.report.tables.table_model import one_line
@@ -150,16 +150,16 @@ def test_no_proc_is_nothing_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "process_iter", without_proc)
     monkeypatch.setattr(psutil, "Process", without_proc)
     assert noise._process_times() is None
-    seconds = child._seconds_computed(os.getpid())
+    seconds = forked_call._seconds_computed(os.getpid())
     assert seconds is None if sys.platform != "linux" else seconds is not None and seconds > 0
 
 
 def test_a_child_whose_time_cannot_be_seen_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
-    monkeypatch.setattr(child, "_seconds_computed", lambda pid: None)
-    monkeypatch.setattr(child, "IDLE_S", 0.5)
-    assert child.run(lambda: time.sleep(1.5) or 7) == 7
+    monkeypatch.setattr(forked_call, "_seconds_computed", lambda pid: None)
+    monkeypatch.setattr(forked_call, "IDLE_S", 0.5)
+    assert forked_call.run(lambda: time.sleep(1.5) or 7) == 7
 
 
 @pytest.mark.parametrize(

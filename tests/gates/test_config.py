@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from effbench.core.errors import EffbenchError, InvalidValue, StorageError, UnknownName
 from effbench.core.inputs import Input
-from effbench.core.options import MeasureOptions
+from effbench.core.measure_options import MeasureOptions
 from effbench.gates import config
 from effbench.gates.config import Config, Subject
 

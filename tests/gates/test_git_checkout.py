@@ -11,7 +11,7 @@ import pytest
 from projects import git
 
 from effbench.core.errors import EffbenchError
-from effbench.gates import git_checkout, git_tree
+from effbench.gates import git_checkout, git_revision
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def laid_out(top: Path, name: str = "HEAD") -> tuple[dict[str, str], list[str]]:
     """The files of a revision with what is in them, and the notes. Fails where the repository was changed meanwhile."""
     notes: list[str] = []
     before = registered(top)
-    with git_tree.tree(top, git_tree.find(top, name), notes) as folder:
+    with git_revision.tree(top, git_revision.find(top, name), notes) as folder:
         files = {
             path.relative_to(folder).as_posix(): path.read_text()
             for path in sorted(folder.rglob("*"))
@@ -82,11 +82,11 @@ def test_submodules_come_from_the_clones_that_are_here(project: Path, tmp_path: 
     """Their servers are gone. What is changed in them belongs to the candidate, whatever git is told to ignore."""
     shutil.rmtree(tmp_path / "library")
     shutil.rmtree(tmp_path / "inner")
-    assert "uncommitted" not in git_tree.working_tree(project)
+    assert "uncommitted" not in git_revision.working_tree(project)
     (project / "third party" / "block.py").write_text("changed")
     git(project, "config", "submodule.third party.ignore", "all")
     assert laid_out(project) == (WHOLE, [])
-    assert "uncommitted changes" in git_tree.working_tree(project)
+    assert "uncommitted changes" in git_revision.working_tree(project)
 
 
 def test_a_submodule_that_is_not_checked_out_is_on_neither_side(project: Path, tmp_path: Path) -> None:
@@ -171,9 +171,9 @@ def test_no_program_of_the_user_runs(tmp_path: Path) -> None:
         hook.chmod(0o755)
     git(top, "config", "core.fsmonitor", str(top / ".git" / "hooks" / "fsmonitor"))
     notes: list[str] = []
-    with git_tree.tree(top, git_tree.find(top, "HEAD"), notes) as folder:
+    with git_revision.tree(top, git_revision.find(top, "HEAD"), notes) as folder:
         assert (folder / "a" / "x.py").read_text() + (folder / "b" / "y.py").read_text() == "xy"
-        assert git_tree.working_tree(top).startswith("working tree (")
+        assert git_revision.working_tree(top).startswith("working tree (")
     assert not ran.exists() and notes == []
 
 
@@ -182,7 +182,7 @@ def test_attributes_are_those_of_the_baseline(tmp_path: Path) -> None:
         tmp_path / "top", {".gitattributes": "*.txt text eol=crlf\n*.py ident\n", "a.txt": "1\n", "b.py": "$Id$"}
     )
     changed(top, {".gitattributes": "*.txt text eol=lf\n"})
-    with git_tree.tree(top, git_tree.find(top, "HEAD~1")) as folder:
+    with git_revision.tree(top, git_revision.find(top, "HEAD~1")) as folder:
         assert (folder / "a.txt").read_bytes() == b"1\r\n"
         assert (folder / "b.py").read_text().startswith("$Id: ")
 
@@ -207,7 +207,7 @@ def test_a_required_filter_that_is_not_installed(tmp_path: Path, part: str) -> N
 def test_a_name_of_any_bytes(tmp_path: Path) -> None:
     top = tmp_path / os.fsdecode(b"sp ace \xff m\xc3\xbc \n")
     made(top, {os.fsdecode(b"n\xff\n.py"): "net"})
-    assert git_tree.repository(top) == top.resolve()
+    assert git_revision.repository(top) == top.resolve()
     assert laid_out(top) == ({os.fsdecode(b"n\xff\n.py"): "net"}, [])
 
 
@@ -216,7 +216,7 @@ def test_links_and_modes_of_a_repository_with_sha256(tmp_path: Path) -> None:
     (top / "run.sh").chmod(0o755)
     (top / "link").symlink_to("nowhere")
     changed(top, {})
-    with git_tree.tree(top, git_tree.find(top, "HEAD")) as folder:
+    with git_revision.tree(top, git_revision.find(top, "HEAD")) as folder:
         assert os.access(folder / "run.sh", os.X_OK) and os.readlink(folder / "link") == "nowhere"
 
 
@@ -225,12 +225,12 @@ def test_another_user_s_repository_says_what_to_run(tmp_path: Path, monkeypatch:
     top = made(tmp_path / "a b", {"net.py": "net"})
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     with pytest.raises(EffbenchError) as refused:
-        git_tree.repository(top)
+        git_revision.repository(top)
     advice = f"run: git config --global --add safe.directory '{top}'"
     assert str(refused.value) == f"git refuses {top} because another user owns it; {advice}"
     for name, value in (("COUNT", "1"), ("KEY_0", "safe.directory"), ("VALUE_0", str(top))):
         monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
-    assert git_tree.repository(top) == top
+    assert git_revision.repository(top) == top
 
 
 def test_damage_is_named_with_what_to_do(tmp_path: Path) -> None:
@@ -246,19 +246,19 @@ def test_a_folder_without_commits_or_files(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q", "--bare", "bare")
     (tmp_path / "copied").mkdir()
     (tmp_path / "copied" / ".git").write_text("gitdir: /nowhere/worktrees/x\n")
-    assert git_tree.working_tree(tmp_path / "empty") == "working tree (no commit yet)"
+    assert git_revision.working_tree(tmp_path / "empty") == "working tree (no commit yet)"
     with pytest.raises(EffbenchError, match="no commit yet"):
-        git_tree.find(tmp_path / "empty", "HEAD")
+        git_revision.find(tmp_path / "empty", "HEAD")
     with pytest.raises(EffbenchError, match="bare"):
-        git_tree.repository(tmp_path / "bare")
+        git_revision.repository(tmp_path / "bare")
     with pytest.raises(EffbenchError, match="names a repository that is not there"):
-        git_tree.repository(tmp_path / "copied")
+        git_revision.repository(tmp_path / "copied")
 
 
 def test_a_branch_of_the_remote_is_named_with_what_to_fetch(project: Path, tmp_path: Path) -> None:
     git(tmp_path, "clone", "-q", str(project), str(tmp_path / "clone"))
     with pytest.raises(EffbenchError, match="git fetch origin a/b:refs/remotes/origin/a/b"):
-        git_tree.find(tmp_path / "clone", "origin/a/b")
+        git_revision.find(tmp_path / "clone", "origin/a/b")
 
 
 def test_a_name_of_a_submodule_does_not_lead_out_of_gits_folder(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from machines import CPU, Machine, plant
 from shell import effbench, refusal
 
 from effbench.core.errors import EffbenchError, InvalidValue, UnknownName
-from effbench.core.options import MeasureOptions
+from effbench.core.measure_options import MeasureOptions
 from effbench.core.study import Case, Experiment
 from effbench.devices.cpu import Cpu
 from effbench.host import core_clusters

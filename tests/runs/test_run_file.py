@@ -20,7 +20,7 @@ from effbench.analysis.verdicts import judge
 from effbench.core.errors import CorruptRun, StorageError
 from effbench.core.run import Conditions
 from effbench.report.tables.launches import launch_rows
-from effbench.runs import launches, run_file, schema
+from effbench.runs import launch_history, run_file, schema
 from effbench.runs.run_file import RUN_FILE, RunWriter, load
 
 pytestmark = pytest.mark.quick
@@ -89,8 +89,8 @@ def test_runs_of_older_schemas_load(path: Path) -> None:
     assert run.complete and len(run.launches) == run.sampling.launches
     assert {(launch.start, launch.used_s, launch.at_end) for launch in run.launches} == {("", None, None)}
     assert all(block.at_s is None for result in run.results for block in result.blocks)
-    assert launches.remarks(run) == () and launch_rows(run) is None
-    taken = [launches.used_s(launch, ()) for launch in run.launches]
+    assert launch_history.remarks(run) == () and launch_rows(run) is None
+    taken = [launch_history.used_s(launch, ()) for launch in run.launches]
     assert all(used > launch.seconds for used, launch in zip(taken, run.launches, strict=True)), "warm-up counts"
 
 

@@ -19,7 +19,7 @@ from effbench.core.errors import EffbenchError, ModelError, StorageError
 from effbench.core.run import Run
 from effbench.core.study import Cell, Experiment
 from effbench.host import worker_process
-from effbench.runs import launches, run_file, runner
+from effbench.runs import launch_history, run_file, runner
 from effbench.studies import plan
 
 pytestmark = pytest.mark.quick
@@ -143,7 +143,7 @@ def test_resuming_on_the_same_machine_in_other_conditions_says_so(finished: Run,
     resumed = next(launch for launch in run.launches if launch.changed)
     assert resumed.changed == {"host.kernel": ("2.4.0", kernel)} and resumed.number == 1
     said = f"From launch 2 on, when the run was resumed, other conditions: host.kernel (2.4.0 / {kernel})."
-    assert said in launches.remarks(run)
+    assert said in launch_history.remarks(run)
 
 
 def test_every_launch_says_when_it_was_however_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ import effbench
 from effbench import runtimes
 from effbench.core.errors import InvalidValue
 from effbench.core.study import Case, Cell, Experiment
-from effbench.cost import in_subprocess
-from effbench.cost.in_subprocess import CellCosts
+from effbench.cost import count_in_subprocess
+from effbench.cost.count_in_subprocess import CellCosts
 from effbench.devices.cpu import Cpu
 from effbench.report import multi_run
 from effbench.report.tables import cells
@@ -154,7 +154,7 @@ def test_int8_has_the_elements_of_float32_and_a_byte_for_each():
         assert sum(kernel.traffic.bytes for kernel in counts._kernels[cell.id][level]) == moved.bytes
     plain = counts.cost(one_by_one("float32", batch=2))
     assert plain.memory_access == cost.memory_access and plain.memory_access_bytes == 4 * cost.memory_access_bytes
-    assert in_subprocess._order(cell)["dtype"] == "float32", "a stranger's network is counted so as well"
+    assert count_in_subprocess._order(cell)["dtype"] == "float32", "a stranger's network is counted so as well"
 
 
 def test_a_profile_of_int8_names_what_can_be_counted():

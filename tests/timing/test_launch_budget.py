@@ -19,7 +19,7 @@ from scripted_runs import Killed, cost_of, in_process
 from effbench.core.errors import StorageError
 from effbench.core.run import Run
 from effbench.devices.fake import Fake
-from effbench.runs import launches, run_file, runner
+from effbench.runs import launch_history, run_file, runner
 from effbench.studies import plan
 from effbench.timing.launch_budget import Stopwatch, rounds_s
 from effbench.timing.sampling import MIN_ROUNDS_ON_BUDGET
@@ -133,7 +133,7 @@ def test_a_budget_that_is_used_up_leaves_the_least_of_rounds_and_says_so(tmp_pat
     assert set(by_launch(seen, "null", "budget_s").values()) == {0.0}
     counted = Counter(record["launch"] for record in seen if record["kind"] == "block")
     assert set(counted.values()) == {3 * MIN_ROUNDS_ON_BUDGET} and len(counted) == 4
-    said = launches.remarks(run_file.load(tmp_path / "run"))
+    said = launch_history.remarks(run_file.load(tmp_path / "run"))
     assert said == ("The budget of 0.01 s left no time for more than the least (3 rounds) in launches 1, 2, 3 and 4.",)
 
 

@@ -17,7 +17,7 @@ from shell import effbench, refusal
 
 from effbench.core import decoding, peaks
 from effbench.core.errors import EffbenchError
-from effbench.core.options import DTYPES
+from effbench.core.measure_options import DTYPES
 from effbench.core.peaks import Peaks
 from effbench.core.study import Case, Experiment
 from effbench.devices.fake import Fake

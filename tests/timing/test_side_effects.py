@@ -18,7 +18,7 @@ from torch import nn
 
 from effbench import devices, profile
 from effbench.core.errors import ModelError
-from effbench.cost import in_subprocess
+from effbench.cost import count_in_subprocess
 from effbench.runtimes import Unsupported, copies
 from effbench.timing import build_call, dtype_cast, in_process, output_check, reference_io, side_effects
 from effbench.user_code import failure_reasons, global_state
@@ -567,17 +567,17 @@ def test_a_network_that_casts_in_its_forward_is_counted_and_measured_as_it_is(tm
     cell = Cell(file, "mixed", shapes=((6, 4),))
     assert cell.notes == "its weights are float32 and bfloat16, measured as they are"
     assert cell.output.dtype is torch.bfloat16
-    found = in_subprocess.profile(f"{file}:mixed", (6, 4), batch=1, dtype="float32")
+    found = count_in_subprocess.profile(f"{file}:mixed", (6, 4), batch=1, dtype="float32")
     assert found.cost.memory_access_levels["eager"].weight_bytes == 42 * (4 + 2)
     with pytest.raises(ModelError, match="its weights are float32 and bfloat16; effbench casts all to one dtype"):
-        in_subprocess.profile(f"{file}:mixed", (6, 4), batch=1, dtype="float16")
+        count_in_subprocess.profile(f"{file}:mixed", (6, 4), batch=1, dtype="float16")
     with pytest.raises(ModelError, match=r"its weights are float64; .* \(--dtype float64 takes it as it is\)"):
-        in_subprocess.profile(f"{file}:double", (6, 4), batch=1, dtype="float32")
-    assert in_subprocess.profile(f"{file}:double", (6, 4), batch=1, dtype="float64").cost.madds == 144
+        count_in_subprocess.profile(f"{file}:double", (6, 4), batch=1, dtype="float32")
+    assert count_in_subprocess.profile(f"{file}:double", (6, 4), batch=1, dtype="float64").cost.madds == 144
     with pytest.raises(ModelError, match="its weights are float32; effbench casts all"):
-        in_subprocess.profile(f"{file}:plain", (6, 4), batch=1, dtype="float64")
+        count_in_subprocess.profile(f"{file}:plain", (6, 4), batch=1, dtype="float64")
     with pytest.raises(ModelError, match="takes 6 channels"):  # which no cast is to blame for
-        in_subprocess.profile(f"{file}:mixed", (5, 4), batch=1, dtype="float32")
+        count_in_subprocess.profile(f"{file}:mixed", (5, 4), batch=1, dtype="float32")
 
 
 CASTING = """

@@ -26,7 +26,7 @@ from effbench.devices.cpu import Cpu
 from effbench.devices.fake import PEAK_MADDS, Fake, ScriptedCall
 from effbench.gates import ab_pairs
 from effbench.report import json_document
-from effbench.runs import launches, runner
+from effbench.runs import launch_history, runner
 from effbench.studies import plan
 from effbench.timing import block_loop, least_duration
 from effbench.timing import sampling as sampling_rules
@@ -208,9 +208,9 @@ def test_what_a_run_takes_is_said_as_soon_as_it_is_known(
         run = runner.execute(planned, tmp_path / "run", profile=cost, watch=told.append)
     said = [step.note for step in told if step.note]
     assert len(said) == notes
-    used = launches.total_s(run)
-    remarks = " ".join(launches.remarks(run))
-    assert ("used" in remarks) == bool(notes) == bool(launches.overrun(run))
+    used = launch_history.total_s(run)
+    remarks = " ".join(launch_history.remarks(run))
+    assert ("used" in remarks) == bool(notes) == bool(launch_history.overrun(run))
     if notes:
         assert [step.note for step in told].index(said[0]) < 30, "before the first launch is over"
         assert said[0].startswith(

@@ -23,7 +23,7 @@ from shell import effbench
 
 from effbench.analysis import summary
 from effbench.core.run import Launch
-from effbench.cost import in_subprocess
+from effbench.cost import count_in_subprocess
 from effbench.devices.fake import Fake
 from effbench.gates import checked_models
 from effbench.gates.baseline import name_of
@@ -241,7 +241,7 @@ def test_counting_a_file_leaves_this_process_as_it_was(tmp_path: Path) -> None:
         "torch.set_default_dtype(torch.float64)\ndef net(): return torch.nn.Linear(8, 8)\n"
     )
     before = [switch.read() for switch in rows()]
-    assert in_subprocess.profile(f"{path}:net", (8,), batch=1, dtype="float32").cost.madds == 64
+    assert count_in_subprocess.profile(f"{path}:net", (8,), batch=1, dtype="float32").cost.madds == 64
     assert [switch.read() for switch in rows()] == before
 
 

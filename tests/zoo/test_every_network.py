@@ -33,7 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from effbench import core, cost, paper, zoo
 from effbench.core.errors import InvalidValue
 from effbench.cost.familiar import keeps_nothing
-from effbench.zoo import _registry, external
+from effbench.zoo import _registry, load_model
 
 pytestmark = pytest.mark.bulk
 
@@ -275,7 +275,7 @@ def shared_with_torchvision() -> list[tuple[str, str]]:
     """Our name and torchvision's of every network that both have; empty without torchvision."""
     if importlib.util.find_spec("torchvision") is None:
         return []
-    external.load("torchvision:squeezenet1_1")  # mends the import beside a CPU build of torch
+    load_model.load("torchvision:squeezenet1_1")  # mends the import beside a CPU build of torch
     from torchvision import models
 
     theirs = set(models.list_models(module=models))

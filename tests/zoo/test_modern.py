@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from effbench import paper, zoo
 from effbench.core.errors import InvalidValue
-from effbench.zoo import efficientnet, external, xception
+from effbench.zoo import efficientnet, load_model, xception
 from effbench.zoo._blocks import InvertedResidual, SqueezeExcite, make_divisible
 
 
@@ -288,7 +288,7 @@ def test_logits_are_timms_with_its_weights(name: str, timms: str):
         pytest.skip("timm is not installed")
     from networks import fill
 
-    reference = external.load(f"timm:{timms}").eval()
+    reference = load_model.load(f"timm:{timms}").eval()
     fill(reference)
     ours = zoo.build(name).eval()
     if name.startswith("mobilenet_v3"):

@@ -14,7 +14,7 @@ from torch import nn
 
 from effbench import zoo
 from effbench.core.errors import InvalidValue, ModelError, UnknownName
-from effbench.zoo import _blocks, _registry, external
+from effbench.zoo import _blocks, _registry, load_model
 
 FAMILIES = sorted({entry.family for entry in _registry.all_entries().values()})
 
@@ -201,7 +201,7 @@ def test_what_goes_wrong_with_a_user_network_is_one_line(own: Path, spec: str, m
     broken.write_text("def network(:\n")
     leaving.write_text("raise ValueError('wrong\\nin detail')\n")
     with pytest.raises(ModelError, match=message) as raised:
-        external.load(spec.format(own=own, broken=broken, leaving=leaving))
+        load_model.load(spec.format(own=own, broken=broken, leaving=leaving))
     assert "\n" not in str(raised.value)
     assert str(own.parent) not in sys.path
 

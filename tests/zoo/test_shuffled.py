@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from effbench import paper, zoo
 from effbench.core.errors import InvalidValue
 from effbench.cost import profile
-from effbench.zoo import external
+from effbench.zoo import load_model
 from effbench.zoo._blocks import channel_shuffle
 
 pytestmark = pytest.mark.bulk
@@ -271,7 +271,7 @@ def test_searched_cells_are_timms(name: str, arguments: dict, theirs: str):
         pytest.skip("timm is not installed")
     ours = on_meta(name, **arguments)
     with torch.device("meta"):
-        reference = external.load(f"timm:{theirs}").eval()
+        reference = load_model.load(f"timm:{theirs}").eval()
     shapes = [Counter(tuple(p.shape) for p in network.parameters()) for network in (ours, reference)]
     assert shapes[0] == shapes[1]
     assert madds(ours, 3, 331, 331) == madds(reference, 3, 331, 331)
@@ -284,7 +284,7 @@ def test_logits_of_the_searched_cell_are_timms_with_its_weights():
     torch.manual_seed(0)
     ours = zoo.build("pnasnet5", filters=216, repeat=4, stem_channels=96).eval()
     with torch.device("meta"):
-        reference = external.load("timm:pnasnet5large").eval()
+        reference = load_model.load("timm:pnasnet5large").eval()
     reference = reference.to_empty(device="cpu")
 
     def fill(target: nn.Module, *sources: nn.Module) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from effbench.core import units
 from effbench.core.run import Run
 from effbench.report.tables.table_model import NOTHING, Column, Table, Value, drop_empty
-from effbench.runs import launches
+from effbench.runs import launch_history
 
 
 def launch_rows(run: Run, *, title: str = "Launches") -> Table | None:
@@ -16,7 +16,7 @@ def launch_rows(run: Run, *, title: str = "Launches") -> Table | None:
 
     Conditions were read at the end of the launch, while it was still running; the load average is from its start.
     """
-    found = launches.described(run)
+    found = launch_history.described(run)
     if not any(item["start"] for item in found):
         return None
     columns = (

@@ -17,7 +17,7 @@ from typing import Any
 
 from effbench.core.cost import LEVELS
 from effbench.core.errors import EffbenchError
-from effbench.cost import in_subprocess
+from effbench.cost import count_in_subprocess
 from effbench.zoo import libraries
 
 HERE = Path(__file__).parent
@@ -35,7 +35,7 @@ def rows(name: str) -> list[dict[str, str]]:
 def count(model: str, size: int) -> dict[str, Any]:
     """Return the costs of one image, and per level the kernels as (madds, bytes of weights, bytes of activations)."""
     timm = libraries.library("timm")
-    found = in_subprocess.profile(f"timm:{model}", (3, size, size), batch=1, dtype="float32")
+    found = count_in_subprocess.profile(f"timm:{model}", (3, size, size), batch=1, dtype="float32")
     levels = found.cost.memory_access_levels
     kernels = {
         level: [(item.madds, item.traffic.weight_bytes, item.traffic.activation_bytes) for item in each]

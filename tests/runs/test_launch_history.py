@@ -24,7 +24,7 @@ from effbench.host.facts import changes
 from effbench.report import json_document
 from effbench.report.tables import cells as cells_table
 from effbench.report.tables.launches import launch_rows
-from effbench.runs import launches
+from effbench.runs import launch_history
 
 TIMES = dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True))
 START = "2026-11-22T10:{:02d}:00.000+00:00"
@@ -129,7 +129,7 @@ QUIET: Mapping[str, Any] = {}
 )
 def test_notable_differences_get_a_line_in_the_table(changed: list[Mapping[str, Any]], said: tuple[str, ...]) -> None:
     run = run_with(*changed)
-    assert launches.remarks(run) == said
+    assert launch_history.remarks(run) == said
     notes = cells_table.study_rows(run, summarise(run)).notes
     assert [note for note in notes if note in said] == list(said)
     plain = cells_table.study_rows(run_of(TIMES, launches=len(changed), rounds=2), summarise(run)).notes
@@ -139,12 +139,12 @@ def test_notable_differences_get_a_line_in_the_table(changed: list[Mapping[str, 
 @pytest.mark.parametrize("start", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
 def test_times_out_of_this_world_raise_nothing(start: str) -> None:
     run = run_with({"end": "", "used_s": 1e300}, {"start": start, "end": "", "used_s": 1.0}, {"end": start})
-    assert launches.described(run)[0]["end"] is None
-    launches.remarks(run)
+    assert launch_history.described(run)[0]["end"] is None
+    launch_history.remarks(run)
 
 
 def test_a_scripted_clock_does_not_care_who_else_works() -> None:
-    assert launches.remarks(run_with(QUIET, {"other_cores": 9.0, "temperature_c": 99.0}, device="fake")) == ()
+    assert launch_history.remarks(run_with(QUIET, {"other_cores": 9.0, "temperature_c": 99.0}, device="fake")) == ()
 
 
 def test_a_gpu_is_read_from_its_blocks() -> None:
@@ -167,11 +167,11 @@ def test_a_gpu_is_read_from_its_blocks() -> None:
         for result in run.results
     ]
     run = replace(run, results=tuple(results))
-    first, second = (item["gpu"] for item in launches.described(run))
+    first, second = (item["gpu"] for item in launch_history.described(run))
     # A GPU is idle between two blocks, which is no throttling.
     assert first == {"sm_mhz": 1805.0, "temperature_c": 57.0, "power_w": 250.0, "throttled": []}
     assert second == {"sm_mhz": 1300.0, "temperature_c": 84.0, "power_w": None, "throttled": ["thermal (software)"]}
-    assert launches.remarks(run) == (
+    assert launch_history.remarks(run) == (
         "The GPU had 57 °C in launch 1 and 84 °C in launch 2.",
         "The GPU ran at 1300 MHz in launch 2 and at 1805 MHz in launch 1.",
     )

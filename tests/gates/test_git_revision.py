@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from effbench.core.errors import EffbenchError
-from effbench.gates import git_tree
+from effbench.gates import git_revision
 
 
 def git(folder: Path, *words: str) -> str:
@@ -33,14 +33,14 @@ def project(tmp_path: Path) -> Path:
 
 def test_a_revision_by_any_name(project: Path) -> None:
     first = git(project, "rev-parse", "HEAD~1")
-    assert git_tree.find(project, "v1").commit == git_tree.find(project, "HEAD~1").commit == first
-    assert str(git_tree.find(project, "v1")) == f"v1 ({first[:7]})"
-    assert str(git_tree.find(project, first[:10])) == first[:7]
+    assert git_revision.find(project, "v1").commit == git_revision.find(project, "HEAD~1").commit == first
+    assert str(git_revision.find(project, "v1")) == f"v1 ({first[:7]})"
+    assert str(git_revision.find(project, first[:10])) == first[:7]
 
 
 def test_the_tree_holds_that_revision_and_is_gone_afterwards(project: Path) -> None:
     (project / "part" / "net.py").write_text("uncommitted\n")
-    with git_tree.tree(project, git_tree.find(project, "v1")) as folder:
+    with git_revision.tree(project, git_revision.find(project, "v1")) as folder:
         assert (folder / "part" / "net.py").read_text() == "first\n"
         assert not folder.is_relative_to(project)
     assert not folder.exists() and not folder.parent.exists()
@@ -49,14 +49,14 @@ def test_the_tree_holds_that_revision_and_is_gone_afterwards(project: Path) -> N
 
 
 def test_the_tree_is_gone_after_an_error_too(project: Path) -> None:
-    with pytest.raises(ZeroDivisionError), git_tree.tree(project, git_tree.find(project, "v1")) as folder:
+    with pytest.raises(ZeroDivisionError), git_revision.tree(project, git_revision.find(project, "v1")) as folder:
         raise ZeroDivisionError
     assert not folder.exists()
     assert len(git(project, "worktree", "list").splitlines()) == 1
 
 
 def test_a_branch_that_is_checked_out_can_be_the_baseline(project: Path) -> None:
-    with git_tree.tree(project, git_tree.find(project, "main")) as folder:
+    with git_revision.tree(project, git_revision.find(project, "main")) as folder:
         assert (folder / "part" / "net.py").read_text() == "second\n"
 
 
@@ -66,33 +66,33 @@ def test_a_hook_does_not_lead_git_astray(project: Path, tmp_path: Path, monkeypa
     git(tmp_path, "init", "-q", str(other))
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(other))
-    assert git_tree.repository(project) == project.resolve()
-    assert git_tree.find(project, "v1").name == "v1"
+    assert git_revision.repository(project) == project.resolve()
+    assert git_revision.find(project, "v1").name == "v1"
 
 
 def test_what_is_there_now_has_a_name(project: Path) -> None:
     short = git(project, "rev-parse", "--short=7", "HEAD")
-    assert git_tree.working_tree(project) == f"working tree ({short})"
+    assert git_revision.working_tree(project) == f"working tree ({short})"
     (project / "new.py").write_text("")
-    assert git_tree.working_tree(project) == f"working tree ({short} and uncommitted changes)"
+    assert git_revision.working_tree(project) == f"working tree ({short} and uncommitted changes)"
 
 
 @pytest.mark.parametrize("name", ["nope", "--upload-pack=x", "-h", "", "main:part", "v1^{tree}"])
 def test_a_name_that_is_no_revision_lists_those_that_are(project: Path, name: str) -> None:
     with pytest.raises(EffbenchError) as refused:
-        git_tree.find(project, name)
+        git_revision.find(project, name)
     assert "\n" not in str(refused.value) and "main" in str(refused.value)
 
 
 def test_a_folder_outside_git(tmp_path: Path) -> None:
     with pytest.raises(EffbenchError, match="needs a git repository"):
-        git_tree.repository(tmp_path)
+        git_revision.repository(tmp_path)
 
 
 def test_a_shallow_clone_is_told_what_it_lacks(project: Path, tmp_path: Path) -> None:
     git(tmp_path, "clone", "-q", "--depth", "1", project.as_uri(), str(tmp_path / "shallow"))
     with pytest.raises(EffbenchError, match="fetch-depth: 0"):
-        git_tree.find(tmp_path / "shallow", "HEAD~1")
+        git_revision.find(tmp_path / "shallow", "HEAD~1")
 
 
 def test_submodules_are_part_of_the_tree(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +107,6 @@ def test_submodules_are_part_of_the_tree(project: Path, tmp_path: Path, monkeypa
     git(library, "commit", "-qm", "block")
     git(project, "submodule", "add", "-q", str(library), "library")
     git(project, "commit", "-qm", "three")
-    with git_tree.tree(project, git_tree.find(project, "HEAD")) as folder:
+    with git_revision.tree(project, git_revision.find(project, "HEAD")) as folder:
         assert (folder / "library" / "block.py").read_text() == "block\n"
     assert not folder.exists()

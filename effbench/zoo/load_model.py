@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from effbench.core.errors import Absent, LacksPackage, ModelError, text_of
-from effbench.zoo import import_path, libraries, packaged
+from effbench.zoo import libraries, packaged, sys_path
 from effbench.zoo.libraries import LIBRARIES
 
 if TYPE_CHECKING:
@@ -104,11 +104,11 @@ def _literal(text: str) -> Any:
 
 
 def _import(module: str, name: str) -> Any:
-    if (file := import_path.namesake(module)) is not None:
+    if (file := sys_path.namesake(module)) is not None:
         return _import_file(file, name)
     try:
         # A user's package usually lies in the current folder, which console scripts do not search.
-        with import_path.searched("", before_python=import_path.is_stdlib_name(module)):
+        with sys_path.searched("", before_python=sys_path.is_stdlib_name(module)):
             return libraries.with_missing_schemas(lambda: importlib.import_module(module))
     except ModuleNotFoundError as error:
         missing = error.name or module
@@ -139,7 +139,7 @@ def _import_file(path: Path, name: str) -> Any:
         return module
 
     try:
-        with import_path.searched(str(path.parent)):
+        with sys_path.searched(str(path.parent)):
             return libraries.with_missing_schemas(load)
     except ModuleNotFoundError as error:
         sys.modules.pop(title, None)

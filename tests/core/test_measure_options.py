@@ -19,7 +19,7 @@ from effbench.bundles import bundle as bundles
 from effbench.bundles.bundle import Bundle, Model
 from effbench.cli import main
 from effbench.core.errors import EffbenchError, InvalidValue, UnknownName
-from effbench.core.options import BUNDLE_OPTIONS, MeasureKeywords, MeasureOptions
+from effbench.core.measure_options import BUNDLE_OPTIONS, MeasureKeywords, MeasureOptions
 from effbench.core.study import Case, Cell, Experiment
 from effbench.gates import checked_models, config
 from effbench.runs import runner

@@ -17,7 +17,7 @@ from effbench.cost import helper_process
 from effbench.cost.builds import BUILDS, Build, NotBuilt, built, on_meta
 from effbench.host.worker_process import Site, WorkerFailed
 from effbench.user_code import code_origins, failure_reasons, global_state
-from effbench.zoo import external, libraries
+from effbench.zoo import libraries, load_model
 
 if TYPE_CHECKING:
     from effbench.core.peaks import Peaks
@@ -81,7 +81,7 @@ def _profiled(
             network = built(build, model, arguments or {})
             if isinstance(network, NotBuilt):
                 return network
-            shape = input_shape if input_shape is not None else libraries.own_shape(network) or external.DEFAULT_SHAPE
+            shape = input_shape if input_shape is not None else libraries.own_shape(network) or load_model.DEFAULT_SHAPE
             by = cost.profile if ":" in model else cost.count
             return by(network, shape, batch=batch, dtype=dtype)
         finally:
@@ -118,9 +118,9 @@ _imported: set[str] = set()
 
 def _import(model: str) -> None:
     """Import what a model's code imports, before a fork, so that no child does it again. Raises ModelError."""
-    place = external.split_arguments(model)[0].rpartition(":")[0]
+    place = load_model.split_arguments(model)[0].rpartition(":")[0]
     if place not in _imported:
-        external.import_module_of(model)
+        load_model.import_module_of(model)
 
 
 def quantised(found: Counted | Profile) -> Counted:
@@ -139,7 +139,7 @@ def quantised(found: Counted | Profile) -> Counted:
 
 def is_foreign(model: str) -> bool:
     """Return whether a model's code is neither from the zoo nor from torchvision or timm."""
-    return ":" in model and not external.is_of_library(model)
+    return ":" in model and not load_model.is_of_library(model)
 
 
 def count_apart(cells: Sequence[Cell], silence_s: float, site: Site | None = None) -> dict[str, Counted | str]:
@@ -203,10 +203,10 @@ def tell_shapes(models: Sequence[str], emit: Callable[..., None]) -> None:
     from effbench import cost
 
     for model in models:
-        with suppress(EffbenchError, *external.NETWORK_FAILURES):
+        with suppress(EffbenchError, *load_model.NETWORK_FAILURES):
             with global_state.settings_restored():
                 _import(model)
-            _imported.add(external.split_arguments(model)[0].rpartition(":")[0])
+            _imported.add(load_model.split_arguments(model)[0].rpartition(":")[0])
             emit("shape", model=model, shape=cost.apart(partial(_own_shape, model)))
 
 

@@ -19,8 +19,8 @@ from shell import effbench, environment, refusal
 
 from effbench import api, zoo
 from effbench.core.errors import ModelError, UnknownName
-from effbench.cost import in_subprocess
-from effbench.zoo import external, libraries
+from effbench.cost import count_in_subprocess
+from effbench.zoo import libraries, load_model
 
 
 def needs(*packages: str) -> pytest.MarkDecorator:
@@ -59,7 +59,7 @@ def fresh(code: str, folder: Path) -> str:
     ],
 )
 def test_torchvision_publishes_the_input(name: str, shape: tuple[int, ...] | None):
-    assert external.published_shape(f"torchvision:{name}") == shape
+    assert load_model.published_shape(f"torchvision:{name}") == shape
 
 
 @needs("timm", "torchvision")
@@ -75,12 +75,12 @@ def test_torchvision_publishes_the_input(name: str, shape: tuple[int, ...] | Non
     ],
 )
 def test_timm_publishes_the_input(name: str, shape: tuple[int, ...]):
-    assert external.published_shape(f"timm:{name}") == shape
+    assert load_model.published_shape(f"timm:{name}") == shape
     assert api.profile(f"timm:{name}").input_shape == shape
 
 
 def test_a_stranger_publishes_nothing():
-    assert external.published_shape("torch.nn:Linear") is None
+    assert load_model.published_shape("torch.nn:Linear") is None
 
 
 @needs("timm", "torchvision")
@@ -106,7 +106,7 @@ def test_a_network_of_timm_in_memory_still_knows_its_input():
     ],
 )
 def test_libraries_build_by_name_with_arguments(spec: str, params: int):
-    network = in_subprocess.on_meta(spec, {})
+    network = count_in_subprocess.on_meta(spec, {})
     assert sum(parameter.numel() for parameter in network.parameters()) == params
     assert all(parameter.is_meta for parameter in network.parameters()), "no weight takes memory to be counted"
 
@@ -140,7 +140,7 @@ def test_a_count_downloads_no_weights_and_is_of_the_network_that_they_are_for(
     for place in ("torch.hub.load_state_dict_from_url", "torch.hub.download_url_to_file", "urllib.request.urlopen"):
         monkeypatch.setattr(place, lambda *_, **__: pytest.fail("a download"))
     monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_, **__: pytest.fail("a download"))
-    network = in_subprocess.on_meta(spec, {})
+    network = count_in_subprocess.on_meta(spec, {})
     assert sum(parameter.numel() for parameter in network.parameters()) == params
     load = torch.nn.Module.load_state_dict
     layer = torch.nn.Linear(2, 2)
@@ -157,7 +157,7 @@ def test_a_measurement_has_the_weights_that_were_asked_for(monkeypatch: pytest.M
     network = zoo.resolve("torchvision:squeezenet1_1?weights=DEFAULT")
     assert len(asked) == 1 and "squeezenet1_1" in asked[0]
     assert all(torch.equal(network.state_dict()[name], value) for name, value in fetched.items())
-    in_subprocess.on_meta("torchvision:squeezenet1_1?weights=DEFAULT", {})
+    count_in_subprocess.on_meta("torchvision:squeezenet1_1?weights=DEFAULT", {})
     assert len(asked) == 1
 
 
@@ -181,7 +181,7 @@ def test_a_tied_weight_stays_tied_without_memory(tmp_path: Path):
         "        self.a.weight = weight\n        self.b.weight = weight\n"
         "    def forward(self, x):\n        return self.b(self.a(x))\n"
     )
-    network = in_subprocess.on_meta(f"{file}:Tied", {})
+    network = count_in_subprocess.on_meta(f"{file}:Tied", {})
     assert network.a.weight is network.b.weight and network.a.weight.is_meta
     found = api.profile(f"{file}:Tied", (10,))
     assert (found.cost.params, found.cost.madds) == (100, 200)
@@ -344,13 +344,13 @@ def test_a_file_of_a_package_is_told_its_module_name(
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="is a part of the package") as refused:
-        external.load(spec)
+        load_model.load(spec)
     assert advice in str(refused.value)
     known = set(sys.modules)
     try:
         monkeypatch.syspath_prepend(tmp_path / "src")
         told = advice.split()[2]
-        assert type(external.load(told)).__name__ == "Block"
+        assert type(load_model.load(told)).__name__ == "Block"
     finally:
         for name in set(sys.modules) - known:
             del sys.modules[name]
@@ -363,4 +363,4 @@ def test_a_module_that_lacks_something_else_is_not_told_to_be_renamed(tmp_path: 
     (package / "zoo.py").write_text("from math import nothing\nfrom .blocks import Block\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="cannot import name 'nothing' from 'math'"):
-        external.load("foo/zoo.py:backbone")
+        load_model.load("foo/zoo.py:backbone")

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from effbench.zoo import external
+from effbench.zoo import load_model
 from effbench.zoo.libraries import LIBRARIES
 
 MAX_LISTED = 12
@@ -31,7 +31,7 @@ def advice(place: str) -> str | None:
     if root in LIBRARIES:
         return f"{place} is a part of {root}; write {root}:NAME"
     kind = "file" if place.endswith(".py") else "module"
-    module = external.module_of(place)
+    module = load_model.module_of(place)
     found = list(network_names(module))
     inside = [info.name for info in pkgutil.iter_modules(getattr(module, "__path__", ()))]
     if not found and inside:
