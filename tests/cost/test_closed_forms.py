@@ -148,8 +148,6 @@ CASES = [
 def test_closed_forms(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     # A fork for each would take most of the time.
     monkeypatch.setattr("effbench.cost.forked_call.can_fork", lambda: False)
-        "effbench.cost.forked_call.can_fork", lambda: False
-    )  # a fork for each would take most of the time
     for device in case.devices:
         cost = profile(Run(case.run), (1,), inputs=case.inputs, device=device).cost  # type: ignore[arg-type]
         assert (cost.madds, cost.status) == (case.madds, "complete"), device
