@@ -28,70 +28,24 @@ if sys.dont_write_bytecode and "PYTEST_XDIST_WORKER" not in os.environ:
 # One thread a process, set before torch is loaded: two test processes of two threads would wait on each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-LONG = (
-    *(
-        "benchmarks/test_gpu",
-        "runtimes/test_contract",
-        "cost/test_published_counts",
-        "zoo/test_every_network",
-        "docs/test_stories",
-    ),
-    *(
-        "faults/test_early_ends",
-        "faults/test_kill",
-        "docs/test_workflow",
-        "gates/test_ab_gate",
-        "test_pytest_plugin",
-        "faults/test_surroundings",
-    ),
-    *(
-        "experiments/test_metric_predicts_speed",
-        "report/figures/test_figures",
-        "docs/test_documentation",
-        "cost/test_operators",
-        "faults/test_files",
-    ),
-    *(
-        "cli/test_app",
-        "timing/test_side_effects",
-        "gates/test_ab_run",
-        "gates/test_wrong_code",
-        "cost/test_properties",
-        "analysis/test_time_shares",
-    ),
-    *(
-        "cost/test_builds",
-        "timing/test_build_call",
-        "experiments/test_every_experiment",
-        "cli/test_manners",
-        "runtimes/test_torch_compile",
-        "zoo/test_load_model",
-    ),
-    *(
-        "zoo/test_shuffled",
-        "cli/test_check",
-        "cost/test_memory_access",
-        "faults/test_text",
-        "faults/test_storage",
-        "core/test_inputs",
-    ),
-    *(
-        "test_api",
-        "timing/test_slow_networks",
-        "runtimes/test_executorch",
-        "cost/test_fusion",
-        "bundles/test_bundle",
-        "metrics/test_instructions",
-        "report/test_page",
-    ),
-    *("report/test_page_browser", "zoo/test_modern", "faults/test_machine"),
-)
+LONG = """
+    benchmarks/test_gpu runtimes/test_contract cost/test_published_counts zoo/test_every_network docs/test_stories
+    faults/test_early_ends faults/test_kill docs/test_workflow gates/test_ab_gate test_pytest_plugin
+    faults/test_surroundings experiments/test_metric_predicts_speed report/figures/test_figures
+    docs/test_documentation cost/test_operators faults/test_files cli/test_app timing/test_side_effects
+    gates/test_ab_run gates/test_wrong_code cost/test_properties analysis/test_time_shares cost/test_builds
+    timing/test_build_call experiments/test_every_experiment cli/test_manners runtimes/test_torch_compile
+    zoo/test_load_model zoo/test_shuffled cli/test_check cost/test_memory_access faults/test_text
+    faults/test_storage core/test_inputs test_api timing/test_slow_networks runtimes/test_executorch
+    cost/test_fusion bundles/test_bundle metrics/test_instructions report/test_page report/test_page_browser
+    zoo/test_modern faults/test_machine
+""".split()  # noqa: SIM905
 """The files that take longest, longest first: what begins last must not be what ends last."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    place = {name: number for number, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+    place = {Path(__file__).parent / f"{name}.py": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(LONG)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -110,7 +110,7 @@ def contract(context: Context) -> None:
     if context.kind == "cuda":
         chosen = ["-m", "cuda", *(str(path) for path in files)]
     else:
-        chosen = ["-k", f"{context.kind} and (knows or forward)", str(TESTS / "test_device_contract.py")]
+        chosen = ["-k", f"{context.kind} and (knows or forward)", str(TESTS / "devices" / "test_contract.py")]
     report = context.folder / "tests.xml"
     report.unlink(missing_ok=True)
     # A test that failed in an earlier attempt has a check of its own, which nothing would replace.

@@ -134,7 +134,7 @@ def test_a_cell_whose_cpu_time_misses_work_is_flagged_and_shown_on_both_clocks()
     assert second.ratio_wall and second.ratio_wall.point == pytest.approx(2.0, rel=0.01)
     assert not first.flags and not third.flags and first.ratio_wall is third.ratio_wall is None
     shown = cells_table.render_markdown(cells_table.study_rows(made, (first, second, third)))
-    assert "by the wall clock" in shown and "neither decides" in shown and "2 % of wall time" in shown
+    assert "by the wall clock" in shown and "no claim is decided by them" in shown and "2 % of wall time" in shown
     told = json_document.cell_document(second)
     assert told["ratio_wall"]["point"] == pytest.approx(2.0, rel=0.01) and told["cpu_share"] == pytest.approx(0.02)
     assert cell_row(second).ratio_wall == second.ratio_wall.point

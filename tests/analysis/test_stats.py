@@ -328,7 +328,7 @@ def test_no_event_of_n_is_the_rule_of_three() -> None:
     assert stats.proportion_interval(0, 300, 0.9).high == pytest.approx(1 - 0.05 ** (1 / 300))
     assert stats.proportion_interval(0, 300, 0.9).high == pytest.approx(3 / 300, rel=0.01)
     for events, trials in ((0, 0), (-1, 5), (6, 5)):
-        with pytest.raises(ValueError, match="no share"):
+        with pytest.raises(ValueError, match="not a proportion"):
             stats.proportion_interval(events, trials)
 
 
