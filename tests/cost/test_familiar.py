@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import subprocess
 import sys
@@ -218,9 +219,10 @@ def count_under_ctrl_c() -> None:
 
 def test_ctrl_c_is_answered_when_all_is_put_back() -> None:
     """In a process of its own: twice a test process of xdist ended here without a word, and with it the whole run."""
-    code = "import test_cost_familiar; test_cost_familiar.count_under_ctrl_c(); print('put back')"
+    code = "import test_familiar; test_familiar.count_under_ctrl_c(); print('put back')"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=HANGS_S
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=HANGS_S
     )
     assert (done.returncode, done.stdout) == (0, "put back\n"), done
 
