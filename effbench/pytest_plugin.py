@@ -17,7 +17,7 @@ import json
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     from effbench.core.cost import Cost
     from effbench.core.run import Timing
-    from effbench.devices import Call, Device
+    from effbench.devices import Device
     from effbench.gates.budgets import Stored
+    from effbench.timing.block_clock import BlockClock
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -312,30 +313,6 @@ class Effbench:
         return speed
 
 
-class BlockClock:
-    """A clock for pytest-benchmark that returns the times of blocks already measured, so that they become its
-    rounds.
-    """
-
-    def __init__(self) -> None:
-        self._remaining: list[float] = []
-
-    def block_clock(self) -> float:
-        """Return zero at the start of a round, and the block's time in seconds at its end."""
-        return self._remaining.pop()
-
-    def run_rounds(self, benchmark: Any, call: Call, blocks: Sequence[Timing]) -> None:
-        """Pass the blocks to pytest-benchmark, which makes calls of its own. Raises InvalidValue for another clock."""
-        from effbench.core.errors import InvalidValue
-
-        self._remaining = [value for block in reversed(blocks) for value in (block.wall_ns * 1e-9, 0.0)]
-        remaining = self._remaining
-        benchmark.pedantic(lambda: None if remaining else call(), rounds=len(blocks), iterations=blocks[0].calls)
-        if remaining:
-            benchmark.has_error = True
-            raise InvalidValue("the fixture benchmark was made before effbench; let this test take only effbench")
-
-
 def _network_and_input(model: str | nn.Module, shape: Any) -> tuple[nn.Module, Any]:
     """Return the network, built with seeded weights if it was named, and its input, or a default."""
     import torch
@@ -380,6 +357,8 @@ class _Fixtures:
     @pytest.fixture
     def _effbench_block_clock(self, request: pytest.FixtureRequest) -> BlockClock:
         """Set the clock on the test before `benchmark` is created, by coming first among the fixtures of `effbench`."""
+        from effbench.timing.block_clock import BlockClock
+
         block_clock, marker = BlockClock(), request.node.get_closest_marker("benchmark")
         options = dict(marker.kwargs) if marker else {}
         request.node.add_marker(pytest.mark.benchmark(**{**options, "timer": block_clock.block_clock}), append=False)
