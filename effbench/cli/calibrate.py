@@ -124,7 +124,7 @@ def _measure(found: Config, out: Path | None, command: str) -> tuple[Pair, Path]
     warn_of_threads(dataclasses.asdict(found.options()))
     try:
         with watching() as watch:
-            return ab_gate.alike(found, folder, command=command, watch=watch), folder
+            return ab_gate.measure_same_code(found, folder, command=command, watch=watch), folder
     except Interrupted:
         again = shlex.join(["effbench", "aa", "--replay", str(folder)])
         raise typer.Exit(output.answer_interrupt(f"interrupted; see what was measured with: {again}")) from None

@@ -238,7 +238,7 @@ def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
                     watch=watch,
                 )
             )
-    return (run_gates.together(decisions) if decisions or asked.against else None), costs
+    return (run_gates.merged(decisions) if decisions or asked.against else None), costs
 
 
 def _tell(

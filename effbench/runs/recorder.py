@@ -1,6 +1,6 @@
-"""One run being written: what is known of it so far, and how the events of its workers become records.
+"""Turn the events of worker processes into records of a run file.
 
-Everything it knows is also on disk, so whoever dies has lost nothing.
+All state is also on disk, so a killed process loses nothing.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from effbench.user_code import file_hashes
 
 @dataclass
 class Recording:
-    """The run of one plan in one folder. `stored` is its environment once the header is written.
+    """The recording of one run in one folder. `stored` is its environment once the header is written.
 
-    One side of a pair `can_resume` no more: the other side would be missing.
+    `can_resume` is False for one side of an A/B run, which cannot be resumed without the other.
     """
 
     plan: Plan
@@ -45,19 +45,20 @@ class Recording:
     skipped: dict[str, str] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
-    """What the networks consist of (`sources.digests`): a later launch must find the same."""
+    """Source files of the models with their SHA-256 (`user_code.file_hashes`). Later launches must match."""
     read: set[tuple[str, str]] = field(default_factory=set)
-    """Cells and what is read of them already, beside the rounds."""
+    """Pairs (cell, secondary metric) that are already measured."""
     can_resume: bool = True
     matched: bool = False
-    """Whether the machine was already checked against the stored environment."""
+    """Whether this machine was compared with the stored environment."""
     changed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-    """Facts that were others when the run was begun, until they are written."""
+    """Facts that changed since the run began and are not written yet: name to (then, now)."""
 
     def job(self, number: int, first_round: int, budget_s: float, **share: float) -> dict[str, Any]:
-        """What launch `number` is told to do with the cells that nothing has ruled out.
+        """The job of launch `number`, for all cells that are not skipped.
 
-        `budget_s` is its slice of the budget, process start included; `share` is what else `allotment.Stopwatch` reads.
+        `budget_s` is its part of the budget, process start included. `share` holds further inputs of
+        `timing.launch_budget.Stopwatch`.
         """
         plan = self.plan
         return {
@@ -78,9 +79,9 @@ class Recording:
         }
 
     def order(self, cell: Cell) -> dict[str, Any]:
-        """What a worker is told of one cell."""
+        """The part of a job that describes one cell."""
         reference, cost = self.plan.experiment.reference_of(cell.case), self.costs[cell.id]
-        # What a runtime exports in one launch, the next one finds there.
+        # A runtime exports its model files into this folder once; later launches reuse them.
         folder = self._models.get(cell.id) or str(self.scratch / str(self.plan.cells.index(cell)))
         return {
             **described(cell, folder),
@@ -97,9 +98,10 @@ class Recording:
         return self.plan.bundled.models if self.plan.bundled else {}
 
     def begin(self, ready: Mapping[str, Any]) -> None:
-        """A worker is ready, and says on what. The first writes the header; a resumed run must find it unchanged.
+        """Handle the first event of a worker, which holds its environment.
 
-        Raises NotComparable, StorageError.
+        The first worker of a run makes the header. The first one after a resume must match it, else NotComparable is
+        raised. Raises StorageError.
         """
         plan = self.plan
         found = facts.collect(
@@ -133,7 +135,7 @@ class Recording:
         self.matched = True
 
     def begin_launch(self, number: int, slot: int, observed: Observation) -> None:
-        """Write when a launch began, in which conditions, and what the first one after a pause found changed."""
+        """Record the start of a launch, its conditions, and what changed since the run was interrupted."""
         changed = {name: list(pair) for name, pair in self.changed.items()}
         self.changed = {}
         self.writer.append(
@@ -146,12 +148,12 @@ class Recording:
         )
 
     def end_launch(self, number: int, observed: Observation, at_s: float) -> None:
-        """Write when the process of a launch was gone and what the machine did meanwhile, however the launch ended."""
+        """Record the end of a launch's process and the conditions since its start, however it ended."""
         end, conditions = observed.end()
         self.writer.append("exit", launch=number, at_s=round(at_s, 3), end=end, conditions=stated(conditions))
 
     def take(self, launch: int, event: Mapping[str, Any]) -> None:
-        """Write what a worker says of this launch. Raises StorageError, and EffbenchError where the worker gives up."""
+        """Record one event of a worker. Raises StorageError, and EffbenchError if the event is a fatal error."""
         kind, values = event["event"], {key: value for key, value in event.items() if key != "event"}
         if kind == "ready":
             self.begin(values)
@@ -182,7 +184,10 @@ class Recording:
             self.writer.append(kind, launch=launch, **values)
 
     def _require_calls(self, cell: str, calls: int) -> None:
-        """A block of another number of calls has another bias. Raises EffbenchError."""
+        """Raise EffbenchError unless `calls` is the fixed number of calls per block of this cell.
+
+        Blocks with another number of calls would be biased differently.
+        """
         frozen = self.calls.get(cell, calls)
         if calls != frozen:
             raise EffbenchError(
@@ -191,19 +196,19 @@ class Recording:
             )
 
     def skip(self, cell: str, reason: str) -> None:
-        """Leave a cell out from now on."""
+        """Leave a cell out of all further launches, and record the reason."""
         self.skipped[cell] = reason
         self.writer.append("skip", cell=cell, reason=reason)
 
     def how_to_go_on(self) -> str:
-        """The end of an error message where something is already measured."""
+        """The end of an error message that names the command to resume; "" if nothing is measured yet."""
         if self.stored is None or not self.can_resume:
             return ""
         return f"; what was measured is kept, go on with: {how_to_resume(self.writer.directory, self.plan.bundled)}"
 
 
 def described(cell: Cell, folder: str) -> dict[str, Any]:
-    """What a worker has to know of a cell to prepare it. Its runtime finds or leaves its files in `folder`."""
+    """The description of a cell that a worker needs to prepare it. Its runtime keeps model files in `folder`."""
     return {
         "id": cell.id,
         "model": cell.case.model,
@@ -226,12 +231,12 @@ def how_to_resume(directory: Path, bundled: Bundled | None = None) -> str:
 
 
 def stated(conditions: Conditions) -> dict[str, Any]:
-    """The conditions that could be read."""
+    """The conditions that could be read, by name."""
     return {name: value for name, value in dataclasses.asdict(conditions).items() if value is not None}
 
 
 def _unusual(plan: Plan) -> dict[str, Any]:
-    """Conditions that are recorded where they are not what they have always been: older runs say nothing of them."""
+    """Facts that are recorded only if they differ from their defaults, since older runs do not have them."""
     told = {
         "run.memory_format": (plan.cells[0].memory_format, "contiguous"),
         "run.mode": (plan.cells[0].mode, "infer"),
@@ -242,7 +247,7 @@ def _unusual(plan: Plan) -> dict[str, Any]:
 
 
 def _forwards(timing: Timing) -> Timing:
-    """A clock that went backwards during a block has told nothing: no time is taken from it, the block is flagged."""
+    """Drop negative times of a block, whose clock went backwards, and flag the block."""
     wall, cpu, device, process = timing.wall_ns, timing.cpu_ns, timing.device_ns, timing.process_ns
     if min(wall, cpu or 0, device or 0, process or 0) >= 0:
         return timing

@@ -1,6 +1,6 @@
-"""Carry a plan out: launch after launch, every block on disk before the next one starts.
+"""Carry out a plan: start one worker process a launch and write every block to disk before the next one starts.
 
-The parent process never computes while a worker measures: it reads events and appends records.
+The parent process never computes while a worker measures. It only reads events and appends records.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ CostOf = Callable[[Cell], Cost]
 BoundsOf = Callable[[Cell, Peaks], Mapping[str, float]]
 
 UNRECORDED = ("working", "call", "prepared", "facts")
-"""Events that say how far a worker is, and are not written: what they tell is in other records."""
+"""Events that report the progress of a worker and are not stored, since other records hold their content."""
 
-STARTS = 2
-"""So many processes in a row that end before they work are no accident."""
+MAX_FAILED_STARTS = 2
+"""Give up after this many processes in a row that end before they start to work."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come: `done` of 1 by its plan, and what it is doing."""
+    """The progress of a run: `done` is the finished share of its plan (0 to 1), `doing` the current step."""
 
     done: float
     doing: str
     note: str = ""
-    """A line for whoever waits, bar or no bar: said once."""
+    """A message to show once, with or without a progress bar."""
 
 
 Watch = Callable[[Progress], None]
@@ -68,18 +68,18 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass
 class _State:
-    """How far the launches of the plan have come."""
+    """The state of the launches of a plan."""
 
     next_launch: int = 0
     rounds: dict[int, int] = field(default_factory=dict)
     finished: set[int] = field(default_factory=set)
     used_s: float = 0.0
-    """Of the budget, by all launches so far, those of an interrupted run included."""
+    """Seconds of the budget used by all launches so far, including those before an interruption."""
     after_s: float = 0.0
-    """What the last finished launch spent after its rounds."""
+    """Seconds that the last finished launch took after its rounds."""
     failed_starts: int = 0
     forecast: Forecast | None = None
-    """Made for the first launch of this process."""
+    """Created for the first launch of this process."""
 
 
 def execute(
@@ -91,10 +91,10 @@ def execute(
     command: str = "",
     watch: Watch = lambda progress: None,
 ) -> Run:
-    """Measure everything the plan asks for and return the stored run.
+    """Measure every cell of the plan and return the stored run.
 
-    `profile` gives a case's analytic cost; a case it cannot cost is skipped with the reason. `bounds` gives the least
-    times of a cell on a device with given peaks; without it none are measured. Raises StorageError,
+    `profile` counts the cost of a cell; a cell that it cannot count is skipped with the reason. `bounds` computes the
+    roofline bounds of a cell from the device's peaks; without it no peaks are measured. Raises StorageError,
     EffbenchError when no cell could be measured, Interrupted on Ctrl-C.
     """
     with RunWriter(directory) as writer, temporary_folders.folder() as folder:
@@ -115,7 +115,7 @@ def execute(
 
 
 def find_peaks(plan: Plan, dtype: str, *, afresh: bool = False) -> Peaks:
-    """The peaks of the plan's device as the plan sets it up: kept ones that fit this machine, else measured and kept.
+    """The peaks of the plan's device under the plan's settings: from the cache if it has them, else measured.
 
     Raises EffbenchError where they cannot be measured.
     """
@@ -127,7 +127,7 @@ def find_peaks(plan: Plan, dtype: str, *, afresh: bool = False) -> Peaks:
 
 
 def _bound(record: Recording, bounds: BoundsOf) -> None:
-    """The least times of every cell. A device whose peaks cannot be measured costs a run its bounds and no more."""
+    """Compute the roofline bounds of every cell. Where peaks cannot be measured, record the reason and go on."""
     for dtype in dict.fromkeys(cell.case.dtype for cell in record.plan.cells):
         if why := _unbounded(record.plan.cells[0].mode, dtype):
             record.peaks[f"peaks.{dtype}.missing"] = why
@@ -144,7 +144,7 @@ def _bound(record: Recording, bounds: BoundsOf) -> None:
 
 
 def _unbounded(mode: str, dtype: str) -> str:
-    """Why the peaks of a device say nothing of these cells; "" where they do."""
+    """Why the device's peaks give no bounds for these cells; "" where they do."""
     if mode == "train":
         return "counts are of the forward pass, times of a training step"
     return "torch has no int8 kernel whose speed could stand for a runtime's" if dtype == "int8" else ""
@@ -153,13 +153,13 @@ def _unbounded(mode: str, dtype: str) -> str:
 def resume(directory: Path, *, watch: Watch = lambda progress: None, bundled: Bundled | None = None) -> Run:
     """Finish an interrupted run: measure only the launches and rounds that it does not hold yet.
 
-    `bundled` is where the models of a bundle's run lie. Raises StorageError, CorruptRun, NotComparable when this
-    machine is not the one it was begun on.
+    `bundled` locates the models, for the run of a bundle. Raises StorageError, CorruptRun, and NotComparable when the
+    conditions differ from those at the start of the run.
     """
     if (run := run_file.load(directory)).complete:
         return _as_measured(run, directory, watch)
     with RunWriter(directory, resume=True) as writer, temporary_folders.folder() as folder:
-        # Read again under the lock: whoever held it until now may have written more.
+        # Read again under the lock: another process may have written more until now.
         run = run_file.load(directory)
         if run.complete:
             return _as_measured(run, directory, watch)
@@ -167,7 +167,7 @@ def resume(directory: Path, *, watch: Watch = lambda progress: None, bundled: Bu
 
 
 def _as_measured(run: Run, directory: Path, watch: Watch) -> Run:
-    """A complete run, after a note where it was not of the files as they are now."""
+    """Return a complete run; report if the model's files have changed since."""
     try:
         file_hashes.require_unchanged(run.files)
     except NotComparable as error:
@@ -214,7 +214,7 @@ def _go_on(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundled: Bun
 
 
 def plan_of(run: Run) -> Plan:
-    """The plan that a stored run was measured by."""
+    """Rebuild the plan of a stored run."""
     first = run.results[0].cell
     options: dict[str, Any] = dict(run.environment.facts.get("run.device_options") or {})
     return Plan(
@@ -259,7 +259,7 @@ def _measure(record: Recording, state: _State, watch: Watch) -> Run:
 
 
 def _how_to_go_on(plan: Plan, directory: Path) -> str:
-    """What a Python session can do with the folder of an interrupted run."""
+    """The Python call that finishes or reads an interrupted run."""
     place = repr(str(directory))
     if plan.bundled is not None:
         return f"finish it with effbench.run_bundle({plan.bundled.folder!r}, resume={place})"
@@ -269,7 +269,7 @@ def _how_to_go_on(plan: Plan, directory: Path) -> str:
 
 
 def _read_beside(record: Recording, watch: Watch) -> None:
-    """What else the plan wants to know of the cells that could be measured. A metric that fails says why."""
+    """Measure the secondary metrics of every cell that was not skipped. A metric that fails records the reason."""
     plan = record.plan
     for what in plan.metrics:
         left = [cell for cell in plan.cells if cell.id not in record.skipped and (cell.id, what) not in record.read]
@@ -302,9 +302,9 @@ def _say_metric(watch: Watch, what: str, cell: str) -> None:
 
 
 def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
-    """One worker process.
+    """Run one worker process.
 
-    Marks the slot finished, or records which cell ended the process so that the next try leaves it out.
+    Marks the slot as finished, or skips the cell that ended the process, so that the next try leaves it out.
     """
     plan, sampling = record.plan, record.plan.sampling
     seen = _Seen(state.next_launch, slot, sampling, watch)
@@ -340,7 +340,7 @@ def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
             except WorkerFailed as failure:
                 ending = str(failure)
     finally:
-        # Also after Ctrl-C. On a full disk the error that is on its way says more.
+        # Also after Ctrl-C. On a full disk the original error is the one to report.
         used_s = seen.at_s if plan.device == "fake" else time.monotonic() - seen.begun_s
         state.used_s += used_s
         if is_recorded:
@@ -351,16 +351,16 @@ def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
     if slot in state.finished or len(record.skipped) > skipped_before:
         return
     if seen.working:
-        # Whichever cell was at work is left out of the next try: it may have ended the process, or hung.
+        # The next try leaves out the cell that the worker was at: it may have ended the process, or hung.
         record.skip(seen.working, ending)
         return
     state.failed_starts += 1
-    if state.failed_starts >= STARTS:
+    if state.failed_starts >= MAX_FAILED_STARTS:
         raise EffbenchError(f"the measuring process could not start: {ending}{record.how_to_go_on()}")
 
 
 class _Seen:
-    """What the events of one launch have told so far: how far it is, by the clock of its budget, and at which cell."""
+    """Track one launch from its events: time used, current cell, progress."""
 
     def __init__(self, number: int, slot: int, sampling: Sampling, watch: Watch) -> None:
         self.observed, self.begun_s = Observation(), time.monotonic()
@@ -369,10 +369,10 @@ class _Seen:
         self._slot, self._sampling, self._watch = slot, sampling, watch
         self.forecast: Forecast | None = None
         self._rounds: tuple[float, float] | None = None
-        """When the rounds began, and how long they may take."""
+        """Start of the rounds and the time available for them, in seconds."""
 
     def take(self, event: Mapping[str, Any]) -> None:
-        """Hear of an event, and say how far the run has come."""
+        """Handle one event and report the progress of the run."""
         kind = event["event"]
         self.at_s = max(self.at_s, event.get("at_s", 0.0))
         note = self.forecast.take(event) if self.forecast is not None else ""

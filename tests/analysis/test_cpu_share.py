@@ -306,7 +306,7 @@ def test_many_gates_decide_as_one_gate_does_where_clocks_disagree() -> None:
 def test_nothing_is_promised_of_what_a_gate_would_see_of_it() -> None:
     pair = changed((0.02, 1.0), (0.02, 1.0))
     survey = calibration.survey(Evidence.of(pair))
-    assert survey.scatter[0].reason == "CPU time is 2 % of wall time, so its ratio tells nothing"
+    assert survey.scatter[0].reason == "CPU time is 2 % of wall time, so its ratio is not valid"
     assert all(answers[FIRST].value is None for answers in survey.detectable.values())
     assert all(answers[SECOND].value is not None for answers in survey.detectable.values())
     assert any(
