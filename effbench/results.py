@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from effbench.analysis import summary, time_shares
 from effbench.analysis import verdicts as analysis_verdicts
-from effbench.analysis.summary import CellSummary
+from effbench.analysis.cell_summary import CellSummary
 from effbench.analysis.time_shares import Split
 from effbench.core.errors import InvalidValue, StorageError
 from effbench.core.estimate import Verdict

@@ -12,7 +12,7 @@ import pytest
 from numpydoc.docscrape import FunctionDoc, NumpyDocString
 
 import effbench
-from effbench.analysis.summary import CellSummary
+from effbench.analysis.cell_summary import CellSummary
 from effbench.analysis.time_shares import Split
 from effbench.core.cost import Cost, Traffic
 from effbench.core.estimate import Comparison, Estimate, PairEvidence, Verdict

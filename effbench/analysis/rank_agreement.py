@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from effbench import zoo
 from effbench.analysis import stats
-from effbench.analysis.summary import CellSummary
+from effbench.analysis.cell_summary import CellSummary
 from effbench.core.cost import LEVELS
 from effbench.core.errors import UnknownName
 from effbench.core.estimate import Estimate

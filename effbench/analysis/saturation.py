@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from effbench.analysis.summary import CellSummary, paired_ratio, per_image, rounds_of
+from effbench.analysis.cell_summary import CellSummary
+from effbench.analysis.summary import paired_ratio, per_image, rounds_of
 from effbench.analysis.verdicts import CONFIDENCE, MIN_LAUNCHES
 from effbench.core.estimate import Estimate
 from effbench.core.run import Run

@@ -15,15 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from effbench.analysis.summary import (
-    CellSummary,
-    Rounds,
-    clock_of,
-    paired_ratio,
-    rounds_of,
-    summarise,
-    wall_ratio_to_show,
-)
+from effbench.analysis.cell_summary import CellSummary
+from effbench.analysis.summary import Rounds, clock_of, paired_ratio, rounds_of, summarise, wall_ratio_to_show
 from effbench.core.estimate import Estimate, PairEvidence, Verdict
 from effbench.core.run import Run
 from effbench.core.study import Claim, Label

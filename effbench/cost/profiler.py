@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from effbench.cost.costs import OpCost, Profile
 from effbench.cost.familiar import keeps_nothing
 from effbench.cost.formulas import PRODUCTS
 from effbench.cost.fusion import fused_levels, traffic
+from effbench.cost.parameter_count import parameters_of
 from effbench.cost.records import Record, scaled_apart, stored_bytes
 from effbench.cost.sandbox import (
     fake_twin,
@@ -36,7 +37,6 @@ from effbench.cost.sandbox import (
 )
 from effbench.cost.trace import Tensors, Trace, trace
 from effbench.cost.trace_modes import Device, Refusal, TraceMode, count_in_cheapest_mode, home_of, parameters
-from effbench.cost.walk import packed
 
 _T = TypeVar("_T")
 
@@ -373,29 +373,6 @@ def _layers(records: Sequence[Record], ops: Sequence[OpCost]) -> tuple[Kernel, .
 
     pairs = zip(records, ops, strict=True)
     return tuple(Kernel(op.madds, moved(record, op)) for record, op in pairs if op.kind in PRODUCTS)
-
-
-def parameters_of(modules: Sequence[nn.Module]) -> int:
-    """Learnable parameters, buffers excluded, and the weights and biases that quantised modules hold packed."""
-    script = torch.ScriptObject
-    holding = [module for module in modules if script in map(type, _attributes(module))]
-    held = {id(value): value for module in holding for value in _attributes(module) if value.__class__ is script}
-    return sum([item.numel() for item in parameters(modules)]) + sum(map(_held, held.values()))
-
-
-def _held(value: Any) -> int:
-    """Weights and biases in a script object. A recurrent cell holds each bias twice: packed, and beside its weights."""
-    sizes = [(tensor.dim(), tensor.numel()) for tensor in packed(value)]
-    biases = sum(size for dim, size in sizes if dim < 2)
-    return sum(size for dim, size in sizes if dim > 1) + (biases if hasattr(value, "unpack") else biases // 2)
-
-
-def _attributes(module: nn.Module) -> Iterable[Any]:
-    if not isinstance(module, torch.jit.ScriptModule):
-        return vars(module).values()
-    # TorchScript exposes attributes by name only; torch's quantised layers use these names.
-    names = ("_packed_params", "_packed_weight", "param")
-    return [module._c.getattr(name) for name in names if module._c.hasattr(name)]
 
 
 def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from effbench.analysis import summary
-from effbench.analysis.summary import CellSummary
+from effbench.analysis.cell_summary import CellSummary
 from effbench.core.errors import CorruptRun, InvalidValue
 from effbench.core.estimate import Estimate
 from effbench.core.run import Block, Run

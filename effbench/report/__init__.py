@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effbench.analysis import rank_agreement, saturation, time_shares
+from effbench.analysis.cell_summary import CellSummary
 from effbench.analysis.rank_agreement import Agreement
-from effbench.analysis.summary import CellSummary
 from effbench.core.errors import StorageError
 from effbench.core.estimate import Verdict
 from effbench.core.run import Run

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from effbench.analysis.summary import CellSummary
+from effbench.analysis.cell_summary import CellSummary
 from effbench.core.cost import DEFAULT_LEVEL
 from effbench.core.estimate import Estimate
 from effbench.report.tables.table_model import one_line

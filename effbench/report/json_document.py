@@ -9,9 +9,9 @@ from typing import Any
 
 from effbench import report
 from effbench.analysis import saturation, time_shares
+from effbench.analysis.cell_summary import CellSummary
 from effbench.analysis.rank_agreement import Agreement
 from effbench.analysis.saturation import Saturation
-from effbench.analysis.summary import CellSummary
 from effbench.analysis.time_shares import Split
 from effbench.core.estimate import Comparison, Estimate, PairEvidence, Verdict
 from effbench.core.run import Run

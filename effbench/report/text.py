@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from effbench.analysis.summary import CellSummary
+from effbench.analysis.cell_summary import CellSummary
 from effbench.core import units
 from effbench.core.cost import DEFAULT_LEVEL
 from effbench.core.estimate import PairEvidence, Verdict

@@ -206,7 +206,7 @@ def _side_effects_of(network: Any, arguments: tuple[Any, ...], setting: Setting,
         with _outside_of_inference_mode():
             network = dtype_cast.cast(network, dtype) if casts else network
         try:
-            return side_effects.detect(network, [_cast(value, dtype) for value in arguments])
+            return side_effects.detect(network, [dtype_cast.cast_any(value, dtype) for value in arguments])
         except RuntimeError as error:
             if kind == kinds[-1] or failure_reasons.out_of_memory(error):
                 raise
@@ -330,7 +330,7 @@ def _rotations(spec: Mapping[str, Any], device: Device) -> int:
     """Return how many inputs exceed the device's caches, in the dtype in which the network reads them."""
     args, named = example_inputs.make(_described(spec), spec["batch"], "float32", "meta")
     kind = dtype_cast.torch_dtype(spec["dtype"])
-    return device.rotations(sum(_cast(tensor, kind).nbytes for tensor in (*args, *named.values())))
+    return device.rotations(sum(dtype_cast.cast_any(tensor, kind).nbytes for tensor in (*args, *named.values())))
 
 
 def _described(spec: Mapping[str, Any]) -> list[Input]:
@@ -388,23 +388,7 @@ def _convert(
 
 
 def _convert_inputs(inputs: list[tuple[Any, ...]], setting: Setting) -> list[tuple[Any, ...]]:
-    """Return the inputs in the setting's dtype and memory format."""
-    import torch
-
-    dtype = dtype_cast.torch_dtype(setting.dtype)
-    layout = torch.channels_last if setting.memory_format == "channels_last" else torch.contiguous_format
-
-    def converted(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return value
-        cast = _cast(value, dtype)
-        return cast.contiguous(memory_format=layout) if cast.dim() == 4 else cast
-
-    return [tuple(converted(item) for item in each) for each in inputs]
-
-
-def _cast(value: Any, dtype: Any) -> Any:
-    return dtype_cast.cast_input(value, dtype) if hasattr(value, "dtype") else value
+    return dtype_cast.convert_inputs(inputs, dtype_cast.torch_dtype(setting.dtype), setting.memory_format)
 
 
 def gradients(mode: str, device: Device) -> contextlib.AbstractContextManager[Any]:

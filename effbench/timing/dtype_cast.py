@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from effbench.core.inputs import FLOATS
 
@@ -107,3 +107,23 @@ def _part(dtype: torch.dtype) -> torch.dtype:
 
 def _join_names(names: tuple[str, ...]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def convert_inputs(inputs: list[tuple[Any, ...]], dtype: torch.dtype, memory_format: str) -> list[tuple[Any, ...]]:
+    """Return inputs of several calls in this dtype and memory format."""
+    import torch
+
+    layout = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
+
+    def converted(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        cast = cast_input(value, dtype)
+        return cast.contiguous(memory_format=layout) if cast.dim() == 4 else cast
+
+    return [tuple(converted(item) for item in each) for each in inputs]
+
+
+def cast_any(value: Any, dtype: torch.dtype) -> Any:
+    """Return a tensor in this dtype as `cast_input` does, and anything else unchanged."""
+    return cast_input(value, dtype) if hasattr(value, "dtype") else value

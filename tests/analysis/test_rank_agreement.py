@@ -8,7 +8,7 @@ import pytest
 import report_examples as examples
 
 from effbench.analysis import rank_agreement
-from effbench.analysis.summary import CellSummary
+from effbench.analysis.cell_summary import CellSummary
 from effbench.core.cost import LEVELS, Cost, Traffic
 from effbench.core.estimate import Estimate
 from effbench.core.study import Case, Cell

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from effbench.analysis.summary import CellSummary
+from effbench.analysis.cell_summary import CellSummary
 from effbench.core.cost import Cost, Traffic
 from effbench.core.estimate import Estimate, PairEvidence, Verdict
 from effbench.core.peaks import Peaks

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from effbench.analysis.summary import CellSummary
+from effbench.analysis.cell_summary import CellSummary
 from effbench.core import units
 from effbench.core.estimate import Verdict
 from effbench.core.run import Run

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from effbench.analysis import rank_agreement
-from effbench.analysis.summary import CellSummary
+from effbench.analysis.cell_summary import CellSummary
 from effbench.core import units
 from effbench.core.cost import DEFAULT_LEVEL
 from effbench.core.peaks import Peaks, recorded

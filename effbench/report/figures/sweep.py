@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from effbench.analysis.cell_summary import CellSummary
 from effbench.analysis.saturation import Saturation
-from effbench.analysis.summary import CellSummary
 from effbench.core.run import Run
 from effbench.report import text
 from effbench.report.figures import style as figure_style

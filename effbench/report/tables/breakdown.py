@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from effbench.analysis.summary import CellSummary
+from effbench.analysis.cell_summary import CellSummary
 from effbench.analysis.time_shares import Split, part_of
 from effbench.core import units
 from effbench.core.estimate import Estimate

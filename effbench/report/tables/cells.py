@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from effbench.analysis.cell_summary import CellSummary
 from effbench.analysis.rank_agreement import Agreement
-from effbench.analysis.summary import CellSummary
 from effbench.core import units
 from effbench.core.cost import DEFAULT_LEVEL
 from effbench.core.estimate import Comparison, Estimate, Verdict

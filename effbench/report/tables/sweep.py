@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from effbench.analysis.cell_summary import CellSummary
 from effbench.analysis.saturation import WITHIN, Saturation
-from effbench.analysis.summary import CellSummary
 from effbench.core import units
 from effbench.core.estimate import Estimate
 from effbench.core.run import Run

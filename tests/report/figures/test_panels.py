@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from effbench import paper
-from effbench.analysis.summary import CellSummary
+from effbench.analysis.cell_summary import CellSummary
 from effbench.core.cost import LEVELS, Cost, Traffic
 from effbench.core.estimate import Estimate
 from effbench.core.run import Run

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from effbench.analysis.summary import CellSummary
+from effbench.analysis.cell_summary import CellSummary
 from effbench.core.cost import Cost
 from effbench.core.estimate import Comparison, Estimate
 from effbench.core.study import Case, Cell
