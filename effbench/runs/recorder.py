@@ -111,8 +111,8 @@ class Recording:
             allocator=plan.allocator,
             runtime_facts=ready["runtime_facts"],
         )
-        told = {"run.device_options": dict(plan.device_options), **_unusual(plan)}
-        found = replace(found, facts={**found.facts, **self.peaks, **told})
+        extra = {"run.device_options": dict(plan.device_options), **_non_default_facts(plan)}
+        found = replace(found, facts={**found.facts, **self.peaks, **extra})
         if self.stored is None:
             run = Run(
                 experiment=plan.experiment,
@@ -143,14 +143,14 @@ class Recording:
             launch=number,
             slot=slot,
             start=observed.start,
-            conditions=stated(observed.at_start),
+            conditions=known_conditions(observed.at_start),
             **({"changed": changed} if changed else {}),
         )
 
     def end_launch(self, number: int, observed: Observation, at_s: float) -> None:
         """Record the end of a launch's process and the conditions since its start, however it ended."""
         end, conditions = observed.end()
-        self.writer.append("exit", launch=number, at_s=round(at_s, 3), end=end, conditions=stated(conditions))
+        self.writer.append("exit", launch=number, at_s=round(at_s, 3), end=end, conditions=known_conditions(conditions))
 
     def take(self, launch: int, event: Mapping[str, Any]) -> None:
         """Record one event of a worker. Raises StorageError, and EffbenchError if the event is a fatal error."""
@@ -161,7 +161,7 @@ class Recording:
             timing = decoding.make(values["timing"], Timing)
             self._require_calls(values["cell"], timing.calls)
             place = (launch, values["round"], values["position"], values["cell"])
-            self.writer.block(Block(*place, _forwards(timing), values.get("at_s")))
+            self.writer.block(Block(*place, _without_negative_times(timing), values.get("at_s")))
         elif kind == "skip":
             self.skip(values["cell"], values["reason"])
         elif kind == "calls":
@@ -173,13 +173,13 @@ class Recording:
             try:
                 file_hashes.require_same(self.files, values["files"])
             except NotComparable as error:
-                raise NotComparable(f"{error}{self.how_to_go_on()}") from None
-            new = {name: told for name, told in values["files"].items() if name not in self.files}
+                raise NotComparable(f"{error}{self.resume_advice()}") from None
+            new = {name: digest for name, digest in values["files"].items() if name not in self.files}
             if new:
                 self.files |= new
                 self.writer.append("files", launch=launch, files=new)
         elif kind == "error":
-            raise of_reason(Reason(values["message"] + self.how_to_go_on(), values.get("cause", "")))
+            raise of_reason(Reason(values["message"] + self.resume_advice(), values.get("cause", "")))
         else:
             self.writer.append(kind, launch=launch, **values)
 
@@ -192,7 +192,7 @@ class Recording:
         if calls != frozen:
             raise EffbenchError(
                 f"a block of {cell} came back with {calls} calls, and every other has {frozen}; this is a fault of "
-                f"effbench or of its environment, please report it{self.how_to_go_on()}"
+                f"effbench or of its environment, please report it{self.resume_advice()}"
             )
 
     def skip(self, cell: str, reason: str) -> None:
@@ -200,7 +200,7 @@ class Recording:
         self.skipped[cell] = reason
         self.writer.append("skip", cell=cell, reason=reason)
 
-    def how_to_go_on(self) -> str:
+    def resume_advice(self) -> str:
         """The end of an error message that names the command to resume; "" if nothing is measured yet."""
         if self.stored is None or not self.can_resume:
             return ""
@@ -230,23 +230,23 @@ def how_to_resume(directory: Path, bundled: Bundled | None = None) -> str:
     return shlex.join(["effbench", *first, "--resume", str(directory)])
 
 
-def stated(conditions: Conditions) -> dict[str, Any]:
+def known_conditions(conditions: Conditions) -> dict[str, Any]:
     """The conditions that could be read, by name."""
     return {name: value for name, value in dataclasses.asdict(conditions).items() if value is not None}
 
 
-def _unusual(plan: Plan) -> dict[str, Any]:
+def _non_default_facts(plan: Plan) -> dict[str, Any]:
     """Facts that are recorded only if they differ from their defaults, since older runs do not have them."""
-    told = {
+    extra = {
         "run.memory_format": (plan.cells[0].memory_format, "contiguous"),
         "run.mode": (plan.cells[0].mode, "infer"),
         "run.readings": (" ".join(plan.metrics), ""),
         "run.bundle": (plan.bundled.digest if plan.bundled else "", ""),
     }
-    return {name: value for name, (value, usual) in told.items() if value != usual}
+    return {name: value for name, (value, usual) in extra.items() if value != usual}
 
 
-def _forwards(timing: Timing) -> Timing:
+def _without_negative_times(timing: Timing) -> Timing:
     """Drop negative times of a block, whose clock went backwards, and flag the block."""
     wall, cpu, device, process = timing.wall_ns, timing.cpu_ns, timing.device_ns, timing.process_ns
     if min(wall, cpu or 0, device or 0, process or 0) >= 0:

@@ -110,7 +110,7 @@ def execute(
         _raise_if_nothing_left(record)
         if bounds is not None:
             watch(Progress(0.0, "measuring the device's peaks"))
-            _bound(record, bounds)
+            _add_bounds(record, bounds)
         return _measure(record, _State(), watch)
 
 
@@ -126,10 +126,10 @@ def find_peaks(plan: Plan, dtype: str, *, afresh: bool = False) -> Peaks:
     return measuring.find(key, device, options, threads=threads, allocator=allocator, dtype=dtype, afresh=afresh)
 
 
-def _bound(record: Recording, bounds: BoundsOf) -> None:
+def _add_bounds(record: Recording, bounds: BoundsOf) -> None:
     """Compute the roofline bounds of every cell. Where peaks cannot be measured, record the reason and go on."""
     for dtype in dict.fromkeys(cell.case.dtype for cell in record.plan.cells):
-        if why := _unbounded(record.plan.cells[0].mode, dtype):
+        if why := _why_no_bounds(record.plan.cells[0].mode, dtype):
             record.peaks[f"peaks.{dtype}.missing"] = why
             continue
         try:
@@ -143,7 +143,7 @@ def _bound(record: Recording, bounds: BoundsOf) -> None:
                 record.bounds[cell.id] = bounds(cell, peaks)
 
 
-def _unbounded(mode: str, dtype: str) -> str:
+def _why_no_bounds(mode: str, dtype: str) -> str:
     """Why the device's peaks give no bounds for these cells; "" where they do."""
     if mode == "train":
         return "counts are of the forward pass, times of a training step"
@@ -157,16 +157,16 @@ def resume(directory: Path, *, watch: Watch = lambda progress: None, bundled: Bu
     conditions differ from those at the start of the run.
     """
     if (run := run_file.load(directory)).complete:
-        return _as_measured(run, directory, watch)
+        return _complete_run(run, directory, watch)
     with RunWriter(directory, resume=True) as writer, temporary_folders.folder() as folder:
         # Read again under the lock: another process may have written more until now.
         run = run_file.load(directory)
         if run.complete:
-            return _as_measured(run, directory, watch)
-        return _go_on(run, writer, folder, watch, bundled)
+            return _complete_run(run, directory, watch)
+        return _continue_run(run, writer, folder, watch, bundled)
 
 
-def _as_measured(run: Run, directory: Path, watch: Watch) -> Run:
+def _complete_run(run: Run, directory: Path, watch: Watch) -> Run:
     """Return a complete run; report if the model's files have changed since."""
     try:
         file_hashes.require_unchanged(run.files)
@@ -175,7 +175,7 @@ def _as_measured(run: Run, directory: Path, watch: Watch) -> Run:
     return run
 
 
-def _go_on(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundled: Bundled | None) -> Run:
+def _continue_run(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundled: Bundled | None) -> Run:
     if run.environment.facts.get("run.bundle") != (bundled.digest if bundled else None):
         raise EffbenchError(
             f"the run in {writer.directory} was measured from a bundle; go on with: "
@@ -247,18 +247,18 @@ def _measure(record: Recording, state: _State, watch: Watch) -> Run:
                 _raise_if_nothing_left(record)
                 _launch(record, state, slot, watch)
         _raise_if_nothing_left(record)
-        _read_beside(record, watch)
+        _measure_metrics(record, watch)
         writer.append("complete")
         run = run_file.load(writer.path)
     except KeyboardInterrupt:
-        raise Interrupted(writer.directory, _how_to_go_on(record.plan, writer.directory)) from None
+        raise Interrupted(writer.directory, _python_advice(record.plan, writer.directory)) from None
     except StorageError as error:
         raise StorageError(f"{error}; what was measured before is kept in {writer.directory}") from error
     watch(Progress(1.0, "done"))
     return run
 
 
-def _how_to_go_on(plan: Plan, directory: Path) -> str:
+def _python_advice(plan: Plan, directory: Path) -> str:
     """The Python call that finishes or reads an interrupted run."""
     place = repr(str(directory))
     if plan.bundled is not None:
@@ -268,7 +268,7 @@ def _how_to_go_on(plan: Plan, directory: Path) -> str:
     return f"finish it with effbench.resume({place})"
 
 
-def _read_beside(record: Recording, watch: Watch) -> None:
+def _measure_metrics(record: Recording, watch: Watch) -> None:
     """Measure the secondary metrics of every cell that was not skipped. A metric that fails records the reason."""
     plan = record.plan
     for what in plan.metrics:
@@ -291,13 +291,13 @@ def _read_beside(record: Recording, watch: Watch) -> None:
             [record.order(cell) for cell in left],
             worker_environment(plan.threads, plan.allocator),
             plan.sampling.silence_s,
-            partial(_say_metric, watch, what),
+            partial(_report_metric, watch, what),
         )
         for cell_id, metric in taken:
             record.writer.metric(cell_id, metric)
 
 
-def _say_metric(watch: Watch, what: str, cell: str) -> None:
+def _report_metric(watch: Watch, what: str, cell: str) -> None:
     watch(Progress(1.0, f"{what.replace('_', ' ')} of {cell}"))
 
 
@@ -307,30 +307,30 @@ def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
     Marks the slot as finished, or skips the cell that ended the process, so that the next try leaves it out.
     """
     plan, sampling = record.plan, record.plan.sampling
-    seen = _Seen(state.next_launch, slot, sampling, watch)
+    progress = _LaunchProgress(state.next_launch, slot, sampling, watch)
     skipped_before = len(record.skipped)
     state.next_launch += 1
     left = sampling.launches - len(state.finished)
     if state.forecast is None:
         cells = sum(cell.id not in record.skipped for cell in plan.cells)
         state.forecast = Forecast(sampling, sampling.budget_s, cells=cells, left=left, used_s=state.used_s)
-        seen.forecast = state.forecast
+        progress.forecast = state.forecast
     slice_s = max(0.0, (sampling.budget_s - state.used_s) / left)
-    share = {"launches_left": left, "after_s": state.after_s, "begun_s": seen.begun_s}
-    job = record.job(seen.number, state.rounds.get(slot, 0), slice_s, **share)
+    share = {"launches_left": left, "after_s": state.after_s, "begun_s": progress.begun_s}
+    job = record.job(progress.number, state.rounds.get(slot, 0), slice_s, **share)
     is_recorded = False
     try:
         with Worker(job, worker_environment(plan.threads, plan.allocator), sampling.silence_s) as worker:
             try:
                 for event in worker.events():
                     kind = event["event"]
-                    seen.take(event)
+                    progress.take(event)
                     if kind in UNRECORDED:
                         state.failed_starts = 0
                         continue
-                    record.take(seen.number, event)
+                    record.take(progress.number, event)
                     if kind == "ready":
-                        record.begin_launch(seen.number, slot, seen.observed)
+                        record.begin_launch(progress.number, slot, progress.observed)
                         is_recorded = True
                     elif kind == "block":
                         state.rounds[slot] = event["round"] + 1
@@ -341,25 +341,25 @@ def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
                 ending = str(failure)
     finally:
         # Also after Ctrl-C. On a full disk the original error is the one to report.
-        used_s = seen.at_s if plan.device == "fake" else time.monotonic() - seen.begun_s
+        used_s = progress.at_s if plan.device == "fake" else time.monotonic() - progress.begun_s
         state.used_s += used_s
         if is_recorded:
             with suppress(StorageError):
-                record.end_launch(seen.number, seen.observed, used_s)
+                record.end_launch(progress.number, progress.observed, used_s)
     if slot in state.finished:
-        state.after_s = used_s - seen.ended_s
+        state.after_s = used_s - progress.ended_s
     if slot in state.finished or len(record.skipped) > skipped_before:
         return
-    if seen.working:
+    if progress.working:
         # The next try leaves out the cell that the worker was at: it may have ended the process, or hung.
-        record.skip(seen.working, ending)
+        record.skip(progress.working, ending)
         return
     state.failed_starts += 1
     if state.failed_starts >= MAX_FAILED_STARTS:
-        raise EffbenchError(f"the measuring process could not start: {ending}{record.how_to_go_on()}")
+        raise EffbenchError(f"the measuring process could not start: {ending}{record.resume_advice()}")
 
 
-class _Seen:
+class _LaunchProgress:
     """Track one launch from its events: time used, current cell, progress."""
 
     def __init__(self, number: int, slot: int, sampling: Sampling, watch: Watch) -> None:
@@ -379,21 +379,21 @@ class _Seen:
         if kind == "working" or note:
             self.working = event.get("cell", self.working)
             if self._rounds is None:
-                self._say(0.0, "warming up", note)
+                self._report(0.0, "warming up", note)
         elif kind == "null":
             self._rounds = self.at_s, event["budget_s"]
             if not event["budget_s"]:
-                self._say(0.0, f"no time is left of the budget, so {MIN_ROUNDS_ON_BUDGET} rounds at the most")
+                self._report(0.0, f"no time is left of the budget, so {MIN_ROUNDS_ON_BUDGET} rounds at the most")
         elif kind == "block":
             begun_s, budget_s = self._rounds or (self.at_s, 0.0)
             by_time = (self.at_s - begun_s) / budget_s if budget_s else 0.0
             share = max(by_time, event["round"] / self._sampling.max_rounds)
-            self._say(share, f"round {event['round'] + 1}, {event['cell']}")
+            self._report(share, f"round {event['round'] + 1}, {event['cell']}")
         elif kind == "end":
             self.ended_s = self.at_s
             self.observed.look()
 
-    def _say(self, share: float, doing: str, note: str = "") -> None:
+    def _report(self, share: float, doing: str, note: str = "") -> None:
         planned = self._sampling.launches
         done = (self._slot + min(share, 1.0)) / planned
         self._watch(Progress(done, f"launch {self._slot + 1}/{planned}: {doing}", note))

@@ -57,7 +57,7 @@ def build(path: Path, records: Sequence[tuple[int, dict[str, Any]]]) -> Run:
         try:
             builder.add(_Record(record))
         except FAULTS as error:
-            raise CorruptRun(f"{path}, line {number}: {told(error)}; restore the file") from error
+            raise CorruptRun(f"{path}, line {number}: {describe(error)}; restore the file") from error
     return replace(builder.run(), path=str(path))
 
 
@@ -69,7 +69,7 @@ def newer_schema(schema: Any, known: int) -> str | None:
     return said if schema > known else ""
 
 
-def told(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """A short description of an error in a file."""
     return f"missing {brief(error)}" if isinstance(error, KeyError) else brief(error)
 

@@ -34,7 +34,7 @@ from effbench.zoo import import_path
 from effbench.zoo.external import NETWORK_FAILURES
 
 Emit = Callable[..., None]
-Hear = Callable[[], Mapping[str, Any]]
+NextOrder = Callable[[], Mapping[str, Any]]
 """Waits for the next order of the parent and returns it."""
 
 
@@ -42,8 +42,8 @@ def main() -> int:
     """Carry out the job that the parent sends. Return 0 even if every cell was skipped, which the events report."""
     orders, events = _pipes()
     job = json.loads(orders.readline())
-    heard: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(orders, heard), daemon=True).start()
+    orders_read: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(orders, orders_read), daemon=True).start()
 
     def emit(event: str, **fields: Any) -> None:
         _write(events, {"event": event, **fields})
@@ -57,7 +57,7 @@ def main() -> int:
         elif job.get("task") in ("count", "shapes"):
             from effbench.cost import helper_process, in_subprocess
 
-            for each in helper_process.jobs(job, emit, heard.get):
+            for each in helper_process.jobs(job, emit, orders_read.get):
                 if each["task"] == "count":
                     in_subprocess.answer(each, emit)
                 else:
@@ -67,7 +67,7 @@ def main() -> int:
 
             base.answer(job, emit)
         else:
-            launch(job, emit, heard.get)
+            launch(job, emit, orders_read.get)
     except EffbenchError as error:
         emit("error", message=str(error), cause=error.cause)
     emit(worker_process.DONE)
@@ -113,13 +113,13 @@ def _find_modules(job: Mapping[str, Any]) -> None:
         opened_files.start_recording()
 
 
-def _listen(orders: TextIO, heard: queue.SimpleQueue[dict[str, Any]]) -> None:
+def _listen(orders: TextIO, orders_read: queue.SimpleQueue[dict[str, Any]]) -> None:
     """Read the parent's orders. End this process when the pipe closes, since the parent is gone then.
 
     Otherwise a model that hangs would run for ever. The thread blocks in a read and uses no CPU time.
     """
     for line in orders:
-        heard.put(json.loads(line))
+        orders_read.put(json.loads(line))
     os._exit(1)
 
 
@@ -132,7 +132,7 @@ def _write(stream: TextIO, record: Mapping[str, Any]) -> None:
         os._exit(1)
 
 
-def launch(job: Mapping[str, Any], emit: Emit, hear: Hear) -> None:
+def launch(job: Mapping[str, Any], emit: Emit, next_order: NextOrder) -> None:
     """Prepare, warm up and measure the job's cells, and emit every block as soon as it is timed.
 
     A job with "obeys" is one side of an A/B run. It waits for an order before the warm-up, then times one block per
@@ -150,14 +150,14 @@ def launch(job: Mapping[str, Any], emit: Emit, hear: Hear) -> None:
     emit("ready", effbench=__version__, facts=device.facts(), runtime_facts=about)
     try:
         with build_call.gradients(job["mode"], device):
-            _carry_out(job, device, global_state.guard_for(device), sampling, watch, emit, hear)
-    except _Broken:
+            _carry_out(job, device, global_state.guard_for(device), sampling, watch, emit, next_order)
+    except _ProcessUnusable:
         return
     code_origins.refuse_foreign(job)  # includes late imports
     emit("facts", facts=device.facts())
 
 
-class _Broken(Exception):
+class _ProcessUnusable(Exception):
     """A failed cell has made the device or the process unusable.
 
     The cell is already reported. The parent starts a new process for the others.
@@ -167,49 +167,51 @@ class _Broken(Exception):
 def _carry_out(
     job: Mapping[str, Any],
     device: Device,
-    held: SettingsGuard,
+    guard: SettingsGuard,
     sampling: Sampling,
     watch: Stopwatch,
     emit: Emit,
-    hear: Hear,
+    next_order: NextOrder,
 ) -> None:
-    calls = _prepare_all(job, device, held, emit)
+    calls = _prepare_all(job, device, guard, emit)
     code_origins.refuse_foreign(job)
     emit("files", files=file_hashes.digests_of_job(job))
     frozen = {spec["id"]: spec["calls"] for spec in job["cells"]}
     if job.get("obeys"):
         emit("prepared")
-        frozen |= hear()["calls"]
+        frozen |= next_order()["calls"]
         # The other side's process now uses the same device.
         device.admit_processes()
-    blocks, warm = _warm_up_all(device, held, calls, frozen, sampling, emit)
+    blocks, warm = _warm_up_all(device, guard, calls, frozen, sampling, emit)
     null_ns = block_loop.null_call_ns(device)
     job = job if job.get("obeys") else {**job, "budget_s": watch.rounds_s()}
     emit("null", ns_per_call=null_ns, budget_s=None if job.get("obeys") else job["budget_s"])
     if job.get("obeys"):
         _freeze_garbage()
-        held.renew()
-        held.listen()
-        _obey(device, held, calls, blocks, emit, hear, block_loop.warm_blocks(warm, blocks, alone=False))
+        guard.renew()
+        guard.listen()
+        _time_on_order(
+            device, guard, calls, blocks, emit, next_order, block_loop.warm_blocks(warm, blocks, alone=False)
+        )
     elif calls:
         ready = block_loop.warm_blocks(warm, blocks, alone=len(calls) == 1)
-        _measure(job, device, held, calls, blocks, sampling, emit, ready)
-    for cell in sorted(held.collectors):
+        _measure(job, device, guard, calls, blocks, sampling, emit, ready)
+    for cell in sorted(guard.collectors):
         emit("probe", cell=cell, values={"garbage": global_state.COLLECTS_GARBAGE})
     for cell, call in calls.items() if job.get("breakdown") else ():
-        _break_down(device, held, cell, call, emit)
+        _break_down(device, guard, cell, call, emit)
     # Last: a failed graph capture can leave the GPU's allocator unusable. By now every cell is measured.
     kinds = {spec["id"]: spec["runtime"] for spec in job["cells"]} if device.probes else {}
     for cell, kind in kinds.items():
         if cell in calls:
             no_graph = runtimes.get(kind).no_graph
             _probe(device, cell, calls[cell], blocks[cell], no_graph, emit)
-            held.restore()
+            guard.restore()
 
 
 def _warm_up_all(
     device: Device,
-    held: SettingsGuard,
+    guard: SettingsGuard,
     calls: dict[str, Call],
     frozen: Mapping[str, int | None],
     sampling: Sampling,
@@ -221,8 +223,8 @@ def _warm_up_all(
     for cell in list(calls):
         emit("working", cell=cell)
         try:
-            told = partial(_tell_call, emit, cell)
-            with held.calling(cell):
+            told = partial(_report_call, emit, cell)
+            with guard.calling(cell):
                 warm, blocks[cell] = block_loop.warm_up(device, calls[cell], cell, frozen[cell], sampling, told)
         except NETWORK_FAILURES as error:
             reason = failure_reasons.reason_for(error)
@@ -232,20 +234,23 @@ def _warm_up_all(
             emit("calls", cell=cell, calls=blocks[cell])
             continue
         del calls[cell]
-        _leave_out(device, held, cell, reason, emit)
+        _report_failed_cell(device, guard, cell, reason, emit)
     return blocks, warmups
 
 
-def _tell_call(emit: Emit, cell: str, seconds: float) -> None:
+def _report_call(emit: Emit, cell: str, seconds: float) -> None:
     emit("call", cell=cell, seconds=seconds)
 
 
-def _leave_out(device: Device, held: SettingsGuard, cell: str, reason: str, emit: Emit) -> None:
-    """Report a failed cell and free its memory. Raises _Broken if the device failed or process settings are lost."""
+def _report_failed_cell(device: Device, guard: SettingsGuard, cell: str, reason: str, emit: Emit) -> None:
+    """Report a failed cell and free its memory.
+
+    Raises _ProcessUnusable if the device failed or process-wide settings could not be restored.
+    """
     emit("skip", cell=cell, reason=reason)
     device.release()
-    if held.spoiled or device.broken():
-        raise _Broken
+    if guard.spoiled or device.broken():
+        raise _ProcessUnusable
 
 
 def _probe(device: Device, cell: str, call: Call, calls: int, no_graph: str | None, emit: Emit) -> None:
@@ -266,13 +271,13 @@ def _freeze_garbage() -> None:
     gc.disable()
 
 
-def _obey(
+def _time_on_order(
     device: Device,
-    held: SettingsGuard,
+    guard: SettingsGuard,
     calls: dict[str, Call],
     blocks: Mapping[str, int],
     emit: Emit,
-    hear: Hear,
+    next_order: NextOrder,
     warm: Collection[str] = (),
 ) -> None:
     """Time one block per order, until an order names no cell. The parent stops ordering a cell that failed.
@@ -280,7 +285,7 @@ def _obey(
     `warm` are cells that need no untimed call before a block.
     """
     start = device.now_s()
-    while (order := hear()).get("cell"):
+    while (order := next_order()).get("cell"):
         cell = order["cell"]
         emit("working", cell=cell)
         try:
@@ -288,22 +293,22 @@ def _obey(
                 # Untimed: the other side's block has filled the caches with its own code and data.
                 device.run_calls(calls[cell], 1)
             timing = device.time_block(calls[cell], blocks[cell])
-            held.require(cell, quick=True)
+            guard.require(cell, quick=True)
         except NETWORK_FAILURES as error:
-            held.restore()
+            guard.restore()
             reason = failure_reasons.reason_for(error)
         else:
             emit("block", round=order["round"], position=order["position"], cell=cell, timing=asdict(timing))
             continue
         del calls[cell]
-        _leave_out(device, held, cell, reason, emit)
+        _report_failed_cell(device, guard, cell, reason, emit)
     emit("end", stopped="rounds", seconds=device.now_s() - start)
 
 
 def _measure(
     job: Mapping[str, Any],
     device: Device,
-    held: SettingsGuard,
+    guard: SettingsGuard,
     calls: dict[str, Call],
     blocks: Mapping[str, int],
     sampling: Sampling,
@@ -316,8 +321,8 @@ def _measure(
         job["launch"], job["seed"], job["first_round"], job["budget_s"], block_loop.references(pairs), job["clock"]
     )
     _freeze_garbage()
-    held.renew()
-    held.listen()
+    guard.renew()
+    guard.listen()
     start, current = device.now_s(), ""
 
     def visiting(cell: str) -> None:
@@ -328,41 +333,41 @@ def _measure(
     try:
         for item in block_loop.rounds(device, calls, blocks, sampling, task, visiting, warm):
             if isinstance(item, Block):
-                held.require(item.cell, quick=True)
+                guard.require(item.cell, quick=True)
                 emit("block", round=item.round, position=item.position, cell=item.cell, timing=asdict(item.timing))
             else:
                 emit("end", stopped=item, seconds=device.now_s() - start)
         return
     except NETWORK_FAILURES as error:  # a model that fails now and then; the parent goes on without it
-        held.restore()
+        guard.restore()
         reason = failure_reasons.reason_for(error)
     del calls[current]
-    _leave_out(device, held, current, reason, emit)
+    _report_failed_cell(device, guard, current, reason, emit)
 
 
-def _break_down(device: Device, held: SettingsGuard, cell: str, call: Call, emit: Emit) -> None:
+def _break_down(device: Device, guard: SettingsGuard, cell: str, call: Call, emit: Emit) -> None:
     """Profile the operators of one cell, after the rounds. A failure here does not affect measured times."""
     emit("working", cell=cell)
     try:
-        with held.calling(cell):
+        with guard.calling(cell):
             found = operator_profile.watch(device, call)
     except NETWORK_FAILURES as error:
         found = Breakdown(missing=failure_reasons.reason_for(error))
     emit("breakdown", cell=cell, **asdict(found))
 
 
-def _prepare_all(job: Mapping[str, Any], device: Device, held: SettingsGuard, emit: Emit) -> dict[str, Call]:
+def _prepare_all(job: Mapping[str, Any], device: Device, guard: SettingsGuard, emit: Emit) -> dict[str, Call]:
     """Build the call of every cell. A cell that cannot be prepared is reported and left out."""
     calls: dict[str, Call] = {}
     for spec in job["cells"]:
         emit("working", cell=spec["id"])
         try:
             looks = job.get("launch", 0) == 0
-            calls[spec["id"]] = build_call.prepare(spec, job["seed"], device, emit, held, looks=looks)
+            calls[spec["id"]] = build_call.prepare(spec, job["seed"], device, emit, guard, looks=looks)
             continue
         except NETWORK_FAILURES as error:
             reason = failure_reasons.reason_for(error)
-        _leave_out(device, held, spec["id"], reason, emit)
+        _report_failed_cell(device, guard, spec["id"], reason, emit)
     return calls
 
 
