@@ -1,6 +1,6 @@
-"""Carry out a command: which one it is, errors in one line, exit codes.
+"""Dispatch a command; turn errors into one line and an exit code.
 
-Exit codes: 0 done, 2 the user can put it right, 70 a bug in effbench, 130 interrupted (129, 143: by
+Exit codes: 0 done, 2 an error that the user can fix, 70 a bug in effbench, 130 interrupted (129, 143: by
 SIGHUP, SIGTERM). With ``--json`` standard output holds exactly one object; progress and notes go to standard error.
 """
 
@@ -51,7 +51,7 @@ def _effbench(version: Annotated[bool, typer.Option("--version", help=VERSION_HE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. Lets no traceback out; EFFBENCH_DEBUG=1 prints it for bug reports."""
+    """Run one command and return its exit code. Tracebacks are printed only with EFFBENCH_DEBUG=1, for bug reports."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
     output.typed.set(shlex.join(["effbench", *typed]))
     for stream in (sys.stdout, sys.stderr):
@@ -65,11 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _carry_out(typed: Sequence[str]) -> int:
     try:
         with output.short_warnings():
-            # A command needs no other: importing all would double the time to start.
+            # Import only the command that runs: importing all would double the start-up time.
             names = typed[:1] if typed and typed[0] in COMMANDS else tuple(COMMANDS)
             app = command_line(names)
             code = app(list(typed) or ["--help"], prog_name="effbench", standalone_mode=False)
-        if code == 130 and not output.is_interrupt_answered():  # typer turns Ctrl-C into that code, and says nothing
+        if code == 130 and not output.is_interrupt_answered():  # typer turns Ctrl-C into this code, without a message
             return output.answer_interrupt()
         return output.flushed(code if isinstance(code, int) else 0)
     except EffbenchError as error:
@@ -79,7 +79,7 @@ def _carry_out(typed: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return output.answer_interrupt()
     except SystemExit as stop:
-        # typer turns a closed pipe into exit 1. The reader (`| head`) has read enough, so nothing is wrong.
+        # typer turns a closed pipe into exit 1. A reader that stops early (`| head`) is no error.
         return output.mute() if isinstance(stop.__context__, BrokenPipeError) else output.flushed(int(stop.code or 0))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

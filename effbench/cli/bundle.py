@@ -64,7 +64,7 @@ def bundle(
     if study is None and (scale or select):
         raise InvalidValue("--scale and --select choose cells of a study; name it with --study, or leave them out")
     if study is not None and inputs:
-        raise InvalidValue("a study says what its networks are fed; leave --input out")
+        raise InvalidValue("a study defines its own inputs; leave --input out")
     chosen = cli_options.selection(select or [])
     if scale:
         chosen["scale"] = scale.split(",")

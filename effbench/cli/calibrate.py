@@ -1,4 +1,4 @@
-"""The command aa, which tries the gate of check on unchanged code."""
+"""The command aa: measure the false-alarm rate of the A/B gate on unchanged code."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def aa(
 ) -> None:
     """Measure how often a gate raises a false alarm here.
 
-    Both sides of the gate are the same code. Also says which slowdowns the gate can detect.
+    Both sides of the gate are the same code. Also estimates which slowdowns the gate can detect.
     """
     from effbench.cli.progress import watching
     from effbench.gates import ab_gate, ab_pairs, same_code

@@ -1,4 +1,4 @@
-"""The command check, which fails a build."""
+"""The command check: compare models with budgets, a stored run or another revision, and set the exit code."""
 
 from __future__ import annotations
 
@@ -68,17 +68,20 @@ def check(
     max_activations: _Most = None,
     baseline: Annotated[
         str | None,
-        typer.Option(metavar="RUN|FILE", help="Stored run to be as fast as, or profile to be equal to."),
+        typer.Option(metavar="RUN|FILE", help="Stored run or profile to compare with."),
     ] = None,
     save_baseline: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Measure the models beside a yardstick, for --baseline DIR later."),
+        typer.Option(metavar="DIR", help="Measure the models and a yardstick model, for --baseline DIR later."),
     ] = None,
     save_costs: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the costs of the models, for --baseline FILE later.")
     ] = None,
     against: Annotated[
-        str | None, typer.Option(metavar="GITREF", help="Another git revision, measured in alternation with this one.")
+        str | None,
+        typer.Option(
+            metavar="GITREF", help="Git revision to compare with, measured interleaved with the working tree."
+        ),
     ] = None,
     against_python: Annotated[
         Path | None, typer.Option(metavar="PATH", help="The Python of the other revision's own environment.")
@@ -110,8 +113,8 @@ def check(
     Exit code: 0 PASS, 1 REGRESSION, 3 INCONCLUSIVE, 4 ENVIRONMENT.
 
     Three gates, each usable alone: costs (--max-madds and so on, or --baseline with a stored profile; counted, so
-    exact), a stored run (--baseline RUN, on the same machine), another revision (--against main, measured in
-    alternation with the files as they are now).
+    exact), a stored run (--baseline RUN, on the same machine), another revision (--against main, measured
+    interleaved with the working tree).
     """
     from effbench.cost import helper_process
     from effbench.gates import config as configuration
@@ -156,7 +159,7 @@ def check(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What to check, as it was typed."""
+    """The arguments of a check."""
 
     config: Config
     against: str | None
@@ -176,7 +179,7 @@ class _Asked:
 
 
 def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
-    """Carry out the gates. Returns their decision, None without a gate, and what each model costs."""
+    """Run the gates. Returns their decision (None without a gate) and the costs of each model."""
     from effbench import api
     from effbench.cli.progress import watching
     from effbench.gates import budgets, checked_models, run_gates
@@ -249,10 +252,10 @@ def _tell(
     as_json: bool,
     saved: Path | None,
 ) -> int:
-    """Print the decision and write every file that was asked for. Returns the exit code.
+    """Print the decision and write all requested files. Returns the exit code.
 
-    A figure is named only after it was written. A file that cannot be written turns exit code 0 into 2 and leaves
-    any other as it is.
+    The path of the figure is printed only after it was written. If a file cannot be written, exit code 0 becomes 2; any
+    other stays.
     """
     from effbench.report import json_document
     from effbench.report.tables import gate
@@ -299,7 +302,7 @@ def _tell(
 
 @contextmanager
 def _piped() -> Iterator[None]:
-    """Let no failure to print change the exit code or the files: the reader may have left (`| head`)."""
+    """Ignore failures to print, so that they change neither exit code nor files: the reader may be gone (`| head`)."""
     try:
         yield
     except OSError as error:
@@ -310,7 +313,7 @@ def _piped() -> Iterator[None]:
 
 
 def _write(path: Path, text: str) -> int:
-    """Replace a file at once. Returns 0, or 2 after saying why it cannot be written."""
+    """Replace a file atomically. Returns 0, or 2 after an error message."""
     half = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -349,7 +352,7 @@ def _umask() -> int:
 
 
 def _append(path: Path, text: str) -> None:
-    """Append to a file that others write to as well. It was not asked for by name, so a failure is only reported."""
+    """Append to a file that other steps write to as well. A failure is only reported: no option named the file."""
     try:
         with path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(text)

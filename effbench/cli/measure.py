@@ -1,4 +1,4 @@
-"""The commands run and compare, which measure."""
+"""The commands run and compare: measure a study or a list of models."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def run(
 
 
 def _require_same(study: str, folder: Path) -> None:
-    """Raises InvalidValue if the run in the folder is of another study."""
+    """Raise InvalidValue if the run in the folder is of another study."""
     from effbench.runs import run_file
     from effbench.studies import catalog
 
@@ -133,7 +133,7 @@ def _stored(out: Path | None, watch: Any) -> dict[str, Any]:
 def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = None) -> None:
     """Measure with a progress bar, write tables and figures beside the run, and print the results.
 
-    `bundle` is the bundle that is measured, if it is one: its machine may lack what tables and figures are made with.
+    `bundle` is the folder of the measured bundle, if any: its machine may lack the packages for tables and figures.
     """
     from effbench.cli.progress import watching
     from effbench.runs import launches as launch_times
@@ -154,7 +154,7 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
     try:
         files = results.write()
     except StorageError as error:
-        # The measurements are on disk already, and worth more than their table.
+        # The measurements are already on disk. So print the results before the error.
         _show(results, {}, as_json, results.run.path)
         raise StorageError(f"{error}; the measured blocks are kept in {results.run.path}") from error
     except KeyboardInterrupt:
@@ -206,7 +206,7 @@ def _interrupted(directory: Path, bundle: Path | None) -> int:
 
 
 def warn_of_threads(options: Mapping[str, Any]) -> None:
-    """Print a line if the machine has not the cores that a measurement wants. Raises InvalidValue, UnknownName."""
+    """Warn if the machine has fewer cores than the requested threads. Raises InvalidValue, UnknownName."""
     from effbench.core.options import MeasureOptions
     from effbench.devices import cpu
 

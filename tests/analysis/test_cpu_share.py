@@ -134,7 +134,7 @@ def test_a_cell_whose_cpu_time_misses_work_is_flagged_and_shown_on_both_clocks()
     assert second.ratio_wall and second.ratio_wall.point == pytest.approx(2.0, rel=0.01)
     assert not first.flags and not third.flags and first.ratio_wall is third.ratio_wall is None
     shown = cells_table.render_markdown(cells_table.study_rows(made, (first, second, third)))
-    assert "by the wall clock" in shown and "neither decides" in shown and "2 % of wall time" in shown
+    assert "given by both clocks" in shown and "no claim is decided by" in shown and "2 % of wall time" in shown
     told = json_document.cell_document(second)
     assert told["ratio_wall"]["point"] == pytest.approx(2.0, rel=0.01) and told["cpu_share"] == pytest.approx(0.02)
     assert cell_row(second).ratio_wall == second.ratio_wall.point
@@ -156,7 +156,7 @@ def test_what_does_not_wait_is_told_as_ever() -> None:
         cells = summarise(made)
         assert not any(cell.flags or cell.notes or cell.ratio_wall for cell in cells)
         shown = cells_table.render_markdown(cells_table.study_rows(made, cells))
-        assert "by the wall clock" not in shown and "neither decides" not in shown
+        assert "both clocks" not in shown and "no claim is decided" not in shown
 
 
 @pytest.mark.parametrize("clock", ["wall", "device"])

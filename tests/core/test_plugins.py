@@ -37,7 +37,7 @@ import pathlib
 from effbench.metrics import base
 
 def answer(job, emit):
-    with base.ready(job, emit) as (device, call, held):
+    with base.prepared_cell(job, emit) as (device, call, held):
         emit("metric", values={"batch_squared": job["cell"]["batch"] ** 2, "source": "outside"})
 """,
     "outside/runtime.py": """
