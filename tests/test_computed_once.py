@@ -1,4 +1,4 @@
-"""What follows from a run is computed once a command, however many tables, files and figures show it."""
+"""Summaries, verdicts and tables are computed once a command, however many outputs show them."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass
 class _State:
-    """The state of the launches of a plan."""
+    """The progress of the launches of a plan."""
 
     next_launch: int = 0
     rounds: dict[int, int] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Where the CPU clock misses what a network does, both clocks are shown and neither decides alone."""
+"""Cells whose CPU time misses work: both clocks are shown, and a verdict needs both."""
 
 from __future__ import annotations
 

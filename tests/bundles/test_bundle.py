@@ -1,4 +1,4 @@
-"""Bundles: exported here, measured where there is no torch. And everything that a folder from elsewhere may try."""
+"""Bundles: export, runs without torch, and refusal of corrupt or malicious bundles."""
 
 from __future__ import annotations
 

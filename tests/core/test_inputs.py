@@ -1,4 +1,4 @@
-"""Every kind of input and output: several tensors, by name, whole numbers; dictionaries, dataclasses, values looked at.
+"""Inputs and outputs of models: several tensors, by name, integers, dictionaries, dataclasses, value-dependent ones.
 
 Counts are checked against the closed forms of the networks, written out beside them.
 """

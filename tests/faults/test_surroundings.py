@@ -1,4 +1,4 @@
-"""Closed streams, signals, other people's modules and settings, a system without /proc: none of it costs a result."""
+"""Hostile environments: closed streams, signals, foreign modules and settings, no /proc. No result is lost."""
 
 from __future__ import annotations
 

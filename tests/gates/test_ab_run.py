@@ -1,4 +1,4 @@
-"""Two sides measured in alternation, through real worker processes: order, pairing, whose code runs, failures."""
+"""A/B runs of two sides through real worker processes: order, pairing, source of the code, failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate of a stored run, on made-up runs whose truth is known, against scipy and against simulated suites."""
+"""The baseline gate on synthetic runs of known truth, against scipy and simulated suites."""
 
 from __future__ import annotations
 

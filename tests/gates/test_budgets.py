@@ -1,4 +1,4 @@
-"""The gate of costs, against counts made by hand and a figure that torchvision publishes."""
+"""The costs gate, against counts made by hand and a figure that torchvision publishes."""
 
 from __future__ import annotations
 

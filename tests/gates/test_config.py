@@ -1,4 +1,4 @@
-"""effbench.toml: what it means, and that whatever else stands in it is refused in one line that helps."""
+"""effbench.toml: the meaning of every key, and one-line errors for everything else."""
 
 from __future__ import annotations
 

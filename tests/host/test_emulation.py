@@ -1,4 +1,4 @@
-"""A run made under emulation shows what its networks cost, and nothing that was made of its times, anywhere."""
+"""Runs under emulation: costs are shown, and nothing derived from times is shown anywhere."""
 
 from __future__ import annotations
 

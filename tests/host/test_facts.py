@@ -1,4 +1,4 @@
-"""Environments: other machines' files read as they are, what must agree, and what may never be recorded."""
+"""The environment of a run: system files of other machines, conditions that must agree, private data left out."""
 
 from __future__ import annotations
 

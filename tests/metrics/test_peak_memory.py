@@ -1,4 +1,4 @@
-"""Peak memory: a known 200 MB shows, exported networks are opened and not built, a GPU's allocator is asked."""
+"""Peak memory: a known 200 MB is found, exported models are loaded and not built, a GPU's allocator is read."""
 
 from __future__ import annotations
 

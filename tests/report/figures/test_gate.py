@@ -1,4 +1,4 @@
-"""The figure of a gate: what stands where, and what is drawn at the edge."""
+"""The figure of a gate: positions of its marks, and marks at the edge of the axis."""
 
 from __future__ import annotations
 

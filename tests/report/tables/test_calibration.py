@@ -1,4 +1,4 @@
-"""What `effbench aa` prints: tables whose numbers are those of the suites, and a JSON document that loses none."""
+"""The tables and JSON of `effbench aa`: their numbers equal those of the resampled suites."""
 
 from __future__ import annotations
 

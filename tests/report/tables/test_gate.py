@@ -1,4 +1,4 @@
-"""A decision as people and CI read it: tables, Markdown, JUnit XML, JSON, whatever its labels hold."""
+"""The report of a gate: tables, Markdown, JUnit XML and JSON, with any labels."""
 
 from __future__ import annotations
 
