@@ -86,7 +86,7 @@ def load(directory: str | Path) -> Bundle:
     path = Path(directory) / BUNDLE_FILE
     if streams.readable(str(path.absolute())) != str(path.absolute()):
         raise StorageError(
-            f"the locale cannot read the name of {directory}, and runtimes take no other; set PYTHONUTF8=1, or move it"
+            f"the locale cannot encode the path of {directory}, which runtimes need; set PYTHONUTF8=1, or move it"
         )
     try:
         data = path.read_bytes()

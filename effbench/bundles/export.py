@@ -207,12 +207,12 @@ def _write_description(
     }
     (folder / bundle.BUNDLE_FILE).write_text(json.dumps(text, indent=1, allow_nan=False), encoding="utf-8")
     lines = [
-        "# What a machine needs to run this bundle, beside effbench itself, which README.txt says how to get.",
+        "# Packages that the measuring machine needs. README.txt explains how to install effbench itself.",
         "filelock>=3.12",
         "msgspec>=0.18",
         "numpy",
         "typer>=0.12",
-        "# For tables and verdicts on that machine; without it the run is measured and stored all the same.",
+        "# For tables and verdicts on that machine. Optional: without it, the run is still measured and stored.",
         "scipy>=1.11",
         *(f"{name}=={str(versions[name]).partition('+')[0]}" for name in needed),
     ]

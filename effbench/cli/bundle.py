@@ -69,7 +69,7 @@ def bundle(
     if scale:
         chosen["scale"] = scale.split(",")
     try:
-        # What a study or a model prints while it is loaded is not part of our output.
+        # Keep what a study or a model prints while loading out of standard output.
         with watching() as watch, redirect_stdout(sys.stderr):
             subject: Any = models if study is None else catalog.load(study)
             if isinstance(subject, Analysis):
@@ -130,7 +130,7 @@ def _show(made: Bundle) -> None:
     for model in left_out:
         print(output.plain(f"left out: {model.cell.id} for {model.cell.runtime}: {model.skipped}"))
     place = output.plain(str(made.directory))
-    print(f"\nbundle  {place}\nnext    {place}/README.txt says how it is measured where there is no torch")
+    print(f"\nbundle  {place}\nnext    {place}/README.txt explains how to measure it without torch")
 
 
 def _document(made: Bundle) -> dict[str, Any]:

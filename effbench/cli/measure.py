@@ -140,7 +140,7 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
     from effbench.runs.runner import Interrupted
 
     try:
-        # What a study or a model prints while it is loaded is not part of our output.
+        # Keep what a study or a model prints while loading out of standard output.
         with watching() as watch, redirect_stdout(sys.stderr):
             results = work(watch)
     except Interrupted as stop:

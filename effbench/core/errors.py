@@ -112,7 +112,7 @@ class NeedsValues(ModelError):
 
 
 class DeviceUnavailable(EffbenchError):
-    """A device that effbench knows but that this machine does not have."""
+    """A supported device that this machine does not have."""
 
 
 class CorruptRun(EffbenchError):

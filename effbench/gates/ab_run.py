@@ -60,7 +60,7 @@ class _Side:
         job = self.record.job(launch, 0, 0.0) | {"obeys": True}
         job["cells"] = [spec for spec in job["cells"] if spec["id"] in cells]
         if plan.device == "fake":
-            # Two sides with the same noise would agree to the last digit.
+            # Each side needs its own seed: with the same noise both would have equal times.
             job["device_options"] |= {"seed": len(SIDES) * launch + SIDES.index(self.name)}
         variables = worker_environment(plan.threads, plan.allocator)
         self._launch, self.working = launch, ""

@@ -87,11 +87,11 @@ class Outcome(IntEnum):
         """The outcome as a sentence. `disturbed`, `split` and `unsteady` are the cell's texts of `Evidence.doubts`."""
         by_wall = f"more than {100 * WALL_EFFECT:.0f} % slower"
         return {
-            Outcome.WAITS: f"it waits: {by_wall} by the wall clock",
+            Outcome.WAITS: f"it waits longer: {by_wall} in wall time",
             Outcome.DISTURBED: disturbed,
             Outcome.CLOCKS_DISAGREE: f"{split}; a verdict needs the wall clock to agree",
             Outcome.NOT_SHOWN: f"neither a slowdown nor its absence within {100 * tolerance:.3g} % is shown",
-            Outcome.WALL_SLOWER: f"the wall clock reads {by_wall}, CPU time does not",
+            Outcome.WALL_SLOWER: f"{by_wall} in wall time, not in CPU time",
             Outcome.UNSTEADY: unsteady,
         }.get(self, "")
 

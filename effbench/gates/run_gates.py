@@ -218,7 +218,7 @@ def _plan_of(stored: Run) -> Plan:
         return runner.plan_of(stored)
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise CorruptRun(
-            f"{stored.path} does not say how it was measured; store the baseline anew with --save-baseline"
+            f"{stored.path} does not hold its measuring options; store the baseline anew with --save-baseline"
         ) from error
 
 

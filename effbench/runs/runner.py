@@ -59,7 +59,7 @@ Watch = Callable[[Progress], None]
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a run. What was measured before is in `directory`; `advice` says what to do with it."""
+    """Ctrl-C during a run. `directory` holds the blocks measured so far; `advice` says how to use them."""
 
     def __init__(self, directory: Path, advice: str = "") -> None:
         super().__init__(f"interrupted; what was measured is in {directory}" + (f"; {advice}" if advice else ""))

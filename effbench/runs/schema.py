@@ -75,7 +75,7 @@ def describe(error: BaseException) -> str:
 
 
 def brief(error: BaseException) -> str:
-    """The first words of an error, for a message of one line."""
+    """The first line of an error, shortened, for a message of one line."""
     return (str(error) or type(error).__name__).splitlines()[0][:120]
 
 
@@ -134,14 +134,14 @@ class _Record:
         """A duration in seconds, None if it is absent. Raises ValueError if it is negative."""
         found = self.maybe(name, float)
         if found is not None and found < 0:
-            raise ValueError(f"{name}: {found:g} is no time that has passed")
+            raise ValueError(f"{name}: {found:g} s is a negative duration")
         return found
 
     def moment(self, name: str) -> str:
         """A UTC time as text (ISO 8601). Raises ValueError for other text."""
         found = self.get(name, str)
         if datetime.datetime.fromisoformat(found).tzinfo is None:
-            raise ValueError(f"{name}: {found[:40]!r} is no time with its offset from UTC")
+            raise ValueError(f"{name}: {found[:40]!r} is no ISO 8601 time with a UTC offset")
         return found
 
     def rest(self, kind: type[T], *names: str) -> T:
@@ -169,7 +169,7 @@ class _Builder:
         elif kind == "cell":
             found = _result(record)
             if self.begun is None or found.cell.case not in self.begun.experiment.cases:
-                raise ValueError("a cell that is no case of the study")
+                raise ValueError("the cell is not a case of the study")
             self.results[found.cell.id] = found
         elif kind in ("calls", "skip", "reading"):
             cell = record.get("cell", str)

@@ -226,7 +226,7 @@ def test_a_run_that_does_not_say_how_it_was_measured(
     run.write_text(json.dumps(told) + "\n" + ("" if change == "no cell" else "".join(rest)))
     assert main(["check", "--baseline", "main"]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "does not say how it was measured" in said
+    assert said.count("\n") == 1 and "does not hold its measuring options" in said
 
 
 def other_machine(file: Path, fact: str) -> None:

@@ -164,7 +164,7 @@ def test_waiting_that_cpu_time_does_not_see_is_called() -> None:
 
     found = judge(run(), waiting(1.3))
     assert words(found) == ["REGRESSION", "PASS"]
-    assert found["a"].reason == "it waits: more than 10 % slower by the wall clock"
+    assert found["a"].reason == "it waits longer: more than 10 % slower in wall time"
     assert words(judge(run(), waiting(1.05))) == ["PASS", "PASS"]
 
 
