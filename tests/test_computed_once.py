@@ -13,7 +13,7 @@ from shell import study_file
 
 from effbench import report
 from effbench.analysis import rank_agreement, summary, verdicts
-from effbench.cli.app import app
+from effbench.cli import app
 from effbench.runs import run_file
 
 

@@ -153,7 +153,7 @@ def measure(
             models, fed, chosen.dtype, scratch, names=tuple(named), batch=chosen.batch
         )
         chosen = model_comparison.without_batch_of_tensors(experiment, chosen)
-        return _measured(experiment, chosen, select, destination, tell)
+        return _measure_study(experiment, chosen, select, destination, tell)
 
 
 @shows_options(AllKeywords, MeasureOptions, Destination)
@@ -256,7 +256,7 @@ def run(
             experiment = time_shares.depthwise_apart(experiment)
         if scale:
             select = {**(select or {}), "scale": scale.split(",") if isinstance(scale, str) else list(scale)}
-        return _measured(experiment, asked, select, destination, tell)
+        return _measure_study(experiment, asked, select, destination, tell)
 
 
 @shows_options(WatchKeywords, Destination)
@@ -352,7 +352,7 @@ def load(reference: str | Path) -> Results:
     return Results(run_file.load(reference))
 
 
-def _measured(
+def _measure_study(
     experiment: Experiment,
     options: MeasureOptions,
     select: Mapping[str, Sequence[str]] | None,

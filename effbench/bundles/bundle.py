@@ -141,7 +141,9 @@ def make_plan(bundle: Bundle, options: MeasureOptions | None = None) -> tuple[Pl
         folder=str(bundle.directory),
         digest=bundle.digest,
         models={name: str((bundle.directory / model.folder).resolve()) for name, model in models.items()},
-        absent={name: reason for name, model in models.items() if (reason := _absent(bundle, model)) is not None},
+        absent={
+            name: reason for name, model in models.items() if (reason := _why_unavailable(bundle, model)) is not None
+        },
     )
     return replace(planned, cells=tuple(cells), bundled=bundled), models
 
@@ -155,7 +157,7 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _absent(bundle: Bundle, model: Model) -> str | None:
+def _why_unavailable(bundle: Bundle, model: Model) -> str | None:
     """Why this model cannot be measured here, if that is known before the run; else None."""
     missing = runtimes.missing(model.cell.runtime)
     if model.skipped is not None or missing is None:

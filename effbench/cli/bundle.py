@@ -85,7 +85,7 @@ def bundle(
                 **options,
             )
     except KeyboardInterrupt:
-        raise typer.Exit(output.answer_interrupt("interrupted; nothing was bundled")) from None
+        raise typer.Exit(output.report_interrupt("interrupted; nothing was bundled")) from None
     if as_json:
         output.print_json(_document(made))
         return

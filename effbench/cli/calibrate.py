@@ -127,4 +127,4 @@ def _measure(found: Config, out: Path | None, command: str) -> tuple[Pair, Path]
             return ab_gate.measure_same_code(found, folder, command=command, watch=watch), folder
     except Interrupted:
         again = shlex.join(["effbench", "aa", "--replay", str(folder)])
-        raise typer.Exit(output.answer_interrupt(f"interrupted; see what was measured with: {again}")) from None
+        raise typer.Exit(output.report_interrupt(f"interrupted; see what was measured with: {again}")) from None

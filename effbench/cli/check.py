@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 """The file whose Markdown GitHub shows beside a job."""
 
-_Most = Annotated[str | None, typer.Option(metavar="COUNT", help="Upper limit, such as 300M, 4k or 20_000.")]
+_Limit = Annotated[str | None, typer.Option(metavar="COUNT", help="Upper limit, such as 300M, 4k or 20_000.")]
 
 
 @measuring(
@@ -61,11 +61,11 @@ def check(
         ),
     ] = None,
     inputs: cli_options.Inputs = None,
-    max_madds: _Most = None,
-    max_params: _Most = None,
-    max_memory_access: _Most = None,
-    max_memory_access_bytes: _Most = None,
-    max_activations: _Most = None,
+    max_madds: _Limit = None,
+    max_params: _Limit = None,
+    max_memory_access: _Limit = None,
+    max_memory_access_bytes: _Limit = None,
+    max_activations: _Limit = None,
     baseline: Annotated[
         str | None,
         typer.Option(metavar="RUN|FILE", help="Stored run or profile to compare with."),
@@ -144,17 +144,19 @@ def check(
     }
     if cli_options.is_typed(context, "inconclusive"):
         said["inconclusive"] = inconclusive
-    found = configuration.with_options(found, said, {name: _most(name, text) for name, text in counts.items() if text})
+    found = configuration.with_options(
+        found, said, {name: _parse_limit(name, text) for name, text in counts.items() if text}
+    )
     asked = _Asked(found, against, against_python, save_baseline, save_costs, out, output.typed.get(), baseline)
     try:
         with redirect_stdout(sys.stderr), helper_process.one_process():
             decision, costs = _carry_out(asked)
     except Interrupted as stop:
         raise typer.Exit(
-            output.answer_interrupt(f"interrupted; nothing is decided, what was measured is in {stop.directory}")
+            output.report_interrupt(f"interrupted; nothing is decided, what was measured is in {stop.directory}")
         ) from None
     files = {"costs": save_costs, "junit": junit, "summary": summary}
-    raise typer.Exit(_tell(decision, costs, files, found.inconclusive == "pass", as_json, save_baseline))
+    raise typer.Exit(_report(decision, costs, files, found.inconclusive == "pass", as_json, save_baseline))
 
 
 @dataclass(frozen=True)
@@ -244,7 +246,7 @@ def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
     return (run_gates.merged(decisions) if decisions or asked.against else None), costs
 
 
-def _tell(
+def _report(
     decision: Decision | None,
     costs: Sequence[Mapping[str, Any]],
     files: Mapping[str, Path | None],
@@ -281,7 +283,7 @@ def _tell(
         try:
             figure = _draw(decision, beside)
         except StorageError as error:
-            trouble |= output.complain(str(error))
+            trouble |= output.print_error(str(error))
     if decision is not None and not as_json:
         with _piped():
             if decision.directory is not None:
@@ -326,7 +328,7 @@ def _write(path: Path, text: str) -> int:
         if half is not None:
             with suppress(OSError):
                 os.unlink(half)
-        return output.complain(f"cannot write {path} ({error.strerror or error}); choose another place")
+        return output.print_error(f"cannot write {path} ({error.strerror or error}); choose another place")
     return 0
 
 
@@ -357,10 +359,10 @@ def _append(path: Path, text: str) -> None:
         with path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(text)
     except OSError as error:
-        output.complain(f"cannot add to ${STEP_SUMMARY} ({error.strerror or error}); unset it")
+        output.print_error(f"cannot add to ${STEP_SUMMARY} ({error.strerror or error}); unset it")
 
 
-def _most(name: str, text: str) -> int:
+def _parse_limit(name: str, text: str) -> int:
     try:
         return units.amount(text)
     except InvalidValue as error:

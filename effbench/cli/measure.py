@@ -144,10 +144,10 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
         with watching() as watch, redirect_stdout(sys.stderr):
             results = work(watch)
     except Interrupted as stop:
-        output.ignore_impatience()
+        output.ignore_signals()
         raise typer.Exit(_interrupted(stop.directory, bundle)) from None
     except KeyboardInterrupt:
-        raise typer.Exit(output.answer_interrupt("interrupted before anything was measured")) from None
+        raise typer.Exit(output.report_interrupt("interrupted before anything was measured")) from None
     if bundle is not None and not optional_packages.has("scipy"):
         _show_raw(results, as_json)
         return
@@ -158,10 +158,10 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
         _show(results, {}, as_json, results.run.path)
         raise StorageError(f"{error}; the measured blocks are kept in {results.run.path}") from error
     except KeyboardInterrupt:
-        output.ignore_impatience()
+        output.ignore_signals()
         again = _again(results.directory or Path(), bundle)
         said = f"interrupted; the run is complete, this shows it: {again}"
-        raise typer.Exit(output.answer_interrupt(said)) from None
+        raise typer.Exit(output.report_interrupt(said)) from None
     _show(results, files, as_json, results.run.path)
     if (over := launch_times.overrun(results.run)) and not as_json:
         print(f"{'time':<8}{over}")
@@ -201,8 +201,8 @@ def _interrupted(directory: Path, bundle: Path | None) -> int:
     if (directory / run_file.RUN_FILE).exists() and (directory / run_file.RUN_FILE).stat().st_size:
         blocks = sum(len(result.blocks) for result in run_file.load(directory).results)
         again = _again(directory, bundle)
-        return output.answer_interrupt(f"interrupted; {blocks} blocks are saved, finish with: {again}")
-    return output.answer_interrupt("interrupted before anything was measured")
+        return output.report_interrupt(f"interrupted; {blocks} blocks are saved, finish with: {again}")
+    return output.report_interrupt("interrupted before anything was measured")
 
 
 def warn_of_threads(options: Mapping[str, Any]) -> None:

@@ -40,7 +40,7 @@ def is_lost(error: OSError) -> bool:
     mute()
     if isinstance(error, BrokenPipeError):
         return False
-    complain(f"cannot write to standard output: {error.strerror or error}; nothing measured is lost")
+    print_error(f"cannot write to standard output: {error.strerror or error}; nothing measured is lost")
     return True
 
 
@@ -50,7 +50,7 @@ def mute() -> int:
     return 0
 
 
-def complain(message: str, code: int = 2) -> int:
+def print_error(message: str, code: int = 2) -> int:
     """Print one line to standard error and return the exit code."""
     with suppress(OSError, ValueError):  # standard error may be closed too
         if sys.stderr is not None:
@@ -60,7 +60,7 @@ def complain(message: str, code: int = 2) -> int:
 
 def note(message: str) -> None:
     """Print one line to standard error and go on."""
-    complain(message, 0)
+    print_error(message, 0)
 
 
 LONGEST_WARNING = 240
@@ -93,34 +93,34 @@ def short_warnings() -> Iterator[None]:
         warnings.showwarning = before
 
 
-PATIENCE_S = 5.0
+IGNORE_REPEATED_S = 5.0
 """Seconds after Ctrl-C in which another Ctrl-C is ignored, while processes end and folders are removed."""
 
 _interrupts: list[int] = []
-_answers: list[str] = []
+_reported: list[str] = []
 _last_s = 0.0
 
 
 @contextmanager
-def heeding_signals() -> Iterator[None]:
+def handling_signals() -> Iterator[None]:
     """Handle Ctrl-C, SIGTERM and SIGHUP alike: keep and report measured blocks, and clean up.
 
     SIGHUP stays ignored under nohup. Signals are recorded, since a library may turn the KeyboardInterrupt into another
     error, such as during an import.
     """
     _interrupts.clear()
-    _answers.clear()
+    _reported.clear()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _heed)
+        signal.signal(signal.SIGINT, _on_signal)
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    heeded = [getattr(signal, name) for name in names if signal.getsignal(getattr(signal, name)) is signal.SIG_DFL]
-    for number in heeded:
-        signal.signal(number, _heed)
+    handled = [getattr(signal, name) for name in names if signal.getsignal(getattr(signal, name)) is signal.SIG_DFL]
+    for number in handled:
+        signal.signal(number, _on_signal)
     try:
         yield
     finally:
-        if not _answers:  # after a report, signals stay ignored until the process ends
-            for number in heeded:
+        if not _reported:  # after a report, signals stay ignored until the process ends
+            for number in handled:
                 signal.signal(number, signal.SIG_DFL)
 
 
@@ -131,39 +131,39 @@ def was_interrupted() -> bool:
 
 def require_uninterrupted() -> None:
     """Raise KeyboardInterrupt again if the first was lost in code whose errors Python drops, such as `__del__`."""
-    if _interrupts and not _answers:
+    if _interrupts and not _reported:
         raise KeyboardInterrupt
 
 
-def is_interrupt_answered() -> bool:
+def is_interrupt_reported() -> bool:
     """Whether this command has already reported the interruption."""
-    return bool(_answers)
+    return bool(_reported)
 
 
-def _heed(number: int, frame: object) -> None:
+def _on_signal(number: int, frame: object) -> None:
     global _last_s
     now = time.monotonic()
-    if _interrupts and now - _last_s < PATIENCE_S:
+    if _interrupts and now - _last_s < IGNORE_REPEATED_S:
         return
     _last_s = now
     _interrupts.append(number)
     raise KeyboardInterrupt
 
 
-def ignore_impatience() -> None:
+def ignore_signals() -> None:
     """Ignore further signals while the first is handled. They would cause tracebacks in libraries."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is _heed:
+        if number is not None and signal.getsignal(number) is _on_signal:
             signal.signal(number, signal.SIG_IGN)
 
 
-def answer_interrupt(message: str = "interrupted") -> int:
+def report_interrupt(message: str = "interrupted") -> int:
     """Report an interruption. Returns the exit code that a shell reports for the signal: 130 for Ctrl-C."""
-    ignore_impatience()
-    _answers.append(message)
-    return complain(message, 128 + (_interrupts[0] if _interrupts else signal.SIGINT))
+    ignore_signals()
+    _reported.append(message)
+    return print_error(message, 128 + (_interrupts[0] if _interrupts else signal.SIGINT))
 
 
 def plain(text: str) -> str:

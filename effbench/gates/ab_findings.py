@@ -75,10 +75,10 @@ def unmeasured(baseline: str | None, candidate: str | None) -> tuple[GateVerdict
     it, by the cause in its `core.errors.Reason`. If the baseline contains it but cannot run it, there is nothing to
     compare with and the cell does not pass.
     """
-    if baseline and candidate and not any(map(_is_of_the_machine, (baseline, candidate))):
+    if baseline and candidate and not any(map(_is_machine_fault, (baseline, candidate))):
         return "INCONCLUSIVE", f"neither side runs it: {candidate}"
     for side, reason in zip(ab_pairs.SIDES, (baseline, candidate), strict=True):
-        if _is_of_the_machine(reason):
+        if _is_machine_fault(reason):
             return "ENVIRONMENT", f"the {side} cannot run it: {reason}"
     if not baseline:
         return "REGRESSION", f"the baseline runs it, the candidate does not: {candidate}"
@@ -90,7 +90,7 @@ def unmeasured(baseline: str | None, candidate: str | None) -> tuple[GateVerdict
     return "INCONCLUSIVE", f"the baseline does not run it: {baseline}; there is nothing to compare with"
 
 
-def _is_of_the_machine(reason: str | None) -> bool:
+def _is_machine_fault(reason: str | None) -> bool:
     """Whether the machine is the cause: a process could not start, or memory ran out."""
     return reason is not None and (_cause(reason) == "start" or "out of memory" in reason)
 

@@ -54,12 +54,14 @@ def judge(
     if isinstance(found, str):
         if getattr(found, "cause", "") == CannotStart.cause or "out of memory" in found:
             return Finding("costs", name, "ENVIRONMENT", f"it cannot be counted here: {found}")
-        return Finding("costs", name, "REGRESSION", f"it does not run: {found}", costs=_held(None, budgets, stored))
+        return Finding(
+            "costs", name, "REGRESSION", f"it does not run: {found}", costs=_count_checks(None, budgets, stored)
+        )
     if stored is not None and stored.conditions != conditions:
         reason = f"the profile is of {stored.conditions}, this is {conditions}; store it anew"
-        return Finding("costs", name, "INCONCLUSIVE", reason, costs=_held(found, budgets, None))
-    costs = _held(found, budgets, stored)
-    broken = [_words(item) for item in costs if not item.is_kept]
+        return Finding("costs", name, "INCONCLUSIVE", reason, costs=_count_checks(found, budgets, None))
+    costs = _count_checks(found, budgets, stored)
+    broken = [_describe_broken(item) for item in costs if not item.is_kept]
     if broken:
         return Finding("costs", name, "REGRESSION", "; ".join(broken), costs=costs)
     if found.status == "partial" and any(item.name not in KNOWN_WITHOUT_FORMULAS for item in costs):
@@ -91,7 +93,7 @@ def document(cell: Cell, name: str, cost: Cost) -> dict[str, Any]:
 
 def conditions(cell: Cell) -> str:
     """The inputs, batch and dtype of a cell, in the format of `Stored.conditions`."""
-    return f"input {_fed(map(str, cell.case.fed))}, batch {cell.batch}, {cell.case.dtype}"
+    return f"input {_join_inputs(map(str, cell.case.fed))}, batch {cell.batch}, {cell.case.dtype}"
 
 
 def read(stored: object, source: str) -> tuple[Stored, ...]:
@@ -113,7 +115,7 @@ def matching(stored: Sequence[Stored], name: str, model: str) -> Stored | None:
     return alike[0] if len(alike) == 1 else None
 
 
-def _held(found: Cost | None, budgets: Mapping[str, int], stored: Stored | None) -> tuple[CountCheck, ...]:
+def _count_checks(found: Cost | None, budgets: Mapping[str, int], stored: Stored | None) -> tuple[CountCheck, ...]:
     def count(name: str) -> int | None:
         return None if found is None else int(getattr(found, name))
 
@@ -122,7 +124,7 @@ def _held(found: Cost | None, budgets: Mapping[str, int], stored: Stored | None)
     return (*limits, *equal)
 
 
-def _words(item: CountCheck) -> str:
+def _describe_broken(item: CountCheck) -> str:
     """A broken limit as text, with enough digits to see the difference."""
     found, wanted = item.found, item.wanted
     if found is None or wanted is None:
@@ -161,12 +163,12 @@ def _stored(entry: object, source: str) -> Stored:
     return Stored(
         name=found.id if isinstance(found.id, str) else "",
         model=found.model,
-        fed=_fed(map(str, words)),
+        fed=_join_inputs(map(str, words)),
         batch=found.batch,
         dtype=found.dtype,
         counts={name: getattr(found, name) for name in QUANTITIES},
     )
 
 
-def _fed(words: Iterable[str]) -> str:
+def _join_inputs(words: Iterable[str]) -> str:
     return " and ".join(words)

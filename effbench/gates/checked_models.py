@@ -38,7 +38,9 @@ def study(config: Config) -> Experiment:
     models = [config.located(subject) for subject in config.subjects]
     model_comparison.require(models)
     cases = []
-    for subject, model, fed in zip(config.subjects, models, _fed(config.subjects, models, here(config)), strict=True):
+    for subject, model, fed in zip(
+        config.subjects, models, _inputs_of(config.subjects, models, here(config)), strict=True
+    ):
         cases.append(
             Case(
                 model,
@@ -127,7 +129,7 @@ def facts(found: Environment) -> dict[str, str]:
     return {word: str(found.facts[name]) for word, name in wanted.items() if found.facts.get(name)}
 
 
-def _fed(subjects: Sequence[Subject], models: Sequence[str], site: Site) -> list[tuple[Input, ...]]:
+def _inputs_of(subjects: Sequence[Subject], models: Sequence[str], site: Site) -> list[tuple[Input, ...]]:
     """The inputs of each subject: those configured, else the published shape, else the one that its code declares."""
     published = [
         model_comparison.published_shape(model, item.arguments) for item, model in zip(subjects, models, strict=True)

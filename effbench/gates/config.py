@@ -39,13 +39,13 @@ COUNT_TOLERANCE = 0.005
 BUDGET_S = 600.0
 
 
-def _or_text(parse: Callable[[str], Any], kind: Any) -> Callable[[Any], Any]:
+def _number_or_text(parse: Callable[[str], Any], kind: Any) -> Callable[[Any], Any]:
     """A converter for values that are a number, or a string such as "3%"."""
     return lambda value: parse(value) if isinstance(value, str) else msgspec.convert(value, kind)
 
 
 def _count(value: Any) -> int:
-    found = _or_text(units.amount, Annotated[int, Meta(ge=0)])(value)
+    found = _number_or_text(units.amount, Annotated[int, Meta(ge=0)])(value)
     if found >= 10**30:
         raise ValueError
     return int(found)
@@ -82,8 +82,8 @@ Text = Annotated[str, Meta(pattern=r"\S")]
 Above = Annotated[int, Meta(ge=1, lt=2**31)]
 Dtype = Annotated[str, Meta(pattern=rf"^({'|'.join(FLOATS)})\Z")]
 
-_SHARE = _or_text(parsing.share, Annotated[float, Meta(gt=0, lt=1)])
-_TIME = _or_text(parsing.seconds, Annotated[float, Meta(gt=0, lt=1e9)])
+_SHARE = _number_or_text(parsing.share, Annotated[float, Meta(gt=0, lt=1)])
+_TIME = _number_or_text(parsing.seconds, Annotated[float, Meta(gt=0, lt=1e9)])
 
 _BATCH = _Key("a whole number of 1 or more")
 _DTYPE = _Key(f"one of {', '.join(FLOATS)}")
@@ -210,7 +210,7 @@ def load(path: Path) -> Config:
         raise InvalidValue(f"{path}: models must be tables, such as [models.small]")
     whole = tables.get("check", {})
     if not isinstance(whole, dict):
-        raise InvalidValue(f"{path}: check = {_shown(whole)}: expected a table, [check]")
+        raise InvalidValue(f"{path}: check = {_abbreviated(whole)}: expected a table, [check]")
     subjects = tuple(_subject(path, name, table) for name, table in models.items())
     return replace(Config(**_read(path, "check", whole, _CHECK)), subjects=subjects, folder=path.parent)
 
@@ -288,11 +288,11 @@ def _read(
         try:
             fields[field] = msgspec.convert(value, kind) if key.read is None else key.read(value)
         except (TypeError, ValueError, EffbenchError, msgspec.ValidationError):
-            raise InvalidValue(f"{path}: [{table}] {name} = {_shown(value)}: expected {key.expected}") from None
+            raise InvalidValue(f"{path}: [{table}] {name} = {_abbreviated(value)}: expected {key.expected}") from None
     return fields
 
 
-def _shown(value: Any) -> str:
+def _abbreviated(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"
 

@@ -200,7 +200,7 @@ def evaluate(
         read(evidence.values),
         _is_disturbed(evidence.disturbed, drawn),
         is_split,
-        _is_beyond(evidence.unsteady, drawn),
+        _exceeds_share(evidence.unsteady, drawn),
         None if wall is None else read(wall, is_needed=bool(is_split.any())),
         None if wall is None else p_above(wall, drawn, WALL_EFFECT, shift),
     )
@@ -239,19 +239,19 @@ def detectable(medians: Sequence[float], alpha: float, smallest_effect: float = 
 
 def _is_disturbed(counts: Array, drawn: Array) -> Array:
     """Whether too many rounds were disturbed (suites × cells), as `analysis.summary.too_many` defines it."""
-    bad, every = _summed(counts, drawn)
-    beyond: Array = _is_beyond(counts, drawn) & ((bad > 1) | (bad == every))
+    bad, every = _totals(counts, drawn)
+    beyond: Array = _exceeds_share(counts, drawn) & ((bad > 1) | (bad == every))
     return beyond
 
 
-def _is_beyond(counts: Array, drawn: Array) -> Array:
+def _exceeds_share(counts: Array, drawn: Array) -> Array:
     """Whether more than `CONTAMINATED_SHARE` of the rounds or warm-ups are affected (suites × cells)."""
-    bad, every = _summed(counts, drawn)
+    bad, every = _totals(counts, drawn)
     beyond: Array = bad > CONTAMINATED_SHARE * every
     return beyond
 
 
-def _summed(counts: Array, drawn: Array) -> Array:
+def _totals(counts: Array, drawn: Array) -> Array:
     summed: Array = counts[:, drawn].sum(axis=2).transpose(2, 1, 0)
     return summed
 

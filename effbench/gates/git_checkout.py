@@ -64,31 +64,33 @@ def write_files(top: Path, commit: str, folder: Path) -> tuple[str, ...]:
     notes: list[str] = []
     absent: list[str] = []
     clone = _Clone(Path(git_command.text(top, "rev-parse", "--absolute-git-dir")), top)
-    _fill(clone, commit, folder, PurePosixPath(), notes, absent)
+    _write_commit(clone, commit, folder, PurePosixPath(), notes, absent)
     if absent:
-        names = "submodule " + _some(absent) + (" is" if len(absent) == 1 else " are")
+        names = "submodule " + _list_names(absent) + (" is" if len(absent) == 1 else " are")
         notes.append(f"{names} not checked out here, so not on either side; git submodule update --init --recursive")
     return tuple(notes)
 
 
 def submodules(files: Path) -> list[str]:
     """The paths of the submodules of a checkout, checked out or not."""
-    return list(_links(files))
+    return list(_submodule_commits(files))
 
 
-def _fill(clone: _Clone, commit: str, folder: Path, place: PurePosixPath, notes: list[str], absent: list[str]) -> None:
+def _write_commit(
+    clone: _Clone, commit: str, folder: Path, place: PurePosixPath, notes: list[str], absent: list[str]
+) -> None:
     """Write a commit of one repository, then its submodules. `place` is its path in the outermost repository."""
     index = folder.parent / f"{folder.name}.index-of-effbench"
     notes += _write_files(clone, commit, folder, index, place)
     try:
-        links = _links(folder, clone.git_dir, index)
+        links = _submodule_commits(folder, clone.git_dir, index)
         for path, linked in links.items():
-            _fill_submodule(clone, path, linked, folder, place, notes, absent)
+            _write_submodule(clone, path, linked, folder, place, notes, absent)
     finally:
         index.unlink(missing_ok=True)
 
 
-def _fill_submodule(
+def _write_submodule(
     clone: _Clone,
     path: str,
     commit: str,
@@ -98,14 +100,18 @@ def _fill_submodule(
     absent: list[str],
 ) -> None:
     shown = str(place / path)
-    if clone.files is not None and not (clone.files / path / ".git").exists() and path in _links(clone.files):
+    if (
+        clone.files is not None
+        and not (clone.files / path / ".git").exists()
+        and path in _submodule_commits(clone.files)
+    ):
         absent.append(shown)
         return
     missing = ""
     try:
         for found in _clones(clone, path, _declared(folder)):
-            if _has(found, commit):
-                _fill(found, commit, folder / path, place / path, notes, absent)
+            if _has_commit(found, commit):
+                _write_commit(found, commit, folder / path, place / path, notes, absent)
                 return
             if not missing:
                 there = f"-C {shlex.quote(str(found.files or found.git_dir))}"
@@ -141,7 +147,7 @@ def _write_files(clone: _Clone, commit: str, folder: Path, index: Path, place: P
         )
     if pointers := list(_pointers(clone.git_dir, folder, index)):
         notes.append(
-            f"in the baseline {_some([str(place / path) for path in pointers])} "
+            f"in the baseline {_list_names([str(place / path) for path in pointers])} "
             f"{'are pointers' if len(pointers) > 1 else 'is a pointer'} of git-lfs, not the content: install git-lfs "
             f"and run git lfs fetch origin {commit}"
         )
@@ -187,7 +193,7 @@ def _pointers(git_dir: Path, folder: Path, index: Path) -> Iterator[str]:
                     yield path
 
 
-def _links(files: Path, git_dir: Path | None = None, index: Path | None = None) -> dict[str, str]:
+def _submodule_commits(files: Path, git_dir: Path | None = None, index: Path | None = None) -> dict[str, str]:
     """The path and commit of every submodule in an index. Default: the index of the checkout in this folder."""
     work_tree = None if git_dir is None else files
     listed = git_command.output(files, "ls-files", "--stage", "-z", git_dir=git_dir, work_tree=work_tree, index=index)
@@ -225,7 +231,7 @@ def _checked_out(files: Path) -> _Clone:
     return _Clone(Path(git_command.text(files, "rev-parse", "--absolute-git-dir")), files)
 
 
-def _has(clone: _Clone, commit: str) -> bool:
+def _has_commit(clone: _Clone, commit: str) -> bool:
     try:
         git_command.output(clone.git_dir, "cat-file", "-e", f"{commit}^{{commit}}", git_dir=clone.git_dir)
     except git_command.GitError:
@@ -252,6 +258,6 @@ def _declared(files: Path) -> list[_Declared]:
     return [_Declared(name, said.get("path", ""), said.get("url", "")) for name, said in entries.items()]
 
 
-def _some(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more

@@ -86,7 +86,7 @@ def tree(top: Path, revision: Revision, notes: list[str] | None = None) -> Itera
         try:
             lacking = git_checkout.write_files(top, revision.commit, folder)
         except git_command.GitError as error:
-            raise EffbenchError(f"the files of {revision} cannot be written ({error}){_cure(error.stderr)}") from None
+            raise EffbenchError(f"the files of {revision} cannot be written ({error}){_remedy(error.stderr)}") from None
         if notes is not None:
             notes += lacking
         yield folder
@@ -108,7 +108,7 @@ def _advice(top: Path, name: str, said: str) -> str:
     return ""
 
 
-def _cure(said: str) -> str:
+def _remedy(said: str) -> str:
     if re.search(r"No space left|Disk quota", said):
         return "; make room in the folder for temporary files, or set TMPDIR to another"
     if re.search(r"bad |corrupt|missing|promisor|unable to (?:read|find)|unpack|invalid object", said):

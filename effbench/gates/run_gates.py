@@ -99,7 +99,7 @@ def against_run(
     """
     started, stored = time.monotonic(), run_file.load(reference)
     _refuse_other_options(config, stored)
-    cells, found = _cells_like(stored, config)
+    cells, found = _cells_to_measure(stored, config)
     unit = baseline.yardstick_of(stored, [cell.id for cell in cells if name_of(cell.case) != YARDSTICK])
     judged = [cell.id for cell in cells if cell.id != unit]
     decision = Decision(
@@ -114,7 +114,7 @@ def against_run(
         cells = [stored.result(unit).cell, *cells]
     try:
         run = _measure(
-            _plan_like(stored, cells, config), directory, command, _stop_on_other_machine(stored, directory, watch)
+            _plan_for(stored, cells, config), directory, command, _stop_on_other_machine(stored, directory, watch)
         )
     except NotComparable as error:
         differences = host_facts.differences(stored.environment, run_file.load(directory).environment)
@@ -165,7 +165,7 @@ def _measure(chosen: Plan, directory: Path, command: str, watch: Watch | None) -
         return run
 
 
-def _cells_like(stored: Run, config: Config) -> tuple[list[Cell], list[Finding]]:
+def _cells_to_measure(stored: Run, config: Config) -> tuple[list[Cell], list[Finding]]:
     """The cells to measure under the stored conditions, and a finding for each subject that cannot be compared."""
     if not config.subjects:
         return [result.cell for result in stored], []
@@ -197,7 +197,7 @@ def _cells_like(stored: Run, config: Config) -> tuple[list[Cell], list[Finding]]
     return cells, findings
 
 
-def _plan_like(stored: Run, cells: Sequence[Cell], config: Config) -> Plan:
+def _plan_for(stored: Run, cells: Sequence[Cell], config: Config) -> Plan:
     like, sampling = _plan_of(stored), stored.sampling
     sampling = replace(
         sampling,

@@ -17,12 +17,12 @@ def listings(tree: Path, top: Path) -> Iterator[tuple[Path, Path]]:
     """Write two temporary lists of paths: those in a revision's `tree` and those in the working tree at `top`."""
     with temporary_folders.folder() as place:
         files = place / "baseline", place / "candidate"
-        source_trees.write_listing(files[0], _walked(tree))
+        source_trees.write_listing(files[0], _files_below(tree))
         source_trees.write_listing(files[1], _known_to_git(top))
         yield files
 
 
-def _walked(top: Path) -> Iterator[str]:
+def _files_below(top: Path) -> Iterator[str]:
     """All files below a folder, without git's own."""
     for folder, inside, files in os.walk(top):
         inside[:] = [name for name in inside if name != ".git"]

@@ -161,7 +161,7 @@ def remarks(run: Run) -> tuple[str, ...]:
     names = {launch.number: str(place) for place, launch in enumerate(run.launches, start=1)}
     found = [*_without_time(run, names), *_pauses(run, names), *_changed(run, names)]
     if run.environment.device != "fake":
-        found += _unlike(run, names)
+        found += _differing_conditions(run, names)
     return tuple(found)
 
 
@@ -210,7 +210,7 @@ def _changed(run: Run, names: dict[int, str]) -> list[str]:
     ]
 
 
-def _unlike(run: Run, names: dict[int, str]) -> list[str]:
+def _differing_conditions(run: Run, names: dict[int, str]) -> list[str]:
     blocks = _by_launch(run)
     gpus = {launch.number: gpu(blocks.get(launch.number, ())) or {} for launch in run.launches}
 
@@ -245,7 +245,7 @@ def _unlike(run: Run, names: dict[int, str]) -> list[str]:
         ("thermal_throttled", "Heat (or low voltage) lowered the clock"),
         ("quota_throttled", "The CPU quota of the container ran out"),
     ):
-        found += _some_only(names, _values(run, at_end(name)), what)
+        found += _in_some_launches(names, _values(run, at_end(name)), what)
     return found
 
 
@@ -266,7 +266,7 @@ def _spread(names: dict[int, str], values: dict[int, float], notable: float, wor
     return [words.format(low=values[low], high=values[high], **at)]
 
 
-def _some_only(names: dict[int, str], values: dict[int, float], what: str) -> list[str]:
+def _in_some_launches(names: dict[int, str], values: dict[int, float], what: str) -> list[str]:
     hit = [names[number] for number, times in values.items() if times]
     return [f"{what} in {_numbered(hit)} only."] if hit and len(hit) < len(values) else []
 

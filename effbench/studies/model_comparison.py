@@ -66,7 +66,7 @@ def published_shape(model: str, arguments: Mapping[str, Any] | None = None) -> t
     return external.published_shape(model, arguments) if ":" in name else tuple(zoo.entry(name).input_shape)
 
 
-def _fed(models: Sequence[str | nn.Module], given: Fed | None) -> list[GivenInputs]:
+def _inputs_of(models: Sequence[str | nn.Module], given: Fed | None) -> list[GivenInputs]:
     """The inputs of each model: those given, else the published shape, else the one that its code declares."""
     if given is not None:
         return [inputs.read(given)] * len(models)
@@ -99,7 +99,7 @@ def side_by_side(
     for model in models:
         accepted.model(model, "effbench.measure")
     require(model for model in models if isinstance(model, str))
-    for number, (model, fed) in enumerate(zip(models, _fed(models, given), strict=True)):
+    for number, (model, fed) in enumerate(zip(models, _inputs_of(models, given), strict=True)):
         if isinstance(model, str):
             spec, name = model, model
         else:

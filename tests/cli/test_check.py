@@ -199,7 +199,7 @@ def test_without_a_configuration_every_cell_of_the_stored_run_is_measured(
         raise Interrupted(Path("now"))
 
     monkeypatch.setattr(run_gates, "against_run", interrupted)
-    monkeypatch.setattr(output, "ignore_impatience", lambda: None)
+    monkeypatch.setattr(output, "ignore_signals", lambda: None)
     assert main(["check", "--baseline", "main"]) == 130
     assert capsys.readouterr().err == "effbench: interrupted; nothing is decided, what was measured is in now\n"
 

@@ -121,12 +121,12 @@ def test_both_sides_make_the_same_number_of_calls(tmp_path: Path) -> None:
 
 def test_what_a_gate_keeps_in_memory_is_what_the_files_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After every launch, of both sides; no look reads a file, however long it has grown."""
-    planned, read = plan_of("a:one", "a:two"), ab_pairs.storage.load
+    planned, read = plan_of("a:one", "a:two"), ab_pairs.run_file.load
     with AbRun(planned, HERE, tmp_path / "out", (costs, costs), planned=2) as ab:
         for launch in range(2):
             assert ab.launch([cell.id for cell in planned.cells])
             with monkeypatch.context() as patched:
-                patched.setattr(ab_pairs.storage, "load", lambda path: pytest.fail("a look reads no file"))
+                patched.setattr(ab_pairs.run_file, "load", lambda path: pytest.fail("a look reads no file"))
                 kept = ab.pair()
             for side, run in zip(SIDES, (kept.baseline, kept.candidate), strict=True):
                 stored = read(tmp_path / "out" / side)

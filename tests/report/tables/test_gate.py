@@ -177,7 +177,7 @@ def test_a_figure_is_named_only_where_it_lies(
     monkeypatch.setattr(gate_figure, "gate_figure", draw)
     try:
         with pytest.warns(RuntimeWarning) if isinstance(stopped_by, ValueError) else nullcontext():
-            assert check._tell(decision, [], {"costs": None}, False, False, None) == 1
+            assert check._report(decision, [], {"costs": None}, False, False, None) == 1
         said.append(capsys.readouterr().out)
         assert said[1].startswith("\nfigure   ") is (stopped_by is None) and said[1].endswith("1.070]\n")
         assert "raw      " in said[1]
