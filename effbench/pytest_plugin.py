@@ -313,9 +313,7 @@ class Effbench:
 
 
 class BlockClock:
-    """A clock for pytest-benchmark that returns the times of blocks already measured, so that they become its
-    rounds.
-    """
+    """A clock for pytest-benchmark that returns the times of measured blocks, so that they become its rounds."""
 
     def __init__(self) -> None:
         self._remaining: list[float] = []

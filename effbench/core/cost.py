@@ -77,7 +77,15 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One fused kernel at some level of fusion: its multiply-adds and its memory traffic."""
+    """One fused kernel at some level of fusion.
+
+    Attributes
+    ----------
+    madds
+        Multiply-adds.
+    traffic
+        Memory read and written.
+    """
 
     madds: int
     traffic: Traffic

@@ -249,7 +249,7 @@ def other_machine(file: Path, fact: str) -> None:
         (["mobilenet_v2", "--baseline", "absent"], "cannot read absent"),
         (["mobilenet_v22", "--max-params", "1"], "Did you mean 'mobilenet_v2'?"),
         (["gone.py:net", "--max-params", "1"], "there is no file gone.py"),
-        (["yardstick", "--max-params", "1"], "what effbench calls its own"),
+        (["yardstick", "--max-params", "1"], "effbench reserves"),
         (["--config", "absent.toml"], "cannot read absent.toml"),
     ],
 )

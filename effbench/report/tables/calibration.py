@@ -1,4 +1,4 @@
-"""What `effbench aa` says: what the gate sees on this machine, and how often it is wrong. As tables, as JSON."""
+"""Tables and JSON of `effbench aa`: slowdowns that the gate detects on this machine, and its false-alarm rate."""
 
 from __future__ import annotations
 
