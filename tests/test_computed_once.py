@@ -1,4 +1,4 @@
-"""What follows from a run is computed once a command, however many tables, files and figures show it."""
+"""Summaries, verdicts and tables are computed once a command, however many outputs show them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shell import study_file
 
 from effbench import report
 from effbench.analysis import rank_agreement, summary, verdicts
-from effbench.cli.app import app
+from effbench.cli import app
 from effbench.runs import run_file
 
 

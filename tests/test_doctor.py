@@ -1,4 +1,4 @@
-"""The doctor: each ailment of a machine is seen, explained, and comes with something to do."""
+"""The doctor: every cause of noise is found, explained and comes with a remedy."""
 
 from __future__ import annotations
 

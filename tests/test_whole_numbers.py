@@ -1,4 +1,4 @@
-"""Whole numbers that callers pass: NumPy's are taken, 0 is not 1, and a bool, a float or text is refused in words."""
+"""Integer arguments: NumPy's are accepted; bool, float and text are refused with an error message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Python API: what notebooks and scripts call. The command line calls it too."""
+"""The Python API for notebooks and scripts. The command line uses it too."""
 
 from __future__ import annotations
 

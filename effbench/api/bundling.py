@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class BundleRunKeywords(BundleKeywords, RunKeywords, total=False):
-    """The options of the run of a bundle."""
+    """The options of `run_bundle`."""
 
 
 @shows_options(WatchKeywords, Destination)
@@ -60,7 +60,7 @@ def bundle(
     batch
         Images per call. Default: the study's own or that of the tensors, else 1.
     dtype
-        Data type to measure in. Default: that of the tensors, else float32.
+        Data type of the measurement. Default: that of the tensors, else float32.
     select
         Label to values: export these cells only.
     seed
@@ -72,7 +72,7 @@ def bundle(
     Returns
     -------
     Bundle
-        What was exported. A model that could not be exported is in it with the reason.
+        The exported models. A model that could not be exported is listed with the reason.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def bundle(
     InvalidValue
         If a runtime runs no model files, or an option breaks a rule.
     MissingPackage
-        If a runtime, or what it exports with, is not installed.
+        If a runtime or its exporter is not installed.
     StorageError
         If the folder is not empty, or cannot be written.
     EffbenchError
@@ -100,7 +100,7 @@ def bundle(
             experiment = model_comparison.side_by_side(subject, input_shape, asked.dtype, scratch, batch=asked.batch)
             asked = model_comparison.without_batch_of_tensors(experiment, asked)
         names = dict.fromkeys(runtime.split(","))
-        # plan.make knows the names; one runtime a plan, since a label for it belongs to the run.
+        # plan.make checks the names. One runtime a plan, since the label `runtime` is added when the bundle is run.
         plans = [plan.make(experiment, asked, runtime=name, select=select) for name in names]
         model_comparison.require(cell.case.model for cell in plans[0].cells)
         counts = CellCosts(plans[0].cells, plans[0].sampling.silence_s)
@@ -116,7 +116,7 @@ def run_bundle(
 ) -> Results:
     """Measure the models of a bundle. Needs no torch.
 
-    A model whose output is not what eager float32 returned is a skipped cell.
+    A model whose output differs from that of eager float32 becomes a skipped cell.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def run_bundle(
     StorageError
         If there is no bundle in that folder, or the run cannot be written.
     CorruptBundle
-        If a file of the bundle is missing or not what was exported.
+        If a file of the bundle is missing or was changed.
     UnknownName
         If the bundle has no such runtime.
     InvalidValue
@@ -161,7 +161,7 @@ def run_bundle(
     def cost(cell: Cell) -> Cost:
         counted = models[cell.id].cost
         if counted is None:
-            raise ModelError(models[cell.id].skipped or "the bundle does not know what it costs; bundle it again")
+            raise ModelError(models[cell.id].skipped or "the bundle lacks its cost; bundle it again")
         return counted
 
     name, command = found.experiment.name, destination.command

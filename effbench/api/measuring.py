@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class AllKeywords(MeasureKeywords, RunKeywords, total=False):
-    """The options of what measures and stores a run."""
+    """The options of calls that measure and store a run."""
 
 
 def profile(
@@ -53,16 +53,16 @@ def profile(
         A name (``"shufflenet_v2"``, ``"torchvision:resnet18"``, ``"path/file.py:factory"``) or a module.
     input_shape
         Shape without the batch, such as ``(3, 224, 224)``, or an example tensor with the batch, whose values are used
-        where values matter. Default: what the model was published with, or says itself.
+        where values matter. Default: the published shape, or the one that the model's code declares.
     batch
         Images per call. Default: that of the tensors, else 1.
     dtype
         Data type of weights and inputs, which decides the bytes. Default: that of the tensors, else float32.
     arguments
-        What a named model is built with.
+        Keyword arguments that a named model is built with.
     inputs
-        Several inputs, or others than floats: shapes, `Input`s or tensors, in order or by name, such as
-        ``{"ids": Input((128,), dtype="int64")}``. Takes the place of `input_shape`.
+        Several inputs, or inputs of other dtypes: shapes, `Input`s or tensors, in order or by name, such as
+        ``{"ids": Input((128,), dtype="int64")}``. Replaces `input_shape`.
 
     Returns
     -------
@@ -153,7 +153,7 @@ def measure(
             models, fed, chosen.dtype, scratch, names=tuple(named), batch=chosen.batch
         )
         chosen = model_comparison.without_batch_of_tensors(experiment, chosen)
-        return _measured(experiment, chosen, select, destination, tell)
+        return _measure_study(experiment, chosen, select, destination, tell)
 
 
 @shows_options(AllKeywords, MeasureOptions, Destination)
@@ -164,7 +164,7 @@ def compare(
     select: Mapping[str, Sequence[str]] | None = None,
     **options: Unpack[AllKeywords],
 ) -> Results:
-    """Measure models side by side: costs, speed, the paper's row. Does what `measure` does with a list.
+    """Measure models side by side: costs, speed, the paper's row. Same as `measure` with a list.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ def run(
     UnknownName
         If the study, a model or the value of an option is unknown.
     InvalidValue
-        If an option breaks a rule, or the study measures nothing (`analyse` carries that out).
+        If an option breaks a rule, or the study is an `Analysis` (use `analyse`).
     DeviceUnavailable
         If this machine has no such device.
     StorageError
@@ -256,7 +256,7 @@ def run(
             experiment = time_shares.depthwise_apart(experiment)
         if scale:
             select = {**(select or {}), "scale": scale.split(",") if isinstance(scale, str) else list(scale)}
-        return _measured(experiment, asked, select, destination, tell)
+        return _measure_study(experiment, asked, select, destination, tell)
 
 
 @shows_options(WatchKeywords, Destination)
@@ -286,7 +286,7 @@ def analyse(
     UnknownName
         If the analysis or a label is unknown.
     InvalidValue
-        If the study is measured (`run` carries that out).
+        If the study is an `Experiment` (use `run`).
     """
     found = catalog.load(study) if isinstance(study, str) else study
     if not isinstance(found, Analysis):
@@ -301,7 +301,7 @@ def analyse(
 
 @shows_options(WatchKeywords, Destination)
 def resume(directory: str | Path, **options: Unpack[WatchKeywords]) -> Results:
-    """Finish an interrupted run. Measures only what it does not hold yet.
+    """Finish an interrupted run. Measures only the launches and rounds that are missing.
 
     Parameters
     ----------
@@ -321,7 +321,7 @@ def resume(directory: str | Path, **options: Unpack[WatchKeywords]) -> Results:
     CorruptRun
         If its file cannot be read.
     NotComparable
-        If this machine, or a file of a model, is not the one that the run was begun with.
+        If the machine or a model's file differs from that at the start of the run.
     KeyboardInterrupt
         On Ctrl-C. The message names the folder, and how to finish the run.
     """
@@ -330,7 +330,7 @@ def resume(directory: str | Path, **options: Unpack[WatchKeywords]) -> Results:
 
 
 def load(reference: str | Path) -> Results:
-    """Load a stored run. Parses JSON and executes nothing.
+    """Load a stored run. Parses JSON and executes no code.
 
     Parameters
     ----------
@@ -352,7 +352,7 @@ def load(reference: str | Path) -> Results:
     return Results(run_file.load(reference))
 
 
-def _measured(
+def _measure_study(
     experiment: Experiment,
     options: MeasureOptions,
     select: Mapping[str, Sequence[str]] | None,
@@ -364,7 +364,7 @@ def _measured(
     if options.device.startswith("cuda"):
         from effbench.devices import require_cuda
 
-        require_cuda(options.device)  # before anything is built; makes no context on it
+        require_cuda(options.device)  # early, and without a CUDA context in this process
     model_comparison.require(cell.case.model for cell in planned.cells)
     counts = CellCosts(planned.cells, planned.sampling.silence_s)
     with destination.folder(experiment.name, options.device) as folder:

@@ -1,1 +1,1 @@
-"""Bundles: models exported on one machine to be measured on another, where torch is too heavy or does not run."""
+"""Bundles: models exported on one machine to be measured on another machine without torch."""

@@ -1,4 +1,4 @@
-"""Read and check a bundle, and make the plan of its run. Needs no torch.
+"""Load and check a bundle, and make the plan of its run. Without torch.
 
 Schema history
     1   2026-11: first.
@@ -32,15 +32,15 @@ SCHEMA = 1
 
 
 class CorruptBundle(EffbenchError):
-    """A bundle that is incomplete or changed; the message says what is wrong with it."""
+    """A bundle that is incomplete or was changed. The message names the fault."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A cell with its cost and the files of its model, or the reason why there are none.
+    """A cell with its cost and the files of its model, or the reason why there are none (`skipped`).
 
-    `folder` lies in the bundle, the names of `files` in it; each has its SHA-256 beside it. `facts` are what the export
-    said of it.
+    `folder` is relative to the bundle. `files` are names in that folder with their SHA-256. `facts` are recorded by the
+    export.
     """
 
     cell: Cell
@@ -62,9 +62,9 @@ class _Description:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a bundle holds: a study and, runtime by runtime in the study's order, a model for each of its cases.
+    """The content of a bundle: a study, and one model for each runtime and case, in the study's order.
 
-    `digest` is the SHA-256 of its description, and names it in the runs that are measured from it.
+    `digest` is the SHA-256 of `BUNDLE_FILE`. Runs of the bundle record it.
     """
 
     directory: Path
@@ -79,14 +79,14 @@ class Bundle:
 
 
 def load(directory: str | Path) -> Bundle:
-    """Load the bundle in this folder without reading its models. Executes nothing.
+    """Load the description of a bundle. Reads no model and executes no code.
 
-    Raises StorageError for a folder that holds none, CorruptBundle for one that makes no sense.
+    Raises StorageError for a folder without a bundle, CorruptBundle for an invalid one.
     """
     path = Path(directory) / BUNDLE_FILE
     if streams.readable(str(path.absolute())) != str(path.absolute()):
         raise StorageError(
-            f"the locale cannot read the name of {directory}, and runtimes take no other; set PYTHONUTF8=1, or move it"
+            f"the locale cannot encode the path of {directory}, which runtimes need; set PYTHONUTF8=1, or move it"
         )
     try:
         data = path.read_bytes()
@@ -105,12 +105,12 @@ def load(directory: str | Path) -> Bundle:
         bundle = Bundle(Path(directory), found.experiment, models, found.versions, hashlib.sha256(data).hexdigest())
         _require_whole(bundle)
     except schema.FAULTS as error:
-        raise CorruptBundle(f"{path} does not describe a bundle: {schema.told(error)}; copy it again") from error
+        raise CorruptBundle(f"{path} does not describe a bundle: {schema.describe(error)}; copy it again") from error
     return bundle
 
 
 def verify(bundle: Bundle, models: Mapping[str, Model]) -> None:
-    """Raises CorruptBundle if a file of these models is missing, is a link, or is not what was exported."""
+    """Raise CorruptBundle if a file of these models is missing, is a link, or has another SHA-256."""
     for model in models.values():
         for name, digest in model.files.items():
             path = bundle.directory / model.folder / name
@@ -125,7 +125,7 @@ def verify(bundle: Bundle, models: Mapping[str, Model]) -> None:
 def make_plan(bundle: Bundle, options: MeasureOptions | None = None) -> tuple[Plan, dict[str, Model]]:
     """The plan of a run of this bundle, and the model of each cell by id.
 
-    The option `runtime` chooses some of the bundle's runtimes; without it all run. Raises UnknownName, InvalidValue.
+    The option `runtime` selects from the bundle's runtimes. Default: all. Raises UnknownName, InvalidValue.
     """
     asked = options or MeasureOptions()
     names = bundle.runtimes if asked.runtime is None else tuple(dict.fromkeys(asked.runtime.split(",")))
@@ -141,7 +141,9 @@ def make_plan(bundle: Bundle, options: MeasureOptions | None = None) -> tuple[Pl
         folder=str(bundle.directory),
         digest=bundle.digest,
         models={name: str((bundle.directory / model.folder).resolve()) for name, model in models.items()},
-        absent={name: reason for name, model in models.items() if (reason := _absent(bundle, model)) is not None},
+        absent={
+            name: reason for name, model in models.items() if (reason := _why_unavailable(bundle, model)) is not None
+        },
     )
     return replace(planned, cells=tuple(cells), bundled=bundled), models
 
@@ -155,17 +157,17 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _absent(bundle: Bundle, model: Model) -> str | None:
-    """Why this model cannot be measured here, as far as that is known before anything runs."""
+def _why_unavailable(bundle: Bundle, model: Model) -> str | None:
+    """Why this model cannot be measured here, if that is known before the run; else None."""
     missing = runtimes.missing(model.cell.runtime)
     if model.skipped is not None or missing is None:
         return model.skipped
-    # An extra of effbench would bring torch as well.
+    # Not an extra of effbench, which would install torch as well.
     return f"{missing.partition(';')[0]}; pip install -r {bundle.directory / REQUIREMENTS_FILE}"
 
 
 def _checked(model: Model) -> Model:
-    """The model as it may be used. Raises ValueError where it cannot be measured, or its files lie elsewhere."""
+    """Check one model. Raises ValueError if it cannot be measured, or its files are outside of the bundle."""
     cell = model.cell
     schema.require_sound(cell, model.cost)
     if not runtimes.exists(cell.runtime):
@@ -183,25 +185,25 @@ def _checked(model: Model) -> Model:
 
 
 def _require_inside(name: str) -> None:
-    """Raises ValueError for a path that may lead out of the folder that it is in."""
+    """Raise ValueError for a path that may lead out of its folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:
         raise ValueError(f"{name[:60]!r} may lie outside of the bundle")
 
 
 def _require_facts(path: Path) -> None:
-    """Raises CorruptBundle if the facts of the export cannot be stored in a run."""
+    """Raise CorruptBundle if the facts of the export cannot be stored in a run."""
     try:
         json.dumps(schema.probe(decoding.parse(path.read_bytes())), allow_nan=False)
     except (ValueError, RecursionError) as error:
-        raise CorruptBundle(f"{path} says nothing of a model ({schema.brief(error)}); bundle it again") from error
+        raise CorruptBundle(f"{path} does not describe a model ({schema.brief(error)}); bundle it again") from error
 
 
 def _require_whole(bundle: Bundle) -> None:
-    """Raises ValueError unless there is one model for each case of the study under each runtime, in order."""
+    """Raise ValueError unless there is one model for each case under each runtime, in order."""
     cases = bundle.experiment.cases
     wanted = [(runtime, case) for runtime in bundle.runtimes for case in cases]
     if [(model.cell.runtime, model.cell.case) for model in bundle.models] != wanted or not wanted:
         raise ValueError("its cells are not those of its study")
     if len({case.id for case in cases}) < len(cases):
-        raise ValueError("two of its cases have one name")
+        raise ValueError("two of its cases have the same name")

@@ -1,4 +1,4 @@
-"""Write a bundle: export every cell in a worker process, then describe the files."""
+"""Write a bundle: export every cell in a worker process, then write the description of the files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from effbench.runtimes.model_file import ModelFileRuntime
 from effbench.studies.plan import Plan
 
 SILENCE_S = 1800.0
-"""An exporter may compute for a long time before it reports anything."""
+"""Seconds without an event after which an export counts as hung. Exporters may compute for long."""
 
 _README = """\
 A bundle of effbench {version}: {count} models for {runtimes}, made {created} with torch {torch}.
@@ -56,8 +56,9 @@ def _is_exported(name: str) -> bool:
 
 
 def exporters(names: Sequence[str]) -> list[ModelFileRuntime]:
-    """The runtimes of these names. Raises UnknownName, InvalidValue for one that has no model files, and MissingPackage
-    for one that cannot export here.
+    """The runtimes of these names.
+
+    Raises UnknownName, InvalidValue for a runtime without model files, and MissingPackage if it cannot export here.
     """
     found = []
     for name in names:
@@ -77,10 +78,10 @@ def exporters(names: Sequence[str]) -> list[ModelFileRuntime]:
 def write(
     plans: Sequence[Plan], directory: Path, *, cost: CostOf, command: str = "", watch: Watch = lambda progress: None
 ) -> Bundle:
-    """Export the cells of these plans, one plan a runtime and all of one study, into a folder that is not there yet.
+    """Export the cells of these plans into a new folder. There is one plan a runtime; all are of the same study.
 
-    A cell that cannot be exported stays in the bundle with the reason. Nothing is left behind by a bundle that fails.
-    Raises StorageError, EffbenchError where no cell at all could be exported, and what `exporters` raises.
+    A cell that cannot be exported stays in the bundle with the reason. If the export fails, no folder is left behind.
+    Raises StorageError, EffbenchError if no cell could be exported, and what `exporters` raises.
     """
     adapters = exporters([plan.runtime for plan in plans])
     _require_free(directory)
@@ -100,7 +101,7 @@ def write(
         if all(model.skipped is not None for model in models):
             first = models[0]
             raise EffbenchError(f"nothing could be exported; {first.cell.id} for {first.cell.runtime}: {first.skipped}")
-        _describe(plans[0], models, made, adapters, command)
+        _write_description(plans[0], models, made, adapters, command)
         made.replace(directory)
     except OSError as error:
         raise StorageError(f"cannot write {directory}: {error.strerror or error}; choose another --out") from error
@@ -123,7 +124,7 @@ def _counted(cost: CostOf, cell: Any) -> Cost | str:
 
 
 def _exported(plan: Plan, costs: Mapping[str, Cost | str], folder: Path, watch: Any) -> list[Model]:
-    """One model a cell of this plan, its files under `folder`. A worker that dies costs the cell it was at."""
+    """Export every cell of this plan under `folder`. If a worker dies, the cell that it was at is skipped."""
     names = {cell.id: f"{number:03}-{plan.runtime}" for number, cell in enumerate(plan.cells)}
     skipped = {cell: reason for cell, reason in costs.items() if isinstance(reason, str)}
     facts: dict[str, dict[str, Any]] = {cell.id: {} for cell in plan.cells}
@@ -137,7 +138,7 @@ def _exported(plan: Plan, costs: Mapping[str, Cost | str], folder: Path, watch: 
             "runtimes": [plan.runtime],
             "mode": "infer",
             "sampling": dataclasses.asdict(plan.sampling),
-            # It waits when all are prepared, which is all that it is here for.
+            # Wait after the preparation, which exports the models. No order follows.
             "obeys": True,
             "cells": [
                 {**described(cell, str(folder.resolve() / names[cell.id])), "keep": True, "calls": None, "cost": {}}
@@ -185,15 +186,15 @@ def _exported(plan: Plan, costs: Mapping[str, Cost | str], folder: Path, watch: 
     return models
 
 
-def _describe(
+def _write_description(
     plan: Plan, models: Sequence[Model], folder: Path, adapters: Sequence[ModelFileRuntime], command: str
 ) -> None:
-    """Write what says what the bundle is: for effbench, for pip, and for people."""
+    """Write the description of the bundle: bundle.json, requirements.txt and README.txt."""
     needed = dict.fromkeys(module for adapter in adapters for module in adapter.modules)
     exporting = dict.fromkeys(module for adapter in adapters for module in adapter.export_modules)
     versions = {name: _version(name) for name in ("torch", "numpy", *needed, *exporting)}
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    # Which cells run is decided: on the other machine nothing narrows them down again.
+    # The cells are already selected, so the stored study has no defaults that would select again.
     study = dataclasses.replace(plan.experiment, defaults={}, runtime=",".join(adapter.name for adapter in adapters))
     text = {
         "bundle": bundle.SCHEMA,
@@ -206,12 +207,12 @@ def _describe(
     }
     (folder / bundle.BUNDLE_FILE).write_text(json.dumps(text, indent=1, allow_nan=False), encoding="utf-8")
     lines = [
-        "# What a machine needs to run this bundle, beside effbench itself, which README.txt says how to get.",
+        "# Packages that the measuring machine needs. README.txt explains how to install effbench itself.",
         "filelock>=3.12",
         "msgspec>=0.18",
         "numpy",
         "typer>=0.12",
-        "# For tables and verdicts on that machine; without it the run is measured and stored all the same.",
+        "# For tables and verdicts on that machine. Optional: without it, the run is still measured and stored.",
         "scipy>=1.11",
         *(f"{name}=={str(versions[name]).partition('+')[0]}" for name in needed),
     ]

@@ -1,7 +1,7 @@
-"""The command line: parse, call the API, print, exit codes. One file a group of commands.
+"""The command line: parse arguments, call the API, print, return exit codes. One module a group of commands.
 
-Nothing is imported for ``effbench --help`` and ``--version``, which start in milliseconds; a command imports what it
-needs when it runs.
+``effbench --help`` and ``--version`` import nothing, so that they start in milliseconds. Each command imports its
+modules when it runs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-TYPE_CHECKING = False  # typing's own would have to be imported
+TYPE_CHECKING = False  # not from typing, whose import takes time
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _printed(text: str) -> int:
-    """Print this and nothing else. Returns the exit code: 2 where it cannot be written."""
+    """Print a text and return the exit code: 0, or 2 if it cannot be written."""
     from effbench.host import streams
 
     try:

@@ -1,6 +1,6 @@
-"""Carry out a command: which one it is, errors in one line, exit codes.
+"""Dispatch a command; turn errors into one line and an exit code.
 
-Exit codes: 0 done, 2 the user can put it right, 70 a bug in effbench, 130 interrupted (129, 143: by
+Exit codes: 0 done, 2 an error that the user can fix, 70 a bug in effbench, 130 interrupted (129, 143: by
 SIGHUP, SIGTERM). With ``--json`` standard output holds exactly one object; progress and notes go to standard error.
 """
 
@@ -51,56 +51,56 @@ def _effbench(version: Annotated[bool, typer.Option("--version", help=VERSION_HE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. Lets no traceback out; EFFBENCH_DEBUG=1 prints it for bug reports."""
+    """Run one command and return its exit code. Tracebacks are printed only with EFFBENCH_DEBUG=1, for bug reports."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
     output.typed.set(shlex.join(["effbench", *typed]))
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show × gets an escape, not a crash.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    with output.heeding_signals():
+    with output.handling_signals():
         return _carry_out(typed)
 
 
 def _carry_out(typed: Sequence[str]) -> int:
     try:
         with output.short_warnings():
-            # A command needs no other: importing all would double the time to start.
+            # Import only the command that runs: importing all would double the start-up time.
             names = typed[:1] if typed and typed[0] in COMMANDS else tuple(COMMANDS)
             app = command_line(names)
             code = app(list(typed) or ["--help"], prog_name="effbench", standalone_mode=False)
-        if code == 130 and not output.is_interrupt_answered():  # typer turns Ctrl-C into that code, and says nothing
-            return output.answer_interrupt()
+        if code == 130 and not output.is_interrupt_reported():  # typer turns Ctrl-C into this code, without a message
+            return output.report_interrupt()
         return output.flushed(code if isinstance(code, int) else 0)
     except EffbenchError as error:
-        return output.complain(str(error))
+        return output.print_error(str(error))
     except _ClickError as error:
-        return output.complain(_usage(error, typed))
+        return output.print_error(_usage(error, typed))
     except (KeyboardInterrupt, typer.Abort):
-        return output.answer_interrupt()
+        return output.report_interrupt()
     except SystemExit as stop:
-        # typer turns a closed pipe into exit 1. The reader (`| head`) has read enough, so nothing is wrong.
+        # typer turns a closed pipe into exit 1. A reader that stops early (`| head`) is no error.
         return output.mute() if isinstance(stop.__context__, BrokenPipeError) else output.flushed(int(stop.code or 0))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return _bug(error)
         output.mute()
-        return output.complain(f"cannot write: {error.strerror}; free space there and begin again")
+        return output.print_error(f"cannot write: {error.strerror}; free space there and begin again")
     except Exception as error:
         message = optional_packages.missing_package_message(error) if isinstance(error, ModuleNotFoundError) else None
-        return output.complain(message) if message else _bug(error)
+        return output.print_error(message) if message else _bug(error)
 
 
 def _bug(error: Exception) -> int:
     """Report a bug of effbench in one line. Returns exit code 70."""
     if output.was_interrupted():
-        return output.answer_interrupt()
+        return output.report_interrupt()
     if os.environ.get("EFFBENCH_DEBUG"):
         traceback.print_exception(error)
     where = traceback.extract_tb(error.__traceback__)[-1]
     text = f"{type(error).__name__}: {error}".partition("\n")[0]
     place = f"{Path(where.filename).name}:{where.lineno}"
-    return output.complain(f"internal error ({text}, {place}); EFFBENCH_DEBUG=1 shows more", 70)
+    return output.print_error(f"internal error ({text}, {place}); EFFBENCH_DEBUG=1 shows more", 70)
 
 
 def _usage(error: Any, typed: Sequence[str]) -> str:

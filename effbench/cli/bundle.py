@@ -64,12 +64,12 @@ def bundle(
     if study is None and (scale or select):
         raise InvalidValue("--scale and --select choose cells of a study; name it with --study, or leave them out")
     if study is not None and inputs:
-        raise InvalidValue("a study says what its networks are fed; leave --input out")
+        raise InvalidValue("a study defines its own inputs; leave --input out")
     chosen = cli_options.selection(select or [])
     if scale:
         chosen["scale"] = scale.split(",")
     try:
-        # What a study or a model prints while it is loaded is not part of our output.
+        # Keep what a study or a model prints while loading out of standard output.
         with watching() as watch, redirect_stdout(sys.stderr):
             subject: Any = models if study is None else catalog.load(study)
             if isinstance(subject, Analysis):
@@ -85,7 +85,7 @@ def bundle(
                 **options,
             )
     except KeyboardInterrupt:
-        raise typer.Exit(output.answer_interrupt("interrupted; nothing was bundled")) from None
+        raise typer.Exit(output.report_interrupt("interrupted; nothing was bundled")) from None
     if as_json:
         output.print_json(_document(made))
         return
@@ -130,7 +130,7 @@ def _show(made: Bundle) -> None:
     for model in left_out:
         print(output.plain(f"left out: {model.cell.id} for {model.cell.runtime}: {model.skipped}"))
     place = output.plain(str(made.directory))
-    print(f"\nbundle  {place}\nnext    {place}/README.txt says how it is measured where there is no torch")
+    print(f"\nbundle  {place}\nnext    {place}/README.txt explains how to measure it without torch")
 
 
 def _document(made: Bundle) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command aa, which tries the gate of check on unchanged code."""
+"""The command aa: measure the false-alarm rate of the A/B gate on unchanged code."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def aa(
 ) -> None:
     """Measure how often a gate raises a false alarm here.
 
-    Both sides of the gate are the same code. Also says which slowdowns the gate can detect.
+    Both sides of the gate are the same code. Also estimates which slowdowns the gate can detect.
     """
     from effbench.cli.progress import watching
     from effbench.gates import ab_gate, ab_pairs, same_code
@@ -124,7 +124,7 @@ def _measure(found: Config, out: Path | None, command: str) -> tuple[Pair, Path]
     warn_of_threads(dataclasses.asdict(found.options()))
     try:
         with watching() as watch:
-            return ab_gate.alike(found, folder, command=command, watch=watch), folder
+            return ab_gate.measure_same_code(found, folder, command=command, watch=watch), folder
     except Interrupted:
         again = shlex.join(["effbench", "aa", "--replay", str(folder)])
-        raise typer.Exit(output.answer_interrupt(f"interrupted; see what was measured with: {again}")) from None
+        raise typer.Exit(output.report_interrupt(f"interrupted; see what was measured with: {again}")) from None

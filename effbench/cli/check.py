@@ -1,4 +1,4 @@
-"""The command check, which fails a build."""
+"""The command check: compare models with budgets, a stored run or another revision, and set the exit code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 """The file whose Markdown GitHub shows beside a job."""
 
-_Most = Annotated[str | None, typer.Option(metavar="COUNT", help="Upper limit, such as 300M, 4k or 20_000.")]
+_Limit = Annotated[str | None, typer.Option(metavar="COUNT", help="Upper limit, such as 300M, 4k or 20_000.")]
 
 
 @measuring(
@@ -61,24 +61,27 @@ def check(
         ),
     ] = None,
     inputs: cli_options.Inputs = None,
-    max_madds: _Most = None,
-    max_params: _Most = None,
-    max_memory_access: _Most = None,
-    max_memory_access_bytes: _Most = None,
-    max_activations: _Most = None,
+    max_madds: _Limit = None,
+    max_params: _Limit = None,
+    max_memory_access: _Limit = None,
+    max_memory_access_bytes: _Limit = None,
+    max_activations: _Limit = None,
     baseline: Annotated[
         str | None,
-        typer.Option(metavar="RUN|FILE", help="Stored run to be as fast as, or profile to be equal to."),
+        typer.Option(metavar="RUN|FILE", help="Stored run or profile to compare with."),
     ] = None,
     save_baseline: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Measure the models beside a yardstick, for --baseline DIR later."),
+        typer.Option(metavar="DIR", help="Measure the models and a yardstick model, for --baseline DIR later."),
     ] = None,
     save_costs: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the costs of the models, for --baseline FILE later.")
     ] = None,
     against: Annotated[
-        str | None, typer.Option(metavar="GITREF", help="Another git revision, measured in alternation with this one.")
+        str | None,
+        typer.Option(
+            metavar="GITREF", help="Git revision to compare with, measured interleaved with the working tree."
+        ),
     ] = None,
     against_python: Annotated[
         Path | None, typer.Option(metavar="PATH", help="The Python of the other revision's own environment.")
@@ -110,8 +113,8 @@ def check(
     Exit code: 0 PASS, 1 REGRESSION, 3 INCONCLUSIVE, 4 ENVIRONMENT.
 
     Three gates, each usable alone: costs (--max-madds and so on, or --baseline with a stored profile; counted, so
-    exact), a stored run (--baseline RUN, on the same machine), another revision (--against main, measured in
-    alternation with the files as they are now).
+    exact), a stored run (--baseline RUN, on the same machine), another revision (--against main, measured
+    interleaved with the working tree).
     """
     from effbench.cost import helper_process
     from effbench.gates import config as configuration
@@ -141,22 +144,24 @@ def check(
     }
     if cli_options.is_typed(context, "inconclusive"):
         said["inconclusive"] = inconclusive
-    found = configuration.with_options(found, said, {name: _most(name, text) for name, text in counts.items() if text})
+    found = configuration.with_options(
+        found, said, {name: _parse_limit(name, text) for name, text in counts.items() if text}
+    )
     asked = _Asked(found, against, against_python, save_baseline, save_costs, out, output.typed.get(), baseline)
     try:
         with redirect_stdout(sys.stderr), helper_process.one_process():
             decision, costs = _carry_out(asked)
     except Interrupted as stop:
         raise typer.Exit(
-            output.answer_interrupt(f"interrupted; nothing is decided, what was measured is in {stop.directory}")
+            output.report_interrupt(f"interrupted; nothing is decided, what was measured is in {stop.directory}")
         ) from None
     files = {"costs": save_costs, "junit": junit, "summary": summary}
-    raise typer.Exit(_tell(decision, costs, files, found.inconclusive == "pass", as_json, save_baseline))
+    raise typer.Exit(_report(decision, costs, files, found.inconclusive == "pass", as_json, save_baseline))
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """What to check, as it was typed."""
+    """The arguments of a check."""
 
     config: Config
     against: str | None
@@ -176,7 +181,7 @@ class _Asked:
 
 
 def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
-    """Carry out the gates. Returns their decision, None without a gate, and what each model costs."""
+    """Run the gates. Returns their decision (None without a gate) and the costs of each model."""
     from effbench import api
     from effbench.cli.progress import watching
     from effbench.gates import budgets, checked_models, run_gates
@@ -238,10 +243,10 @@ def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
                     watch=watch,
                 )
             )
-    return (run_gates.together(decisions) if decisions or asked.against else None), costs
+    return (run_gates.merged(decisions) if decisions or asked.against else None), costs
 
 
-def _tell(
+def _report(
     decision: Decision | None,
     costs: Sequence[Mapping[str, Any]],
     files: Mapping[str, Path | None],
@@ -249,10 +254,10 @@ def _tell(
     as_json: bool,
     saved: Path | None,
 ) -> int:
-    """Print the decision and write every file that was asked for. Returns the exit code.
+    """Print the decision and write all requested files. Returns the exit code.
 
-    A figure is named only after it was written. A file that cannot be written turns exit code 0 into 2 and leaves
-    any other as it is.
+    The path of the figure is printed only after it was written. If a file cannot be written, exit code 0 becomes 2; any
+    other stays.
     """
     from effbench.report import json_document
     from effbench.report.tables import gate
@@ -278,7 +283,7 @@ def _tell(
         try:
             figure = _draw(decision, beside)
         except StorageError as error:
-            trouble |= output.complain(str(error))
+            trouble |= output.print_error(str(error))
     if decision is not None and not as_json:
         with _piped():
             if decision.directory is not None:
@@ -299,7 +304,7 @@ def _tell(
 
 @contextmanager
 def _piped() -> Iterator[None]:
-    """Let no failure to print change the exit code or the files: the reader may have left (`| head`)."""
+    """Ignore failures to print, so that they change neither exit code nor files: the reader may be gone (`| head`)."""
     try:
         yield
     except OSError as error:
@@ -310,7 +315,7 @@ def _piped() -> Iterator[None]:
 
 
 def _write(path: Path, text: str) -> int:
-    """Replace a file at once. Returns 0, or 2 after saying why it cannot be written."""
+    """Replace a file atomically. Returns 0, or 2 after an error message."""
     half = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -323,7 +328,7 @@ def _write(path: Path, text: str) -> int:
         if half is not None:
             with suppress(OSError):
                 os.unlink(half)
-        return output.complain(f"cannot write {path} ({error.strerror or error}); choose another place")
+        return output.print_error(f"cannot write {path} ({error.strerror or error}); choose another place")
     return 0
 
 
@@ -349,15 +354,15 @@ def _umask() -> int:
 
 
 def _append(path: Path, text: str) -> None:
-    """Append to a file that others write to as well. It was not asked for by name, so a failure is only reported."""
+    """Append to a file that other steps write to as well. A failure is only reported: no option named the file."""
     try:
         with path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(text)
     except OSError as error:
-        output.complain(f"cannot add to ${STEP_SUMMARY} ({error.strerror or error}); unset it")
+        output.print_error(f"cannot add to ${STEP_SUMMARY} ({error.strerror or error}); unset it")
 
 
-def _most(name: str, text: str) -> int:
+def _parse_limit(name: str, text: str) -> int:
     try:
         return units.amount(text)
     except InvalidValue as error:

@@ -1,4 +1,4 @@
-"""The commands list, which names what the others take, and doctor, which looks at this machine."""
+"""The commands list (names of models, studies, devices, runtimes) and doctor (noise of this machine)."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def doctor(
 
     asked = MeasureOptions.of(options)
     if not peaks and asked != MeasureOptions():
-        raise InvalidValue("doctor looks at the whole machine; --device, --threads and the like need --peaks as well")
+        raise InvalidValue("doctor checks the whole machine; --device, --threads and the like need --peaks as well")
     if peaks:
         warn_of_threads(options)
-    # First of all, since an option that names nothing is to be refused before anything takes time.
+    # First, so that unknown option values are refused before anything takes time.
     measured = examining.peaks(asked) if peaks else None
     found = [finding.to_dict() for finding in examining.examine()]
     if as_json:

@@ -1,4 +1,4 @@
-"""The commands run and compare, which measure."""
+"""The commands run and compare: measure a study or a list of models."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def run(
 
 
 def _require_same(study: str, folder: Path) -> None:
-    """Raises InvalidValue if the run in the folder is of another study."""
+    """Raise InvalidValue if the run in the folder is of another study."""
     from effbench.runs import run_file
     from effbench.studies import catalog
 
@@ -133,35 +133,35 @@ def _stored(out: Path | None, watch: Any) -> dict[str, Any]:
 def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = None) -> None:
     """Measure with a progress bar, write tables and figures beside the run, and print the results.
 
-    `bundle` is the bundle that is measured, if it is one: its machine may lack what tables and figures are made with.
+    `bundle` is the folder of the measured bundle, if any: its machine may lack the packages for tables and figures.
     """
     from effbench.cli.progress import watching
     from effbench.runs import launch_history as launch_times
     from effbench.runs.runner import Interrupted
 
     try:
-        # What a study or a model prints while it is loaded is not part of our output.
+        # Keep what a study or a model prints while loading out of standard output.
         with watching() as watch, redirect_stdout(sys.stderr):
             results = work(watch)
     except Interrupted as stop:
-        output.ignore_impatience()
+        output.ignore_signals()
         raise typer.Exit(_interrupted(stop.directory, bundle)) from None
     except KeyboardInterrupt:
-        raise typer.Exit(output.answer_interrupt("interrupted before anything was measured")) from None
+        raise typer.Exit(output.report_interrupt("interrupted before anything was measured")) from None
     if bundle is not None and not optional_packages.has("scipy"):
         _show_raw(results, as_json)
         return
     try:
         files = results.write()
     except StorageError as error:
-        # The measurements are on disk already, and worth more than their table.
+        # The measurements are already on disk. So print the results before the error.
         _show(results, {}, as_json, results.run.path)
         raise StorageError(f"{error}; the measured blocks are kept in {results.run.path}") from error
     except KeyboardInterrupt:
-        output.ignore_impatience()
+        output.ignore_signals()
         again = _again(results.directory or Path(), bundle)
         said = f"interrupted; the run is complete, this shows it: {again}"
-        raise typer.Exit(output.answer_interrupt(said)) from None
+        raise typer.Exit(output.report_interrupt(said)) from None
     _show(results, files, as_json, results.run.path)
     if (over := launch_times.overrun(results.run)) and not as_json:
         print(f"{'time':<8}{over}")
@@ -201,12 +201,12 @@ def _interrupted(directory: Path, bundle: Path | None) -> int:
     if (directory / run_file.RUN_FILE).exists() and (directory / run_file.RUN_FILE).stat().st_size:
         blocks = sum(len(result.blocks) for result in run_file.load(directory).results)
         again = _again(directory, bundle)
-        return output.answer_interrupt(f"interrupted; {blocks} blocks are saved, finish with: {again}")
-    return output.answer_interrupt("interrupted before anything was measured")
+        return output.report_interrupt(f"interrupted; {blocks} blocks are saved, finish with: {again}")
+    return output.report_interrupt("interrupted before anything was measured")
 
 
 def warn_of_threads(options: Mapping[str, Any]) -> None:
-    """Print a line if the machine has not the cores that a measurement wants. Raises InvalidValue, UnknownName."""
+    """Warn if the machine has fewer cores than the requested threads. Raises InvalidValue, UnknownName."""
     from effbench.core.measure_options import MeasureOptions
     from effbench.devices import cpu
 

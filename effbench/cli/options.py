@@ -1,4 +1,4 @@
-"""Options that several commands share: those of a measurement as typer options, how values are read, completion."""
+"""Command-line options that several commands share: measuring options for typer, parsing, completion."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LISTS = ("models", "studies", "devices", "runtimes")
 
 
 def names(what: str) -> dict[str, str]:
-    """The names on one of the `LISTS`, each with what it stands for."""
+    """The names of one of the `LISTS`, each with a description."""
     if what == "models":
         from effbench import zoo
         from effbench.core import units
@@ -46,7 +46,7 @@ def names(what: str) -> dict[str, str]:
     return {
         "cpu": "the CPU, with --threads",
         "cuda": "an NVIDIA GPU; cuda:1 is the second",
-        "fake": "a scripted clock: for trying things out, proves nothing",
+        "fake": "a scripted clock: for trying things out, not for results",
     }
 
 
@@ -105,22 +105,22 @@ def complete_format(incomplete: str) -> list[str]:
 # --- the options of a measurement ---------------------------------------------------------------------
 
 _KINDS: dict[str, type] = {"threads": int, "batch": int, "launches": int, "seed": int, "quick": bool, "autotune": bool}
-"""What typer reads a value as; text elsewhere."""
+"""The type that typer converts a value to; others are text."""
 _COMPLETED = {"device": complete_device, "runtime": complete_runtime}
 _READ: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     "budget_s": ("budget", "such as 60s or 5m", seconds),
     "precision": ("precision", "such as 1%", share),
 }
-"""Options that are written with a unit: the name on the command line, examples, and what reads them."""
+"""Options with a unit: the name on the command line, examples, and the parser."""
 _METRICS = {
     "percentiles": "Also measure latency percentiles of single calls: p50, p90, p99.",
     "peak_memory": "Also measure the peak memory of each model, in a process of its own.",
     "energy": "Also measure the energy per call in joules, where the machine reports it.",
 }
-"""Metrics that have a flag of their own; --count names the others."""
+"""Metrics with their own flag; --count names the others."""
 
 OF_A_RUN = tuple(item.name for item in fields(MeasureOptions) if item.name != "device_options")
-"""Every option that a command which measures takes."""
+"""The options of every command that measures."""
 
 METRIC = "Also measure this metric, such as one of a plug-in; may be given several times."
 COUNT = "instructions: count the instructions of a call too; they are the same on a noisy machine."
@@ -132,8 +132,8 @@ _Parameters = dict[str, tuple[Any, Any]]
 def measuring(*wanted: str, **texts: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command, so that its parameter `options` becomes one command-line option for each of these fields.
 
-    The command gets a dictionary of those that were typed, with the values as `MeasureOptions` takes them. `texts` are
-    help texts that differ from the usual ones.
+    The command gets a dictionary of the options that were typed, with values for `MeasureOptions`. `texts` replace
+    help texts.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -172,7 +172,7 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
 def _parameters(name: str, text: str | None) -> _Parameters:
-    """The parameters of a command that stand for one field."""
+    """The command-line parameters for one field of `MeasureOptions`."""
     if name == "metrics":
         flags: _Parameters = {
             metric: (Annotated[bool, typer.Option(_spelled(metric), help=about)], False)
@@ -202,7 +202,7 @@ def _spelled(name: str) -> str:
 
 
 def _read(typed: dict[str, Any]) -> dict[str, Any]:
-    """What was typed, by the names of the fields. Raises InvalidValue, UnknownName."""
+    """Parse the typed options; the result is by field of `MeasureOptions`. Raises InvalidValue, UnknownName."""
     words = {word: (name, read) for name, (word, _, read) in _READ.items()}
     metrics = [name for name in _METRICS if typed.pop(name, False)]
     if (count := typed.pop("count", None)) is not None:
@@ -238,7 +238,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to sta
 
 
 def selection(words: Sequence[str]) -> dict[str, list[str]]:
-    """``groups=1,8`` and the like: the wanted values by label. Raises InvalidValue."""
+    """Parse selections such as ``groups=1,8`` into values by label. Raises InvalidValue."""
     chosen: dict[str, list[str]] = {}
     for word in words:
         label, equals, values = word.partition("=")
@@ -252,13 +252,13 @@ def selection(words: Sequence[str]) -> dict[str, list[str]]:
 
 
 def is_typed(context: typer.Context, name: str) -> bool:
-    """Whether this option was given on the command line, rather than left at its default."""
+    """Whether this option was given on the command line, not left at its default."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
 def refuse_others(context: typer.Context, allowed: Collection[str], why: str) -> None:
-    """Refuse options that would be ignored. Raises InvalidValue."""
+    """Raise InvalidValue for typed options that would be ignored."""
     for name in context.params:
         if name not in (*allowed, "as_json") and is_typed(context, name):
             raise InvalidValue(f"{why}; leave out {name.replace('_', '-')}")

@@ -1,4 +1,4 @@
-"""Output of the command line: one line for an error, one JSON object or tables for a result; answers to Ctrl-C."""
+"""Print results, errors and warnings of the command line, and handle Ctrl-C."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from effbench.report.tables.table_model import Table
 
 typed: ContextVar[str] = ContextVar("typed", default="effbench")
-"""The command line as it can be typed again."""
+"""The typed command line, quoted for a shell."""
 
 
 def flushed(code: int) -> int:
@@ -30,29 +30,29 @@ def flushed(code: int) -> int:
 
 
 def output_lost() -> bool:
-    """Flush standard output; if that fails, say why. A reader that left (`| head`) is no failure."""
+    """Flush standard output; report a failure. A closed pipe (`| head`) is no failure. Returns whether it failed."""
     error = streams.write_error(sys.stdout)
     return error is not None and is_lost(error)
 
 
 def is_lost(error: OSError) -> bool:
-    """Say why standard output cannot be written, and write no more. False if its reader left (`| head`)."""
+    """Report why standard output cannot be written, and discard further output. False for a closed pipe (`| head`)."""
     mute()
     if isinstance(error, BrokenPipeError):
         return False
-    complain(f"cannot write to standard output: {error.strerror or error}; nothing measured is lost")
+    print_error(f"cannot write to standard output: {error.strerror or error}; nothing measured is lost")
     return True
 
 
 def mute() -> int:
-    """Discard what is still to be printed, since its reader has gone. Returns exit code 0."""
+    """Discard all further output, since its reader is gone. Returns exit code 0."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
 
 
-def complain(message: str, code: int = 2) -> int:
+def print_error(message: str, code: int = 2) -> int:
     """Print one line to standard error and return the exit code."""
-    with suppress(OSError, ValueError):  # standard error is closed, too
+    with suppress(OSError, ValueError):  # standard error may be closed too
         if sys.stderr is not None:
             print(f"effbench: {plain(message)}", file=sys.stderr)
     return code
@@ -60,11 +60,11 @@ def complain(message: str, code: int = 2) -> int:
 
 def note(message: str) -> None:
     """Print one line to standard error and go on."""
-    complain(message, 0)
+    print_error(message, 0)
 
 
 LONGEST_WARNING = 240
-"""Characters of a warning; torch's of a checkpoint has a thousand."""
+"""Most characters of a shown warning; some of torch have a thousand."""
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def short_warnings() -> Iterator[None]:
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         try:
             text = str(message)
-        except Exception:  # a user's class of warnings may be as odd as any other
+        except Exception:  # a user's warning class may raise anything
             text = ""
         words = plain(next((line for line in text.splitlines() if line.strip()), category.__name__))
         shown = words if len(words) <= LONGEST_WARNING else f"{words[:LONGEST_WARNING]}…"
@@ -85,7 +85,7 @@ def short_warnings() -> Iterator[None]:
             note(f"warning: {shown}")
 
     warnings.showwarning = show
-    # Under PYTHONWARNINGS=error this one would end a command that has measured everything.
+    # With PYTHONWARNINGS=error, this warning would end a command after its measurement.
     warnings.filterwarnings("default", "no figures: ", RuntimeWarning)
     try:
         yield
@@ -93,87 +93,87 @@ def short_warnings() -> Iterator[None]:
         warnings.showwarning = before
 
 
-PATIENCE_S = 5.0
-"""So long after Ctrl-C another one changes nothing: processes are ended and folders removed meanwhile."""
+IGNORE_REPEATED_S = 5.0
+"""Seconds after Ctrl-C in which another Ctrl-C is ignored, while processes end and folders are removed."""
 
 _interrupts: list[int] = []
-_answers: list[str] = []
+_reported: list[str] = []
 _last_s = 0.0
 
 
 @contextmanager
-def heeding_signals() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP end a command in the same way: what was measured is kept and said, nothing is left.
+def handling_signals() -> Iterator[None]:
+    """Handle Ctrl-C, SIGTERM and SIGHUP alike: keep and report measured blocks, and clean up.
 
-    SIGHUP stays ignored under nohup. Remembered, since a library may make another error of it in the middle of an
-    import.
+    SIGHUP stays ignored under nohup. Signals are recorded, since a library may turn the KeyboardInterrupt into another
+    error, such as during an import.
     """
     _interrupts.clear()
-    _answers.clear()
+    _reported.clear()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _heed)
+        signal.signal(signal.SIGINT, _on_signal)
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    heeded = [getattr(signal, name) for name in names if signal.getsignal(getattr(signal, name)) is signal.SIG_DFL]
-    for number in heeded:
-        signal.signal(number, _heed)
+    handled = [getattr(signal, name) for name in names if signal.getsignal(getattr(signal, name)) is signal.SIG_DFL]
+    for number in handled:
+        signal.signal(number, _on_signal)
     try:
         yield
     finally:
-        if not _answers:  # what has been answered stays ignored to the end
-            for number in heeded:
+        if not _reported:  # after a report, signals stay ignored until the process ends
+            for number in handled:
                 signal.signal(number, signal.SIG_DFL)
 
 
 def was_interrupted() -> bool:
-    """Whether there has been a Ctrl-C, or a signal like it."""
+    """Whether Ctrl-C, SIGTERM or SIGHUP has arrived."""
     return bool(_interrupts)
 
 
 def require_uninterrupted() -> None:
-    """Raise KeyboardInterrupt again if one fell into code whose errors Python drops, such as a `__del__`."""
-    if _interrupts and not _answers:
+    """Raise KeyboardInterrupt again if the first was lost in code whose errors Python drops, such as `__del__`."""
+    if _interrupts and not _reported:
         raise KeyboardInterrupt
 
 
-def is_interrupt_answered() -> bool:
-    """Whether this command has said what Ctrl-C interrupted."""
-    return bool(_answers)
+def is_interrupt_reported() -> bool:
+    """Whether this command has already reported the interruption."""
+    return bool(_reported)
 
 
-def _heed(number: int, frame: object) -> None:
+def _on_signal(number: int, frame: object) -> None:
     global _last_s
     now = time.monotonic()
-    if _interrupts and now - _last_s < PATIENCE_S:
+    if _interrupts and now - _last_s < IGNORE_REPEATED_S:
         return
     _last_s = now
     _interrupts.append(number)
     raise KeyboardInterrupt
 
 
-def ignore_impatience() -> None:
-    """Ignore further signals while the first is answered: they would end in some library's traceback."""
+def ignore_signals() -> None:
+    """Ignore further signals while the first is handled. They would cause tracebacks in libraries."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is _heed:
+        if number is not None and signal.getsignal(number) is _on_signal:
             signal.signal(number, signal.SIG_IGN)
 
 
-def answer_interrupt(message: str = "interrupted") -> int:
-    """Say what Ctrl-C interrupted. Returns the exit code that a shell reports for the signal: 130 for Ctrl-C."""
-    ignore_impatience()
-    _answers.append(message)
-    return complain(message, 128 + (_interrupts[0] if _interrupts else signal.SIGINT))
+def report_interrupt(message: str = "interrupted") -> int:
+    """Report an interruption. Returns the exit code that a shell reports for the signal: 130 for Ctrl-C."""
+    ignore_signals()
+    _reported.append(message)
+    return print_error(message, 128 + (_interrupts[0] if _interrupts else signal.SIGINT))
 
 
 def plain(text: str) -> str:
-    """The text as one line of printable characters: no escape sequence or change of writing direction remains."""
+    """The text as one line of printable characters, without escape sequences and changes of writing direction."""
     text = streams.readable(text).encode("utf-8", "replace").decode("utf-8")
     return re.sub(r"\n+", " ", "".join(mark if mark.isprintable() else "\n" for mark in text)).strip()
 
 
 def print_json(document: object) -> None:
-    """Print the one object of ``--json``. Raises ValueError for a number that JSON does not have."""
+    """Print the object of ``--json``. Raises ValueError for NaN and infinite numbers."""
     print(json.dumps(document, indent=2, allow_nan=False))
 
 

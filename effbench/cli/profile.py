@@ -1,4 +1,4 @@
-"""The command profile, which counts the costs of a model."""
+"""The command profile: count the costs of a model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def profile(
 
     fed = cli_options.inputs(inputs)
     if as_json and as_csv:
-        raise InvalidValue("--json and --csv both want standard output; choose one")
+        raise InvalidValue("--json and --csv both print to standard output; choose one")
     asked = MeasureOptions.of(options)
     with redirect_stdout(sys.stderr):
         found = api.profile(model, fed, batch=asked.batch or 1, dtype=asked.dtype or "float32")
@@ -71,7 +71,7 @@ def _crosscheck(model: str, found: Any) -> list[dict[str, Any]]:
     from effbench.zoo import libraries
 
     with libraries.without_weights(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the count has passed them on
+        warnings.simplefilter("ignore")  # api.profile has already shown them
         network = zoo.resolve(model, {})
     checks = cost.crosscheck(network, found.inputs or found.input_shape, batch=found.batch)
     return [dataclasses.asdict(check) for check in checks]

@@ -1,4 +1,4 @@
-"""Progress of a command: the bar in a terminal, elsewhere only the notes."""
+"""Show the progress of a command: a bar in a terminal, elsewhere only the notes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from effbench.runs.runner import Progress, Watch
 def watching() -> Iterator[Watch]:
     """A `Watch` that draws the bar until the block ends.
 
-    It raises the KeyboardInterrupt of a Ctrl-C that fell into code whose errors Python drops.
+    It raises KeyboardInterrupt again if the first was lost in code whose errors Python drops.
     """
     is_drawn = sys.stderr is not None and sys.stderr.isatty()
     with progress_bar.drawing() if is_drawn else contextlib.nullcontext() as draw:

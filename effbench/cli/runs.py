@@ -1,4 +1,4 @@
-"""The commands diff, report and export, which read stored runs and measure nothing."""
+"""The commands diff, report and export: read stored runs, without measuring."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def diff(
         str, typer.Argument(help="Another run's folder or file.", autocompletion=options.complete_run)
     ],
     ignore_environment: Annotated[
-        bool, typer.Option("--ignore-environment", help="Compare runs of unlike machines all the same.")
+        bool, typer.Option("--ignore-environment", help="Compare runs even if their machines or settings differ.")
     ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Compare two stored runs, a verdict per cell.
 
-    Refuses runs under unlike conditions, and names those.
+    Refuses runs under different conditions, and names those.
     """
     from effbench.analysis.run_diff import compare_runs, require_shared
     from effbench.host import facts
@@ -37,7 +37,7 @@ def diff(
         try:
             facts.require_alike(runs[0].environment, runs[1].environment)
         except NotComparable as error:
-            raise NotComparable(f"{error}, or compare them all the same with --ignore-environment") from None
+            raise NotComparable(f"{error}, or compare them anyway with --ignore-environment") from None
     require_shared(*runs)
     comparisons = compare_runs(*runs)
     if as_json:
@@ -114,7 +114,7 @@ def export(
 ) -> None:
     """Convert a stored run to another tool's format.
 
-    Cells without a time are left out, and named.
+    Cells without a time are left out and listed.
     """
     from effbench import export as formats
     from effbench.gates import ab_pairs
@@ -137,7 +137,7 @@ def export(
         )
     sides = [Path(run) / side for side in ab_pairs.SIDES]
     if all((side / run_file.RUN_FILE).is_file() for side in sides):
-        raise InvalidValue(f"{run} holds two runs measured in alternation: name one of them, {sides[0]} or {sides[1]}")
+        raise InvalidValue(f"{run} is an A/B run of two sides: name one of them, {sides[0]} or {sides[1]}")
     found = run_file.load(run)
     done = formats.export(found, format, values=_count(values))
     if out is None or printed:
@@ -167,7 +167,7 @@ def export(
 
 
 def _count(values: str | None) -> int | Literal["all"] | None:
-    """How many raw values, or "all". Raises InvalidValue."""
+    """Parse the number of raw values, or "all". Raises InvalidValue."""
     if values is None:
         return None
     if values == "all":
@@ -178,7 +178,7 @@ def _count(values: str | None) -> int | Literal["all"] | None:
 
 
 def _require_free(target: Path, source: Path, ending: str) -> None:
-    """Raises StorageError for a folder, and for the raw data themselves."""
+    """Raise StorageError if `target` is a folder, or the run file itself."""
     if target.is_dir():
         raise StorageError(
             f"cannot write {target}: it is a folder; name a file in it, such as {target / 'run'}.{ending}"

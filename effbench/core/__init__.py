@@ -1,7 +1,7 @@
-"""The nouns of effbench: frozen dataclasses and plain helpers, standard library only. Start reading here.
+"""The data types of effbench: frozen dataclasses and small helpers. Start reading here.
 
-`study` says what is measured, `run` what was measured, `estimate` what follows from it. Files with studies may import
-the nouns from here or from `effbench`.
+`study` has the types that describe a measurement, `run` those of its raw data, `estimate` those of its results. Study
+files may import the types from here or from `effbench`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one forward pass costs, as counts: the nouns that `core` passes on. Standard library only."""
+"""The analytic cost of one forward pass, as data types: counts and memory access. Standard library only."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ class Traffic:
 
     @classmethod
     def total(cls, parts: Iterable[Traffic]) -> Traffic:
-        """Sum of several.
+        """The sum of several.
 
         Parameters
         ----------
         parts
-            What to add.
+            The terms of the sum.
 
         Returns
         -------
         Traffic
-            The sum; zero of nothing.
+            The sum; zero without parts.
         """
         weights = activations = weight_bytes = activation_bytes = 0
         for part in parts:
@@ -77,7 +77,15 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Kernel:
-    """What runs as one at some level of fusion: its multiply-adds and what it moves to and from memory."""
+    """One fused kernel at some level of fusion.
+
+    Attributes
+    ----------
+    madds
+        Multiply-adds.
+    traffic
+        Memory read and written.
+    """
 
     madds: int
     traffic: Traffic
@@ -104,7 +112,7 @@ class Cost:
     uncounted
         Operators without a formula, with their number of calls.
     traced_on
-        What the pass ran on: ``"meta"`` for shapes alone, or the device of real tensors.
+        The device of the traced pass: ``"meta"`` for shapes without values, or that of real tensors.
     """
 
     params: int

@@ -1,7 +1,7 @@
-"""From the plain values of JSON to dataclasses, every field of its declared type, with errors in plain words.
+"""Decode JSON into dataclasses with strict type checks and readable error messages.
 
-msgspec checks the types and coerces nothing, but for a whole number where any number will do. Unknown fields, infinite
-numbers and whole numbers beyond 64 bits are refused as well, except where a field may hold anything.
+msgspec checks the types. The only conversion is from int to float. Unknown fields, infinite numbers and integers beyond
+64 bits are errors too, except in fields of type Any.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ T = TypeVar("T")
 
 
 class Misfit(ValueError):
-    """A value that is not of the type that was declared: the message names the field and what was expected there."""
+    """A value of the wrong type. The message names the field and the expected type."""
 
 
 def parse(text: bytes) -> Any:
-    """The JSON value in this text. Raises ValueError, also for NaN and Infinity, and RecursionError."""
+    """Parse JSON. Raises ValueError, also for NaN and Infinity, and RecursionError."""
     return _JSON.decode(text.decode())
 
 
 def make(value: Any, kind: type[T], *, at: str = "", closed: bool = True) -> T:
-    """The `kind` that `value` describes, with all that it consists of. Not `closed`, it may have more fields.
+    """Convert `value` to a `kind`, nested dataclasses included. Unknown fields are allowed unless `closed`.
 
-    `at` is where the value stands, for the message. Raises Misfit, and what the dataclasses raise as they are made.
+    `at` is the path of the value, for the error message. Raises Misfit, and whatever the dataclasses themselves raise.
     """
     try:
         checked: Any = kind
@@ -43,7 +43,7 @@ def make(value: Any, kind: type[T], *, at: str = "", closed: bool = True) -> T:
 
 
 def plain(said: str, at: str = "") -> str:
-    """A message of msgspec's in our words: ``timing.calls: expected a whole number, got text``."""
+    """Reword a message of msgspec: ``timing.calls: expected a whole number, got text``."""
     what, _, path = said.partition(" - at `")
     place = (at + path.rpartition("$")[2].rstrip("`")).lstrip(".")
     if found := re.fullmatch(r"Object missing required field `(.*)`", what, re.DOTALL):
@@ -74,7 +74,7 @@ _WORDS = {
 
 @cache
 def _bounded(kind: Any, closed: bool = True) -> Any:
-    """The type of what `make` accepts for `kind`, where its annotations say too little for msgspec."""
+    """The type that msgspec checks instead of `kind`: with bounds on numbers, and no unknown fields if `closed`."""
     if kind is int:
         return Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
     if kind is float:

@@ -1,7 +1,7 @@
-"""Errors for people: each is one sentence that says what is wrong and what to do.
+"""The exceptions of effbench. Each message is one line that names the fault and the remedy.
 
-Everything a user can cause derives from `EffbenchError`; the command line prints it as one line and
-exits with 2. Any other exception is a bug in effbench.
+Every error that a user can cause derives from `EffbenchError`. The command line prints its message and exits with 2.
+Any other exception is a bug in effbench.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 
 
 class EffbenchError(Exception):
-    """Something the user can put right. The message is one line.
+    """An error that the user can fix. The message is one line.
 
-    `cause` is its kind where a program has to know it, also in another process: "absent", "lacks", "start", "foreign".
+    `cause` is the kind of error for callers, also across processes: "absent", "lacks", "start" or "foreign".
     """
 
     cause: str = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """From one process to another with its message, whatever its class was made from."""
+        """Pickle the error with its message, without calling the constructor of its class again."""
         return _rebuilt, (type(self), self.args, self.__dict__)
 
 
@@ -32,15 +32,15 @@ def _rebuilt(kind: type[EffbenchError], args: tuple[Any, ...], state: dict[str, 
 
 
 class UnknownName(EffbenchError):
-    """A name that is not registered; names the nearest one and lists the rest, or of very many the nearest.
+    """An unknown name. The message suggests the nearest known name and lists all, or the nearest of many.
 
-    One that stands for a whole `family` of names lists them.
+    With `family`, the name is the common part of several names, and the message lists those.
     """
 
     LISTED = 12
     LONGEST_NAME = 100
     LONGEST_FAMILY = 700
-    """Characters of the names of a family; one of timm has hundreds."""
+    """Most characters of the listed names of a family, since families of timm have hundreds of names."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "", family: bool = False) -> None:
         self.kind, self.name, self.known = kind, name, tuple(known)
@@ -69,17 +69,18 @@ class InvalidValue(EffbenchError):
 
 
 class ModelError(EffbenchError):
-    """A network that cannot be built, or that raises in its forward pass.
+    """A model that cannot be built, or that raises in its forward pass.
 
-    `missing_file` is the path of a file that it did not find, where that is why.
+    `missing_file` is the path of a file that was not found, if that is the cause.
     """
 
     missing_file: str = ""
 
 
 class Absent(ModelError):
-    """A network whose file, module or name in it does not exist. `module` is what was looked for, `attribute` the name
-    that it lacks, where that is what is missing.
+    """A model that does not exist: its file, its module, or its name in that module.
+
+    `module` is the module that was searched for. `attribute` is the missing name, if the module exists.
     """
 
     cause = "absent"
@@ -88,34 +89,34 @@ class Absent(ModelError):
 
 
 class LacksPackage(ModelError):
-    """A network whose code imports what is not installed. `module` is what that is."""
+    """A model whose code imports a package that is not installed. `module` is its name."""
 
     cause = "lacks"
     module: str = ""
 
 
 class CannotStart(EffbenchError):
-    """A measuring process that cannot begin: its environment lacks effbench, torch or more."""
+    """A worker process that cannot start: its environment lacks effbench, torch or another package."""
 
     cause = "start"
 
 
 class ForeignCode(EffbenchError):
-    """One side of a gate has loaded code that is not of its own tree."""
+    """One side of a gate has imported code from outside its own source tree."""
 
     cause = "foreign"
 
 
 class NeedsValues(ModelError):
-    """A network that looks at values, built without any."""
+    """A model whose forward pass reads tensor values, traced on tensors without values."""
 
 
 class DeviceUnavailable(EffbenchError):
-    """A device that effbench knows but that this machine does not have."""
+    """A supported device that this machine does not have."""
 
 
 class CorruptRun(EffbenchError):
-    """A run file that cannot be read as one: the message names the line."""
+    """An invalid run file. The message names the line."""
 
 
 class NotComparable(EffbenchError):
@@ -127,7 +128,7 @@ class StorageError(EffbenchError):
 
 
 class Reason(str):
-    """Why something does not run, in one line, with the `EffbenchError.cause` of the error that said so."""
+    """The message of an error as text, with its `EffbenchError.cause`."""
 
     cause: str
 
@@ -142,14 +143,14 @@ class Reason(str):
 
 
 def of_reason(reason: str) -> EffbenchError:
-    """The error that this reason was made from, in another process perhaps."""
+    """Rebuild the error that a reason was made from, possibly in another process."""
     kinds: tuple[type[EffbenchError], ...] = (Absent, LacksPackage, CannotStart, ForeignCode)
     cause = getattr(reason, "cause", "")
     return next((kind for kind in kinds if kind.cause == cause), EffbenchError)(str(reason))
 
 
 def text_of(error: BaseException | str) -> str:
-    """The text of an error; "" where making it raises, as an error of a user's own class may."""
+    """The message of an error; "" if its `__str__` raises, which is possible in user code."""
     try:
         return str(error)
     except Exception:
@@ -157,4 +158,4 @@ def text_of(error: BaseException | str) -> str:
 
 
 class Unsupported(Exception):
-    """This runtime cannot take this network; the message is the reason that the skipped row shows."""
+    """The runtime cannot execute this model. The message is shown as the reason of the skipped cell."""

@@ -1,4 +1,4 @@
-"""What follows from a run: estimates with intervals, verdicts on claims, comparisons of two runs."""
+"""The results of a run, as data types: estimates with intervals, verdicts on claims, comparisons of two runs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Estimate:
         return f"<Estimate {self}{share}, n={self.n}>"
 
     def _shown(self, value: float) -> str:
-        """Three significant digits, or as many more, up to six, as tell the point from the ends of its interval."""
+        """Format with three significant digits, or up to six if the point would look like an end of its interval."""
         from effbench.core import units
 
         values = {self.point, self.low or 0.0, self.high or 0.0} if self.low is not None else {self.point}

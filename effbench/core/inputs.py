@@ -1,7 +1,7 @@
-"""What a network is fed: one input or several, by position or by name, from their description to tensors.
+"""The inputs of a model: one or several, by position or by name; shapes or example tensors.
 
-Floats and complex numbers are normal values, whole numbers 0 or 1, truth values either: legal as token numbers, masks
-and classes alike.
+Random inputs are made from these descriptions. Floating-point and complex values are normally distributed, integers are
+0 or 1, and booleans are random: valid as token ids, masks and class labels.
 """
 
 from __future__ import annotations
@@ -49,18 +49,19 @@ class Input:
         object.__setattr__(self, "dtype", str(self.dtype or "").removeprefix("torch."))
 
     def __str__(self) -> str:
-        """As the command line writes it: ``ids=128:int64``."""
+        """The notation of the command line: ``ids=128:int64``."""
         sides = "x".join(map(str, self.shape)) or "scalar"
         return f"{self.name}={sides}".lstrip("=") + (f":{self.dtype}" if self.dtype else "")
 
 
 @dataclass(frozen=True)
 class GivenInputs:
-    """What a caller passed as inputs.
+    """The inputs that a caller passed, normalised.
 
-    `tensors` are the example tensors or arrays as they came, one an input, None where an input was only described or
-    has no values (meta device); () where no input has any. `batch` is the first side of all tensors, `dtype` that of
-    the first of floats; None and "" without one. Tensors of that dtype say none in `inputs`: they follow the network's.
+    `tensors` are the example tensors or arrays, one an input. An entry is None if that input was only described or has
+    no values (meta device); the tuple is empty if no input has values. `batch` is the first dimension of all tensors,
+    None without any. `dtype` is that of the first floating-point tensor, "" without one. In `inputs`, tensors of this
+    dtype have the dtype "", so that they follow the model's.
     """
 
     inputs: tuple[Input, ...]
@@ -69,9 +70,7 @@ class GivenInputs:
     dtype: str = ""
 
     def agreed_batch(self, asked: Any = None) -> int:
-        """The batch that was asked for or that the tensors have, 1 where nobody says. Raises InvalidValue where the
-        two differ.
-        """
+        """The requested batch, else that of the tensors, else 1. Raises InvalidValue if the first two differ."""
         if asked is None:
             return self.batch or 1
         batch = whole(asked, "batch")
@@ -84,7 +83,7 @@ class GivenInputs:
 
 
 def lost(inputs: Iterable[Input]) -> str:
-    """What to say of inputs that were tensors whose values cannot be had any more; "" where none was."""
+    """The error for inputs that were tensors whose values no longer exist; "" if there is none."""
     for item in inputs:
         if item.sha256 and not os.path.isfile(item.values):
             return f"input {item} was a tensor of a Python session that has ended (SHA-256 {item.sha256[:12]}…)"
@@ -92,7 +91,7 @@ def lost(inputs: Iterable[Input]) -> str:
 
 
 def described(given: Any) -> tuple[Input, ...]:
-    """The descriptions alone of what `read` takes."""
+    """The `Input`s that `read` makes, without tensors and batch."""
     return read(given).inputs
 
 
@@ -102,15 +101,15 @@ def read(given: Any) -> GivenInputs:
     Parameters
     ----------
     given
-        One shape without the batch, several shapes and `Input`s, or a mapping of either by name. Sides may be whole
-        numbers of any type (NumPy's too). Text is read as the command line reads it: ``"3x224x224"``,
-        ``"ids=128:int64"``. A tensor or array is an example input: its first side is the batch, and its dtype and
-        values count. A one-dimensional NumPy array of whole numbers is a shape.
+        One shape without the batch, several shapes and `Input`s, or a mapping of either by name. Dimensions may be
+        integers of any type (NumPy's too). Text has the notation of the command line: ``"3x224x224"``,
+        ``"ids=128:int64"``. A tensor or array is an example input: its first dimension is the batch, and its dtype and
+        values are used. A one-dimensional NumPy array of integers is a shape.
 
     Raises
     ------
     InvalidValue
-        For a side that is no whole number above zero, an unknown dtype, a name that is given twice, tensors of
+        For a dimension that is no positive integer, an unknown dtype, a name that is given twice, tensors of
         different batches, and a tensor that is sparse, nested, or has no dimensions.
     """
     if isinstance(given, Mapping):
@@ -145,7 +144,7 @@ def read(given: Any) -> GivenInputs:
 def parsed(word: str, said: str = "input") -> Input:
     """``3x224x224``, ``mask=1x224x224``, ``ids=128:int64`` or ``t=scalar:int64`` as an `Input`.
 
-    `said` is where the word stands, for the message. Raises InvalidValue.
+    `said` is the option that the text comes from, for the message. Raises InvalidValue.
     """
     name, equals, rest = word.rpartition("=")
     sizes, colon, dtype = rest.partition(":")
@@ -158,9 +157,9 @@ def parsed(word: str, said: str = "input") -> Input:
 
 
 def whole(value: Any, what: str, *, least: int = 1) -> int:
-    """`value` as an int, if it is a whole number of `least` or more; `what` names it in the message.
+    """Convert `value` to an int of `least` or more. `what` names the value in the message.
 
-    NumPy's integers are whole numbers; a bool or a float is none, even where it is equal to one. Raises InvalidValue.
+    NumPy's integers are accepted, bool and float are not. Raises InvalidValue.
     """
     number = _index(value)
     if number is None:
@@ -171,12 +170,12 @@ def whole(value: Any, what: str, *, least: int = 1) -> int:
 
 
 def without_empty_values(fields: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """For `dataclasses.asdict`: an `Input` without values of its own is written as it was before there were any."""
+    """A `dict_factory` for `dataclasses.asdict` that leaves out empty `values` and `sha256`, as older files do."""
     return {name: value for name, value in fields if value != "" or name not in ("values", "sha256")}
 
 
 def plain_sides(shape: Any) -> Any:
-    """The shape as a tuple of int where all its sides are whole numbers, NumPy's too; else as it came."""
+    """The shape as a tuple of int if all its dimensions are integers (NumPy's too), else unchanged."""
     if isinstance(shape, str) or not isinstance(shape, Iterable):
         return shape
     sides = tuple(shape)
@@ -185,13 +184,13 @@ def plain_sides(shape: Any) -> Any:
 
 
 def plain_shape(inputs: Sequence[Input]) -> tuple[Any, ...]:
-    """The one shape, or the tuple of several."""
+    """The shape of a single input, or a tuple of the shapes of several."""
     shapes = tuple(item.shape for item in inputs)
     return shapes[0] if len(shapes) == 1 else shapes
 
 
 def beyond_shape(inputs: Sequence[Input]) -> tuple[Input, ...]:
-    """The inputs where they say more than the shape of one tensor of random floats, else ()."""
+    """The inputs; () if they are one random floating-point tensor, which its shape describes."""
     says_more = len(inputs) != 1 or inputs[0].name or inputs[0].dtype or inputs[0].sha256
     return tuple(inputs) if says_more else ()
 
@@ -230,14 +229,14 @@ def _described(item: Any) -> Input:
 
 
 def _is_one(given: Any) -> bool:
-    """Does this describe one input, rather than hold several?"""
+    """Whether this is one input, not a collection of several."""
     if isinstance(given, (Input, str)) or _is_tensor(given) or (_is_number(given) and hasattr(given, "dtype")):
         return True
     return isinstance(given, Iterable) and all(_is_number(side) for side in given)
 
 
 def _require_dense(tensor: Any) -> None:
-    """Raises InvalidValue for a layout that has no shape, or no values in a row."""
+    """Raise InvalidValue for nested and sparse tensors."""
     layout = str(getattr(tensor, "layout", "torch.strided")).removeprefix("torch.")
     if getattr(tensor, "is_nested", False) or layout != "strided":
         kind = "nested" if getattr(tensor, "is_nested", False) else f"sparse ({layout})"
@@ -249,7 +248,7 @@ def _lacks_values(tensor: Any) -> bool:
 
 
 def _is_tensor(item: Any) -> bool:
-    """Is this an example input? A number of NumPy has a dtype too, and an array of whole numbers is a shape."""
+    """Whether this is an example tensor, not a NumPy scalar (has a dtype too) or an array of integers (a shape)."""
     if getattr(item, "is_nested", False):
         return True
     if not hasattr(item, "dtype") or not hasattr(item, "shape") or not hasattr(item, "__len__"):
@@ -259,7 +258,7 @@ def _is_tensor(item: Any) -> bool:
 
 
 def _is_number(side: Any) -> bool:
-    """Is this one number, of whatever kind? Only whole ones make a side, and the message for the others says so."""
+    """Whether this is one number of any type. Dimensions must be integers; others are refused later."""
     if isinstance(side, (bool, int, float, complex)) or side is None:
         return True
     # A 0-d tensor of torch or array of NumPy, or one of NumPy's numbers.
@@ -267,12 +266,12 @@ def _is_number(side: Any) -> bool:
 
 
 def _index(value: Any) -> int | None:
-    """The whole number that this is; None for a bool, a float, and all that is no number."""
+    """The value as an int; None for a bool, a float, and everything that is no number."""
     if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
         return None
     try:
         return operator.index(value)
-    except Exception:  # an array of several raises as its library likes
+    except Exception:  # array libraries raise various types
         return None
 
 
@@ -282,9 +281,9 @@ def _shown(value: Any) -> str:
 
 
 def runs_uncast(own: Sequence[str], dtype: str) -> bool:
-    """Whether a network whose weights are `own`, and which does not run once all are cast, is to be run as it is.
+    """Whether to run a model uncast after it failed with all weights cast to `dtype`. `own` are its weights' dtypes.
 
-    Only where nobody asked for another dtype: `dtype` is float32, which a cell is unless it is told, or that of the
-    first weight. For a network of one dtype there is a `dtype` that leaves it as it is.
+    True for a model with several dtypes, if no other dtype was requested: `dtype` is the default float32, or that of
+    the first weight.
     """
     return len(own) > 1 and dtype in ("float32", own[0])

@@ -1,4 +1,4 @@
-"""The options of a measurement, once for the API, the command line, plans and gates: defaults, help texts, checks."""
+"""The options of a measurement with defaults, help texts and checks, shared by API, command line, plans and gates."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ CudaPrecision = Literal["fp32", "tf32"]
 Cache = Literal["steady", "cold", "hot"]
 
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int8")
-"""What a model can be measured in; int8 is float32 that the runtime quantises."""
+"""The dtypes of a measurement. int8 means a float32 model that the runtime quantises."""
 
 MAX_THREADS = 1024
-"""Far above any machine. OpenMP aborts the process if it cannot start as many threads as it was told to."""
+"""The largest accepted thread count. OpenMP aborts the process if it cannot start its threads."""
 
 
 def about(text: str, *, called: str = "", choices: Sequence[str] = ()) -> dict[str, Any]:
-    """The metadata of a field that is an option: its help text; a value outside of `choices` is an unknown `called`."""
+    """Field metadata of an option: its help text, its `choices`, and what an error calls it (`called`)."""
     return {"help": text, "called": called, "choices": tuple(choices)}
 
 
@@ -39,9 +39,9 @@ def about(text: str, *, called: str = "", choices: Sequence[str] = ()) -> dict[s
 class MeasureOptions:
     """How to measure: every option that the command line, the Python API, studies, bundles and gates share.
 
-    A `torch.device` or `torch.dtype` is replaced by its name. Raises UnknownName and InvalidValue for a value that is
-    none of the choices or breaks a rule. Names of devices and runtimes, and what the sampling options do to a study's
-    own sampling, are checked by `studies.plan.make`, which knows them.
+    A `torch.device` or `torch.dtype` is replaced by its name. Raises UnknownName for a value that is none of the
+    choices and InvalidValue for one that breaks a rule. `studies.plan.make` checks the names of devices and runtimes
+    and the sampling.
     """
 
     device: str = field(
@@ -178,7 +178,7 @@ class MeasureOptions:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """The fields of `core.study.Sampling` that were asked for."""
+        """The given options that are fields of `core.study.Sampling`."""
         asked = {"launches": self.launches, "budget_s": self.budget_s, "precision": self.precision}
         return {name: value for name, value in asked.items() if value is not None}
 
@@ -229,8 +229,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def shows_options(keywords: type, *holders: type) -> Callable[[_F], _F]:
     """Decorate a function of ``**options: Unpack[keywords]``, so that `help()` and completion show each option.
 
-    `holders` are the dataclasses whose fields these are, `MeasureOptions` first. The signature gets a keyword with its
-    default for each, and the docstring its description in place of ``**options``.
+    `holders` are the dataclasses that have these fields, `MeasureOptions` first. The signature gets one keyword with
+    its default for each field, and the docstring its description in place of ``**options``.
     """
     kinds = {name: getattr(kind, "__forward_arg__", str(kind)) for name, kind in keywords.__annotations__.items()}
     shown = [item for holder in holders for item in fields(holder) if item.name in kinds]
@@ -281,10 +281,10 @@ def _default(item: Field[Any]) -> Any:
 
 
 def _device_name(device: Any) -> str:
-    """ "cuda:1" for ``torch.device("cuda", 1)``; torch counts the CPU too, which has no number here."""
+    """ "cuda:1" for ``torch.device("cuda", 1)``, "cpu" for ``torch.device("cpu", 0)``."""
     return device if isinstance(device, str) else str(device).replace("cpu:0", "cpu")
 
 
 def dtype_name(dtype: Any) -> str:
-    """ "float16" for ``torch.float16``; text as it is."""
+    """ "float16" for ``torch.float16``; text is returned unchanged."""
     return dtype if isinstance(dtype, str) else str(dtype).removeprefix("torch.")

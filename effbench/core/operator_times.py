@@ -1,6 +1,6 @@
-"""What a profiler says of the operators that a network runs: the nouns, standard library only.
+"""The times of a model's operators under a profiler, as data types. Standard library only.
 
-Called "operator times" and not a profile, because a *profile* here is counts without a clock.
+They are called operator times, since a *profile* in effbench consists of counts and has no times.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class OperatorEvent:
-    """One operator that ran, in order of its start. `parent` is the place of the operator that called it, else None.
+    """One executed operator; events are in order of start. `parent` is the index of the calling operator, or None.
 
     `own_s` is its time without that of the operators it called, in seconds: CPU time on a CPU, the time of its kernels
-    on a GPU. `shapes` are those of its tensors by position, () for what is no tensor; `values` its other arguments.
+    on a GPU. `shapes` are those of its arguments by position, () for non-tensors. `values` are its other arguments.
     """
 
     name: str
@@ -27,7 +27,7 @@ class OperatorEvent:
 
 @dataclass(frozen=True)
 class WatchedCall:
-    """One call of a network under a profiler: its wall time, waiting for the device included, and its operators."""
+    """One call of a model under a profiler: its operators and its wall time, including the wait for the device."""
 
     wall_s: float
     events: Sequence[OperatorEvent]
@@ -35,11 +35,11 @@ class WatchedCall:
 
 @dataclass(frozen=True)
 class OperatorTime:
-    """Seconds per call of the network that `operator` itself takes inside `called`, which the network's code calls.
+    """Seconds per model call that `operator` takes inside `called`, the operator that the model's code calls.
 
-    A convolution (`called`) runs several operators of the library; the time of all of them is the convolution's.
-    `kind` tells what the shapes tell: "dense", "grouped" or "depthwise" for a convolution, "shuffle" for the views and
-    the copy that interleave channels, "" for anything else. `times` is how often it runs in one call of the network.
+    A convolution (`called`) runs several internal operators, whose times add up to that of the convolution. `kind` is
+    derived from shapes: "dense", "grouped" or "depthwise" for a convolution, "shuffle" for the views and the copy of a
+    channel shuffle, "" otherwise. `times` is the number of executions in one model call.
     """
 
     called: str
@@ -53,9 +53,9 @@ class OperatorTime:
 class Breakdown:
     """The operators of one cell in one launch. All times are medians over `calls` calls of the network, in seconds.
 
-    `watched_s` is the wall time of a call while the profiler watched, `alone_s` and `alone_device_s` (None where the
-    device has no such clock) that of calls without it, timed in turn with the watched ones. Without operators `missing`
-    says why.
+    `watched_s` is the wall time of a profiled call. `alone_s` and `alone_device_s` (None if the device has no such
+    clock) are the times of calls without the profiler, interleaved with the profiled ones. `missing` is the reason why
+    there are no operators.
     """
 
     calls: int = 0

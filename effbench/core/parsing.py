@@ -1,4 +1,4 @@
-"""What people write as values, on the command line and in effbench.toml: inputs, times, shares."""
+"""Parse values of the command line and effbench.toml: inputs, times, shares."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from effbench.core.inputs import Input
 
 
 def inputs(words: Sequence[str] | None, said: str = "--input") -> tuple[Input, ...] | None:
-    """``3x224x224``, ``mask=1x224x224``, ``ids=128:int64``, ``t=scalar:int64``; None for none.
+    """Parse inputs such as ``3x224x224``, ``mask=1x224x224``, ``ids=128:int64``, ``t=scalar:int64``; None for none.
 
-    `said` is where the words stand, for the message. Raises InvalidValue.
+    `said` is the option that the text comes from, for the message. Raises InvalidValue.
     """
     return core_inputs.described([core_inputs.parsed(word, said) for word in words]) if words else None
 

@@ -1,7 +1,7 @@
-"""The two peaks of a device, and where they are kept between runs. No torch.
+"""The two roofline peaks of a device, and their cache on disk. Without torch.
 
-Kept under the user's cache folder, one small file each: a peak belongs to a machine, and one measurement serves every
-run on it. What cannot be read or written there is measured again; that is all a cache may do.
+The cache is in the user's cache folder, one small file a machine and setting, so that peaks are measured once a
+machine. If a file cannot be read or written, peaks are measured again.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from effbench.core import decoding
 
 @dataclass(frozen=True)
 class Peaks:
-    """The most arithmetic and the most memory traffic that a device was seen to reach, per second.
+    """The highest measured arithmetic rate and memory bandwidth of a device, per second.
 
-    `flops_per_s` is a large square matrix product's (2 operations per multiply-add) in `dtype`, `bytes_per_s` a large
-    copy's (bytes read plus bytes written): each the best of its samples, since disturbances only ever lower one.
-    `threads` is 0 where it has no meaning, `measured` an ISO time.
+    `flops_per_s` is the rate of a large square matrix product in `dtype` (2 operations per multiply-add). `bytes_per_s`
+    is the bandwidth of a large copy (bytes read plus bytes written). Each is the maximum of its samples, since
+    disturbances only lower a sample. `threads` is 0 where it has no meaning. `measured` is an ISO time.
     """
 
     flops_per_s: float
@@ -37,11 +37,11 @@ class Peaks:
 
     @property
     def ridge(self) -> float:
-        """The intensity in operations per byte above which arithmetic, and no longer memory, takes the time."""
+        """The arithmetic intensity (operations per byte) above which a kernel is compute-bound, not memory-bound."""
         return self.flops_per_s / self.bytes_per_s
 
     def facts(self) -> dict[str, Any]:
-        """What a run's environment records: ``peaks.float32.flops_per_s`` and so on, samples as one string."""
+        """The facts that a run records: ``peaks.float32.flops_per_s`` and so on, samples as one string."""
         plain = asdict(self)
         dtype = plain.pop("dtype")
         samples = {name: " ".join(f"{value:.3g}" for value in plain.pop(name)) for name in _SAMPLES}
@@ -52,7 +52,7 @@ _SAMPLES = ("flops_samples", "bytes_samples")
 
 
 def recorded(facts: Mapping[str, Any], dtype: str) -> Peaks | None:
-    """The peaks that a run's environment records for this dtype; None where it holds none."""
+    """The peaks for this dtype in the facts of a run; None if there are none."""
     flops, moved = (facts.get(f"peaks.{dtype}.{name}") for name in ("flops_per_s", "bytes_per_s"))
     if not (_is_rate(flops) and _is_rate(moved)):
         return None
@@ -61,7 +61,7 @@ def recorded(facts: Mapping[str, Any], dtype: str) -> Peaks | None:
 
 
 def kept(key: str) -> Peaks | None:
-    """The peaks kept under this key (`host.facts.machine_key`); None where there are none to be trusted."""
+    """Read the peaks of this key (`host.facts.machine_key`) from the cache; None if there are no valid ones."""
     with suppress(OSError, ValueError):
         found = decoding.make(decoding.parse(_file(key).read_bytes()), Peaks)
         if _is_rate(found.flops_per_s) and _is_rate(found.bytes_per_s):
@@ -70,7 +70,7 @@ def kept(key: str) -> Peaks | None:
 
 
 def keep(key: str, peaks: Peaks) -> Path | None:
-    """Keep the peaks for later runs. Where that is not possible they are only measured again, so nothing is raised."""
+    """Write the peaks to the cache. Never raises: without a cache, peaks are measured again."""
     path = _file(key)
     half = path.with_suffix(f".{os.getpid()}")
     with suppress(OSError):
@@ -82,7 +82,7 @@ def keep(key: str, peaks: Peaks) -> Path | None:
 
 
 def _file(key: str) -> Path:
-    # The user's home may be unknown; a folder that cannot exist is then a cache that keeps nothing.
+    # If the home directory is unknown, the folder may be unusable. Then nothing is cached.
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "effbench" / "peaks" / f"{key}.json"
 

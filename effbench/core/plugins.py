@@ -1,7 +1,7 @@
 """Operator formulas, metrics and runtimes of other installed packages, found by their entry points.
 
-An entry point's name is that of the operator, metric or runtime, so that names are known without importing anything. A
-package is imported when one of its names is used.
+The name of an entry point is that of the operator, metric or runtime. So names can be listed without imports. A package
+is imported when one of its names is used.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _NAMES = {
     METRICS: re.compile(r"[A-Za-z][\w-]*"),
     RUNTIMES: re.compile(r"(?!all$)[A-Za-z][\w-]*"),
 }
-"""What a name may look like. Runtimes are separated by commas, metrics by spaces."""
+"""The allowed names. They contain no comma (separates runtimes) and no space (separates metrics)."""
 
 
 class BrokenPlugin(EffbenchError):
-    """What a package or a user registered cannot be loaded, or does not do what it should."""
+    """A plug-in of a package or a user cannot be loaded, or does not behave as required."""
 
 
 def names(group: str) -> tuple[str, ...]:
@@ -38,9 +38,9 @@ def names(group: str) -> tuple[str, ...]:
 
 
 def load(group: str, name: str) -> Any:
-    """What the entry point of this name leads to.
+    """Import the object that the entry point of this name refers to.
 
-    Raises KeyError where no package has one, BrokenPlugin where two have or it cannot be imported.
+    Raises KeyError if no package has this name, BrokenPlugin if two have it or if the import fails.
     """
     points = _found(group, tuple(sys.path))[name]
     kind = _KINDS[group]
@@ -49,18 +49,18 @@ def load(group: str, name: str) -> Any:
         raise BrokenPlugin(f"{kind} '{name}' is provided by {packages}; uninstall all but one")
     try:
         return points[0].load()
-    except (Exception, SystemExit) as error:  # a stranger's module may do anything while it is imported
+    except (Exception, SystemExit) as error:  # importing other packages may raise anything
         raise BrokenPlugin(f"{kind} '{name}' of the package {package_of(points[0])} {failing(error)}") from error
 
 
 def failing(error: BaseException, advice: str = "repair or uninstall it") -> str:
-    """What an error says, as the end of a sentence about what failed."""
+    """The text "fails (ERROR); ADVICE" for an error, to end a sentence with."""
     said = " ".join((text_of(error).strip() or "no text").splitlines()[0].split())[:200]
     return f"fails ({type(error).__name__}: {said}); {advice}"
 
 
 def origin(group: str, name: str) -> str:
-    """The package that provides this name; "" where none does."""
+    """The package that provides this name; "" if none does."""
     return next(map(package_of, _found(group, tuple(sys.path)).get(name, [])), "")
 
 
@@ -70,12 +70,12 @@ def package_of(point: EntryPoint) -> str:
 
 @lru_cache(maxsize=16)
 def _found(group: str, path: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
-    """Entry points by name; `path` is where packages are looked for."""
+    """Entry points by name. `path` is `sys.path`, as the key of the cache."""
     from importlib import metadata
 
     try:
         points = list(metadata.entry_points(group=group))
-    except Exception:  # the metadata of any package may be damaged, which is no matter of ours
+    except Exception:  # the metadata of any installed package may be damaged
         return {}
     found: dict[str, list[EntryPoint]] = {}
     for point in points:

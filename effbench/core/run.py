@@ -1,4 +1,4 @@
-"""What was measured: timed blocks, launches, the environment, and the run that holds them."""
+"""The raw data of a measurement, as data types: timed blocks, launches, the environment, the run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from effbench.core.study import Cell, Experiment, Sampling
 
 @dataclass(frozen=True)
 class Conditions:
-    """The machine at one moment (the first four), and what happened since the launch began (the others).
+    """Conditions of the machine: at one moment (the first four fields), and since the launch began (the others).
 
     `load_1m` is the load average of the last minute, the run's own processes included. `temperature_c` is the hottest
-    sensor of the processor, `cpu_mhz` the mean clock of its cores, `uptime_s` the time since it was started.
-    `other_cores` is how many cores all other processes kept busy on average; `stolen` the share of processor time that
-    the hypervisor gave to other guests; `quota_throttled` the periods in which the container's CPU quota ran out;
-    `thermal_throttled` how often heat (or low voltage) lowered the clock.
+    sensor of the processor, `cpu_mhz` the mean clock of its cores, `uptime_s` the time since boot. `other_cores` is the
+    mean number of cores that other processes kept busy. `stolen` is the share of steal time, which the hypervisor gave
+    to other guests. `quota_throttled` is the number of periods in which the container's CPU quota ran out.
+    `thermal_throttled` is the number of times that heat (or low voltage) lowered the clock.
     """
 
     load_1m: float | None = None
@@ -227,7 +227,7 @@ class Environment:
 
 
 METRICS = ("percentiles", "peak_memory", "energy", "instructions")
-"""What can be read of a cell beside its rounds, each in processes of its own."""
+"""The built-in secondary metrics. Each is measured in processes of its own, apart from the rounds."""
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ class Result:
 
         Returns
         -------
-        Reading or None
+        Metric or None
             None where it was not asked for.
         """
         return next((item for item in self.metrics if item.what == what), None)
@@ -354,7 +354,7 @@ class Run:
         Returns
         -------
         Result
-            Of that cell.
+            The result of that cell.
 
         Raises
         ------

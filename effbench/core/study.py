@@ -1,4 +1,4 @@
-"""What is measured: a study, its cases, the claims that it makes, and how long to measure."""
+"""The description of a measurement, as data types: study, cases, claims, sampling."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Case:
     batch: int | None = None
 
     def __post_init__(self) -> None:
-        # A run is stored as JSON, which does not know the whole numbers of NumPy.
+        # A run is stored as JSON, which cannot hold the integers of NumPy.
         object.__setattr__(self, "input_shape", core_inputs.plain_sides(self.input_shape))
 
     @property
@@ -63,7 +63,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Cell:
-    """A case on one device, runtime, thread count and batch: what is measured.
+    """A case on one device and runtime, with a thread count and a batch: the unit of measurement.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ class Experiment:
     batch
         Images per call by device kind; 1 for kinds that are not named.
     absent
-        What the paper compares and this study cannot measure, each with the reason.
+        Cells of the paper that this study cannot measure, each with the reason.
     runtime
         The runtimes that it runs under by default: one name, several with commas between them, or ``"all"``.
     breakdown
@@ -302,7 +302,7 @@ Tell = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Analysis:
-    """A study that measures nothing: it answers a question from stored or published data.
+    """A study without measurements, which answers a question from stored or published data.
 
     A file in ``experiments/`` ends in ``ANALYSIS = Analysis(…)``.
 
@@ -318,7 +318,7 @@ class Analysis:
         Called with the values that ``--select LABEL=VALUE[,VALUE]`` chose, by label, and with a function that reports
         progress (a share of 1, and what is being done). Returns a `report.analysis_outcome.Outcome`.
     options
-        Labels that `analyse` understands, each with its meaning.
+        Labels that `analyse` accepts, each with its meaning.
     """
 
     name: str

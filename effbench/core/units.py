@@ -1,4 +1,4 @@
-"""Numbers for people: how they are printed, and how one that a person wrote is read. Computes nothing."""
+"""Format numbers with units for people, and parse numbers that people write."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def count(value: float | None) -> str:
 
 
 def counts_apart(left: int, right: int) -> tuple[str, str]:
-    """Two counts that are compared: short, but in full where their short forms would look alike."""
+    """Format two counts for comparison: short, or in full if their short forms are equal."""
     short = tuple(str(value) if abs(value) < 1000 else count(value) for value in (left, right))
     if left != right and short[0] == short[1]:
         return f"{left:_}", f"{right:_}"

@@ -1,4 +1,4 @@
-"""The process that looks at user code before a run: one for what its models take and for what they cost."""
+"""One helper process that imports user code before a run, to read the input shapes of its models and their costs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from effbench.host.worker_process import Site, Worker, worker_environment
 
 WAITS = "waits"
-"""The key of a job after which the process waits for its next, and the event that says that it does."""
+"""The key of a job after which the process waits for another job, and the event that reports that it waits."""
 
 
 @dataclass

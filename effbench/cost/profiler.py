@@ -273,7 +273,7 @@ class Feed:
 def _attempt(
     paths: Mapping[nn.Module, str], feed: Feed, mode: TraceMode, *, disposable: bool = False
 ) -> Profile | Refusal:
-    """Count the network in one trace mode, or say why that cannot be done.
+    """Count the network in one trace mode, or return why that cannot be done.
 
     `paths` are all its modules, itself first. Where it is `disposable` it may be written to: it is itself a copy, of a
     child process.

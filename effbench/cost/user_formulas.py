@@ -119,7 +119,7 @@ def find(name: str) -> UserFormula | None:
 def cost_of(
     name: str, formula: UserFormula, args: Sequence[Any], kwargs: Mapping[str, Any], outputs: Sequence[Any]
 ) -> OperatorCost:
-    """What the formula says of this call, all tensors as shapes. Raises BrokenPlugin."""
+    """Evaluate the formula for this call, with shapes instead of tensors. Raises BrokenPlugin."""
     shapes = tuple(tuple(shape) for shape in outputs)
     try:
         found = formula(*args, out_shape=shapes[0] if len(shapes) == 1 else shapes, **kwargs)
@@ -134,7 +134,7 @@ def cost_of(
 
 
 def kind_of(cost: OperatorCost) -> Formula:
-    """A formula of this package that says the same."""
+    """Convert the counts of a user's formula to a `Formula` of this package."""
     kind = "matmul" if cost.madds else "elementwise" if cost.elementwise else "data"
     return Formula(kind, madds=lambda _: cost.madds, elementwise=lambda _: cost.elementwise)  # type: ignore[arg-type]
 
@@ -142,7 +142,7 @@ def kind_of(cost: OperatorCost) -> Formula:
 def with_traffic(
     plan: CallCost, cost: OperatorCost, name: str, read: Sequence[Tensor], written: Sequence[Tensor]
 ) -> CallCost:
-    """The plan with the elements that the formula says are read and written. Raises BrokenPlugin."""
+    """The plan with the numbers of elements read and written from the formula. Raises BrokenPlugin."""
     for what, counts, tensors in (("reads", cost.reads, read), ("writes", cost.writes, written)):
         if counts is not None and len(counts) != len(tensors):
             raise BrokenPlugin(

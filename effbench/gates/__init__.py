@@ -1,1 +1,1 @@
-"""The gates of `effbench check`: counts, a stored run, another revision. See `decision_rule`."""
+"""The gates of `effbench check`: cost budgets, a stored baseline, another revision. See `decision_rule`."""

@@ -1,4 +1,4 @@
-"""The interleaved gate's findings: what its looks found of each cell, with the numbers to show. Pure, no torch."""
+"""The findings of the A/B gate: the verdict of each cell with the numbers to show. Without torch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from effbench.core.estimate import Estimate
 from effbench.gates import ab_pairs, budgets
 from effbench.gates.ab_pairs import Pair
 from effbench.gates.decision_rule import Gate
-from effbench.gates.evidence import Evidence, middle
-from effbench.gates.result import Finding, Word
+from effbench.gates.evidence import Evidence, nan_median
+from effbench.gates.result import Finding, GateVerdict
 
 
 def findings(
     gate: Gate, pair: Pair | None, skipped: Mapping[str, Mapping[str, str]], *, same_costs: bool = False
 ) -> tuple[Finding, ...]:
-    """Every cell's finding, in the order of the gate, once it has looked for the last time.
+    """The finding of every cell after the last look, in the order of the gate.
 
-    `skipped` tells by side ("baseline", "candidate") which cells cannot be measured, and why. `pair` is None where
-    nothing was measured. With `same_costs` a count that differs between the sides is a regression.
+    `skipped` holds, by side ("baseline", "candidate"), the cells that cannot be measured and the reasons. `pair` is
+    None where nothing was measured. With `same_costs`, a count that differs between the sides is a regression.
     """
     return tuple(_finding(gate, cell, pair, skipped, same_costs) for cell in gate.cells)
 
@@ -38,10 +38,12 @@ def _finding(
         return Finding("against", cell, *unmeasured(*reasons), tolerance=tolerance, costs=costs)
     looked = gate.found.get(cell)
     if pair is None or looked is None:
-        return Finding("against", cell, "INCONCLUSIVE", "it was not measured often enough to look", tolerance=tolerance)
+        return Finding(
+            "against", cell, "INCONCLUSIVE", "it has too few launches for the first look", tolerance=tolerance
+        )
     found = ab_pairs.rounds(pair, cell)
     aside = sum(bool(item.flags) for item in found)
-    # There is nothing better to show of a disturbed cell than all its rounds.
+    # Of a cell with too many disturbed rounds, all rounds are shown.
     is_disturbed = too_many(aside, len(found))
     shown = [
         ab_pairs.by_launch(rounds, keep_disturbed=is_disturbed)
@@ -66,19 +68,20 @@ def _finding(
     )
 
 
-def unmeasured(baseline: str | None, candidate: str | None) -> tuple[Word, str]:
-    """A cell that a side cannot run: broken is worse than slow, and new has nothing to be slower than.
+def unmeasured(baseline: str | None, candidate: str | None) -> tuple[GateVerdict, str]:
+    """The verdict and reason for a cell that a side cannot run, given the reasons of both sides.
 
-    New is only what the baseline's revision does not hold, which its `core.errors.Reason` says. One that it holds and
-    that does not run there leaves nothing to compare with, and that passes nothing.
+    A cell that only the baseline runs is a REGRESSION. A cell is NEW only if the baseline's revision does not contain
+    it, by the cause in its `core.errors.Reason`. If the baseline contains it but cannot run it, there is nothing to
+    compare with and the cell does not pass.
     """
-    if baseline and candidate and not any(map(_is_of_the_machine, (baseline, candidate))):
+    if baseline and candidate and not any(map(_is_machine_fault, (baseline, candidate))):
         return "INCONCLUSIVE", f"neither side runs it: {candidate}"
     for side, reason in zip(ab_pairs.SIDES, (baseline, candidate), strict=True):
-        if _is_of_the_machine(reason):
+        if _is_machine_fault(reason):
             return "ENVIRONMENT", f"the {side} cannot run it: {reason}"
     if not baseline:
-        return "REGRESSION", f"the baseline runs it, this does not: {candidate}"
+        return "REGRESSION", f"the baseline runs it, the candidate does not: {candidate}"
     if _cause(baseline) == "absent":
         return "NEW", f"the baseline does not have it: {baseline}"
     if _cause(baseline) == "lacks":
@@ -87,8 +90,8 @@ def unmeasured(baseline: str | None, candidate: str | None) -> tuple[Word, str]:
     return "INCONCLUSIVE", f"the baseline does not run it: {baseline}; there is nothing to compare with"
 
 
-def _is_of_the_machine(reason: str | None) -> bool:
-    """Whether a process could not start there, or there was too little memory."""
+def _is_machine_fault(reason: str | None) -> bool:
+    """Whether the machine is the cause: a process could not start, or memory ran out."""
     return reason is not None and (_cause(reason) == "start" or "out of memory" in reason)
 
 
@@ -97,19 +100,19 @@ def _cause(reason: str) -> str:
 
 
 def _costs(pair: Pair | None, cell: str) -> tuple[Cost | None, Cost | None]:
-    """Of the candidate and of the baseline."""
+    """The costs of the candidate and of the baseline."""
     runs = () if pair is None else (pair.candidate, pair.baseline)
     found = [next((result.cost for result in run if result.cell.id == cell), None) for run in runs]
     return (found[0], found[1]) if found else (None, None)
 
 
 def geomean(pair: Pair, cells: Sequence[str]) -> Estimate | None:
-    """The geometric mean of these cells' changes, over the launches that measured all of them; None without one.
+    """The geometric mean of these cells' changes, over the launches that measured all of them.
 
-    Cells whose CPU time misses work are left out.
+    Cells whose CPU time misses work are left out. None without such a launch.
     """
     told = Evidence.of(pair, cells)
-    whole = [not told.split.get(cell) for cell in cells]  # the ratio of any other is none
-    medians = middle(told.values)[whole]
+    whole = [not told.split.get(cell) for cell in cells]  # the CPU-time ratio of any other cell is not valid
+    medians = nan_median(told.values)[whole]
     means = medians[:, numpy.isfinite(medians).all(axis=0)].mean(axis=0) if any(whole) else numpy.empty(0)
     return stats.cluster_bootstrap([[mean] for mean in means.tolist()]) if len(means) else None

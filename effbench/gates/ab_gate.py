@@ -1,4 +1,4 @@
-"""The interleaved gate: another revision of the user's project, measured in alternation with the files as they are."""
+"""The A/B gate: measure another git revision of the user's project interleaved with the working tree, and judge it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from effbench.core.errors import CannotStart, EffbenchError, InvalidValue, NotCo
 from effbench.cost import count_in_subprocess
 from effbench.gates import ab_findings, alarm_rate, calibration, checked_models, git_revision, tree_files
 from effbench.gates.ab_pairs import Pair
-from effbench.gates.ab_run import LEAST_ROUNDS, Duel
+from effbench.gates.ab_run import LEAST_ROUNDS, AbRun
 from effbench.gates.alarm_rate import AlarmRate
 from effbench.gates.baseline import name_of
 from effbench.gates.calibration import Survey
@@ -27,14 +27,14 @@ from effbench.studies.plan import Plan
 from effbench.timing.least_duration import Forecast, format_seconds, is_overrun
 
 ROUNDS = 20
-"""Of every launch, decided beforehand: a test of what was measured until it looked good is none."""
+"""Rounds of every launch. The number is fixed in advance: stopping on good-looking data would invalidate the tests."""
 RECORDED = 20
-"""Launches of `effbench aa`: gates of at most 13 can then be drawn from them in many ways."""
+"""Launches of `effbench aa`: enough to resample many different gates of at most 13 launches."""
 
 
 @dataclass(frozen=True)
 class Sides:
-    """What is measured against each other, baseline and candidate: where the code lies, its costs, its name."""
+    """The two sides, baseline first: the site of the code, the function that counts its costs, its name."""
 
     sites: tuple[Site, Site] = (Site(), Site())
     costs: tuple[CostOf, CostOf] = field(kw_only=True)
@@ -45,11 +45,11 @@ class Sides:
 def check(
     config: Config, name: str, directory: Path, *, python: Path | None = None, command: str = "", watch: Watch
 ) -> Decision:
-    """The files as they are now against the revision that git knows by this `name`.
+    """Compare the working tree with the git revision `name`.
 
-    `python` is the interpreter of the revision's own environment. Raises as `opposed` and `decide`.
+    `python` is the interpreter of the revision's own environment. Raises what `prepare_sides` and `decide` raise.
     """
-    with opposed(config, name, python) as (plan, sides):
+    with prepare_sides(config, name, python) as (plan, sides):
         decision = decide(
             plan,
             sides,
@@ -65,11 +65,11 @@ def check(
 
 
 @contextmanager
-def opposed(config: Config, name: str, python: Path | None = None) -> Iterator[tuple[Plan, Sides]]:
-    """The revision that git knows by this `name` and the files as they are now, and how both are to be measured.
+def prepare_sides(config: Config, name: str, python: Path | None = None) -> Iterator[tuple[Plan, Sides]]:
+    """Check out the git revision `name` beside the working tree; yield the plan and both sides.
 
     `python` is the interpreter of the revision's own environment. Raises EffbenchError where there is no such
-    revision.
+    revision, InvalidValue where `python` is not executable.
     """
     folder = config.folder.resolve()
     top = git_revision.repository(folder)
@@ -81,8 +81,8 @@ def opposed(config: Config, name: str, python: Path | None = None) -> Iterator[t
     with git_revision.tree(top, wanted, notes) as tree:
         if not (tree / inside).is_dir():
             raise EffbenchError(f"{wanted} has no folder {inside}; choose a revision that holds the project")
-        with tree_files.kept(tree, top) as (before, now):
-            # Absolute but not resolved: a virtual environment's python is a link that must be called by its own name.
+        with tree_files.listings(tree, top) as (before, now):
+            # Absolute but not resolved: a virtual environment is found by the path of its python, which is a link.
             own_python = None if python is None else os.path.abspath(python)
             sites = (
                 Site(tree / inside, config.paths, top, tree, (before, now), own_python),
@@ -98,7 +98,7 @@ def opposed(config: Config, name: str, python: Path | None = None) -> Iterator[t
 
 
 def same_code(config: Config, python: Path | None) -> tuple[str, ...]:
-    """A note on the networks that no revision of the project changes."""
+    """A note that names the models whose code is not part of the project, so that both sides run the same."""
     shared = [subject.name for subject in config.subjects if not count_in_subprocess.is_foreign(subject.model)]
     if shared and python is None:
         return (f"{', '.join(shared)}: not this project's code, so both sides ran the same",)
@@ -106,7 +106,7 @@ def same_code(config: Config, python: Path | None) -> tuple[str, ...]:
 
 
 def rule_of(config: Config) -> Rule:
-    """The rule of a gate under this configuration: its tolerance, its alpha, looks up to its launches."""
+    """The decision rule of this configuration: tolerance, alpha, and looks up to the number of launches."""
     rule = Rule(tolerance=config.tolerance_of(""), alpha=config.alpha or Rule().alpha)
     return replace(rule, looks=calibration.looks_of(config.launches or LOOKS[-1], rule))
 
@@ -123,24 +123,24 @@ def decide(
     command: str = "",
     watch: Watch,
 ) -> Decision:
-    """Measure until every cell has a verdict, the looks of the rule are used up, or the next would overrun `budget_s`.
+    """Measure until every cell has a verdict, the last look is done, or the next look would overrun `budget_s`.
 
-    `tolerances` are by cell id. Raises StorageError, EffbenchError, runner.Interrupted; what was measured is in
-    `directory`.
+    `tolerances` are by cell id. Raises StorageError, EffbenchError, runner.Interrupted; blocks measured until then
+    stay in `directory`.
     """
     begun = time.monotonic()
     judge = Gate([cell.id for cell in plan.cells], rule, tolerances or {})
     notes: tuple[str, ...] = ()
     pair: Pair | None = None
     forecast = Forecast(plan.sampling, budget_s, cells=len(plan.cells), left=rule.looks[0], sides=2, least=LEAST_ROUNDS)
-    with _duel(plan, sides, directory, rule.looks[-1], command, watch, forecast) as duel:
+    with _ab_run(plan, sides, directory, rule.looks[-1], command, watch, forecast) as ab:
         try:
             for number, launches in enumerate(rule.looks):
-                while duel.launches < launches and duel.launch(judge.undecided):
+                while ab.launches < launches and ab.launch(judge.undecided):
                     pass
-                if duel.launches < launches:
+                if ab.launches < launches:
                     break
-                judge.look_at(number, duel.pair())
+                judge.look_at(number, ab.pair())
                 if not judge.undecided:
                     break
                 following = (*rule.looks, None)[number + 1]
@@ -153,13 +153,13 @@ def decide(
             return _decision(plan, sides, directory, begun, unlike)
         except KeyboardInterrupt:
             raise Interrupted(directory) from None
-        if duel.rounds < ROUNDS:
-            notes += (f"{duel.rounds} rounds a launch instead of {ROUNDS}, since the budget has no time for more",)
+        if ab.rounds < ROUNDS:
+            notes += (f"{ab.rounds} rounds a launch instead of {ROUNDS}, since the budget has no time for more",)
         if is_overrun(spent := time.monotonic() - begun, budget_s):
             notes += (f"it used {format_seconds(spent)} of a budget of {budget_s:g} s",)
-        if duel.launches:
-            pair = duel.finish()
-        found = ab_findings.findings(judge, pair, duel.skipped(), same_costs=same_costs)
+        if ab.launches:
+            pair = ab.finish()
+        found = ab_findings.findings(judge, pair, ab.skipped(), same_costs=same_costs)
     decided = _decision(plan, sides, directory, begun, found, pair)
     measured = [item.cell for item in found if item.change is not None]
     mean = ab_findings.geomean(pair, measured) if pair is not None and len(measured) > 1 else None
@@ -168,22 +168,22 @@ def decide(
 
 
 def record(plan: Plan, sides: Sides, directory: Path, *, launches: int, command: str = "", watch: Watch) -> Pair:
-    """Measure every cell on both sides this often, whatever comes out. Raises as `decide` does, and NotComparable."""
+    """Measure every cell in a fixed number of launches. Raises what `decide` raises, and NotComparable."""
     cells = [cell.id for cell in plan.cells]
-    with _duel(plan, sides, directory, launches, command, watch) as duel:
+    with _ab_run(plan, sides, directory, launches, command, watch) as ab:
         try:
-            while duel.launches < launches and duel.launch(cells):
+            while ab.launches < launches and ab.launch(cells):
                 pass
         except KeyboardInterrupt:
             raise Interrupted(directory) from None
-        if not duel.launches:
-            reasons = {cell: reason for side in duel.skipped().values() for cell, reason in side.items()}
+        if not ab.launches:
+            reasons = {cell: reason for side in ab.skipped().values() for cell, reason in side.items()}
             raise EffbenchError("nothing could be measured; " + "; ".join(f"{c}: {why}" for c, why in reasons.items()))
-        return duel.finish()
+        return ab.finish()
 
 
-def alike(config: Config, directory: Path, *, command: str = "", watch: Watch) -> Pair:
-    """The files as they are now against themselves, in more launches than a gate takes. Raises as `record`."""
+def measure_same_code(config: Config, directory: Path, *, command: str = "", watch: Watch) -> Pair:
+    """Measure the working tree on both sides (A/A), in more launches than a gate takes. Raises what `record` raises."""
     plan = checked_models.planned(config, checked_models.study(config))
     costs = checked_models.CostsOf(plan)
     sides = Sides(costs=(costs, costs))
@@ -191,11 +191,12 @@ def alike(config: Config, directory: Path, *, command: str = "", watch: Watch) -
 
 
 def calibrate(config: Config, pair: Pair, suites: int, seed: int, watch: Watch) -> tuple[Survey, AlarmRate]:
-    """What a gate could see on the machine that this was measured on, and how often it would have raised an alarm: a
-    whole gate, however many launches there are to draw from.
+    """Evaluate an A/A measurement: the detectable slowdowns on its machine, and the rate of false alarms.
+
+    A simulated gate always has the launches of a whole gate, however many were recorded.
     """
     rule, recorded = rule_of(replace(config, launches=None)), Evidence.of(pair).recorded()
-    watch(Progress(0.0, "asking what could be seen"))
+    watch(Progress(0.0, "simulating the power of the gate"))
     survey = calibration.survey(recorded, rule=rule)
     watch(Progress(0.5, "resampling gates"))
     found = alarm_rate.resample(recorded, suites=suites, seed=seed, rule=rule)
@@ -203,7 +204,7 @@ def calibrate(config: Config, pair: Pair, suites: int, seed: int, watch: Watch) 
     return survey, found
 
 
-def _duel(
+def _ab_run(
     plan: Plan,
     sides: Sides,
     directory: Path,
@@ -211,10 +212,10 @@ def _duel(
     command: str,
     watch: Watch,
     forecast: Forecast | None = None,
-) -> Duel:
+) -> AbRun:
     fixed = replace(plan.sampling, launches=launches, min_rounds=ROUNDS, max_rounds=ROUNDS)
     planned = replace(plan, sampling=fixed)
-    return Duel(
+    return AbRun(
         planned,
         sides.sites,
         directory,
@@ -241,7 +242,7 @@ def _decision(
 
 
 def _plan(config: Config, folder: Path, top: Path) -> Plan:
-    """The plan of both sides: model files stay relative, since each side has its own."""
+    """The plan of both sides. Paths of model files stay relative, since each side has its own files."""
     study = checked_models.study(config)
     pairs = zip(study.cases, config.subjects, strict=True)
     cases = [replace(case, model=_relative(subject, folder, top)) for case, subject in pairs]
@@ -249,8 +250,9 @@ def _plan(config: Config, folder: Path, top: Path) -> Plan:
 
 
 def _relative(subject: Subject, folder: Path, top: Path) -> str:
-    """The subject's model as it is called from its side's folder. Raises InvalidValue for a file outside of the
-    repository.
+    """The subject's model with its path relative to the side's folder.
+
+    Raises InvalidValue for a file outside of the repository.
     """
     place, colon, attribute = subject.model.rpartition(":")
     if not place.endswith(".py"):

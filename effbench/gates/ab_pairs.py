@@ -1,7 +1,7 @@
-"""Two sides measured in alternation: two ordinary runs in one folder, paired block by block. Pure, no torch.
+"""Read an A/B measurement: two runs in one folder, paired block by block. Without torch.
 
-``DIR/baseline/run.jsonl`` and ``DIR/candidate/run.jsonl`` are each a run like any other. Their blocks of the same cell,
-launch and round were measured one right after the other, so what disturbed both cancels in their ratio.
+``DIR/baseline/run.jsonl`` and ``DIR/candidate/run.jsonl`` are ordinary runs. Blocks of the same cell, launch and round
+were measured one right after the other, so disturbances of both cancel in their ratio.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Pair:
 class Round:
     """Seconds per call of one cell on both sides in one round. `flags` name what disturbed either block.
 
-    `timings` are what both blocks are made of, the baseline's first; None where only the seconds are known.
+    `timings` are those of both blocks, the baseline's first; None where only the seconds are known.
     """
 
     launch: int
@@ -61,8 +61,9 @@ class Round:
 
 
 class SideWriter(RunWriter):
-    """Writes the run of one side, and keeps in memory what a gate decides on: it need not read a growing file again
-    after every look.
+    """Write the run of one side, and keep its blocks and warm-ups in memory for the looks of a gate.
+
+    So the growing file need not be read again at every look.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -93,7 +94,7 @@ class SideWriter(RunWriter):
         self._blocks.setdefault(block.cell, []).append(block)
 
     def run(self) -> Run:
-        """What is measured so far: conditions, blocks and warm-ups, as `runs.run_file.load` would read them."""
+        """The run measured so far: conditions, blocks and warm-ups, as `runs.run_file.load` would read them."""
         assert self._run is not None, "a launch writes the header"
         return replace(
             self._run,
@@ -115,16 +116,15 @@ def load(directory: str | Path) -> Pair:
         )
     pair = Pair(*[run_file.load(folder / side) for side in SIDES])
     if pair.baseline.clock != pair.candidate.clock:
-        raise CorruptRun(f"{folder}: its two sides were measured on unlike clocks, so they are no pair")
+        raise CorruptRun(f"{folder}: its two sides were measured on different clocks, so they cannot be paired")
     return pair
 
 
 def rounds(pair: Pair, cell: str, clock: str | None = None) -> tuple[Round, ...]:
     """Every round in which both sides have a block of this cell, in order.
 
-    () for a cell that a side lacks, and for emulated runs.
-
-    `clock` defaults to the pair's. A block whose clock reads nothing makes no round.
+    Empty for a cell that a side lacks, and for emulated runs. `clock` defaults to the pair's. Rounds without a time on
+    this clock are left out.
     """
     read = clock or pair.clock
     if any(is_emulated(run.environment) for run in (pair.baseline, pair.candidate)):
@@ -141,7 +141,7 @@ def rounds(pair: Pair, cell: str, clock: str | None = None) -> tuple[Round, ...]
 
 
 def by_launch(found: tuple[Round, ...], *, keep_disturbed: bool = False) -> list[list[float]]:
-    """The log ratios of undisturbed rounds, or of all, one list a launch."""
+    """The log ratios of undisturbed rounds, one list a launch. `keep_disturbed` includes the disturbed rounds."""
     launches: dict[int, list[float]] = {}
     for item in found:
         if keep_disturbed or not item.flags:
@@ -150,7 +150,7 @@ def by_launch(found: tuple[Round, ...], *, keep_disturbed: bool = False) -> list
 
 
 def cpu_shares(found: tuple[Round, ...]) -> tuple[CpuShare | None, CpuShare | None]:
-    """CPU time over wall time in the undisturbed rounds, of the baseline and of the candidate."""
+    """CPU time over wall time in the undisturbed rounds, for the baseline and the candidate."""
     launches: dict[int, list[tuple[Timing, Timing]]] = {}
     for item in found:
         if item.timings is not None and not item.flags:
@@ -160,7 +160,7 @@ def cpu_shares(found: tuple[Round, ...]) -> tuple[CpuShare | None, CpuShare | No
 
 
 def split(clock: str, shares: Mapping[str, CpuShare | None]) -> str:
-    """Why CPU time alone cannot tell how two measurements differ, whose shares these are by name; "" where it can."""
+    """Why CPU time alone cannot compare these measurements, given their CPU shares by name; "" where it can."""
     if clock != "cpu":
         return ""
     unusual = {name: share for name, share in shares.items() if share is not None and not share.is_usual}

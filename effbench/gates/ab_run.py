@@ -1,8 +1,8 @@
-"""Measure two sides in alternation: launch after launch, block by block, each side an ordinary run of its own.
+"""Measure two sides interleaved, block by block (an A/B run). Each side writes an ordinary run of its own.
 
-Both sides have a process. While one times a block the other waits for its turn, so what drifts between them is what
-drifts within some milliseconds. The order within a pair of rounds is ABBA or BAAB, at random, in which a linear drift
-cancels. As in `runner`, this process only reads events and appends records.
+Each side has a worker process. While one times a block the other waits, so the two blocks of a pair are only
+milliseconds apart. The order within a pair of rounds is ABBA or BAAB, at random, so that a linear drift cancels. As in
+`runner`, the parent process only reads events and appends records.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from effbench.host.emulation import EMULATED, is_emulated
 from effbench.host.noise import Observation
 from effbench.host.worker_process import Site, Worker, WorkerFailed, worker_environment
 from effbench.runs.recorder import Recording
-from effbench.runs.runner import STARTS, UNRECORDED, CostOf, Interrupted, Progress, Watch
+from effbench.runs.runner import MAX_FAILED_STARTS, UNRECORDED, CostOf, Interrupted, Progress, Watch
 from effbench.studies.plan import Plan
 from effbench.timing.least_duration import Forecast
 from effbench.timing.sampling import first_side, round_order
 
 LEAST_ROUNDS = 8
-"""Of a launch, where the budget has no time for those planned: a median of fewer says little of the launch."""
+"""The fewest rounds of a launch, where the budget has no time for those planned. A median of fewer is too noisy."""
 
 OWN_ENVIRONMENT = (
     "python.version",
@@ -38,29 +38,29 @@ OWN_ENVIRONMENT = (
     "gpu.cuda",
     "gpu.cudnn",
 )
-"""Conditions that differ on purpose where a side has an interpreter of its own."""
+"""Conditions that may differ where a side has an interpreter of its own."""
 
 
-class _Party:
-    """One side: where its code lies, the run it writes, and in a launch its worker."""
+class _Side:
+    """One side of an A/B run: the site of its code, the run it writes, and the worker of the current launch."""
 
     def __init__(self, name: str, site: Site, record: Recording) -> None:
         self.name, self.site, self.record = name, site, record
         self.working = ""
-        """The cell that its worker works on."""
+        """The cell that the worker is at."""
         self._worker: Worker | None = None
         self._events: Iterator[dict[str, Any]] = iter(())
         self._launch, self._observed, self._at_s, self._is_recorded = 0, Observation(), 0.0, False
-        self.overheard: Callable[[Mapping[str, Any]], None] = lambda event: None
-        """Hears every event too."""
+        self.on_event: Callable[[Mapping[str, Any]], None] = lambda event: None
+        """Called with every event of the worker."""
 
     def start(self, stack: ExitStack, launch: int, cells: Collection[str]) -> None:
-        """Start its worker, which prepares the cells and waits."""
+        """Start a worker. It prepares the cells and waits for orders."""
         plan = self.record.plan
         job = self.record.job(launch, 0, 0.0) | {"obeys": True}
         job["cells"] = [spec for spec in job["cells"] if spec["id"] in cells]
         if plan.device == "fake":
-            # Two sides with the same noise would agree to the last digit.
+            # Each side needs its own seed: with the same noise both would have equal times.
             job["device_options"] |= {"seed": len(SIDES) * launch + SIDES.index(self.name)}
         variables = worker_environment(plan.threads, plan.allocator)
         self._launch, self.working = launch, ""
@@ -68,11 +68,11 @@ class _Party:
         self._worker = stack.enter_context(Worker(job, variables, plan.sampling.silence_s, self.site))
         self._events = self._worker.events()
 
-    def hear(self, *kinds: str) -> str:
-        """Write down what its worker says until it says one of these. Raises WorkerFailed when it ends instead."""
+    def wait_for(self, *kinds: str) -> str:
+        """Record the worker's events until one of these kinds arrives. Raises WorkerFailed if it ends before."""
         for event in self._events:
             kind = str(event["event"])
-            self.overheard(event)
+            self.on_event(event)
             if kind == "working":
                 self.working = event["cell"]
             elif kind not in UNRECORDED:
@@ -87,12 +87,12 @@ class _Party:
         raise WorkerFailed("it ended the process without an error")
 
     def end(self) -> None:
-        """Write when its worker was gone, where there was one."""
+        """Record the end of the worker, if one had started to measure."""
         if self._is_recorded:
             self._is_recorded = False
             self.record.end_launch(self._launch, self._observed, self._at_s)
 
-    def tell(self, **order: Any) -> None:
+    def send(self, **order: Any) -> None:
         assert self._worker is not None, "started in every launch"
         self._worker.send(order)
 
@@ -104,12 +104,13 @@ class _Party:
             )
 
 
-class Duel:
-    """Two sides of one plan, measured in alternation as many launches as are asked for. Use as a context manager.
+class AbRun:
+    """Measures the two sides of one plan interleaved, one `launch` at a time. Use as a context manager.
 
-    `sites` and `costs` are the baseline's and the candidate's; `planned` is how many launches there may be, for the
-    progress. Everything is under `directory` (`pairs`) as soon as it is measured. A `forecast` is told of the first
-    calls; where fewer rounds fit into its budget, each launch measures so many (`rounds`).
+    `sites` and `costs` are the baseline's and the candidate's. `planned` is the largest number of launches, for the
+    progress bar. Blocks are written under `directory` (see `ab_pairs`) as soon as they are measured. A `forecast` gets
+    the times of the first calls; where its budget has room for fewer rounds, every launch measures only that many
+    (`rounds`).
     """
 
     def __init__(
@@ -132,11 +133,11 @@ class Duel:
         self._writers: list[SideWriter] = []
         self._next = self._failed_starts = 0
 
-    def __enter__(self) -> Duel:
+    def __enter__(self) -> AbRun:
         with ExitStack() as stack:
             self._writers = []
-            for side in SIDES:
-                self._writers.append(SideWriter(self.directory / side))
+            for name in SIDES:
+                self._writers.append(SideWriter(self.directory / name))
                 stack.enter_context(self._writers[-1])
             records = [
                 Recording(
@@ -144,10 +145,10 @@ class Duel:
                 )
                 for writer in self._writers
             ]
-            self._parties = [_Party(*each) for each in zip(SIDES, self._sites, records, strict=True)]
-            for party, cost_of in zip(self._parties, self._costs, strict=True):
-                self._watch(Progress(0.0, f"counting costs of the {party.name}"))
-                _count(party.record, cost_of)
+            self._sides = [_Side(*each) for each in zip(SIDES, self._sites, records, strict=True)]
+            for side, cost_of in zip(self._sides, self._costs, strict=True):
+                self._watch(Progress(0.0, f"counting costs of the {side.name}"))
+                _count(side.record, cost_of)
             self._stack = stack.pop_all()
         return self
 
@@ -157,22 +158,23 @@ class Duel:
         self._stack.close()
 
     def skipped(self) -> dict[str, dict[str, str]]:
-        """Why cells cannot be measured: by side, by cell."""
-        return {party.name: dict(party.record.skipped) for party in self._parties}
+        """The reasons why cells cannot be measured, by side and cell."""
+        return {side.name: dict(side.record.skipped) for side in self._sides}
 
     def pair(self) -> Pair:
-        """What is measured so far, after the first launch."""
+        """Both runs as measured so far. Needs at least one launch."""
         return Pair(*[writer.run() for writer in self._writers])
 
     def launch(self, cells: Collection[str]) -> bool:
-        """Measure these cells, but those that a side cannot run, in a fresh process of each side.
+        """Measure these cells in one fresh process a side, without the cells that a side cannot run.
 
-        A cell that ends or hangs a process is left out, and the launch made again. False when no cell is left. Raises
-        NotComparable, StorageError, CannotStart when a side's process cannot, ForeignCode, Interrupted on Ctrl-C.
+        If a cell ends or hangs a process, that cell is left out and the launch repeated. Returns False when no cell is
+        left. Raises NotComparable, StorageError, ForeignCode, CannotStart when a side's process cannot start, and
+        Interrupted on Ctrl-C.
         """
-        while able := [cell for cell in cells if not any(cell in party.record.skipped for party in self._parties)]:
+        while able := [cell for cell in cells if not any(cell in side.record.skipped for side in self._sides)]:
             try:
-                if self._try(able):
+                if self._try_launch(able):
                     self.launches += 1
                     return True
             except KeyboardInterrupt:
@@ -182,107 +184,107 @@ class Duel:
         return False
 
     def finish(self) -> Pair:
-        """Mark both runs as complete; the whole pair, read back from the disk."""
-        for party in self._parties:
-            if party.record.stored is not None:
-                party.record.writer.append("complete")
+        """Mark both runs as complete and return the pair, read back from disk."""
+        for side in self._sides:
+            if side.record.stored is not None:
+                side.record.writer.append("complete")
         self._watch(Progress(1.0, "done"))
         return ab_pairs.load(self.directory)
 
-    def _try(self, cells: Sequence[str]) -> bool:
-        """One launch of both sides; False when a process ended in it. Each side starts first in every other launch."""
-        number, party = self._next, self._parties[0]
+    def _try_launch(self, cells: Sequence[str]) -> bool:
+        """Measure one launch of both sides; False if a process ended early. The side that starts first alternates."""
+        number, side = self._next, self._sides[0]
         self._next += 1
-        starters = self._parties if number % 2 == 0 else self._parties[::-1]
+        in_start_order = self._sides if number % 2 == 0 else self._sides[::-1]
         with ExitStack() as stack:
-            for party in self._parties:
-                stack.callback(party.end)  # after the workers are gone
+            for side in self._sides:
+                stack.callback(side.end)  # after the workers are gone
             try:
-                for party in starters:
-                    party.start(stack, number, cells)
+                for side in in_start_order:
+                    side.start(stack, number, cells)
                 if self._forecast is not None and not self.launches:
-                    starters[0].overheard = self._overhear
-                for party in starters:
-                    self._say(0.0, f"starting the {party.name}")
-                    party.hear("prepared")
-                self._require_alike()
-                # Also what one side alone has found, in a launch that came no further.
-                known = {cell: number for party in self._parties for cell, number in party.record.calls.items()}
+                    in_start_order[0].on_event = self._update_forecast
+                for side in in_start_order:
+                    self._report_progress(0.0, f"starting the {side.name}")
+                    side.wait_for("prepared")
+                self._require_same_conditions()
+                # The calls per block may be known from one side alone, if an earlier launch stopped early.
+                known = {cell: number for side in self._sides for cell, number in side.record.calls.items()}
                 calls = {cell: known[cell] for cell in cells if cell in known}
-                for party in starters:
-                    self._say(0.0, f"warming up the {party.name}")
-                    # The same number of calls in every block of either side: another one is a bias of its own.
-                    party.tell(calls=calls)
-                    party.hear("null")
-                    warm = {cell: party.record.calls[cell] for cell in cells if cell in party.record.calls}
+                for side in in_start_order:
+                    self._report_progress(0.0, f"warming up the {side.name}")
+                    # Blocks of both sides have the same number of calls: a different number would bias the ratio.
+                    side.send(calls=calls)
+                    side.wait_for("null")
+                    warm = {cell: side.record.calls[cell] for cell in cells if cell in side.record.calls}
                     _require_same_calls(calls, warm)
                     calls = warm
                     self._failed_starts = 0
                 if self._forecast is not None and not self.launches:
                     self.rounds = self._forecast.rounds(self.rounds)
-                for party in self._alternate(number, cells):
-                    party.hear("block", "skip")
-                for party in starters:
-                    party.tell(cell=None)
-                    party.hear("facts")
+                for side in self._order_blocks(number, cells):
+                    side.wait_for("block", "skip")
+                for side in in_start_order:
+                    side.send(cell=None)
+                    side.wait_for("facts")
             except WorkerFailed as failure:
-                self._blame(party, str(failure))
+                self._skip_working_cell(side, str(failure))
                 return False
         return True
 
-    def _alternate(self, launch: int, cells: Sequence[str]) -> Iterator[_Party]:
-        """Give one order after the other, and yield whose it is."""
+    def _order_blocks(self, launch: int, cells: Sequence[str]) -> Iterator[_Side]:
+        """Order one block after the other, and yield the side that measures it."""
         total = self.rounds
         for number in range(total):
-            self._say(number / total, f"round {number + 1}/{total}")
+            self._report_progress(number / total, f"round {number + 1}/{total}")
             order = round_order(cells, seed=self.plan.seed, launch=launch, round=number)
             for place, cell in enumerate(order):
                 first = first_side(cell, seed=self.plan.seed, launch=launch, round=number)
-                for turn, side in enumerate((first, 1 - first)):
-                    if not any(cell in party.record.skipped for party in self._parties):
-                        party = self._parties[side]
-                        party.tell(cell=cell, round=number, position=2 * place + turn)
-                        yield party
+                for turn, index in enumerate((first, 1 - first)):
+                    if not any(cell in side.record.skipped for side in self._sides):
+                        side = self._sides[index]
+                        side.send(cell=cell, round=number, position=2 * place + turn)
+                        yield side
 
-    def _overhear(self, event: Mapping[str, Any]) -> None:
-        assert self._forecast is not None, "only then is anything overheard"
+    def _update_forecast(self, event: Mapping[str, Any]) -> None:
+        assert self._forecast is not None, "only then is this a listener"
         if note := self._forecast.take(event):
-            self._say(0.0, "warming up", note)
+            self._report_progress(0.0, "warming up", note)
 
-    def _say(self, share: float, doing: str, note: str = "") -> None:
+    def _report_progress(self, share: float, doing: str, note: str = "") -> None:
         done = min((self.launches + share) / max(self._planned, 1), 1.0)
         self._watch(Progress(done, f"launch {self.launches + 1} of at most {self._planned}: {doing}", note))
 
-    def _require_alike(self) -> None:
-        stored = [party.record.stored for party in self._parties]
+    def _require_same_conditions(self) -> None:
+        stored = [side.record.stored for side in self._sides]
         if stored[0] is None or stored[1] is None:
             return
         if is_emulated(stored[0]):
             raise NotComparable(f"{EMULATED}, so nothing can be judged by them; measure on the hardware itself")
         ignored = OWN_ENVIRONMENT if any(site.python for site in self._sites) else ()
-        unlike = [found for found in facts.differences(stored[0], stored[1]) if found.field not in ignored]
-        if unlike:
-            raise NotComparable(f"the two sides run under unlike conditions: {', '.join(map(str, unlike))}")
+        different = [found for found in facts.differences(stored[0], stored[1]) if found.field not in ignored]
+        if different:
+            raise NotComparable(f"the two sides run under different conditions: {', '.join(map(str, different))}")
 
-    def _blame(self, party: _Party, ending: str) -> None:
-        """Whichever cell was at work is left out from now on: it may have ended the process, or hung."""
-        if party.working in party.record.skipped:
-            return  # it has said why itself
-        if party.working:
-            party.record.skip(party.working, ending)
+    def _skip_working_cell(self, side: _Side, ending: str) -> None:
+        """Leave out the cell that the worker was at: it may have ended the process, or hung."""
+        if side.working in side.record.skipped:
+            return  # the worker has reported the reason itself
+        if side.working:
+            side.record.skip(side.working, ending)
             return
         self._failed_starts += 1
-        if self._failed_starts >= STARTS:
-            needs = "" if party.site.python is None else "; its environment needs the same effbench, and torch"
-            raise CannotStart(f"the {party.name}'s measuring process could not start: {ending}{needs}")
+        if self._failed_starts >= MAX_FAILED_STARTS:
+            needs = "" if side.site.python is None else "; its environment needs the same effbench, and torch"
+            raise CannotStart(f"the {side.name}'s measuring process could not start: {ending}{needs}")
 
 
-def _require_same_calls(told: Mapping[str, int], heard: Mapping[str, int]) -> None:
-    """Raise EffbenchError where a side makes blocks of another number of calls than it was told."""
-    for cell, number in heard.items():
-        if told.get(cell, number) != number:
+def _require_same_calls(sent: Mapping[str, int], received: Mapping[str, int]) -> None:
+    """Raise EffbenchError where a side uses another number of calls per block than it was ordered to."""
+    for cell, number in received.items():
+        if sent.get(cell, number) != number:
             raise EffbenchError(
-                f"the sides make blocks of {told[cell]} and {number} calls of {cell}, which cannot be compared; "
+                f"the sides make blocks of {sent[cell]} and {number} calls of {cell}, which cannot be compared; "
                 "measure again, and report this"
             )
 

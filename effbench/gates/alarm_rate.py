@@ -1,7 +1,7 @@
-"""How often the gate is right and wrong, over suites resampled from one recorded A/A measurement. No torch.
+"""Estimate the gate's alarm rates by resampling suites from one recorded A/A measurement. Without torch.
 
-A suite draws launches of the recording, the same for all its cells, and the gate meets them in the order drawn. A
-slowdown is a multiplication of one cell's candidate times: multiplied, not injected.
+A suite draws launches of the recording, the same for all its cells, and the gate sees them in the order drawn. A
+slowdown is simulated: the candidate times of one cell are multiplied by a factor.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ Array = NDArray[Any]
 
 SLOWDOWNS = (0.03, 0.05, 0.10)
 SUITES = 300
-"""No alarm in so many suites is what supports "at most 1 %" at 95 % confidence (one-sided)."""
+"""Zero alarms in this many suites show a rate of "at most 1 %" at 95 % confidence (one-sided)."""
 
 
 @dataclass(frozen=True)
 class GateOutcome:
-    """What the gate said when one cell of each suite was this much slower (0: none was).
+    """The gate's verdicts when one cell of each suite is slower by `slowdown` (0: no cell is slower).
 
-    `called`, `undecided` (INCONCLUSIVE or ENVIRONMENT) and `passed` are shares of the slowed cells, at 0 of all cells;
-    the `suite_…` are shares of whole suites by their worst cell. `launches` is the mean number that a suite took until
-    every cell was decided.
+    `called` (REGRESSION), `undecided` (INCONCLUSIVE or ENVIRONMENT) and `passed` are shares of the slowed cells; at
+    slowdown 0 they are shares of all cells. The `suite_…` fields are shares of suites by their worst cell. `launches`
+    is the mean number of launches until every cell of a suite was decided.
     """
 
     slowdown: float
@@ -48,9 +48,9 @@ class GateOutcome:
 
 @dataclass(frozen=True)
 class AlarmRate:
-    """What became of all suites. `launches` is the most that a suite draws, `recorded` what there was to draw from.
+    """The alarm rates over all suites. A suite draws at most `launches` of the `recorded` launches.
 
-    `caveats` are sentences on what these figures are worth; without any undisturbed round there is nothing else.
+    `caveats` are sentences on the limits of these figures. Without any undisturbed round `gate` is empty.
     """
 
     cells: tuple[str, ...]
@@ -65,7 +65,7 @@ class AlarmRate:
 
 @dataclass(frozen=True)
 class Suites:
-    """Suites drawn from a recording: places of launches (suites × launches), and the cell that is slowed in each."""
+    """Resampled suites: indices of drawn launches (suites × launches), and the index of the slowed cell in each."""
 
     drawn: Array
     slowed: Array
@@ -80,15 +80,15 @@ def resample(
     rule: Rule | None = None,
     launches: int | None = None,
 ) -> AlarmRate:
-    """Resample suites from a recording and let the gate decide each, at no slowdown and at each of these.
+    """Resample suites from a recording and let the gate decide each, without and with every simulated slowdown.
 
     Parameters
     ----------
     recorded
         An A/A measurement: both sides are the same code.
     launches
-        The most that a suite may take, by default as many as the rule's last look. They are drawn without replacement
-        where the recording holds enough.
+        The largest number of launches of a suite. Default: that of the rule's last look. They are drawn without
+        replacement where the recording holds enough.
 
     Raises
     ------
@@ -116,20 +116,20 @@ def resample(
 
 
 def draw_suites(recorded: Evidence, launches: int, suites: int, generator: numpy.random.Generator) -> Suites:
-    """Suites of so many launches, in each of which one usable cell is to be slowed."""
+    """Draw suites of `launches` launches each, and one usable cell of each suite to slow down."""
     slowed = generator.choice([recorded.cells.index(cell) for cell in recorded.usable], suites)
     return Suites(draw(len(recorded.launches), launches, suites, generator), slowed)
 
 
 def draw(recorded: int, launches: int, suites: int, generator: numpy.random.Generator) -> Array:
-    """Places of launches (suites × launches): no launch twice in a suite where there are enough."""
+    """Draw indices of launches (suites × launches), without replacement within a suite where there are enough."""
     if launches > recorded:
         return generator.integers(recorded, size=(suites, launches))
     return generator.permuted(numpy.tile(numpy.arange(recorded), (suites, 1)), axis=1)[:, :launches]
 
 
 def share(said: Any) -> Estimate:
-    """The share of truths among these, with its exact interval."""
+    """The share of true values, with its exact interval."""
     return stats.proportion_interval(int(sum(said)), len(said))
 
 
@@ -160,12 +160,12 @@ def _caveats(recorded: Evidence, launches: int, rule: Rule) -> tuple[str, ...]:
     if most > count:
         found.append(
             f"A suite takes up to {launches} launches and {count} were recorded, so they are drawn with replacement: "
-            "the same launch counts more than once, which makes the gate surer than it is."
+            "a launch may count more than once, which makes the gate look more certain than it is."
         )
     elif most == count:
         found.append(
-            f"Every suite ends with the same {count} launches, only met in another order: with twice as many the "
-            "shares begin to mean something."
+            f"Every suite ends with the same {count} launches, only in another order. Record at least twice as many "
+            "for shares that mean something."
         )
     else:
         found.append(
@@ -178,7 +178,7 @@ def _caveats(recorded: Evidence, launches: int, rule: Rule) -> tuple[str, ...]:
         if cell not in usable:
             aside = recorded.set_aside(cell)
             reason = f"all its {aside} rounds were disturbed" if aside else "it has no rounds on both sides"
-            found.append(f"{cell} says nothing: {reason}.")
+            found.append(f"{cell} cannot be judged: {reason}.")
         elif split := recorded.cpu_share(cell):
             found.append(f"{cell}: {split}, so a verdict needs both clocks to agree.")
     return tuple(found)

@@ -1,8 +1,8 @@
-"""The gate of a stored run: what was measured now against what was measured then. Pure, no torch.
+"""The baseline gate: compare a run measured now with a stored run. Without torch.
 
-A machine that others share runs at another speed an hour later (measured: 21 % apart in the median, by nothing but
-time), so both runs hold a yardstick: a network that no commit of the user's changes. A cell's time is taken over the
-yardstick's in the same round, and what slows both cancels.
+The speed of a shared machine changes within hours (measured: medians 21 % apart for unchanged code). So both runs
+contain a yardstick: a model that no commit of the user changes. A cell's time is divided by the yardstick's time in the
+same round, and what slows both cancels.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from effbench.gates.decision_rule import (
     outcomes,
     share_of_alpha,
 )
-from effbench.gates.result import Costed, Finding, Word
+from effbench.gates.result import CountCheck, Finding, GateVerdict
 from effbench.host.emulation import EMULATED, is_emulated
 from effbench.host.facts import Difference
 
 MIN_LAUNCHES = 3
-"""Fewer fresh processes a side say too little of how far launches differ."""
+"""Fewer launches a side cannot estimate how much launches differ."""
 
 
 @dataclass(frozen=True)
-class Sides:
-    """Log times of one cell, one value a launch, in the baseline and in the candidate; Welch's t test on them."""
+class LaunchTimes:
+    """Log times of one cell in the baseline and in the candidate, one value a launch, with Welch's t test."""
 
     baseline: Sequence[float]
     candidate: Sequence[float]
 
     @property
     def launches(self) -> int:
-        """Of the side that has fewer."""
+        """The number of launches of the side that has fewer."""
         return min(len(self.baseline), len(self.candidate))
 
     @property
     def point(self) -> float:
-        """The log of the candidate's time over the baseline's."""
+        """The log of candidate time over baseline time."""
         return math.fsum(self.candidate) / len(self.candidate) - math.fsum(self.baseline) / len(self.baseline)
 
     def error(self) -> tuple[float, float]:
-        """The standard error of `point` and its degrees of freedom (Welch, 1947). (0, 1) without any scatter."""
+        """The standard error of `point` and its degrees of freedom (Welch, 1947). (0, 1) if the times do not vary."""
         parts = [(stats.deviation(side) ** 2 / len(side), len(side)) for side in (self.baseline, self.candidate)]
         total = sum(part for part, _ in parts)
         if total <= 1e-24:
@@ -65,9 +65,9 @@ class Sides:
         return math.sqrt(total), total**2 / sum(part**2 / (size - 1) for part, size in parts)
 
     def p_above(self, share: float) -> float:
-        """One-sided p-value of "the candidate is more than `share` slower".
+        """One-sided p-value for "the candidate is slower by more than `share`".
 
-        1.0 without scatter, which proves nothing, and below two launches.
+        1.0 below two launches, and if the times do not vary.
         """
         from scipy.special import stdtr
 
@@ -77,15 +77,15 @@ class Sides:
         return float(stdtr(freedom, (math.log1p(share) - self.point) / error)) if error else 1.0
 
     def p_below(self, share: float) -> float:
-        """One-sided p-value of "the candidate is less than `share` slower"."""
+        """One-sided p-value for "the candidate is slower by less than `share`"."""
         return self.mirrored().p_above(1 / (1 + share) - 1)
 
-    def mirrored(self) -> Sides:
+    def mirrored(self) -> LaunchTimes:
         """Baseline and candidate exchanged."""
-        return Sides(self.candidate, self.baseline)
+        return LaunchTimes(self.candidate, self.baseline)
 
     def change(self) -> Estimate | None:
-        """Candidate over baseline with its 95 % interval; None without a launch."""
+        """Candidate time over baseline time with its 95 % interval; None without a launch."""
         if not self.launches:
             return None
         found = stats.welch_interval(self.baseline, self.candidate)
@@ -93,7 +93,7 @@ class Sides:
         return Estimate(math.exp(found.point), ends[0], ends[1], found.confidence, found.n)
 
     def detectable(self, alpha: float, smallest_effect: float) -> float | None:
-        """The smallest slowdown, as a share, that would have been called with a chance of four in five."""
+        """The smallest slowdown, as a share, that these launches detect with power `POWER`."""
         if self.launches < 2:
             return None
         error, freedom = self.error()
@@ -112,12 +112,13 @@ def judge(
     yardstick: str | None = None,
     same_costs: bool = False,
 ) -> tuple[Finding, ...]:
-    """What the two runs say of each of these cells, named by `name_of`. Conditions are not checked here (`unlike`).
+    """Compare the two runs cell by cell. Does not check that the machines match (see `unlike`).
 
-    A slowdown is called when Welch's one-sided t over launch medians, corrected over the cells (Holm), shows it above
-    `rule.smallest_effect`; a cell passes only when one above its tolerance is shown absent. `yardstick` is the id of
-    the cell that both runs take as the unit. With `same_costs` a count that differs fails too. Where CPU time misses
-    work of the cell or the yardstick on either side, both clocks must agree on a verdict.
+    A cell is a REGRESSION when Welch's one-sided t test over launch medians, with Holm's correction over the cells,
+    shows a slowdown above `rule.smallest_effect`. It passes only when the test shows that any slowdown is below its
+    tolerance. `yardstick` is the id of the cell by whose time all times are divided. With `same_costs` a count that
+    differs is a regression too. Where CPU time misses work of the cell or of the yardstick, both clocks must agree on a
+    verdict. Findings carry the names of `name_of`.
     """
     clock = candidate.clock
     sides = {cell: _sides(baseline, candidate, cell, yardstick, clock) for cell in cells}
@@ -127,7 +128,7 @@ def judge(
     unsteady = {cell: _unsteady(baseline, candidate, cell) for cell in tested}
     within = {cell: tolerances.get(cell, rule.tolerance) for cell in cells}
 
-    def read(of: Mapping[str, Sides]) -> Clock:
+    def read(of: Mapping[str, LaunchTimes]) -> Clock:
         return Clock(
             numpy.array([[of[cell].p_above(rule.smallest_effect) for cell in tested]]),
             numpy.array([[of[cell].p_below(within[cell]) for cell in tested]]),
@@ -136,7 +137,7 @@ def judge(
 
     seen = Evaluation(
         read(sides),
-        is_disturbed=numpy.zeros((1, len(tested)), dtype=bool),  # such a cell is in `_trouble`
+        is_disturbed=numpy.zeros((1, len(tested)), dtype=bool),  # `_not_comparable` handles disturbed cells
         is_split=numpy.array([[bool(split[cell]) for cell in tested]], dtype=bool),
         is_unsteady=numpy.array([[bool(unsteady[cell]) for cell in tested]], dtype=bool),
         wall=read(walls) if clock != "wall" else None,
@@ -150,7 +151,7 @@ def judge(
     for cell in cells:
         before, after = (_result(run, cell) for run in (baseline, candidate))
         costs = differing(after.cost, before.cost, rule=same_costs) if before and after else ()
-        found = _broken(costs) or _trouble(baseline, candidate, cell, yardstick)
+        found = _broken(costs) or _not_comparable(baseline, candidate, cell, yardstick)
         if found is None and cell in said:
             reason = said[cell].reason(within[cell], split=split[cell], unsteady=unsteady[cell])
             found = said[cell].verdict, reason
@@ -181,14 +182,16 @@ def judge(
 
 
 def unlike(found: Sequence[Difference], cells: Sequence[str]) -> tuple[Finding, ...]:
-    """The findings where the machine is not that of the baseline: no cell is judged, every difference is named."""
+    """The findings where the machine differs from the baseline's: no cell is judged, every difference is named."""
     reason = f"another machine or setting than the baseline's: {', '.join(map(str, found))}"
     return tuple(Finding("baseline", cell, "ENVIRONMENT", reason) for cell in cells)
 
 
 def yardstick_of(baseline: Run, cells: Sequence[str]) -> str | None:
-    """The cell that times can be taken over: the one reference of these cells, none of them itself, and a network of
-    the zoo, which no change to the user's own code makes slower. None where there is no such cell.
+    """The id of the cell that can serve as the yardstick of these cells, or None.
+
+    It is the common reference of all of them, is not one of them, and is a zoo model, so that no change to the user's
+    code affects it.
     """
     cases = [found.cell.case for cell in cells if (found := _result(baseline, cell)) is not None]
     references = {case.id: case for case in map(baseline.experiment.reference_of, cases) if case is not None}
@@ -200,7 +203,7 @@ def yardstick_of(baseline: Run, cells: Sequence[str]) -> str | None:
 
 
 def geomean(baseline: Run, candidate: Run, cells: Sequence[str], yardstick: str | None) -> Estimate | None:
-    """The geometric mean of the changes over the cells, launch by launch, as `Sides.change`; None without a cell.
+    """The geometric mean of the changes over the cells, launch by launch; None without a cell.
 
     Cells whose CPU time misses work are left out.
     """
@@ -213,11 +216,11 @@ def geomean(baseline: Run, candidate: Run, cells: Sequence[str], yardstick: str 
     def mean(each: Sequence[Sequence[float]]) -> list[float]:
         return [math.fsum(values) / len(values) for values in zip(*each, strict=False)]
 
-    return Sides(mean([item.baseline for item in whole]), mean([item.candidate for item in whole])).change()
+    return LaunchTimes(mean([item.baseline for item in whole]), mean([item.candidate for item in whole])).change()
 
 
 def notes(yardstick: str | None) -> tuple[str, ...]:
-    """What to know of a comparison with a stored run before reading it."""
+    """Remarks on how a comparison with a stored run is to be read."""
     if yardstick is None:
         return (
             "The baseline holds no yardstick, so a slower machine cannot be told from slower code: store it with "
@@ -227,15 +230,15 @@ def notes(yardstick: str | None) -> tuple[str, ...]:
 
 
 def remarks(baseline: Run, candidate: Run, cells: Sequence[str], yardstick: str | None) -> tuple[str, ...]:
-    """What is worth knowing of these two runs and decides nothing."""
+    """Remarks on these two runs that do not affect the verdict."""
     found = []
     change = _sides(baseline, candidate, yardstick, None, candidate.clock).change() if yardstick else None
     if change is not None:
-        found.append(f"The yardstick itself took ×{change.point:.3f} of its time then.")
+        found.append(f"The yardstick itself took ×{change.point:.3f} of its time in the baseline.")
     for cell in cells:
         before, after = (_result(run, cell) for run in (baseline, candidate))
         if before and after and before.cell.case != after.cell.case:
-            found.append(f"{name_of(after.cell.case)} is made in another way than in the baseline.")
+            found.append(f"{name_of(after.cell.case)} is defined differently than in the baseline.")
     versions = [run.environment.facts.get("effbench.version") for run in (baseline, candidate)]
     if versions[0] != versions[1]:
         found.append(f"The baseline was measured by effbench {versions[0]}, the candidate by {versions[1]}.")
@@ -243,17 +246,17 @@ def remarks(baseline: Run, candidate: Run, cells: Sequence[str], yardstick: str 
 
 
 def name_of(case: Case) -> str:
-    """How reports call a case: by the model's name alone where that is its only label."""
+    """The name of a case in reports: the model's name where that is its only label, else the id."""
     return str(case.labels["model"]) if tuple(case.labels) == ("model",) else case.id
 
 
-def _broken(costs: Sequence[Costed]) -> tuple[Word, str] | None:
+def _broken(costs: Sequence[CountCheck]) -> tuple[GateVerdict, str] | None:
     names = [item.name for item in costs if not item.is_kept]
     return ("REGRESSION", f"it costs something else: {', '.join(names)}") if names else None
 
 
-def _trouble(baseline: Run, candidate: Run, cell: str, yardstick: str | None) -> tuple[Word, str] | None:
-    """What keeps a cell from being judged at all: the verdict and the reason."""
+def _not_comparable(baseline: Run, candidate: Run, cell: str, yardstick: str | None) -> tuple[GateVerdict, str] | None:
+    """The verdict and reason of a cell that cannot be compared; None for one that can."""
     before, after = _result(baseline, cell), _result(candidate, cell)
     if is_emulated(baseline.environment) or is_emulated(candidate.environment):
         return "ENVIRONMENT", f"{EMULATED}; measure on the hardware itself"
@@ -280,7 +283,7 @@ def _trouble(baseline: Run, candidate: Run, cell: str, yardstick: str | None) ->
 
 
 def _unsteady(baseline: Run, candidate: Run, cell: str) -> str:
-    """Which side was measured before its times had settled; "" where none was."""
+    """The side that was measured without a steady state, as a reason; "" where there is none."""
     for side, run in (("baseline", baseline), ("candidate", candidate)):
         warmups = [launch.warmups[cell] for launch in run.launches if cell in launch.warmups]
         if not all(warmup.steady for warmup in warmups):
@@ -289,7 +292,7 @@ def _unsteady(baseline: Run, candidate: Run, cell: str) -> str:
 
 
 def _split(baseline: Run, candidate: Run, cell: str, yardstick: str | None) -> str:
-    """Why CPU time alone cannot tell how the two runs differ; "" where it can."""
+    """Why CPU time alone cannot compare the two runs; "" where it can."""
     measured = {
         f"{side}{of}": share_of(undisturbed_rounds(found))
         for side, run in (("baseline", baseline), ("candidate", candidate))
@@ -299,12 +302,12 @@ def _split(baseline: Run, candidate: Run, cell: str, yardstick: str | None) -> s
     return ab_pairs.split(candidate.clock, measured)
 
 
-def _sides(baseline: Run, candidate: Run, cell: str, yardstick: str | None, clock: str) -> Sides:
-    return Sides(*(_medians(run, cell, yardstick, clock) for run in (baseline, candidate)))
+def _sides(baseline: Run, candidate: Run, cell: str, yardstick: str | None, clock: str) -> LaunchTimes:
+    return LaunchTimes(*(_medians(run, cell, yardstick, clock) for run in (baseline, candidate)))
 
 
 def _medians(run: Run, cell: str, yardstick: str | None, clock: str) -> list[float]:
-    """Each launch's median log time, over the yardstick's in the same round where there is one."""
+    """The median log time of each launch, divided by the yardstick's in the same round if there is one."""
     found, unit = _result(run, cell), _result(run, yardstick) if yardstick else None
     if found is None or (yardstick and unit is None) or is_emulated(run.environment):
         return []

@@ -1,6 +1,6 @@
-"""The gate of costs: what networks are counted to cost against budgets and stored profiles. Pure, no torch.
+"""The costs gate: compare the counts of models with budgets and stored profiles. Without torch.
 
-Counts do not depend on the machine, so this gate says the same everywhere and has no tolerance.
+Counts do not depend on the machine, so this gate has the same result everywhere and needs no tolerance.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from effbench.core.cost import Cost
 from effbench.core.errors import CannotStart, InvalidValue
 from effbench.core.study import Cell
 from effbench.gates.config import QUANTITIES
-from effbench.gates.result import Costed, Finding
+from effbench.gates.result import CountCheck, Finding
 
-FOUND_FREELY = ("params",)
-"""What no operator without a formula can hide."""
+KNOWN_WITHOUT_FORMULAS = ("params",)
+"""Counts that are complete even where an operator has no formula."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """The counts of one network as they were stored, with what it was fed. `fed` is as the command line writes it."""
+    """The stored counts of one model and its inputs. `fed` holds the inputs as written on the command line."""
 
     name: str
     model: str
@@ -33,7 +33,7 @@ class Stored:
 
     @property
     def conditions(self) -> str:
-        """In words: what the counts hold for."""
+        """The inputs, batch and dtype that the counts are valid for, as text."""
         return f"input {self.fed}, batch {self.batch}, {self.dtype}"
 
 
@@ -44,40 +44,42 @@ def judge(
     stored: Stored | None = None,
     conditions: str = "",
 ) -> Finding:
-    """One network's counts against its budgets (at most) and a stored profile (equal).
+    """Compare the counts of one model with its budgets (at most) and a stored profile (equal).
 
-    `found` is the reason where the network does not run, which fails the gate: its budgets cannot hold. Where only this
-    machine is why, nothing is known of them. Counts that
-    lack an operator are a lower bound: they can break a budget but not keep it. `conditions` are those of the counts
-    (`Stored.conditions`); a profile stored under others says nothing.
+    `found` is the reason where the model does not run. That is a REGRESSION, or ENVIRONMENT where this machine is the
+    cause. Counts that lack an operator are lower bounds: they can exceed a budget but not show that it is kept.
+    `conditions` are those of the counts, as `Stored.conditions` has them. A profile stored under other conditions is
+    INCONCLUSIVE.
     """
     if isinstance(found, str):
         if getattr(found, "cause", "") == CannotStart.cause or "out of memory" in found:
             return Finding("costs", name, "ENVIRONMENT", f"it cannot be counted here: {found}")
-        return Finding("costs", name, "REGRESSION", f"it does not run: {found}", costs=_held(None, budgets, stored))
+        return Finding(
+            "costs", name, "REGRESSION", f"it does not run: {found}", costs=_count_checks(None, budgets, stored)
+        )
     if stored is not None and stored.conditions != conditions:
         reason = f"the profile is of {stored.conditions}, this is {conditions}; store it anew"
-        return Finding("costs", name, "INCONCLUSIVE", reason, costs=_held(found, budgets, None))
-    costs = _held(found, budgets, stored)
-    broken = [_words(item) for item in costs if not item.is_kept]
+        return Finding("costs", name, "INCONCLUSIVE", reason, costs=_count_checks(found, budgets, None))
+    costs = _count_checks(found, budgets, stored)
+    broken = [_describe_broken(item) for item in costs if not item.is_kept]
     if broken:
         return Finding("costs", name, "REGRESSION", "; ".join(broken), costs=costs)
-    if found.status == "partial" and any(item.name not in FOUND_FREELY for item in costs):
+    if found.status == "partial" and any(item.name not in KNOWN_WITHOUT_FORMULAS for item in costs):
         missing = ", ".join(f"{operator} ×{calls}" for operator, calls in found.uncounted.items())
         return Finding("costs", name, "INCONCLUSIVE", f"there is no formula for {missing}", costs=costs)
     return Finding("costs", name, "PASS", costs=costs)
 
 
-def differing(found: Cost | None, wanted: Cost | None, *, rule: bool = False) -> tuple[Costed, ...]:
-    """The counts in which two costs differ: shown only, or with `rule` held to be equal. () where one is missing."""
+def differing(found: Cost | None, wanted: Cost | None, *, rule: bool = False) -> tuple[CountCheck, ...]:
+    """The counts that differ between two costs, to be shown, or with `rule` required to be equal. () if one is None."""
     if found is None or wanted is None:
         return ()
     pairs = ((name, getattr(found, name), getattr(wanted, name)) for name in QUANTITIES)
-    return tuple(Costed(name, now, before, "equal" if rule else "") for name, now, before in pairs if now != before)
+    return tuple(CountCheck(name, now, before, "equal" if rule else "") for name, now, before in pairs if now != before)
 
 
 def document(cell: Cell, name: str, cost: Cost) -> dict[str, Any]:
-    """The counts of one network as ``check --json`` and ``--save-costs`` write them: as `profile --json` plus `id`."""
+    """The counts of one model as ``check --json`` and ``--save-costs`` write them: as `profile --json` plus `id`."""
     return {
         "id": name,
         "model": cell.case.model,
@@ -90,14 +92,14 @@ def document(cell: Cell, name: str, cost: Cost) -> dict[str, Any]:
 
 
 def conditions(cell: Cell) -> str:
-    """What the counts of a cell hold for, as `Stored.conditions` writes it."""
-    return f"input {_fed(map(str, cell.case.fed))}, batch {cell.batch}, {cell.case.dtype}"
+    """The inputs, batch and dtype of a cell, in the format of `Stored.conditions`."""
+    return f"input {_join_inputs(map(str, cell.case.fed))}, batch {cell.batch}, {cell.case.dtype}"
 
 
 def read(stored: object, source: str) -> tuple[Stored, ...]:
-    """The profiles in a document: one of ``profile --json``, a list of such, or what ``check --json`` wrote.
+    """Read the profiles in a document: one of ``profile --json``, a list of those, or one of ``check --json``.
 
-    Raises InvalidValue naming what is not there.
+    Raises InvalidValue that names what is missing.
     """
     listed = stored.get("costs", stored) if isinstance(stored, dict) else stored
     entries = listed if isinstance(listed, list) else [listed]
@@ -107,23 +109,23 @@ def read(stored: object, source: str) -> tuple[Stored, ...]:
 
 
 def matching(stored: Sequence[Stored], name: str, model: str) -> Stored | None:
-    """The profile of a network: that under its name, else the only one of its model."""
+    """The stored profile of a model: the one with its name, else the only one of the same model."""
     named = [item for item in stored if item.name == name]
     alike = named or [item for item in stored if not item.name and item.model in (model, name)]
     return alike[0] if len(alike) == 1 else None
 
 
-def _held(found: Cost | None, budgets: Mapping[str, int], stored: Stored | None) -> tuple[Costed, ...]:
+def _count_checks(found: Cost | None, budgets: Mapping[str, int], stored: Stored | None) -> tuple[CountCheck, ...]:
     def count(name: str) -> int | None:
         return None if found is None else int(getattr(found, name))
 
-    limits = [Costed(name, count(name), most, "at most") for name, most in budgets.items()]
-    equal = [] if stored is None else [Costed(name, count(name), n, "equal") for name, n in stored.counts.items()]
+    limits = [CountCheck(name, count(name), most, "at most") for name, most in budgets.items()]
+    equal = [] if stored is None else [CountCheck(name, count(name), n, "equal") for name, n in stored.counts.items()]
     return (*limits, *equal)
 
 
-def _words(item: Costed) -> str:
-    """A broken rule as a sentence, in digits enough to see the difference."""
+def _describe_broken(item: CountCheck) -> str:
+    """A broken limit as text, with enough digits to see the difference."""
     found, wanted = item.found, item.wanted
     if found is None or wanted is None:
         return f"{item.name} is not known"
@@ -134,7 +136,7 @@ def _words(item: Costed) -> str:
 
 @dataclass(frozen=True)
 class _Profile:
-    """What is read of one entry; `id` and `inputs` only where they are what we write."""
+    """The fields of one entry of a document. `id` and `inputs` are ignored unless they have the type that we write."""
 
     model: str
     dtype: str
@@ -161,12 +163,12 @@ def _stored(entry: object, source: str) -> Stored:
     return Stored(
         name=found.id if isinstance(found.id, str) else "",
         model=found.model,
-        fed=_fed(map(str, words)),
+        fed=_join_inputs(map(str, words)),
         batch=found.batch,
         dtype=found.dtype,
         counts={name: getattr(found, name) for name in QUANTITIES},
     )
 
 
-def _fed(words: Iterable[str]) -> str:
+def _join_inputs(words: Iterable[str]) -> str:
     return " and ".join(words)

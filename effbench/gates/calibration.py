@@ -1,9 +1,9 @@
-"""What the gate can see on a machine: the scatter of its launches, power, and the launches a slowdown takes. No torch.
+"""Estimate what the gate can detect on a machine: scatter between launches, power, launches needed. Without torch.
 
-Power is simulated: launches are drawn from a normal distribution with the recorded scatter of launch medians, and
-rounds around each with the recorded noise; then the gate's rule looks at them, with the cell's p-value
-corrected as if it were the only slow one of its suite. A plan looks when every gate does, whatever the looks of the
-rule at hand, and beyond that at about half as many launches again each time.
+Power is simulated. Launch medians are drawn from a normal distribution with the recorded scatter, and rounds around
+each with the recorded noise. Then the gate's rule is applied; the cell's p-value is corrected as if it were the only
+slow cell of its suite. A simulated gate has the default looks, whatever the looks of the given rule. Beyond the last
+one, each further look has about half as many launches again.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from effbench.gates.evidence import Evidence
 Array = NDArray[Any]
 
 CAP = 60
-"""More launches than this nobody takes: beyond, the answer is another machine."""
+"""The largest number of launches considered. Whoever needs more should use a quieter machine."""
 DRAWS = 1000
 _LARGEST = 1.0
-"""A slowdown beyond 100 % is nothing that needs a gate."""
+"""The largest slowdown considered: 100 %. It needs no gate to be noticed."""
 
 
 @dataclass(frozen=True)
 class Scatter:
-    """How one cell's log ratio varies; 0.01 is about 1 %.
+    """How the log ratio of one cell varies; 0.01 is about 1 %.
 
-    `within` is the deviation of rounds around the median of their launch, by the median absolute deviation; `between`
-    that of the launches' medians, None for a single launch. `rounds` is the middle number of a launch. `centre` is the
-    mean of the launch medians: what the two sides really differ by.
+    `within` is the standard deviation of rounds around their launch median, from the median absolute deviation.
+    `between` is the standard deviation of the launch medians, None for a single launch. `rounds` is the median number
+    of rounds of a launch. `centre` is the mean of the launch medians: the estimated difference of the two sides.
     """
 
     cell: str
@@ -51,7 +51,7 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Answer:
-    """A number, or None and the reason why there is none; `above` is what it is known to exceed."""
+    """A number, or None with the reason why there is none. `above` is a bound that the number is known to exceed."""
 
     value: float | None
     reason: str = ""
@@ -60,7 +60,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a gate can see on one machine. `detectable` is by number of launches, `needed` by slowdown; then by cell."""
+    """What a gate can detect on one machine.
+
+    `detectable` is by number of launches and cell, `needed` by slowdown and cell.
+    """
 
     scatter: tuple[Scatter, ...]
     detectable: Mapping[int, Mapping[str, Answer]]
@@ -68,7 +71,7 @@ class Survey:
 
 
 def survey(recorded: Evidence, *, slowdowns: Sequence[float] = (0.03, 0.05), rule: Rule | None = None) -> Survey:
-    """Everything `effbench aa` says of a machine: at the launches recorded, at a whole gate's, and planned."""
+    """Scatter, detectable slowdowns and launches needed, for the recorded number of launches and that of a gate."""
     judged = rule or Rule()
     counts = sorted({len(recorded.launches), LOOKS[-1]} - {0})
     return Survey(
@@ -79,12 +82,12 @@ def survey(recorded: Evidence, *, slowdowns: Sequence[float] = (0.03, 0.05), rul
 
 
 def scatter(recorded: Evidence) -> tuple[Scatter, ...]:
-    """One for every cell. `reason` says what is missing."""
+    """The scatter of every cell. `reason` names what is missing, if anything."""
     return tuple(_scatter(recorded, cell) for cell in recorded.cells)
 
 
 def looks_of(launches: int, rule: Rule | None = None) -> tuple[int, ...]:
-    """The looks of a gate planned for so many launches: the rule's, then growing as its last two do, and the last."""
+    """The looks of a gate of `launches` launches: those of the rule, extended at the ratio of its last two looks."""
     looks = list((rule or Rule()).looks)
     growth = looks[-1] / looks[-2] if len(looks) > 1 else 1.5
     while looks[-1] < launches:
@@ -101,10 +104,10 @@ def power(
     rule: Rule | None = None,
     wall: bool = False,
 ) -> float:
-    """The chance that a gate of so many cells, with these looks, calls this cell when it is so much slower.
+    """The probability that a gate reports this cell when it is slower by `slowdown`.
 
-    `wall` says that the wall clock is tested beside and takes its share of alpha. Raises ValueError for a cell whose
-    scatter is not known.
+    The gate has `cells` cells and these looks. With `wall` the wall clock is tested too and takes its share of alpha.
+    Raises ValueError for a cell whose scatter is not known.
     """
     p_values = _p_values(found, slowdown, tuple(looks), rule or Rule())
     return float(_called(p_values, looks, tuple(looks), cells, rule or Rule(), wall).mean())
@@ -113,7 +116,7 @@ def power(
 def needed_launches(
     recorded: Evidence, slowdown: float, *, power: float = POWER, rule: Rule | None = None, cap: int = CAP
 ) -> dict[str, Answer]:
-    """By cell, the fewest launches with which a slowdown (0.03 is 3 %) is called with this chance."""
+    """For each cell, the fewest launches that detect a slowdown (0.03 is 3 %) with this power."""
     judged, answers = rule or Rule(), {}
     for found in scatter(recorded):
         answers[found.cell] = _needed(
@@ -125,7 +128,7 @@ def needed_launches(
 def smallest_detectable(
     recorded: Evidence, launches: int, *, power: float = POWER, rule: Rule | None = None
 ) -> dict[str, Answer]:
-    """By cell, the smallest slowdown, as a share, that is called with this chance in a gate of so many launches."""
+    """For each cell, the smallest slowdown, as a share, that a gate of `launches` launches detects with this power."""
     judged, looks, answers = rule or Rule(), looks_of(launches), {}
     for found in scatter(recorded):
         reason = found.reason or ("one launch cannot tell" if launches < 2 else "")
@@ -137,8 +140,8 @@ def smallest_detectable(
     return answers
 
 
-def middle(answers: Mapping[str, Answer]) -> Answer:
-    """The answer of the suite's median cell; cells without an answer count as the largest."""
+def median_answer(answers: Mapping[str, Answer]) -> Answer:
+    """The median answer over the cells. Cells without an answer count as the largest."""
     ordered = sorted(answers.values(), key=lambda answer: math.inf if answer.value is None else answer.value)
     return ordered[len(ordered) // 2] if ordered else Answer(None, "there is no cell")
 
@@ -157,7 +160,7 @@ def _scatter(recorded: Evidence, cell: str) -> Scatter:
     between = stats.deviation(medians) if len(medians) > 1 else None
     reason = ""
     if split := recorded.cpu_share(cell):
-        reason = f"{split}, so its ratio tells nothing"
+        reason = f"{split}, so its ratio is not valid"
     elif between is None:
         reason = "one launch shows no scatter between launches"
     elif between <= 1e-12:
@@ -195,12 +198,12 @@ def _detectable(found: Scatter, looks: tuple[int, ...], power: float, rule: Rule
 
 
 def _p_values(found: Scatter, slowdown: float, counts: tuple[int, ...], rule: Rule) -> Array:
-    """p of the rule (draws × counts) after each number of launches, of a cell that is so much slower."""
+    """p-values of the rule (draws × counts) after each number of launches, for a cell that is slower by `slowdown`."""
     if found.within is None or found.between is None:
         raise ValueError(f"{found.cell}: {found.reason}")
     *parts, spread = _drawn(max(counts[-1], CAP), found.rounds)
     launch, noise, noise_median = (part[:, : counts[-1]] for part in parts)
-    # The recorded scatter of medians holds what the rounds' noise adds to it.
+    # The recorded scatter of medians includes the part that comes from the noise of rounds.
     apart = math.sqrt(max(found.between**2 - (found.within * spread) ** 2, 0.0))
     above_threshold = math.log1p(slowdown) - math.log1p(rule.smallest_effect)
     at = above_threshold + apart * launch
@@ -217,7 +220,7 @@ def _p_values(found: Scatter, slowdown: float, counts: tuple[int, ...], rule: Ru
 def _called(
     p_values: Array, counts: Sequence[int], looks: tuple[int, ...], cells: int, rule: Rule, wall: bool
 ) -> Array:
-    """Whether each draw is called at any of the looks."""
+    """Whether each draw is reported as slower at any of the looks."""
     spent = numpy.asarray(stats.alpha_spending(share_of_alpha(rule.alpha, has_wall=wall), len(looks)))
     at = [counts.index(look) for look in looks]
     called: Array = numpy.any(p_values[:, at] * cells <= spent, axis=1)
@@ -226,9 +229,9 @@ def _called(
 
 @lru_cache(maxsize=2)
 def _drawn(launches: int, rounds: int) -> tuple[Array, Array, Array, float]:
-    """Standard normal launches, rounds within, the rounds' medians, and the deviation of those.
+    """Standard normal draws for launches and rounds, the medians of the rounds, and the standard deviation of those.
 
-    The same for every cell and slowdown, so that answers differ by what is asked and not by luck.
+    Every cell and slowdown uses the same draws, so that answers do not differ by chance.
     """
     generator = numpy.random.default_rng(rounds)
     noise = generator.standard_normal((DRAWS, launches, rounds))

@@ -1,4 +1,4 @@
-"""From a configuration to what is measured: the study of its subjects, the plan, what each network costs."""
+"""Turn a configuration into a study, a plan and the costs of each model under check."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ from effbench.studies.plan import Plan
 from effbench.zoo.load_model import DEFAULT_SHAPE
 
 Counts = Mapping[str, Cost | str]
-"""What each subject costs, by name; or the reason why it does not run."""
+"""The cost of each subject by name, or the reason why it does not run."""
 
 YARDSTICK_CASE = Case("mobilenet_v2", (3, 96, 96), labels={"model": YARDSTICK})
-"""Convolutions wide and depthwise, norms, activations and additions, in some milliseconds."""
+"""A zoo model with wide and depthwise convolutions, norms, activations and additions that runs in a few ms."""
 
 
 def study(config: Config) -> Experiment:
-    """The subjects side by side, each under its name; ratios are to the first.
+    """The study of all subjects, each under its name. Ratios are to the first.
 
-    Raises UnknownName, ModelError, InvalidValue for a subject that names nothing.
+    Raises UnknownName, ModelError, InvalidValue for a subject whose model does not exist.
     """
     models = [config.located(subject) for subject in config.subjects]
     model_comparison.require(models)
     cases = []
-    for subject, model, fed in zip(config.subjects, models, _fed(config.subjects, models, here(config)), strict=True):
+    for subject, model, fed in zip(
+        config.subjects, models, _inputs_of(config.subjects, models, here(config)), strict=True
+    ):
         cases.append(
             Case(
                 model,
@@ -53,15 +55,16 @@ def study(config: Config) -> Experiment:
 
 
 def planned(config: Config, experiment: Experiment) -> Plan:
-    """How the study is measured: with the configuration's options, every cell in its own batch."""
+    """The plan of the study under the configuration's options, every cell with its own batch."""
     found = plan.make(experiment, config.options())
     batches = {subject.name: subject.batch or config.batch or 1 for subject in config.subjects}
     return replace(found, cells=tuple(replace(cell, batch=batches.get(name_of(cell.case), 1)) for cell in found.cells))
 
 
 def remarks(runs: Iterable[Run]) -> tuple[str, ...]:
-    """What to know of the networks of a gate: what they set for the whole process, what they do beside computing, and
-    in which dtype they are measured where that is not their own.
+    """Remarks on the models of a gate.
+
+    They name process-wide settings that a model changes, its side effects, and its dtype if it is not the model's own.
     """
     told: list[str] = []
     for run in runs:
@@ -72,14 +75,15 @@ def remarks(runs: Iterable[Run]) -> tuple[str, ...]:
 
 
 def here(config: Config) -> Site:
-    """The files as they are now: modules are imported from the configuration's `paths` first."""
+    """The site of the working tree: modules are imported from the configuration's `paths` first."""
     return Site(Path.cwd(), tuple(os.path.abspath(config.folder / path) for path in config.paths))
 
 
 def count(cells: Sequence[Cell], site: Site | None = None) -> Counts:
-    """What each cell costs, by name: user code in a process of its own, which it may crash, hang or leave.
+    """Count the cost of each cell, by name. User code runs in a child process, which it may crash or hang.
 
-    `site` is where that code lies, if not here. Raises ForeignCode where a side runs what is not its own.
+    `site` is the location of that code. Default: the current process's. Raises ForeignCode where a side would run code
+    of the other side.
     """
     foreign = [cell for cell in cells if count_in_subprocess.is_foreign(cell.case.model)]
     apart: Mapping[str, Counted | str] = {}
@@ -102,9 +106,9 @@ def count(cells: Sequence[Cell], site: Site | None = None) -> Counts:
 
 
 class CostsOf:
-    """What the cells of a plan cost, at a site of their own or here. All are counted when the first is asked for.
+    """A function from a cell of the plan to its cost. All cells are counted at the first call.
 
-    Raises EffbenchError for a cell that does not run.
+    It raises EffbenchError for a cell that does not run.
     """
 
     def __init__(self, planned: Plan, site: Site | None = None) -> None:
@@ -120,13 +124,13 @@ class CostsOf:
 
 
 def facts(found: Environment) -> dict[str, str]:
-    """The machine in words."""
+    """The facts about the machine that the gate's report shows."""
     wanted = {"machine": "cpu.model", "gpu": "gpu.name", "threads": "run.threads", "torch": "torch.version"}
     return {word: str(found.facts[name]) for word, name in wanted.items() if found.facts.get(name)}
 
 
-def _fed(subjects: Sequence[Subject], models: Sequence[str], site: Site) -> list[tuple[Input, ...]]:
-    """What each subject is fed: what it was told to be, else what it was published with or says itself."""
+def _inputs_of(subjects: Sequence[Subject], models: Sequence[str], site: Site) -> list[tuple[Input, ...]]:
+    """The inputs of each subject: those configured, else the published shape, else the one that its code declares."""
     published = [
         model_comparison.published_shape(model, item.arguments) for item, model in zip(subjects, models, strict=True)
     ]
@@ -143,7 +147,7 @@ def _fed(subjects: Sequence[Subject], models: Sequence[str], site: Site) -> list
 
 
 def of_cases(cases: Sequence[Case]) -> Experiment:
-    """The study of these cases side by side; ratios are to the first."""
+    """The study of these cases. Ratios are to the first."""
     levels = tuple(case.labels["model"] for case in cases)
     return Experiment(
         name="check",

@@ -1,4 +1,4 @@
-"""What `effbench check` holds networks to: read from effbench.toml, or from the words of the command line."""
+"""The configuration of `effbench check`: models, budgets and tolerances, from effbench.toml or the command line."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ else:
 FILE = "effbench.toml"
 
 QUANTITIES = ("madds", "params", "memory_access", "memory_access_bytes", "activations")
-"""What a budget can be given for: ``max_madds`` and so on, of one forward pass of the whole batch."""
+"""Counts that can have a budget (``max_madds`` and so on), of one forward pass of the whole batch."""
 
 YARDSTICK = "yardstick"
-"""The name of the network that a stored baseline measures beside the user's; no other may have it."""
+"""The reserved name of the model that a stored baseline measures beside the user's."""
 
 TOLERANCE = 0.03
 COUNT_TOLERANCE = 0.005
-"""Of instructions: five times what two counts of the same code may differ by."""
+"""The default tolerance of instruction counts: five times the largest difference between two counts of one code."""
 BUDGET_S = 600.0
 
 
-def _or_text(parse: Callable[[str], Any], kind: Any) -> Callable[[Any], Any]:
-    """Reads a number that may also be written in words, such as "3%"."""
+def _number_or_text(parse: Callable[[str], Any], kind: Any) -> Callable[[Any], Any]:
+    """A converter for values that are a number, or a string such as "3%"."""
     return lambda value: parse(value) if isinstance(value, str) else msgspec.convert(value, kind)
 
 
 def _count(value: Any) -> int:
-    found = _or_text(units.amount, Annotated[int, Meta(ge=0)])(value)
+    found = _number_or_text(units.amount, Annotated[int, Meta(ge=0)])(value)
     if found >= 10**30:
         raise ValueError
     return int(found)
@@ -59,15 +59,15 @@ def _inputs(value: Any) -> tuple[Input, ...]:
 
 
 def _arguments(value: Any) -> dict[str, Any]:
-    json.dumps(value, allow_nan=False)  # a date is no JSON
+    json.dumps(value, allow_nan=False)  # refuses TOML dates
     return msgspec.convert(value, dict[str, Any])
 
 
 @dataclass(frozen=True)
 class _Key:
-    """A key of effbench.toml: what it holds, in words for the message, and what reads it where its type does not say.
+    """A key of effbench.toml: its expected value for error messages, and a converter where the type is not enough.
 
-    `name` is that of the key where its field has another.
+    `name` is the name of the key where it differs from that of the field.
     """
 
     expected: str
@@ -76,14 +76,14 @@ class _Key:
 
 
 _Keys = dict[str, tuple[str, Any, _Key]]
-"""Each key with its field, its type, and what else there is to say of it."""
+"""Each key with its field, its type and its `_Key`."""
 
 Text = Annotated[str, Meta(pattern=r"\S")]
 Above = Annotated[int, Meta(ge=1, lt=2**31)]
 Dtype = Annotated[str, Meta(pattern=rf"^({'|'.join(FLOATS)})\Z")]
 
-_SHARE = _or_text(parsing.share, Annotated[float, Meta(gt=0, lt=1)])
-_TIME = _or_text(parsing.seconds, Annotated[float, Meta(gt=0, lt=1e9)])
+_SHARE = _number_or_text(parsing.share, Annotated[float, Meta(gt=0, lt=1)])
+_TIME = _number_or_text(parsing.seconds, Annotated[float, Meta(gt=0, lt=1e9)])
 
 _BATCH = _Key("a whole number of 1 or more")
 _DTYPE = _Key(f"one of {', '.join(FLOATS)}")
@@ -92,20 +92,21 @@ _TOLERANCE = _Key('a share such as "3%" or 0.03', _SHARE)
 
 @dataclass(frozen=True)
 class Subject:
-    """One network that is held to something, under the `name` that every report calls it by.
+    """One model to check, under the `name` that reports show.
 
-    `model` is what `zoo.resolve` takes, a file's path as it was written. `inputs` is None where the network's own are
-    to be found out; `budgets` are the most of each of `QUANTITIES`. None elsewhere is "as the whole check has it".
+    `model` is a spec for `zoo.resolve`; the path of a file is kept as it was written. `inputs` is None where the
+    model's own input shape is looked up. `budgets` are the upper limits of `QUANTITIES`. In every other field None
+    means the value of the whole check.
     """
 
     name: str
     model: Annotated[Text, _Key('a model such as "nets.py:small" or "mobilenet_v2"')]
     inputs: Annotated[
-        tuple[Input, ...] | None, _Key('an input such as "3x32x32", or a list of such words', _inputs, "input")
+        tuple[Input, ...] | None, _Key('an input such as "3x32x32", or a list of such inputs', _inputs, "input")
     ] = None
     batch: Annotated[Above | None, _BATCH] = None
     dtype: Annotated[Dtype | None, _DTYPE] = None
-    arguments: Annotated[Mapping[str, Any], _Key("a table of what the model is made with", _arguments)] = field(
+    arguments: Annotated[Mapping[str, Any], _Key("a table of keyword arguments for the model", _arguments)] = field(
         default_factory=dict
     )
     tolerance: Annotated[float | None, _TOLERANCE] = None
@@ -114,10 +115,11 @@ class Subject:
 
 @dataclass(frozen=True)
 class Config:
-    """What to check and how. `folder` is what relative model files and `baseline` are relative to.
+    """The models to check and the options of the check. Paths of models and `baseline` are relative to `folder`.
 
-    None is "not said", so that a stored run can say it instead; `options` fills it in. `tolerance` and `alpha` are
-    shares, `budget_s` seconds. `paths` are the places in `folder` that modules are imported from.
+    None means not given: a stored run may provide the value, and `options` fills in the default. `tolerance` and
+    `alpha` are shares, `budget_s` is in seconds. `paths` are the folders inside `folder` that modules are imported
+    from.
     """
 
     subjects: tuple[Subject, ...] = ()
@@ -141,20 +143,20 @@ class Config:
     ] = (".", "src")
 
     def tolerance_of(self, name: str) -> float:
-        """The tolerance of the subject with this name, else that of the whole check."""
+        """The tolerance of this subject: its own, else that of the check, else the default."""
         own = next((item.tolerance for item in self.subjects if item.name == name), None)
         return own or self.tolerance or (COUNT_TOLERANCE if self.count else TOLERANCE)
 
     def options(self) -> MeasureOptions:
-        """How to measure, with every default filled in; `batch` and `dtype` are those of each subject."""
+        """The measuring options with defaults filled in, without `batch` and `dtype`, which each subject has."""
         said = {name: getattr(self, name) for name in ("device", "threads", "allocator", "seed", "launches")}
         said["budget_s"] = self.budget_s or BUDGET_S
         return MeasureOptions.of({name: value for name, value in said.items() if value is not None})
 
     def located(self, subject: Subject) -> str:
-        """The subject's model with its file's path from here.
+        """The subject's model with its path relative to the current folder.
 
-        Only a relative ``path/file.py:factory`` depends on a folder; every other word stays as it is.
+        Only a relative ``path/file.py:factory`` depends on the folder; every other spec is returned unchanged.
         """
         name, question, query = subject.model.partition("?")
         place, _, attribute = name.rpartition(":")
@@ -165,10 +167,11 @@ class Config:
 
 
 def find(path: Path | None = None, models: Sequence[str] = (), *, needs_models: bool = True) -> Config:
-    """The configuration of these models, of all without any: from this file, else from ./effbench.toml.
+    """Load the configuration from `path`, else from ./effbench.toml, and keep `models` only (all if none are given).
 
-    A file that was not asked for is read only where it has all the models. `needs_models` says that nothing else could
-    name them. Raises StorageError, InvalidValue, UnknownName.
+    ./effbench.toml is used only if it defines all of `models`; otherwise the models are checked without a file. With
+    `needs_models` false, no models and no file give an empty configuration instead of an error. Raises StorageError,
+    InvalidValue, UnknownName.
     """
     here = Path(FILE)
     if path is not None or (here.is_file() and not models):
@@ -189,7 +192,7 @@ def find(path: Path | None = None, models: Sequence[str] = (), *, needs_models: 
 
 
 def load(path: Path) -> Config:
-    """The configuration in a file. Raises StorageError, InvalidValue, UnknownName in one line that names the key."""
+    """Read a configuration file. Raises StorageError, InvalidValue, UnknownName in one line that names the key."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -207,13 +210,13 @@ def load(path: Path) -> Config:
         raise InvalidValue(f"{path}: models must be tables, such as [models.small]")
     whole = tables.get("check", {})
     if not isinstance(whole, dict):
-        raise InvalidValue(f"{path}: check = {_shown(whole)}: expected a table, [check]")
+        raise InvalidValue(f"{path}: check = {_abbreviated(whole)}: expected a table, [check]")
     subjects = tuple(_subject(path, name, table) for name, table in models.items())
     return replace(Config(**_read(path, "check", whole, _CHECK)), subjects=subjects, folder=path.parent)
 
 
 def _decoded(path: Path, data: bytes) -> str:
-    """The text of a file that some editor or shell has written. Raises InvalidValue where it is not UTF-8."""
+    """Decode a file, with or without a byte order mark. Raises InvalidValue where it is not UTF-8."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
         raise InvalidValue(f"{path} is UTF-16, as PowerShell's > writes it, or no text; save it as UTF-8")
     try:
@@ -223,14 +226,14 @@ def _decoded(path: Path, data: bytes) -> str:
         raise InvalidValue(
             f"{path} is not UTF-8: byte {data[error.start]:#x} in line {line}; save it as UTF-8"
         ) from None
-    # Files are named as the locale names them, also by one that knows ASCII alone.
+    # Paths in the file must match those of the locale, even if its encoding is ASCII.
     return text if text.isascii() else os.fsdecode(text.encode())
 
 
 def chosen(config: Config, models: Sequence[str]) -> Config:
-    """The configuration of these models alone: names of its own subjects, or words that it does not know yet.
+    """The configuration with these models only: subjects of `config` by name, or new model specs.
 
-    Raises InvalidValue for one that is named twice.
+    Raises InvalidValue for a model that is given twice.
     """
     known = {subject.name: subject for subject in config.subjects}
     for name in models:
@@ -241,9 +244,9 @@ def chosen(config: Config, models: Sequence[str]) -> Config:
 
 
 def with_options(config: Config, options: Mapping[str, Any], budgets: Mapping[str, int]) -> Config:
-    """The configuration with what the command line says instead: fields of `Config`, and budgets for every subject.
+    """The configuration with the options of the command line: fields of `Config`, and budgets for every subject.
 
-    What it says of batch, dtype, inputs and tolerance holds for every subject too. Raises InvalidValue, UnknownName.
+    Options batch, dtype, inputs and tolerance override those of every subject. Raises InvalidValue, UnknownName.
     """
     dtype = options.get("dtype")
     for name in ("batch", "launches"):
@@ -269,14 +272,14 @@ def _subject(path: Path, name: str, table: Mapping[str, Any]) -> Subject:
 
 def _refuse_name(name: str, where: str) -> None:
     if not name.strip() or name == YARDSTICK:
-        taken = f"'{YARDSTICK}' is what effbench calls its own" if name else "it is empty"
+        taken = f"effbench reserves '{YARDSTICK}' for its own model" if name else "it is empty"
         raise InvalidValue(f"{where} cannot be the name of a model: {taken}; choose another")
 
 
 def _read(
     path: Path, table: str, found: Mapping[str, Any], keys: Mapping[str, tuple[str, Any, _Key]]
 ) -> dict[str, Any]:
-    """The fields that the keys of a table stand for. Raises UnknownName and InvalidValue naming the key."""
+    """Convert the keys of a table to fields. Raises UnknownName and InvalidValue that name the key."""
     fields = {}
     for name, value in found.items():
         if name not in keys:
@@ -285,17 +288,17 @@ def _read(
         try:
             fields[field] = msgspec.convert(value, kind) if key.read is None else key.read(value)
         except (TypeError, ValueError, EffbenchError, msgspec.ValidationError):
-            raise InvalidValue(f"{path}: [{table}] {name} = {_shown(value)}: expected {key.expected}") from None
+            raise InvalidValue(f"{path}: [{table}] {name} = {_abbreviated(value)}: expected {key.expected}") from None
     return fields
 
 
-def _shown(value: Any) -> str:
+def _abbreviated(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _keys(noun: type) -> _Keys:
-    """The keys of the table that `noun` is read from."""
+    """The keys of the table that holds a `noun`, from its annotations."""
     found = {}
     for name, kind in get_type_hints(noun, include_extras=True).items():
         key = getattr(kind, "__metadata__", ())[-1:]

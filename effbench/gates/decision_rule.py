@@ -1,13 +1,13 @@
-"""The gate's decision rule, on arrays: from paired rounds to a verdict per cell, of one gate or of thousands. No torch.
+"""The decision rule of the gates: turn paired rounds into a verdict for each cell. Works on arrays, without torch.
 
-A slowdown is called only when two tests agree on it: a sign test over all rounds and Student's t over the launches'
-medians. Rounds of one process share its luck, so the first alone raises false alarms (12.7 % of suites at a nominal 1
-%); with few launches the second alone rests on a handful of values. Holm's procedure corrects over cells, alpha
-spending over looks, and a verdict once reached is final.
+A slowdown is reported only when two tests reject: a sign test over all rounds and Student's t test over the launch
+medians. Rounds of one process are correlated, so the sign test alone raises false alarms (12.7 % of suites at a nominal
+1 %). With few launches the t test alone rests on a handful of values. Holm's procedure corrects for the number of
+cells, alpha spending for the number of looks. A look is an interim analysis. A verdict, once reached, is final.
 
-A *suite* is one gate's worth of launches. `Gate` decides one as it is measured; `decide` decides many, resampled from a
-recording. Both ask `evaluate` and `outcomes`. The gate of a stored run, which is not paired, has tests of its own and
-asks `outcomes` too.
+A *suite* is the set of launches of one gate. `Gate` decides one suite while it is measured. `decide` decides many
+suites that were resampled from a recorded measurement. Both use `evaluate` and `outcomes`. The gate of a stored run has
+no pairs: it computes its own tests (`baseline`) and uses `outcomes` only.
 """
 
 from __future__ import annotations
@@ -24,28 +24,30 @@ from numpy.typing import NDArray
 from effbench.analysis import cpu_share, stats
 from effbench.analysis.summary import CONTAMINATED_SHARE
 from effbench.gates.ab_pairs import Pair
-from effbench.gates.evidence import Evidence, middle
+from effbench.gates.evidence import Evidence, nan_median
 
 Array = NDArray[Any]
 
 LOOKS = (4, 6, 9, 13)
-"""Launches after which the gate looks."""
+"""Numbers of launches after which the gate runs its tests (the looks)."""
 SMALLEST_EFFECT = 0.01
-"""A slowdown below this is no regression."""
+"""A slowdown below this share is never a regression."""
 WALL_EFFECT = 0.10
-"""CPU time does not see waiting, so a slowdown of the wall clock beyond this is a regression all the same."""
+"""A slowdown in wall time above this share is a regression even where CPU time decides: CPU time misses waiting."""
 WALL_SHARE = 0.1
 """The share of alpha that the test of the wall clock may spend."""
 POWER = 0.8
-"""What `detectable` promises: this share of slowdowns of that size are called."""
+"""The power of `detectable`: the probability that a slowdown of that size is reported."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How the gate decides. `tolerance` and the effects are shares of the baseline's time: 0.03 is 3 %.
+    """The parameters of the decision rule. `tolerance` and `smallest_effect` are shares of the baseline's time (0.03 is
+    3 %).
 
-    `alpha` is the chance, over all cells and looks of one gate, to call a regression where no cell is slower than
-    `smallest_effect`; per cell, also the chance to pass one that is slower than `tolerance`.
+    `alpha` is the false-alarm rate of one gate over all its cells and looks: the probability of any REGRESSION while no
+    cell is slower than `smallest_effect`. For each cell it is also the probability of PASS while the cell is slower
+    than `tolerance`.
     """
 
     tolerance: float = 0.03
@@ -55,7 +57,10 @@ class Rule:
 
 
 class Outcome(IntEnum):
-    """What a look finds of a cell, and why. PASS, SLOWER and WAITS are final."""
+    """The outcome of one cell at one look, with its cause. PASS, SLOWER and WAITS are final.
+
+    WAITS is a slowdown in wall time that CPU time does not show.
+    """
 
     PASS = 0
     SLOWER = 1
@@ -79,14 +84,14 @@ class Outcome(IntEnum):
         return "ENVIRONMENT" if self is Outcome.DISTURBED else "INCONCLUSIVE"
 
     def reason(self, tolerance: float, *, disturbed: str = "", split: str = "", unsteady: str = "") -> str:
-        """The outcome in words; the three doubts are those of the cell."""
+        """The outcome as a sentence. `disturbed`, `split` and `unsteady` are the cell's texts of `Evidence.doubts`."""
         by_wall = f"more than {100 * WALL_EFFECT:.0f} % slower"
         return {
-            Outcome.WAITS: f"it waits: {by_wall} by the wall clock",
+            Outcome.WAITS: f"it waits longer: {by_wall} in wall time",
             Outcome.DISTURBED: disturbed,
             Outcome.CLOCKS_DISAGREE: f"{split}; a verdict needs the wall clock to agree",
             Outcome.NOT_SHOWN: f"neither a slowdown nor its absence within {100 * tolerance:.3g} % is shown",
-            Outcome.WALL_SLOWER: f"the wall clock reads {by_wall}, CPU time does not",
+            Outcome.WALL_SLOWER: f"{by_wall} in wall time, not in CPU time",
             Outcome.UNSTEADY: unsteady,
         }.get(self, "")
 
@@ -97,10 +102,10 @@ Verdict = Literal["REGRESSION", "PASS", "INCONCLUSIVE", "ENVIRONMENT"]
 
 @dataclass(frozen=True)
 class Clock:
-    """What the tests say of every cell on one clock (suites × cells).
+    """Test results of every cell on one clock; arrays of suites × cells.
 
-    One-sided p-values: `slower` of "more than the smallest effect slower", `absent` of "less than the tolerance
-    slower". `change` is the log ratio itself, NaN where nothing was measured.
+    `slower` is the one-sided p-value for "slower by more than the smallest effect", `absent` the one for "slower by
+    less than the tolerance". `change` is the log ratio, NaN where nothing was measured.
     """
 
     slower: Array
@@ -110,11 +115,12 @@ class Clock:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `outcomes` decides on (suites × cells).
+    """The input of `outcomes`; arrays of suites × cells.
 
-    `deciding` is the clock of the run; `wall` the wall clock where that is another one, and `waiting` the p-value of
-    "more than `WALL_EFFECT` slower" on it. What `is_disturbed` proves nothing, what `is_unsteady` cannot pass. Where a
-    cell `is_split`, the CPU clock misses work of it, and both clocks must agree on a verdict.
+    `deciding` holds the tests on the run's own clock. `wall` holds those on the wall clock where that is another one,
+    and `waiting` the p-value for "slower by more than `WALL_EFFECT`" in wall time. A cell that `is_disturbed` gets no
+    verdict, and one that `is_unsteady` cannot pass. Where `is_split`, CPU time misses part of the cell's work, so both
+    clocks must agree on a verdict.
     """
 
     deciding: Clock
@@ -126,7 +132,7 @@ class Evaluation:
 
 
 def outcomes(tested: Evaluation, alpha: float) -> Array:
-    """The `Outcome` of every cell (suites × cells) at a look that may spend `alpha`."""
+    """The `Outcome` of every cell (suites × cells) at a look with significance level `alpha`."""
     own, wall, is_split = tested.deciding, tested.wall, tested.is_split
     share = share_of_alpha(alpha, has_wall=wall is not None)
     is_slower = stats.holm(numpy.where(tested.is_disturbed, 1.0, own.slower)) <= share
@@ -138,7 +144,7 @@ def outcomes(tested: Evaluation, alpha: float) -> Array:
         is_apart = numpy.abs(own.change - wall.change) > math.log1p(WALL_EFFECT)
         is_against = is_split & (is_apart | (own.absent > alpha) | (wall.absent > alpha))
         is_wall_slower = wall.change > math.log1p(WALL_EFFECT)
-    cases = {  # the first that holds
+    cases = {  # the first condition that holds decides
         Outcome.DISTURBED: tested.is_disturbed,
         Outcome.SLOWER: is_slower,
         Outcome.WAITS: is_waiting,
@@ -152,13 +158,13 @@ def outcomes(tested: Evaluation, alpha: float) -> Array:
 
 
 def improved(faster: Array, tested: Evaluation, alpha: float) -> Array:
-    """Which cells are shown to be faster (suites × cells), by their p-values of that."""
+    """Which cells are significantly faster (suites × cells); `faster` holds their one-sided p-values."""
     found: Array = (stats.holm(numpy.where(tested.is_disturbed, 1.0, faster)) <= alpha) & ~tested.is_split
     return found
 
 
 def share_of_alpha(alpha: float, *, has_wall: bool) -> float:
-    """What the deciding clock may spend of `alpha`."""
+    """The part of `alpha` for the tests on the deciding clock; the wall-clock test gets the rest."""
     return alpha * (1 - WALL_SHARE) if has_wall else alpha
 
 
@@ -168,22 +174,22 @@ def share_of_alpha(alpha: float, *, has_wall: bool) -> float:
 def evaluate(
     evidence: Evidence, drawn: Array, rule: Rule, tolerances: Sequence[float] = (), shift: Array | float = 0.0
 ) -> Evaluation:
-    """What the tests say of suites of these launches.
+    """Test every cell of every suite.
 
     Parameters
     ----------
     drawn
-        Places of launches in the evidence (suites × launches).
+        Indices of launches in the evidence (suites × launches).
     tolerances
-        By cell; those of the rule by default.
+        The tolerance of each cell. Default: the rule's.
     shift
-        Added to the log ratios of a suite's cell (suites × cells).
+        Simulated change, added to the log ratios (suites × cells).
     """
     within = numpy.asarray(tolerances or [rule.tolerance] * len(evidence.cells))
     is_split = _is_split(evidence, drawn)
 
     def read(values: Array, *, is_needed: bool = True) -> Clock:
-        change = middle(middle(values)[:, drawn].transpose(1, 0, 2)) + shift
+        change = nan_median(nan_median(values)[:, drawn].transpose(1, 0, 2)) + shift
         if not is_needed:
             return Clock(numpy.ones(change.shape), numpy.ones(change.shape), change)
         absent = p_above(-values, drawn, 1 / (1 + within) - 1, -numpy.asarray(shift))
@@ -194,25 +200,26 @@ def evaluate(
         read(evidence.values),
         _is_disturbed(evidence.disturbed, drawn),
         is_split,
-        _is_beyond(evidence.unsteady, drawn),
+        _exceeds_share(evidence.unsteady, drawn),
         None if wall is None else read(wall, is_needed=bool(is_split.any())),
         None if wall is None else p_above(wall, drawn, WALL_EFFECT, shift),
     )
 
 
 def p_above(values: Array, drawn: Array, share: Array | float, shift: Array | float = 0.0) -> Array:
-    """One-sided p-value of "more than `share` slower" of every suite's cell (suites × cells).
+    """One-sided p-values for "slower by more than `share`" (suites × cells).
 
-    The larger of the sign test over all rounds and the t test over launch medians, both on log ratios. 1.0 where the
-    data cannot tell. `values` are cells × launches × rounds, `share` one for all or by cell.
+    Each is the larger p-value of the sign test over all rounds and the t test over launch medians, both on log ratios.
+    It is 1.0 where there is too little data. `values` has the shape cells × launches × rounds. `share` is one number
+    or one a cell.
     """
     threshold = numpy.log1p(share) - numpy.broadcast_to(shift, (len(drawn), len(values)))
     levels, level = numpy.unique(threshold, return_inverse=True)
     level = level.reshape(threshold.shape)
-    medians = middle(values)[:, drawn].transpose(1, 0, 2)
+    medians = nan_median(values)[:, drawn].transpose(1, 0, 2)
     rounds = numpy.isfinite(values).sum(axis=2)[:, drawn].sum(axis=2).T
     p_values = numpy.ones(threshold.shape)
-    for number, at in enumerate(levels):  # as many as there are slowdowns and tolerances: a few
+    for number, at in enumerate(levels):  # one a distinct threshold, of which there are few
         above = (values > at).sum(axis=2)[:, drawn].sum(axis=2).T
         found = numpy.maximum(stats.sign_p(above, rounds), stats.t_p(medians, at))
         p_values = numpy.where(level == number, found, p_values)
@@ -220,9 +227,9 @@ def p_above(values: Array, drawn: Array, share: Array | float, shift: Array | fl
 
 
 def detectable(medians: Sequence[float], alpha: float, smallest_effect: float = SMALLEST_EFFECT) -> float | None:
-    """The smallest slowdown, as a share, that launches of these medians would have called with a chance of `POWER`.
+    """The smallest slowdown, as a share, that the t test on these launch medians detects with power `POWER`.
 
-    By the power of the t test; None below two launches and without scatter.
+    None below two launches, and where the medians do not vary.
     """
     if len(medians) < 2 or not (scatter := stats.deviation(medians)):
         return None
@@ -231,42 +238,42 @@ def detectable(medians: Sequence[float], alpha: float, smallest_effect: float = 
 
 
 def _is_disturbed(counts: Array, drawn: Array) -> Array:
-    """`analysis.summary.too_many` of a suite's cell (suites × cells)."""
-    bad, every = _summed(counts, drawn)
-    beyond: Array = _is_beyond(counts, drawn) & ((bad > 1) | (bad == every))
+    """Whether too many rounds were disturbed (suites × cells), as `analysis.summary.too_many` defines it."""
+    bad, every = _totals(counts, drawn)
+    beyond: Array = _exceeds_share(counts, drawn) & ((bad > 1) | (bad == every))
     return beyond
 
 
-def _is_beyond(counts: Array, drawn: Array) -> Array:
-    """Whether more than a tenth is, of a suite's cell (suites × cells)."""
-    bad, every = _summed(counts, drawn)
+def _exceeds_share(counts: Array, drawn: Array) -> Array:
+    """Whether more than `CONTAMINATED_SHARE` of the rounds or warm-ups are affected (suites × cells)."""
+    bad, every = _totals(counts, drawn)
     beyond: Array = bad > CONTAMINATED_SHARE * every
     return beyond
 
 
-def _summed(counts: Array, drawn: Array) -> Array:
+def _totals(counts: Array, drawn: Array) -> Array:
     summed: Array = counts[:, drawn].sum(axis=2).transpose(2, 1, 0)
     return summed
 
 
 def _is_split(evidence: Evidence, drawn: Array) -> Array:
-    """Whether the CPU clock misses work of a suite's cell (suites × cells) on either side."""
+    """Whether CPU time misses part of the work on either side (suites × cells)."""
     if evidence.shares is None:
         return numpy.zeros((len(drawn), len(evidence.cells)), dtype=bool)
-    sides = [middle(side[:, drawn].transpose(1, 0, 2)) for side in evidence.shares]
+    sides = [nan_median(side[:, drawn].transpose(1, 0, 2)) for side in evidence.shares]
     unusual: Array = numpy.any([(share < cpu_share.LEAST) | (share > cpu_share.MOST) for share in sides], axis=0)
     return unusual
 
 
-# --- many gates at once, and one as it is measured ----------------------------------------------------
+# --- decide many recorded suites, or one while it is measured ----------------------------------------------------
 
 
 def decide(evidence: Evidence, drawn: Array, rule: Rule, shift: Array | float = 0.0) -> tuple[Array, Array]:
-    """The last outcome of every cell in every suite, and the launches that each suite took until all were decided.
+    """The last outcome of every cell in every suite, and the number of launches until each suite was decided.
 
-    `drawn` (suites × launches) are places of launches in the evidence, in the order in which a suite meets them;
-    `shift` (suites × cells) is added to the log ratios of a suite's cell. Looks beyond the drawn launches do not
-    happen: without any look a cell is NOT_SHOWN.
+    `drawn` (suites × launches) holds indices of launches in the evidence, in measuring order. `shift` (suites × cells)
+    is added to the log ratios. Looks that need more launches than were drawn are left out. A cell without any look is
+    NOT_SHOWN.
     """
     suites, launches = drawn.shape
     found = numpy.full((suites, len(evidence.cells)), Outcome.NOT_SHOWN)
@@ -282,8 +289,8 @@ def decide(evidence: Evidence, drawn: Array, rule: Rule, shift: Array | float = 
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What one look says of one cell. `detectable` is a share, None where one launch cannot tell."""
+class CellVerdict:
+    """The verdict of one look on one cell. `detectable` is a share (0.03 is 3 %), None below two launches."""
 
     verdict: Verdict
     reason: str = ""
@@ -293,26 +300,26 @@ class Looked:
 
 @dataclass
 class Gate:
-    """The looks of one gate, in order. `tolerances` are those of single cells; the rest have the rule's."""
+    """Apply the rule to one suite, look after look. `tolerances` override the rule's tolerance for single cells."""
 
     cells: Sequence[str]
     rule: Rule = field(default_factory=Rule)
     tolerances: Mapping[str, float] = field(default_factory=dict)
-    found: dict[str, Looked] = field(default_factory=dict)
-    """The latest word on each cell."""
+    found: dict[str, CellVerdict] = field(default_factory=dict)
+    """The latest verdict of each cell."""
 
     @property
     def undecided(self) -> list[str]:
-        """Cells that more launches may still decide."""
+        """The cells without a final verdict."""
         final = ("REGRESSION", "PASS")
         return [cell for cell in self.cells if cell not in self.found or self.found[cell].verdict not in final]
 
-    def look_at(self, number: int, pair: Pair) -> dict[str, Looked]:
-        """`look` at what is measured so far of both sides."""
+    def look_at(self, number: int, pair: Pair) -> dict[str, CellVerdict]:
+        """Run look `number` (from 0) on the runs measured so far."""
         return self.look(number, Evidence.of(pair, self.cells))
 
-    def look(self, number: int, evidence: Evidence) -> dict[str, Looked]:
-        """The word on every cell after look `number`, from 0. Verdicts of earlier looks stand."""
+    def look(self, number: int, evidence: Evidence) -> dict[str, CellVerdict]:
+        """The verdict of every cell after look `number` (from 0). Final verdicts of earlier looks are kept."""
         rule, every = self.rule, numpy.arange(len(evidence.launches))[None]
         alpha = stats.alpha_spending(rule.alpha, len(rule.looks))[number]
         tolerances = [self.tolerances.get(cell, rule.tolerance) for cell in self.cells]
@@ -325,9 +332,9 @@ class Gate:
                 continue
             outcome, doubts = Outcome(said[place]), evidence.doubts(cell)
             if outcome is Outcome.DISTURBED:
-                self.found[cell] = Looked(outcome.verdict, doubts["disturbed"])
+                self.found[cell] = CellVerdict(outcome.verdict, doubts["disturbed"])
                 continue
-            self.found[cell] = Looked(
+            self.found[cell] = CellVerdict(
                 outcome.verdict,
                 outcome.reason(tolerances[place], **doubts),
                 is_improved[place],

@@ -1,4 +1,4 @@
-"""What a pair of runs holds about its cells, as arrays: log ratios, and what says how much they prove. No torch."""
+"""The evidence of a pair of runs as arrays: log ratios, disturbed rounds, unsteady warm-ups, CPU shares. No torch."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from effbench.gates.ab_pairs import Pair, Round
 Array = NDArray[Any]
 
 Warmed = tuple[str, int, bool]
-"""A warm-up of either side: the cell, the number of its launch, and whether it reached a steady state."""
+"""A warm-up of either side: cell, launch number, and whether it reached a steady state."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was measured of both sides. `launches` are the numbers of the launches, in the order of time.
+    """Paired measurements of both sides. `launches` are launch numbers in order of time.
 
-    `values` are log ratios (cells × launches × rounds) on `clock`, NaN where there is none, `wall` the same on the wall
-    clock where that is another one: without the rounds that an outside cause disturbed. `disturbed` and `unsteady`
-    (cells × launches × 2) count the disturbed of all rounds and the unsteady of all warm-ups. `shares` (sides × cells
-    × launches) are CPU time over wall time, where CPU time decides. `causes` say what disturbed a cell, `split` what
-    the CPU clock misses of it, by cell and "" where nothing.
+    `values` are log ratios on `clock` (cells × launches × rounds), NaN where there is none. `wall` are the log ratios
+    on the wall clock, where that is another one. Both leave out disturbed rounds. `disturbed` (cells × launches × 2)
+    holds the number of disturbed rounds and of all rounds, `unsteady` the number of unsteady warm-ups and of all.
+    `shares` (sides × cells × launches) are CPU time over wall time, where CPU time decides. `causes` name what
+    disturbed each cell, `split` describes the work that CPU time misses; "" where nothing.
     """
 
     cells: tuple[str, ...]
@@ -47,7 +47,7 @@ class Evidence:
 
     @staticmethod
     def of(pair: Pair, cells: Sequence[str] | None = None, clock: str | None = None) -> Evidence:
-        """That of a pair about these cells, by default all. `clock` defaults to the pair's."""
+        """The evidence of a pair of runs for these cells. Default: all cells, on the pair's own clock."""
         read, chosen = clock or pair.clock, pair.cells if cells is None else tuple(cells)
         return Evidence.of_rounds(
             {cell: ab_pairs.rounds(pair, cell, read) for cell in chosen},
@@ -69,7 +69,7 @@ class Evidence:
         warmups: Sequence[Warmed] = (),
         clock: str = "wall",
     ) -> Evidence:
-        """That of these rounds, by cell; `wall` are the same on the wall clock where `clock` is another one."""
+        """The evidence of these rounds by cell. `wall` has the rounds on the wall clock, if `clock` is another one."""
         cells = tuple(rounds)
         every = [item for clocked in (rounds, wall or {}) for items in clocked.values() for item in items]
         launches = tuple(sorted({item.launch for item in every} | {number for _, number, _ in warmups}))
@@ -96,7 +96,7 @@ class Evidence:
         )
 
     def recorded(self) -> Evidence:
-        """The same without launches that have no round of any cell."""
+        """The evidence without launches that have no round of any cell."""
         kept = self.disturbed[..., 1].sum(axis=0) > 0
         return replace(
             self,
@@ -110,21 +110,21 @@ class Evidence:
 
     @property
     def usable(self) -> tuple[str, ...]:
-        """The cells with any undisturbed round."""
+        """The cells with at least one undisturbed round."""
         return tuple(cell for cell, each in zip(self.cells, self.values, strict=True) if numpy.isfinite(each).any())
 
     def medians(self, cell: str, *, by_wall: bool = False) -> list[float]:
-        """Of each launch that has an undisturbed round."""
+        """The median log ratio of each launch that has an undisturbed round."""
         values = self.wall if by_wall and self.wall is not None else self.values
-        found = middle(values[self.cells.index(cell)])
+        found = nan_median(values[self.cells.index(cell)])
         return [value for value in found.tolist() if not math.isnan(value)]
 
     def set_aside(self, cell: str) -> int:
-        """How many of the cell's rounds were disturbed."""
+        """The number of disturbed rounds of the cell."""
         return int(self.disturbed[self.cells.index(cell), :, 0].sum())
 
     def doubts(self, cell: str) -> dict[str, str]:
-        """Why the cell's rounds prove less: they were `disturbed`, `unsteady`, or the clocks are `split`; "" if not."""
+        """Reasons to doubt the cell: `disturbed` rounds, `unsteady` warm-ups, `split` clocks; "" if there is none."""
         place = self.cells.index(cell)
         (bad, every), (restless, warmups) = (
             counts[place].sum(axis=0).tolist() for counts in (self.disturbed, self.unsteady)
@@ -138,16 +138,16 @@ class Evidence:
         }
 
     def cpu_share(self, cell: str) -> str:
-        """``CPU time is 2 % of wall time``, of the side that is further from the usual; "" where both are usual."""
+        """Text such as ``CPU time is 2 % of wall time``, for the side further from 100 %; "" if both are usual."""
         if self.shares is None:
             return ""
-        sides = middle(self.shares[:, self.cells.index(cell)]).tolist()
+        sides = nan_median(self.shares[:, self.cells.index(cell)]).tolist()
         unusual = [share for share in sides if not math.isnan(share) and not cpu_share.is_usual(share)]
         return CpuShare(max(unusual, key=lambda share: abs(math.log(share)))).amount if unusual else ""
 
 
 class _Places:
-    """Where each cell and launch is in an array."""
+    """The row of each cell and the column of each launch in the arrays."""
 
     def __init__(self, cells: Sequence[str], launches: Sequence[int]) -> None:
         self._shape = len(cells), len(launches)
@@ -155,7 +155,7 @@ class _Places:
         self._columns = {launch: column for column, launch in enumerate(launches)}
 
     def log_ratios(self, rounds: Mapping[str, Sequence[Round]]) -> Array:
-        """Of undisturbed rounds. A cell with a value that is not finite has none: it can tell nothing."""
+        """The log ratios of undisturbed rounds. A cell with any value that is not finite stays NaN."""
         quiet = {cell: _by_launch(items) for cell, items in rounds.items()}
         longest = max((len(items) for launches in quiet.values() for items in launches.values()), default=1)
         values = numpy.full((*self._shape, longest), numpy.nan)
@@ -167,14 +167,14 @@ class _Places:
         return values
 
     def counts(self, seen: Iterable[tuple[str, int, bool]]) -> Array:
-        """How many are so, of how many, by cell and launch (cells × launches × 2)."""
+        """The number of true flags and of all, by cell and launch (cells × launches × 2)."""
         found = numpy.zeros((*self._shape, 2), dtype=int)
         for cell, launch, is_so in seen:
             found[self._rows[cell], self._columns[launch]] += is_so, 1
         return found
 
     def shares(self, rounds: Mapping[str, Sequence[Round]]) -> Array:
-        """CPU time over wall time of both sides (sides × cells × launches), NaN where no clock read anything."""
+        """CPU time over wall time of both sides (sides × cells × launches), NaN where no time was recorded."""
         found = numpy.full((len(ab_pairs.SIDES), *self._shape), numpy.nan)
         for cell, items in rounds.items():
             for launch, quiet in _by_launch(items).items():
@@ -184,8 +184,8 @@ class _Places:
         return found
 
 
-def middle(values: Array) -> Array:
-    """The median along the last axis without NaN; NaN where there is nothing else."""
+def nan_median(values: Array) -> Array:
+    """The median along the last axis, ignoring NaN; NaN for a row without values."""
     ordered = numpy.sort(values, axis=-1)  # NaN last
     if not ordered.shape[-1]:
         return numpy.full(ordered.shape[:-1], numpy.nan)

@@ -1,8 +1,8 @@
-"""The files of a commit in a folder of ours, made from the objects of the user's clone.
+"""Write the files of a commit into a temporary folder, from the objects of the user's clone.
 
-git reads the commit into an index of our own. So the user's repository registers nothing, no hook of his runs, and a
-process that is killed leaves no more than a temporary folder. Submodules are filled the same way from the clones that
-the user's checkout has of them, without the network.
+git reads the commit into a separate index. So nothing changes in the user's repository, none of its hooks runs, and a
+killed process leaves only a temporary folder behind. Submodules are written the same way from the clones inside the
+user's checkout, without network access.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LISTED = 5
 
 @dataclass(frozen=True)
 class _Clone:
-    """A repository of the user's: its objects, and where its files are checked out, if they are."""
+    """A repository of the user: its git directory, and the folder where its files are checked out, if any."""
 
     git_dir: Path
     files: Path | None
@@ -32,15 +32,15 @@ class _Clone:
 
 @dataclass(frozen=True)
 class _Declared:
-    """A submodule as a .gitmodules file has it."""
+    """A submodule entry of a .gitmodules file."""
 
     name: str
     path: str
     url: str
 
 
-def lay_out(top: Path, commit: str, folder: Path) -> tuple[str, ...]:
-    """Write the files of a commit, with its submodules, into a folder that is not there yet.
+def write_files(top: Path, commit: str, folder: Path) -> tuple[str, ...]:
+    """Write the files of a commit, with its submodules, into a new folder.
 
     Parameters
     ----------
@@ -49,12 +49,12 @@ def lay_out(top: Path, commit: str, folder: Path) -> tuple[str, ...]:
     commit
         The hash of a commit that its repository has.
     folder
-        Where the files go. An index is written beside it.
+        The folder to create. A temporary index is written beside it.
 
     Returns
     -------
     tuple of str
-        Sentences on what the folder lacks: submodules, contents of filters.
+        Sentences on what the folder lacks: submodules, contents that a git filter would provide.
 
     Raises
     ------
@@ -64,31 +64,33 @@ def lay_out(top: Path, commit: str, folder: Path) -> tuple[str, ...]:
     notes: list[str] = []
     absent: list[str] = []
     clone = _Clone(Path(git_command.text(top, "rev-parse", "--absolute-git-dir")), top)
-    _fill(clone, commit, folder, PurePosixPath(), notes, absent)
+    _write_commit(clone, commit, folder, PurePosixPath(), notes, absent)
     if absent:
-        names = "submodule " + _some(absent) + (" is" if len(absent) == 1 else " are")
+        names = "submodule " + _list_names(absent) + (" is" if len(absent) == 1 else " are")
         notes.append(f"{names} not checked out here, so not on either side; git submodule update --init --recursive")
     return tuple(notes)
 
 
 def submodules(files: Path) -> list[str]:
-    """The places of the submodules of a checkout, whether they are filled or not."""
-    return list(_links(files))
+    """The paths of the submodules of a checkout, checked out or not."""
+    return list(_submodule_commits(files))
 
 
-def _fill(clone: _Clone, commit: str, folder: Path, place: PurePosixPath, notes: list[str], absent: list[str]) -> None:
-    """Write a commit of one repository, then those of its submodules. `place` is its path in the outermost."""
+def _write_commit(
+    clone: _Clone, commit: str, folder: Path, place: PurePosixPath, notes: list[str], absent: list[str]
+) -> None:
+    """Write a commit of one repository, then its submodules. `place` is its path in the outermost repository."""
     index = folder.parent / f"{folder.name}.index-of-effbench"
     notes += _write_files(clone, commit, folder, index, place)
     try:
-        links = _links(folder, clone.git_dir, index)
+        links = _submodule_commits(folder, clone.git_dir, index)
         for path, linked in links.items():
-            _fill_submodule(clone, path, linked, folder, place, notes, absent)
+            _write_submodule(clone, path, linked, folder, place, notes, absent)
     finally:
         index.unlink(missing_ok=True)
 
 
-def _fill_submodule(
+def _write_submodule(
     clone: _Clone,
     path: str,
     commit: str,
@@ -98,14 +100,18 @@ def _fill_submodule(
     absent: list[str],
 ) -> None:
     shown = str(place / path)
-    if clone.files is not None and not (clone.files / path / ".git").exists() and path in _links(clone.files):
+    if (
+        clone.files is not None
+        and not (clone.files / path / ".git").exists()
+        and path in _submodule_commits(clone.files)
+    ):
         absent.append(shown)
         return
     missing = ""
     try:
         for found in _clones(clone, path, _declared(folder)):
-            if _has(found, commit):
-                _fill(found, commit, folder / path, place / path, notes, absent)
+            if _has_commit(found, commit):
+                _write_commit(found, commit, folder / path, place / path, notes, absent)
                 return
             if not missing:
                 there = f"-C {shlex.quote(str(found.files or found.git_dir))}"
@@ -127,7 +133,7 @@ def _write_files(clone: _Clone, commit: str, folder: Path, index: Path, place: P
             _read_tree(clone, commit, folder, index, off | {f"filter.{name}.required": "false" for name in without})
             break
         except git_command.GitError as error:
-            failing = [name for name in _failing_filters(clone.git_dir, error.said) if name not in without]
+            failing = [name for name in _failing_filters(clone.git_dir, error.stderr) if name not in without]
             if not failing:
                 raise
             without += failing
@@ -141,7 +147,7 @@ def _write_files(clone: _Clone, commit: str, folder: Path, index: Path, place: P
         )
     if pointers := list(_pointers(clone.git_dir, folder, index)):
         notes.append(
-            f"in the baseline {_some([str(place / path) for path in pointers])} "
+            f"in the baseline {_list_names([str(place / path) for path in pointers])} "
             f"{'are pointers' if len(pointers) > 1 else 'is a pointer'} of git-lfs, not the content: install git-lfs "
             f"and run git lfs fetch origin {commit}"
         )
@@ -150,7 +156,7 @@ def _write_files(clone: _Clone, commit: str, folder: Path, index: Path, place: P
 
 def _read_tree(clone: _Clone, commit: str, folder: Path, index: Path, options: Mapping[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    # A baseline is whole even where the user's own checkout is sparse.
+    # The baseline gets all files even if the user's checkout is sparse.
     whole = {"core.sparseCheckout": "false", "core.sparseCheckoutCone": "false", "index.sparse": "false"}
     words = ("read-tree", "--reset", "-u", "--no-recurse-submodules", commit)
     git_command.output(
@@ -159,7 +165,7 @@ def _read_tree(clone: _Clone, commit: str, folder: Path, index: Path, options: M
 
 
 def _failing_filters(git_dir: Path, said: str) -> list[str]:
-    """The filters to do without after a failure: the one that git names, else those whose program is not there."""
+    """The filters to disable after a failure: the one that git names, else those whose program is missing."""
     try:
         listed = git_command.output(
             git_dir, "config", "-z", "--get-regexp", r"^filter\..*\.(smudge|process)$", git_dir=git_dir
@@ -173,7 +179,7 @@ def _failing_filters(git_dir: Path, said: str) -> list[str]:
     if named := re.findall(r"smudge filter '?(.+?)'? failed", said):
         return [name for name in dict.fromkeys(named) if name in programs]
     gone = [name for name, words in programs.items() if any(shutil.which(word) is None for word in words)]
-    # git does not say which filter hung up on it.
+    # git does not name a filter that closed its pipe.
     return gone or (list(programs) if "hung up" in said or "filter" in said else [])
 
 
@@ -187,8 +193,8 @@ def _pointers(git_dir: Path, folder: Path, index: Path) -> Iterator[str]:
                     yield path
 
 
-def _links(files: Path, git_dir: Path | None = None, index: Path | None = None) -> dict[str, str]:
-    """Path and commit of every submodule in an index, by default that of the checkout in this folder."""
+def _submodule_commits(files: Path, git_dir: Path | None = None, index: Path | None = None) -> dict[str, str]:
+    """The path and commit of every submodule in an index. Default: the index of the checkout in this folder."""
     work_tree = None if git_dir is None else files
     listed = git_command.output(files, "ls-files", "--stage", "-z", git_dir=git_dir, work_tree=work_tree, index=index)
     found = {}
@@ -201,7 +207,7 @@ def _links(files: Path, git_dir: Path | None = None, index: Path | None = None) 
 
 
 def _clones(clone: _Clone, path: str, declared: Sequence[_Declared]) -> Iterator[_Clone]:
-    """The repositories here that may hold this submodule: at its place, in git's own folder, where it was moved to."""
+    """Local clones that may hold this submodule: at its path, at the path it was moved to, in git's own folder."""
     if clone.files is not None and (clone.files / path / ".git").exists():
         yield _checked_out(clone.files / path)
     then = next((item for item in declared if item.path == path), None)
@@ -225,7 +231,7 @@ def _checked_out(files: Path) -> _Clone:
     return _Clone(Path(git_command.text(files, "rev-parse", "--absolute-git-dir")), files)
 
 
-def _has(clone: _Clone, commit: str) -> bool:
+def _has_commit(clone: _Clone, commit: str) -> bool:
     try:
         git_command.output(clone.git_dir, "cat-file", "-e", f"{commit}^{{commit}}", git_dir=clone.git_dir)
     except git_command.GitError:
@@ -234,7 +240,7 @@ def _has(clone: _Clone, commit: str) -> bool:
 
 
 def _declared(files: Path) -> list[_Declared]:
-    """What the .gitmodules file of a checkout declares; nothing where there is none that git can read."""
+    """The submodules in the .gitmodules file of a checkout; none if git cannot read one."""
     file = files / ".gitmodules"
     if not file.is_file():
         return []
@@ -252,6 +258,6 @@ def _declared(files: Path) -> list[_Declared]:
     return [_Declared(name, said.get("path", ""), said.get("url", "")) for name, said in entries.items()]
 
 
-def _some(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more

@@ -1,4 +1,4 @@
-"""Run git so that it changes nothing of the user's and asks nothing, and say in one line what it refuses and why."""
+"""Run git without changing the user's repository and without prompts; report its errors in one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from effbench.core.errors import EffbenchError
 
 _OPTIONS = (
-    # No program of the user's runs beside git, and no index but ours is written.
+    # git starts no program of the user's and writes no index but ours.
     f"core.hooksPath={os.devnull}",
     "core.fsmonitor=false",
     "core.splitIndex=false",
@@ -22,12 +22,12 @@ _OPTIONS = (
     "submodule.recurse=false",
 )
 _OF_ONE_REPOSITORY = re.compile(
-    # `git rev-parse --local-env-vars` without what brings configuration, such as safe.directory, and their like.
+    # As `git rev-parse --local-env-vars`, without those that carry configuration such as safe.directory.
     "GIT_(ALTERNATE_OBJECT_DIRECTORIES|ATTR_SOURCE|COMMON_DIR|CONFIG|DIR|GRAFT_FILE|IMPLICIT_WORK_TREE|INDEX_FILE"
     "|INDEX_VERSION|INTERNAL_SUPER_PREFIX|NAMESPACE|NO_REPLACE_OBJECTS|OBJECT_DIRECTORY|PREFIX|QUARANTINE_PATH"
     "|REPLACE_REF_BASE|SHALLOW_FILE|WORK_TREE|[A-Z]+_PATHSPECS|TRACE.*)"
 )
-"""Variables that a hook or `git --git-dir` leaves to the programs it starts: they would lead git elsewhere."""
+"""Variables that a hook or `git --git-dir` sets for child processes: they would point git at another repository."""
 
 _OWNED_BY_ANOTHER = re.compile(
     r"dubious ownership in repository at '(.+?)'$|unsafe repository \('(.+?)' is owned by someone else\)", re.M
@@ -35,9 +35,9 @@ _OWNED_BY_ANOTHER = re.compile(
 
 
 class GitError(EffbenchError):
-    """git refused. `said` is all that it wrote to its standard error."""
+    """git failed. `stderr` is its standard error."""
 
-    said: str = ""
+    stderr: str = ""
 
 
 class OwnedByAnother(GitError):
@@ -73,7 +73,7 @@ def output(
     EffbenchError
         Where there is no git.
     """
-    # A submodule's repository names its checkout, and git would fail where that is gone.
+    # A submodule's repository stores the path of its checkout, and git fails if that is gone. So name both.
     places = [] if git_dir is None else [f"--git-dir={git_dir}", f"--work-tree={work_tree or git_dir}"]
     set_here = [*_OPTIONS, *(f"{name}={value}" for name, value in (options or {}).items())]
     typed = ["git", "-C", str(folder), *places, *(word for one in set_here for word in ("-c", one)), *words]
@@ -93,17 +93,17 @@ def output(
 
 
 def text(folder: Path, *words: str, git_dir: Path | None = None) -> str:
-    """What one command says, as a path or a name: undecodable bytes are kept, the last line break is not."""
+    """The output of one command as a path or name: undecodable bytes are kept, the last line break is removed."""
     return os.fsdecode(output(folder, *words, git_dir=git_dir).removesuffix(b"\n"))
 
 
 def fields(said: bytes) -> list[str]:
-    """The parts of what a command said with ``-z``."""
+    """Split the NUL-separated output of a command with ``-z``."""
     return [os.fsdecode(part) for part in said.split(b"\0") if part]
 
 
 def _encoded(word: str) -> bytes:
-    """As the system wants it; a name that came as text, where the locale is ASCII, as git stores names."""
+    """Encode an argument for the system, or as UTF-8 (as git stores names) where the locale cannot."""
     try:
         return os.fsencode(word)
     except UnicodeEncodeError:
@@ -120,9 +120,9 @@ def _refusal(command: str, code: int, said: str) -> GitError:
         )
     else:
         lines = [line.strip() for line in said.splitlines() if line.strip()]
-        # A fatal error is the cause; what follows it is advice.
+        # The "fatal:" line is the cause; lines after it are advice.
         fatal = [line for line in lines if line.startswith("fatal: ")]
         told = (fatal or lines or [f"exit code {code}"])[-1].removeprefix("fatal: ").removeprefix("error: ")
         error = GitError(f"git {command}: {told[:300]}")
-    error.said = said
+    error.stderr = said
     return error

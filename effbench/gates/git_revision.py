@@ -1,4 +1,4 @@
-"""Another revision of the user's project: found by any name that git knows, as files that are gone afterwards."""
+"""Find a git revision of the user's project by name and check it out into a temporary folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HASH = re.compile(r"[0-9a-fA-F]{7,64}")
 
 @dataclass(frozen=True)
 class Revision:
-    """A commit and the name it was asked for by: ``main (1a2b3c4)``."""
+    """A commit and the name it was found by, shown as ``main (1a2b3c4)``."""
 
     name: str
     commit: str
@@ -34,11 +34,11 @@ def repository(folder: Path) -> Path:
     except git_command.OwnedByAnother:
         raise
     except git_command.GitError as error:
-        if "must be run in a work tree" in error.said:
+        if "must be run in a work tree" in error.stderr:
             why = "a bare repository or a .git folder has no files; check a clone of it"
-        elif "not a git repository: " in error.said:
+        elif "not a git repository: " in error.stderr:
             raise EffbenchError(f"the .git of {folder} names a repository that is not there ({error})") from None
-        elif "not a git repository" in error.said:
+        elif "not a git repository" in error.stderr:
             why = "make one with git init, and commit what is to be the baseline"
         else:
             raise EffbenchError(f"git cannot read the repository of {folder} ({error}); correct that first") from None
@@ -55,12 +55,12 @@ def find(top: Path, name: str) -> Revision:
         )
         raise EffbenchError(
             f"there is no revision named '{name}' here. Known: {', '.join(listed.splitlines()) or 'none'}, and any "
-            f"commit.{_advice(top, name, error.said)}"
+            f"commit.{_advice(top, name, error.stderr)}"
         ) from None
 
 
 def working_tree(top: Path) -> str:
-    """What the files as they are now are called: ``working tree (1a2b3c4 and uncommitted changes)``."""
+    """The name of the working tree in reports: ``working tree (1a2b3c4 and uncommitted changes)``."""
     try:
         commit = git_command.text(top, "rev-parse", "--verify", "--short=7", "HEAD")
     except git_command.GitError:
@@ -76,24 +76,24 @@ def working_tree(top: Path) -> str:
 
 @contextmanager
 def tree(top: Path, revision: Revision, notes: list[str] | None = None) -> Iterator[Path]:
-    """The files of a revision in a folder of their own, with its submodules, until the block ends.
+    """Check out a revision with its submodules into a temporary folder, which is removed when the block ends.
 
-    Nothing of the user's repository changes. What the files lack, such as a submodule that is not here, is added to
-    `notes`, a sentence each. Raises EffbenchError where git cannot write them.
+    The user's repository does not change. Sentences on what is missing, such as a submodule without a local clone, are
+    appended to `notes`. Raises EffbenchError where git cannot write the files.
     """
     with temporary_folders.folder() as place:
         folder = place.resolve() / "baseline"
         try:
-            lacking = git_checkout.lay_out(top, revision.commit, folder)
+            lacking = git_checkout.write_files(top, revision.commit, folder)
         except git_command.GitError as error:
-            raise EffbenchError(f"the files of {revision} cannot be written ({error}){_cure(error.said)}") from None
+            raise EffbenchError(f"the files of {revision} cannot be written ({error}){_remedy(error.stderr)}") from None
         if notes is not None:
             notes += lacking
         yield folder
 
 
 def _advice(top: Path, name: str, said: str) -> str:
-    """What to do about a name that git does not know; a sentence with a space before it, or nothing."""
+    """Advice about an unknown revision name: a sentence that starts with a space, or an empty string."""
     if "is ambiguous" in said:
         return " Several objects begin like that: give more characters of the hash."
     if git_command.text(top, "rev-parse", "--is-shallow-repository") == "true":
@@ -108,7 +108,7 @@ def _advice(top: Path, name: str, said: str) -> str:
     return ""
 
 
-def _cure(said: str) -> str:
+def _remedy(said: str) -> str:
     if re.search(r"No space left|Disk quota", said):
         return "; make room in the folder for temporary files, or set TMPDIR to another"
     if re.search(r"bad |corrupt|missing|promisor|unable to (?:read|find)|unpack|invalid object", said):

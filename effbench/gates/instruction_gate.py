@@ -1,7 +1,7 @@
-"""The gate that needs no quiet machine: the instructions that another revision executes, and those of the files now.
+"""The instructions gate: compare the instructions executed by another revision and by the working tree.
 
-Both sides are counted in fresh processes, and a count is the same however busy the machine is: there is nothing to
-test, only to compare. What a count cannot see (caches, memory bandwidth, waiting) this gate cannot either.
+Both sides are counted in fresh processes. A count does not depend on the load of the machine, so counts are compared
+without a statistical test. Effects of caches, memory bandwidth and waiting do not show in a count.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from effbench.gates.ab_gate import Sides
 from effbench.gates.ab_pairs import SIDES
 from effbench.gates.baseline import name_of
 from effbench.gates.config import Config
-from effbench.gates.result import Costed, Decision, Finding
+from effbench.gates.result import CountCheck, Decision, Finding
 from effbench.host import temporary_folders
 from effbench.host.worker_process import worker_environment
 from effbench.metrics import instructions
@@ -34,14 +34,14 @@ GATE = "instructions"
 
 
 def check(config: Config, name: str, *, python: Path | None = None, watch: Watch) -> Decision:
-    """The instructions of the files as they are now against those of the revision that git knows by this `name`.
+    """Compare the instructions of the working tree with those of the git revision `name`.
 
-    Raises as `against.opposed`, and InvalidValue for a device whose instructions nobody counts.
+    Raises what `ab_gate.prepare_sides` raises, and InvalidValue for a device without instruction counts.
     """
     begun, device = time.monotonic(), config.options().device
     if device.startswith("cuda"):
         raise InvalidValue(f"{instructions.unavailable(device)}")
-    with ab_gate.opposed(config, name, python) as (plan, sides):
+    with ab_gate.prepare_sides(config, name, python) as (plan, sides):
         why = None if device == "fake" else instructions.unavailable(device)
         if why is not None:
             found = [Finding(GATE, name_of(cell.case), "ENVIRONMENT", why) for cell in plan.cells]
@@ -71,18 +71,18 @@ def check(config: Config, name: str, *, python: Path | None = None, watch: Watch
     )
 
 
-def judge(cell: str, before: Metric, after: Metric, tolerance: float, costs: tuple[Costed, ...] = ()) -> Finding:
-    """What the counts of the two sides say of one cell. `costs` are its counts that differ between them, or must not.
+def judge(cell: str, before: Metric, after: Metric, tolerance: float, costs: tuple[CountCheck, ...] = ()) -> Finding:
+    """Compare the instruction counts of one cell. `costs` are its other counts that differ or must be equal.
 
-    Each side was counted twice. REGRESSION where every count of the one is above every count of the other by more than
-    the tolerance, PASS where none is, INCONCLUSIVE where it depends on which.
+    Each side was counted twice. The verdict is REGRESSION if every candidate count exceeds every baseline count by more
+    than the tolerance, PASS if none does, and INCONCLUSIVE otherwise.
     """
     if before.missing or after.missing:
         return Finding(GATE, cell, *unmeasured(before.missing, after.missing), tolerance=tolerance, costs=costs)
     was, now = (int(metric.values["instructions_per_call"]) for metric in (before, after))
     apart = [float(metric.values["repeatability"]) for metric in (before, after)]
     ratio, room = now / was, sum(apart) / 2
-    shown = (Costed("instructions", now, was), *costs)
+    shown = (CountCheck("instructions", now, was), *costs)
     reason = f"×{ratio:.4f} instructions: {now:,} against {was:,}"
     if broken := [item.name for item in costs if not item.is_kept]:
         return Finding(GATE, cell, "REGRESSION", f"{', '.join(broken)} must be equal", tolerance=tolerance, costs=shown)
@@ -97,7 +97,7 @@ def judge(cell: str, before: Metric, after: Metric, tolerance: float, costs: tup
 
 
 def _costs(plan: Plan, sides: Sides, side: int) -> dict[str, Cost | str]:
-    """What each cell costs on this side, or why it does not run there."""
+    """The cost of each cell on this side, or the reason why it does not run there."""
     found: dict[str, Cost | str] = {}
     for cell in plan.cells:
         try:
@@ -111,7 +111,7 @@ def _costs(plan: Plan, sides: Sides, side: int) -> dict[str, Cost | str]:
 
 
 def _count(plan: Plan, sides: Sides, side: int, costs: Mapping[str, Cost | str], watch: Watch) -> dict[str, Metric]:
-    """A metric of each cell on this side."""
+    """Count the instructions of each cell on this side."""
     broken = {cell: why for cell, why in costs.items() if isinstance(why, str)}
     able = [cell for cell in plan.cells if cell.id not in broken]
     job = {
@@ -137,7 +137,7 @@ def _order(cell: Cell, cost: Cost | str, folder: Path) -> dict[str, Any]:
     return {**described(cell, str(folder)), "cost": known}
 
 
-def _differing(before: Cost | str, after: Cost | str, must_be_equal: bool) -> tuple[Costed, ...]:
+def _differing(before: Cost | str, after: Cost | str, must_be_equal: bool) -> tuple[CountCheck, ...]:
     if isinstance(before, str) or isinstance(after, str):
         return ()
     return budgets.differing(after, before, rule=must_be_equal)

@@ -1,7 +1,7 @@
-"""What a gate says: the nouns that `effbench check` decides with and every report of it is made of. Pure, no torch.
+"""The result of a gate: findings, verdicts and exit codes of `effbench check`. Without torch.
 
-The verdict of the whole is the worst of its findings, and each has an exit code of its own, so that a crash is never
-read as a slowdown.
+The verdict of a check is the worst verdict of its findings. Each verdict has its own exit code, so that a crash is
+never taken for a slowdown.
 """
 
 from __future__ import annotations
@@ -12,25 +12,35 @@ from typing import Literal
 
 from effbench.core.estimate import Estimate
 
-Word = Literal["REGRESSION", "ENVIRONMENT", "INCONCLUSIVE", "PASS", "NEW"]
-"""What a gate can say of one cell. NEW: there is nothing to compare it with, which fails nothing."""
+GateVerdict = Literal["REGRESSION", "ENVIRONMENT", "INCONCLUSIVE", "PASS", "NEW"]
+"""The verdict of a gate on one cell. NEW: the baseline lacks the cell, which does not fail the check."""
 
-WORDS: tuple[Word, ...] = ("REGRESSION", "ENVIRONMENT", "INCONCLUSIVE", "PASS", "NEW")
+GATE_VERDICTS: tuple[GateVerdict, ...] = ("REGRESSION", "ENVIRONMENT", "INCONCLUSIVE", "PASS", "NEW")
 """From worst to best."""
 
 EXIT_CODES: Mapping[str, int] = {"PASS": 0, "REGRESSION": 1, "INCONCLUSIVE": 3, "ENVIRONMENT": 4}
-"""2 is a wrong word on the command line and 70 a crash, as everywhere in effbench."""
+"""As for every command, 2 is a usage error and 70 a crash."""
 
 GATES = ("costs", "baseline", "against", "instructions")
-"""Budgets and stored profiles; a stored run; another revision measured in alternation, or its instructions counted."""
+"""The gates by name.
+
+costs
+    Budgets and stored profiles.
+baseline
+    A stored run.
+against
+    Another revision, measured interleaved with the working tree.
+instructions
+    Another revision, by the number of instructions executed.
+"""
 
 
 @dataclass(frozen=True)
-class Costed:
-    """One count of a network beside what it was held to. None is "not known", never zero.
+class CountCheck:
+    """One count of a model, compared with a limit. None means unknown, never zero.
 
-    `name` is "madds", "params", "memory_access", …; `rule` says how the two must stand: "at most" for a budget,
-    "equal" for a stored profile, "" where the two are only shown.
+    `name` is "madds", "params", "memory_access", … `rule` is the required relation of `found` to `wanted`: "at most"
+    for a budget, "equal" for a stored profile, "" where both are only shown.
     """
 
     name: str
@@ -49,18 +59,18 @@ class Costed:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one gate found about one cell.
+    """The finding of one gate on one cell.
 
-    `change` is candidate time over baseline time on `clock`, with its 95 % interval, shown and not what decides;
-    `wall` the same on the wall clock. `detectable` is the smallest slowdown, as a share (0.03 is 3 %), that this
-    measurement would have called a regression four times in five. `launches` is per side, `rounds` over all launches;
-    `set_aside` counts the rounds that an outside cause disturbed. `is_improved` says that it is shown to be faster.
-    `costs` are the counts that the cell was held to, or that differ between the two sides.
+    `change` is candidate time over baseline time on `clock` with its 95 % interval. It is shown; the tests decide.
+    `wall` is the same ratio on the wall clock. `detectable` is the smallest slowdown, as a share (0.03 is 3 %), that
+    this measurement detects with power 0.8. `launches` is the number per side, `rounds` the number over all launches.
+    `set_aside` counts the disturbed rounds. `is_improved` is true where the candidate is significantly faster. `costs`
+    are the counts that have a limit, or that differ between the two sides.
     """
 
     gate: str
     cell: str
-    verdict: Word
+    verdict: GateVerdict
     reason: str = ""
     change: Estimate | None = None
     wall: Estimate | None = None
@@ -71,16 +81,16 @@ class Finding:
     rounds: int = 0
     set_aside: int = 0
     is_improved: bool = False
-    costs: tuple[Costed, ...] = ()
+    costs: tuple[CountCheck, ...] = ()
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What `effbench check` decides: every finding, and what holds for all of them.
+    """The result of `effbench check`: all findings, and the facts they share.
 
-    `geomean` is the geometric mean of the changes over the cells of a timed gate. `notes` are sentences worth reading
-    that decide nothing. `baseline` and `candidate` name what was compared, such as "main (1a2b3c4)" and "working tree".
-    `facts` are the machine in words, `directory` where the raw blocks are.
+    `geomean` is the geometric mean of the changes over the cells of a timed gate. `notes` are remarks that do not
+    affect the verdict. `baseline` and `candidate` name the two sides, such as "main (1a2b3c4)" and "working tree".
+    `facts` describe the machine. `directory` holds the raw blocks.
     """
 
     findings: tuple[Finding, ...]
@@ -93,10 +103,10 @@ class Decision:
     seconds: float = 0.0
 
     @property
-    def verdict(self) -> Word:
-        """The worst of the findings. INCONCLUSIVE where none of them says anything: no gate passes on nothing."""
+    def verdict(self) -> GateVerdict:
+        """The worst verdict of the findings. INCONCLUSIVE if all are NEW, or none: a check needs evidence to pass."""
         seen = {finding.verdict for finding in self.findings} - {"NEW"}
-        return next((word for word in WORDS if word in seen), "INCONCLUSIVE")
+        return next((word for word in GATE_VERDICTS if word in seen), "INCONCLUSIVE")
 
     @property
     def exit_code(self) -> int:

@@ -1,4 +1,4 @@
-"""Carry out the gates that need no second revision: hold counts to budgets, measure against a stored run."""
+"""Run the costs gate and the baseline gate, which need no second revision."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from effbench.runs.runner import Progress, Watch
 from effbench.studies import model_comparison, plan
 from effbench.studies.plan import Plan
 
-_KNOWN_BEFORE = ("run.", "host.", "cpu.", "python.", "env.")
+_KNOWN_BEFORE_START = ("run.", "host.", "cpu.", "python.", "env.")
 """Conditions that are known before a worker has started."""
 
 
 def require_free(folder: Path) -> None:
-    """Raises StorageError where `check` or `aa` has measured into this folder before: neither goes on with a run."""
+    """Raise StorageError if this folder holds an earlier `check` or `aa`, since neither can resume."""
     if any((folder / place / run_file.RUN_FILE).exists() for place in ("candidate", "against/candidate")):
         raise StorageError(f"{folder} already holds what was measured; choose another --out, or remove that folder")
 
 
-# --- the gate of costs ------------------------------------------------------------------------------
+# --- the costs gate ------------------------------------------------------------------------------
 
 
 def profiles(path: Path) -> tuple[Stored, ...] | None:
-    """The stored profiles in a file, or None where it holds a run. Raises StorageError, InvalidValue."""
+    """Read the stored profiles in a file; None if it holds a run. Raises StorageError, InvalidValue."""
     if path.is_dir() or path.suffix == ".jsonl":
         return None
     try:
@@ -64,7 +64,7 @@ def profiles(path: Path) -> tuple[Stored, ...] | None:
 
 
 def costs(config: Config, cells: Sequence[Cell], counts: Counts, stored: Sequence[Stored] = ()) -> tuple[Finding, ...]:
-    """A finding for every subject that has a budget, and for every one where there are stored profiles."""
+    """The findings of the costs gate: for every subject with a budget, or for all if there are stored profiles."""
     findings = []
     for subject, cell in zip(config.subjects, cells, strict=True):
         match = budgets.matching(stored, subject.name, subject.model)
@@ -76,11 +76,11 @@ def costs(config: Config, cells: Sequence[Cell], counts: Counts, stored: Sequenc
     return tuple(findings)
 
 
-# --- the gate of a stored run -----------------------------------------------------------------------
+# --- the baseline gate -----------------------------------------------------------------------
 
 
 def save_baseline(config: Config, directory: Path, *, command: str = "", watch: Watch | None = None) -> Run:
-    """Measure the subjects beside a yardstick, for `against_run` to compare with. Raises as `api.run`."""
+    """Measure the subjects and the yardstick into a baseline for `against_run`. Raises what `api.run` raises."""
     if (directory / run_file.RUN_FILE).exists():
         raise StorageError(f"{directory} already holds a run; remove it, or name another folder")
     if (config.device or "").startswith("cuda"):
@@ -92,14 +92,14 @@ def save_baseline(config: Config, directory: Path, *, command: str = "", watch: 
 def against_run(
     config: Config, reference: Path, directory: Path, *, command: str = "", watch: Watch | None = None
 ) -> Decision:
-    """The subjects, or every cell of the stored run where there are none, measured now as that run was, and judged.
+    """Measure the subjects as the stored run was measured, and compare. Without subjects, measure all its cells.
 
-    A machine unlike the baseline's is refused before anything is measured where that can be known by then. Raises
-    StorageError, CorruptRun, InvalidValue for options that contradict the stored run, and as `api.run`.
+    Where the machine is known to differ from the baseline's, nothing is measured. Raises StorageError, CorruptRun,
+    InvalidValue for options that contradict the stored run, and what `api.run` raises.
     """
     started, stored = time.monotonic(), run_file.load(reference)
     _refuse_other_options(config, stored)
-    cells, found = _cells_like(stored, config)
+    cells, found = _cells_to_measure(stored, config)
     unit = baseline.yardstick_of(stored, [cell.id for cell in cells if name_of(cell.case) != YARDSTICK])
     judged = [cell.id for cell in cells if cell.id != unit]
     decision = Decision(
@@ -113,7 +113,9 @@ def against_run(
     if unit is not None and unit not in [cell.id for cell in cells]:
         cells = [stored.result(unit).cell, *cells]
     try:
-        run = _measure(_plan_like(stored, cells, config), directory, command, _guarded(stored, directory, watch))
+        run = _measure(
+            _plan_for(stored, cells, config), directory, command, _stop_on_other_machine(stored, directory, watch)
+        )
     except NotComparable as error:
         differences = host_facts.differences(stored.environment, run_file.load(directory).environment)
         unlike = [Finding("baseline", name, "ENVIRONMENT", str(error)) for name in names]  # a file changed meanwhile
@@ -134,8 +136,8 @@ def against_run(
     )
 
 
-def together(decisions: Sequence[Decision]) -> Decision:
-    """One decision of several gates: every finding; what only a timed gate knows is the last one's."""
+def merged(decisions: Sequence[Decision]) -> Decision:
+    """Merge the decisions of several gates. Fields that only a timed gate has are taken from the last of those."""
     timed = next((item for item in reversed(decisions) if item.baseline), Decision(()))
     return replace(
         timed,
@@ -156,15 +158,15 @@ def _measure(chosen: Plan, directory: Path, command: str, watch: Watch | None) -
     except NotComparable:
         raise
     except EffbenchError:
-        # Where every network fails the run says why of each, and that is what the gate is about.
+        # If every model failed, the run holds the reasons, and the gate reports them.
         run = run_file.load(directory) if (directory / run_file.RUN_FILE).exists() else None
         if run is None or not all(result.skipped for result in run):
             raise
         return run
 
 
-def _cells_like(stored: Run, config: Config) -> tuple[list[Cell], list[Finding]]:
-    """The cells to measure, under the conditions of the stored ones; a finding for each subject that has none."""
+def _cells_to_measure(stored: Run, config: Config) -> tuple[list[Cell], list[Finding]]:
+    """The cells to measure under the stored conditions, and a finding for each subject that cannot be compared."""
     if not config.subjects:
         return [result.cell for result in stored], []
     cells, findings = [], []
@@ -195,7 +197,7 @@ def _cells_like(stored: Run, config: Config) -> tuple[list[Cell], list[Finding]]
     return cells, findings
 
 
-def _plan_like(stored: Run, cells: Sequence[Cell], config: Config) -> Plan:
+def _plan_for(stored: Run, cells: Sequence[Cell], config: Config) -> Plan:
     like, sampling = _plan_of(stored), stored.sampling
     sampling = replace(
         sampling,
@@ -211,24 +213,24 @@ def _plan_like(stored: Run, cells: Sequence[Cell], config: Config) -> Plan:
 
 
 def _plan_of(stored: Run) -> Plan:
-    """Raises CorruptRun for a run that does not say how it was measured."""
+    """The plan of a stored run. Raises CorruptRun if the run lacks the conditions of its measurement."""
     try:
         return runner.plan_of(stored)
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise CorruptRun(
-            f"{stored.path} does not say how it was measured; store the baseline anew with --save-baseline"
+            f"{stored.path} does not hold its measuring options; store the baseline anew with --save-baseline"
         ) from error
 
 
 def _refuse_other_options(config: Config, stored: Run) -> None:
-    """A baseline is compared with under its own conditions. Raises InvalidValue where others are asked for."""
+    """Raise InvalidValue for options that differ from those of the baseline, since it is compared under its own."""
     for result in stored:
         if result.cell.case.model.startswith("pickle:"):
             raise InvalidValue(f"{result.cell.id} was a module of a Python session; store models that have a name")
     own = _plan_of(stored)
     asked = {"device": config.device, "threads": config.threads, "allocator": config.allocator}
     if not own.device.startswith("cpu") and config.threads == 1:
-        # Threads are of the CPU; effbench.toml may hold those that are the default anyway.
+        # threads only affects the CPU; on other devices the default in effbench.toml is no contradiction.
         del asked["threads"]
     for name, value in asked.items():
         if value is not None and value != getattr(own, name) and (name, value) != ("threads", 0):
@@ -239,7 +241,7 @@ def _refuse_other_options(config: Config, stored: Run) -> None:
 
 
 def _known_differences(stored: Run) -> tuple[host_facts.Difference, ...]:
-    """The conditions that differ from the baseline's and are known without starting a worker."""
+    """The conditions that differ from the baseline's, as far as they are known without a worker process."""
     own = _plan_of(stored)
     if own.device.startswith("cuda"):
         try:
@@ -248,12 +250,12 @@ def _known_differences(stored: Run) -> tuple[host_facts.Difference, ...]:
             return (host_facts.Difference("device", stored.environment.device, str(error)),)
     here = host_facts.collect({}, own.runtime, threads=own.threads, allocator=own.allocator)
     return tuple(
-        item for item in host_facts.differences(stored.environment, here) if item.field.startswith(_KNOWN_BEFORE)
+        item for item in host_facts.differences(stored.environment, here) if item.field.startswith(_KNOWN_BEFORE_START)
     )
 
 
-def _guarded(stored: Run, directory: Path, watch: Watch | None) -> Watch:
-    """A watch that ends the run with NotComparable as soon as it has told its environment, where that is another."""
+def _stop_on_other_machine(stored: Run, directory: Path, watch: Watch | None) -> Watch:
+    """A watch that raises NotComparable once the new run's environment is known to differ from the baseline's."""
     is_checked = False
 
     def look(progress: Progress) -> None:

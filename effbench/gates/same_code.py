@@ -1,4 +1,4 @@
-"""Whether a stored pair of runs is one of the same code against itself, which false alarms are counted on. No torch."""
+"""Check that a stored pair of runs is an A/A measurement, on which false alarms can be counted. Without torch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _ADVICE = "measure the same code on both sides with `effbench aa`"
 
 
 def require(pair: Pair, rule: Rule) -> None:
-    """Refuse a pair whose sides cost something else, or of which one is shown to be slower.
+    """Raise unless both sides are the same code: equal costs, and neither side significantly slower.
 
-    What `effbench aa` measured is the same code by itself: an alarm there is a false one, and counts.
+    A pair of `effbench aa` is the same code by construction, so only its costs are compared: alarms there are false
+    alarms and must count.
 
     Raises
     ------
@@ -47,13 +48,13 @@ def require(pair: Pair, rule: Rule) -> None:
 
 
 def caveats(directory: Path) -> tuple[str, ...]:
-    """What to say of a pair that `effbench check --against` measured between files that may differ."""
+    """Remarks on a pair that `effbench check --against` measured, whose sides may be different code."""
     try:
         told = json.loads((directory.parent / "check.json").read_text(encoding="utf-8"))
         sides = [str(told[name]) for name in ("candidate", "baseline")]
     except (OSError, ValueError, KeyError, TypeError):
         return ()
     return (
-        f"The two sides were {sides[0]} and {sides[1]}: what they differ by counts as noise of the machine here, and "
-        "alarms about it as false.",
+        f"The two sides were {sides[0]} and {sides[1]}: differences between them count as noise of the machine here, "
+        "and alarms about them as false.",
     )

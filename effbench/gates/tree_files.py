@@ -1,4 +1,4 @@
-"""Which files each side of a gate holds, for the check that it runs no others."""
+"""List the files of each side of an A/B gate, for the check that a side imports no others."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from effbench.user_code import source_trees
 
 
 @contextmanager
-def kept(tree: Path, top: Path) -> Iterator[tuple[Path, Path]]:
-    """Two files that list the paths in a revision's `tree` and in the working tree at `top`, until the block ends."""
+def listings(tree: Path, top: Path) -> Iterator[tuple[Path, Path]]:
+    """Write two temporary lists of paths: those in a revision's `tree` and those in the working tree at `top`."""
     with temporary_folders.folder() as place:
         files = place / "baseline", place / "candidate"
-        source_trees.write_listing(files[0], _walked(tree))
+        source_trees.write_listing(files[0], _files_below(tree))
         source_trees.write_listing(files[1], _known_to_git(top))
         yield files
 
 
-def _walked(top: Path) -> Iterator[str]:
-    """Everything below a folder that holds a revision and nothing else."""
+def _files_below(top: Path) -> Iterator[str]:
+    """All files below a folder, without git's own."""
     for folder, inside, files in os.walk(top):
         inside[:] = [name for name in inside if name != ".git"]
         for name in files:
@@ -31,16 +31,16 @@ def _walked(top: Path) -> Iterator[str]:
 
 
 def _known_to_git(top: Path) -> list[str]:
-    """The files of a working tree without those that git ignores, such as a virtual environment's."""
+    """The files of a working tree, without ignored ones and those of virtual environments."""
     listed = git_command.fields(git_command.output(top, "ls-files", "-z", "--cached"))
     others = git_command.fields(git_command.output(top, "ls-files", "-z", "--others", "--exclude-standard"))
-    # An environment that nobody told git to ignore.
+    # Also leave out an environment that .gitignore does not list.
     found = [
         *listed,
         *(path for path in others if not {"site-packages", "dist-packages"}.intersection(path.split("/"))),
     ]
     for place in git_checkout.submodules(top):
-        # Also one that was cloned into its place by hand, which git does not call active.
+        # Includes submodules that were cloned by hand, which git does not count as active.
         if (top / place / ".git").exists():
             with suppress(git_command.GitError):  # one that git cannot read
                 found += [f"{place}/{path}" for path in _known_to_git(top / place)]

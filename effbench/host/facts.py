@@ -166,7 +166,7 @@ def require_alike(baseline: Environment, candidate: Environment) -> None:
     found = differences(baseline, candidate)
     if found:
         raise NotComparable(
-            f"the runs were measured under unlike conditions: {', '.join(map(str, found))}; "
+            f"the runs were measured under different conditions: {', '.join(map(str, found))}; "
             "measure both on the same machine with the same settings"
         )
 

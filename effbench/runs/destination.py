@@ -1,4 +1,4 @@
-"""Where a run is stored, and who is told how far it has come: options that only the Python API has."""
+"""Options of the Python API for storing a run and showing its progress."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from effbench.runs.runner import Watch
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a run is stored, and who is told how far it has come."""
+    """Where a run is stored and how its progress is shown."""
 
     out: str | Path | None = field(
         default=None, metadata=about("Folder of the run. Default: a new one under results/runs/.")
@@ -56,7 +56,7 @@ class Destination:
 
     @contextmanager
     def telling(self) -> Iterator[Watch]:
-        """The function to tell of progress until the block ends."""
+        """The `Watch` that shows progress, until the block ends."""
         if self.watch is not None:
             yield self.watch
             return
@@ -64,12 +64,12 @@ class Destination:
             yield shown
 
     def kept(self, run: Run) -> Run:
-        """The run as it is handed out: without a path where its folder is gone."""
+        """The run for the caller: without a path if its folder is not kept."""
         return run if self.save else dataclasses.replace(run, path=None)
 
 
 class WatchKeywords(TypedDict, total=False):
-    """The part of `RunKeywords` of what stores no run."""
+    """The keyword arguments of calls that measure without storing a run."""
 
     progress: bool | None
     watch: Watch | None
@@ -84,7 +84,7 @@ class RunKeywords(WatchKeywords, total=False):
 
 
 def taken_from(given: Mapping[str, object]) -> tuple[Destination, dict[str, object]]:
-    """The destination that keyword arguments describe, and those that are no part of it."""
+    """Split keyword arguments into a `Destination` and all others."""
     names = RunKeywords.__annotations__
     own: dict[str, Any] = {name: value for name, value in given.items() if name in names}
     return Destination(**own), {name: value for name, value in given.items() if name not in names}
@@ -93,7 +93,7 @@ def taken_from(given: Mapping[str, object]) -> tuple[Destination, dict[str, obje
 def new_directory(name: str, device: str) -> Path:
     """A folder under results/runs that does not exist yet, named after time, study and device."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    # A study's name is its author's, a folder's is ours.
+    # A study's name may contain any character; a folder's name is restricted to safe ones.
     stem = f"{stamp}-{re.sub(r'[^A-Za-z0-9_]+', '-', name)[:60]}-{device.replace(':', '')}"
     number, path = 1, run_file.RUNS / stem
     while path.exists():

@@ -1,6 +1,6 @@
-"""The launches of a run one by one: how much of the budget each used, and whether they saw the same machine.
+"""Describe the launches of a run: budget used, conditions, and conditions that differ between launches.
 
-Launches are the sample that intervals rest on. One that ran hours later, hotter or beside other work may differ for
+Launches are the replicates of every interval. A launch that ran hours later, hotter or beside other work may differ for
 that reason alone.
 """
 
@@ -17,19 +17,19 @@ from effbench.timing.least_duration import format_seconds, is_overrun
 from effbench.timing.sampling import MIN_ROUNDS_ON_BUDGET
 
 GAP_S = 3600.0
-"""A pause between two launches that is worth a line: heat, clock policies and neighbours change within an hour."""
+"""A pause between two launches that is reported: temperature, clock policy and other load change within an hour."""
 
 OTHER_CORES = 0.5
 LOAD = 2.0
 TEMPERATURE_C = 15.0
 CLOCK = 0.10
 STOLEN = 0.05
-"""Differences between launches that are worth a line: cores that other processes keep busy, load average, degrees,
-share of the clock, share of time stolen."""
+"""Smallest differences between launches that are reported: cores busy with other processes, load average, degrees
+Celsius, share of the clock, share of steal time."""
 
 
 IDLE = 0x1
-"""The reason for a low clock that a GPU gives between two blocks."""
+"""The throttle reason that NVML reports for an idle GPU, as between two blocks."""
 
 
 # --- budget -----------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ def total_s(run: Run) -> float:
 
 
 def overrun(run: Run) -> str:
-    """ "used 93 s of a budget of 10 s"; "" where they kept within it, or all had time for rounds."""
+    """Text such as "used 93 s of a budget of 10 s"; "" if the launches kept the budget, or all had time for rounds."""
     used, budget_s = total_s(run), run.sampling.budget_s
     if not is_overrun(used, budget_s) or not any(launch.budget_s == 0 for launch in run.launches):
         return ""
@@ -52,7 +52,7 @@ def overrun(run: Run) -> str:
 def used_s(launch: Launch, blocks: Sequence[Block]) -> float:
     """Seconds that a launch used: start, warm-up, rounds, and what came after.
 
-    Runs of before schema 3 did not record it. There it is at least what their warm-ups and their rounds took.
+    Before schema 3 it was not recorded. For such runs it is the time of warm-ups and rounds, a lower bound.
     """
     if launch.used_s is not None:
         return launch.used_s
@@ -80,7 +80,7 @@ def _by_launch(run: Run) -> dict[int, list[Block]]:
 
 
 def described(run: Run) -> list[dict[str, Any]]:
-    """Every launch as plain values: when it was, what it used, its conditions at start and end, what changed before it.
+    """Every launch as a dictionary: its time, budget used, conditions at start and end, and changes before it.
 
     ``end`` of a launch that was killed is the time of its last record. ``gpu`` is read from its blocks: the median SM
     clock, the highest temperature, why it was slowed.
@@ -113,7 +113,7 @@ def _known(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _until_last(launch: Launch) -> float | None:
-    """Seconds of rounds of a launch that was interrupted, where that is known."""
+    """Seconds of rounds of an interrupted launch; None if unknown."""
     if launch.used_s is None or launch.overhead_s is None:
         return None
     return round(launch.used_s - launch.overhead_s, 3)
@@ -134,7 +134,7 @@ def _time(text: str) -> datetime.datetime:
 
 
 def gpu(blocks: Sequence[Block]) -> dict[str, Any] | None:
-    """What the GPU did during these blocks; None where none was watched."""
+    """Clock, temperature, power and throttling of the GPU during these blocks; None where none was recorded."""
     clocks = [block.timing.clocks for block in blocks if block.timing.clocks]
     if not clocks:
         return None
@@ -150,18 +150,18 @@ def gpu(blocks: Sequence[Block]) -> dict[str, Any] | None:
     }
 
 
-# --- what was unlike --------------------------------------------------------------------------------
+# --- differences between launches --------------------------------------------------------------------------------
 
 
 def remarks(run: Run) -> tuple[str, ...]:
-    """Sentences about launches that had no time left, and about conditions that differed notably between launches.
+    """Sentences about launches without time for rounds, and about conditions that differ between launches.
 
-    Empty where nothing was notable or nothing was recorded. Conditions of a scripted clock mean nothing.
+    Empty if nothing is notable or nothing was recorded. On the fake device, conditions are not compared.
     """
     names = {launch.number: str(place) for place, launch in enumerate(run.launches, start=1)}
     found = [*_without_time(run, names), *_pauses(run, names), *_changed(run, names)]
     if run.environment.device != "fake":
-        found += _unlike(run, names)
+        found += _differing_conditions(run, names)
     return tuple(found)
 
 
@@ -198,7 +198,7 @@ def _pauses(run: Run, names: dict[int, str]) -> list[str]:
 
 
 def _changed(run: Run, names: dict[int, str]) -> list[str]:
-    """What a resumed run found changed; said once, however often it was resumed like that."""
+    """Facts that had changed when the run was resumed. Equal changes are reported once."""
     found: dict[str, str] = {}
     for launch in run.launches:
         if launch.changed:
@@ -210,7 +210,7 @@ def _changed(run: Run, names: dict[int, str]) -> list[str]:
     ]
 
 
-def _unlike(run: Run, names: dict[int, str]) -> list[str]:
+def _differing_conditions(run: Run, names: dict[int, str]) -> list[str]:
     blocks = _by_launch(run)
     gpus = {launch.number: gpu(blocks.get(launch.number, ())) or {} for launch in run.launches}
 
@@ -218,7 +218,7 @@ def _unlike(run: Run, names: dict[int, str]) -> list[str]:
         return lambda launch: None if launch.at_end is None else getattr(launch.at_end, name)
 
     def at_work(name: str) -> Callable[[Launch], float | None]:
-        # A launch that was interrupted was looked at when it had stopped working.
+        # Conditions at the end of an interrupted launch were read when it no longer worked.
         return lambda launch: None if launch.stopped == "interrupted" else at_end(name)(launch)
 
     def of_gpu(name: str) -> Callable[[Launch], float | None]:
@@ -228,7 +228,7 @@ def _unlike(run: Run, names: dict[int, str]) -> list[str]:
     busy = "Other processes kept {low:.1f} cores busy in {at_low} and {high:.1f} in {at_high}."
     found = _spread(names, others, OTHER_CORES, busy)
     if len(others) < len(run.launches):
-        # Not every system tells whose the processor time was; the load average counts this run's own processes too.
+        # Not every system splits processor time by process. The load average includes this run's own processes.
         loads = _values(run, lambda launch: None if launch.at_start is None else launch.at_start.load_1m)
         busy = "The load average was {low:.1f} before {at_low} and {high:.1f} before {at_high}."
         found += _spread(names, loads, LOAD, busy)
@@ -245,18 +245,18 @@ def _unlike(run: Run, names: dict[int, str]) -> list[str]:
         ("thermal_throttled", "Heat (or low voltage) lowered the clock"),
         ("quota_throttled", "The CPU quota of the container ran out"),
     ):
-        found += _some_only(names, _values(run, at_end(name)), what)
+        found += _in_some_launches(names, _values(run, at_end(name)), what)
     return found
 
 
 def _values(run: Run, read: Callable[[Launch], float | None]) -> dict[int, float]:
-    """By launch, of those that measured anything, what could be read."""
+    """The value of each launch that measured anything, where it could be read."""
     found = {launch.number: read(launch) for launch in run.launches if launch.overhead_s is not None}
     return {number: value for number, value in found.items() if value is not None}
 
 
 def _spread(names: dict[int, str], values: dict[int, float], notable: float, words: str) -> list[str]:
-    """The two launches farthest apart, where that is `notable`."""
+    """A sentence on the two launches that differ most, if by at least `notable`."""
     if not values:
         return []
     low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
@@ -266,7 +266,7 @@ def _spread(names: dict[int, str], values: dict[int, float], notable: float, wor
     return [words.format(low=values[low], high=values[high], **at)]
 
 
-def _some_only(names: dict[int, str], values: dict[int, float], what: str) -> list[str]:
+def _in_some_launches(names: dict[int, str], values: dict[int, float], what: str) -> list[str]:
     hit = [names[number] for number, times in values.items() if times]
     return [f"{what} in {_numbered(hit)} only."] if hit and len(hit) < len(values) else []
 

@@ -1,4 +1,4 @@
-"""A progress bar with the time left: in a terminal on standard error, in a notebook below the cell."""
+"""Draw a progress bar with the time left: on standard error in a terminal, below the cell in a notebook."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def is_notebook() -> bool:
 
 
 def is_watched() -> bool:
-    """Whether somebody would see a bar: in a notebook, and where standard error is a terminal."""
+    """Whether a bar is visible: in a notebook, or if standard error is a terminal."""
     return is_notebook() or (sys.stderr is not None and sys.stderr.isatty())
 
 
@@ -33,7 +33,7 @@ def is_watched() -> bool:
 def watching(shown: bool | None = None) -> Iterator[Watch]:
     """A `Watch` that draws the bar until the block ends, and prints each note on standard error.
 
-    `shown` None draws it only where somebody would see it (`is_watched`); without a bar nothing is printed.
+    `shown` None means: only if it is visible (`is_watched`). Without a bar nothing is printed.
     """
     if not (is_watched() if shown is None else shown):
         yield lambda step: None
@@ -50,7 +50,7 @@ def watching(shown: bool | None = None) -> Iterator[Watch]:
 
 @contextlib.contextmanager
 def drawing() -> Iterator[Callable[[Progress], None]]:
-    """Draw the bar until the block ends; the function moves it."""
+    """Draw the bar until the block ends. Call the yielded function to update it."""
     from rich.markup import escape
 
     bar = _bar()
@@ -66,13 +66,13 @@ def drawing() -> Iterator[Callable[[Progress], None]]:
 
 @contextlib.contextmanager
 def _terminal(bar: Bar) -> Iterator[Callable[[], None]]:
-    with bar:  # which redraws itself
+    with bar:  # Rich redraws it in a thread
         yield lambda: None
 
 
 @contextlib.contextmanager
 def _notebook_cell(bar: Bar) -> Iterator[Callable[[], None]]:
-    """One output of the cell, replaced as the run goes on. Rich's own needs ipywidgets, which few kernels have."""
+    """Show the bar as one output of the cell and replace it at each update. Rich's own needs ipywidgets."""
     display: Any = import_module("IPython.display")
 
     drawn_s = time.monotonic()
@@ -110,5 +110,5 @@ def _bar() -> Bar:
         TextColumn("{task.description}"),
     )
     console = Console(stderr=True)
-    # A file that was asked to take a bar gets its last state.
+    # If standard error is a file, only the last state is written.
     return Progress(*columns, console=console, transient=console.is_terminal, refresh_per_second=REDRAWS_PER_S)

@@ -1,6 +1,6 @@
-"""One run being written: what is known of it so far, and how the events of its workers become records.
+"""Turn the events of worker processes into records of a run file.
 
-Everything it knows is also on disk, so whoever dies has lost nothing.
+All state is also on disk, so a killed process loses nothing.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from effbench.user_code import file_hashes
 
 @dataclass
 class Recording:
-    """The run of one plan in one folder. `stored` is its environment once the header is written.
+    """The recording of one run in one folder. `stored` is its environment once the header is written.
 
-    One side of a pair `can_resume` no more: the other side would be missing.
+    `can_resume` is False for one side of an A/B run, which cannot be resumed without the other.
     """
 
     plan: Plan
@@ -45,19 +45,20 @@ class Recording:
     skipped: dict[str, str] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
-    """What the networks consist of (`sources.digests`): a later launch must find the same."""
+    """Source files of the models with their SHA-256 (`user_code.file_hashes`). Later launches must match."""
     read: set[tuple[str, str]] = field(default_factory=set)
-    """Cells and what is read of them already, beside the rounds."""
+    """Pairs (cell, secondary metric) that are already measured."""
     can_resume: bool = True
     matched: bool = False
-    """Whether the machine was already checked against the stored environment."""
+    """Whether this machine was compared with the stored environment."""
     changed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-    """Facts that were others when the run was begun, until they are written."""
+    """Facts that changed since the run began and are not written yet: name to (then, now)."""
 
     def job(self, number: int, first_round: int, budget_s: float, **share: float) -> dict[str, Any]:
-        """What launch `number` is told to do with the cells that nothing has ruled out.
+        """The job of launch `number`, for all cells that are not skipped.
 
-        `budget_s` is its slice of the budget, process start included; `share` is what else `allotment.Stopwatch` reads.
+        `budget_s` is its part of the budget, process start included. `share` holds further inputs of
+        `timing.launch_budget.Stopwatch`.
         """
         plan = self.plan
         return {
@@ -78,9 +79,9 @@ class Recording:
         }
 
     def order(self, cell: Cell) -> dict[str, Any]:
-        """What a worker is told of one cell."""
+        """The part of a job that describes one cell."""
         reference, cost = self.plan.experiment.reference_of(cell.case), self.costs[cell.id]
-        # What a runtime exports in one launch, the next one finds there.
+        # A runtime exports its model files into this folder once; later launches reuse them.
         folder = self._models.get(cell.id) or str(self.scratch / str(self.plan.cells.index(cell)))
         return {
             **described(cell, folder),
@@ -97,9 +98,10 @@ class Recording:
         return self.plan.bundled.models if self.plan.bundled else {}
 
     def begin(self, ready: Mapping[str, Any]) -> None:
-        """A worker is ready, and says on what. The first writes the header; a resumed run must find it unchanged.
+        """Handle the first event of a worker, which holds its environment.
 
-        Raises NotComparable, StorageError.
+        The first worker of a run makes the header. The first one after a resume must match it, else NotComparable is
+        raised. Raises StorageError.
         """
         plan = self.plan
         found = facts.collect(
@@ -109,8 +111,8 @@ class Recording:
             allocator=plan.allocator,
             runtime_facts=ready["runtime_facts"],
         )
-        told = {"run.device_options": dict(plan.device_options), **_unusual(plan)}
-        found = replace(found, facts={**found.facts, **self.peaks, **told})
+        extra = {"run.device_options": dict(plan.device_options), **_non_default_facts(plan)}
+        found = replace(found, facts={**found.facts, **self.peaks, **extra})
         if self.stored is None:
             run = Run(
                 experiment=plan.experiment,
@@ -133,7 +135,7 @@ class Recording:
         self.matched = True
 
     def begin_launch(self, number: int, slot: int, observed: Observation) -> None:
-        """Write when a launch began, in which conditions, and what the first one after a pause found changed."""
+        """Record the start of a launch, its conditions, and what changed since the run was interrupted."""
         changed = {name: list(pair) for name, pair in self.changed.items()}
         self.changed = {}
         self.writer.append(
@@ -141,17 +143,17 @@ class Recording:
             launch=number,
             slot=slot,
             start=observed.start,
-            conditions=stated(observed.at_start),
+            conditions=known_conditions(observed.at_start),
             **({"changed": changed} if changed else {}),
         )
 
     def end_launch(self, number: int, observed: Observation, at_s: float) -> None:
-        """Write when the process of a launch was gone and what the machine did meanwhile, however the launch ended."""
+        """Record the end of a launch's process and the conditions since its start, however it ended."""
         end, conditions = observed.end()
-        self.writer.append("exit", launch=number, at_s=round(at_s, 3), end=end, conditions=stated(conditions))
+        self.writer.append("exit", launch=number, at_s=round(at_s, 3), end=end, conditions=known_conditions(conditions))
 
     def take(self, launch: int, event: Mapping[str, Any]) -> None:
-        """Write what a worker says of this launch. Raises StorageError, and EffbenchError where the worker gives up."""
+        """Record one event of a worker. Raises StorageError, and EffbenchError if the event is a fatal error."""
         kind, values = event["event"], {key: value for key, value in event.items() if key != "event"}
         if kind == "ready":
             self.begin(values)
@@ -159,7 +161,7 @@ class Recording:
             timing = decoding.make(values["timing"], Timing)
             self._require_calls(values["cell"], timing.calls)
             place = (launch, values["round"], values["position"], values["cell"])
-            self.writer.block(Block(*place, _forwards(timing), values.get("at_s")))
+            self.writer.block(Block(*place, _without_negative_times(timing), values.get("at_s")))
         elif kind == "skip":
             self.skip(values["cell"], values["reason"])
         elif kind == "calls":
@@ -171,39 +173,42 @@ class Recording:
             try:
                 file_hashes.require_same(self.files, values["files"])
             except NotComparable as error:
-                raise NotComparable(f"{error}{self.how_to_go_on()}") from None
-            new = {name: told for name, told in values["files"].items() if name not in self.files}
+                raise NotComparable(f"{error}{self.resume_advice()}") from None
+            new = {name: digest for name, digest in values["files"].items() if name not in self.files}
             if new:
                 self.files |= new
                 self.writer.append("files", launch=launch, files=new)
         elif kind == "error":
-            raise of_reason(Reason(values["message"] + self.how_to_go_on(), values.get("cause", "")))
+            raise of_reason(Reason(values["message"] + self.resume_advice(), values.get("cause", "")))
         else:
             self.writer.append(kind, launch=launch, **values)
 
     def _require_calls(self, cell: str, calls: int) -> None:
-        """A block of another number of calls has another bias. Raises EffbenchError."""
+        """Raise EffbenchError unless `calls` is the fixed number of calls per block of this cell.
+
+        Blocks with another number of calls would be biased differently.
+        """
         frozen = self.calls.get(cell, calls)
         if calls != frozen:
             raise EffbenchError(
                 f"a block of {cell} came back with {calls} calls, and every other has {frozen}; this is a fault of "
-                f"effbench or of its environment, please report it{self.how_to_go_on()}"
+                f"effbench or of its environment, please report it{self.resume_advice()}"
             )
 
     def skip(self, cell: str, reason: str) -> None:
-        """Leave a cell out from now on."""
+        """Leave a cell out of all further launches, and record the reason."""
         self.skipped[cell] = reason
         self.writer.append("skip", cell=cell, reason=reason)
 
-    def how_to_go_on(self) -> str:
-        """The end of an error message where something is already measured."""
+    def resume_advice(self) -> str:
+        """The end of an error message that names the command to resume; "" if nothing is measured yet."""
         if self.stored is None or not self.can_resume:
             return ""
         return f"; what was measured is kept, go on with: {how_to_resume(self.writer.directory, self.plan.bundled)}"
 
 
 def described(cell: Cell, folder: str) -> dict[str, Any]:
-    """What a worker has to know of a cell to prepare it. Its runtime finds or leaves its files in `folder`."""
+    """The description of a cell that a worker needs to prepare it. Its runtime keeps model files in `folder`."""
     return {
         "id": cell.id,
         "model": cell.case.model,
@@ -225,24 +230,24 @@ def how_to_resume(directory: Path, bundled: Bundled | None = None) -> str:
     return shlex.join(["effbench", *first, "--resume", str(directory)])
 
 
-def stated(conditions: Conditions) -> dict[str, Any]:
-    """The conditions that could be read."""
+def known_conditions(conditions: Conditions) -> dict[str, Any]:
+    """The conditions that could be read, by name."""
     return {name: value for name, value in dataclasses.asdict(conditions).items() if value is not None}
 
 
-def _unusual(plan: Plan) -> dict[str, Any]:
-    """Conditions that are recorded where they are not what they have always been: older runs say nothing of them."""
-    told = {
+def _non_default_facts(plan: Plan) -> dict[str, Any]:
+    """Facts that are recorded only if they differ from their defaults, since older runs do not have them."""
+    extra = {
         "run.memory_format": (plan.cells[0].memory_format, "contiguous"),
         "run.mode": (plan.cells[0].mode, "infer"),
         "run.readings": (" ".join(plan.metrics), ""),
         "run.bundle": (plan.bundled.digest if plan.bundled else "", ""),
     }
-    return {name: value for name, (value, usual) in told.items() if value != usual}
+    return {name: value for name, (value, usual) in extra.items() if value != usual}
 
 
-def _forwards(timing: Timing) -> Timing:
-    """A clock that went backwards during a block has told nothing: no time is taken from it, the block is flagged."""
+def _without_negative_times(timing: Timing) -> Timing:
+    """Drop negative times of a block, whose clock went backwards, and flag the block."""
     wall, cpu, device, process = timing.wall_ns, timing.cpu_ns, timing.device_ns, timing.process_ns
     if min(wall, cpu or 0, device or 0, process or 0) >= 0:
         return timing

@@ -1,13 +1,13 @@
-"""A run on disk: an append-only file of JSON lines, readable whatever happened to the process that wrote it.
+"""Write and read a run file: append-only JSON lines that stay readable if the writing process is killed.
 
 ``run.jsonl`` holds one record a line: a header, then cells, launches and blocks. Each record reaches
 the kernel before the next block starts, so killing the process loses at most the block in flight. Loading parses JSON
-and builds dataclasses; it never executes anything. Only raw blocks are stored: every figure is recomputed from them.
+and builds dataclasses; it never executes code. Only raw blocks are stored. All statistics are recomputed from them.
 
 A launch begins with a ``launch`` record (its slot in the plan, UTC time, conditions of the machine) and ends with an
-``exit`` record (UTC time, conditions since then). Between them, ``at_s`` says how many seconds of the budget the launch
-had used. The largest is what a resumed run subtracts, so a kill hides at most the block in flight. ``files`` records
-(since schema 3) tell the SHA-256 of what the networks consist of; a launch that finds another one is refused.
+``exit`` record (UTC time, conditions since then). In records between them, ``at_s`` is the time of the budget that the
+launch had used. A resumed run subtracts the largest, so a kill loses at most the time of the block in flight. ``files``
+records (since schema 3) hold the SHA-256 of the models' source files; a launch that finds other files is refused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LOCK_FILE = ".lock"
 
 
 class RunWriter:
-    """Appends records to one run folder, which it holds locked. Use as a context manager."""
+    """Append records to the run file of one folder and hold the folder's lock. Use as a context manager."""
 
     def __init__(self, directory: Path, *, resume: bool = False) -> None:
         self.directory = directory
@@ -89,7 +89,7 @@ class RunWriter:
             raise StorageError(f"cannot write to {self.path}: {error.strerror or error}") from error
 
     def header(self, run: Run, version: str) -> None:
-        """The first record: everything about the run but what is measured."""
+        """Write the first record: the study, the environment and the sampling."""
         self.append(
             "header",
             schema=schema.SCHEMA,
@@ -113,7 +113,7 @@ class RunWriter:
         self.append("reading", cell=cell, **asdict(metric))
 
     def block(self, block: Block) -> None:
-        """Fields at their default are left out: a run is mostly blocks."""
+        """Write a block without the fields at their default, since most of a file is blocks."""
         timing = {
             field.name: value
             for field in fields(Timing)
@@ -124,7 +124,7 @@ class RunWriter:
         self.append("block", **place, **at, timing=timing)
 
     def close(self) -> None:
-        """Release the folder. One in which nothing was written is left as it was found."""
+        """Release the lock. If nothing was written, remove what was created."""
         is_empty = False
         if self._descriptor >= 0:
             is_empty = os.fstat(self._descriptor).st_size == 0
@@ -149,16 +149,16 @@ class RunWriter:
 
 
 def refuse_link(path: Path) -> None:
-    """Raise StorageError where a link stands in the place of a file to be written.
+    """Raise StorageError if `path`, a file to be written, is a symbolic link.
 
-    A folder from elsewhere may hold one that leads to any file of the user's.
+    In a folder from another source, a link could lead to any file of the user.
     """
     if os.path.islink(path):
         raise StorageError(f"cannot write {path}: it is a link to {os.readlink(path)}; name the file that is meant")
 
 
 def _whole_lines(path: Path) -> int:
-    """Size of the file up to the end of its last whole line: what a kill in mid-write left behind is cut off."""
+    """Size of the file up to the end of its last complete line. A killed writer may leave an incomplete one."""
     data = path.read_bytes()
     return data.rfind(b"\n") + 1
 

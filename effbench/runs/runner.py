@@ -1,6 +1,6 @@
-"""Carry a plan out: launch after launch, every block on disk before the next one starts.
+"""Carry out a plan: start one worker process a launch and write every block to disk before the next one starts.
 
-The parent process never computes while a worker measures: it reads events and appends records.
+The parent process never computes while a worker measures. It only reads events and appends records.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ CostOf = Callable[[Cell], Cost]
 BoundsOf = Callable[[Cell, Peaks], Mapping[str, float]]
 
 UNRECORDED = ("working", "call", "prepared", "facts")
-"""Events that say how far a worker is, and are not written: what they tell is in other records."""
+"""Events that report the progress of a worker and are not stored, since other records hold their content."""
 
-STARTS = 2
-"""So many processes in a row that end before they work are no accident."""
+MAX_FAILED_STARTS = 2
+"""Give up after this many processes in a row that end before they start to work."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come: `done` of 1 by its plan, and what it is doing."""
+    """The progress of a run: `done` is the finished share of its plan (0 to 1), `doing` the current step."""
 
     done: float
     doing: str
     note: str = ""
-    """A line for whoever waits, bar or no bar: said once."""
+    """A message to show once, with or without a progress bar."""
 
 
 Watch = Callable[[Progress], None]
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a run. What was measured before is in `directory`; `advice` says what to do with it."""
+    """Ctrl-C during a run. `directory` holds the blocks measured so far; `advice` says how to use them."""
 
     def __init__(self, directory: Path, advice: str = "") -> None:
         super().__init__(f"interrupted; what was measured is in {directory}" + (f"; {advice}" if advice else ""))
@@ -68,18 +68,18 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass
 class _State:
-    """How far the launches of the plan have come."""
+    """The progress of the launches of a plan."""
 
     next_launch: int = 0
     rounds: dict[int, int] = field(default_factory=dict)
     finished: set[int] = field(default_factory=set)
     used_s: float = 0.0
-    """Of the budget, by all launches so far, those of an interrupted run included."""
+    """Seconds of the budget used by all launches so far, including those before an interruption."""
     after_s: float = 0.0
-    """What the last finished launch spent after its rounds."""
+    """Seconds that the last finished launch took after its rounds."""
     failed_starts: int = 0
     forecast: Forecast | None = None
-    """Made for the first launch of this process."""
+    """Created for the first launch of this process."""
 
 
 def execute(
@@ -91,10 +91,10 @@ def execute(
     command: str = "",
     watch: Watch = lambda progress: None,
 ) -> Run:
-    """Measure everything the plan asks for and return the stored run.
+    """Measure every cell of the plan and return the stored run.
 
-    `profile` gives a case's analytic cost; a case it cannot cost is skipped with the reason. `bounds` gives the least
-    times of a cell on a device with given peaks; without it none are measured. Raises StorageError,
+    `profile` counts the cost of a cell; a cell that it cannot count is skipped with the reason. `bounds` computes the
+    roofline bounds of a cell from the device's peaks; without it no peaks are measured. Raises StorageError,
     EffbenchError when no cell could be measured, Interrupted on Ctrl-C.
     """
     with RunWriter(directory) as writer, temporary_folders.folder() as folder:
@@ -110,12 +110,12 @@ def execute(
         _raise_if_nothing_left(record)
         if bounds is not None:
             watch(Progress(0.0, "measuring the device's peaks"))
-            _bound(record, bounds)
+            _add_bounds(record, bounds)
         return _measure(record, _State(), watch)
 
 
 def find_peaks(plan: Plan, dtype: str, *, afresh: bool = False) -> Peaks:
-    """The peaks of the plan's device as the plan sets it up: kept ones that fit this machine, else measured and kept.
+    """The peaks of the plan's device under the plan's settings: from the cache if it has them, else measured.
 
     Raises EffbenchError where they cannot be measured.
     """
@@ -126,10 +126,10 @@ def find_peaks(plan: Plan, dtype: str, *, afresh: bool = False) -> Peaks:
     return measuring.find(key, device, options, threads=threads, allocator=allocator, dtype=dtype, afresh=afresh)
 
 
-def _bound(record: Recording, bounds: BoundsOf) -> None:
-    """The least times of every cell. A device whose peaks cannot be measured costs a run its bounds and no more."""
+def _add_bounds(record: Recording, bounds: BoundsOf) -> None:
+    """Compute the roofline bounds of every cell. Where peaks cannot be measured, record the reason and go on."""
     for dtype in dict.fromkeys(cell.case.dtype for cell in record.plan.cells):
-        if why := _unbounded(record.plan.cells[0].mode, dtype):
+        if why := _why_no_bounds(record.plan.cells[0].mode, dtype):
             record.peaks[f"peaks.{dtype}.missing"] = why
             continue
         try:
@@ -143,8 +143,8 @@ def _bound(record: Recording, bounds: BoundsOf) -> None:
                 record.bounds[cell.id] = bounds(cell, peaks)
 
 
-def _unbounded(mode: str, dtype: str) -> str:
-    """Why the peaks of a device say nothing of these cells; "" where they do."""
+def _why_no_bounds(mode: str, dtype: str) -> str:
+    """Why the device's peaks give no bounds for these cells; "" where they do."""
     if mode == "train":
         return "counts are of the forward pass, times of a training step"
     return "torch has no int8 kernel whose speed could stand for a runtime's" if dtype == "int8" else ""
@@ -153,21 +153,21 @@ def _unbounded(mode: str, dtype: str) -> str:
 def resume(directory: Path, *, watch: Watch = lambda progress: None, bundled: Bundled | None = None) -> Run:
     """Finish an interrupted run: measure only the launches and rounds that it does not hold yet.
 
-    `bundled` is where the models of a bundle's run lie. Raises StorageError, CorruptRun, NotComparable when this
-    machine is not the one it was begun on.
+    `bundled` locates the models, for the run of a bundle. Raises StorageError, CorruptRun, and NotComparable when the
+    conditions differ from those at the start of the run.
     """
     if (run := run_file.load(directory)).complete:
-        return _as_measured(run, directory, watch)
+        return _complete_run(run, directory, watch)
     with RunWriter(directory, resume=True) as writer, temporary_folders.folder() as folder:
-        # Read again under the lock: whoever held it until now may have written more.
+        # Read again under the lock: another process may have written more until now.
         run = run_file.load(directory)
         if run.complete:
-            return _as_measured(run, directory, watch)
-        return _go_on(run, writer, folder, watch, bundled)
+            return _complete_run(run, directory, watch)
+        return _continue_run(run, writer, folder, watch, bundled)
 
 
-def _as_measured(run: Run, directory: Path, watch: Watch) -> Run:
-    """A complete run, after a note where it was not of the files as they are now."""
+def _complete_run(run: Run, directory: Path, watch: Watch) -> Run:
+    """Return a complete run; report if the model's files have changed since."""
     try:
         file_hashes.require_unchanged(run.files)
     except NotComparable as error:
@@ -175,7 +175,7 @@ def _as_measured(run: Run, directory: Path, watch: Watch) -> Run:
     return run
 
 
-def _go_on(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundled: Bundled | None) -> Run:
+def _continue_run(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundled: Bundled | None) -> Run:
     if run.environment.facts.get("run.bundle") != (bundled.digest if bundled else None):
         raise EffbenchError(
             f"the run in {writer.directory} was measured from a bundle; go on with: "
@@ -214,7 +214,7 @@ def _go_on(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundled: Bun
 
 
 def plan_of(run: Run) -> Plan:
-    """The plan that a stored run was measured by."""
+    """Rebuild the plan of a stored run."""
     first = run.results[0].cell
     options: dict[str, Any] = dict(run.environment.facts.get("run.device_options") or {})
     return Plan(
@@ -247,19 +247,19 @@ def _measure(record: Recording, state: _State, watch: Watch) -> Run:
                 _raise_if_nothing_left(record)
                 _launch(record, state, slot, watch)
         _raise_if_nothing_left(record)
-        _read_beside(record, watch)
+        _measure_metrics(record, watch)
         writer.append("complete")
         run = run_file.load(writer.path)
     except KeyboardInterrupt:
-        raise Interrupted(writer.directory, _how_to_go_on(record.plan, writer.directory)) from None
+        raise Interrupted(writer.directory, _python_advice(record.plan, writer.directory)) from None
     except StorageError as error:
         raise StorageError(f"{error}; what was measured before is kept in {writer.directory}") from error
     watch(Progress(1.0, "done"))
     return run
 
 
-def _how_to_go_on(plan: Plan, directory: Path) -> str:
-    """What a Python session can do with the folder of an interrupted run."""
+def _python_advice(plan: Plan, directory: Path) -> str:
+    """The Python call that finishes or reads an interrupted run."""
     place = repr(str(directory))
     if plan.bundled is not None:
         return f"finish it with effbench.run_bundle({plan.bundled.folder!r}, resume={place})"
@@ -268,8 +268,8 @@ def _how_to_go_on(plan: Plan, directory: Path) -> str:
     return f"finish it with effbench.resume({place})"
 
 
-def _read_beside(record: Recording, watch: Watch) -> None:
-    """What else the plan wants to know of the cells that could be measured. A metric that fails says why."""
+def _measure_metrics(record: Recording, watch: Watch) -> None:
+    """Measure the secondary metrics of every cell that was not skipped. A metric that fails records the reason."""
     plan = record.plan
     for what in plan.metrics:
         left = [cell for cell in plan.cells if cell.id not in record.skipped and (cell.id, what) not in record.read]
@@ -291,46 +291,46 @@ def _read_beside(record: Recording, watch: Watch) -> None:
             [record.order(cell) for cell in left],
             worker_environment(plan.threads, plan.allocator),
             plan.sampling.silence_s,
-            partial(_say_metric, watch, what),
+            partial(_report_metric, watch, what),
         )
         for cell_id, metric in taken:
             record.writer.metric(cell_id, metric)
 
 
-def _say_metric(watch: Watch, what: str, cell: str) -> None:
+def _report_metric(watch: Watch, what: str, cell: str) -> None:
     watch(Progress(1.0, f"{what.replace('_', ' ')} of {cell}"))
 
 
 def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
-    """One worker process.
+    """Run one worker process.
 
-    Marks the slot finished, or records which cell ended the process so that the next try leaves it out.
+    Marks the slot as finished, or skips the cell that ended the process, so that the next try leaves it out.
     """
     plan, sampling = record.plan, record.plan.sampling
-    seen = _Seen(state.next_launch, slot, sampling, watch)
+    progress = _LaunchProgress(state.next_launch, slot, sampling, watch)
     skipped_before = len(record.skipped)
     state.next_launch += 1
     left = sampling.launches - len(state.finished)
     if state.forecast is None:
         cells = sum(cell.id not in record.skipped for cell in plan.cells)
         state.forecast = Forecast(sampling, sampling.budget_s, cells=cells, left=left, used_s=state.used_s)
-        seen.forecast = state.forecast
+        progress.forecast = state.forecast
     slice_s = max(0.0, (sampling.budget_s - state.used_s) / left)
-    share = {"launches_left": left, "after_s": state.after_s, "begun_s": seen.begun_s}
-    job = record.job(seen.number, state.rounds.get(slot, 0), slice_s, **share)
+    share = {"launches_left": left, "after_s": state.after_s, "begun_s": progress.begun_s}
+    job = record.job(progress.number, state.rounds.get(slot, 0), slice_s, **share)
     is_recorded = False
     try:
         with Worker(job, worker_environment(plan.threads, plan.allocator), sampling.silence_s) as worker:
             try:
                 for event in worker.events():
                     kind = event["event"]
-                    seen.take(event)
+                    progress.take(event)
                     if kind in UNRECORDED:
                         state.failed_starts = 0
                         continue
-                    record.take(seen.number, event)
+                    record.take(progress.number, event)
                     if kind == "ready":
-                        record.begin_launch(seen.number, slot, seen.observed)
+                        record.begin_launch(progress.number, slot, progress.observed)
                         is_recorded = True
                     elif kind == "block":
                         state.rounds[slot] = event["round"] + 1
@@ -340,27 +340,27 @@ def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
             except WorkerFailed as failure:
                 ending = str(failure)
     finally:
-        # Also after Ctrl-C. On a full disk the error that is on its way says more.
-        used_s = seen.at_s if plan.device == "fake" else time.monotonic() - seen.begun_s
+        # Also after Ctrl-C. On a full disk the original error is the one to report.
+        used_s = progress.at_s if plan.device == "fake" else time.monotonic() - progress.begun_s
         state.used_s += used_s
         if is_recorded:
             with suppress(StorageError):
-                record.end_launch(seen.number, seen.observed, used_s)
+                record.end_launch(progress.number, progress.observed, used_s)
     if slot in state.finished:
-        state.after_s = used_s - seen.ended_s
+        state.after_s = used_s - progress.ended_s
     if slot in state.finished or len(record.skipped) > skipped_before:
         return
-    if seen.working:
-        # Whichever cell was at work is left out of the next try: it may have ended the process, or hung.
-        record.skip(seen.working, ending)
+    if progress.working:
+        # The next try leaves out the cell that the worker was at: it may have ended the process, or hung.
+        record.skip(progress.working, ending)
         return
     state.failed_starts += 1
-    if state.failed_starts >= STARTS:
-        raise EffbenchError(f"the measuring process could not start: {ending}{record.how_to_go_on()}")
+    if state.failed_starts >= MAX_FAILED_STARTS:
+        raise EffbenchError(f"the measuring process could not start: {ending}{record.resume_advice()}")
 
 
-class _Seen:
-    """What the events of one launch have told so far: how far it is, by the clock of its budget, and at which cell."""
+class _LaunchProgress:
+    """Track one launch from its events: time used, current cell, progress."""
 
     def __init__(self, number: int, slot: int, sampling: Sampling, watch: Watch) -> None:
         self.observed, self.begun_s = Observation(), time.monotonic()
@@ -369,31 +369,31 @@ class _Seen:
         self._slot, self._sampling, self._watch = slot, sampling, watch
         self.forecast: Forecast | None = None
         self._rounds: tuple[float, float] | None = None
-        """When the rounds began, and how long they may take."""
+        """Start of the rounds and the time available for them, in seconds."""
 
     def take(self, event: Mapping[str, Any]) -> None:
-        """Hear of an event, and say how far the run has come."""
+        """Handle one event and report the progress of the run."""
         kind = event["event"]
         self.at_s = max(self.at_s, event.get("at_s", 0.0))
         note = self.forecast.take(event) if self.forecast is not None else ""
         if kind == "working" or note:
             self.working = event.get("cell", self.working)
             if self._rounds is None:
-                self._say(0.0, "warming up", note)
+                self._report(0.0, "warming up", note)
         elif kind == "null":
             self._rounds = self.at_s, event["budget_s"]
             if not event["budget_s"]:
-                self._say(0.0, f"no time is left of the budget, so {MIN_ROUNDS_ON_BUDGET} rounds at the most")
+                self._report(0.0, f"no time is left of the budget, so {MIN_ROUNDS_ON_BUDGET} rounds at the most")
         elif kind == "block":
             begun_s, budget_s = self._rounds or (self.at_s, 0.0)
             by_time = (self.at_s - begun_s) / budget_s if budget_s else 0.0
             share = max(by_time, event["round"] / self._sampling.max_rounds)
-            self._say(share, f"round {event['round'] + 1}, {event['cell']}")
+            self._report(share, f"round {event['round'] + 1}, {event['cell']}")
         elif kind == "end":
             self.ended_s = self.at_s
             self.observed.look()
 
-    def _say(self, share: float, doing: str, note: str = "") -> None:
+    def _report(self, share: float, doing: str, note: str = "") -> None:
         planned = self._sampling.launches
         done = (self._slot + min(share, 1.0)) / planned
         self._watch(Progress(done, f"launch {self._slot + 1}/{planned}: {doing}", note))

@@ -1,5 +1,4 @@
-"""From the records of a run file back to a `Run`. A file may hold anything, so every value is checked for its
-declared type (`core.decoding.make`).
+"""Decode the records of a run file into a `Run`, and check the type of every value.
 
 Schema history
     1   2026-11: first.
@@ -27,15 +26,13 @@ from effbench.core.study import Cell, Experiment, Sampling
 SCHEMA = 3
 
 FAULTS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, InvalidValue)
-"""What a record with wrong content raises while it is read."""
+"""Exceptions that decoding a record with wrong content may raise."""
 
 T = TypeVar("T")
 
 
 def build(path: Path, records: Sequence[tuple[int, dict[str, Any]]]) -> Run:
-    """The run that these records, each with its line number, describe. Raises CorruptRun naming the line that does
-    not fit.
-    """
+    """Build the run from its records, each with its line number. Raises CorruptRun that names the faulty line."""
     if not records:
         raise CorruptRun(f"{path} is empty: the run was stopped before anything was measured; begin it again")
     if records[0][1]["kind"] != "header":
@@ -49,30 +46,30 @@ def build(path: Path, records: Sequence[tuple[int, dict[str, Any]]]) -> Run:
         try:
             builder.add(_Record(record))
         except FAULTS as error:
-            raise CorruptRun(f"{path}, line {number}: {told(error)}; restore the file") from error
+            raise CorruptRun(f"{path}, line {number}: {describe(error)}; restore the file") from error
     return replace(builder.run(), path=str(path))
 
 
 def newer_schema(schema: Any, known: int) -> str | None:
-    """The end of an error message where `schema` is newer than `known`, else ""; None where it is no schema number."""
+    """The end of an error message if `schema` is newer than `known`, else ""; None if it is no schema number."""
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
         return None
     said = f"was written with schema {str(schema)[:9]}, and this effbench reads up to {known}; upgrade effbench"
     return said if schema > known else ""
 
 
-def told(error: BaseException) -> str:
-    """What is wrong with what was read, in a few words."""
+def describe(error: BaseException) -> str:
+    """A short description of an error in a file."""
     return f"missing {brief(error)}" if isinstance(error, KeyError) else brief(error)
 
 
 def brief(error: BaseException) -> str:
-    """The first words of an error, for a message of one line."""
+    """The first line of an error, shortened, for a message of one line."""
     return (str(error) or type(error).__name__).splitlines()[0][:120]
 
 
 def require_sound(cell: Cell, cost: Cost | None) -> None:
-    """Raises ValueError for a cell or a cost that could not have been measured."""
+    """Raise ValueError for a cell or a cost with impossible values."""
     if cell.batch < 1 or (1 if cell.case.batch is None else cell.case.batch) < 1:
         raise ValueError("a batch needs at least one image")
     if cost is not None and set(cost.memory_access_levels) != set(LEVELS):
@@ -81,7 +78,7 @@ def require_sound(cell: Cell, cost: Cost | None) -> None:
 
 @dataclass(frozen=True)
 class _Probed:
-    """Those values of a probe that are shown or computed with; whatever else a runtime says of a network is kept."""
+    """The values of a probe whose types are checked, since reports use them. Other values are kept unchecked."""
 
     bound: str | None = None
     output: str | None = None
@@ -101,13 +98,13 @@ class _Probed:
 
 
 def probe(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What was read once of a cell. Raises ValueError where that makes no sense."""
+    """Check and copy the values of a probe, which are read once a cell. Raises ValueError for a wrong type."""
     decoding.make(values, _Probed, closed=False)
     return dict(values)
 
 
 class _Record:
-    """One record of the file, whose values are read by name and checked for their type."""
+    """One record of the file. Values are read by name and their types checked."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
@@ -116,34 +113,34 @@ class _Record:
         return name in self.values
 
     def get(self, name: str, kind: type[T]) -> T:
-        """Raises KeyError where it is missing, ValueError where it is of another type."""
+        """The value of this name. Raises KeyError if it is missing, ValueError if it has another type."""
         return decoding.make(self.values[name], kind, at=name)
 
     def maybe(self, name: str, kind: type[T]) -> T | None:
         return None if self.values.get(name) is None else self.get(name, kind)
 
     def seconds(self, name: str) -> float | None:
-        """Time that has passed, where it is known."""
+        """A duration in seconds, None if it is absent. Raises ValueError if it is negative."""
         found = self.maybe(name, float)
         if found is not None and found < 0:
-            raise ValueError(f"{name}: {found:g} is no time that has passed")
+            raise ValueError(f"{name}: {found:g} s is a negative duration")
         return found
 
     def moment(self, name: str) -> str:
-        """A time in UTC, as it was written."""
+        """A UTC time as text (ISO 8601). Raises ValueError for other text."""
         found = self.get(name, str)
         if datetime.datetime.fromisoformat(found).tzinfo is None:
-            raise ValueError(f"{name}: {found[:40]!r} is no time with its offset from UTC")
+            raise ValueError(f"{name}: {found[:40]!r} is no ISO 8601 time with a UTC offset")
         return found
 
     def rest(self, kind: type[T], *names: str) -> T:
-        """A `kind` made of all values but `names`, the record's kind and its place in a launch."""
+        """Decode all values except `names`, the record's kind, its launch and its time into a `kind`."""
         taken = ("kind", "launch", "at_s", *names)
         return decoding.make({key: value for key, value in self.values.items() if key not in taken}, kind)
 
 
 class _Builder:
-    """Collects the records of one file; `run` makes the run of them."""
+    """Collect the records of one file; `run` builds the run."""
 
     def __init__(self) -> None:
         self.begun: Run | None = None
@@ -161,7 +158,7 @@ class _Builder:
         elif kind == "cell":
             found = _result(record)
             if self.begun is None or found.cell.case not in self.begun.experiment.cases:
-                raise ValueError("a cell that is no case of the study")
+                raise ValueError("the cell is not a case of the study")
             self.results[found.cell.id] = found
         elif kind in ("calls", "skip", "reading"):
             cell = record.get("cell", str)
@@ -220,27 +217,27 @@ def _header(record: _Record) -> Run:
 def _result(record: _Record) -> Result:
     cell, cost = record.get("cell", Cell), record.maybe("cost", Cost)
     require_sound(cell, cost)
-    bounds = record.maybe("bounds_s", dict[str, float])  # absent in runs of before there were any
+    bounds = record.maybe("bounds_s", dict[str, float])  # absent in older runs
     if bounds is not None and (set(bounds) != set(LEVELS) or min(bounds.values()) < 0):
         raise ValueError(f"bounds need the levels {', '.join(LEVELS)}, and no negative time")
     return Result(cell, cost, skipped=record.maybe("skipped", str), bounds_s=bounds)
 
 
 def _more(result: Result, kind: str, record: _Record) -> Result:
-    """The result with what this record adds to it."""
+    """The result, extended by this record."""
     if kind == "calls":
         return replace(result, calls=record.get("calls", int))
     if kind == "skip":
         return replace(result, skipped=record.get("reason", str))
     found = record.rest(Metric, "cell")
-    # It may be a metric of a package that is not installed here.
+    # The metric may come from a plug-in that is not installed here.
     if not re.fullmatch(r"[A-Za-z][\w-]{0,99}", found.what):
         raise ValueError(f"{found.what[:40]!r} is no name of a metric")
     return replace(result, metrics=(*result.metrics, found))
 
 
 def _block(record: _Record) -> Block:
-    # The wall time is left out where it is 0, as all that has a default.
+    # A wall time of 0 is not stored.
     timing = decoding.make({"wall_ns": 0, **record.get("timing", dict[str, Any])}, Timing, at="timing")
     times = (timing.wall_ns, timing.cpu_ns, timing.device_ns, timing.process_ns)
     if timing.calls < 1 or min(time or 0 for time in times) < 0:
@@ -250,7 +247,7 @@ def _block(record: _Record) -> Block:
 
 
 def _launch(record: _Record) -> Launch:
-    """Runs of before schema 3 say nothing of when a launch was and in which conditions."""
+    """Build a launch. Before schema 3, runs did not record its time and conditions."""
     return Launch(
         record.get("launch", int),
         record.get("slot", int),
@@ -261,7 +258,7 @@ def _launch(record: _Record) -> Launch:
 
 
 def _extend(launch: Launch, kind: str, record: _Record) -> Launch:
-    """The launch with what this record adds to it."""
+    """The launch, extended by this record."""
     if kind == "warmup":
         warm = record.rest(Warmup)
         return replace(launch, warmups={**launch.warmups, warm.cell: warm})

@@ -1,7 +1,7 @@
-"""One launch = one fresh process: read a job from one pipe, measure, write events to another.
+"""The worker process of one launch: read a job from one pipe, measure, write events to another.
 
-Run as ``python -m effbench.runs.worker``. The job is one line of JSON, each event another; the parent owns every
-file. Whatever the environment or the network prints goes to the standard streams, so that it is not taken for an event.
+Run as ``python -m effbench.runs.worker``. The job is one line of JSON, and so is each event. Only the parent writes
+files. Output that the environment or the model prints goes to the standard streams, apart from the events.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from effbench.zoo import sys_path
 from effbench.zoo.load_model import NETWORK_FAILURES
 
 Emit = Callable[..., None]
-Hear = Callable[[], Mapping[str, Any]]
-"""The next order, once there is one."""
+NextOrder = Callable[[], Mapping[str, Any]]
+"""Waits for the next order of the parent and returns it."""
 
 
 def main() -> int:
-    """Carry out the job that the parent sends. Exit 0 even when every cell was skipped: the events say so."""
+    """Carry out the job that the parent sends. Return 0 even if every cell was skipped, which the events report."""
     orders, events = _pipes()
     job = json.loads(orders.readline())
-    heard: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(orders, heard), daemon=True).start()
+    orders_read: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(orders, orders_read), daemon=True).start()
 
     def emit(event: str, **fields: Any) -> None:
         _write(events, {"event": event, **fields})
@@ -57,7 +57,7 @@ def main() -> int:
         elif job.get("task") in ("count", "shapes"):
             from effbench.cost import count_in_subprocess, helper_process
 
-            for each in helper_process.jobs(job, emit, heard.get):
+            for each in helper_process.jobs(job, emit, orders_read.get):
                 if each["task"] == "count":
                     count_in_subprocess.answer(each, emit)
                 else:
@@ -67,7 +67,7 @@ def main() -> int:
 
             base.answer(job, emit)
         else:
-            launch(job, emit, heard.get)
+            launch(job, emit, orders_read.get)
     except EffbenchError as error:
         emit("error", message=str(error), cause=error.cause)
     emit(worker_process.DONE)
@@ -75,20 +75,20 @@ def main() -> int:
 
 
 def _pipes() -> tuple[TextIO, TextIO]:
-    """Where orders come from and events go to: pipes that no network and none of its processes can reach."""
+    """Open the pipes for orders and events. The model and its child processes cannot reach them."""
     numbers = os.environ.pop(worker_process.PIPES, "")
     if numbers:
         ours = [int(number) for number in numbers.split(",")]
         for number in ours:
             os.set_inheritable(number, False)
         for number in range(3):
-            # A start-up file may have closed one; the next file to be opened would become it.
+            # If a standard stream was closed, the next opened file would get its number. So open the null device.
             try:
                 os.fstat(number)
             except OSError:
                 os.open(os.devnull, os.O_RDWR)
     else:
-        # Windows hands over standard streams only. Copies: what the network prints is no event, what it reads no job.
+        # Windows passes on standard streams only. Copy them, and give the model others to print to and read from.
         ours = [os.dup(0), os.dup(1)]
         os.dup2(2, 1)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -97,7 +97,7 @@ def _pipes() -> tuple[TextIO, TextIO]:
 
 
 def _find_modules(job: Mapping[str, Any]) -> None:
-    """Import from the job's `paths` first, now that effbench itself has come from its own place.
+    """Put the job's `paths` first on `sys.path`, after effbench itself is imported.
 
     Raises CannotStart where a side of a gate has no torch.
     """
@@ -113,14 +113,13 @@ def _find_modules(job: Mapping[str, Any]) -> None:
         opened_files.start_recording()
 
 
-def _listen(orders: TextIO, heard: queue.SimpleQueue[dict[str, Any]]) -> None:
-    """Hear the parent's orders. The end of its pipe means that it is gone, even by SIGKILL.
+def _listen(orders: TextIO, orders_read: queue.SimpleQueue[dict[str, Any]]) -> None:
+    """Read the parent's orders. End this process when the pipe closes, since the parent is gone then.
 
-    Without this a network that hangs would run on for ever with nobody to record it. Blocked in a read, this thread
-    costs nothing.
+    Otherwise a model that hangs would run for ever. The thread blocks in a read and uses no CPU time.
     """
     for line in orders:
-        heard.put(json.loads(line))
+        orders_read.put(json.loads(line))
     os._exit(1)
 
 
@@ -129,14 +128,15 @@ def _write(stream: TextIO, record: Mapping[str, Any]) -> None:
     try:
         stream.write(line)
     except BrokenPipeError:
-        # The parent is gone: nobody can record what we measure.
+        # The parent is gone, so nothing can be recorded.
         os._exit(1)
 
 
-def launch(job: Mapping[str, Any], emit: Emit, hear: Hear) -> None:
-    """Prepare, warm up and measure the job's cells, emitting every block as soon as it is known.
+def launch(job: Mapping[str, Any], emit: Emit, next_order: NextOrder) -> None:
+    """Prepare, warm up and measure the job's cells, and emit every block as soon as it is timed.
 
-    One that "obeys" waits before it warms up, and then times one block an order: another process's turn comes between.
+    A job with "obeys" is one side of an A/B run. It waits for an order before the warm-up, then times one block per
+    order, so that the two sides take turns.
     """
     sampling = Sampling(**job["sampling"])
     device = devices.get(job["device"], **job["device_options"])
@@ -145,84 +145,86 @@ def launch(job: Mapping[str, Any], emit: Emit, hear: Hear) -> None:
     device.setup()
     about: dict[str, Any] = {}
     for name in job["runtimes"] if device.kind != "fake" else ():
-        if runtimes.missing(name) is None:  # its cells say what is missing
+        if runtimes.missing(name) is None:  # the cells report what is missing
             about |= runtimes.get(name).facts()
     emit("ready", effbench=__version__, facts=device.facts(), runtime_facts=about)
     try:
         with build_call.gradients(job["mode"], device):
-            _carry_out(job, device, global_state.guard_for(device), sampling, watch, emit, hear)
-    except _Broken:
+            _carry_out(job, device, global_state.guard_for(device), sampling, watch, emit, next_order)
+    except _ProcessUnusable:
         return
-    code_origins.refuse_foreign(job)  # also what was imported only when it was used
+    code_origins.refuse_foreign(job)  # includes late imports
     emit("facts", facts=device.facts())
 
 
-class _Broken(Exception):
-    """A cell that failed has left the device such that nothing more can run on it in this process.
+class _ProcessUnusable(Exception):
+    """A failed cell has made the device or the process unusable.
 
-    The cell is already reported, so that the parent starts a process for the others.
+    The cell is already reported. The parent starts a new process for the others.
     """
 
 
 def _carry_out(
     job: Mapping[str, Any],
     device: Device,
-    held: SettingsGuard,
+    guard: SettingsGuard,
     sampling: Sampling,
     watch: Stopwatch,
     emit: Emit,
-    hear: Hear,
+    next_order: NextOrder,
 ) -> None:
-    calls = _prepare_all(job, device, held, emit)
+    calls = _prepare_all(job, device, guard, emit)
     code_origins.refuse_foreign(job)
     emit("files", files=file_hashes.digests_of_job(job))
     frozen = {spec["id"]: spec["calls"] for spec in job["cells"]}
     if job.get("obeys"):
         emit("prepared")
-        frozen |= hear()["calls"]
-        # By now the other side's process computes there too.
+        frozen |= next_order()["calls"]
+        # The other side's process now uses the same device.
         device.admit_processes()
-    blocks, warm = _warm_up_all(device, held, calls, frozen, sampling, emit)
+    blocks, warm = _warm_up_all(device, guard, calls, frozen, sampling, emit)
     null_ns = block_loop.null_call_ns(device)
     job = job if job.get("obeys") else {**job, "budget_s": watch.rounds_s()}
     emit("null", ns_per_call=null_ns, budget_s=None if job.get("obeys") else job["budget_s"])
     if job.get("obeys"):
         _freeze_garbage()
-        held.renew()
-        held.listen()
-        _obey(device, held, calls, blocks, emit, hear, block_loop.warm_blocks(warm, blocks, alone=False))
+        guard.renew()
+        guard.listen()
+        _time_on_order(
+            device, guard, calls, blocks, emit, next_order, block_loop.warm_blocks(warm, blocks, alone=False)
+        )
     elif calls:
         ready = block_loop.warm_blocks(warm, blocks, alone=len(calls) == 1)
-        _measure(job, device, held, calls, blocks, sampling, emit, ready)
-    for cell in sorted(held.collectors):
+        _measure(job, device, guard, calls, blocks, sampling, emit, ready)
+    for cell in sorted(guard.collectors):
         emit("probe", cell=cell, values={"garbage": global_state.COLLECTS_GARBAGE})
     for cell, call in calls.items() if job.get("breakdown") else ():
-        _break_down(device, held, cell, call, emit)
-    # Last: a capture that fails can leave a GPU's allocator unusable, which by now costs no measured cell.
+        _break_down(device, guard, cell, call, emit)
+    # Last: a failed graph capture can leave the GPU's allocator unusable. By now every cell is measured.
     kinds = {spec["id"]: spec["runtime"] for spec in job["cells"]} if device.probes else {}
     for cell, kind in kinds.items():
         if cell in calls:
             no_graph = runtimes.get(kind).no_graph
             _probe(device, cell, calls[cell], blocks[cell], no_graph, emit)
-            held.restore()
+            guard.restore()
 
 
 def _warm_up_all(
     device: Device,
-    held: SettingsGuard,
+    guard: SettingsGuard,
     calls: dict[str, Call],
     frozen: Mapping[str, int | None],
     sampling: Sampling,
     emit: Emit,
 ) -> tuple[dict[str, int], list[Warmup]]:
-    """Calls per block of every cell, and how it warmed up. A cell that fails is reported and taken out of `calls`."""
+    """Warm up every cell and fix its calls per block. A cell that fails is reported and removed from `calls`."""
     blocks: dict[str, int] = {}
     warmups: list[Warmup] = []
     for cell in list(calls):
         emit("working", cell=cell)
         try:
-            told = partial(_tell_call, emit, cell)
-            with held.calling(cell):
+            told = partial(_report_call, emit, cell)
+            with guard.calling(cell):
                 warm, blocks[cell] = block_loop.warm_up(device, calls[cell], cell, frozen[cell], sampling, told)
         except NETWORK_FAILURES as error:
             reason = failure_reasons.reason_for(error)
@@ -232,26 +234,27 @@ def _warm_up_all(
             emit("calls", cell=cell, calls=blocks[cell])
             continue
         del calls[cell]
-        _leave_out(device, held, cell, reason, emit)
+        _report_failed_cell(device, guard, cell, reason, emit)
     return blocks, warmups
 
 
-def _tell_call(emit: Emit, cell: str, seconds: float) -> None:
+def _report_call(emit: Emit, cell: str, seconds: float) -> None:
     emit("call", cell=cell, seconds=seconds)
 
 
-def _leave_out(device: Device, held: SettingsGuard, cell: str, reason: str, emit: Emit) -> None:
-    """Report a cell that failed, and give back what it held. Raises _Broken where the device did not survive it, or
-    the process is not as it was.
+def _report_failed_cell(device: Device, guard: SettingsGuard, cell: str, reason: str, emit: Emit) -> None:
+    """Report a failed cell and free its memory.
+
+    Raises _ProcessUnusable if the device failed or process-wide settings could not be restored.
     """
     emit("skip", cell=cell, reason=reason)
     device.release()
-    if held.spoiled or device.broken():
-        raise _Broken
+    if guard.spoiled or device.broken():
+        raise _ProcessUnusable
 
 
 def _probe(device: Device, cell: str, call: Call, calls: int, no_graph: str | None, emit: Emit) -> None:
-    """What fails here costs no measured time."""
+    """Probe one cell. A failure here does not affect measured times."""
     emit("working", cell=cell)
     try:
         found = device.probe(call, calls, no_graph=no_graph)
@@ -262,64 +265,64 @@ def _probe(device: Device, cell: str, call: Call, calls: int, no_graph: str | No
 
 
 def _freeze_garbage() -> None:
-    """Collected once and frozen: a collection right before a timed block costs that block 8 %."""
+    """Collect garbage once and disable the collector. A collection right before a timed block slows it by 8 %."""
     gc.collect()
     gc.freeze()
     gc.disable()
 
 
-def _obey(
+def _time_on_order(
     device: Device,
-    held: SettingsGuard,
+    guard: SettingsGuard,
     calls: dict[str, Call],
     blocks: Mapping[str, int],
     emit: Emit,
-    hear: Hear,
+    next_order: NextOrder,
     warm: Collection[str] = (),
 ) -> None:
-    """Time one block an order until the order is to end. A cell that fails is reported once and ordered no more.
+    """Time one block per order, until an order names no cell. The parent stops ordering a cell that failed.
 
     `warm` are cells that need no untimed call before a block.
     """
     start = device.now_s()
-    while (order := hear()).get("cell"):
+    while (order := next_order()).get("cell"):
         cell = order["cell"]
         emit("working", cell=cell)
         try:
             if cell not in warm:
-                # Untimed: the other side's block has left its own code and data in the caches.
+                # Untimed: the other side's block has filled the caches with its own code and data.
                 device.run_calls(calls[cell], 1)
             timing = device.time_block(calls[cell], blocks[cell])
-            held.require(cell, quick=True)
+            guard.require(cell, quick=True)
         except NETWORK_FAILURES as error:
-            held.restore()
+            guard.restore()
             reason = failure_reasons.reason_for(error)
         else:
             emit("block", round=order["round"], position=order["position"], cell=cell, timing=asdict(timing))
             continue
         del calls[cell]
-        _leave_out(device, held, cell, reason, emit)
+        _report_failed_cell(device, guard, cell, reason, emit)
     emit("end", stopped="rounds", seconds=device.now_s() - start)
 
 
 def _measure(
     job: Mapping[str, Any],
     device: Device,
-    held: SettingsGuard,
+    guard: SettingsGuard,
     calls: dict[str, Call],
     blocks: Mapping[str, int],
     sampling: Sampling,
     emit: Emit,
     warm: Collection[str] = (),
 ) -> None:
-    """Time rounds until they suffice. A cell that fails ends them; it is taken out of `calls`."""
+    """Time rounds until a stopping rule holds. A cell that fails ends the rounds and is removed from `calls`."""
     pairs = [(spec["id"], spec["reference"]) for spec in job["cells"] if spec["id"] in calls]
     task = block_loop.Slice(
         job["launch"], job["seed"], job["first_round"], job["budget_s"], block_loop.references(pairs), job["clock"]
     )
     _freeze_garbage()
-    held.renew()
-    held.listen()
+    guard.renew()
+    guard.listen()
     start, current = device.now_s(), ""
 
     def visiting(cell: str) -> None:
@@ -330,41 +333,41 @@ def _measure(
     try:
         for item in block_loop.rounds(device, calls, blocks, sampling, task, visiting, warm):
             if isinstance(item, Block):
-                held.require(item.cell, quick=True)
+                guard.require(item.cell, quick=True)
                 emit("block", round=item.round, position=item.position, cell=item.cell, timing=asdict(item.timing))
             else:
                 emit("end", stopped=item, seconds=device.now_s() - start)
         return
-    except NETWORK_FAILURES as error:  # a network that fails only now and then; the parent goes on without it
-        held.restore()
+    except NETWORK_FAILURES as error:  # a model that fails now and then; the parent goes on without it
+        guard.restore()
         reason = failure_reasons.reason_for(error)
     del calls[current]
-    _leave_out(device, held, current, reason, emit)
+    _report_failed_cell(device, guard, current, reason, emit)
 
 
-def _break_down(device: Device, held: SettingsGuard, cell: str, call: Call, emit: Emit) -> None:
-    """After the rounds, so that no timed block comes near the profiler. What fails here costs no measured time."""
+def _break_down(device: Device, guard: SettingsGuard, cell: str, call: Call, emit: Emit) -> None:
+    """Profile the operators of one cell, after the rounds. A failure here does not affect measured times."""
     emit("working", cell=cell)
     try:
-        with held.calling(cell):
+        with guard.calling(cell):
             found = operator_profile.watch(device, call)
     except NETWORK_FAILURES as error:
         found = Breakdown(missing=failure_reasons.reason_for(error))
     emit("breakdown", cell=cell, **asdict(found))
 
 
-def _prepare_all(job: Mapping[str, Any], device: Device, held: SettingsGuard, emit: Emit) -> dict[str, Call]:
-    """A call per cell; a cell that cannot be prepared is reported and left out, the others go on."""
+def _prepare_all(job: Mapping[str, Any], device: Device, guard: SettingsGuard, emit: Emit) -> dict[str, Call]:
+    """Build the call of every cell. A cell that cannot be prepared is reported and left out."""
     calls: dict[str, Call] = {}
     for spec in job["cells"]:
         emit("working", cell=spec["id"])
         try:
             looks = job.get("launch", 0) == 0
-            calls[spec["id"]] = build_call.prepare(spec, job["seed"], device, emit, held, looks=looks)
+            calls[spec["id"]] = build_call.prepare(spec, job["seed"], device, emit, guard, looks=looks)
             continue
         except NETWORK_FAILURES as error:
             reason = failure_reasons.reason_for(error)
-        _leave_out(device, held, spec["id"], reason, emit)
+        _report_failed_cell(device, guard, spec["id"], reason, emit)
     return calls
 
 

@@ -1,1 +1,1 @@
-"""Studies: found by name or path, made for a list of models, turned into the cells of a plan."""
+"""Load studies by name or path, make one for a list of models, and turn a study into a plan."""

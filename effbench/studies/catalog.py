@@ -1,7 +1,7 @@
-"""Find and load studies and analyses by name or path. They are files that are executed, not modules.
+"""Find and load studies and analyses by name or path. They are executed files, not modules.
 
-A clone's ``experiments/`` is looked in first (a sibling pyproject.toml guards against a stray folder of that name),
-then the copy inside the installed package.
+In a clone they are in ``experiments/``, which is used only if a pyproject.toml lies beside it. Otherwise they come from
+the copy inside the installed package.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def folder() -> Path:
-    """Where the studies that come with effbench live."""
+    """The folder of the studies that come with effbench."""
     beside = _PACKAGE.parent / "experiments"
     if beside.is_dir() and (_PACKAGE.parent / "pyproject.toml").is_file():
         return beside
@@ -80,13 +80,13 @@ def load(study: str) -> Experiment | Analysis:
 
 
 def _line_in(error: BaseException, path: Path) -> str:
-    """The line of the user's file that failed, rather than that of a library which it called."""
+    """The last line of the user's own file in the traceback, as the end of a path."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f", line {lines[-1]}" if lines else ""
 
 
 def _check(study: Experiment) -> None:
-    """Raises EffbenchError for a study that can be loaded but not carried out."""
+    """Raise EffbenchError for a study that can be loaded but not carried out."""
     if not study.cases:
         raise EffbenchError("the study has no cases; give it at least one")
     repeated = next((name for name, times in Counter(case.id for case in study.cases).items() if times > 1), None)

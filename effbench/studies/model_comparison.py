@@ -29,9 +29,9 @@ Fed = Sequence[Any] | Mapping[str, Any]
 
 
 def require(models: Iterable[str]) -> None:
-    """Raise early for names that stand for no model. A model that exists but fails to run becomes a skipped cell.
+    """Raise early for unknown model names. A model that exists but fails to run becomes a skipped cell.
 
-    The error for a file, folder or module without a model in its name says what to write instead. Raises UnknownName,
+    For a file, folder or module without the name of a model, the error shows the correct form. Raises UnknownName,
     ModelError.
     """
     for model in models:
@@ -55,19 +55,19 @@ def require(models: Iterable[str]) -> None:
 
 
 def _require_file(place: str) -> None:
-    # Path.is_file raises where a name is too long to be one.
+    # Path.is_file raises OSError for names that are too long.
     if place.endswith(".py") and not os.path.isfile(place):
         raise ModelError(f"there is no file {place[:200]}; check the path (now in {Path.cwd()})")
 
 
 def published_shape(model: str, arguments: Mapping[str, Any] | None = None) -> tuple[int, ...] | None:
-    """The input shape that a named model was published with; None for a user's own."""
+    """The published input shape of a named model; None for a user's own model."""
     name, _ = load_model.split_arguments(model)
     return load_model.published_shape(model, arguments) if ":" in name else tuple(zoo.entry(name).input_shape)
 
 
-def _fed(models: Sequence[str | nn.Module], given: Fed | None) -> list[GivenInputs]:
-    """What each model is fed: what was asked for, else what it was published with or says itself."""
+def _inputs_of(models: Sequence[str | nn.Module], given: Fed | None) -> list[GivenInputs]:
+    """The inputs of each model: those given, else the published shape, else the one that its code declares."""
     if given is not None:
         return [inputs.read(given)] * len(models)
     shapes = [published_shape(model) if isinstance(model, str) else libraries.own_shape(model) for model in models]
@@ -87,11 +87,11 @@ def side_by_side(
     names: Sequence[str] = (),
     batch: int | None = None,
 ) -> Experiment:
-    """The study of these models, the first of them the reference, called `names` where they are given.
+    """Make the study that compares these models. The first is the reference; `names` label them, if given.
 
-    Without `dtype` all are measured in that of the tensors they are given, else each module in its own. A `batch` that
-    is not that of the tensors is refused. Modules and tensors are written into `scratch`, which must last as long as
-    the run. Raises UnknownName, ModelError, InvalidValue.
+    Without `dtype`, all are measured in the dtype of the given tensors, else each module in its own. `batch` must match
+    the tensors. Modules and tensors are written into `scratch`, which must exist until the run ends. Raises
+    UnknownName, ModelError, InvalidValue.
     """
     cases, seen = [], set()
     if not models:
@@ -99,7 +99,7 @@ def side_by_side(
     for model in models:
         accepted.model(model, "effbench.measure")
     require(model for model in models if isinstance(model, str))
-    for number, (model, fed) in enumerate(zip(models, _fed(models, given), strict=True)):
+    for number, (model, fed) in enumerate(zip(models, _inputs_of(models, given), strict=True)):
         if isinstance(model, str):
             spec, name = model, model
         else:
@@ -130,19 +130,20 @@ def side_by_side(
 
 
 def without_batch_of_tensors(experiment: Experiment, options: MeasureOptions) -> MeasureOptions:
-    """The options for a study of `side_by_side`, less the batch where that is the tensors' own, as was agreed."""
+    """The options for a study of `side_by_side`, without the batch if the study's cases have that of the tensors."""
     return replace(options, batch=None) if experiment.cases[0].batch is not None else options
 
 
 def _own_dtype(module: nn.Module) -> str:
-    """That of its first weight, where a network can be measured in it."""
+    """The dtype of the module's first weight if it can be measured in it, else float32."""
     own = dtype_cast.own_dtype(module)
     return own if own in inputs.FLOATS else "float32"
 
 
 def of_models(study: Experiment, models: Sequence[str]) -> Experiment:
-    """The study with other models than its own; whatever else it varies, it varies for each. Raises InvalidValue for
-    one that has no models to exchange.
+    """The study with its models replaced by `models`. All its other labels are varied for each model.
+
+    Raises InvalidValue for a study that does not compare models.
     """
     if not all("model" in case.labels for case in study.cases):
         raise InvalidValue(
@@ -159,9 +160,7 @@ def of_models(study: Experiment, models: Sequence[str]) -> Experiment:
 
 
 def _pickled(module: nn.Module, path: Path) -> str:
-    """A module on disk for the worker processes, in a folder that only this user can read and that is gone
-    afterwards.
-    """
+    """Pickle a module for the worker processes. `path` is in a temporary folder that only this user can read."""
     import cloudpickle
 
     try:

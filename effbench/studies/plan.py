@@ -1,4 +1,4 @@
-"""Turn a study and the user's options into a plan: which cells, on what device, how often. Imports no torch."""
+"""Turn a study and the user's options into a plan: cells, device, sampling. Without torch."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ QUICK: Mapping[str, Any] = {
     "max_warmup_s": 0.3,
     "budget_s": 45.0,
 }
-"""What ``--quick`` changes, for a run of under a minute. Three launches give an interval, but no verdict."""
+"""Sampling of ``--quick``, for a run of under a minute. Three launches give an interval, but no verdict."""
 
 
 @dataclass(frozen=True)
 class Bundled:
     """Models that were exported on another machine.
 
-    `folder` and `digest` are those of their bundle; `models` holds the folder of each cell's model, `absent` the reason
-    where there is none on this machine.
+    `folder` and `digest` identify the bundle. `models` holds the folder of each cell's model, `absent` the reasons why
+    cells cannot be measured on this machine.
     """
 
     folder: str
@@ -45,7 +45,7 @@ class Bundled:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a run needs to know before it starts.
+    """All settings of a run.
 
     `runtime` names the runtimes of its cells, separated by commas. `metrics` are secondary metrics, measured after the
     rounds. The run of a bundle (`bundled`) builds no model and needs no torch.
@@ -79,10 +79,10 @@ def make(
 ) -> Plan:
     """The plan for a study under these options, which may also be given one by one.
 
-    `select` chooses values by label. `sampling` overrides single fields of the study's own, as the options `launches`,
-    `budget_s` and `precision` do. Several runtimes, such as "eager,onnxruntime": every case then runs under each of
-    them, in the same rounds, and carries the label `runtime`; "all" are those that are installed and have the device.
-    Raises UnknownName and InvalidValue for options that name nothing or break a rule.
+    `select` chooses values by label. `sampling` overrides single fields of the study's sampling, as the options
+    `launches`, `budget_s` and `precision` do. With several runtimes, such as "eager,onnxruntime", every case runs under
+    each of them in the same rounds and gets the label `runtime`. "all" means every installed runtime that supports the
+    device. Raises UnknownName for unknown names and InvalidValue for values that break a rule.
     """
     options = MeasureOptions.of(given, options)
     kind = devices.kind_of(options.device)
@@ -92,7 +92,7 @@ def make(
         if not runtimes.exists(name):
             raise UnknownName("runtime", name, (*runtimes.names(), "all"))
         if name not in runtimes.NAMES:
-            runtimes.get(name)  # one of another package may be broken
+            runtimes.get(name)  # raises if a plug-in cannot be loaded
     if options.batch is not None and any(case.batch is not None for case in experiment.cases):
         raise InvalidValue(f"{experiment.name} varies the batch itself; choose with --select batch={options.batch}")
     batch = inputs.whole(experiment.batch.get(kind, 1), "batch") if options.batch is None else options.batch
@@ -103,7 +103,7 @@ def make(
         threads = threads_on(options.threads, str(chosen.get("cluster", "")))
         chosen["threads"] = threads
         if names != ("eager",):
-            # Some compute in threads of their own, whose time this one's clock does not see.
+            # Some runtimes compute in their own threads, which the clock of this thread does not cover.
             chosen["whole_process"] = True
     else:
         threads = 0
@@ -144,8 +144,8 @@ def make(
 def clock_of(kind: str, threads: int) -> str:
     """The clock of a run's ratios.
 
-    On one CPU thread it is CPU time, which other processes do not lengthen; on several wall time, since CPU time misses
-    waiting; on CUDA the time between device events.
+    With one CPU thread it is CPU time, which other processes do not lengthen. With several it is wall time, since CPU
+    time misses waiting. On CUDA it is the time between device events.
     """
     if kind == "cuda":
         return "device"
@@ -153,7 +153,7 @@ def clock_of(kind: str, threads: int) -> str:
 
 
 def check(sampling: Sampling) -> Sampling:
-    """Check the numbers of a sampling and return it. Raises InvalidValue."""
+    """Validate the numbers of a sampling and return it with plain types. Raises InvalidValue."""
     counts = {
         name: inputs.whole(getattr(sampling, name), name.replace("_", " "))
         for name in ("launches", "min_rounds", "max_rounds")
@@ -172,9 +172,9 @@ def check(sampling: Sampling) -> Sampling:
 
 
 def choose(experiment: Experiment, kind: str, select: Mapping[str, Sequence[str]]) -> tuple[Case, ...]:
-    """The cases to run: `select` chooses values by label; the study's defaults narrow every other label.
+    """The cases to run: `select` chooses values by label; the study's defaults choose those of all other labels.
 
-    Selecting values of the factor keeps the reference, without which there is no ratio. Raises UnknownName.
+    The reference cases are always kept, since ratios need them. Raises UnknownName, InvalidValue.
     """
     values = experiment.label_values()
     allowed: dict[str, set[str]] = {}
@@ -202,7 +202,7 @@ def choose(experiment: Experiment, kind: str, select: Mapping[str, Sequence[str]
 
 
 def _for_device(default: Any, kind: str) -> tuple[Label, ...]:
-    """A default may be one value, several, or depend on the device kind (any other kind follows "cpu")."""
+    """The values of a default, which may depend on the device kind. Kinds without an entry use that of "cpu"."""
     if isinstance(default, Mapping):
         default = default.get(kind, default.get("cpu"))
     return tuple(default) if isinstance(default, (tuple, list)) else (default,)

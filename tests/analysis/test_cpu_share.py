@@ -1,4 +1,4 @@
-"""Where the CPU clock misses what a network does, both clocks are shown and neither decides alone."""
+"""Cells whose CPU time misses work: both clocks are shown, and a verdict needs both."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_a_cell_whose_cpu_time_misses_work_is_flagged_and_shown_on_both_clocks()
     assert second.ratio_wall and second.ratio_wall.point == pytest.approx(2.0, rel=0.01)
     assert not first.flags and not third.flags and first.ratio_wall is third.ratio_wall is None
     shown = cells_table.render_markdown(cells_table.study_rows(made, (first, second, third)))
-    assert "by the wall clock" in shown and "no claim is decided by them" in shown and "2 % of wall time" in shown
+    assert "given by both clocks" in shown and "no claim is decided by" in shown and "2 % of wall time" in shown
     told = json_document.cell_document(second)
     assert told["ratio_wall"]["point"] == pytest.approx(2.0, rel=0.01) and told["cpu_share"] == pytest.approx(0.02)
     assert cell_row(second).ratio_wall == second.ratio_wall.point
@@ -156,7 +156,7 @@ def test_what_does_not_wait_is_told_as_ever() -> None:
         cells = summarise(made)
         assert not any(cell.flags or cell.notes or cell.ratio_wall for cell in cells)
         shown = cells_table.render_markdown(cells_table.study_rows(made, cells))
-        assert "by the wall clock" not in shown and "neither decides" not in shown
+        assert "both clocks" not in shown and "no claim is decided" not in shown
 
 
 @pytest.mark.parametrize("clock", ["wall", "device"])
@@ -306,7 +306,7 @@ def test_many_gates_decide_as_one_gate_does_where_clocks_disagree() -> None:
 def test_nothing_is_promised_of_what_a_gate_would_see_of_it() -> None:
     pair = changed((0.02, 1.0), (0.02, 1.0))
     survey = calibration.survey(Evidence.of(pair))
-    assert survey.scatter[0].reason == "CPU time is 2 % of wall time, so its ratio tells nothing"
+    assert survey.scatter[0].reason == "CPU time is 2 % of wall time, so its ratio is not valid"
     assert all(answers[FIRST].value is None for answers in survey.detectable.values())
     assert all(answers[SECOND].value is not None for answers in survey.detectable.values())
     assert any(

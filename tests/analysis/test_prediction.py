@@ -1,4 +1,4 @@
-"""Prediction of times from metrics: exact where the truth is known, blind to the own family, whole families drawn."""
+"""Prediction of times from metrics: exact on data of known truth, cross-validated by family, families resampled."""
 
 from __future__ import annotations
 

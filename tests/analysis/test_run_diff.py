@@ -1,4 +1,4 @@
-"""Two stored runs: verdicts on known changes, refusals to guess, alarms on identical code."""
+"""Comparison of two stored runs: known changes get their verdicts, identical code raises no alarm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimates from raw blocks: known ratios come back, disturbed blocks are set aside in pairs, flags have causes."""
+"""Estimates from raw blocks: known ratios are recovered, disturbed blocks are excluded in pairs, flags have causes."""
 
 from __future__ import annotations
 

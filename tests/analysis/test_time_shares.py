@@ -1,4 +1,4 @@
-"""The run-time breakdown: which part an operator belongs to, what the profiler's events become, and what adds up."""
+"""The run-time breakdown: classes of operators, conversion of profiler events, and shares that add up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdicts: shown orderings hold, shown absences fail, and nothing doubtful confirms."""
+"""Verdicts on claims: significant orderings hold, significant contradictions fail, anything doubtful is unsure."""
 
 from __future__ import annotations
 

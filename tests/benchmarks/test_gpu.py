@@ -1,4 +1,4 @@
-"""The GPU session: all of it on the scripted device and on the CPU, and what becomes of it when things go wrong."""
+"""The GPU session: all steps on the scripted device and on the CPU, and its handling of failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks against the peers: the page is made from the raw rows, and what is computed from rows is right."""
+"""The benchmarks against other tools: the page is made from the raw rows, and figures derived from rows are right."""
 
 from __future__ import annotations
 

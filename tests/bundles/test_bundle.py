@@ -1,4 +1,4 @@
-"""Bundles: exported here, measured where there is no torch. And everything that a folder from elsewhere may try."""
+"""Bundles: export, runs without torch, and refusal of corrupt or malicious bundles."""
 
 from __future__ import annotations
 
@@ -360,7 +360,7 @@ def test_what_an_export_said_must_fit_into_a_run(facts: str, copied: Path, capsy
     place = copied / bundle.load(copied).models[0].folder / "export.json"
     place.write_text(facts)
     described(copied, lambda text: text["cells"][0]["files"].update({"export.json": bundle.sha256(place)}))
-    assert f"{place} says nothing of a model (" in refusal(command(capsys, "run-bundle", copied))
+    assert f"{place} does not describe a model (" in refusal(command(capsys, "run-bundle", copied))
 
 
 def test_a_runtime_that_is_not_here_is_named_with_the_remedy(made: bundle.Bundle, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line's contract: words, exit codes, JSON keys, help, completion, pipes, hostile names."""
+"""The contract of the command line: arguments, exit codes, JSON keys, help, completion, pipes, hostile names."""
 
 from __future__ import annotations
 

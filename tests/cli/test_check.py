@@ -199,7 +199,7 @@ def test_without_a_configuration_every_cell_of_the_stored_run_is_measured(
         raise Interrupted(Path("now"))
 
     monkeypatch.setattr(run_gates, "against_run", interrupted)
-    monkeypatch.setattr(output, "ignore_impatience", lambda: None)
+    monkeypatch.setattr(output, "ignore_signals", lambda: None)
     assert main(["check", "--baseline", "main"]) == 130
     assert capsys.readouterr().err == "effbench: interrupted; nothing is decided, what was measured is in now\n"
 
@@ -226,7 +226,7 @@ def test_a_run_that_does_not_say_how_it_was_measured(
     run.write_text(json.dumps(told) + "\n" + ("" if change == "no cell" else "".join(rest)))
     assert main(["check", "--baseline", "main"]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "does not say how it was measured" in said
+    assert said.count("\n") == 1 and "does not hold its measuring options" in said
 
 
 def other_machine(file: Path, fact: str) -> None:
@@ -249,7 +249,7 @@ def other_machine(file: Path, fact: str) -> None:
         (["mobilenet_v2", "--baseline", "absent"], "cannot read absent"),
         (["mobilenet_v22", "--max-params", "1"], "Did you mean 'mobilenet_v2'?"),
         (["gone.py:net", "--max-params", "1"], "there is no file gone.py"),
-        (["yardstick", "--max-params", "1"], "what effbench calls its own"),
+        (["yardstick", "--max-params", "1"], "effbench reserves"),
         (["--config", "absent.toml"], "cannot read absent.toml"),
     ],
 )

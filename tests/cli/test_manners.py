@@ -1,5 +1,6 @@
-"""The command line meets what people type: a file for a network, a family for a name, a study beside --resume, and
-warnings of their own code.
+"""Frequent mistakes on the command line: a file without a model's name, a family of names, a study beside --resume.
+
+Also warnings of user code.
 """
 
 from __future__ import annotations

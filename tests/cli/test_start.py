@@ -1,4 +1,4 @@
-"""The command starts without what it does not need, and what it prints without typer is what typer would print."""
+"""Start-up of the command: no needless imports, and help printed without typer equals the help of typer."""
 
 from __future__ import annotations
 

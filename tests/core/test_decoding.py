@@ -1,4 +1,4 @@
-"""From JSON to dataclasses: types are strict, and what does not fit is named in plain words."""
+"""Decoding of JSON into dataclasses: types are strict, and errors name the field in plain words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An estimate formats itself, with its interval, in as many digits as its reader asks for."""
+"""Formatting of estimates: with interval, and with enough digits to tell the ends apart."""
 
 from __future__ import annotations
 

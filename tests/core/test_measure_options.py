@@ -1,4 +1,4 @@
-"""Every measuring option reaches the plan from the command line, the API, effbench.toml and bundles alike."""
+"""Measuring options: each reaches the plan from the command line, the API, effbench.toml and bundles alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What another package adds by entry points, and what a model's file registers: formulas, metrics and runtimes.
+"""Plug-ins by entry points and registration in a model's file: operator formulas, metrics and runtimes.
 
 The package is a folder on the path with metadata beside it, as pip would install it. `touched` holds what was imported.
 """

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Formatting and parsing of numbers with units."""
 
 from __future__ import annotations
 

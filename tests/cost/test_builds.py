@@ -1,4 +1,4 @@
-"""Networks by name are built without values where that is safe, and what they are made of is imported as it is."""
+"""Building models by name: without weight values where that is safe, with the source files that they import."""
 
 from __future__ import annotations
 

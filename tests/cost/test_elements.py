@@ -1,4 +1,4 @@
-"""Elements that a tensor reaches, against the set of its offsets; counts that depend on shapes and strides alone."""
+"""Distinct elements that a tensor covers: equal to the set of its offsets, from shapes and strides alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of known code alone are counted in this process; everything else in a child, and the counts are the same."""
+"""Counting in this process for models of known code, in a child process for all others, with equal counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process looks at user code before a run: its models' shapes and their costs."""
+"""The helper process that imports user code before a run: one process for input shapes and costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs in PyTorch is counted, or named; right values by hand. Inputs that earlier versions refused or dropped."""
+"""Unusual models: whatever runs in PyTorch is counted or its uncounted operators named, against values by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is reached by another name, on another path or through another door counts the same. Right values by hand."""
+"""Operators called under other names or through other interfaces: equal counts, against values by hand."""
 
 from __future__ import annotations
 

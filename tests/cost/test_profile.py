@@ -1,4 +1,4 @@
-"""What `profile` promises around the counting: nothing changes, errors are one line, unknown operators are named."""
+"""The guarantees of `profile`: the model is unchanged, errors are one line, unknown operators are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a profile shows of itself: one screen of text, and HTML that a notebook can show, whatever things are called."""
+"""The text and HTML representation of a profile: one screen, and safe for any names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a network does not run: its own first words, and a hint only where the hint mends it.
+"""Error messages for models that do not run: the first line of their error, and a hint only if the hint helps.
 
 Every error is one that torch raises, on meta and on values. Where a hint names an input, the network runs on it.
 """

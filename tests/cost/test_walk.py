@@ -1,4 +1,4 @@
-"""Every tensor in whatever a network is given or returns."""
+"""Walking over every tensor in the inputs and outputs of a model."""
 
 from __future__ import annotations
 

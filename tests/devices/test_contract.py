@@ -1,4 +1,4 @@
-"""What every device must do, against each one that this machine has and the fake: one suite, no exceptions."""
+"""The contract of devices: one test suite for the fake device and every device of this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CUDA device: its logic on a scripted GPU, and the real thing where there is one."""
+"""The CUDA device: its logic on a scripted GPU, and a real GPU where there is one."""
 
 from __future__ import annotations
 

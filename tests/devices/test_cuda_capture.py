@@ -1,4 +1,4 @@
-"""Capturing CUDA graphs: what a failed capture leaves behind in torch, written down, and what comes after it."""
+"""Capture of CUDA graphs: the state of torch after a failed capture, and the calls that follow it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page about Arm machines: its commands are effbench's, and what it says of the code is so."""
+"""The documentation page about Arm: its commands exist, and its statements about the code are true."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What README and pages say is true: commands run, and figures are those of the stored runs that they quote."""
+"""README and documentation pages: commands run, and figures equal those of the stored runs that they quote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vocabulary and the manners of the house, held by reading the source."""
+"""Conventions of the source code: vocabulary, names, docstrings, module sizes."""
 
 from __future__ import annotations
 

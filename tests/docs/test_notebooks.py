@@ -1,4 +1,4 @@
-"""The committed notebooks: small, whole, clean of the machine that made them. CI executes them besides (nbmake)."""
+"""The committed notebooks: small, complete, without paths of the machine that made them. CI executes them (nbmake)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The stories of docs/ci.md and docs/bundles.md, word by word: every command in their order, in a user's folder.
+"""The walkthroughs of docs/ci.md and docs/bundles.md: every command runs, in order, in a user's folder.
 
-What a command gets beside its own words makes it short, and stands here. pip, ssh and scp are stood in for.
+Arguments that are added to a command to make it short are listed here. pip, ssh and scp are replaced by stand-ins.
 """
 
 from __future__ import annotations

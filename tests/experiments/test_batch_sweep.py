@@ -1,4 +1,4 @@
-"""The batch sweep: ratios per image, the batch that saturates a network or why none can be named, what it is run on."""
+"""The batch sweep: ratios per image, the saturating batch or the reason why there is none, its default models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever ends a run early, nothing measured is lost: networks that crash, disks that fill, Ctrl-C, kill -9."""
+"""Runs that end early lose no measured block: models that crash, full disks, Ctrl-C, kill -9."""
 
 from __future__ import annotations
 

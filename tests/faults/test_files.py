@@ -1,4 +1,4 @@
-"""Files that mean harm: 20,000 run files and 4,000 effbench.toml, each read or refused in one line.
+"""Malformed files: 20,000 run files and 4,000 effbench.toml, each read or refused in one line.
 
 100,000 run files behind the mark `slow`, and as many as one likes with `make fuzz`.
 """

@@ -1,4 +1,4 @@
-"""A machine that runs out of memory, whose clock goes backwards, that kills processes; a network that computes NaN."""
+"""Machine failures: out of memory, a clock that goes backwards, killed processes; and models that compute NaN."""
 
 from __future__ import annotations
 

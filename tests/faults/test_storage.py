@@ -1,4 +1,4 @@
-"""Folders that cannot take what is written: a disk that fills at any byte, read-only places, links that lead out."""
+"""Storage failures: a disk that fills at any byte, read-only folders, symbolic links out of the folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Closed streams, signals, other people's modules and settings, a system without /proc: none of it costs a result."""
+"""Hostile environments: closed streams, signals, foreign modules and settings, no /proc. No result is lost."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_nohup_stays_and_signals_are_given_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     hup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with output.heeding_signals():
+        with output.handling_signals():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGTERM) == before
     finally:

@@ -1,4 +1,4 @@
-"""Texts that mean harm wherever a run holds a text, and numbers at both ends: effbench shows them for what they are."""
+"""Malicious text in every text field of a run, and extreme numbers: effbench shows them safely."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interleaved gate and `effbench aa` as users run them: a little repository, real processes, every exit code."""
+"""The A/B gate and `effbench aa` on a small repository with real processes: every exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two sides measured in alternation, through real worker processes: order, pairing, whose code runs, failures."""
+"""A/B runs of two sides through real worker processes: order, pairing, source of the code, failures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from effbench.cost import count_in_subprocess
 from effbench.devices.fake import seconds_of
 from effbench.gates import ab_pairs
 from effbench.gates.ab_pairs import SIDES
-from effbench.gates.ab_run import Duel
+from effbench.gates.ab_run import AbRun
 from effbench.host.worker_process import Site
 from effbench.runs import run_file
 from effbench.studies import plan
@@ -50,10 +50,10 @@ def fought(
     launches: int = 2,
     cost: Any = (costs, costs),
 ) -> tuple[ab_pairs.Pair, dict[str, dict[str, str]]]:
-    with Duel(planned, sites, folder / "out", cost, planned=launches) as duel:
-        while duel.launches < launches and duel.launch([cell.id for cell in planned.cells]):
+    with AbRun(planned, sites, folder / "out", cost, planned=launches) as ab:
+        while ab.launches < launches and ab.launch([cell.id for cell in planned.cells]):
             pass
-        return duel.finish(), duel.skipped()
+        return ab.finish(), ab.skipped()
 
 
 NET = """
@@ -121,13 +121,13 @@ def test_both_sides_make_the_same_number_of_calls(tmp_path: Path) -> None:
 
 def test_what_a_gate_keeps_in_memory_is_what_the_files_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After every launch, of both sides; no look reads a file, however long it has grown."""
-    planned, read = plan_of("a:one", "a:two"), ab_pairs.storage.load
-    with Duel(planned, HERE, tmp_path / "out", (costs, costs), planned=2) as duel:
+    planned, read = plan_of("a:one", "a:two"), ab_pairs.run_file.load
+    with AbRun(planned, HERE, tmp_path / "out", (costs, costs), planned=2) as ab:
         for launch in range(2):
-            assert duel.launch([cell.id for cell in planned.cells])
+            assert ab.launch([cell.id for cell in planned.cells])
             with monkeypatch.context() as patched:
-                patched.setattr(ab_pairs.storage, "load", lambda path: pytest.fail("a look reads no file"))
-                kept = duel.pair()
+                patched.setattr(ab_pairs.run_file, "load", lambda path: pytest.fail("a look reads no file"))
+                kept = ab.pair()
             for side, run in zip(SIDES, (kept.baseline, kept.candidate), strict=True):
                 stored = read(tmp_path / "out" / side)
                 assert [each.blocks for each in run] == [each.blocks for each in stored]
@@ -304,7 +304,7 @@ def test_unlike_conditions_are_refused_by_name(tmp_path: Path) -> None:
     )
     other = interpreter(tmp_path, "import effbench.devices.fake as f; f.Fake.facts = lambda self: {'name': 'other'}")
     assert python == other  # written anew: the second is what runs
-    with pytest.raises(NotComparable, match=r"unlike conditions: device \(other / fake\)"):
+    with pytest.raises(NotComparable, match=r"different conditions: device \(other / fake\)"):
         fought(tmp_path, plan_of("a:one"), (Site(tmp_path, python=other), Site()))
 
 

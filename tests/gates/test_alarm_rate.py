@@ -1,4 +1,4 @@
-"""Recorded pairs resampled: the gate keeps its word, its power is that of closed forms, and nothing cries wolf."""
+"""Resampled A/A measurements: false-alarm rates are as promised, and power equals closed forms."""
 
 from __future__ import annotations
 
@@ -91,13 +91,15 @@ def test_disturbed_and_missing_cells_say_so_and_never_alarm() -> None:
     ]
     source["gone"] = []
     found = resample(evidence(source), suites=40)
-    assert "cell1 says nothing: all its 240 rounds were disturbed." in found.caveats
-    assert "gone says nothing: it has no rounds on both sides." in found.caveats
+    assert "cell1 cannot be judged: all its 240 rounds were disturbed." in found.caveats
+    assert "gone cannot be judged: it has no rounds on both sides." in found.caveats
     assert found.gate[0].called.n == 80, "two usable cells a suite"
     assert found.gate[0].called.point == 0 and found.gate[0].suite_passed.point == 0
     nothing = resample(evidence({"cell1": source["cell1"], "gone": []}), suites=5)
     assert nothing.gate == () and len(nothing.caveats) == 1
-    assert calibration.middle(calibration.needed_launches(evidence({"cell1": source["cell1"]}), 0.03)).value is None
+    assert (
+        calibration.median_answer(calibration.needed_launches(evidence({"cell1": source["cell1"]}), 0.03)).value is None
+    )
     assert resample(evidence({}), suites=5).gate == ()
 
 
@@ -179,9 +181,13 @@ def test_needed_and_detectable_are_two_sides_of_one_thing() -> None:
 
 def test_more_launches_see_less_and_smaller_slowdowns_take_more() -> None:
     source = evidence_of(cells=1)
-    sizes = [calibration.middle(calibration.smallest_detectable(source, count)).value for count in (4, 6, 13, 28)]
+    sizes = [
+        calibration.median_answer(calibration.smallest_detectable(source, count)).value for count in (4, 6, 13, 28)
+    ]
     assert sizes == sorted(sizes, reverse=True)  # type: ignore[type-var]
-    needed = [calibration.middle(calibration.needed_launches(source, share)).value for share in (0.10, 0.05, 0.03)]
+    needed = [
+        calibration.median_answer(calibration.needed_launches(source, share)).value for share in (0.10, 0.05, 0.03)
+    ]
     assert needed == sorted(needed) and needed[0] == 4  # type: ignore[type-var]
 
 

@@ -1,4 +1,4 @@
-"""The gate of a stored run, on made-up runs whose truth is known, against scipy and against simulated suites."""
+"""The baseline gate on synthetic runs of known truth, against scipy and simulated suites."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runs import run_of, with_blocks
 from effbench.core.run import Run, Timing
 from effbench.core.study import Case, Experiment
 from effbench.gates import baseline
-from effbench.gates.baseline import Sides
+from effbench.gates.baseline import LaunchTimes
 from effbench.gates.decision_rule import Rule
 from effbench.gates.result import Decision, Finding
 from effbench.host.facts import Difference
@@ -164,7 +164,7 @@ def test_waiting_that_cpu_time_does_not_see_is_called() -> None:
 
     found = judge(run(), waiting(1.3))
     assert words(found) == ["REGRESSION", "PASS"]
-    assert found["a"].reason == "it waits: more than 10 % slower by the wall clock"
+    assert found["a"].reason == "it waits longer: more than 10 % slower in wall time"
     assert words(judge(run(), waiting(1.05))) == ["PASS", "PASS"]
 
 
@@ -203,7 +203,7 @@ _LOGS = st.lists(st.floats(-1, 1).map(lambda value: round(value, 6)), min_size=3
 def test_the_test_is_welchs(before: list[float], after: list[float], share: float) -> None:
     from scipy.stats import ttest_ind
 
-    sides = Sides(before, after)
+    sides = LaunchTimes(before, after)
     if math.sqrt(sum((value - sum(before) / len(before)) ** 2 for value in before)) < 1e-3 or len(set(after)) == 1:
         return
     for found, alternative, threshold in (
@@ -217,12 +217,12 @@ def test_the_test_is_welchs(before: list[float], after: list[float], share: floa
 def test_the_smallest_detectable_slowdown_is_called_four_times_in_five() -> None:
     draw, alpha, scatter = random.Random(5), 0.05, 0.01
     unit = [value * scatter / math.sqrt(2.5) for value in (-2, -1, 0, 1, 2)]  # whose deviation is the scatter
-    slowdown = Sides(unit, unit).detectable(alpha, 0.01)
+    slowdown = LaunchTimes(unit, unit).detectable(alpha, 0.01)
     assert slowdown is not None
     called = 0
     for _ in range(1000):
         before, after = ([draw.gauss(centre, scatter) for _ in range(5)] for centre in (0, math.log1p(slowdown)))
-        called += Sides(before, after).p_above(0.01) <= alpha
+        called += LaunchTimes(before, after).p_above(0.01) <= alpha
     assert called / 1000 == pytest.approx(0.8, abs=0.04)
 
 
@@ -235,7 +235,7 @@ def test_suites_of_twelve_equal_cells_raise_few_false_alarms() -> None:
 
     for _ in range(suites):
         cells = [
-            Sides([draw.gauss(0, 0.02) for _ in range(5)], [draw.gauss(math.log1p(0.01), 0.02) for _ in range(5)])
+            LaunchTimes([draw.gauss(0, 0.02) for _ in range(5)], [draw.gauss(math.log1p(0.01), 0.02) for _ in range(5)])
             for _ in range(12)
         ]
         alarms += stats.holm(numpy.array([[cell.p_above(0.01) for cell in cells]])).min() <= 0.05

@@ -1,4 +1,4 @@
-"""The gate of costs, against counts made by hand and a figure that torchvision publishes."""
+"""The costs gate, against counts made by hand and a figure that torchvision publishes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from effbench.core.study import Case, Cell
 from effbench.gates import budgets, checked_models, run_gates
 from effbench.gates.budgets import Stored
 from effbench.gates.config import QUANTITIES, Config, Subject
-from effbench.gates.result import Costed
+from effbench.gates.result import CountCheck
 
 pytestmark = pytest.mark.quick
 
@@ -33,7 +33,7 @@ def stored(**counts: int) -> Stored:
 def test_a_budget_is_kept_up_to_itself() -> None:
     kept = budgets.judge("net", COST, {"madds": 1000, "params": 10, "memory_access_bytes": 400})
     assert kept.verdict == "PASS" and kept.gate == "costs" and kept.reason == ""
-    assert kept.costs[0] == Costed("madds", 1000, 1000, "at most")
+    assert kept.costs[0] == CountCheck("madds", 1000, 1000, "at most")
     broken = budgets.judge("net", COST, {"madds": 999, "params": 10, "activations": 0})
     assert broken.verdict == "REGRESSION"
     assert broken.reason == "madds 1.00 k (+0.1 %), at most 999; activations 90, at most 0"
@@ -71,7 +71,7 @@ def test_a_network_that_does_not_run_fails() -> None:
     assert found.verdict == "REGRESSION" and found.reason == "it does not run: ValueError: broken"
     assert budgets.judge("m", "out of memory: 160 GB", {"madds": 100}).verdict == "ENVIRONMENT"
     assert budgets.judge("m", Reason("no process", "start"), {"madds": 100}).verdict == "ENVIRONMENT"
-    assert found.costs == (Costed("madds", None, 10**15, "at most"),) and not found.costs[0].is_kept
+    assert found.costs == (CountCheck("madds", None, 10**15, "at most"),) and not found.costs[0].is_kept
 
 
 @settings(deadline=None)
@@ -121,6 +121,6 @@ def test_what_is_no_profile_is_refused(document: object) -> None:
 
 def test_only_what_differs_is_shown() -> None:
     other = replace(COST, madds=1100)
-    assert budgets.differing(other, COST) == (Costed("madds", 1100, 1000),)
-    assert budgets.differing(other, COST, rule=True) == (Costed("madds", 1100, 1000, "equal"),)
+    assert budgets.differing(other, COST) == (CountCheck("madds", 1100, 1000),)
+    assert budgets.differing(other, COST, rule=True) == (CountCheck("madds", 1100, 1000, "equal"),)
     assert budgets.differing(COST, COST) == budgets.differing(None, COST) == ()

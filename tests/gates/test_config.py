@@ -1,4 +1,4 @@
-"""effbench.toml: what it means, and that whatever else stands in it is refused in one line that helps."""
+"""effbench.toml: the meaning of every key, and one-line errors for everything else."""
 
 from __future__ import annotations
 
@@ -116,10 +116,10 @@ def test_a_relative_model_file_lies_beside_the_configuration(tmp_path: Path) -> 
         ("[models.m]\ninput = [[3, 32, 32]]", "expected an input such as"),
         ("[models.m]\nbatch = 0", "batch = 0: expected a whole number of 1 or more"),
         ("[models.m]\narguments = 3", "arguments = 3: expected a table"),
-        ("[models.m]\narguments = { since = 2020-01-01 }", "expected a table of what the model is made with"),
-        ("[models.m]\narguments = { width = inf }", "expected a table of what the model is made with"),
+        ("[models.m]\narguments = { since = 2020-01-01 }", "expected a table of keyword arguments for the model"),
+        ("[models.m]\narguments = { width = inf }", "expected a table of keyword arguments for the model"),
         ("[models]\nm = 3", "models must be tables"),
-        ("[models.yardstick]", "'yardstick' is what effbench calls its own"),
+        ("[models.yardstick]", "effbench reserves 'yardstick' for its own model"),
         ('[models.""]', "it is empty"),
     ],
 )

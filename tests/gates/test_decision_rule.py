@@ -1,4 +1,4 @@
-"""The interleaved gate's rule on made-up pairs of known truth, and what becomes of cells that cannot be judged."""
+"""The decision rule of the A/B gate on synthetic pairs of known truth, and its handling of doubtful cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of a baseline as git is found: submodules, hooks, filters, odd names; and nothing of it changed."""
+"""Checkouts of a baseline: submodules, hooks, filters, odd names; the user's repository is unchanged."""
 
 from __future__ import annotations
 

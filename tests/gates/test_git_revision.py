@@ -1,4 +1,4 @@
-"""Another revision as a tree: found by any name git knows, made beside the project, gone afterwards."""
+"""Git revisions: found by any name, checked out into a temporary folder, removed afterwards."""
 
 from __future__ import annotations
 

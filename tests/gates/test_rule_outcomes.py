@@ -1,4 +1,4 @@
-"""The decision rule on arrays: its tests against scipy, its outcomes in closed form, one suite among many as alone."""
+"""The decision rule on arrays: tests against scipy, outcomes in closed form, many suites equal to single ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""False alarms are counted on the same code against itself: a pair of anything else is refused."""
+"""The check that a stored pair is an A/A measurement: any other pair is refused."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Gates that must not pass on code that is not the project's, nor on a baseline that does not run: real repositories
-and real processes.
+"""Gates never pass on code from outside the project or on a baseline that does not run.
+
+With real repositories and real processes.
 """
 
 from __future__ import annotations

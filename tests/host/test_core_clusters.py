@@ -1,4 +1,4 @@
-"""Big and little cores: which they are on which machine, and that a process keeps to them."""
+"""Big and little cores: detection on recorded machines, and pinning of a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run made under emulation shows what its networks cost, and nothing that was made of its times, anywhere."""
+"""Runs under emulation: costs are shown, and nothing derived from times is shown anywhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from effbench.core.operator_times import Breakdown, OperatorTime
 from effbench.core.run import Environment, Launch, Metric, Run
 from effbench.core.study import Case, Experiment
 from effbench.gates import ab_pairs, baseline
-from effbench.gates.ab_run import Duel
+from effbench.gates.ab_run import AbRun
 from effbench.gates.decision_rule import Rule
 from effbench.host import facts
 from effbench.host.emulation import EMULATED
@@ -186,9 +186,9 @@ def test_the_interleaved_gate_refuses_before_it_measures(tmp_path: Path) -> None
     planned = quickly()
     with (
         pytest.raises(NotComparable, match=EMULATED),
-        Duel(planned, (Site(), Site()), tmp_path / "out", (lambda _: COST, lambda _: COST), planned=1) as duel,
+        AbRun(planned, (Site(), Site()), tmp_path / "out", (lambda _: COST, lambda _: COST), planned=1) as ab,
     ):
-        duel.launch([cell.id for cell in planned.cells])
+        ab.launch([cell.id for cell in planned.cells])
 
 
 def test_an_emulated_machine_is_not_the_one_it_emulates() -> None:

@@ -1,4 +1,4 @@
-"""Environments: other machines' files read as they are, what must agree, and what may never be recorded."""
+"""The environment of a run: system files of other machines, conditions that must agree, private data left out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from planted_machines import PI_4, pi, plant, read, server
 from effbench import runtimes
 from effbench.core.errors import NotComparable
 from effbench.core.run import Environment
-from effbench.gates.ab_run import Duel
+from effbench.gates.ab_run import AbRun
 from effbench.host import facts as host_facts
 from effbench.host import machine
 from effbench.host.facts import MUST_AGREE, collect, differences, fingerprint, require_alike
@@ -301,16 +301,16 @@ def test_a_gpu_set_otherwise_is_another_condition(name: str, before: Any, after:
 def test_two_interpreters_may_bring_their_own_cuda_and_cudnn_and_nothing_else_of_a_gpu() -> None:
     def sides(*candidates: Environment, python: str = "python") -> Any:
         parties = [SimpleNamespace(record=SimpleNamespace(stored=stored)) for stored in candidates]
-        return SimpleNamespace(_parties=parties, _sites=[SimpleNamespace(python=python)])
+        return SimpleNamespace(_sides=parties, _sites=[SimpleNamespace(python=python)])
 
     one = with_facts(gpu__cuda="12.4", gpu__cudnn=90100, gpu__driver="580.1")
     other = with_facts(gpu__cuda="13.0", gpu__cudnn=91300, gpu__driver="580.1")
-    Duel._require_alike(sides(one, other))
+    AbRun._require_same_conditions(sides(one, other))
     with pytest.raises(NotComparable, match=r"gpu\.cudnn"):
-        Duel._require_alike(sides(one, other, python=""))
+        AbRun._require_same_conditions(sides(one, other, python=""))
     with pytest.raises(NotComparable, match=r"gpu\.power_limit_w"):
         limited = replace(other, facts={**other.facts, "gpu.power_limit_w": 350.0})
-        Duel._require_alike(sides(one, limited))
+        AbRun._require_same_conditions(sides(one, limited))
 
 
 def test_onnxruntime_for_gpus_is_a_package_of_another_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Which processor is this, and is it there at all? Arm machines' own files, and what emulators show of theirs."""
+"""Detection of the processor, from recorded files of Arm machines and of emulators."""
 
 from __future__ import annotations
 

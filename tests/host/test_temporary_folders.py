@@ -1,4 +1,4 @@
-"""Temporary folders: gone with their process, also with one that was killed, and never another process's."""
+"""Temporary folders: removed with their process, even a killed one, and never those of another process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Joules: RAPL's files with a tree of our own, NVML with a script, and the window between two looks."""
+"""Energy: RAPL on a made-up file tree, NVML on a script, and the window between two readings."""
 
 from __future__ import annotations
 

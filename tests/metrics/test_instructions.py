@@ -1,4 +1,4 @@
-"""Counting instructions: each counter against a truth of its own, and the gate on a little repository."""
+"""Instruction counts: each counter against an independent count, and the instructions gate on a small repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Percentiles of single calls: exact intervals against scipy's binomial, how many calls, where they are shown."""
+"""Latency percentiles: exact intervals against scipy's binomial, number of calls, display."""
 
 from __future__ import annotations
 

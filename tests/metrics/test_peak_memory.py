@@ -1,4 +1,4 @@
-"""Peak memory: a known 200 MB shows, exported networks are opened and not built, a GPU's allocator is asked."""
+"""Peak memory: a known 200 MB is found, exported models are loaded and not built, a GPU's allocator is read."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_an_exported_network_is_opened_and_never_built(monkeypatch: pytest.Monke
 def test_the_same_inputs_as_in_a_launch(tmp_path: Path, file: Path):
     spec = order(f"{file}:tiny", tmp_path)
     network, inputs = build_call.built(spec, 3, Cpu(1))
-    assert np.array_equal(build_call._fed(network, spec, 3, Cpu(1))[0][0], inputs[0][0])
+    assert np.array_equal(build_call._make_inputs(network, spec, 3, Cpu(1))[0][0], inputs[0][0])
 
 
 def test_the_check_against_float32_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: Path):

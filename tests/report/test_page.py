@@ -1,4 +1,4 @@
-"""The report page: everything a run shows is on it, nothing of a run can act in it, several runs stand side by side."""
+"""The report page: complete, safe for any text in a run, and with several runs side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When launches were and in which conditions: what is read of the machine, and which differences get a line."""
+"""Times and conditions of launches: values read from the machine, and differences that are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who sees a progress bar: a terminal, a notebook, and whoever asks for one."""
+"""The progress bar: shown in a terminal, in a notebook, and on request."""
 
 from __future__ import annotations
 

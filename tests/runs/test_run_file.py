@@ -1,4 +1,4 @@
-"""The run file: everything comes back, whatever cut the writing short, and nothing but JSON is ever read."""
+"""The run file: everything is read back, even after an interrupted write, and only JSON is parsed."""
 
 from __future__ import annotations
 

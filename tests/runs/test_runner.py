@@ -1,4 +1,4 @@
-"""From plan to stored run on the scripted clock: what is measured, frozen, skipped, resumed, and when it ends."""
+"""Runs on the scripted clock: measured, frozen and skipped cells, resuming, stopping rules."""
 
 from __future__ import annotations
 

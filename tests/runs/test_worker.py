@@ -1,4 +1,4 @@
-"""The process that measures: whatever its environment prints, closes, reads or leaves running, it is heard and ends."""
+"""The worker process: its events arrive and it ends, whatever its environment prints, closes or leaves running."""
 
 from __future__ import annotations
 

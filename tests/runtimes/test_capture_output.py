@@ -1,4 +1,4 @@
-"""What libraries say stays with us, and everything that was silenced speaks again afterwards."""
+"""Captured output of libraries: nothing reaches the terminal, and streams are restored afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every runtime must do, against each one that is installed here: one suite, no exceptions."""
+"""The contract of runtimes: one test suite for every installed runtime."""
 
 from __future__ import annotations
 

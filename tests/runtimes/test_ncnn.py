@@ -1,4 +1,4 @@
-"""ncnn by way of pnnx: the same numbers as eager, what became of the network, and bundles that run without torch."""
+"""ncnn through pnnx: outputs equal to eager, facts about the converted graph, bundles that run without torch."""
 
 from __future__ import annotations
 

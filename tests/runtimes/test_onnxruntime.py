@@ -1,4 +1,4 @@
-"""ONNX Runtime: what its graph became, what it refuses, and that an exported model needs neither torch nor onnx."""
+"""ONNX Runtime: facts about its graph, refusals, exported models without torch and onnx."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenVINO: what its graph became, precisions it has or refuses, and that it calls nobody."""
+"""OpenVINO: facts about its graph, supported and refused precisions, no network traffic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torch.compile and CUDA graphs as runtimes: what is peculiar to these two."""
+"""torch.compile and CUDA graphs as runtimes: behaviour that other runtimes do not have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From options to cells: defaults by device, selections, and every option that makes no sense."""
+"""Plans from options: defaults by device, selections, and errors for invalid options."""
 
 from __future__ import annotations
 

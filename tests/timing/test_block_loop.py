@@ -1,4 +1,4 @@
-"""The method, on a scripted clock: order of rounds, calls per block, warm-up, stopping, the worker's events."""
+"""The measuring method on a scripted clock: order of rounds, calls per block, warm-up, stopping, worker events."""
 
 from __future__ import annotations
 

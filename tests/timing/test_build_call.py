@@ -1,4 +1,4 @@
-"""Precision, memory format, int8 and training: each takes effect, is checked, and says what its costs mean."""
+"""Precision, memory format, int8 and training: each takes effect, is checked, and is reflected in the costs."""
 
 from __future__ import annotations
 

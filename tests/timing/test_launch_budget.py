@@ -1,4 +1,4 @@
-"""What each launch gets of the budget: the same in one go and after any interruptions, and never more than is left."""
+"""The budget of each launch: independent of interruptions, and never more than what is left."""
 
 from __future__ import annotations
 

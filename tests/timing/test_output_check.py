@@ -1,4 +1,4 @@
-"""What a runtime returns against eager: every way to be wrong is refused, every way to be the same passes."""
+"""The output check of runtimes against eager: every wrong output is refused, every equal one passes."""
 
 from __future__ import annotations
 

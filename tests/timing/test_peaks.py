@@ -1,4 +1,4 @@
-"""The two peaks of a device: what is measured, against a scripted clock and real operators; what is kept, for whom."""
+"""The peaks of a device: measured on a scripted clock and with real operators, and cached by machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks that do more than compute an output: each is measured as it is, named, and left as it was."""
+"""Models with side effects: measured as they are, side effects reported, state restored."""
 
 from __future__ import annotations
 

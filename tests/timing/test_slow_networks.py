@@ -1,5 +1,6 @@
-"""Slow networks: steadiness judged on the calls that fit, budgets forecast from the first calls, limits as shares of a
-block. On scripted clocks, so that seconds cost nothing.
+"""Slow models: steady state from few calls, budget forecasts from the first calls, limits as shares of a block.
+
+On scripted clocks, so that the tests are fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whose code each side of a gate runs: installed copies, environments in the project, vendored files, monorepos."""
+"""Source of the code on each side of a gate: installed copies, virtual environments, vendored files, monorepos."""
 
 from __future__ import annotations
 

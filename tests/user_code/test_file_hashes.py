@@ -1,4 +1,4 @@
-"""A run measures the same files in all its launches: their SHA-256 is recorded, and another one is refused."""
+"""Source files of a run: their SHA-256 is recorded, and launches with other files are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network that changes a global setting: put back and named, and its neighbours are measured as ever."""
+"""Models that change global settings: settings are restored and reported, other models are unaffected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is passed as a model and is none: one line that names it and says what to pass."""
+"""Objects that are no models: the error is one line that names the type and the remedy."""
 
 from __future__ import annotations
 

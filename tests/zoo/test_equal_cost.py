@@ -1,4 +1,4 @@
-"""Widths at equal multiply-adds: the paper's printed widths come out, and no neighbour is nearer."""
+"""Widths at equal multiply-adds: the paper's widths are found, and no neighbour is nearer."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[2]
 NETWORKS = tuple(dict.fromkeys(zoo.entry(name).name for name in zoo.names()))
 FAMILIES = tuple(dict.fromkeys(zoo.entry(name).family for name in NETWORKS))
 BUILDERS = tuple(dict.fromkeys((zoo.entry(name).family, zoo.entry(name).builder) for name in NETWORKS))
-TEMPLATES = tuple(name for name in _registry.catalogue() if "{" in name)
+TEMPLATES = tuple(name for name in _registry.all_entries() if "{" in name)
 
 # Our name: the name in published_costs.csv
 PUBLISHED = {name: entry.published for name in NETWORKS if (entry := zoo.entry(name)).published}

@@ -1,4 +1,4 @@
-"""The catalogue of networks: names, aliases, other widths, messages for wrong words, and what it costs to import."""
+"""The registry of models: names, aliases, other widths, error messages, import time."""
 
 from __future__ import annotations
 

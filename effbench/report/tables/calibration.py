@@ -1,4 +1,4 @@
-"""What `effbench aa` says: what the gate sees on this machine, and how often it is wrong. As tables, as JSON."""
+"""Tables and JSON of `effbench aa`: slowdowns that the gate detects on this machine, and its false-alarm rate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from effbench.analysis import stats
 from effbench.core import units
 from effbench.core.estimate import Estimate
 from effbench.gates.alarm_rate import AlarmRate, GateOutcome
-from effbench.gates.calibration import Answer, Scatter, Survey, middle
+from effbench.gates.calibration import Answer, Scatter, Survey, median_answer
 from effbench.gates.decision_rule import POWER
 from effbench.report.tables.table_model import NOTHING, Column, Table, Value
 
@@ -50,8 +50,8 @@ def machine_rows(survey: Survey, found: AlarmRate) -> Table:
     totals = (
         Value("median cell", "median cell"),
         *[NOTHING] * 4,
-        *(_percent_answer(middle(answers)) for answers in survey.detectable.values()),
-        *(_count_answer(middle(answers)) for answers in survey.needed.values()),
+        *(_percent_answer(median_answer(answers)) for answers in survey.detectable.values()),
+        *(_count_answer(median_answer(answers)) for answers in survey.needed.values()),
         NOTHING,
     )
     if all(row[-1] is NOTHING for row in rows):
@@ -207,7 +207,7 @@ def _answers(
 ) -> list[dict[str, Any]]:
     found = []
     for at, answers in by_key.items():
-        answer = middle(answers) if cell is None else answers[cell]
+        answer = median_answer(answers) if cell is None else answers[cell]
         found.append({key: at, value: answer.value, "reason": answer.reason})
     return found
 

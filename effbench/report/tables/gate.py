@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from effbench.core import units
 from effbench.core.estimate import Estimate
-from effbench.gates.result import Costed, Decision, Finding
+from effbench.gates.result import CountCheck, Decision, Finding
 from effbench.report.tables.table_model import (
     NOTHING,
     Column,
@@ -199,7 +199,7 @@ def _whole(number: int) -> Value:
     return Value(str(number), number) if number else NOTHING
 
 
-def _counts(item: Costed) -> tuple[Value, Value]:
+def _counts(item: CountCheck) -> tuple[Value, Value]:
     """Return the cost and its baseline or limit."""
     found, wanted = item.found, item.wanted
     known = next((number for number in (found, wanted) if number is not None), 0)

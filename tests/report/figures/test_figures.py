@@ -1,4 +1,4 @@
-"""Figures: every text stands alone and inside, what is drawn is what was measured, files are the same each time."""
+"""Figures: no text overlaps or leaves the figure, values equal the data, files are reproducible."""
 
 from __future__ import annotations
 

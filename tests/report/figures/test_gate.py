@@ -1,4 +1,4 @@
-"""The figure of a gate: what stands where, and what is drawn at the edge."""
+"""The figure of a gate: positions of its marks, and marks at the edge of the axis."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from effbench.core.estimate import Estimate
-from effbench.gates.result import Decision, Finding, Word
+from effbench.gates.result import Decision, Finding, GateVerdict
 from effbench.report.figures import style
 from effbench.report.figures.gate import gate_figure
 
 
-def finding(cell: str, verdict: Word, ratio: tuple[float, float, float], **more: float) -> Finding:
+def finding(cell: str, verdict: GateVerdict, ratio: tuple[float, float, float], **more: float) -> Finding:
     change = Estimate(ratio[1], ratio[0], ratio[2], 0.95, 4)
     return Finding("against", cell, verdict, change=change, tolerance=0.03, launches=4, **more)  # type: ignore[arg-type]
 

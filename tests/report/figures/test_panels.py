@@ -1,4 +1,4 @@
-"""The four panels of Figure 1: which networks stand in them, and where."""
+"""The four panels of Figure 1: their models and positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `effbench aa` prints: tables whose numbers are those of the suites, and a JSON document that loses none."""
+"""The tables and JSON of `effbench aa`: their numbers equal those of the resampled suites."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_machine_by_cell(plain: Found) -> None:
     (first, *_) = survey.detectable[13].values()
     assert first.value is not None
     assert float(column(table, "detectable at 13 launches")[0].text) == pytest.approx(100 * first.value, abs=0.05)
-    assert table.totals is not None and table.totals[7].raw == calibration.middle(survey.needed[0.03]).value
+    assert table.totals is not None and table.totals[7].raw == calibration.median_answer(survey.needed[0.03]).value
     assert table.notes[-1] == (
         "The gate raised an alarm in 0 of 40 resampled suites in which nothing was slower: at most 7.2 % at 95 % "
         "confidence, if the suites were independent."
@@ -91,7 +91,7 @@ def test_what_cannot_be_said_is_not_said(troubled: Found) -> None:
     assert wild[titles.index("detectable at 4 launches")] == table_model.Value("> 100", None)
     assert shared[-1].text == "all 48 rounds were disturbed"
     assert all(value is table_model.NOTHING for value in shared[3:-1])
-    assert any("shared says nothing" in note for note in calibration_table.gate_rows(troubled[1]).notes)
+    assert any("shared cannot be judged" in note for note in calibration_table.gate_rows(troubled[1]).notes)
 
 
 def test_nothing_usable_leaves_the_reason(troubled: Found) -> None:
@@ -153,6 +153,6 @@ def test_the_bound_is_one_sided_and_counts_alarms(plain: Found) -> None:
 
 def test_the_middle_cell_counts_the_unanswered_as_worst() -> None:
     answers = {"a": Answer(4), "b": Answer(None, "it takes more", 60), "c": Answer(7)}
-    assert calibration.middle(answers) == Answer(7)
-    assert calibration.middle({**answers, "d": Answer(None, "no")}).value is None
-    assert calibration.middle({}).value is None
+    assert calibration.median_answer(answers) == Answer(7)
+    assert calibration.median_answer({**answers, "d": Answer(None, "no")}).value is None
+    assert calibration.median_answer({}).value is None

@@ -1,4 +1,4 @@
-"""A decision as people and CI read it: tables, Markdown, JUnit XML, JSON, whatever its labels hold."""
+"""The report of a gate: tables, Markdown, JUnit XML and JSON, with any labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 
 from effbench.cli import check
 from effbench.core.estimate import Estimate
-from effbench.gates.result import WORDS, Costed, Decision, Finding
+from effbench.gates.result import GATE_VERDICTS, CountCheck, Decision, Finding
 from effbench.report import json_document
 from effbench.report.figures import gate as gate_figure
 from effbench.report.tables import cells, gate
@@ -25,8 +25,8 @@ SLOW = Finding(
     "against", "a", "REGRESSION", change=Estimate(1.0523, 1.031, 1.074), wall=Estimate(1.06), clock="cpu",
     tolerance=0.03, detectable=0.024, launches=4, rounds=80, set_aside=3,
 )  # fmt: skip
-COSTLY = Finding("costs", "b", "REGRESSION", "madds 2, at most 1", costs=(Costed("madds", 2, 1, "at most"),))
-FINE = Finding("costs", "a", "PASS", costs=(Costed("params", 5, 5, "equal"), Costed("madds", 7, 6)))
+COSTLY = Finding("costs", "b", "REGRESSION", "madds 2, at most 1", costs=(CountCheck("madds", 2, 1, "at most"),))
+FINE = Finding("costs", "a", "PASS", costs=(CountCheck("params", 5, 5, "equal"), CountCheck("madds", 7, 6)))
 DECISION = Decision((SLOW, FINE, COSTLY), "main (1a2b3c4)", "working tree", Estimate(1.05, 1.03, 1.07))
 
 HOSTILE = "\x1b[31m<img src=x onerror=alert(1)>|`*_&\x00\n]]>\ud800\ufffe"
@@ -84,12 +84,12 @@ def test_markdown_is_a_heading_a_table_and_the_machine() -> None:
 
 @pytest.mark.parametrize(("passes", "tag"), [(False, "failure"), (True, "skipped")])
 def test_junit_says_of_each_verdict_what_ci_does_with_it(passes: bool, tag: str) -> None:
-    decision = Decision(of(*WORDS).findings, facts={"machine": "Some CPU"}, seconds=1.5)
+    decision = Decision(of(*GATE_VERDICTS).findings, facts={"machine": "Some CPU"}, seconds=1.5)
     root = ElementTree.fromstring(gate.junit(decision, inconclusive_passes=passes))
     (suite,) = root
     cases = {case.get("name"): case for case in suite.iter("testcase")}
-    kinds = [cases[f"cell {number}"][0].tag for number in range(len(WORDS))]
-    assert dict(zip(WORDS, kinds, strict=True)) == {
+    kinds = [cases[f"cell {number}"][0].tag for number in range(len(GATE_VERDICTS))]
+    assert dict(zip(GATE_VERDICTS, kinds, strict=True)) == {
         "REGRESSION": "failure",
         "ENVIRONMENT": "error",
         "INCONCLUSIVE": tag,
@@ -117,7 +117,7 @@ def test_a_junit_failure_says_everything_in_its_message() -> None:
 
 
 def hostile(text: str) -> Decision:
-    finding = Finding("costs", text, "REGRESSION", text, costs=(Costed(text, None, 1, "equal"),))
+    finding = Finding("costs", text, "REGRESSION", text, costs=(CountCheck(text, None, 1, "equal"),))
     return Decision((finding,), text, text, notes=(text,), facts={text: text}, directory=text)
 
 
@@ -177,7 +177,7 @@ def test_a_figure_is_named_only_where_it_lies(
     monkeypatch.setattr(gate_figure, "gate_figure", draw)
     try:
         with pytest.warns(RuntimeWarning) if isinstance(stopped_by, ValueError) else nullcontext():
-            assert check._tell(decision, [], {"costs": None}, False, False, None) == 1
+            assert check._report(decision, [], {"costs": None}, False, False, None) == 1
         said.append(capsys.readouterr().out)
         assert said[1].startswith("\nfigure   ") is (stopped_by is None) and said[1].endswith("1.070]\n")
         assert "raw      " in said[1]

@@ -173,7 +173,7 @@ def test_the_matrix_says_the_word_the_effect_and_the_interval(run: Run) -> None:
     assert said.count("holds") == 2 and said.count("fails") == 2, "two claims under two runtimes"
     assert {"eager", "onnxruntime", "slower", "ordered", "×1.50", "×0.90"} <= set(said)
     axes = Figure().add_subplot()
-    matrix.matrix_in(axes, [matrix.Seen(run, cells, verdicts)])
+    matrix.matrix_in(axes, [matrix.RunColumns(run, cells, verdicts)])
     assert set(texts_of(axes)) <= set(said)
     assert "×1.50" in texts_of(axes)
 
