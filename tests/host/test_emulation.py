@@ -201,4 +201,4 @@ def test_a_test_that_times_is_skipped() -> None:
     from effbench.pytest_plugin import Effbench
 
     with pytest.raises(pytest.skip.Exception, match=EMULATED):
-        Effbench(benchmark=None, replay=None, sampling={}).measure("shufflenet_v2")  # type: ignore[arg-type]
+        Effbench(benchmark=None, block_clock=None, sampling={}).measure("shufflenet_v2")  # type: ignore[arg-type]
