@@ -27,7 +27,7 @@ from shell import records, study_file
 from effbench import api, export
 from effbench.analysis.run_diff import compare_runs
 from effbench.analysis.summary import summarise
-from effbench.cli.app import app
+from effbench.cli import app
 from effbench.core.errors import CorruptRun, InvalidValue, ModelError
 from effbench.core.run import Block, Run, Timing
 from effbench.core.study import Sampling

@@ -23,7 +23,7 @@ from torchless import effbench as torchless
 import effbench
 from effbench import api
 from effbench.bundles import bundle, export
-from effbench.cli.app import app
+from effbench.cli import app
 from effbench.core.errors import EffbenchError
 from effbench.core.measure_options import MeasureOptions
 from effbench.core.study import Analysis

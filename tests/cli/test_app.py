@@ -21,7 +21,7 @@ import typer.main
 from nursery import HANGS_S
 from shell import EFFBENCH, Done, effbench, environment, records, refusal, started, study_file, wait_until
 
-from effbench.cli.app import app
+from effbench.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 COST_KEYS = {"params", "madds", "activations", "memory_access", "memory_access_bytes", "memory_access_levels", "status"}

@@ -22,7 +22,7 @@ from prometheus_client.openmetrics import parser
 from shell import EFFBENCH, Done, effbench, environment
 
 from effbench import export
-from effbench.cli.app import app
+from effbench.cli import app
 from effbench.core.estimate import Estimate
 from effbench.results import Results
 from effbench.runs.run_file import load

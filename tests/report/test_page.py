@@ -21,7 +21,7 @@ from pages import HARM, REFERENCE, STUDIES, Page, poisoned, reference, store
 from shell import Done, refusal
 
 from effbench import report
-from effbench.cli.app import app
+from effbench.cli import app
 from effbench.core.estimate import Estimate
 from effbench.core.run import Conditions, Environment
 from effbench.host import facts as host_facts

@@ -27,7 +27,7 @@ RESUME = ("run", "--resume", "run")
 FORKS = """
 import gc, json, os, resource, signal, sys
 
-from effbench.cli.app import app as cli
+from effbench.cli import app as cli
 from effbench.runs import run_file as storage
 
 FOLDER = os.getcwd()
