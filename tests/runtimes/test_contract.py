@@ -415,7 +415,7 @@ def test_every_extra_is_one_of_the_packages() -> None:
         pytest.skip("tomllib came with Python 3.11")
     import tomllib
 
-    extras = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for name in runtimes.NAMES:
         runtime = runtime_of(name)
         assert bool(runtime.extra) == bool(runtime.modules)
