@@ -15,7 +15,7 @@ from effbench import paper, zoo
 from effbench.cost import profile
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from published_differences import MADDS_DIFFER, PARAMS_DIFFER, printed_like, reason  # noqa: E402
 
