@@ -39,7 +39,7 @@ MADDS = 3 * 4 * 8 * 8
         ["3x8x8:float32"],
         {"input": "3x8x8"},
         Input((np.int64(3), 8, 8), dtype=torch.float32),
-        torch.zeros(5, 3, 8, 8),
+        torch.zeros(1, 3, 8, 8),
     ],
 )
 def test_a_shape_of_any_whole_numbers(shape: Any):

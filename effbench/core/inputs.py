@@ -209,7 +209,7 @@ def _described(item: Any) -> Input:
         _require_dense(item)
         found = Input(tuple(item.shape[1:]), dtype=getattr(item.dtype, "name", str(item.dtype)))
         whole(int(item.shape[0]), "batch, which an input tensor has as its first side")
-    elif _is_number(item) and hasattr(item, "dtype"):
+    elif _is_number(item) and hasattr(item, "dtype") and hasattr(item, "__len__"):
         raise InvalidValue(
             f"input (={_shown(item)}) is a tensor without dimensions; an example input has the batch as its first side"
         )
