@@ -22,7 +22,6 @@ html_css_files = ["width.css"]
 myst_heading_anchors = 3  # links may name a heading
 
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
 numpydoc_show_class_members = False  # autodoc lists them
 default_role = "code"
 
