@@ -215,7 +215,7 @@ def test_an_old_run_has_no_files_and_a_new_one_keeps_the_first(tmp_path: Path) -
             record.take(3, {"event": "files", "files": {"b": "sha256:3"}})
         assert run_file.load(tmp_path / "run").files == {"a": "sha256:1", "b": "sha256:2"}
         writer.append("files", launch=0, files={"a": 7})
-    with pytest.raises(EffbenchError, match="a file is told by a text"):
+    with pytest.raises(EffbenchError, match="expected text, got a whole number"):
         run_file.load(tmp_path / "run")
 
 
