@@ -123,7 +123,7 @@ def test_more_cells_need_more_evidence() -> None:
 def test_waiting_that_cpu_time_does_not_see_is_a_regression_all_the_same() -> None:
     pair = pair_of(0.0)
     judge = judged(Pair(pair.baseline, wall_slower(pair.candidate, SLOW, 0.25)))
-    assert judge.found[SLOW].verdict == "REGRESSION" and "wall clock" in judge.found[SLOW].reason
+    assert judge.found[SLOW].verdict == "REGRESSION" and "wall time" in judge.found[SLOW].reason
     assert verdicts(judge)[1:] == ["PASS", "PASS"]
 
 
