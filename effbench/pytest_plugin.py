@@ -259,7 +259,7 @@ class Effbench:
         Parameters
         ----------
         model, shape, batch
-            As for `effbench.profile`.
+            As for `effbench.profile`: `shape` excludes the batch, or holds example tensors with it.
         dtype, device : str, optional
             Default to the module's own; to "float32" and "cpu" for a name.
         threads : int

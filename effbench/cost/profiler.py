@@ -73,11 +73,12 @@ def profile(
     model
         The network. One of several dtypes that does not run in one is counted as it is (`core.inputs.runs_uncast`).
     input_shape
-        Shape without the batch; several shapes or `Input`s for several inputs; a mapping for inputs by name.
+        Shape without the batch, or an example tensor with it; several of them or `Input`s for several inputs; a mapping
+        for inputs by name. The values of tensors are used where the pass depends on them.
     batch
-        Images per call.
+        Images per call. Default: that of the tensors, else 1.
     dtype
-        Dtype of weights and inputs.
+        Dtype of weights and inputs. Default: that of the tensors, else float32.
     inputs
         Values to pass instead, where random tensors will not do (a dictionary). `batch` is then only a label.
     device
