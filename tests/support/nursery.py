@@ -123,15 +123,16 @@ if order["coverage"]:
     import coverage
     coverage.Coverage(**order["coverage"], data_suffix=True, auto_data=True).start()
 os.chdir(order["cwd"])
-nursery_child.begin(afresh=bool(order["coverage"]), figures=order["figures"])
+program = order["program"]
+nursery_child.begin(afresh=bool(order["coverage"]) or program != "effbench", figures=order["figures"])
 os.environ.clear()
 os.environ.update(order["env"])
 sys.path[0] = os.getcwd()
 sys.argv = ["-m", *order["words"]]
-sys.orig_argv = [sys.executable, "-m", "effbench", *order["words"]]
+sys.orig_argv = [sys.executable, "-m", program, *order["words"]]
 code = 0
 try:
-    runpy.run_module("effbench", run_name="__main__", alter_sys=True)
+    runpy.run_module(program, run_name="__main__", alter_sys=True)
 except SystemExit as stop:
     code = stop.code or 0
 except BaseException:
@@ -189,16 +190,27 @@ class Nursery:
 
     def start(self, words: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Started:
         """A command that runs while the test goes on. Coverage does not look: Ctrl-C may find its lock taken."""
-        streams = self._order(3, words=words, cwd=str(cwd), env=dict(env), coverage={}, figures=False)
+        order = {"program": "effbench", "words": words, "cwd": str(cwd), "env": dict(env)}
+        streams = self._order(3, **order, coverage={}, figures=False)
         self._door.settimeout(None)
         return Started(*streams)
 
-    def effbench(
-        self, words: Sequence[str], cwd: Path, env: Mapping[str, str], timeout: float, figures: bool
+    def run(
+        self,
+        words: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        timeout: float = HANGS_S,
+        *,
+        figures: bool = False,
+        program: str = "effbench",
     ) -> tuple[int, str, str]:
-        """Exit code, standard output and standard error of one command. Ends it and fails after `timeout` seconds."""
-        order = {"words": words, "cwd": str(cwd), "env": dict(env), "figures": figures}
-        read = self._order(2, **order, coverage=coverage_settings())
+        """Exit code, standard output and standard error of one command. Ends it and fails after `timeout` seconds.
+
+        A `program` that is not effbench imports effbench afresh, and coverage does not look at it.
+        """
+        order = {"program": program, "words": words, "cwd": str(cwd), "env": dict(env), "figures": figures}
+        read = self._order(2, **order, coverage=coverage_settings() if program == "effbench" else {})
         process = int(self._lines.readline())
         self._door.settimeout(None)
         with ThreadPoolExecutor(2) as readers:
@@ -208,7 +220,7 @@ class Nursery:
             except TimeoutError:
                 os.kill(process, signal.SIGKILL)
                 self._lines.readline()
-                pytest.fail(f"effbench {' '.join(words)} took more than {timeout} s")
+                pytest.fail(f"{program} {' '.join(words)} took more than {timeout} s")
         for stream in read:
             stream.close()
         return int(self._lines.readline()), out, err

@@ -111,7 +111,7 @@ def effbench(
     typed, env = list(map(str, words)), {**environment(), **(variables or {})}
     if not (fresh or options) and nursery.suits(env):
         figures = figures or typed[:1] == ["report"]
-        return Done(*nursery.nursery().effbench(typed, cwd, env, timeout, figures))
+        return Done(*nursery.nursery().run(typed, cwd, env, timeout, figures=figures))
     done = subprocess.run(
         [*EFFBENCH, *typed], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, **options
     )

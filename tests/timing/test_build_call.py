@@ -27,6 +27,8 @@ from effbench.runtimes import Setting, Unsupported, eager, training_step
 from effbench.studies.plan import make
 from effbench.timing import build_call
 
+pytestmark = pytest.mark.usefixtures("forked_launches")
+
 FLOATS = eager.Eager.dtypes
 
 
