@@ -173,8 +173,11 @@ class Nursery:
             )
         self._lines = self._door.makefile("rb")
 
-    def _order(self, pipes: int, **order: Any) -> list[IO[str]]:
-        """Ask for a command; the near ends of its standard output, its standard error and further pipes."""
+    def _order(self, pipes: int, terminal: int | None = None, **order: Any) -> list[IO[str]]:
+        """Ask for a command; the near ends of its standard output, its standard error and further pipes.
+
+        With a `terminal` standard error goes there.
+        """
         read = []
         self._door.settimeout(HANGS_S)
         with open(os.devnull, "rb") as nothing:
@@ -183,15 +186,16 @@ class Nursery:
                 ours, end = os.pipe()
                 read.append(open(ours, encoding="utf-8", errors="strict"))  # noqa: SIM115 closed by the caller
                 theirs.append(end)
-            socket.send_fds(self._door, [json.dumps(order).encode() + b"\n"], theirs)
+            passed = theirs if terminal is None else [*theirs[:2], terminal, *theirs[3:]]
+            socket.send_fds(self._door, [json.dumps(order).encode() + b"\n"], passed)
             for end in theirs[1:]:
                 os.close(end)
         return read
 
-    def start(self, words: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Started:
+    def start(self, words: Sequence[str], cwd: Path, env: Mapping[str, str], terminal: int | None = None) -> Started:
         """A command that runs while the test goes on. Coverage does not look: Ctrl-C may find its lock taken."""
         order = {"program": "effbench", "words": words, "cwd": str(cwd), "env": dict(env)}
-        streams = self._order(3, **order, coverage={}, figures=False)
+        streams = self._order(3, terminal, **order, coverage={}, figures=False)
         self._door.settimeout(None)
         return Started(*streams)
 

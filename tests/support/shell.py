@@ -58,10 +58,14 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def started(*words: object, cwd: Path) -> Iterator[Running]:
-    """A command that runs while the test does something to it; ended afterwards in any case."""
-    if nursery.suits(environment()):
-        process = nursery.nursery().start(list(map(str, words)), cwd, environment())
+def started(*words: object, cwd: Path, terminal: int | None = None) -> Iterator[Running]:
+    """A command that runs while the test does something to it; ended afterwards in any case.
+
+    With a `terminal` its standard error goes there.
+    """
+    env = environment() if terminal is None else {**environment(), "TERM": "xterm", "COLUMNS": "160"}
+    if nursery.suits(env):
+        process = nursery.nursery().start(list(map(str, words)), cwd, env, terminal)
         try:
             yield process
         finally:
@@ -72,9 +76,9 @@ def started(*words: object, cwd: Path) -> Iterator[Running]:
     with subprocess.Popen(
         [*EFFBENCH, *map(str, words)],
         cwd=cwd,
-        env=environment(),
+        env=env,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.PIPE if terminal is None else terminal,
         text=True,
         # A shell's background job ignores Ctrl-C, and so would all that it starts.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
