@@ -127,7 +127,7 @@ program = order["program"]
 nursery_child.begin(afresh=bool(order["coverage"]) or program != "effbench", figures=order["figures"])
 os.environ.clear()
 os.environ.update(order["env"])
-sys.path[0] = os.getcwd()
+sys.path[:1] = [os.getcwd(), *filter(None, order["env"].get("PYTHONPATH", "").split(os.pathsep))]
 sys.argv = ["-m", *order["words"]]
 sys.orig_argv = [sys.executable, "-m", program, *order["words"]]
 code = 0
@@ -151,9 +151,12 @@ def fixed(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name.startswith(DECIDED_AT_START)}
 
 
-def suits(env: Mapping[str, str]) -> bool:
-    """Can a command with these variables be a fork?"""
-    return hasattr(os, "fork") and nursery().fixed == fixed(env)
+def suits(env: Mapping[str, str], paths: bool = False) -> bool:
+    """Can a command with these variables be a fork? With `paths` PYTHONPATH may lead to other code of the user."""
+    if not hasattr(os, "fork"):
+        return False
+    changed = dict(nursery().fixed.items() ^ fixed(env).items())
+    return not changed or (paths and changed.keys() == {"PYTHONPATH"})
 
 
 class Nursery:

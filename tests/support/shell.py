@@ -105,15 +105,17 @@ def effbench(
     variables: Mapping[str, str] | None = None,
     fresh: bool = False,
     figures: bool = False,
+    paths: bool = False,
     **options: Any,
 ) -> Done:
     """Run one command to its end, in a process of its own that takes its imported libraries from another one.
 
     What wants a process that imports everything itself says `fresh`, or passes options of `subprocess.run`. Pictures
-    are blank unless it is to draw `figures`; a page always has its own.
+    are blank unless it is to draw `figures`; a page always has its own. What reads nothing but user code from
+    another PYTHONPATH says `paths`.
     """
     typed, env = list(map(str, words)), {**environment(), **(variables or {})}
-    if not (fresh or options) and nursery.suits(env):
+    if not (fresh or options) and nursery.suits(env, paths):
         figures = figures or typed[:1] == ["report"]
         return Done(*nursery.nursery().run(typed, cwd, env, timeout, figures=figures))
     done = subprocess.run(
