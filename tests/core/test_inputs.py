@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measuring import UNTIMED_LAUNCHES
 from shell import effbench
 from torch import nn
 
@@ -292,7 +293,8 @@ def test_commands_take_inputs_by_name(nets: Path):
     assert torchs["madds"] == TWO_MADDS
     assert fvcore["madds"] is None and "unsupported type: Out" in fvcore["reason"], "its trace knows no dataclass"
     models = (f"{nets}:Two", f"{nets}:Sized")
-    compared = effbench("compare", *models, *fed, "--quick", "--launches", "1", "--json", cwd=nets.parent)
+    words = ("--quick", "--launches", "1", "--budget", "0.2s", "--json")
+    compared = effbench("compare", *models, *fed, *words, cwd=nets.parent, variables={UNTIMED_LAUNCHES: "1"})
     first, second = compared.json["cells"]
     assert first["latency_s"]["median"] > 0
     assert "forward" in second["skipped"], "the second takes one input and says so"

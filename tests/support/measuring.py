@@ -28,6 +28,9 @@ WORKER = "effbench.runs.worker"
 UNTIMED = ("count", "shapes")
 """What a measuring process does for any device, and without a clock (`worker.main`)."""
 
+TIMED = ("launch", "percentiles", "peaks")
+"""What a measuring process does with a clock and nothing else: not the peak of its memory, not its instructions."""
+
 UNTIMED_LAUNCHES = "EFFBENCH_TESTS_FORK"
 """A variable for commands whose times nobody looks at: their launches on a real device are forks as well."""
 
@@ -101,9 +104,8 @@ def _job() -> Mapping[str, Any]:
 
 
 def is_forked(job: Mapping[str, Any]) -> bool:
-    if "task" not in job:
-        return job["device"] == "fake" or UNTIMED_LAUNCHES in os.environ
-    return job.get("device") == "fake" or job["task"] in UNTIMED
+    task, is_untimed = job.get("task", "launch"), UNTIMED_LAUNCHES in os.environ
+    return job.get("device") == "fake" or task in UNTIMED or (is_untimed and task in TIMED)
 
 
 def _work(folder: Any, variables: Mapping[str, str], streams: tuple[int, int, int], pipes: tuple[int, ...]) -> NoReturn:

@@ -108,7 +108,7 @@ def test_a_run_resumed_after_every_launch_takes_what_one_in_one_go_takes(tmp_pat
     planned=st.integers(1, 5),
     ends=st.lists(st.tuples(st.integers(1, 260), st.sampled_from(["ctrl-c", "kill"])), max_size=8),
 )
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 def test_no_pattern_of_interruptions_measures_beyond_the_budget(
     budget_s: float, planned: int, ends: list[tuple[int, str]]
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from measuring import forked
 from shell import effbench, refusal
 
 from effbench.core import decoding, peaks
@@ -99,7 +100,7 @@ def test_on_the_cpu_in_a_process_of_its_own(cache: Path) -> None:
 
 
 def test_a_dtype_without_kernels_is_one_line(cache: Path) -> None:
-    with pytest.raises(EffbenchError, match=r"peaks of cpu in bool could not be measured: .+"):
+    with forked(), pytest.raises(EffbenchError, match=r"peaks of cpu in bool could not be measured: .+"):
         measuring.find("0", "cpu", {"threads": 1}, threads=1, allocator="retain", dtype="bool")
     assert not cache.exists()
 
