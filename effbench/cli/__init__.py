@@ -1,4 +1,4 @@
-"""The command line: parse arguments, call the API, print, return exit codes. One module a group of commands.
+"""The command line: parse arguments, call the API, print, return exit codes. One module per group of commands.
 
 ``effbench --help`` and ``--version`` import nothing, so that they start in milliseconds. Each command imports its
 modules when it runs.

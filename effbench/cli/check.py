@@ -100,7 +100,7 @@ def check(
     *,
     options: dict[str, Any],
     inconclusive: Annotated[str, typer.Option(help="If INCONCLUSIVE: fail (exit 3) or pass (exit 0).")] = "fail",
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here, one test case a model and gate.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here, one test case per model and gate.")] = None,
     summary: Annotated[
         Path | None, typer.Option(help=f"Write Markdown here. It is also added to ${STEP_SUMMARY} where that is set.")
     ] = None,
