@@ -1,4 +1,4 @@
-"""A run with its estimates, verdicts, tables and figures: what the Python API returns and a notebook shows."""
+"""The results of a run, as the Python API returns them and a notebook shows them."""
 
 from __future__ import annotations
 
@@ -135,8 +135,8 @@ class Results:
         Raises
         ------
         InvalidValue
-            If the run has no cells, if `ax` is not a matplotlib Axes, or if `ax` is given for a study of several
-            groups, whose figure has one panel per group.
+            If the run has no cells, if `ax` is no matplotlib Axes, or if the study has several groups: its figure has
+            one panel for each.
         """
         from effbench import report
 

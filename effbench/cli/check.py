@@ -115,7 +115,7 @@ def check(
 
     Four gates, usable alone or together: costs (--max-madds and other budgets, or --baseline FILE with stored costs;
     exact, since nothing is timed), a stored run (--baseline RUN, on the same machine), another revision (--against
-    main, timed in alternation with the working tree), instructions (--against main --count instructions).
+    main, measured interleaved with the working tree), instructions (--against main --count instructions).
     """
     from effbench.cost import helper_process
     from effbench.gates import config as configuration

@@ -141,7 +141,7 @@ def rounds(pair: Pair, cell: str, clock: str | None = None) -> tuple[Round, ...]
 
 
 def by_launch(found: tuple[Round, ...], *, keep_disturbed: bool = False) -> list[list[float]]:
-    """The log ratios of undisturbed rounds, one list per launch. `keep_disturbed` includes the disturbed rounds."""
+    """The log ratios of undisturbed rounds, one list a launch. `keep_disturbed` includes the disturbed rounds."""
     launches: dict[int, list[float]] = {}
     for item in found:
         if keep_disturbed or not item.flags:
