@@ -1,4 +1,4 @@
-"""A run with what follows from it: what the Python API hands out, and what a notebook shows."""
+"""The results of a run, as the Python API returns them and a notebook shows them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Results:
 
     @cached_property
     def cells(self) -> tuple[CellSummary, ...]:
-        """One estimate per cell, in study order."""
+        """The estimates of each cell, in study order."""
         return summary.summarise(self.run)
 
     @cached_property
@@ -135,7 +135,8 @@ class Results:
         Raises
         ------
         InvalidValue
-            For a run without cells, an `ax` that is none, and a study of several groups, which are as many panels.
+            If the run has no cells, if `ax` is no matplotlib Axes, or if the study has several groups: its figure has
+            one panel for each.
         """
         from effbench import report
 
@@ -176,7 +177,7 @@ class Results:
         Raises
         ------
         StorageError
-            Where the folder cannot be written, or the run was not stored and no folder is given.
+            If the folder cannot be written, or if the run was not stored and no folder is given.
         """
         from effbench import report
 

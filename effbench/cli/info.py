@@ -33,7 +33,7 @@ def list_names(
             print(f"  {entry:<{width}}  {about}".rstrip())
 
 
-@measuring("device", "threads", "dtype", "allocator", "cuda_precision")
+@measuring("device", "threads", "dtype", "allocator", "cuda_precision", dtype=cli_options.FLOATS_ONLY)
 def doctor(
     peaks: Annotated[
         bool, typer.Option("--peaks", help="Also measure the device's two peaks, and keep them for later runs.")

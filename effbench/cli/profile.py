@@ -15,7 +15,12 @@ from effbench.core.errors import InvalidValue
 from effbench.core.measure_options import MeasureOptions
 
 
-@measuring("batch", "dtype", batch="Images per call. Default: 1.")
+@measuring(
+    "batch",
+    "dtype",
+    batch="Images per call. Default: 1.",
+    dtype="Data type of weights and inputs, which decides the bytes: float32, float64, float16 or bfloat16.",
+)
 def profile(
     model: Annotated[
         str,

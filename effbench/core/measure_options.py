@@ -51,7 +51,7 @@ class MeasureOptions:
         default=None,
         metadata=about(
             "Runtime that executes the models (`effbench list runtimes`). Several, such as eager,onnxruntime, or all "
-            "installed ones (all) are measured in the same rounds. Default: the study's own, else eager."
+            "installed ones (all) are measured in the same rounds. Default: eager, unless the study says otherwise."
         ),
     )
     threads: int = field(default=1, metadata=about("CPU threads; 0 means every core this process may use."))
@@ -61,7 +61,9 @@ class MeasureOptions:
             "CPU cores to pin to: big or little; all does not pin (Linux).", called="cluster", choices=get_args(Cluster)
         ),
     )
-    batch: int | None = field(default=None, metadata=about("Images per call. Default: the study's own, else 1."))
+    batch: int | None = field(
+        default=None, metadata=about("Images per call. Default: 1, unless the study says otherwise.")
+    )
     dtype: str | None = field(
         default=None,
         metadata=about(
@@ -96,14 +98,22 @@ class MeasureOptions:
     )
     launches: int | None = field(
         default=None,
-        metadata=about("Fresh worker processes; a verdict needs 5. Default: the study's own, 3 with quick."),
+        metadata=about(
+            "Fresh worker processes; a verdict needs 5. Default: 5, unless the study says otherwise; 3 with quick."
+        ),
     )
     budget_s: float | None = field(
-        default=None, metadata=about("Time budget of the whole run. Default: the study's own, 45 s with quick.")
+        default=None,
+        metadata=about(
+            "Time budget of the whole run. Default: 120 s, unless the study says otherwise; 45 s with quick."
+        ),
     )
     precision: float | None = field(
         default=None,
-        metadata=about("Stop a launch once every ratio is known to within this share. Default: the study's own."),
+        metadata=about(
+            "Stop a launch once every ratio is known to within this share. Default: 1 %, unless the study says "
+            "otherwise."
+        ),
     )
     quick: bool = field(default=False, metadata=about("Short run of under a minute; gives no verdicts."))
     seed: int = field(default=0, metadata=about("Seed of weights, inputs and the order of rounds."))
