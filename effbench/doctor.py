@@ -87,7 +87,7 @@ def peaks(options: MeasureOptions) -> Peaks:
         devices.require_cuda(options.device)
     case = Case("peaks", (1,), labels={"model": "peaks"})
     study = Experiment("peaks", "Peaks", "", "model", ("peaks",), "peaks", (case,))
-    return runner.find_peaks(plan.make(study, options), options.dtype or "float32", afresh=True)
+    return runner.find_peaks(plan.make(study, options), options.dtype or "float32", remeasure=True)
 
 
 # --- processor --------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def _boost(root: Path) -> Finding:
 
 
 def _smt(root: Path) -> Finding:
-    found = machine.text(root / "sys/devices/system/cpu/smt/control")
+    found = machine.read_text(root / "sys/devices/system/cpu/smt/control")
     if found is None:
         return _unknown("smt", "the kernel does not report it")
     if found != "on":
@@ -208,7 +208,7 @@ def _others(others: tuple[tuple[str, float], ...] | None) -> Finding:
 
 
 def _threads(root: Path) -> Finding:
-    allowed, logical = machine.allowed(root), machine.cpu(root).get("cpu.logical")
+    allowed, logical = machine.allowed_processors(root), machine.cpu(root).get("cpu.logical")
     wanted = os.environ.get("OMP_NUM_THREADS", "not set")
     if not allowed:
         return _unknown("threads", "the system does not show the affinity of a process")
@@ -280,7 +280,7 @@ def _allocator(here: bool, variables: Mapping[str, str]) -> Finding:
 
 
 def _aslr(root: Path) -> Finding:
-    found = machine.number(root / "proc/sys/kernel/randomize_va_space")
+    found = machine.read_number(root / "proc/sys/kernel/randomize_va_space")
     if found is None:
         return _unknown("address randomisation", "the kernel does not report it")
     why = "The memory layout differs from launch to launch, and so do times: therefore launches are the replicates."
@@ -288,7 +288,7 @@ def _aslr(root: Path) -> Finding:
 
 
 def _timer(root: Path, here: bool) -> Finding:
-    source = machine.text(root / "sys/devices/system/clocksource/clocksource0/current_clocksource")
+    source = machine.read_text(root / "sys/devices/system/clocksource/clocksource0/current_clocksource")
     if not here:
         return _unknown("timer", "measured on this machine only")
     cost = noise.clock_read_ns()
@@ -317,7 +317,7 @@ def _swap(root: Path) -> Finding:
 
 
 def _runtimes() -> Iterator[Finding]:
-    absent = {name: runtimes.missing(name) for name in runtimes.names()}
+    absent = {name: runtimes.why_unavailable(name) for name in runtimes.names()}
     usable = [name for name, reason in absent.items() if reason is None]
     only = {name: "" if "cpu" in runtimes.get(name).devices else " (needs a GPU)" for name in usable}
     yield Finding("runtimes", "ok", ", ".join(f"{name}{need}" for name, need in only.items()))

@@ -320,7 +320,7 @@ class Effbench:
                 self._benchmark.pedantic(prepared.call)
                 return Speed(prepared.costs, prepared.costs_missing, notes=prepared.notes)
             sampling, start_s = Sampling(**self._sampling), time.monotonic()
-            calls, is_steady, blocks = in_process.blocks(prepared, sampling)
+            calls, is_steady, blocks = in_process.time_blocks(prepared, sampling)
             used_s = time.monotonic() - start_s
             facts = _environment(prepared.device, prepared.threads, policy)
             self._block_clock.run_rounds(self._benchmark, prepared.call, blocks)

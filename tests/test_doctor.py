@@ -236,14 +236,14 @@ def test_what_was_sampled_is_judged(
 @given(st.integers(1, 10**6), st.integers(50, 300))
 @settings(deadline=None)
 def test_equal_work_in_equal_time_does_not_drift(cost: int, count: int) -> None:
-    assert noise.drift_of([cost] * count) == 0
+    assert noise.clock_drift([cost] * count) == 0
 
 
 def test_drift_is_the_slowest_tenth_over_the_fastest_and_ignores_single_spikes() -> None:
     falling = [100] * 90 + [130] * 10
-    assert noise.drift_of(falling) == pytest.approx(0.3)
-    assert noise.drift_of([100] * 99 + [10_000]) == 0
-    assert noise.drift_of([100] * 49) is None
+    assert noise.clock_drift(falling) == pytest.approx(0.3)
+    assert noise.clock_drift([100] * 99 + [10_000]) == 0
+    assert noise.clock_drift([100] * 49) is None
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts Linux page faults")

@@ -18,7 +18,7 @@ from effbench.cost.count_in_subprocess import CellCosts
 from effbench.host import optional_packages, temporary_folders
 from effbench.results import Results
 from effbench.runs import run_file, runner
-from effbench.runs.destination import Destination, RunKeywords, WatchKeywords, taken_from
+from effbench.runs.destination import Destination, RunKeywords, WatchKeywords, split_keywords
 from effbench.studies import model_comparison, plan
 from effbench.studies.model_comparison import Fed
 
@@ -90,7 +90,7 @@ def bundle(
     optional_packages.require("torch")
     asked = MeasureOptions.of({"batch": batch, "dtype": dtype, "seed": seed})
     with (
-        Destination(**options).telling() as tell,
+        Destination(**options).progress_watch() as tell,
         helper_process.one_process(),
         temporary_folders.folder() as scratch,
     ):
@@ -147,13 +147,13 @@ def run_bundle(
         On Ctrl-C. The message names the folder, and how to finish the run.
     """
     optional_packages.require("numpy")
-    destination, given = taken_from(options)
+    destination, given = split_keywords(options)
     asked, found = MeasureOptions.of(given), stored_bundle.load(directory)
     if resume is not None:
         begun = run_file.load(resume)
         planned, models = stored_bundle.make_plan(found, MeasureOptions(runtime=begun.environment.runtime))
         stored_bundle.verify(found, models)
-        with destination.telling() as tell:
+        with destination.progress_watch() as tell:
             return Results(runner.resume(Path(resume), watch=tell, bundled=planned.bundled))
     planned, models = stored_bundle.make_plan(found, asked)
     stored_bundle.verify(found, models)
@@ -165,6 +165,6 @@ def run_bundle(
         return counted
 
     name, command = found.experiment.name, destination.command
-    with destination.telling() as tell, destination.folder(name, planned.device) as folder:
+    with destination.progress_watch() as tell, destination.folder(name, planned.device) as folder:
         run = runner.execute(planned, folder, profile=cost, command=command, watch=tell)
-        return Results(destination.kept(run))
+        return Results(destination.without_temporary_path(run))

@@ -16,7 +16,7 @@ from effbench.cost.count_in_subprocess import CellCosts
 from effbench.host import optional_packages, temporary_folders
 from effbench.results import Results
 from effbench.runs import run_file, runner
-from effbench.runs.destination import Destination, RunKeywords, WatchKeywords, taken_from
+from effbench.runs.destination import Destination, RunKeywords, WatchKeywords, split_keywords
 from effbench.runs.runner import Progress, Watch
 from effbench.studies import catalog, model_comparison, plan
 from effbench.studies.model_comparison import Fed
@@ -140,14 +140,14 @@ def measure(
     KeyboardInterrupt
         On Ctrl-C. The message names the folder, and how to finish the run.
     """
-    destination, given = taken_from(options)
+    destination, given = split_keywords(options)
     chosen = MeasureOptions.of(given)
     if isinstance(model, Mapping) and all(hasattr(value, "dtype") for value in model.values()):
         accepted.model(model, "effbench.measure")  # a state dict, or empty
     named = model if isinstance(model, Mapping) else {}
     models = [model] if isinstance(model, str) or not isinstance(model, (Sequence, Mapping)) else list(model)
     models = list(named.values()) or models
-    with temporary_folders.folder() as scratch, destination.telling() as tell, helper_process.one_process():
+    with temporary_folders.folder() as scratch, destination.progress_watch() as tell, helper_process.one_process():
         fed = input_shape if inputs is None else inputs
         experiment = model_comparison.side_by_side(
             models, fed, chosen.dtype, scratch, names=tuple(named), batch=chosen.batch
@@ -244,12 +244,12 @@ def run(
     KeyboardInterrupt
         On Ctrl-C. The message names the folder, and how to finish the run.
     """
-    destination, given = taken_from(options)
+    destination, given = split_keywords(options)
     asked = MeasureOptions.of(given)
     experiment = catalog.load(study) if isinstance(study, str) else study
     if isinstance(experiment, Analysis):
         raise InvalidValue(f"{experiment.name} measures nothing; carry it out with effbench.analyse")
-    with destination.telling() as tell, helper_process.one_process():
+    with destination.progress_watch() as tell, helper_process.one_process():
         if models:
             experiment = model_comparison.of_models(experiment, models)
         if depthwise:
@@ -294,7 +294,7 @@ def analyse(
     for label in select or {}:
         if label not in found.options:
             raise UnknownName(f"selection of {found.name}", label, found.options)
-    with Destination(**options).telling() as tell:
+    with Destination(**options).progress_watch() as tell:
         outcome: Outcome = found.analyse(select or {}, lambda done, doing: tell(Progress(done, doing)))
     return outcome
 
@@ -325,7 +325,7 @@ def resume(directory: str | Path, **options: Unpack[WatchKeywords]) -> Results:
     KeyboardInterrupt
         On Ctrl-C. The message names the folder, and how to finish the run.
     """
-    with Destination(**options).telling() as tell:
+    with Destination(**options).progress_watch() as tell:
         return Results(runner.resume(Path(directory), watch=tell))
 
 
@@ -376,4 +376,4 @@ def _measure_study(
             command=destination.command,
             watch=tell,
         )
-        return Results(destination.kept(finished))
+        return Results(destination.without_temporary_path(finished))

@@ -120,7 +120,7 @@ def load(directory: str | Path) -> Bundle:
         ) from error
     try:
         values = decoding.parse(data)
-        if (newer := schema.newer_schema(values["bundle"], SCHEMA)) is None:
+        if (newer := schema.newer_schema_message(values["bundle"], SCHEMA)) is None:
             raise ValueError("it has no schema number")
         if newer:
             raise CorruptBundle(f"{path} {newer}")
@@ -129,7 +129,9 @@ def load(directory: str | Path) -> Bundle:
         bundle = Bundle(Path(directory), found.experiment, models, found.versions, hashlib.sha256(data).hexdigest())
         _require_whole(bundle)
     except schema.FAULTS as error:
-        raise CorruptBundle(f"{path} does not describe a bundle: {schema.describe(error)}; copy it again") from error
+        raise CorruptBundle(
+            f"{path} does not describe a bundle: {schema.describe_error(error)}; copy it again"
+        ) from error
     return bundle
 
 
@@ -183,7 +185,7 @@ def sha256(path: Path) -> str:
 
 def _why_unavailable(bundle: Bundle, model: Model) -> str | None:
     """Why this model cannot be measured here, if that is known before the run; else None."""
-    missing = runtimes.missing(model.cell.runtime)
+    missing = runtimes.why_unavailable(model.cell.runtime)
     if model.skipped is not None or missing is None:
         return model.skipped
     # Not an extra of effbench, which would install torch as well.
@@ -193,7 +195,7 @@ def _why_unavailable(bundle: Bundle, model: Model) -> str | None:
 def _checked(model: Model) -> Model:
     """Check one model. Raises ValueError if it cannot be measured, or its files are outside of the bundle."""
     cell = model.cell
-    schema.require_sound(cell, model.cost)
+    schema.require_possible_values(cell, model.cost)
     if not runtimes.exists(cell.runtime):
         raise ValueError(f"there is no runtime {cell.runtime[:40]!r}")
     if cell.case.dtype not in DTYPES:
@@ -218,9 +220,11 @@ def _require_inside(name: str) -> None:
 def _require_facts(path: Path) -> None:
     """Raise CorruptBundle if the facts of the export cannot be stored in a run."""
     try:
-        json.dumps(schema.probe(decoding.parse(path.read_bytes())), allow_nan=False)
+        json.dumps(schema.check_probe(decoding.parse(path.read_bytes())), allow_nan=False)
     except (ValueError, RecursionError) as error:
-        raise CorruptBundle(f"{path} does not describe a model ({schema.brief(error)}); bundle it again") from error
+        raise CorruptBundle(
+            f"{path} does not describe a model ({schema.first_line(error)}); bundle it again"
+        ) from error
 
 
 def _require_whole(bundle: Bundle) -> None:

@@ -22,7 +22,7 @@ from effbench.core.inputs import without_empty_values
 from effbench.core.plugins import BrokenPlugin
 from effbench.host import optional_packages
 from effbench.host.worker_process import Worker, WorkerFailed, worker_environment
-from effbench.runs.recorder import described
+from effbench.runs.recorder import cell_description
 from effbench.runs.runner import CostOf, Progress, Watch
 from effbench.runtimes.model_file import ModelFileRuntime
 from effbench.studies.plan import Plan
@@ -141,7 +141,12 @@ def _exported(plan: Plan, costs: Mapping[str, Cost | str], folder: Path, watch: 
             # Wait after the preparation, which exports the models. No order follows.
             "obeys": True,
             "cells": [
-                {**described(cell, str(folder.resolve() / names[cell.id])), "keep": True, "calls": None, "cost": {}}
+                {
+                    **cell_description(cell, str(folder.resolve() / names[cell.id])),
+                    "keep": True,
+                    "calls": None,
+                    "cost": {},
+                }
                 for cell in left
             ],
         }

@@ -180,10 +180,10 @@ def _show_raw(results: Results, as_json: bool) -> None:
 
 
 def _again(directory: Path, bundle: Path | None) -> str:
-    from effbench.runs.recorder import how_to_resume
+    from effbench.runs.recorder import resume_command
     from effbench.studies.plan import Bundled
 
-    return how_to_resume(directory, None if bundle is None else Bundled(str(bundle), ""))
+    return resume_command(directory, None if bundle is None else Bundled(str(bundle), ""))
 
 
 def _show(results: Results | Outcome, files: Mapping[str, Path], as_json: bool, raw: str | None = None) -> None:

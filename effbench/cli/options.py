@@ -41,7 +41,7 @@ def names(what: str) -> dict[str, str]:
     if what == "runtimes":
         from effbench import runtimes
 
-        found = {name: (runtimes.summary(name), runtimes.missing(name)) for name in runtimes.names()}
+        found = {name: (runtimes.summary(name), runtimes.why_unavailable(name)) for name in runtimes.names()}
         return {name: f"{about} (missing: {absent})" if absent else about for name, (about, absent) in found.items()}
     return {
         "cpu": "the CPU, with --threads",

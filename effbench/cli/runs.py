@@ -35,7 +35,7 @@ def diff(
     runs = [run_file.load(reference) for reference in (baseline, candidate)]
     if not ignore_environment:
         try:
-            facts.require_alike(runs[0].environment, runs[1].environment)
+            facts.require_comparable(runs[0].environment, runs[1].environment)
         except NotComparable as error:
             raise NotComparable(f"{error}, or compare them anyway with --ignore-environment") from None
     require_shared(*runs)

@@ -231,7 +231,7 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
             raise
         except EffbenchError as error:
             reason = code_origins.explain(error, job)
-            said = failure_reasons.out_of_memory(error) or str(reason)
+            said = failure_reasons.out_of_memory_reason(error) or str(reason)
             emit("skip", cell=order["cell"], reason=said, cause=reason.cause)
         else:
             emit("cost", cell=order["cell"], counted=asdict(Counted(found.cost, found.kernels)))

@@ -132,7 +132,9 @@ def decide(
     judge = Gate([cell.id for cell in plan.cells], rule, tolerances or {})
     notes: tuple[str, ...] = ()
     pair: Pair | None = None
-    forecast = Forecast(plan.sampling, budget_s, cells=len(plan.cells), left=rule.looks[0], sides=2, least=LEAST_ROUNDS)
+    forecast = Forecast(
+        plan.sampling, budget_s, cells=len(plan.cells), launches_left=rule.looks[0], sides=2, min_rounds=LEAST_ROUNDS
+    )
     with _ab_run(plan, sides, directory, rule.looks[-1], command, watch, forecast) as ab:
         try:
             for number, launches in enumerate(rule.looks):

@@ -26,7 +26,7 @@ from effbench.gates.result import CountCheck, Decision, Finding
 from effbench.host import temporary_folders
 from effbench.host.worker_process import worker_environment
 from effbench.metrics import instructions
-from effbench.runs.recorder import described
+from effbench.runs.recorder import cell_description
 from effbench.runs.runner import Progress, Watch
 from effbench.studies.plan import Plan
 
@@ -40,9 +40,9 @@ def check(config: Config, name: str, *, python: Path | None = None, watch: Watch
     """
     begun, device = time.monotonic(), config.options().device
     if device.startswith("cuda"):
-        raise InvalidValue(f"{instructions.unavailable(device)}")
+        raise InvalidValue(f"{instructions.why_unavailable(device)}")
     with ab_gate.prepare_sides(config, name, python) as (plan, sides):
-        why = None if device == "fake" else instructions.unavailable(device)
+        why = None if device == "fake" else instructions.why_unavailable(device)
         if why is not None:
             found = [Finding(GATE, name_of(cell.case), "ENVIRONMENT", why) for cell in plan.cells]
             return Decision(tuple(found), *sides.names, seconds=time.monotonic() - begun)
@@ -128,13 +128,13 @@ def _count(plan: Plan, sides: Sides, side: int, costs: Mapping[str, Cost | str],
     with temporary_folders.folder() as folder:
         orders = [_order(cell, costs[cell.id], folder / str(place)) for place, cell in enumerate(able)]
         variables = worker_environment(1, plan.allocator)
-        counted = instructions.take_all(job, orders, variables, plan.sampling.silence_s, sides.sites[side], tell)
+        counted = instructions.measure_cells(job, orders, variables, plan.sampling.silence_s, sides.sites[side], tell)
     return counted | {cell: Metric(GATE, missing=why) for cell, why in broken.items()}
 
 
 def _order(cell: Cell, cost: Cost | str, folder: Path) -> dict[str, Any]:
     known = {} if isinstance(cost, str) else {"madds": cost.madds, "memory_access_bytes": cost.memory_access_bytes}
-    return {**described(cell, str(folder)), "cost": known}
+    return {**cell_description(cell, str(folder)), "cost": known}
 
 
 def _differing(before: Cost | str, after: Cost | str, must_be_equal: bool) -> tuple[CountCheck, ...]:

@@ -263,7 +263,7 @@ def _stop_on_other_machine(stored: Run, directory: Path, watch: Watch | None) ->
         file = directory / run_file.RUN_FILE
         if not is_checked and file.exists() and file.stat().st_size:
             is_checked = True
-            host_facts.require_alike(stored.environment, run_file.load(directory).environment)
+            host_facts.require_comparable(stored.environment, run_file.load(directory).environment)
         if watch is not None:
             watch(progress)
 

@@ -94,7 +94,7 @@ class Runtime(ABC):
     dtypes: tuple[str, ...] = ("float32",)
     memory_formats: tuple[str, ...] = ("contiguous",)
     modes: tuple[str, ...] = ("infer",)
-    no_graph: str | None = None
+    why_no_graph: str | None = None
     """Why the probe of a GPU must not capture calls as a CUDA graph (`Device.probe`); None if it may."""
 
     @abstractmethod
@@ -128,8 +128,8 @@ class Runtime(ABC):
             If the runtime cannot run this network under this setting.
         """
 
-    def missing(self) -> str | None:
-        """Return what must be installed before this runtime can be used here; None if nothing."""
+    def why_unavailable(self) -> str | None:
+        """Return why this runtime cannot be used here, and what to install; None if it can."""
         for module in self.modules:
             if not optional_packages.has(module):
                 return f"{module} is not installed; {self.remedy}"
@@ -142,7 +142,7 @@ class Runtime(ABC):
 
     def require(self, setting: Setting) -> None:
         """Raise Unsupported, with the reason and what to do, if this runtime does not support `setting`."""
-        absent = self.missing()
+        absent = self.why_unavailable()
         if absent:
             raise Unsupported(absent)
         for what, value, known in (

@@ -40,7 +40,7 @@ class CudaGraph(Runtime):
     devices = ("cuda",)
     dtypes = ("float32", "float64", "float16", "bfloat16")
     memory_formats = ("contiguous", "channels_last")
-    no_graph = "it is a replay of one already"
+    why_no_graph = "it is a replay of one already"
 
     def __init__(self, api: Callable[[int], Any] = TorchCuda) -> None:
         self._api = api

@@ -87,7 +87,7 @@ def make(
     options = MeasureOptions.of(given, options)
     kind = devices.kind_of(options.device)
     runtime = experiment.runtime if options.runtime is None else options.runtime
-    names = runtimes.present(kind) if runtime == "all" else tuple(dict.fromkeys(runtime.split(",")))
+    names = runtimes.available_on(kind) if runtime == "all" else tuple(dict.fromkeys(runtime.split(",")))
     for name in names:
         if not runtimes.exists(name):
             raise UnknownName("runtime", name, (*runtimes.names(), "all"))
@@ -98,9 +98,9 @@ def make(
     batch = inputs.whole(experiment.batch.get(kind, 1), "batch") if options.batch is None else options.batch
     chosen = options.constructor
     if kind == "cpu":
-        from effbench.devices.cpu import threads_on
+        from effbench.devices.cpu import thread_count
 
-        threads = threads_on(options.threads, str(chosen.get("cluster", "")))
+        threads = thread_count(options.threads, str(chosen.get("cluster", "")))
         chosen["threads"] = threads
         if names != ("eager",):
             # Some runtimes compute in their own threads, which the clock of this thread does not cover.

@@ -17,7 +17,7 @@ from typing import Any
 
 from effbench.core.errors import Absent, EffbenchError, ForeignCode, LacksPackage, ModelError, Reason
 from effbench.user_code import opened_files
-from effbench.user_code.source_trees import INITS, ModuleFile, Trees, content_of, within
+from effbench.user_code.source_trees import INITS, ModuleFile, Trees, content_of, is_within
 from effbench.user_code.source_trees import trees_of_job as trees_of
 from effbench.zoo import load_model, sys_path
 
@@ -175,7 +175,7 @@ def _require_own(name: str, file: str, trees: Trees) -> None:
         )
     if not candidates or trees.is_of_another_project(name, file, candidates):
         return
-    if trees.is_build(file, candidates):
+    if trees.is_built_extension(file, candidates):
         raise ForeignCode(
             f"'{name}' is {trees.relative(file)}, this side's own build of {candidates[0].path}, which git ignores; "
             f"the other side's checkout has no build, so they are not alike; {trees.BASELINE_ADVICE}"
@@ -194,9 +194,9 @@ def _require_own_read(path: str, trees: Trees) -> None:
     """
     file, top = _real_path(path), str(trees.other.top)
     is_code = _CODE.search(file) is not None
-    if not is_code and not within(file, top):
+    if not is_code and not is_within(file, top):
         return
-    if within(file, _EFFBENCH) or trees.is_in_own_tree(file) or sys_path.is_in_stdlib(file):
+    if is_within(file, _EFFBENCH) or trees.is_in_own_tree(file) or sys_path.is_in_stdlib(file):
         return
     if not trees.is_in_other_tree(file):
         if is_code and not trees.is_installed(file) and (copy := trees.copied_from(file, "")) is not None:

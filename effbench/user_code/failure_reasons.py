@@ -35,7 +35,7 @@ def reason_for(error: BaseException) -> str:
     """
     if isinstance(error, OutOfMemory):
         return f"out of memory: {first_line(error)}"
-    if memory_reason := out_of_memory(error):
+    if memory_reason := out_of_memory_reason(error):
         return memory_reason
     if wants_gradients(error):
         return GRADIENTS_ADVICE
@@ -51,7 +51,7 @@ def wants_gradients(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(_NO_GRADIENTS.search(text_of(error)))
 
 
-def out_of_memory(error: BaseException | str) -> str:
+def out_of_memory_reason(error: BaseException | str) -> str:
     """Return a reason that starts with "out of memory" if the error or its cause says so; else "".
 
     Factories and exporters that run out of memory raise an error of effbench whose cause is torch's.
@@ -60,7 +60,7 @@ def out_of_memory(error: BaseException | str) -> str:
     if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
         return text if text.startswith("out of memory") else f"out of memory: {text}"
     cause = None if isinstance(error, str) else error.__cause__
-    return "" if cause is None else out_of_memory(cause)
+    return "" if cause is None else out_of_memory_reason(cause)
 
 
 def first_line(error: BaseException) -> str:

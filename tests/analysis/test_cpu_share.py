@@ -16,7 +16,7 @@ from effbench.analysis import cpu_share, rank_agreement, run_diff, verdicts
 from effbench.analysis.cpu_share import EITHER, OTHER_THREADS, SIDE_BY_SIDE, WAITS
 from effbench.analysis.summary import REFERENCE_MISSES_CPU_TIME, summarise
 from effbench.core.run import Run, Timing
-from effbench.devices import _tasks
+from effbench.devices import _thread_run_delay
 from effbench.gates import ab_findings, ab_pairs, alarm_rate, baseline, calibration, decision_rule
 from effbench.gates.ab_pairs import Pair
 from effbench.gates.decision_rule import Gate, Outcome, Rule
@@ -337,11 +337,11 @@ def test_the_fixture_says_it_beside_the_times() -> None:
 
 
 def test_threads_that_ended_keep_what_they_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_tasks, "_TASKS", str(tmp_path))
+    monkeypatch.setattr(_thread_run_delay, "_TASKS", str(tmp_path))
     for name, waited in (("10", 700), ("11", 40)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "schedstat").write_text(f"99999 {waited} 3\n")
-    tasks = _tasks.ThreadRunDelays()
+    tasks = _thread_run_delay.ThreadRunDelays()
     assert tasks.run_delay_ns() == 740
     (tmp_path / "10" / "schedstat").write_text("99999 800 3\n")
     (tmp_path / "11" / "schedstat").unlink()
@@ -350,8 +350,8 @@ def test_threads_that_ended_keep_what_they_waited(tmp_path: Path, monkeypatch: p
     (tmp_path / "12").mkdir()
     (tmp_path / "12" / "schedstat").write_text("nothing\n")
     assert tasks.run_delay_ns() == 840
-    monkeypatch.setattr(_tasks, "_TASKS", str(tmp_path / "no such folder"))
-    assert _tasks.ThreadRunDelays().run_delay_ns() == 0
+    monkeypatch.setattr(_thread_run_delay, "_TASKS", str(tmp_path / "no such folder"))
+    assert _thread_run_delay.ThreadRunDelays().run_delay_ns() == 0
 
 
 ODD = """

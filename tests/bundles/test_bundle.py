@@ -376,7 +376,9 @@ def test_a_runtime_that_is_not_here_is_a_skip_beside_one_that_is(
 ) -> None:
     from effbench import runtimes
 
-    monkeypatch.setattr(runtimes, "missing", lambda name: "ncnn is not installed; x" if name == "ncnn" else None)
+    monkeypatch.setattr(
+        runtimes, "why_unavailable", lambda name: "ncnn is not installed; x" if name == "ncnn" else None
+    )
     planned, models = bundle.make_plan(made)
     assert planned.bundled is not None and set(planned.bundled.absent) == {CELLS[2], CELLS[3]}
     assert set(models) == set(planned.bundled.models) == set(CELLS)

@@ -36,8 +36,8 @@ import pathlib
 (pathlib.Path(__file__).parent.parent / "touched").write_text("metric")
 from effbench.metrics import base
 
-def answer(job, emit):
-    with base.prepared_cell(job, emit) as (device, call, held):
+def measure(job, emit):
+    with base.prepared_cell(job, emit) as (device, call, guard):
         emit("metric", values={"batch_squared": job["cell"]["batch"] ** 2, "source": "outside"})
 """,
     "outside/runtime.py": """
@@ -254,7 +254,7 @@ def test_a_run_with_an_unknown_metric_and_runtime_is_read_elsewhere(site: Path, 
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("bad-metric", "package outside fails .OSError: no licence.*"), ("no-metric", "outside has no function answer")],
+    [("bad-metric", "package outside fails .OSError: no licence.*"), ("no-metric", "outside has no function measure")],
 )
 def test_a_broken_metric_is_named_in_one_line(site: Path, tmp_path: Path, name: str, message: str):
     with pytest.raises(BrokenPlugin, match=message) as caught:
@@ -299,8 +299,8 @@ def test_a_broken_runtime_fails_whoever_uses_it_and_nobody_else(site: Path):
     assert found.returncode == 2
     assert len(found.stderr.strip().splitlines()) == 1
     assert "runtime 'bad' of the package outside fails (OSError: no licence)" in found.stderr
-    assert runtimes.missing("mine") is None
-    assert set(runtimes.present("cpu")) & {"bad", "none", "other"} == set()
+    assert runtimes.why_unavailable("mine") is None
+    assert set(runtimes.available_on("cpu")) & {"bad", "none", "other"} == set()
     found = command("compare", "mobilenet_v1", "shufflenet_v2", "--runtime", "min", "--device", "fake")
     assert "Did you mean 'mine'?" in found.stderr
 

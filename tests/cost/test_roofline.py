@@ -173,7 +173,7 @@ def test_a_resumed_run_keeps_the_bounds_it_was_begun_with(tmp_path: Path, monkey
     file.write_text(
         "".join(line for line in file.read_text().splitlines(True) if json.loads(line)["kind"] in ("header", "cell"))
     )
-    monkeypatch.setattr(measuring, "find", lambda *args, **kwargs: pytest.fail("measured again"))
+    monkeypatch.setattr(measuring, "load_or_measure", lambda *args, **kwargs: pytest.fail("measured again"))
     again = runner.resume(tmp_path / "run")
     assert again.complete
     assert [result.bounds_s for result in again.results] == [result.bounds_s for result in begun.results]
@@ -186,7 +186,7 @@ def test_peaks_that_cannot_be_measured_cost_a_run_its_bounds_only(
     def refuse(*args: object, **kwargs: object) -> Peaks:
         raise EffbenchError("the peaks of fake in float32 could not be measured: no such kernel")
 
-    monkeypatch.setattr(measuring, "find", refuse)
+    monkeypatch.setattr(measuring, "load_or_measure", refuse)
     run = execute(tmp_path / "run")
     assert run.complete and all(result.bounds_s is None for result in run.results)
     cells = summarise(run)

@@ -182,7 +182,7 @@ def test_threads_and_the_quota(
 ) -> None:
     monkeypatch.setattr(cpu, "allowed_cores", lambda: 4)
     monkeypatch.setattr(cgroups, "quota", lambda: None if quota is None else cgroups.Quota(quota))
-    assert cpu.threads_on(threads) == expected
+    assert cpu.thread_count(threads) == expected
     found = cpu.thread_warning(threads)
     assert found is None if said is None else found is not None and said in found
 

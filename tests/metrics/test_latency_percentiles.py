@@ -112,8 +112,8 @@ def test_a_network_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch, error
         raise error
 
     told: list[tuple[str, Any]] = []
-    monkeypatch.setattr(latency_percentiles, "answer", fail)
-    base.answer({"task": "percentiles"}, lambda event, **fields: told.append((event, fields)))
+    monkeypatch.setattr(latency_percentiles, "measure", fail)
+    base.measure({"task": "percentiles"}, lambda event, **fields: told.append((event, fields)))
     assert told == [("skip", {"reason": reason})]
 
 

@@ -176,10 +176,10 @@ def runtime(request: pytest.FixtureRequest) -> Runtime:
 
 @pytest.fixture(scope="module")
 def bench(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    absent = runtime.missing()
+    absent = runtime.why_unavailable()
     if absent:
         pytest.skip(absent)
-    if "cpu" not in runtime.devices and (reason := cuda.available(0)):
+    if "cpu" not in runtime.devices and (reason := cuda.why_unavailable(0)):
         pytest.skip(reason)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -370,7 +370,7 @@ def processor_times() -> dict[int, int]:
 def test_what_it_does_not_have_is_refused_with_what_it_has(
     runtime: Runtime, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(runtime, "missing", lambda: None)
+    monkeypatch.setattr(runtime, "why_unavailable", lambda: None)
     fits = {name: getattr(runtime, f"{name}s")[0] for name in EVERY}
     known = getattr(runtime, f"{what}s")
     assert set(known) <= set(EVERY[what])
@@ -390,7 +390,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(
             importlib.util, "find_spec", lambda name, *rest, gone=module: None if name == gone else find(name, *rest)
         )
         remedy = f"{module} is not installed; pip install 'effbench[{runtime.extra}]'"
-        assert runtimes.missing(runtime.name) == remedy
+        assert runtimes.why_unavailable(runtime.name) == remedy
         with pytest.raises(Unsupported) as refused:
             runtime.require(Setting(tmp_path, runtime.devices[0]))
         assert str(refused.value) == remedy
@@ -427,7 +427,7 @@ def test_adapters_import_nothing_heavy() -> None:
     """Listing runtimes takes milliseconds, and a bundle runs where there is no torch."""
     code = (
         "import sys; from effbench import runtimes;"
-        "[runtimes.missing(name) for name in runtimes.NAMES];"
+        "[runtimes.why_unavailable(name) for name in runtimes.NAMES];"
         "heavy = ('torch', 'numpy', 'onnxruntime', 'onnx', 'openvino', 'ncnn', 'executorch');"
         "print([name for name in heavy if name in sys.modules])"
     )

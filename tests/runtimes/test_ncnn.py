@@ -24,7 +24,7 @@ from effbench.runtimes import Prepared, Setting, Unsupported
 pytest.importorskip("ncnn")
 pytest.importorskip("pnnx")
 
-from effbench.runtimes.ncnn import _array, _flat
+from effbench.runtimes.ncnn import _flatten, _to_array
 
 NCNN = runtimes.get("ncnn")
 FILES = {"model.param", "model.bin", "axes.json", "export.json"}
@@ -55,7 +55,7 @@ def fed(batch: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def largest_error(network: nn.Module, arguments: tuple[Tensor, ...], found: Any) -> float:
-    wanted = [tensor.numpy() for tensor in _flat(network(*arguments))]
+    wanted = [tensor.numpy() for tensor in _flatten(network(*arguments))]
     assert [array.shape for array in found] == [array.shape for array in wanted]
     return max(
         float(np.abs(ours - eager).max() / np.abs(eager).max()) for ours, eager in zip(found, wanted, strict=True)
@@ -215,7 +215,7 @@ def test_the_converter_is_needed_for_the_export_only(
 ) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "pnnx" else found(name, *rest))
-    assert NCNN.missing() is None and NCNN.load([], setting)  # type: ignore[attr-defined]
+    assert NCNN.why_unavailable() is None and NCNN.load([], setting)  # type: ignore[attr-defined]
     with pytest.raises(
         Unsupported, match=r"^pnnx, which exporting for ncnn needs, is not installed; pip install 'effbench\[ncnn\]'$"
     ):
@@ -239,14 +239,14 @@ def test_the_batch_axis_is_put_back(sides: list[int], batch: int) -> None:
 
     given_array = np.random.default_rng(0).normal(size=(batch, *sides)).astype(np.float32)
     mat = ncnn.Mat(given_array, batch_index=0).clone()
-    found = _array((0, mat), 0)
+    found = _to_array((0, mat), 0)
     del mat
     np.testing.assert_array_equal(found, given_array)
     mat = ncnn.Mat(given_array, batch_index=0).clone()
-    np.testing.assert_array_equal(_array((0, mat), 0), mat.numpy(batch_index=0))
-    np.testing.assert_array_equal(_array((0, ncnn.Mat(given_array).clone()), 233), given_array)
+    np.testing.assert_array_equal(_to_array((0, mat), 0), mat.numpy(batch_index=0))
+    np.testing.assert_array_equal(_to_array((0, ncnn.Mat(given_array).clone()), 233), given_array)
 
 
 def test_a_failed_extraction_is_no_output() -> None:
     with pytest.raises(RuntimeError, match="code -100"):
-        _array((-100, None), 0)
+        _to_array((-100, None), 0)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from effbench.devices.cuda import Cuda
 from effbench.runtimes import Prepared, Setting, Unsupported
 from effbench.runtimes import onnxruntime as adapter
-from effbench.runtimes.onnxruntime import OnnxRuntime, delegation
+from effbench.runtimes.onnxruntime import OnnxRuntime, delegation_facts
 from effbench.timing import output_check
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -90,7 +90,7 @@ def test_the_norm_and_the_relu_are_folded_into_three_convolutions(small: tuple[P
 
 
 def test_its_session_flushes_denormals_and_lets_no_thread_spin(small: tuple[Prepared, Setting, Any]) -> None:
-    options = adapter._session(small[1]).get_session_options()
+    options = adapter._open_session(small[1]).get_session_options()
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     assert options.get_session_config_entry("session.set_denormal_as_zero") == "1"
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
@@ -179,17 +179,17 @@ def test_a_missing_exporter_is_named_with_the_extra(monkeypatch: pytest.MonkeyPa
 
 def test_pieces_are_the_stretches_that_the_wanted_provider_runs() -> None:
     cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
-    assert delegation([("Conv", cpu)] * 4, cpu) == {
+    assert delegation_facts([("Conv", cpu)] * 4, cpu) == {
         "operators": 4,
         "pieces": 1,
         "outside": {},
         "layers": {"Conv": 4},
     }
     ran = [("Memcpy", cuda), ("Conv", cuda), ("Relu", cuda), ("NonZero", cpu), ("MemcpyFromHost", cuda), ("Conv", cuda)]
-    found = delegation(ran, cuda)
+    found = delegation_facts(ran, cuda)
     assert (found["operators"], found["pieces"]) == (6, 2)
     assert found["outside"] == {"Memcpy": 1, "NonZero": 1, "MemcpyFromHost": 1}
-    assert delegation([], cuda)["pieces"] == 0
+    assert delegation_facts([], cuda)["pieces"] == 0
 
 
 class Scripted:
@@ -240,7 +240,7 @@ class Scripted:
         self.runs += 1
         if self.gpu is None:
             return
-        if self.asked[0][1].get("user_compute_stream") == str(self.gpu.stream()):
+        if self.asked[0][1].get("user_compute_stream") == str(self.gpu.stream_address()):
             self.gpu.launch(10_000, self.work)
             end = self.gpu.busy_until
         else:
@@ -325,7 +325,7 @@ def test_a_session_that_took_no_stream_is_refused(monkeypatch: pytest.MonkeyPatc
     """Its kernels run where neither spin nor events are."""
 
     class Default(Gpu):
-        def stream(self) -> int:
+        def stream_address(self) -> int:
             return 0
 
     _, runtime = on(monkeypatch, gpu=Default())

@@ -23,7 +23,9 @@ from effbench.runtimes import openvino as adapter
 from effbench.runtimes.openvino import OpenVino
 
 # Asked without importing it: that is the adapter's to do, as its import otherwise reports over the network.
-pytestmark = pytest.mark.skipif(bool(runtimes.missing("openvino")), reason=str(runtimes.missing("openvino")))
+pytestmark = pytest.mark.skipif(
+    bool(runtimes.why_unavailable("openvino")), reason=str(runtimes.why_unavailable("openvino"))
+)
 
 
 class Small(nn.Module):
@@ -88,7 +90,7 @@ def test_its_compiled_model_has_the_threads_and_settings_asked_for(
 ) -> None:
     setting = replace(small[1], threads=threads)
     assert OpenVino().open(setting).threads == threads
-    compiled = adapter._compiled(setting)
+    compiled = adapter._compile(setting)
     assert compiled.get_property("NUM_STREAMS") == 1
     assert compiled.get_property("CPU_DENORMALS_OPTIMIZATION") is True
 

@@ -31,7 +31,7 @@ FLOATS = eager.Eager.dtypes
 
 
 def order(model: str, folder: Path, **changes: Any) -> dict[str, Any]:
-    """One cell as `Recording.order` describes it."""
+    """One cell as `Recording.cell_spec` describes it."""
     spec = {"id": "cell", "model": model, "arguments": {}, "inputs": [{"shape": [3, 64, 64], "name": "", "dtype": ""}]}
     plain = {"dtype": "float32", "batch": 2, "runtime": "eager", "threads": 1, "memory_format": "contiguous"}
     return {**spec, **plain, "mode": "infer", "folder": str(folder), "calls": None, "cost": {}, **changes}
@@ -58,7 +58,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
 def prepared(spec: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The call, and what was said of the network."""
     told: dict[str, Any] = {}
-    with build_call.gradients(spec["mode"], Cpu(1)):
+    with build_call.inference_mode_for(spec["mode"], Cpu(1)):
         return build_call.prepare(spec, 0, Cpu(1), lambda _, **said: told.update(said["values"])), told
 
 
@@ -294,16 +294,16 @@ def test_a_batch_norm_over_one_value_has_a_remedy():
 @pytest.mark.parametrize("name", [name for name in runtimes.NAMES if "train" not in runtimes.get(name).modes])
 def test_what_runs_model_files_has_no_train(name: str, tmp_path: Path):
     runtime = runtimes.get(name)
-    if absent := runtime.missing():
+    if absent := runtime.why_unavailable():
         pytest.skip(absent)
     with pytest.raises(Unsupported, match=f"{name} has no mode train; it has infer"):
         runtime.require(Setting(tmp_path, device=runtime.devices[0], mode="train"))
 
 
 def test_only_inference_runs_under_inference_mode():
-    with build_call.gradients("infer", Cpu(1)):
+    with build_call.inference_mode_for("infer", Cpu(1)):
         assert torch.is_inference_mode_enabled()
-    with build_call.gradients("train", Cpu(1)):
+    with build_call.inference_mode_for("train", Cpu(1)):
         assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 
 

@@ -91,7 +91,7 @@ def test_on_the_cpu_in_a_process_of_its_own(cache: Path) -> None:
     """The same through torch: convolutions and products really run, faster than Python and slower than any machine."""
     key = host_facts.machine_key("cpu", {"threads": 1}, threads=1, allocator="retain", dtype="float32")
     options = {"threads": 1, "allocator": "retain", "dtype": "float32"}
-    found = measuring.find(key, "cpu", {"threads": 1}, **options)
+    found = measuring.load_or_measure(key, "cpu", {"threads": 1}, **options)
     assert 1e8 < found.flops_per_s < 1e14 and 1e8 < found.bytes_per_s < 1e13
     assert found.dtype == "float32" and found.threads == 1 and found.measured.startswith("20")
     assert [file.stem for file in cache.iterdir()] == [key]
@@ -100,7 +100,7 @@ def test_on_the_cpu_in_a_process_of_its_own(cache: Path) -> None:
 
 def test_a_dtype_without_kernels_is_one_line(cache: Path) -> None:
     with pytest.raises(EffbenchError, match=r"peaks of cpu in bool could not be measured: .+"):
-        measuring.find("0", "cpu", {"threads": 1}, threads=1, allocator="retain", dtype="bool")
+        measuring.load_or_measure("0", "cpu", {"threads": 1}, threads=1, allocator="retain", dtype="bool")
     assert not cache.exists()
 
 
@@ -122,7 +122,7 @@ def test_operands_are_drawn_once_and_repeated_where_they_are_used(shape: tuple[i
     import torch
 
     device = Remembering()
-    found = measuring._values(device, "bfloat16", *shape)  # type: ignore[arg-type]
+    found = measuring._random_values(device, "bfloat16", *shape)  # type: ignore[arg-type]
     assert tuple(found.shape) == shape and found.dtype is torch.bfloat16 and found.is_contiguous()
     assert max(device.placed) <= 1 << 20, "what the host draws and hands over"
     values = found.double()
@@ -147,14 +147,14 @@ def test_kept_peaks_are_used_and_measured_afresh_when_asked(cache: Path, monkeyp
         orders.append({**job, "allocator": allocator})
         return dataclasses.replace(FOUND, flops_per_s=1e11 + len(orders), threads=threads)
 
-    monkeypatch.setattr(measuring, "_measured_apart", measured)
+    monkeypatch.setattr(measuring, "_measure_in_worker", measured)
     first = runner.find_peaks(planned(), "float32")
     assert runner.find_peaks(planned(), "float32") == first and len(orders) == 1
     assert runner.find_peaks(planned(threads=2), "float32").threads == 2
     assert runner.find_peaks(planned(), "bfloat16") != first
     assert runner.find_peaks(planned(allocator="system"), "float32") != first
     assert [order["threads"] for order in orders] == [1, 2, 1, 1]
-    assert runner.find_peaks(planned(), "float32", afresh=True) != first and len(orders) == 5
+    assert runner.find_peaks(planned(), "float32", remeasure=True) != first and len(orders) == 5
     assert runner.find_peaks(planned(), "float32").flops_per_s == 1e11 + 5, "the fresh ones are kept"
 
 

@@ -16,7 +16,7 @@ def launch_rows(run: Run, *, title: str = "Launches") -> Table | None:
 
     Conditions were read at the end of the launch, while it was still running; the load average is from its start.
     """
-    found = launch_history.described(run)
+    found = launch_history.describe_launches(run)
     if not any(item["start"] for item in found):
         return None
     columns = (
