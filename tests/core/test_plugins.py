@@ -310,7 +310,7 @@ def test_what_a_runtime_of_a_package_lacks_is_no_extra_of_effbench(site: Path, m
     for module in ("no_such_engine", "no_such_engine.inner"):
         monkeypatch.setattr(type(runtime), "modules", (module,))
         wanted = f"{module} is not installed; install the package that provides it"
-        assert runtimes.get("mine").missing() == wanted
+        assert runtimes.get("mine").why_unavailable() == wanted
 
 
 def test_a_name_that_two_packages_provide_is_refused(site: Path):
