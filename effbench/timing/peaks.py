@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench import devices
 from effbench.core import decoding, peaks
-from effbench.core.errors import EffbenchError, text_of
+from effbench.core.errors import EffbenchError, message_of
 from effbench.core.peaks import Peaks
 from effbench.devices import Call, Device, OutOfMemory
 from effbench.host import optional_packages
@@ -59,11 +59,11 @@ def find(
     """
     if devices.kind_of(device) == "fake":  # scripted: nothing to store, no process needed
         return measure(devices.get(device, **options), dtype, 0)
-    found = None if afresh else peaks.kept(key)
+    found = None if afresh else peaks.read_cached(key)
     if found is None:
         job = {"task": "peaks", "device": device, "device_options": dict(options), "dtype": dtype, "threads": threads}
         found = _measured_apart(job, threads, allocator)
-        peaks.keep(key, found)
+        peaks.write_cached(key, found)
     return found
 
 
@@ -74,10 +74,10 @@ def _measured_apart(job: Mapping[str, Any], threads: int, allocator: str) -> Pea
         try:
             for event in worker.events():
                 if event["event"] == "peaks":
-                    return decoding.make(event["peaks"], Peaks)
+                    return decoding.decode(event["peaks"], Peaks)
                 reason = event["message"]
         except WorkerFailed as failure:
-            reason = text_of(failure)
+            reason = message_of(failure)
     raise EffbenchError(f"the peaks of {job['device']} in {job['dtype']} could not be measured: {reason}")
 
 
@@ -90,7 +90,7 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
         with torch.inference_mode():
             emit("peaks", peaks=asdict(measure(device, job["dtype"], job["threads"])))
     except (OutOfMemory, RuntimeError) as error:  # a dtype for which this device has no kernel
-        emit("error", message=(text_of(error).strip() or type(error).__name__).splitlines()[0][:200])
+        emit("error", message=(message_of(error).strip() or type(error).__name__).splitlines()[0][:200])
 
 
 def measure(device: Device, dtype: str, threads: int) -> Peaks:
@@ -131,7 +131,7 @@ def _rates(device: Device, work: _Work, clock: str) -> Iterator[float]:
     try:
         call = device.bind(None if scripted else work.make(), {"madds": work.madds, "memory_access_bytes": work.moved})
     except MemoryError as error:
-        raise OutOfMemory(text_of(error)) from error
+        raise OutOfMemory(message_of(error)) from error
     device.time_block(call, 1)
     calls = max(1, round(BLOCK_S / _seconds(device, call, 1, clock)))
     start = device.now_s()
