@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from effbench import runtimes
+from effbench.core.errors import InvalidValue
 from effbench.core.measure_options import MeasureOptions
 from effbench.core.peaks import Peaks
 from effbench.core.study import Case, Experiment
@@ -78,6 +79,10 @@ def peaks(options: MeasureOptions) -> Peaks:
     from effbench.runs import runner
     from effbench.studies import plan
 
+    if options.dtype == "int8":
+        raise InvalidValue(
+            "torch has no int8 kernel whose speed could stand for a runtime's; measure peaks in a float dtype"
+        )
     if devices.kind_of(options.device) == "cuda":
         devices.require_cuda(options.device)
     case = Case("peaks", (1,), labels={"model": "peaks"})

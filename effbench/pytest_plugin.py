@@ -39,11 +39,23 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Speed:
-    """The result of `measure`. Times are seconds per call, medians over `blocks`; None if nothing was timed.
+    """The result of the fixture's `measure`. Its times are medians over `blocks`; None if nothing was timed.
 
-    `costs` is None if the network cannot be counted; `costs_missing` is then the reason. `calls` are per block.
-    `is_steady` says whether warm-up reached a steady state. `notes` lists unusual behaviour: the network writes into
-    its input, keeps state between calls, draws random numbers, or changes a setting of the whole process.
+    Attributes
+    ----------
+    costs, costs_missing
+        Counts of the network; None if it cannot be counted, for the reason that `costs_missing` gives.
+    calls
+        Calls per block.
+    blocks
+        What the device reported about each block.
+    is_steady
+        Whether warm-up reached a steady state.
+    environment
+        The conditions, and their fingerprint.
+    notes
+        Side effects of the network: it writes into its input, keeps state between calls, draws random numbers, or
+        changes a setting of the whole process.
     """
 
     costs: Cost | None
@@ -86,7 +98,13 @@ class Speed:
         return stats.median(known) / self.calls * 1e-9 if known and self.calls else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values, as stored under ``extra_info["effbench"]``."""
+        """The result as JSON-ready values.
+
+        Returns
+        -------
+        dict
+            With the keys of ``extra_info["effbench"]``.
+        """
         return {
             "costs": self.costs.to_dict() if self.costs else None,
             **({"costs_missing": self.costs_missing} if self.costs_missing else {}),
@@ -252,9 +270,9 @@ class Effbench:
 
         Each block of k calls (k is calibrated once, 5 ms or more) is one round of pytest-benchmark with k iterations,
         in wall time. CPU times, page faults, flags and costs are in ``extra_info["effbench"]``. Stops at a precision of
-        1 %, after 60 rounds or `--benchmark-max-time`. With benchmarks disabled, one plain call runs and times are
-        None; under emulation the test is skipped. A copy of the module is measured if it can be copied. Its state and
-        all random states are restored.
+        1 %, after 60 rounds or `--benchmark-max-time`. With benchmarks disabled, the network is only called and times
+        are None; under emulation the test is skipped. A copy of the module is measured if it can be copied. Its state
+        and all random states are restored.
 
         Parameters
         ----------
@@ -274,8 +292,10 @@ class Effbench:
 
         Raises
         ------
-        InvalidValue, EffbenchError
-            If called twice in a test; if the network cannot be measured. Errors of the network are raised unchanged.
+        InvalidValue
+            If called twice in a test.
+        EffbenchError
+            If the network cannot be measured. Errors of the network itself are raised unchanged.
         """
         __tracebackhide__ = True
         from effbench.core.errors import InvalidValue

@@ -39,7 +39,7 @@ class Results:
 
     @cached_property
     def cells(self) -> tuple[CellSummary, ...]:
-        """One estimate per cell, in study order."""
+        """The estimates of each cell, in study order."""
         return summary.summarise(self.run)
 
     @cached_property
@@ -177,7 +177,7 @@ class Results:
         Raises
         ------
         StorageError
-            Where the folder cannot be written, or the run was not stored and no folder is given.
+            If the folder cannot be written, or if the run was not stored and no folder is given.
         """
         from effbench import report
 

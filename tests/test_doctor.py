@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effbench import doctor
+from effbench.core.errors import InvalidValue
+from effbench.core.measure_options import MeasureOptions
 from effbench.doctor import Diagnosis, examine
 from effbench.host import noise
 
@@ -94,6 +96,12 @@ def test_this_machine_is_examined_in_full() -> None:
         assert item.todo or item.status != "warn", item
         assert "\n" not in item.value + item.why + item.todo
         assert json.loads(json.dumps(item.to_dict()))["topic"] == item.topic
+
+
+def test_there_are_no_peaks_in_int8() -> None:
+    """A run has no bounds in int8, so that the peaks of torch's slow kernels would stand for nothing."""
+    with pytest.raises(InvalidValue, match="no int8 kernel"):
+        doctor.peaks(MeasureOptions(dtype="int8", device="fake"))
 
 
 def test_neither_torch_nor_psutil_nor_nvml_is_needed() -> None:

@@ -58,7 +58,7 @@ def bundle(
     input_shape
         Shape without the batch, or an example tensor, as for `profile`. The bundle keeps the values of tensors.
     batch
-        Images per call. Default: the study's own or that of the tensors, else 1.
+        Images per call. Default: that of the study or of the tensors, else 1.
     dtype
         Data type of the measurement. Default: that of the tensors, else float32.
     select

@@ -115,7 +115,7 @@ def measure(
         Shape without the batch, or an example tensor, as for `profile`. Tensors are sent to the workers; the run keeps
         their shape and SHA-256.
     inputs
-        Several inputs, or others than floats, as for `profile`.
+        Several inputs, or inputs of other dtypes, as for `profile`.
     select
         Label to values: measure these cells only.
     **options
@@ -171,9 +171,9 @@ def compare(
     *models
         Two models or more, or one mapping of names to models, as for `measure`. Ratios are to the first.
     input_shape
-        Shape without the batch, as for `profile`.
+        Shape without the batch, or an example tensor, as for `profile`.
     inputs
-        Several inputs, or others than floats, as for `profile`.
+        Several inputs, or inputs of other dtypes, as for `profile`.
     select
         Label to values: measure these cells only.
     **options

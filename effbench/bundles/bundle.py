@@ -37,10 +37,22 @@ class CorruptBundle(EffbenchError):
 
 @dataclass(frozen=True)
 class Model:
-    """A cell with its cost and the files of its model, or the reason why there are none (`skipped`).
+    """A cell with its cost and the files of its model.
 
-    `folder` is relative to the bundle. `files` are names in that folder with their SHA-256. `facts` are recorded by the
-    export.
+    Attributes
+    ----------
+    cell
+        What is measured.
+    cost
+        Counts of the network; None if they could not be made.
+    folder
+        Folder of the files, relative to the bundle; ``""`` without files.
+    files
+        Names in that folder, with their SHA-256.
+    facts
+        What the export recorded, such as ``prepare_s`` (seconds) and ``artefact_bytes``.
+    skipped
+        Why there are no files; None if there are.
     """
 
     cell: Cell
@@ -62,9 +74,20 @@ class _Description:
 
 @dataclass(frozen=True)
 class Bundle:
-    """The content of a bundle: a study, and one model for each runtime and case, in the study's order.
+    """The content of a bundle: a study, and one model for each runtime and case.
 
-    `digest` is the SHA-256 of `BUNDLE_FILE`. Runs of the bundle record it.
+    Attributes
+    ----------
+    directory
+        Folder of the bundle.
+    experiment
+        The study.
+    models
+        Exported models, in the study's order.
+    versions
+        Versions of effbench, torch, numpy and the packages of the runtimes that made the bundle.
+    digest
+        SHA-256 of ``bundle.json``, which a run of the bundle records.
     """
 
     directory: Path
@@ -75,6 +98,7 @@ class Bundle:
 
     @property
     def runtimes(self) -> tuple[str, ...]:
+        """Names of the runtimes, in order."""
         return tuple(dict.fromkeys(model.cell.runtime for model in self.models))
 
 

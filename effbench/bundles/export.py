@@ -78,7 +78,7 @@ def export_runtimes(names: Sequence[str]) -> list[ModelFileRuntime]:
 def write(
     plans: Sequence[Plan], directory: Path, *, cost: CostOf, command: str = "", watch: Watch = lambda progress: None
 ) -> Bundle:
-    """Export the cells of these plans into a new folder. There is one plan a runtime; all are of the same study.
+    """Export the cells of these plans into a new folder. There is one plan per runtime; all are of the same study.
 
     A cell that cannot be exported stays in the bundle with the reason. If the export fails, no folder is left behind.
     Raises StorageError, EffbenchError if no cell could be exported, and what `export_runtimes` raises.

@@ -35,6 +35,7 @@ MODELS = ("shufflenet_v2_x0_5", "mobilenet_v2", "resnet18")
     "seed",
     launches="Fresh worker processes of each side. Default: 20.",
     batch="Images per call. Default: 1.",
+    dtype=cli_options.FLOATS_ONLY,
 )
 def aa(
     context: typer.Context,

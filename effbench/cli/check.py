@@ -43,6 +43,7 @@ _Limit = Annotated[str | None, typer.Option(metavar="COUNT", help="Upper limit, 
     launches="Fresh worker processes of each side. Default: the baseline's, else 5; --against: 4 to 13.",
     budget_s="Time to measure, such as 90s. Default: 10m.",
     batch="Images per call. Default: 1.",
+    dtype=cli_options.FLOATS_ONLY,
 )
 def check(
     context: typer.Context,
@@ -57,7 +58,7 @@ def check(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="Models, inputs, budgets, options. Default: ./effbench.toml, without MODEL or where it names each."
+            help="File of models, inputs, budgets and options. Default: ./effbench.toml, if it has every MODEL."
         ),
     ] = None,
     inputs: cli_options.Inputs = None,
@@ -99,7 +100,7 @@ def check(
     *,
     options: dict[str, Any],
     inconclusive: Annotated[str, typer.Option(help="If INCONCLUSIVE: fail (exit 3) or pass (exit 0).")] = "fail",
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here, one test case a model and gate.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here, one test case per model and gate.")] = None,
     summary: Annotated[
         Path | None, typer.Option(help=f"Write Markdown here. It is also added to ${STEP_SUMMARY} where that is set.")
     ] = None,
@@ -108,13 +109,13 @@ def check(
     ] = None,
     as_json: cli_options.Json = False,
 ) -> None:
-    """Hold models to budgets, to a stored run or to another revision.
+    """Check models against budgets, a stored run or another revision.
 
-    Exit code: 0 PASS, 1 REGRESSION, 3 INCONCLUSIVE, 4 ENVIRONMENT.
+    Exit code: 0 PASS, 1 REGRESSION, 2 a mistake on the command line, 3 INCONCLUSIVE, 4 ENVIRONMENT.
 
-    Three gates, each usable alone: costs (--max-madds and so on, or --baseline with a stored profile; counted, so
-    exact), a stored run (--baseline RUN, on the same machine), another revision (--against main, measured
-    interleaved with the working tree).
+    Four gates, usable alone or together: costs (--max-madds and other budgets, or --baseline FILE with stored costs;
+    exact, since nothing is timed), a stored run (--baseline RUN, on the same machine), another revision (--against
+    main, measured interleaved with the working tree), instructions (--against main --count instructions).
     """
     from effbench.cost import helper_process
     from effbench.gates import config as configuration

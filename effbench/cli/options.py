@@ -125,6 +125,9 @@ RUN_OPTIONS = tuple(item.name for item in fields(MeasureOptions) if item.name !=
 METRIC = "Also measure this metric, such as one of a plug-in; may be given several times."
 COUNT = "instructions: count the instructions of a call too; they are the same on a noisy machine."
 
+FLOATS_ONLY = "Data type to measure in: float32, float64, float16 or bfloat16."
+"""The help of --dtype where int8 is refused: it stands for a model that a runtime quantises."""
+
 _Parameters = dict[str, tuple[Any, Any]]
 """Annotation and default by the name of the parameter."""
 

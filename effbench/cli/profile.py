@@ -10,12 +10,16 @@ import typer
 
 from effbench.cli import options as cli_options
 from effbench.cli import output
-from effbench.cli.options import with_measure_options
 from effbench.core.errors import InvalidValue
 from effbench.core.measure_options import MeasureOptions
 
 
-@with_measure_options("batch", "dtype", batch="Images per call. Default: 1.")
+@with_measure_options(
+    "batch",
+    "dtype",
+    batch="Images per call. Default: 1.",
+    dtype="Data type of weights and inputs, which decides the bytes: float32, float64, float16 or bfloat16.",
+)
 def profile(
     model: Annotated[
         str,

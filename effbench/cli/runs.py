@@ -132,7 +132,7 @@ def export(
     wanted = tuple(directions) if direction is None else (direction,)
     if printed and len(wanted) > 1:
         raise InvalidValue(
-            f"{format} takes one file a direction: name a folder for both with --out, or choose one with "
+            f"{format} takes one file per direction: name a folder for both with --out, or choose one with "
             f"--direction {wanted[0]} (or {wanted[1]})"
         )
     sides = [Path(run) / side for side in ab_pairs.SIDES]

@@ -124,7 +124,7 @@ class NotComparable(EffbenchError):
 
 
 class StorageError(EffbenchError):
-    """The output folder cannot be written, is full, or is in use by another run."""
+    """A folder cannot be written, is full, is in use by another run, or holds no run."""
 
 
 class Reason(str):

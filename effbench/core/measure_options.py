@@ -51,7 +51,7 @@ class MeasureOptions:
         default=None,
         metadata=option_metadata(
             "Runtime that executes the models (`effbench list runtimes`). Several, such as eager,onnxruntime, or all "
-            "installed ones (all) are measured in the same rounds. Default: the study's own, else eager."
+            "installed ones (all) are measured in the same rounds. Default: eager, unless the study says otherwise."
         ),
     )
     threads: int = field(default=1, metadata=option_metadata("CPU threads; 0 means every core this process may use."))
@@ -64,7 +64,7 @@ class MeasureOptions:
         ),
     )
     batch: int | None = field(
-        default=None, metadata=option_metadata("Images per call. Default: the study's own, else 1.")
+        default=None, metadata=option_metadata("Images per call. Default: 1, unless the study says otherwise.")
     )
     dtype: str | None = field(
         default=None,
@@ -100,16 +100,21 @@ class MeasureOptions:
     )
     launches: int | None = field(
         default=None,
-        metadata=option_metadata("Fresh worker processes; a verdict needs 5. Default: the study's own, 3 with quick."),
+        metadata=option_metadata(
+            "Fresh worker processes; a verdict needs 5. Default: 5, unless the study says otherwise; 3 with quick."
+        ),
     )
     budget_s: float | None = field(
         default=None,
-        metadata=option_metadata("Time budget of the whole run. Default: the study's own, 45 s with quick."),
+        metadata=option_metadata(
+            "Time budget of the whole run. Default: 120 s, unless the study says otherwise; 45 s with quick."
+        ),
     )
     precision: float | None = field(
         default=None,
         metadata=option_metadata(
-            "Stop a launch once every ratio is known to within this share. Default: the study's own."
+            "Stop a launch once every ratio is known to within this share. Default: 1 %, unless the study says "
+            "otherwise."
         ),
     )
     quick: bool = field(default=False, metadata=option_metadata("Short run of under a minute; gives no verdicts."))

@@ -179,8 +179,8 @@ class Experiment:
     levels
         Values of `factor` in the predicted order from fast to slow.
     reference
-        The level that every ratio is taken to, among cases that share all other labels. Where none of them has it,
-        the first of them is the reference.
+        The level that every ratio is taken to, among cases that share all other labels. If none of them has it, the
+        first of them is the reference.
     cases
         The rows of the study.
     claims
@@ -201,8 +201,8 @@ class Experiment:
     runtime
         The runtimes that it runs under by default: one name, several with commas between them, or ``"all"``.
     breakdown
-        ``""``, or ``"merged"`` to end launches with `torch.profiler`, or ``"depthwise"`` to show depthwise
-        convolutions as a part of their own as well.
+        ``"merged"`` to also split the run time by kind of operator, with `torch.profiler` at the end of a launch;
+        ``"depthwise"`` to show depthwise convolutions separately, too; ``""`` for neither.
 
     Raises
     ------

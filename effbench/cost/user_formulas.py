@@ -74,7 +74,7 @@ def register_operator_formula(op: Any, formula: UserFormula | None = None) -> An
     Raises
     ------
     InvalidValue
-        For an operator that has a formula already, and for one that is none.
+        If the operator has a formula already, or `op` is not an operator.
     """
     name = _name(op)
     if formula is None:

@@ -170,7 +170,7 @@ def _caveats(recorded: Evidence, launches: int, rule: Rule) -> tuple[str, ...]:
     else:
         found.append(
             f"Suites draw up to {launches} of {count} recorded launches without replacement, so they share launches: "
-            "the figures rank rules and do not certify a rate."
+            "the intervals are narrower than those of independent suites."
         )
     if launches < rule.looks[0]:
         found.append(f"The gate first looks at {rule.looks[0]} launches: with {launches} it decides nothing.")

@@ -41,7 +41,7 @@ MIN_LAUNCHES = 3
 
 @dataclass(frozen=True)
 class LaunchTimes:
-    """Log times of one cell in the baseline and in the candidate, one value a launch, with Welch's t test."""
+    """Log times of one cell in the baseline and in the candidate, one value per launch, with Welch's t test."""
 
     baseline: Sequence[float]
     candidate: Sequence[float]

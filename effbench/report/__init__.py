@@ -162,7 +162,7 @@ def _texts(run: Run, found: Mapping[str, Table], verdicts: Sequence[Verdict]) ->
 
 
 def _cells_csv(cells: Sequence[CellSummary], printed: Table) -> str:
-    """One row a cell: the columns of `Results.to_frame` that hold a value, then the columns of the printed table under
+    """One row per cell: the columns of `Results.to_frame` that hold a value, then those of the printed table under
     their own headings, for scripts that read those.
     """
     rows = [cell_row.columns(cell) for cell in cells]

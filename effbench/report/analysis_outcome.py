@@ -17,10 +17,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Tables and figures by the stem of their files, the main ones as ``table`` and ``figure``.
+    """The result of an analysis: tables and figures.
 
-    `document` is JSON-ready. `draw` is called only when figures are requested, since drawing takes longer than the
-    rest.
+    Attributes
+    ----------
+    document
+        The results as JSON-ready values.
+    named_tables
+        Tables by the stem of their files; the main one is ``"table"``.
+    draw
+        Draws the figures, by the stem of their files; the main one is ``"figure"``. Called when figures are requested,
+        since drawing takes longer than the rest.
     """
 
     document: Mapping[str, Any]
@@ -28,21 +35,52 @@ class Outcome:
     draw: Callable[[], Mapping[str, Figure]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of ``--json``."""
+        """The results as JSON-ready values.
+
+        Returns
+        -------
+        dict
+            With the keys of ``--json``.
+        """
         return dict(self.document)
 
     def tables(self) -> list[Table]:
-        """Return the tables that the command line prints, in order."""
+        """The tables that the command line prints.
+
+        Returns
+        -------
+        list of Table
+            In order.
+        """
         return list(self.named_tables.values())
 
     def plot(self) -> Figure:
-        """Draw the main figure."""
+        """Draw the main figure.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            A new figure.
+        """
         return self.draw()["figure"]
 
     def write(self, directory: str | Path) -> dict[str, Path]:
-        """Write every table as Markdown and CSV and every figure as PNG and SVG. Returns the paths by file name.
+        """Write every table as Markdown and CSV, and every figure as PNG and SVG.
 
-        Raises StorageError where the folder cannot be written.
+        Parameters
+        ----------
+        directory
+            Folder to write to.
+
+        Returns
+        -------
+        dict of str to Path
+            The files by name.
+
+        Raises
+        ------
+        StorageError
+            If the folder cannot be written.
         """
         from effbench.report.figures import failures, style
 

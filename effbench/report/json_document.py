@@ -137,7 +137,7 @@ def verdict_document(verdict: Verdict) -> dict[str, Any]:
 
 
 def diff_document(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """``diff --json``: one object a cell."""
+    """``diff --json``: one object per cell."""
     return [
         {
             "cell": item.cell,

@@ -1,6 +1,6 @@
 """Write and read a run file: append-only JSON lines that stay readable if the writing process is killed.
 
-``run.jsonl`` holds one record a line: a header, then cells, launches and blocks. Each record reaches
+``run.jsonl`` holds one record per line: a header, then cells, launches and blocks. Each record reaches
 the kernel before the next block starts, so killing the process loses at most the block in flight. Loading parses JSON
 and builds dataclasses; it never executes code. Only raw blocks are stored. All statistics are recomputed from them.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.core.errors import Unsupported as Unsupported
 from effbench.devices.base import Call
+from effbench.host import optional_packages
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -131,9 +131,14 @@ class Runtime(ABC):
     def missing(self) -> str | None:
         """Return what must be installed before this runtime can be used here; None if nothing."""
         for module in self.modules:
-            if importlib.util.find_spec(module) is None:
-                return f"{module} is not installed; pip install 'effbench[{self.extra}]'"
+            if not optional_packages.has(module):
+                return f"{module} is not installed; {self.remedy}"
         return None
+
+    @property
+    def remedy(self) -> str:
+        """How to install a missing module. Runtimes of other packages belong to no extra of effbench."""
+        return f"pip install 'effbench[{self.extra}]'" if self.extra else "install the package that provides it"
 
     def require(self, setting: Setting) -> None:
         """Raise Unsupported, with the reason and what to do, if this runtime does not support `setting`."""

@@ -52,7 +52,7 @@ class Ncnn(ModelFileRuntime):
 
     def export(self, network: nn.Module, inputs: tuple[Tensor, ...], setting: Setting) -> Mapping[str, Any]:
         if importlib.util.find_spec("pnnx") is None:
-            raise Unsupported(f"pnnx is not installed; pip install 'effbench[{self.extra}]'")
+            raise Unsupported(f"pnnx is not installed; {self.remedy}")
         unknown = {str(tensor.dtype) for tensor in inputs} - DTYPE_NAMES.keys()
         if unknown:
             raise Unsupported(f"ncnn takes no {', '.join(sorted(unknown))}; feed it float32, int64 or int32")

@@ -401,9 +401,17 @@ def test_real_networks_that_work_elsewhere_or_wait_are_named(tmp_path: Path) -> 
     missed = [[flag for flag in cell["flags"] if "CPU time" in flag] for cell in cells]
     if missed[1] == [WAITS]:  # as the other thread does where other processes take its core
         missed[1] = [OTHER_THREADS]
-    assert missed == [[], [OTHER_THREADS], [WAITS], [WAITS]], cells
-    assert [cell["ratio_wall"] is not None for cell in cells] == [False, True, True, True]
+    assert missed[1:] == [[OTHER_THREADS], [WAITS], [WAITS]], cells
+    assert all(cell["ratio_wall"] is not None for cell in cells[1:])
     made = run_file.load(tmp_path / "run")
+    # A hypervisor that takes the core away in steps finer than the kernel counts can get the plain network flagged as
+    # well, but does not do so in each of its blocks.
+    shares = {
+        result.cell.case.labels["model"]: [cpu_share.of_block(block.timing) or 0 for block in result.blocks]
+        for result in made
+    }
+    assert cpu_share.is_usual(max(shares.pop("odd.py:Plain"))), cells[0]
+    assert all(max(share) < cpu_share.MIN_USUAL for share in shares.values()), shares
     spent = {
         result.cell.case.labels["model"]: [block.timing.process_ns / block.timing.cpu_ns for block in result.blocks]
         for result in made
@@ -414,4 +422,4 @@ def test_real_networks_that_work_elsewhere_or_wait_are_named(tmp_path: Path) -> 
     for record in kept:
         record.get("timing", {}).pop("process_ns", None)
     path.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    assert [EITHER in cell.flags for cell in summarise(run_file.load(tmp_path / "run"))] == [False, True, True, True]
+    assert all(EITHER in cell.flags for cell in summarise(run_file.load(tmp_path / "run"))[1:])

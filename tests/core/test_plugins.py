@@ -305,6 +305,14 @@ def test_a_broken_runtime_fails_whoever_uses_it_and_nobody_else(site: Path):
     assert "Did you mean 'mine'?" in found.stderr
 
 
+def test_what_a_runtime_of_a_package_lacks_is_no_extra_of_effbench(site: Path, monkeypatch: pytest.MonkeyPatch):
+    runtime = runtimes.get("mine")
+    for module in ("no_such_engine", "no_such_engine.inner"):
+        monkeypatch.setattr(type(runtime), "modules", (module,))
+        wanted = f"{module} is not installed; install the package that provides it"
+        assert runtimes.get("mine").missing() == wanted
+
+
 def test_a_name_that_two_packages_provide_is_refused(site: Path):
     second = site / "second-2.0.dist-info"
     second.mkdir()

@@ -21,7 +21,7 @@ def tables(survey: Survey, found: AlarmRate) -> tuple[Table, ...]:
 
 
 def machine_rows(survey: Survey, found: AlarmRate) -> Table:
-    """One row a cell: its noise and scatter, what a gate detects, the launches that a slowdown takes. Raw values are
+    """One row per cell: its noise and scatter, what a gate detects, the launches that a slowdown takes. Raw values are
     shares of 1.
     """
     columns = (
@@ -60,7 +60,7 @@ def machine_rows(survey: Survey, found: AlarmRate) -> Table:
 
 
 def gate_rows(found: AlarmRate) -> Table:
-    """One row a slowdown: what the gate said of the slowed cell, and the launches it took."""
+    """One row per slowdown: what the gate said of the slowed cell, and the launches it took."""
     columns = (
         Column("slowdown of one cell", "%", raw_unit=""),
         *(
