@@ -89,7 +89,7 @@ def count_fvcore(network: str) -> Row:
     logging.disable(logging.WARNING)
     shape = load_model.published_shape(f"timm:{network}")
     assert shape is not None
-    model = count_in_subprocess.on_meta(f"timm:{network}", {})
+    model = count_in_subprocess.build_on_meta(f"timm:{network}", {})
     with quiet_torch(), replace_tensors(model.modules(), cpu_twin(torch.float32)):
         flops = FlopCountAnalysis(model, torch.randn(1, *shape))
         flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")

@@ -10,6 +10,7 @@ import typer
 from effbench.cli import options as cli_options
 from effbench.cli import output
 from effbench.cli.measure import warn_of_threads
+from effbench.cli.options import with_measure_options
 from effbench.core.errors import InvalidValue, UnknownName
 
 
