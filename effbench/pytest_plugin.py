@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from effbench.core.cost import Cost
     from effbench.core.run import Timing
     from effbench.devices import Device
-    from effbench.gates.budgets import Stored
+    from effbench.gates.budgets import StoredProfile
     from effbench.timing.block_clock import BlockClock
 
 P = ParamSpec("P")
@@ -189,9 +189,9 @@ def assert_cost(
     from effbench.core.errors import InvalidValue
     from effbench.core.inputs import Input
     from effbench.gates import budgets
-    from effbench.zoo import accepted
+    from effbench.zoo import check_model
 
-    accepted.model(model, "assert_cost")
+    check_model.require_model(model, "assert_cost")
     limits = {
         "madds": max_madds,
         "params": max_params,
@@ -203,14 +203,14 @@ def assert_cost(
     if same_as is None and not amounts:
         raise InvalidValue("assert_cost has nothing to hold to; say max_madds='300M' or same_as='profile.json'")
     name = model if isinstance(model, str) else type(model).__name__
-    stored = _stored(same_as, name) if same_as is not None else None
+    stored = _read_profile(same_as, name) if same_as is not None else None
     if stored and shape is None:
-        shape = parsing.inputs(stored.fed.split(" and "))
+        shape = parsing.inputs(stored.inputs.split(" and "))
     found = api.profile(
         model,
         shape,
         batch=stored.batch if stored and batch is None else batch,
-        dtype=(stored.dtype if stored else _own_dtype(model, shape)) if dtype is None else dtype,
+        dtype=(stored.dtype if stored else _dtype_of(model, shape)) if dtype is None else dtype,
     )
     inputs = " and ".join(map(str, found.inputs or (Input(found.input_shape),)))
     finding = budgets.judge(name, found.cost, amounts, stored, f"input {inputs}, batch {found.batch}, {found.dtype}")
@@ -219,7 +219,7 @@ def assert_cost(
     return found.cost
 
 
-def _stored(path: str | Path, name: str) -> Stored:
+def _read_profile(path: str | Path, name: str) -> StoredProfile:
     from effbench.core.errors import InvalidValue
     from effbench.gates import budgets
 
@@ -227,18 +227,18 @@ def _stored(path: str | Path, name: str) -> Stored:
         document = json.loads(Path(path).read_bytes())  # UTF-8 or UTF-16, with or without a byte order mark
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidValue(f"{path} cannot be read ({error}); write it with `effbench profile MODEL --json`") from None
-    profiles = budgets.read(document, str(path))
-    found = profiles[0] if len(profiles) == 1 else budgets.matching(profiles, name, name)
+    profiles = budgets.read_profiles(document, str(path))
+    found = profiles[0] if len(profiles) == 1 else budgets.find_profile(profiles, name, name)
     if found is None:
         raise InvalidValue(f"{path} holds no profile of {name}; name a file that holds one alone")
     return found
 
 
-def _own_dtype(model: str | nn.Module, shape: Any) -> str:
+def _dtype_of(model: str | nn.Module, shape: Any) -> str:
     from effbench.core import inputs
     from effbench.timing import in_process
 
-    given = inputs.read(shape).dtype if shape is not None else ""
+    given = inputs.normalise(shape).dtype if shape is not None else ""
     return given or ("float32" if isinstance(model, str) else in_process.own_dtype(model))
 
 
@@ -341,18 +341,18 @@ def _network_and_input(model: str | nn.Module, shape: Any) -> tuple[nn.Module, A
     from effbench.studies import model_comparison
     from effbench.timing import in_process
     from effbench.user_code import global_state
-    from effbench.zoo import accepted, libraries, load_model
+    from effbench.zoo import check_model, libraries, load_model
 
-    accepted.model(model, "effbench.measure")
+    check_model.require_model(model, "effbench.measure")
     if isinstance(model, str):
-        model_comparison.require([model])
+        model_comparison.require_models([model])
         with torch.random.fork_rng(devices=[]), global_state.settings_restored():
             torch.default_generator.manual_seed(in_process.SEED)
             network = zoo.resolve(model)
         shape = model_comparison.published_shape(model) if shape is None else shape
     else:
         network = model
-    return network, (libraries.own_shape(network) or load_model.DEFAULT_SHAPE) if shape is None else shape
+    return network, (libraries.declared_shape(network) or load_model.DEFAULT_SHAPE) if shape is None else shape
 
 
 def _environment(device: Device, threads: int, allocator: str) -> dict[str, Any]:

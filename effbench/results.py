@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Results:
-    """A run with its estimates, verdicts, tables and figures. Each is computed when first asked for.
+    """A run with its estimates, verdicts, tables and figures. Each is computed on first access.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Results:
 
     @cached_property
     def named_tables(self) -> dict[str, Table]:
-        """What `tables` lists, by the names of their files."""
+        """The tables of `tables`, by the names of their files without the ending."""
         from effbench import report
 
         return report.run_tables(self.run, self.cells, self.verdicts, self._agreements)
@@ -124,8 +124,8 @@ class Results:
         Parameters
         ----------
         ax
-            Matplotlib axes to draw into; by default a new figure is made. Of models side by side, whose figure has
-            three panels, the latencies are drawn.
+            Matplotlib axes to draw into. Default: a new figure. For a comparison of models, whose figure has three
+            panels, only the panel of latencies is drawn.
 
         Returns
         -------
@@ -152,12 +152,12 @@ class Results:
         return ax
 
     def tables(self) -> list[Table]:
-        """The tables that the command line prints: the cells, then whatever else the run holds.
+        """The tables that the command line prints: first the cells, then verdicts and the other tables of the run.
 
         Returns
         -------
         list of Table
-            In order.
+            In the order in which they are printed.
         """
         return list(self.named_tables.values())
 

@@ -179,7 +179,7 @@ def test_04_every_outcome_has_an_exit_code_of_its_own(
     def crash(*words: Any) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(checked_models, "count", crash)
+    monkeypatch.setattr(checked_models, "count_costs", crash)
     assert app.main([*budget, "61706"]) == 70
     assert "Traceback" not in capsys.readouterr().err
 

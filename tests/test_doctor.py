@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from effbench import doctor
 from effbench.core.errors import InvalidValue
 from effbench.core.measure_options import MeasureOptions
-from effbench.doctor import Finding, examine
+from effbench.doctor import Diagnosis, examine
 from effbench.host import noise
 
 TOPICS = {
@@ -66,7 +66,7 @@ def nvml(gpus: int = 1, **answers: Any) -> Any:
     return SimpleNamespace(NVMLError=NVMLError, **{**healthy, **answers})
 
 
-def finding(root: Path, topic: str, **options: Any) -> Finding:
+def finding(root: Path, topic: str, **options: Any) -> Diagnosis:
     (found,) = [f for f in examine(root, **{"nvml": nvml(0), **options}) if f.topic == topic]
     return found
 
@@ -282,7 +282,7 @@ def test_the_allocator_is_judged_by_its_faults(
 # --- GPUs -------------------------------------------------------------------------------------------
 
 
-def gpu_findings(tmp_path: Path, **answers: Any) -> dict[str, Finding]:
+def gpu_findings(tmp_path: Path, **answers: Any) -> dict[str, Diagnosis]:
     return {f.topic: f for f in examine(machine(tmp_path, {}), nvml=nvml(**answers)) if f.topic.startswith("gpu")}
 
 

@@ -11,7 +11,8 @@ from effbench.bundles import export
 from effbench.bundles.bundle import Bundle
 from effbench.core.cost import Cost
 from effbench.core.errors import ModelError
-from effbench.core.measure_options import BundleKeywords, MeasureOptions, shows_options
+from effbench.core.inputs import InputsLike
+from effbench.core.measure_options import BundleKeywords, MeasureOptions, document_options
 from effbench.core.study import Cell, Experiment
 from effbench.cost import helper_process
 from effbench.cost.count_in_subprocess import CellCosts
@@ -20,7 +21,6 @@ from effbench.results import Results
 from effbench.runs import run_file, runner
 from effbench.runs.destination import Destination, RunKeywords, WatchKeywords, split_keywords
 from effbench.studies import model_comparison, plan
-from effbench.studies.model_comparison import Fed
 
 if TYPE_CHECKING:
     import torch
@@ -31,13 +31,13 @@ class BundleRunKeywords(BundleKeywords, RunKeywords, total=False):
     """The options of `run_bundle`."""
 
 
-@shows_options(WatchKeywords, Destination)
+@document_options(WatchKeywords, Destination)
 def bundle(
     subject: Experiment | Sequence[str],
     directory: str | Path,
     *,
     runtime: str,
-    input_shape: Fed | None = None,
+    input_shape: InputsLike | None = None,
     batch: int | None = None,
     dtype: str | torch.dtype | None = None,
     select: Mapping[str, Sequence[str]] | None = None,
@@ -91,23 +91,23 @@ def bundle(
     asked = MeasureOptions.of({"batch": batch, "dtype": dtype, "seed": seed})
     with (
         Destination(**options).progress_watch() as tell,
-        helper_process.one_process(),
+        helper_process.reuse_process(),
         temporary_folders.folder() as scratch,
     ):
         if isinstance(subject, Experiment):
             experiment = subject
         else:
-            experiment = model_comparison.side_by_side(subject, input_shape, asked.dtype, scratch, batch=asked.batch)
+            experiment = model_comparison.make_comparison(subject, input_shape, asked.dtype, scratch, batch=asked.batch)
             asked = model_comparison.without_batch_of_tensors(experiment, asked)
         names = dict.fromkeys(runtime.split(","))
         # plan.make checks the names. One runtime a plan, since the label `runtime` is added when the bundle is run.
         plans = [plan.make(experiment, asked, runtime=name, select=select) for name in names]
-        model_comparison.require(cell.case.model for cell in plans[0].cells)
+        model_comparison.require_models(cell.case.model for cell in plans[0].cells)
         counts = CellCosts(plans[0].cells, plans[0].sampling.silence_s)
         return export.write(plans, Path(directory), cost=counts.cost, command=command, watch=tell)
 
 
-@shows_options(BundleRunKeywords, MeasureOptions, Destination)
+@document_options(BundleRunKeywords, MeasureOptions, Destination)
 def run_bundle(
     directory: str | Path,
     *,

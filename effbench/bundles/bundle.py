@@ -124,8 +124,8 @@ def load(directory: str | Path) -> Bundle:
             raise ValueError("it has no schema number")
         if newer:
             raise CorruptBundle(f"{path} {newer}")
-        found = decoding.make(values, _Description, closed=False)
-        models = tuple(map(_checked, found.cells))
+        found = decoding.decode(values, _Description, closed=False)
+        models = tuple(map(_require_measurable, found.cells))
         bundle = Bundle(Path(directory), found.experiment, models, found.versions, hashlib.sha256(data).hexdigest())
         _require_whole(bundle)
     except schema.FAULTS as error:
@@ -192,7 +192,7 @@ def _why_unavailable(bundle: Bundle, model: Model) -> str | None:
     return f"{missing.partition(';')[0]}; pip install -r {bundle.directory / REQUIREMENTS_FILE}"
 
 
-def _checked(model: Model) -> Model:
+def _require_measurable(model: Model) -> Model:
     """Check one model. Raises ValueError if it cannot be measured, or its files are outside of the bundle."""
     cell = model.cell
     schema.require_possible_values(cell, model.cost)

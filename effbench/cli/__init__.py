@@ -76,4 +76,4 @@ def _printed(text: str) -> int:
         return 0
     from effbench.cli import output
 
-    return 2 * output.is_lost(failure)
+    return 2 * output.report_write_error(failure)

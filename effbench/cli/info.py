@@ -10,7 +10,7 @@ import typer
 from effbench.cli import options as cli_options
 from effbench.cli import output
 from effbench.cli.measure import warn_of_threads
-from effbench.cli.options import measuring
+from effbench.cli.options import with_measure_options
 from effbench.core.errors import InvalidValue, UnknownName
 
 
@@ -33,7 +33,7 @@ def list_names(
             print(f"  {entry:<{width}}  {about}".rstrip())
 
 
-@measuring("device", "threads", "dtype", "allocator", "cuda_precision", dtype=cli_options.FLOATS_ONLY)
+@with_measure_options("device", "threads", "dtype", "allocator", "cuda_precision", dtype=cli_options.FLOATS_ONLY)
 def doctor(
     peaks: Annotated[
         bool, typer.Option("--peaks", help="Also measure the device's two peaks, and keep them for later runs.")

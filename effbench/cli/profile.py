@@ -10,12 +10,12 @@ import typer
 
 from effbench.cli import options as cli_options
 from effbench.cli import output
-from effbench.cli.options import measuring
+from effbench.cli.options import with_measure_options
 from effbench.core.errors import InvalidValue
 from effbench.core.measure_options import MeasureOptions
 
 
-@measuring(
+@with_measure_options(
     "batch",
     "dtype",
     batch="Images per call. Default: 1.",
@@ -45,12 +45,12 @@ def profile(
     from effbench import api
     from effbench.report.tables import cells, misc
 
-    fed = cli_options.inputs(inputs)
+    given = cli_options.inputs(inputs)
     if as_json and as_csv:
         raise InvalidValue("--json and --csv both print to standard output; choose one")
     asked = MeasureOptions.of(options)
     with redirect_stdout(sys.stderr):
-        found = api.profile(model, fed, batch=asked.batch or 1, dtype=asked.dtype or "float32")
+        found = api.profile(model, given, batch=asked.batch or 1, dtype=asked.dtype or "float32")
         checks = _crosscheck(model, found) if crosscheck else []
     if as_json:
         document = found.to_dict(layers=layers)

@@ -12,7 +12,7 @@ from effbench.runs.runner import Progress, Watch
 
 
 @contextlib.contextmanager
-def watching() -> Iterator[Watch]:
+def show_progress() -> Iterator[Watch]:
     """A `Watch` that draws the bar until the block ends.
 
     It raises KeyboardInterrupt again if the first was lost in code whose errors Python drops.

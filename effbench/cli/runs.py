@@ -142,14 +142,14 @@ def export(
     done = formats.export(found, format, values=_count(values))
     if out is None or printed:
         print(done.texts[wanted[0]], end="")
-        _say(done.notes)
+        _print_notes(done.notes)
         return
     ending = formats.find(format).ending
     targets = {name: out / f"{name}.{ending}" for name in wanted} if len(wanted) > 1 else {wanted[0]: out}
     for target in targets.values():
         _require_free(target, run_file.find(run), ending)
     written = {name: str(write_text(target, done.texts[name])) for name, target in targets.items()}
-    _say(done.notes)
+    _print_notes(done.notes)
     if as_json:
         output.print_json(
             {
@@ -187,6 +187,6 @@ def _require_free(target: Path, source: Path, ending: str) -> None:
         raise StorageError(f"cannot write {target}: it holds the raw blocks of this run; name another file")
 
 
-def _say(notes: Sequence[str]) -> None:
+def _print_notes(notes: Sequence[str]) -> None:
     for note in notes:
         output.note(note)

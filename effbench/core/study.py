@@ -46,10 +46,10 @@ class Case:
 
     def __post_init__(self) -> None:
         # A run is stored as JSON, which cannot hold the integers of NumPy.
-        object.__setattr__(self, "input_shape", core_inputs.plain_sides(self.input_shape))
+        object.__setattr__(self, "input_shape", core_inputs.as_int_tuple(self.input_shape))
 
     @property
-    def fed(self) -> tuple[Input, ...]:
+    def all_inputs(self) -> tuple[Input, ...]:
         """All inputs in order: `inputs`, or the one that `input_shape` describes."""
         return self.inputs or (Input(self.input_shape),)
 
@@ -297,7 +297,7 @@ class Experiment:
         return replace(self, cases=tuple(cases))
 
 
-Tell = Callable[[float, str], None]
+ReportProgress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -324,5 +324,5 @@ class Analysis:
     name: str
     title: str
     claim: str
-    analyse: Callable[[Mapping[str, Sequence[str]], Tell], Any]
+    analyse: Callable[[Mapping[str, Sequence[str]], ReportProgress], Any]
     options: Mapping[str, str] = field(default_factory=dict)

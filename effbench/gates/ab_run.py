@@ -27,7 +27,7 @@ from effbench.studies.plan import Plan
 from effbench.timing.least_duration import Forecast
 from effbench.timing.sampling import first_side, round_order
 
-LEAST_ROUNDS = 8
+MIN_ROUNDS = 8
 """The fewest rounds of a launch, where the budget has no time for those planned. A median of fewer is too noisy."""
 
 OWN_ENVIRONMENT = (

@@ -128,9 +128,9 @@ def draw(recorded: int, launches: int, suites: int, generator: numpy.random.Gene
     return generator.permuted(numpy.tile(numpy.arange(recorded), (suites, 1)), axis=1)[:, :launches]
 
 
-def share(said: Any) -> Estimate:
+def proportion(is_true: Any) -> Estimate:
     """The share of true values, with its exact interval."""
-    return stats.proportion_interval(int(sum(said)), len(said))
+    return stats.proportion_interval(int(sum(is_true)), len(is_true))
 
 
 def _outcome(recorded: Evidence, suites: Suites, slowdown: float, rule: Rule) -> GateOutcome:
@@ -142,12 +142,12 @@ def _outcome(recorded: Evidence, suites: Suites, slowdown: float, rule: Rule) ->
     suite_called, suite_passed = is_called.any(axis=1), is_passed.all(axis=1)
     return GateOutcome(
         slowdown,
-        share(called),
-        share(~called & ~passed),
-        share(passed),
-        share(suite_called),
-        share(~suite_called & ~suite_passed),
-        share(suite_passed),
+        proportion(called),
+        proportion(~called & ~passed),
+        proportion(passed),
+        proportion(suite_called),
+        proportion(~suite_called & ~suite_passed),
+        proportion(suite_passed),
         float(numpy.where(taken > 0, taken, suites.drawn.shape[1]).mean()),
     )
 

@@ -110,7 +110,7 @@ def power(
     Raises ValueError for a cell whose scatter is not known.
     """
     p_values = _p_values(found, slowdown, tuple(looks), rule or Rule())
-    return float(_called(p_values, looks, tuple(looks), cells, rule or Rule(), wall).mean())
+    return float(_alarms(p_values, looks, tuple(looks), cells, rule or Rule(), wall).mean())
 
 
 def needed_launches(
@@ -178,7 +178,7 @@ def _needed(found: Scatter, slowdown: float, power: float, rule: Rule, cap: int,
     every = tuple(range(2, cap + 1))
     p_values = _p_values(found, slowdown, every, rule)
     for launches in range(LOOKS[0], cap + 1):
-        if _called(p_values, every, looks_of(launches), cells, rule, wall).mean() >= power:
+        if _alarms(p_values, every, looks_of(launches), cells, rule, wall).mean() >= power:
             return Answer(launches)
     return Answer(None, f"it takes more than {cap} launches", cap)
 
@@ -186,7 +186,7 @@ def _needed(found: Scatter, slowdown: float, power: float, rule: Rule, cap: int,
 def _detectable(found: Scatter, looks: tuple[int, ...], power: float, rule: Rule, cells: int, wall: bool) -> Answer:
     def is_seen(slowdown: float) -> bool:
         p_values = _p_values(found, slowdown, looks, rule)
-        return bool(_called(p_values, looks, looks, cells, rule, wall).mean() >= power)
+        return bool(_alarms(p_values, looks, looks, cells, rule, wall).mean() >= power)
 
     low, high = rule.smallest_effect, _LARGEST
     if not is_seen(high):
@@ -201,7 +201,7 @@ def _p_values(found: Scatter, slowdown: float, counts: tuple[int, ...], rule: Ru
     """p-values of the rule (draws × counts) after each number of launches, for a cell that is slower by `slowdown`."""
     if found.within is None or found.between is None:
         raise ValueError(f"{found.cell}: {found.reason}")
-    *parts, spread = _drawn(max(counts[-1], CAP), found.rounds)
+    *parts, spread = _draw(max(counts[-1], CAP), found.rounds)
     launch, noise, noise_median = (part[:, : counts[-1]] for part in parts)
     # The recorded scatter of medians includes the part that comes from the noise of rounds.
     apart = math.sqrt(max(found.between**2 - (found.within * spread) ** 2, 0.0))
@@ -217,7 +217,7 @@ def _p_values(found: Scatter, slowdown: float, counts: tuple[int, ...], rule: Ru
     return p_values
 
 
-def _called(
+def _alarms(
     p_values: Array, counts: Sequence[int], looks: tuple[int, ...], cells: int, rule: Rule, wall: bool
 ) -> Array:
     """Whether each draw is reported as slower at any of the looks."""
@@ -228,7 +228,7 @@ def _called(
 
 
 @lru_cache(maxsize=2)
-def _drawn(launches: int, rounds: int) -> tuple[Array, Array, Array, float]:
+def _draw(launches: int, rounds: int) -> tuple[Array, Array, Array, float]:
     """Standard normal draws for launches and rounds, the medians of the rounds, and the standard deviation of those.
 
     Every cell and slowdown uses the same draws, so that answers do not differ by chance.

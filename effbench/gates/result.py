@@ -49,7 +49,7 @@ class CountCheck:
     rule: Literal["at most", "equal", ""] = ""
 
     @property
-    def is_kept(self) -> bool:
+    def is_met(self) -> bool:
         if not self.rule:
             return True
         if self.found is None or self.wanted is None:

@@ -120,7 +120,7 @@ def _module_of(what: str) -> Any:
         raise UnknownName("metric", what, (*METRICS, *plugins.names(plugins.METRICS)))
     found = plugins.load(plugins.METRICS, what)
     if not callable(getattr(found, "measure", None)):
-        origin = plugins.origin(plugins.METRICS, what)
+        origin = plugins.providing_package(plugins.METRICS, what)
         raise BrokenPlugin(f"metric '{what}' of the package {origin} has no function measure(job, emit); repair it")
     return found
 
@@ -136,6 +136,8 @@ def _measure_with_plugin(module: Any, job: Mapping[str, Any], variables: Mapping
             raise TypeError(f"measure_in_subprocess returned {type(found).__name__}, and not its Metric")
         json.dumps(dict(found.values), allow_nan=False)
     except Exception as error:
-        origin = plugins.origin(plugins.METRICS, job["task"])
-        return Metric(job["task"], missing=f"metric '{job['task']}' of the package {origin} {plugins.failing(error)}")
+        origin = plugins.providing_package(plugins.METRICS, job["task"])
+        return Metric(
+            job["task"], missing=f"metric '{job['task']}' of the package {origin} {plugins.failure_text(error)}"
+        )
     return found

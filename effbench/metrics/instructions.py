@@ -16,7 +16,7 @@ from typing import Any
 
 from effbench import devices
 from effbench.analysis import stats
-from effbench.core.errors import ForeignCode, Reason, of_reason
+from effbench.core.errors import ForeignCode, Reason, error_from_reason
 from effbench.core.run import Metric
 from effbench.host import temporary_folders
 from effbench.host.worker_process import Site, Worker, WorkerFailed
@@ -85,7 +85,7 @@ def measure_cells(
             environment = {**variables, **method.variables, **_ONE_THREAD, "PYTHONHASHSEED": "0"}
             for event in _worker_events(asked, environment, SLOWDOWN * silence_s, location):
                 if event["event"] == "error" and event.get("cause"):
-                    raise of_reason(Reason(event["message"], event["cause"]))
+                    raise error_from_reason(Reason(event["message"], event["cause"]))
                 if event["event"] == "working":
                     on_cell(event["cell"])
                 elif event["event"] == "skip" and "cell" in event:

@@ -182,7 +182,7 @@ def _finding(item: Finding) -> dict[str, Any]:
         "rounds": item.rounds,
         "set_aside": item.set_aside,
         "improved": item.is_improved,
-        "costs": [{**dataclasses.asdict(count), "kept": count.is_kept} for count in item.costs],
+        "costs": [{**dataclasses.asdict(count), "kept": count.is_met} for count in item.costs],
     }
 
 

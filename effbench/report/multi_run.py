@@ -48,14 +48,14 @@ class Condition:
 
 def names(runs: Mapping[int, Measured]) -> dict[int, str]:
     """Return a name for each run, by number: the facts in which it differs from the others, else its folder."""
-    facets = {number: _facets(item.run, item.cells) for number, item in runs.items()}
+    facets = {number: _setting_facts(item.run, item.cells) for number, item in runs.items()}
     found = {}
     for number, item in runs.items():
         # Labels of other studies are not comparable.
         peers = [each for each, other in runs.items() if other.run.experiment.name == item.run.experiment.name]
-        labels = {each: report_text.fixed(runs[each].run, runs[each].cells) for each in peers}
+        labels = {each: report_text.shared_labels(runs[each].run, runs[each].cells) for each in peers}
         telling = [text for key, text in facets[number].items() if len({each[key] for each in facets.values()}) > 1]
-        varying = report_text.varying(labels.values())
+        varying = report_text.varying_labels(labels.values())
         own = {key: value for key, value in labels[number].items() if key in varying}
         found[number] = ", ".join(filter(None, [*telling, report_text.group_text(own)]))
     alike = Counter(found.values())
@@ -97,7 +97,7 @@ def conditions(environments: Sequence[Environment]) -> tuple[Condition, ...]:
     return tuple(found)
 
 
-def _facets(run: Run, cells: Sequence[CellSummary]) -> dict[str, str]:
+def _setting_facts(run: Run, cells: Sequence[CellSummary]) -> dict[str, str]:
     threads = sorted({cell.cell.threads for cell in cells} - {0})
     batches = sorted({cell.cell.batch for cell in cells})
     return {
@@ -163,7 +163,11 @@ def _verdicts(runs: Iterable[Measured], called: Sequence[str], keys: Sequence[st
         f"{experiment.title}: verdicts by run",
         tuple(Column(name, align="left") for name in ("claim", *keys[:-1], *called)),
         tuple(
-            (Value(claim, claim), *map(_label, where), *(_word(column.get((claim, where))) for column in columns))
+            (
+                Value(claim, claim),
+                *map(_label, where),
+                *(_verdict_text(column.get((claim, where))) for column in columns),
+            )
             for claim, where in rows
         ),
     )
@@ -174,8 +178,8 @@ def _notes(group: Mapping[int, Measured], keys: Sequence[str]) -> tuple[str, ...
     alike = len(set(clocks.values())) == 1
     which = next(iter(clocks.values())) if alike else f"unlike clocks ({_by_run(clocks)})"
     notes = [f"Ratios are of {which}, each to its own run's reference. Above 1 is slower."]
-    fixed = {number: report_text.fixed(item.run, item.cells) for number, item in group.items()}
-    for label in report_text.varying(fixed.values()):
+    fixed = {number: report_text.shared_labels(item.run, item.cells) for number, item in group.items()}
+    for label in report_text.varying_labels(fixed.values()):
         if label not in keys:
             values = {number: report_text.label_text(each.get(label, "absent")) for number, each in fixed.items()}
             notes.append(
@@ -192,7 +196,7 @@ def _label(value: Label | None) -> Value:
     return NOTHING if value is None else Value(report_text.label_text(value), value)
 
 
-def _word(verdict: str | None) -> Value:
+def _verdict_text(verdict: str | None) -> Value:
     return NOTHING if verdict is None else Value(verdict, verdict)
 
 

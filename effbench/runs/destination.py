@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from effbench.core.errors import InvalidValue
-from effbench.core.measure_options import about
+from effbench.core.measure_options import option_metadata
 from effbench.core.run import Run
 from effbench.host import temporary_folders
 from effbench.runs import progress_bar, run_file, runner
@@ -24,21 +24,22 @@ class Destination:
     """Where a run is stored and how its progress is shown."""
 
     out: str | Path | None = field(
-        default=None, metadata=about("Folder of the run. Default: a new one under results/runs/.")
+        default=None, metadata=option_metadata("Folder of the run. Default: a new one under results/runs/.")
     )
     save: bool = field(
-        default=True, metadata=about("False keeps nothing on disk: the results hold everything that was measured.")
+        default=True,
+        metadata=option_metadata("False keeps nothing on disk: the results hold everything that was measured."),
     )
     progress: bool | None = field(
         default=None,
-        metadata=about(
+        metadata=option_metadata(
             "Whether to show a progress bar. Default: in a notebook, and where standard error is a terminal."
         ),
     )
     watch: Watch | None = field(
-        default=None, metadata=about("Called with each `runs.runner.Progress`, instead of the bar.")
+        default=None, metadata=option_metadata("Called with each `runs.runner.Progress`, instead of the bar.")
     )
-    command: str = field(default="", metadata=about("Command line to record in the run."))
+    command: str = field(default="", metadata=option_metadata("Command line to record in the run."))
 
     @contextmanager
     def folder(self, name: str, device: str) -> Iterator[Path]:

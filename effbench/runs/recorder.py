@@ -16,7 +16,7 @@ from typing import Any
 from effbench._version import __version__
 from effbench.core import decoding
 from effbench.core.cost import Cost
-from effbench.core.errors import EffbenchError, NotComparable, Reason, of_reason
+from effbench.core.errors import EffbenchError, NotComparable, Reason, error_from_reason
 from effbench.core.run import Block, Conditions, Environment, Result, Run, Timing
 from effbench.core.study import Cell
 from effbench.host import facts
@@ -158,7 +158,7 @@ class Recording:
         if kind == "ready":
             self.record_environment(values)
         elif kind == "block":
-            timing = decoding.make(values["timing"], Timing)
+            timing = decoding.decode(values["timing"], Timing)
             self._require_calls(values["cell"], timing.calls)
             place = (launch, values["round"], values["position"], values["cell"])
             self.writer.block(Block(*place, _without_negative_times(timing), values.get("at_s")))
@@ -179,7 +179,7 @@ class Recording:
                 self.files |= new
                 self.writer.append("files", launch=launch, files=new)
         elif kind == "error":
-            raise of_reason(Reason(values["message"] + self.resume_advice(), values.get("cause", "")))
+            raise error_from_reason(Reason(values["message"] + self.resume_advice(), values.get("cause", "")))
         else:
             self.writer.append(kind, launch=launch, **values)
 
@@ -213,7 +213,7 @@ def cell_description(cell: Cell, folder: str) -> dict[str, Any]:
         "id": cell.id,
         "model": cell.case.model,
         "arguments": dict(cell.case.arguments),
-        "inputs": [dataclasses.asdict(item) for item in cell.case.fed],
+        "inputs": [dataclasses.asdict(item) for item in cell.case.all_inputs],
         "dtype": cell.case.dtype,
         "batch": cell.batch,
         "runtime": cell.runtime,

@@ -192,7 +192,7 @@ def _continue_run(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundl
             raise EffbenchError(
                 f"{result.cell.id} was a module of a Python session that has ended; measure it again there"
             )
-        if bundled is None and (said := core_inputs.lost(result.cell.case.fed)):
+        if bundled is None and (said := core_inputs.missing_values_reason(result.cell.case.all_inputs)):
             raise EffbenchError(f"{result.cell.id}: {said}; measure it again there")
     try:
         file_hashes.require_unchanged(run.files)

@@ -99,7 +99,7 @@ class _Probed:
 
 def check_probe(values: Mapping[str, Any]) -> dict[str, Any]:
     """Check and copy the values of a probe, which are read once a cell. Raises ValueError for a wrong type."""
-    decoding.make(values, _Probed, closed=False)
+    decoding.decode(values, _Probed, closed=False)
     return dict(values)
 
 
@@ -114,7 +114,7 @@ class _Record:
 
     def get(self, name: str, kind: type[T]) -> T:
         """Return the value of this name. Raises KeyError if it is missing, ValueError if it has another type."""
-        return decoding.make(self.values[name], kind, at=name)
+        return decoding.decode(self.values[name], kind, at=name)
 
     def get_optional(self, name: str, kind: type[T]) -> T | None:
         return None if self.values.get(name) is None else self.get(name, kind)
@@ -136,7 +136,7 @@ class _Record:
     def decode_rest(self, kind: type[T], *names: str) -> T:
         """Decode all values except `names`, the record's kind, its launch and its time into a `kind`."""
         taken = ("kind", "launch", "at_s", *names)
-        return decoding.make({key: value for key, value in self.values.items() if key not in taken}, kind)
+        return decoding.decode({key: value for key, value in self.values.items() if key not in taken}, kind)
 
 
 class _Builder:
@@ -238,7 +238,7 @@ def _extend_result(result: Result, kind: str, record: _Record) -> Result:
 
 def _decode_block(record: _Record) -> Block:
     # A wall time of 0 is not stored.
-    timing = decoding.make({"wall_ns": 0, **record.get("timing", dict[str, Any])}, Timing, at="timing")
+    timing = decoding.decode({"wall_ns": 0, **record.get("timing", dict[str, Any])}, Timing, at="timing")
     times = (timing.wall_ns, timing.cpu_ns, timing.device_ns, timing.process_ns)
     if timing.calls < 1 or min(time or 0 for time in times) < 0:
         raise ValueError("a block needs at least one call and no negative time")

@@ -57,11 +57,11 @@ def main() -> int:
         elif job.get("task") in ("count", "shapes"):
             from effbench.cost import count_in_subprocess, helper_process
 
-            for each in helper_process.jobs(job, emit, orders_read.get):
+            for each in helper_process.receive_jobs(job, emit, orders_read.get):
                 if each["task"] == "count":
-                    count_in_subprocess.answer(each, emit)
+                    count_in_subprocess.emit_counts(each, emit)
                 else:
-                    count_in_subprocess.tell_shapes(each["models"], emit)
+                    count_in_subprocess.emit_declared_shapes(each["models"], emit)
         elif job.get("task"):
             from effbench.metrics import base
 
@@ -104,11 +104,11 @@ def _set_module_path(job: Mapping[str, Any]) -> None:
     paths = job.get("paths", [])
     if job.get("folder") and (job.get("task") or job["device"] != "fake"):
         try:
-            sys_path.load_needed([*paths, job["folder"]])
+            sys_path.import_shadowed_packages([*paths, job["folder"]])
         except ImportError as error:
             message = failure_reasons.first_line(error)
             raise CannotStart(f"{sys.executable} cannot import torch ({message}); install it there") from error
-    sys.path[:] = sys_path.arranged(paths, sys.path)
+    sys.path[:] = sys_path.insert_after_stdlib(paths, sys.path)
     if job.get("foreign"):
         opened_files.start_recording()
 

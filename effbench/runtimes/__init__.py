@@ -63,7 +63,7 @@ def _from_plugin(name: str) -> Runtime:
     try:
         found = adapter() if isinstance(adapter, type) and issubclass(adapter, Runtime) else adapter
     except Exception as error:
-        raise BrokenPlugin(f"runtime '{name}' of {_origin(name)} {plugins.failing(error)}") from error
+        raise BrokenPlugin(f"runtime '{name}' of {_origin(name)} {plugins.failure_text(error)}") from error
     if not isinstance(found, Runtime) or getattr(found, "name", None) != name:
         raise BrokenPlugin(
             f"runtime '{name}' of {_origin(name)} must be a class that implements effbench.runtimes.Runtime and is "
@@ -73,7 +73,7 @@ def _from_plugin(name: str) -> Runtime:
 
 
 def _origin(name: str) -> str:
-    return f"the package {plugins.origin(plugins.RUNTIMES, name)}"
+    return f"the package {plugins.providing_package(plugins.RUNTIMES, name)}"
 
 
 def why_unavailable(name: str) -> str | None:
@@ -86,7 +86,7 @@ def why_unavailable(name: str) -> str | None:
 
 def summary(name: str) -> str:
     """Describe this runtime in a few words, with the package that it is from if not effbench."""
-    origin = plugins.origin(plugins.RUNTIMES, name)
+    origin = plugins.providing_package(plugins.RUNTIMES, name)
     if name in _ADAPTERS:
         ignored = f" (not that of the package {origin}, which must choose another name)" if origin else ""
         return f"{get(name).summary}{ignored}"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.core.errors import text_of
+from effbench.core.errors import message_of
 from effbench.devices.base import Call
 from effbench.runtimes.base import Setting, Unsupported
 from effbench.runtimes.capture_output import captured_output
@@ -189,6 +189,6 @@ def _operator_name(node: Any) -> str:
 def _error_line(error: Exception, captured_text: str = "") -> str:
     """Return the first line of what the runtime printed about the error, else of the error itself."""
     lines = [line for line in captured_text.splitlines() if line.strip()] or (
-        text_of(error).strip() or type(error).__name__
+        message_of(error).strip() or type(error).__name__
     ).splitlines()
     return lines[0][:200]

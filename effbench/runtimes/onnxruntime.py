@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.core.errors import text_of
+from effbench.core.errors import message_of
 from effbench.devices._torch_cuda import TorchCuda
 from effbench.devices.base import Call
 from effbench.runtimes.base import Setting, Unsupported
@@ -350,7 +350,7 @@ def _root_cause(error: BaseException) -> str:
     """Return the first line of the root cause. The last error that torch raises is advice on how to report it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (text_of(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]
+    return (message_of(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]
 
 
 def _package_version(package: str) -> str | None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from effbench.core.errors import text_of
+from effbench.core.errors import message_of
 from effbench.devices import cpu
 from effbench.devices.base import Call
 from effbench.runtimes import training_step
@@ -121,7 +121,7 @@ class Compiled(Runtime):
         except TorchDynamoException as error:
             raise Unsupported(f"torch.compile cannot take it: {_dynamo_message(error)}") from error
         except RuntimeError as error:
-            if "no compiled frames" not in text_of(error):
+            if "no compiled frames" not in message_of(error):
                 raise
             raise Unsupported(_NOT_COMPILED) from error
         if compiled_versions(entry) == 0:
@@ -276,7 +276,7 @@ def _dotted_name(node: ast.AST) -> tuple[str, ...]:
 
 def _dynamo_message(error: BaseException) -> str:
     """Return what dynamo reports about the network: title and explanation, or the guard that failed."""
-    text = text_of(error).strip() or type(error).__name__
+    text = message_of(error).strip() or type(error).__name__
     guard = re.search(r"^\s*- \d+/\d+: (.+?)(?:\s+#.*)?$", text, re.M)
     if guard:
         return f"it would compile again from call to call, since it does not hold that {guard[1]}"[:300]

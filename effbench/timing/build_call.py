@@ -11,9 +11,9 @@ from typing import Any
 from effbench import runtimes
 from effbench.core import decoding
 from effbench.core import inputs as core_inputs
-from effbench.core.errors import ModelError, text_of
+from effbench.core.errors import ModelError, message_of
 from effbench.core.inputs import Input
-from effbench.cost import builds, example_inputs
+from effbench.cost import example_inputs, network_builds
 from effbench.devices import Call, Device, OutOfMemory, cpu
 from effbench.runtimes import Setting, Unsupported
 from effbench.runtimes.base import Runtime, TraceDiffers
@@ -328,7 +328,7 @@ def _rotations(spec: Mapping[str, Any], device: Device) -> int:
 
 
 def _input_descriptions(spec: Mapping[str, Any]) -> list[Input]:
-    return decoding.make(spec["inputs"], list[Input])
+    return decoding.decode(spec["inputs"], list[Input])
 
 
 def _make_inputs(
@@ -357,7 +357,7 @@ def _call_from_export(
     """Return the call of a model that an earlier launch exported, without allocating the network's weights."""
     # Building on the meta device imports 75 MB of torch, which would count towards the peak memory.
     is_named = any(item["name"] for item in spec["inputs"])
-    signature = builds.on_meta(spec["model"], spec["arguments"]) if is_named else None
+    signature = network_builds.build_on_meta(spec["model"], spec["arguments"]) if is_named else None
     inputs = _convert_inputs(_make_inputs(signature, spec, seed, device), setting)
     return runtime.load([as_arrays(each) for each in inputs], setting).call
 
@@ -403,5 +403,5 @@ def _translate_out_of_memory() -> Iterator[None]:
         with cpu.translate_out_of_memory():
             yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        said = (text_of(error).strip() or type(error).__name__).splitlines()[0][:300]
+        said = (message_of(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise OutOfMemory(said) from error

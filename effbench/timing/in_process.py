@@ -166,8 +166,8 @@ def prepare(
     There are as many inputs as in a launch, so that on a GPU an input has left the L2 cache before it is used again.
     Process-wide settings that a call of the network changes are restored and noted.
 
-    `shape` is what `core.inputs.read` takes: `batch` and `dtype` default to those of the tensors in it, else to 1 and
-    the network's own dtype; so does `device`. Raises InvalidValue, UnknownName, DeviceUnavailable; on the scripted
+    `shape` is what `core.inputs.normalise` takes: `batch` and `dtype` default to those of the tensors in it, else to 1
+    and the network's own dtype; so does `device`. Raises InvalidValue, UnknownName, DeviceUnavailable; on the scripted
     device ModelError for a network that cannot be counted.
     """
     with global_state.settings_restored() as guard:
@@ -193,7 +193,7 @@ def _prepare(
 
     from effbench import cost
 
-    given_inputs = core_inputs.read(shape)
+    given_inputs = core_inputs.normalise(shape)
     batch = given_inputs.agreed_batch(batch)
     dtype = (given_inputs.dtype or own_dtype(network)) if dtype is None else dtype
     device = own_device(network) if device is None else device
@@ -274,7 +274,7 @@ def _make_inputs(
     """Make the inputs that the calls rotate through."""
     import torch
 
-    described, tensors = given.inputs, example_inputs.plain(given)
+    described, tensors = given.inputs, example_inputs.values_of(given)
     args, named = example_inputs.make(described, batch, dtype, "meta")
     number = device.rotations(sum(tensor.nbytes for tensor in (*args, *named.values())))
     generator = torch.Generator().manual_seed(SEED)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench import devices
 from effbench.core import decoding, peaks
-from effbench.core.errors import EffbenchError, text_of
+from effbench.core.errors import EffbenchError, message_of
 from effbench.core.peaks import Peaks
 from effbench.devices import Call, Device, OutOfMemory
 from effbench.host import optional_packages
@@ -66,11 +66,11 @@ def load_or_measure(
     """
     if devices.kind_of(device) == "fake":  # scripted: nothing to store, no process needed
         return measure(devices.get(device, **options), dtype, 0)
-    found = None if remeasure else peaks.kept(key)
+    found = None if remeasure else peaks.read_cached(key)
     if found is None:
         job = {"task": "peaks", "device": device, "device_options": dict(options), "dtype": dtype, "threads": threads}
         found = _measure_in_worker(job, threads, allocator)
-        peaks.keep(key, found)
+        peaks.write_cached(key, found)
     return found
 
 
@@ -81,10 +81,10 @@ def _measure_in_worker(job: Mapping[str, Any], threads: int, allocator: str) -> 
         try:
             for event in worker.events():
                 if event["event"] == "peaks":
-                    return decoding.make(event["peaks"], Peaks)
+                    return decoding.decode(event["peaks"], Peaks)
                 reason = event["message"]
         except WorkerFailed as failure:
-            reason = text_of(failure)
+            reason = message_of(failure)
     raise EffbenchError(f"the peaks of {job['device']} in {job['dtype']} could not be measured: {reason}")
 
 
@@ -97,7 +97,7 @@ def emit_peaks(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
         with torch.inference_mode():
             emit("peaks", peaks=asdict(measure(device, job["dtype"], job["threads"])))
     except (OutOfMemory, RuntimeError) as error:  # a dtype for which this device has no kernel
-        emit("error", message=(text_of(error).strip() or type(error).__name__).splitlines()[0][:200])
+        emit("error", message=(message_of(error).strip() or type(error).__name__).splitlines()[0][:200])
 
 
 def measure(device: Device, dtype: str, threads: int) -> Peaks:
@@ -144,7 +144,7 @@ def _rates(device: Device, work: _Operator, clock: str) -> Iterator[float]:
     try:
         call = device.bind(None if scripted else work.make(), {"madds": work.madds, "memory_access_bytes": work.moved})
     except MemoryError as error:
-        raise OutOfMemory(text_of(error)) from error
+        raise OutOfMemory(message_of(error)) from error
     device.time_block(call, 1)
     calls = max(1, round(BLOCK_S / _seconds_per_call(device, call, 1, clock)))
     start = device.now_s()

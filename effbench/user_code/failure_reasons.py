@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from effbench.core.errors import EffbenchError, Unsupported, text_of
+from effbench.core.errors import EffbenchError, Unsupported, message_of
 from effbench.devices import OutOfMemory
 
 MAX_LENGTH = 300
@@ -48,7 +48,7 @@ def reason_for(error: BaseException) -> str:
 
 def wants_gradients(error: BaseException) -> bool:
     """Whether this is torch's error for gradients requested where none are kept."""
-    return isinstance(error, RuntimeError) and bool(_NO_GRADIENTS.search(text_of(error)))
+    return isinstance(error, RuntimeError) and bool(_NO_GRADIENTS.search(message_of(error)))
 
 
 def out_of_memory_reason(error: BaseException | str) -> str:
@@ -65,7 +65,7 @@ def out_of_memory_reason(error: BaseException | str) -> str:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or its type if it has none."""
-    return (text_of(error).strip() or type(error).__name__).splitlines()[0][:MAX_LENGTH]
+    return (message_of(error).strip() or type(error).__name__).splitlines()[0][:MAX_LENGTH]
 
 
 def _value_text(value: object) -> str:

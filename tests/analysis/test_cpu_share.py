@@ -179,7 +179,7 @@ def test_the_time_over_the_roofline_and_the_ranking_leave_it_out() -> None:
     )
     usual, odd = (summarise(each)[1] for each in (made, scaled(made, SECOND, cpu=0.02)))
     assert usual.over_bound() == pytest.approx(20, rel=0.01) and odd.over_bound() is None
-    several = study(tuple(range(1, rank_agreement.LEAST + 1)))
+    several = study(tuple(range(1, rank_agreement.MIN_CELLS + 1)))
     times = {case.id: 1e-3 * place for place, case in enumerate(several.cases, 1)}
     cells = [
         replace(cell, cost=replace(COST, madds=1000 * at))
@@ -411,7 +411,7 @@ def test_real_networks_that_work_elsewhere_or_wait_are_named(tmp_path: Path) -> 
         for result in made
     }
     assert cpu_share.is_usual(max(shares.pop("odd.py:Plain"))), cells[0]
-    assert all(max(share) < cpu_share.LEAST for share in shares.values()), shares
+    assert all(max(share) < cpu_share.MIN_USUAL for share in shares.values()), shares
     spent = {
         result.cell.case.labels["model"]: [block.timing.process_ns / block.timing.cpu_ns for block in result.blocks]
         for result in made

@@ -451,7 +451,7 @@ def test_the_table_has_ours_and_the_papers() -> None:
 
 
 def test_depthwise_is_a_column_where_the_run_was_asked_for_it() -> None:
-    run = broken_down(Breakdown(50, 0.012, 0.010, None, TIMES), study=time_shares.depthwise_apart(STUDY))
+    run = broken_down(Breakdown(50, 0.012, 0.010, None, TIMES), study=time_shares.with_depthwise_part(STUDY))
     rows = breakdown_table.breakdown_rows(run, summarise(run), time_shares.split(run))
     assert [column.heading for column in rows.columns][3:5] == ["Conv", "Depthwise"]
     assert any("set apart" in note for note in rows.notes)
@@ -592,15 +592,15 @@ def numbers_of_breakdowns(run: Run) -> dict[str, int]:
 def test_models_take_the_place_of_a_studys_own() -> None:
     study = catalog.load("runtime_breakdown")
     assert isinstance(study, Experiment)
-    changed = model_comparison.of_models(study, ["resnet18", "shufflenet_v2"])
+    changed = model_comparison.with_models(study, ["resnet18", "shufflenet_v2"])
     assert changed.levels == ("resnet18", "shufflenet_v2") and changed.reference == "resnet18"
     assert changed.breakdown == "merged" and changed.notes == study.notes and changed.batch == study.batch
     groups = catalog.load("g2_groups")
     assert isinstance(groups, Experiment)
     with pytest.raises(InvalidValue, match="varies groups, not the model"):
-        model_comparison.of_models(groups, ["resnet18"])
+        model_comparison.with_models(groups, ["resnet18"])
     with pytest.raises(InvalidValue, match="leave out --depthwise"):
-        time_shares.depthwise_apart(groups)
+        time_shares.with_depthwise_part(groups)
 
 
 def test_the_batch_follows_the_device() -> None:

@@ -123,7 +123,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(found), *filter(None, [os.environ.get("PYTHONPATH")])]))
     for name in [name for name in sys.modules if name.partition(".")[0] == "outside"]:
         monkeypatch.delitem(sys.modules, name)
-    plugins._found.cache_clear()
+    plugins._entry_points.cache_clear()
     return found
 
 
@@ -134,7 +134,7 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
 def counted(model: str) -> Any:
     """What a model costs by the process that counts user code for a run."""
     cell = Cell(Case(model, (4,), labels={"model": "net"}), batch=2)
-    found = count_in_subprocess.count_apart([cell], 300.0)[cell.id]
+    found = count_in_subprocess.count_in_worker([cell], 300.0)[cell.id]
     assert not isinstance(found, str), found
     return found.cost
 
@@ -243,7 +243,7 @@ def test_a_run_with_an_unknown_metric_and_runtime_is_read_elsewhere(site: Path, 
     options: dict[str, Any] = {"device": "fake", "launches": 1, "metrics": ("squares",), "runtime": "mine", "out": out}
     effbench.measure("mobilenet_v1", (3, 32, 32), **options)
     (site / "outside-1.0.dist-info" / "entry_points.txt").unlink()
-    plugins._found.cache_clear()
+    plugins._entry_points.cache_clear()
     again = effbench.load(out)
     assert again.run.environment.runtime == "mine"
     assert "squares batch_squared" in str(again)
@@ -318,7 +318,7 @@ def test_a_name_that_two_packages_provide_is_refused(site: Path):
     second.mkdir()
     (second / "METADATA").write_text("Metadata-Version: 2.1\nName: second\nVersion: 2.0\n")
     (second / "entry_points.txt").write_text("[effbench.runtimes]\nmine = outside.runtime:Mine\n")
-    plugins._found.cache_clear()
+    plugins._entry_points.cache_clear()
     with pytest.raises(BrokenPlugin, match="'mine' is provided by outside and second; uninstall all but one"):
         runtimes.get("mine")
     assert runtimes.get("eager").summary == "PyTorch as written"

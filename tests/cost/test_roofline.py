@@ -220,7 +220,7 @@ def test_runs_from_before_there_were_bounds_load_as_they_are() -> None:
 def test_a_strangers_network_counted_apart_has_the_kernels_of_our_own(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text("from effbench.zoo import resolve\ndef build():\n    return resolve('resnet18')\n")
     case = replace(study().cases[0], model=f"{tmp_path}/net.py:build", input_shape=(3, 64, 64), arguments={})
-    (apart,) = count_in_subprocess.count_apart([Cell(case, batch=2)], 60.0).values()
+    (apart,) = count_in_subprocess.count_in_worker([Cell(case, batch=2)], 60.0).values()
     assert isinstance(apart, count_in_subprocess.Counted)
     ours = cost.profile(on_meta("resnet18"), (3, 64, 64), batch=2)
     assert apart.cost == ours.cost and apart.kernels == ours.kernels

@@ -96,7 +96,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def test_a_pull_request_that_costs_less_passes(repository: Path) -> None:
-    """As a pull request: budgets, and the base in alternation, on the scripted clock. 170,100 is below 200,000."""
+    """As a pull request: budgets, and the base interleaved, on the scripted clock. 170,100 is below 200,000."""
     nets = repository / "my nets.py"
     nets.write_text(nets.read_text().replace("width=8", "width=7"))
     done = run_check(repository, against="HEAD")

@@ -90,7 +90,7 @@ def test_nohup_stays_and_signals_are_given_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     hup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with output.handling_signals():
+        with output.handle_signals():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGTERM) == before
     finally:

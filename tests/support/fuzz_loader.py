@@ -79,7 +79,7 @@ def read(path: Path, data: bytes, depth: int) -> bool:
         cells = summarise(run)
         verdicts, compared = judge(run, cells), compare_runs(run, run)
         for cell in cells:
-            ab_pairs.by_launch(ab_pairs.rounds(ab_pairs.Pair(run, run), cell.cell.id))
+            ab_pairs.log_ratios_by_launch(ab_pairs.rounds(ab_pairs.Pair(run, run), cell.cell.id))
         shown = [json_document.run_document(run, cells, verdicts), json_document.diff_document(compared)]
         json.dumps(shown, allow_nan=False).encode()
     if depth >= 2:

@@ -154,7 +154,7 @@ def test_int8_has_the_elements_of_float32_and_a_byte_for_each():
         assert sum(kernel.traffic.bytes for kernel in counts._kernels[cell.id][level]) == moved.bytes
     plain = counts.cost(one_by_one("float32", batch=2))
     assert plain.memory_access == cost.memory_access and plain.memory_access_bytes == 4 * cost.memory_access_bytes
-    assert count_in_subprocess._order(cell)["dtype"] == "float32", "a stranger's network is counted so as well"
+    assert count_in_subprocess._order_of(cell)["dtype"] == "float32", "a stranger's network is counted so as well"
 
 
 def test_a_profile_of_int8_names_what_can_be_counted():

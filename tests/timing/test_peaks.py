@@ -95,7 +95,7 @@ def test_on_the_cpu_in_a_process_of_its_own(cache: Path) -> None:
     assert 1e8 < found.flops_per_s < 1e14 and 1e8 < found.bytes_per_s < 1e13
     assert found.dtype == "float32" and found.threads == 1 and found.measured.startswith("20")
     assert [file.stem for file in cache.iterdir()] == [key]
-    assert peaks.kept(key) == found
+    assert peaks.read_cached(key) == found
 
 
 def test_a_dtype_without_kernels_is_one_line(cache: Path) -> None:
@@ -210,25 +210,25 @@ def test_a_gpu_set_otherwise_has_peaks_of_its_own() -> None:
     "text", ["", "{", "[]", "null", "{}", '{"flops_per_s": 1}', json.dumps(dataclasses.asdict(FOUND) | {"more": 1})]
 )
 def test_a_damaged_file_is_measured_again(cache: Path, text: str) -> None:
-    peaks.keep("key", FOUND)
+    peaks.write_cached("key", FOUND)
     (cache / "key.json").write_text(text)
-    assert peaks.kept("key") is None
+    assert peaks.read_cached("key") is None
 
 
 @pytest.mark.parametrize("rate", [0, -1.0, float("nan"), float("inf"), "fast", None, True])
 def test_a_rate_that_is_none_is_not_trusted(cache: Path, rate: Any) -> None:
-    peaks.keep("key", dataclasses.replace(FOUND, bytes_per_s=rate))
-    assert peaks.kept("key") is None
-    assert peaks.recorded({**FOUND.facts(), "peaks.float32.flops_per_s": rate}, "float32") is None
+    peaks.write_cached("key", dataclasses.replace(FOUND, bytes_per_s=rate))
+    assert peaks.read_cached("key") is None
+    assert peaks.from_facts({**FOUND.facts(), "peaks.float32.flops_per_s": rate}, "float32") is None
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert peaks.keep("key", FOUND) is None and peaks.kept("key") is None
+    assert peaks.write_cached("key", FOUND) is None and peaks.read_cached("key") is None
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    kept = peaks.keep("key", FOUND)
+    kept = peaks.write_cached("key", FOUND)
     assert kept == tmp_path / ".cache" / "effbench" / "peaks" / "key.json"
     assert [file.name for file in kept.parent.iterdir()] == ["key.json"], "no half-written file stays"
 
@@ -247,11 +247,11 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch:
     )
 )
 def test_peaks_survive_json_and_the_environment(found: Peaks) -> None:
-    assert decoding.make(json.loads(json.dumps(dataclasses.asdict(found))), Peaks) == found
+    assert decoding.decode(json.loads(json.dumps(dataclasses.asdict(found))), Peaks) == found
     facts = json.loads(json.dumps(found.facts()))
     bare = dataclasses.replace(found, flops_samples=(), bytes_samples=())
-    assert peaks.recorded(facts, found.dtype) == bare
-    assert peaks.recorded(facts, "int4") is None
+    assert peaks.from_facts(facts, found.dtype) == bare
+    assert peaks.from_facts(facts, "int4") is None
     assert not {name for name in facts if name in host_facts.MUST_AGREE}
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from effbench.core.errors import Absent, ForeignCode, LacksPackage, ModelError
+from effbench.core.errors import ForeignCode, MissingPackage, ModelError, ModelNotFound
 from effbench.host.worker_process import Site
 from effbench.user_code import code_origins, file_hashes, opened_files, source_trees
 
@@ -246,14 +246,14 @@ def test_a_hundred_thousand_files_take_no_time_to_speak_of(refused: Refused, tmp
 # --- why a side does not run it ---------------------------------------------------------------------
 
 
-def absent(module: str) -> Absent:
-    error = Absent("there is none")
+def absent(module: str) -> ModelNotFound:
+    error = ModelNotFound("there is none")
     error.module = module
     return error
 
 
-def lacking(module: str) -> LacksPackage:
-    error = LacksPackage(f"it imports '{module}', which is not installed; pip install {module}")
+def lacking(module: str) -> MissingPackage:
+    error = MissingPackage(f"it imports '{module}', which is not installed; pip install {module}")
     error.module = module
     return error
 

@@ -151,7 +151,7 @@ def ranking_rows(found: Sequence[Agreement], group: str = "") -> Table:
 
 def verdict_rows(verdicts: Sequence[Verdict], *, title: str = "Verdicts") -> Table:
     """Build the table of verdicts: the verdict of each claim and group, the headline ratio, the paper's, the reason."""
-    keys = report_text.varying(verdict.group for verdict in verdicts) or tuple(
+    keys = report_text.varying_labels(verdict.group for verdict in verdicts) or tuple(
         dict.fromkeys(key for verdict in verdicts for key in verdict.group)
     )
     columns = (
@@ -197,7 +197,7 @@ def diff_rows(comparisons: Sequence[Comparison], *, title: str = "Candidate agai
         Column("by the wall clock"),
         Column("reason", align="left"),
     )
-    names, everywhere = report_text.apart([item.cell for item in comparisons])
+    names, everywhere = report_text.split_ids([item.cell for item in comparisons])
     rows = tuple(
         (_text(name), _text(item.verdict), _ratio(item.change), _ratio(item.wall), _text(item.reason))
         for name, item in zip(names, comparisons, strict=True)

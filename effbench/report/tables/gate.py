@@ -89,7 +89,7 @@ def cost_rows(findings: Sequence[Finding]) -> Table:
             found,
             _text(item.rule or "was"),
             wanted,
-            NOTHING if not item.rule else _text("yes" if item.is_kept else "no"),
+            NOTHING if not item.rule else _text("yes" if item.is_met else "no"),
         )
         for finding in findings
         for item in finding.costs
@@ -203,7 +203,7 @@ def _counts(item: CountCheck) -> tuple[Value, Value]:
     """Return the cost and its baseline or limit."""
     found, wanted = item.found, item.wanted
     known = next((number for number in (found, wanted) if number is not None), 0)
-    texts = units.counts_apart(known if found is None else found, known if wanted is None else wanted)
+    texts = units.counts_to_compare(known if found is None else found, known if wanted is None else wanted)
     return (
         NOTHING if found is None else Value(texts[0], found),
         NOTHING if wanted is None else Value(texts[1], wanted),

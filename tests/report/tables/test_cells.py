@@ -354,7 +354,7 @@ def test_the_residual_of_equal_costs_is_the_largest_difference_from_the_referenc
 
 
 def test_cells_are_told_apart_by_what_differs() -> None:
-    names, shared = report_text.apart(["channels=ARM,scale=x1,groups=1", "channels=ARM,scale=x1,groups=8"])
+    names, shared = report_text.split_ids(["channels=ARM,scale=x1,groups=1", "channels=ARM,scale=x1,groups=8"])
     assert (names, shared) == (["groups=1", "groups=8"], "channels=ARM, scale=x1")
-    assert report_text.apart(["model=a"]) == (["model=a"], "")
-    assert report_text.apart([]) == ([], "")
+    assert report_text.split_ids(["model=a"]) == (["model=a"], "")
+    assert report_text.split_ids([]) == ([], "")
