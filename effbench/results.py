@@ -187,9 +187,9 @@ class Results:
         return report.write_all(self.run, self.cells, self.verdicts, target, self.named_tables)
 
     def __str__(self) -> str:
-        from effbench.report.tables import cells as cells_table
+        from effbench.report.tables.table_model import render_markdown
 
-        return "\n\n".join(cells_table.render_markdown(item) for item in self.tables())
+        return "\n\n".join(render_markdown(item) for item in self.tables())
 
     def __repr__(self) -> str:
         # A notebook stores this beside the tables: the raw blocks would fill it.

@@ -72,7 +72,8 @@ def aa(
     from effbench.gates import ab_gate, ab_pairs, same_code
     from effbench.gates import config as configuration
     from effbench.report import write_text
-    from effbench.report.tables import calibration, cells
+    from effbench.report.tables import calibration
+    from effbench.report.tables.table_model import render_markdown
 
     if suites < 1:
         raise InvalidValue(f"suites (={suites}) must be 1 or more")
@@ -99,7 +100,7 @@ def aa(
         rate = dataclasses.replace(rate, caveats=(*rate.caveats, *same_code.caveats(replay)))
     document, tables = calibration.document(survey, rate), calibration.tables(survey, rate)
     if replay is None:
-        write_text(folder / "table.md", "\n\n".join(map(cells.render_markdown, tables)) + "\n")
+        write_text(folder / "table.md", "\n\n".join(map(render_markdown, tables)) + "\n")
     if as_json:
         output.print_json({**document, "run_dir": str(folder)})
         return

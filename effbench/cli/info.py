@@ -45,7 +45,7 @@ def doctor(
     """Find what makes timings noisy on this machine, and how to fix it."""
     from effbench import doctor as examining
     from effbench.core.measure_options import MeasureOptions
-    from effbench.report.tables import misc
+    from effbench.report.tables import doctor as doctor_table
 
     asked = MeasureOptions.of(options)
     if not peaks and asked != MeasureOptions():
@@ -58,4 +58,4 @@ def doctor(
     if as_json:
         output.print_json({"findings": found} | ({"peaks": dataclasses.asdict(measured)} if measured else {}))
         return
-    output.print_tables([misc.doctor_rows(found), *([misc.peak_rows(measured)] if measured else [])])
+    output.print_tables([doctor_table.doctor_rows(found), *([doctor_table.peak_rows(measured)] if measured else [])])

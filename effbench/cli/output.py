@@ -179,13 +179,13 @@ def print_json(document: object) -> None:
 
 def print_tables(tables: Sequence[Table]) -> None:
     """Print tables: with rich in a terminal, as Markdown where the output is piped."""
-    from effbench.report.tables import cells
+    from effbench.report.tables.table_model import render_markdown, render_terminal
 
     if sys.stdout is not None and sys.stdout.isatty():
         from rich.console import Console
 
         console = Console()
         for item in tables:
-            cells.render_terminal(item, console)
+            render_terminal(item, console)
         return
-    print("\n\n".join(cells.render_markdown(item) for item in tables))
+    print("\n\n".join(render_markdown(item) for item in tables))

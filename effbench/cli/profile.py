@@ -43,7 +43,8 @@ def profile(
     Activations too. Counts are analytic: nothing is timed.
     """
     from effbench import api
-    from effbench.report.tables import cells, misc
+    from effbench.report.tables import profile as profile_table
+    from effbench.report.tables.table_model import render_csv
 
     given = cli_options.inputs(inputs)
     if as_json and as_csv:
@@ -57,13 +58,13 @@ def profile(
         output.print_json({**document, "crosscheck": checks} if crosscheck else document)
         return
     whole = found.to_dict(layers=True)
-    tables = [misc.cost_rows(whole)]
+    tables = [profile_table.cost_rows(whole)]
     if layers:
-        tables.append(misc.layer_rows(whole))
+        tables.append(profile_table.layer_rows(whole))
     if checks:
-        tables.append(misc.crosscheck_rows(checks))
+        tables.append(profile_table.crosscheck_rows(checks))
     if as_csv:
-        sys.stdout.write(cells.render_csv(tables[1] if layers else tables[0]))
+        sys.stdout.write(render_csv(tables[1] if layers else tables[0]))
         return
     output.print_tables(tables)
 

@@ -29,7 +29,7 @@ def diff(
     from effbench.analysis.run_diff import compare_runs, require_shared
     from effbench.host import facts
     from effbench.report import json_document
-    from effbench.report.tables import cells
+    from effbench.report.tables import diff as diff_table
     from effbench.runs import run_file
 
     runs = [run_file.load(reference) for reference in (baseline, candidate)]
@@ -45,7 +45,7 @@ def diff(
             {"baseline": baseline, "candidate": candidate, "comparisons": json_document.diff_document(comparisons)}
         )
         return
-    output.print_tables([cells.diff_rows(comparisons)])
+    output.print_tables([diff_table.diff_rows(comparisons)])
 
 
 def report(

@@ -72,10 +72,6 @@ class Outcome(IntEnum):
     UNSTEADY = 7
 
     @property
-    def is_final(self) -> bool:
-        return self <= Outcome.WAITS
-
-    @property
     def verdict(self) -> Verdict:
         if self in REGRESSIONS:
             return "REGRESSION"

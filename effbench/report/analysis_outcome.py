@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench import report
-from effbench.report.tables import cells
-from effbench.report.tables.table_model import Table
+from effbench.report.tables.table_model import Table, render_csv, render_markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,7 +86,7 @@ class Outcome:
         folder = Path(directory)
         written = {}
         for stem, rows in self.named_tables.items():
-            for ending, text in (("md", cells.render_markdown(rows)), ("csv", cells.render_csv(rows))):
+            for ending, text in (("md", render_markdown(rows)), ("csv", render_csv(rows))):
                 written[f"{stem}.{ending}"] = report.write_text(folder / f"{stem}.{ending}", text)
 
         def draw() -> dict[str, Path]:
@@ -99,7 +98,7 @@ class Outcome:
         return written | failures.draw_or_warn(draw)
 
     def __str__(self) -> str:
-        return "\n\n".join(cells.render_markdown(item) for item in self.tables())
+        return "\n\n".join(render_markdown(item) for item in self.tables())
 
     def _repr_markdown_(self) -> str:
         return str(self)

@@ -12,7 +12,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TextIO
@@ -36,6 +36,8 @@ from effbench.zoo.load_model import NETWORK_FAILURES
 Emit = Callable[..., None]
 NextOrder = Callable[[], Mapping[str, Any]]
 """Waits for the next order of the parent and returns it."""
+TimeBlocks = Callable[..., Iterator[Block | str]]
+"""Yields blocks and the reason for stopping. Takes `on_visit` as `block_loop.rounds` does."""
 
 
 def main() -> int:
@@ -177,25 +179,31 @@ def _carry_out(
     code_origins.refuse_foreign(job)
     emit("files", files=file_hashes.digests_of_job(job))
     frozen = {spec["id"]: spec["calls"] for spec in job["cells"]}
-    if job.get("obeys"):
+    obeys = bool(job.get("obeys"))
+    if obeys:
         emit("prepared")
         frozen |= next_order()["calls"]
         # The other side's process now uses the same device.
         device.expect_current_processes()
     blocks, warm = _warm_up_all(device, guard, calls, frozen, sampling, emit)
     null_ns = block_loop.null_call_ns(device)
-    job = job if job.get("obeys") else {**job, "budget_s": watch.rounds_s()}
-    emit("null", ns_per_call=null_ns, budget_s=None if job.get("obeys") else job["budget_s"])
-    if job.get("obeys"):
+    budget_s = None if obeys else watch.rounds_s()
+    emit("null", ns_per_call=null_ns, budget_s=budget_s)
+    ready = block_loop.cells_with_long_blocks(warm, blocks, alone=len(calls) == 1 and not obeys)
+    time_blocks: TimeBlocks
+    if budget_s is None:
+        time_blocks = partial(block_loop.on_order, device, calls, blocks, job["launch"], next_order, warm=ready)
+    else:
+        pairs = [(spec["id"], spec["reference"]) for spec in job["cells"] if spec["id"] in calls]
+        task = block_loop.LaunchTask(
+            job["launch"], job["seed"], job["first_round"], budget_s, block_loop.references(pairs), job["clock"]
+        )
+        time_blocks = partial(block_loop.measure_rounds, device, calls, blocks, sampling, task, warm=ready)
+    if calls or obeys:
         _freeze_garbage()
         guard.remember_settings()
         guard.record_garbage_collection()
-        _time_blocks_on_order(
-            device, guard, calls, blocks, emit, next_order, block_loop.cells_with_long_blocks(warm, blocks, alone=False)
-        )
-    elif calls:
-        ready = block_loop.cells_with_long_blocks(warm, blocks, alone=len(calls) == 1)
-        _measure(job, device, guard, calls, blocks, sampling, emit, ready)
+        _emit_blocks(device, guard, calls, time_blocks, emit, again=obeys)
     for cell in sorted(guard.cells_collecting_garbage):
         emit("probe", cell=cell, values={"garbage": global_state.COLLECTS_GARBAGE})
     for cell, call in calls.items() if job.get("breakdown") else ():
@@ -271,58 +279,14 @@ def _freeze_garbage() -> None:
     gc.disable()
 
 
-def _time_blocks_on_order(
-    device: Device,
-    guard: SettingsGuard,
-    calls: dict[str, Call],
-    blocks: Mapping[str, int],
-    emit: Emit,
-    next_order: NextOrder,
-    warm: Collection[str] = (),
+def _emit_blocks(
+    device: Device, guard: SettingsGuard, calls: dict[str, Call], time_blocks: TimeBlocks, emit: Emit, *, again: bool
 ) -> None:
-    """Time one block per order, until an order names no cell. The parent stops ordering a cell that failed.
+    """Emit every block as it is timed, until the reason for stopping.
 
-    `warm` are cells that need no untimed call before a block.
+    A cell that fails is reported and removed from `calls`. With `again` the others go on. Otherwise the launch ends
+    here, and the parent measures the others without that cell.
     """
-    start = device.now_s()
-    while (order := next_order()).get("cell"):
-        cell = order["cell"]
-        emit("working", cell=cell)
-        try:
-            if cell not in warm:
-                # Untimed: the other side's block has filled the caches with its own code and data.
-                device.run_calls(calls[cell], 1)
-            timing = device.time_block(calls[cell], blocks[cell])
-            guard.require_unchanged(cell, quick=True)
-        except NETWORK_FAILURES as error:
-            guard.restore()
-            reason = failure_reasons.reason_for(error)
-        else:
-            emit("block", round=order["round"], position=order["position"], cell=cell, timing=asdict(timing))
-            continue
-        del calls[cell]
-        _report_failed_cell(device, guard, cell, reason, emit)
-    emit("end", stopped="rounds", seconds=device.now_s() - start)
-
-
-def _measure(
-    job: Mapping[str, Any],
-    device: Device,
-    guard: SettingsGuard,
-    calls: dict[str, Call],
-    blocks: Mapping[str, int],
-    sampling: Sampling,
-    emit: Emit,
-    warm: Collection[str] = (),
-) -> None:
-    """Time rounds until a stopping rule holds. A cell that fails ends the rounds and is removed from `calls`."""
-    pairs = [(spec["id"], spec["reference"]) for spec in job["cells"] if spec["id"] in calls]
-    task = block_loop.LaunchTask(
-        job["launch"], job["seed"], job["first_round"], job["budget_s"], block_loop.references(pairs), job["clock"]
-    )
-    _freeze_garbage()
-    guard.remember_settings()
-    guard.record_garbage_collection()
     start, current = device.now_s(), ""
 
     def visiting(cell: str) -> None:
@@ -330,19 +294,22 @@ def _measure(
         current = cell
         emit("working", cell=cell)
 
-    try:
-        for item in block_loop.measure_rounds(device, calls, blocks, sampling, task, visiting, warm):
-            if isinstance(item, Block):
-                guard.require_unchanged(item.cell, quick=True)
-                emit("block", round=item.round, position=item.position, cell=item.cell, timing=asdict(item.timing))
-            else:
-                emit("end", stopped=item, seconds=device.now_s() - start)
-        return
-    except NETWORK_FAILURES as error:  # a model that fails now and then; the parent goes on without it
-        guard.restore()
-        reason = failure_reasons.reason_for(error)
-    del calls[current]
-    _report_failed_cell(device, guard, current, reason, emit)
+    while True:
+        try:
+            for item in time_blocks(on_visit=visiting):
+                if isinstance(item, Block):
+                    guard.require_unchanged(item.cell, quick=True)
+                    emit("block", round=item.round, position=item.position, cell=item.cell, timing=asdict(item.timing))
+                else:
+                    emit("end", stopped=item, seconds=device.now_s() - start)
+            return
+        except NETWORK_FAILURES as error:
+            guard.restore()
+            reason = failure_reasons.reason_for(error)
+        del calls[current]
+        _report_failed_cell(device, guard, current, reason, emit)
+        if not again:
+            return
 
 
 def _profile_cell(device: Device, guard: SettingsGuard, cell: str, call: Call, emit: Emit) -> None:

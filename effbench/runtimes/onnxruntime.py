@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -65,8 +66,7 @@ class OnnxRuntime(ModelFileRuntime):
         self._api = api
 
     def facts(self) -> dict[str, Any]:
-        import onnxruntime
-
+        onnxruntime = _import_onnxruntime()
         return {
             "onnxruntime.version": onnxruntime.__version__,
             "onnxruntime.providers": onnxruntime.get_available_providers(),
@@ -228,10 +228,19 @@ def delegation_facts(nodes: Sequence[tuple[str, str]], wanted: str) -> dict[str,
     }
 
 
-def _require_provider(wanted: str) -> None:
-    """Raise Unsupported if this build of onnxruntime lacks the provider."""
+def _import_onnxruntime() -> Any:
+    """Import the package without its telemetry, which reports to its makers and keeps an identity in the temporary
+    folder.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
+    return onnxruntime
+
+
+def _require_provider(wanted: str) -> None:
+    """Raise Unsupported if this build of onnxruntime lacks the provider."""
+    onnxruntime = _import_onnxruntime()
     if wanted not in onnxruntime.get_available_providers():
         raise Unsupported(f"the installed onnxruntime has no {wanted}; pip install onnxruntime-gpu in its place")
 
@@ -252,8 +261,7 @@ def cuda_options(setting: Setting, stream: int) -> dict[str, str]:
 
 def _open_session(setting: Setting, api: Callable[[int], Any] = TorchCuda, profile: Path | None = None) -> Any:
     """Open the model. Raises Unsupported if the provider for the device is not in this build or does not start."""
-    import onnxruntime
-
+    onnxruntime = _import_onnxruntime()
     wanted = PROVIDERS[setting.device]
     _require_provider(wanted)
     options = onnxruntime.SessionOptions()
@@ -304,7 +312,8 @@ def _refuse_casts(nodes: Sequence[Mapping[str, Any]]) -> None:
 def _quantise(path: Path, example: tuple[np.ndarray[Any, Any], ...]) -> None:
     """Replace the float32 model with a statically quantised int8 version."""
     import numpy as np
-    import onnxruntime
+
+    onnxruntime = _import_onnxruntime()
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from effbench.core.run import Block, Timing, Warmup
 from effbench.core.study import Sampling
@@ -142,8 +143,7 @@ def measure_rounds(
     """Yield every block as it is measured, and at the end the reason for stopping.
 
     `on_visit` is called with each cell before it runs, so that a crash can be attributed to a cell. Each visit starts
-    with one untimed call, since the previous cell has left its own code and data in the caches. Cells in `warm` need
-    none.
+    with one untimed call; cells in `warm` need none.
     """
     series: dict[str, list[float]] = {cell: [] for cell in calls}
     start, done = device.now_s(), 0
@@ -151,11 +151,7 @@ def measure_rounds(
         seen: dict[str, Block] = {}
         number = task.first_round + done
         for position, cell in enumerate(round_order(list(calls), seed=task.seed, launch=task.launch, round=number)):
-            on_visit(cell)
-            if cell not in warm:
-                device.run_calls(calls[cell], 1)
-            timing = device.time_block(calls[cell], blocks[cell])
-            block = Block(task.launch, number, position, cell, timing)
+            block = Block(task.launch, number, position, cell, _visit(device, calls, blocks, cell, on_visit, warm))
             yield block
             seen[cell] = block
         done += 1
@@ -171,6 +167,37 @@ def measure_rounds(
         if reason:
             yield reason
             return
+
+
+def on_order(
+    device: Device,
+    calls: Mapping[str, Call],
+    blocks: Mapping[str, int],
+    launch: int,
+    next_order: Callable[[], Mapping[str, Any]],
+    on_visit: Callable[[str], None] = lambda cell: None,
+    warm: Collection[str] = (),
+) -> Iterator[Block | str]:
+    """Yield one block per order, as `measure_rounds` does, until an order names no cell."""
+    while (order := next_order()).get("cell"):
+        timing = _visit(device, calls, blocks, order["cell"], on_visit, warm)
+        yield Block(launch, order["round"], order["position"], order["cell"], timing)
+    yield "rounds"
+
+
+def _visit(
+    device: Device,
+    calls: Mapping[str, Call],
+    blocks: Mapping[str, int],
+    cell: str,
+    on_visit: Callable[[str], None],
+    warm: Collection[str],
+) -> Timing:
+    on_visit(cell)
+    if cell not in warm:
+        # Untimed: the previous cell, or the other side of a gate, has filled the caches with its own code and data.
+        device.run_calls(calls[cell], 1)
+    return device.time_block(calls[cell], blocks[cell])
 
 
 def _log_times(clock: str, *blocks: Block) -> list[float]:

@@ -25,7 +25,10 @@ from effbench.gates.result import Finding
 from effbench.pytest_plugin import Speed
 from effbench.report import json_document, text
 from effbench.report.cell_row import cell_row
-from effbench.report.tables import cells as cells_table
+from effbench.report.tables.diff import diff_rows
+from effbench.report.tables.study import study_rows
+from effbench.report.tables.table_model import render_markdown
+from effbench.report.tables.verdicts import verdict_rows
 from effbench.runs import run_file
 
 FIRST, SECOND, THIRD = CELLS
@@ -133,7 +136,7 @@ def test_a_cell_whose_cpu_time_misses_work_is_flagged_and_shown_on_both_clocks()
     assert second.ratio and second.ratio.point == pytest.approx(0.04, rel=0.01)
     assert second.ratio_wall and second.ratio_wall.point == pytest.approx(2.0, rel=0.01)
     assert not first.flags and not third.flags and first.ratio_wall is third.ratio_wall is None
-    shown = cells_table.render_markdown(cells_table.study_rows(made, (first, second, third)))
+    shown = render_markdown(study_rows(made, (first, second, third)))
     assert "given by both clocks" in shown and "no claim is decided by" in shown and "2 % of wall time" in shown
     told = json_document.cell_document(second)
     assert told["ratio_wall"]["point"] == pytest.approx(2.0, rel=0.01) and told["cpu_share"] == pytest.approx(0.02)
@@ -155,7 +158,7 @@ def test_what_does_not_wait_is_told_as_ever() -> None:
     for made in (run(), busy):
         cells = summarise(made)
         assert not any(cell.flags or cell.notes or cell.ratio_wall for cell in cells)
-        shown = cells_table.render_markdown(cells_table.study_rows(made, cells))
+        shown = render_markdown(study_rows(made, cells))
         assert "both clocks" not in shown and "no claim is decided" not in shown
 
 
@@ -194,7 +197,7 @@ def test_a_claim_about_it_is_unsure_and_tells_both() -> None:
     assert verdict.verdict == "unsure" and EITHER in verdict.reason
     assert verdict.headline.wall and verdict.headline.wall.point == pytest.approx(3.0, rel=0.01)
     assert "by the wall clock 3.00×" in text.verdict_sentence(verdict)
-    assert "by the wall clock" in cells_table.render_markdown(cells_table.verdict_rows([verdict]))
+    assert "by the wall clock" in render_markdown(verdict_rows([verdict]))
     assert json_document.verdict_document(verdict)["headline"]["ratio_wall"]["point"] == verdict.headline.wall.point
     usual = verdicts.judge(run())[0]
     assert usual.verdict == "holds" and usual.headline.wall is None
@@ -211,7 +214,7 @@ def test_two_runs_of_it_are_not_compared_by_its_cpu_time(side: str) -> None:
     assert (first.verdict, first.wall) == ("same", None)
     assert second.verdict == "unsure" and second.reason == EITHER
     assert second.wall and second.wall.point == pytest.approx(1.0, rel=0.01)
-    assert "by the wall clock" in cells_table.render_markdown(cells_table.diff_rows([first, second]))
+    assert "by the wall clock" in render_markdown(diff_rows([first, second]))
     assert json_document.diff_document([first, second])[1]["change_wall"]["point"] == second.wall.point
 
 

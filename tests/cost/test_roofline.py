@@ -29,7 +29,8 @@ from effbench.core.study import Cell
 from effbench.cost import Kernel, Profile, bound_s, bounds_s, count_in_subprocess
 from effbench.report import json_document
 from effbench.report.figures import roofline
-from effbench.report.tables import cells as cells_table
+from effbench.report.tables.compare import compare_rows
+from effbench.report.tables.study import study_rows
 from effbench.runs import run_file, runner
 from effbench.studies import plan
 from effbench.timing import peaks as measuring
@@ -190,7 +191,7 @@ def test_peaks_that_cannot_be_measured_cost_a_run_its_bounds_only(
     run = execute(tmp_path / "run")
     assert run.complete and all(result.bounds_s is None for result in run.results)
     cells = summarise(run)
-    shown = cells_table.study_rows(run, cells)
+    shown = study_rows(run, cells)
     assert not any("roofline" in column.heading for column in shown.columns)
     assert any("No roofline" in note and "no such kernel" in note for note in shown.notes)
     assert "roofline" not in report.run_figures(run, cells, ())
@@ -213,7 +214,7 @@ def test_runs_from_before_there_were_bounds_load_as_they_are() -> None:
         run = run_file.load(file)
         cells = summarise(run)
         assert all(cell.bounds_s is None and cell.over_bound() is None for cell in cells)
-        assert not any("roofline" in column.heading for column in cells_table.compare_rows(run, cells).columns)
+        assert not any("roofline" in column.heading for column in compare_rows(run, cells).columns)
         assert not roofline.can_draw(run, cells)
 
 
@@ -231,7 +232,7 @@ def test_a_strangers_network_counted_apart_has_the_kernels_of_our_own(tmp_path: 
 
 def test_the_table_shows_the_bound_and_how_far_above_it_a_cell_is() -> None:
     run, cells = bounded(*g2()[:2])
-    shown = cells_table.study_rows(run, cells)
+    shown = study_rows(run, cells)
     headings = [column.heading for column in shown.columns]
     least, over = headings.index("roofline, eager"), headings.index("time ÷ roofline")
     for cell, row in zip(cells, shown.rows, strict=True):
@@ -246,7 +247,7 @@ def test_faster_than_the_bound_is_explained_and_only_then() -> None:
     run, cells = bounded(*g2()[:2])
 
     def explained(cells: list[object]) -> bool:
-        return any("cache" in note for note in cells_table.study_rows(run, cells).notes)  # type: ignore[arg-type]
+        return any("cache" in note for note in study_rows(run, cells).notes)  # type: ignore[arg-type]
 
     assert not explained([*cells])
     assert explained([replace(cells[0], bounds_s=dict.fromkeys(LEVELS, 1e3)), *cells[1:]])

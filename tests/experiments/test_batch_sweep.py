@@ -19,8 +19,8 @@ from effbench.core.errors import InvalidValue
 from effbench.core.run import Run
 from effbench.core.study import Case, Experiment
 from effbench.report.figures import sweep
-from effbench.report.tables import cells as cells_table
 from effbench.report.tables import sweep as sweep_table
+from effbench.report.tables.table_model import render_markdown
 from effbench.results import Results
 from effbench.studies import catalog, model_comparison, plan
 
@@ -73,7 +73,7 @@ def test_the_notes_speak_of_images_and_of_no_paper():
     run = swept({1: 1e-3, 4: 0.5e-3})
     scaled = [replace(COST, madds=COST.madds * item.cell.batch) for item in run.results]
     run = replace(run, results=tuple(replace(item, cost=cost) for item, cost in zip(run.results, scaled, strict=True)))
-    text = cells_table.render_markdown(Results(run).tables()[0])
+    text = render_markdown(Results(run).tables()[0])
     assert "thread CPU time per image over that of batch 1" in text
     assert "Multiply-adds per image are equal in every row." in text
     assert "paper" not in text.lower()

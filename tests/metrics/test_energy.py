@@ -22,7 +22,7 @@ from effbench.devices import Device, Energy, cpu
 from effbench.devices.fake import Fake
 from effbench.host import nvml, rapl
 from effbench.metrics import base, energy
-from effbench.report.tables import cells
+from effbench.report.tables.study import study_rows
 from effbench.report.tables.table_model import render_markdown
 
 RANGE = 262_143_328_850
@@ -247,8 +247,8 @@ def test_joules_and_instructions_stand_in_the_table_with_what_they_are() -> None
     run = runs.run_of({cell: 1e-3 for cell in runs.CELLS})
     first = replace(run.results[0], metrics=tuple(Metric(what, values) for what, values in read.items()))
     run = replace(run, results=(first, *run.results[1:]))
-    text = render_markdown(cells.study_rows(run, summary.summarise(run)))
+    text = render_markdown(study_rows(run, summary.summarise(run)))
     for said in ("energy (mJ/image)", "12.5", "65.4", "21.3", "(rapl)", "instructions (M)", "85.21", "0.041 %"):
         assert said in text
     bare = runs.run_of({runs.CELLS[0]: 1e-3})
-    assert "at rest" not in render_markdown(cells.study_rows(bare, summary.summarise(bare)))
+    assert "at rest" not in render_markdown(study_rows(bare, summary.summarise(bare)))

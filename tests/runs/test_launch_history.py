@@ -22,8 +22,8 @@ from effbench.core.run import Conditions, Environment, Launch, Run
 from effbench.host import machine, noise
 from effbench.host.facts import changes
 from effbench.report import json_document
-from effbench.report.tables import cells as cells_table
 from effbench.report.tables.launches import launch_rows
+from effbench.report.tables.study import study_rows
 from effbench.runs import launch_history
 
 TIMES = dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True))
@@ -130,9 +130,9 @@ QUIET: Mapping[str, Any] = {}
 def test_notable_differences_get_a_line_in_the_table(changed: list[Mapping[str, Any]], said: tuple[str, ...]) -> None:
     run = run_with(*changed)
     assert launch_history.remarks(run) == said
-    notes = cells_table.study_rows(run, summarise(run)).notes
+    notes = study_rows(run, summarise(run)).notes
     assert [note for note in notes if note in said] == list(said)
-    plain = cells_table.study_rows(run_of(TIMES, launches=len(changed), rounds=2), summarise(run)).notes
+    plain = study_rows(run_of(TIMES, launches=len(changed), rounds=2), summarise(run)).notes
     assert len(notes) == len(plain) + len(said), "nothing else changes"
 
 

@@ -21,7 +21,7 @@ from effbench.cost import count_in_subprocess
 from effbench.cost.count_in_subprocess import CellCosts
 from effbench.devices.cpu import Cpu
 from effbench.report import multi_run
-from effbench.report.tables import cells
+from effbench.report.tables.table_model import render_markdown
 from effbench.results import Results
 from effbench.runtimes import Setting, Unsupported, eager, training_step
 from effbench.studies.plan import make
@@ -337,7 +337,7 @@ def test_a_training_run_measures_and_reads(trained: Results):
 
 
 def test_its_table_says_that_costs_are_of_the_forward_pass(trained: Results):
-    text = cells.render_markdown(trained.tables()[0])
+    text = render_markdown(trained.tables()[0])
     assert "a step multiplies and adds about three times that" in text and "forward, backward and step" in text
     assert "No roofline: counts are of the forward pass, times of a training step." in text
     assert "roofline" not in text.split("\n\n")[1], "no column of bounds"
