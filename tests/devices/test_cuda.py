@@ -75,7 +75,7 @@ def test_what_products_of_halves_add_up_in_is_a_fact() -> None:
     try:
         for allowed in (True, False):
             matmul.allow_fp16_reduced_precision_reduction = allowed
-            assert adapter._accumulation()["gpu.fp16_reduced_precision_reduction"] is allowed
+            assert adapter._reduced_precision_flags()["gpu.fp16_reduced_precision_reduction"] is allowed
     finally:
         matmul.allow_fp16_reduced_precision_reduction = before
 
