@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 from nursery import HANGS_S
-from shell import environment
+from shell import environment, forked_pytest
 
 import effbench
 from effbench.gates import config
@@ -99,7 +99,7 @@ def test_a_pull_request_that_costs_less_passes(repository: Path) -> None:
     """As a pull request: budgets, and the base in alternation, on the scripted clock. 170,100 is below 200,000."""
     nets = repository / "my nets.py"
     nets.write_text(nets.read_text().replace("width=8", "width=7"))
-    done = run_check(repository, against="HEAD")
+    done = run_check(repository, against="HEAD", launches="4")
     assert done.outputs == {"verdict": "PASS", "exit-code": "0"} and done.code == 0, done.text
     summary = (repository / "step-summary").read_text()
     assert "against HEAD" in summary and "at most" in summary
@@ -235,7 +235,5 @@ def test_the_tests_shown_run(tmp_path: Path) -> None:
     (tmp_path / "test_shown.py").write_text(shown("python")[0])
     profile = effbench.profile(f"{tmp_path}/nets.py:backbone", (3, 9, 9)).to_dict()
     (tmp_path / "backbone.json").write_text(json.dumps(profile))
-    clean = {key: value for key, value in environment().items() if not key.startswith("PYTEST_")}
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir=."]
-    ran = subprocess.run([*words, "--benchmark-disable"], cwd=tmp_path, env=clean, capture_output=True, text=True)
-    assert ran.returncode == 0 and "5 passed" in ran.stdout, ran.stdout
+    ran = forked_pytest("--benchmark-disable", cwd=tmp_path)
+    assert ran.code == 0 and "5 passed" in ran.out, ran

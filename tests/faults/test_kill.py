@@ -179,7 +179,7 @@ def test_a_budget_outlasts_kill_9_after_every_launch(forks: Forks) -> None:
 
 def test_a_killed_measuring_process_costs_its_cell_and_no_more(forks: Forks) -> None:
     """A study of many cells, whose process is killed in each launch as long as two cells are left."""
-    cells, draw, killed = 24, random.Random(SEED + 3), 0
+    cells, draw, killed = 14, random.Random(SEED + 3), 0
     text = (forks.work / "tiny.py").read_text().replace(SAMPLING, SAMPLING_OF_MANY)
     text = text.replace("cases=(case(1), case(2))", f"cases=tuple(map(case, range(1, {cells + 1})))")
     (forks.work / "many.py").write_text(text.replace('"groups": groups, "blocks"', '"groups": 1, "blocks"'))
