@@ -189,10 +189,11 @@ def test_the_check_of_the_workflow_runs(copied: Path, project: Path, tmp_path: P
 SHORT = {
     "bundle nin_cifar": ("--input", "3x32x32"),
     "bundle --study g2_groups": ("--select", "groups=1"),
+    "run-bundle g2 --percentiles": ("--quick", "--launches", "1", "--budget", "1s", "--runtime", "ncnn"),
     "run-bundle": ("--quick", "--launches", "1", "--budget", "1s"),
 }
-SMALL = {"mobilenet_v2 shufflenet_v2": "nin_cifar squeezenet1_1"}
-"""Networks of fewer layers, which take a quarter of the time to export."""
+SMALL = {"mobilenet_v2 shufflenet_v2": "nin_cifar path/to/net.py:build"}
+"""Networks of fewer layers, which take a fraction of the time to export."""
 HERE = "pi@raspberrypi.local:"
 
 

@@ -409,7 +409,7 @@ def test_a_killed_measuring_process_costs_one_cell(busy: Busy) -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 always searches the current folder first")
 def test_a_file_named_like_a_module_is_no_obstacle(tmp_path: Path) -> None:
-    study_file(tmp_path)
+    study_file(tmp_path, QUICKLY.replace("launches=2", "launches=1"))
     for name in ("random", "queue", "stop", "json"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('the wrong file')\n")
     done = subprocess.run(

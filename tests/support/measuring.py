@@ -19,6 +19,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 WORKER = "effbench.runs.worker"
@@ -46,6 +47,25 @@ def install(afresh: bool = True) -> None:
     _libraries.update(sys.modules)
     _afresh, _paths[:], _filters[:] = afresh, [path for path in sys.path if path], warnings.filters
     subprocess.Popen = Popen  # type: ignore[misc]
+
+
+def forking(folder: Path) -> dict[str, str]:
+    """Variables with which a command that is a process of its own imports torch once and forks what measures."""
+    (folder / "sitecustomize.py").write_text(
+        f"""
+import gc, sys
+import torch._dynamo, torch.fx.experimental.symbolic_shapes, torch.utils.flop_counter
+
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import measuring
+
+del sys.path[0]
+measuring.install()
+gc.collect()
+gc.freeze()
+"""
+    )
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
 
 
 class Popen(subprocess.Popen):  # type: ignore[type-arg]
