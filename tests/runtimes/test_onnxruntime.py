@@ -94,7 +94,8 @@ def test_int8_runs_its_convolutions_on_whole_numbers_and_says_how(network: nn.Mo
     assert found.facts["layers"]["QLinearConv"] == 3 and "Conv" not in found.facts["layers"]
     assert "8 inputs" in found.facts["quantisation"]
     with torch.inference_mode():
-        assert 1e-4 < error(network(*fed(0)), found.call()) < 0.1
+        # 0.11 without VNNI instructions, where sums of products of bytes saturate; a wrong network is at 1.
+        assert 1e-4 < error(network(*fed(0)), found.call()) < 0.2
     assert sorted(os.listdir(tmp_path / "cell")) == ["export.json", "model.onnx"]
 
 

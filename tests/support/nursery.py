@@ -128,10 +128,10 @@ os.environ.clear()
 os.environ.update(order["env"])
 sys.path[0] = os.getcwd()
 sys.argv = ["-m", *order["words"]]
-sys.orig_argv = [sys.executable, "-m", "effbench", *order["words"]]
+sys.orig_argv = [sys.executable, "-m", order["module"], *order["words"]]
 code = 0
 try:
-    runpy.run_module("effbench", run_name="__main__", alter_sys=True)
+    runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
 except SystemExit as stop:
     code = stop.code or 0
 except BaseException:
@@ -189,16 +189,27 @@ class Nursery:
 
     def start(self, words: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Started:
         """A command that runs while the test goes on. Coverage does not look: Ctrl-C may find its lock taken."""
-        streams = self._order(3, words=words, cwd=str(cwd), env=dict(env), coverage={}, figures=False)
+        order = {"words": words, "cwd": str(cwd), "env": dict(env), "figures": False}
+        streams = self._order(3, **order, module="effbench", coverage={})
         self._door.settimeout(None)
         return Started(*streams)
 
-    def effbench(
-        self, words: Sequence[str], cwd: Path, env: Mapping[str, str], timeout: float, figures: bool
+    def run(
+        self,
+        words: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        timeout: float = HANGS_S,
+        *,
+        figures: bool = False,
+        module: str = "effbench",
     ) -> tuple[int, str, str]:
-        """Exit code, standard output and standard error of one command. Ends it and fails after `timeout` seconds."""
-        order = {"words": words, "cwd": str(cwd), "env": dict(env), "figures": figures}
-        read = self._order(2, **order, coverage=coverage_settings())
+        """Exit code, standard output and standard error of `python -m module words`.
+
+        Ends it and fails after `timeout` seconds. Coverage looks at effbench's own command only.
+        """
+        order = {"words": words, "cwd": str(cwd), "env": dict(env), "figures": figures, "module": module}
+        read = self._order(2, **order, coverage=coverage_settings() if module == "effbench" else {})
         process = int(self._lines.readline())
         self._door.settimeout(None)
         with ThreadPoolExecutor(2) as readers:
@@ -208,7 +219,7 @@ class Nursery:
             except TimeoutError:
                 os.kill(process, signal.SIGKILL)
                 self._lines.readline()
-                pytest.fail(f"effbench {' '.join(words)} took more than {timeout} s")
+                pytest.fail(f"{module} {' '.join(words)} took more than {timeout} s")
         for stream in read:
             stream.close()
         return int(self._lines.readline()), out, err

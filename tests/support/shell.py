@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -58,10 +59,11 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def started(*words: object, cwd: Path) -> Iterator[Running]:
+def started(*words: object, cwd: Path, variables: Mapping[str, str] | None = None) -> Iterator[Running]:
     """A command that runs while the test does something to it; ended afterwards in any case."""
-    if nursery.suits(environment()):
-        process = nursery.nursery().start(list(map(str, words)), cwd, environment())
+    env = {**environment(), **(variables or {})}
+    if nursery.suits(env):
+        process = nursery.nursery().start(list(map(str, words)), cwd, env)
         try:
             yield process
         finally:
@@ -72,7 +74,7 @@ def started(*words: object, cwd: Path) -> Iterator[Running]:
     with subprocess.Popen(
         [*EFFBENCH, *map(str, words)],
         cwd=cwd,
-        env=environment(),
+        env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -111,11 +113,23 @@ def effbench(
     typed, env = list(map(str, words)), {**environment(), **(variables or {})}
     if not (fresh or options) and nursery.suits(env):
         figures = figures or typed[:1] == ["report"]
-        return Done(*nursery.nursery().effbench(typed, cwd, env, timeout, figures))
+        return Done(*nursery.nursery().run(typed, cwd, env, timeout, figures=figures))
     done = subprocess.run(
         [*EFFBENCH, *typed], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, **options
     )
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def forked_pytest(*words: str, cwd: Path) -> Done:
+    """pytest as a user's project runs it, without our settings, in a fork of a process that has torch imported.
+
+    Of the plug-ins that are installed it has effbench's and the one that this builds on: others take seconds to import.
+    """
+    env = {key: value for key, value in environment().items() if not key.startswith("PYTEST_")}
+    others = {found.name for found in entry_points(group="pytest11")} - {"effbench", "benchmark"}
+    typed = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir=.", *words]
+    typed += [f"-pno:{name}" for name in sorted(others)]
+    return Done(*nursery.nursery().run(typed, cwd, env, module="pytest"))
 
 
 def refusal(done: Done, code: int = 2) -> str:
