@@ -85,9 +85,46 @@ def collecting() -> Iterator[None]:
     gc.enable()
 
 
+_imported = 0
+
+
+@pytest.fixture(autouse=True)
+def frozen() -> None:
+    """What was imported is no garbage. Whatever measures in this process collects garbage first, and to look for it in
+    all of torch would take a second in each test.
+    """
+    global _imported
+    if len(sys.modules) > _imported:
+        gc.collect()
+        gc.freeze()
+        _imported = len(sys.modules)
+
+
+@pytest.fixture(autouse=True)
+def start_variables() -> Iterator[None]:
+    """A test that leaves PYTHONPATH or the like changed would cost all later commands of its process their forks."""
+    from nursery import fixed
+
+    before = fixed(os.environ)
+    yield
+    if (after := fixed(os.environ)) != before:
+        for name in after:
+            del os.environ[name]
+        os.environ.update(before)
+
+
 @pytest.fixture
 def rewrite_golden(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--golden"))
+
+
+@pytest.fixture(scope="module")
+def forked_launches() -> Iterator[None]:
+    """For files whose tests start runs themselves and do not look at times: no launch imports torch anew."""
+    from measuring import forked
+
+    with forked():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,8 @@ from effbench.runs import run_file, worker
 from effbench.timing import block_loop
 from effbench.timing import sampling as sampling_rules
 
+pytestmark = pytest.mark.usefixtures("forked_launches")
+
 TIMES = dict(zip(CELLS, (1e-3, 2e-3, 3e-3), strict=True))
 
 

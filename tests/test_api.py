@@ -17,8 +17,10 @@ import effbench
 from effbench.core.errors import EffbenchError, InvalidValue, ModelError, StorageError, UnknownName
 from effbench.runs import run_file
 
+pytestmark = pytest.mark.usefixtures("forked_launches")
+
 REFERENCE = Path(__file__).parent.parent / "results" / "reference" / "amd-epyc-zen5-kvm-2-cores"
-FAST = {"launches": 1, "budget_s": 2.0}
+FAST = {"launches": 1, "budget_s": 0.5}
 
 
 class Block(nn.Module):
@@ -93,7 +95,7 @@ def test_running_a_study_object_and_reading_it_back(tmp_path: Path) -> None:
         )
         for case in experiment.cases
     )
-    results = effbench.run(real, device="fake", out=tmp_path / "run")
+    results = effbench.run(real, device="fake", launches=2, out=tmp_path / "run")
     assert {verdict.claim for verdict in results.verdicts} == {"slower", "ordered"}
     files = results.write()
     assert all(path.is_file() and path.stat().st_size > 100 for path in files.values())
@@ -105,7 +107,7 @@ def test_running_a_study_object_and_reading_it_back(tmp_path: Path) -> None:
 
 def test_results_go_to_a_folder_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    folders = {effbench.measure("mobilenet_v1_x0_25", (3, 32, 32), device="fake").directory for _ in range(2)}
+    folders = {effbench.measure("lenet5", device="fake", launches=1).directory for _ in range(2)}
     assert len(folders) == 2
     assert all(folder and folder.parent == Path("results/runs") for folder in folders)
 
@@ -136,7 +138,8 @@ def test_a_label_that_is_called_like_a_measured_column_keeps_its_values() -> Non
 
 def test_a_mapping_names_the_models(tmp_path: Path) -> None:
     networks = {"thin": nn.Conv2d(3, 2, 1), "wide": nn.Conv2d(3, 4, 1)}
-    results = effbench.compare(networks, input_shape=(3, 8, 8), device="fake", quick=True, out=tmp_path / "run")
+    options: dict[str, Any] = {"device": "fake", "quick": True, "launches": 1, "out": tmp_path / "run"}
+    results = effbench.compare(networks, input_shape=(3, 8, 8), **options)
     assert [cell.cell.case.labels["model"] for cell in results.cells] == ["thin", "wide"]
     assert [cell.cost.madds for cell in results.cells] == [3 * 2 * 64, 3 * 4 * 64]
     with pytest.raises(InvalidValue, match="two models or more, and was given 1"):
@@ -151,10 +154,11 @@ def test_a_run_that_is_not_saved_leaves_nothing_and_holds_everything(
     scratch.mkdir()
     monkeypatch.chdir(here)
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    results = effbench.compare("lenet5", "alexnet", device="fake", quick=True, metrics=["percentiles"], save=False)
+    options: dict[str, Any] = {"device": "fake", "quick": True, "launches": 1, "metrics": ["percentiles"]}
+    results = effbench.compare("lenet5", "nin", save=False, **options)
     assert not list(here.iterdir()) and not list(scratch.glob("effbench*"))
     assert results.run.path is None and results.directory is None and results.run.complete
-    assert list(results.to_frame()["model"]) == ["lenet5", "alexnet"]
+    assert list(results.to_frame()["model"]) == ["lenet5", "nin"]
     assert results.to_dict()["run_dir"] is None and "lenet5" in str(results) and results.plot().axes
     assert len(results.blocks_frame()) == sum(cell.blocks for cell in results.cells)
     with pytest.raises(StorageError, match="name a directory"):
@@ -181,7 +185,7 @@ def test_ctrl_c_names_the_folder_and_how_to_go_on(tmp_path: Path, monkeypatch: p
     with monkeypatch.context() as patch:
         stop_at(5, patch)
         with pytest.raises(KeyboardInterrupt) as stopped:
-            effbench.measure("lenet5", device="fake", out=folder)
+            effbench.measure("lenet5", device="fake", launches=2, out=folder)
     assert str(stopped.value) == (
         f"interrupted; what was measured is in {folder}; finish it with effbench.resume({folder!r})"
     )

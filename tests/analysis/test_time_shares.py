@@ -40,6 +40,8 @@ from effbench.runtimes import Setting
 from effbench.studies import catalog, model_comparison, plan
 from effbench.zoo._blocks import channel_shuffle
 
+pytestmark = pytest.mark.usefixtures("forked_launches")
+
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
 

@@ -57,7 +57,7 @@ def carry_out(*words: str, cwd: Path, code: int = 0, **variables: str) -> tuple[
     It is a fork of a process that has everything imported, and so are its steps and their measuring processes. Its
     figures are blank. In a folder that holds an effbench it would import that one (tests/support/nursery.py).
     """
-    ended, printed, said = nursery().run(words, cwd, {**environment(), **variables}, module="benchmarks.gpu")
+    ended, printed, said = nursery().run(words, cwd, {**environment(), **variables}, program="benchmarks.gpu")
     assert ended == code, printed[-3000:] + said[-3000:]
     return printed, said
 

@@ -39,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def study_run(home: Path) -> Done:
     """One whole study on the scripted clock; its folder has a space in its name."""
-    return effbench("run", "tiny.py", "--device", "fake", "--json", "--out", "my run", cwd=home, fresh=True)
+    return effbench("run", "tiny.py", "--device", "fake", "--json", "--out", "my run", cwd=home)
 
 
 # --- wrong words -------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_compare_json_with_networks_that_print_and_fail(home: Path) -> None:
 
 def test_profile_json_csv_and_layers_agree(home: Path) -> None:
     (home / "loud.py").write_text("from torch import nn\nprint('loading')\ndef net(): return nn.Conv2d(3, 4, 1)\n")
-    whole = effbench("profile", "loud.py:net", "--input", "3x8x8", "--layers", "--json", cwd=home, fresh=True).json
+    whole = effbench("profile", "loud.py:net", "--input", "3x8x8", "--layers", "--json", cwd=home).json
     assert whole.keys() >= COST_KEYS | {"model", "input_shape", "dtype", "layers"}
     assert whole["memory_access_levels"].keys() == LEVELS
     assert whole["madds"] == 8 * 8 * 3 * 4 == sum(layer["madds"] for layer in whole["layers"])
@@ -445,19 +445,13 @@ def _screen(descriptor: int) -> Iterator[bytes]:
 def test_a_terminal_sees_a_bar_with_the_time_left(home: Path) -> None:
     ours, theirs = pty.openpty()
     words = ["run", "tiny.py", "--device", "fake", "--launches", "4", "--out", "watched", "--json"]
-    with subprocess.Popen(
-        [*EFFBENCH, *words],
-        cwd=home,
-        env={**environment(), "TERM": "xterm", "COLUMNS": "160"},
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-    ) as process:
+    with started(*words, cwd=home, terminal=theirs) as process:
         os.close(theirs)
         seen = b"".join(_screen(ours)).decode()
         assert process.stdout is not None
         out = process.stdout.read()
+        assert process.wait(HANGS_S) == 0
     os.close(ours)
-    assert process.returncode == 0
     assert re.search(r"\d+%", seen) and "left" in seen and re.search(r"launch \d/4", seen)
     assert re.search(r"\d:\d\d:\d\d", seen), "elapsed and remaining time"
     assert json.loads(out)["cells"], "and standard output is still one object"

@@ -16,6 +16,8 @@ from effbench.cli import main, output
 from effbench.gates import run_gates
 from effbench.runs.runner import Interrupted
 
+pytestmark = pytest.mark.usefixtures("forked_launches")
+
 NETS = """
 import torch
 from torch import nn

@@ -25,6 +25,8 @@ from effbench.cost import example_inputs
 from effbench.cost.trace import trace
 from effbench.runs import run_file
 
+pytestmark = pytest.mark.usefixtures("forked_launches")
+
 NETS = '''
 from collections import namedtuple
 from dataclasses import dataclass

@@ -9,10 +9,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from measuring import UNTIMED_LAUNCHES
+from shell import effbench as effbench_command
 
 import effbench
 from effbench import api, runtimes
@@ -22,6 +25,8 @@ from effbench.core.errors import InvalidValue, UnknownName
 from effbench.core.plugins import BrokenPlugin
 from effbench.core.study import Case, Cell
 from effbench.cost import count_in_subprocess, user_formulas
+
+pytestmark = pytest.mark.usefixtures("forked_launches")
 
 PACKAGE = {
     "outside/__init__.py": "",
@@ -128,7 +133,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "effbench", *words], capture_output=True, text=True, timeout=600)
+    done = effbench_command(*words, cwd=Path(tempfile.gettempdir()), paths=True, variables={UNTIMED_LAUNCHES: "1"})
+    return subprocess.CompletedProcess(words, done.code, done.out, done.err)
 
 
 def counted(model: str) -> Any:

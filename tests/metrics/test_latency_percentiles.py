@@ -23,6 +23,8 @@ from effbench.results import Results
 from effbench.runs import run_file
 from effbench.runtimes import Unsupported
 
+pytestmark = pytest.mark.usefixtures("forked_launches")
+
 SECONDS = [index * 1e-3 for index in range(1, 501)]
 
 

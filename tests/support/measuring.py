@@ -1,14 +1,16 @@
 """Measuring processes without the price of importing torch: each is a fork of the command that starts it.
 
-For commands that are forks themselves (tests/support/nursery.py). Such a fork forgets effbench and the user's modules
-and imports them afresh, with the paths, variables and streams that it was given; it leads a session, is waited for and
-is killed like any process. What it cannot have is what libraries read once, at their start: threads, the allocator. So
-what measures on a real device still imports everything itself, unless a test says that it does not look at times.
+For commands that are forks themselves (tests/support/nursery.py), and for tests that ask for it (`forked`). Such a fork
+forgets effbench and the user's modules and imports them afresh, with the paths, variables and streams that it was
+given; it leads a session, is waited for and is killed like any process. What it cannot have is what libraries read
+once, at their start: threads, the allocator. So what measures on a real device still imports everything itself, unless
+a test says that it does not look at times.
 """
 
 from __future__ import annotations
 
 import atexit
+import importlib
 import io
 import os
 import runpy
@@ -18,7 +20,8 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -68,6 +71,26 @@ gc.freeze()
     return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
 
 
+@contextmanager
+def forked() -> Iterator[None]:
+    """Within the block, whatever this process measures is measured in forks of it, on a real device as well: for tests
+    that call effbench themselves and do not look at times.
+    """
+    importlib.import_module("torch._dynamo")  # once, and not in each fork that counts
+    before, untimed = subprocess.Popen, os.environ.get(UNTIMED_LAUNCHES)
+    _paths[:] = [path for path in sys.path if path]
+    # As a new interpreter has them. Here every warning is an error.
+    _filters[:] = [("ignore", None, kind, None, 0) for kind in (DeprecationWarning, PendingDeprecationWarning)]
+    subprocess.Popen, os.environ[UNTIMED_LAUNCHES] = Popen, "1"  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        subprocess.Popen = before  # type: ignore[misc]
+        del os.environ[UNTIMED_LAUNCHES]
+        if untimed is not None:
+            os.environ[UNTIMED_LAUNCHES] = untimed
+
+
 class Popen(subprocess.Popen):  # type: ignore[type-arg]
     """A process as ever, but for measuring processes whose job allows a fork."""
 
@@ -79,7 +102,9 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
         pipes, folder, variables, streams = how[3], how[4], how[5], (how[9], how[12], how[14])
         sys.stdout.flush()
         sys.stderr.flush()
-        self.pid = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside the threads of pytest-xdist
+            self.pid = os.fork()
         if not self.pid:
             _work(folder, variables, streams, pipes, _afresh and not is_scripted(job))
         self._child_created = True

@@ -123,15 +123,17 @@ if order["coverage"]:
     import coverage
     coverage.Coverage(**order["coverage"], data_suffix=True, auto_data=True).start()
 os.chdir(order["cwd"])
-nursery_child.begin(afresh=bool(order["coverage"]), figures=order["figures"])
+program = order["program"]
+is_ours = program in ("effbench", "benchmarks.gpu")
+nursery_child.begin(afresh=bool(order["coverage"]) or not is_ours, figures=order["figures"])
 os.environ.clear()
 os.environ.update(order["env"])
-sys.path[0] = os.getcwd()
+sys.path[:1] = [os.getcwd(), *filter(None, order["env"].get("PYTHONPATH", "").split(os.pathsep))]
 sys.argv = ["-m", *order["words"]]
-sys.orig_argv = [sys.executable, "-m", order["module"], *order["words"]]
+sys.orig_argv = [sys.executable, "-m", program, *order["words"]]
 code = 0
 try:
-    runpy.run_module(order["module"], run_name="__main__", alter_sys=True)
+    runpy.run_module(program, run_name="__main__", alter_sys=True)
 except SystemExit as stop:
     code = stop.code or 0
 except BaseException:
@@ -150,9 +152,12 @@ def fixed(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name.startswith(DECIDED_AT_START)}
 
 
-def suits(env: Mapping[str, str]) -> bool:
-    """Can a command with these variables be a fork?"""
-    return hasattr(os, "fork") and nursery().fixed == fixed(env)
+def suits(env: Mapping[str, str], paths: bool = False) -> bool:
+    """Can a command with these variables be a fork? With `paths` PYTHONPATH may lead to other code of the user."""
+    if not hasattr(os, "fork"):
+        return False
+    changed = dict(nursery().fixed.items() ^ fixed(env).items())
+    return not changed or (paths and changed.keys() == {"PYTHONPATH"})
 
 
 class Nursery:
@@ -172,8 +177,11 @@ class Nursery:
             )
         self._lines = self._door.makefile("rb")
 
-    def _order(self, pipes: int, **order: Any) -> list[IO[str]]:
-        """Ask for a command; the near ends of its standard output, its standard error and further pipes."""
+    def _order(self, pipes: int, terminal: int | None = None, **order: Any) -> list[IO[str]]:
+        """Ask for a command; the near ends of its standard output, its standard error and further pipes.
+
+        With a `terminal` standard error goes there.
+        """
         read = []
         self._door.settimeout(HANGS_S)
         with open(os.devnull, "rb") as nothing:
@@ -182,15 +190,16 @@ class Nursery:
                 ours, end = os.pipe()
                 read.append(open(ours, encoding="utf-8", errors="strict"))  # noqa: SIM115 closed by the caller
                 theirs.append(end)
-            socket.send_fds(self._door, [json.dumps(order).encode() + b"\n"], theirs)
+            passed = theirs if terminal is None else [*theirs[:2], terminal, *theirs[3:]]
+            socket.send_fds(self._door, [json.dumps(order).encode() + b"\n"], passed)
             for end in theirs[1:]:
                 os.close(end)
         return read
 
-    def start(self, words: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Started:
+    def start(self, words: Sequence[str], cwd: Path, env: Mapping[str, str], terminal: int | None = None) -> Started:
         """A command that runs while the test goes on. Coverage does not look: Ctrl-C may find its lock taken."""
-        order = {"words": words, "cwd": str(cwd), "env": dict(env), "figures": False}
-        streams = self._order(3, **order, module="effbench", coverage={})
+        order = {"program": "effbench", "words": words, "cwd": str(cwd), "env": dict(env)}
+        streams = self._order(3, terminal, **order, coverage={}, figures=False)
         self._door.settimeout(None)
         return Started(*streams)
 
@@ -202,14 +211,14 @@ class Nursery:
         timeout: float = HANGS_S,
         *,
         figures: bool = False,
-        module: str = "effbench",
+        program: str = "effbench",
     ) -> tuple[int, str, str]:
-        """Exit code, standard output and standard error of `python -m module words`.
+        """Exit code, standard output and standard error of one command. Ends it and fails after `timeout` seconds.
 
-        Ends it and fails after `timeout` seconds. Coverage looks at effbench's own command only.
+        Coverage looks at effbench alone. A `program` that is not ours imports effbench afresh.
         """
-        order = {"words": words, "cwd": str(cwd), "env": dict(env), "figures": figures, "module": module}
-        read = self._order(2, **order, coverage=coverage_settings() if module == "effbench" else {})
+        order = {"program": program, "words": words, "cwd": str(cwd), "env": dict(env), "figures": figures}
+        read = self._order(2, **order, coverage=coverage_settings() if program == "effbench" else {})
         process = int(self._lines.readline())
         self._door.settimeout(None)
         with ThreadPoolExecutor(2) as readers:
@@ -219,7 +228,7 @@ class Nursery:
             except TimeoutError:
                 os.kill(process, signal.SIGKILL)
                 self._lines.readline()
-                pytest.fail(f"{module} {' '.join(words)} took more than {timeout} s")
+                pytest.fail(f"{program} {' '.join(words)} took more than {timeout} s")
         for stream in read:
             stream.close()
         return int(self._lines.readline()), out, err

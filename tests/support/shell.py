@@ -59,11 +59,18 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def started(*words: object, cwd: Path, variables: Mapping[str, str] | None = None) -> Iterator[Running]:
-    """A command that runs while the test does something to it; ended afterwards in any case."""
+def started(
+    *words: object, cwd: Path, variables: Mapping[str, str] | None = None, terminal: int | None = None
+) -> Iterator[Running]:
+    """A command that runs while the test does something to it; ended afterwards in any case.
+
+    With a `terminal` its standard error goes there.
+    """
     env = {**environment(), **(variables or {})}
+    if terminal is not None:
+        env |= {"TERM": "xterm", "COLUMNS": "160"}
     if nursery.suits(env):
-        process = nursery.nursery().start(list(map(str, words)), cwd, env)
+        process = nursery.nursery().start(list(map(str, words)), cwd, env, terminal)
         try:
             yield process
         finally:
@@ -76,7 +83,7 @@ def started(*words: object, cwd: Path, variables: Mapping[str, str] | None = Non
         cwd=cwd,
         env=env,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.PIPE if terminal is None else terminal,
         text=True,
         # A shell's background job ignores Ctrl-C, and so would all that it starts.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -103,15 +110,17 @@ def effbench(
     variables: Mapping[str, str] | None = None,
     fresh: bool = False,
     figures: bool = False,
+    paths: bool = False,
     **options: Any,
 ) -> Done:
     """Run one command to its end, in a process of its own that takes its imported libraries from another one.
 
     What wants a process that imports everything itself says `fresh`, or passes options of `subprocess.run`. Pictures
-    are blank unless it is to draw `figures`; a page always has its own.
+    are blank unless it is to draw `figures`; a page always has its own. What reads nothing but user code from
+    another PYTHONPATH says `paths`.
     """
     typed, env = list(map(str, words)), {**environment(), **(variables or {})}
-    if not (fresh or options) and nursery.suits(env):
+    if not (fresh or options) and nursery.suits(env, paths):
         figures = figures or typed[:1] == ["report"]
         return Done(*nursery.nursery().run(typed, cwd, env, timeout, figures=figures))
     done = subprocess.run(
@@ -129,7 +138,7 @@ def forked_pytest(*words: str, cwd: Path) -> Done:
     others = {found.name for found in entry_points(group="pytest11")} - {"effbench", "benchmark"}
     typed = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir=.", *words]
     typed += [f"-pno:{name}" for name in sorted(others)]
-    return Done(*nursery.nursery().run(typed, cwd, env, module="pytest"))
+    return Done(*nursery.nursery().run(typed, cwd, env, program="pytest"))
 
 
 def refusal(done: Done, code: int = 2) -> str:

@@ -27,12 +27,14 @@ from effbench.runtimes import Setting, Unsupported, eager, training_step
 from effbench.studies.plan import make
 from effbench.timing import build_call
 
+pytestmark = pytest.mark.usefixtures("forked_launches")
+
 FLOATS = eager.Eager.dtypes
 
 
 def order(model: str, folder: Path, **changes: Any) -> dict[str, Any]:
     """One cell as `Recording.cell_spec` describes it."""
-    spec = {"id": "cell", "model": model, "arguments": {}, "inputs": [{"shape": [3, 64, 64], "name": "", "dtype": ""}]}
+    spec = {"id": "cell", "model": model, "arguments": {}, "inputs": [{"shape": [3, 32, 32], "name": "", "dtype": ""}]}
     plain = {"dtype": "float32", "batch": 2, "runtime": "eager", "threads": 1, "memory_format": "contiguous"}
     return {**spec, **plain, "mode": "infer", "folder": str(folder), "calls": None, "cost": {}, **changes}
 
@@ -229,7 +231,7 @@ def test_the_norm_of_a_trained_network_is_in_train_mode(watched: Watched, tmp_pa
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_every_dtype_trains_and_stays_finite(dtype: str, memory_format: str, tmp_path: Path, watched: Watched):
     spec = order("squeezenet1_0", tmp_path, dtype=dtype, memory_format=memory_format, mode="train", batch=1)
-    call, _ = prepared({**spec, "inputs": [{"shape": [3, 32, 32], "name": "", "dtype": ""}]})
+    call, _ = prepared(spec)
     assert call().dtype == getattr(torch, dtype)
     assert all(weight.grad.isfinite().all() for weight in watched.network.parameters())
 

@@ -64,7 +64,7 @@ def nothing_measured() -> Figure:
 
 
 def same_point() -> Figure:
-    run, cells = examples.models(12)
+    run, cells = examples.models(6)
     return study.compare_figure(run, [replace(cell, cost=cells[0].cost, throughput=100.0) for cell in cells])
 
 
@@ -74,7 +74,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "skipped": lambda: study.study_figure(*examples.g4()),
     "wide": wide_study,
     "long words": worded_study,
-    "many levels": lambda: worded_study(levels=12, groups=7),
+    "many levels": lambda: worded_study(levels=12, groups=5),
     "one cell": one_cell,
     "nothing measured": nothing_measured,
     "no cell": lambda: study.study_figure(examples.g2()[0], [], []),
@@ -89,7 +89,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "models on one point": same_point,
     "roofline of a study": lambda: roofline.roofline_figure(*examples.bounded(*examples.g2()[:2])),
     "roofline of 1 model": lambda: roofline.roofline_figure(*examples.bounded(*examples.models(1))),
-    "roofline of 20 models": lambda: roofline.roofline_figure(*examples.bounded(*examples.models(20))),
+    "roofline of 12 models": lambda: roofline.roofline_figure(*examples.bounded(*examples.models(12))),
 }
 
 
@@ -154,9 +154,8 @@ def points_of(axes: Axes, marker: str) -> list[tuple[float, float]]:
     ]
 
 
-def test_a_study_draws_its_ratios_intervals_and_the_papers() -> None:
-    run, cells, verdicts = examples.g2()
-    figure = study.study_figure(run, cells, verdicts)
+def test_a_study_draws_its_ratios_intervals_and_the_papers(drawn: dict[str, Figure]) -> None:
+    figure = drawn["three scales"]
     assert len(figure.axes) == 3
     for axes, (name, rows) in zip(figure.axes, examples.GROUPS.items(), strict=True):
         assert [y for _, y in points_of(axes, "o")] == [ratio for _, ratio, _ in rows]
@@ -189,13 +188,13 @@ def test_a_label_with_the_same_value_as_a_level_is_not_taken_for_it() -> None:
     assert any("norm none" in text for text, _ in texts_of(figure))
 
 
-def test_the_axis_turns_logarithmic_beyond_a_factor_of_four() -> None:
-    assert {axes.get_yscale() for axes in wide_study().axes} == {"log"}
-    assert {axes.get_yscale() for axes in study.study_figure(*examples.g2()).axes} == {"linear"}
+def test_the_axis_turns_logarithmic_beyond_a_factor_of_four(drawn: dict[str, Figure]) -> None:
+    assert {axes.get_yscale() for axes in drawn["wide"].axes} == {"log"}
+    assert {axes.get_yscale() for axes in drawn["three scales"].axes} == {"linear"}
 
 
-def test_panels_share_one_scale_that_shows_everything() -> None:
-    figure = wide_study()
+def test_panels_share_one_scale_that_shows_everything(drawn: dict[str, Figure]) -> None:
+    figure = drawn["wide"]
     limits = {axes.get_ylim() for axes in figure.axes}
     assert len(limits) == 1
     low, high = limits.pop()
@@ -203,8 +202,8 @@ def test_panels_share_one_scale_that_shows_everything() -> None:
     assert high > 20.0 * 1.1
 
 
-def test_flags_skips_and_missing_intervals_show() -> None:
-    figure = wide_study()
+def test_flags_skips_and_missing_intervals_show(drawn: dict[str, Figure]) -> None:
+    figure = drawn["wide"]
     first, second = figure.axes
     assert points_of(first, "X") == [(pytest.approx(2 - 0.11), 3.0)]
     assert [len(item.lines[2][0].get_segments()) for item in first.containers] == [2]  # type: ignore[union-attr]
@@ -212,18 +211,17 @@ def test_flags_skips_and_missing_intervals_show() -> None:
     assert "measured, flagged: cannot confirm" in [text for text, _ in texts_of(figure)]
 
 
-def test_numeric_levels_are_joined_and_named_ones_are_not() -> None:
+def test_numeric_levels_are_joined_and_named_ones_are_not(drawn: dict[str, Figure]) -> None:
     def joined(figure: Figure) -> bool:
         return any(line.get_linestyle() == "-" and len(line.get_xdata()) > 2 for line in figure.axes[0].get_lines())  # type: ignore[arg-type]
 
-    assert joined(study.study_figure(*examples.g2()))
-    assert not joined(study.study_figure(*examples.g3()))
+    assert joined(drawn["three scales"])
+    assert not joined(drawn["structures"])
 
 
-def test_a_comparison_draws_costs_speeds_and_latencies_in_order() -> None:
-    run, cells = examples.models(12, skipped=("resnet50",))
-    figure = study.compare_figure(run, cells)
-    by_madds, by_memory, bars = figure.axes
+def test_a_comparison_draws_costs_speeds_and_latencies_in_order(drawn: dict[str, Figure]) -> None:
+    _, cells = examples.models(12, skipped=("resnet50", "resnet18"))
+    by_madds, by_memory, bars = drawn["12 models"].axes
     measured = sorted((cell for cell in cells if cell.latency), key=lambda cell: cell.latency.point)  # type: ignore[union-attr]
     assert sorted(points_of(by_madds, "o") + points_of(by_madds, "X")) == sorted(
         (cell.cost.madds / 1e6, cell.throughput) for cell in measured if cell.cost
@@ -239,10 +237,9 @@ def test_a_comparison_draws_costs_speeds_and_latencies_in_order() -> None:
     assert any("skipped: out of memory" in text.get_text() for text in bars.texts)
 
 
-def test_names_stand_at_the_points_where_there_is_room_and_numbers_where_not() -> None:
-    few = study.compare_figure(*examples.models(2))
+def test_names_stand_at_the_points_where_there_is_room_and_numbers_where_not(drawn: dict[str, Figure]) -> None:
+    few, many = drawn["2 models"], drawn["20 models"]
     assert {text.get_text() for text in few.axes[0].texts} == {"shufflenet_v2_x1_0", "mobilenet_v2_x1_0"}
-    many = study.compare_figure(*examples.models(20, prefix="a.package.with.long.names:"))
     assert {text.get_text() for text in many.axes[0].texts} == {str(number) for number in range(1, 21)}
     assert [label.get_text().split()[-1] for label in many.axes[2].get_yticklabels()] == [str(n) for n in range(1, 21)]
 
@@ -258,7 +255,7 @@ def test_at_least_two_ticks_are_labelled_wherever_the_data_lie() -> None:
 def test_saving_gives_the_same_bytes_and_text_as_text(tmp_path: Path) -> None:
     saved = []
     for folder, nudge in (("one", 0.0), ("two", 1e-13)):
-        figure = study.study_figure(*examples.g2())
+        figure = one_cell()
         # The layout's solver leaves the last digits of positions open: here they differ for certain.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
@@ -284,8 +281,9 @@ def test_figures_leave_matplotlib_as_it_was(tmp_path: Path) -> None:
         # Reading the backend would choose one.
         "read = lambda: {key: matplotlib.rcParams[key] for key in matplotlib.rcParams if key != 'backend'}\n"
         "before = read()\n"
-        "plots.save(plots.study_figure(*examples.g2()), sys.argv[2], 'a')\n"
-        "plots.save(plots.compare_figure(*examples.models(2)), sys.argv[2], 'b')\n"
+        "run, cells, _ = examples.g2()\n"
+        "plots.save(plots.study_figure(run, cells[:1], []), sys.argv[2], 'a')\n"
+        "plots.save(plots.compare_figure(*examples.models(1)), sys.argv[2], 'b')\n"
         "print(read() == before, 'matplotlib.pyplot' in sys.modules)"
     )
     out = subprocess.run(
@@ -308,7 +306,7 @@ def test_write_all_leaves_table_verdicts_and_figure_beside_the_run(tmp_path: Pat
     assert (
         "- scale x2: groups 8 runs 2.87× slower than groups 1 (95 % interval 2.81–2.93; the paper: 1.39×)" in verdicts
     )
-    run, cells = examples.models(2)
+    run, cells = examples.models(1)
     compared = write_all(run, cells, (), tmp_path)
     assert sorted(compared) == ["figure.png", "figure.svg", "table.csv", "table.md"]
     assert "| model |" in compared["table.md"].read_text(encoding="utf-8")
@@ -319,12 +317,13 @@ def test_an_unwritable_folder_is_an_error_for_people(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"cannot write .*choose another folder"):
         write_all(*examples.g2(), tmp_path / "file" / "below")
     with pytest.raises(StorageError, match=r"cannot write the figure .*choose another folder"):
-        study.save(study.study_figure(*examples.g2()), tmp_path / "missing", "figure")
+        study.save(one_cell(), tmp_path / "missing", "figure")
 
 
 def test_a_full_disk_is_an_error_for_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here for either writer; `test_faults` has a real full disk."""
     savefig = Figure.savefig
+    run, cells, _ = examples.g2()
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -336,4 +335,4 @@ def test_a_full_disk_is_an_error_for_people(tmp_path: Path, monkeypatch: pytest.
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, writer)
             with pytest.raises(StorageError, match="No space left"):
-                write_all(*examples.g2(), tmp_path)
+                write_all(run, cells[:1], (), tmp_path)
