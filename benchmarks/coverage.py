@@ -83,14 +83,14 @@ def count_fvcore(network: str) -> Row:
 
     from effbench.cost import count_in_subprocess
     from effbench.cost.other_counters import FVCORE_BLIND, cpu_twin
-    from effbench.cost.sandbox import lent, quiet_torch
+    from effbench.cost.sandbox import quiet_torch, replace_tensors
     from effbench.zoo import load_model
 
     logging.disable(logging.WARNING)
     shape = load_model.published_shape(f"timm:{network}")
     assert shape is not None
-    model = count_in_subprocess.on_meta(f"timm:{network}", {})
-    with quiet_torch(), lent(model.modules(), cpu_twin(torch.float32)):
+    model = count_in_subprocess.build_on_meta(f"timm:{network}", {})
+    with quiet_torch(), replace_tensors(model.modules(), cpu_twin(torch.float32)):
         flops = FlopCountAnalysis(model, torch.randn(1, *shape))
         flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         by_operator = {name: int(amount) for name, amount in flops.by_operator().items()}

@@ -1,4 +1,4 @@
-"""effbench: which efficiency guidelines hold on your hardware?
+"""Benchmark PyTorch networks, and test which efficiency guidelines hold on your hardware.
 
     >>> import effbench
     >>> effbench.profile("shufflenet_v2").cost.madds
@@ -6,7 +6,7 @@
     >>> effbench.measure(my_module, (3, 224, 224)).to_frame()
 
 Importing this costs milliseconds: torch, pandas and matplotlib load when something first needs them.
-pytest, whose plugin is in here, has no asserts of ours to explain: PYTEST_DONT_REWRITE.
+PYTEST_DONT_REWRITE: pytest loads a plugin from here, and would import slower if it rewrote its asserts.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from effbench.core.cost import Cost
     from effbench.core.run import Timing
     from effbench.devices import Device
-    from effbench.gates.budgets import Stored
+    from effbench.gates.budgets import StoredProfile
     from effbench.timing.block_clock import BlockClock
 
 P = ParamSpec("P")
@@ -39,11 +39,23 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Speed:
-    """The result of `measure`. Times are seconds per call, medians over `blocks`; None if nothing was timed.
+    """The result of the fixture's `measure`. Its times are medians over `blocks`; None if nothing was timed.
 
-    `costs` is None if the network cannot be counted; `costs_missing` is then the reason. `calls` are per block.
-    `is_steady` says whether warm-up reached a steady state. `notes` lists unusual behaviour: the network writes into
-    its input, keeps state between calls, draws random numbers, or changes a setting of the whole process.
+    Attributes
+    ----------
+    costs, costs_missing
+        Counts of the network; None if it cannot be counted, for the reason that `costs_missing` gives.
+    calls
+        Calls per block.
+    blocks
+        What the device reported about each block.
+    is_steady
+        Whether warm-up reached a steady state.
+    environment
+        The conditions, and their fingerprint.
+    notes
+        Side effects of the network: it writes into its input, keeps state between calls, draws random numbers, or
+        changes a setting of the whole process.
     """
 
     costs: Cost | None
@@ -86,7 +98,13 @@ class Speed:
         return stats.median(known) / self.calls * 1e-9 if known and self.calls else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values, as stored under ``extra_info["effbench"]``."""
+        """The result as JSON-ready values.
+
+        Returns
+        -------
+        dict
+            With the keys of ``extra_info["effbench"]``.
+        """
         return {
             "costs": self.costs.to_dict() if self.costs else None,
             **({"costs_missing": self.costs_missing} if self.costs_missing else {}),
@@ -171,9 +189,9 @@ def assert_cost(
     from effbench.core.errors import InvalidValue
     from effbench.core.inputs import Input
     from effbench.gates import budgets
-    from effbench.zoo import accepted
+    from effbench.zoo import check_model
 
-    accepted.model(model, "assert_cost")
+    check_model.require_model(model, "assert_cost")
     limits = {
         "madds": max_madds,
         "params": max_params,
@@ -185,14 +203,14 @@ def assert_cost(
     if same_as is None and not amounts:
         raise InvalidValue("assert_cost has nothing to hold to; say max_madds='300M' or same_as='profile.json'")
     name = model if isinstance(model, str) else type(model).__name__
-    stored = _stored(same_as, name) if same_as is not None else None
+    stored = _read_profile(same_as, name) if same_as is not None else None
     if stored and shape is None:
-        shape = parsing.inputs(stored.fed.split(" and "))
+        shape = parsing.inputs(stored.inputs.split(" and "))
     found = api.profile(
         model,
         shape,
         batch=stored.batch if stored and batch is None else batch,
-        dtype=(stored.dtype if stored else _own_dtype(model, shape)) if dtype is None else dtype,
+        dtype=(stored.dtype if stored else _dtype_of(model, shape)) if dtype is None else dtype,
     )
     inputs = " and ".join(map(str, found.inputs or (Input(found.input_shape),)))
     finding = budgets.judge(name, found.cost, amounts, stored, f"input {inputs}, batch {found.batch}, {found.dtype}")
@@ -201,7 +219,7 @@ def assert_cost(
     return found.cost
 
 
-def _stored(path: str | Path, name: str) -> Stored:
+def _read_profile(path: str | Path, name: str) -> StoredProfile:
     from effbench.core.errors import InvalidValue
     from effbench.gates import budgets
 
@@ -209,18 +227,18 @@ def _stored(path: str | Path, name: str) -> Stored:
         document = json.loads(Path(path).read_bytes())  # UTF-8 or UTF-16, with or without a byte order mark
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidValue(f"{path} cannot be read ({error}); write it with `effbench profile MODEL --json`") from None
-    profiles = budgets.read(document, str(path))
-    found = profiles[0] if len(profiles) == 1 else budgets.matching(profiles, name, name)
+    profiles = budgets.read_profiles(document, str(path))
+    found = profiles[0] if len(profiles) == 1 else budgets.find_profile(profiles, name, name)
     if found is None:
         raise InvalidValue(f"{path} holds no profile of {name}; name a file that holds one alone")
     return found
 
 
-def _own_dtype(model: str | nn.Module, shape: Any) -> str:
+def _dtype_of(model: str | nn.Module, shape: Any) -> str:
     from effbench.core import inputs
     from effbench.timing import in_process
 
-    given = inputs.read(shape).dtype if shape is not None else ""
+    given = inputs.normalise(shape).dtype if shape is not None else ""
     return given or ("float32" if isinstance(model, str) else in_process.own_dtype(model))
 
 
@@ -252,9 +270,9 @@ class Effbench:
 
         Each block of k calls (k is calibrated once, 5 ms or more) is one round of pytest-benchmark with k iterations,
         in wall time. CPU times, page faults, flags and costs are in ``extra_info["effbench"]``. Stops at a precision of
-        1 %, after 60 rounds or `--benchmark-max-time`. With benchmarks disabled, one plain call runs and times are
-        None; under emulation the test is skipped. A copy of the module is measured if it can be copied. Its state and
-        all random states are restored.
+        1 %, after 60 rounds or `--benchmark-max-time`. With benchmarks disabled, the network is only called and times
+        are None; under emulation the test is skipped. A copy of the module is measured if it can be copied. Its state
+        and all random states are restored.
 
         Parameters
         ----------
@@ -274,8 +292,10 @@ class Effbench:
 
         Raises
         ------
-        InvalidValue, EffbenchError
-            If called twice in a test; if the network cannot be measured. Errors of the network are raised unchanged.
+        InvalidValue
+            If called twice in a test.
+        EffbenchError
+            If the network cannot be measured. Errors of the network itself are raised unchanged.
         """
         __tracebackhide__ = True
         from effbench.core.errors import InvalidValue
@@ -300,7 +320,7 @@ class Effbench:
                 self._benchmark.pedantic(prepared.call)
                 return Speed(prepared.costs, prepared.costs_missing, notes=prepared.notes)
             sampling, start_s = Sampling(**self._sampling), time.monotonic()
-            calls, is_steady, blocks = in_process.blocks(prepared, sampling)
+            calls, is_steady, blocks = in_process.time_blocks(prepared, sampling)
             used_s = time.monotonic() - start_s
             facts = _environment(prepared.device, prepared.threads, policy)
             self._block_clock.run_rounds(self._benchmark, prepared.call, blocks)
@@ -321,18 +341,18 @@ def _network_and_input(model: str | nn.Module, shape: Any) -> tuple[nn.Module, A
     from effbench.studies import model_comparison
     from effbench.timing import in_process
     from effbench.user_code import global_state
-    from effbench.zoo import accepted, libraries, load_model
+    from effbench.zoo import check_model, libraries, load_model
 
-    accepted.model(model, "effbench.measure")
+    check_model.require_model(model, "effbench.measure")
     if isinstance(model, str):
-        model_comparison.require([model])
+        model_comparison.require_models([model])
         with torch.random.fork_rng(devices=[]), global_state.settings_restored():
             torch.default_generator.manual_seed(in_process.SEED)
             network = zoo.resolve(model)
         shape = model_comparison.published_shape(model) if shape is None else shape
     else:
         network = model
-    return network, (libraries.own_shape(network) or load_model.DEFAULT_SHAPE) if shape is None else shape
+    return network, (libraries.declared_shape(network) or load_model.DEFAULT_SHAPE) if shape is None else shape
 
 
 def _environment(device: Device, threads: int, allocator: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A run with what follows from it: what the Python API hands out, and what a notebook shows."""
+"""The results of a run, as the Python API returns them and a notebook shows them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Results:
-    """A run with its estimates, verdicts, tables and figures. Each is computed when first asked for.
+    """A run with its estimates, verdicts, tables and figures. Each is computed on first access.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Results:
 
     @cached_property
     def cells(self) -> tuple[CellSummary, ...]:
-        """One estimate per cell, in study order."""
+        """The estimates of each cell, in study order."""
         return summary.summarise(self.run)
 
     @cached_property
@@ -54,7 +54,7 @@ class Results:
 
     @cached_property
     def named_tables(self) -> dict[str, Table]:
-        """What `tables` lists, by the names of their files."""
+        """The tables of `tables`, by the names of their files without the ending."""
         from effbench import report
 
         return report.run_tables(self.run, self.cells, self.verdicts, self._agreements)
@@ -124,8 +124,8 @@ class Results:
         Parameters
         ----------
         ax
-            Matplotlib axes to draw into; by default a new figure is made. Of models side by side, whose figure has
-            three panels, the latencies are drawn.
+            Matplotlib axes to draw into. Default: a new figure. For a comparison of models, whose figure has three
+            panels, only the panel of latencies is drawn.
 
         Returns
         -------
@@ -135,7 +135,8 @@ class Results:
         Raises
         ------
         InvalidValue
-            For a run without cells, an `ax` that is none, and a study of several groups, which are as many panels.
+            If the run has no cells, if `ax` is no matplotlib Axes, or if the study has several groups: its figure has
+            one panel for each.
         """
         from effbench import report
 
@@ -151,12 +152,12 @@ class Results:
         return ax
 
     def tables(self) -> list[Table]:
-        """The tables that the command line prints: the cells, then whatever else the run holds.
+        """The tables that the command line prints: first the cells, then verdicts and the other tables of the run.
 
         Returns
         -------
         list of Table
-            In order.
+            In the order in which they are printed.
         """
         return list(self.named_tables.values())
 
@@ -176,7 +177,7 @@ class Results:
         Raises
         ------
         StorageError
-            Where the folder cannot be written, or the run was not stored and no folder is given.
+            If the folder cannot be written, or if the run was not stored and no folder is given.
         """
         from effbench import report
 
@@ -186,9 +187,9 @@ class Results:
         return report.write_all(self.run, self.cells, self.verdicts, target, self.named_tables)
 
     def __str__(self) -> str:
-        from effbench.report.tables import cells as cells_table
+        from effbench.report.tables.table_model import render_markdown
 
-        return "\n\n".join(cells_table.render_markdown(item) for item in self.tables())
+        return "\n\n".join(render_markdown(item) for item in self.tables())
 
     def __repr__(self) -> str:
         # A notebook stores this beside the tables: the raw blocks would fill it.

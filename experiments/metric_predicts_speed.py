@@ -14,7 +14,7 @@ from effbench.core import units
 from effbench.core.cost import LEVELS
 from effbench.core.errors import InvalidValue, UnknownName
 from effbench.core.estimate import Estimate
-from effbench.core.study import Analysis, Tell
+from effbench.core.study import Analysis, ReportProgress
 from effbench.report.analysis_outcome import Outcome
 from effbench.report.tables.table_model import NOTHING, Column, Table, Value
 from effbench.runs import run_file
@@ -30,7 +30,7 @@ ASSUMED_PEAKS_RUN = "i7_12700h_compiled"
 """The run whose peaks are an assumption instead of the device's nominal figures."""
 
 
-def analyse(selected: Mapping[str, Sequence[str]], tell: Tell = lambda done, doing: None) -> Outcome:
+def analyse(selected: Mapping[str, Sequence[str]], tell: ReportProgress = lambda done, doing: None) -> Outcome:
     """Analyse the published runs of timm's networks, or stored comparisons if ``runs`` names their folders."""
     if "runs" in selected and "sizes" in selected:
         raise InvalidValue("sizes chooses among the published networks; leave it out beside runs")

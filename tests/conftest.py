@@ -33,7 +33,7 @@ LONG = """
     faults/test_early_ends faults/test_kill docs/test_workflow gates/test_ab_gate test_pytest_plugin
     faults/test_surroundings experiments/test_metric_predicts_speed report/figures/test_figures
     docs/test_documentation cost/test_operators faults/test_files cli/test_app timing/test_side_effects
-    gates/test_ab_run gates/test_wrong_code cost/test_properties analysis/test_time_shares cost/test_builds
+    gates/test_ab_run gates/test_wrong_code cost/test_properties analysis/test_time_shares cost/test_network_builds
     timing/test_build_call experiments/test_every_experiment cli/test_manners runtimes/test_torch_compile
     zoo/test_load_model zoo/test_shuffled cli/test_check cost/test_memory_access faults/test_text
     faults/test_storage core/test_inputs test_api timing/test_slow_networks runtimes/test_executorch

@@ -181,7 +181,7 @@ def test_04_every_outcome_has_an_exit_code_of_its_own(
     def crash(*words: Any) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(checked_models, "count", crash)
+    monkeypatch.setattr(checked_models, "count_costs", crash)
     assert app.main([*budget, "61706"]) == 70
     assert "Traceback" not in capsys.readouterr().err
 
@@ -319,9 +319,11 @@ def test_11_a_drift_of_a_fifth_moves_the_ratio_by_less_than_half_a_percent() -> 
     work, sampling = ScriptedCall(0.05), Sampling(min_rounds=100, max_rounds=100)
 
     def seconds(device: Fake, cells: tuple[str, ...]) -> dict[str, list[float]]:
-        task = block_loop.Slice(0, 5, 0, 100.0, dict.fromkeys(cells, cells[0]), "cpu")
+        task = block_loop.LaunchTask(0, 5, 0, 100.0, dict.fromkeys(cells, cells[0]), "cpu")
         found: dict[str, list[float]] = {cell: [] for cell in cells}
-        for item in block_loop.rounds(device, dict.fromkeys(cells, work), dict.fromkeys(cells, 1), sampling, task):
+        for item in block_loop.measure_rounds(
+            device, dict.fromkeys(cells, work), dict.fromkeys(cells, 1), sampling, task
+        ):
             if isinstance(item, Block):
                 found[item.cell].append(item.timing.wall_ns)
         return found

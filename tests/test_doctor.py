@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effbench import doctor
-from effbench.doctor import Finding, examine
+from effbench.core.errors import InvalidValue
+from effbench.core.measure_options import MeasureOptions
+from effbench.doctor import Diagnosis, examine
 from effbench.host import noise
 
 TOPICS = {
@@ -64,7 +66,7 @@ def nvml(gpus: int = 1, **answers: Any) -> Any:
     return SimpleNamespace(NVMLError=NVMLError, **{**healthy, **answers})
 
 
-def finding(root: Path, topic: str, **options: Any) -> Finding:
+def finding(root: Path, topic: str, **options: Any) -> Diagnosis:
     (found,) = [f for f in examine(root, **{"nvml": nvml(0), **options}) if f.topic == topic]
     return found
 
@@ -94,6 +96,12 @@ def test_this_machine_is_examined_in_full() -> None:
         assert item.todo or item.status != "warn", item
         assert "\n" not in item.value + item.why + item.todo
         assert json.loads(json.dumps(item.to_dict()))["topic"] == item.topic
+
+
+def test_there_are_no_peaks_in_int8() -> None:
+    """A run has no bounds in int8, so that the peaks of torch's slow kernels would stand for nothing."""
+    with pytest.raises(InvalidValue, match="no int8 kernel"):
+        doctor.peaks(MeasureOptions(dtype="int8", device="fake"))
 
 
 def test_neither_torch_nor_psutil_nor_nvml_is_needed() -> None:
@@ -228,14 +236,14 @@ def test_what_was_sampled_is_judged(
 @given(st.integers(1, 10**6), st.integers(50, 300))
 @settings(deadline=None)
 def test_equal_work_in_equal_time_does_not_drift(cost: int, count: int) -> None:
-    assert noise.drift_of([cost] * count) == 0
+    assert noise.clock_drift([cost] * count) == 0
 
 
 def test_drift_is_the_slowest_tenth_over_the_fastest_and_ignores_single_spikes() -> None:
     falling = [100] * 90 + [130] * 10
-    assert noise.drift_of(falling) == pytest.approx(0.3)
-    assert noise.drift_of([100] * 99 + [10_000]) == 0
-    assert noise.drift_of([100] * 49) is None
+    assert noise.clock_drift(falling) == pytest.approx(0.3)
+    assert noise.clock_drift([100] * 99 + [10_000]) == 0
+    assert noise.clock_drift([100] * 49) is None
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts Linux page faults")
@@ -274,7 +282,7 @@ def test_the_allocator_is_judged_by_its_faults(
 # --- GPUs -------------------------------------------------------------------------------------------
 
 
-def gpu_findings(tmp_path: Path, **answers: Any) -> dict[str, Finding]:
+def gpu_findings(tmp_path: Path, **answers: Any) -> dict[str, Diagnosis]:
     return {f.topic: f for f in examine(machine(tmp_path, {}), nvml=nvml(**answers)) if f.topic.startswith("gpu")}
 
 

@@ -14,6 +14,7 @@ from numpydoc.docscrape import FunctionDoc, NumpyDocString
 import effbench
 from effbench.analysis.cell_summary import CellSummary
 from effbench.analysis.time_shares import Split
+from effbench.bundles.bundle import Bundle, Model
 from effbench.core.cost import Cost, Traffic
 from effbench.core.estimate import Comparison, Estimate, PairEvidence, Verdict
 from effbench.core.inputs import Input
@@ -22,6 +23,8 @@ from effbench.core.study import Analysis, Case, Cell, Claim, Experiment, Samplin
 from effbench.cost import profile as count_costs
 from effbench.cost.costs import ModuleCost, OpCost, Profile
 from effbench.cost.roofline import Kernel
+from effbench.pytest_plugin import Speed, assert_cost
+from effbench.report.analysis_outcome import Outcome
 from effbench.results import Results
 
 TO_DO: set[str] = set()
@@ -31,6 +34,7 @@ HELD = (
     *(Block, Case, Cell, Claim, Comparison, Environment, Estimate, Experiment, Input, Launch, PairEvidence, Metric),
     *(Result, Results, Run, Sampling, Timing, Verdict, Warmup),
     *(Analysis, CellSummary, Split),
+    *(Bundle, Model, Outcome, Speed),
     *(Cost, Kernel, ModuleCost, OpCost, Profile, Traffic),
 )
 """What public functions take and return, whether exported or not."""
@@ -39,6 +43,7 @@ NAMED = {
     **{f"effbench.{name}": getattr(effbench, name) for name in effbench.__all__ if name != "__version__"},
     **{item.__qualname__: item for item in HELD},
     "cost.profile": count_costs,
+    "pytest_plugin.assert_cost": assert_cost,
 }
 
 

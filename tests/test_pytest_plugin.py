@@ -408,7 +408,7 @@ class Gpu(Fake):
 
 def test_the_precision_of_a_gpu_is_put_back() -> None:
     before = TorchCuda(0).policy()
-    prepared = in_process.Prepared(Gpu(), lambda: None, nn.ReLU(), 1, None)
+    prepared = in_process.TimedNetwork(Gpu(), lambda: None, nn.ReLU(), 1, None)
     with prepared.conditions("retain") as policy:
         assert policy == "system" and TorchCuda(0).policy() == Policy(True, False, True)
     assert TorchCuda(0).policy() == before != Policy(True, False, True)
@@ -419,7 +419,7 @@ class Two(ScriptedGpu):
 
     current = 0
 
-    def selected(self) -> int:
+    def current_device(self) -> int:
         return self.current
 
 
@@ -432,7 +432,7 @@ class Adapter:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._gpu, name)
 
-    def select(self) -> None:
+    def set_device(self) -> None:
         self._gpu.current = self._index
 
 

@@ -60,7 +60,7 @@ def test_a_shape_of_any_whole_numbers(shape: Any):
     ids=repr,
 )  # fmt: skip
 def test_what_is_no_shape_is_refused_in_words(shape: Any):
-    for ask in (inputs.described, lambda given: api.profile(LAYER, given), lambda given: assert_cost(
+    for ask in (inputs.as_inputs, lambda given: api.profile(LAYER, given), lambda given: assert_cost(
         LAYER, given, max_params=100)):  # fmt: skip
         with pytest.raises(InvalidValue, match=r"must (be|consist)") as raised:
             ask(shape)
@@ -127,7 +127,7 @@ def test_what_is_zero_or_empty_is_not_taken_for_not_said(options: dict[str, Any]
 
 
 def test_numbers_of_numpy_are_taken_as_options():
-    sampling = plan.check(Sampling(launches=np.int64(2), budget_s=np.float32(4), precision=np.float64(0.5)))
+    sampling = plan.checked_sampling(Sampling(launches=np.int64(2), budget_s=np.float32(4), precision=np.float64(0.5)))
     assert json.dumps([sampling.launches, sampling.budget_s, sampling.precision]) == "[2, 4.0, 0.5]"
 
 

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
     try:
         pair = ab_pairs.load(asked.directory)
-        same_code.require(pair, Rule())
+        same_code.require_same_code(pair, Rule())
         found = replay(pair, suites=asked.suites, sitting=asked.sitting, seed=asked.seed)
     except EffbenchError as error:
         parser.error(str(error))

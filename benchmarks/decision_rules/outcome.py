@@ -70,7 +70,7 @@ def _notes(found: Replay) -> tuple[str, ...]:
         f"from {found.ours.recorded} launches of one recording. The other tools' rules are approximations written from "
         "what the tools document, not runs of the tools, on the same undisturbed blocks as ours.",
         f"Another tool's rule sees the blocks of {seen} a side, the gate up to {found.ours.launches}. Interleaved: "
-        f"both sides measured in alternation. Sequential: the baseline of {seen}, the candidate of {later}, as those "
+        f"both sides measured interleaved. Sequential: the baseline of {seen}, the candidate of {later}, as those "
         "tools are used. Calls: the share of cells called slower when interleaved times are multiplied (not injected).",
         *found.ours.caveats,
     )

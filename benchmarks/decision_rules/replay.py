@@ -19,7 +19,7 @@ from effbench.core.errors import InvalidValue
 from effbench.core.estimate import Estimate
 from effbench.gates import ab_pairs, alarm_rate
 from effbench.gates.ab_pairs import Pair, Round
-from effbench.gates.alarm_rate import SLOWDOWNS, SUITES, AlarmRate, draw, draw_suites, share
+from effbench.gates.alarm_rate import SLOWDOWNS, SUITES, AlarmRate, draw, draw_suites, proportion
 from effbench.gates.decision_rule import Rule
 from effbench.gates.evidence import Evidence
 
@@ -115,9 +115,9 @@ def _rule_outcome(
     return RuleOutcome(
         name,
         arrangement,
-        share([said[name] for suite in alike for said in suite]),
-        share([any(said[name] for said in suite) for suite in alike]),
-        {slowdown: share([said[name] for said in found]) for slowdown, found in slower.items() if found},
+        proportion([said[name] for suite in alike for said in suite]),
+        proportion([any(said[name] for said in suite) for suite in alike]),
+        {slowdown: proportion([said[name] for said in found]) for slowdown, found in slower.items() if found},
     )
 
 

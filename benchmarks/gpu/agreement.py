@@ -66,7 +66,7 @@ def agreement(context: Context) -> None:
         except Exception as error:  # a failing peer must not stop the other rows
             message = (str(error).strip() or "without words").splitlines()[0][:200]
             context.outcome.check(f"device time of {name}", False, f"{type(error).__name__}: {message}", "a time")
-        device.release()
+        device.empty_cache()
 
 
 def _scripted(context: Context) -> None:

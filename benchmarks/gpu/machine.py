@@ -106,7 +106,8 @@ def contract(context: Context) -> None:
             return
     files = sorted(path for path in TESTS.glob("**/test_*.py") if "mark.cuda" in path.read_text(encoding="utf-8"))
     # pytest starts faster without plug-ins and needs fewer packages.
-    arguments = ["-p", "no:cacheprovider", "-p", "no:randomly", "-q", "-x" if context.is_tiny else "--maxfail=50"]
+    unused = ("cacheprovider", "randomly", "anyio", "hydra_pytest", "nbmake", "xdist", "xdist.looponfail")
+    arguments = [*(f"-pno:{name}" for name in unused), "-q", "-x" if context.is_tiny else "--maxfail=50"]
     if context.kind == "cuda":
         chosen = ["-m", "cuda", *(str(path) for path in files)]
     else:

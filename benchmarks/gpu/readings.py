@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.gpu import processes
 from benchmarks.gpu.context import Context
-from benchmarks.gpu.studies import NETWORKS, SMALL
+from benchmarks.gpu.studies import NETWORKS, SMALL, TINY_NETWORKS
 
 MAX_ENERGY_DIFFERENCE, MAX_MEMORY_DIFFERENCE = 0.10, 0.01
 WINDOW_S = 5.0
@@ -22,7 +22,7 @@ SAMPLE_INTERVAL_S = 0.02
 
 def readings(context: Context) -> None:
     batch = 8 if context.kind == "cuda" else 1
-    models = NETWORKS[:2] if context.is_tiny else NETWORKS
+    models = TINY_NETWORKS if context.is_tiny else NETWORKS
     arguments = ["compare", *models, "--batch", str(batch), "--percentiles", "--peak-memory", "--energy"]
     # Most of the time goes into these metrics, which have no budget, so one launch must do.
     document = context.study("compare_readings", arguments, share=0.2, launches=1, tiny=SMALL)

@@ -10,6 +10,9 @@ from benchmarks.gpu.outcome import median
 NETWORKS = ("shufflenet_v2", "mobilenet_v2", "mobilenet_v1", "resnet50")
 """Four different networks: channel shuffles, depthwise convolutions with and without shortcuts, dense convolutions."""
 
+TINY_NETWORKS = ("squeezenet1_1", "squeezenet1_0")
+"""Networks of few layers for a tiny session, since percentiles take 500 calls."""
+
 G2 = ("run", "g2_groups")
 G2_TINY = ("--scale", "x1", "--select", "groups=1,8")
 SMALL = ("--input", "3x32x32")
@@ -174,7 +177,7 @@ def breakdown(context: Context) -> None:
 
 def half_precision(context: Context) -> None:
     """Compare bfloat16, channels_last and both with float32 and contiguous, at the saturating batch."""
-    batch, models = context.saturating_batch(), NETWORKS[:2] if context.is_tiny else NETWORKS
+    batch, models = context.saturating_batch(), TINY_NETWORKS if context.is_tiny else NETWORKS
     ways = {
         "float32": (),
         "bfloat16": ("--dtype", "bfloat16"),

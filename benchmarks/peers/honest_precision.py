@@ -58,9 +58,9 @@ def effbench_trial(clock: Clock) -> tuple[bool, int, float]:
     error.
     """
     sampling = Sampling(max_rounds=MAX_ROUNDS, precision=PRECISION)
-    task = block_loop.Slice(0, 0, 0, math.inf, {"cell": "cell"})
+    task = block_loop.LaunchTask(0, 0, 0, math.inf, {"cell": "cell"})
     times, reason = [], ""
-    for item in block_loop.rounds(clock, {"cell": None}, {"cell": 2}, sampling, task):  # type: ignore[arg-type, dict-item]
+    for item in block_loop.measure_rounds(clock, {"cell": None}, {"cell": 2}, sampling, task):  # type: ignore[arg-type, dict-item]
         if isinstance(item, str):
             reason = item
         else:

@@ -2,8 +2,8 @@
 
 A thread that computes by itself is on the CPU all the time: in every stored run of such networks the share is 1.00.
 Work in other threads and waiting lower the share of the thread's CPU time. Threads that compute in parallel raise the
-share of the process's CPU time. With a share outside of `LEAST` to `MOST`, a ratio of CPU times is not one of wall
-times.
+share of the process's CPU time. With a share outside of `MIN_USUAL` to `MAX_USUAL`, a ratio of CPU times is not one
+of wall times.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from effbench.analysis import stats
 from effbench.core.run import Timing
 
-LEAST = 0.9
+MIN_USUAL = 0.9
 """Below this share of the wall time, CPU time misses part of the cell's work."""
-MOST = 1.1
+MAX_USUAL = 1.1
 """Above this share, CPU time is the sum over threads that compute in parallel."""
 
 OTHER_THREADS = "its CPU time misses work in other threads"
@@ -49,7 +49,7 @@ class CpuShare:
         """
         if self.is_usual:
             return ""
-        if self.share > MOST:
+        if self.share > MAX_USUAL:
             return SIDE_BY_SIDE
         if self.process is None:
             return EITHER
@@ -64,7 +64,7 @@ class CpuShare:
 
 def is_usual(share: float) -> bool:
     """Return whether this share of CPU time in wall time is that of one thread that computes by itself."""
-    return LEAST <= share <= MOST
+    return MIN_USUAL <= share <= MAX_USUAL
 
 
 def of_block(timing: Timing) -> float | None:

@@ -14,7 +14,7 @@ from effbench.core.cost import LEVELS
 from effbench.core.errors import UnknownName
 from effbench.core.estimate import Estimate
 
-LEAST = 5
+MIN_CELLS = 5
 """Fewest networks: with fewer there are too few pairs for a meaningful correlation."""
 
 _Metric = Callable[[CellSummary], float | None]
@@ -35,7 +35,7 @@ class Agreement:
 
 
 def agreements(cells: Sequence[CellSummary], keys: Sequence[str] = ()) -> tuple[Agreement, ...]:
-    """Correlate each metric with time over all measured cells. Returns nothing for fewer than `LEAST` cells.
+    """Correlate each metric with time over all measured cells. Returns nothing for fewer than `MIN_CELLS` cells.
 
     Cells with the same labels under `keys` form a group. A metric that is missing for a cell, or the same for all, is
     left out. The order of the metrics is fixed.
@@ -43,7 +43,7 @@ def agreements(cells: Sequence[CellSummary], keys: Sequence[str] = ()) -> tuple[
     measured = [
         cell for cell in cells if cell.busy is not None and cell.cost is not None and not cell.cpu_time_misses_work
     ]
-    if len(measured) < LEAST:
+    if len(measured) < MIN_CELLS:
         return ()
     times = [cell.busy.point for cell in measured if cell.busy is not None]
     families = [family(cell.cell.case.model) for cell in measured]

@@ -90,7 +90,7 @@ def _differing_costs(baseline: Cost | None, candidate: Cost | None) -> dict[str,
 def _cost_changes(costs: Mapping[str, tuple[int, int]]) -> str:
     texts = []
     for name, (was, now) in costs.items():
-        shown = units.counts_apart(now, was)
+        shown = units.counts_to_compare(now, was)
         texts.append(f"{name.replace('_', ' ')} {shown[0]} against {shown[1]}{f' (×{now / was:.3g})' if was else ''}")
     return f"its counts differ: {', '.join(texts)}" if texts else ""
 

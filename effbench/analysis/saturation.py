@@ -24,7 +24,7 @@ FACTOR = "batch"
 WITHIN = 0.05
 """A batch counts as saturated if its throughput is at most this share below the highest."""
 
-_SLOWEST = 1 / (1 - WITHIN)
+_LARGEST_LOSS = 1 / (1 - WITHIN)
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ def _judge(run: Run, group: Mapping[str, Label], cells: Sequence[CellSummary]) -
         losses[cell.cell.batch] = per_image(found, best.cell, cell.cell)
     batch = next((size for size, loss in losses.items() if loss and _is_within(loss)), best.cell.batch)
     doubts = [
-        f"batch {size}: {_spans(loss)}" for size, loss in losses.items() if size < batch and not _is_outside(loss)
+        f"batch {size}: {_loss_text(loss)}" for size, loss in losses.items() if size < batch and not _is_outside(loss)
     ]
     # Being host-bound at small batches is what a sweep is to show, so it does not make the verdict unsure.
     used = [cell for cell in measured if cell.cell.batch <= batch or cell is best]
     flags = dict.fromkeys(flag for cell in used for flag in cell.flags if flag != "host-bound")
-    doubts += [*flags, *(_few(best.launches) if best.launches < MIN_LAUNCHES else ())]
+    doubts += [*flags, *(_few_launches(best.launches) if best.launches < MIN_LAUNCHES else ())]
     largest = measured[-1].cell.batch
     if doubts:
         return Saturation(group, "unsure", batch, best.cell.batch, losses, "; ".join(doubts))
@@ -100,19 +100,19 @@ def _seconds_per_image(cell: CellSummary, clock: str) -> float:
 
 
 def _is_within(loss: Estimate) -> bool:
-    return loss.high is not None and loss.high <= _SLOWEST
+    return loss.high is not None and loss.high <= _LARGEST_LOSS
 
 
 def _is_outside(loss: Estimate | None) -> bool:
-    return loss is not None and loss.low is not None and loss.low > _SLOWEST
+    return loss is not None and loss.low is not None and loss.low > _LARGEST_LOSS
 
 
-def _spans(loss: Estimate | None) -> str:
+def _loss_text(loss: Estimate | None) -> str:
     if loss is None or loss.low is None or loss.high is None:
         return "no interval"
     least, most = (100 * (1 - 1 / bound) for bound in (loss.low, loss.high))
     return f"{least:.1f} to {most:.1f} % below the most"
 
 
-def _few(launches: int) -> tuple[str]:
+def _few_launches(launches: int) -> tuple[str]:
     return (f"{launches} of {MIN_LAUNCHES} launches that a verdict needs",)

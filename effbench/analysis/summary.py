@@ -73,17 +73,17 @@ def undisturbed_rounds(result: Result) -> dict[tuple[int, int], Block]:
     A contaminated cell keeps all its blocks, so that it still shows a number. Its flag keeps it from confirming a
     claim.
     """
-    keep_all = contaminated(result)
+    keep_all = is_contaminated(result)
     return {(block.launch, block.round): block for block in result.blocks if keep_all or not block.timing.flags}
 
 
-def contaminated(result: Result) -> bool:
+def is_contaminated(result: Result) -> bool:
     """Return whether outside causes disturbed more than a tenth of the cell's blocks."""
     every, disturbed = len(result.blocks), sum(1 for block in result.blocks if block.timing.flags)
-    return too_many(disturbed, every)
+    return are_too_many(disturbed, every)
 
 
-def too_many(disturbed: int, every: int) -> bool:
+def are_too_many(disturbed: int, every: int) -> bool:
     """Return whether `disturbed` is more than a tenth of `every`. One of fewer than ten is not, unless it is the only
     one.
     """
@@ -252,7 +252,7 @@ def _flags(run: Run, result: Result, bound: str | None, clock: str, share: CpuSh
         flags.append(NO_DEVICE_TIME)
     if bound == "host" and clock != "device":
         flags.append("host-bound")
-    if contaminated(result):
+    if is_contaminated(result):
         flags.append("contaminated")
     if clock == "cpu" and share is not None and not share.is_usual:
         flags.append(share.flag)

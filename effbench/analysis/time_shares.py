@@ -123,7 +123,7 @@ def part_of(called: str, kind: str = "", *, depthwise: bool = True) -> str:
     return _PART_OF.get(name, _PART_OF.get(name.rstrip("_"), "Other")) if library == "aten" else "Other"
 
 
-def depthwise_apart(study: Experiment) -> Experiment:
+def with_depthwise_part(study: Experiment) -> Experiment:
     """Return the study with depthwise convolutions as their own part. Raises InvalidValue without a breakdown."""
     if not study.breakdown:
         raise InvalidValue(

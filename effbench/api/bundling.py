@@ -11,16 +11,16 @@ from effbench.bundles import export
 from effbench.bundles.bundle import Bundle
 from effbench.core.cost import Cost
 from effbench.core.errors import ModelError
-from effbench.core.measure_options import BundleKeywords, MeasureOptions, shows_options
+from effbench.core.inputs import InputsLike
+from effbench.core.measure_options import BundleKeywords, MeasureOptions, document_options
 from effbench.core.study import Cell, Experiment
 from effbench.cost import helper_process
 from effbench.cost.count_in_subprocess import CellCosts
 from effbench.host import optional_packages, temporary_folders
 from effbench.results import Results
 from effbench.runs import run_file, runner
-from effbench.runs.destination import Destination, RunKeywords, WatchKeywords, taken_from
+from effbench.runs.destination import Destination, RunKeywords, WatchKeywords, split_keywords
 from effbench.studies import model_comparison, plan
-from effbench.studies.model_comparison import Fed
 
 if TYPE_CHECKING:
     import torch
@@ -31,13 +31,13 @@ class BundleRunKeywords(BundleKeywords, RunKeywords, total=False):
     """The options of `run_bundle`."""
 
 
-@shows_options(WatchKeywords, Destination)
+@document_options(WatchKeywords, Destination)
 def bundle(
     subject: Experiment | Sequence[str],
     directory: str | Path,
     *,
     runtime: str,
-    input_shape: Fed | None = None,
+    input_shape: InputsLike | None = None,
     batch: int | None = None,
     dtype: str | torch.dtype | None = None,
     select: Mapping[str, Sequence[str]] | None = None,
@@ -58,7 +58,7 @@ def bundle(
     input_shape
         Shape without the batch, or an example tensor, as for `profile`. The bundle keeps the values of tensors.
     batch
-        Images per call. Default: the study's own or that of the tensors, else 1.
+        Images per call. Default: that of the study or of the tensors, else 1.
     dtype
         Data type of the measurement. Default: that of the tensors, else float32.
     select
@@ -90,24 +90,24 @@ def bundle(
     optional_packages.require("torch")
     asked = MeasureOptions.of({"batch": batch, "dtype": dtype, "seed": seed})
     with (
-        Destination(**options).telling() as tell,
-        helper_process.one_process(),
+        Destination(**options).progress_watch() as tell,
+        helper_process.reuse_process(),
         temporary_folders.folder() as scratch,
     ):
         if isinstance(subject, Experiment):
             experiment = subject
         else:
-            experiment = model_comparison.side_by_side(subject, input_shape, asked.dtype, scratch, batch=asked.batch)
+            experiment = model_comparison.make_comparison(subject, input_shape, asked.dtype, scratch, batch=asked.batch)
             asked = model_comparison.without_batch_of_tensors(experiment, asked)
         names = dict.fromkeys(runtime.split(","))
         # plan.make checks the names. One runtime a plan, since the label `runtime` is added when the bundle is run.
         plans = [plan.make(experiment, asked, runtime=name, select=select) for name in names]
-        model_comparison.require(cell.case.model for cell in plans[0].cells)
+        model_comparison.require_models(cell.case.model for cell in plans[0].cells)
         counts = CellCosts(plans[0].cells, plans[0].sampling.silence_s)
         return export.write(plans, Path(directory), cost=counts.cost, command=command, watch=tell)
 
 
-@shows_options(BundleRunKeywords, MeasureOptions, Destination)
+@document_options(BundleRunKeywords, MeasureOptions, Destination)
 def run_bundle(
     directory: str | Path,
     *,
@@ -147,13 +147,13 @@ def run_bundle(
         On Ctrl-C. The message names the folder, and how to finish the run.
     """
     optional_packages.require("numpy")
-    destination, given = taken_from(options)
+    destination, given = split_keywords(options)
     asked, found = MeasureOptions.of(given), stored_bundle.load(directory)
     if resume is not None:
         begun = run_file.load(resume)
         planned, models = stored_bundle.make_plan(found, MeasureOptions(runtime=begun.environment.runtime))
         stored_bundle.verify(found, models)
-        with destination.telling() as tell:
+        with destination.progress_watch() as tell:
             return Results(runner.resume(Path(resume), watch=tell, bundled=planned.bundled))
     planned, models = stored_bundle.make_plan(found, asked)
     stored_bundle.verify(found, models)
@@ -165,6 +165,6 @@ def run_bundle(
         return counted
 
     name, command = found.experiment.name, destination.command
-    with destination.telling() as tell, destination.folder(name, planned.device) as folder:
+    with destination.progress_watch() as tell, destination.folder(name, planned.device) as folder:
         run = runner.execute(planned, folder, profile=cost, command=command, watch=tell)
-        return Results(destination.kept(run))
+        return Results(destination.without_temporary_path(run))

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.analysis import time_shares
 from effbench.core.errors import InvalidValue, UnknownName
-from effbench.core.measure_options import MeasureKeywords, MeasureOptions, dtype_name, shows_options
+from effbench.core.inputs import InputsLike
+from effbench.core.measure_options import MeasureKeywords, MeasureOptions, document_options, dtype_name
 from effbench.core.study import Analysis, Experiment
 from effbench.cost import count_in_subprocess, helper_process
 from effbench.cost.count_in_subprocess import CellCosts
 from effbench.host import optional_packages, temporary_folders
 from effbench.results import Results
 from effbench.runs import run_file, runner
-from effbench.runs.destination import Destination, RunKeywords, WatchKeywords, taken_from
+from effbench.runs.destination import Destination, RunKeywords, WatchKeywords, split_keywords
 from effbench.runs.runner import Progress, Watch
 from effbench.studies import catalog, model_comparison, plan
-from effbench.studies.model_comparison import Fed
-from effbench.zoo import accepted, libraries
+from effbench.zoo import check_model, libraries
 from effbench.zoo.load_model import DEFAULT_SHAPE
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ class AllKeywords(MeasureKeywords, RunKeywords, total=False):
 
 def profile(
     model: str | nn.Module,
-    input_shape: Fed | None = None,
+    input_shape: InputsLike | None = None,
     *,
     batch: int | None = None,
     dtype: str | torch.dtype | None = None,
     arguments: Mapping[str, Any] | None = None,
-    inputs: Fed | None = None,
+    inputs: InputsLike | None = None,
 ) -> Profile:
     """Count the analytic cost of one forward pass. Measures no time and leaves the model as it was.
 
@@ -78,25 +78,25 @@ def profile(
     InvalidValue
         If `batch`, `dtype` or an input breaks a rule.
     """
-    model, dtype = accepted.model(model), None if dtype is None else dtype_name(dtype)
-    fed = input_shape if inputs is None else inputs
+    model, dtype = check_model.require_model(model), None if dtype is None else dtype_name(dtype)
+    given = input_shape if inputs is None else inputs
     if isinstance(model, str):
-        model_comparison.require([model])
-        shape = fed if fed is not None else model_comparison.published_shape(model, arguments)
+        model_comparison.require_models([model])
+        shape = given if given is not None else model_comparison.published_shape(model, arguments)
         found = count_in_subprocess.profile(model, shape, batch=batch, dtype=dtype, arguments=arguments)
         return dataclasses.replace(found, model=model)
     from effbench import cost
 
-    shape = fed if fed is not None else libraries.own_shape(model) or DEFAULT_SHAPE
+    shape = given if given is not None else libraries.declared_shape(model) or DEFAULT_SHAPE
     return cost.profile(model, shape, batch=batch, dtype=dtype)
 
 
-@shows_options(AllKeywords, MeasureOptions, Destination)
+@document_options(AllKeywords, MeasureOptions, Destination)
 def measure(
     model: str | nn.Module | Sequence[str | nn.Module] | Mapping[str, str | nn.Module],
-    input_shape: Fed | None = None,
+    input_shape: InputsLike | None = None,
     *,
-    inputs: Fed | None = None,
+    inputs: InputsLike | None = None,
     select: Mapping[str, Sequence[str]] | None = None,
     **options: Unpack[AllKeywords],
 ) -> Results:
@@ -115,7 +115,7 @@ def measure(
         Shape without the batch, or an example tensor, as for `profile`. Tensors are sent to the workers; the run keeps
         their shape and SHA-256.
     inputs
-        Several inputs, or others than floats, as for `profile`.
+        Several inputs, or inputs of other dtypes, as for `profile`.
     select
         Label to values: measure these cells only.
     **options
@@ -140,27 +140,27 @@ def measure(
     KeyboardInterrupt
         On Ctrl-C. The message names the folder, and how to finish the run.
     """
-    destination, given = taken_from(options)
+    destination, given = split_keywords(options)
     chosen = MeasureOptions.of(given)
     if isinstance(model, Mapping) and all(hasattr(value, "dtype") for value in model.values()):
-        accepted.model(model, "effbench.measure")  # a state dict, or empty
+        check_model.require_model(model, "effbench.measure")  # a state dict, or empty
     named = model if isinstance(model, Mapping) else {}
     models = [model] if isinstance(model, str) or not isinstance(model, (Sequence, Mapping)) else list(model)
     models = list(named.values()) or models
-    with temporary_folders.folder() as scratch, destination.telling() as tell, helper_process.one_process():
-        fed = input_shape if inputs is None else inputs
-        experiment = model_comparison.side_by_side(
-            models, fed, chosen.dtype, scratch, names=tuple(named), batch=chosen.batch
+    with temporary_folders.folder() as scratch, destination.progress_watch() as tell, helper_process.reuse_process():
+        passed_inputs = input_shape if inputs is None else inputs
+        experiment = model_comparison.make_comparison(
+            models, passed_inputs, chosen.dtype, scratch, names=tuple(named), batch=chosen.batch
         )
         chosen = model_comparison.without_batch_of_tensors(experiment, chosen)
         return _measure_study(experiment, chosen, select, destination, tell)
 
 
-@shows_options(AllKeywords, MeasureOptions, Destination)
+@document_options(AllKeywords, MeasureOptions, Destination)
 def compare(
     *models: str | nn.Module | Mapping[str, str | nn.Module],
-    input_shape: Fed | None = None,
-    inputs: Fed | None = None,
+    input_shape: InputsLike | None = None,
+    inputs: InputsLike | None = None,
     select: Mapping[str, Sequence[str]] | None = None,
     **options: Unpack[AllKeywords],
 ) -> Results:
@@ -171,9 +171,9 @@ def compare(
     *models
         Two models or more, or one mapping of names to models, as for `measure`. Ratios are to the first.
     input_shape
-        Shape without the batch, as for `profile`.
+        Shape without the batch, or an example tensor, as for `profile`.
     inputs
-        Several inputs, or others than floats, as for `profile`.
+        Several inputs, or inputs of other dtypes, as for `profile`.
     select
         Label to values: measure these cells only.
     **options
@@ -198,7 +198,7 @@ def compare(
     return measure(chosen, input_shape, inputs=inputs, select=select, **options)
 
 
-@shows_options(AllKeywords, MeasureOptions, Destination)
+@document_options(AllKeywords, MeasureOptions, Destination)
 def run(
     study: str | Experiment,
     *,
@@ -244,22 +244,22 @@ def run(
     KeyboardInterrupt
         On Ctrl-C. The message names the folder, and how to finish the run.
     """
-    destination, given = taken_from(options)
+    destination, given = split_keywords(options)
     asked = MeasureOptions.of(given)
     experiment = catalog.load(study) if isinstance(study, str) else study
     if isinstance(experiment, Analysis):
         raise InvalidValue(f"{experiment.name} measures nothing; carry it out with effbench.analyse")
-    with destination.telling() as tell, helper_process.one_process():
+    with destination.progress_watch() as tell, helper_process.reuse_process():
         if models:
-            experiment = model_comparison.of_models(experiment, models)
+            experiment = model_comparison.with_models(experiment, models)
         if depthwise:
-            experiment = time_shares.depthwise_apart(experiment)
+            experiment = time_shares.with_depthwise_part(experiment)
         if scale:
             select = {**(select or {}), "scale": scale.split(",") if isinstance(scale, str) else list(scale)}
         return _measure_study(experiment, asked, select, destination, tell)
 
 
-@shows_options(WatchKeywords, Destination)
+@document_options(WatchKeywords, Destination)
 def analyse(
     study: str | Analysis,
     *,
@@ -294,12 +294,12 @@ def analyse(
     for label in select or {}:
         if label not in found.options:
             raise UnknownName(f"selection of {found.name}", label, found.options)
-    with Destination(**options).telling() as tell:
+    with Destination(**options).progress_watch() as tell:
         outcome: Outcome = found.analyse(select or {}, lambda done, doing: tell(Progress(done, doing)))
     return outcome
 
 
-@shows_options(WatchKeywords, Destination)
+@document_options(WatchKeywords, Destination)
 def resume(directory: str | Path, **options: Unpack[WatchKeywords]) -> Results:
     """Finish an interrupted run. Measures only the launches and rounds that are missing.
 
@@ -325,7 +325,7 @@ def resume(directory: str | Path, **options: Unpack[WatchKeywords]) -> Results:
     KeyboardInterrupt
         On Ctrl-C. The message names the folder, and how to finish the run.
     """
-    with Destination(**options).telling() as tell:
+    with Destination(**options).progress_watch() as tell:
         return Results(runner.resume(Path(directory), watch=tell))
 
 
@@ -365,7 +365,7 @@ def _measure_study(
         from effbench.devices import require_cuda
 
         require_cuda(options.device)  # early, and without a CUDA context in this process
-    model_comparison.require(cell.case.model for cell in planned.cells)
+    model_comparison.require_models(cell.case.model for cell in planned.cells)
     counts = CellCosts(planned.cells, planned.sampling.silence_s)
     with destination.folder(experiment.name, options.device) as folder:
         finished = runner.execute(
@@ -376,4 +376,4 @@ def _measure_study(
             command=destination.command,
             watch=tell,
         )
-        return Results(destination.kept(finished))
+        return Results(destination.without_temporary_path(finished))

@@ -37,10 +37,22 @@ class CorruptBundle(EffbenchError):
 
 @dataclass(frozen=True)
 class Model:
-    """A cell with its cost and the files of its model, or the reason why there are none (`skipped`).
+    """A cell with its cost and the files of its model.
 
-    `folder` is relative to the bundle. `files` are names in that folder with their SHA-256. `facts` are recorded by the
-    export.
+    Attributes
+    ----------
+    cell
+        What is measured.
+    cost
+        Counts of the network; None if they could not be made.
+    folder
+        Folder of the files, relative to the bundle; ``""`` without files.
+    files
+        Names in that folder, with their SHA-256.
+    facts
+        What the export recorded, such as ``prepare_s`` (seconds) and ``artefact_bytes``.
+    skipped
+        Why there are no files; None if there are.
     """
 
     cell: Cell
@@ -62,9 +74,20 @@ class _Description:
 
 @dataclass(frozen=True)
 class Bundle:
-    """The content of a bundle: a study, and one model for each runtime and case, in the study's order.
+    """The content of a bundle: a study, and one model for each runtime and case.
 
-    `digest` is the SHA-256 of `BUNDLE_FILE`. Runs of the bundle record it.
+    Attributes
+    ----------
+    directory
+        Folder of the bundle.
+    experiment
+        The study.
+    models
+        Exported models, in the study's order.
+    versions
+        Versions of effbench, torch, numpy and the packages of the runtimes that made the bundle.
+    digest
+        SHA-256 of ``bundle.json``, which a run of the bundle records.
     """
 
     directory: Path
@@ -75,6 +98,7 @@ class Bundle:
 
     @property
     def runtimes(self) -> tuple[str, ...]:
+        """Names of the runtimes, in order."""
         return tuple(dict.fromkeys(model.cell.runtime for model in self.models))
 
 
@@ -96,16 +120,18 @@ def load(directory: str | Path) -> Bundle:
         ) from error
     try:
         values = decoding.parse(data)
-        if (newer := schema.newer_schema(values["bundle"], SCHEMA)) is None:
+        if (newer := schema.newer_schema_message(values["bundle"], SCHEMA)) is None:
             raise ValueError("it has no schema number")
         if newer:
             raise CorruptBundle(f"{path} {newer}")
-        found = decoding.make(values, _Description, closed=False)
-        models = tuple(map(_checked, found.cells))
+        found = decoding.decode(values, _Description, closed=False)
+        models = tuple(map(_require_measurable, found.cells))
         bundle = Bundle(Path(directory), found.experiment, models, found.versions, hashlib.sha256(data).hexdigest())
         _require_whole(bundle)
     except schema.FAULTS as error:
-        raise CorruptBundle(f"{path} does not describe a bundle: {schema.describe(error)}; copy it again") from error
+        raise CorruptBundle(
+            f"{path} does not describe a bundle: {schema.describe_error(error)}; copy it again"
+        ) from error
     return bundle
 
 
@@ -159,17 +185,17 @@ def sha256(path: Path) -> str:
 
 def _why_unavailable(bundle: Bundle, model: Model) -> str | None:
     """Why this model cannot be measured here, if that is known before the run; else None."""
-    missing = runtimes.missing(model.cell.runtime)
+    missing = runtimes.why_unavailable(model.cell.runtime)
     if model.skipped is not None or missing is None:
         return model.skipped
     # Not an extra of effbench, which would install torch as well.
     return f"{missing.partition(';')[0]}; pip install -r {bundle.directory / REQUIREMENTS_FILE}"
 
 
-def _checked(model: Model) -> Model:
+def _require_measurable(model: Model) -> Model:
     """Check one model. Raises ValueError if it cannot be measured, or its files are outside of the bundle."""
     cell = model.cell
-    schema.require_sound(cell, model.cost)
+    schema.require_possible_values(cell, model.cost)
     if not runtimes.exists(cell.runtime):
         raise ValueError(f"there is no runtime {cell.runtime[:40]!r}")
     if cell.case.dtype not in DTYPES:
@@ -194,9 +220,11 @@ def _require_inside(name: str) -> None:
 def _require_facts(path: Path) -> None:
     """Raise CorruptBundle if the facts of the export cannot be stored in a run."""
     try:
-        json.dumps(schema.probe(decoding.parse(path.read_bytes())), allow_nan=False)
+        json.dumps(schema.check_probe(decoding.parse(path.read_bytes())), allow_nan=False)
     except (ValueError, RecursionError) as error:
-        raise CorruptBundle(f"{path} does not describe a model ({schema.brief(error)}); bundle it again") from error
+        raise CorruptBundle(
+            f"{path} does not describe a model ({schema.first_line(error)}); bundle it again"
+        ) from error
 
 
 def _require_whole(bundle: Bundle) -> None:

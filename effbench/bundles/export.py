@@ -22,7 +22,7 @@ from effbench.core.inputs import without_empty_values
 from effbench.core.plugins import BrokenPlugin
 from effbench.host import optional_packages
 from effbench.host.worker_process import Worker, WorkerFailed, worker_environment
-from effbench.runs.recorder import described
+from effbench.runs.recorder import cell_description
 from effbench.runs.runner import CostOf, Progress, Watch
 from effbench.runtimes.model_file import ModelFileRuntime
 from effbench.studies.plan import Plan
@@ -55,7 +55,7 @@ def _is_exported(name: str) -> bool:
         return False
 
 
-def exporters(names: Sequence[str]) -> list[ModelFileRuntime]:
+def export_runtimes(names: Sequence[str]) -> list[ModelFileRuntime]:
     """The runtimes of these names.
 
     Raises UnknownName, InvalidValue for a runtime without model files, and MissingPackage if it cannot export here.
@@ -78,12 +78,12 @@ def exporters(names: Sequence[str]) -> list[ModelFileRuntime]:
 def write(
     plans: Sequence[Plan], directory: Path, *, cost: CostOf, command: str = "", watch: Watch = lambda progress: None
 ) -> Bundle:
-    """Export the cells of these plans into a new folder. There is one plan a runtime; all are of the same study.
+    """Export the cells of these plans into a new folder. There is one plan per runtime; all are of the same study.
 
     A cell that cannot be exported stays in the bundle with the reason. If the export fails, no folder is left behind.
-    Raises StorageError, EffbenchError if no cell could be exported, and what `exporters` raises.
+    Raises StorageError, EffbenchError if no cell could be exported, and what `export_runtimes` raises.
     """
-    adapters = exporters([plan.runtime for plan in plans])
+    adapters = export_runtimes([plan.runtime for plan in plans])
     _require_free(directory)
     made: Path | None = None
     try:
@@ -92,10 +92,10 @@ def write(
         made.chmod(0o755)
         models: list[Model] = []
         watch(Progress(0.0, "counting costs"))
-        costs = {cell.id: _counted(cost, cell) for cell in plans[0].cells}
+        costs = {cell.id: _count_cost(cost, cell) for cell in plans[0].cells}
         for number, plan in enumerate(plans):
             share = (number / len(plans), 1 / len(plans))
-            models += _exported(
+            models += _export_cells(
                 plan, costs, made, lambda done, what, s=share: watch(Progress(s[0] + s[1] * done, what))
             )
         if all(model.skipped is not None for model in models):
@@ -116,14 +116,14 @@ def _require_free(directory: Path) -> None:
         raise StorageError(f"{directory} is there already; name a folder of the bundle's own with --out")
 
 
-def _counted(cost: CostOf, cell: Any) -> Cost | str:
+def _count_cost(cost: CostOf, cell: Any) -> Cost | str:
     try:
         return cost(cell)
     except EffbenchError as error:
         return str(error)
 
 
-def _exported(plan: Plan, costs: Mapping[str, Cost | str], folder: Path, watch: Any) -> list[Model]:
+def _export_cells(plan: Plan, costs: Mapping[str, Cost | str], folder: Path, watch: Any) -> list[Model]:
     """Export every cell of this plan under `folder`. If a worker dies, the cell that it was at is skipped."""
     names = {cell.id: f"{number:03}-{plan.runtime}" for number, cell in enumerate(plan.cells)}
     skipped = {cell: reason for cell, reason in costs.items() if isinstance(reason, str)}
@@ -141,7 +141,12 @@ def _exported(plan: Plan, costs: Mapping[str, Cost | str], folder: Path, watch: 
             # Wait after the preparation, which exports the models. No order follows.
             "obeys": True,
             "cells": [
-                {**described(cell, str(folder.resolve() / names[cell.id])), "keep": True, "calls": None, "cost": {}}
+                {
+                    **cell_description(cell, str(folder.resolve() / names[cell.id])),
+                    "keep": True,
+                    "calls": None,
+                    "cost": {},
+                }
                 for cell in left
             ],
         }

@@ -1,4 +1,4 @@
-"""The command line: parse arguments, call the API, print, return exit codes. One module a group of commands.
+"""The command line: parse arguments, call the API, print, return exit codes. One module per group of commands.
 
 ``effbench --help`` and ``--version`` import nothing, so that they start in milliseconds. Each command imports its
 modules when it runs.
@@ -18,7 +18,7 @@ COMMANDS = {
     "compare": ("measure", "compare", "Measure models side by side: costs, speed, the paper's row."),
     "profile": ("profile", "profile", "Count what a model costs: parameters, multiply-adds, memory access."),
     "diff": ("runs", "diff", "Compare two stored runs, a verdict per cell."),
-    "check": ("check", "check", "Hold models to budgets, to a stored run or to another revision."),
+    "check": ("check", "check", "Check models against budgets, a stored run or another revision."),
     "aa": ("calibrate", "aa", "Measure how often a gate raises a false alarm here."),
     "report": ("runs", "report", "Write stored runs as one page of verdicts, tables and figures."),
     "export": ("runs", "export", "Convert a stored run to another tool's format."),
@@ -76,4 +76,4 @@ def _printed(text: str) -> int:
         return 0
     from effbench.cli import output
 
-    return 2 * output.is_lost(failure)
+    return 2 * output.report_write_error(failure)

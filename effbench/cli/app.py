@@ -53,12 +53,12 @@ def _effbench(version: Annotated[bool, typer.Option("--version", help=VERSION_HE
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Tracebacks are printed only with EFFBENCH_DEBUG=1, for bug reports."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
-    output.typed.set(shlex.join(["effbench", *typed]))
+    output.typed_command.set(shlex.join(["effbench", *typed]))
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show × gets an escape, not a crash.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    with output.handling_signals():
+    with output.handle_signals():
         return _carry_out(typed)
 
 
@@ -71,27 +71,31 @@ def _carry_out(typed: Sequence[str]) -> int:
             code = app(list(typed) or ["--help"], prog_name="effbench", standalone_mode=False)
         if code == 130 and not output.is_interrupt_reported():  # typer turns Ctrl-C into this code, without a message
             return output.report_interrupt()
-        return output.flushed(code if isinstance(code, int) else 0)
+        return output.flush_output(code if isinstance(code, int) else 0)
     except EffbenchError as error:
         return output.print_error(str(error))
     except _ClickError as error:
-        return output.print_error(_usage(error, typed))
+        return output.print_error(_report_usage_error(error, typed))
     except (KeyboardInterrupt, typer.Abort):
         return output.report_interrupt()
     except SystemExit as stop:
         # typer turns a closed pipe into exit 1. A reader that stops early (`| head`) is no error.
-        return output.mute() if isinstance(stop.__context__, BrokenPipeError) else output.flushed(int(stop.code or 0))
+        return (
+            output.discard_output()
+            if isinstance(stop.__context__, BrokenPipeError)
+            else output.flush_output(int(stop.code or 0))
+        )
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return _bug(error)
-        output.mute()
+            return _report_bug(error)
+        output.discard_output()
         return output.print_error(f"cannot write: {error.strerror}; free space there and begin again")
     except Exception as error:
         message = optional_packages.missing_package_message(error) if isinstance(error, ModuleNotFoundError) else None
-        return output.print_error(message) if message else _bug(error)
+        return output.print_error(message) if message else _report_bug(error)
 
 
-def _bug(error: Exception) -> int:
+def _report_bug(error: Exception) -> int:
     """Report a bug of effbench in one line. Returns exit code 70."""
     if output.was_interrupted():
         return output.report_interrupt()
@@ -103,7 +107,7 @@ def _bug(error: Exception) -> int:
     return output.print_error(f"internal error ({text}, {place}); EFFBENCH_DEBUG=1 shows more", 70)
 
 
-def _usage(error: Any, typed: Sequence[str]) -> str:
+def _report_usage_error(error: Any, typed: Sequence[str]) -> str:
     message = str(error.format_message())
     if message.startswith("No such command"):
         wrong = next((word for word in typed if not word.startswith("-")), "")

@@ -12,7 +12,7 @@ import typer
 from effbench.cli import options as cli_options
 from effbench.cli import output
 from effbench.cli.measure import finish, warn_of_threads
-from effbench.cli.options import measuring
+from effbench.cli.options import with_measure_options
 from effbench.core import units
 from effbench.core.errors import InvalidValue
 from effbench.core.measure_options import BUNDLE_OPTIONS
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from effbench.bundles.bundle import Bundle
 
 
-@measuring("batch", "dtype", "seed")
+@with_measure_options("batch", "dtype", "seed")
 def bundle(
     out: Annotated[Path, typer.Option(help="Folder of the bundle, which must not exist yet.")],
     models: Annotated[
@@ -55,7 +55,7 @@ def bundle(
     A bundle holds model files, inputs, expected outputs and costs.
     """
     from effbench import api
-    from effbench.cli.progress import watching
+    from effbench.cli.progress import show_progress
     from effbench.core.study import Analysis
     from effbench.studies import catalog
 
@@ -65,12 +65,12 @@ def bundle(
         raise InvalidValue("--scale and --select choose cells of a study; name it with --study, or leave them out")
     if study is not None and inputs:
         raise InvalidValue("a study defines its own inputs; leave --input out")
-    chosen = cli_options.selection(select or [])
+    chosen = cli_options.parse_selection(select or [])
     if scale:
         chosen["scale"] = scale.split(",")
     try:
         # Keep what a study or a model prints while loading out of standard output.
-        with watching() as watch, redirect_stdout(sys.stderr):
+        with show_progress() as watch, redirect_stdout(sys.stderr):
             subject: Any = models if study is None else catalog.load(study)
             if isinstance(subject, Analysis):
                 raise InvalidValue(f"{subject.name} measures nothing, so there is nothing to bundle")
@@ -80,19 +80,19 @@ def bundle(
                 runtime=runtime,
                 input_shape=cli_options.inputs(inputs),
                 select=chosen,
-                command=output.typed.get(),
+                command=output.typed_command.get(),
                 watch=watch,
                 **options,
             )
     except KeyboardInterrupt:
         raise typer.Exit(output.report_interrupt("interrupted; nothing was bundled")) from None
     if as_json:
-        output.print_json(_document(made))
+        output.print_json(_json_document(made))
         return
     _show(made)
 
 
-@measuring(
+@with_measure_options(
     *(name for name in BUNDLE_OPTIONS if name != "device_options"),
     runtime="Runtimes of the bundle to measure, such as onnxruntime,ncnn. Default: all of them.",
 )
@@ -119,7 +119,7 @@ def run_bundle(
         finish(lambda watch: api.run_bundle(folder, resume=begun, watch=watch), as_json, folder)
         return
     warn_of_threads(options)
-    command = output.typed.get()
+    command = output.typed_command.get()
     finish(lambda watch: api.run_bundle(folder, out=out, command=command, watch=watch, **options), as_json, folder)
 
 
@@ -133,7 +133,7 @@ def _show(made: Bundle) -> None:
     print(f"\nbundle  {place}\nnext    {place}/README.txt explains how to measure it without torch")
 
 
-def _document(made: Bundle) -> dict[str, Any]:
+def _json_document(made: Bundle) -> dict[str, Any]:
     """The JSON object of ``bundle --json``."""
     return {
         "bundle": str(made.directory),

@@ -14,7 +14,7 @@ import typer
 from effbench.cli import options as cli_options
 from effbench.cli import output
 from effbench.cli.measure import warn_of_threads
-from effbench.cli.options import measuring
+from effbench.cli.options import with_measure_options
 from effbench.core.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ MODELS = ("shufflenet_v2_x0_5", "mobilenet_v2", "resnet18")
 """Default models: a forward pass takes some milliseconds to some tens."""
 
 
-@measuring(
+@with_measure_options(
     "launches",
     "device",
     "threads",
@@ -35,6 +35,7 @@ MODELS = ("shufflenet_v2_x0_5", "mobilenet_v2", "resnet18")
     "seed",
     launches="Fresh worker processes of each side. Default: 20.",
     batch="Images per call. Default: 1.",
+    dtype=cli_options.FLOATS_ONLY,
 )
 def aa(
     context: typer.Context,
@@ -67,11 +68,12 @@ def aa(
 
     Both sides of the gate are the same code. Also estimates which slowdowns the gate can detect.
     """
-    from effbench.cli.progress import watching
+    from effbench.cli.progress import show_progress
     from effbench.gates import ab_gate, ab_pairs, same_code
     from effbench.gates import config as configuration
     from effbench.report import write_text
-    from effbench.report.tables import calibration, cells
+    from effbench.report.tables import calibration
+    from effbench.report.tables.table_model import render_markdown
 
     if suites < 1:
         raise InvalidValue(f"suites (={suites}) must be 1 or more")
@@ -87,18 +89,18 @@ def aa(
             ab_pairs.load(replay),
             replay,
         )
-        same_code.require(pair, ab_gate.rule_of(found))
+        same_code.require_same_code(pair, ab_gate.rule_of(found))
     else:
-        found = configuration.with_options(_chosen(models, config), said, {})
+        found = configuration.with_options(_choose_models(models, config), said, {})
         with redirect_stdout(sys.stderr):
-            pair, folder = _measure(found, out, output.typed.get())
-    with watching() as watch:
+            pair, folder = _measure(found, out, output.typed_command.get())
+    with show_progress() as watch:
         survey, rate = ab_gate.calibrate(found, pair, suites, found.seed or 0, watch)
     if replay is not None:
         rate = dataclasses.replace(rate, caveats=(*rate.caveats, *same_code.caveats(replay)))
     document, tables = calibration.document(survey, rate), calibration.tables(survey, rate)
     if replay is None:
-        write_text(folder / "table.md", "\n\n".join(map(cells.render_markdown, tables)) + "\n")
+        write_text(folder / "table.md", "\n\n".join(map(render_markdown, tables)) + "\n")
     if as_json:
         output.print_json({**document, "run_dir": str(folder)})
         return
@@ -106,7 +108,7 @@ def aa(
     print(f"\nraw     {output.plain(str(folder))}")
 
 
-def _chosen(models: list[str] | None, path: Path | None) -> Config:
+def _choose_models(models: list[str] | None, path: Path | None) -> Config:
     from effbench.gates import config
 
     is_asked = models or path is not None or Path(config.FILE).is_file()
@@ -115,7 +117,7 @@ def _chosen(models: list[str] | None, path: Path | None) -> Config:
 
 def _measure(found: Config, out: Path | None, command: str) -> tuple[Pair, Path]:
     from effbench import api
-    from effbench.cli.progress import watching
+    from effbench.cli.progress import show_progress
     from effbench.gates import ab_gate, run_gates
     from effbench.runs.runner import Interrupted
 
@@ -123,7 +125,7 @@ def _measure(found: Config, out: Path | None, command: str) -> tuple[Pair, Path]
     run_gates.require_free(folder)
     warn_of_threads(dataclasses.asdict(found.options()))
     try:
-        with watching() as watch:
+        with show_progress() as watch:
             return ab_gate.measure_same_code(found, folder, command=command, watch=watch), folder
     except Interrupted:
         again = shlex.join(["effbench", "aa", "--replay", str(folder)])

@@ -17,7 +17,7 @@ import typer
 from effbench.cli import options as cli_options
 from effbench.cli import output
 from effbench.cli.measure import warn_of_threads
-from effbench.cli.options import measuring
+from effbench.cli.options import with_measure_options
 from effbench.core import units
 from effbench.core.errors import EffbenchError, InvalidValue, StorageError, UnknownName
 
@@ -31,7 +31,7 @@ STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 _Limit = Annotated[str | None, typer.Option(metavar="COUNT", help="Upper limit, such as 300M, 4k or 20_000.")]
 
 
-@measuring(
+@with_measure_options(
     "launches",
     "budget_s",
     "device",
@@ -43,6 +43,7 @@ _Limit = Annotated[str | None, typer.Option(metavar="COUNT", help="Upper limit, 
     launches="Fresh worker processes of each side. Default: the baseline's, else 5; --against: 4 to 13.",
     budget_s="Time to measure, such as 90s. Default: 10m.",
     batch="Images per call. Default: 1.",
+    dtype=cli_options.FLOATS_ONLY,
 )
 def check(
     context: typer.Context,
@@ -57,7 +58,7 @@ def check(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="Models, inputs, budgets, options. Default: ./effbench.toml, without MODEL or where it names each."
+            help="File of models, inputs, budgets and options. Default: ./effbench.toml, if it has every MODEL."
         ),
     ] = None,
     inputs: cli_options.Inputs = None,
@@ -99,7 +100,7 @@ def check(
     *,
     options: dict[str, Any],
     inconclusive: Annotated[str, typer.Option(help="If INCONCLUSIVE: fail (exit 3) or pass (exit 0).")] = "fail",
-    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here, one test case a model and gate.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here, one test case per model and gate.")] = None,
     summary: Annotated[
         Path | None, typer.Option(help=f"Write Markdown here. It is also added to ${STEP_SUMMARY} where that is set.")
     ] = None,
@@ -108,13 +109,13 @@ def check(
     ] = None,
     as_json: cli_options.Json = False,
 ) -> None:
-    """Hold models to budgets, to a stored run or to another revision.
+    """Check models against budgets, a stored run or another revision.
 
-    Exit code: 0 PASS, 1 REGRESSION, 3 INCONCLUSIVE, 4 ENVIRONMENT.
+    Exit code: 0 PASS, 1 REGRESSION, 2 a mistake on the command line, 3 INCONCLUSIVE, 4 ENVIRONMENT.
 
-    Three gates, each usable alone: costs (--max-madds and so on, or --baseline with a stored profile; counted, so
-    exact), a stored run (--baseline RUN, on the same machine), another revision (--against main, measured
-    interleaved with the working tree).
+    Four gates, usable alone or together: costs (--max-madds and other budgets, or --baseline FILE with stored costs;
+    exact, since nothing is timed), a stored run (--baseline RUN, on the same machine), another revision (--against
+    main, measured interleaved with the working tree), instructions (--against main --count instructions).
     """
     from effbench.cost import helper_process
     from effbench.gates import config as configuration
@@ -123,7 +124,7 @@ def check(
     if inconclusive not in ("fail", "pass"):
         raise UnknownName("meaning of --inconclusive", inconclusive, ("fail", "pass"))
     if count is not None:
-        cli_options.counted(count)
+        cli_options.parse_count(count)
         if against is None:
             raise InvalidValue("--count compares two revisions: add --against GITREF, such as --against main")
     counts = {
@@ -147,9 +148,11 @@ def check(
     found = configuration.with_options(
         found, said, {name: _parse_limit(name, text) for name, text in counts.items() if text}
     )
-    asked = _Asked(found, against, against_python, save_baseline, save_costs, out, output.typed.get(), baseline)
+    asked = _Request(
+        found, against, against_python, save_baseline, save_costs, out, output.typed_command.get(), baseline
+    )
     try:
-        with redirect_stdout(sys.stderr), helper_process.one_process():
+        with redirect_stdout(sys.stderr), helper_process.reuse_process():
             decision, costs = _carry_out(asked)
     except Interrupted as stop:
         raise typer.Exit(
@@ -160,7 +163,7 @@ def check(
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Request:
     """The arguments of a check."""
 
     config: Config
@@ -180,10 +183,10 @@ class _Asked:
         return None if self.config.baseline is None else self.config.folder / self.config.baseline
 
 
-def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
+def _carry_out(asked: _Request) -> tuple[Decision | None, list[dict[str, Any]]]:
     """Run the gates. Returns their decision (None without a gate) and the costs of each model."""
     from effbench import api
-    from effbench.cli.progress import watching
+    from effbench.cli.progress import show_progress
     from effbench.gates import budgets, checked_models, run_gates
     from effbench.gates.result import Decision
 
@@ -207,8 +210,8 @@ def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
     folder = asked.out or api.new_directory("check", config.device or "cpu")
     run_gates.require_free(folder)
     if has_budgets or stored or asked.save_costs:
-        planned = checked_models.planned(config, checked_models.study(config))
-        counts = checked_models.count(planned.cells, checked_models.here(config))
+        planned = checked_models.make_plan(config, checked_models.study(config))
+        counts = checked_models.count_costs(planned.cells, checked_models.working_tree_site(config))
         findings = run_gates.costs(config, planned.cells, counts, stored or ())
         decisions += [Decision(findings)] if findings else []
         for subject, cell in zip(config.subjects, planned.cells, strict=True):
@@ -219,12 +222,12 @@ def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
                 raise EffbenchError(f"{subject.name} does not run, so its costs cannot be stored: {cost}")
     if not config.count and (run is not None or asked.against or asked.save_baseline):
         warn_of_threads(asdict(config.options()))
-    with watching() as watch:
+    with show_progress() as watch:
         if asked.save_baseline is not None:
             run_gates.save_baseline(config, asked.save_baseline, command=asked.command, watch=watch)
         if run is not None:
             decisions.append(
-                run_gates.against_run(config, run, folder / "candidate", command=asked.command, watch=watch)
+                run_gates.compare_with_run(config, run, folder / "candidate", command=asked.command, watch=watch)
             )
         if asked.against is not None and config.count:
             from effbench.gates import instruction_gate
@@ -243,7 +246,7 @@ def _carry_out(asked: _Asked) -> tuple[Decision | None, list[dict[str, Any]]]:
                     watch=watch,
                 )
             )
-    return (run_gates.merged(decisions) if decisions or asked.against else None), costs
+    return (run_gates.merge(decisions) if decisions or asked.against else None), costs
 
 
 def _report(
@@ -269,7 +272,7 @@ def _report(
         texts["summary"] = gate.markdown(decision)
     told = {} if decision is None else json_document.decision_document(decision, code)
     whole = {**told, "costs": list(costs), "baseline_dir": None if saved is None else str(saved)}
-    with _piped():
+    with _ignore_print_errors():
         if as_json:
             output.print_json(whole)
         elif decision is not None:
@@ -285,7 +288,7 @@ def _report(
         except StorageError as error:
             trouble |= output.print_error(str(error))
     if decision is not None and not as_json:
-        with _piped():
+        with _ignore_print_errors():
             if decision.directory is not None:
                 places = {"figure": figure, "raw": Path(decision.directory)}
                 print("\n" + "\n".join(f"{what:<9}{output.plain(str(path))}" for what, path in places.items() if path))
@@ -297,21 +300,21 @@ def _report(
         _append(Path(place), texts["summary"])
     if not as_json:
         written = {"costs": files["costs"], "baseline": saved}
-        with _piped():
+        with _ignore_print_errors():
             print("".join(f"{what:<9}{output.plain(str(path))}\n" for what, path in written.items() if path), end="")
     return code or trouble
 
 
 @contextmanager
-def _piped() -> Iterator[None]:
+def _ignore_print_errors() -> Iterator[None]:
     """Ignore failures to print, so that they change neither exit code nor files: the reader may be gone (`| head`)."""
     try:
         yield
     except OSError as error:
-        output.mute()
+        output.discard_output()
         if not isinstance(error, BrokenPipeError):
             output.note(f"cannot write to standard output: {error.strerror or error}")
-    output.output_lost()
+    output.flush_failed()
 
 
 def _write(path: Path, text: str) -> int:

@@ -10,7 +10,7 @@ import typer
 from effbench.cli import options as cli_options
 from effbench.cli import output
 from effbench.cli.measure import warn_of_threads
-from effbench.cli.options import measuring
+from effbench.cli.options import with_measure_options
 from effbench.core.errors import InvalidValue, UnknownName
 
 
@@ -33,7 +33,7 @@ def list_names(
             print(f"  {entry:<{width}}  {about}".rstrip())
 
 
-@measuring("device", "threads", "dtype", "allocator", "cuda_precision")
+@with_measure_options("device", "threads", "dtype", "allocator", "cuda_precision", dtype=cli_options.FLOATS_ONLY)
 def doctor(
     peaks: Annotated[
         bool, typer.Option("--peaks", help="Also measure the device's two peaks, and keep them for later runs.")
@@ -45,7 +45,7 @@ def doctor(
     """Find what makes timings noisy on this machine, and how to fix it."""
     from effbench import doctor as examining
     from effbench.core.measure_options import MeasureOptions
-    from effbench.report.tables import misc
+    from effbench.report.tables import doctor as doctor_table
 
     asked = MeasureOptions.of(options)
     if not peaks and asked != MeasureOptions():
@@ -58,4 +58,4 @@ def doctor(
     if as_json:
         output.print_json({"findings": found} | ({"peaks": dataclasses.asdict(measured)} if measured else {}))
         return
-    output.print_tables([misc.doctor_rows(found), *([misc.peak_rows(measured)] if measured else [])])
+    output.print_tables([doctor_table.doctor_rows(found), *([doctor_table.peak_rows(measured)] if measured else [])])

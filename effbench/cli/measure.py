@@ -13,7 +13,7 @@ import typer
 
 from effbench.cli import options as cli_options
 from effbench.cli import output
-from effbench.cli.options import OF_A_RUN, measuring
+from effbench.cli.options import RUN_OPTIONS, with_measure_options
 from effbench.core.errors import InvalidValue, StorageError
 from effbench.host import optional_packages
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from effbench.results import Results
 
 
-@measuring(*OF_A_RUN)
+@with_measure_options(*RUN_OPTIONS)
 def run(
     context: typer.Context,
     options: dict[str, Any],
@@ -64,17 +64,17 @@ def run(
         cli_options.refuse_others(context, ("study", "resume"), "--resume goes on with the options of the stored run")
         folder = resume
         if study is not None:
-            _require_same(study, folder)
+            _require_same_study(study, folder)
         finish(lambda watch: api.resume(folder, watch=watch), as_json)
         return
-    chosen = cli_options.selection(select or [])
+    chosen = cli_options.parse_selection(select or [])
     with redirect_stdout(sys.stderr):
         found = catalog.load(str(study))
     if isinstance(found, Analysis):
         cli_options.refuse_others(context, ("study", "select", "out"), f"{found.name} measures nothing")
-        from effbench.cli.progress import watching
+        from effbench.cli.progress import show_progress
 
-        with watching() as watch:
+        with show_progress() as watch:
             outcome = api.analyse(found, select=chosen, watch=watch)
         files = outcome.write(out or api.new_directory(found.name, "analysis"))
         if as_json:
@@ -86,10 +86,10 @@ def run(
         chosen["scale"] = scale.split(",")
     warn_of_threads(options)
     of_study: dict[str, Any] = {"models": tuple(model or ()), "depthwise": depthwise, "select": chosen}
-    finish(lambda watch: api.run(found, **of_study, **_stored(out, watch), **options), as_json)
+    finish(lambda watch: api.run(found, **of_study, **_destination(out, watch), **options), as_json)
 
 
-def _require_same(study: str, folder: Path) -> None:
+def _require_same_study(study: str, folder: Path) -> None:
     """Raise InvalidValue if the run in the folder is of another study."""
     from effbench.runs import run_file
     from effbench.studies import catalog
@@ -101,7 +101,7 @@ def _require_same(study: str, folder: Path) -> None:
         raise InvalidValue(f"{folder} holds a run of {held}, not of {wanted}; leave out {study} to finish that run")
 
 
-@measuring(*OF_A_RUN)
+@with_measure_options(*RUN_OPTIONS)
 def compare(
     models: Annotated[
         list[str],
@@ -122,12 +122,12 @@ def compare(
     from effbench import api
 
     warn_of_threads(options)
-    fed = cli_options.inputs(inputs)
-    finish(lambda watch: api.compare(*models, input_shape=fed, **_stored(out, watch), **options), as_json)
+    given = cli_options.inputs(inputs)
+    finish(lambda watch: api.compare(*models, input_shape=given, **_destination(out, watch), **options), as_json)
 
 
-def _stored(out: Path | None, watch: Any) -> dict[str, Any]:
-    return {"out": out, "command": output.typed.get(), "watch": watch}
+def _destination(out: Path | None, watch: Any) -> dict[str, Any]:
+    return {"out": out, "command": output.typed_command.get(), "watch": watch}
 
 
 def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = None) -> None:
@@ -135,17 +135,17 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
 
     `bundle` is the folder of the measured bundle, if any: its machine may lack the packages for tables and figures.
     """
-    from effbench.cli.progress import watching
+    from effbench.cli.progress import show_progress
     from effbench.runs import launch_history as launch_times
     from effbench.runs.runner import Interrupted
 
     try:
         # Keep what a study or a model prints while loading out of standard output.
-        with watching() as watch, redirect_stdout(sys.stderr):
+        with show_progress() as watch, redirect_stdout(sys.stderr):
             results = work(watch)
     except Interrupted as stop:
         output.ignore_signals()
-        raise typer.Exit(_interrupted(stop.directory, bundle)) from None
+        raise typer.Exit(_report_interrupt(stop.directory, bundle)) from None
     except KeyboardInterrupt:
         raise typer.Exit(output.report_interrupt("interrupted before anything was measured")) from None
     if bundle is not None and not optional_packages.has("scipy"):
@@ -159,7 +159,7 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
         raise StorageError(f"{error}; the measured blocks are kept in {results.run.path}") from error
     except KeyboardInterrupt:
         output.ignore_signals()
-        again = _again(results.directory or Path(), bundle)
+        again = _resume_command(results.directory or Path(), bundle)
         said = f"interrupted; the run is complete, this shows it: {again}"
         raise typer.Exit(output.report_interrupt(said)) from None
     _show(results, files, as_json, results.run.path)
@@ -179,11 +179,11 @@ def _show_raw(results: Results, as_json: bool) -> None:
     output.note(f"no tables: scipy is not installed here; pip install scipy, or on another machine: {again}")
 
 
-def _again(directory: Path, bundle: Path | None) -> str:
-    from effbench.runs.recorder import how_to_resume
+def _resume_command(directory: Path, bundle: Path | None) -> str:
+    from effbench.runs.recorder import resume_command
     from effbench.studies.plan import Bundled
 
-    return how_to_resume(directory, None if bundle is None else Bundled(str(bundle), ""))
+    return resume_command(directory, None if bundle is None else Bundled(str(bundle), ""))
 
 
 def _show(results: Results | Outcome, files: Mapping[str, Path], as_json: bool, raw: str | None = None) -> None:
@@ -195,12 +195,12 @@ def _show(results: Results | Outcome, files: Mapping[str, Path], as_json: bool, 
     print("\n" + "\n".join(f"{what:<8}{output.plain(str(path))}" for what, path in places.items() if path))
 
 
-def _interrupted(directory: Path, bundle: Path | None) -> int:
+def _report_interrupt(directory: Path, bundle: Path | None) -> int:
     from effbench.runs import run_file
 
     if (directory / run_file.RUN_FILE).exists() and (directory / run_file.RUN_FILE).stat().st_size:
         blocks = sum(len(result.blocks) for result in run_file.load(directory).results)
-        again = _again(directory, bundle)
+        again = _resume_command(directory, bundle)
         return output.report_interrupt(f"interrupted; {blocks} blocks are saved, finish with: {again}")
     return output.report_interrupt("interrupted before anything was measured")
 

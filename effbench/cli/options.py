@@ -41,7 +41,7 @@ def names(what: str) -> dict[str, str]:
     if what == "runtimes":
         from effbench import runtimes
 
-        found = {name: (runtimes.summary(name), runtimes.missing(name)) for name in runtimes.names()}
+        found = {name: (runtimes.summary(name), runtimes.why_unavailable(name)) for name in runtimes.names()}
         return {name: f"{about} (missing: {absent})" if absent else about for name, (about, absent) in found.items()}
     return {
         "cpu": "the CPU, with --threads",
@@ -54,28 +54,28 @@ def names(what: str) -> dict[str, str]:
 
 
 def complete_study(incomplete: str) -> list[str]:
-    """Studies that begin so."""
+    """Complete the name of a study."""
     from effbench.studies import catalog
 
     return [name for name in catalog.names() if name.startswith(incomplete)]
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Networks of the zoo that begin so."""
+    """Complete the name of a network of the zoo."""
     from effbench import zoo
 
     return [name for name in zoo.names() if name.startswith(incomplete)]
 
 
 def complete_device(incomplete: str) -> list[str]:
-    """Devices that begin so."""
+    """Complete the name of a device."""
     from effbench import devices
 
     return [name for name in devices.NAMES if name.startswith(incomplete)]
 
 
 def complete_runtime(incomplete: str) -> list[str]:
-    """Runtimes that begin so, also behind a comma."""
+    """Complete the name of a runtime, also after a comma."""
     from effbench import runtimes
 
     *before, last = incomplete.split(",")
@@ -83,12 +83,12 @@ def complete_runtime(incomplete: str) -> list[str]:
 
 
 def complete_metric(incomplete: str) -> list[str]:
-    """Metrics that begin so."""
+    """Complete the name of a metric."""
     return [name for name in (*METRICS, *plugins.names(plugins.METRICS)) if name.startswith(incomplete)]
 
 
 def complete_run(incomplete: str) -> list[str]:
-    """Folders of runs that begin so, in the place where runs go by default."""
+    """Complete the path of a run in the default folder of runs."""
     from effbench.runs import run_file
 
     found = [str(path.parent) for path in run_file.RUNS.glob(f"*/{run_file.RUN_FILE}")]
@@ -96,7 +96,7 @@ def complete_run(incomplete: str) -> list[str]:
 
 
 def complete_format(incomplete: str) -> list[str]:
-    """Formats of other tools that begin so."""
+    """Complete the name of an export format."""
     from effbench import export
 
     return [name for name in export.FORMATS if name.startswith(incomplete)]
@@ -106,8 +106,8 @@ def complete_format(incomplete: str) -> list[str]:
 
 _KINDS: dict[str, type] = {"threads": int, "batch": int, "launches": int, "seed": int, "quick": bool, "autotune": bool}
 """The type that typer converts a value to; others are text."""
-_COMPLETED = {"device": complete_device, "runtime": complete_runtime}
-_READ: dict[str, tuple[str, str, Callable[[str], Any]]] = {
+_COMPLETERS = {"device": complete_device, "runtime": complete_runtime}
+_PARSERS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     "budget_s": ("budget", "such as 60s or 5m", seconds),
     "precision": ("precision", "such as 1%", share),
 }
@@ -119,17 +119,20 @@ _METRICS = {
 }
 """Metrics with their own flag; --count names the others."""
 
-OF_A_RUN = tuple(item.name for item in fields(MeasureOptions) if item.name != "device_options")
+RUN_OPTIONS = tuple(item.name for item in fields(MeasureOptions) if item.name != "device_options")
 """The options of every command that measures."""
 
 METRIC = "Also measure this metric, such as one of a plug-in; may be given several times."
 COUNT = "instructions: count the instructions of a call too; they are the same on a noisy machine."
 
+FLOATS_ONLY = "Data type to measure in: float32, float64, float16 or bfloat16."
+"""The help of --dtype where int8 is refused: it stands for a model that a runtime quantises."""
+
 _Parameters = dict[str, tuple[Any, Any]]
 """Annotation and default by the name of the parameter."""
 
 
-def measuring(*wanted: str, **texts: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_measure_options(*wanted: str, **texts: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command, so that its parameter `options` becomes one command-line option for each of these fields.
 
     The command gets a dictionary of the options that were typed, with values for `MeasureOptions`. `texts` replace
@@ -159,7 +162,7 @@ def measuring(*wanted: str, **texts: str) -> Callable[[Callable[..., None]], Cal
             typed = {name: value for name, value in typed.items() if is_typed(context, name)}
             if "context" in signature.parameters:
                 values["context"] = context
-            command(**values, options=_read(typed))
+            command(**values, options=_parse_options(typed))
 
         carry_out.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         carry_out.__annotations__ = {item.name: item.annotation for item in parameters}
@@ -175,7 +178,7 @@ def _parameters(name: str, text: str | None) -> _Parameters:
     """The command-line parameters for one field of `MeasureOptions`."""
     if name == "metrics":
         flags: _Parameters = {
-            metric: (Annotated[bool, typer.Option(_spelled(metric), help=about)], False)
+            metric: (Annotated[bool, typer.Option(_option_name(metric), help=about)], False)
             for metric, about in _METRICS.items()
         }
         named = typer.Option(help=METRIC, metavar="NAME", autocompletion=complete_metric)
@@ -185,28 +188,28 @@ def _parameters(name: str, text: str | None) -> _Parameters:
             "metric": (Annotated[list[str] | None, named], None),
         }
     about = text or help_of(name)
-    if name in _READ:
-        word, example, _ = _READ[name]
+    if name in _PARSERS:
+        word, example, _ = _PARSERS[name]
         first, stop, rest = about.partition(".")
         about = about if text else f"{first}, {example}{stop}{rest}"
         return {word: (Annotated[str | None, typer.Option(help=about)], None)}
     kind, default = _KINDS.get(name, str), default_of(name)
     if kind is bool:
-        return {name: (Annotated[bool, typer.Option(_spelled(name), help=about)], default)}
-    option = typer.Option(help=about, autocompletion=_COMPLETED.get(name))
+        return {name: (Annotated[bool, typer.Option(_option_name(name), help=about)], default)}
+    option = typer.Option(help=about, autocompletion=_COMPLETERS.get(name))
     return {name: (Annotated[kind if default is not None else kind | None, option], default)}
 
 
-def _spelled(name: str) -> str:
+def _option_name(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _read(typed: dict[str, Any]) -> dict[str, Any]:
+def _parse_options(typed: dict[str, Any]) -> dict[str, Any]:
     """Parse the typed options; the result is by field of `MeasureOptions`. Raises InvalidValue, UnknownName."""
-    words = {word: (name, read) for name, (word, _, read) in _READ.items()}
+    words = {word: (name, read) for name, (word, _, read) in _PARSERS.items()}
     metrics = [name for name in _METRICS if typed.pop(name, False)]
     if (count := typed.pop("count", None)) is not None:
-        metrics.append(counted(count))
+        metrics.append(parse_count(count))
     metrics += typed.pop("metric", None) or []
     found = {}
     for name, value in typed.items():
@@ -215,7 +218,7 @@ def _read(typed: dict[str, Any]) -> dict[str, Any]:
     return {**found, "metrics": tuple(metrics)} if metrics else found
 
 
-def counted(what: str) -> str:
+def parse_count(what: str) -> str:
     """The metric that ``--count`` names. Raises UnknownName."""
     known = [name for name in METRICS if name not in _METRICS]
     if what not in known:
@@ -237,7 +240,7 @@ Out = Annotated[Path | None, typer.Option(help="Folder of the run. Default: a ne
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
 
 
-def selection(words: Sequence[str]) -> dict[str, list[str]]:
+def parse_selection(words: Sequence[str]) -> dict[str, list[str]]:
     """Parse selections such as ``groups=1,8`` into values by label. Raises InvalidValue."""
     chosen: dict[str, list[str]] = {}
     for word in words:

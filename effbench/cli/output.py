@@ -19,32 +19,32 @@ from effbench.host import streams
 if TYPE_CHECKING:
     from effbench.report.tables.table_model import Table
 
-typed: ContextVar[str] = ContextVar("typed", default="effbench")
+typed_command: ContextVar[str] = ContextVar("typed", default="effbench")
 """The typed command line, quoted for a shell."""
 
 
-def flushed(code: int) -> int:
+def flush_output(code: int) -> int:
     """Flush standard output and return the exit code: 2 if that fails and nothing else is wrong."""
-    lost = output_lost()
+    lost = flush_failed()
     return code or 2 if lost else code
 
 
-def output_lost() -> bool:
+def flush_failed() -> bool:
     """Flush standard output; report a failure. A closed pipe (`| head`) is no failure. Returns whether it failed."""
     error = streams.write_error(sys.stdout)
-    return error is not None and is_lost(error)
+    return error is not None and report_write_error(error)
 
 
-def is_lost(error: OSError) -> bool:
+def report_write_error(error: OSError) -> bool:
     """Report why standard output cannot be written, and discard further output. False for a closed pipe (`| head`)."""
-    mute()
+    discard_output()
     if isinstance(error, BrokenPipeError):
         return False
     print_error(f"cannot write to standard output: {error.strerror or error}; nothing measured is lost")
     return True
 
 
-def mute() -> int:
+def discard_output() -> int:
     """Discard all further output, since its reader is gone. Returns exit code 0."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
@@ -102,7 +102,7 @@ _last_s = 0.0
 
 
 @contextmanager
-def handling_signals() -> Iterator[None]:
+def handle_signals() -> Iterator[None]:
     """Handle Ctrl-C, SIGTERM and SIGHUP alike: keep and report measured blocks, and clean up.
 
     SIGHUP stays ignored under nohup. Signals are recorded, since a library may turn the KeyboardInterrupt into another
@@ -179,13 +179,13 @@ def print_json(document: object) -> None:
 
 def print_tables(tables: Sequence[Table]) -> None:
     """Print tables: with rich in a terminal, as Markdown where the output is piped."""
-    from effbench.report.tables import cells
+    from effbench.report.tables.table_model import render_markdown, render_terminal
 
     if sys.stdout is not None and sys.stdout.isatty():
         from rich.console import Console
 
         console = Console()
         for item in tables:
-            cells.render_terminal(item, console)
+            render_terminal(item, console)
         return
-    print("\n\n".join(cells.render_markdown(item) for item in tables))
+    print("\n\n".join(render_markdown(item) for item in tables))

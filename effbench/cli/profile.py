@@ -10,12 +10,17 @@ import typer
 
 from effbench.cli import options as cli_options
 from effbench.cli import output
-from effbench.cli.options import measuring
+from effbench.cli.options import with_measure_options
 from effbench.core.errors import InvalidValue
 from effbench.core.measure_options import MeasureOptions
 
 
-@measuring("batch", "dtype", batch="Images per call. Default: 1.")
+@with_measure_options(
+    "batch",
+    "dtype",
+    batch="Images per call. Default: 1.",
+    dtype="Data type of weights and inputs, which decides the bytes: float32, float64, float16 or bfloat16.",
+)
 def profile(
     model: Annotated[
         str,
@@ -38,27 +43,28 @@ def profile(
     Activations too. Counts are analytic: nothing is timed.
     """
     from effbench import api
-    from effbench.report.tables import cells, misc
+    from effbench.report.tables import profile as profile_table
+    from effbench.report.tables.table_model import render_csv
 
-    fed = cli_options.inputs(inputs)
+    given = cli_options.inputs(inputs)
     if as_json and as_csv:
         raise InvalidValue("--json and --csv both print to standard output; choose one")
     asked = MeasureOptions.of(options)
     with redirect_stdout(sys.stderr):
-        found = api.profile(model, fed, batch=asked.batch or 1, dtype=asked.dtype or "float32")
+        found = api.profile(model, given, batch=asked.batch or 1, dtype=asked.dtype or "float32")
         checks = _crosscheck(model, found) if crosscheck else []
     if as_json:
         document = found.to_dict(layers=layers)
         output.print_json({**document, "crosscheck": checks} if crosscheck else document)
         return
     whole = found.to_dict(layers=True)
-    tables = [misc.cost_rows(whole)]
+    tables = [profile_table.cost_rows(whole)]
     if layers:
-        tables.append(misc.layer_rows(whole))
+        tables.append(profile_table.layer_rows(whole))
     if checks:
-        tables.append(misc.crosscheck_rows(checks))
+        tables.append(profile_table.crosscheck_rows(checks))
     if as_csv:
-        sys.stdout.write(cells.render_csv(tables[1] if layers else tables[0]))
+        sys.stdout.write(render_csv(tables[1] if layers else tables[0]))
         return
     output.print_tables(tables)
 

@@ -12,13 +12,13 @@ from effbench.runs.runner import Progress, Watch
 
 
 @contextlib.contextmanager
-def watching() -> Iterator[Watch]:
+def show_progress() -> Iterator[Watch]:
     """A `Watch` that draws the bar until the block ends.
 
     It raises KeyboardInterrupt again if the first was lost in code whose errors Python drops.
     """
     is_drawn = sys.stderr is not None and sys.stderr.isatty()
-    with progress_bar.drawing() if is_drawn else contextlib.nullcontext() as draw:
+    with progress_bar.draw_bar() if is_drawn else contextlib.nullcontext() as draw:
 
         def watch(step: Progress) -> None:
             output.require_uninterrupted()

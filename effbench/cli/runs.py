@@ -29,13 +29,13 @@ def diff(
     from effbench.analysis.run_diff import compare_runs, require_shared
     from effbench.host import facts
     from effbench.report import json_document
-    from effbench.report.tables import cells
+    from effbench.report.tables import diff as diff_table
     from effbench.runs import run_file
 
     runs = [run_file.load(reference) for reference in (baseline, candidate)]
     if not ignore_environment:
         try:
-            facts.require_alike(runs[0].environment, runs[1].environment)
+            facts.require_comparable(runs[0].environment, runs[1].environment)
         except NotComparable as error:
             raise NotComparable(f"{error}, or compare them anyway with --ignore-environment") from None
     require_shared(*runs)
@@ -45,7 +45,7 @@ def diff(
             {"baseline": baseline, "candidate": candidate, "comparisons": json_document.diff_document(comparisons)}
         )
         return
-    output.print_tables([cells.diff_rows(comparisons)])
+    output.print_tables([diff_table.diff_rows(comparisons)])
 
 
 def report(
@@ -132,7 +132,7 @@ def export(
     wanted = tuple(directions) if direction is None else (direction,)
     if printed and len(wanted) > 1:
         raise InvalidValue(
-            f"{format} takes one file a direction: name a folder for both with --out, or choose one with "
+            f"{format} takes one file per direction: name a folder for both with --out, or choose one with "
             f"--direction {wanted[0]} (or {wanted[1]})"
         )
     sides = [Path(run) / side for side in ab_pairs.SIDES]
@@ -142,14 +142,14 @@ def export(
     done = formats.export(found, format, values=_count(values))
     if out is None or printed:
         print(done.texts[wanted[0]], end="")
-        _say(done.notes)
+        _print_notes(done.notes)
         return
     ending = formats.find(format).ending
     targets = {name: out / f"{name}.{ending}" for name in wanted} if len(wanted) > 1 else {wanted[0]: out}
     for target in targets.values():
         _require_free(target, run_file.find(run), ending)
     written = {name: str(write_text(target, done.texts[name])) for name, target in targets.items()}
-    _say(done.notes)
+    _print_notes(done.notes)
     if as_json:
         output.print_json(
             {
@@ -187,6 +187,6 @@ def _require_free(target: Path, source: Path, ending: str) -> None:
         raise StorageError(f"cannot write {target}: it holds the raw blocks of this run; name another file")
 
 
-def _say(notes: Sequence[str]) -> None:
+def _print_notes(notes: Sequence[str]) -> None:
     for note in notes:
         output.note(note)

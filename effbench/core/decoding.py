@@ -20,7 +20,7 @@ import msgspec
 T = TypeVar("T")
 
 
-class Misfit(ValueError):
+class WrongType(ValueError):
     """A value of the wrong type. The message names the field and the expected type."""
 
 
@@ -29,20 +29,20 @@ def parse(text: bytes) -> Any:
     return _JSON.decode(text.decode())
 
 
-def make(value: Any, kind: type[T], *, at: str = "", closed: bool = True) -> T:
+def decode(value: Any, kind: type[T], *, at: str = "", closed: bool = True) -> T:
     """Convert `value` to a `kind`, nested dataclasses included. Unknown fields are allowed unless `closed`.
 
-    `at` is the path of the value, for the error message. Raises Misfit, and whatever the dataclasses themselves raise.
+    `at` is the path of the value, for the error message. Raises WrongType, and what the dataclasses themselves raise.
     """
     try:
         checked: Any = kind
         msgspec.convert(value, _bounded(checked, closed))
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise Misfit(plain(str(error), at)) from None
+        raise WrongType(reword(str(error), at)) from None
 
 
-def plain(said: str, at: str = "") -> str:
+def reword(said: str, at: str = "") -> str:
     """Reword a message of msgspec: ``timing.calls: expected a whole number, got text``."""
     what, _, path = said.partition(" - at `")
     place = (at + path.rpartition("$")[2].rstrip("`")).lstrip(".")
@@ -54,11 +54,11 @@ def plain(said: str, at: str = "") -> str:
         what = f"it cannot be {found[1][:40]}"
     else:
         expected, got, given = what.partition(", got ")
-        what = _worded(expected).replace("Expected", "expected").replace("a decimal", "a") + got + _worded(given)
+        what = _in_words(expected).replace("Expected", "expected").replace("a decimal", "a") + got + _in_words(given)
     return f"{place}: {what}" if place else what
 
 
-def _worded(kinds: str) -> str:
+def _in_words(kinds: str) -> str:
     return re.sub(r"`(.*?)`", lambda found: " or ".join(_WORDS.get(one, one) for one in found[1].split(" | ")), kinds)
 
 

@@ -21,10 +21,10 @@ class EffbenchError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the error with its message, without calling the constructor of its class again."""
-        return _rebuilt, (type(self), self.args, self.__dict__)
+        return _rebuild, (type(self), self.args, self.__dict__)
 
 
-def _rebuilt(kind: type[EffbenchError], args: tuple[Any, ...], state: dict[str, Any]) -> EffbenchError:
+def _rebuild(kind: type[EffbenchError], args: tuple[Any, ...], state: dict[str, Any]) -> EffbenchError:
     error = kind.__new__(kind)
     error.args = args
     error.__dict__.update(state)
@@ -77,7 +77,7 @@ class ModelError(EffbenchError):
     missing_file: str = ""
 
 
-class Absent(ModelError):
+class ModelNotFound(ModelError):
     """A model that does not exist: its file, its module, or its name in that module.
 
     `module` is the module that was searched for. `attribute` is the missing name, if the module exists.
@@ -88,7 +88,7 @@ class Absent(ModelError):
     attribute: str = ""
 
 
-class LacksPackage(ModelError):
+class MissingPackage(ModelError):
     """A model whose code imports a package that is not installed. `module` is its name."""
 
     cause = "lacks"
@@ -124,7 +124,7 @@ class NotComparable(EffbenchError):
 
 
 class StorageError(EffbenchError):
-    """The output folder cannot be written, is full, or is in use by another run."""
+    """A folder cannot be written, is full, is in use by another run, or holds no run."""
 
 
 class Reason(str):
@@ -142,14 +142,14 @@ class Reason(str):
         return cls(str(error), error.cause)
 
 
-def of_reason(reason: str) -> EffbenchError:
+def error_from_reason(reason: str) -> EffbenchError:
     """Rebuild the error that a reason was made from, possibly in another process."""
-    kinds: tuple[type[EffbenchError], ...] = (Absent, LacksPackage, CannotStart, ForeignCode)
+    kinds: tuple[type[EffbenchError], ...] = (ModelNotFound, MissingPackage, CannotStart, ForeignCode)
     cause = getattr(reason, "cause", "")
     return next((kind for kind in kinds if kind.cause == cause), EffbenchError)(str(reason))
 
 
-def text_of(error: BaseException | str) -> str:
+def message_of(error: BaseException | str) -> str:
     """The message of an error; "" if its `__str__` raises, which is possible in user code."""
     try:
         return str(error)

@@ -19,6 +19,9 @@ FLOATS = ("float32", "float64", "float16", "bfloat16")
 COMPLEX = ("complex64", "complex128")
 DTYPES = (*FLOATS, "int64", "int32", "int16", "int8", "uint8", "bool", *COMPLEX)
 
+InputsLike = Sequence[Any] | Mapping[str, Any]
+"""What a caller may pass as inputs: a shape, several shapes, `Input`s or tensors, or any of them by name."""
+
 
 @dataclass(frozen=True)
 class Input:
@@ -45,7 +48,7 @@ class Input:
     sha256: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", plain_sides(self.shape))
+        object.__setattr__(self, "shape", as_int_tuple(self.shape))
         object.__setattr__(self, "dtype", str(self.dtype or "").removeprefix("torch."))
 
     def __str__(self) -> str:
@@ -73,7 +76,7 @@ class GivenInputs:
         """The requested batch, else that of the tensors, else 1. Raises InvalidValue if the first two differ."""
         if asked is None:
             return self.batch or 1
-        batch = whole(asked, "batch")
+        batch = whole_number(asked, "batch")
         if self.batch not in (None, batch):
             raise InvalidValue(
                 f"batch (={batch}) is not that of the tensors ({self.batch}, their first side); leave out batch, or "
@@ -82,7 +85,7 @@ class GivenInputs:
         return batch
 
 
-def lost(inputs: Iterable[Input]) -> str:
+def missing_values_reason(inputs: Iterable[Input]) -> str:
     """The error for inputs that were tensors whose values no longer exist; "" if there is none."""
     for item in inputs:
         if item.sha256 and not os.path.isfile(item.values):
@@ -90,12 +93,12 @@ def lost(inputs: Iterable[Input]) -> str:
     return ""
 
 
-def described(given: Any) -> tuple[Input, ...]:
-    """The `Input`s that `read` makes, without tensors and batch."""
-    return read(given).inputs
+def as_inputs(given: Any) -> tuple[Input, ...]:
+    """What a caller passes as `Input`s, without tensors and batch. Takes what `normalise` takes."""
+    return normalise(given).inputs
 
 
-def read(given: Any) -> GivenInputs:
+def normalise(given: Any) -> GivenInputs:
     """Normalise what a caller passes as inputs.
 
     Parameters
@@ -113,50 +116,50 @@ def read(given: Any) -> GivenInputs:
         different batches, and a tensor that is sparse, nested, or has no dimensions.
     """
     if isinstance(given, Mapping):
-        held = list(given.values())
-        items = [replace(_described(item), name=name) for name, item in given.items()]
+        values = list(given.values())
+        items = [replace(_as_input(item), name=name) for name, item in given.items()]
     elif _is_one(given):
-        held = [given]
-        items = [_described(given)]
+        values = [given]
+        items = [_as_input(given)]
     elif isinstance(given, Iterable):
-        held = list(given)
-        items = [_described(item) for item in held]
+        values = list(given)
+        items = [_as_input(item) for item in values]
     else:
         raise InvalidValue(f"input (={_shown(given)}) must be a shape without the batch, such as (3, 224, 224)")
     names = [item.name for item in items if item.name]
     for name in names:
         if not isinstance(name, str) or not name.isidentifier() or names.count(name) > 1:
             raise InvalidValue(f"input '{name}' must be named once, as the network's forward names it")
-    batches = dict.fromkeys(int(item.shape[0]) for item in held if _is_tensor(item))
+    batches = dict.fromkeys(int(item.shape[0]) for item in values if _is_tensor(item))
     if len(batches) > 1:
         raise InvalidValue(
             f"the input tensors have batches of {' and '.join(map(str, batches))} (their first side); "
             "give all of them the same"
         )
-    pairs = list(zip(items, map(_is_tensor, held), strict=True))
+    pairs = list(zip(items, map(_is_tensor, values), strict=True))
     dtype = next((item.dtype for item, is_tensor in pairs if is_tensor and item.dtype in FLOATS), "")
     inputs = tuple(replace(item, dtype="") if is_tensor and item.dtype == dtype else item for item, is_tensor in pairs)
-    tensors = tuple(one if _is_tensor(one) and not _lacks_values(one) else None for one in held)
+    tensors = tuple(one if _is_tensor(one) and not _lacks_values(one) else None for one in values)
     has_values = any(one is not None for one in tensors)
     return GivenInputs(inputs, tensors if has_values else (), next(iter(batches), None), dtype)
 
 
-def parsed(word: str, said: str = "input") -> Input:
+def parse(word: str, option: str = "input") -> Input:
     """``3x224x224``, ``mask=1x224x224``, ``ids=128:int64`` or ``t=scalar:int64`` as an `Input`.
 
-    `said` is the option that the text comes from, for the message. Raises InvalidValue.
+    `option` is where the text comes from, for the message. Raises InvalidValue.
     """
     name, equals, rest = word.rpartition("=")
     sizes, colon, dtype = rest.partition(":")
     if sizes != "scalar" and not re.fullmatch(r"0*[1-9][0-9]{0,8}(x0*[1-9][0-9]{0,8})*", sizes):
-        raise InvalidValue(f"{said} {word}: expected sizes above zero without the batch, such as 3x224x224")
+        raise InvalidValue(f"{option} {word}: expected sizes above zero without the batch, such as 3x224x224")
     if (equals and not name) or (colon and dtype not in DTYPES):
         known = ", ".join(DTYPES)
-        raise InvalidValue(f"{said} {word}: expected [NAME=]SIZES[:DTYPE], such as ids=128:int64; dtypes are {known}")
+        raise InvalidValue(f"{option} {word}: expected [NAME=]SIZES[:DTYPE], such as ids=128:int64; dtypes are {known}")
     return Input(() if sizes == "scalar" else tuple(int(size) for size in sizes.split("x")), name, dtype)
 
 
-def whole(value: Any, what: str, *, least: int = 1) -> int:
+def whole_number(value: Any, what: str, *, least: int = 1) -> int:
     """Convert `value` to an int of `least` or more. `what` names the value in the message.
 
     NumPy's integers are accepted, bool and float are not. Raises InvalidValue.
@@ -174,7 +177,7 @@ def without_empty_values(fields: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in fields if value != "" or name not in ("values", "sha256")}
 
 
-def plain_sides(shape: Any) -> Any:
+def as_int_tuple(shape: Any) -> Any:
     """The shape as a tuple of int if all its dimensions are integers (NumPy's too), else unchanged."""
     if isinstance(shape, str) or not isinstance(shape, Iterable):
         return shape
@@ -183,24 +186,24 @@ def plain_sides(shape: Any) -> Any:
     return sides if None in numbers else tuple(numbers)
 
 
-def plain_shape(inputs: Sequence[Input]) -> tuple[Any, ...]:
+def shape_of(inputs: Sequence[Input]) -> tuple[Any, ...]:
     """The shape of a single input, or a tuple of the shapes of several."""
     shapes = tuple(item.shape for item in inputs)
     return shapes[0] if len(shapes) == 1 else shapes
 
 
-def beyond_shape(inputs: Sequence[Input]) -> tuple[Input, ...]:
-    """The inputs; () if they are one random floating-point tensor, which its shape describes."""
+def unless_shape_suffices(inputs: Sequence[Input]) -> tuple[Input, ...]:
+    """The inputs; () if they are one random floating-point tensor, for which `Case.input_shape` alone suffices."""
     says_more = len(inputs) != 1 or inputs[0].name or inputs[0].dtype or inputs[0].sha256
     return tuple(inputs) if says_more else ()
 
 
-def _described(item: Any) -> Input:
+def _as_input(item: Any) -> Input:
     if isinstance(item, Input):
         found = item
     elif isinstance(item, str):
         try:
-            return parsed(item)
+            return parse(item)
         except InvalidValue:
             raise InvalidValue(
                 f"input (={_shown(item)}) must be a shape without the batch, such as '3x224x224' or 'ids=128:int64'"
@@ -208,7 +211,7 @@ def _described(item: Any) -> Input:
     elif _is_tensor(item):
         _require_dense(item)
         found = Input(tuple(item.shape[1:]), dtype=getattr(item.dtype, "name", str(item.dtype)))
-        whole(int(item.shape[0]), "batch, which an input tensor has as its first side")
+        whole_number(int(item.shape[0]), "batch, which an input tensor has as its first side")
     elif _is_number(item) and hasattr(item, "dtype") and hasattr(item, "__len__"):
         raise InvalidValue(
             f"input (={_shown(item)}) is a tensor without dimensions; an example input has the batch as its first side"

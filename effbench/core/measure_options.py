@@ -30,9 +30,9 @@ MAX_THREADS = 1024
 """The largest accepted thread count. OpenMP aborts the process if it cannot start its threads."""
 
 
-def about(text: str, *, called: str = "", choices: Sequence[str] = ()) -> dict[str, Any]:
-    """Field metadata of an option: its help text, its `choices`, and what an error calls it (`called`)."""
-    return {"help": text, "called": called, "choices": tuple(choices)}
+def option_metadata(text: str, *, error_name: str = "", choices: Sequence[str] = ()) -> dict[str, Any]:
+    """Field metadata of an option: its help text, its `choices`, and the name that errors use for it."""
+    return {"help": text, "error_name": error_name, "choices": tuple(choices)}
 
 
 @dataclass(frozen=True)
@@ -45,124 +45,137 @@ class MeasureOptions:
     """
 
     device: str = field(
-        default="cpu", metadata=about("Device to measure on: cpu, cuda, cuda:1, or fake (a scripted clock).")
+        default="cpu", metadata=option_metadata("Device to measure on: cpu, cuda, cuda:1, or fake (a scripted clock).")
     )
     runtime: str | None = field(
         default=None,
-        metadata=about(
+        metadata=option_metadata(
             "Runtime that executes the models (`effbench list runtimes`). Several, such as eager,onnxruntime, or all "
-            "installed ones (all) are measured in the same rounds. Default: the study's own, else eager."
+            "installed ones (all) are measured in the same rounds. Default: eager, unless the study says otherwise."
         ),
     )
-    threads: int = field(default=1, metadata=about("CPU threads; 0 means every core this process may use."))
+    threads: int = field(default=1, metadata=option_metadata("CPU threads; 0 means every core this process may use."))
     cluster: Cluster = field(
         default="all",
-        metadata=about(
-            "CPU cores to pin to: big or little; all does not pin (Linux).", called="cluster", choices=get_args(Cluster)
+        metadata=option_metadata(
+            "CPU cores to pin to: big or little; all does not pin (Linux).",
+            error_name="cluster",
+            choices=get_args(Cluster),
         ),
     )
-    batch: int | None = field(default=None, metadata=about("Images per call. Default: the study's own, else 1."))
+    batch: int | None = field(
+        default=None, metadata=option_metadata("Images per call. Default: 1, unless the study says otherwise.")
+    )
     dtype: str | None = field(
         default=None,
-        metadata=about(
+        metadata=option_metadata(
             "Data type to measure in: float32, float64, float16, bfloat16, or int8 where the runtime quantises.",
-            called="dtype",
+            error_name="dtype",
             choices=DTYPES,
         ),
     )
     memory_format: MemoryFormat = field(
         default="contiguous",
-        metadata=about(
+        metadata=option_metadata(
             "Memory format of weights and inputs: contiguous or channels_last.",
-            called="memory format",
+            error_name="memory format",
             choices=get_args(MemoryFormat),
         ),
     )
     mode: Mode = field(
         default="infer",
-        metadata=about(
+        metadata=option_metadata(
             "infer: a forward pass per call; train: forward, backward and an optimiser step.",
-            called="mode",
+            error_name="mode",
             choices=get_args(Mode),
         ),
     )
     allocator: Allocator = field(
         default="retain",
-        metadata=about(
+        metadata=option_metadata(
             "glibc malloc policy in workers: retain keeps freed pages mapped, system leaves glibc's defaults.",
-            called="allocator policy",
+            error_name="allocator policy",
             choices=get_args(Allocator),
         ),
     )
     launches: int | None = field(
         default=None,
-        metadata=about("Fresh worker processes; a verdict needs 5. Default: the study's own, 3 with quick."),
+        metadata=option_metadata(
+            "Fresh worker processes; a verdict needs 5. Default: 5, unless the study says otherwise; 3 with quick."
+        ),
     )
     budget_s: float | None = field(
-        default=None, metadata=about("Time budget of the whole run. Default: the study's own, 45 s with quick.")
+        default=None,
+        metadata=option_metadata(
+            "Time budget of the whole run. Default: 120 s, unless the study says otherwise; 45 s with quick."
+        ),
     )
     precision: float | None = field(
         default=None,
-        metadata=about("Stop a launch once every ratio is known to within this share. Default: the study's own."),
+        metadata=option_metadata(
+            "Stop a launch once every ratio is known to within this share. Default: 1 %, unless the study says "
+            "otherwise."
+        ),
     )
-    quick: bool = field(default=False, metadata=about("Short run of under a minute; gives no verdicts."))
-    seed: int = field(default=0, metadata=about("Seed of weights, inputs and the order of rounds."))
+    quick: bool = field(default=False, metadata=option_metadata("Short run of under a minute; gives no verdicts."))
+    seed: int = field(default=0, metadata=option_metadata("Seed of weights, inputs and the order of rounds."))
     cuda_precision: CudaPrecision = field(
         default="fp32",
-        metadata=about(
+        metadata=option_metadata(
             "CUDA only: precision of float32 matrix products and cuDNN, fp32 or tf32.",
-            called="precision",
+            error_name="precision",
             choices=get_args(CudaPrecision),
         ),
     )
     autotune: bool = field(
-        default=False, metadata=about("CUDA only: let cuDNN time its algorithms and choose, as the paper did.")
+        default=False,
+        metadata=option_metadata("CUDA only: let cuDNN time its algorithms and choose, as the paper did."),
     )
     cache: Cache = field(
         default="steady",
-        metadata=about(
+        metadata=option_metadata(
             "CUDA only: state of the L2 cache at each call, steady, cold or hot.",
-            called="cache policy",
+            error_name="cache policy",
             choices=get_args(Cache),
         ),
     )
     metrics: tuple[str, ...] = field(
         default=(),
-        metadata=about(
+        metadata=option_metadata(
             "Secondary metrics, each measured in processes of its own: percentiles, peak_memory, energy, instructions, "
             "and those of plug-ins."
         ),
     )
     device_options: Mapping[str, Any] = field(
         default_factory=dict,
-        metadata=about(
+        metadata=option_metadata(
             "Further arguments of the device's constructor (`effbench.devices.get`); they win over the options above."
         ),
     )
 
     def __post_init__(self) -> None:
-        def settle(name: str, value: Any) -> None:
+        def set_field(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
 
-        settle("device", _device_name(self.device))
+        set_field("device", _device_name(self.device))
         if self.dtype is not None:
-            settle("dtype", dtype_name(self.dtype))
-        settle("metrics", tuple(dict.fromkeys([self.metrics] if isinstance(self.metrics, str) else self.metrics)))
+            set_field("dtype", dtype_name(self.dtype))
+        set_field("metrics", tuple(dict.fromkeys([self.metrics] if isinstance(self.metrics, str) else self.metrics)))
         for item in fields(self):
             value, choices = getattr(self, item.name), item.metadata["choices"]
             if choices and value is not None and value not in choices:
-                raise UnknownName(item.metadata["called"], str(value), choices)
+                raise UnknownName(item.metadata["error_name"], str(value), choices)
         for metric in self.metrics:
             if metric not in METRICS and metric not in plugins.names(plugins.METRICS):
                 raise UnknownName("metric", str(metric), (*METRICS, *plugins.names(plugins.METRICS)))
         if self.batch is not None:
-            settle("batch", inputs.whole(self.batch, "batch"))
+            set_field("batch", inputs.whole_number(self.batch, "batch"))
         if isinstance(self.threads, int) and self.threads < 0:
             raise InvalidValue(f"threads (={self.threads}) must be 1 or more, or 0 for every core")
-        settle("threads", inputs.whole(self.threads, "threads", least=0))
+        set_field("threads", inputs.whole_number(self.threads, "threads", least=0))
         if self.threads > MAX_THREADS:
             raise InvalidValue(f"threads (={self.threads}) must be at most {MAX_THREADS}")
-        settle("seed", inputs.whole(self.seed, "seed", least=0))
+        set_field("seed", inputs.whole_number(self.seed, "seed", least=0))
         if self.seed >= 2**63:
             raise InvalidValue(f"seed (={self.seed}) must be 0 or more and below 2**63")
         if self.cluster != "all" and self.device != "cpu":
@@ -226,7 +239,7 @@ BUNDLE_OPTIONS = tuple(item.name for item in fields(MeasureOptions) if item.name
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def shows_options(keywords: type, *holders: type) -> Callable[[_F], _F]:
+def document_options(keywords: type, *holders: type) -> Callable[[_F], _F]:
     """Decorate a function of ``**options: Unpack[keywords]``, so that `help()` and completion show each option.
 
     `holders` are the dataclasses that have these fields, `MeasureOptions` first. The signature gets one keyword with
@@ -245,7 +258,7 @@ def shows_options(keywords: type, *holders: type) -> Callable[[_F], _F]:
             for item in shown
         ]
         function.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
-        described = "".join(f"{item.name} : {_kind(item, kinds)}\n{_filled(item)}\n" for item in shown)
+        described = "".join(f"{item.name} : {_type_text(item, kinds)}\n{_wrapped_help(item)}\n" for item in shown)
         told = re.search(r"^( *)\*\*options\n", function.__doc__ or "", re.M)
         if told is not None and function.__doc__ is not None:
             indented = textwrap.indent(described, told[1])
@@ -255,13 +268,13 @@ def shows_options(keywords: type, *holders: type) -> Callable[[_F], _F]:
     return decorate
 
 
-def _kind(item: Field[Any], kinds: Mapping[str, str]) -> str:
+def _type_text(item: Field[Any], kinds: Mapping[str, str]) -> str:
     """The type of an option as numpy's docstrings write it: ``{'infer', 'train'}`` where few values are allowed."""
     choices = item.metadata["choices"]
     return f"{{{', '.join(map(repr, choices))}}}" if choices and "torch" not in kinds[item.name] else kinds[item.name]
 
 
-def _filled(item: Field[Any]) -> str:
+def _wrapped_help(item: Field[Any]) -> str:
     return textwrap.fill(item.metadata["help"], 110, initial_indent="    ", subsequent_indent="    ")
 
 

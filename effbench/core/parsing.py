@@ -10,26 +10,26 @@ from effbench.core.errors import InvalidValue
 from effbench.core.inputs import Input
 
 
-def inputs(words: Sequence[str] | None, said: str = "--input") -> tuple[Input, ...] | None:
+def inputs(words: Sequence[str] | None, option: str = "--input") -> tuple[Input, ...] | None:
     """Parse inputs such as ``3x224x224``, ``mask=1x224x224``, ``ids=128:int64``, ``t=scalar:int64``; None for none.
 
-    `said` is the option that the text comes from, for the message. Raises InvalidValue.
+    `option` is where the text comes from, for the message. Raises InvalidValue.
     """
-    return core_inputs.described([core_inputs.parsed(word, said) for word in words]) if words else None
+    return core_inputs.as_inputs([core_inputs.parse(word, option) for word in words]) if words else None
 
 
-def seconds(text: str, said: str = "--budget") -> float:
+def seconds(text: str, option: str = "--budget") -> float:
     """``60s``, ``5m`` or ``1h`` in seconds. Raises InvalidValue."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(s|m|min|h)?", text)
     if not match or float(match[1]) == 0:
-        raise InvalidValue(f"{said} {text}: expected a time above zero, such as 60s or 5m")
+        raise InvalidValue(f"{option} {text}: expected a time above zero, such as 60s or 5m")
     return float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600}[match[2] or "s"]
 
 
-def share(text: str, said: str = "--precision") -> float:
+def share(text: str, option: str = "--precision") -> float:
     """``1%`` or ``0.01`` as a share of 1. Raises InvalidValue."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%)?", text)
     value = float(match[1]) / (100 if match[2] else 1) if match else 0.0
     if not 0 < value < 1:
-        raise InvalidValue(f"{said} {text}: expected a share between 0 and 1, such as 1% or 0.01")
+        raise InvalidValue(f"{option} {text}: expected a share between 0 and 1, such as 1% or 0.01")
     return value

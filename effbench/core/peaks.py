@@ -51,7 +51,7 @@ class Peaks:
 _SAMPLES = ("flops_samples", "bytes_samples")
 
 
-def recorded(facts: Mapping[str, Any], dtype: str) -> Peaks | None:
+def from_facts(facts: Mapping[str, Any], dtype: str) -> Peaks | None:
     """The peaks for this dtype in the facts of a run; None if there are none."""
     flops, moved = (facts.get(f"peaks.{dtype}.{name}") for name in ("flops_per_s", "bytes_per_s"))
     if not (_is_rate(flops) and _is_rate(moved)):
@@ -60,16 +60,16 @@ def recorded(facts: Mapping[str, Any], dtype: str) -> Peaks | None:
     return Peaks(flops, moved, dtype, threads if isinstance(threads, int) else 1, str(measured or ""))
 
 
-def kept(key: str) -> Peaks | None:
+def read_cached(key: str) -> Peaks | None:
     """Read the peaks of this key (`host.facts.machine_key`) from the cache; None if there are no valid ones."""
     with suppress(OSError, ValueError):
-        found = decoding.make(decoding.parse(_file(key).read_bytes()), Peaks)
+        found = decoding.decode(decoding.parse(_file(key).read_bytes()), Peaks)
         if _is_rate(found.flops_per_s) and _is_rate(found.bytes_per_s):
             return found
     return None
 
 
-def keep(key: str, peaks: Peaks) -> Path | None:
+def write_cached(key: str, peaks: Peaks) -> Path | None:
     """Write the peaks to the cache. Never raises: without a cache, peaks are measured again."""
     path = _file(key)
     half = path.with_suffix(f".{os.getpid()}")

@@ -11,7 +11,7 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from effbench.core.errors import EffbenchError, text_of
+from effbench.core.errors import EffbenchError, message_of
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -34,7 +34,7 @@ class BrokenPlugin(EffbenchError):
 
 def names(group: str) -> tuple[str, ...]:
     """The names that installed packages provide in this group, in order. Imports none of them."""
-    return tuple(sorted(_found(group, tuple(sys.path))))
+    return tuple(sorted(_entry_points(group, tuple(sys.path))))
 
 
 def load(group: str, name: str) -> Any:
@@ -42,7 +42,7 @@ def load(group: str, name: str) -> Any:
 
     Raises KeyError if no package has this name, BrokenPlugin if two have it or if the import fails.
     """
-    points = _found(group, tuple(sys.path))[name]
+    points = _entry_points(group, tuple(sys.path))[name]
     kind = _KINDS[group]
     if len(points) > 1:
         packages = " and ".join(sorted(map(package_of, points)))
@@ -50,18 +50,18 @@ def load(group: str, name: str) -> Any:
     try:
         return points[0].load()
     except (Exception, SystemExit) as error:  # importing other packages may raise anything
-        raise BrokenPlugin(f"{kind} '{name}' of the package {package_of(points[0])} {failing(error)}") from error
+        raise BrokenPlugin(f"{kind} '{name}' of the package {package_of(points[0])} {failure_text(error)}") from error
 
 
-def failing(error: BaseException, advice: str = "repair or uninstall it") -> str:
+def failure_text(error: BaseException, advice: str = "repair or uninstall it") -> str:
     """The text "fails (ERROR); ADVICE" for an error, to end a sentence with."""
-    said = " ".join((text_of(error).strip() or "no text").splitlines()[0].split())[:200]
+    said = " ".join((message_of(error).strip() or "no text").splitlines()[0].split())[:200]
     return f"fails ({type(error).__name__}: {said}); {advice}"
 
 
-def origin(group: str, name: str) -> str:
+def providing_package(group: str, name: str) -> str:
     """The package that provides this name; "" if none does."""
-    return next(map(package_of, _found(group, tuple(sys.path)).get(name, [])), "")
+    return next(map(package_of, _entry_points(group, tuple(sys.path)).get(name, [])), "")
 
 
 def package_of(point: EntryPoint) -> str:
@@ -69,7 +69,7 @@ def package_of(point: EntryPoint) -> str:
 
 
 @lru_cache(maxsize=16)
-def _found(group: str, path: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
+def _entry_points(group: str, path: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
     """Entry points by name. `path` is `sys.path`, as the key of the cache."""
     from importlib import metadata
 

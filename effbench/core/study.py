@@ -46,10 +46,10 @@ class Case:
 
     def __post_init__(self) -> None:
         # A run is stored as JSON, which cannot hold the integers of NumPy.
-        object.__setattr__(self, "input_shape", core_inputs.plain_sides(self.input_shape))
+        object.__setattr__(self, "input_shape", core_inputs.as_int_tuple(self.input_shape))
 
     @property
-    def fed(self) -> tuple[Input, ...]:
+    def all_inputs(self) -> tuple[Input, ...]:
         """All inputs in order: `inputs`, or the one that `input_shape` describes."""
         return self.inputs or (Input(self.input_shape),)
 
@@ -179,8 +179,8 @@ class Experiment:
     levels
         Values of `factor` in the predicted order from fast to slow.
     reference
-        The level that every ratio is taken to, among cases that share all other labels. Where none of them has it,
-        the first of them is the reference.
+        The level that every ratio is taken to, among cases that share all other labels. If none of them has it, the
+        first of them is the reference.
     cases
         The rows of the study.
     claims
@@ -201,8 +201,8 @@ class Experiment:
     runtime
         The runtimes that it runs under by default: one name, several with commas between them, or ``"all"``.
     breakdown
-        ``""``, or ``"merged"`` to end launches with `torch.profiler`, or ``"depthwise"`` to show depthwise
-        convolutions as a part of their own as well.
+        ``"merged"`` to also split the run time by kind of operator, with `torch.profiler` at the end of a launch;
+        ``"depthwise"`` to show depthwise convolutions separately, too; ``""`` for neither.
 
     Raises
     ------
@@ -297,7 +297,7 @@ class Experiment:
         return replace(self, cases=tuple(cases))
 
 
-Tell = Callable[[float, str], None]
+ReportProgress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -324,5 +324,5 @@ class Analysis:
     name: str
     title: str
     claim: str
-    analyse: Callable[[Mapping[str, Sequence[str]], Tell], Any]
+    analyse: Callable[[Mapping[str, Sequence[str]], ReportProgress], Any]
     options: Mapping[str, str] = field(default_factory=dict)

@@ -42,7 +42,7 @@ def count(value: float | None) -> str:
     return _scaled(value, _COUNTS)
 
 
-def counts_apart(left: int, right: int) -> tuple[str, str]:
+def counts_to_compare(left: int, right: int) -> tuple[str, str]:
     """Format two counts for comparison: short, or in full if their short forms are equal."""
     short = tuple(str(value) if abs(value) < 1000 else count(value) for value in (left, right))
     if left != right and short[0] == short[1]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from effbench.core.cost import Kernel
     from effbench.cost.costs import ModuleCost, OpCost, Profile
     from effbench.cost.other_counters import Check, crosscheck
-    from effbench.cost.profiler import apart, count, profile
+    from effbench.cost.profiler import count, profile, run_in_child_process
     from effbench.cost.roofline import bound_s, bounds_s
 
 __all__ = [
@@ -21,12 +21,12 @@ __all__ = [
     "ModuleCost",
     "OpCost",
     "Profile",
-    "apart",
     "bound_s",
     "bounds_s",
     "count",
     "crosscheck",
     "profile",
+    "run_in_child_process",
 ]
 
 _MODULES = {
@@ -35,7 +35,7 @@ _MODULES = {
     "ModuleCost": "costs",
     "OpCost": "costs",
     "Profile": "costs",
-    "apart": "profiler",
+    "run_in_child_process": "profiler",
     "bound_s": "roofline",
     "bounds_s": "roofline",
     "count": "profiler",

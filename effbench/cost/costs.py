@@ -161,7 +161,7 @@ class Profile:
     def _repr_html_(self) -> str:
         from effbench.cost import profile_repr
 
-        return profile_repr.page(self)
+        return profile_repr.html_text(self)
 
     def to_dict(self, layers: bool = False) -> dict[str, Any]:
         """The profile as JSON-ready values.

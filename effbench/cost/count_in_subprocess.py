@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.core import decoding
 from effbench.core.cost import Cost, Kernel, Traffic
-from effbench.core.errors import CannotStart, EffbenchError, ForeignCode, ModelError, NeedsValues, Reason, of_reason
+from effbench.core.errors import (
+    CannotStart,
+    EffbenchError,
+    ForeignCode,
+    ModelError,
+    NeedsValues,
+    Reason,
+    error_from_reason,
+)
 from effbench.core.inputs import Input
 from effbench.core.study import Cell
 from effbench.cost import helper_process
-from effbench.cost.builds import BUILDS, Build, NotBuilt, built, on_meta
+from effbench.cost.network_builds import BUILDS, Build, BuildFailed, build_network, build_on_meta
 from effbench.host.worker_process import Site, WorkerFailed
 from effbench.user_code import code_origins, failure_reasons, global_state
 from effbench.zoo import libraries, load_model
@@ -41,32 +49,31 @@ def profile(
     arguments: Mapping[str, Any] | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Profile:
-    """Count a named network on `input_shape` (`core.inputs.described`), or on its own declared inputs.
+    """Count a named network on `input_shape` (`core.inputs.as_inputs`), or on its own declared inputs.
 
     A network of the zoo is built and counted in this process, since its code keeps no state. Others are built and
-    counted in forked children (`cost.apart`), a new one for each way to build them. Process-wide settings that a user's
-    file changes on import are restored. `check` is called in the process that loaded the user's code, after the count;
-    an exception that it raises takes precedence.
+    counted in forked children (`cost.run_in_child_process`), a new one for each way to build them. Process-wide
+    settings that a user's file changes on import are restored. `check` is called in the process that loaded the user's
+    code, after the count; an exception that it raises takes precedence.
 
     Raises UnknownName, ModelError, InvalidValue.
     """
     with global_state.interop_threads_ignored() if ":" in model else nullcontext():
-        return _profiled(model, input_shape, batch, dtype, arguments, check)
+        return _profile(model, input_shape, batch, dtype, arguments, check)
 
 
 def count_cell(cell: Cell) -> Profile | Counted:
     """Count the model of a cell on the cell's inputs, in this process if its code is known.
 
-
     Raises UnknownName, ModelError, InvalidValue.
     """
     case = cell.case
     dtype = "float32" if case.dtype == "int8" else case.dtype
-    found = profile(case.model, case.fed, batch=cell.batch, dtype=dtype, arguments=case.arguments)
-    return quantised(found) if case.dtype == "int8" else found
+    found = profile(case.model, case.all_inputs, batch=cell.batch, dtype=dtype, arguments=case.arguments)
+    return as_int8(found) if case.dtype == "int8" else found
 
 
-def _profiled(
+def _profile(
     model: str,
     input_shape: Any,
     batch: int | None,
@@ -76,12 +83,16 @@ def _profiled(
 ) -> Profile:
     from effbench import cost
 
-    def count(build: Build) -> Profile | NotBuilt:
+    def count(build: Build) -> Profile | BuildFailed:
         try:
-            network = built(build, model, arguments or {})
-            if isinstance(network, NotBuilt):
+            network = build_network(build, model, arguments or {})
+            if isinstance(network, BuildFailed):
                 return network
-            shape = input_shape if input_shape is not None else libraries.own_shape(network) or load_model.DEFAULT_SHAPE
+            shape = (
+                input_shape
+                if input_shape is not None
+                else libraries.declared_shape(network) or load_model.DEFAULT_SHAPE
+            )
             by = cost.profile if ":" in model else cost.count
             return by(network, shape, batch=batch, dtype=dtype)
         finally:
@@ -96,7 +107,7 @@ def _profiled(
     while True:
         build = builds.pop(0)
         try:
-            found = cost.apart(partial(count, build)) if ":" in model else count(build)
+            found = cost.run_in_child_process(partial(count, build)) if ":" in model else count(build)
         except NeedsValues:
             builds = builds[-1:]  # a forward pass that reads values needs weights with values
             if not builds:
@@ -106,14 +117,14 @@ def _profiled(
                 f"{model} calls sys.exit({stop.code!r}); a network has to raise an error instead"
             ) from stop
         else:
-            if not isinstance(found, NotBuilt):
+            if not isinstance(found, BuildFailed):
                 return found
             if not builds:
                 raise found.error
 
 
 _imported: set[str] = set()
-"""Files and modules that this process has imported to tell shapes."""
+"""Files and modules that this process has imported to read declared shapes."""
 
 
 def _import(model: str) -> None:
@@ -123,7 +134,7 @@ def _import(model: str) -> None:
         load_model.import_module_of(model)
 
 
-def quantised(found: Counted | Profile) -> Counted:
+def as_int8(found: Counted | Profile) -> Counted:
     """Convert a float32 cost to int8: the same number of elements, one byte each."""
 
     def in_bytes(moved: Traffic) -> Traffic:
@@ -137,12 +148,12 @@ def quantised(found: Counted | Profile) -> Counted:
     return Counted(replace(found.cost, memory_access_levels=levels), kernels)
 
 
-def is_foreign(model: str) -> bool:
+def is_user_code(model: str) -> bool:
     """Return whether a model's code is neither from the zoo nor from torchvision or timm."""
     return ":" in model and not load_model.is_of_library(model)
 
 
-def count_apart(cells: Sequence[Cell], silence_s: float, site: Site | None = None) -> dict[str, Counted | str]:
+def count_in_worker(cells: Sequence[Cell], silence_s: float, site: Site | None = None) -> dict[str, Counted | str]:
     """Count cells in a separate process. Returns each cell's cost and kernels, or the reason why it has none.
 
     If a cell ends the process, that is its reason, and a new process counts the other cells. `site` is where the code
@@ -152,22 +163,22 @@ def count_apart(cells: Sequence[Cell], silence_s: float, site: Site | None = Non
     found: dict[str, Counted | str] = {}
     while left := [cell for cell in cells if cell.id not in found]:
         working = ""
-        job = {"task": "count", "cells": [_order(cell) for cell in left]}
-        with helper_process.carrying_out(job, silence_s, site) as (worker, is_used):
+        job = {"task": "count", "cells": [_order_of(cell) for cell in left]}
+        with helper_process.worker_for(job, silence_s, site) as (worker, is_used):
             try:
                 for event in worker.events():
                     if event["event"] == "error":
-                        raise of_reason(Reason(event["message"], event.get("cause", "")))
+                        raise error_from_reason(Reason(event["message"], event.get("cause", "")))
                     working = event["cell"]
                     if event["event"] == "cost":
-                        found[working] = decoding.make(event["counted"], Counted)
+                        found[working] = decoding.decode(event["counted"], Counted)
                     elif event["event"] == "skip":
                         found[working] = Reason(event["reason"], event.get("cause", ""))
                 reason = "the process ended early, without an error"
             except WorkerFailed as failure:
                 reason = str(failure)
         if not working and is_used:
-            continue  # it did not survive its first job
+            continue  # a reused process may have ended between its jobs, so a new one is tried
         if not working:
             needs = "; its environment needs the same effbench, and torch" if site and site.python else ""
             raise CannotStart(f"the counting process could not start: {reason}{needs}")
@@ -175,28 +186,28 @@ def count_apart(cells: Sequence[Cell], silence_s: float, site: Site | None = Non
     return found
 
 
-def shapes_apart(
+def declared_shapes(
     models: Sequence[str], silence_s: float = 60.0, site: Site | None = None
 ) -> dict[str, tuple[int, ...] | None]:
     """Read the declared input shapes of user models in a separate process. `site` is where their code lies.
 
     A model that fails there is left out. The reason is reported when it is counted, which the same process does within
-    `helper_process.one_process`.
+    `helper_process.reuse_process`.
     """
     found: dict[str, tuple[int, ...] | None] = {}
     job = {"task": "shapes", "models": list(models)}
-    with helper_process.carrying_out(job, silence_s, site, waits=True) as (worker, _), suppress(WorkerFailed):
+    with helper_process.worker_for(job, silence_s, site, waits=True) as (worker, _), suppress(WorkerFailed):
         for event in worker.events():
             if event["event"] == helper_process.WAITS:
-                helper_process.keep(worker, site)
+                helper_process.keep_for_next_job(worker, site)
                 break
             if event["event"] == "shape":
                 found[event["model"]] = None if event["shape"] is None else tuple(event["shape"])
     return found
 
 
-def tell_shapes(models: Sequence[str], emit: Callable[..., None]) -> None:
-    """Report the declared input shapes, in the worker process of `shapes_apart`.
+def emit_declared_shapes(models: Sequence[str], emit: Callable[..., None]) -> None:
+    """Report the declared input shapes, in the worker process of `declared_shapes`.
 
     Models are built in forked children, so that a count finds the process as it was.
     """
@@ -207,21 +218,21 @@ def tell_shapes(models: Sequence[str], emit: Callable[..., None]) -> None:
             with global_state.settings_restored():
                 _import(model)
             _imported.add(load_model.split_arguments(model)[0].rpartition(":")[0])
-            emit("shape", model=model, shape=cost.apart(partial(_own_shape, model)))
+            emit("shape", model=model, shape=cost.run_in_child_process(partial(_declared_shape, model)))
 
 
-def _own_shape(model: str) -> tuple[int, ...] | None:
-    return libraries.own_shape(on_meta(model, {}))
+def _declared_shape(model: str) -> tuple[int, ...] | None:
+    return libraries.declared_shape(build_on_meta(model, {}))
 
 
-def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
-    """Count in the worker process of `count_apart`, with one event as each count begins and one as it ends."""
+def emit_counts(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
+    """Count in the worker process of `count_in_worker`, with one event as each count begins and one as it ends."""
     for order in job["cells"]:
         emit("working", cell=order["cell"])
         try:
             found = profile(
                 order["model"],
-                decoding.make(order["inputs"], tuple[Input, ...]),
+                decoding.decode(order["inputs"], tuple[Input, ...]),
                 batch=order["batch"],
                 dtype=order["dtype"],
                 arguments=order["arguments"],
@@ -231,19 +242,19 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
             raise
         except EffbenchError as error:
             reason = code_origins.explain(error, job)
-            said = failure_reasons.out_of_memory(error) or str(reason)
+            said = failure_reasons.out_of_memory_reason(error) or str(reason)
             emit("skip", cell=order["cell"], reason=said, cause=reason.cause)
         else:
             emit("cost", cell=order["cell"], counted=asdict(Counted(found.cost, found.kernels)))
 
 
-def _order(cell: Cell) -> dict[str, Any]:
+def _order_of(cell: Cell) -> dict[str, Any]:
     case = cell.case
     return {
         "cell": cell.id,
         "model": case.model,
         "arguments": dict(case.arguments),
-        "inputs": [asdict(item) for item in case.fed],
+        "inputs": [asdict(item) for item in case.all_inputs],
         "batch": cell.batch,
         "dtype": "float32" if case.dtype == "int8" else case.dtype,
     }
@@ -254,21 +265,21 @@ class CellCosts:
 
     def __init__(self, cells: Sequence[Cell], silence_s: float) -> None:
         self._cells, self._silence_s = cells, silence_s
-        self._apart: dict[str, Counted | str] = {}
+        self._user_costs: dict[str, Counted | str] = {}
         self._kernels: dict[str, Mapping[str, Sequence[Kernel]]] = {}
 
     def cost(self, cell: Cell) -> Cost:
         """Return the cost of one forward pass of the cell's batch. Raises ModelError, InvalidValue."""
         found: Counted | Profile | str
-        if is_foreign(cell.case.model):
-            if not self._apart:
-                foreign = [other for other in self._cells if is_foreign(other.case.model)]
-                self._apart.update(count_apart(foreign, self._silence_s))
-            found = self._apart[cell.id]
+        if is_user_code(cell.case.model):
+            if not self._user_costs:
+                user_cells = [other for other in self._cells if is_user_code(other.case.model)]
+                self._user_costs.update(count_in_worker(user_cells, self._silence_s))
+            found = self._user_costs[cell.id]
             if isinstance(found, str):
                 raise ModelError(found)
             if cell.case.dtype == "int8":
-                found = quantised(found)
+                found = as_int8(found)
         else:
             found = count_cell(cell)
         self._kernels[cell.id] = found.kernels

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench.core.errors import EffbenchError, InvalidValue
-from effbench.core.inputs import COMPLEX, FLOATS, GivenInputs, Input, lost, whole
+from effbench.core.inputs import COMPLEX, FLOATS, GivenInputs, Input, missing_values_reason, whole_number
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ def make(
     """Make the tensors of one call, with seeded random values.
 
     Floats and complex numbers are normal, integers 0 or 1, Booleans either. An input that the caller passed as a
-    tensor is a copy of that: of its place in `tensors` (`plain`), or of the file that the input names.
+    tensor is a copy of that: of its place in `tensors` (`values_of`), or of the file that the input names.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def make(
     """
     import torch
 
-    batch = whole(batch, "batch")
+    batch = whole_number(batch, "batch")
     generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
 
     # Independent of torch's default device and dtype.
@@ -69,7 +69,7 @@ def make(
         if device == "meta":
             return torch.empty(shape, dtype=getattr(torch, kind), device="meta")
         if passed is not None or item.sha256:
-            source: torch.Tensor = _stored(item) if passed is None else passed
+            source: torch.Tensor = _load_values(item) if passed is None else passed
             if len(source) != batch:  # a count asks what a larger batch costs
                 source = source.repeat(-(-batch // len(source)), *[1] * (source.dim() - 1))[:batch]
             return source.to(device, getattr(torch, kind), copy=True)
@@ -84,14 +84,14 @@ def make(
     return tuple(value for name, value in made if not name), {name: value for name, value in made if name}
 
 
-def plain(given: GivenInputs) -> tuple[Any, ...]:
+def values_of(given: GivenInputs) -> tuple[Any, ...]:
     """The tensors that the caller passed, on the CPU, contiguous, without gradients or a subclass; None where an input
     has none, () where no input has. Raises InvalidValue.
     """
-    return tuple(None if item is None else _plain(item) for item in given.tensors)
+    return tuple(None if item is None else _values_of_one(item) for item in given.tensors)
 
 
-def _plain(item: Any) -> torch.Tensor:
+def _values_of_one(item: Any) -> torch.Tensor:
     import torch
 
     try:
@@ -110,12 +110,12 @@ def _array(item: Any) -> Any:
     return found.astype(found.dtype.newbyteorder("="))
 
 
-def stored(given: GivenInputs, folder: Path) -> tuple[Input, ...]:
+def store_values(given: GivenInputs, folder: Path) -> tuple[Input, ...]:
     """The inputs, with the tensors that the caller passed written into `folder` for other processes.
 
     Raises InvalidValue, OSError.
     """
-    tensors = plain(given)
+    tensors = values_of(given)
     if not tensors:
         return given.inputs
     import torch
@@ -141,7 +141,7 @@ def digest(tensor: torch.Tensor) -> str:
     return told.hexdigest()
 
 
-def _stored(item: Input) -> torch.Tensor:
+def _load_values(item: Input) -> torch.Tensor:
     """The tensor in the file that the input names. Raises EffbenchError where it is not there, or another."""
     import torch
 
@@ -149,7 +149,7 @@ def _stored(item: Input) -> torch.Tensor:
         found: torch.Tensor = torch.load(item.values, weights_only=True)
         is_same = digest(found) == item.sha256
     except Exception as error:  # a file of the session before, or none at all
-        raise EffbenchError(lost((item,)) or f"{item.values} cannot be read: {error}") from error
+        raise EffbenchError(missing_values_reason((item,)) or f"{item.values} cannot be read: {error}") from error
     if not is_same:
         raise EffbenchError(f"{item.values} does not hold the tensor that input {item} was given; measure it again")
     return found

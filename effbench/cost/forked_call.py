@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from effbench.core.errors import text_of
+from effbench.core.errors import message_of
 from effbench.cost.sandbox import without_garbage_collection
 
 _T = TypeVar("_T")
@@ -49,7 +49,7 @@ class ChildFailed(Exception):
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Result:
     value: Any
     error: BaseException | None
     printed: tuple[str, str]
@@ -90,7 +90,7 @@ def run(function: Callable[[], _T]) -> _T:
     if not received:
         raise _failure_of(status)
     with without_garbage_collection():  # each collection would traverse hundreds of thousands of new objects
-        answer: _Answer = pickle.loads(received)
+        answer: _Result = pickle.loads(received)
     for text, stream in zip(answer.printed, (sys.stdout, sys.stderr), strict=True):
         with suppress(AttributeError, OSError, ValueError):
             stream.write(text)
@@ -116,10 +116,10 @@ def _run_child(function: Callable[[], Any], writing: int) -> None:
         try:
             value = function()
         except BaseException as raised:
-            error = _portable(raised)
+            error = _picklable(raised)
         printed = (sys.stdout.getvalue(), sys.stderr.getvalue())
         with os.fdopen(writing, "wb") as pipe, without_garbage_collection():
-            pipe.write(pickle.dumps(_Answer(value, error, printed)))
+            pipe.write(pickle.dumps(_Result(value, error, printed)))
         code = 0
     finally:
         os._exit(code)
@@ -131,14 +131,14 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _portable(error: BaseException) -> BaseException:
+def _picklable(error: BaseException) -> BaseException:
     """Return the error, or a RuntimeError with its message if it cannot be pickled, with the traceback as a note."""
     told = "".join(traceback.format_exception(error))
     try:
         error.__cause__ = error.__context__ = None
         copy: BaseException = pickle.loads(pickle.dumps(error))
     except Exception:
-        copy = RuntimeError(f"{type(error).__name__}: {text_of(error)}")
+        copy = RuntimeError(f"{type(error).__name__}: {message_of(error)}")
     if hasattr(copy, "add_note"):  # Python 3.11
         copy.add_note(f"In a process of its own:\n{told}")
     return copy

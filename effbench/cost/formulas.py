@@ -35,14 +35,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from . import products
-from .calls import PRODUCTS, Call, Count, Formula, Kind, Mask, Shape, Sparse
-from .elements import accumulates, along_index, at_index, indexed, looked_up, under_mask
-from .elementwise import (
-    added,
+from . import madds_formulas
+from .element_counts import (
+    accumulates,
+    elements_along_index,
+    elements_at_index,
+    elements_under_mask,
+    embedding_bag_elements,
+    indexed_elements,
+)
+from .elementwise_formulas import (
     batch_norm,
     distances,
     fourier,
+    per_added_element,
     per_element,
     per_input,
     per_input_list,
@@ -51,7 +57,8 @@ from .elementwise import (
     times,
     window,
 )
-from .products import recurrent
+from .formula_types import PRODUCTS, Call, Count, Formula, Kind, Mask, Shape, Sparse
+from .madds_formulas import recurrent
 
 __all__ = [
     "FORMULAS",
@@ -76,17 +83,21 @@ POINTWISE = Formula("elementwise", elementwise=per_output(1), fusion="pointwise"
 
 UNKNOWN = Formula("unknown")
 
-_CONVOLUTION = Formula("conv", madds=products.convolution)
-_PRODUCT = Formula("matmul", madds=products.product)
-_ATTENTION = Formula("attention", madds=products.attention, elementwise=times(5, products.scores), primary=1)
-_KERNEL = Formula("attention", madds=products.kernel_attention, elementwise=times(5, products.kernel_scores), primary=1)
+_CONVOLUTION = Formula("conv", madds=madds_formulas.convolution)
+_PRODUCT = Formula("matmul", madds=madds_formulas.product)
+_ATTENTION = Formula(
+    "attention", madds=madds_formulas.attention, elementwise=times(5, madds_formulas.scores), primary=1
+)
+_KERNEL = Formula(
+    "attention", madds=madds_formulas.kernel_attention, elementwise=times(5, madds_formulas.kernel_scores), primary=1
+)
 _LAYERS = Formula(
     "recurrent",
-    madds=products.recurrent_layers,
-    elementwise=products.recurrent_gates,
+    madds=madds_formulas.recurrent_layers,
+    elementwise=madds_formulas.recurrent_gates,
     primary=1,
-    activations=products.recurrent_outputs,
-    between=products.recurrent_between,
+    activations=madds_formulas.recurrent_outputs,
+    between=madds_formulas.recurrent_between,
 )
 _BATCH_NORM = Formula("norm", elementwise=batch_norm, primary=1, fusion="norm")
 _GIVEN_NORM = Formula("norm", elementwise=per_output(2), primary=1, fusion="norm")
@@ -97,7 +108,9 @@ _REDUCE = Formula("reduce", elementwise=per_input(1), fusion="reduce")
 _LOSS = Formula("reduce", elementwise=per_input(1))
 _POOL = Formula("pool", elementwise=window, primary=1, fusion="start")
 _ADAPTIVE = Formula("pool", elementwise=per_input(1), primary=1, fusion="start")
-_BAG = Formula("reduce", elementwise=looked_up, reads="gathered", primary=1, touched=looked_up)
+_BAG = Formula(
+    "reduce", elementwise=embedding_bag_elements, reads="gathered", primary=1, touched=embedding_bag_elements
+)
 _CONCAT = Formula("data", fusion="concat")
 _DATA = Formula("data", fusion="data")
 _LIKE = Formula("data", reads="like", fusion="data")
@@ -114,7 +127,7 @@ def _interpolation(taps: int) -> Formula:
 
 def _indexed(name: str, touched: Count) -> dict[str, Formula]:
     """Return the entries of an indexed write: in place it writes the indexed elements, otherwise a whole copy."""
-    work = added(touched)
+    work = per_added_element(touched)
     inside = Formula("data", elementwise=work, reads="scattered", touched=touched, accumulates=accumulates)
     return {f"{name}_": inside, name: Formula("data", elementwise=work)}
 
@@ -138,8 +151,8 @@ FORMULAS: Mapping[str, Formula] = {
             for tail in ("", "_relu", "_dynamic")
         ),
     ),
-    "conv_tbc": Formula("conv", madds=products.convolution_of_time),
-    "convolution_backward": Formula("conv", madds=products.convolution_backward),
+    "conv_tbc": Formula("conv", madds=madds_formulas.convolution_of_time),
+    "convolution_backward": Formula("conv", madds=madds_formulas.convolution_backward),
     **_each(
         _PRODUCT,
         "mm bmm mv dot vdot addmm baddbmm addmv _addmm_activation linear matmul _int_mm _scaled_mm _scaled_mm_v2 "
@@ -149,18 +162,20 @@ FORMULAS: Mapping[str, Formula] = {
         "quantized::matmul",
     ),
     **_each(
-        Formula("matmul", madds=products.packed_linear),
+        Formula("matmul", madds=madds_formulas.packed_linear),
         "quantized::linear quantized::linear_relu quantized::linear_leaky_relu quantized::linear_tanh "
         "quantized::linear_dynamic quantized::linear_relu_dynamic quantized::linear_dynamic_fp16 "
         "quantized::linear_relu_dynamic_fp16 quantized::linear_with_input_q_dq_qweight_dq_output_fp32 "
         "quantized::linear_with_input_q_dq_qweight_dq_relu_output_fp32",
     ),
-    "sparse_sampled_addmm": Formula("matmul", madds=products.sampled_product),
-    "addbmm": Formula("matmul", madds=products.batch_reduced_product),
-    **_each(Formula("matmul", madds=products.grouped_product), "_grouped_mm _scaled_grouped_mm _scaled_grouped_mm_v2"),
-    "_trilinear": Formula("matmul", madds=products.trilinear),
-    "affine_grid_generator": Formula("matmul", madds=products.affine_grid),
-    "_euclidean_dist": Formula("matmul", madds=products.euclidean),
+    "sparse_sampled_addmm": Formula("matmul", madds=madds_formulas.sampled_product),
+    "addbmm": Formula("matmul", madds=madds_formulas.batch_reduced_product),
+    **_each(
+        Formula("matmul", madds=madds_formulas.grouped_product), "_grouped_mm _scaled_grouped_mm _scaled_grouped_mm_v2"
+    ),
+    "_trilinear": Formula("matmul", madds=madds_formulas.trilinear),
+    "affine_grid_generator": Formula("matmul", madds=madds_formulas.affine_grid),
+    "_euclidean_dist": Formula("matmul", madds=madds_formulas.euclidean),
     **_each(
         _ATTENTION,
         "scaled_dot_product_attention _scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu "
@@ -169,35 +184,35 @@ FORMULAS: Mapping[str, Formula] = {
     ),
     **_each(_KERNEL, "_flash_attention_forward _efficient_attention_forward"),
     **_each(
-        Formula("attention", madds=products.attention_backward),
+        Formula("attention", madds=madds_formulas.attention_backward),
         "_scaled_dot_product_flash_attention_backward _scaled_dot_product_flash_attention_for_cpu_backward "
         "_scaled_dot_product_efficient_attention_backward _scaled_dot_product_cudnn_attention_backward "
         "_scaled_dot_product_fused_attention_overrideable_backward",
     ),
     **_each(
-        Formula("attention", madds=products.kernel_attention_backward),
+        Formula("attention", madds=madds_formulas.kernel_attention_backward),
         "_flash_attention_backward _efficient_attention_backward",
     ),
     "_native_multi_head_attention": Formula(
         "attention",
-        madds=products.attention_layer,
-        elementwise=times(5, products.attention_layer_scores),
-        activations=products.attention_layer_outputs,
+        madds=madds_formulas.attention_layer,
+        elementwise=times(5, madds_formulas.attention_layer_scores),
+        activations=madds_formulas.attention_layer_outputs,
     ),
     "_transformer_encoder_layer_fwd": Formula(
         "attention",
-        madds=products.encoder_layer,
-        elementwise=products.encoder_layer_elementwise,
-        activations=products.encoder_layer_outputs,
+        madds=madds_formulas.encoder_layer,
+        elementwise=madds_formulas.encoder_layer_elementwise,
+        activations=madds_formulas.encoder_layer_outputs,
     ),
     **_each(_LAYERS, "lstm gru rnn rnn_tanh rnn_relu _cudnn_rnn miopen_rnn quantized_lstm quantized_gru"),
     **_each(
-        Formula("recurrent", madds=products.recurrent_layers, elementwise=products.recurrent_gates),
+        Formula("recurrent", madds=madds_formulas.recurrent_layers, elementwise=madds_formulas.recurrent_gates),
         "quantized::quantized_lstm_cell_dynamic quantized::quantized_gru_cell_dynamic "
         "quantized::quantized_rnn_tanh_cell_dynamic quantized::quantized_rnn_relu_cell_dynamic",
     ),
     "mkldnn_rnn_layer": Formula(
-        "recurrent", madds=products.recurrent_layers, elementwise=products.recurrent_gates, primary=1
+        "recurrent", madds=madds_formulas.recurrent_layers, elementwise=madds_formulas.recurrent_gates, primary=1
     ),
     "_thnn_fused_lstm_cell": Formula("elementwise", elementwise=per_output(9), primary=2, fusion="pointwise"),
     "_thnn_fused_gru_cell": Formula("elementwise", elementwise=per_output(8), primary=1, fusion="pointwise"),
@@ -329,20 +344,24 @@ FORMULAS: Mapping[str, Formula] = {
         "_embedding_bag_backward _embedding_bag_per_sample_weights_backward _segment_reduce_backward",
     ),
     "embedding_renorm_": Formula(
-        "norm", elementwise=times(2, looked_up), reads="scattered", touched=looked_up, accumulates=lambda call: True
+        "norm",
+        elementwise=times(2, embedding_bag_elements),
+        reads="scattered",
+        touched=embedding_bag_elements,
+        accumulates=lambda call: True,
     ),
-    **_indexed("scatter", at_index),
-    **_indexed("scatter_add", at_index),
-    **_indexed("scatter_reduce", at_index),
-    **_indexed("put", at_index),
-    **_indexed("index_put", indexed),
-    **_indexed("_index_put_impl", indexed),
-    **_indexed("_unsafe_index_put", indexed),
-    **_indexed("index_copy", along_index),
-    **_indexed("index_add", along_index),
-    **_indexed("index_fill", along_index),
-    **_indexed("index_reduce", along_index),
-    **_indexed("masked_scatter", under_mask),
+    **_indexed("scatter", elements_at_index),
+    **_indexed("scatter_add", elements_at_index),
+    **_indexed("scatter_reduce", elements_at_index),
+    **_indexed("put", elements_at_index),
+    **_indexed("index_put", indexed_elements),
+    **_indexed("_index_put_impl", indexed_elements),
+    **_indexed("_unsafe_index_put", indexed_elements),
+    **_indexed("index_copy", elements_along_index),
+    **_indexed("index_add", elements_along_index),
+    **_indexed("index_fill", elements_along_index),
+    **_indexed("index_reduce", elements_along_index),
+    **_indexed("masked_scatter", elements_under_mask),
     **_each(
         _MOVE, "_unsafe_masked_index _unsafe_masked_index_put_accumulate max_unpool2d max_unpool3d repeat_interleave"
     ),

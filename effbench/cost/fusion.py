@@ -28,18 +28,18 @@ from effbench.cost.kernel_graph import KernelGraph
 if TYPE_CHECKING:
     from effbench.cost.records import Access, Record
 
-Homes = Sequence[int]
+KernelNumbers = Sequence[int]
 """Kernel number of each record (operator call)."""
 
 
-def fused_levels(records: Sequence[Record], leaving: Collection[int]) -> dict[str, tuple[Kernel, ...]]:
+def fused_levels(records: Sequence[Record], returned: Collection[int]) -> dict[str, tuple[Kernel, ...]]:
     """Group the operators of one pass into kernels, at the two fused levels.
 
     Parameters
     ----------
     records
         All operators of the pass, in order of execution.
-    leaving
+    returned
         Tensor contents that the network returns, which are always written to memory.
 
     Returns
@@ -49,7 +49,7 @@ def fused_levels(records: Sequence[Record], leaving: Collection[int]) -> dict[st
         also fused into the convolution or matrix product before them. A batch norm right after a convolution is folded
         and costs only its bias. The multiply-adds of each level's kernels sum to those of the records.
     """
-    fusion = Fusion(records, leaving)
+    fusion = Fusion(records, returned)
     pointwise = fusion.pointwise()
     return {"pointwise": fusion.kernels(pointwise), "epilogue": fusion.kernels(fusion.epilogue(pointwise))}
 
@@ -73,9 +73,9 @@ class Fusion:
     ``steps`` counts the nodes visited in the search for the order of kernels, for tests of the running time.
     """
 
-    def __init__(self, records: Sequence[Record], leaving: Collection[int]) -> None:
+    def __init__(self, records: Sequence[Record], returned: Collection[int]) -> None:
         self.records = records
-        self.leaving = leaving
+        self.returned = returned
         self.steps = 0
         self._is_product = [record.cost.formula.kind in PRODUCTS for record in records]
         self._readers: dict[int, list[int]] = {}
@@ -96,31 +96,31 @@ class Fusion:
 
     def pointwise(self) -> list[int]:
         """Return the kernels without fusion into products."""
-        return self._grown(into_products=False)
+        return self._fuse_greedily(into_products=False)
 
-    def epilogue(self, pointwise: Homes) -> list[int]:
+    def epilogue(self, pointwise: KernelNumbers) -> list[int]:
         """Return the kernels with operators fused into the products before them, where that moves no more than
         `pointwise`.
 
         Fusing all that is possible can move more: the square of a decomposed RMS norm is then read from memory by the
         mean. In that case less is fused, or nothing.
         """
-        greedy = self._grown(into_products=True)
+        greedy = self._fuse_greedily(into_products=True)
         regions = _common_regions(pointwise, greedy)
-        most, found = self._moved(pointwise, regions), self._moved(greedy, regions)
-        refused = {region for region, moved in found.items() if not _within(moved, most[region])}
+        most, found = self._traffic_by_region(pointwise, regions), self._traffic_by_region(greedy, regions)
+        refused = {region for region, moved in found.items() if not _is_at_most(moved, most[region])}
         if not refused:
             return greedy
-        careful = self._folded(pointwise, greedy, regions, refused)
-        moved = self._moved(careful, regions)
-        ways = {region: careful for region in refused if _within(moved[region], most[region])}
+        careful = self._fuse_selectively(pointwise, greedy, regions, refused)
+        moved = self._traffic_by_region(careful, regions)
+        ways = {region: careful for region in refused if _is_at_most(moved[region], most[region])}
         apart = len(self.records)  # offset, so that kernel numbers of the two groupings differ
         while True:
             homes = [
                 greedy[place] if region not in refused else apart + ways.get(region, pointwise)[place]
                 for place, region in enumerate(regions)
             ]
-            cycle = self._cycle(homes)
+            cycle = self._find_cycle(homes)
             if not cycle:
                 return homes
             # Each grouping has a valid order, but their mixture may have a cycle. Regions in the cycle are not fused.
@@ -129,29 +129,29 @@ class Fusion:
             for region in caught:
                 ways.pop(region, None)
 
-    def _grown(self, into_products: bool) -> list[int]:
+    def _fuse_greedily(self, into_products: bool) -> list[int]:
         """Fuse every record, in order of execution, into the kernels of its operands where possible."""
         graph = KernelGraph()
-        growing: list[_Growing] = []
+        open_kernels: list[_OpenKernel] = []
         member: list[int] = []
         for record, sources in zip(self.records, self._sources, strict=True):
             fusion = record.cost.formula.fusion
-            feeding = {graph.find(member[source]) for source in sources}
+            producers = {graph.find(member[source]) for source in sources}
             writes = record.writes
             elements = writes[0].elements if len(writes) == 1 else sum([access.elements for access in writes])
             side = record.reads[0].elements if fusion == "reduce" else elements
-            joined = [one for one in sorted(feeding, reverse=True) if growing[one].takes(fusion, side)]
+            joined = [one for one in sorted(producers, reverse=True) if open_kernels[one].takes(fusion, side)]
             if joined and fusion == "reduce" and len(self._readers[record.reads[0].value]) > 1:
                 joined = []  # the operand is written anyway, for readers with another loop order
-            if joined and len(feeding) > 1:
+            if joined and len(producers) > 1:
                 # A kernel that also feeds this record through another kernel must finish first, so it cannot be joined.
-                preceding = graph.preceding(joined, feeding)
+                preceding = graph.preceding(joined, producers)
                 joined = [one for one in joined if one not in preceding]
-            anchors = [one for one in joined if growing[one].anchored]
+            anchors = [one for one in joined if open_kernels[one].anchored]
             if len(anchors) > 1:  # at most one product per kernel
                 joined = [one for one in joined if one not in anchors[1:]]
-            if joined and graph.join(joined, feeding):
-                home = growing[joined[0]]
+            if joined and graph.join(joined, producers):
+                home = open_kernels[joined[0]]
                 home.anchored = bool(anchors)
                 home.closed = fusion == "concat"
                 if fusion in ("data", "concat"):
@@ -159,12 +159,14 @@ class Fusion:
                 member.append(joined[0])
             else:
                 anchored = into_products and record.cost.formula.kind in PRODUCTS
-                member.append(graph.add(feeding))
-                growing.append(_Growing(elements, anchored, fusion in ("none", "concat") and not anchored))
+                member.append(graph.add(producers))
+                open_kernels.append(_OpenKernel(elements, anchored, fusion in ("none", "concat") and not anchored))
         self.steps += graph.steps
         return [graph.find(kernel) for kernel in member]
 
-    def _folded(self, pointwise: Homes, greedy: Homes, regions: Homes, refused: set[int]) -> list[int]:
+    def _fuse_selectively(
+        self, pointwise: KernelNumbers, greedy: KernelNumbers, regions: KernelNumbers, refused: set[int]
+    ) -> list[int]:
         """Return the `pointwise` kernels. In `refused` regions, fuse what `greedy` did where it pays off."""
         homes = list(pointwise)
         for members in _members(greedy):
@@ -173,7 +175,7 @@ class Fusion:
                 continue
             taken = set(members)
             for place in reversed(members):
-                if place != anchor and not self._is_worth_taking(place, taken, pointwise):
+                if place != anchor and not self._is_worth_fusing(place, taken, pointwise):
                     taken.discard(place)
             kept = sorted(taken)
             if self._is_below_layer(tuple(kept)):
@@ -185,20 +187,20 @@ class Fusion:
                     homes[place] = pointwise[anchor]
         return homes
 
-    def _is_worth_taking(self, place: int, taken: set[int], pointwise: Homes) -> bool:
+    def _is_worth_fusing(self, place: int, taken: set[int], pointwise: KernelNumbers) -> bool:
         """Return whether fusing this record into the product pays off.
 
         It does not if only operators outside the kernel read it: it is better computed there than written for them.
         """
         for access in self.records[place].writes:
             readers = self._readers.get(access.value)
-            if not readers or access.value in self.leaving:
+            if not readers or access.value in self.returned:
                 return True
             if any(reader in taken or pointwise[reader] != pointwise[place] for reader in readers):
                 return True
         return False
 
-    def _cycle(self, homes: Homes) -> set[int]:
+    def _find_cycle(self, homes: KernelNumbers) -> set[int]:
         """Return the kernels on a dependency cycle, if there is one."""
         graph: dict[int, set[int]] = {}
         for home, sources in zip(homes, self._sources, strict=True):
@@ -211,7 +213,7 @@ class Fusion:
 
     # --- what they move ---
 
-    def kernels(self, homes: Homes) -> tuple[Kernel, ...]:
+    def kernels(self, homes: KernelNumbers) -> tuple[Kernel, ...]:
         """Return the multiply-adds and traffic of each kernel."""
         return tuple(self._kernel(members) for members in _members(homes))
 
@@ -219,10 +221,10 @@ class Fusion:
         found = self._kernels.get(members)
         if found is None:
             madds = sum([self.records[place].cost.madds for place in members])
-            found = self._kernels[members] = Kernel(madds, traffic(self._crossing(members)))
+            found = self._kernels[members] = Kernel(madds, traffic(self._memory_accesses(members)))
         return found
 
-    def _moved(self, homes: Homes, regions: Homes) -> dict[int, tuple[int, int] | None]:
+    def _traffic_by_region(self, homes: KernelNumbers, regions: KernelNumbers) -> dict[int, tuple[int, int] | None]:
         """Return elements and bytes that each region moves; None where a product moves less than at level "layer"."""
         moved: dict[int, tuple[int, int] | None] = {}
         for members in _members(homes):
@@ -245,7 +247,7 @@ class Fusion:
                     return whole.elements < own.elements or whole.bytes < own.bytes
         return False
 
-    def _crossing(self, members: tuple[int, ...]) -> list[Access]:
+    def _memory_accesses(self, members: tuple[int, ...]) -> list[Access]:
         """Return the memory reads and writes of one kernel."""
         records = self.records
         anchor = next((records[place] for place in members if self._is_product[place]), None)
@@ -269,13 +271,13 @@ class Fusion:
                         crossing.append(access)
             for access in record.writes:
                 readers = self._readers.get(access.value)
-                if not readers or access.value in self.leaving or not within.issuperset(readers):
+                if not readers or access.value in self.returned or not within.issuperset(readers):
                     crossing.append(access)
         return crossing
 
 
 @dataclass(slots=True)
-class _Growing:
+class _OpenKernel:
     """A kernel under construction: the size of its loop, whether it has a product, and whether it is closed."""
 
     elements: int
@@ -291,7 +293,7 @@ class _Growing:
         return fusion in ("data", "concat") or side == self.elements
 
 
-def _members(homes: Homes) -> list[tuple[int, ...]]:
+def _members(homes: KernelNumbers) -> list[tuple[int, ...]]:
     """List the records of each kernel, in order; kernels in order of their numbers."""
     members: dict[int, list[int]] = {}
     for place, home in enumerate(homes):
@@ -299,12 +301,12 @@ def _members(homes: Homes) -> list[tuple[int, ...]]:
     return [tuple(members[home]) for home in sorted(members)]
 
 
-def _within(moved: tuple[int, int] | None, most: tuple[int, int] | None) -> bool:
+def _is_at_most(moved: tuple[int, int] | None, most: tuple[int, int] | None) -> bool:
     """Return whether `moved` has neither more elements nor more bytes than `most`."""
     return moved is not None and most is not None and moved[0] <= most[0] and moved[1] <= most[1]
 
 
-def _common_regions(one: Homes, other: Homes) -> list[int]:
+def _common_regions(one: KernelNumbers, other: KernelNumbers) -> list[int]:
     """Return a region number per record: the smallest sets of records that are unions of kernels in both groupings."""
     parents = list(range(len(one)))
 

@@ -15,8 +15,8 @@ WAITS = "waits"
 
 
 @dataclass
-class _Kept:
-    """A process that waits for its next job, and the site that it is of."""
+class _IdleWorker:
+    """A worker process that waits for its next job, and the site whose code it has imported."""
 
     worker: Worker | None = None
     site: Site | None = None
@@ -27,35 +27,35 @@ class _Kept:
         self.worker = None
 
 
-_kept: ContextVar[_Kept | None] = ContextVar("kept", default=None)
+_idle_worker: ContextVar[_IdleWorker | None] = ContextVar("idle_worker", default=None)
 
 
 @contextmanager
-def one_process() -> Iterator[None]:
-    """Until the block ends, the process of one job carries out the next as well: it has imported torch already."""
-    kept = _Kept()
-    token = _kept.set(kept)
+def reuse_process() -> Iterator[None]:
+    """Let one worker process carry out all jobs of the block, since importing torch takes seconds."""
+    idle = _IdleWorker()
+    token = _idle_worker.set(idle)
     try:
         yield
     finally:
-        _kept.reset(token)
-        kept.end()
+        _idle_worker.reset(token)
+        idle.end()
 
 
 @contextmanager
-def carrying_out(
+def worker_for(
     job: Mapping[str, Any], silence_s: float, site: Site | None, *, waits: bool = False
 ) -> Iterator[tuple[Worker, bool]]:
-    """A process that carries out the job, and whether it had another one before. It ends with the block.
+    """Yield a worker that carries out the job, and whether it had a job before. The worker ends with the block.
 
-    One that `waits` says so in the end (`WAITS`); whoever then calls `keep` leaves it to the next job.
+    With `waits` it reports at the end that it waits for another job (`WAITS`). To reuse it, call `keep_for_next_job`.
     """
-    kept = _kept.get()
-    if kept is not None and kept.site != site:
-        kept.end()
-    job = {**job, WAITS: waits and kept is not None}
-    if kept is not None and kept.worker is not None:
-        worker, is_used, kept.worker = kept.worker, True, None
+    idle = _idle_worker.get()
+    if idle is not None and idle.site != site:
+        idle.end()
+    job = {**job, WAITS: waits and idle is not None}
+    if idle is not None and idle.worker is not None:
+        worker, is_used, idle.worker = idle.worker, True, None
         worker.silence_s = silence_s
         worker.send(job)
     else:
@@ -63,23 +63,25 @@ def carrying_out(
     try:
         yield worker, is_used
     finally:
-        if kept is None or kept.worker is not worker:
+        if idle is None or idle.worker is not worker:
             worker.__exit__()
 
 
-def keep(worker: Worker, site: Site | None) -> None:
-    """Leave a process that waits to the next job of this site."""
-    kept = _kept.get()
-    if kept is not None:
-        kept.worker, kept.site = worker, site
+def keep_for_next_job(worker: Worker, site: Site | None) -> None:
+    """Reuse this worker, which waits, for the next job of the same site."""
+    idle = _idle_worker.get()
+    if idle is not None:
+        idle.worker, idle.site = worker, site
 
 
-def jobs(first: Mapping[str, Any], emit: Callable[..., None], hear: Callable[[], Mapping[str, Any]]) -> Iterator[Any]:
-    """The other end: the jobs of one process, the next as soon as the last is done."""
+def receive_jobs(
+    first: Mapping[str, Any], emit: Callable[..., None], read_order: Callable[[], Mapping[str, Any]]
+) -> Iterator[Any]:
+    """Yield the jobs of a worker process, in that process: the first, then each that `read_order` returns."""
     job = first
     while True:
         yield job
         if not job.get(WAITS):
             return
         emit(WAITS)
-        job = {**job, **hear()}
+        job = {**job, **read_order()}

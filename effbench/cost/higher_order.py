@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from effbench.cost.formulas import Call, Shape, formula
-from effbench.cost.op_cost import count, flatten
+from effbench.cost.nested_values import flatten
+from effbench.cost.op_cost import apply_formula
 
 if TYPE_CHECKING:
     from effbench.cost.trace import Tracer
@@ -32,13 +33,13 @@ def run(tracer: Tracer, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     kernels = getattr(func, "py_kernels", {})
     dense = kernels.get(torch._C.DispatchKey.CompositeExplicitAutograd) or kernels.get(torch._C.DispatchKey.CPU)
     result = (dense or func)(*args, **kwargs)
-    tracer.uncounted(name, args, result)
+    tracer.record_uncounted(name, args, result)
     return result
 
 
 def _cond(tracer: Tracer, pred: Any, true_fn: Any, false_fn: Any, operands: Sequence[Any] = ()) -> Any:
     if isinstance(pred, Tensor) and tracer.tensors != "real":
-        raise tracer.needs_values("a branch of torch.cond depends on values")
+        raise tracer.values_error("a branch of torch.cond depends on values")
     taken = true_fn if bool(pred) else false_fn
     with tracer:
         return taken(*operands)
@@ -51,7 +52,7 @@ def _while_loop(
         with tracer:
             going = cond_fn(*carried, *additional)
         if isinstance(going, Tensor) and tracer.tensors != "real":
-            raise tracer.needs_values("the end of a torch.while_loop depends on values")
+            raise tracer.values_error("the end of a torch.while_loop depends on values")
         if not bool(going):
             return tuple(carried)
         with tracer:
@@ -114,7 +115,7 @@ def _flex_attention(tracer: Tracer, query: Tensor, key: Tensor, value: Tensor, *
         out, others = found[0], list(found[1:])
     else:
         others = [scores, scores.clone()] if _returns_maxima() else [scores]
-    tracer.record(name, count(formula(name), call, tensors, [out]), tensors, [out, *flatten(others)])
+    tracer.record(name, apply_formula(formula(name), call, tensors, [out]), tensors, [out, *flatten(others)])
     return (out, *others)
 
 

@@ -28,8 +28,8 @@ class KernelGraph:
         self._parents: list[int] = []
         self._levels: list[int] = []
         self._slack: list[int] = []
-        self._needs: list[set[int]] = []
-        self._feeds: list[set[int]] = []
+        self._producers: list[set[int]] = []
+        self._consumers: list[set[int]] = []
 
     def find(self, kernel: int) -> int:
         """Return the current number of this kernel, after merges."""
@@ -45,10 +45,10 @@ class KernelGraph:
         self._parents.append(kernel)
         self._levels.append(1 + max([self._levels[one] for one in needed], default=-1))
         self._slack.append(0)
-        self._needs.append(set(needed))
-        self._feeds.append(set())
+        self._producers.append(set(needed))
+        self._consumers.append(set())
         for one in needed:
-            self._feeds[one].add(kernel)
+            self._consumers[one].add(kernel)
         return kernel
 
     def join(self, homes: Sequence[int], needed: Collection[int]) -> bool:
@@ -70,7 +70,7 @@ class KernelGraph:
             # A kernel whose level rises repeatedly rises by twice as much each time, so successors move rarely.
             level = least + self._slack[home]
         if lifted or others:
-            moves = self._behind(homes, level)
+            moves = self._raised_levels(homes, level)
             if moves is None:
                 return False
             for kernel, higher in moves.items():
@@ -81,13 +81,13 @@ class KernelGraph:
         for other in others:
             self._parents[other] = home
             self._slack[home] = max(self._slack[home], self._slack[other])
-            for sides in (self._needs, self._feeds):
+            for sides in (self._producers, self._consumers):
                 small, large = sorted((sides[home], sides[other]), key=len)
                 large |= small
                 sides[home], sides[other] = large, set()
         for one in outside:
-            self._needs[home].add(one)
-            self._feeds[one].add(home)
+            self._producers[home].add(one)
+            self._consumers[one].add(home)
         return True
 
     def preceding(self, candidates: Sequence[int], targets: Collection[int]) -> set[int]:
@@ -98,7 +98,7 @@ class KernelGraph:
         highest = max([self._levels[one] for one in targets])
         still_open = {one for one in candidates if self._levels[one] < highest}
         targets = set(targets)
-        found = {one for one in still_open if not self._feeds[one].isdisjoint(targets)}
+        found = {one for one in still_open if not self._consumers[one].isdisjoint(targets)}
         still_open -= found
         if not still_open:
             return found
@@ -117,7 +117,7 @@ class KernelGraph:
         lowest = min(self._levels[one] for one in still_open)
         stack = list(before)
         while stack:
-            for stale in self._needs[stack.pop()]:
+            for stale in self._producers[stack.pop()]:
                 yield
                 kernel = self.find(stale)
                 if kernel in still_open:
@@ -135,7 +135,7 @@ class KernelGraph:
         for start in sorted(still_open, reverse=True):
             seen, stack, met = {start}, [start], False
             while stack and not met and start in still_open:
-                for stale in self._feeds[stack.pop()]:
+                for stale in self._consumers[stack.pop()]:
                     yield
                     kernel = self.find(stale)
                     if kernel in before:
@@ -150,13 +150,13 @@ class KernelGraph:
                 fruitless |= seen
             still_open.discard(start)
 
-    def _behind(self, homes: Sequence[int], level: int) -> dict[int, int] | None:
+    def _raised_levels(self, homes: Sequence[int], level: int) -> dict[int, int] | None:
         """Return new levels of all successors of `homes` when these are at `level`; None if the budget is too low."""
         moves: dict[int, int] = {}
         heap: list[tuple[int, int]] = []
 
         def push(kernel: int, higher: int) -> None:
-            for stale in self._feeds[kernel]:
+            for stale in self._consumers[kernel]:
                 self.steps += 1
                 self._allowed -= 1
                 one = self.find(stale)

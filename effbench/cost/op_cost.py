@@ -14,30 +14,12 @@ import torch
 from torch import Tensor
 
 from effbench.cost import user_formulas
-from effbench.cost.elements import distinct_elements
+from effbench.cost.element_counts import distinct_elements
 from effbench.cost.formulas import FORMULAS, FREE, PRODUCTS, UNKNOWN, Call, Formula, Mask, Shape, Sparse, formula
+from effbench.cost.nested_values import TYPES_WITHOUT_TENSORS, is_meta, packed_tensors, shape_key, storage_of
 from effbench.cost.user_formulas import UserFormula
-from effbench.cost.walk import PLAIN, flatten, hashable, is_meta, key_of, moved, packed, rebuilt, storage_of
 
-__all__ = [
-    "WHOLE",
-    "CallCost",
-    "Operator",
-    "cost_of_call",
-    "count",
-    "decompose",
-    "describe",
-    "flatten",
-    "hashable",
-    "key_of",
-    "known_result",
-    "memory_of",
-    "moved",
-    "packed",
-    "rebuilt",
-]
-
-WHOLE = frozenset({"scaled_dot_product_attention", "lstm", "gru", "rnn_tanh", "rnn_relu"})
+COMPOSITES = frozenset({"scaled_dot_product_attention", "lstm", "gru", "rnn_tanh", "rnn_relu"})
 """Operators that torch decomposes on some devices, and that are counted as one operator on all of them."""
 
 
@@ -96,7 +78,7 @@ def describe(func: Any) -> Operator:
     )
     key = torch._C.DispatchKey.CompositeImplicitAutograd
     # torch._decomp also has Python decompositions of operators that run as one kernel: use it only without a formula.
-    if free or name in WHOLE or custom is not None:
+    if free or name in COMPOSITES or custom is not None:
         composite = False
     else:
         composite = _decomposes(full) or (found is UNKNOWN and func.has_kernel_for_dispatch_key(key))
@@ -131,35 +113,37 @@ def cost_of_call(
     shapes = tuple([shape_of(tensor) for tensor in tensors])
     outs = tuple([shape_of(tensor) for tensor in outputs])
     storages = [memory_of(tensor) for tensor in tensors]
-    fresh = [tensor for tensor in outputs if not _among(storages, tensor)]
+    fresh = [tensor for tensor in outputs if not _is_view_of(storages, tensor)]
     if operator.custom is None and not fresh and not operator.mutated and (outputs or operator.formula is UNKNOWN):
         return CallCost(UNKNOWN, True, shapes, outs)
     only_written = {name for _, name, keyword in operator.mutated if keyword}
     named = dict(operator.arguments)
-    seen = _shapes(args)
+    seen = _with_shapes(args)
     # Tensors are in the order of the positional arguments and then of the keyword arguments, as given.
     named.update(zip(named, seen, strict=False))
-    owners = [name for name, value in zip(named, args, strict=False) for _ in range(_tensors(value))]
+    owners = [name for name, value in zip(named, args, strict=False) for _ in range(_number_of_tensors(value))]
     for name, value in kwargs.items():
-        named[name] = _shapes(value)
-        owners += [name] * _tensors(value)
+        named[name] = _with_shapes(value)
+        owners += [name] * _number_of_tensors(value)
     for name in only_written:
         del named[name]
     call = Call(operator.name, seen, shapes, outs, {}, named, tuple(owners))
     changed = {name for _, name, _ in operator.mutated}
     targets = [] if fresh else [place for place, name in enumerate(owners) if name in changed]
     unread = [place for place, name in enumerate(owners) if name in only_written]
-    returns, container = (None, None) if unread else _returns(result, tensors, storages)
+    returns, container = (None, None) if unread else _describe_result(result, tensors, storages)
     if operator.custom is None:
-        return count(operator.formula, call, tensors, outputs, targets, unread, returns, container)
+        return apply_formula(operator.formula, call, tensors, outputs, targets, unread, returns, container)
     written = [tensors[place] for place in targets] or outputs
-    shapes_in = {name: _shapes(value) for name, value in kwargs.items()}
+    shapes_in = {name: _with_shapes(value) for name, value in kwargs.items()}
     cost = user_formulas.cost_of(operator.name, operator.custom, seen, shapes_in, [item.shape for item in written])
-    plan = count(user_formulas.kind_of(cost), call, tensors, outputs, targets, unread, returns, container)
-    return user_formulas.with_traffic(plan, cost, operator.name, tensors, written)
+    call_cost = apply_formula(
+        user_formulas.to_formula(cost), call, tensors, outputs, targets, unread, returns, container
+    )
+    return user_formulas.with_traffic(call_cost, cost, operator.name, tensors, written)
 
 
-def count(
+def apply_formula(
     found: Formula,
     call: Call,
     tensors: Sequence[Tensor],
@@ -182,7 +166,7 @@ def count(
     for position, tensor in enumerate(tensors):
         if position in skipped or found.reads == "nothing":
             continue
-        elements = _read(found, call, position, tensor)
+        elements = _elements_read(found, call, position, tensor)
         if elements is not None:
             elements += between if position == 0 else 0
             half = call.op.endswith("fp16") and argument_of(call, position) == "W_prepack"  # unpacked to float32
@@ -190,7 +174,7 @@ def count(
     writes = []
     for position in targets or range(found.primary or len(outputs)):
         tensor = tensors[position] if targets else outputs[position]
-        elements = _memory(tensor)
+        elements = _distinct_elements(tensor)
         if targets and found.touched and found.reads == "scattered":
             elements = min(elements, found.touched(call))
         elements += between if position == 0 else 0
@@ -217,12 +201,12 @@ def argument_of(call: Call, position: int) -> str:
     return call.owners[position] if call.owners else ""
 
 
-def _read(found: Formula, call: Call, position: int, tensor: Tensor) -> int | None:
+def _elements_read(found: Formula, call: Call, position: int, tensor: Tensor) -> int | None:
     """Return the number of elements that an operator reads of one operand; None where it does not read it."""
     owner = argument_of(call, position)
     if found.reads == "like" or owner == "batch_sizes":
         return 0
-    elements = _memory(tensor)
+    elements = _distinct_elements(tensor)
     if found.reads != "all" and (owner == next(iter(call.named), "") if call.owners else position == 0):
         if found.reads == "overwritten":
             return None
@@ -250,7 +234,7 @@ def known_result(operator: Operator, args: tuple[Any, ...], tensors: Sequence[Te
     return None
 
 
-def _returns(result: Any, tensors: Sequence[Tensor], storages: Sequence[Any]) -> tuple[Any, Any]:
+def _describe_result(result: Any, tensors: Sequence[Tensor], storages: Sequence[Any]) -> tuple[Any, Any]:
     """Describe how to rebuild a result without running the operator; None where that is not safe."""
     items = [result] if isinstance(result, Tensor) else result
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, Tensor) for item in items):
@@ -260,7 +244,7 @@ def _returns(result: Any, tensors: Sequence[Tensor], storages: Sequence[Any]) ->
         same = next((place for place, tensor in enumerate(tensors) if tensor is item), None)
         if same is not None:
             rebuilt.append(same)
-        elif _among(storages, item) or item.layout is not torch.strided:
+        elif _is_view_of(storages, item) or item.layout is not torch.strided:
             return None, None
         else:
             rebuilt.append((item.shape, item.stride(), item.dtype))
@@ -270,7 +254,7 @@ def _returns(result: Any, tensors: Sequence[Tensor], storages: Sequence[Any]) ->
 # --- what a tensor holds ----------------------------------------------------------------------------
 
 
-class _Nowhere:
+class _UnknownMemory:
     """Placeholder for memory that torch does not expose."""
 
 
@@ -279,8 +263,8 @@ def memory_of(tensor: Tensor) -> Any:
     try:
         return storage_of(tensor)
     except (NotImplementedError, RuntimeError):
-        pieces = _pieces(tensor)
-        return storage_of(pieces[0]) if pieces else _Nowhere()
+        pieces = _dense_parts(tensor)
+        return storage_of(pieces[0]) if pieces else _UnknownMemory()
 
 
 def layout_of(tensor: Tensor) -> object:
@@ -288,12 +272,12 @@ def layout_of(tensor: Tensor) -> object:
     return (tensor.shape, tensor.stride()) if tensor.layout is torch.strided else (tensor.shape, tensor.layout)
 
 
-def _among(storages: Sequence[Any], tensor: Tensor) -> bool:
+def _is_view_of(storages: Sequence[Any], tensor: Tensor) -> bool:
     memory = memory_of(tensor)
     return any(memory is storage for storage in storages)
 
 
-def _pieces(tensor: Tensor) -> list[Tensor]:
+def _dense_parts(tensor: Tensor) -> list[Tensor]:
     """Return the dense tensors that a sparse one consists of."""
     if tensor.layout is torch.sparse_coo:
         return [tensor._values(), tensor._indices()]
@@ -304,15 +288,15 @@ def _pieces(tensor: Tensor) -> list[Tensor]:
     return []
 
 
-def _memory(tensor: Tensor) -> int:
+def _distinct_elements(tensor: Tensor) -> int:
     """Count the distinct memory elements of a tensor: expanded dimensions once, values and indices if sparse."""
     if tensor.layout is not torch.strided:
-        return sum(piece.numel() for piece in _pieces(tensor)) or tensor.numel()
+        return sum(piece.numel() for piece in _dense_parts(tensor)) or tensor.numel()
     return distinct_elements(tensor.shape, tensor.stride())
 
 
 def _bytes(tensor: Tensor, elements: int) -> int:
-    pieces = _pieces(tensor) if tensor.layout is not torch.strided else []
+    pieces = _dense_parts(tensor) if tensor.layout is not torch.strided else []
     if pieces:
         return sum(piece.numel() * piece.element_size() for piece in pieces)
     return elements * tensor.element_size()
@@ -324,16 +308,16 @@ def shape_of(tensor: Tensor) -> Shape:
     """
     if tensor.dtype in (torch.bool, torch.uint8) and tensor.dim():
         mask = Mask(tensor.shape)
-        mask.selected = None if is_meta(tensor) else _selected(tensor)
+        mask.selected = None if is_meta(tensor) else _number_selected(tensor)
         return mask
     if tensor.layout is not torch.strided and tensor.layout is not torch._mkldnn:  # type: ignore[attr-defined]
         sparse = Sparse(tensor.shape)
-        sparse.stored = None if is_meta(tensor) else _pieces(tensor)[0].numel()
+        sparse.stored = None if is_meta(tensor) else _dense_parts(tensor)[0].numel()
         return sparse
     return Shape(tensor.shape)
 
 
-def _selected(mask: Tensor) -> int | None:
+def _number_selected(mask: Tensor) -> int | None:
     try:
         return int(torch.count_nonzero(mask))
     except Exception:  # a batched tensor under vmap
@@ -343,24 +327,24 @@ def _selected(mask: Tensor) -> int | None:
 # --- walking through arguments ----------------------------------------------------------------------
 
 
-def _shapes(value: Any) -> Any:
-    if value is None or value.__class__ in PLAIN:
+def _with_shapes(value: Any) -> Any:
+    if value is None or value.__class__ in TYPES_WITHOUT_TENSORS:
         return value
     if isinstance(value, Tensor):
         return shape_of(value)
     if isinstance(value, torch.ScriptObject):
-        found = [Shape(item.shape) for item in packed(value)]
+        found = [Shape(item.shape) for item in packed_tensors(value)]
         weights = [shape for shape in found if len(shape) > 1]
         return weights[0] if len(weights) == 1 else tuple(weights) or None
-    return tuple([_shapes(item) for item in value]) if isinstance(value, (list, tuple)) else value
+    return tuple([_with_shapes(item) for item in value]) if isinstance(value, (list, tuple)) else value
 
 
-def _tensors(value: Any) -> int:
-    """Count the tensors that `key_of` finds in one argument."""
-    if value is None or value.__class__ in PLAIN:
+def _number_of_tensors(value: Any) -> int:
+    """Count the tensors that `shape_key` finds in one argument."""
+    if value is None or value.__class__ in TYPES_WITHOUT_TENSORS:
         return 0
     if isinstance(value, Tensor):
         return 1
     found: list[Tensor] = []
-    key_of(value, found)
+    shape_key(value, found)
     return len(found)

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from effbench.core import inputs as core_inputs
-from effbench.core.errors import text_of
+from effbench.core.errors import message_of
+from effbench.core.inputs import InputsLike
 from effbench.cost import example_inputs
 from effbench.cost.costs import OpCost, Profile
 from effbench.cost.formulas import PRODUCTS
-from effbench.cost.profiler import Fed, Feed, profile
-from effbench.cost.sandbox import lent, meta_twin, quiet_torch
+from effbench.cost.profiler import ModelInputs, profile
+from effbench.cost.sandbox import meta_twin, quiet_torch, replace_tensors
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,17 @@ class Check:
 
 
 _FVCORE_PRODUCTS = frozenset({"conv", "linear", "matmul", "einsum", "bmm"})
-_BLIND = (
+_FVCORE_SKIPS = (
     "scaled_dot_product_attention _convolution_mode lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell "
     "rnn_relu_cell baddbmm addbmm addmv mv dot bilinear _native_multi_head_attention PythonOp"
 )
-FVCORE_BLIND = frozenset(_BLIND.split())
+FVCORE_BLIND = frozenset(_FVCORE_SKIPS.split())
 """Operators with multiply-adds that fvcore skips; PythonOp is a `torch.autograd.Function`."""
 
 
 def crosscheck(
     model: nn.Module,
-    input_shape: Fed,
+    input_shape: InputsLike,
     *,
     batch: int | None = None,
     dtype: str | None = None,
@@ -67,18 +68,18 @@ def crosscheck(
     ours = profile(model, input_shape, batch=batch, dtype=dtype, inputs=inputs)
     kind: torch.dtype = getattr(torch, ours.dtype)
     model = getattr(model, "_orig_mod", model)
-    given = core_inputs.read(input_shape)
-    feed = Feed(given.inputs, ours.batch, ours.dtype, inputs, tensors=example_inputs.plain(given))
+    given = core_inputs.normalise(input_shape)
+    model_inputs = ModelInputs(given.inputs, ours.batch, ours.dtype, inputs, tensors=example_inputs.values_of(given))
 
     def attempt(counter: str, run: Callable[..., Check], device: str, twin: Callable[[Tensor], Tensor]) -> Check:
         try:
-            with quiet_torch(), lent(model.modules(), twin):
-                args, named = feed.on(torch.device(device))
+            with quiet_torch(), replace_tensors(model.modules(), twin):
+                args, named = model_inputs.arguments(torch.device(device))
                 return run(model, example_inputs.positional(model, args, named) if named else args, ours)
         except ImportError:
             why = f"{counter} is not installed; pip install {counter}"
         except Exception as error:
-            why = f"{counter} fails: {(text_of(error).strip().splitlines() or [type(error).__name__])[0]}"
+            why = f"{counter} fails: {(message_of(error).strip().splitlines() or [type(error).__name__])[0]}"
         return Check(counter, None, ours.cost.madds, None, why)
 
     return (
@@ -115,11 +116,13 @@ def _fvcore(model: nn.Module, inputs: tuple[Any, ...], ours: Profile) -> Check:
     for op, amount in counted[""].items():
         if op not in _FVCORE_PRODUCTS:
             parts[f"counts {op}"] += int(amount)
-    theirs = _own({path: sum(found[op] for op in _FVCORE_PRODUCTS) for path, found in counted.items()})
+    theirs = _without_children({path: sum(found[op] for op in _FVCORE_PRODUCTS) for path, found in counted.items()})
     mine = Counter[str]()
     for op in ours.ops:
         mine[op.module if op.module in counted else ""] += op.madds
-    blind = {name: _own({path: found[name] for path, found in skipped.items()}) for name in _names(skipped)}
+    blind = {
+        name: _without_children({path: found[name] for path, found in skipped.items()}) for name in _names(skipped)
+    }
     for path in counted:
         gap = int(theirs[path] - mine[path])
         causes = sorted(name for name in blind if blind[name][path] > 0)
@@ -134,7 +137,7 @@ def _names(skipped: Mapping[str, Counter[str]]) -> dict[str, None]:
     return {name: None for name in sorted(found) if name.split("::")[-1].split(".")[0] in FVCORE_BLIND}
 
 
-def _own(inclusive: Mapping[str, int]) -> dict[str, int]:
+def _without_children(inclusive: Mapping[str, int]) -> dict[str, int]:
     """Subtract the sums of children: return the count of each module path without them."""
     own = dict(inclusive)
     for path, amount in inclusive.items():

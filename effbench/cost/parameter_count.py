@@ -1,4 +1,4 @@
-"""Count learnable parameters, also those that quantised modules hold packed."""
+"""Count learnable parameters, also the packed ones of quantised modules."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from effbench.cost.nested_values import packed_tensors
 from effbench.cost.trace_modes import parameters
-from effbench.cost.walk import packed
 
 
 def parameters_of(modules: Sequence[nn.Module]) -> int:
-    """Learnable parameters, buffers excluded, and the weights and biases that quantised modules hold packed."""
+    """Count learnable parameters, without buffers, and the packed weights and biases of quantised modules."""
     script = torch.ScriptObject
-    holding = [module for module in modules if script in map(type, _attributes(module))]
-    held = {id(value): value for module in holding for value in _attributes(module) if value.__class__ is script}
-    return sum([item.numel() for item in parameters(modules)]) + sum(map(_held, held.values()))
+    quantised = [module for module in modules if script in map(type, _attributes(module))]
+    packed = {id(value): value for module in quantised for value in _attributes(module) if value.__class__ is script}
+    return sum([item.numel() for item in parameters(modules)]) + sum(map(_packed_parameters, packed.values()))
 
 
-def _held(value: Any) -> int:
-    """Weights and biases in a script object. A recurrent cell holds each bias twice: packed, and beside its weights."""
-    sizes = [(tensor.dim(), tensor.numel()) for tensor in packed(value)]
+def _packed_parameters(value: Any) -> int:
+    """Count weights and biases in a script object. A recurrent cell packs each bias, and has it unpacked too."""
+    sizes = [(tensor.dim(), tensor.numel()) for tensor in packed_tensors(value)]
     biases = sum(size for dim, size in sizes if dim < 2)
     return sum(size for dim, size in sizes if dim > 1) + (biases if hasattr(value, "unpack") else biases // 2)
 

@@ -32,7 +32,7 @@ class Row(NamedTuple):
 def text(profile: Profile) -> str:
     """Render as text: at most 25 lines of at most 100 columns."""
     cost = profile.cost
-    lines = [f"{_line(profile.model)}: input {fed(profile)}, batch {profile.batch}, {profile.dtype}"]
+    lines = [f"{_line(profile.model)}: input {inputs_text(profile)}, batch {profile.batch}, {profile.dtype}"]
     lines += [f"  {name:<12}{_number(value):>10}  {about}" for name, value, about in _counts(profile)]
     lines += [f"  memory access {'elements':>10}  {'bytes':>9}"]
     for level in LEVELS:
@@ -43,14 +43,14 @@ def text(profile: Profile) -> str:
     if found:
         lines.append(f"  {'costliest modules':<44}{'madds':>8}{'memory access':>26}")
         for row in found:
-            name = _cut(f"{_line(row.path) or '(the network itself)'} {_line(row.kind)}", 42)
+            name = _shortened(f"{_line(row.path) or '(the network itself)'} {_line(row.kind)}", 42)
             share, moved_share = _share(row.madds, cost.madds), _share(row.memory_access, cost.memory_access)
             numbers = f"{_number(row.madds):>8} {share:>5}{_number(row.memory_access):>14} {moved_share:>5}"
             lines.append(f"    {name:<42}{numbers}")
-    return "\n".join(_cut(line, WIDTH) for line in lines)
+    return "\n".join(_shortened(line, WIDTH) for line in lines)
 
 
-def page(profile: Profile) -> str:
+def html_text(profile: Profile) -> str:
     """Render as HTML tables without style sheets or scripts. Names from the model are escaped."""
     cost, escape = profile.cost, html.escape
     cells, right = "style='text-align:left'", "style='text-align:right'"
@@ -65,15 +65,15 @@ def page(profile: Profile) -> str:
         for moved in (cost.memory_access_levels[level],)
     )
     modules = "".join(
-        f"<tr><td {cells}>{escape(_cut(_line(row.path), 80)) or '(the network itself)'}</td>"
-        f"<td {cells}>{escape(_cut(_line(row.kind), 40))}</td>"
+        f"<tr><td {cells}>{escape(_shortened(_line(row.path), 80)) or '(the network itself)'}</td>"
+        f"<td {cells}>{escape(_shortened(_line(row.kind), 40))}</td>"
         f"<td {right} title='{row.madds:,}'>{_number(row.madds)}</td><td {right}>{_share(row.madds, cost.madds)}</td>"
         f"<td {right} title='{row.memory_access:,}'>{_number(row.memory_access)}</td>"
         f"<td {right}>{_share(row.memory_access, cost.memory_access)}</td></tr>"
         for row in costliest(profile)
     )
     return (
-        f"<div><p><b>{escape(_line(profile.model))}</b>: input {escape(fed(profile))}, batch {profile.batch}, "
+        f"<div><p><b>{escape(_line(profile.model))}</b>: input {escape(inputs_text(profile))}, batch {profile.batch}, "
         f"{escape(profile.dtype)}</p><table><tbody>{counts}{levels}</tbody></table>"
         + "".join(f"<p>{escape(sentence)}</p>" for sentence in _sentences(profile))
         + (
@@ -96,10 +96,10 @@ def costliest(profile: Profile) -> tuple[Row, ...]:
     return tuple(row for row in ranked[:COSTLIEST] if row.madds or row.memory_access)
 
 
-def fed(profile: Profile) -> str:
+def inputs_text(profile: Profile) -> str:
     """Format the inputs without the batch, in the syntax of the command line."""
     inputs: Iterable[Input] = profile.inputs or (Input(tuple(profile.input_shape)),)
-    return _cut(" and ".join(map(str, inputs)), 60)
+    return _shortened(" and ".join(map(str, inputs)), 60)
 
 
 def _counts(profile: Profile) -> Iterator[tuple[str, int, str]]:
@@ -116,7 +116,7 @@ def _sentences(profile: Profile) -> Iterator[str]:
     if cost.status == "complete" and not cost.uncounted:
         yield f"status complete; traced on {where}"
         return
-    named = [f"{_cut(_line(name), 40)} ×{times}" for name, times in list(cost.uncounted.items())[:NAMED]]
+    named = [f"{_shortened(_line(name), 40)} ×{times}" for name, times in list(cost.uncounted.items())[:NAMED]]
     more = f" and {len(cost.uncounted) - NAMED} more" if len(cost.uncounted) > NAMED else ""
     yield f"status {cost.status}; traced on {where}"
     yield f"not counted: {', '.join(named) or 'not said'}{more}"
@@ -135,5 +135,5 @@ def _line(words: str) -> str:
     return "".join(mark if mark.isprintable() else " " for mark in str(words)).strip()
 
 
-def _cut(words: str, width: int) -> str:
+def _shortened(words: str, width: int) -> str:
     return words if len(words) <= width else f"{words[: width - 1]}…"

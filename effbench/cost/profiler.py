@@ -17,41 +17,39 @@ from torch import Tensor, nn
 from effbench.core import inputs as core_inputs
 from effbench.core.cost import Cost, Kernel, Traffic
 from effbench.core.errors import InvalidValue, ModelError, NeedsValues
-from effbench.core.inputs import Input
+from effbench.core.inputs import Input, InputsLike
 from effbench.core.plugins import BrokenPlugin
 from effbench.cost import example_inputs, forked_call
 from effbench.cost.costs import OpCost, Profile
-from effbench.cost.familiar import keeps_nothing
 from effbench.cost.formulas import PRODUCTS
 from effbench.cost.fusion import fused_levels, traffic
+from effbench.cost.known_code import is_known_code
 from effbench.cost.parameter_count import parameters_of
-from effbench.cost.records import Record, scaled_apart, stored_bytes
+from effbench.cost.records import Record, mark_batch_constants, stored_bytes
 from effbench.cost.sandbox import (
+    defer_signals,
     fake_twin,
-    lent,
     meta_twin,
     quiet_torch,
     real_twin,
-    signals_deferred,
+    replace_tensors,
     without_garbage_collection,
 )
 from effbench.cost.trace import Tensors, Trace, trace
-from effbench.cost.trace_modes import Device, Refusal, TraceMode, count_in_cheapest_mode, home_of, parameters
+from effbench.cost.trace_modes import Device, FailedAttempt, TraceMode, count_in_cheapest_mode, device_of, parameters
 
 _T = TypeVar("_T")
 
 LAZY = nn.parameter.UninitializedParameter
 DTYPES = core_inputs.FLOATS
-Fed = Sequence[Any] | Mapping[str, Any]
-"""What `core.inputs.described` takes: a shape, several shapes or `Input`s, or either by name."""
 
 
-_DEPENDS = {"device": "the device it runs on", "values": "values", "refused": "an error that it catches"}
+_DOUBT_TEXTS = {"device": "the device it runs on", "values": "values", "refused": "an error that it catches"}
 
 
 def profile(
     model: nn.Module,
-    input_shape: Fed,
+    input_shape: InputsLike,
     *,
     batch: int | None = None,
     dtype: str | None = None,
@@ -61,7 +59,7 @@ def profile(
     """Count one forward pass in eval mode, as if the model had been moved with ``.to(dtype)``.
 
     The pass runs in a forked child of this process, so nothing of the network changes here. Two kinds of networks are
-    counted in this process: those of known code alone (`familiar`), which keep no state, if there is no other thread,
+    counted in this process: those of known code alone (`known_code`), which keep no state, if there is no other thread,
     and all networks where there is no fork (Windows, macOS) or weights are on a GPU. Then weights, buffers, attributes
     of modules and torch's own state are put back, also when this raises, but not what the network keeps elsewhere.
 
@@ -97,23 +95,25 @@ def profile(
     InvalidValue
         For an unknown dtype or a bad shape.
     """
-    paths = _paths(model)
-    feed = _fed(list(paths), input_shape, batch, dtype, inputs)
-    dtype = feed.dtype
+    paths = _module_paths(model)
+    model_inputs = _model_inputs(list(paths), input_shape, batch, dtype, inputs)
+    dtype = model_inputs.dtype
     try:
-        return _profiled(paths, feed, device)
+        return _profile(paths, model_inputs, device)
     except NeedsValues:
         raise
     except ModelError as error:
-        own = _own_dtypes(model)
+        own = _dtypes_of(model)
         if not set(own) - {dtype}:
             raise
-        is_held = core_inputs.runs_uncast(own, dtype)
+        runs_as_is = core_inputs.runs_uncast(own, dtype)
         try:
-            found = _profiled(paths, replace(feed, casts=False, dtype=dtype if is_held else "float32"), device)
+            found = _profile(
+                paths, replace(model_inputs, casts=False, dtype=dtype if runs_as_is else "float32"), device
+            )
         except ModelError:
             raise error from None  # the cast is not the cause
-        if is_held:
+        if runs_as_is:
             return found
         advice = f" (--dtype {own[0]} takes it as it is)" if len(own) == 1 and own[0] in DTYPES else ""
         raise ModelError(
@@ -122,26 +122,26 @@ def profile(
         ) from error
 
 
-def _profiled(paths: Mapping[nn.Module, str], feed: Feed, device: Device) -> Profile:
+def _profile(paths: Mapping[nn.Module, str], model_inputs: ModelInputs, device: Device) -> Profile:
     model = next(iter(paths))
     is_alone = len(sys._current_frames()) == 1
-    is_familiar = is_alone and feed.values is None and keeps_nothing(paths)
+    is_known = is_alone and model_inputs.values is None and is_known_code(paths)
     _import_shape_rules()
-    if not forked_call.can_fork() or (device != "meta" and home_of(model).type not in ("cpu", "meta")):
-        return count_in_cheapest_mode(list(paths), device, lambda mode: _attempt(paths, feed, mode))
+    if not forked_call.can_fork() or (device != "meta" and device_of(model).type not in ("cpu", "meta")):
+        return count_in_cheapest_mode(list(paths), device, lambda mode: _attempt(paths, model_inputs, mode))
 
-    def carry_out(mode: TraceMode) -> Profile | Refusal:
-        if is_familiar and mode.tensors == "meta":
-            with signals_deferred():
-                return _attempt(paths, feed, mode)
-        return apart(lambda: _attempt(paths, feed, mode, disposable=True))
+    def carry_out(mode: TraceMode) -> Profile | FailedAttempt:
+        if is_known and mode.tensors == "meta":
+            with defer_signals():
+                return _attempt(paths, model_inputs, mode)
+        return run_in_child_process(lambda: _attempt(paths, model_inputs, mode, disposable=True))
 
     return count_in_cheapest_mode(list(paths), device, carry_out)
 
 
 def count(
     model: nn.Module,
-    input_shape: Fed,
+    input_shape: InputsLike,
     *,
     batch: int | None = None,
     dtype: str | None = None,
@@ -152,22 +152,22 @@ def count(
 
     Raises ModelError, InvalidValue.
     """
-    paths = _paths(model)
-    feed = _fed(list(paths), input_shape, batch, dtype, inputs)
+    paths = _module_paths(model)
+    model_inputs = _model_inputs(list(paths), input_shape, batch, dtype, inputs)
     _import_shape_rules()
-    return count_in_cheapest_mode(list(paths), device, lambda mode: _attempt(paths, feed, mode))
+    return count_in_cheapest_mode(list(paths), device, lambda mode: _attempt(paths, model_inputs, mode))
 
 
-def apart(carry_out: Callable[[], _T]) -> _T:
-    """`carry_out()` in a forked child; in this process where there is no fork, or the child waits for what it lacks.
+def run_in_child_process(carry_out: Callable[[], _T]) -> _T:
+    """Return `carry_out()`, computed in a forked child; in this process if it cannot fork, or the child hangs.
 
-    A child may also wait for a lock that another thread of this process held when it was forked. A second child is most
-    unlikely to, so only what stops both is put down to the network.
+    A child hangs if it waits for a thread that a fork does not copy, or for a lock that another thread held when this
+    process was forked. The latter is unlikely to happen twice, so a second child is tried first.
 
-    Raises ModelError where the child was ended.
+    Raises ModelError if the child was killed or exited.
     """
 
-    def alone() -> _T:
+    def in_child() -> _T:
         torch.set_num_threads(1)  # fork does not copy the threads of the intra-op pool
         sys.setrecursionlimit(10 * sys.getrecursionlimit())  # hooks and operators add frames to those of a deep network
         return carry_out()
@@ -177,19 +177,19 @@ def apart(carry_out: Callable[[], _T]) -> _T:
     _import_shape_rules()
     for _ in range(2):
         try:
-            return forked_call.run(alone)
+            return forked_call.run(in_child)
         except forked_call.ChildFailed as failure:
             if not failure.stuck:
                 raise ModelError(f"the process that counted the network failed: {failure}") from failure
-    found: _T = _partial(carry_out())
+    found: _T = _as_partial(carry_out())
     return found
 
 
 def _import_shape_rules() -> None:
-    """Import what torch's shape rules in Python import when they first run.
+    """Import the modules that torch's shape functions in Python import when they first run.
 
-    Here once instead of in every child, and not within a count in this process: torch._dynamo keeps for good what it
-    finds in torch.Tensor, where the tracer has functions of its own meanwhile.
+    Imported here, they need not be imported in every child. They must not be imported during a count in this process
+    either: torch._dynamo stores the attributes of torch.Tensor, some of which the tracer has then replaced.
     """
     if "torch._dynamo" not in sys.modules:
         before = set(os.environ)
@@ -199,16 +199,16 @@ def _import_shape_rules() -> None:
             del os.environ[name]
 
 
-def _partial(found: Any) -> Any:
-    """The result of a count whose child waited: perhaps for a thread, whose operators the tracer does not see."""
+def _as_partial(found: Any) -> Any:
+    """Mark the count of a network whose child hung as partial: the tracer may not have seen all its threads."""
     if not isinstance(found, Profile):
         return found
     uncounted = {"what it waited for": 1, **found.cost.uncounted}
     return replace(found, cost=replace(found.cost, status="partial", uncounted=uncounted))
 
 
-def _paths(model: nn.Module) -> dict[nn.Module, str]:
-    """The path of every module of the network, itself first."""
+def _module_paths(model: nn.Module) -> dict[nn.Module, str]:
+    """Return the path of every module of the network, the network itself first."""
     model = getattr(model, "_orig_mod", model)  # unwrap torch.compile
     paths: dict[nn.Module, str] = {}
     waiting = [("", model)]
@@ -222,19 +222,19 @@ def _paths(model: nn.Module) -> dict[nn.Module, str]:
     return paths
 
 
-def _own_dtypes(model: nn.Module) -> tuple[str, ...]:
-    held = (item for tensors in (model.parameters(), model.buffers()) for item in tensors)
-    return tuple(dict.fromkeys(str(item.dtype).removeprefix("torch.") for item in held if item.is_floating_point()))
+def _dtypes_of(model: nn.Module) -> tuple[str, ...]:
+    tensors = (item for each in (model.parameters(), model.buffers()) for item in each)
+    return tuple(dict.fromkeys(str(item.dtype).removeprefix("torch.") for item in tensors if item.is_floating_point()))
 
 
-def _fed(
+def _model_inputs(
     modules: Sequence[nn.Module],
-    input_shape: Fed,
+    input_shape: InputsLike,
     batch: int | None,
     dtype: str | None,
     inputs: tuple[Any, ...] | None,
-) -> Feed:
-    given = core_inputs.read(input_shape)
+) -> ModelInputs:
+    given = core_inputs.normalise(input_shape)
     batch = given.agreed_batch(batch)
     dtype = dtype or given.dtype or "float32"
     if dtype not in DTYPES:
@@ -243,27 +243,27 @@ def _fed(
         raise ModelError(
             f"{type(modules[0]).__name__} has lazy layers without shapes; run it once on real data before profiling"
         )
-    return Feed(given.inputs, batch, dtype, inputs, tensors=example_inputs.plain(given))
+    return ModelInputs(given.inputs, batch, dtype, inputs, tensors=example_inputs.values_of(given))
 
 
 @dataclass(frozen=True)
-class Feed:
-    """What one network is run on: described inputs, those passed as `tensors` with their values, or the `values` given
-    instead of them."""
+class ModelInputs:
+    """The inputs of one network: descriptions, and the tensors or other values that the caller passed, if any."""
 
     inputs: tuple[Input, ...]
     batch: int
     dtype: str
     values: tuple[Any, ...] | None = None
+    """Arguments to pass instead of tensors made from `inputs`."""
     casts: bool = True
     """Whether the weights are cast to `dtype` too, or left as they are."""
     tensors: tuple[Any, ...] = ()
-    """By input, None where it has no values of its own (`example_inputs.plain`)."""
+    """The tensor of each input, None for random values (`example_inputs.values_of`)."""
 
-    def on(self, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments by position and by name: the values, or seeded ones of the shapes (none on meta)."""
+    def arguments(self, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The positional and the keyword arguments of the call, on this device. Tensors on meta have no values."""
         if self.values is not None:
-            return tuple(_placed(item, device, getattr(torch, self.dtype)) for item in self.values), {}
+            return tuple(_to_device(item, device, getattr(torch, self.dtype)) for item in self.values), {}
         return example_inputs.make(self.inputs, self.batch, self.dtype, str(device), tensors=self.tensors)
 
     def __str__(self) -> str:
@@ -272,16 +272,16 @@ class Feed:
 
 @without_garbage_collection()
 def _attempt(
-    paths: Mapping[nn.Module, str], feed: Feed, mode: TraceMode, *, disposable: bool = False
-) -> Profile | Refusal:
-    """Count the network in one trace mode, or return why that cannot be done.
+    paths: Mapping[nn.Module, str], model_inputs: ModelInputs, mode: TraceMode, *, disposable: bool = False
+) -> Profile | FailedAttempt:
+    """Count the network in one trace mode, or return why that failed.
 
-    `paths` are all its modules, itself first. Where it is `disposable` it may be written to: it is itself a copy, of a
-    child process.
+    `paths` are the paths of all its modules, itself first. A `disposable` network is that of a child process, so it may
+    be written to.
     """
     model = next(iter(paths))
-    kind = getattr(torch, feed.dtype) if feed.casts else None
-    home = home_of(model)
+    kind = getattr(torch, model_inputs.dtype) if model_inputs.casts else None
+    home = device_of(model)
     home = home if home.type != "meta" else torch.device("cpu")
     fake_mode = None
     try:
@@ -295,54 +295,58 @@ def _attempt(
 
                 fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
                 place, twin = home, fake_twin(kind, fake_mode, home)
-            with lent(paths, twin):
-                found = _traced(model, paths, feed, mode.tensors, place, home, fake_mode)
+            with replace_tensors(paths, twin):
+                found = _trace(model, paths, model_inputs, mode.tensors, place, home, fake_mode)
     except BrokenPlugin:  # no fault of the network
         raise
     except Exception as error:
-        return Refusal.of(error, model, feed)
+        return FailedAttempt.of(error, model, model_inputs)
     if found.is_bounded and not mode.bounds and not any(item.is_meta for item in parameters(list(paths))):
         found = replace(found, doubt="values")
     if found.doubt:
-        reason = f"what it does depends on {_DEPENDS[found.doubt]}"
-        return Refusal(found.doubt, "", reason, f"{type(model).__name__} cannot be counted without values: {reason}")
-    return _summed(model, list(paths), feed, found, "meta" if mode.tensors == "fake" else place.type)
+        reason = f"what it does depends on {_DOUBT_TEXTS[found.doubt]}"
+        return FailedAttempt(
+            found.doubt, "", reason, f"{type(model).__name__} cannot be counted without values: {reason}"
+        )
+    return _make_profile(model, list(paths), model_inputs, found, "meta" if mode.tensors == "fake" else place.type)
 
 
-def _traced(
+def _trace(
     model: nn.Module,
     paths: Mapping[nn.Module, str],
-    feed: Feed,
+    model_inputs: ModelInputs,
     tensors: Tensors,
     place: torch.device,
     home: torch.device,
     mode: Any,
 ) -> Trace:
-    def once(feed: Feed) -> Trace:
-        args, named = feed.on(torch.device("meta") if tensors == "fake" else place)
+    def once(model_inputs: ModelInputs) -> Trace:
+        args, named = model_inputs.arguments(torch.device("meta") if tensors == "fake" else place)
         if tensors == "fake":
-            fake = fake_twin(getattr(torch, feed.dtype), mode, place)
-            args, named = _mapped(args, fake), _mapped(named, fake)
+            fake = fake_twin(getattr(torch, model_inputs.dtype), mode, place)
+            args, named = _map_tensors(args, fake), _map_tensors(named, fake)
         return trace(model, args, named, paths=paths, tensors=tensors, home=home, mode=mode)
 
-    found = once(feed)
-    if feed.values is None and any(access.constant for record in found.records for access in record.writes):
+    found = once(model_inputs)
+    if model_inputs.values is None and any(access.constant for record in found.records for access in record.writes):
         # A constant may be repeated once per image, such as a class token; tracing at a larger batch shows it. Twice as
         # large rather than 1 and 2, since some operators run only at batch 1.
         with suppress(Exception):
-            again = once(replace(feed, batch=2 * feed.batch))
-            return replace(found, records=scaled_apart(found.records, again.records))
+            again = once(replace(model_inputs, batch=2 * model_inputs.batch))
+            return replace(found, records=mark_batch_constants(found.records, again.records))
     return found
 
 
-def _summed(model: nn.Module, modules: Sequence[nn.Module], feed: Feed, found: Trace, traced_on: str) -> Profile:
-    records, leaving = found.records, found.leaving
+def _make_profile(
+    model: nn.Module, modules: Sequence[nn.Module], model_inputs: ModelInputs, found: Trace, traced_on: str
+) -> Profile:
+    records, returned = found.records, found.returned
     ops = tuple(_op_cost(record) for record in records)
     uncounted = Counter(op.op for op in ops if op.kind == "unknown")
     kernels = {
-        "layer": _layers(records, ops),
+        "layer": _layer_kernels(records, ops),
         "eager": tuple(Kernel(op.madds, op.traffic) for op in ops),
-        **fused_levels(records, leaving),
+        **fused_levels(records, returned),
     }
     cost = Cost(
         params=parameters_of(modules),
@@ -356,19 +360,19 @@ def _summed(model: nn.Module, modules: Sequence[nn.Module], feed: Feed, found: T
         uncounted=dict(uncounted),
         traced_on=traced_on,
     )
-    shape, beyond = core_inputs.plain_shape(feed.inputs), core_inputs.beyond_shape(feed.inputs)
-    return Profile(type(model).__name__, shape, feed.batch, feed.dtype, cost, ops, kernels, beyond)
+    shape, beyond = core_inputs.shape_of(model_inputs.inputs), core_inputs.unless_shape_suffices(model_inputs.inputs)
+    return Profile(type(model).__name__, shape, model_inputs.batch, model_inputs.dtype, cost, ops, kernels, beyond)
 
 
-def _layers(records: Sequence[Record], ops: Sequence[OpCost]) -> tuple[Kernel, ...]:
-    """The level "layer": products alone, with quantised weights read as they are held."""
-    held = stored_bytes(records)
+def _layer_kernels(records: Sequence[Record], ops: Sequence[OpCost]) -> tuple[Kernel, ...]:
+    """Return the kernels of the level "layer": products alone. Quantised weights are read in their packed form."""
+    packed = stored_bytes(records)
 
     def moved(record: Record, op: OpCost) -> Traffic:
-        if not held or not any(access.value in held for access in record.reads):
+        if not packed or not any(access.value in packed for access in record.reads):
             return op.traffic
         reads = [
-            access._replace(bytes=held[access.value]) if access.value in held else access for access in record.reads
+            access._replace(bytes=packed[access.value]) if access.value in packed else access for access in record.reads
         ]
         return traffic((*reads, *record.writes))
 
@@ -376,18 +380,18 @@ def _layers(records: Sequence[Record], ops: Sequence[OpCost]) -> tuple[Kernel, .
     return tuple(Kernel(op.madds, moved(record, op)) for record, op in pairs if op.kind in PRODUCTS)
 
 
-def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+def _map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, dict):
-        return {key: _mapped(item, function) for key, item in value.items()}
+        return {key: _map_tensors(item, function) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_mapped(item, function) for item in value)
+        return type(value)(_map_tensors(item, function) for item in value)
     return value
 
 
-def _placed(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    return _mapped(value, lambda item: item.detach().to(device, dtype if item.is_floating_point() else item.dtype))
+def _to_device(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    return _map_tensors(value, lambda item: item.detach().to(device, dtype if item.is_floating_point() else item.dtype))
 
 
 def _op_cost(record: Record) -> OpCost:

@@ -31,14 +31,14 @@ class Record(NamedTuple):
     writes: tuple[Access, ...]
 
 
-def scaled_apart(records: Sequence[Record], again: Sequence[Record]) -> list[Record]:
-    """Return the records, in which constants that grow with the batch no longer count as constants.
+def mark_batch_constants(records: Sequence[Record], again: Sequence[Record]) -> list[Record]:
+    """Return the records, with constants that grow with the batch marked as no constants.
 
     `again` is the same network at a larger batch. A call is matched there by its module, its operator, and how many
     calls of that operator the module made before. A call without a match stays as it is, since some operators run at
     one batch size only.
     """
-    likes = dict(zip(_places(again), again, strict=True))
+    likes = dict(zip(_call_keys(again), again, strict=True))
 
     def marked(accesses: tuple[Access, ...], others: tuple[Access, ...]) -> tuple[Access, ...]:
         if len(accesses) != len(others):
@@ -49,7 +49,7 @@ def scaled_apart(records: Sequence[Record], again: Sequence[Record]) -> list[Rec
         )
 
     found = []
-    for place, one in zip(_places(records), records, strict=True):
+    for place, one in zip(_call_keys(records), records, strict=True):
         two = likes.get(place)
         found.append(
             one
@@ -59,7 +59,7 @@ def scaled_apart(records: Sequence[Record], again: Sequence[Record]) -> list[Rec
     return found
 
 
-def _places(records: Sequence[Record]) -> list[tuple[object, ...]]:
+def _call_keys(records: Sequence[Record]) -> list[tuple[object, ...]]:
     seen: Counter[tuple[object, ...]] = Counter()
     places: list[tuple[object, ...]] = []
     for record in records:
@@ -79,15 +79,15 @@ def stored_bytes(records: Sequence[Record]) -> dict[int, int]:
     for record in records:
         if not record.reads or not all(access.constant for access in record.writes):
             continue
-        held = frozenset(
+        origins = frozenset(
             source
             for access in record.reads
             if access.elements
             for source in sources.get(access.value, (access._replace(constant=True),))
         )
         for access in record.writes:
-            sources[access.value] = held
-            largest = max(held, key=lambda source: source.elements, default=access)
+            sources[access.value] = origins
+            largest = max(origins, key=lambda source: source.elements, default=access)
             if access.elements and largest.bytes * access.elements < access.bytes * largest.elements:
-                found[access.value] = sum(source.bytes for source in held)
+                found[access.value] = sum(source.bytes for source in origins)
     return found

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 # Hook registries are ordered dictionaries and must stay the same objects.
-_KEPT = frozenset({bool, int, float, str, type(None), OrderedDict})
+_UNCHANGED = frozenset({bool, int, float, str, type(None), OrderedDict})
 
 _NUMBERS = frozenset({int, float, bool})
 
@@ -38,7 +38,7 @@ def meta_twin(dtype: torch.dtype | None) -> Twin:
 
     def twin(tensor: Tensor) -> Tensor:
         if type(tensor) not in _PLAIN and is_traceable_wrapper_subclass(tensor):
-            return _rewrapped(tensor, twin)
+            return _rewrap(tensor, twin)
         if tensor.layout != torch.strided:
             return tensor.detach().to("meta")
         kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
@@ -57,7 +57,7 @@ def fake_twin(dtype: torch.dtype | None, mode: Any, device: torch.device) -> Twi
 
     def twin(tensor: Tensor) -> Tensor:
         if is_traceable_wrapper_subclass(tensor):
-            return _rewrapped(tensor, twin)
+            return _rewrap(tensor, twin)
         return FakeTensor(mode, bare(tensor).detach(), device).requires_grad_(tensor.requires_grad)
 
     return twin
@@ -74,7 +74,7 @@ def real_twin(dtype: torch.dtype | None, *, copied: bool) -> Twin:
     return twin
 
 
-def _rewrapped(tensor: Tensor, twin: Twin) -> Tensor:
+def _rewrap(tensor: Tensor, twin: Twin) -> Tensor:
     """Rebuild a tensor subclass that wraps other tensors (quantised weights) around the twins of these."""
     names, context = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
     inner = {name: twin(getattr(tensor, name)) for name in names}
@@ -85,7 +85,7 @@ def _rewrapped(tensor: Tensor, twin: Twin) -> Tensor:
 
 
 @contextmanager
-def lent(modules: Iterable[nn.Module], twin: Twin) -> Iterator[None]:
+def replace_tensors(modules: Iterable[nn.Module], twin: Twin) -> Iterator[None]:
     """Replace the tensors of `modules` by twins and set eval mode within the block; restore everything afterwards.
 
     The modules' `__dict__` are swapped. `.to()`, `.eval()` or `deepcopy` would untie weights, run overridden methods
@@ -95,7 +95,7 @@ def lent(modules: Iterable[nn.Module], twin: Twin) -> Iterator[None]:
     before: list[tuple[dict[str, Any], dict[str, Any]]] = []
     scripted: list[tuple[nn.Module, bool]] = []
 
-    def stand_in(value: Any) -> Any:
+    def replacement(value: Any) -> Any:
         kind = type(value)
         if id(value) in twins:
             return twins[id(value)]
@@ -105,11 +105,11 @@ def lent(modules: Iterable[nn.Module], twin: Twin) -> Iterator[None]:
             made = value.copy()
             for key, item in value.items():
                 if isinstance(item, Tensor):
-                    made[key] = stand_in(item)
+                    made[key] = replacement(item)
         elif kind is tuple and not any([isinstance(item, Tensor) for item in value]):
             return value  # unchanged, since the network may compare by identity
         elif kind is list or kind is set or kind is tuple:
-            made = kind([stand_in(item) if isinstance(item, Tensor) else item for item in value])
+            made = kind([replacement(item) if isinstance(item, Tensor) else item for item in value])
         else:
             return value
         twins[id(value)] = made
@@ -126,7 +126,7 @@ def lent(modules: Iterable[nn.Module], twin: Twin) -> Iterator[None]:
             before.append((attributes, attributes.copy()))
             for name, value in attributes.items():
                 kind = type(value)
-                if kind in _KEPT or (kind is tuple and _NUMBERS.issuperset(map(type, value))):
+                if kind in _UNCHANGED or (kind is tuple and _NUMBERS.issuperset(map(type, value))):
                     continue
                 if name in _WITHOUT_TENSORS:
                     made = twins.get(id(value))  # shared with a copy of the module
@@ -134,7 +134,7 @@ def lent(modules: Iterable[nn.Module], twin: Twin) -> Iterator[None]:
                         made = twins[id(value)] = value.copy()
                     attributes[name] = made
                 else:
-                    attributes[name] = stand_in(value)
+                    attributes[name] = replacement(value)
             attributes["training"] = False
         yield
     finally:
@@ -162,7 +162,7 @@ def quiet_torch(*, grad: bool = False) -> Iterator[None]:
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(grad))
         stack.enter_context(warnings.catch_warnings())
-        stack.enter_context(_uncompiled())
+        stack.enter_context(_compiler_disabled())
         logger = logging.getLogger(
             "torch._subclasses.fake_tensor"
         )  # it logs whole tracebacks of errors that a network catches
@@ -174,23 +174,23 @@ def quiet_torch(*, grad: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def _uncompiled() -> Iterator[None]:
+def _compiler_disabled() -> Iterator[None]:
     """Run compiled functions uncompiled. A compiler that meets our dispatch mode would never compile them again."""
     compiler = torch.compile
 
-    def as_written(model: Any = None, **options: Any) -> Any:
+    def uncompiled_module(model: Any = None, **options: Any) -> Any:
         return (lambda function: function) if model is None else model
 
     with ExitStack() as stack:
         if "torch._dynamo" in sys.modules:  # importing it takes seconds, and without it nothing is compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        torch.compile = as_written
+        torch.compile = uncompiled_module
         stack.callback(setattr, torch, "compile", compiler)
         yield
 
 
 @contextmanager
-def signals_deferred() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Defer Python signal handlers, above all Ctrl-C, to the end of the block.
 
     Within it an exception could leave a network without its weights, or torch with our hooks. Use it for blocks of
@@ -199,19 +199,19 @@ def signals_deferred() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread handles signals
         return
-    held: list[int] = []
+    pending: list[int] = []
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     handlers = {number: signal.getsignal(number) for number in numbers}
     answered = {number: handler for number, handler in handlers.items() if callable(handler)}
     try:
         for number in answered:
-            signal.signal(number, lambda number, frame: held.append(number))
+            signal.signal(number, lambda number, frame: pending.append(number))
         yield
     finally:
         for number, handler in reversed(answered.items()):  # Ctrl-C last, since its handler may raise here
             signal.signal(number, handler)
-        for number in held:
+        for number in pending:
             signal.raise_signal(number)
 
 

@@ -90,17 +90,17 @@ def traced_threads(modes: Sequence[Any], on_untraced: Callable[[str], None]) -> 
             future.set_exception(error)
         return future
 
-    def later(function: Callable[..., Any]) -> Callable[..., Any]:
-        def here_and_now(
+    def as_async(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run_at_once(
             pool: ThreadPool, *args: Any, callback: Any = None, error_callback: Any = None, **kwargs: Any
         ) -> _Done:
             done = _Done(partial(function, pool, *args, **kwargs))
-            told = callback if done.successful() else error_callback
-            if told is not None:
-                told(done.outcome)
+            report = callback if done.successful() else error_callback
+            if report is not None:
+                report(done.outcome)
             return done
 
-        return here_and_now
+        return run_at_once
 
     def apply_here(pool: ThreadPool, function: Callable[..., Any], args: Any = (), kwds: Any = None) -> Any:
         return function(*args, **(kwds or {}))
@@ -120,9 +120,9 @@ def traced_threads(modes: Sequence[Any], on_untraced: Callable[[str], None]) -> 
         "starmap": starmap_here,
         "imap": iterate_here,
         "imap_unordered": iterate_here,
-        "apply_async": later(apply_here),
-        "map_async": later(map_here),
-        "starmap_async": later(starmap_here),
+        "apply_async": as_async(apply_here),
+        "map_async": as_async(map_here),
+        "starmap_async": as_async(starmap_here),
     }
     own = {name: vars(ThreadPool)[name] for name in here if name in vars(ThreadPool)}  # the rest it inherits
     try:

@@ -23,27 +23,23 @@ from torch._ops import HigherOrderOperator
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from effbench.core.errors import text_of
-from effbench.cost import higher_order, user_formulas, whole
+from effbench.core.errors import message_of
+from effbench.cost import composite_operators, higher_order, user_formulas
 from effbench.cost.formulas import UNKNOWN
+from effbench.cost.nested_values import flatten, is_hashable, shape_key, storage_of, to_meta
 from effbench.cost.op_cost import (
-    WHOLE,
+    COMPOSITES,
     CallCost,
     Operator,
     cost_of_call,
     decompose,
     describe,
-    flatten,
-    hashable,
-    key_of,
     known_result,
     memory_of,
-    moved,
 )
 from effbench.cost.records import Access, Record
-from effbench.cost.reported_device import numpy_noted, reported_at
+from effbench.cost.reported_device import report_device, report_numpy
 from effbench.cost.threads import traced_threads
-from effbench.cost.walk import storage_of
 
 Tensors = Literal["meta", "fake", "real"]
 """Tensors that a trace runs on: meta tensors, fake tensors of the network's device, or real ones."""
@@ -61,7 +57,7 @@ class Trace:
     """
 
     records: list[Record]
-    leaving: frozenset[int]
+    returned: frozenset[int]
     doubt: Doubt
     is_bounded: bool = False
 
@@ -102,8 +98,8 @@ def forget_shapes() -> None:
 user_formulas.on_change(forget_shapes)
 
 
-class _Where(threading.local):
-    """Stack of modules that a thread is in: (path, type, number of the call), innermost last."""
+class _ModuleStack(threading.local):
+    """The modules that a thread is in, innermost last, as (path, type, number of the call)."""
 
     def __init__(self, root: tuple[str, str, int]) -> None:
         self.stack = [root]
@@ -127,41 +123,41 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.doubt: Doubt = ""
         self.lock = threading.RLock()
         self._dtype = torch.get_default_dtype()
-        self.unseen: set[str] = set()
+        self.noted: set[str] = set()
         self.is_bounded = False
-        self._inside = 0
+        self._depth_in_torch = 0
         # By storage. Real storages are referenced weakly, so that their memory can be freed during the trace.
-        self._values: MutableMapping[Any, tuple[int, bool]] = WeakKeyDictionary() if tensors == "real" else {}
-        self._next = 0
+        self._contents: MutableMapping[Any, tuple[int, bool]] = WeakKeyDictionary() if tensors == "real" else {}
+        self._last_content = 0
         self._paths = paths if paths is not None else {module: path for path, module in model.named_modules()}
         self._calls: dict[int, int] = {}
-        self._at = _Where(("", type(model).__name__, 1))
+        self._modules = _ModuleStack(("", type(model).__name__, 1))
 
     # --- contents ---
 
-    def own(self, tensor: Tensor, constant: bool) -> int:
+    def new_content(self, tensor: Tensor, constant: bool) -> int:
         """Assign a new content number to the storage of `tensor` and return it."""
-        self._next += 1
-        self._values[memory_of(tensor)] = (self._next, constant)
-        return self._next
+        self._last_content += 1
+        self._contents[memory_of(tensor)] = (self._last_content, constant)
+        return self._last_content
 
-    def value(self, tensor: Tensor) -> tuple[int, bool]:
+    def content_of(self, tensor: Tensor) -> tuple[int, bool]:
         """Return the content number of a tensor, and whether it is constant, that is independent of the network's
         input.
 
         Tensors that were not seen before are constants.
         """
-        found = self._values.get(memory_of(tensor))
-        return found if found is not None else (self.own(tensor, constant=True), True)
+        found = self._contents.get(memory_of(tensor))
+        return found if found is not None else (self.new_content(tensor, constant=True), True)
 
     # --- doubts ---
 
     @property
-    def is_inside(self) -> bool:
+    def is_in_torch(self) -> bool:
         """Whether code of torch is running, not of the network."""
-        return self._inside > 0
+        return self._depth_in_torch > 0
 
-    def needs_values(self, why: str) -> NeedsValuesError:
+    def values_error(self, why: str) -> NeedsValuesError:
         """Return the error to raise where control flow needs values. Also notes a doubt, since it may be caught."""
         self.doubt = "values"
         return NeedsValuesError(why)
@@ -172,7 +168,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         except Exception as error:
             if self.tensors != "real":
-                missing = isinstance(error, NotImplementedError) or "Tensor.item" in text_of(error)
+                missing = isinstance(error, NotImplementedError) or "Tensor.item" in message_of(error)
                 self.doubt = "values" if missing or type(error).__name__ in _DATA_DEPENDENT else "refused"
             raise
 
@@ -187,40 +183,45 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(func, HigherOrderOperator):
                 return higher_order.run(self, func, args, kwargs)
             operator = _OPERATORS[func] = describe(func)
-        if types and any(map(_does_it_itself, types)):
+        if types and any(map(_has_own_dispatch, types)):
             return NotImplemented  # a tensor subclass with its own __torch_dispatch__
-        if operator.name in WHOLE:
-            return self.whole(func, args, kwargs)
-        self._inside += 1  # from here on, tensors report their real device to torch's code
+        if operator.name in COMPOSITES:
+            return self.run_composite(func, args, kwargs)
+        self._depth_in_torch += 1  # from here on, tensors report their real device to torch's code
         try:
             if operator.composite:
                 with self:
                     result = decompose(func, args, kwargs)
                 if result is not NotImplemented:
                     return result
-            return self._carry_out(operator, func, args, kwargs)
+            return self._run_and_record(operator, func, args, kwargs)
         finally:
-            self._inside -= 1
+            self._depth_in_torch -= 1
 
-    def _carry_out(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _run_and_record(self, operator: Operator, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the operator, and record it unless it only returns a view."""
         tensors: list[Tensor] = []
         if self.tensors == "real" and any([item.is_nested for item in args if isinstance(item, Tensor)]):
             result = self._run(func, args, kwargs)  # a nested tensor without a shape of its own
             if not operator.free:
-                self.uncounted(operator.name, (), ())
+                self.record_uncounted(operator.name, (), ())
             return result
-        key = (func, self._dtype, key_of(args, tensors), key_of(tuple(kwargs.items()), tensors) if kwargs else None)
+        key = (
+            func,
+            self._dtype,
+            shape_key(args, tensors),
+            shape_key(tuple(kwargs.items()), tensors) if kwargs else None,
+        )
         meta = self.on_meta
         if meta and not (tensors and all(map(_is_meta, tensors)) and "device" not in kwargs):
             if not tensors and kwargs.get("device") == _META:
                 pass  # created inside the operator, mostly an empty tensor
-            elif self._has_values(func, tensors, args, kwargs):
+            elif self._computes_values(func, tensors, args, kwargs):
                 meta = False
-            elif _is_brought(operator, args, kwargs):
-                return torch.ops.aten.alias(moved(args[0]))
+            elif _is_move_without_copy(operator, args, kwargs):
+                return torch.ops.aten.alias(to_meta(args[0]))
             else:
-                args, kwargs = self._to_meta(operator, args, kwargs)
+                args, kwargs = self._arguments_on_meta(operator, args, kwargs)
         cost = _COSTS.get(key) if meta else None
         if cost is None or cost.returns is None:
             result = known_result(operator, args, tensors) if meta and not kwargs else None
@@ -231,7 +232,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             outputs = flatten(result)
             if cost is None:
                 cost = cost_of_call(operator, args, kwargs, tensors, result, outputs)
-                if meta and hashable(key):
+                if meta and is_hashable(key):
                     if len(_COSTS) >= _MAX_COSTS:
                         _COSTS.clear()
                     _COSTS[key] = cost
@@ -248,73 +249,73 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.record(operator.name, cost, tensors, outputs)
         return result
 
-    def whole(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Run an operator that torch would decompose (`op_cost.WHOLE`), and record it as one."""
-        self._inside += 1
+    def run_composite(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run an operator that torch would decompose (`op_cost.COMPOSITES`), and record it as one."""
+        self._depth_in_torch += 1
         try:
             result = None
             if self.on_meta and any(map(_is_meta, flatten(args))):
-                args, kwargs = moved(args), {name: moved(value) for name, value in kwargs.items()}
-                result = whole.shaped(func, args, kwargs)
+                args, kwargs = to_meta(args), {name: to_meta(value) for name, value in kwargs.items()}
+                result = composite_operators.result_on_meta(func, args, kwargs)
             if result is None:
                 with self.paused():
                     result = decompose(func, args, kwargs)
-            name, cost, tensors, outputs = whole.cost_of_whole(func, args, kwargs, result)
+            name, cost, tensors, outputs = composite_operators.cost_of_composite(func, args, kwargs, result)
             self.record(name, cost, tensors, outputs)
         finally:
-            self._inside -= 1
+            self._depth_in_torch -= 1
         return result
 
     def record(self, op: str, cost: CallCost, tensors: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Record one call, and assign new content numbers to what it wrote."""
         reads = []
         constant = True
-        values = self._values
+        contents = self._contents
         with self.lock:
             for position, elements, size, layout in cost.reads:
                 tensor = tensors[position]
                 try:
-                    found, view = values.get(storage_of(tensor)), (tensor.storage_offset(), layout)
+                    found, view = contents.get(storage_of(tensor)), (tensor.storage_offset(), layout)
                 except (NotImplementedError, RuntimeError):  # a tensor without storage
                     found, view = None, (0, layout)
-                value, fixed = found or self.value(tensor)
+                content, fixed = found or self.content_of(tensor)
                 constant = constant and fixed
-                reads.append(Access(value, view, elements, size, fixed))
+                reads.append(Access(content, view, elements, size, fixed))
             written = tensors if cost.in_place else outputs
             writes = []
             for position, elements, size in cost.writes:
                 tensor = written[position]
                 # After a partial write, the content still depends on what was in the storage before.
-                fixed = constant and (not cost.in_place or self.value(tensor)[1])
-                writes.append(Access(self.own(tensor, fixed), None, elements, size, fixed))
+                fixed = constant and (not cost.in_place or self.content_of(tensor)[1])
+                writes.append(Access(self.new_content(tensor, fixed), None, elements, size, fixed))
             if not cost.in_place:
                 for tensor in outputs[len(cost.writes) :]:
-                    self.own(tensor, constant)
-            if not self._at.paused:
-                self.records.append(Record(op, *self._at.stack[-1], cost, tuple(reads), tuple(writes)))
+                    self.new_content(tensor, constant)
+            if not self._modules.paused:
+                self.records.append(Record(op, *self._modules.stack[-1], cost, tuple(reads), tuple(writes)))
 
-    def uncounted(self, op: str, args: Any, result: Any) -> None:
+    def record_uncounted(self, op: str, args: Any, result: Any) -> None:
         """Record a call of which only the name is known. The status of the count is then "partial"."""
         self.record(op, CallCost(UNKNOWN, False, (), ()), flatten(args), flatten(result))
 
-    def notice(self, what: str) -> None:
+    def note_uncounted(self, what: str) -> None:
         """Report something that the tracer cannot count. The status of the count is then "partial"."""
-        if not self._inside and what not in self.unseen:
-            self.unseen.add(what)
-            self.uncounted(what, (), ())
+        if not self._depth_in_torch and what not in self.noted:
+            self.noted.add(what)
+            self.record_uncounted(what, (), ())
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Run operators in the block without recording them."""
-        self._at.paused += 1
+        self._modules.paused += 1
         try:
             yield
         finally:
-            self._at.paused -= 1
+            self._modules.paused -= 1
 
     # --- constants, which have values, among tensors that have none ---
 
-    def _has_values(
+    def _computes_values(
         self, func: Any, tensors: Sequence[Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> bool:
         """Return whether to compute with values: if all inputs are constants, unless that takes much memory."""
@@ -322,14 +323,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return False
         if tensors and prod(map(Tensor.numel, tensors)) <= _CONSTANT_LIMIT:
             return True
-        shaped = {name: moved(value) for name, value in kwargs.items()}
+        on_meta = {name: to_meta(value) for name, value in kwargs.items()}
         try:
-            result = func(*moved(args), **(shaped if tensors and "device" not in shaped else shaped | _ON_META))
+            result = func(*to_meta(args), **(on_meta if tensors and "device" not in on_meta else on_meta | _ON_META))
         except Exception:  # no shape function for meta, so compute it
             return True
         return sum(map(Tensor.numel, flatten(result))) <= _CONSTANT_LIMIT
 
-    def _to_meta(
+    def _arguments_on_meta(
         self, operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Move the arguments to meta, so that new tensors are created there too."""
@@ -338,21 +339,21 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(target, Tensor) and not _is_meta(target):
                 self.doubt = self.doubt or "device"
                 raise NeedsValuesError(f"{operator.name} writes to a tensor made on the CPU")
-        placed = {name: moved(value) for name, value in kwargs.items()}
-        return moved(args), placed | _ON_META if "device" in placed else placed
+        on_meta = {name: to_meta(value) for name, value in kwargs.items()}
+        return to_meta(args), on_meta | _ON_META if "device" in on_meta else on_meta
 
     # --- modules ---
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         path = self._paths.get(module)
         if path is None:
-            parent = self._at.stack[-1][0]
+            parent = self._modules.stack[-1][0]
             path = f"{parent}.({type(module).__name__})".lstrip(".")
         call = self._calls[id(module)] = self._calls.get(id(module), 0) + 1
-        self._at.stack.append((path, type(module).__name__, call))
+        self._modules.stack.append((path, type(module).__name__, call))
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._at.stack.pop()
+        self._modules.stack.pop()
 
 
 def trace(
@@ -373,7 +374,7 @@ def trace(
     """
     tracer = Tracer(model, tensors, paths)
     for tensor in flatten((inputs, dict(named))):
-        tracer.own(tensor, constant=False)
+        tracer.new_content(tensor, constant=False)
     with ExitStack() as stack:
         hooks = [
             register_module_forward_pre_hook(tracer._enter),
@@ -383,13 +384,13 @@ def trace(
         for hook in hooks:
             stack.callback(hook.remove)
         places = ("meta",) if tensors == "meta" else ("cpu", home.type)
-        stack.enter_context(whole.intercepted(tracer.whole, places))
+        stack.enter_context(composite_operators.intercept(tracer.run_composite, places))
         if tensors == "real":
-            stack.enter_context(numpy_noted(tracer))
+            stack.enter_context(report_numpy(tracer))
         if tensors == "meta":
-            stack.enter_context(reported_at(tracer, home))
+            stack.enter_context(report_device(tracer, home))
         modes = [tracer] if mode is None else [mode, tracer]
-        stack.enter_context(traced_threads(modes, tracer.notice))
+        stack.enter_context(traced_threads(modes, tracer.note_uncounted))
         for each in modes:
             stack.enter_context(each)
         try:
@@ -397,11 +398,11 @@ def trace(
         except Exception as error:
             error.doubt = tracer.doubt  # type: ignore[attr-defined]
             raise
-    leaving = frozenset(tracer.value(tensor)[0] for tensor in flatten(output))
-    return Trace(tracer.records, leaving, tracer.doubt, tracer.is_bounded)
+    returned = frozenset(tracer.content_of(tensor)[0] for tensor in flatten(output))
+    return Trace(tracer.records, returned, tracer.doubt, tracer.is_bounded)
 
 
-def _is_brought(operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+def _is_move_without_copy(operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Return whether the operator moves a tensor to the network's device, where it already is: no copy."""
     if operator.name != "_to_copy" or kwargs.get("dtype") not in (None, args[0].dtype):
         return False
@@ -409,7 +410,7 @@ def _is_brought(operator: Operator, args: tuple[Any, ...], kwargs: Mapping[str, 
     return layout in (None, torch.preserve_format) or bool(args[0].is_contiguous(memory_format=layout))
 
 
-def _does_it_itself(kind: type) -> bool:
+def _has_own_dispatch(kind: type) -> bool:
     """Return whether this is a tensor subclass with its own operators. Fake tensors do not count."""
     own = getattr(kind, "__torch_dispatch__", _NO_DISPATCH)
     return own is not _NO_DISPATCH and kind.__name__ != "FakeTensor"

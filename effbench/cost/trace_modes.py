@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from effbench.core.errors import ModelError, NeedsValues
-from effbench.cost import refusal
+from effbench.cost import explain_failure
 from effbench.cost.trace import Tensors
 
 if TYPE_CHECKING:
     from effbench.cost.costs import Profile
-    from effbench.cost.profiler import Feed
+    from effbench.cost.profiler import ModelInputs
 
 Device = Literal["meta", "real", "auto"]
 
@@ -46,23 +46,25 @@ class TraceMode:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class FailedAttempt:
     """Why a network could not be counted in one mode: a doubt of the tracer, or the network's error.
 
-    `reason` is the error's first line, and `told` the message for the user.
+    `reason` is the error's first line, and `message` that for the user.
     """
 
     doubt: str
     kind: str
     reason: str
-    told: str
+    message: str
 
     @classmethod
-    def of(cls, error: Exception, model: nn.Module, feed: Feed) -> Refusal:
-        told = refusal.explain(error, refusal.facts_of(model), feed.inputs, feed.batch)
+    def of(cls, error: Exception, model: nn.Module, model_inputs: ModelInputs) -> FailedAttempt:
+        message = explain_failure.explain(
+            error, explain_failure.facts_of(model), model_inputs.inputs, model_inputs.batch
+        )
         doubt = getattr(error, "doubt", "")
         # An operator's error that the network did not catch is its own error, not a doubt.
-        return cls("" if doubt == "refused" else doubt, type(error).__name__, refusal.first_reason(error), told)
+        return cls("" if doubt == "refused" else doubt, type(error).__name__, explain_failure.one_line(error), message)
 
     @property
     def wants_gradients(self) -> bool:
@@ -77,57 +79,57 @@ class Refusal:
 
 
 def count_in_cheapest_mode(
-    modules: Sequence[nn.Module], device: Device, attempt: Callable[[TraceMode], Profile | Refusal]
+    modules: Sequence[nn.Module], device: Device, attempt: Callable[[TraceMode], Profile | FailedAttempt]
 ) -> Profile:
     """Count a network, the first of its `modules`, in the cheapest mode without doubts.
 
     Raises ModelError where there is none.
     """
     model = modules[0]
-    refusals: list[Refusal] = []
-    for tensors in _modes(modules, device, refusals):
+    failures: list[FailedAttempt] = []
+    for tensors in _modes(modules, device, failures):
         found = attempt(TraceMode(tensors, bounds=device == "meta"))
-        if isinstance(found, Refusal) and found.wants_gradients:
+        if isinstance(found, FailedAttempt) and found.wants_gradients:
             found = attempt(TraceMode(tensors, grad=True, bounds=device == "meta"))
-        if not isinstance(found, Refusal):
+        if not isinstance(found, FailedAttempt):
             return found
-        refusals.append(found)
-    raise _error(model, refusals)
+        failures.append(found)
+    raise _error(model, failures)
 
 
-def _modes(modules: Sequence[nn.Module], device: Device, refusals: list[Refusal]) -> Iterator[Tensors]:
+def _modes(modules: Sequence[nn.Module], device: Device, failures: list[FailedAttempt]) -> Iterator[Tensors]:
     model = modules[0]
     if device != "real" and not is_scripted(modules):
         yield "meta"
-        if refusals[-1].doubt != "values" and refusals[-1].kind != "NotImplementedError":
+        if failures[-1].doubt != "values" and failures[-1].kind != "NotImplementedError":
             yield "fake"
-    if device == "meta" or "meta" in _places(model):
+    if device == "meta" or "meta" in _device_types(model):
         return
-    if not refusals or _may_run(model, refusals):
+    if not failures or _is_worth_running(model, failures):
         yield "real"
 
 
-def _may_run(model: nn.Module, refusals: list[Refusal]) -> bool:
+def _is_worth_running(model: nn.Module, failures: list[FailedAttempt]) -> bool:
     """Return whether real tensors may help, or the network is small enough to try."""
-    return _lacks_values(refusals) or _is_small(model)
+    return _lacks_values(failures) or _is_small(model)
 
 
-def _lacks_values(refusals: list[Refusal]) -> bool:
-    """Return whether the refusals may be due to missing values only."""
-    last = refusals[-1]
-    return last.wants_values or bool(last.doubt) or not _agree(refusals)
+def _lacks_values(failures: list[FailedAttempt]) -> bool:
+    """Return whether the failures may be due to missing values only."""
+    last = failures[-1]
+    return last.wants_values or bool(last.doubt) or not _are_equal(failures)
 
 
-def _agree(refusals: list[Refusal]) -> bool:
+def _are_equal(failures: list[FailedAttempt]) -> bool:
     """Return whether the errors on meta and on fake tensors are the same, so that the input is at fault."""
-    return len({(item.kind, item.reason) for item in refusals}) == 1
+    return len({(item.kind, item.reason) for item in failures}) == 1
 
 
 def _is_small(model: nn.Module) -> bool:
     return sum(item.numel() * item.element_size() for item in model.parameters()) <= SMALL_BYTES
 
 
-def home_of(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
     """Return the device of the network's weights; the CPU where it has none."""
     for tensors in (model.parameters(), model.buffers()):
         for tensor in tensors:
@@ -148,25 +150,26 @@ def is_scripted(modules: Iterable[nn.Module]) -> bool:
     return any([isinstance(module, torch.jit.ScriptModule) for module in modules])
 
 
-def _places(model: nn.Module) -> list[str]:
+def _device_types(model: nn.Module) -> list[str]:
     return sorted({item.device.type for item in (*model.parameters(), *model.buffers())})
 
 
-def _error(model: nn.Module, refusals: list[Refusal]) -> ModelError:
-    name, places = type(model).__name__, _places(model)
-    if not refusals:
+def _error(model: nn.Module, failures: list[FailedAttempt]) -> ModelError:
+    name, devices = type(model).__name__, _device_types(model)
+    if not failures:
         return NeedsValues(
             f"{name} has no values in its weights (meta device); use device 'meta', or build it on the CPU"
         )
     # A failure on meta only is not the network's.
-    told = next((item for item in refusals if "meta" not in item.reason.lower()), refusals[-1])
-    if len(places) > 1:
+    failure = next((item for item in failures if "meta" not in item.reason.lower()), failures[-1])
+    if len(devices) > 1:
         return ModelError(
-            f"{name} has weights on {' and '.join(places)} and does not run there: {told.reason}; move it to one device"
+            f"{name} has weights on {' and '.join(devices)} and does not run there: {failure.reason}; "
+            "move it to one device"
         )
-    if "meta" in places and _lacks_values(refusals):
+    if "meta" in devices and _lacks_values(failures):
         return NeedsValues(
-            f"{name} looks at values ({refusals[-1].reason}), and its weights have none (meta device); "
+            f"{name} looks at values ({failures[-1].reason}), and its weights have none (meta device); "
             "build it on the CPU"
         )
-    return ModelError(told.told)
+    return ModelError(failure.message)

@@ -53,7 +53,7 @@ _on_change: list[Callable[[], None]] = []
 
 
 def register_operator_formula(op: Any, formula: UserFormula | None = None) -> Any:
-    """Say what an operator costs that effbench has no formula for.
+    """Register a cost formula for an operator that effbench has none for.
 
     Call it where the operator is defined: in the file of the model, or in what that imports.
 
@@ -74,7 +74,7 @@ def register_operator_formula(op: Any, formula: UserFormula | None = None) -> An
     Raises
     ------
     InvalidValue
-        For an operator that has a formula already, and for one that is none.
+        If the operator has a formula already, or `op` is not an operator.
     """
     name = _name(op)
     if formula is None:
@@ -90,28 +90,30 @@ def register_operator_formula(op: Any, formula: UserFormula | None = None) -> An
         raise InvalidValue(f"effbench has a formula for {name} already; register operators that it has none for")
     known = _registered.get(name)
     # A file may be run again, as a cell of a notebook is.
-    if known is not None and _place(known) != _place(formula):
-        raise InvalidValue(f"{name} has a formula already, {_place(known)}; register one of the two")
+    if known is not None and _qualified_name(known) != _qualified_name(formula):
+        raise InvalidValue(f"{name} has a formula already, {_qualified_name(known)}; register one of the two")
     _registered[name] = formula
-    for forget in _on_change:
-        forget()
+    for callback in _on_change:
+        callback()
     return formula
 
 
-def on_change(forget: Callable[[], None]) -> None:
-    """Have this called whenever a formula is registered."""
-    _on_change.append(forget)
+def on_change(callback: Callable[[], None]) -> None:
+    """Register a function to call whenever a formula is registered."""
+    _on_change.append(callback)
 
 
 def find(name: str) -> UserFormula | None:
-    """The user's formula of an operator, "namespace::name". Raises BrokenPlugin."""
+    """Find the user's formula of an operator, "namespace::name"; None if there is none. Raises BrokenPlugin."""
     if name in _registered:
         return _registered[name]
     if "::" not in name or name not in plugins.names(plugins.OPERATORS):
         return None
     found = plugins.load(plugins.OPERATORS, name)
     if not callable(found):
-        raise BrokenPlugin(f"the formula of {name} in the package {plugins.origin(plugins.OPERATORS, name)} is none")
+        raise BrokenPlugin(
+            f"the formula of {name} in the package {plugins.providing_package(plugins.OPERATORS, name)} is none"
+        )
     formula: UserFormula = found
     return formula
 
@@ -128,50 +130,52 @@ def cost_of(
         if min(map(operator.index, counts)) < 0:
             raise ValueError("a count below zero")
     except Exception as error:
-        said = plugins.failing(error, "correct it there")
-        raise BrokenPlugin(f"the formula of {name}, {_place(formula)}, {said}") from error
+        said = plugins.failure_text(error, "correct it there")
+        raise BrokenPlugin(f"the formula of {name}, {_qualified_name(formula)}, {said}") from error
     return cost
 
 
-def kind_of(cost: OperatorCost) -> Formula:
+def to_formula(cost: OperatorCost) -> Formula:
     """Convert the counts of a user's formula to a `Formula` of this package."""
     kind = "matmul" if cost.madds else "elementwise" if cost.elementwise else "data"
     return Formula(kind, madds=lambda _: cost.madds, elementwise=lambda _: cost.elementwise)  # type: ignore[arg-type]
 
 
 def with_traffic(
-    plan: CallCost, cost: OperatorCost, name: str, read: Sequence[Tensor], written: Sequence[Tensor]
+    call_cost: CallCost, cost: OperatorCost, name: str, read: Sequence[Tensor], written: Sequence[Tensor]
 ) -> CallCost:
-    """The plan with the numbers of elements read and written from the formula. Raises BrokenPlugin."""
+    """Return the cost with the elements read and written that the formula gives. Raises BrokenPlugin."""
     for what, counts, tensors in (("reads", cost.reads, read), ("writes", cost.writes, written)):
         if counts is not None and len(counts) != len(tensors):
             raise BrokenPlugin(
                 f"the formula of {name} gives {what} of {len(counts)} tensors, and there are {len(tensors)}; correct it"
             )
     if cost.reads is not None:
-        layouts = {place: layout for place, _, _, layout in plan.reads}
+        layouts = {place: layout for place, _, _, layout in call_cost.reads}
         sizes = [tensor.element_size() for tensor in read]
         reads = tuple(
             (place, count, count * sizes[place], layouts.get(place)) for place, count in enumerate(cost.reads) if count
         )
-        plan = replace(plan, reads=reads)
+        call_cost = replace(call_cost, reads=reads)
     if cost.writes is not None:
-        each = zip(plan.writes, cost.writes, written, strict=True)
-        plan = replace(plan, writes=tuple((place, n, n * item.element_size()) for (place, *_), n, item in each))
-    return plan
+        each = zip(call_cost.writes, cost.writes, written, strict=True)
+        call_cost = replace(
+            call_cost, writes=tuple((place, n, n * item.element_size()) for (place, *_), n, item in each)
+        )
+    return call_cost
 
 
-class Carrying:
-    """A network on its way to another process by pickle, with the formulas that were registered in this one."""
+class WithFormulas:
+    """A network to pickle for another process, together with the formulas that were registered in this one."""
 
     def __init__(self, network: Any) -> None:
         self._network = network
 
     def __reduce__(self) -> Any:
-        return _arrived, (self._network, dict(_registered))
+        return _restore, (self._network, dict(_registered))
 
 
-def _arrived(network: Any, formulas: Mapping[str, UserFormula]) -> Any:
+def _restore(network: Any, formulas: Mapping[str, UserFormula]) -> Any:
     for name, formula in formulas.items():
         _registered.setdefault(name, formula)
     return network
@@ -189,5 +193,5 @@ def _name(op: Any) -> str:
     return op.partition(".")[0].removeprefix("aten::")
 
 
-def _place(function: Any) -> str:
+def _qualified_name(function: Any) -> str:
     return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__name__)}"

@@ -78,10 +78,10 @@ def get(name: str, **options: Any) -> Device:
 
 def require_cuda(name: str) -> int:
     """Return the index of this CUDA device. Raises DeviceUnavailable, with the reason, if it cannot be used."""
-    from effbench.devices.cuda import available
+    from effbench.devices.cuda import why_unavailable
 
     index = int(name.partition(":")[2] or 0)
-    reason = available(index)
+    reason = why_unavailable(index)
     if reason:
         raise DeviceUnavailable(f"device '{name}' cannot be used: {reason}. Present here: cpu")
     return index

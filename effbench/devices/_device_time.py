@@ -105,7 +105,7 @@ class DeviceTimer:
         self._api.synchronize()
         return self._total_ns(call, None if left else segments)
 
-    def time_calls_apart(
+    def time_calls_separately(
         self, call: Call, calls: int, queueing: int, before: Callable[[], None], while_busy: Callable[[], None]
     ) -> int | None:
         """Return the device time of `calls` calls, each timed alone after `before()`, which is not timed. None as in

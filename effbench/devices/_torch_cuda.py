@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from effbench.core.errors import text_of
+from effbench.core.errors import message_of
 from effbench.core.operator_times import WatchedCall
 from effbench.devices import _torch_profiler
 from effbench.host import nvml
@@ -56,7 +56,7 @@ class TorchCuda:
         self._flush_buffer: Any = None
 
     @staticmethod
-    def unavailable(index: int) -> str | None:
+    def why_unavailable(index: int) -> str | None:
         """Return why GPU `index` cannot be used, or None. Starts no CUDA context if there is a GPU."""
         try:
             torch = importlib.import_module("torch")
@@ -73,16 +73,16 @@ class TorchCuda:
         try:
             torch.cuda.init()
         except (RuntimeError, AssertionError) as error:
-            return text_of(error).strip().splitlines()[0].rstrip(".")
+            return message_of(error).strip().splitlines()[0].rstrip(".")
         return "torch sees no GPU; check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES"
 
     # --- policies -----------------------------------------------------------------------------------
 
-    def select(self) -> None:
+    def set_device(self) -> None:
         self._cuda.set_device(self._index)
 
-    def selected(self) -> int:
-        """Return the index of this thread's current GPU, which `select` changes; 0 before CUDA is initialised."""
+    def current_device(self) -> int:
+        """Return the index of this thread's current GPU, which `set_device` changes; 0 before CUDA is initialised."""
         return int(self._cuda.current_device()) if self._cuda.is_initialized() else 0
 
     def set_policy(self, policy: Policy) -> None:
@@ -124,7 +124,7 @@ class TorchCuda:
     def synchronize(self) -> None:
         self._cuda.synchronize(self._index)
 
-    def stream(self) -> int:
+    def stream_address(self) -> int:
         """Return the address of the stream that calls are queued on, for a library that launches kernels without torch.
 
         The default stream has the address 0. Such a library takes 0 for "no stream" and creates its own. If the default
@@ -190,11 +190,11 @@ class TorchCuda:
         Exception
             Whatever torch raises for operations that a capture forbids.
         """
-        if _FAILED_GRAPHS and (reason := self.broken()):
+        if _FAILED_GRAPHS and (reason := self.why_unusable()):
             raise RuntimeError(f"an earlier capture failed and cannot be left behind ({reason})")
-        return self._captured(call, self.graph_pool() if pool is None else pool)
+        return self._capture_on_side_stream(call, self.graph_pool() if pool is None else pool)
 
-    def _captured(self, call: Callable[[], None], pool: Any) -> Callable[[], None]:
+    def _capture_on_side_stream(self, call: Callable[[], None], pool: Any) -> Callable[[], None]:
         """Begin and end the capture without ``torch.cuda.graph``, which leaves its side stream current if ending it
         raises.
         """
@@ -246,7 +246,7 @@ class TorchCuda:
             self._cuda.synchronize(self._index)
         self.empty_cache()
 
-    def broken(self) -> str | None:
+    def why_unusable(self) -> str | None:
         """Return why torch can do no more work on this GPU in this process, or None.
 
         The error of a kernel is permanent. The error of a capture persists while the allocator counts that capture as
@@ -256,17 +256,17 @@ class TorchCuda:
             self._cuda.synchronize(self._index)
             self._cuda.empty_cache()
             if _FAILED_GRAPHS:
-                self._captured(self._small_kernel, self.graph_pool())
+                self._capture_on_side_stream(self._small_kernel, self.graph_pool())
         except RuntimeError as error:
-            return (text_of(error).strip() or type(error).__name__).splitlines()[0]
+            return (message_of(error).strip() or type(error).__name__).splitlines()[0]
         return None
 
     def _small_kernel(self) -> None:
         self._torch.zeros(1, device=self._device)
 
-    def watch(self, call: Callable[[], object], calls: int) -> list[WatchedCall]:
+    def profile_operators(self, call: Callable[[], object], calls: int) -> list[WatchedCall]:
         """Run `calls` calls under ``torch.profiler``; an operator's time is that of the kernels that it launched."""
-        return _torch_profiler.watch(call, calls, synchronize=self.synchronize)
+        return _torch_profiler.profile_calls(call, calls, synchronize=self.synchronize)
 
     # --- memory -------------------------------------------------------------------------------------
 
@@ -286,7 +286,7 @@ class TorchCuda:
         return int(self._cuda.max_memory_reserved(self._index))
 
     def empty_cache(self) -> None:
-        """Free cached memory. After a failed capture the allocator may refuse (`broken`); that is ignored."""
+        """Free cached memory. After a failed capture the allocator may refuse (`why_unusable`); that is ignored."""
         with contextlib.suppress(RuntimeError):
             self._cuda.empty_cache()
 
@@ -296,7 +296,7 @@ class TorchCuda:
         """
         if isinstance(error, self._cuda.OutOfMemoryError):
             return True
-        return isinstance(error, RuntimeError) and any(part in text_of(error) for part in _OUT_OF_MEMORY)
+        return isinstance(error, RuntimeError) and any(part in message_of(error) for part in _OUT_OF_MEMORY)
 
     # --- description --------------------------------------------------------------------------------
 
@@ -316,11 +316,11 @@ class TorchCuda:
             "gpu.memory_bytes": properties.total_memory,
             "gpu.cuda": self._torch.version.cuda,
             "gpu.cudnn": self._torch.backends.cudnn.version(),
-            **self._accumulation(),
+            **self._reduced_precision_flags(),
             "gpu.uuid": self._uuid(),
         }
 
-    def _accumulation(self) -> dict[str, bool]:
+    def _reduced_precision_flags(self) -> dict[str, bool]:
         """Whether half-precision products may accumulate in less than float32; False if this torch has no such switch.
 
         torch allows reduced-precision reductions by default. A network may change any of the switches.
@@ -334,7 +334,7 @@ class TorchCuda:
                 found[f"gpu.{name}"] = False
         return found
 
-    def monitor(self) -> nvml.Gpu | str:
+    def nvml_gpu(self) -> nvml.Gpu | str:
         """Return the same GPU as NVML shows it, or the reason why NVML does not."""
         return nvml.connect(self._uuid(), self._index)
 

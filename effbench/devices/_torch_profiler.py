@@ -13,7 +13,7 @@ MARK = "effbench: one call"
 """Name of the ``record_function`` block around each profiled call."""
 
 
-def watch(
+def profile_calls(
     call: Callable[[], object], calls: int, *, synchronize: Callable[[], None] | None = None
 ) -> list[WatchedCall]:
     """Profile `calls` calls and return each one's wall time and operators.
@@ -22,10 +22,10 @@ def watch(
     launched. Without it, an operator's own time is CPU time.
     """
     # Recording shapes is the largest overhead of the profiler, so only one extra call records them.
-    (shown,) = _profiled(call, 1, synchronize, shapes=True)
-    timed = _profiled(call, calls, synchronize, shapes=False)
+    (shown,) = _profile(call, 1, synchronize, shapes=True)
+    timed = _profile(call, calls, synchronize, shapes=False)
     if any(_names_and_parents(item.events) != _names_and_parents(shown.events) for item in timed):
-        return _profiled(call, calls, synchronize, shapes=True)  # the operators differ from call to call
+        return _profile(call, calls, synchronize, shapes=True)  # the operators differ from call to call
     return [
         replace(
             item,
@@ -42,7 +42,7 @@ def _names_and_parents(events: Sequence[OperatorEvent]) -> list[tuple[str, int |
     return [(event.name, event.parent) for event in events]
 
 
-def _profiled(
+def _profile(
     call: Callable[[], object], calls: int, synchronize: Callable[[], None] | None, *, shapes: bool
 ) -> list[WatchedCall]:
     """Profile the calls after one that is discarded: the first call under a profiler pays for the profiler's
@@ -61,11 +61,11 @@ def _profiled(
                 call()
                 wait()
                 walls.append(time.perf_counter() - start)
-    events = per_call(profiler.events(), on_gpu=synchronize is not None)
+    events = events_per_call(profiler.events(), on_gpu=synchronize is not None)
     return [WatchedCall(wall, found) for wall, found in zip(walls, events, strict=True)]
 
 
-def per_call(found: Any, *, on_gpu: bool) -> list[list[OperatorEvent]]:
+def events_per_call(found: Any, *, on_gpu: bool) -> list[list[OperatorEvent]]:
     """Return, for each marked call, its operators and the events that ran inside an operator.
 
     Events of other CPU threads carry no mark; their time belongs to the operator that waits for them. A block that a
@@ -91,11 +91,11 @@ def per_call(found: Any, *, on_gpu: bool) -> list[list[OperatorEvent]]:
         if not is_operator and parent is None:
             continue
         positions[id(event)] = (number, len(calls[number]))
-        calls[number].append(_event(event, parent, on_gpu))
+        calls[number].append(_operator_event(event, parent, on_gpu))
     return calls
 
 
-def _event(event: Any, parent: int | None, on_gpu: bool) -> OperatorEvent:
+def _operator_event(event: Any, parent: int | None, on_gpu: bool) -> OperatorEvent:
     own_us = event.self_device_time_total if on_gpu else event.self_cpu_time_total
     shapes = tuple(tuple(shape) for shape in event.input_shapes or ())
     # These times come from two clocks, and rounding can make the own time of a wrapper negative.

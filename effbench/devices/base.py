@@ -46,11 +46,11 @@ class Energy:
     wraps_uj: Mapping[str, int] = field(default_factory=dict)
 
 
-def renew(call: Call) -> None:
-    """Restore the inputs of a network that writes into its inputs. Only the calls of such networks have this
-    attribute.
+def restore_inputs(call: Call) -> None:
+    """Restore the inputs of a call whose network writes into them. Only such calls have the attribute
+    `restore_inputs`.
     """
-    restore = getattr(call, "renew", None)
+    restore = getattr(call, "restore_inputs", None)
     if restore is not None:
         restore()
 
@@ -73,7 +73,7 @@ class Device(ABC):
     """As written on the command line: "cpu", "cuda:1"."""
     uses_torch: bool = True
     """Whether calls may be torch's. If so, `setup` imports torch and sets its modes."""
-    probes: bool = False
+    has_probe: bool = False
     """Whether `probe` returns anything."""
 
     @abstractmethod
@@ -130,7 +130,7 @@ class Device(ABC):
             If the device runs out of memory. Other errors of the model are not caught.
         """
         spent, clock = [], time.perf_counter_ns
-        renew(call)
+        restore_inputs(call)
         self.synchronize()
         for _ in range(calls):
             start = clock()
@@ -165,7 +165,7 @@ class Device(ABC):
         """Return the time in seconds on the clock that time budgets use."""
         return time.perf_counter()
 
-    def setting(self) -> Mapping[str, Any]:
+    def runtime_settings(self) -> Mapping[str, Any]:
         """Return the fields of a runtime's `Setting` that this device decides: `index`, `tf32`, `autotune`.
 
         A runtime with its own kernels must follow the run's precision and autotuning. Empty if the device decides none.
@@ -176,16 +176,16 @@ class Device(ABC):
         """Return how many different inputs consecutive calls rotate through, so that no input is still in a cache."""
         return 1
 
-    def admit_processes(self) -> None:  # noqa: B027 - most devices cannot list their processes
+    def expect_current_processes(self) -> None:  # noqa: B027 - most devices cannot list their processes
         """Take the processes that use this device now as expected; any that appears later is flagged as a
         disturbance.
         """
 
-    def broken(self) -> str | None:
-        """Return why this device cannot be used any more in this process, or None. A failed cell may leave it so."""
+    def why_unusable(self) -> str | None:
+        """Return why this process can no longer use the device, as after some failed cells; None if it can."""
         return None
 
-    def probe(self, call: Call, calls: int, *, no_graph: str | None = None) -> Mapping[str, Any]:
+    def probe(self, call: Call, calls: int, *, why_no_graph: str | None = None) -> Mapping[str, Any]:
         """Measure facts of a cell once per launch, after the rounds: device time against host time, and memory.
 
         Parameters
@@ -194,7 +194,7 @@ class Device(ABC):
             One forward pass on fixed inputs.
         calls : int
             How often to call it.
-        no_graph : str, optional
+        why_no_graph : str, optional
             Why the call must not be captured as a CUDA graph; None if it may.
 
         Returns
@@ -205,12 +205,12 @@ class Device(ABC):
         """
         return {}
 
-    def memory(self, *, afresh: bool = False) -> Memory:
+    def memory(self, *, reset_peak: bool = False) -> Memory:
         """Return the peak memory of this process.
 
         Parameters
         ----------
-        afresh : bool
+        reset_peak : bool
             Reset the peak to what is held now, if the device can.
 
         Raises
@@ -226,11 +226,11 @@ class Device(ABC):
         """
         raise EffbenchError(f"the energy of {self.name} is counted nowhere; measure on cpu or cuda")
 
-    def rest(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> None:
         """Sleep for `seconds`."""
         time.sleep(seconds)
 
-    def watch(self, call: Call, calls: int) -> list[WatchedCall] | None:
+    def profile_operators(self, call: Call, calls: int) -> list[WatchedCall] | None:
         """Profile `calls` calls.
 
         Returns
@@ -245,5 +245,5 @@ class Device(ABC):
         """
         return None
 
-    def release(self) -> None:  # noqa: B027 - most devices cache nothing
+    def empty_cache(self) -> None:  # noqa: B027 - most devices cache nothing
         """Free memory that is cached for a cell that has ended."""

@@ -17,11 +17,11 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from effbench.core.errors import InvalidValue, text_of
+from effbench.core.errors import InvalidValue, message_of
 from effbench.core.operator_times import WatchedCall
 from effbench.core.run import Timing
-from effbench.devices._tasks import ThreadRunDelays
-from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory, renew
+from effbench.devices._thread_run_delay import ThreadRunDelays
+from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory, restore_inputs
 from effbench.host import cgroups, core_clusters, rapl
 
 RUN_DELAY_SHARE = 0.05
@@ -56,7 +56,7 @@ class Cpu(Device):
     def __init__(self, threads: int = 1, *, whole_process: bool = False, cluster: str = "", torch: bool = True) -> None:
         self.uses_torch = torch
         self.cluster, self._cores = cluster, core_clusters.cores_of(cluster)
-        self.threads = threads_on(threads, cluster)
+        self.threads = thread_count(threads, cluster)
         self._one_thread = self.threads == 1 and not whole_process
         self._cpu_clock = time.thread_time_ns if self._one_thread else time.process_time_ns
         self._schedstat = _open_until_freed("/proc/thread-self/schedstat", self)
@@ -90,11 +90,11 @@ class Cpu(Device):
         """Do nothing: a CPU call returns when it is done."""
 
     def time_block(self, call: Call, calls: int) -> Timing:
-        renew(call)
+        restore_inputs(call)
         faults, switches = _rusage(self._one_thread)
         delay, steal = self._run_delay_ns(), self._steal_ns()
         cpu_clock, wall_clock, process_clock = self._cpu_clock, time.perf_counter_ns, time.process_time_ns
-        with out_of_memory_named():
+        with translate_out_of_memory():
             process_start = process_clock()
             cpu_start = cpu_clock()
             start = wall_clock()
@@ -118,9 +118,9 @@ class Cpu(Device):
             flags=disturbances(wall, delay, steal),
         )
 
-    def memory(self, *, afresh: bool = False) -> Memory:
+    def memory(self, *, reset_peak: bool = False) -> Memory:
         """Return the peak of resident pages, shared libraries included."""
-        held = _status("VmHWM", "RssFile") if sys.platform == "linux" else {}
+        held = _status_bytes("VmHWM", "RssFile") if sys.platform == "linux" else {}
         if held.get("VmHWM"):
             # Not getrusage: a process inherits its maximum from its parent.
             return Memory(held["VmHWM"], "VmHWM of /proc/self/status", code_bytes=held["RssFile"])
@@ -137,14 +137,14 @@ class Cpu(Device):
         return Energy(counters, "rapl", wraps)
 
     def time_calls(self, call: Call, calls: int) -> list[int]:
-        with out_of_memory_named():
+        with translate_out_of_memory():
             return super().time_calls(call, calls)
 
-    def watch(self, call: Call, calls: int) -> list[WatchedCall]:
+    def profile_operators(self, call: Call, calls: int) -> list[WatchedCall]:
         from effbench.devices import _torch_profiler
 
-        with out_of_memory_named():
-            return _torch_profiler.watch(call, calls)
+        with translate_out_of_memory():
+            return _torch_profiler.profile_calls(call, calls)
 
     def _run_delay_ns(self) -> int:
         if self._thread_delays is not None:
@@ -161,15 +161,15 @@ class Cpu(Device):
 
 
 @contextlib.contextmanager
-def out_of_memory_named() -> Iterator[None]:
+def translate_out_of_memory() -> Iterator[None]:
     """Raise OutOfMemory if torch's allocator or Python runs out of memory; leave other errors as they are."""
     try:
         yield
     except MemoryError as error:
-        raise OutOfMemory(text_of(error) or "MemoryError") from error
+        raise OutOfMemory(message_of(error) or "MemoryError") from error
     except RuntimeError as error:
-        if any(word in text_of(error) for word in _ALLOCATOR_MESSAGES):
-            raise OutOfMemory(text_of(error).splitlines()[0]) from error
+        if any(word in message_of(error) for word in _ALLOCATOR_MESSAGES):
+            raise OutOfMemory(message_of(error).splitlines()[0]) from error
         raise
 
 
@@ -183,7 +183,7 @@ def disturbances(wall_ns: int, run_delay_ns: int, steal_ns: int) -> tuple[str, .
     return tuple(flags)
 
 
-def threads_on(threads: int, cluster: str = "") -> int:
+def thread_count(threads: int, cluster: str = "") -> int:
     """Return the number of threads to use: `threads`, or for 0 one per core of the cluster or per usable core.
 
     Raises InvalidValue if `threads` is negative or exceeds the cluster's cores, or if this machine has no such cluster.
@@ -214,7 +214,7 @@ def allowed_cores() -> int:
 
 def thread_warning(threads: int, cluster: str = "") -> str | None:
     """Return a warning about measuring with `threads` threads (as for `Cpu`) on these cores, or None."""
-    asked, quota = threads_on(threads, cluster), cgroups.quota()
+    asked, quota = thread_count(threads, cluster), cgroups.quota()
     cores = len(core_clusters.cores_of(cluster)) or allowed_cores()
     counted = f"{asked} thread{'s' * (asked > 1)}"
     if quota is not None and quota.cores and quota.cores < min(asked, cores):
@@ -239,7 +239,7 @@ def _open_until_freed(path: str, owner: Cpu) -> int | None:
     return descriptor
 
 
-def _status(*names: str) -> dict[str, int]:
+def _status_bytes(*names: str) -> dict[str, int]:
     """Return these sizes of this process in bytes, from the kernel's values in kB; 0 for one that the kernel does not
     list.
     """

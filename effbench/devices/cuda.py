@@ -15,13 +15,13 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from effbench.core.errors import EffbenchError, InvalidValue, ModelError, text_of
+from effbench.core.errors import EffbenchError, InvalidValue, ModelError, message_of
 from effbench.core.operator_times import WatchedCall
 from effbench.core.run import Timing
 from effbench.devices._device_time import NO_DEVICE_TIME, DeviceTimer
-from effbench.devices._gpu_watch import GpuMonitor
+from effbench.devices._gpu_monitor import GpuMonitor
 from effbench.devices._torch_cuda import Policy, TorchCuda
-from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory, renew
+from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory, restore_inputs
 from effbench.host import nvml
 
 HOST_BOUND, DEVICE_BOUND = 1.2, 1.05
@@ -31,9 +31,9 @@ MAX_ROTATIONS = 512
 MAX_CAPTURED_CALLS = 64
 
 
-def available(index: int = 0) -> str | None:
+def why_unavailable(index: int = 0) -> str | None:
     """Return why this GPU cannot be used, or None if it can."""
-    return TorchCuda.unavailable(index)
+    return TorchCuda.why_unavailable(index)
 
 
 def rotations(input_bytes: int, l2_bytes: int | None) -> int:
@@ -98,7 +98,7 @@ class Cuda(Device):
     """
 
     kind = "cuda"
-    probes = True
+    has_probe = True
 
     def __init__(
         self,
@@ -128,17 +128,17 @@ class Cuda(Device):
 
     def setup(self) -> None:
         """Set and check the policies, then load the GPU until its clock is stable, for at most `warm_up_s`."""
-        self._api.select()
+        self._api.set_device()
         self._api.set_policy(self._policy)
         self._ready = True
         self.verify_policy()
-        self._gpu = self._api.monitor()
+        self._gpu = self._api.nvml_gpu()
         self._monitor = GpuMonitor(self._gpu if isinstance(self._gpu, nvml.Gpu) else None, self._api.now_ns)
         self._monitor.warm_up(self._warm_up_s, self._api.queue_load, self._api.synchronize)
-        self.admit_processes()
+        self.expect_current_processes()
 
-    def admit_processes(self) -> None:
-        self._monitor.expect_processes()
+    def expect_current_processes(self) -> None:
+        self._monitor.expect_current_processes()
 
     def verify_policy(self) -> None:
         """Raise ModelError if precision or autotuning differ from what `setup` set: a network can change both."""
@@ -174,23 +174,23 @@ class Cuda(Device):
             else None,
         }
 
-    def setting(self) -> Mapping[str, Any]:
+    def runtime_settings(self) -> Mapping[str, Any]:
         index = int(self.name.partition(":")[2] or 0)
         tf32 = self._policy.matmul_tf32 and self._policy.conv_tf32
         return {"index": index, "tf32": tf32, "autotune": self._policy.autotune}
 
     def place(self, value: Any) -> Any:
-        """Raises OutOfMemory."""
+        """Move a module or tensor to the GPU and return it. Raises OutOfMemory."""
         return self._catch_out_of_memory(lambda: self._api.place(value))
 
     def synchronize(self) -> None:
         self._api.synchronize()
 
-    def release(self) -> None:
+    def empty_cache(self) -> None:
         self._api.empty_cache()
 
-    def broken(self) -> str | None:
-        reason: str | None = self._api.broken()
+    def why_unusable(self) -> str | None:
+        reason: str | None = self._api.why_unusable()
         return reason
 
     def now_s(self) -> float:
@@ -215,9 +215,9 @@ class Cuda(Device):
             nonlocal gpu_sample
             gpu_sample = self._monitor.sample()
 
-        renew(call)
+        restore_inputs(call)
         wall, queueing, cpu = self._catch_out_of_memory(lambda: self._host_time(call, calls))
-        renew(call)
+        restore_inputs(call)
         device = self._catch_out_of_memory(lambda: self._device_time(call, calls, queueing, query))
         return Timing(
             calls=calls,
@@ -232,19 +232,19 @@ class Cuda(Device):
         """Make exactly `calls` calls: no second pass between events, no spin, no NVML query."""
 
         def run() -> None:
-            renew(call)
+            restore_inputs(call)
             for _ in range(calls):
                 call()
             self._api.synchronize()
 
         self._catch_out_of_memory(run)
 
-    def probe(self, call: Call, calls: int, *, no_graph: str | None = None) -> Mapping[str, Any]:
+    def probe(self, call: Call, calls: int, *, why_no_graph: str | None = None) -> Mapping[str, Any]:
         """Measure host, device and graph-replay time per call, what limits the cell, and the memory that a call needs.
 
         Calls are back to back whatever the cache policy, because the question is whether launching keeps up. A capture
-        that fails may leave torch unable to capture again, or to do any work in this process (`broken`). The probe
-        therefore comes after all measurements. Raises OutOfMemory.
+        that fails may leave torch unable to capture again, or to do any work in this process (`why_unusable`). So the
+        probe comes after all measurements. Raises OutOfMemory.
         """
         # Memory reserved by an earlier cell, and its graph, must not count for this one.
         self._api.empty_cache()
@@ -260,7 +260,7 @@ class Cuda(Device):
         }
         wall, queueing, _ = self._catch_out_of_memory(lambda: self._host_time_back_to_back(call, calls))
         device = self._catch_out_of_memory(lambda: self._timer.time_calls(call, calls, queueing))
-        graph, reason = (None, f"no CUDA graph: {no_graph}") if no_graph else self._graph_time(call, calls)
+        graph, reason = (None, f"no CUDA graph: {why_no_graph}") if why_no_graph else self._graph_time(call, calls)
         host_s, device_s = wall / calls * 1e-9, None if device is None else device / calls * 1e-9
         fastest = graph if graph is not None else device_s
         ratio = host_s / fastest if fastest else None
@@ -280,11 +280,11 @@ class Cuda(Device):
         spent: list[int] = self._catch_out_of_memory(lambda: [self._host_time(call, 1)[0] for _ in range(calls)])
         return spent
 
-    def memory(self, *, afresh: bool = False) -> Memory:
+    def memory(self, *, reset_peak: bool = False) -> Memory:
         """Return what torch allocated on the GPU. The CUDA context and allocations outside of torch are not
         included.
         """
-        if afresh:
+        if reset_peak:
             self._api.reset_peak()
         peak, reserved = self._api.peak_allocated(), self._api.peak_reserved()
         return Memory(peak, "max_memory_allocated of torch", reserved_bytes=reserved)
@@ -298,9 +298,9 @@ class Cuda(Device):
             raise EffbenchError("this GPU has no energy counter in NVML; use one from Volta on, or measure at the plug")
         return Energy({"gpu": found}, "nvml, whole GPU" if self._gpu.is_shared else "nvml")
 
-    def watch(self, call: Call, calls: int) -> list[WatchedCall]:
+    def profile_operators(self, call: Call, calls: int) -> list[WatchedCall]:
         """Profile calls; an operator's own time is that of the kernels that it launched. Raises OutOfMemory."""
-        profiled: list[WatchedCall] = self._catch_out_of_memory(lambda: self._api.watch(call, calls))
+        profiled: list[WatchedCall] = self._catch_out_of_memory(lambda: self._api.profile_operators(call, calls))
         return profiled
 
     def _host_time(self, call: Call, calls: int) -> tuple[int, int, int]:
@@ -329,7 +329,7 @@ class Cuda(Device):
     def _device_time(self, call: Call, calls: int, queueing: int, while_busy: Callable[[], None]) -> int | None:
         if self._cache != "cold":
             return self._timer.time_calls(call, calls, queueing, while_busy)
-        return self._timer.time_calls_apart(call, calls, queueing, self._api.flush, while_busy)
+        return self._timer.time_calls_separately(call, calls, queueing, self._api.flush, while_busy)
 
     def _graph_time(self, call: Call, calls: int) -> tuple[float | None, str | None]:
         """Return the seconds per call when replayed as a CUDA graph, or the reason why there is no graph.
@@ -353,8 +353,8 @@ class Cuda(Device):
             spent = DeviceTimer(self._api).time_calls(replay, repeats, queueing)
         except Exception as error:  # the call just ran eagerly, so only capturing can fail
             self._api.abandon_capture()
-            self._capture_failed = self.broken() is not None
-            return None, f"no CUDA graph: {(text_of(error).strip() or type(error).__name__).splitlines()[0]}"
+            self._capture_failed = self.why_unusable() is not None
+            return None, f"no CUDA graph: {(message_of(error).strip() or type(error).__name__).splitlines()[0]}"
         if spent is None:
             return None, "no CUDA graph time: the host could not keep ahead of its replay"
         return spent / (repeats * captured) * 1e-9, None
@@ -365,7 +365,7 @@ class Cuda(Device):
         except Exception as error:
             if not self._api.is_out_of_memory(error):
                 raise
-            message = (text_of(error).strip() or type(error).__name__).splitlines()[0]
+            message = (message_of(error).strip() or type(error).__name__).splitlines()[0]
         # Outside of the handler, so that the traceback no longer holds the network's activations.
         self._api.empty_cache()
         raise OutOfMemory(message)

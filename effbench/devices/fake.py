@@ -80,7 +80,7 @@ class Fake(Device):
     def time_calls(self, call: Call, calls: int) -> list[int]:
         return [self.time_block(call, 1).wall_ns for _ in range(calls)]
 
-    def memory(self, *, afresh: bool = False) -> Memory:
+    def memory(self, *, reset_peak: bool = False) -> Memory:
         """Return the memory traffic of all cells bound so far, as if each kept all of it."""
         return Memory(self._bound_bytes, "scripted")
 
@@ -88,10 +88,10 @@ class Fake(Device):
         """Return the energy at constant power, sleep included."""
         return Energy({"scripted": round(self._now_s * POWER_W * 1e6)}, "scripted")
 
-    def rest(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> None:
         self._now_s += seconds
 
-    def watch(self, call: Call, calls: int) -> list[WatchedCall] | None:
+    def profile_operators(self, call: Call, calls: int) -> list[WatchedCall] | None:
         """Return three operators of 60, 20 and 10 % of the call, under a profiler that lengthens it by a tenth."""
         if not isinstance(call, ScriptedCall):
             return None

@@ -9,7 +9,7 @@ from typing import Literal
 from effbench.core.errors import InvalidValue, UnknownName
 from effbench.core.run import Run
 from effbench.export import bencher, csv_rows, github_action, openmetrics, pyperf_suite, pytest_benchmark
-from effbench.export.measured import Measured, left_out, measured, thin_out
+from effbench.export.measured import Measured, describe_left_out, measured_cells, select_blocks
 
 Render = Callable[[Run, Sequence[Measured]], str]
 
@@ -70,8 +70,8 @@ def export(run: Run, name: str, *, values: int | Literal["all"] | None = None) -
     if values is not None and format.values == "none":
         having = " and ".join(key for key, item in FORMATS.items() if item.values != "none")
         raise InvalidValue(f"--values chooses raw values, and {name} holds none (only {having} do): leave it out")
-    cells, told = _valued(run, measured(run), format, values)
-    missing = left_out(run, cells)
+    cells, told = _select_blocks(run, measured_cells(run), format, values)
+    missing = describe_left_out(run, cells)
     notes = [f"left out: {cell}: {reason}" for cell, reason in missing.items()]
     flagged: dict[str, list[str]] = {}
     for cell in cells:
@@ -88,7 +88,7 @@ def export(run: Run, name: str, *, values: int | Literal["all"] | None = None) -
     )
 
 
-def _valued(
+def _select_blocks(
     run: Run, cells: tuple[Measured, ...], format: Format, values: int | Literal["all"] | None
 ) -> tuple[tuple[Measured, ...], tuple[str, ...]]:
     """Select blocks of each launch, as requested or as the format needs. Returns the cells and notes for the user."""
@@ -107,4 +107,4 @@ def _valued(
     told = (
         f"{wanted} values of each launch, of up to {most}, so that two runs have equally many; --values all gives all"
     )
-    return tuple(thin_out(cell, wanted) for cell in cells), (told,) if values is None and wanted < most else ()
+    return tuple(select_blocks(cell, wanted) for cell in cells), (told,) if values is None and wanted < most else ()

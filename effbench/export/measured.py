@@ -52,7 +52,7 @@ class Measured:
         return self.summary.cell.batch
 
 
-def measured(run: Run) -> tuple[Measured, ...]:
+def measured_cells(run: Run) -> tuple[Measured, ...]:
     """Return the measured cells in study order. Raises InvalidValue where there is none."""
     found: list[Measured] = []
     taken: set[str] = set()
@@ -78,9 +78,9 @@ def measured(run: Run) -> tuple[Measured, ...]:
     return tuple(found)
 
 
-def thin_out(cell: Measured, values: int) -> Measured:
+def select_blocks(cell: Measured, values: int) -> Measured:
     """Return the cell with `values` blocks per launch, spread evenly over it, or all if a launch has no more."""
-    return replace(cell, launches={number: _spread(blocks, values) for number, blocks in cell.launches.items()})
+    return replace(cell, launches={number: _spread_evenly(blocks, values) for number, blocks in cell.launches.items()})
 
 
 def seconds(blocks: Iterable[Block]) -> list[float]:
@@ -98,7 +98,7 @@ def as_json(document: object) -> str:
         ) from error
 
 
-def left_out(run: Run, cells: Sequence[Measured]) -> dict[str, str]:
+def describe_left_out(run: Run, cells: Sequence[Measured]) -> dict[str, str]:
     """Return the cells that are not exported, with reasons."""
     exported = {cell.summary.cell.id for cell in cells}
     return {
@@ -118,7 +118,7 @@ def _unique(name: str, taken: set[str]) -> str:
     return found
 
 
-def _spread(blocks: tuple[Block, ...], values: int) -> tuple[Block, ...]:
+def _spread_evenly(blocks: tuple[Block, ...], values: int) -> tuple[Block, ...]:
     if len(blocks) <= values:
         return blocks
     return tuple(blocks[(2 * place + 1) * len(blocks) // (2 * values)] for place in range(values))

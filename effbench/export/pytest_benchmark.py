@@ -67,7 +67,7 @@ def _benchmark(run: Run, cell: Measured) -> dict[str, Any]:
         "fullname": cell.name,
         "params": dict(cell.summary.cell.case.labels) or None,
         "param": cell.id,
-        "extra_info": {"effbench": _ours(run, cell)},
+        "extra_info": {"effbench": _effbench_document(run, cell)},
         "options": {
             "disable_gc": True,
             "timer": "perf_counter",
@@ -81,7 +81,7 @@ def _benchmark(run: Run, cell: Measured) -> dict[str, Any]:
     }
 
 
-def _ours(run: Run, cell: Measured) -> dict[str, Any]:
+def _effbench_document(run: Run, cell: Measured) -> dict[str, Any]:
     """Return the cell as in ``run --json``, with costs under one key, as effbench's pytest fixture writes them."""
     facts = run.environment.facts
     conditions = {name: facts[name] for name in host_facts.MUST_AGREE if facts.get(name) is not None}

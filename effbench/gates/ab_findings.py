@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy
 
 from effbench.analysis import stats
-from effbench.analysis.summary import too_many
+from effbench.analysis.summary import are_too_many
 from effbench.core.cost import Cost
 from effbench.core.estimate import Estimate
 from effbench.gates import ab_pairs, budgets
@@ -32,10 +32,10 @@ def _finding(
     gate: Gate, cell: str, pair: Pair | None, skipped: Mapping[str, Mapping[str, str]], same_costs: bool
 ) -> Finding:
     tolerance = gate.tolerances.get(cell, gate.rule.tolerance)
-    costs = budgets.differing(*_costs(pair, cell), rule=same_costs)
+    costs = budgets.differing_counts(*_costs(pair, cell), rule=same_costs)
     reasons = [skipped.get(side, {}).get(cell) for side in ab_pairs.SIDES]
     if any(reasons):
-        return Finding("against", cell, *unmeasured(*reasons), tolerance=tolerance, costs=costs)
+        return Finding("against", cell, *verdict_without_times(*reasons), tolerance=tolerance, costs=costs)
     looked = gate.found.get(cell)
     if pair is None or looked is None:
         return Finding(
@@ -44,12 +44,12 @@ def _finding(
     found = ab_pairs.rounds(pair, cell)
     aside = sum(bool(item.flags) for item in found)
     # Of a cell with too many disturbed rounds, all rounds are shown.
-    is_disturbed = too_many(aside, len(found))
+    is_disturbed = are_too_many(aside, len(found))
     shown = [
-        ab_pairs.by_launch(rounds, keep_disturbed=is_disturbed)
+        ab_pairs.log_ratios_by_launch(rounds, keep_disturbed=is_disturbed)
         for rounds in (found, ab_pairs.rounds(pair, cell, "wall"))
     ]
-    broken = [item for item in costs if not item.is_kept]
+    broken = [item for item in costs if not item.is_met]
     return Finding(
         gate="against",
         cell=cell,
@@ -68,7 +68,7 @@ def _finding(
     )
 
 
-def unmeasured(baseline: str | None, candidate: str | None) -> tuple[GateVerdict, str]:
+def verdict_without_times(baseline: str | None, candidate: str | None) -> tuple[GateVerdict, str]:
     """The verdict and reason for a cell that a side cannot run, given the reasons of both sides.
 
     A cell that only the baseline runs is a REGRESSION. A cell is NEW only if the baseline's revision does not contain

@@ -13,7 +13,7 @@ from effbench.core.errors import CannotStart, EffbenchError, InvalidValue, NotCo
 from effbench.cost import count_in_subprocess
 from effbench.gates import ab_findings, alarm_rate, calibration, checked_models, git_revision, tree_files
 from effbench.gates.ab_pairs import Pair
-from effbench.gates.ab_run import LEAST_ROUNDS, AbRun
+from effbench.gates.ab_run import MIN_ROUNDS, AbRun
 from effbench.gates.alarm_rate import AlarmRate
 from effbench.gates.baseline import name_of
 from effbench.gates.calibration import Survey
@@ -28,7 +28,7 @@ from effbench.timing.least_duration import Forecast, format_seconds, is_overrun
 
 ROUNDS = 20
 """Rounds of every launch. The number is fixed in advance: stopping on good-looking data would invalidate the tests."""
-RECORDED = 20
+RECORDED_LAUNCHES = 20
 """Launches of `effbench aa`: enough to resample many different gates of at most 13 launches."""
 
 
@@ -61,7 +61,7 @@ def check(
             command=command,
             watch=watch,
         )
-    return replace(decision, notes=(*decision.notes, *sides.notes, *same_code(config, python)))
+    return replace(decision, notes=(*decision.notes, *sides.notes, *note_on_shared_code(config, python)))
 
 
 @contextmanager
@@ -78,10 +78,10 @@ def prepare_sides(config: Config, name: str, python: Path | None = None) -> Iter
         raise InvalidValue(f"--against-python {python} is no program; name the python of an environment with effbench")
     plan = _plan(config, folder, top)
     notes: list[str] = []
-    with git_revision.tree(top, wanted, notes) as tree:
+    with git_revision.check_out(top, wanted, notes) as tree:
         if not (tree / inside).is_dir():
             raise EffbenchError(f"{wanted} has no folder {inside}; choose a revision that holds the project")
-        with tree_files.listings(tree, top) as (before, now):
+        with tree_files.write_listings(tree, top) as (before, now):
             # Absolute but not resolved: a virtual environment is found by the path of its python, which is a link.
             own_python = None if python is None else os.path.abspath(python)
             sites = (
@@ -97,9 +97,9 @@ def prepare_sides(config: Config, name: str, python: Path | None = None) -> Iter
             yield plan, sides
 
 
-def same_code(config: Config, python: Path | None) -> tuple[str, ...]:
+def note_on_shared_code(config: Config, python: Path | None) -> tuple[str, ...]:
     """A note that names the models whose code is not part of the project, so that both sides run the same."""
-    shared = [subject.name for subject in config.subjects if not count_in_subprocess.is_foreign(subject.model)]
+    shared = [subject.name for subject in config.subjects if not count_in_subprocess.is_user_code(subject.model)]
     if shared and python is None:
         return (f"{', '.join(shared)}: not this project's code, so both sides ran the same",)
     return ()
@@ -132,7 +132,9 @@ def decide(
     judge = Gate([cell.id for cell in plan.cells], rule, tolerances or {})
     notes: tuple[str, ...] = ()
     pair: Pair | None = None
-    forecast = Forecast(plan.sampling, budget_s, cells=len(plan.cells), left=rule.looks[0], sides=2, least=LEAST_ROUNDS)
+    forecast = Forecast(
+        plan.sampling, budget_s, cells=len(plan.cells), launches_left=rule.looks[0], sides=2, min_rounds=MIN_ROUNDS
+    )
     with _ab_run(plan, sides, directory, rule.looks[-1], command, watch, forecast) as ab:
         try:
             for number, launches in enumerate(rule.looks):
@@ -184,10 +186,10 @@ def record(plan: Plan, sides: Sides, directory: Path, *, launches: int, command:
 
 def measure_same_code(config: Config, directory: Path, *, command: str = "", watch: Watch) -> Pair:
     """Measure the working tree on both sides (A/A), in more launches than a gate takes. Raises what `record` raises."""
-    plan = checked_models.planned(config, checked_models.study(config))
+    plan = checked_models.make_plan(config, checked_models.study(config))
     costs = checked_models.CostsOf(plan)
     sides = Sides(costs=(costs, costs))
-    return record(plan, sides, directory, launches=config.launches or RECORDED, command=command, watch=watch)
+    return record(plan, sides, directory, launches=config.launches or RECORDED_LAUNCHES, command=command, watch=watch)
 
 
 def calibrate(config: Config, pair: Pair, suites: int, seed: int, watch: Watch) -> tuple[Survey, AlarmRate]:
@@ -246,7 +248,7 @@ def _plan(config: Config, folder: Path, top: Path) -> Plan:
     study = checked_models.study(config)
     pairs = zip(study.cases, config.subjects, strict=True)
     cases = [replace(case, model=_relative(subject, folder, top)) for case, subject in pairs]
-    return checked_models.planned(config, study.with_cases(cases))
+    return checked_models.make_plan(config, study.with_cases(cases))
 
 
 def _relative(subject: Subject, folder: Path, top: Path) -> str:

@@ -140,7 +140,7 @@ def rounds(pair: Pair, cell: str, clock: str | None = None) -> tuple[Round, ...]
     return tuple(found)
 
 
-def by_launch(found: tuple[Round, ...], *, keep_disturbed: bool = False) -> list[list[float]]:
+def log_ratios_by_launch(found: tuple[Round, ...], *, keep_disturbed: bool = False) -> list[list[float]]:
     """The log ratios of undisturbed rounds, one list a launch. `keep_disturbed` includes the disturbed rounds."""
     launches: dict[int, list[float]] = {}
     for item in found:
@@ -159,7 +159,7 @@ def cpu_shares(found: tuple[Round, ...]) -> tuple[CpuShare | None, CpuShare | No
     return cpu_share.of_launches(before), cpu_share.of_launches(after)
 
 
-def split(clock: str, shares: Mapping[str, CpuShare | None]) -> str:
+def why_clocks_differ(clock: str, shares: Mapping[str, CpuShare | None]) -> str:
     """Why CPU time alone cannot compare these measurements, given their CPU shares by name; "" where it can."""
     if clock != "cpu":
         return ""

@@ -27,7 +27,7 @@ from effbench.studies.plan import Plan
 from effbench.timing.least_duration import Forecast
 from effbench.timing.sampling import first_side, round_order
 
-LEAST_ROUNDS = 8
+MIN_ROUNDS = 8
 """The fewest rounds of a launch, where the budget has no time for those planned. A median of fewer is too noisy."""
 
 OWN_ENVIRONMENT = (
@@ -76,7 +76,7 @@ class _Side:
             if kind == "working":
                 self.working = event["cell"]
             elif kind not in UNRECORDED:
-                self.record.take(self._launch, event)
+                self.record.record_event(self._launch, event)
             if kind == "ready":
                 self._require_same_effbench(event)
                 self.record.begin_launch(self._launch, self._launch, self._observed)
@@ -248,7 +248,7 @@ class AbRun:
 
     def _update_forecast(self, event: Mapping[str, Any]) -> None:
         assert self._forecast is not None, "only then is this a listener"
-        if note := self._forecast.take(event):
+        if note := self._forecast.handle_event(event):
             self._report_progress(0.0, "warming up", note)
 
     def _report_progress(self, share: float, doing: str, note: str = "") -> None:

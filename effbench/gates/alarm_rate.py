@@ -78,7 +78,6 @@ def resample(
     slowdowns: Sequence[float] = SLOWDOWNS,
     seed: int = 0,
     rule: Rule | None = None,
-    launches: int | None = None,
 ) -> AlarmRate:
     """Resample suites from a recording and let the gate decide each, without and with every simulated slowdown.
 
@@ -86,32 +85,31 @@ def resample(
     ----------
     recorded
         An A/A measurement: both sides are the same code.
-    launches
-        The largest number of launches of a suite. Default: that of the rule's last look. They are drawn without
-        replacement where the recording holds enough.
+    rule
+        A suite has as many launches as its last look. They are drawn without replacement where the recording holds
+        enough.
 
     Raises
     ------
     InvalidValue
-        For suites or launches below one, or a slowdown of zero or less.
+        For suites below one, or a slowdown of zero or less.
     """
     judged = rule or Rule()
-    most = judged.looks[-1] if launches is None else launches
-    for name, value in (("suites", suites), ("launches", most)):
-        if value < 1:
-            raise InvalidValue(f"{name} (={value}) must be at least 1")
+    launches = judged.looks[-1]
+    if suites < 1:
+        raise InvalidValue(f"suites (={suites}) must be at least 1")
     if min(slowdowns, default=1.0) <= 0:
         raise InvalidValue(f"a slowdown (={min(slowdowns)}) must be above zero, such as 0.03 for 3 %")
-    drawn = draw_suites(recorded, most, suites, numpy.random.default_rng(seed)) if recorded.usable else None
+    drawn = draw_suites(recorded, launches, suites, numpy.random.default_rng(seed)) if recorded.usable else None
     return AlarmRate(
         recorded.cells,
         recorded.clock,
         judged,
         suites,
-        most,
+        launches,
         len(recorded.launches),
         () if drawn is None else tuple(_outcome(recorded, drawn, each, judged) for each in (0.0, *slowdowns)),
-        _caveats(recorded, most, judged),
+        _caveats(recorded, launches),
     )
 
 
@@ -128,9 +126,9 @@ def draw(recorded: int, launches: int, suites: int, generator: numpy.random.Gene
     return generator.permuted(numpy.tile(numpy.arange(recorded), (suites, 1)), axis=1)[:, :launches]
 
 
-def share(said: Any) -> Estimate:
+def proportion(is_true: Any) -> Estimate:
     """The share of true values, with its exact interval."""
-    return stats.proportion_interval(int(sum(said)), len(said))
+    return stats.proportion_interval(int(sum(is_true)), len(is_true))
 
 
 def _outcome(recorded: Evidence, suites: Suites, slowdown: float, rule: Rule) -> GateOutcome:
@@ -142,27 +140,27 @@ def _outcome(recorded: Evidence, suites: Suites, slowdown: float, rule: Rule) ->
     suite_called, suite_passed = is_called.any(axis=1), is_passed.all(axis=1)
     return GateOutcome(
         slowdown,
-        share(called),
-        share(~called & ~passed),
-        share(passed),
-        share(suite_called),
-        share(~suite_called & ~suite_passed),
-        share(suite_passed),
+        proportion(called),
+        proportion(~called & ~passed),
+        proportion(passed),
+        proportion(suite_called),
+        proportion(~suite_called & ~suite_passed),
+        proportion(suite_passed),
         float(numpy.where(taken > 0, taken, suites.drawn.shape[1]).mean()),
     )
 
 
-def _caveats(recorded: Evidence, launches: int, rule: Rule) -> tuple[str, ...]:
-    count, usable, most = len(recorded.launches), recorded.usable, min(launches, rule.looks[-1])
+def _caveats(recorded: Evidence, launches: int) -> tuple[str, ...]:
+    count, usable = len(recorded.launches), recorded.usable
     if not usable:
         return ("No cell has an undisturbed round on both sides, so there is nothing to decide on.",)
     found = []
-    if most > count:
+    if launches > count:
         found.append(
             f"A suite takes up to {launches} launches and {count} were recorded, so they are drawn with replacement: "
             "a launch may count more than once, which makes the gate look more certain than it is."
         )
-    elif most == count:
+    elif launches == count:
         found.append(
             f"Every suite ends with the same {count} launches, only in another order. Record at least twice as many "
             "for shares that mean something."
@@ -170,10 +168,8 @@ def _caveats(recorded: Evidence, launches: int, rule: Rule) -> tuple[str, ...]:
     else:
         found.append(
             f"Suites draw up to {launches} of {count} recorded launches without replacement, so they share launches: "
-            "the figures rank rules and do not certify a rate."
+            "the intervals are narrower than those of independent suites."
         )
-    if launches < rule.looks[0]:
-        found.append(f"The gate first looks at {rule.looks[0]} launches: with {launches} it decides nothing.")
     for cell in recorded.cells:
         if cell not in usable:
             aside = recorded.set_aside(cell)

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy
 
 from effbench.analysis import stats
-from effbench.analysis.summary import contaminated, share_of, undisturbed_rounds
+from effbench.analysis.summary import is_contaminated, share_of, undisturbed_rounds
 from effbench.core.estimate import Estimate
 from effbench.core.run import Result, Run
 from effbench.core.study import Case
 from effbench.gates import ab_pairs
-from effbench.gates.budgets import differing
+from effbench.gates.budgets import differing_counts
 from effbench.gates.decision_rule import (
     POWER,
     WALL_EFFECT,
@@ -41,7 +41,7 @@ MIN_LAUNCHES = 3
 
 @dataclass(frozen=True)
 class LaunchTimes:
-    """Log times of one cell in the baseline and in the candidate, one value a launch, with Welch's t test."""
+    """Log times of one cell in the baseline and in the candidate, one value per launch, with Welch's t test."""
 
     baseline: Sequence[float]
     candidate: Sequence[float]
@@ -112,7 +112,7 @@ def judge(
     yardstick: str | None = None,
     same_costs: bool = False,
 ) -> tuple[Finding, ...]:
-    """Compare the two runs cell by cell. Does not check that the machines match (see `unlike`).
+    """Compare the two runs cell by cell. Does not check that the machines match (see `findings_on_other_machine`).
 
     A cell is a REGRESSION when Welch's one-sided t test over launch medians, with Holm's correction over the cells,
     shows a slowdown above `rule.smallest_effect`. It passes only when the test shows that any slowdown is below its
@@ -124,8 +124,8 @@ def judge(
     sides = {cell: _sides(baseline, candidate, cell, yardstick, clock) for cell in cells}
     walls = {cell: _sides(baseline, candidate, cell, yardstick, "wall") for cell in cells}
     tested = [cell for cell in cells if sides[cell].launches >= MIN_LAUNCHES]
-    split = {cell: _split(baseline, candidate, cell, yardstick) for cell in tested}
-    unsteady = {cell: _unsteady(baseline, candidate, cell) for cell in tested}
+    split = {cell: _why_clocks_differ(baseline, candidate, cell, yardstick) for cell in tested}
+    unsteady = {cell: _unsteady_side(baseline, candidate, cell) for cell in tested}
     within = {cell: tolerances.get(cell, rule.tolerance) for cell in cells}
 
     def read(of: Mapping[str, LaunchTimes]) -> Clock:
@@ -137,7 +137,7 @@ def judge(
 
     seen = Evaluation(
         read(sides),
-        is_disturbed=numpy.zeros((1, len(tested)), dtype=bool),  # `_not_comparable` handles disturbed cells
+        is_disturbed=numpy.zeros((1, len(tested)), dtype=bool),  # `_why_not_comparable` handles disturbed cells
         is_split=numpy.array([[bool(split[cell]) for cell in tested]], dtype=bool),
         is_unsteady=numpy.array([[bool(unsteady[cell]) for cell in tested]], dtype=bool),
         wall=read(walls) if clock != "wall" else None,
@@ -150,8 +150,8 @@ def judge(
     findings = []
     for cell in cells:
         before, after = (_result(run, cell) for run in (baseline, candidate))
-        costs = differing(after.cost, before.cost, rule=same_costs) if before and after else ()
-        found = _broken(costs) or _not_comparable(baseline, candidate, cell, yardstick)
+        costs = differing_counts(after.cost, before.cost, rule=same_costs) if before and after else ()
+        found = _broken_counts(costs) or _why_not_comparable(baseline, candidate, cell, yardstick)
         if found is None and cell in said:
             reason = said[cell].reason(within[cell], split=split[cell], unsteady=unsteady[cell])
             found = said[cell].verdict, reason
@@ -181,7 +181,7 @@ def judge(
     return tuple(findings)
 
 
-def unlike(found: Sequence[Difference], cells: Sequence[str]) -> tuple[Finding, ...]:
+def findings_on_other_machine(found: Sequence[Difference], cells: Sequence[str]) -> tuple[Finding, ...]:
     """The findings where the machine differs from the baseline's: no cell is judged, every difference is named."""
     reason = f"another machine or setting than the baseline's: {', '.join(map(str, found))}"
     return tuple(Finding("baseline", cell, "ENVIRONMENT", reason) for cell in cells)
@@ -207,7 +207,7 @@ def geomean(baseline: Run, candidate: Run, cells: Sequence[str], yardstick: str 
 
     Cells whose CPU time misses work are left out.
     """
-    told = [cell for cell in cells if not _split(baseline, candidate, cell, yardstick)]
+    told = [cell for cell in cells if not _why_clocks_differ(baseline, candidate, cell, yardstick)]
     sides = [_sides(baseline, candidate, cell, yardstick, candidate.clock) for cell in told]
     whole = [item for item in sides if item.launches]
     if not whole:
@@ -250,12 +250,14 @@ def name_of(case: Case) -> str:
     return str(case.labels["model"]) if tuple(case.labels) == ("model",) else case.id
 
 
-def _broken(costs: Sequence[CountCheck]) -> tuple[GateVerdict, str] | None:
-    names = [item.name for item in costs if not item.is_kept]
+def _broken_counts(costs: Sequence[CountCheck]) -> tuple[GateVerdict, str] | None:
+    names = [item.name for item in costs if not item.is_met]
     return ("REGRESSION", f"it costs something else: {', '.join(names)}") if names else None
 
 
-def _not_comparable(baseline: Run, candidate: Run, cell: str, yardstick: str | None) -> tuple[GateVerdict, str] | None:
+def _why_not_comparable(
+    baseline: Run, candidate: Run, cell: str, yardstick: str | None
+) -> tuple[GateVerdict, str] | None:
     """The verdict and reason of a cell that cannot be compared; None for one that can."""
     before, after = _result(baseline, cell), _result(candidate, cell)
     if is_emulated(baseline.environment) or is_emulated(candidate.environment):
@@ -271,7 +273,7 @@ def _not_comparable(baseline: Run, candidate: Run, cell: str, yardstick: str | N
     disturbed = [
         side
         for side, one in zip(("baseline", "candidate") * 2, (before, after, *unit), strict=False)
-        if one is not None and contaminated(one)
+        if one is not None and is_contaminated(one)
     ]
     if disturbed:
         sides = " and ".join(dict.fromkeys(disturbed))
@@ -282,7 +284,7 @@ def _not_comparable(baseline: Run, candidate: Run, cell: str, yardstick: str | N
     return None
 
 
-def _unsteady(baseline: Run, candidate: Run, cell: str) -> str:
+def _unsteady_side(baseline: Run, candidate: Run, cell: str) -> str:
     """The side that was measured without a steady state, as a reason; "" where there is none."""
     for side, run in (("baseline", baseline), ("candidate", candidate)):
         warmups = [launch.warmups[cell] for launch in run.launches if cell in launch.warmups]
@@ -291,7 +293,7 @@ def _unsteady(baseline: Run, candidate: Run, cell: str) -> str:
     return ""
 
 
-def _split(baseline: Run, candidate: Run, cell: str, yardstick: str | None) -> str:
+def _why_clocks_differ(baseline: Run, candidate: Run, cell: str, yardstick: str | None) -> str:
     """Why CPU time alone cannot compare the two runs; "" where it can."""
     measured = {
         f"{side}{of}": share_of(undisturbed_rounds(found))
@@ -299,7 +301,7 @@ def _split(baseline: Run, candidate: Run, cell: str, yardstick: str | None) -> s
         for of, name in (("", cell), ("'s yardstick", yardstick))
         if name and (found := _result(run, name)) is not None
     }
-    return ab_pairs.split(candidate.clock, measured)
+    return ab_pairs.why_clocks_differ(candidate.clock, measured)
 
 
 def _sides(baseline: Run, candidate: Run, cell: str, yardstick: str | None, clock: str) -> LaunchTimes:

@@ -21,12 +21,12 @@ KNOWN_WITHOUT_FORMULAS = ("params",)
 
 
 @dataclass(frozen=True)
-class Stored:
-    """The stored counts of one model and its inputs. `fed` holds the inputs as written on the command line."""
+class StoredProfile:
+    """The stored counts of one model and its inputs. `inputs` are written as on the command line."""
 
     name: str
     model: str
-    fed: str
+    inputs: str
     batch: int
     dtype: str
     counts: Mapping[str, int]
@@ -34,14 +34,14 @@ class Stored:
     @property
     def conditions(self) -> str:
         """The inputs, batch and dtype that the counts are valid for, as text."""
-        return f"input {self.fed}, batch {self.batch}, {self.dtype}"
+        return f"input {self.inputs}, batch {self.batch}, {self.dtype}"
 
 
 def judge(
     name: str,
     found: Cost | str,
     budgets: Mapping[str, int],
-    stored: Stored | None = None,
+    stored: StoredProfile | None = None,
     conditions: str = "",
 ) -> Finding:
     """Compare the counts of one model with its budgets (at most) and a stored profile (equal).
@@ -61,7 +61,7 @@ def judge(
         reason = f"the profile is of {stored.conditions}, this is {conditions}; store it anew"
         return Finding("costs", name, "INCONCLUSIVE", reason, costs=_count_checks(found, budgets, None))
     costs = _count_checks(found, budgets, stored)
-    broken = [_describe_broken(item) for item in costs if not item.is_kept]
+    broken = [_describe_broken(item) for item in costs if not item.is_met]
     if broken:
         return Finding("costs", name, "REGRESSION", "; ".join(broken), costs=costs)
     if found.status == "partial" and any(item.name not in KNOWN_WITHOUT_FORMULAS for item in costs):
@@ -70,7 +70,7 @@ def judge(
     return Finding("costs", name, "PASS", costs=costs)
 
 
-def differing(found: Cost | None, wanted: Cost | None, *, rule: bool = False) -> tuple[CountCheck, ...]:
+def differing_counts(found: Cost | None, wanted: Cost | None, *, rule: bool = False) -> tuple[CountCheck, ...]:
     """The counts that differ between two costs, to be shown, or with `rule` required to be equal. () if one is None."""
     if found is None or wanted is None:
         return ()
@@ -93,10 +93,10 @@ def document(cell: Cell, name: str, cost: Cost) -> dict[str, Any]:
 
 def conditions(cell: Cell) -> str:
     """The inputs, batch and dtype of a cell, in the format of `Stored.conditions`."""
-    return f"input {_join_inputs(map(str, cell.case.fed))}, batch {cell.batch}, {cell.case.dtype}"
+    return f"input {_join_inputs(map(str, cell.case.all_inputs))}, batch {cell.batch}, {cell.case.dtype}"
 
 
-def read(stored: object, source: str) -> tuple[Stored, ...]:
+def read_profiles(stored: object, source: str) -> tuple[StoredProfile, ...]:
     """Read the profiles in a document: one of ``profile --json``, a list of those, or one of ``check --json``.
 
     Raises InvalidValue that names what is missing.
@@ -105,17 +105,19 @@ def read(stored: object, source: str) -> tuple[Stored, ...]:
     entries = listed if isinstance(listed, list) else [listed]
     if not entries:
         raise InvalidValue(f"{source} holds no profile; write one with `effbench check --save-costs {source}`")
-    return tuple(_stored(entry, source) for entry in entries)
+    return tuple(_read_profile(entry, source) for entry in entries)
 
 
-def matching(stored: Sequence[Stored], name: str, model: str) -> Stored | None:
+def find_profile(stored: Sequence[StoredProfile], name: str, model: str) -> StoredProfile | None:
     """The stored profile of a model: the one with its name, else the only one of the same model."""
     named = [item for item in stored if item.name == name]
     alike = named or [item for item in stored if not item.name and item.model in (model, name)]
     return alike[0] if len(alike) == 1 else None
 
 
-def _count_checks(found: Cost | None, budgets: Mapping[str, int], stored: Stored | None) -> tuple[CountCheck, ...]:
+def _count_checks(
+    found: Cost | None, budgets: Mapping[str, int], stored: StoredProfile | None
+) -> tuple[CountCheck, ...]:
     def count(name: str) -> int | None:
         return None if found is None else int(getattr(found, name))
 
@@ -129,13 +131,13 @@ def _describe_broken(item: CountCheck) -> str:
     found, wanted = item.found, item.wanted
     if found is None or wanted is None:
         return f"{item.name} is not known"
-    now, then = units.counts_apart(found, wanted)
+    now, then = units.counts_to_compare(found, wanted)
     change = f" ({100 * (found / wanted - 1):+.1f} %)" if wanted and 0.0005 <= abs(found / wanted - 1) < 1 else ""
     return f"{item.name} {now}{change}, {'at most' if item.rule == 'at most' else 'stored'} {then}"
 
 
 @dataclass(frozen=True)
-class _Profile:
+class _ProfileFields:
     """The fields of one entry of a document. `id` and `inputs` are ignored unless they have the type that we write."""
 
     model: str
@@ -151,19 +153,19 @@ class _Profile:
     inputs: Any = None
 
 
-def _stored(entry: object, source: str) -> Stored:
+def _read_profile(entry: object, source: str) -> StoredProfile:
     try:
-        found = decoding.make(entry, _Profile, closed=False)
+        found = decoding.decode(entry, _ProfileFields, closed=False)
     except ValueError as error:
         raise InvalidValue(
             f"{source} is no profile: {error}; write one with `effbench check --save-costs {source}` or `effbench "
             "profile --json`"
         ) from None
     words = found.inputs if isinstance(found.inputs, list) else ["x".join(map(str, found.input_shape))]
-    return Stored(
+    return StoredProfile(
         name=found.id if isinstance(found.id, str) else "",
         model=found.model,
-        fed=_join_inputs(map(str, words)),
+        inputs=_join_inputs(map(str, words)),
         batch=found.batch,
         dtype=found.dtype,
         counts={name: getattr(found, name) for name in QUANTITIES},

@@ -26,6 +26,8 @@ Array = NDArray[Any]
 CAP = 60
 """The largest number of launches considered. Whoever needs more should use a quieter machine."""
 DRAWS = 1000
+SLOWDOWNS = (0.03, 0.05)
+"""The slowdowns for which the needed launches are estimated."""
 _LARGEST = 1.0
 """The largest slowdown considered: 100 %. It needs no gate to be noticed."""
 
@@ -70,14 +72,14 @@ class Survey:
     needed: Mapping[float, Mapping[str, Answer]]
 
 
-def survey(recorded: Evidence, *, slowdowns: Sequence[float] = (0.03, 0.05), rule: Rule | None = None) -> Survey:
+def survey(recorded: Evidence, *, rule: Rule | None = None) -> Survey:
     """Scatter, detectable slowdowns and launches needed, for the recorded number of launches and that of a gate."""
     judged = rule or Rule()
     counts = sorted({len(recorded.launches), LOOKS[-1]} - {0})
     return Survey(
         scatter(recorded),
         {count: smallest_detectable(recorded, count, rule=judged) for count in counts},
-        {slowdown: needed_launches(recorded, slowdown, rule=judged) for slowdown in slowdowns},
+        {slowdown: needed_launches(recorded, slowdown, rule=judged) for slowdown in SLOWDOWNS},
     )
 
 
@@ -110,32 +112,24 @@ def power(
     Raises ValueError for a cell whose scatter is not known.
     """
     p_values = _p_values(found, slowdown, tuple(looks), rule or Rule())
-    return float(_called(p_values, looks, tuple(looks), cells, rule or Rule(), wall).mean())
+    return float(_alarms(p_values, looks, tuple(looks), cells, rule or Rule(), wall).mean())
 
 
-def needed_launches(
-    recorded: Evidence, slowdown: float, *, power: float = POWER, rule: Rule | None = None, cap: int = CAP
-) -> dict[str, Answer]:
-    """For each cell, the fewest launches that detect a slowdown (0.03 is 3 %) with this power."""
-    judged, answers = rule or Rule(), {}
-    for found in scatter(recorded):
-        answers[found.cell] = _needed(
-            found, slowdown, power, judged, cap, len(recorded.cells), recorded.wall is not None
-        )
-    return answers
+def needed_launches(recorded: Evidence, slowdown: float, *, rule: Rule | None = None) -> dict[str, Answer]:
+    """For each cell, the fewest launches that detect a slowdown (0.03 is 3 %) with a power of `POWER`."""
+    judged, cells, wall = rule or Rule(), len(recorded.cells), recorded.wall is not None
+    return {found.cell: _needed(found, slowdown, judged, cells, wall) for found in scatter(recorded)}
 
 
-def smallest_detectable(
-    recorded: Evidence, launches: int, *, power: float = POWER, rule: Rule | None = None
-) -> dict[str, Answer]:
-    """For each cell, the smallest slowdown, as a share, that a gate of `launches` launches detects with this power."""
+def smallest_detectable(recorded: Evidence, launches: int, *, rule: Rule | None = None) -> dict[str, Answer]:
+    """For each cell, the smallest slowdown, as a share, that a gate of `launches` launches detects with `POWER`."""
     judged, looks, answers = rule or Rule(), looks_of(launches), {}
     for found in scatter(recorded):
         reason = found.reason or ("one launch cannot tell" if launches < 2 else "")
         answers[found.cell] = (
             Answer(None, reason)
             if reason
-            else _detectable(found, looks, power, judged, len(recorded.cells), recorded.wall is not None)
+            else _detectable(found, looks, judged, len(recorded.cells), recorded.wall is not None)
         )
     return answers
 
@@ -170,23 +164,22 @@ def _scatter(recorded: Evidence, cell: str) -> Scatter:
     return Scatter(cell, len(launches), middle_count, noise, between, centre, aside, reason)
 
 
-def _needed(found: Scatter, slowdown: float, power: float, rule: Rule, cap: int, cells: int, wall: bool) -> Answer:
+def _needed(found: Scatter, slowdown: float, rule: Rule, cells: int, wall: bool) -> Answer:
     if found.reason:
         return Answer(None, found.reason)
     if slowdown <= rule.smallest_effect:
         return Answer(None, f"below {rule.smallest_effect:.3g} nothing is called a slowdown")
-    every = tuple(range(2, cap + 1))
+    every = tuple(range(2, CAP + 1))
     p_values = _p_values(found, slowdown, every, rule)
-    for launches in range(LOOKS[0], cap + 1):
-        if _called(p_values, every, looks_of(launches), cells, rule, wall).mean() >= power:
+    for launches in range(LOOKS[0], CAP + 1):
+        if _alarms(p_values, every, looks_of(launches), cells, rule, wall).mean() >= POWER:
             return Answer(launches)
-    return Answer(None, f"it takes more than {cap} launches", cap)
+    return Answer(None, f"it takes more than {CAP} launches", CAP)
 
 
-def _detectable(found: Scatter, looks: tuple[int, ...], power: float, rule: Rule, cells: int, wall: bool) -> Answer:
+def _detectable(found: Scatter, looks: tuple[int, ...], rule: Rule, cells: int, wall: bool) -> Answer:
     def is_seen(slowdown: float) -> bool:
-        p_values = _p_values(found, slowdown, looks, rule)
-        return bool(_called(p_values, looks, looks, cells, rule, wall).mean() >= power)
+        return power(found, slowdown, looks, cells=cells, rule=rule, wall=wall) >= POWER
 
     low, high = rule.smallest_effect, _LARGEST
     if not is_seen(high):
@@ -201,7 +194,7 @@ def _p_values(found: Scatter, slowdown: float, counts: tuple[int, ...], rule: Ru
     """p-values of the rule (draws × counts) after each number of launches, for a cell that is slower by `slowdown`."""
     if found.within is None or found.between is None:
         raise ValueError(f"{found.cell}: {found.reason}")
-    *parts, spread = _drawn(max(counts[-1], CAP), found.rounds)
+    *parts, spread = _draw(max(counts[-1], CAP), found.rounds)
     launch, noise, noise_median = (part[:, : counts[-1]] for part in parts)
     # The recorded scatter of medians includes the part that comes from the noise of rounds.
     apart = math.sqrt(max(found.between**2 - (found.within * spread) ** 2, 0.0))
@@ -217,7 +210,7 @@ def _p_values(found: Scatter, slowdown: float, counts: tuple[int, ...], rule: Ru
     return p_values
 
 
-def _called(
+def _alarms(
     p_values: Array, counts: Sequence[int], looks: tuple[int, ...], cells: int, rule: Rule, wall: bool
 ) -> Array:
     """Whether each draw is reported as slower at any of the looks."""
@@ -228,7 +221,7 @@ def _called(
 
 
 @lru_cache(maxsize=2)
-def _drawn(launches: int, rounds: int) -> tuple[Array, Array, Array, float]:
+def _draw(launches: int, rounds: int) -> tuple[Array, Array, Array, float]:
     """Standard normal draws for launches and rounds, the medians of the rounds, and the standard deviation of those.
 
     Every cell and slowdown uses the same draws, so that answers do not differ by chance.

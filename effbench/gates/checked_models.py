@@ -10,7 +10,7 @@ from pathlib import Path
 from effbench.analysis import summary
 from effbench.core import inputs
 from effbench.core.cost import Cost
-from effbench.core.errors import CannotStart, EffbenchError, Reason, of_reason
+from effbench.core.errors import CannotStart, EffbenchError, Reason, error_from_reason
 from effbench.core.inputs import Input
 from effbench.core.run import Environment, Run
 from effbench.core.study import Case, Cell, Experiment, Sampling
@@ -36,25 +36,25 @@ def study(config: Config) -> Experiment:
     Raises UnknownName, ModelError, InvalidValue for a subject whose model does not exist.
     """
     models = [config.located(subject) for subject in config.subjects]
-    model_comparison.require(models)
+    model_comparison.require_models(models)
     cases = []
-    for subject, model, fed in zip(
-        config.subjects, models, _inputs_of(config.subjects, models, here(config)), strict=True
+    for subject, model, given in zip(
+        config.subjects, models, _inputs_of(config.subjects, models, working_tree_site(config)), strict=True
     ):
         cases.append(
             Case(
                 model,
-                fed[0].shape,
+                given[0].shape,
                 arguments=subject.arguments,
                 dtype=subject.dtype or config.dtype or "float32",
                 labels={"model": subject.name},
-                inputs=inputs.beyond_shape(fed),
+                inputs=inputs.unless_shape_suffices(given),
             )
         )
-    return of_cases(cases)
+    return study_of(cases)
 
 
-def planned(config: Config, experiment: Experiment) -> Plan:
+def make_plan(config: Config, experiment: Experiment) -> Plan:
     """The plan of the study under the configuration's options, every cell with its own batch."""
     found = plan.make(experiment, config.options())
     batches = {subject.name: subject.batch or config.batch or 1 for subject in config.subjects}
@@ -74,28 +74,30 @@ def remarks(runs: Iterable[Run]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(told))
 
 
-def here(config: Config) -> Site:
+def working_tree_site(config: Config) -> Site:
     """The site of the working tree: modules are imported from the configuration's `paths` first."""
     return Site(Path.cwd(), tuple(os.path.abspath(config.folder / path) for path in config.paths))
 
 
-def count(cells: Sequence[Cell], site: Site | None = None) -> Counts:
+def count_costs(cells: Sequence[Cell], site: Site | None = None) -> Counts:
     """Count the cost of each cell, by name. User code runs in a child process, which it may crash or hang.
 
     `site` is the location of that code. Default: the current process's. Raises ForeignCode where a side would run code
     of the other side.
     """
-    foreign = [cell for cell in cells if count_in_subprocess.is_foreign(cell.case.model)]
-    apart: Mapping[str, Counted | str] = {}
+    user_cells = [cell for cell in cells if count_in_subprocess.is_user_code(cell.case.model)]
+    counted_apart: Mapping[str, Counted | str] = {}
     try:
-        apart = count_in_subprocess.count_apart(foreign, Sampling().silence_s, site) if foreign else {}
+        counted_apart = (
+            count_in_subprocess.count_in_worker(user_cells, Sampling().silence_s, site) if user_cells else {}
+        )
     except CannotStart as error:
-        apart = {cell.id: Reason.of(error) for cell in foreign}
+        counted_apart = {cell.id: Reason.of(error) for cell in user_cells}
     found: dict[str, Cost | str] = {}
     for cell in cells:
         name = name_of(cell.case)
-        if cell.id in apart:
-            counted = apart[cell.id]
+        if cell.id in counted_apart:
+            counted = counted_apart[cell.id]
             found[name] = counted if isinstance(counted, str) else counted.cost
             continue
         try:
@@ -116,10 +118,10 @@ class CostsOf:
         self._counts: Counts = {}
 
     def __call__(self, cell: Cell) -> Cost:
-        self._counts = self._counts or count(self._cells, self._site)
+        self._counts = self._counts or count_costs(self._cells, self._site)
         found = self._counts[name_of(cell.case)]
         if isinstance(found, str):
-            raise of_reason(found)
+            raise error_from_reason(found)
         return found
 
 
@@ -134,19 +136,19 @@ def _inputs_of(subjects: Sequence[Subject], models: Sequence[str], site: Site) -
     published = [
         model_comparison.published_shape(model, item.arguments) for item, model in zip(subjects, models, strict=True)
     ]
-    open_ones = [
+    undeclared = [
         model
         for item, model in zip(subjects, models, strict=True)
-        if item.inputs is None and count_in_subprocess.is_foreign(model)
+        if item.inputs is None and count_in_subprocess.is_user_code(model)
     ]
-    said = count_in_subprocess.shapes_apart(open_ones, site=site) if open_ones else {}
+    declared = count_in_subprocess.declared_shapes(undeclared, site=site) if undeclared else {}
     return [
-        item.inputs or (Input(shape or said.get(model) or DEFAULT_SHAPE),)
+        item.inputs or (Input(shape or declared.get(model) or DEFAULT_SHAPE),)
         for item, model, shape in zip(subjects, models, published, strict=True)
     ]
 
 
-def of_cases(cases: Sequence[Case]) -> Experiment:
+def study_of(cases: Sequence[Case]) -> Experiment:
     """The study of these cases. Ratios are to the first."""
     levels = tuple(case.labels["model"] for case in cases)
     return Experiment(

@@ -176,7 +176,7 @@ def find(path: Path | None = None, models: Sequence[str] = (), *, needs_models: 
     here = Path(FILE)
     if path is not None or (here.is_file() and not models):
         found = load(path or here)
-        return chosen(found, models) if models else found
+        return choose_models(found, models) if models else found
     if not models:
         if not needs_models:
             return Config()
@@ -187,8 +187,8 @@ def find(path: Path | None = None, models: Sequence[str] = (), *, needs_models: 
     if here.is_file():
         found = load(here)
         if {subject.name for subject in found.subjects}.issuperset(models):
-            return chosen(found, models)
-    return chosen(Config(), models)
+            return choose_models(found, models)
+    return choose_models(Config(), models)
 
 
 def load(path: Path) -> Config:
@@ -210,7 +210,7 @@ def load(path: Path) -> Config:
         raise InvalidValue(f"{path}: models must be tables, such as [models.small]")
     whole = tables.get("check", {})
     if not isinstance(whole, dict):
-        raise InvalidValue(f"{path}: check = {_abbreviated(whole)}: expected a table, [check]")
+        raise InvalidValue(f"{path}: check = {_shorten(whole)}: expected a table, [check]")
     subjects = tuple(_subject(path, name, table) for name, table in models.items())
     return replace(Config(**_read(path, "check", whole, _CHECK)), subjects=subjects, folder=path.parent)
 
@@ -230,7 +230,7 @@ def _decoded(path: Path, data: bytes) -> str:
     return text if text.isascii() else os.fsdecode(text.encode())
 
 
-def chosen(config: Config, models: Sequence[str]) -> Config:
+def choose_models(config: Config, models: Sequence[str]) -> Config:
     """The configuration with these models only: subjects of `config` by name, or new model specs.
 
     Raises InvalidValue for a model that is given twice.
@@ -251,7 +251,7 @@ def with_options(config: Config, options: Mapping[str, Any], budgets: Mapping[st
     dtype = options.get("dtype")
     for name in ("batch", "launches"):
         if options.get(name) is not None:
-            core_inputs.whole(options[name], name)
+            core_inputs.whole_number(options[name], name)
     if dtype is not None and dtype not in FLOATS:
         raise UnknownName("dtype", dtype, FLOATS)
     own = {key: options[key] for key in ("batch", "dtype", "tolerance", "inputs") if options.get(key) is not None}
@@ -288,11 +288,11 @@ def _read(
         try:
             fields[field] = msgspec.convert(value, kind) if key.read is None else key.read(value)
         except (TypeError, ValueError, EffbenchError, msgspec.ValidationError):
-            raise InvalidValue(f"{path}: [{table}] {name} = {_abbreviated(value)}: expected {key.expected}") from None
+            raise InvalidValue(f"{path}: [{table}] {name} = {_shorten(value)}: expected {key.expected}") from None
     return fields
 
 
-def _abbreviated(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"
 

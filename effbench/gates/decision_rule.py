@@ -72,10 +72,6 @@ class Outcome(IntEnum):
     UNSTEADY = 7
 
     @property
-    def is_final(self) -> bool:
-        return self <= Outcome.WAITS
-
-    @property
     def verdict(self) -> Verdict:
         if self in REGRESSIONS:
             return "REGRESSION"
@@ -238,7 +234,7 @@ def detectable(medians: Sequence[float], alpha: float, smallest_effect: float = 
 
 
 def _is_disturbed(counts: Array, drawn: Array) -> Array:
-    """Whether too many rounds were disturbed (suites × cells), as `analysis.summary.too_many` defines it."""
+    """Whether too many rounds were disturbed (suites × cells), as `analysis.summary.are_too_many` defines it."""
     bad, every = _totals(counts, drawn)
     beyond: Array = _exceeds_share(counts, drawn) & ((bad > 1) | (bad == every))
     return beyond
@@ -261,7 +257,9 @@ def _is_split(evidence: Evidence, drawn: Array) -> Array:
     if evidence.shares is None:
         return numpy.zeros((len(drawn), len(evidence.cells)), dtype=bool)
     sides = [nan_median(side[:, drawn].transpose(1, 0, 2)) for side in evidence.shares]
-    unusual: Array = numpy.any([(share < cpu_share.LEAST) | (share > cpu_share.MOST) for share in sides], axis=0)
+    unusual: Array = numpy.any(
+        [(share < cpu_share.MIN_USUAL) | (share > cpu_share.MAX_USUAL) for share in sides], axis=0
+    )
     return unusual
 
 

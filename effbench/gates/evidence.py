@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from effbench.analysis import cpu_share
 from effbench.analysis.cpu_share import CpuShare
-from effbench.analysis.summary import CONTAMINATED_SHARE, too_many
+from effbench.analysis.summary import CONTAMINATED_SHARE, are_too_many
 from effbench.gates import ab_pairs
 from effbench.gates.ab_pairs import Pair, Round
 
 Array = NDArray[Any]
 
-Warmed = tuple[str, int, bool]
+WarmupState = tuple[str, int, bool]
 """A warm-up of either side: cell, launch number, and whether it reached a steady state."""
 
 
@@ -66,14 +66,14 @@ class Evidence:
     def of_rounds(
         rounds: Mapping[str, Sequence[Round]],
         wall: Mapping[str, Sequence[Round]] | None = None,
-        warmups: Sequence[Warmed] = (),
+        warmups: Sequence[WarmupState] = (),
         clock: str = "wall",
     ) -> Evidence:
         """The evidence of these rounds by cell. `wall` has the rounds on the wall clock, if `clock` is another one."""
         cells = tuple(rounds)
         every = [item for clocked in (rounds, wall or {}) for items in clocked.values() for item in items]
         launches = tuple(sorted({item.launch for item in every} | {number for _, number, _ in warmups}))
-        ordered = _Places(cells, launches)
+        ordered = _Indices(cells, launches)
         disturbed = [(cell, item.launch, bool(item.flags)) for cell, items in rounds.items() for item in items]
         shares = {cell: ab_pairs.cpu_shares(tuple(items)) for cell, items in rounds.items()} if clock == "cpu" else {}
         return Evidence(
@@ -90,7 +90,7 @@ class Evidence:
                 for cell, items in rounds.items()
             },
             {
-                cell: ab_pairs.split(clock, dict(zip(ab_pairs.SIDES, each, strict=True)))
+                cell: ab_pairs.why_clocks_differ(clock, dict(zip(ab_pairs.SIDES, each, strict=True)))
                 for cell, each in shares.items()
             },
         )
@@ -132,7 +132,7 @@ class Evidence:
         disturbed = f"{bad} of {every} rounds were disturbed from outside ({self.causes.get(cell, '')})"
         unsteady = f"no steady state in {restless} of {warmups} warm-ups"
         return {
-            "disturbed": disturbed if too_many(bad, every) else "",
+            "disturbed": disturbed if are_too_many(bad, every) else "",
             "unsteady": unsteady if restless > CONTAMINATED_SHARE * warmups else "",
             "split": self.split.get(cell, ""),
         }
@@ -146,7 +146,7 @@ class Evidence:
         return CpuShare(max(unusual, key=lambda share: abs(math.log(share)))).amount if unusual else ""
 
 
-class _Places:
+class _Indices:
     """The row of each cell and the column of each launch in the arrays."""
 
     def __init__(self, cells: Sequence[str], launches: Sequence[int]) -> None:

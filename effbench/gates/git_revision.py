@@ -75,7 +75,7 @@ def working_tree(top: Path) -> str:
 
 
 @contextmanager
-def tree(top: Path, revision: Revision, notes: list[str] | None = None) -> Iterator[Path]:
+def check_out(top: Path, revision: Revision, notes: list[str] | None = None) -> Iterator[Path]:
     """Check out a revision with its submodules into a temporary folder, which is removed when the block ends.
 
     The user's repository does not change. Sentences on what is missing, such as a submodule without a local clone, are

@@ -17,7 +17,7 @@ from effbench.core.errors import CannotStart, EffbenchError, ForeignCode, Invali
 from effbench.core.run import Metric
 from effbench.core.study import Cell
 from effbench.gates import ab_gate, budgets
-from effbench.gates.ab_findings import unmeasured
+from effbench.gates.ab_findings import verdict_without_times
 from effbench.gates.ab_gate import Sides
 from effbench.gates.ab_pairs import SIDES
 from effbench.gates.baseline import name_of
@@ -26,7 +26,7 @@ from effbench.gates.result import CountCheck, Decision, Finding
 from effbench.host import temporary_folders
 from effbench.host.worker_process import worker_environment
 from effbench.metrics import instructions
-from effbench.runs.recorder import described
+from effbench.runs.recorder import cell_description
 from effbench.runs.runner import Progress, Watch
 from effbench.studies.plan import Plan
 
@@ -40,9 +40,9 @@ def check(config: Config, name: str, *, python: Path | None = None, watch: Watch
     """
     begun, device = time.monotonic(), config.options().device
     if device.startswith("cuda"):
-        raise InvalidValue(f"{instructions.unavailable(device)}")
+        raise InvalidValue(f"{instructions.why_unavailable(device)}")
     with ab_gate.prepare_sides(config, name, python) as (plan, sides):
-        why = None if device == "fake" else instructions.unavailable(device)
+        why = None if device == "fake" else instructions.why_unavailable(device)
         if why is not None:
             found = [Finding(GATE, name_of(cell.case), "ENVIRONMENT", why) for cell in plan.cells]
             return Decision(tuple(found), *sides.names, seconds=time.monotonic() - begun)
@@ -58,14 +58,14 @@ def check(config: Config, name: str, *, python: Path | None = None, watch: Watch
     for cell in plan.cells:
         before, after = (side[cell.id] for side in counts)
         tolerance = config.tolerance_of(name_of(cell.case))
-        unlike = _differing(costs[0][cell.id], costs[1][cell.id], config.same_costs)
+        unlike = _differing_counts(costs[0][cell.id], costs[1][cell.id], config.same_costs)
         findings.append(judge(name_of(cell.case), before, after, tolerance, unlike))
     methods = [str(metric.values.get("method_version", "")) for side in counts for metric in side.values()]
     watch(Progress(1.0, "done"))
     return Decision(
         tuple(findings),
         *sides.names,
-        notes=(*sides.notes, *ab_gate.same_code(config, python)),
+        notes=(*sides.notes, *ab_gate.note_on_shared_code(config, python)),
         facts={"counted by": ", ".join(dict.fromkeys(filter(None, methods)))} if any(methods) else {},
         seconds=time.monotonic() - begun,
     )
@@ -78,13 +78,15 @@ def judge(cell: str, before: Metric, after: Metric, tolerance: float, costs: tup
     than the tolerance, PASS if none does, and INCONCLUSIVE otherwise.
     """
     if before.missing or after.missing:
-        return Finding(GATE, cell, *unmeasured(before.missing, after.missing), tolerance=tolerance, costs=costs)
+        return Finding(
+            GATE, cell, *verdict_without_times(before.missing, after.missing), tolerance=tolerance, costs=costs
+        )
     was, now = (int(metric.values["instructions_per_call"]) for metric in (before, after))
     apart = [float(metric.values["repeatability"]) for metric in (before, after)]
     ratio, room = now / was, sum(apart) / 2
     shown = (CountCheck("instructions", now, was), *costs)
     reason = f"×{ratio:.4f} instructions: {now:,} against {was:,}"
-    if broken := [item.name for item in costs if not item.is_kept]:
+    if broken := [item.name for item in costs if not item.is_met]:
         return Finding(GATE, cell, "REGRESSION", f"{', '.join(broken)} must be equal", tolerance=tolerance, costs=shown)
     if ratio - room > 1 + tolerance:
         return Finding(GATE, cell, "REGRESSION", reason, tolerance=tolerance, costs=shown)
@@ -128,16 +130,16 @@ def _count(plan: Plan, sides: Sides, side: int, costs: Mapping[str, Cost | str],
     with temporary_folders.folder() as folder:
         orders = [_order(cell, costs[cell.id], folder / str(place)) for place, cell in enumerate(able)]
         variables = worker_environment(1, plan.allocator)
-        counted = instructions.take_all(job, orders, variables, plan.sampling.silence_s, sides.sites[side], tell)
+        counted = instructions.measure_cells(job, orders, variables, plan.sampling.silence_s, sides.sites[side], tell)
     return counted | {cell: Metric(GATE, missing=why) for cell, why in broken.items()}
 
 
 def _order(cell: Cell, cost: Cost | str, folder: Path) -> dict[str, Any]:
     known = {} if isinstance(cost, str) else {"madds": cost.madds, "memory_access_bytes": cost.memory_access_bytes}
-    return {**described(cell, str(folder)), "cost": known}
+    return {**cell_description(cell, str(folder)), "cost": known}
 
 
-def _differing(before: Cost | str, after: Cost | str, must_be_equal: bool) -> tuple[CountCheck, ...]:
+def _differing_counts(before: Cost | str, after: Cost | str, must_be_equal: bool) -> tuple[CountCheck, ...]:
     if isinstance(before, str) or isinstance(after, str):
         return ()
-    return budgets.differing(after, before, rule=must_be_equal)
+    return budgets.differing_counts(after, before, rule=must_be_equal)

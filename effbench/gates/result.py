@@ -21,19 +21,6 @@ GATE_VERDICTS: tuple[GateVerdict, ...] = ("REGRESSION", "ENVIRONMENT", "INCONCLU
 EXIT_CODES: Mapping[str, int] = {"PASS": 0, "REGRESSION": 1, "INCONCLUSIVE": 3, "ENVIRONMENT": 4}
 """As for every command, 2 is a usage error and 70 a crash."""
 
-GATES = ("costs", "baseline", "against", "instructions")
-"""The gates by name.
-
-costs
-    Budgets and stored profiles.
-baseline
-    A stored run.
-against
-    Another revision, measured interleaved with the working tree.
-instructions
-    Another revision, by the number of instructions executed.
-"""
-
 
 @dataclass(frozen=True)
 class CountCheck:
@@ -49,7 +36,7 @@ class CountCheck:
     rule: Literal["at most", "equal", ""] = ""
 
     @property
-    def is_kept(self) -> bool:
+    def is_met(self) -> bool:
         if not self.rule:
             return True
         if self.found is None or self.wanted is None:
@@ -61,6 +48,8 @@ class CountCheck:
 class Finding:
     """The finding of one gate on one cell.
 
+    `gate` is "costs" (budgets and stored profiles), "baseline" (a stored run), "against" (another revision, measured
+    interleaved with the working tree) or "instructions" (another revision, by the instructions that it executes).
     `change` is candidate time over baseline time on `clock` with its 95 % interval. It is shown; the tests decide.
     `wall` is the same ratio on the wall clock. `detectable` is the smallest slowdown, as a share (0.03 is 3 %), that
     this measurement detects with power 0.8. `launches` is the number per side, `rounds` the number over all launches.

@@ -15,8 +15,8 @@ from effbench.core.run import Run
 from effbench.core.study import Cell
 from effbench.gates import baseline, budgets
 from effbench.gates.baseline import name_of
-from effbench.gates.budgets import Stored
-from effbench.gates.checked_models import YARDSTICK_CASE, CostsOf, Counts, facts, of_cases, planned, remarks, study
+from effbench.gates.budgets import StoredProfile
+from effbench.gates.checked_models import YARDSTICK_CASE, CostsOf, Counts, facts, make_plan, remarks, study, study_of
 from effbench.gates.config import YARDSTICK, Config
 from effbench.gates.decision_rule import Rule
 from effbench.gates.result import Decision, Finding
@@ -39,7 +39,7 @@ def require_free(folder: Path) -> None:
 # --- the costs gate ------------------------------------------------------------------------------
 
 
-def profiles(path: Path) -> tuple[Stored, ...] | None:
+def profiles(path: Path) -> tuple[StoredProfile, ...] | None:
     """Read the stored profiles in a file; None if it holds a run. Raises StorageError, InvalidValue."""
     if path.is_dir() or path.suffix == ".jsonl":
         return None
@@ -60,14 +60,16 @@ def profiles(path: Path) -> tuple[Stored, ...] | None:
         return None
     if isinstance(document, dict) and document.get("kind") == "header":
         return None
-    return budgets.read(document, str(path))
+    return budgets.read_profiles(document, str(path))
 
 
-def costs(config: Config, cells: Sequence[Cell], counts: Counts, stored: Sequence[Stored] = ()) -> tuple[Finding, ...]:
+def costs(
+    config: Config, cells: Sequence[Cell], counts: Counts, stored: Sequence[StoredProfile] = ()
+) -> tuple[Finding, ...]:
     """The findings of the costs gate: for every subject with a budget, or for all if there are stored profiles."""
     findings = []
     for subject, cell in zip(config.subjects, cells, strict=True):
-        match = budgets.matching(stored, subject.name, subject.model)
+        match = budgets.find_profile(stored, subject.name, subject.model)
         if stored and match is None and not subject.budgets:
             findings.append(Finding("costs", subject.name, "NEW", "it is not among the stored profiles"))
         elif stored or subject.budgets:
@@ -80,16 +82,16 @@ def costs(config: Config, cells: Sequence[Cell], counts: Counts, stored: Sequenc
 
 
 def save_baseline(config: Config, directory: Path, *, command: str = "", watch: Watch | None = None) -> Run:
-    """Measure the subjects and the yardstick into a baseline for `against_run`. Raises what `api.run` raises."""
+    """Measure the subjects and the yardstick into a baseline for `compare_with_run`. Raises what `api.run` raises."""
     if (directory / run_file.RUN_FILE).exists():
         raise StorageError(f"{directory} already holds a run; remove it, or name another folder")
     if (config.device or "").startswith("cuda"):
         devices.require_cuda(str(config.device))
-    experiment = of_cases([YARDSTICK_CASE, *study(config).cases])
-    return _measure(planned(config, experiment), directory, command, watch)
+    experiment = study_of([YARDSTICK_CASE, *study(config).cases])
+    return _measure(make_plan(config, experiment), directory, command, watch)
 
 
-def against_run(
+def compare_with_run(
     config: Config, reference: Path, directory: Path, *, command: str = "", watch: Watch | None = None
 ) -> Decision:
     """Measure the subjects as the stored run was measured, and compare. Without subjects, measure all its cells.
@@ -109,18 +111,18 @@ def against_run(
         return decision
     names = [name_of(cell.case) for cell in cells if cell.id != unit]
     if differences := _known_differences(stored):
-        return replace(decision, findings=(*baseline.unlike(differences, names), *found))
+        return replace(decision, findings=(*baseline.findings_on_other_machine(differences, names), *found))
     if unit is not None and unit not in [cell.id for cell in cells]:
         cells = [stored.result(unit).cell, *cells]
     try:
         run = _measure(
-            _plan_for(stored, cells, config), directory, command, _stop_on_other_machine(stored, directory, watch)
+            _plan_for(stored, cells, config), directory, command, _watch_for_other_machine(stored, directory, watch)
         )
     except NotComparable as error:
         differences = host_facts.differences(stored.environment, run_file.load(directory).environment)
         unlike = [Finding("baseline", name, "ENVIRONMENT", str(error)) for name in names]  # a file changed meanwhile
         if differences:
-            unlike = list(baseline.unlike(differences, names))
+            unlike = list(baseline.findings_on_other_machine(differences, names))
         return replace(decision, findings=(*unlike, *found), directory=str(directory))
     rule = Rule(tolerance=config.tolerance_of(""), alpha=config.alpha or Rule().alpha)
     tolerances = {cell.id: config.tolerance_of(name_of(cell.case)) for cell in cells}
@@ -136,7 +138,7 @@ def against_run(
     )
 
 
-def merged(decisions: Sequence[Decision]) -> Decision:
+def merge(decisions: Sequence[Decision]) -> Decision:
     """Merge the decisions of several gates. Fields that only a timed gate has are taken from the last of those."""
     timed = next((item for item in reversed(decisions) if item.baseline), Decision(()))
     return replace(
@@ -172,19 +174,19 @@ def _cells_to_measure(stored: Run, config: Config) -> tuple[list[Cell], list[Fin
     cells, findings = [], []
     named = {name_of(result.cell.case): result.cell for result in stored}
     models = [config.located(subject) for subject in config.subjects]
-    model_comparison.require(models)
+    model_comparison.require_models(models)
     for subject, model in zip(config.subjects, models, strict=True):
         like = named.get(subject.name)
         if like is None:
             findings.append(Finding("baseline", subject.name, "NEW", "it is not in the baseline"))
             continue
-        fed = subject.inputs or like.case.fed
+        new_inputs = subject.inputs or like.case.all_inputs
         case = replace(
             like.case,
             model=model,
             arguments=subject.arguments,
-            input_shape=fed[0].shape,
-            inputs=inputs.beyond_shape(fed),
+            input_shape=new_inputs[0].shape,
+            inputs=inputs.unless_shape_suffices(new_inputs),
             dtype=subject.dtype or config.dtype or like.case.dtype,
         )
         cell = replace(like, case=case, batch=subject.batch or config.batch or like.batch)
@@ -208,7 +210,7 @@ def _plan_for(stored: Run, cells: Sequence[Cell], config: Config) -> Plan:
         like,
         experiment=like.experiment.with_cases(cell.case for cell in cells),
         cells=tuple(cells),
-        sampling=plan.check(sampling),
+        sampling=plan.checked_sampling(sampling),
     )
 
 
@@ -254,7 +256,7 @@ def _known_differences(stored: Run) -> tuple[host_facts.Difference, ...]:
     )
 
 
-def _stop_on_other_machine(stored: Run, directory: Path, watch: Watch | None) -> Watch:
+def _watch_for_other_machine(stored: Run, directory: Path, watch: Watch | None) -> Watch:
     """A watch that raises NotComparable once the new run's environment is known to differ from the baseline's."""
     is_checked = False
 
@@ -263,7 +265,7 @@ def _stop_on_other_machine(stored: Run, directory: Path, watch: Watch | None) ->
         file = directory / run_file.RUN_FILE
         if not is_checked and file.exists() and file.stat().st_size:
             is_checked = True
-            host_facts.require_alike(stored.environment, run_file.load(directory).environment)
+            host_facts.require_comparable(stored.environment, run_file.load(directory).environment)
         if watch is not None:
             watch(progress)
 

@@ -14,7 +14,7 @@ from effbench.gates.decision_rule import Gate, Rule
 _ADVICE = "measure the same code on both sides with `effbench aa`"
 
 
-def require(pair: Pair, rule: Rule) -> None:
+def require_same_code(pair: Pair, rule: Rule) -> None:
     """Raise unless both sides are the same code: equal costs, and neither side significantly slower.
 
     A pair of `effbench aa` is the same code by construction, so only its costs are compared: alarms there are false
@@ -28,9 +28,9 @@ def require(pair: Pair, rule: Rule) -> None:
     sides = [{result.cell.id: result for result in run} for run in (pair.candidate, pair.baseline)]
     for cell in pair.cells:
         found, wanted = (side[cell].cost if cell in side else None for side in sides)
-        if differing := budgets.differing(found, wanted):
+        if differing := budgets.differing_counts(found, wanted):
             item = differing[0]
-            texts = units.counts_apart(item.found or 0, item.wanted or 0)
+            texts = units.counts_to_compare(item.found or 0, item.wanted or 0)
             raise InvalidValue(
                 f"the two sides are not the same code ({cell}: {item.name} {texts[0]} against {texts[1]}), so no alarm "
                 f"would be a false one; {_ADVICE}"

@@ -13,7 +13,7 @@ from effbench.user_code import source_trees
 
 
 @contextmanager
-def listings(tree: Path, top: Path) -> Iterator[tuple[Path, Path]]:
+def write_listings(tree: Path, top: Path) -> Iterator[tuple[Path, Path]]:
     """Write two temporary lists of paths: those in a revision's `tree` and those in the working tree at `top`."""
     with temporary_folders.folder() as place:
         files = place / "baseline", place / "candidate"

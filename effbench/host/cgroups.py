@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from effbench.host.sysfiles import HERE, number, text
+from effbench.host.sysfiles import HERE, read_number, read_text
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ def quota(root: Path = HERE) -> Quota | None:
     although /proc/self/cgroup names a longer path.
     """
     mount = root / "sys/fs/cgroup"
-    lines = [line.split(":", 2) for line in (text(root / "proc/self/cgroup") or "").splitlines()]
+    lines = [line.split(":", 2) for line in (read_text(root / "proc/self/cgroup") or "").splitlines()]
     places: list[Path] = []
     for _, controllers, path in (line for line in lines if len(line) == 3):
         if controllers == "":
@@ -46,13 +46,13 @@ def quota(root: Path = HERE) -> Quota | None:
 
 
 def _group_quota(group: Path) -> Quota | None:
-    limit, stat = text(group / "cpu.max"), text(group / "cpu.stat")
+    limit, stat = read_text(group / "cpu.max"), read_text(group / "cpu.stat")
     if limit is not None:
         amount, _, period = limit.partition(" ")
         micros, length = _int(amount), _int(period or "100000")
         cores = micros / length if micros and length else None  # "max" is no limit
     else:
-        micros, length = number(group / "cpu.cfs_quota_us"), number(group / "cpu.cfs_period_us")
+        micros, length = read_number(group / "cpu.cfs_quota_us"), read_number(group / "cpu.cfs_period_us")
         if micros is None and stat is None:
             return None
         cores = micros / length if micros and length and micros > 0 else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from effbench.core.errors import EffbenchError, InvalidValue, UnknownName
-from effbench.host.sysfiles import HERE, cpu_list, number, text
+from effbench.host.sysfiles import HERE, cpu_list, read_number, read_text
 
 CLUSTER_NAMES = ("all", "big", "little")
 
@@ -43,9 +43,9 @@ def clusters(root: Path = HERE) -> tuple[Cluster, ...]:
     reports neither, and is empty without sysfs.
     """
     base = root / "sys/devices/system/cpu"
-    cores = cpu_list(text(base / "online")) or tuple(int(path.name[3:]) for path in base.glob("cpu[0-9]*"))
-    capacity = {core: number(base / f"cpu{core}/cpu_capacity") for core in cores}
-    khz = {core: number(base / f"cpu{core}/cpufreq/cpuinfo_max_freq") or 0 for core in cores}
+    cores = cpu_list(read_text(base / "online")) or tuple(int(path.name[3:]) for path in base.glob("cpu[0-9]*"))
+    capacity = {core: read_number(base / f"cpu{core}/cpu_capacity") for core in cores}
+    khz = {core: read_number(base / f"cpu{core}/cpufreq/cpuinfo_max_freq") or 0 for core in cores}
     by_capacity = None not in capacity.values()
     strength = {core: capacity[core] or 0 if by_capacity else khz[core] for core in cores}
     found: list[list[int]] = []

@@ -63,11 +63,11 @@ def identities(entries: Sequence[Mapping[str, str]], registers: Sequence[int] = 
 def processor_name(
     entries: Sequence[Mapping[str, str]],
     registers: Sequence[int] = (),
-    ask_elsewhere: Callable[[], str | None] = lambda: None,
+    fallback: Callable[[], str | None] = lambda: None,
 ) -> str | None:
     """Return the processor's name, such as ``4x Arm Cortex-A53 + 4x Arm Cortex-A57`` for unlike cores; None if unknown.
 
-    Part numbers come before "model name", which on 32-bit Arm kernels only says "ARMv7 Processor". `ask_elsewhere` is
+    Part numbers come before "model name", which on 32-bit Arm kernels only says "ARMv7 Processor". `fallback` is
     called for a part that our table does not have.
     """
     found = identities(entries, registers)
@@ -77,7 +77,7 @@ def processor_name(
     parts = Counter(map(part_name, found))
     if len(parts) == 1:
         (only,) = parts
-        return only if _known(found[0]) else ask_elsewhere() or only
+        return only if _known(found[0]) else fallback() or only
     return " + ".join(f"{count}x {part}" for part, count in sorted(parts.items()))
 
 

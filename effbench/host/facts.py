@@ -161,7 +161,7 @@ def differences(baseline: Environment, candidate: Environment) -> tuple[Differen
     return tuple(Difference(name, before, after) for name, before, after in pairs if before != after)
 
 
-def require_alike(baseline: Environment, candidate: Environment) -> None:
+def require_comparable(baseline: Environment, candidate: Environment) -> None:
     """Raise NotComparable, naming every condition that differs, unless the two environments agree."""
     found = differences(baseline, candidate)
     if found:
@@ -238,7 +238,7 @@ def _host(root: Path) -> dict[str, Any]:
     kind = platform.machine()
     return {
         "host.os": platform.system(),
-        "host.kernel": platform.release() if here else machine.text(root / "proc/sys/kernel/osrelease"),
+        "host.kernel": platform.release() if here else machine.read_text(root / "proc/sys/kernel/osrelease"),
         "host.machine": kind,
         "host.emulated": machine.emulated(root, kind),
         "host.board": machine.board(root),
@@ -257,7 +257,7 @@ def _limits(root: Path) -> dict[str, Any]:
         "memory.total_bytes": memory.get("MemTotal"),
         "memory.swap_bytes": memory.get("SwapTotal"),
         "memory.huge_pages": machine.huge_pages(root),
-        "memory.aslr": machine.number(root / "proc/sys/kernel/randomize_va_space"),
+        "memory.aslr": machine.read_number(root / "proc/sys/kernel/randomize_va_space"),
     }
 
 

@@ -20,8 +20,8 @@ from effbench.host.cgroups import quota as quota
 from effbench.host.core_clusters import clusters
 from effbench.host.sysfiles import HERE as HERE
 from effbench.host.sysfiles import cpu_list as cpu_list
-from effbench.host.sysfiles import number as number
-from effbench.host.sysfiles import text as text
+from effbench.host.sysfiles import read_number as read_number
+from effbench.host.sysfiles import read_text as read_text
 
 Facts = dict[str, "str | int | float | bool | None"]
 
@@ -38,23 +38,28 @@ def sysctl(name: str) -> str | None:
 # --- processor --------------------------------------------------------------------------------------
 
 
-def cpu(root: Path = HERE, *, ask: Callable[[str], str | None] | None = None) -> Facts:
+def cpu(root: Path = HERE, *, read_sysctl: Callable[[str], str | None] | None = None) -> Facts:
     """Describe the processor: model, cores, clocks (MHz), caches (bytes), governors, boost, SMT, clusters, NUMA nodes.
 
-    `ask` answers a macOS ``sysctl`` name; it is used only without /proc/cpuinfo.
+    `read_sysctl` answers a macOS ``sysctl`` name; it is used only without /proc/cpuinfo.
     """
     entries = _cpuinfo(root)
     base = root / "sys/devices/system/cpu"
-    numbers = cpu_list(text(base / "online")) or tuple(range(len(entries)))
+    numbers = cpu_list(read_text(base / "online")) or tuple(range(len(entries)))
     if not entries:
-        return _cpu_without_proc(root, ask)
+        return _cpu_without_proc(root, read_sysctl)
     cores = {
-        (number(base / f"cpu{n}/topology/physical_package_id"), text(base / f"cpu{n}/topology/thread_siblings_list"))
+        (
+            read_number(base / f"cpu{n}/topology/physical_package_id"),
+            read_text(base / f"cpu{n}/topology/thread_siblings_list"),
+        )
         for n in numbers
     }
     known = {core for core in cores if core[1] is not None}
     kinds = clusters(root)
-    registers = [found for n in numbers if (found := number(base / f"cpu{n}/regs/identification/midr_el1")) is not None]
+    registers = [
+        found for n in numbers if (found := read_number(base / f"cpu{n}/regs/identification/midr_el1")) is not None
+    ]
     return {
         "cpu.model": cpu_names.processor_name(
             entries, registers, *([cpu_names.name_from_py_cpuinfo] if root == HERE else [])
@@ -70,10 +75,10 @@ def cpu(root: Path = HERE, *, ask: Callable[[str], str | None] | None = None) ->
         **{f"cpu.{level}_bytes": size for level, size in _caches(base).items()},
         "cpu.governor": governors(root),
         "cpu.boost": boost(root),
-        "cpu.smt": text(base / "smt/control"),
+        "cpu.smt": read_text(base / "smt/control"),
         "cpu.clusters": " + ".join(map(str, kinds)) if len(kinds) > 1 or (kinds and kinds[0].capacity) else None,
-        "cpu.numa_nodes": len(cpu_list(text(root / "sys/devices/system/node/online"))) or None,
-        "cpu.allowed": len(allowed(root)) or None,
+        "cpu.numa_nodes": len(cpu_list(read_text(root / "sys/devices/system/node/online"))) or None,
+        "cpu.allowed": len(allowed_processors(root)) or None,
     }
 
 
@@ -85,7 +90,9 @@ def cpu_mhz(root: Path = HERE) -> float | None:
 
 def governors(root: Path = HERE) -> str | None:
     """Return the frequency governors in use, counted if they differ: ``4x ondemand + 4x powersave``."""
-    found = Counter(name for path in _cpu_files(root, "cpufreq/scaling_governor") if (name := text(path)) is not None)
+    found = Counter(
+        name for path in _cpu_files(root, "cpufreq/scaling_governor") if (name := read_text(path)) is not None
+    )
     if len(found) <= 1:
         return next(iter(found), None)
     return " + ".join(f"{count}x {name}" for name, count in sorted(found.items()))
@@ -94,31 +101,31 @@ def governors(root: Path = HERE) -> str | None:
 def boost(root: Path = HERE) -> bool | None:
     """Whether the processor may run above its base clock; None if the kernel does not report it."""
     base = root / "sys/devices/system/cpu"
-    if (off := number(base / "intel_pstate/no_turbo")) is not None:
+    if (off := read_number(base / "intel_pstate/no_turbo")) is not None:
         return off == 0
-    on = number(base / "cpufreq/boost")
+    on = read_number(base / "cpufreq/boost")
     return None if on is None else on == 1
 
 
-def allowed(root: Path = HERE) -> tuple[int, ...]:
+def allowed_processors(root: Path = HERE) -> tuple[int, ...]:
     """Return the processors that this process may run on."""
-    found = re.search(r"^Cpus_allowed_list:\s*(\S+)", text(root / "proc/self/status") or "", re.M)
+    found = re.search(r"^Cpus_allowed_list:\s*(\S+)", read_text(root / "proc/self/status") or "", re.M)
     return cpu_list(found.group(1)) if found else ()
 
 
 _TRANSLATORS = re.compile(r"qemu-|box(64|86)|FEX|rosetta")
 
 
-def emulated(root: Path, machine: str, *, ask: Callable[[str], str | None] | None = None) -> bool:
+def emulated(root: Path, machine: str, *, read_sysctl: Callable[[str], str | None] | None = None) -> bool:
     """Whether this program, compiled for `machine`, is translated for another processor while it runs.
 
-    User-mode emulation fakes what a program can ask (``uname``, /proc/self/exe), and its root folder may hold an
+    User-mode emulation fakes what a program can ask for (``uname``, /proc/self/exe), and its root folder may hold an
     invented /proc/cpuinfo. Several sources are therefore checked: the kernel's own architecture (Linux 6.1), the
     program that this process really executes, the processors in /proc/cpuinfo, registers that only an emulator has, and
     on a Mac whether Rosetta translates. Full-system emulation of an existing processor is not detected.
     """
     family = _family(machine)
-    kernel = text(root / "proc/sys/kernel/arch")
+    kernel = read_text(root / "proc/sys/kernel/arch")
     if kernel and _family(kernel) != family:
         return True
     try:
@@ -129,7 +136,7 @@ def emulated(root: Path, machine: str, *, ask: Callable[[str], str | None] | Non
         pass
     entries = _cpuinfo(root)
     if not entries:
-        return (ask or (sysctl if root == HERE else lambda name: None))("sysctl.proc_translated") == "1"
+        return (read_sysctl or (sysctl if root == HERE else lambda name: None))("sysctl.proc_translated") == "1"
     named = entries[0].get("vendor_id", "") + entries[0].get("model name", "")
     if "VirtualApple" in named or "QEMU TCG" in named:
         return True
@@ -141,7 +148,7 @@ def emulated(root: Path, machine: str, *, ask: Callable[[str], str | None] | Non
 
 def board(root: Path = HERE) -> str | None:
     """Return the name of the board or cloud instance: ``Raspberry Pi 5 Model B Rev 1.0``, ``c7g.xlarge``."""
-    return text(root / "proc/device-tree/model") or text(root / "sys/class/dmi/id/product_name") or None
+    return read_text(root / "proc/device-tree/model") or read_text(root / "sys/class/dmi/id/product_name") or None
 
 
 def _family(machine: str) -> str:
@@ -152,7 +159,7 @@ def _family(machine: str) -> str:
 
 def _cpuinfo(root: Path) -> list[dict[str, str]]:
     """Return one mapping per processor. The board lines at the end of an Arm file are dropped."""
-    blocks = re.split(r"\n\s*\n", text(root / "proc/cpuinfo") or "")
+    blocks = re.split(r"\n\s*\n", read_text(root / "proc/cpuinfo") or "")
     entries = []
     for block in blocks:
         pairs = (line.partition(":") for line in block.splitlines())
@@ -162,14 +169,14 @@ def _cpuinfo(root: Path) -> list[dict[str, str]]:
     return entries
 
 
-def _cpu_without_proc(root: Path, ask: Callable[[str], str | None] | None) -> Facts:
-    ask_sysctl = ask or (sysctl if root == HERE else lambda name: None)
-    logical = ask_sysctl("hw.logicalcpu")
-    physical = ask_sysctl("hw.physicalcpu")
-    levels = range(int(ask_sysctl("hw.nperflevels") or 0))
-    kinds = [(ask_sysctl(f"hw.perflevel{n}.logicalcpu"), ask_sysctl(f"hw.perflevel{n}.name")) for n in levels]
+def _cpu_without_proc(root: Path, read_sysctl: Callable[[str], str | None] | None) -> Facts:
+    read = read_sysctl or (sysctl if root == HERE else lambda name: None)
+    logical = read("hw.logicalcpu")
+    physical = read("hw.physicalcpu")
+    levels = range(int(read("hw.nperflevels") or 0))
+    kinds = [(read(f"hw.perflevel{n}.logicalcpu"), read(f"hw.perflevel{n}.name")) for n in levels]
     return {
-        "cpu.model": ask_sysctl("machdep.cpu.brand_string"),
+        "cpu.model": read("machdep.cpu.brand_string"),
         "cpu.logical": int(logical) if logical else (os.cpu_count() if root == HERE else None),
         "cpu.physical": int(physical) if physical else None,
         "cpu.clusters": " + ".join(f"{count}x {kind or 'unnamed'}" for count, kind in kinds if count) or None,
@@ -179,7 +186,7 @@ def _cpu_without_proc(root: Path, ask: Callable[[str], str | None] | None) -> Fa
 def _caches(base: Path) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for index in sorted(base.glob("cpu0/cache/index*")):
-        kind, level, size = (text(index / name) for name in ("type", "level", "size"))
+        kind, level, size = (read_text(index / name) for name in ("type", "level", "size"))
         found = re.fullmatch(r"(\d+)([KM]?)", size or "")
         if found and level and kind != "Instruction":
             name = f"l{level}d" if kind == "Data" and level == "1" else f"l{level}"
@@ -192,7 +199,7 @@ def _cpu_files(root: Path, tail: str) -> list[Path]:
 
 
 def _khz(path: Path) -> float | None:
-    value = number(path)
+    value = read_number(path)
     return None if value is None else value / 1000
 
 
@@ -213,22 +220,22 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def memory(root: Path = HERE) -> dict[str, int]:
     """Return /proc/meminfo in bytes; empty without it."""
-    found = re.findall(r"^(\w+):\s+(\d+) kB", text(root / "proc/meminfo") or "", re.M)
+    found = re.findall(r"^(\w+):\s+(\d+) kB", read_text(root / "proc/meminfo") or "", re.M)
     return {name: int(value) * 1024 for name, value in found}
 
 
 def huge_pages(root: Path = HERE) -> str | None:
     """Return the mode of transparent huge pages: "always", "madvise" or "never"."""
-    found = re.search(r"\[(\w+)\]", text(root / "sys/kernel/mm/transparent_hugepage/enabled") or "")
+    found = re.search(r"\[(\w+)\]", read_text(root / "sys/kernel/mm/transparent_hugepage/enabled") or "")
     return found.group(1) if found else None
 
 
 def hypervisor(root: Path = HERE) -> str | None:
     """Return the name of the hypervisor; None on bare metal or if nothing reports one."""
-    named = text(root / "sys/hypervisor/type") or text(root / "proc/device-tree/hypervisor/compatible")
+    named = read_text(root / "sys/hypervisor/type") or read_text(root / "proc/device-tree/hypervisor/compatible")
     entries = _cpuinfo(root)
     if named is None and entries and "hypervisor" in entries[0].get("flags", "").split():
-        named = text(root / "sys/class/dmi/id/sys_vendor") or "unnamed"
+        named = read_text(root / "sys/class/dmi/id/sys_vendor") or "unnamed"
     return named
 
 
@@ -238,13 +245,13 @@ def container(root: Path = HERE) -> str | None:
         return "docker"
     if (root / "run/.containerenv").exists():
         return "podman"
-    found = re.search(r"kubepods|docker|lxc|containerd", text(root / "proc/1/cgroup") or "")
+    found = re.search(r"kubepods|docker|lxc|containerd", read_text(root / "proc/1/cgroup") or "")
     return found.group(0) if found else None
 
 
 def load_average(root: Path = HERE) -> float | None:
     """Return the number of runnable processes, averaged over the last minute."""
-    found = (text(root / "proc/loadavg") or "").split()
+    found = (read_text(root / "proc/loadavg") or "").split()
     if found:
         return float(found[0])
     return os.getloadavg()[0] if root == HERE and hasattr(os, "getloadavg") else None
@@ -264,7 +271,7 @@ class Ticks:
 
 def ticks(root: Path = HERE) -> Ticks | None:
     """Read the ``cpu`` line of /proc/stat."""
-    line = (text(root / "proc/stat") or "").split("\n", 1)[0].split()
+    line = (read_text(root / "proc/stat") or "").split("\n", 1)[0].split()
     if len(line) < 9 or line[0] != "cpu" or not all(value.isdecimal() for value in line[1:9]):
         return None
     user, nice, system, idle, iowait, interrupts, soft_interrupts, stolen = map(int, line[1:9])
@@ -280,21 +287,21 @@ def cpu_ticks(root: Path = HERE) -> tuple[int, int] | None:
 
 def uptime_s(root: Path = HERE) -> float | None:
     """Return the seconds since boot."""
-    return _float((text(root / "proc/uptime") or "").partition(" ")[0])
+    return _float((read_text(root / "proc/uptime") or "").partition(" ")[0])
 
 
 def temperatures(root: Path = HERE) -> dict[str, float]:
     """Return degrees Celsius by sensor name, from thermal zones and hardware monitors."""
     found: dict[str, float] = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        value = number(zone / "temp")
+        value = read_number(zone / "temp")
         if value is not None and value > 0:
-            found[text(zone / "type") or zone.name] = value / 1000
+            found[read_text(zone / "type") or zone.name] = value / 1000
     for sensor in sorted((root / "sys/class/hwmon").glob("hwmon*/temp*_input")):
-        value = number(sensor)
+        value = read_number(sensor)
         if value is not None and value > 0:
-            label = text(sensor.with_name(sensor.name.replace("_input", "_label"))) or sensor.name.split("_")[0]
-            found[f"{text(sensor.parent / 'name') or sensor.parent.name} {label}"] = value / 1000
+            label = read_text(sensor.with_name(sensor.name.replace("_input", "_label"))) or sensor.name.split("_")[0]
+            found[f"{read_text(sensor.parent / 'name') or sensor.parent.name} {label}"] = value / 1000
     return found
 
 
@@ -312,12 +319,12 @@ def firmware_throttling(root: Path = HERE) -> int | None:
     """Return the Raspberry Pi firmware's mask. Any of its lowest four bits means that it throttles the processor
     now.
     """
-    mask = text(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
+    mask = read_text(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
     return None if mask is None or not re.fullmatch(r"(0x)?[0-9a-fA-F]+", mask) else int(mask, 16)
 
 
 def thermal_throttles(root: Path = HERE) -> int | None:
     """Return how often heat has lowered the clock since boot, over all processors (Intel)."""
-    found = [number(path) for path in _cpu_files(root, "thermal_throttle/core_throttle_count")]
+    found = [read_number(path) for path in _cpu_files(root, "thermal_throttle/core_throttle_count")]
     counts = [count for count in found if count is not None]
     return sum(counts) if counts else None

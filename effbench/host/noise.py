@@ -67,10 +67,10 @@ def sample_noise(window_s: float) -> Sample:
     stolen = None
     if ticks and later and later[1] > ticks[1]:
         stolen = (later[0] - ticks[0]) / (later[1] - ticks[1])
-    return Sample(stolen, drift_of(costs), _busiest(before, after, elapsed))
+    return Sample(stolen, clock_drift(costs), _busiest(before, after, elapsed))
 
 
-def drift_of(costs: list[int]) -> float | None:
+def clock_drift(costs: list[int]) -> float | None:
     """Return the slowest tenth of a series over the fastest, minus 1, by medians; None for fewer than 50 values."""
     if len(costs) < 50:
         return None
@@ -140,10 +140,10 @@ class Observation:
     def __init__(self, root: Path = machine.HERE) -> None:
         self._root, self.start = root, utc_now()
         self.at_start = conditions_now(root)
-        self._before = self._count()
+        self._before = self._read_counters()
         self._state: Conditions | None = None
 
-    def look(self) -> None:
+    def sample(self) -> None:
         """Sample the state now, for `end`: a processor cools down and lowers its clock as soon as the work is over."""
         self._state = conditions_now(self._root)
 
@@ -153,7 +153,7 @@ class Observation:
         Child processes must have ended: the system reports their CPU time only then, and that time does not count as
         other processes.
         """
-        before, after = self._before, self._count()
+        before, after = self._before, self._read_counters()
         state = self._state or conditions_now(self._root)
         elapsed = after.clock_s - before.clock_s
         other = stolen = None
@@ -171,7 +171,7 @@ class Observation:
             thermal_throttled=_thermal_throttles(before, after),
         )
 
-    def _count(self) -> _Counters:
+    def _read_counters(self) -> _Counters:
         times, quota = os.times(), machine.quota(self._root)
         return _Counters(
             time.monotonic(),

@@ -58,28 +58,28 @@ class GpuSample:
 class Gpu:
     """One GPU as NVML shows it. `library` is the pynvml module, `handle` the GPU's handle in it.
 
-    `part` is the handle of the MIG slice in use. A slice has its own processes; clocks, temperature and energy meter
-    are those of the whole GPU.
+    `mig_slice` is the handle of the MIG slice in use. A slice has its own processes; clocks, temperature and energy
+    meter are those of the whole GPU.
     """
 
-    def __init__(self, library: Any, handle: Any, part: Any = None) -> None:
-        self._library, self._handle, self._part = library, handle, part
+    def __init__(self, library: Any, handle: Any, mig_slice: Any = None) -> None:
+        self._library, self._handle, self._mig_slice = library, handle, mig_slice
 
     @property
     def is_shared(self) -> bool:
         """Whether only a slice of the GPU is used, so that its energy meter includes the other slices."""
-        return self._part is not None
+        return self._mig_slice is not None
 
     def read_clock(self) -> GpuSample:
         """Read only the SM clock and its throttle reasons, which is cheap enough for every block."""
-        return GpuSample(sm_mhz=self._ask("nvmlDeviceGetClockInfo", _SM), reasons=self._reasons())
+        return GpuSample(sm_mhz=self._query("nvmlDeviceGetClockInfo", _SM), reasons=self._reasons())
 
     def read(self) -> GpuSample:
         """Read everything that changes during a run, including the list of processes."""
-        power = self._ask("nvmlDeviceGetPowerUsage")
+        power = self._query("nvmlDeviceGetPowerUsage")
         return GpuSample(
-            sm_mhz=self._ask("nvmlDeviceGetClockInfo", _SM),
-            memory_mhz=self._ask("nvmlDeviceGetClockInfo", _MEMORY),
+            sm_mhz=self._query("nvmlDeviceGetClockInfo", _SM),
+            memory_mhz=self._query("nvmlDeviceGetClockInfo", _MEMORY),
             temperature_c=self._temperature(),
             power_w=None if power is None else power / 1000,
             reasons=self._reasons(),
@@ -93,24 +93,24 @@ class Gpu:
         return self._processes("nvmlDeviceGetComputeRunningProcesses")
 
     def sm_mhz_max(self) -> float | None:
-        found: float | None = self._ask("nvmlDeviceGetMaxClockInfo", _SM)
+        found: float | None = self._query("nvmlDeviceGetMaxClockInfo", _SM)
         return found
 
     def facts(self) -> dict[str, Any]:
         """Return what stays the same during a run, under ``gpu.…``."""
-        limit, mig, ecc = (self._ask(f"nvmlDeviceGet{name}") for name in ("EnforcedPowerLimit", "MigMode", "EccMode"))
-        mode, persistence = self._ask("nvmlDeviceGetComputeMode"), self._ask("nvmlDeviceGetPersistenceMode")
+        limit, mig, ecc = (self._query(f"nvmlDeviceGet{name}") for name in ("EnforcedPowerLimit", "MigMode", "EccMode"))
+        mode, persistence = self._query("nvmlDeviceGetComputeMode"), self._query("nvmlDeviceGetPersistenceMode")
         clients = self._processes("nvmlDeviceGetMPSComputeRunningProcesses")
         return {
             "gpu.driver": _decoded(self._call(self._library.nvmlSystemGetDriverVersion)),
             "gpu.sm_mhz_max": self.sm_mhz_max(),
-            "gpu.memory_mhz_max": self._ask("nvmlDeviceGetMaxClockInfo", _MEMORY),
+            "gpu.memory_mhz_max": self._query("nvmlDeviceGetMaxClockInfo", _MEMORY),
             # As set by `nvidia-smi -ac`. Clocks locked by `-lgc` can be set through NVML but not read.
-            "gpu.sm_mhz_application": self._ask("nvmlDeviceGetApplicationsClock", _SM),
-            "gpu.memory_mhz_application": self._ask("nvmlDeviceGetApplicationsClock", _MEMORY),
+            "gpu.sm_mhz_application": self._query("nvmlDeviceGetApplicationsClock", _SM),
+            "gpu.memory_mhz_application": self._query("nvmlDeviceGetApplicationsClock", _MEMORY),
             "gpu.power_limit_w": None if limit is None else limit / 1000,
-            "gpu.pcie_generation": self._ask("nvmlDeviceGetMaxPcieLinkGeneration"),
-            "gpu.pcie_width": self._ask("nvmlDeviceGetMaxPcieLinkWidth"),
+            "gpu.pcie_generation": self._query("nvmlDeviceGetMaxPcieLinkGeneration"),
+            "gpu.pcie_width": self._query("nvmlDeviceGetMaxPcieLinkWidth"),
             "gpu.persistence": None if persistence is None else bool(persistence),
             "gpu.compute_mode": None if mode is None else _COMPUTE_MODES.get(mode, str(mode)),
             "gpu.ecc": None if ecc is None else bool(ecc[0]),
@@ -120,34 +120,34 @@ class Gpu:
 
     def energy_uj(self) -> int | None:
         """Return microjoules since the driver was loaded. NVML counts in millijoules."""
-        found = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+        found = self._query("nvmlDeviceGetTotalEnergyConsumption")
         return None if found is None else int(found) * 1000
 
     def name(self) -> str | None:
-        return _decoded(self._ask("nvmlDeviceGetName"))
+        return _decoded(self._query("nvmlDeviceGetName"))
 
     def _temperature(self) -> int | None:
         # Newer drivers deprecate the plain query; newer bindings have the versioned one.
         return _first_present(
-            lambda: self._ask("nvmlDeviceGetTemperature", 0), lambda: self._ask("nvmlDeviceGetTemperatureV", 0)
+            lambda: self._query("nvmlDeviceGetTemperature", 0), lambda: self._query("nvmlDeviceGetTemperatureV", 0)
         )
 
     def _reasons(self) -> int | None:
         return _first_present(
-            lambda: self._ask("nvmlDeviceGetCurrentClocksEventReasons"),
-            lambda: self._ask("nvmlDeviceGetCurrentClocksThrottleReasons"),
+            lambda: self._query("nvmlDeviceGetCurrentClocksEventReasons"),
+            lambda: self._query("nvmlDeviceGetCurrentClocksThrottleReasons"),
         )
 
     def _processes(self, function_name: str) -> frozenset[int] | None:
         # The plain name needs the newest library; a driver older than the binding has only the versioned one.
         for name in (function_name, f"{function_name}_v2"):
             function = getattr(self._library, name, None)
-            found = None if function is None else self._call(function, self._part or self._handle)
+            found = None if function is None else self._call(function, self._mig_slice or self._handle)
             if found is not None:
                 return frozenset(process.pid for process in found)
         return None
 
-    def _ask(self, function_name: str, *arguments: Any) -> Any:
+    def _query(self, function_name: str, *arguments: Any) -> Any:
         function = getattr(self._library, function_name, None)
         return None if function is None else self._call(function, self._handle, *arguments)
 
@@ -177,7 +177,7 @@ def connect(uuid: str | None = None, index: int = 0, library: Any = None) -> Gpu
             handle = found.nvmlDeviceGetHandleByUUID(name)
             if not name.startswith("MIG-"):
                 return Gpu(found, handle)
-            return Gpu(found, found.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle), part=handle)
+            return Gpu(found, found.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle), mig_slice=handle)
         except Exception as error:
             why.append(str(error))
     try:

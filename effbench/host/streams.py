@@ -48,10 +48,10 @@ def make_safe() -> None:
         if stream is None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
         elif number and sys.platform != "win32" and isinstance(stream, io.TextIOWrapper):
-            setattr(sys, name, _lenient(number, stream))
+            setattr(sys, name, _storing_write_errors(number, stream))
 
 
-def _lenient(number: int, stream: io.TextIOWrapper) -> io.TextIOWrapper:
+def _storing_write_errors(number: int, stream: io.TextIOWrapper) -> io.TextIOWrapper:
     stream.flush()
     return io.TextIOWrapper(
         io.BufferedWriter(_LenientFile(number, "w", closefd=False)),

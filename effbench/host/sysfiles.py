@@ -8,7 +8,7 @@ HERE = Path("/")
 """The root folder of this machine. Readers take a root, so that a copy of another machine's files can be read."""
 
 
-def text(path: Path) -> str | None:
+def read_text(path: Path) -> str | None:
     """Return the stripped text of a file, or None. Device-tree strings end in a zero byte; sysfs files may refuse a
     read.
     """
@@ -18,9 +18,9 @@ def text(path: Path) -> str | None:
         return None
 
 
-def number(path: Path) -> int | None:
+def read_number(path: Path) -> int | None:
     """Return the one integer in a file, decimal or ``0x…``, or None."""
-    found = text(path)
+    found = read_text(path)
     try:
         return None if found is None else int(found, 16 if found.startswith("0x") else 10)
     except ValueError:

@@ -66,7 +66,7 @@ class Site:
         Files that list the paths in both trees (`source_trees.write_listing`).
     python
         Interpreter of a separate environment, which must have effbench installed.
-    under
+    command_prefix
         Command line of a program that runs the interpreter, such as an emulator.
     """
 
@@ -76,7 +76,7 @@ class Site:
     own: Path | None = None
     listings: tuple[Path, ...] = ()
     python: str | None = None
-    under: tuple[str, ...] = ()
+    command_prefix: tuple[str, ...] = ()
 
     def job(self) -> dict[str, Any]:
         """Return the fields that the worker itself needs."""
@@ -146,7 +146,7 @@ class Worker:
         site = site or Site()
         self.silence_s, self._is_own, self._is_unresponsive = silence_s, site.python is None, False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 closed by __exit__
-        arguments = [*site.under, site.python or sys.executable, "-m", "effbench.runs.worker"]
+        arguments = [*site.command_prefix, site.python or sys.executable, "-m", "effbench.runs.worker"]
         variables = site.environment(environment)
         # A separate session: Ctrl-C reaches only the parent, which still has to save and print how to resume.
         start = partial(subprocess.Popen, arguments, stderr=self._errors, cwd=site.folder, start_new_session=True)
@@ -177,7 +177,7 @@ class Worker:
         # error.
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._exit_read, self._exit_write = os.pipe()
-        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader = threading.Thread(target=self._read_events, daemon=True)
         self._reader.start()
         self._waiter = threading.Thread(target=self._await_end, daemon=True)
         self._waiter.start()
@@ -203,7 +203,7 @@ class Worker:
         except BrokenPipeError:
             return
 
-    def _read(self) -> None:
+    def _read_events(self) -> None:
         if sys.platform == "win32":
             for line in self._events:
                 self._lines.put(line)
@@ -251,9 +251,9 @@ class Worker:
             yield event
         code = self._process.wait()
         if code:
-            raise WorkerFailed(self._how_it_ended(code))
+            raise WorkerFailed(self._describe_end(code))
 
-    def _how_it_ended(self, code: int) -> str:
+    def _describe_end(self, code: int) -> str:
         self._errors.seek(0)
         printed = self._errors.read().decode(errors="replace")
         if not self._is_own and _OLD_PROTOCOL in printed:

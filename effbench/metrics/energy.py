@@ -26,31 +26,31 @@ REST_S = 5.0
 SETTLE_S = 1.0
 """Wait before the rest window: right after preparing a cell, the device still draws more power than at rest."""
 
-LOOK_S = 0.05
+CLOCK_CHECK_S = 0.05
 """Time between two checks of the clock."""
 
 
-def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Metric:
+def measure_in_subprocess(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Metric:
     """Measure energy in a worker process. Values of the result:
 
     `energy_j_per_call`, `energy_j_per_image`; `power_w` during the calls and `idle_w` at rest before them; the number
     of `calls` in `window_s`; `idle_s`; `domains` (joules of each); `source` ("nvml" or "rapl"); `counters_uj`, the raw
     counters before and after the rest, and before and after the calls.
     """
-    return base.one_process(job, variables, silence_s)
+    return base.run_worker(job, variables, silence_s)
 
 
-def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
+def measure(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     """Measure in the worker process. Raises EffbenchError without a counter, or if the counter does not move."""
     spec = job["cell"]
     with base.prepared_cell(job, emit) as (device, call, _):
         device.energy()  # raises before the first wait if there is no counter
         sampling = Sampling(**job["sampling"])
-        values = measure(device, call, spec["id"], spec["batch"], sampling, base.report_slow_calls(emit))
+        values = measure_energy(device, call, spec["id"], spec["batch"], sampling, base.report_slow_calls(emit))
     emit("metric", values=values)
 
 
-def measure(
+def measure_energy(
     device: Device,
     call: Call,
     cell: str,
@@ -58,12 +58,12 @@ def measure(
     sampling: Sampling,
     on_call: block_loop.OnCall = lambda seconds: None,
 ) -> dict[str, Any]:
-    """Return the values of the metric. Raises as `answer` does. `on_call` gets the seconds of warm-up calls."""
-    device.rest(SETTLE_S)
-    idle_s, idle = _window(device, lambda: device.rest(REST_S))
+    """Return the values of the metric. Raises as `measure` does. `on_call` gets the seconds of warm-up calls."""
+    device.sleep(SETTLE_S)
+    idle_s, idle = _run_and_read_counters(device, lambda: device.sleep(REST_S))
     warm, _ = block_loop.warm_up(device, call, cell, None, sampling, on_call)
     once_s = warm.call_s
-    chunk = max(1, math.ceil(LOOK_S / max(once_s, 1e-7)))
+    chunk = max(1, math.ceil(CLOCK_CHECK_S / max(once_s, 1e-7)))
     calls = 0
 
     def work() -> None:
@@ -74,7 +74,7 @@ def measure(
             device.run_calls(call, chunk)
             calls += chunk
 
-    window_s, busy = _window(device, work)
+    window_s, busy = _run_and_read_counters(device, work)
     domains = consumed_j(*busy)
     energy_j = sum(domains.values())
     if energy_j <= 0:
@@ -96,7 +96,7 @@ def measure(
 
 
 def consumed_j(before: Energy, after: Energy) -> dict[str, float]:
-    """Return the joules of each domain between two metrics of the counters, which may wrap around once.
+    """Return the joules of each domain between two readings of the counters, which may wrap around once.
 
     Raises EffbenchError for a counter that went backwards and has no known range.
     """
@@ -111,7 +111,7 @@ def consumed_j(before: Energy, after: Energy) -> dict[str, float]:
     return found
 
 
-def _window(device: Device, work: Callable[[], None]) -> tuple[float, tuple[Energy, Energy]]:
+def _run_and_read_counters(device: Device, work: Callable[[], None]) -> tuple[float, tuple[Energy, Energy]]:
     """Run `work`. Returns its seconds, and the counters before and after."""
     device.synchronize()
     before, start = device.energy(), device.now_s()

@@ -1,7 +1,7 @@
 """Count executed instructions in one of three ways: perf_event (hardware counter), valgrind, or QEMU.
 
-In the parent, `find` returns the method that works on this machine, with the command that the worker has to run under.
-In the worker, `open_counter` returns the counter. None of them reads a clock.
+In the parent, `find_method` returns the method that works on this machine, with the command that the worker has to run
+under. In the worker, `open_counter` returns the counter. None of them reads a clock.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ _EMULATED_CPU = {"x86_64": "max", "aarch64": "neoverse-n1"}
 
 @dataclass(frozen=True)
 class Method:
-    """One way to count. `under` is the command that the worker runs under, `variables` are for the worker's
+    """One way to count. `command_prefix` is the command that the worker runs under, `variables` are for the worker's
     environment, and `settings` are passed to the worker.
     """
 
     name: str
     version: str
-    under: tuple[str, ...]
+    command_prefix: tuple[str, ...]
     settings: Mapping[str, str]
     variables: Mapping[str, str] = field(default_factory=dict)
 
@@ -68,10 +68,10 @@ class Counter(Protocol):
     def count(self, call: Callable[[], object]) -> Counts: ...
 
 
-def find(folder: Path) -> Method | str:
+def find_method(folder: Path) -> Method | str:
     """Return the first method that works here, or the reasons why none does. `folder` is for files of one process."""
     reasons = []
-    for method in (_perf, _callgrind, _qemu):
+    for method in (_perf_method, _callgrind_method, _qemu_method):
         found = method(folder)
         if isinstance(found, Method):
             return found
@@ -79,10 +79,10 @@ def find(folder: Path) -> Method | str:
     return f"instructions cannot be counted here: {'; '.join(reasons)}; {REMEDY}"
 
 
-def start(settings: Mapping[str, str]) -> None:
+def start_method(settings: Mapping[str, str]) -> None:
     """Start the method in a worker, once, before it forks. Raises EffbenchError if that fails."""
     if settings["method"] == "callgrind":
-        _instrument(settings["file"])
+        _start_instrumentation(settings["file"])
 
 
 def open_counter(settings: Mapping[str, str]) -> Counter:
@@ -95,13 +95,13 @@ def open_counter(settings: Mapping[str, str]) -> Counter:
 # --- the kernel's counter ---------------------------------------------------------------------------
 
 
-def _perf(folder: Path) -> Method | str:
+def _perf_method(folder: Path) -> Method | str:
     try:
         _Event(*_RETIRED).close()
     except EffbenchError as error:
         return str(error)
     settings = {"method": "perf_event", "kind": str(_RETIRED[0]), "event": str(_RETIRED[1])}
-    return Method("perf_event", platform.release(), _same_addresses(), settings)
+    return Method("perf_event", platform.release(), _without_aslr(), settings)
 
 
 class _Event:
@@ -121,7 +121,7 @@ class _Event:
         libc = ctypes.CDLL(None, use_errno=True)
         self._descriptor: int = libc.syscall(number, attributes, 0, -1, ctypes.c_int(-1), 0)
         if self._descriptor < 0:
-            raise EffbenchError(_refusal(ctypes.get_errno()))
+            raise EffbenchError(_explain_errno(ctypes.get_errno()))
 
     def count(self, call: Callable[[], object]) -> Counts:
         import fcntl
@@ -142,7 +142,7 @@ class _Event:
         os.close(self._descriptor)
 
 
-def _refusal(number: int) -> str:
+def _explain_errno(number: int) -> str:
     """Explain an errno of perf_event_open (perf_event_open(2))."""
     meaning = {
         errno.EACCES: "kernel.perf_event_paranoid forbids it (sysctl kernel.perf_event_paranoid=2 allows it)",
@@ -157,7 +157,7 @@ def _refusal(number: int) -> str:
 # --- valgrind ---------------------------------------------------------------------------------------
 
 
-def _callgrind(folder: Path) -> Method | str:
+def _callgrind_method(folder: Path) -> Method | str:
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return "valgrind: PyTorch can steer it only on x86-64 Linux"
     valgrind, remote = shutil.which("valgrind"), shutil.which("vgdb")
@@ -174,8 +174,8 @@ def _callgrind(folder: Path) -> Method | str:
         f"--callgrind-out-file={base}.%p",
         f"--vgdb-prefix={folder / 'vgdb'}",
     )
-    under = (*_same_addresses(), valgrind, *options)
-    return Method("callgrind", _version(valgrind), under, {"method": "callgrind", "file": str(base)})
+    command_prefix = (*_without_aslr(), valgrind, *options)
+    return Method("callgrind", _program_version(valgrind), command_prefix, {"method": "callgrind", "file": str(base)})
 
 
 class _Callgrind:
@@ -194,22 +194,22 @@ class _Callgrind:
 
     def count(self, call: Callable[[], object]) -> Counts:
         # A process that ended has written a file with what it did after its last request.
-        for left in self._written():
+        for left in self._dump_files():
             left.unlink()
         self._toggle()
         call()
         self._dump()
-        texts = [file.read_text() for file in self._written()]
+        texts = [file.read_text() for file in self._dump_files()]
         totals = [int(found[1]) for text in texts if (found := re.search(r"^totals: (\d+)", text, re.M))]
         if len(totals) != 1:
             raise EffbenchError("valgrind did not write one total a call; install qemu-user and gcc instead")
         return {"instructions": totals[0]}
 
-    def _written(self) -> list[Path]:
+    def _dump_files(self) -> list[Path]:
         return list(self._base.parent.glob(f"{self._base.name}.*"))
 
 
-def _instrument(base: str) -> None:
+def _start_instrumentation(base: str) -> None:
     """Make valgrind instrument this process from now on."""
     vgdb = Path(base).with_name("vgdb")
     words = ["vgdb", f"--pid={os.getpid()}", f"--vgdb-prefix={vgdb}", "instrumentation", "on"]
@@ -224,13 +224,13 @@ def _instrument(base: str) -> None:
 # --- the emulator -----------------------------------------------------------------------------------
 
 
-def _qemu(folder: Path) -> Method | str:
+def _qemu_method(folder: Path) -> Method | str:
     machine = platform.machine()
     name = f"qemu-{machine}"
     qemu, compiler = shutil.which(name), shutil.which("gcc") or shutil.which("cc")
     if qemu is None or compiler is None:
         return f"{name} is not installed" if qemu is None else "there is no C compiler for qemu's plugin"
-    version = _version(qemu)
+    version = _program_version(qemu)
     plugin, written = folder / "effcount.so", folder / "effcount.txt"
     source = Path(__file__).with_name("effcount.c")
     words = [compiler, "-O2", "-shared", "-fPIC", f"-DAPI={_plugin_api(version)}", "-o", str(plugin), str(source)]
@@ -240,9 +240,9 @@ def _qemu(folder: Path) -> Method | str:
     cpu = os.environ.get("QEMU_CPU") or _EMULATED_CPU.get(machine, "max")
     variables = {"QEMU_PLUGIN": f"{plugin},out={written}", "QEMU_CPU": cpu, "QEMU_RAND_SEED": "1"}
     # An emulated process starts only emulated ones, so its workers need no command to run under.
-    under = () if _is_emulated() else (*_same_addresses(), qemu)
+    command_prefix = () if _is_emulated() else (*_without_aslr(), qemu)
     settings = {"method": "qemu", "file": str(written)}
-    return Method("qemu", f"{version}, {cpu}", under, settings, variables)
+    return Method("qemu", f"{version}, {cpu}", command_prefix, settings, variables)
 
 
 def _is_emulated() -> bool:
@@ -286,7 +286,7 @@ class _Qemu:
 # --- parts ------------------------------------------------------------------------------------------
 
 
-def _same_addresses() -> tuple[str, ...]:
+def _without_aslr() -> tuple[str, ...]:
     """Return a command that disables address randomisation, if available: hashing by address varies counts."""
     words = ("setarch", "-R")
     try:
@@ -296,7 +296,7 @@ def _same_addresses() -> tuple[str, ...]:
     return () if done.returncode else words
 
 
-def _version(program: str) -> str:
+def _program_version(program: str) -> str:
     said = subprocess.run([program, "--version"], capture_output=True, text=True, errors="replace", check=False).stdout
     found = re.search(r"\d+(\.\d+)+", said)
     return f"{Path(program).name} {found[0] if found else 'of unknown version'}"

@@ -16,7 +16,7 @@ from typing import Any
 
 from effbench import devices
 from effbench.analysis import stats
-from effbench.core.errors import ForeignCode, Reason, of_reason
+from effbench.core.errors import ForeignCode, Reason, error_from_reason
 from effbench.core.run import Metric
 from effbench.host import temporary_folders
 from effbench.host.worker_process import Site, Worker, WorkerFailed
@@ -42,30 +42,30 @@ Rows = Sequence[Mapping[str, int]]
 """Counts of each call, by kind (`instruction_counters.KINDS`)."""
 
 
-def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Metric:
+def measure_in_subprocess(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Metric:
     """Count the instructions of the job's one `cell`. The result has the reason if they cannot be counted."""
-    return take_all(job, [job["cell"]], variables, silence_s)[job["cell"]["id"]]
+    return measure_cells(job, [job["cell"]], variables, silence_s)[job["cell"]["id"]]
 
 
-def take_all(
+def measure_cells(
     job: Mapping[str, Any],
     cells: Sequence[Mapping[str, Any]],
     variables: Mapping[str, str],
     silence_s: float,
     site: Site | None = None,
-    tell: Callable[[str], None] = lambda cell: None,
+    on_cell: Callable[[str], None] = lambda cell: None,
 ) -> dict[str, Metric]:
-    """Count all of these cells (`Recording.order`) in the same two processes. Returns the result of each by id.
+    """Count all of these cells (`Recording.cell_spec`) in the same two processes. Returns the result of each by id.
 
-    `site` is where their code is, if not in the current tree. `tell` is called with each cell before it is counted.
+    `site` is where their code is, if not in the current tree. `on_cell` is called with each cell before it is counted.
     Values: `instructions_per_call` (median over all calls, without the overhead of counting), the same for every other
     kind that the method reports, `calls` (instructions of each, by process), `empty_call`, `spread` (the largest range
     within a process, relative to its median), `repeatability` (relative difference between the processes), `method`,
     `method_version`, `threads`.
     """
     if devices.kind_of(job["device"]) == "fake":
-        return {cell["id"]: Metric(WHAT, _scripted(cell["cost"])) for cell in cells}
-    if why := unavailable(job["device"]):
+        return {cell["id"]: Metric(WHAT, _scripted_values(cell["cost"])) for cell in cells}
+    if why := why_unavailable(job["device"]):
         return {cell["id"]: Metric(WHAT, missing=why) for cell in cells}
     calls: dict[str, list[Rows]] = defaultdict(list)
     empty: dict[str, list[Rows]] = defaultdict(list)
@@ -76,18 +76,18 @@ def take_all(
         if not left:
             continue
         with temporary_folders.folder() as folder:
-            method = instruction_counters.find(folder)
+            method = instruction_counters.find_method(folder)
             assert isinstance(method, Method), "it was available just now"
             about |= {"method": method.name, "method_version": method.version}
             asked = {**job, "task": WHAT, "cells": left, "counter": dict(method.settings)}
-            under = replace(site or Site(), under=method.under)
+            location = replace(site or Site(), command_prefix=method.command_prefix)
             # A fixed hash seed makes Python's dictionaries the same in every process.
             environment = {**variables, **method.variables, **_ONE_THREAD, "PYTHONHASHSEED": "0"}
-            for event in _events(asked, environment, SLOWDOWN * silence_s, under):
+            for event in _worker_events(asked, environment, SLOWDOWN * silence_s, location):
                 if event["event"] == "error" and event.get("cause"):
-                    raise of_reason(Reason(event["message"], event["cause"]))
+                    raise error_from_reason(Reason(event["message"], event["cause"]))
                 if event["event"] == "working":
-                    tell(event["cell"])
+                    on_cell(event["cell"])
                 elif event["event"] == "skip" and "cell" in event:
                     refused[event["cell"]] = event["reason"]
                 elif event["event"] == "counted":
@@ -101,12 +101,12 @@ def take_all(
     }
 
 
-def unavailable(device: str) -> str | None:
+def why_unavailable(device: str) -> str | None:
     """Return why instructions cannot be counted on this device, and what to do about it; None if they can."""
     if devices.kind_of(device) == "cuda":
         return f"instructions are counted on a CPU, not on {device}; count them with --device cpu"
     with temporary_folders.folder() as folder:
-        found = instruction_counters.find(folder)
+        found = instruction_counters.find_method(folder)
     return found if isinstance(found, str) else None
 
 
@@ -115,7 +115,7 @@ def expected_s(device: str, cells: int) -> float:
     if devices.kind_of(device) == "fake":
         return 0.0
     with temporary_folders.folder() as folder:
-        found = instruction_counters.find(folder)
+        found = instruction_counters.find_method(folder)
     start, each = instruction_counters.CPU_S.get(found.name, (0, 0)) if isinstance(found, Method) else (0, 0)
     return float(PROCESSES * (start + each * cells))
 
@@ -138,7 +138,7 @@ def summarise(calls: Sequence[Rows], empty: Sequence[Rows]) -> dict[str, Any]:
     }
 
 
-def _scripted(cost: Mapping[str, Any]) -> dict[str, Any]:
+def _scripted_values(cost: Mapping[str, Any]) -> dict[str, Any]:
     """Return values for the scripted device: one instruction for each multiply-add and for each byte moved."""
     rows = [{"instructions": int(cost["madds"] + cost["memory_access_bytes"])}] * CALLS
     empty = [{"instructions": 0}] * EMPTY_CALLS
@@ -149,7 +149,7 @@ def _median(values: Iterable[int]) -> int:
     return round(stats.median(list(values)))
 
 
-def _events(
+def _worker_events(
     job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float, site: Site
 ) -> Iterable[Mapping[str, Any]]:
     """Yield the events of one process, and then a `skip` event for each cell without a result."""
@@ -172,17 +172,17 @@ def _events(
 # --- in the worker ----------------------------------------------------------------------------------
 
 
-def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
+def measure(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     """Count in the worker process: fork a child for each cell, which emits the result."""
     device = devices.get(job["device"], **{**job["device_options"], "threads": 1})
     device.setup()
-    instruction_counters.start(job["counter"])
+    instruction_counters.start_method(job["counter"])
     for spec in job["cells"]:
         emit("working", cell=spec["id"])
         child = os.fork()
         if not child:
             try:
-                _count(job, {**spec, "threads": 1}, device, emit)
+                _count_cell(job, {**spec, "threads": 1}, device, emit)
             finally:
                 os._exit(0)
         _, status = os.waitpid(child, 0)
@@ -190,24 +190,26 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
             emit("skip", cell=spec["id"], reason=f"the process that counts it ended with status {status}")
 
 
-def _count(job: Mapping[str, Any], spec: Mapping[str, Any], device: devices.Device, emit: Callable[..., None]) -> None:
+def _count_cell(
+    job: Mapping[str, Any], spec: Mapping[str, Any], device: devices.Device, emit: Callable[..., None]
+) -> None:
     try:
-        with build_call.gradients(spec["mode"], device):
-            # lean: reuse what an earlier launch exported, since exporting takes minutes in an emulator.
-            held = global_state.guard_for(device)
-            call = build_call.prepare(spec, job["seed"], device, emit, held, lean=True)
+        with build_call.inference_mode_for(spec["mode"], device):
+            # minimal_memory: reuse what an earlier launch exported, since exporting takes minutes in an emulator.
+            guard = global_state.guard_for(device)
+            call = build_call.prepare(spec, job["seed"], device, emit, guard, minimal_memory=True)
             code_origins.refuse_foreign(job)
             file_hashes.digests_of_job({**job, "cells": [spec]})
-            with held.calling(spec["id"]):
+            with guard.calling(spec["id"]):
                 for _ in range(WARMUPS):
                     call()
             counter = instruction_counters.open_counter(job["counter"])
             gc.collect()
             gc.freeze()
             gc.disable()
-            held.renew()
+            guard.remember_settings()
             calls = _count_calls(counter, call, CALLS)
-            held.require(spec["id"])
+            guard.require_unchanged(spec["id"])
             emit("counted", cell=spec["id"], calls=calls, empty=_count_calls(counter, lambda: None, EMPTY_CALLS))
     except ForeignCode as error:
         emit("error", message=str(error), cause=error.cause)

@@ -28,24 +28,24 @@ _BETWEEN_NS = 100_000_000
 """Time between two checks of the elapsed time."""
 
 
-def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Metric:
+def measure_in_subprocess(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Metric:
     """Time single calls in a worker process. Values of the result:
 
     `p50_s`, `p90_s`, `p99_s` with their exact 95 % bounds (``p99_low_s``, ``p99_high_s``; None where there were too few
     calls), `n`, `max_s`, `steady`, and every call in order as `calls_ns`. The bounds assume that the calls of this one
     process are independent.
     """
-    told = base.one_process(job, variables, silence_s)
-    if told.missing is not None:
-        return told
-    return Metric(told.what, {**summarise_calls(told.values["calls_ns"]), **told.values})
+    metric = base.run_worker(job, variables, silence_s)
+    if metric.missing is not None:
+        return metric
+    return Metric(metric.what, {**summarise_calls(metric.values["calls_ns"]), **metric.values})
 
 
-def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
+def measure(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     """Time calls in the worker process; emits `steady` and `calls_ns`."""
-    with base.prepared_cell(job, emit) as (device, call, held):
+    with base.prepared_cell(job, emit) as (device, call, guard):
         cell, sampling = job["cell"], Sampling(**job["sampling"])
-        with held.calling(cell["id"]):
+        with guard.calling(cell["id"]):
             warm, _ = block_loop.warm_up(
                 device, call, cell["id"], cell["calls"], sampling, base.report_slow_calls(emit)
             )
@@ -53,7 +53,7 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
         gc.collect()
         gc.freeze()
         gc.disable()
-        held.renew()
+        guard.remember_settings()
         values = {"steady": warm.steady, "calls_ns": single_calls(device, call)}
     emit("metric", values=values)
 

@@ -33,12 +33,12 @@ NO_OPERATORS = (
 )
 
 _VIEWS = frozenset(("view", "reshape", "unflatten", "_unsafe_view", "_reshape_alias"))
-_TURNS = frozenset(("transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis"))
+_TRANSPOSES = frozenset(("transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis"))
 _COPIES = frozenset(("reshape", "contiguous", "clone", "copy_", "flatten"))
 _NAMED_SHUFFLES = frozenset(("channel_shuffle", "native_channel_shuffle", "pixel_shuffle", "pixel_unshuffle"))
 
 
-def watch(device: Device, call: Call) -> Breakdown:
+def profile_cell(device: Device, call: Call) -> Breakdown:
     """Profile one cell after its warm-up. Raises OutOfMemory, and whatever the model raises."""
     once_s = device.time_block(call, 1).wall_ns * 1e-9
     is_slow = once_s >= SLOW_S
@@ -47,10 +47,10 @@ def watch(device: Device, call: Call) -> Breakdown:
     alone: list[Timing] = []
     for _ in range(SLOW_PASSES if is_slow else PASSES):
         if not is_slow:
-            # An untimed call: metric the profiler's events has filled the caches with other data.
+            # An untimed call: reading the profiler's events has filled the caches with other data.
             device.time_block(call, 1)
         alone += [device.time_block(call, 1) for _ in range(calls)]
-        found = device.watch(call, calls)
+        found = device.profile_operators(call, calls)
         if found is None:
             return Breakdown(missing=f"{device.name} has no profiler")
         if not any(item.events for item in found):
@@ -74,7 +74,7 @@ def medians(calls: Sequence[WatchedCall]) -> tuple[OperatorTime, ...]:
     seconds: dict[_Key, list[float]] = defaultdict(list)
     times: Counter[_Key] = Counter()
     for call in calls:
-        for key, (spent, number) in _one_call(call.events).items():
+        for key, (spent, number) in _times_of_call(call.events).items():
             seconds[key].append(spent)
             times[key] += number
     found = (
@@ -86,9 +86,9 @@ def medians(calls: Sequence[WatchedCall]) -> tuple[OperatorTime, ...]:
     return tuple(sorted(found, key=lambda item: -item.seconds))
 
 
-def _one_call(events: Sequence[OperatorEvent]) -> dict[_Key, tuple[float, int]]:
+def _times_of_call(events: Sequence[OperatorEvent]) -> dict[_Key, tuple[float, int]]:
     """Return seconds and number of executions by (called, operator, kind)."""
-    roots = _roots(events)
+    roots = _outermost_operators(events)
     kinds = _convolutions(events, roots) | _shuffles(events, roots)
     found: dict[_Key, tuple[float, int]] = {}
     for event, root in zip(events, roots, strict=True):
@@ -98,7 +98,7 @@ def _one_call(events: Sequence[OperatorEvent]) -> dict[_Key, tuple[float, int]]:
     return found
 
 
-def _roots(events: Sequence[OperatorEvent]) -> list[int]:
+def _outermost_operators(events: Sequence[OperatorEvent]) -> list[int]:
     """Return, for each event, the index of its outermost operator, which the network's code called."""
     roots: list[int] = []
     for place, event in enumerate(events):
@@ -130,33 +130,33 @@ def _shuffles(events: Sequence[OperatorEvent], roots: Sequence[int]) -> dict[int
     """
     found: dict[int, str] = {}
     viewed: tuple[int, Sequence[int]] | None = None
-    turned: tuple[set[int], Sequence[int]] | None = None
+    transposed: tuple[set[int], Sequence[int]] | None = None
     for event, root in zip(events, roots, strict=True):
-        name, called = _bare(event.name), _bare(events[root].name)
+        name, called = _without_namespace(event.name), _without_namespace(events[root].name)
         if called in _NAMED_SHUFFLES:
             found[root] = "shuffle"
-        elif turned and name in ("copy_", "clone") and turned[1] in event.shapes[: 2 if name == "copy_" else 1]:
-            found |= dict.fromkeys(turned[0] | {root}, "shuffle")
-            viewed = turned = None
+        elif transposed and name in ("copy_", "clone") and transposed[1] in event.shapes[: 2 if name == "copy_" else 1]:
+            found |= dict.fromkeys(transposed[0] | {root}, "shuffle")
+            viewed = transposed = None
         elif name in ("view", "_reshape_alias") and called in _VIEWS:
-            viewed, turned = (root, event.shapes[0]), None
-        elif name in ("transpose", "permute") and viewed and called in _TURNS:
-            swapped = _swapped_halves(viewed[1], event)
-            turned = ({viewed[0], root}, swapped) if swapped else None
-        elif event.parent is None and called not in _VIEWS | _TURNS | _COPIES:
-            viewed = turned = None
+            viewed, transposed = (root, event.shapes[0]), None
+        elif name in ("transpose", "permute") and viewed and called in _TRANSPOSES:
+            swapped = _shape_after_swap(viewed[1], event)
+            transposed = ({viewed[0], root}, swapped) if swapped else None
+        elif event.parent is None and called not in _VIEWS | _TRANSPOSES | _COPIES:
+            viewed = transposed = None
     return found
 
 
-def _swapped_halves(before: Sequence[int], turn: OperatorEvent) -> Sequence[int] | None:
-    """Return the shape after `turn` if it swaps two dimensions that a view split from one of `before`; else None."""
-    split, rank = turn.shapes[0], len(turn.shapes[0])
+def _shape_after_swap(before: Sequence[int], transpose: OperatorEvent) -> Sequence[int] | None:
+    """Return the shape after `transpose` if it swaps two dimensions that a view made of one of `before`; else None."""
+    split, rank = transpose.shapes[0], len(transpose.shapes[0])
     order = list(range(rank))
-    if turn.name == "aten::transpose":
-        first, second = (int(value) % rank for value in turn.values[1:3])
+    if transpose.name == "aten::transpose":
+        first, second = (int(value) % rank for value in transpose.values[1:3])
         order[first], order[second] = second, first
     else:
-        order = [value % rank for value in turn.values[1]]
+        order = [value % rank for value in transpose.values[1]]
     for place in range(rank - 1):
         left, right = split[place : place + 2]
         whole = (*split[:place], left * right, *split[place + 2 :])
@@ -166,5 +166,5 @@ def _swapped_halves(before: Sequence[int], turn: OperatorEvent) -> Sequence[int]
     return None
 
 
-def _bare(name: str) -> str:
+def _without_namespace(name: str) -> str:
     return name.rpartition("::")[2]

@@ -24,7 +24,7 @@ CALLS = 3
 """The first call sets up buffers that the second reuses; the third is a safety margin."""
 
 
-def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Metric:
+def measure_in_subprocess(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Metric:
     """Measure the peak memory in a worker process. Values of the result:
 
     - `peak_memory_bytes` above `baseline_bytes`; `weights_bytes` (parameters alone, in the cell's dtype); `source`.
@@ -36,13 +36,13 @@ def take(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float)
     includes preparation, such as a float32 network that is cast to bfloat16, but no export. The allocator policy is
     always "system": under "retain", freed memory is kept, and its fragments may not fit the next call's requests.
     """
-    found = base.one_process(job, worker_process.without_allocator_settings(variables), silence_s)
+    found = base.run_worker(job, worker_process.without_allocator_settings(variables), silence_s)
     if found.missing is not None or job["device"] != "cpu":
         return found
     return replace(found, values={**found.values, "allocator": "system"})
 
 
-def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
+def measure(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
     """Measure in the worker process.
 
     Raises as `build_call.prepare` does, and Unsupported where the runtime's allocations cannot be counted.
@@ -55,16 +55,16 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
         runtime = runtimes.get(spec["runtime"])
         if isinstance(runtime, ModelFileRuntime) and device.kind == "cuda":
             raise Unsupported(f"{runtime.name} allocates past torch, which alone counts a process's memory on a GPU")
-        if runtime.missing() is None:
+        if runtime.why_unavailable() is None:
             runtime.facts()  # imports the runtime, whose memory is part of the baseline
     # Free memory that set-up left with the allocator: the network could reuse it without raising the peak.
-    device.release()
-    before = device.memory(afresh=True)
-    with build_call.gradients(job["mode"], device):
-        held = global_state.guard_for(device)
-        call = build_call.prepare(spec, job["seed"], device, emit, held, lean=True)
+    device.empty_cache()
+    before = device.memory(reset_peak=True)
+    with build_call.inference_mode_for(job["mode"], device):
+        guard = global_state.guard_for(device)
+        call = build_call.prepare(spec, job["seed"], device, emit, guard, minimal_memory=True)
         file_hashes.digests_of_job({**job, "cells": [spec]})
-        with held.calling(spec["id"]):
+        with guard.calling(spec["id"]):
             for _ in range(CALLS):
                 call()
             device.synchronize()

@@ -18,10 +18,14 @@ from effbench.host import optional_packages
 from effbench.report import cell_row
 from effbench.report import text as report_text
 from effbench.report.figures import failures
-from effbench.report.tables import breakdown as breakdown_table
-from effbench.report.tables import cells as cells_table
-from effbench.report.tables import runtimes, sweep
-from effbench.report.tables.table_model import Table
+from effbench.report.tables.breakdown import breakdown_rows
+from effbench.report.tables.compare import absent_rows, compare_rows
+from effbench.report.tables.ranking import ranking_rows
+from effbench.report.tables.runtimes import prepared_rows
+from effbench.report.tables.study import study_rows
+from effbench.report.tables.sweep import saturation_rows
+from effbench.report.tables.table_model import Table, escape_markdown, render_csv, render_markdown
+from effbench.report.tables.verdicts import verdict_rows
 from effbench.runs import run_file
 
 if TYPE_CHECKING:
@@ -45,23 +49,23 @@ def run_tables(
     Whatever shows a run (terminal, Markdown, page) shows these, in this order. `agreed` are its `agreements`, where
     they are known already.
     """
-    rows = cells_table.compare_rows if report_text.is_comparison(run) else cells_table.study_rows
+    rows = compare_rows if report_text.is_comparison(run) else study_rows
     found = {"table": rows(run, cells)}
     swept = saturation.saturations(run, cells)
     if swept:
-        found["saturation"] = sweep.saturation_rows(run, cells, swept)
+        found["saturation"] = saturation_rows(run, cells, swept)
     if verdicts:
-        found["verdicts"] = cells_table.verdict_rows(verdicts)
+        found["verdicts"] = verdict_rows(verdicts)
     if any(cell.prepared for cell in cells):
-        found["runtimes"] = runtimes.prepared_rows(run, cells)
+        found["runtimes"] = prepared_rows(run, cells)
     agreed = agreements(run, cells) if agreed is None else agreed
     if agreed:
-        found["ranking"] = cells_table.ranking_rows(agreed, " and ".join(report_text.grouping(run, cells)))
+        found["ranking"] = ranking_rows(agreed, " and ".join(report_text.grouping(run, cells)))
     parts = time_shares.split(run)
     if parts:
-        found["breakdown"] = breakdown_table.breakdown_rows(run, cells, parts)
+        found["breakdown"] = breakdown_rows(run, cells, parts)
     if run.experiment.absent:
-        found["absent"] = cells_table.absent_rows(run)
+        found["absent"] = absent_rows(run)
     return found
 
 
@@ -150,31 +154,31 @@ def write_all(
 def _texts(run: Run, found: Mapping[str, Table], verdicts: Sequence[Verdict]) -> dict[str, str]:
     texts = {}
     for name, rows in found.items():
-        texts[f"{name}.md"] = cells_table.render_markdown(rows)
+        texts[f"{name}.md"] = render_markdown(rows)
         if name != "verdicts":
-            texts[f"{name}.csv"] = cells_table.render_csv(rows)
+            texts[f"{name}.csv"] = render_csv(rows)
     texts["table.md"] += _interpretations(run)
     if verdicts:
-        sentences = cells_table.verdict_sentences(verdicts, factor=run.experiment.factor)
-        listed = "\n".join(f"- {cells_table.escape_markdown(sentence)}" for sentence in sentences)
+        sentences = report_text.verdict_sentences(verdicts, factor=run.experiment.factor)
+        listed = "\n".join(f"- {escape_markdown(sentence)}" for sentence in sentences)
         texts["verdicts.md"] += f"\n{listed}\n"
     return texts
 
 
 def _cells_csv(cells: Sequence[CellSummary], printed: Table) -> str:
-    """One row a cell: the columns of `Results.to_frame` that hold a value, then the columns of the printed table under
+    """One row per cell: the columns of `Results.to_frame` that hold a value, then those of the printed table under
     their own headings, for scripts that read those.
     """
     rows = [cell_row.columns(cell) for cell in cells]
     said = {name for row in rows for name, value in row.items() if value not in (None, "")}
     named = [{name: value for name, value in row.items() if name in said} for row in rows]
-    headed = csv.DictReader(io.StringIO(cells_table.render_csv(printed), newline=""))
+    headed = csv.DictReader(io.StringIO(render_csv(printed), newline=""))
     return cell_row.csv_text([{**row, **{**old, **row}} for row, old in zip(named, headed, strict=True)])
 
 
 def _interpretations(run: Run) -> str:
     """How the study read the paper where it can be read in two ways, and why: its defaults rest on this."""
-    listed = "".join(f"- {cells_table.escape_markdown(note)}\n" for note in run.experiment.notes)
+    listed = "".join(f"- {escape_markdown(note)}\n" for note in run.experiment.notes)
     return f"\nHow the study interprets the paper:\n\n{listed}" if listed else ""
 
 

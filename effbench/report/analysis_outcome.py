@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench import report
-from effbench.report.tables import cells
-from effbench.report.tables.table_model import Table
+from effbench.report.tables.table_model import Table, render_csv, render_markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,10 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Tables and figures by the stem of their files, the main ones as ``table`` and ``figure``.
+    """The result of an analysis: tables and figures.
 
-    `document` is JSON-ready. `draw` is called only when figures are requested, since drawing takes longer than the
-    rest.
+    Attributes
+    ----------
+    document
+        The results as JSON-ready values.
+    named_tables
+        Tables by the stem of their files; the main one is ``"table"``.
+    draw
+        Draws the figures, by the stem of their files; the main one is ``"figure"``. Called when figures are requested,
+        since drawing takes longer than the rest.
     """
 
     document: Mapping[str, Any]
@@ -28,28 +34,59 @@ class Outcome:
     draw: Callable[[], Mapping[str, Figure]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON object of ``--json``."""
+        """The results as JSON-ready values.
+
+        Returns
+        -------
+        dict
+            With the keys of ``--json``.
+        """
         return dict(self.document)
 
     def tables(self) -> list[Table]:
-        """Return the tables that the command line prints, in order."""
+        """The tables that the command line prints.
+
+        Returns
+        -------
+        list of Table
+            In order.
+        """
         return list(self.named_tables.values())
 
     def plot(self) -> Figure:
-        """Draw the main figure."""
+        """Draw the main figure.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            A new figure.
+        """
         return self.draw()["figure"]
 
     def write(self, directory: str | Path) -> dict[str, Path]:
-        """Write every table as Markdown and CSV and every figure as PNG and SVG. Returns the paths by file name.
+        """Write every table as Markdown and CSV, and every figure as PNG and SVG.
 
-        Raises StorageError where the folder cannot be written.
+        Parameters
+        ----------
+        directory
+            Folder to write to.
+
+        Returns
+        -------
+        dict of str to Path
+            The files by name.
+
+        Raises
+        ------
+        StorageError
+            If the folder cannot be written.
         """
         from effbench.report.figures import failures, style
 
         folder = Path(directory)
         written = {}
         for stem, rows in self.named_tables.items():
-            for ending, text in (("md", cells.render_markdown(rows)), ("csv", cells.render_csv(rows))):
+            for ending, text in (("md", render_markdown(rows)), ("csv", render_csv(rows))):
                 written[f"{stem}.{ending}"] = report.write_text(folder / f"{stem}.{ending}", text)
 
         def draw() -> dict[str, Path]:
@@ -61,7 +98,7 @@ class Outcome:
         return written | failures.draw_or_warn(draw)
 
     def __str__(self) -> str:
-        return "\n\n".join(cells.render_markdown(item) for item in self.tables())
+        return "\n\n".join(render_markdown(item) for item in self.tables())
 
     def _repr_markdown_(self) -> str:
         return str(self)

@@ -20,7 +20,7 @@ Number = float | None
 Count = int | None
 
 
-def _is(meaning: str) -> Meta:
+def _meaning(meaning: str) -> Meta:
     return Meta(description=meaning)
 
 
@@ -31,75 +31,75 @@ class CellRow:
     Ratios and times have the ends of their 95 % interval in ``…_low`` and ``…_high``.
     """
 
-    id: Annotated[str, _is("The cell's name, unique in the run")]
-    model: Annotated[str, _is("What was built: a name of `effbench list models`, or path/file.py:factory")]
-    device: Annotated[str, _is("The device by name")]
-    runtime: Annotated[str, _is("What executed the network")]
-    threads: Annotated[int, _is("Threads of the CPU; 0 where they have no meaning")]
-    batch: Annotated[int, _is("Images per call")]
-    dtype: Annotated[str, _is("The dtype of weights and activations")]
-    memory_format: Annotated[str, _is("contiguous or channels_last")]
-    mode: Annotated[str, _is("infer (forward pass) or train (forward, backward, optimiser's step)")]
-    params: Annotated[Count, _is("Learnable parameters")] = None
-    madds: Annotated[Count, _is("Multiply-adds of one call")] = None
-    activations: Annotated[Count, _is("Output elements of convolutions and matrix products")] = None
-    elementwise: Annotated[Count, _is("Operations of all other operators")] = None
-    memory_access: Annotated[Count, _is("Memory access cost of one call, in elements")] = None
-    memory_access_bytes: Annotated[Count, _is("Memory access cost of one call, in bytes")] = None
-    latency_s: Annotated[Number, _is("Wall time of a call, in seconds")] = None
-    latency_low_s: Annotated[Number, _is("Low end of the latency's interval")] = None
-    latency_high_s: Annotated[Number, _is("High end of the latency's interval")] = None
-    busy_s: Annotated[Number, _is("Time of a call on the run's own clock, in seconds")] = None
-    busy_low_s: Annotated[Number, _is("Low end of that time's interval")] = None
-    busy_high_s: Annotated[Number, _is("High end of that time's interval")] = None
-    throughput: Annotated[Number, _is("Images per second, or what throughput_unit says")] = None
-    throughput_unit: Annotated[Text, _is("The unit of throughput")] = None
-    ratio: Annotated[Number, _is("Time over that of the reference cell, per image, on the run's clock")] = None
-    ratio_low: Annotated[Number, _is("Low end of the ratio's interval")] = None
-    ratio_high: Annotated[Number, _is("High end of the ratio's interval")] = None
-    ratio_wall: Annotated[Number, _is("The ratio of wall times, where CPU time misses work of either")] = None
-    ratio_wall_low: Annotated[Number, _is("Low end of its interval")] = None
-    ratio_wall_high: Annotated[Number, _is("High end of its interval")] = None
-    reference: Annotated[Text, _is("The id of the reference cell")] = None
-    speedup_over_eager: Annotated[Number, _is("Time of the same case under eager over this one's")] = None
-    speedup_over_eager_low: Annotated[Number, _is("Low end of the speed-up's interval")] = None
-    speedup_over_eager_high: Annotated[Number, _is("High end of the speed-up's interval")] = None
+    id: Annotated[str, _meaning("The cell's name, unique in the run")]
+    model: Annotated[str, _meaning("What was built: a name of `effbench list models`, or path/file.py:factory")]
+    device: Annotated[str, _meaning("The device by name")]
+    runtime: Annotated[str, _meaning("What executed the network")]
+    threads: Annotated[int, _meaning("Threads of the CPU; 0 where they have no meaning")]
+    batch: Annotated[int, _meaning("Images per call")]
+    dtype: Annotated[str, _meaning("The dtype of weights and activations")]
+    memory_format: Annotated[str, _meaning("contiguous or channels_last")]
+    mode: Annotated[str, _meaning("infer (forward pass) or train (forward, backward, optimiser's step)")]
+    params: Annotated[Count, _meaning("Learnable parameters")] = None
+    madds: Annotated[Count, _meaning("Multiply-adds of one call")] = None
+    activations: Annotated[Count, _meaning("Output elements of convolutions and matrix products")] = None
+    elementwise: Annotated[Count, _meaning("Operations of all other operators")] = None
+    memory_access: Annotated[Count, _meaning("Memory access cost of one call, in elements")] = None
+    memory_access_bytes: Annotated[Count, _meaning("Memory access cost of one call, in bytes")] = None
+    latency_s: Annotated[Number, _meaning("Wall time of a call, in seconds")] = None
+    latency_low_s: Annotated[Number, _meaning("Low end of the latency's interval")] = None
+    latency_high_s: Annotated[Number, _meaning("High end of the latency's interval")] = None
+    busy_s: Annotated[Number, _meaning("Time of a call on the run's own clock, in seconds")] = None
+    busy_low_s: Annotated[Number, _meaning("Low end of that time's interval")] = None
+    busy_high_s: Annotated[Number, _meaning("High end of that time's interval")] = None
+    throughput: Annotated[Number, _meaning("Images per second, or what throughput_unit says")] = None
+    throughput_unit: Annotated[Text, _meaning("The unit of throughput")] = None
+    ratio: Annotated[Number, _meaning("Time over that of the reference cell, per image, on the run's clock")] = None
+    ratio_low: Annotated[Number, _meaning("Low end of the ratio's interval")] = None
+    ratio_high: Annotated[Number, _meaning("High end of the ratio's interval")] = None
+    ratio_wall: Annotated[Number, _meaning("The ratio of wall times, where CPU time misses work of either")] = None
+    ratio_wall_low: Annotated[Number, _meaning("Low end of its interval")] = None
+    ratio_wall_high: Annotated[Number, _meaning("High end of its interval")] = None
+    reference: Annotated[Text, _meaning("The id of the reference cell")] = None
+    speedup_over_eager: Annotated[Number, _meaning("Time of the same case under eager over this one's")] = None
+    speedup_over_eager_low: Annotated[Number, _meaning("Low end of the speed-up's interval")] = None
+    speedup_over_eager_high: Annotated[Number, _meaning("High end of the speed-up's interval")] = None
     speedup_over_eager_wall: Annotated[
-        Number, _is("The speed-up by wall time, where CPU time misses work of either")
+        Number, _meaning("The speed-up by wall time, where CPU time misses work of either")
     ] = None
-    speedup_over_eager_wall_low: Annotated[Number, _is("Low end of its interval")] = None
-    speedup_over_eager_wall_high: Annotated[Number, _is("High end of its interval")] = None
-    p50_s: Annotated[Number, _is("Median wall time of single calls, in seconds")] = None
-    p50_low_s: Annotated[Number, _is("Low end of its interval")] = None
-    p50_high_s: Annotated[Number, _is("High end of its interval")] = None
-    p90_s: Annotated[Number, _is("90th percentile of single calls, in seconds")] = None
-    p90_low_s: Annotated[Number, _is("Low end of its interval")] = None
-    p90_high_s: Annotated[Number, _is("High end of its interval")] = None
-    p99_s: Annotated[Number, _is("99th percentile of single calls, in seconds")] = None
-    p99_low_s: Annotated[Number, _is("Low end of its interval")] = None
-    p99_high_s: Annotated[Number, _is("High end of its interval")] = None
-    peak_memory_bytes: Annotated[Number, _is("Most memory that the network took in a process, in bytes")] = None
-    weights_bytes: Annotated[Number, _is("The parameters in their dtype, in bytes")] = None
-    energy_j_per_image: Annotated[Number, _is("Energy of the whole device, in joules per image")] = None
-    power_w: Annotated[Number, _is("Power of the whole device while it worked, in watts")] = None
-    idle_w: Annotated[Number, _is("Power of the whole device just before, in watts")] = None
-    instructions_per_call: Annotated[Number, _is("Instructions of one call, on one thread")] = None
-    output_error: Annotated[Number, _is("Largest difference from eager float32 over its largest value")] = None
-    roofline_s: Annotated[Number, _is("Least time that the device's peaks allow, at the level eager")] = None
-    time_over_roofline: Annotated[Number, _is("Measured time over roofline_s")] = None
-    cpu_share: Annotated[Number, _is("CPU time over wall time")] = None
-    bound: Annotated[Text, _is("What the cell waits for: host or device")] = None
-    paper_speed: Annotated[Number, _is("The paper's figure, in paper_unit")] = None
-    paper_unit: Annotated[Text, _is("The unit of paper_speed")] = None
-    paper_ratio: Annotated[Number, _is("The paper's ratio to its reference")] = None
-    paper_madds_million: Annotated[Number, _is("The paper's multiply-adds, in millions")] = None
-    paper_top1_error: Annotated[Number, _is("The paper's ImageNet top-1 error, in percent")] = None
-    launches: Annotated[int, _is("Fresh processes that were measured")] = 0
-    blocks: Annotated[int, _is("Timed blocks of calls")] = 0
-    set_aside: Annotated[int, _is("Blocks that outside causes disturbed")] = 0
-    flags: Annotated[str, _is("Why the cell confirms nothing, separated by commas")] = ""
-    notes: Annotated[str, _is("What else is worth a line, separated by semicolons")] = ""
-    skipped: Annotated[Text, _is("Why the cell was not measured")] = None
+    speedup_over_eager_wall_low: Annotated[Number, _meaning("Low end of its interval")] = None
+    speedup_over_eager_wall_high: Annotated[Number, _meaning("High end of its interval")] = None
+    p50_s: Annotated[Number, _meaning("Median wall time of single calls, in seconds")] = None
+    p50_low_s: Annotated[Number, _meaning("Low end of its interval")] = None
+    p50_high_s: Annotated[Number, _meaning("High end of its interval")] = None
+    p90_s: Annotated[Number, _meaning("90th percentile of single calls, in seconds")] = None
+    p90_low_s: Annotated[Number, _meaning("Low end of its interval")] = None
+    p90_high_s: Annotated[Number, _meaning("High end of its interval")] = None
+    p99_s: Annotated[Number, _meaning("99th percentile of single calls, in seconds")] = None
+    p99_low_s: Annotated[Number, _meaning("Low end of its interval")] = None
+    p99_high_s: Annotated[Number, _meaning("High end of its interval")] = None
+    peak_memory_bytes: Annotated[Number, _meaning("Most memory that the network took in a process, in bytes")] = None
+    weights_bytes: Annotated[Number, _meaning("The parameters in their dtype, in bytes")] = None
+    energy_j_per_image: Annotated[Number, _meaning("Energy of the whole device, in joules per image")] = None
+    power_w: Annotated[Number, _meaning("Power of the whole device while it worked, in watts")] = None
+    idle_w: Annotated[Number, _meaning("Power of the whole device just before, in watts")] = None
+    instructions_per_call: Annotated[Number, _meaning("Instructions of one call, on one thread")] = None
+    output_error: Annotated[Number, _meaning("Largest difference from eager float32 over its largest value")] = None
+    roofline_s: Annotated[Number, _meaning("Least time that the device's peaks allow, at the level eager")] = None
+    time_over_roofline: Annotated[Number, _meaning("Measured time over roofline_s")] = None
+    cpu_share: Annotated[Number, _meaning("CPU time over wall time")] = None
+    bound: Annotated[Text, _meaning("What the cell waits for: host or device")] = None
+    paper_speed: Annotated[Number, _meaning("The paper's figure, in paper_unit")] = None
+    paper_unit: Annotated[Text, _meaning("The unit of paper_speed")] = None
+    paper_ratio: Annotated[Number, _meaning("The paper's ratio to its reference")] = None
+    paper_madds_million: Annotated[Number, _meaning("The paper's multiply-adds, in millions")] = None
+    paper_top1_error: Annotated[Number, _meaning("The paper's ImageNet top-1 error, in percent")] = None
+    launches: Annotated[int, _meaning("Fresh processes that were measured")] = 0
+    blocks: Annotated[int, _meaning("Timed blocks of calls")] = 0
+    set_aside: Annotated[int, _meaning("Blocks that outside causes disturbed")] = 0
+    flags: Annotated[str, _meaning("Why the cell confirms nothing, separated by commas")] = ""
+    notes: Annotated[str, _meaning("What else is worth a line, separated by semicolons")] = ""
+    skipped: Annotated[Text, _meaning("Why the cell was not measured")] = None
 
 
 def cell_row(cell: CellSummary) -> CellRow:

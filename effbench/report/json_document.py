@@ -39,8 +39,8 @@ def run_document(
         "clock": run.clock,
         "environment": dataclasses.asdict(run.environment),
         "sampling": dataclasses.asdict(run.sampling),
-        "launches": launch_history.described(run),
-        "used_s": None if is_emulated(run.environment) else round(launch_history.total_s(run), 3),
+        "launches": launch_history.describe_launches(run),
+        "used_s": None if is_emulated(run.environment) else round(launch_history.total_used_s(run), 3),
         "remarks": list(launch_history.remarks(run)),
         "cells": [cell_document(cell) for cell in cells],
         "verdicts": [verdict_document(verdict) for verdict in verdicts],
@@ -137,7 +137,7 @@ def verdict_document(verdict: Verdict) -> dict[str, Any]:
 
 
 def diff_document(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """``diff --json``: one object a cell."""
+    """``diff --json``: one object per cell."""
     return [
         {
             "cell": item.cell,
@@ -182,7 +182,7 @@ def _finding(item: Finding) -> dict[str, Any]:
         "rounds": item.rounds,
         "set_aside": item.set_aside,
         "improved": item.is_improved,
-        "costs": [{**dataclasses.asdict(count), "kept": count.is_kept} for count in item.costs],
+        "costs": [{**dataclasses.asdict(count), "kept": count.is_met} for count in item.costs],
     }
 
 

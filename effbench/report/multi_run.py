@@ -14,6 +14,7 @@ from effbench.core.run import Environment, Run
 from effbench.core.study import Experiment, Label
 from effbench.host import facts
 from effbench.report import text as report_text
+from effbench.report.tables import values
 from effbench.report.tables.table_model import NOTHING, Column, Table, Value
 
 _Key = tuple[Label | None, ...]
@@ -48,14 +49,14 @@ class Condition:
 
 def names(runs: Mapping[int, Measured]) -> dict[int, str]:
     """Return a name for each run, by number: the facts in which it differs from the others, else its folder."""
-    facets = {number: _facets(item.run, item.cells) for number, item in runs.items()}
+    facets = {number: _setting_facts(item.run, item.cells) for number, item in runs.items()}
     found = {}
     for number, item in runs.items():
         # Labels of other studies are not comparable.
         peers = [each for each, other in runs.items() if other.run.experiment.name == item.run.experiment.name]
-        labels = {each: report_text.fixed(runs[each].run, runs[each].cells) for each in peers}
+        labels = {each: report_text.shared_labels(runs[each].run, runs[each].cells) for each in peers}
         telling = [text for key, text in facets[number].items() if len({each[key] for each in facets.values()}) > 1]
-        varying = report_text.varying(labels.values())
+        varying = report_text.varying_labels(labels.values())
         own = {key: value for key, value in labels[number].items() if key in varying}
         found[number] = ", ".join(filter(None, [*telling, report_text.group_text(own)]))
     alike = Counter(found.values())
@@ -91,13 +92,13 @@ def conditions(environments: Sequence[Environment]) -> tuple[Condition, ...]:
     listed = [name for name in facts.MUST_AGREE if name in ("device", "runtime") or name in known]
     found = []
     for name in [*listed, *(fact for fact in known if fact not in listed)]:
-        values = tuple(_fact(each, name) for each in environments)
-        mark: Literal["", "varies", "unlike"] = "unlike" if name in unlike else "varies" if len(set(values)) > 1 else ""
-        found.append(Condition(name, values, mark))
+        said = tuple(_fact(each, name) for each in environments)
+        mark: Literal["", "varies", "unlike"] = "unlike" if name in unlike else "varies" if len(set(said)) > 1 else ""
+        found.append(Condition(name, said, mark))
     return tuple(found)
 
 
-def _facets(run: Run, cells: Sequence[CellSummary]) -> dict[str, str]:
+def _setting_facts(run: Run, cells: Sequence[CellSummary]) -> dict[str, str]:
     threads = sorted({cell.cell.threads for cell in cells} - {0})
     batches = sorted({cell.cell.batch for cell in cells})
     return {
@@ -131,7 +132,7 @@ def _of_study(group: Mapping[int, Measured]) -> list[Table]:
             Table(
                 f"{experiment.title}: {title} by run",
                 (*labels, *(Column(name) for name in called)),
-                tuple((*map(_label, key), *(column.get(key, NOTHING) for column in columns)) for key in rows),
+                tuple((*map(values.label, key), *(column.get(key, NOTHING) for column in columns)) for key in rows),
                 notes if heading == "time ratio" else notes[1:],
             )
         )
@@ -142,8 +143,8 @@ def _column(item: Measured, heading: str, keys: Sequence[str]) -> dict[_Key, Val
     """One column of the run's own table by cell."""
     shown = item.named_tables["table"]
     at = next((place for place, column in enumerate(shown.columns) if column.heading == heading), None)
-    values = [NOTHING if at is None else row[at] for row in shown.rows]
-    return dict(zip((_key(cell.cell.case.labels, keys) for cell in item.cells), values, strict=True))
+    column = [NOTHING if at is None else row[at] for row in shown.rows]
+    return dict(zip((_key(cell.cell.case.labels, keys) for cell in item.cells), column, strict=True))
 
 
 def _keys(runs: Iterable[Measured], experiment: Experiment) -> tuple[str, ...]:
@@ -163,7 +164,11 @@ def _verdicts(runs: Iterable[Measured], called: Sequence[str], keys: Sequence[st
         f"{experiment.title}: verdicts by run",
         tuple(Column(name, align="left") for name in ("claim", *keys[:-1], *called)),
         tuple(
-            (Value(claim, claim), *map(_label, where), *(_word(column.get((claim, where))) for column in columns))
+            (
+                values.text(claim),
+                *map(values.label, where),
+                *(values.text(column.get((claim, where))) for column in columns),
+            )
             for claim, where in rows
         ),
     )
@@ -174,26 +179,16 @@ def _notes(group: Mapping[int, Measured], keys: Sequence[str]) -> tuple[str, ...
     alike = len(set(clocks.values())) == 1
     which = next(iter(clocks.values())) if alike else f"unlike clocks ({_by_run(clocks)})"
     notes = [f"Ratios are of {which}, each to its own run's reference. Above 1 is slower."]
-    fixed = {number: report_text.fixed(item.run, item.cells) for number, item in group.items()}
-    for label in report_text.varying(fixed.values()):
+    fixed = {number: report_text.shared_labels(item.run, item.cells) for number, item in group.items()}
+    for label in report_text.varying_labels(fixed.values()):
         if label not in keys:
-            values = {number: report_text.label_text(each.get(label, "absent")) for number, each in fixed.items()}
-            notes.append(
-                f"{label} is {_by_run(values)}: a row holds unlike networks, so read ratios and not latencies."
-            )
+            texts = {number: report_text.label_text(each.get(label, "absent")) for number, each in fixed.items()}
+            notes.append(f"{label} is {_by_run(texts)}: a row holds unlike networks, so read ratios and not latencies.")
     return tuple(notes)
 
 
-def _by_run(values: Mapping[int, str]) -> str:
-    return ", ".join(f"{value} in run {number}" for number, value in values.items())
-
-
-def _label(value: Label | None) -> Value:
-    return NOTHING if value is None else Value(report_text.label_text(value), value)
-
-
-def _word(verdict: str | None) -> Value:
-    return NOTHING if verdict is None else Value(verdict, verdict)
+def _by_run(texts: Mapping[int, str]) -> str:
+    return ", ".join(f"{text} in run {number}" for number, text in texts.items())
 
 
 def _fact(each: Environment, name: str) -> str | None:

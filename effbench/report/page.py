@@ -101,7 +101,7 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"md": escape_markdown, "table": render_markdown, "line": one_line}
-    environment.filters |= {"sort_key": _sort_key, "called": _called}
+    environment.filters |= {"sort_key": _sort_key, "called": _alternative_text}
     environment.globals["tones"] = TONES
     return environment
 
@@ -151,7 +151,9 @@ def _drawings(number: int, measured: Measured) -> dict[str, str]:
 
     title = one_line(measured.run.experiment.title)
     return {
-        name: inline_svg.inline(figure, f"r{number}-{name}-", f"{_called(title, name)}; the tables hold its numbers")
+        name: inline_svg.inline(
+            figure, f"r{number}-{name}-", f"{_alternative_text(title, name)}; the tables hold its numbers"
+        )
         for name, figure in report.run_figures(measured.run, measured.cells, measured.verdicts).items()
     }
 
@@ -170,7 +172,7 @@ def _matrices(runs: Sequence[Measured]) -> dict[str, str]:
     return found
 
 
-def _called(title: str, name: str) -> str:
+def _alternative_text(title: str, name: str) -> str:
     """Return the alternative text of a figure."""
     return title if name == "figure" else f"{title}: {name}"
 

@@ -11,7 +11,7 @@ from effbench.analysis.cell_summary import CellSummary
 from effbench.core import units
 from effbench.core.cost import DEFAULT_LEVEL
 from effbench.core.estimate import PairEvidence, Verdict
-from effbench.core.peaks import recorded
+from effbench.core.peaks import from_facts
 from effbench.core.run import Run
 from effbench.core.study import Label
 from effbench.host.emulation import EMULATED, is_emulated
@@ -51,7 +51,7 @@ def group_text(group: Mapping[str, Label]) -> str:
     return ", ".join(f"{key} {label_text(value)}" for key, value in group.items())
 
 
-def varying(groups: Iterable[Mapping[str, Label]]) -> tuple[str, ...]:
+def varying_labels(groups: Iterable[Mapping[str, Label]]) -> tuple[str, ...]:
     """Return the labels with more than one value (absence counts as a value), in order of appearance."""
     groups = list(groups)
     keys = dict.fromkeys(key for group in groups for key in group)
@@ -60,7 +60,7 @@ def varying(groups: Iterable[Mapping[str, Label]]) -> tuple[str, ...]:
 
 def grouping(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
     """Return the varying labels other than the factor. Each combination of their values is a group."""
-    return tuple(key for key in varying(cell.cell.case.labels for cell in cells) if key != run.experiment.factor)
+    return tuple(key for key in varying_labels(cell.cell.case.labels for cell in cells) if key != run.experiment.factor)
 
 
 def is_comparison(run: Run) -> bool:
@@ -114,18 +114,18 @@ def setting(run: Run, cells: Sequence[CellSummary]) -> str:
     return ", ".join(parts)
 
 
-def fixed(run: Run, cells: Sequence[CellSummary]) -> dict[str, Label]:
+def shared_labels(run: Run, cells: Sequence[CellSummary]) -> dict[str, Label]:
     """Return the labels that all cells share, such as the interpretation of a paper where it is ambiguous."""
     if not cells:
         return {}
-    changing = varying(cell.cell.case.labels for cell in cells)
+    changing = varying_labels(cell.cell.case.labels for cell in cells)
     labels = cells[0].cell.case.labels
     return {key: value for key, value in labels.items() if key not in changing and key != run.experiment.factor}
 
 
 def subtitle(run: Run, cells: Sequence[CellSummary]) -> str:
     """Return the line under a figure's title: setting, launches, fixed labels, and whether times are shown."""
-    parts = [f"{setting(run, cells)}, {launches_text(cells)}", group_text(fixed(run, cells))]
+    parts = [f"{setting(run, cells)}, {launches_text(cells)}", group_text(shared_labels(run, cells))]
     return "; ".join(filter(None, [*parts, EMULATED if is_emulated(run.environment) else ""]))
 
 
@@ -158,7 +158,7 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
     if residual is not None:
         equal = "equal" if residual == 0 else f"within {100 * residual:.2g} % of the reference's"
         lines.append(f"Multiply-adds{_per_image(cells)} are {equal} in every row.")
-    same = fixed(run, cells)
+    same = shared_labels(run, cells)
     everywhere = f" In every row: {group_text(same)}." if same else ""
     lines.append(f"{_sample(cells)} Measured on {setting(run, cells)}.{everywhere}")
     lines += _roofline(run, cells)
@@ -189,7 +189,7 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def apart(ids: Sequence[str]) -> tuple[list[str], str]:
+def split_ids(ids: Sequence[str]) -> tuple[list[str], str]:
     """Split cell ids (``scale=x1,groups=8``) into the parts that differ, and the labels that all share."""
     parts = [cell.split(",") for cell in ids]
     shared = [part for part in parts[0] if all(part in other for other in parts)] if len(parts) > 1 else []
@@ -249,7 +249,7 @@ def verdict_sentence(verdict: Verdict, *, factor: str = "") -> str:
 
 def verdict_sentences(verdicts: Sequence[Verdict], *, factor: str = "") -> tuple[str, ...]:
     """Format each verdict (`verdict_sentence`), without labels that are the same in all groups."""
-    keys = varying(verdict.group for verdict in verdicts)
+    keys = varying_labels(verdict.group for verdict in verdicts)
     if len(verdicts) == 1:
         keys = tuple(verdicts[0].group)
     trimmed = (replace(item, group={key: item.group[key] for key in keys if key in item.group}) for item in verdicts)
@@ -259,7 +259,7 @@ def verdict_sentences(verdicts: Sequence[Verdict], *, factor: str = "") -> tuple
 def _roofline(run: Run, cells: Sequence[CellSummary]) -> list[str]:
     """Return the notes on the roofline column, or why there is none."""
     facts = run.environment.facts
-    found = {cell.cell.case.dtype: recorded(facts, cell.cell.case.dtype) for cell in cells}
+    found = {cell.cell.case.dtype: from_facts(facts, cell.cell.case.dtype) for cell in cells}
     rates = " or ".join(
         f"{units.digits(peaks.flops_per_s / 1e9)} Gflop/s and {units.digits(peaks.bytes_per_s / 1e9)} GB/s in {dtype}"
         for dtype, peaks in found.items()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from effbench.core.errors import InvalidValue
-from effbench.core.measure_options import about
+from effbench.core.measure_options import option_metadata
 from effbench.core.run import Run
 from effbench.host import temporary_folders
 from effbench.runs import progress_bar, run_file, runner
@@ -24,25 +24,26 @@ class Destination:
     """Where a run is stored and how its progress is shown."""
 
     out: str | Path | None = field(
-        default=None, metadata=about("Folder of the run. Default: a new one under results/runs/.")
+        default=None, metadata=option_metadata("Folder of the run. Default: a new one under results/runs/.")
     )
     save: bool = field(
-        default=True, metadata=about("False keeps nothing on disk: the results hold everything that was measured.")
+        default=True,
+        metadata=option_metadata("False keeps nothing on disk: the results hold everything that was measured."),
     )
     progress: bool | None = field(
         default=None,
-        metadata=about(
+        metadata=option_metadata(
             "Whether to show a progress bar. Default: in a notebook, and where standard error is a terminal."
         ),
     )
     watch: Watch | None = field(
-        default=None, metadata=about("Called with each `runs.runner.Progress`, instead of the bar.")
+        default=None, metadata=option_metadata("Called with each `runs.runner.Progress`, instead of the bar.")
     )
-    command: str = field(default="", metadata=about("Command line to record in the run."))
+    command: str = field(default="", metadata=option_metadata("Command line to record in the run."))
 
     @contextmanager
     def folder(self, name: str, device: str) -> Iterator[Path]:
-        """The run's folder: a temporary one if it is not saved. Raises InvalidValue if `out` contradicts that."""
+        """Yield the run's folder, a temporary one if it is not saved. Raises InvalidValue if `out` contradicts that."""
         if self.save:
             yield Path(self.out) if self.out is not None else new_directory(name, device)
             return
@@ -55,16 +56,16 @@ class Destination:
                 raise KeyboardInterrupt("interrupted; nothing is kept, since save=False") from None
 
     @contextmanager
-    def telling(self) -> Iterator[Watch]:
-        """The `Watch` that shows progress, until the block ends."""
+    def progress_watch(self) -> Iterator[Watch]:
+        """Yield the `Watch` that shows progress until the block ends."""
         if self.watch is not None:
             yield self.watch
             return
-        with progress_bar.watching(self.progress) as shown:
+        with progress_bar.bar_watch(self.progress) as shown:
             yield shown
 
-    def kept(self, run: Run) -> Run:
-        """The run for the caller: without a path if its folder is not kept."""
+    def without_temporary_path(self, run: Run) -> Run:
+        """Return the run, without its path if the folder was temporary."""
         return run if self.save else dataclasses.replace(run, path=None)
 
 
@@ -83,7 +84,7 @@ class RunKeywords(WatchKeywords, total=False):
     command: str
 
 
-def taken_from(given: Mapping[str, object]) -> tuple[Destination, dict[str, object]]:
+def split_keywords(given: Mapping[str, object]) -> tuple[Destination, dict[str, object]]:
     """Split keyword arguments into a `Destination` and all others."""
     names = RunKeywords.__annotations__
     own: dict[str, Any] = {name: value for name, value in given.items() if name in names}
@@ -91,7 +92,7 @@ def taken_from(given: Mapping[str, object]) -> tuple[Destination, dict[str, obje
 
 
 def new_directory(name: str, device: str) -> Path:
-    """A folder under results/runs that does not exist yet, named after time, study and device."""
+    """Return a folder under results/runs that does not exist yet, named after time, study and device."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     # A study's name may contain any character; a folder's name is restricted to safe ones.
     stem = f"{stamp}-{re.sub(r'[^A-Za-z0-9_]+', '-', name)[:60]}-{device.replace(':', '')}"

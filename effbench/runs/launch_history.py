@@ -35,22 +35,22 @@ IDLE = 0x1
 # --- budget -----------------------------------------------------------------------------------------
 
 
-def total_s(run: Run) -> float:
-    """Seconds of the budget that the launches of a run have used."""
+def total_used_s(run: Run) -> float:
+    """Return the seconds of the budget that the launches of a run have used."""
     blocks = _by_launch(run)
     return sum(used_s(launch, blocks.get(launch.number, ())) for launch in run.launches)
 
 
 def overrun(run: Run) -> str:
-    """Text such as "used 93 s of a budget of 10 s"; "" if the launches kept the budget, or all had time for rounds."""
-    used, budget_s = total_s(run), run.sampling.budget_s
+    """Return a text such as "used 93 s of a budget of 10 s"; "" within the budget, or if all had time for rounds."""
+    used, budget_s = total_used_s(run), run.sampling.budget_s
     if not is_overrun(used, budget_s) or not any(launch.budget_s == 0 for launch in run.launches):
         return ""
     return f"used {format_seconds(used)} of a budget of {budget_s:g} s"
 
 
 def used_s(launch: Launch, blocks: Sequence[Block]) -> float:
-    """Seconds that a launch used: start, warm-up, rounds, and what came after.
+    """Return the seconds that a launch used: start, warm-up, rounds, and what came after.
 
     Before schema 3 it was not recorded. For such runs it is the time of warm-ups and rounds, a lower bound.
     """
@@ -61,7 +61,7 @@ def used_s(launch: Launch, blocks: Sequence[Block]) -> float:
 
 
 def after_s(run: Run) -> float:
-    """Seconds that the last finished launch spent after its rounds; 0 where that is not recorded."""
+    """Return the seconds that the last finished launch spent after its rounds; 0 where that is not recorded."""
     for launch in reversed(run.launches):
         if launch.stopped != "interrupted" and launch.used_s is not None and launch.overhead_s is not None:
             return max(0.0, launch.used_s - launch.overhead_s - launch.seconds)
@@ -79,62 +79,62 @@ def _by_launch(run: Run) -> dict[int, list[Block]]:
 # --- conditions -------------------------------------------------------------------------------------
 
 
-def described(run: Run) -> list[dict[str, Any]]:
-    """Every launch as a dictionary: its time, budget used, conditions at start and end, and changes before it.
+def describe_launches(run: Run) -> list[dict[str, Any]]:
+    """Return each launch as a dictionary: time, budget used, conditions at start and end, and changes before it.
 
     ``end`` of a launch that was killed is the time of its last record. ``gpu`` is read from its blocks: the median SM
     clock, the highest temperature, why it was slowed.
     """
     blocks = _by_launch(run)
-    return [_described(launch, blocks.get(launch.number, ())) for launch in run.launches]
+    return [_describe_launch(launch, blocks.get(launch.number, ())) for launch in run.launches]
 
 
-def _described(launch: Launch, blocks: Sequence[Block]) -> dict[str, Any]:
+def _describe_launch(launch: Launch, blocks: Sequence[Block]) -> dict[str, Any]:
     return {
         "number": launch.number,
         "slot": launch.slot,
         "stopped": launch.stopped,
         "start": launch.start or None,
-        "end": _ended(launch),
+        "end": _end_time(launch),
         "rounds": len({block.round for block in blocks}),
         "overhead_s": launch.overhead_s,
-        "rounds_s": launch.seconds if launch.stopped != "interrupted" else _until_last(launch),
+        "rounds_s": launch.seconds if launch.stopped != "interrupted" else _rounds_s_of_interrupted(launch),
         "used_s": launch.used_s,
         "budget_s": launch.budget_s,
-        "at_start": None if launch.at_start is None else _known(vars(launch.at_start)),
-        "at_end": None if launch.at_end is None else _known(vars(launch.at_end)),
-        "gpu": gpu(blocks),
+        "at_start": None if launch.at_start is None else _without_none(vars(launch.at_start)),
+        "at_end": None if launch.at_end is None else _without_none(vars(launch.at_end)),
+        "gpu": gpu_conditions(blocks),
         "changed": {name: list(pair) for name, pair in launch.changed.items()},
     }
 
 
-def _known(values: dict[str, Any]) -> dict[str, Any]:
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _until_last(launch: Launch) -> float | None:
-    """Seconds of rounds of an interrupted launch; None if unknown."""
+def _rounds_s_of_interrupted(launch: Launch) -> float | None:
+    """Return the seconds of rounds of an interrupted launch; None if unknown."""
     if launch.used_s is None or launch.overhead_s is None:
         return None
     return round(launch.used_s - launch.overhead_s, 3)
 
 
-def _ended(launch: Launch) -> str | None:
+def _end_time(launch: Launch) -> str | None:
     if launch.end or not launch.start or launch.used_s is None:
         return launch.end or None
     try:
-        last = _time(launch.start) + datetime.timedelta(seconds=launch.used_s)
+        last = _parse_time(launch.start) + datetime.timedelta(seconds=launch.used_s)
     except OverflowError:  # a file may say that a launch took longer than there are years
         return None
     return last.isoformat(timespec="milliseconds")
 
 
-def _time(text: str) -> datetime.datetime:
+def _parse_time(text: str) -> datetime.datetime:
     return datetime.datetime.fromisoformat(text)
 
 
-def gpu(blocks: Sequence[Block]) -> dict[str, Any] | None:
-    """Clock, temperature, power and throttling of the GPU during these blocks; None where none was recorded."""
+def gpu_conditions(blocks: Sequence[Block]) -> dict[str, Any] | None:
+    """Return clock, temperature, power and throttling of the GPU during these blocks; None if nothing was recorded."""
     clocks = [block.timing.clocks for block in blocks if block.timing.clocks]
     if not clocks:
         return None
@@ -154,25 +154,25 @@ def gpu(blocks: Sequence[Block]) -> dict[str, Any] | None:
 
 
 def remarks(run: Run) -> tuple[str, ...]:
-    """Sentences about launches without time for rounds, and about conditions that differ between launches.
+    """Return sentences about launches without time for rounds, and about conditions that differ between launches.
 
     Empty if nothing is notable or nothing was recorded. On the fake device, conditions are not compared.
     """
     names = {launch.number: str(place) for place, launch in enumerate(run.launches, start=1)}
-    found = [*_without_time(run, names), *_pauses(run, names), *_changed(run, names)]
+    found = [*_launches_without_time(run, names), *_pauses(run, names), *_changed_facts(run, names)]
     if run.environment.device != "fake":
         found += _differing_conditions(run, names)
     return tuple(found)
 
 
-def _without_time(run: Run, names: dict[int, str]) -> list[str]:
+def _launches_without_time(run: Run, names: dict[int, str]) -> list[str]:
     short = [names[launch.number] for launch in run.launches if launch.budget_s == 0]
     if not short:
         return []
     least = min(MIN_ROUNDS_ON_BUDGET, run.sampling.max_rounds)
     found = [
         f"The budget of {run.sampling.budget_s:g} s left no time for more than the least ({least} rounds) in "
-        f"{_numbered(short)}."
+        f"{_launch_numbers(short)}."
     ]
     if over := overrun(run):
         found.append(f"The launches {over}, since none measures less.")
@@ -182,10 +182,10 @@ def _without_time(run: Run, names: dict[int, str]) -> list[str]:
 def _pauses(run: Run, names: dict[int, str]) -> list[str]:
     found = []
     for before, after in zip(run.launches, run.launches[1:], strict=False):
-        ended = _ended(before)
+        ended = _end_time(before)
         if ended is None or not after.start:
             continue
-        gap_s = (_time(after.start) - _time(ended)).total_seconds()
+        gap_s = (_parse_time(after.start) - _parse_time(ended)).total_seconds()
         between = f"between launches {names[before.number]} and {names[after.number]}"
         up_s = None if after.at_start is None else after.at_start.uptime_s
         if gap_s < -1.0:
@@ -197,8 +197,8 @@ def _pauses(run: Run, names: dict[int, str]) -> list[str]:
     return found
 
 
-def _changed(run: Run, names: dict[int, str]) -> list[str]:
-    """Facts that had changed when the run was resumed. Equal changes are reported once."""
+def _changed_facts(run: Run, names: dict[int, str]) -> list[str]:
+    """Report the facts that had changed when the run was resumed, equal changes once."""
     found: dict[str, str] = {}
     for launch in run.launches:
         if launch.changed:
@@ -212,7 +212,7 @@ def _changed(run: Run, names: dict[int, str]) -> list[str]:
 
 def _differing_conditions(run: Run, names: dict[int, str]) -> list[str]:
     blocks = _by_launch(run)
-    gpus = {launch.number: gpu(blocks.get(launch.number, ())) or {} for launch in run.launches}
+    gpus = {launch.number: gpu_conditions(blocks.get(launch.number, ())) or {} for launch in run.launches}
 
     def at_end(name: str) -> Callable[[Launch], float | None]:
         return lambda launch: None if launch.at_end is None else getattr(launch.at_end, name)
@@ -226,21 +226,23 @@ def _differing_conditions(run: Run, names: dict[int, str]) -> list[str]:
 
     others = _values(run, at_end("other_cores"))
     busy = "Other processes kept {low:.1f} cores busy in {at_low} and {high:.1f} in {at_high}."
-    found = _spread(names, others, OTHER_CORES, busy)
+    found = _widest_difference(names, others, OTHER_CORES, busy)
     if len(others) < len(run.launches):
         # Not every system splits processor time by process. The load average includes this run's own processes.
         loads = _values(run, lambda launch: None if launch.at_start is None else launch.at_start.load_1m)
         busy = "The load average was {low:.1f} before {at_low} and {high:.1f} before {at_high}."
-        found += _spread(names, loads, LOAD, busy)
+        found += _widest_difference(names, loads, LOAD, busy)
     degrees = "{low:.0f} °C in {at_low} and {high:.0f} °C in {at_high}."
-    found += _spread(names, _values(run, at_work("temperature_c")), TEMPERATURE_C, f"The processor had {degrees}")
-    found += _spread(names, _values(run, of_gpu("temperature_c")), TEMPERATURE_C, f"The GPU had {degrees}")
+    found += _widest_difference(
+        names, _values(run, at_work("temperature_c")), TEMPERATURE_C, f"The processor had {degrees}"
+    )
+    found += _widest_difference(names, _values(run, of_gpu("temperature_c")), TEMPERATURE_C, f"The GPU had {degrees}")
     clock = "ran at {low:.0f} MHz in {at_low} and at {high:.0f} MHz in {at_high}."
     for values, what in ((_values(run, at_work("cpu_mhz")), "processor"), (_values(run, of_gpu("sm_mhz")), "GPU")):
-        found += _spread(names, values, CLOCK * max(values.values(), default=0.0), f"The {what} {clock}")
+        found += _widest_difference(names, values, CLOCK * max(values.values(), default=0.0), f"The {what} {clock}")
     stolen = {number: 100 * share for number, share in _values(run, at_end("stolen")).items()}
     taken = "The hypervisor took {low:.0f} % of the time in {at_low} and {high:.0f} % in {at_high}."
-    found += _spread(names, stolen, 100 * STOLEN, taken)
+    found += _widest_difference(names, stolen, 100 * STOLEN, taken)
     for name, what in (
         ("thermal_throttled", "Heat (or low voltage) lowered the clock"),
         ("quota_throttled", "The CPU quota of the container ran out"),
@@ -250,13 +252,13 @@ def _differing_conditions(run: Run, names: dict[int, str]) -> list[str]:
 
 
 def _values(run: Run, read: Callable[[Launch], float | None]) -> dict[int, float]:
-    """The value of each launch that measured anything, where it could be read."""
+    """Return the value of each launch that measured anything, where it could be read."""
     found = {launch.number: read(launch) for launch in run.launches if launch.overhead_s is not None}
     return {number: value for number, value in found.items() if value is not None}
 
 
-def _spread(names: dict[int, str], values: dict[int, float], notable: float, words: str) -> list[str]:
-    """A sentence on the two launches that differ most, if by at least `notable`."""
+def _widest_difference(names: dict[int, str], values: dict[int, float], notable: float, words: str) -> list[str]:
+    """Return a sentence on the two launches that differ most, if by at least `notable`."""
     if not values:
         return []
     low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
@@ -268,10 +270,10 @@ def _spread(names: dict[int, str], values: dict[int, float], notable: float, wor
 
 def _in_some_launches(names: dict[int, str], values: dict[int, float], what: str) -> list[str]:
     hit = [names[number] for number, times in values.items() if times]
-    return [f"{what} in {_numbered(hit)} only."] if hit and len(hit) < len(values) else []
+    return [f"{what} in {_launch_numbers(hit)} only."] if hit and len(hit) < len(values) else []
 
 
-def _numbered(places: Sequence[str]) -> str:
+def _launch_numbers(places: Sequence[str]) -> str:
     if len(places) == 1:
         return f"launch {places[0]}"
     return f"launches {', '.join(places[:-1])} and {places[-1]}"

@@ -24,21 +24,21 @@ def is_notebook() -> bool:
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
-def is_watched() -> bool:
+def is_bar_visible() -> bool:
     """Whether a bar is visible: in a notebook, or if standard error is a terminal."""
     return is_notebook() or (sys.stderr is not None and sys.stderr.isatty())
 
 
 @contextlib.contextmanager
-def watching(shown: bool | None = None) -> Iterator[Watch]:
-    """A `Watch` that draws the bar until the block ends, and prints each note on standard error.
+def bar_watch(shown: bool | None = None) -> Iterator[Watch]:
+    """Yield a `Watch` that draws the bar until the block ends, and prints each note on standard error.
 
-    `shown` None means: only if it is visible (`is_watched`). Without a bar nothing is printed.
+    `shown` None means: only if it is visible (`is_bar_visible`). Without a bar nothing is printed.
     """
-    if not (is_watched() if shown is None else shown):
+    if not (is_bar_visible() if shown is None else shown):
         yield lambda step: None
         return
-    with drawing() as draw:
+    with draw_bar() as draw:
 
         def watch(step: Progress) -> None:
             if step.note:
@@ -49,7 +49,7 @@ def watching(shown: bool | None = None) -> Iterator[Watch]:
 
 
 @contextlib.contextmanager
-def drawing() -> Iterator[Callable[[Progress], None]]:
+def draw_bar() -> Iterator[Callable[[Progress], None]]:
     """Draw the bar until the block ends. Call the yielded function to update it."""
     from rich.markup import escape
 

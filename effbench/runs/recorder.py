@@ -16,7 +16,7 @@ from typing import Any
 from effbench._version import __version__
 from effbench.core import decoding
 from effbench.core.cost import Cost
-from effbench.core.errors import EffbenchError, NotComparable, Reason, of_reason
+from effbench.core.errors import EffbenchError, NotComparable, Reason, error_from_reason
 from effbench.core.run import Block, Conditions, Environment, Result, Run, Timing
 from effbench.core.study import Cell
 from effbench.host import facts
@@ -46,7 +46,7 @@ class Recording:
     calls: dict[str, int] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     """Source files of the models with their SHA-256 (`user_code.file_hashes`). Later launches must match."""
-    read: set[tuple[str, str]] = field(default_factory=set)
+    measured_metrics: set[tuple[str, str]] = field(default_factory=set)
     """Pairs (cell, secondary metric) that are already measured."""
     can_resume: bool = True
     matched: bool = False
@@ -55,7 +55,7 @@ class Recording:
     """Facts that changed since the run began and are not written yet: name to (then, now)."""
 
     def job(self, number: int, first_round: int, budget_s: float, **share: float) -> dict[str, Any]:
-        """The job of launch `number`, for all cells that are not skipped.
+        """Return the job of launch `number`, for all cells that are not skipped.
 
         `budget_s` is its part of the budget, process start included. `share` holds further inputs of
         `timing.launch_budget.Stopwatch`.
@@ -75,16 +75,16 @@ class Recording:
             "mode": plan.cells[0].mode,
             "sampling": dataclasses.asdict(plan.sampling),
             "breakdown": bool(plan.experiment.breakdown),
-            "cells": [self.order(cell) for cell in plan.cells if cell.id not in self.skipped],
+            "cells": [self.cell_spec(cell) for cell in plan.cells if cell.id not in self.skipped],
         }
 
-    def order(self, cell: Cell) -> dict[str, Any]:
-        """The part of a job that describes one cell."""
+    def cell_spec(self, cell: Cell) -> dict[str, Any]:
+        """Return the part of a job that describes one cell."""
         reference, cost = self.plan.experiment.reference_of(cell.case), self.costs[cell.id]
         # A runtime exports its model files into this folder once; later launches reuse them.
         folder = self._models.get(cell.id) or str(self.scratch / str(self.plan.cells.index(cell)))
         return {
-            **described(cell, folder),
+            **cell_description(cell, folder),
             "bundled": cell.id in self._models,
             "calls": self.calls.get(cell.id),
             "reference": None if reference is None else reference.id,
@@ -97,8 +97,8 @@ class Recording:
     def _models(self) -> Mapping[str, str]:
         return self.plan.bundled.models if self.plan.bundled else {}
 
-    def begin(self, ready: Mapping[str, Any]) -> None:
-        """Handle the first event of a worker, which holds its environment.
+    def record_environment(self, ready: Mapping[str, Any]) -> None:
+        """Record the environment that the first event of a worker holds, or compare it with the recorded one.
 
         The first worker of a run makes the header. The first one after a resume must match it, else NotComparable is
         raised. Raises StorageError.
@@ -130,7 +130,7 @@ class Recording:
                 self.writer.cell(Result(cell, self.costs[cell.id], skipped=skipped, bounds_s=bounds))
             self.stored = found
         elif not self.matched:
-            facts.require_alike(self.stored, found)
+            facts.require_comparable(self.stored, found)
             self.changed = {item.field: (item.baseline, item.candidate) for item in facts.changes(self.stored, found)}
         self.matched = True
 
@@ -152,13 +152,13 @@ class Recording:
         end, conditions = observed.end()
         self.writer.append("exit", launch=number, at_s=round(at_s, 3), end=end, conditions=known_conditions(conditions))
 
-    def take(self, launch: int, event: Mapping[str, Any]) -> None:
+    def record_event(self, launch: int, event: Mapping[str, Any]) -> None:
         """Record one event of a worker. Raises StorageError, and EffbenchError if the event is a fatal error."""
         kind, values = event["event"], {key: value for key, value in event.items() if key != "event"}
         if kind == "ready":
-            self.begin(values)
+            self.record_environment(values)
         elif kind == "block":
-            timing = decoding.make(values["timing"], Timing)
+            timing = decoding.decode(values["timing"], Timing)
             self._require_calls(values["cell"], timing.calls)
             place = (launch, values["round"], values["position"], values["cell"])
             self.writer.block(Block(*place, _without_negative_times(timing), values.get("at_s")))
@@ -179,7 +179,7 @@ class Recording:
                 self.files |= new
                 self.writer.append("files", launch=launch, files=new)
         elif kind == "error":
-            raise of_reason(Reason(values["message"] + self.resume_advice(), values.get("cause", "")))
+            raise error_from_reason(Reason(values["message"] + self.resume_advice(), values.get("cause", "")))
         else:
             self.writer.append(kind, launch=launch, **values)
 
@@ -201,19 +201,19 @@ class Recording:
         self.writer.append("skip", cell=cell, reason=reason)
 
     def resume_advice(self) -> str:
-        """The end of an error message that names the command to resume; "" if nothing is measured yet."""
+        """Return the end of an error message, with the command to resume; "" if nothing is measured yet."""
         if self.stored is None or not self.can_resume:
             return ""
-        return f"; what was measured is kept, go on with: {how_to_resume(self.writer.directory, self.plan.bundled)}"
+        return f"; what was measured is kept, go on with: {resume_command(self.writer.directory, self.plan.bundled)}"
 
 
-def described(cell: Cell, folder: str) -> dict[str, Any]:
-    """The description of a cell that a worker needs to prepare it. Its runtime keeps model files in `folder`."""
+def cell_description(cell: Cell, folder: str) -> dict[str, Any]:
+    """Describe a cell for the worker that prepares it. Its runtime keeps model files in `folder`."""
     return {
         "id": cell.id,
         "model": cell.case.model,
         "arguments": dict(cell.case.arguments),
-        "inputs": [dataclasses.asdict(item) for item in cell.case.fed],
+        "inputs": [dataclasses.asdict(item) for item in cell.case.all_inputs],
         "dtype": cell.case.dtype,
         "batch": cell.batch,
         "runtime": cell.runtime,
@@ -224,19 +224,19 @@ def described(cell: Cell, folder: str) -> dict[str, Any]:
     }
 
 
-def how_to_resume(directory: Path, bundled: Bundled | None = None) -> str:
-    """The command that finishes the run in this folder."""
+def resume_command(directory: Path, bundled: Bundled | None = None) -> str:
+    """Return the command that finishes the run in this folder."""
     first = ["run"] if bundled is None else ["run-bundle", bundled.folder]
     return shlex.join(["effbench", *first, "--resume", str(directory)])
 
 
 def known_conditions(conditions: Conditions) -> dict[str, Any]:
-    """The conditions that could be read, by name."""
+    """Return the conditions that could be read, by name."""
     return {name: value for name, value in dataclasses.asdict(conditions).items() if value is not None}
 
 
 def _non_default_facts(plan: Plan) -> dict[str, Any]:
-    """Facts that are recorded only if they differ from their defaults, since older runs do not have them."""
+    """Return the facts that are recorded only if they differ from their defaults, since older runs do not have them."""
     extra = {
         "run.memory_format": (plan.cells[0].memory_format, "contiguous"),
         "run.mode": (plan.cells[0].mode, "infer"),

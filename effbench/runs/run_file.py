@@ -1,6 +1,6 @@
 """Write and read a run file: append-only JSON lines that stay readable if the writing process is killed.
 
-``run.jsonl`` holds one record a line: a header, then cells, launches and blocks. Each record reaches
+``run.jsonl`` holds one record per line: a header, then cells, launches and blocks. Each record reaches
 the kernel before the next block starts, so killing the process loses at most the block in flight. Loading parses JSON
 and builds dataclasses; it never executes code. Only raw blocks are stored. All statistics are recomputed from them.
 
@@ -65,7 +65,7 @@ class RunWriter:
                     f"{self.directory} already holds a run; finish it with --resume or choose another --out"
                 )
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            os.ftruncate(self._descriptor, _whole_lines(self.path))
+            os.ftruncate(self._descriptor, _size_of_whole_lines(self.path))
         except OSError as error:
             self.close()
             raise StorageError(
@@ -157,8 +157,8 @@ def refuse_link(path: Path) -> None:
         raise StorageError(f"cannot write {path}: it is a link to {os.readlink(path)}; name the file that is meant")
 
 
-def _whole_lines(path: Path) -> int:
-    """Size of the file up to the end of its last complete line. A killed writer may leave an incomplete one."""
+def _size_of_whole_lines(path: Path) -> int:
+    """Return the size of the file without an incomplete last line, which a killed writer may leave."""
     data = path.read_bytes()
     return data.rfind(b"\n") + 1
 
@@ -167,7 +167,7 @@ def _whole_lines(path: Path) -> int:
 
 
 def find(reference: str | Path) -> Path:
-    """The run file for a folder or a file. Raises StorageError."""
+    """Return the path of the run file for a folder or a file. Raises StorageError."""
     path = Path(reference)
     if os.path.isdir(path):
         path = path / RUN_FILE
@@ -177,7 +177,7 @@ def find(reference: str | Path) -> Path:
 
 
 def load(reference: str | Path) -> Run:
-    """The run stored in a folder or file. Raises StorageError, CorruptRun."""
+    """Load the run stored in a folder or file. Raises StorageError, CorruptRun."""
     path = find(reference)
     try:
         data = path.read_bytes()
@@ -187,7 +187,7 @@ def load(reference: str | Path) -> Run:
 
 
 def parse(path: Path, data: bytes) -> Run:
-    """The run that these bytes of the file at `path` describe. Raises CorruptRun."""
+    """Decode the run from the bytes of the file at `path`. Raises CorruptRun."""
     records = []
     lines = data.split(b"\n")
     for number, line in enumerate(lines, start=1):
@@ -201,7 +201,7 @@ def parse(path: Path, data: bytes) -> Run:
             if number == len(lines):
                 break  # the writer was stopped in the middle of this line
             raise CorruptRun(
-                f"{path}, line {number}: not a run record ({schema.brief(error)}); restore the file"
+                f"{path}, line {number}: not a run record ({schema.first_line(error)}); restore the file"
             ) from error
         records.append((number, record))
     return schema.build(path, records)

@@ -27,7 +27,7 @@ from effbench.host.noise import Observation
 from effbench.host.worker_process import Worker, WorkerFailed, worker_environment
 from effbench.metrics import base
 from effbench.runs import launch_history, run_file
-from effbench.runs.recorder import Recording, how_to_resume
+from effbench.runs.recorder import Recording, resume_command
 from effbench.runs.run_file import RunWriter
 from effbench.studies.plan import Bundled, Plan
 from effbench.timing import peaks as measuring
@@ -114,8 +114,8 @@ def execute(
         return _measure(record, _State(), watch)
 
 
-def find_peaks(plan: Plan, dtype: str, *, afresh: bool = False) -> Peaks:
-    """The peaks of the plan's device under the plan's settings: from the cache if it has them, else measured.
+def find_peaks(plan: Plan, dtype: str, *, remeasure: bool = False) -> Peaks:
+    """Return the peaks of the plan's device under its settings, from the cache if it has them, else measured.
 
     Raises EffbenchError where they cannot be measured.
     """
@@ -123,7 +123,9 @@ def find_peaks(plan: Plan, dtype: str, *, afresh: bool = False) -> Peaks:
     if device != "fake" and machine.emulated(machine.HERE, platform.machine()):
         raise EffbenchError(f"{EMULATED}; measure peaks on the hardware itself")
     key = facts.machine_key(device, options, threads=threads, allocator=allocator, dtype=dtype)
-    return measuring.find(key, device, options, threads=threads, allocator=allocator, dtype=dtype, afresh=afresh)
+    return measuring.load_or_measure(
+        key, device, options, threads=threads, allocator=allocator, dtype=dtype, remeasure=remeasure
+    )
 
 
 def _add_bounds(record: Recording, bounds: BoundsOf) -> None:
@@ -144,7 +146,7 @@ def _add_bounds(record: Recording, bounds: BoundsOf) -> None:
 
 
 def _why_no_bounds(mode: str, dtype: str) -> str:
-    """Why the device's peaks give no bounds for these cells; "" where they do."""
+    """Return why the device's peaks give no bounds for these cells; "" if they do."""
     if mode == "train":
         return "counts are of the forward pass, times of a training step"
     return "torch has no int8 kernel whose speed could stand for a runtime's" if dtype == "int8" else ""
@@ -179,7 +181,7 @@ def _continue_run(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundl
     if run.environment.facts.get("run.bundle") != (bundled.digest if bundled else None):
         raise EffbenchError(
             f"the run in {writer.directory} was measured from a bundle; go on with: "
-            f"{how_to_resume(writer.directory, bundled or Bundled('BUNDLE', ''))}, with the bundle it was begun with"
+            f"{resume_command(writer.directory, bundled or Bundled('BUNDLE', ''))}, with the bundle it was begun with"
         )
     if len(run.results) < len(run.experiment.cases):
         raise EffbenchError(
@@ -190,7 +192,7 @@ def _continue_run(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundl
             raise EffbenchError(
                 f"{result.cell.id} was a module of a Python session that has ended; measure it again there"
             )
-        if bundled is None and (said := core_inputs.lost(result.cell.case.fed)):
+        if bundled is None and (said := core_inputs.missing_values_reason(result.cell.case.all_inputs)):
             raise EffbenchError(f"{result.cell.id}: {said}; measure it again there")
     try:
         file_hashes.require_unchanged(run.files)
@@ -201,8 +203,8 @@ def _continue_run(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundl
     record.files = dict(run.files)
     record.skipped = {result.cell.id: result.skipped for result in run.results if result.skipped}
     record.calls = {result.cell.id: result.calls for result in run.results if result.calls}
-    record.read = {(result.cell.id, metric.what) for result in run.results for metric in result.metrics}
-    state = _State(used_s=launch_history.total_s(run), after_s=launch_history.after_s(run))
+    record.measured_metrics = {(result.cell.id, metric.what) for result in run.results for metric in result.metrics}
+    state = _State(used_s=launch_history.total_used_s(run), after_s=launch_history.after_s(run))
     slots = {launch.number: launch.slot for launch in run.launches}
     state.next_launch = max(slots, default=-1) + 1
     state.finished = {launch.slot for launch in run.launches if launch.stopped != "interrupted"}
@@ -259,7 +261,7 @@ def _measure(record: Recording, state: _State, watch: Watch) -> Run:
 
 
 def _python_advice(plan: Plan, directory: Path) -> str:
-    """The Python call that finishes or reads an interrupted run."""
+    """Return the Python call that finishes or reads an interrupted run."""
     place = repr(str(directory))
     if plan.bundled is not None:
         return f"finish it with effbench.run_bundle({plan.bundled.folder!r}, resume={place})"
@@ -272,7 +274,11 @@ def _measure_metrics(record: Recording, watch: Watch) -> None:
     """Measure the secondary metrics of every cell that was not skipped. A metric that fails records the reason."""
     plan = record.plan
     for what in plan.metrics:
-        left = [cell for cell in plan.cells if cell.id not in record.skipped and (cell.id, what) not in record.read]
+        left = [
+            cell
+            for cell in plan.cells
+            if cell.id not in record.skipped and (cell.id, what) not in record.measured_metrics
+        ]
         if what != "instructions" and record.stored is not None and is_emulated(record.stored):
             for cell in left:
                 record.writer.metric(cell.id, Metric(what, missing=EMULATED))
@@ -286,9 +292,9 @@ def _measure_metrics(record: Recording, watch: Watch) -> None:
             "files": record.files,
             "sampling": dataclasses.asdict(plan.sampling),
         }
-        taken = base.take_all(
+        taken = base.measure_cells(
             job,
-            [record.order(cell) for cell in left],
+            [record.cell_spec(cell) for cell in left],
             worker_environment(plan.threads, plan.allocator),
             plan.sampling.silence_s,
             partial(_report_metric, watch, what),
@@ -313,7 +319,7 @@ def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
     left = sampling.launches - len(state.finished)
     if state.forecast is None:
         cells = sum(cell.id not in record.skipped for cell in plan.cells)
-        state.forecast = Forecast(sampling, sampling.budget_s, cells=cells, left=left, used_s=state.used_s)
+        state.forecast = Forecast(sampling, sampling.budget_s, cells=cells, launches_left=left, used_s=state.used_s)
         progress.forecast = state.forecast
     slice_s = max(0.0, (sampling.budget_s - state.used_s) / left)
     share = {"launches_left": left, "after_s": state.after_s, "begun_s": progress.begun_s}
@@ -324,11 +330,11 @@ def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
             try:
                 for event in worker.events():
                     kind = event["event"]
-                    progress.take(event)
+                    progress.handle_event(event)
                     if kind in UNRECORDED:
                         state.failed_starts = 0
                         continue
-                    record.take(progress.number, event)
+                    record.record_event(progress.number, event)
                     if kind == "ready":
                         record.begin_launch(progress.number, slot, progress.observed)
                         is_recorded = True
@@ -371,11 +377,11 @@ class _LaunchProgress:
         self._rounds: tuple[float, float] | None = None
         """Start of the rounds and the time available for them, in seconds."""
 
-    def take(self, event: Mapping[str, Any]) -> None:
+    def handle_event(self, event: Mapping[str, Any]) -> None:
         """Handle one event and report the progress of the run."""
         kind = event["event"]
         self.at_s = max(self.at_s, event.get("at_s", 0.0))
-        note = self.forecast.take(event) if self.forecast is not None else ""
+        note = self.forecast.handle_event(event) if self.forecast is not None else ""
         if kind == "working" or note:
             self.working = event.get("cell", self.working)
             if self._rounds is None:
@@ -391,7 +397,7 @@ class _LaunchProgress:
             self._report(share, f"round {event['round'] + 1}, {event['cell']}")
         elif kind == "end":
             self.ended_s = self.at_s
-            self.observed.look()
+            self.observed.sample()
 
     def _report(self, share: float, doing: str, note: str = "") -> None:
         planned = self._sampling.launches

@@ -37,7 +37,7 @@ def build(path: Path, records: Sequence[tuple[int, dict[str, Any]]]) -> Run:
         raise CorruptRun(f"{path} is empty: the run was stopped before anything was measured; begin it again")
     if records[0][1]["kind"] != "header":
         raise CorruptRun(f"{path}: no header in the first line, so this is not an effbench run")
-    if (newer := newer_schema(records[0][1].get("schema"), SCHEMA)) is None:
+    if (newer := newer_schema_message(records[0][1].get("schema"), SCHEMA)) is None:
         raise CorruptRun(f"{path}: the header has no schema number, so this is not an effbench run")
     if newer:
         raise CorruptRun(f"{path} {newer}")
@@ -46,29 +46,29 @@ def build(path: Path, records: Sequence[tuple[int, dict[str, Any]]]) -> Run:
         try:
             builder.add(_Record(record))
         except FAULTS as error:
-            raise CorruptRun(f"{path}, line {number}: {describe(error)}; restore the file") from error
+            raise CorruptRun(f"{path}, line {number}: {describe_error(error)}; restore the file") from error
     return replace(builder.run(), path=str(path))
 
 
-def newer_schema(schema: Any, known: int) -> str | None:
-    """The end of an error message if `schema` is newer than `known`, else ""; None if it is no schema number."""
+def newer_schema_message(schema: Any, known: int) -> str | None:
+    """Return the end of an error message if `schema` is newer than `known`, else ""; None if it is no number."""
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
         return None
     said = f"was written with schema {str(schema)[:9]}, and this effbench reads up to {known}; upgrade effbench"
     return said if schema > known else ""
 
 
-def describe(error: BaseException) -> str:
-    """A short description of an error in a file."""
-    return f"missing {brief(error)}" if isinstance(error, KeyError) else brief(error)
+def describe_error(error: BaseException) -> str:
+    """Return a short description of an error in a file."""
+    return f"missing {first_line(error)}" if isinstance(error, KeyError) else first_line(error)
 
 
-def brief(error: BaseException) -> str:
-    """The first line of an error, shortened, for a message of one line."""
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error, shortened, for a message of one line."""
     return (str(error) or type(error).__name__).splitlines()[0][:120]
 
 
-def require_sound(cell: Cell, cost: Cost | None) -> None:
+def require_possible_values(cell: Cell, cost: Cost | None) -> None:
     """Raise ValueError for a cell or a cost with impossible values."""
     if cell.batch < 1 or (1 if cell.case.batch is None else cell.case.batch) < 1:
         raise ValueError("a batch needs at least one image")
@@ -97,9 +97,9 @@ class _Probed:
     output_tolerance: float | None = None
 
 
-def probe(values: Mapping[str, Any]) -> dict[str, Any]:
+def check_probe(values: Mapping[str, Any]) -> dict[str, Any]:
     """Check and copy the values of a probe, which are read once a cell. Raises ValueError for a wrong type."""
-    decoding.make(values, _Probed, closed=False)
+    decoding.decode(values, _Probed, closed=False)
     return dict(values)
 
 
@@ -113,37 +113,37 @@ class _Record:
         return name in self.values
 
     def get(self, name: str, kind: type[T]) -> T:
-        """The value of this name. Raises KeyError if it is missing, ValueError if it has another type."""
-        return decoding.make(self.values[name], kind, at=name)
+        """Return the value of this name. Raises KeyError if it is missing, ValueError if it has another type."""
+        return decoding.decode(self.values[name], kind, at=name)
 
-    def maybe(self, name: str, kind: type[T]) -> T | None:
+    def get_optional(self, name: str, kind: type[T]) -> T | None:
         return None if self.values.get(name) is None else self.get(name, kind)
 
-    def seconds(self, name: str) -> float | None:
-        """A duration in seconds, None if it is absent. Raises ValueError if it is negative."""
-        found = self.maybe(name, float)
+    def get_seconds(self, name: str) -> float | None:
+        """Return a duration in seconds, None if it is absent. Raises ValueError if it is negative."""
+        found = self.get_optional(name, float)
         if found is not None and found < 0:
             raise ValueError(f"{name}: {found:g} s is a negative duration")
         return found
 
-    def moment(self, name: str) -> str:
-        """A UTC time as text (ISO 8601). Raises ValueError for other text."""
+    def get_time(self, name: str) -> str:
+        """Return a UTC time as text (ISO 8601). Raises ValueError for other text."""
         found = self.get(name, str)
         if datetime.datetime.fromisoformat(found).tzinfo is None:
             raise ValueError(f"{name}: {found[:40]!r} is no ISO 8601 time with a UTC offset")
         return found
 
-    def rest(self, kind: type[T], *names: str) -> T:
+    def decode_rest(self, kind: type[T], *names: str) -> T:
         """Decode all values except `names`, the record's kind, its launch and its time into a `kind`."""
         taken = ("kind", "launch", "at_s", *names)
-        return decoding.make({key: value for key, value in self.values.items() if key not in taken}, kind)
+        return decoding.decode({key: value for key, value in self.values.items() if key not in taken}, kind)
 
 
 class _Builder:
     """Collect the records of one file; `run` builds the run."""
 
     def __init__(self) -> None:
-        self.begun: Run | None = None
+        self.header: Run | None = None
         self.results: dict[str, Result] = {}
         self.launches: dict[int, Launch] = {}
         self.used: dict[int, float] = {}
@@ -154,23 +154,23 @@ class _Builder:
     def add(self, record: _Record) -> None:
         kind = record.values["kind"]
         if kind == "header":
-            self.begun = _header(record)
+            self.header = _decode_header(record)
         elif kind == "cell":
-            found = _result(record)
-            if self.begun is None or found.cell.case not in self.begun.experiment.cases:
+            found = _decode_result(record)
+            if self.header is None or found.cell.case not in self.header.experiment.cases:
                 raise ValueError("the cell is not a case of the study")
             self.results[found.cell.id] = found
         elif kind in ("calls", "skip", "reading"):
             cell = record.get("cell", str)
-            self.results[cell] = _more(self.results[cell], kind, record)
+            self.results[cell] = _extend_result(self.results[cell], kind, record)
         elif kind == "launch":
-            launch = _launch(record)
+            launch = _decode_launch(record)
             self.launches[launch.number] = launch
         elif kind in ("warmup", "null", "probe", "end", "breakdown", "exit"):
             number = record.get("launch", int)
-            self.launches[number] = _extend(self.launches[number], kind, record)
+            self.launches[number] = _extend_launch(self.launches[number], kind, record)
         elif kind == "block":
-            block = _block(record)
+            block = _decode_block(record)
             if block.cell not in self.results or block.launch not in self.launches:
                 raise ValueError("a block of an unknown cell or launch")
             self.blocks.setdefault(block.cell, []).append(block)
@@ -180,15 +180,15 @@ class _Builder:
             self.files = {**record.get("files", dict[str, str]), **self.files}
         elif kind not in ("verdicts", "facts"):
             raise ValueError(f"unknown kind of record '{kind}'")
-        used = record.seconds("at_s") if "launch" in record else None
+        used = record.get_seconds("at_s") if "launch" in record else None
         if used is not None:
             number = record.get("launch", int)
             self.used[number] = max(self.used.get(number, 0.0), used)
 
     def run(self) -> Run:
-        assert self.begun is not None
+        assert self.header is not None
         return replace(
-            self.begun,
+            self.header,
             results=tuple(
                 replace(each, blocks=tuple(self.blocks.get(name, ()))) for name, each in self.results.items()
             ),
@@ -198,7 +198,7 @@ class _Builder:
         )
 
 
-def _header(record: _Record) -> Run:
+def _decode_header(record: _Record) -> Run:
     clock = record.get("clock", str)
     if clock not in CLOCKS:
         raise ValueError(f"{clock[:40]!r} is none of the clocks {', '.join(CLOCKS)}")
@@ -214,66 +214,66 @@ def _header(record: _Record) -> Run:
     )
 
 
-def _result(record: _Record) -> Result:
-    cell, cost = record.get("cell", Cell), record.maybe("cost", Cost)
-    require_sound(cell, cost)
-    bounds = record.maybe("bounds_s", dict[str, float])  # absent in older runs
+def _decode_result(record: _Record) -> Result:
+    cell, cost = record.get("cell", Cell), record.get_optional("cost", Cost)
+    require_possible_values(cell, cost)
+    bounds = record.get_optional("bounds_s", dict[str, float])  # absent in older runs
     if bounds is not None and (set(bounds) != set(LEVELS) or min(bounds.values()) < 0):
         raise ValueError(f"bounds need the levels {', '.join(LEVELS)}, and no negative time")
-    return Result(cell, cost, skipped=record.maybe("skipped", str), bounds_s=bounds)
+    return Result(cell, cost, skipped=record.get_optional("skipped", str), bounds_s=bounds)
 
 
-def _more(result: Result, kind: str, record: _Record) -> Result:
-    """The result, extended by this record."""
+def _extend_result(result: Result, kind: str, record: _Record) -> Result:
+    """Return the result with what this record adds."""
     if kind == "calls":
         return replace(result, calls=record.get("calls", int))
     if kind == "skip":
         return replace(result, skipped=record.get("reason", str))
-    found = record.rest(Metric, "cell")
+    found = record.decode_rest(Metric, "cell")
     # The metric may come from a plug-in that is not installed here.
     if not re.fullmatch(r"[A-Za-z][\w-]{0,99}", found.what):
         raise ValueError(f"{found.what[:40]!r} is no name of a metric")
     return replace(result, metrics=(*result.metrics, found))
 
 
-def _block(record: _Record) -> Block:
+def _decode_block(record: _Record) -> Block:
     # A wall time of 0 is not stored.
-    timing = decoding.make({"wall_ns": 0, **record.get("timing", dict[str, Any])}, Timing, at="timing")
+    timing = decoding.decode({"wall_ns": 0, **record.get("timing", dict[str, Any])}, Timing, at="timing")
     times = (timing.wall_ns, timing.cpu_ns, timing.device_ns, timing.process_ns)
     if timing.calls < 1 or min(time or 0 for time in times) < 0:
         raise ValueError("a block needs at least one call and no negative time")
     launch, number, position = (record.get(name, int) for name in ("launch", "round", "position"))
-    return Block(launch, number, position, record.get("cell", str), timing, record.seconds("at_s"))
+    return Block(launch, number, position, record.get("cell", str), timing, record.get_seconds("at_s"))
 
 
-def _launch(record: _Record) -> Launch:
+def _decode_launch(record: _Record) -> Launch:
     """Build a launch. Before schema 3, runs did not record its time and conditions."""
     return Launch(
         record.get("launch", int),
         record.get("slot", int),
-        start=record.moment("start") if "start" in record else "",
-        at_start=record.maybe("conditions", Conditions),
-        changed=record.maybe("changed", dict[str, tuple[Any, Any]]) or {},
+        start=record.get_time("start") if "start" in record else "",
+        at_start=record.get_optional("conditions", Conditions),
+        changed=record.get_optional("changed", dict[str, tuple[Any, Any]]) or {},
     )
 
 
-def _extend(launch: Launch, kind: str, record: _Record) -> Launch:
-    """The launch, extended by this record."""
+def _extend_launch(launch: Launch, kind: str, record: _Record) -> Launch:
+    """Return the launch with what this record adds."""
     if kind == "warmup":
-        warm = record.rest(Warmup)
+        warm = record.decode_rest(Warmup)
         return replace(launch, warmups={**launch.warmups, warm.cell: warm})
     if kind == "null":
-        empty_ns, budget_s = record.get("ns_per_call", float), record.seconds("budget_s")
-        return replace(launch, null_call_ns=empty_ns, budget_s=budget_s, overhead_s=record.seconds("at_s"))
+        empty_ns, budget_s = record.get("ns_per_call", float), record.get_seconds("budget_s")
+        return replace(launch, null_call_ns=empty_ns, budget_s=budget_s, overhead_s=record.get_seconds("at_s"))
     if kind == "exit":
-        return replace(launch, end=record.moment("end"), at_end=record.get("conditions", Conditions))
+        return replace(launch, end=record.get_time("end"), at_end=record.get("conditions", Conditions))
     if kind == "end":
         return replace(launch, stopped=record.get("stopped", str), seconds=record.get("seconds", float))
     cell = record.get("cell", str)
     if kind == "probe":
-        known = {**launch.probes.get(cell, {}), **probe(record.get("values", dict[str, Any]))}
+        known = {**launch.probes.get(cell, {}), **check_probe(record.get("values", dict[str, Any]))}
         return replace(launch, probes={**launch.probes, cell: known})
-    found = record.rest(Breakdown, "cell")
+    found = record.decode_rest(Breakdown, "cell")
     if found.missing is None and (
         min(found.calls, found.watched_s, found.alone_s) <= 0 or any(item.seconds < 0 for item in found.operators)
     ):

@@ -12,7 +12,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TextIO
@@ -36,6 +36,8 @@ from effbench.zoo.load_model import NETWORK_FAILURES
 Emit = Callable[..., None]
 NextOrder = Callable[[], Mapping[str, Any]]
 """Waits for the next order of the parent and returns it."""
+TimeBlocks = Callable[..., Iterator[Block | str]]
+"""Yields blocks and the reason for stopping. Takes `on_visit` as `block_loop.rounds` does."""
 
 
 def main() -> int:
@@ -43,29 +45,29 @@ def main() -> int:
     orders, events = _pipes()
     job = json.loads(orders.readline())
     orders_read: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(orders, orders_read), daemon=True).start()
+    threading.Thread(target=_read_orders, args=(orders, orders_read), daemon=True).start()
 
     def emit(event: str, **fields: Any) -> None:
         _write(events, {"event": event, **fields})
 
     try:
-        _find_modules(job)
+        _set_module_path(job)
         if job.get("task") == "peaks":
             from effbench.timing import peaks
 
-            peaks.answer(job, emit)
+            peaks.emit_peaks(job, emit)
         elif job.get("task") in ("count", "shapes"):
             from effbench.cost import count_in_subprocess, helper_process
 
-            for each in helper_process.jobs(job, emit, orders_read.get):
+            for each in helper_process.receive_jobs(job, emit, orders_read.get):
                 if each["task"] == "count":
-                    count_in_subprocess.answer(each, emit)
+                    count_in_subprocess.emit_counts(each, emit)
                 else:
-                    count_in_subprocess.tell_shapes(each["models"], emit)
+                    count_in_subprocess.emit_declared_shapes(each["models"], emit)
         elif job.get("task"):
             from effbench.metrics import base
 
-            base.answer(job, emit)
+            base.measure(job, emit)
         else:
             launch(job, emit, orders_read.get)
     except EffbenchError as error:
@@ -96,7 +98,7 @@ def _pipes() -> tuple[TextIO, TextIO]:
     return os.fdopen(orders, encoding="utf-8"), os.fdopen(events, "w", buffering=1, encoding="utf-8")
 
 
-def _find_modules(job: Mapping[str, Any]) -> None:
+def _set_module_path(job: Mapping[str, Any]) -> None:
     """Put the job's `paths` first on `sys.path`, after effbench itself is imported.
 
     Raises CannotStart where a side of a gate has no torch.
@@ -104,16 +106,16 @@ def _find_modules(job: Mapping[str, Any]) -> None:
     paths = job.get("paths", [])
     if job.get("folder") and (job.get("task") or job["device"] != "fake"):
         try:
-            sys_path.load_needed([*paths, job["folder"]])
+            sys_path.import_shadowed_packages([*paths, job["folder"]])
         except ImportError as error:
-            said = failure_reasons.first_line(error)
-            raise CannotStart(f"{sys.executable} cannot import torch ({said}); install it there") from error
-    sys.path[:] = sys_path.arranged(paths, sys.path)
+            message = failure_reasons.first_line(error)
+            raise CannotStart(f"{sys.executable} cannot import torch ({message}); install it there") from error
+    sys.path[:] = sys_path.insert_after_stdlib(paths, sys.path)
     if job.get("foreign"):
         opened_files.start_recording()
 
 
-def _listen(orders: TextIO, orders_read: queue.SimpleQueue[dict[str, Any]]) -> None:
+def _read_orders(orders: TextIO, orders_read: queue.SimpleQueue[dict[str, Any]]) -> None:
     """Read the parent's orders. End this process when the pipe closes, since the parent is gone then.
 
     Otherwise a model that hangs would run for ever. The thread blocks in a read and uses no CPU time.
@@ -141,15 +143,15 @@ def launch(job: Mapping[str, Any], emit: Emit, next_order: NextOrder) -> None:
     sampling = Sampling(**job["sampling"])
     device = devices.get(job["device"], **job["device_options"])
     watch = Stopwatch(job, device)
-    emit = watch.stamped(emit)
+    emit = watch.with_timestamps(emit)
     device.setup()
     about: dict[str, Any] = {}
     for name in job["runtimes"] if device.kind != "fake" else ():
-        if runtimes.missing(name) is None:  # the cells report what is missing
+        if runtimes.why_unavailable(name) is None:  # the cells report what is missing
             about |= runtimes.get(name).facts()
     emit("ready", effbench=__version__, facts=device.facts(), runtime_facts=about)
     try:
-        with build_call.gradients(job["mode"], device):
+        with build_call.inference_mode_for(job["mode"], device):
             _carry_out(job, device, global_state.guard_for(device), sampling, watch, emit, next_order)
     except _ProcessUnusable:
         return
@@ -177,35 +179,41 @@ def _carry_out(
     code_origins.refuse_foreign(job)
     emit("files", files=file_hashes.digests_of_job(job))
     frozen = {spec["id"]: spec["calls"] for spec in job["cells"]}
-    if job.get("obeys"):
+    obeys = bool(job.get("obeys"))
+    if obeys:
         emit("prepared")
         frozen |= next_order()["calls"]
         # The other side's process now uses the same device.
-        device.admit_processes()
+        device.expect_current_processes()
     blocks, warm = _warm_up_all(device, guard, calls, frozen, sampling, emit)
     null_ns = block_loop.null_call_ns(device)
-    job = job if job.get("obeys") else {**job, "budget_s": watch.rounds_s()}
-    emit("null", ns_per_call=null_ns, budget_s=None if job.get("obeys") else job["budget_s"])
-    if job.get("obeys"):
-        _freeze_garbage()
-        guard.renew()
-        guard.listen()
-        _time_on_order(
-            device, guard, calls, blocks, emit, next_order, block_loop.warm_blocks(warm, blocks, alone=False)
+    budget_s = None if obeys else watch.rounds_s()
+    emit("null", ns_per_call=null_ns, budget_s=budget_s)
+    ready = block_loop.cells_with_long_blocks(warm, blocks, alone=len(calls) == 1 and not obeys)
+    time_blocks: TimeBlocks
+    if budget_s is None:
+        time_blocks = partial(block_loop.on_order, device, calls, blocks, job["launch"], next_order, warm=ready)
+    else:
+        pairs = [(spec["id"], spec["reference"]) for spec in job["cells"] if spec["id"] in calls]
+        task = block_loop.LaunchTask(
+            job["launch"], job["seed"], job["first_round"], budget_s, block_loop.references(pairs), job["clock"]
         )
-    elif calls:
-        ready = block_loop.warm_blocks(warm, blocks, alone=len(calls) == 1)
-        _measure(job, device, guard, calls, blocks, sampling, emit, ready)
-    for cell in sorted(guard.collectors):
+        time_blocks = partial(block_loop.measure_rounds, device, calls, blocks, sampling, task, warm=ready)
+    if calls or obeys:
+        _freeze_garbage()
+        guard.remember_settings()
+        guard.record_garbage_collection()
+        _emit_blocks(device, guard, calls, time_blocks, emit, again=obeys)
+    for cell in sorted(guard.cells_collecting_garbage):
         emit("probe", cell=cell, values={"garbage": global_state.COLLECTS_GARBAGE})
     for cell, call in calls.items() if job.get("breakdown") else ():
-        _break_down(device, guard, cell, call, emit)
+        _profile_cell(device, guard, cell, call, emit)
     # Last: a failed graph capture can leave the GPU's allocator unusable. By now every cell is measured.
-    kinds = {spec["id"]: spec["runtime"] for spec in job["cells"]} if device.probes else {}
+    kinds = {spec["id"]: spec["runtime"] for spec in job["cells"]} if device.has_probe else {}
     for cell, kind in kinds.items():
         if cell in calls:
-            no_graph = runtimes.get(kind).no_graph
-            _probe(device, cell, calls[cell], blocks[cell], no_graph, emit)
+            why_no_graph = runtimes.get(kind).why_no_graph
+            _probe(device, cell, calls[cell], blocks[cell], why_no_graph, emit)
             guard.restore()
 
 
@@ -223,9 +231,9 @@ def _warm_up_all(
     for cell in list(calls):
         emit("working", cell=cell)
         try:
-            told = partial(_report_call, emit, cell)
+            report = partial(_report_call, emit, cell)
             with guard.calling(cell):
-                warm, blocks[cell] = block_loop.warm_up(device, calls[cell], cell, frozen[cell], sampling, told)
+                warm, blocks[cell] = block_loop.warm_up(device, calls[cell], cell, frozen[cell], sampling, report)
         except NETWORK_FAILURES as error:
             reason = failure_reasons.reason_for(error)
         else:
@@ -248,16 +256,16 @@ def _report_failed_cell(device: Device, guard: SettingsGuard, cell: str, reason:
     Raises _ProcessUnusable if the device failed or process-wide settings could not be restored.
     """
     emit("skip", cell=cell, reason=reason)
-    device.release()
-    if guard.spoiled or device.broken():
+    device.empty_cache()
+    if guard.unrestored or device.why_unusable():
         raise _ProcessUnusable
 
 
-def _probe(device: Device, cell: str, call: Call, calls: int, no_graph: str | None, emit: Emit) -> None:
+def _probe(device: Device, cell: str, call: Call, calls: int, why_no_graph: str | None, emit: Emit) -> None:
     """Probe one cell. A failure here does not affect measured times."""
     emit("working", cell=cell)
     try:
-        found = device.probe(call, calls, no_graph=no_graph)
+        found = device.probe(call, calls, why_no_graph=why_no_graph)
     except NETWORK_FAILURES as error:
         found = {"bound": None, "graph_reason": f"not probed: {failure_reasons.reason_for(error)}"}
     if found:
@@ -271,58 +279,14 @@ def _freeze_garbage() -> None:
     gc.disable()
 
 
-def _time_on_order(
-    device: Device,
-    guard: SettingsGuard,
-    calls: dict[str, Call],
-    blocks: Mapping[str, int],
-    emit: Emit,
-    next_order: NextOrder,
-    warm: Collection[str] = (),
+def _emit_blocks(
+    device: Device, guard: SettingsGuard, calls: dict[str, Call], time_blocks: TimeBlocks, emit: Emit, *, again: bool
 ) -> None:
-    """Time one block per order, until an order names no cell. The parent stops ordering a cell that failed.
+    """Emit every block as it is timed, until the reason for stopping.
 
-    `warm` are cells that need no untimed call before a block.
+    A cell that fails is reported and removed from `calls`. With `again` the others go on. Otherwise the launch ends
+    here, and the parent measures the others without that cell.
     """
-    start = device.now_s()
-    while (order := next_order()).get("cell"):
-        cell = order["cell"]
-        emit("working", cell=cell)
-        try:
-            if cell not in warm:
-                # Untimed: the other side's block has filled the caches with its own code and data.
-                device.run_calls(calls[cell], 1)
-            timing = device.time_block(calls[cell], blocks[cell])
-            guard.require(cell, quick=True)
-        except NETWORK_FAILURES as error:
-            guard.restore()
-            reason = failure_reasons.reason_for(error)
-        else:
-            emit("block", round=order["round"], position=order["position"], cell=cell, timing=asdict(timing))
-            continue
-        del calls[cell]
-        _report_failed_cell(device, guard, cell, reason, emit)
-    emit("end", stopped="rounds", seconds=device.now_s() - start)
-
-
-def _measure(
-    job: Mapping[str, Any],
-    device: Device,
-    guard: SettingsGuard,
-    calls: dict[str, Call],
-    blocks: Mapping[str, int],
-    sampling: Sampling,
-    emit: Emit,
-    warm: Collection[str] = (),
-) -> None:
-    """Time rounds until a stopping rule holds. A cell that fails ends the rounds and is removed from `calls`."""
-    pairs = [(spec["id"], spec["reference"]) for spec in job["cells"] if spec["id"] in calls]
-    task = block_loop.Slice(
-        job["launch"], job["seed"], job["first_round"], job["budget_s"], block_loop.references(pairs), job["clock"]
-    )
-    _freeze_garbage()
-    guard.renew()
-    guard.listen()
     start, current = device.now_s(), ""
 
     def visiting(cell: str) -> None:
@@ -330,27 +294,30 @@ def _measure(
         current = cell
         emit("working", cell=cell)
 
-    try:
-        for item in block_loop.rounds(device, calls, blocks, sampling, task, visiting, warm):
-            if isinstance(item, Block):
-                guard.require(item.cell, quick=True)
-                emit("block", round=item.round, position=item.position, cell=item.cell, timing=asdict(item.timing))
-            else:
-                emit("end", stopped=item, seconds=device.now_s() - start)
-        return
-    except NETWORK_FAILURES as error:  # a model that fails now and then; the parent goes on without it
-        guard.restore()
-        reason = failure_reasons.reason_for(error)
-    del calls[current]
-    _report_failed_cell(device, guard, current, reason, emit)
+    while True:
+        try:
+            for item in time_blocks(on_visit=visiting):
+                if isinstance(item, Block):
+                    guard.require_unchanged(item.cell, quick=True)
+                    emit("block", round=item.round, position=item.position, cell=item.cell, timing=asdict(item.timing))
+                else:
+                    emit("end", stopped=item, seconds=device.now_s() - start)
+            return
+        except NETWORK_FAILURES as error:
+            guard.restore()
+            reason = failure_reasons.reason_for(error)
+        del calls[current]
+        _report_failed_cell(device, guard, current, reason, emit)
+        if not again:
+            return
 
 
-def _break_down(device: Device, guard: SettingsGuard, cell: str, call: Call, emit: Emit) -> None:
+def _profile_cell(device: Device, guard: SettingsGuard, cell: str, call: Call, emit: Emit) -> None:
     """Profile the operators of one cell, after the rounds. A failure here does not affect measured times."""
     emit("working", cell=cell)
     try:
         with guard.calling(cell):
-            found = operator_profile.watch(device, call)
+            found = operator_profile.profile_cell(device, call)
     except NETWORK_FAILURES as error:
         found = Breakdown(missing=failure_reasons.reason_for(error))
     emit("breakdown", cell=cell, **asdict(found))
@@ -362,8 +329,8 @@ def _prepare_all(job: Mapping[str, Any], device: Device, guard: SettingsGuard, e
     for spec in job["cells"]:
         emit("working", cell=spec["id"])
         try:
-            looks = job.get("launch", 0) == 0
-            calls[spec["id"]] = build_call.prepare(spec, job["seed"], device, emit, guard, looks=looks)
+            is_first = job.get("launch", 0) == 0
+            calls[spec["id"]] = build_call.prepare(spec, job["seed"], device, emit, guard, examine=is_first)
             continue
         except NETWORK_FAILURES as error:
             reason = failure_reasons.reason_for(error)

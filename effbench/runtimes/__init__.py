@@ -15,12 +15,12 @@ __all__ = [
     "Runtime",
     "Setting",
     "Unsupported",
+    "available_on",
     "exists",
     "get",
-    "missing",
     "names",
-    "present",
     "summary",
+    "why_unavailable",
 ]
 
 _ADAPTERS = {
@@ -38,7 +38,7 @@ NAMES = tuple(_ADAPTERS)
 
 
 def names() -> tuple[str, ...]:
-    """The names of all runtimes: ours, then those of installed packages (`core.plugins`), which are not imported."""
+    """Return the names of all runtimes: ours, then those of installed packages, which are not imported."""
     return (*NAMES, *(name for name in plugins.names(plugins.RUNTIMES) if name not in _ADAPTERS))
 
 
@@ -48,22 +48,22 @@ def exists(name: str) -> bool:
 
 
 def get(name: str) -> Runtime:
-    """The runtime of this name. Raises UnknownName, and BrokenPlugin for one of another package that is none."""
+    """Return the runtime of this name. Raises UnknownName, and BrokenPlugin if a package's runtime does not load."""
     if name not in _ADAPTERS:
         if not exists(name):
             raise UnknownName("runtime", name, names())
-        return _of_plugin(name)
+        return _from_plugin(name)
     module, adapter = _ADAPTERS[name]
     runtime: Runtime = getattr(importlib.import_module(f"effbench.runtimes.{module}"), adapter)()
     return runtime
 
 
-def _of_plugin(name: str) -> Runtime:
+def _from_plugin(name: str) -> Runtime:
     adapter = plugins.load(plugins.RUNTIMES, name)
     try:
         found = adapter() if isinstance(adapter, type) and issubclass(adapter, Runtime) else adapter
     except Exception as error:
-        raise BrokenPlugin(f"runtime '{name}' of {_origin(name)} {plugins.failing(error)}") from error
+        raise BrokenPlugin(f"runtime '{name}' of {_origin(name)} {plugins.failure_text(error)}") from error
     if not isinstance(found, Runtime) or getattr(found, "name", None) != name:
         raise BrokenPlugin(
             f"runtime '{name}' of {_origin(name)} must be a class that implements effbench.runtimes.Runtime and is "
@@ -73,20 +73,20 @@ def _of_plugin(name: str) -> Runtime:
 
 
 def _origin(name: str) -> str:
-    return f"the package {plugins.origin(plugins.RUNTIMES, name)}"
+    return f"the package {plugins.providing_package(plugins.RUNTIMES, name)}"
 
 
-def missing(name: str) -> str | None:
-    """Why this runtime cannot be used here, and what to install; None where it can. Raises UnknownName."""
+def why_unavailable(name: str) -> str | None:
+    """Return why this runtime cannot be used here, and what to install; None if it can. Raises UnknownName."""
     try:
-        return get(name).missing()
+        return get(name).why_unavailable()
     except BrokenPlugin as error:
         return str(error)
 
 
 def summary(name: str) -> str:
-    """What this runtime is, in a few words, and which package it is from if not from effbench."""
-    origin = plugins.origin(plugins.RUNTIMES, name)
+    """Describe this runtime in a few words, with the package that it is from if not effbench."""
+    origin = plugins.providing_package(plugins.RUNTIMES, name)
     if name in _ADAPTERS:
         ignored = f" (not that of the package {origin}, which must choose another name)" if origin else ""
         return f"{get(name).summary}{ignored}"
@@ -96,6 +96,8 @@ def summary(name: str) -> str:
         return f"package {origin}"
 
 
-def present(kind: str) -> tuple[str, ...]:
-    """The runtimes that are installed here and have this kind of device, eager first."""
-    return tuple(name for name in names() if missing(name) is None and (kind == "fake" or kind in get(name).devices))
+def available_on(kind: str) -> tuple[str, ...]:
+    """Return the installed runtimes that support this kind of device, eager first."""
+    return tuple(
+        name for name in names() if why_unavailable(name) is None and (kind == "fake" or kind in get(name).devices)
+    )

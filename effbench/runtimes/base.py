@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.core.errors import Unsupported as Unsupported
 from effbench.devices.base import Call
+from effbench.host import optional_packages
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -94,7 +94,7 @@ class Runtime(ABC):
     dtypes: tuple[str, ...] = ("float32",)
     memory_formats: tuple[str, ...] = ("contiguous",)
     modes: tuple[str, ...] = ("infer",)
-    no_graph: str | None = None
+    why_no_graph: str | None = None
     """Why the probe of a GPU must not capture calls as a CUDA graph (`Device.probe`); None if it may."""
 
     @abstractmethod
@@ -128,16 +128,21 @@ class Runtime(ABC):
             If the runtime cannot run this network under this setting.
         """
 
-    def missing(self) -> str | None:
-        """Return what must be installed before this runtime can be used here; None if nothing."""
+    def why_unavailable(self) -> str | None:
+        """Return why this runtime cannot be used here, and what to install; None if it can."""
         for module in self.modules:
-            if importlib.util.find_spec(module) is None:
-                return f"{module} is not installed; pip install 'effbench[{self.extra}]'"
+            if not optional_packages.has(module):
+                return f"{module} is not installed; {self.remedy}"
         return None
+
+    @property
+    def remedy(self) -> str:
+        """How to install a missing module. Runtimes of other packages belong to no extra of effbench."""
+        return f"pip install 'effbench[{self.extra}]'" if self.extra else "install the package that provides it"
 
     def require(self, setting: Setting) -> None:
         """Raise Unsupported, with the reason and what to do, if this runtime does not support `setting`."""
-        absent = self.missing()
+        absent = self.why_unavailable()
         if absent:
             raise Unsupported(absent)
         for what, value, known in (

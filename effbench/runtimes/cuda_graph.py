@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from effbench.core.errors import text_of
+from effbench.core.errors import message_of
 from effbench.devices import OutOfMemory
 from effbench.devices._torch_cuda import TorchCuda
 from effbench.devices.base import Call
@@ -40,7 +40,7 @@ class CudaGraph(Runtime):
     devices = ("cuda",)
     dtypes = ("float32", "float64", "float16", "bfloat16")
     memory_formats = ("contiguous", "channels_last")
-    no_graph = "it is a replay of one already"
+    why_no_graph = "it is a replay of one already"
 
     def __init__(self, api: Callable[[int], Any] = TorchCuda) -> None:
         self._api = api
@@ -64,7 +64,7 @@ class CudaGraph(Runtime):
             api.synchronize()
         except Exception as error:  # a forbidden operation raises, and so does every CUDA error
             api.abandon_capture()
-            message = (text_of(error).strip() or type(error).__name__).splitlines()[0][:200]
+            message = (message_of(error).strip() or type(error).__name__).splitlines()[0][:200]
             if api.is_out_of_memory(error):
                 raise OutOfMemory(message) from error
             raise Unsupported(f"a CUDA graph cannot hold it: {message}") from error

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.core.errors import text_of
+from effbench.core.errors import message_of
 from effbench.devices.base import Call
 from effbench.runtimes.base import Setting, Unsupported
 from effbench.runtimes.capture_output import captured_output
-from effbench.runtimes.copies import for_export
+from effbench.runtimes.copy_network import copy_for_export
 from effbench.runtimes.model_file import ModelFileRuntime, Session
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class ExecuTorch(ModelFileRuntime):
 
     def facts(self) -> dict[str, Any]:
         # Imported here so that the seconds of the import do not count as preparing or loading the first network.
-        _binding()
+        _import_binding()
         return {
             "executorch.version": importlib.metadata.version("executorch"),
             "executorch.torchao": importlib.metadata.version("torchao"),
@@ -55,13 +55,13 @@ class ExecuTorch(ModelFileRuntime):
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
-            network, example = for_export(network, inputs)
+            network, example = copy_for_export(network, inputs)
             facts: dict[str, Any] = {}
             if setting.dtype == "int8":
-                network, facts["quantisation"] = _quantised(network, example)
+                network, facts["quantisation"] = _quantise(network, example)
             program = torch.export.export(network, example, strict=False)
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-            facts |= _delegation(lowered.exported_program().graph_module)
+            facts |= _delegation_facts(lowered.exported_program().graph_module)
             (setting.folder / MODEL_FILE).write_bytes(lowered.to_executorch().buffer)
         return facts
 
@@ -74,7 +74,7 @@ class _Session(Session):
     """Threads of the models loaded so far. Resetting the pool would break those models."""
 
     def __init__(self, model: Path, threads: int) -> None:
-        self._binding = binding = _binding()
+        self._binding = binding = _import_binding()
         with captured_output() as captured_text:
             if threads and threads != self.threads:
                 if _Session.pool_threads is not None:
@@ -88,7 +88,9 @@ class _Session(Session):
                 self._program = binding._load_program(str(model), program_verification=verification)
                 self._method = self._program.load_method("forward")
             except RuntimeError as error:
-                raise Unsupported(f"executorch cannot load {model.name}: {_reason(error, captured_text())}") from error
+                raise Unsupported(
+                    f"executorch cannot load {model.name}: {_error_line(error, captured_text())}"
+                ) from error
             _Session.pool_threads = self.threads
 
     @property
@@ -119,7 +121,7 @@ class _OutputMemory:
         self.__array_interface__, self.owner = array.__array_interface__, owner
 
 
-def _binding() -> Any:
+def _import_binding() -> Any:
     """Import the runtime's Python binding. Raises Unsupported if that fails."""
     if importlib.util.find_spec("torch") is None:
         raise Unsupported(
@@ -129,11 +131,11 @@ def _binding() -> Any:
         with captured_output():
             from executorch.extension.pybindings import portable_lib
     except ImportError as error:
-        raise Unsupported(f"executorch does not work beside this torch: {_reason(error)}") from error
+        raise Unsupported(f"executorch does not work beside this torch: {_error_line(error)}") from error
     return portable_lib
 
 
-def _quantised(network: nn.Module, example: tuple[Tensor, ...]) -> tuple[nn.Module, str]:
+def _quantise(network: nn.Module, example: tuple[Tensor, ...]) -> tuple[nn.Module, str]:
     """Return the network with int8 weights and activations, and a description of how it was quantised.
 
     Ranges are calibrated on the example and on N(0, 1) inputs of a fixed seed.
@@ -158,7 +160,7 @@ def _quantised(network: nn.Module, example: tuple[Tensor, ...]) -> tuple[nn.Modu
     return convert_pt2e(prepared), description
 
 
-def _delegation(graph_module: Any) -> dict[str, Any]:
+def _delegation_facts(graph_module: Any) -> dict[str, Any]:
     """Return `pieces`, `operators` and `outside` of a lowered graph. Tuple access and memory allocation are no
     operators.
     """
@@ -172,21 +174,21 @@ def _delegation(graph_module: Any) -> dict[str, Any]:
             pieces += 1
             inner = getattr(graph_module, node.args[0].name).original_module.graph
             # In a delegate, quantisation is part of its operators; outside of one it is a kernel like any other.
-            delegated += sum(bool(name) and "quantize_per_" not in name for name in map(_operator, inner.nodes))
-        elif name := _operator(node):
+            delegated += sum(bool(name) and "quantize_per_" not in name for name in map(_operator_name, inner.nodes))
+        elif name := _operator_name(node):
             outside[name] += 1
     return {"pieces": pieces, "operators": delegated + outside.total(), "outside": dict(outside)}
 
 
-def _operator(node: Any) -> str:
+def _operator_name(node: Any) -> str:
     """Return the operator that a node calls, without namespace and overload, such as "mean"; "" if it calls none."""
     schema = getattr(node.target, "_schema", None) if node.op == "call_function" else None
     return "" if schema is None else str(schema.name).rpartition("::")[2]
 
 
-def _reason(error: Exception, captured_text: str = "") -> str:
+def _error_line(error: Exception, captured_text: str = "") -> str:
     """Return the first line of what the runtime printed about the error, else of the error itself."""
     lines = [line for line in captured_text.splitlines() if line.strip()] or (
-        text_of(error).strip() or type(error).__name__
+        message_of(error).strip() or type(error).__name__
     ).splitlines()
     return lines[0][:200]

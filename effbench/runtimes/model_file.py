@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from effbench.core.errors import text_of
+from effbench.core.errors import message_of
 from effbench.devices.base import Call
+from effbench.host import optional_packages
 from effbench.runtimes.base import Prepared, Runtime, Setting, Unsupported, round_robin
 
 if TYPE_CHECKING:
@@ -90,9 +90,8 @@ class ModelFileRuntime(Runtime):
         if self.is_exported(setting):
             return dict(json.loads(facts_file.read_text()))
         for module in self.export_modules:
-            if importlib.util.find_spec(module) is None:
-                remedy = f"pip install 'effbench[{self.extra}]'"
-                raise Unsupported(f"{module}, which exporting for {self.name} needs, is not installed; {remedy}")
+            if not optional_packages.has(module):
+                raise Unsupported(f"{module}, which exporting for {self.name} needs, is not installed; {self.remedy}")
         setting.folder.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         try:
@@ -100,7 +99,7 @@ class ModelFileRuntime(Runtime):
         except (Unsupported, MemoryError):
             raise
         except Exception as error:  # exporters raise any error, and a failed export is a result
-            message = (text_of(error).strip() or type(error).__name__).splitlines()[0][:200]
+            message = (message_of(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise Unsupported(f"{self.name} cannot export it: {type(error).__name__}: {message}") from error
         facts["prepare_s"] = time.perf_counter() - start
         facts["artefact_bytes"] = sum(path.stat().st_size for path in setting.folder.rglob("*") if path.is_file())

@@ -52,7 +52,7 @@ class Ncnn(ModelFileRuntime):
 
     def export(self, network: nn.Module, inputs: tuple[Tensor, ...], setting: Setting) -> Mapping[str, Any]:
         if importlib.util.find_spec("pnnx") is None:
-            raise Unsupported(f"pnnx is not installed; pip install 'effbench[{self.extra}]'")
+            raise Unsupported(f"pnnx is not installed; {self.remedy}")
         unknown = {str(tensor.dtype) for tensor in inputs} - DTYPE_NAMES.keys()
         if unknown:
             raise Unsupported(f"ncnn takes no {', '.join(sorted(unknown))}; feed it float32, int64 or int32")
@@ -65,7 +65,7 @@ class Ncnn(ModelFileRuntime):
                 raise Unsupported(f"ncnn has no layer for {', '.join(foreign)}; write it with other operators")
             shutil.move(param, setting.folder / PARAM_FILE)
             shutil.move(weights, setting.folder / WEIGHTS_FILE)
-            axes = _axes(Path(work, "model_ncnn.py").read_text())
+            axes = _batch_axes(Path(work, "model_ncnn.py").read_text())
         (setting.folder / AXES_FILE).write_text(json.dumps(axes))
         layers = Counter({name: count for name, count in layers.items() if name not in NO_OPERATORS})
         return {"pieces": 1, "operators": layers.total(), "outside": {}, "layers": dict(layers)}
@@ -113,12 +113,12 @@ class _Session(Session):
             extractor = net.create_extractor()
             for place, mat in bound_inputs:
                 extractor.input(place, mat)
-            return [_array(extractor.extract(place), axis) for place, axis in wanted]
+            return [_to_array(extractor.extract(place), axis) for place, axis in wanted]
 
         return call
 
 
-def _array(extracted: tuple[int, Any], axis: int) -> np.ndarray[Any, Any]:
+def _to_array(extracted: tuple[int, Any], axis: int) -> np.ndarray[Any, Any]:
     """Return an extracted output with its batch axis. ncnn's own function for that copies value by value."""
     import numpy as np
 
@@ -136,7 +136,7 @@ def _convert(network: nn.Module, inputs: tuple[Tensor, ...], work: Path) -> None
     """Trace into the folder `work` and convert there to model.ncnn.param and model.ncnn.bin. Raises Unsupported."""
     import torch
 
-    class Flat(torch.nn.Module):
+    class TupleOutput(torch.nn.Module):
         """Return a tuple of tensors: the tracer supports only tensors and tuples of them as outputs."""
 
         def __init__(self) -> None:
@@ -144,18 +144,20 @@ def _convert(network: nn.Module, inputs: tuple[Tensor, ...], work: Path) -> None
             self.network = network
 
         def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
-            return tuple(_flat(self.network(*arguments)))
+            return tuple(_flatten(self.network(*arguments)))
 
     with captured_output(), torch.inference_mode(False), torch.no_grad():
         import pnnx
 
         jit: Any = torch.jit  # its functions have no type annotations
         # Copies: the tracer runs the network, which may write into its inputs.
-        traced = jit.trace(Flat(), tuple(tensor.clone() for tensor in inputs), check_trace=False)
-        scaled = [tuple(_scaled_by(tensor, by) for tensor in inputs) for by in (-1, 10)]
+        traced = jit.trace(TupleOutput(), tuple(tensor.clone() for tensor in inputs), check_trace=False)
+        scaled = [tuple(_scale_floats(tensor, by) for tensor in inputs) for by in (-1, 10)]
         # If two runs of the network differ, it keeps state or draws random numbers; then comparing with its trace tells
         # nothing.
-        if any(_differ(traced, Flat(), each) and not _differ(Flat(), Flat(), each) for each in scaled):
+        if any(
+            _differ(traced, TupleOutput(), each) and not _differ(TupleOutput(), TupleOutput(), each) for each in scaled
+        ):
             raise TraceDiffers(
                 "ncnn runs a trace, and this network decides by its data what it computes; let shapes alone decide"
             )
@@ -167,7 +169,7 @@ def _convert(network: nn.Module, inputs: tuple[Tensor, ...], work: Path) -> None
         raise Unsupported(f"pnnx cannot convert it (exit {done.returncode}): {_last_line(done.stderr)}")
 
 
-def _scaled_by(tensor: Tensor, by: float) -> Tensor:
+def _scale_floats(tensor: Tensor, by: float) -> Tensor:
     return tensor * by if tensor.is_floating_point() else tensor
 
 
@@ -183,7 +185,7 @@ def _differ(traced: nn.Module, network: nn.Module, inputs: tuple[Tensor, ...]) -
     )
 
 
-def _axes(script: str) -> dict[str, list[int]]:
+def _batch_axes(script: str) -> dict[str, list[int]]:
     """Read the batch axes that pnnx found from its example script, the only place where it writes them.
 
     Inputs are in the order of forward, outputs in the order of its return value.
@@ -194,17 +196,17 @@ def _axes(script: str) -> dict[str, list[int]]:
     }
 
 
-def _flat(value: Any) -> Iterator[Tensor]:
+def _flatten(value: Any) -> Iterator[Tensor]:
     """Yield every tensor in the output of a network, in order."""
     import torch
 
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, Mapping):
-        yield from _flat(tuple(value.values()))
+        yield from _flatten(tuple(value.values()))
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for item in value:
-            yield from _flat(item)
+            yield from _flatten(item)
 
 
 def _last_line(captured_text: str) -> str:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.core.errors import text_of
+from effbench.core.errors import message_of
 from effbench.devices._torch_cuda import TorchCuda
 from effbench.devices.base import Call
 from effbench.runtimes.base import Setting, Unsupported
 from effbench.runtimes.capture_output import captured_output
-from effbench.runtimes.copies import for_export
+from effbench.runtimes.copy_network import copy_for_export
 from effbench.runtimes.model_file import ModelFileRuntime, Session
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ ONE_FILE_BYTES = 2**30
 """Largest weights that are stored within the model file; protobuf ends at 2 GiB."""
 CALIBRATION_INPUTS = 8
 """Inputs that calibrate int8 ranges."""
-HEAVY = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+HEAVY_OPERATORS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
 
 
 class OnnxRuntime(ModelFileRuntime):
@@ -59,14 +60,13 @@ class OnnxRuntime(ModelFileRuntime):
     extra = "onnx"
     devices = ("cpu", "cuda")
     dtypes = ("float32", "float16", "int8")
-    no_graph = "onnxruntime launches its kernels past torch, whose captures hold none of them"
+    why_no_graph = "onnxruntime launches its kernels past torch, whose captures hold none of them"
 
     def __init__(self, api: Callable[[int], Any] = TorchCuda) -> None:
         self._api = api
 
     def facts(self) -> dict[str, Any]:
-        import onnxruntime
-
+        onnxruntime = _import_onnxruntime()
         return {
             "onnxruntime.version": onnxruntime.__version__,
             "onnxruntime.providers": onnxruntime.get_available_providers(),
@@ -91,7 +91,7 @@ class OnnxRuntime(ModelFileRuntime):
         # Some networks cannot be exported in inference mode, which the worker is in.
         with captured_output(), torch.inference_mode(False):
             try:
-                program = torch.onnx.export(*for_export(network, inputs), dynamo=True, verbose=False)
+                program = torch.onnx.export(*copy_for_export(network, inputs), dynamo=True, verbose=False)
             except torch.onnx.OnnxExporterError as error:
                 raise Unsupported(f"torch.onnx cannot export it: {_root_cause(error)}; use another runtime") from error
         assert program is not None  # None only from the old exporter
@@ -104,19 +104,21 @@ class OnnxRuntime(ModelFileRuntime):
         nodes = _executed_nodes(example, setting, self._api)
         if setting.dtype == "float16" and setting.device == "cpu":
             _refuse_casts(nodes)
-        return facts | delegation([(node["op_name"], node["provider"]) for node in nodes], PROVIDERS[setting.device])
+        return facts | delegation_facts(
+            [(node["op_name"], node["provider"]) for node in nodes], PROVIDERS[setting.device]
+        )
 
     def open(self, setting: Setting) -> Session:
-        session = _session(setting, self._api)
+        session = _open_session(setting, self._api)
         if setting.device == "cpu":
-            return _Opened(session)
-        opened = _OpenedOnCuda(session, setting.index, self._api(setting.index).synchronize)
+            return _CpuSession(session)
+        opened = _CudaSession(session, setting.index, self._api(setting.index).synchronize)
         if opened.facts["provider_options"].get("has_user_compute_stream") == "0":
             raise Unsupported("this onnxruntime computes on a stream of its own, where no clock of ours reaches it")
         return opened
 
 
-class _Opened(Session):
+class _CpuSession(Session):
     def __init__(self, session: Any) -> None:
         self._session = session
 
@@ -139,24 +141,24 @@ class _Opened(Session):
         # The first run gives the outputs' shapes and dtypes, which a graph need not declare.
         outputs = session.run(None, dict(zip(names, arrays_in, strict=True)))
         binding = session.io_binding()
-        bound = [self._placed(array) for array in arrays_in]
+        bound = [self._to_ort_value(array) for array in arrays_in]
         for name, value in zip(names, bound, strict=True):
             binding.bind_ortvalue_input(name, value)
-        values = [self._placed(array) for array in outputs]
+        values = [self._to_ort_value(array) for array in outputs]
         for each, value in zip(session.get_outputs(), values, strict=True):
             binding.bind_ortvalue_output(each.name, value)
         # On the CPU the values use the arrays' memory, which must outlive the binding.
-        return self._call(binding, (arrays_in, outputs, bound, values), self._returned(outputs, values))
+        return self._bound_call(binding, (arrays_in, outputs, bound, values), self._results(outputs, values))
 
-    def _placed(self, array: np.ndarray[Any, Any]) -> Any:
+    def _to_ort_value(self, array: np.ndarray[Any, Any]) -> Any:
         from onnxruntime import OrtValue
 
         return OrtValue.ortvalue_from_numpy(array, "cpu")
 
-    def _returned(self, outputs: Sequence[Any], values: Sequence[Any]) -> Sequence[Any]:
+    def _results(self, outputs: Sequence[Any], values: Sequence[Any]) -> Sequence[Any]:
         return outputs
 
-    def _call(self, binding: Any, owned: object, returned: Sequence[Any]) -> Call:
+    def _bound_call(self, binding: Any, owned: object, returned: Sequence[Any]) -> Call:
         run = self._session.run_with_iobinding
 
         def call(owned: object = owned) -> Sequence[Any]:
@@ -166,7 +168,7 @@ class _Opened(Session):
         return call
 
 
-class _OpenedOnCuda(_Opened):
+class _CudaSession(_CpuSession):
     """A session whose inputs and outputs are on GPU `index`. `wait` synchronises with that GPU."""
 
     def __init__(self, session: Any, index: int, wait: Callable[[], None]) -> None:
@@ -178,15 +180,15 @@ class _OpenedOnCuda(_Opened):
         options = self._session.get_provider_options().get(PROVIDERS["cuda"], {})
         return {"provider_options": {name: options[name] for name in RECORDED_OPTIONS if name in options}}
 
-    def _placed(self, array: np.ndarray[Any, Any]) -> Any:
+    def _to_ort_value(self, array: np.ndarray[Any, Any]) -> Any:
         from onnxruntime import OrtValue
 
         return OrtValue.ortvalue_from_numpy(array, "cuda", self._index)
 
-    def _returned(self, outputs: Sequence[Any], values: Sequence[Any]) -> Sequence[Any]:
+    def _results(self, outputs: Sequence[Any], values: Sequence[Any]) -> Sequence[Any]:
         return [_OutputOnGpu(value, self._wait) for value in values]
 
-    def _call(self, binding: Any, owned: object, returned: Sequence[Any]) -> Call:
+    def _bound_call(self, binding: Any, owned: object, returned: Sequence[Any]) -> Call:
         from onnxruntime import RunOptions
 
         options, run = RunOptions(), self._session.run_with_iobinding
@@ -212,7 +214,7 @@ class _OutputOnGpu:
         return found if dtype is None else found.astype(dtype)
 
 
-def delegation(nodes: Sequence[tuple[str, str]], wanted: str) -> dict[str, Any]:
+def delegation_facts(nodes: Sequence[tuple[str, str]], wanted: str) -> dict[str, Any]:
     """Return `operators`, `pieces`, `outside` and `layers` from the (type, provider) of every node in execution order.
 
     A piece is a run of consecutive nodes on the wanted provider, without a node of another provider or a copy between.
@@ -226,10 +228,19 @@ def delegation(nodes: Sequence[tuple[str, str]], wanted: str) -> dict[str, Any]:
     }
 
 
-def _require_provider(wanted: str) -> None:
-    """Raise Unsupported if this build of onnxruntime lacks the provider."""
+def _import_onnxruntime() -> Any:
+    """Import the package without its telemetry, which reports to its makers and keeps an identity in the temporary
+    folder.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
+    return onnxruntime
+
+
+def _require_provider(wanted: str) -> None:
+    """Raise Unsupported if this build of onnxruntime lacks the provider."""
+    onnxruntime = _import_onnxruntime()
     if wanted not in onnxruntime.get_available_providers():
         raise Unsupported(f"the installed onnxruntime has no {wanted}; pip install onnxruntime-gpu in its place")
 
@@ -248,10 +259,9 @@ def cuda_options(setting: Setting, stream: int) -> dict[str, str]:
     }
 
 
-def _session(setting: Setting, api: Callable[[int], Any] = TorchCuda, profile: Path | None = None) -> Any:
+def _open_session(setting: Setting, api: Callable[[int], Any] = TorchCuda, profile: Path | None = None) -> Any:
     """Open the model. Raises Unsupported if the provider for the device is not in this build or does not start."""
-    import onnxruntime
-
+    onnxruntime = _import_onnxruntime()
     wanted = PROVIDERS[setting.device]
     _require_provider(wanted)
     options = onnxruntime.SessionOptions()
@@ -267,7 +277,7 @@ def _session(setting: Setting, api: Callable[[int], Any] = TorchCuda, profile: P
     chosen: list[Any] = [wanted]
     if setting.device == "cuda":
         # torch is imported first, because it loads the CUDA libraries that the provider needs.
-        chosen = [(wanted, cuda_options(setting, int(api(setting.index).stream())))]
+        chosen = [(wanted, cuda_options(setting, int(api(setting.index).stream_address())))]
     session = onnxruntime.InferenceSession(str(setting.folder / MODEL), options, providers=chosen)
     if session.get_providers()[0] != wanted:
         raise Unsupported(f"onnxruntime could not start its {wanted}; install the CUDA and cuDNN that it was built for")
@@ -280,7 +290,7 @@ def _executed_nodes(
     """Return every node that one run of the optimised graph executes, in order, as onnxruntime's profiler
     describes it.
     """
-    session = _session(setting, api, profile=setting.folder / "profile")
+    session = _open_session(setting, api, profile=setting.folder / "profile")
     session.run(None, dict(zip([each.name for each in session.get_inputs()], example, strict=False)))
     written = Path(session.end_profiling())
     events = json.loads(written.read_text())
@@ -290,7 +300,7 @@ def _executed_nodes(
 
 def _refuse_casts(nodes: Sequence[Mapping[str, Any]]) -> None:
     """Raise Unsupported if float16 is only stored, with casts to float32 around convolutions and matrix products."""
-    heavy = [node for node in nodes if node["op_name"] in HEAVY]
+    heavy = [node for node in nodes if node["op_name"] in HEAVY_OPERATORS]
     in_float32 = sum("float" in node["input_type_shape"][0] for node in heavy)
     if in_float32:
         raise Unsupported(
@@ -302,7 +312,8 @@ def _refuse_casts(nodes: Sequence[Mapping[str, Any]]) -> None:
 def _quantise(path: Path, example: tuple[np.ndarray[Any, Any], ...]) -> None:
     """Replace the float32 model with a statically quantised int8 version."""
     import numpy as np
-    import onnxruntime
+
+    onnxruntime = _import_onnxruntime()
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -314,7 +325,7 @@ def _quantise(path: Path, example: tuple[np.ndarray[Any, Any], ...]) -> None:
         return generator.standard_normal(array.shape).astype(array.dtype) if floats else array
 
     arrays_in = [example, *(tuple(map(random_like, example)) for _ in range(CALIBRATION_INPUTS - 1))]
-    feeds = _Feeds([dict(zip(names, arrays, strict=True)) for arrays in arrays_in])
+    feeds = _CalibrationData([dict(zip(names, arrays, strict=True)) for arrays in arrays_in])
 
     plain, shaped = path.with_name("float32.onnx"), path.with_name("shaped.onnx")
     path.rename(plain)
@@ -334,7 +345,7 @@ def _quantise(path: Path, example: tuple[np.ndarray[Any, Any], ...]) -> None:
     shaped.unlink()
 
 
-class _Feeds:
+class _CalibrationData:
     """A calibration data reader, which the quantiser calls until it returns None."""
 
     def __init__(self, feeds: Sequence[Mapping[str, Any]]) -> None:
@@ -348,7 +359,7 @@ def _root_cause(error: BaseException) -> str:
     """Return the first line of the root cause. The last error that torch raises is advice on how to report it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (text_of(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]
+    return (message_of(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]
 
 
 def _package_version(package: str) -> str | None:

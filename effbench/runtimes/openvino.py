@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from effbench.devices.base import Call
 from effbench.runtimes.base import Setting, Unsupported
 from effbench.runtimes.capture_output import captured_output
-from effbench.runtimes.copies import for_export
+from effbench.runtimes.copy_network import copy_for_export
 from effbench.runtimes.model_file import ModelFileRuntime, Session
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class OpenVino(ModelFileRuntime):
         narrow = (torch.float16, torch.bfloat16)
         # Some networks cannot be exported in inference mode, which the worker is in.
         with captured_output(), torch.inference_mode(False):
-            network, inputs = for_export(network, inputs)
+            network, inputs = copy_for_export(network, inputs)
             example = tuple(tensor.float() if tensor.dtype in narrow else tensor for tensor in inputs)
             program = torch.export.export(network.float(), example, strict=False)
             try:
@@ -72,13 +72,13 @@ class OpenVino(ModelFileRuntime):
         # Otherwise it takes every size as dynamic, and then fuses fewer operators.
         model.reshape({at: list(tensor.shape) for at, tensor in enumerate(example)})
         openvino.save_model(model, setting.folder / MODEL, compress_to_fp16=False)
-        return _graph_facts(_compiled(setting).get_runtime_model())
+        return _graph_facts(_compile(setting).get_runtime_model())
 
     def open(self, setting: Setting) -> Session:
-        return _Opened(_compiled(setting))
+        return _Session(_compile(setting))
 
 
-class _Opened(Session):
+class _Session(Session):
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
 
@@ -130,7 +130,7 @@ def _import_openvino() -> Any:
     return openvino
 
 
-def _compiled(setting: Setting) -> Any:
+def _compile(setting: Setting) -> Any:
     """Compile the model. Raises Unsupported if this CPU would compute in another precision than requested."""
     core = _import_openvino().Core()
     known = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

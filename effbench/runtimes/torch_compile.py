@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from effbench.core.errors import text_of
+from effbench.core.errors import message_of
 from effbench.devices import cpu
 from effbench.devices.base import Call
 from effbench.runtimes import training_step
@@ -63,7 +63,7 @@ class Compiled(Runtime):
     memory_formats = ("contiguous", "channels_last")
     modes = ("infer", "train")
 
-    def missing(self) -> str | None:
+    def why_unavailable(self) -> str | None:
         if importlib.util.find_spec("torch") is None:
             return "torch is not installed; pip install torch"
         if shutil.which(_compiler()) is None:
@@ -101,7 +101,7 @@ class Compiled(Runtime):
         import torch
         from torch._dynamo.exc import TorchDynamoException
 
-        entry = with_own_code(network)
+        entry = function_with_own_code(network)
         compiled = torch.compile(entry, backend="inductor", fullgraph=True, dynamic=False)
         try:
             with _compiling_into(setting.folder / _TOOLS):
@@ -110,7 +110,7 @@ class Compiled(Runtime):
                 hits = _cache_hits()
                 start = time.perf_counter()
                 if setting.mode == "train":
-                    call = training_step.training_call(_Trained(network, compiled), inputs)
+                    call = training_step.training_call(_CompiledForTraining(network, compiled), inputs)
                 else:
                     call = round_robin([_call_on(compiled, arguments) for arguments in inputs])
                 call()
@@ -121,17 +121,17 @@ class Compiled(Runtime):
         except TorchDynamoException as error:
             raise Unsupported(f"torch.compile cannot take it: {_dynamo_message(error)}") from error
         except RuntimeError as error:
-            if "no compiled frames" not in text_of(error):
+            if "no compiled frames" not in message_of(error):
                 raise
             raise Unsupported(_NOT_COMPILED) from error
         if compiled_versions(entry) == 0:
             raise Unsupported(_NOT_COMPILED)
-        facts = _stored_facts(setting.folder, seconds, codes, cached=_cache_hits() > hits)
+        facts = _load_or_store_facts(setting.folder, seconds, codes, cached=_cache_hits() > hits)
         return Prepared(call, facts | {"threads": torch.get_num_threads()})
 
 
 @dataclass(frozen=True)
-class _Trained:
+class _CompiledForTraining:
     """A network's parameters with its compiled forward pass, which brings the compiled backward pass along."""
 
     network: nn.Module
@@ -144,7 +144,7 @@ class _Trained:
         return self.network.parameters()
 
 
-def with_own_code(network: nn.Module) -> Callable[..., Any]:
+def function_with_own_code(network: nn.Module) -> Callable[..., Any]:
     """Return a function that runs the network and has its own code object.
 
     Dynamo stores compiled versions under the code object that was called and tries them one after the other. With a
@@ -166,7 +166,7 @@ def compiled_versions(entry: Callable[..., Any]) -> int | None:
     return len(listed(entry.__code__)) if listed else None
 
 
-def kernels(code: str) -> tuple[int, Counter[str]]:
+def count_kernels(code: str) -> tuple[int, Counter[str]]:
     """Count the kernel launches of one call of a graph, from the Python code that inductor generated.
 
     Returns the number of inductor's own kernels, and the others by name.
@@ -174,7 +174,7 @@ def kernels(code: str) -> tuple[int, Counter[str]]:
     own, others = 0, Counter[str]()
     bodies = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef) and node.name == "call"]
     for node in (inner for body in bodies for inner in ast.walk(body)):
-        path = _dotted(node.func) if isinstance(node, ast.Call) else ()
+        path = _dotted_name(node.func) if isinstance(node, ast.Call) else ()
         if path[:1] and path[0].startswith(_GENERATED):
             own += 1
         elif path[:1] == ("extern_kernels",):
@@ -191,13 +191,13 @@ def _call_on(compiled: Callable[..., Any], arguments: tuple[Tensor, ...]) -> Cal
     return lambda: compiled(*arguments)
 
 
-def _stored_facts(folder: Path, seconds: float, codes: list[str], *, cached: bool) -> dict[str, Any]:
+def _load_or_store_facts(folder: Path, seconds: float, codes: list[str], *, cached: bool) -> dict[str, Any]:
     facts_file = folder / FACTS_FILE
     if facts_file.exists():
         return {**json.loads(facts_file.read_text()), "load_s": seconds, "cached": cached}
     own, outside = 0, Counter[str]()
     for code in codes:
-        found, others = kernels(code)
+        found, others = count_kernels(code)
         own, outside = own + found, outside + others
     facts = {
         "prepare_s": seconds,
@@ -268,15 +268,15 @@ def _cache_hits() -> int:
     return int(counters["inductor"]["fxgraph_cache_hit"] + counters["aot_autograd"]["autograd_cache_hit"])
 
 
-def _dotted(node: ast.AST) -> tuple[str, ...]:
+def _dotted_name(node: ast.AST) -> tuple[str, ...]:
     if isinstance(node, ast.Attribute):
-        return (*_dotted(node.value), node.attr)
+        return (*_dotted_name(node.value), node.attr)
     return (node.id,) if isinstance(node, ast.Name) else ()
 
 
 def _dynamo_message(error: BaseException) -> str:
     """Return what dynamo reports about the network: title and explanation, or the guard that failed."""
-    text = text_of(error).strip() or type(error).__name__
+    text = message_of(error).strip() or type(error).__name__
     guard = re.search(r"^\s*- \d+/\d+: (.+?)(?:\s+#.*)?$", text, re.M)
     if guard:
         return f"it would compile again from call to call, since it does not hold that {guard[1]}"[:300]

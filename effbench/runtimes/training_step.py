@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from effbench.core.errors import text_of
+from effbench.core.errors import message_of
 from effbench.devices.base import Call
 from effbench.runtimes.base import Unsupported, round_robin
 
@@ -78,7 +78,7 @@ def _require_trainable(network: Callable[..., Any], arguments: tuple[Any, ...]) 
         loss_of(network(*arguments))
     except ValueError as error:
         # Batch norm needs more than one value per channel, which one image with a 1x1 map does not have.
-        if "more than 1 value per channel" not in text_of(error):
+        if "more than 1 value per channel" not in message_of(error):
             raise
         raise Unsupported(
             "a batch norm in it sees one value a channel and cannot train on that; use --batch 8"

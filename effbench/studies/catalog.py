@@ -97,12 +97,12 @@ def _check(study: Experiment) -> None:
             f"no case has {study.factor}={study.reference}, the study's reference; ratios are taken to it"
         )
     for kind, batch in study.batch.items():
-        inputs.whole(batch, f"batch on {kind}")
+        inputs.whole_number(batch, f"batch on {kind}")
     for case in study.cases:
         if not isinstance(case.model, str):
             raise EffbenchError(f"case '{case.id}': model must be a name, not a {type(case.model).__name__}")
         if case.batch is not None:
-            inputs.whole(case.batch, f"case '{case.id}': batch")
+            inputs.whole_number(case.batch, f"case '{case.id}': batch")
         if not all(isinstance(size, int) and size > 0 for size in case.input_shape):
             raise EffbenchError(f"case '{case.id}': input_shape (={case.input_shape}) must be positive whole numbers")
     try:

@@ -12,23 +12,20 @@ from typing import TYPE_CHECKING, Any
 from effbench import zoo
 from effbench.core import inputs
 from effbench.core.errors import EffbenchError, InvalidValue, ModelError
-from effbench.core.inputs import GivenInputs, Input
+from effbench.core.inputs import GivenInputs, Input, InputsLike
 from effbench.core.measure_options import MeasureOptions
 from effbench.core.study import Case, Experiment
 from effbench.cost import count_in_subprocess, example_inputs
-from effbench.cost.user_formulas import Carrying
+from effbench.cost.user_formulas import WithFormulas
 from effbench.timing import dtype_cast
-from effbench.zoo import accepted, libraries, load_model, model_files, suggest_factories
+from effbench.zoo import check_model, libraries, load_model, model_files, suggest_factories
 from effbench.zoo.load_model import DEFAULT_SHAPE
 
 if TYPE_CHECKING:
     from torch import nn
 
-Fed = Sequence[Any] | Mapping[str, Any]
-"""A shape, several shapes, `core.inputs.Input`s or tensors, or any of them by name (`core.inputs.described`)."""
 
-
-def require(models: Iterable[str]) -> None:
+def require_models(models: Iterable[str]) -> None:
     """Raise early for unknown model names. A model that exists but fails to run becomes a skipped cell.
 
     For a file, folder or module without the name of a model, the error shows the correct form. Raises UnknownName,
@@ -66,22 +63,22 @@ def published_shape(model: str, arguments: Mapping[str, Any] | None = None) -> t
     return load_model.published_shape(model, arguments) if ":" in name else tuple(zoo.entry(name).input_shape)
 
 
-def _inputs_of(models: Sequence[str | nn.Module], given: Fed | None) -> list[GivenInputs]:
+def _inputs_of(models: Sequence[str | nn.Module], given: InputsLike | None) -> list[GivenInputs]:
     """The inputs of each model: those given, else the published shape, else the one that its code declares."""
     if given is not None:
-        return [inputs.read(given)] * len(models)
-    shapes = [published_shape(model) if isinstance(model, str) else libraries.own_shape(model) for model in models]
-    foreign = [model for model in models if isinstance(model, str) and count_in_subprocess.is_foreign(model)]
-    said = count_in_subprocess.shapes_apart(foreign) if foreign else {}
+        return [inputs.normalise(given)] * len(models)
+    shapes = [published_shape(model) if isinstance(model, str) else libraries.declared_shape(model) for model in models]
+    user_models = [model for model in models if isinstance(model, str) and count_in_subprocess.is_user_code(model)]
+    declared = count_in_subprocess.declared_shapes(user_models) if user_models else {}
     return [
-        GivenInputs((Input(shape or said.get(str(model)) or DEFAULT_SHAPE),))
+        GivenInputs((Input(shape or declared.get(str(model)) or DEFAULT_SHAPE),))
         for model, shape in zip(models, shapes, strict=True)
     ]
 
 
-def side_by_side(
+def make_comparison(
     models: Sequence[str | nn.Module],
-    given: Fed | None,
+    given: InputsLike | None,
     dtype: str | None,
     scratch: Path,
     names: Sequence[str] = (),
@@ -97,13 +94,13 @@ def side_by_side(
     if not models:
         raise InvalidValue("no model was given; pass one or several")
     for model in models:
-        accepted.model(model, "effbench.measure")
-    require(model for model in models if isinstance(model, str))
-    for number, (model, fed) in enumerate(zip(models, _inputs_of(models, given), strict=True)):
+        check_model.require_model(model, "effbench.measure")
+    require_models(model for model in models if isinstance(model, str))
+    for number, (model, model_inputs) in enumerate(zip(models, _inputs_of(models, given), strict=True)):
         if isinstance(model, str):
             spec, name = model, model
         else:
-            spec, name = _pickled(model, scratch / f"{number}.pkl"), type(model).__name__
+            spec, name = _pickle(model, scratch / f"{number}.pkl"), type(model).__name__
         name = names[number] if names else name
         if name in seen:
             if isinstance(model, str):
@@ -112,11 +109,13 @@ def side_by_side(
                 )
             name = f"{name}-{number + 1}"
         seen.add(name)
-        kind = dtype or fed.dtype or ("float32" if isinstance(model, str) else _own_dtype(model))
-        fed.agreed_batch(batch)
-        items = example_inputs.stored(fed, scratch)
-        beyond = inputs.beyond_shape(items)
-        cases.append(Case(spec, items[0].shape, dtype=kind, labels={"model": name}, inputs=beyond, batch=fed.batch))
+        kind = dtype or model_inputs.dtype or ("float32" if isinstance(model, str) else _dtype_of(model))
+        model_inputs.agreed_batch(batch)
+        items = example_inputs.store_values(model_inputs, scratch)
+        beyond = inputs.unless_shape_suffices(items)
+        cases.append(
+            Case(spec, items[0].shape, dtype=kind, labels={"model": name}, inputs=beyond, batch=model_inputs.batch)
+        )
     levels = tuple(case.labels["model"] for case in cases)
     return Experiment(
         name="compare" if len(cases) > 1 else "measure",
@@ -130,17 +129,17 @@ def side_by_side(
 
 
 def without_batch_of_tensors(experiment: Experiment, options: MeasureOptions) -> MeasureOptions:
-    """The options for a study of `side_by_side`, without the batch if the study's cases have that of the tensors."""
+    """The options for a study of `make_comparison`, without the batch if the study's cases have that of the tensors."""
     return replace(options, batch=None) if experiment.cases[0].batch is not None else options
 
 
-def _own_dtype(module: nn.Module) -> str:
+def _dtype_of(module: nn.Module) -> str:
     """The dtype of the module's first weight if it can be measured in it, else float32."""
     own = dtype_cast.own_dtype(module)
     return own if own in inputs.FLOATS else "float32"
 
 
-def of_models(study: Experiment, models: Sequence[str]) -> Experiment:
+def with_models(study: Experiment, models: Sequence[str]) -> Experiment:
     """The study with its models replaced by `models`. All its other labels are varied for each model.
 
     Raises InvalidValue for a study that does not compare models.
@@ -149,7 +148,7 @@ def of_models(study: Experiment, models: Sequence[str]) -> Experiment:
         raise InvalidValue(
             f"{study.name} varies {study.factor}, not the model; leave out --model, or use `effbench compare`"
         )
-    chosen = side_by_side(models, None, "float32", Path())
+    chosen = make_comparison(models, None, "float32", Path())
     if study.factor != "model":
         first = [case for case in study.cases if case.labels["model"] == study.cases[0].labels["model"]]
         pairs = itertools.product(chosen.cases, first)
@@ -159,12 +158,12 @@ def of_models(study: Experiment, models: Sequence[str]) -> Experiment:
     return replace(study, cases=chosen.cases, levels=chosen.levels, reference=chosen.reference, defaults={}, absent={})
 
 
-def _pickled(module: nn.Module, path: Path) -> str:
+def _pickle(module: nn.Module, path: Path) -> str:
     """Pickle a module for the worker processes. `path` is in a temporary folder that only this user can read."""
     import cloudpickle
 
     try:
-        path.write_bytes(cloudpickle.dumps(Carrying(module)))
+        path.write_bytes(cloudpickle.dumps(WithFormulas(module)))
     except Exception as error:  # cloudpickle raises whatever the module's own state raises
         first = str(error).partition("\n")[0]
         raise EffbenchError(

@@ -87,7 +87,7 @@ def make(
     options = MeasureOptions.of(given, options)
     kind = devices.kind_of(options.device)
     runtime = experiment.runtime if options.runtime is None else options.runtime
-    names = runtimes.present(kind) if runtime == "all" else tuple(dict.fromkeys(runtime.split(",")))
+    names = runtimes.available_on(kind) if runtime == "all" else tuple(dict.fromkeys(runtime.split(",")))
     for name in names:
         if not runtimes.exists(name):
             raise UnknownName("runtime", name, (*runtimes.names(), "all"))
@@ -95,12 +95,12 @@ def make(
             runtimes.get(name)  # raises if a plug-in cannot be loaded
     if options.batch is not None and any(case.batch is not None for case in experiment.cases):
         raise InvalidValue(f"{experiment.name} varies the batch itself; choose with --select batch={options.batch}")
-    batch = inputs.whole(experiment.batch.get(kind, 1), "batch") if options.batch is None else options.batch
+    batch = inputs.whole_number(experiment.batch.get(kind, 1), "batch") if options.batch is None else options.batch
     chosen = options.constructor
     if kind == "cpu":
-        from effbench.devices.cpu import threads_on
+        from effbench.devices.cpu import thread_count
 
-        threads = threads_on(options.threads, str(chosen.get("cluster", "")))
+        threads = thread_count(options.threads, str(chosen.get("cluster", "")))
         chosen["threads"] = threads
         if names != ("eager",):
             # Some runtimes compute in their own threads, which the clock of this thread does not cover.
@@ -109,7 +109,7 @@ def make(
         threads = 0
     if kind == "fake":
         chosen.setdefault("seed", options.seed)
-    cases = choose(experiment, kind, select or {})
+    cases = choose_cases(experiment, kind, select or {})
     if options.dtype is not None:
         cases = tuple(replace(case, dtype=options.dtype) for case in cases)
     if len(names) > 1:
@@ -123,7 +123,7 @@ def make(
                 options.device,
                 str(case.labels["runtime"]) if len(names) > 1 else names[0],
                 threads,
-                batch if case.batch is None else inputs.whole(case.batch, f"batch of {case.id}"),
+                batch if case.batch is None else inputs.whole_number(case.batch, f"batch of {case.id}"),
                 options.memory_format,
                 options.mode,
             )
@@ -134,7 +134,7 @@ def make(
         runtime=",".join(names),
         threads=threads,
         allocator=options.allocator,
-        sampling=check(Sampling(**{**merged, **(sampling or {})})),
+        sampling=checked_sampling(Sampling(**{**merged, **(sampling or {})})),
         seed=options.seed,
         clock=clock_of(kind, threads),
         metrics=options.metrics,
@@ -152,10 +152,10 @@ def clock_of(kind: str, threads: int) -> str:
     return "cpu" if kind == "fake" or threads == 1 else "wall"
 
 
-def check(sampling: Sampling) -> Sampling:
+def checked_sampling(sampling: Sampling) -> Sampling:
     """Validate the numbers of a sampling and return it with plain types. Raises InvalidValue."""
     counts = {
-        name: inputs.whole(getattr(sampling, name), name.replace("_", " "))
+        name: inputs.whole_number(getattr(sampling, name), name.replace("_", " "))
         for name in ("launches", "min_rounds", "max_rounds")
     }
     sampling = replace(sampling, **counts)
@@ -171,7 +171,7 @@ def check(sampling: Sampling) -> Sampling:
     return sampling
 
 
-def choose(experiment: Experiment, kind: str, select: Mapping[str, Sequence[str]]) -> tuple[Case, ...]:
+def choose_cases(experiment: Experiment, kind: str, select: Mapping[str, Sequence[str]]) -> tuple[Case, ...]:
     """The cases to run: `select` chooses values by label; the study's defaults choose those of all other labels.
 
     The reference cases are always kept, since ratios need them. Raises UnknownName, InvalidValue.
@@ -188,7 +188,7 @@ def choose(experiment: Experiment, kind: str, select: Mapping[str, Sequence[str]
         allowed[label] = set(wanted)
     for label, default in experiment.defaults.items():
         if label not in allowed:
-            allowed[label] = {str(value) for value in _for_device(default, kind)}
+            allowed[label] = {str(value) for value in _default_for_device(default, kind)}
     chosen = {
         case.id
         for case in experiment.cases
@@ -201,7 +201,7 @@ def choose(experiment: Experiment, kind: str, select: Mapping[str, Sequence[str]
     return tuple(case for case in experiment.cases if case.id in chosen)
 
 
-def _for_device(default: Any, kind: str) -> tuple[Label, ...]:
+def _default_for_device(default: Any, kind: str) -> tuple[Label, ...]:
     """The values of a default, which may depend on the device kind. Kinds without an entry use that of "cpu"."""
     if isinstance(default, Mapping):
         default = default.get(kind, default.get("cpu"))

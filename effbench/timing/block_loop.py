@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from effbench.core.run import Block, Timing, Warmup
 from effbench.core.study import Sampling
@@ -17,10 +18,10 @@ from effbench.timing.sampling import (
     FEW_BLOCKS,
     FEWEST_VALUES,
     WINDOW,
+    is_steady,
+    is_steady_of_few,
     reason_to_stop,
     round_order,
-    steady,
-    steady_of_few,
 )
 
 MIN_WARMUP_CALLS = 3
@@ -43,7 +44,7 @@ SLOW_S = 1.0
 
 
 @dataclass(frozen=True)
-class Slice:
+class LaunchTask:
     """What one launch shall measure: from which round on and for how long."""
 
     launch: int
@@ -73,7 +74,7 @@ def warm_up(
     warmed-up cell. `on_call` is called with the seconds of each calibrating call and of every slow block.
 
     The warm-up ends once the last ten blocks are steady, or at `max_warmup_s`. If fewer than `FEW_BLOCKS` blocks
-    fit, `steady_of_few` decides, and the warm-up goes on until it has the values that it needs.
+    fit, `is_steady_of_few` decides, and the warm-up goes on until it has the values that it needs.
     """
     start, done, times = device.now_s(), 0, []
     first = []
@@ -83,35 +84,35 @@ def warm_up(
     done += len(first)
     block = calls or calls_per_block(min(timing.wall_ns for timing in first) * 1e-9, sampling)
     # Blocks of one call are like the calibrating calls. The first of these includes one-off costs and is left out.
-    few = [_own_s(timing) for timing in first[1:]] if block == 1 else []
-    is_steady = False
+    few = [_call_s_without_waiting(timing) for timing in first[1:]] if block == 1 else []
+    steady_now = False
     while True:
         timing = device.time_block(call, block)
         done += block
         times.append(timing.wall_ns * 1e-9 / block)
-        few.append(_own_s(timing))
+        few.append(_call_s_without_waiting(timing))
         if timing.wall_ns >= SLOW_S * 1e9:
             on_call(times[-1])
         spent = device.now_s() - start
-        is_steady = steady(times)
-        if is_steady and spent >= sampling.warmup_s:
+        steady_now = is_steady(times)
+        if steady_now and spent >= sampling.warmup_s:
             break
         if spent >= sampling.max_warmup_s and len(few) >= FEWEST_VALUES:
             break
     if len(times) < FEW_BLOCKS:
-        is_steady = is_steady or steady_of_few(few)
+        steady_now = steady_now or is_steady_of_few(few)
     recent = sorted(times[-WINDOW:])
     call_s = recent[len(recent) // 2]
     frozen = calls or calls_per_block(call_s, sampling)
-    return Warmup(cell, done, device.now_s() - start, is_steady, call_s), frozen
+    return Warmup(cell, done, device.now_s() - start, steady_now, call_s), frozen
 
 
-def _own_s(timing: Timing) -> float:
+def _call_s_without_waiting(timing: Timing) -> float:
     """Return wall seconds per call without the time waiting for a core, which other processes cause."""
     return max(timing.wall_ns - timing.run_delay_ns, 0) * 1e-9 / timing.calls
 
 
-def warm_blocks(warmups: Iterable[Warmup], blocks: Mapping[str, int], *, alone: bool) -> frozenset[str]:
+def cells_with_long_blocks(warmups: Iterable[Warmup], blocks: Mapping[str, int], *, alone: bool) -> frozenset[str]:
     """Return the cells whose blocks are long enough to need no untimed call before them.
 
     Pass `alone` if nothing else runs between two blocks of a cell.
@@ -130,20 +131,19 @@ def _nothing() -> None:
     return None
 
 
-def rounds(
+def measure_rounds(
     device: Device,
     calls: Mapping[str, Call],
     blocks: Mapping[str, int],
     sampling: Sampling,
-    task: Slice,
+    task: LaunchTask,
     on_visit: Callable[[str], None] = lambda cell: None,
     warm: Collection[str] = (),
 ) -> Iterator[Block | str]:
     """Yield every block as it is measured, and at the end the reason for stopping.
 
     `on_visit` is called with each cell before it runs, so that a crash can be attributed to a cell. Each visit starts
-    with one untimed call, since the previous cell has left its own code and data in the caches. Cells in `warm` need
-    none.
+    with one untimed call; cells in `warm` need none.
     """
     series: dict[str, list[float]] = {cell: [] for cell in calls}
     start, done = device.now_s(), 0
@@ -151,18 +151,14 @@ def rounds(
         seen: dict[str, Block] = {}
         number = task.first_round + done
         for position, cell in enumerate(round_order(list(calls), seed=task.seed, launch=task.launch, round=number)):
-            on_visit(cell)
-            if cell not in warm:
-                device.run_calls(calls[cell], 1)
-            timing = device.time_block(calls[cell], blocks[cell])
-            block = Block(task.launch, number, position, cell, timing)
+            block = Block(task.launch, number, position, cell, _visit(device, calls, blocks, cell, on_visit, warm))
             yield block
             seen[cell] = block
         done += 1
         for cell, block in seen.items():
             reference = seen.get(task.references.get(cell, cell), block)
             # The precision of the reference is that of its time, of other cells that of their ratio: drift cancels.
-            own, other = _logs(task.clock, block, reference)
+            own, other = _log_times(task.clock, block, reference)
             series[cell].append(own if reference is block else own - other)
         judged = {cell: values for cell, values in series.items() if task.references.get(cell, cell) != cell} or series
         reason = reason_to_stop(
@@ -173,7 +169,38 @@ def rounds(
             return
 
 
-def _logs(clock: str, *blocks: Block) -> list[float]:
+def on_order(
+    device: Device,
+    calls: Mapping[str, Call],
+    blocks: Mapping[str, int],
+    launch: int,
+    next_order: Callable[[], Mapping[str, Any]],
+    on_visit: Callable[[str], None] = lambda cell: None,
+    warm: Collection[str] = (),
+) -> Iterator[Block | str]:
+    """Yield one block per order, as `measure_rounds` does, until an order names no cell."""
+    while (order := next_order()).get("cell"):
+        timing = _visit(device, calls, blocks, order["cell"], on_visit, warm)
+        yield Block(launch, order["round"], order["position"], order["cell"], timing)
+    yield "rounds"
+
+
+def _visit(
+    device: Device,
+    calls: Mapping[str, Call],
+    blocks: Mapping[str, int],
+    cell: str,
+    on_visit: Callable[[str], None],
+    warm: Collection[str],
+) -> Timing:
+    on_visit(cell)
+    if cell not in warm:
+        # Untimed: the previous cell, or the other side of a gate, has filled the caches with its own code and data.
+        device.run_calls(calls[cell], 1)
+    return device.time_block(calls[cell], blocks[cell])
+
+
+def _log_times(clock: str, *blocks: Block) -> list[float]:
     """Return log seconds per call of each block, on the run's clock if all of them have it, else by the wall clock."""
     times = [block.per_call_s(clock) for block in blocks]
     if None in times:

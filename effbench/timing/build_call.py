@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from effbench import runtimes
 from effbench.core import decoding
 from effbench.core import inputs as core_inputs
-from effbench.core.errors import ModelError, text_of
+from effbench.core.errors import ModelError, message_of
 from effbench.core.inputs import Input
-from effbench.cost import builds, example_inputs
+from effbench.cost import example_inputs, network_builds
 from effbench.devices import Call, Device, OutOfMemory, cpu
 from effbench.runtimes import Setting, Unsupported
 from effbench.runtimes.base import Runtime, TraceDiffers
@@ -20,7 +21,7 @@ from effbench.runtimes.model_file import ModelFileRuntime, as_arrays
 from effbench.timing import dtype_cast, output_check, reference_io, side_effects
 from effbench.timing.side_effects import SideEffects
 from effbench.user_code import failure_reasons, file_hashes
-from effbench.user_code.global_state import NO_GUARD, SettingsGuard, Switched
+from effbench.user_code.global_state import NO_GUARD, SettingChanged, SettingsGuard
 from effbench.user_code.module_state import Snapshot, same
 from effbench.user_code.random_state import RandomState
 
@@ -37,20 +38,20 @@ def prepare(
     seed: int,
     device: Device,
     emit: Emit,
-    held: SettingsGuard = NO_GUARD,
+    guard: SettingsGuard = NO_GUARD,
     *,
-    lean: bool = False,
-    looks: bool = True,
+    minimal_memory: bool = False,
+    examine: bool = True,
 ) -> Call:
-    """Build the call for the cell that `spec` (`Recording.order`) describes.
+    """Build the call for the cell that `spec` (`Recording.cell_spec`) describes.
 
     The output is checked against eager float32, unless the cell is eager float32 itself. Emits a `probe` event with
-    facts and notes about the prepared network. `held` tracks changes of process-wide settings.
+    facts and notes about the prepared network. `guard` tracks changes of process-wide settings.
 
-    `lean` leaves out what needs more memory than running the network: the check, inputs beyond the first, and, where an
-    earlier launch has exported the network, the network itself. Without `looks` a cell that needs no check is not
-    examined for side effects (`side_effects.detect`), since an earlier launch did that. Raises OutOfMemory,
-    EffbenchError, Unsupported, and whatever the network itself raises.
+    `minimal_memory` leaves out what needs more memory than running the network: the check, inputs beyond the first,
+    and, where an earlier launch has exported the network, the network itself. Without `examine` a cell that needs no
+    check is not examined for side effects (`side_effects.detect`), since an earlier launch did that. Raises
+    OutOfMemory, EffbenchError, Unsupported, and whatever the network itself raises.
     """
     if device.kind == "fake":
         return device.bind(None, spec["cost"])
@@ -59,33 +60,34 @@ def prepare(
         return device.bind(_call_from_bundle(spec, setting, emit), spec["cost"])
     runtime = runtimes.get(spec["runtime"])
     runtime.require(setting)
-    if lean and isinstance(runtime, ModelFileRuntime) and runtime.is_exported(setting):
+    if minimal_memory and isinstance(runtime, ModelFileRuntime) and runtime.is_exported(setting):
         return device.bind(_call_from_export(runtime, spec, seed, device, setting), spec["cost"])
-    with _out_of_memory_translated():
-        with file_hashes.recording_reads(), held.building(spec):
-            network, inputs = built(spec, seed, device, lean=lean)
-        own = dtype_cast.dtypes(network)
-        said = dtype_cast.note(own, setting.dtype)
-        rest = spec, seed, device, setting, held
+    with _translate_out_of_memory():
+        with file_hashes.recording_reads(), guard.building(spec):
+            network, inputs = build_network_and_inputs(spec, seed, device, minimal_memory=minimal_memory)
+        own = dtype_cast.weight_dtypes(network)
+        said = dtype_cast.cast_note(own, setting.dtype)
+        rest = spec, seed, device, setting, guard
+        options = _Options(minimal_memory, examine)
         try:
-            with held.calling(spec["id"]):
-                call, facts = _prepared(runtime, network, inputs, *rest, lean=lean, looks=looks)
+            with guard.calling(spec["id"]):
+                call, facts = _prepare_call(runtime, network, inputs, *rest, options)
         except RuntimeError as error:
-            if not said or failure_reasons.out_of_memory(error):
+            if not said or failure_reasons.out_of_memory_reason(error):
                 raise
             refusal = ModelError(f"{failure_reasons.reason_for(error)}; {said}")
             if not core_inputs.runs_uncast(own, setting.dtype):
                 raise refusal from error
             del network, inputs
-            with held.building(spec):
-                network, inputs = built(spec, seed, device, lean=lean)
+            with guard.building(spec):
+                network, inputs = build_network_and_inputs(spec, seed, device, minimal_memory=minimal_memory)
             try:
-                with held.calling(spec["id"]):
-                    call, facts = _prepared(runtime, network, inputs, *rest, lean=lean, looks=looks, casts=False)
+                with guard.calling(spec["id"]):
+                    call, facts = _prepare_call(runtime, network, inputs, *rest, replace(options, cast_weights=False))
             except RuntimeError:
                 raise refusal from error
-            said = dtype_cast.note(own, setting.dtype, casts=False)
-    facts |= held.facts(spec["id"])
+            said = dtype_cast.cast_note(own, setting.dtype, cast_weights=False)
+    facts |= guard.facts(spec["id"])
     notes = "; ".join(filter(None, (facts.get("notes"), said)))
     facts |= {"notes": notes} if notes else {}
     if facts:
@@ -93,7 +95,19 @@ def prepare(
     return device.bind(call, spec["cost"])
 
 
-def _prepared(
+@dataclass(frozen=True)
+class _Options:
+    """Options of `prepare`. With `clone_inputs` each call gets a copy of its input. Without `cast_weights` the weights
+    keep their dtypes.
+    """
+
+    minimal_memory: bool
+    examine: bool
+    clone_inputs: bool = False
+    cast_weights: bool = True
+
+
+def _prepare_call(
     runtime: Runtime,
     network: Any,
     inputs: list[tuple[Any, ...]],
@@ -101,35 +115,31 @@ def _prepared(
     seed: int,
     device: Device,
     setting: Setting,
-    held: SettingsGuard,
-    *,
-    lean: bool,
-    looks: bool,
-    copies: bool = False,
-    casts: bool = True,
+    guard: SettingsGuard,
+    options: _Options,
 ) -> tuple[Call, dict[str, Any]]:
-    """Return the call of a network, and facts about it.
-
-    With `copies` each call gets a copy of its input. Without `casts` the weights keep their dtypes.
-    """
+    """Return the call of a network, and facts about it."""
     is_exported, is_reference = isinstance(runtime, ModelFileRuntime), _is_reference(spec)
     seen = None
-    held.watch(spec["id"], network)
-    if setting.mode == "infer" and (is_exported or not (lean or (is_reference and not looks))):
+    guard.watch_training_flags(spec["id"], network)
+    if setting.mode == "infer" and (
+        is_exported or not (options.minimal_memory or (is_reference and not options.examine))
+    ):
         with file_hashes.recording_reads():
-            seen = _side_effects_of(network, inputs[0], setting, casts=casts)
-        if seen.modes:  # looking has restored them, so an exporter would not notice
-            raise Switched(f"its forward {seen.modes}")
-        held.require(spec["id"])  # before preparing, since a runtime's refusal may be a consequence
-    network, inputs = _convert(network, inputs, setting, casts=casts)
-    held.watch(spec["id"], network)
+            seen = _side_effects_of(network, inputs[0], setting, cast_weights=options.cast_weights)
+        if seen.training_flag_changes:  # looking has restored them, so an exporter would not notice
+            raise SettingChanged(f"its forward {seen.training_flag_changes}")
+        guard.require_unchanged(spec["id"])  # before preparing, since a runtime's refusal may be a consequence
+    network, inputs = _convert(network, inputs, setting, cast_weights=options.cast_weights)
+    guard.watch_training_flags(spec["id"], network)
     # A network with state is restored after preparing, so that its first output can be compared with the reference.
     passed = [item for each in inputs for item in each]
-    state = Snapshot(network, passed) if seen and seen.keeps and not is_exported else None
+    state = Snapshot(network, passed) if seen and seen.changes_state and not is_exported else None
     random = RandomState()
-    given, layout = None if lean or is_exported else side_effects.cloned(inputs[0]), side_effects.layout(inputs[0])
-    copies = copies or bool(seen and (seen.reshapes or (is_exported and seen.writes)))
-    if copies:
+    given = None if options.minimal_memory or is_exported else side_effects.clone_tensors(inputs[0])
+    layout = side_effects.layout_of(inputs[0])
+    clone_inputs = options.clone_inputs or bool(seen and (seen.reshapes_input or (is_exported and seen.writes_input)))
+    if clone_inputs:
         network = side_effects.with_cloned_inputs(network)
     originals: list[tuple[Any, ...]] | None = None
     try:
@@ -138,41 +148,43 @@ def _prepared(
         except TraceDiffers as error:
             raise _explain_trace(error, runtime, network, inputs[0], seen) from error
         if is_exported:
-            held.restore()  # an exporter's settings are not the network's, which were recorded before
+            guard.restore()  # an exporter's settings are not the network's, which were recorded before
         call = prepared.call
         random.restore()
         if state:
             state.restore()
-        if seen and seen.writes and not copies:
+        if seen and seen.writes_input and not clone_inputs:
             originals = _convert_inputs(_make_inputs(network, spec, seed, device, len(inputs)), setting)
-            call = side_effects.restoring_inputs(call, inputs, originals)
-            call.renew()
+            call = side_effects.with_restorable_inputs(call, inputs, originals)
+            call.restore_inputs()
         output = call()
     except RuntimeError:  # an earlier call may have changed the shape of the input, if the network was not examined
-        if copies or side_effects.layout(inputs[0]) == layout:
+        if clone_inputs or side_effects.layout_of(inputs[0]) == layout:
             raise
     device.synchronize()
-    if side_effects.layout(inputs[0]) != layout and not copies:
+    if side_effects.layout_of(inputs[0]) != layout and not clone_inputs:
         fresh = _make_inputs(network, spec, seed, device, len(inputs))
-        again = {"lean": lean, "looks": looks, "copies": True, "casts": casts}
-        return _prepared(runtime, network, fresh, spec, seed, device, setting, held, **again)
+        options = replace(options, clone_inputs=True)
+        return _prepare_call(runtime, network, fresh, spec, seed, device, setting, guard, options)
     if given is not None and originals is None and not same(given, inputs[0]):
         originals = _convert_inputs(_make_inputs(network, spec, seed, device, len(inputs)), setting)
-        call = side_effects.restoring_inputs(call, inputs, originals)
+        call = side_effects.with_restorable_inputs(call, inputs, originals)
     facts = dict(prepared.facts)
-    late = "" if is_exported or not casts else dtype_cast.note_after_call(dtype_cast.dtypes(network), setting.dtype)
+    late = ""
+    if options.cast_weights and not is_exported:
+        late = dtype_cast.note_after_call(dtype_cast.weight_dtypes(network), setting.dtype)
     if not output_check.is_finite(output):
         facts["output"] = "not finite"
     expected, notes = None, ""
     if seen:
         notes = "; ".join(seen.notes)
         expected = seen.outputs[0]
-    elif originals or copies:
-        notes = side_effects.RESHAPES if copies else side_effects.WRITES
+    elif originals or clone_inputs:
+        notes = side_effects.RESHAPES if clone_inputs else side_effects.WRITES
     notes = "; ".join(filter(None, (notes, late)))
     if seen and not is_reference:
         try:
-            expected, found = _compare_output(seen, output, setting)
+            expected, found = side_effects.compare_output(seen, output, setting.dtype, tf32=setting.tf32)
         except Unsupported as error:
             output_check.require_shapes(seen.outputs[0], output)  # shapes do not depend on random numbers
             where = runtime.name if setting.dtype == "float32" else f"{runtime.name} in {setting.dtype}"
@@ -184,53 +196,35 @@ def _prepared(
         # Within a block the writes accumulate: restoring the input between calls would be part of the time.
         facts["notes"] = notes.replace(side_effects.WRITES, f"{side_effects.WRITES}{RESTORED}") if originals else notes
     if spec.get("keep"):
-        fed = originals[0] if originals else inputs[0]
-        reference_io.keep(setting.folder, fed, expected, notes, is_checkable=seen is None or seen.is_checkable)
+        first_input = originals[0] if originals else inputs[0]
+        reference_io.save(setting.folder, first_input, expected, notes, is_checkable=seen is None or seen.is_checkable)
     return call, facts
 
 
-def _side_effects_of(network: Any, arguments: tuple[Any, ...], setting: Setting, *, casts: bool = True) -> SideEffects:
+def _side_effects_of(
+    network: Any, arguments: tuple[Any, ...], setting: Setting, *, cast_weights: bool = True
+) -> SideEffects:
     """Return the outputs of eager float32, the reference, and the side effects of the network.
 
     The reference is float64 where both the network and the cell are float64, and the network's own dtype where it runs
     in no other.
     """
-    own = next(iter(dtype_cast.dtypes(network)), "float32")
-    is_fed_double = any(str(getattr(value, "dtype", "")) == "torch.float64" for value in arguments)
-    is_double = setting.dtype == "float64" and (own == "float64" or is_fed_double)
+    own = next(iter(dtype_cast.weight_dtypes(network)), "float32")
+    has_double_input = any(str(getattr(value, "dtype", "")) == "torch.float64" for value in arguments)
+    is_double = setting.dtype == "float64" and (own == "float64" or has_double_input)
     kinds = ["float64" if is_double else "float32"]
     kinds += [own] if own == setting.dtype not in kinds else []
-    kinds = kinds if casts else [setting.dtype]
+    kinds = kinds if cast_weights else [setting.dtype]
     for kind in kinds:
         dtype = dtype_cast.torch_dtype(kind)
         with _outside_of_inference_mode():
-            network = dtype_cast.cast(network, dtype) if casts else network
+            network = dtype_cast.cast(network, dtype) if cast_weights else network
         try:
             return side_effects.detect(network, [dtype_cast.cast_any(value, dtype) for value in arguments])
         except RuntimeError as error:
-            if kind == kinds[-1] or failure_reasons.out_of_memory(error):
+            if kind == kinds[-1] or failure_reasons.out_of_memory_reason(error):
                 raise
     raise AssertionError("there is at least one dtype")
-
-
-def _compare_output(seen: SideEffects, output: Any, setting: Setting) -> tuple[Any, dict[str, float]]:
-    """Return the expected output and the error of this one. Raises Unsupported.
-
-    Some runtimes call the network while preparing it. If it keeps state, any of its first outputs is accepted.
-    """
-    if not seen.is_readable:
-        return seen.outputs[0], {}
-    if not seen.is_checkable:
-        output_check.require_shapes(seen.outputs[0], output)
-        return seen.outputs[0], {}
-    refusal: Unsupported | None = None
-    for expected in seen.outputs:
-        try:
-            return expected, output_check.check(expected, output, setting.dtype, tf32=setting.tf32)
-        except Unsupported as error:
-            refusal = refusal or error
-    assert refusal is not None, "there is at least one output"
-    raise refusal
 
 
 def _explain_trace(
@@ -238,8 +232,8 @@ def _explain_trace(
 ) -> Unsupported:
     """Return why a trace differs from the network: state or seeded random numbers, else control flow on data."""
     about = f"{runtime.name} runs a trace, which returns something else than this network"
-    if seen and seen.kept:
-        return Unsupported(f"{about}: it keeps state between calls ({side_effects.first_names(seen.kept)})")
+    if seen and seen.changed_state:
+        return Unsupported(f"{about}: it keeps state between calls ({side_effects.first_names(seen.changed_state)})")
     return Unsupported(f"{about}: {SEEDED}") if side_effects.seeds_itself(network, arguments) else error
 
 
@@ -249,15 +243,15 @@ def _call_from_bundle(spec: Mapping[str, Any], setting: Setting, emit: Emit) -> 
     if not isinstance(runtime, ModelFileRuntime):
         raise Unsupported(f"{runtime.name} runs no model files; measure it with `effbench run`")
     runtime.require(setting)
-    inputs, expected = reference_io.kept(setting.folder)
-    with cpu.out_of_memory_named():
+    inputs, expected = reference_io.load(setting.folder)
+    with cpu.translate_out_of_memory():
         prepared = runtime.load([inputs], setting)
         output = prepared.call()
     # The export ran on another machine, so its time is left out.
     facts = {name: value for name, value in prepared.facts.items() if name != "prepare_s"}
     if not output_check.is_finite(output):
         facts["output"] = "not finite"
-    notes, is_checkable = reference_io.noted(setting.folder)
+    notes, is_checkable = reference_io.load_notes(setting.folder)
     if is_checkable:
         facts |= output_check.check(expected, output, setting.dtype, tf32=setting.tf32)
     else:
@@ -277,17 +271,17 @@ def setting_of(spec: Mapping[str, Any], device: Device) -> Setting:
         spec["dtype"],
         spec["memory_format"],
         spec["mode"],
-        **device.setting(),
+        **device.runtime_settings(),
     )
 
 
-def built(
-    spec: Mapping[str, Any], seed: int, device: Device, *, lean: bool = False
+def build_network_and_inputs(
+    spec: Mapping[str, Any], seed: int, device: Device, *, minimal_memory: bool = False
 ) -> tuple[Any, list[tuple[Any, ...]]]:
     """Build the network in eval mode on its device, and its inputs, by position.
 
-    There are more inputs than the device's caches hold, or one if `lean`. Floating-point inputs are float32. Network
-    and inputs are made outside of inference mode, since tensors made in it can never have gradients.
+    There are more inputs than the device's caches hold, or one if `minimal_memory`. Floating-point inputs are float32.
+    Network and inputs are made outside of inference mode, since tensors made in it can never have gradients.
 
     Raises EffbenchError, and whatever the network itself raises.
     """
@@ -303,7 +297,7 @@ def built(
                 f"{type(network).__name__} has weights without values (meta device); build them on the CPU"
             )
         network = _detach_attributes(device.place(network).eval())
-        return network, _make_inputs(network, spec, seed, device, 1 if lean else _rotations(spec, device))
+        return network, _make_inputs(network, spec, seed, device, 1 if minimal_memory else _rotations(spec, device))
 
 
 def _outside_of_inference_mode() -> contextlib.AbstractContextManager[Any]:
@@ -328,13 +322,13 @@ def _detach_attributes(network: Any) -> Any:
 
 def _rotations(spec: Mapping[str, Any], device: Device) -> int:
     """Return how many inputs exceed the device's caches, in the dtype in which the network reads them."""
-    args, named = example_inputs.make(_described(spec), spec["batch"], "float32", "meta")
+    args, named = example_inputs.make(_input_descriptions(spec), spec["batch"], "float32", "meta")
     kind = dtype_cast.torch_dtype(spec["dtype"])
     return device.rotations(sum(dtype_cast.cast_any(tensor, kind).nbytes for tensor in (*args, *named.values())))
 
 
-def _described(spec: Mapping[str, Any]) -> list[Input]:
-    return decoding.make(spec["inputs"], list[Input])
+def _input_descriptions(spec: Mapping[str, Any]) -> list[Input]:
+    return decoding.decode(spec["inputs"], list[Input])
 
 
 def _make_inputs(
@@ -343,7 +337,7 @@ def _make_inputs(
     """Make `number` different inputs. Only the signature of the network's forward is used, to order named inputs."""
     import torch
 
-    described = _described(spec)
+    described = _input_descriptions(spec)
     generator = torch.Generator().manual_seed(seed)
     found = []
     # A tensor of float64 that the user passed keeps its digits.
@@ -363,7 +357,7 @@ def _call_from_export(
     """Return the call of a model that an earlier launch exported, without allocating the network's weights."""
     # Building on the meta device imports 75 MB of torch, which would count towards the peak memory.
     is_named = any(item["name"] for item in spec["inputs"])
-    signature = builds.on_meta(spec["model"], spec["arguments"]) if is_named else None
+    signature = network_builds.build_on_meta(spec["model"], spec["arguments"]) if is_named else None
     inputs = _convert_inputs(_make_inputs(signature, spec, seed, device), setting)
     return runtime.load([as_arrays(each) for each in inputs], setting).call
 
@@ -374,13 +368,13 @@ def _is_reference(spec: Mapping[str, Any]) -> bool:
 
 
 def _convert(
-    network: Any, inputs: list[tuple[Any, ...]], setting: Setting, *, casts: bool = True
+    network: Any, inputs: list[tuple[Any, ...]], setting: Setting, *, cast_weights: bool = True
 ) -> tuple[Any, list[tuple[Any, ...]]]:
     """Return network and inputs in the setting's dtype, memory format and mode."""
     import torch
 
     with _outside_of_inference_mode():
-        network = dtype_cast.cast(network, dtype_cast.torch_dtype(setting.dtype)) if casts else network
+        network = dtype_cast.cast(network, dtype_cast.torch_dtype(setting.dtype)) if cast_weights else network
         if setting.memory_format == "channels_last":
             network = network.to(memory_format=torch.channels_last)
         inputs = _convert_inputs(inputs, setting)
@@ -391,7 +385,7 @@ def _convert_inputs(inputs: list[tuple[Any, ...]], setting: Setting) -> list[tup
     return dtype_cast.convert_inputs(inputs, dtype_cast.torch_dtype(setting.dtype), setting.memory_format)
 
 
-def gradients(mode: str, device: Device) -> contextlib.AbstractContextManager[Any]:
+def inference_mode_for(mode: str, device: Device) -> contextlib.AbstractContextManager[Any]:
     """Return inference mode, unless training. Entered once per process, so that calls need not enter it."""
     if device.kind == "fake" or mode == "train" or not device.uses_torch:
         return contextlib.nullcontext()
@@ -401,13 +395,13 @@ def gradients(mode: str, device: Device) -> contextlib.AbstractContextManager[An
 
 
 @contextlib.contextmanager
-def _out_of_memory_translated() -> Iterator[None]:
+def _translate_out_of_memory() -> Iterator[None]:
     """Translate out-of-memory errors into OutOfMemory. The first call may raise one before any block is timed."""
     import torch
 
     try:
-        with cpu.out_of_memory_named():
+        with cpu.translate_out_of_memory():
             yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        said = (text_of(error).strip() or type(error).__name__).splitlines()[0][:300]
+        said = (message_of(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise OutOfMemory(said) from error

@@ -36,7 +36,7 @@ def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
 
     ``network.to(dtype)`` would drop imaginary parts.
     """
-    if not any(tensor.is_complex() for tensor in _tensors(network)):
+    if not any(tensor.is_complex() for tensor in _weights(network)):
         return network.to(dtype)
     twin = complex_dtype(dtype)
 
@@ -55,27 +55,29 @@ def cast_input(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return tensor.to(dtype) if tensor.dtype == torch.float32 else tensor
 
 
-def dtypes(network: nn.Module) -> tuple[str, ...]:
+def weight_dtypes(network: nn.Module) -> tuple[str, ...]:
     """Return the floating-point dtypes of parameters and buffers, each once, in order of appearance.
 
     A complex dtype counts as that of its parts: complex64 as float32.
     """
-    kinds = (_part(tensor.dtype) for tensor in _tensors(network) if tensor.is_floating_point() or tensor.is_complex())
+    kinds = (
+        _real_dtype(tensor.dtype) for tensor in _weights(network) if tensor.is_floating_point() or tensor.is_complex()
+    )
     return tuple(dict.fromkeys(str(kind).removeprefix("torch.") for kind in kinds))
 
 
 def own_dtype(network: nn.Module) -> str:
     """Return the dtype of the first floating-point weight; float32 without one."""
-    return next(iter(dtypes(network)), "float32")
+    return next(iter(weight_dtypes(network)), "float32")
 
 
-def note(own: tuple[str, ...], dtype: str, *, casts: bool = True) -> str:
+def cast_note(own: tuple[str, ...], dtype: str, *, cast_weights: bool = True) -> str:
     """Return a note for tables if weights are measured in another dtype than the network was built with, else "".
 
-    `own` are its `dtypes` as built, `dtype` is the cell's. Casting float32 weights to the requested dtype is the normal
-    case and needs no note. Pass ``casts=False`` for a network that runs only without a cast.
+    `own` are its `weight_dtypes` as built, `dtype` is the cell's. Casting float32 weights to the requested dtype is the
+    normal case and needs no note. Pass ``cast_weights=False`` for a network that runs only without a cast.
     """
-    if not casts:
+    if not cast_weights:
         return f"its weights are {_join_names(own)}, measured as they are"
     measured = "float32" if dtype == "int8" else dtype
     if not set(own) - {"float32", measured}:
@@ -89,19 +91,19 @@ def note(own: tuple[str, ...], dtype: str, *, casts: bool = True) -> str:
 def note_after_call(now: tuple[str, ...], dtype: str) -> str:
     """Return a note if the first call created weights in another dtype than the cell's, which stay in it; else "".
 
-    `now` are the network's `dtypes` after the call.
+    `now` are the network's `weight_dtypes` after the call.
     """
     measured = "float32" if dtype == "int8" else dtype
     other = tuple(name for name in now if name != measured)
     return f"it makes weights of {_join_names(other)} when it first runs, which stay so" if other else ""
 
 
-def _tensors(network: nn.Module) -> Iterable[torch.Tensor]:
+def _weights(network: nn.Module) -> Iterable[torch.Tensor]:
     yield from network.parameters()
     yield from network.buffers()
 
 
-def _part(dtype: torch.dtype) -> torch.dtype:
+def _real_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype.to_real() if dtype.is_complex else dtype
 
 

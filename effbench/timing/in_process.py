@@ -25,7 +25,7 @@ from effbench.core.study import Sampling
 from effbench.cost import example_inputs
 from effbench.devices import Call, Device
 from effbench.devices._torch_cuda import TorchCuda
-from effbench.runtimes import Setting, copies
+from effbench.runtimes import Setting, copy_network
 from effbench.timing import block_loop, dtype_cast, side_effects
 from effbench.user_code import failure_reasons, global_state
 from effbench.user_code._warning_filters import set_warning_filters, warning_filters
@@ -47,8 +47,8 @@ _used_s: dict[str, float] = {}
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A network ready to be called on its device, its costs, and notes on its side effects (`side_effects`).
+class TimedNetwork:
+    """A network to time in this process: its call on its device, its costs, and notes on its side effects.
 
     `network` is a copy of the given one, or the given one itself if it cannot be copied.
     """
@@ -60,25 +60,25 @@ class Prepared:
     costs: Cost | None
     costs_missing: str = ""
     side_effect_notes: tuple[str, ...] = ()
-    modes: str = ""
+    training_flag_changes: str = ""
     """How its first calls changed the training flags of its modules (`TrainingFlags.changes_text`)."""
     changes: tuple[global_state.Change, ...] = ()
     """Process-wide settings that its first calls changed."""
-    left: str = "put back"
-    """What happened to those changes."""
+    outcome: str = "put back"
+    """What became of those changes: "put back", or the setting that could not be restored."""
     filters: tuple[Any, ...] | None = None
     """Warning filters after its first calls: a library that they import may install filters, and does so only once."""
     late_notes: list[str] = field(default_factory=list)
     """Notes on settings that calls under `conditions` changed, complete when `conditions` ends."""
-    _late: list[global_state.Change] = field(default_factory=list)
+    _late_changes: list[global_state.Change] = field(default_factory=list)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user, each once; after `conditions` also on settings that calls under it changed."""
-        late = {change.switch.name for change in self._late}
-        early = [change for change in self.changes if change.switch.name not in late]
-        said = [f"its forward {self.modes}"] if self.modes else []
-        said += [f"its forward sets {global_state.describe_changes(early)}; {self.left}"] if early else []
+        late = {change.setting.name for change in self._late_changes}
+        early = [change for change in self.changes if change.setting.name not in late]
+        said = [f"its forward {self.training_flag_changes}"] if self.training_flag_changes else []
+        said += [f"its forward sets {global_state.describe_changes(early)}; {self.outcome}"] if early else []
         return (*self.side_effect_notes, *said, *self.late_notes)
 
     @contextlib.contextmanager
@@ -97,7 +97,7 @@ class Prepared:
         state, random = Snapshot(self.network), RandomState()
         kept = allocator == "retain" and self.device.kind == "cpu" and _keep_freed_pages()
         gpu = TorchCuda(0) if self.device.kind == "cuda" else None
-        before = (gpu.policy(), gpu.selected()) if gpu else None
+        before = (gpu.policy(), gpu.current_device()) if gpu else None
         stack = contextlib.ExitStack()
         try:
             # This also restores threads, denormals, tracers and the garbage collector.
@@ -115,23 +115,23 @@ class Prepared:
             sys.setprofile(None)
             gc.collect()
             gc.disable()
-            with torch.inference_mode(), self._watched():
+            with torch.inference_mode(), self._note_changes():
                 yield "retain" if kept else "system"
         finally:
             if gpu and before:
                 policy, index = before
                 gpu.set_policy(policy)
-                if gpu.selected() != index:
-                    TorchCuda(index).select()
+                if gpu.current_device() != index:
+                    TorchCuda(index).set_device()
                 _used_s[self.device.name] = time.monotonic()
             stack.close()
             state.restore()
             random.restore()
 
     @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
+    def _note_changes(self) -> Iterator[None]:
         """Restore settings that the calls changed, and note them: some calls ran under other settings than the rest."""
-        held, modes = global_state.guard_for(self.device), TrainingFlags(self.network)
+        guard, modes = global_state.guard_for(self.device), TrainingFlags(self.network)
         try:
             yield
         except RuntimeError as error:
@@ -139,12 +139,12 @@ class Prepared:
                 raise ModelError(failure_reasons.GRADIENTS_ADVICE) from error
             raise
         finally:
-            if changes := held.restore():
-                self._late.extend(changes)
+            if changes := guard.restore():
+                self._late_changes.extend(changes)
                 self.late_notes.append(
                     f"its forward sets {global_state.describe_changes(changes)} while it is timed; take that out of it"
                 )
-            if (said := modes.changes_text()) and not self.modes:
+            if (said := modes.changes_text()) and not self.training_flag_changes:
                 self.late_notes.append(f"its forward {said}")
 
 
@@ -157,7 +157,7 @@ def prepare(
     device: str | None = None,
     threads: int = 1,
     is_ours: bool = False,
-) -> Prepared:
+) -> TimedNetwork:
     """Copy the network to its device, make seeded inputs, and count its costs.
 
     The given network does not change. If it cannot be copied, it is measured itself and restored afterwards. A network
@@ -166,21 +166,19 @@ def prepare(
     There are as many inputs as in a launch, so that on a GPU an input has left the L2 cache before it is used again.
     Process-wide settings that a call of the network changes are restored and noted.
 
-    `shape` is what `core.inputs.read` takes: `batch` and `dtype` default to those of the tensors in it, else to 1 and
-    the network's own dtype; so does `device`. Raises InvalidValue, UnknownName, DeviceUnavailable; on the scripted
+    `shape` is what `core.inputs.normalise` takes: `batch` and `dtype` default to those of the tensors in it, else to 1
+    and the network's own dtype; so does `device`. Raises InvalidValue, UnknownName, DeviceUnavailable; on the scripted
     device ModelError for a network that cannot be counted.
-
-    What a call of the network sets for the whole process is put back, and noted.
     """
-    with global_state.settings_restored() as held:
-        prepared = _prepared(network, shape, batch, dtype, device, threads, is_ours=is_ours)
+    with global_state.settings_restored() as guard:
+        prepared = _prepare(network, shape, batch, dtype, device, threads, is_ours=is_ours)
         filters: tuple[Any, ...] | None = warning_filters()
-        changes = held.restore()
+        changes = guard.restore()
     filters = None if filters == warning_filters() else filters
-    return replace(prepared, changes=changes, left=held.spoiled or prepared.left, filters=filters)
+    return replace(prepared, changes=changes, outcome=guard.unrestored or prepared.outcome, filters=filters)
 
 
-def _prepared(
+def _prepare(
     network: nn.Module,
     shape: Any,
     batch: int | None,
@@ -189,17 +187,17 @@ def _prepared(
     threads: int,
     *,
     is_ours: bool,
-) -> Prepared:
+) -> TimedNetwork:
     """Do the work of `prepare`, without restoring process-wide settings."""
     import torch
 
     from effbench import cost
 
-    given_inputs = core_inputs.read(shape)
+    given_inputs = core_inputs.normalise(shape)
     batch = given_inputs.agreed_batch(batch)
     dtype = (given_inputs.dtype or own_dtype(network)) if dtype is None else dtype
     device = own_device(network) if device is None else device
-    place = devices.get(device, **_options(device, threads))
+    place = devices.get(device, **_device_options(device, threads))
     costs, missing = None, ""
     try:
         costs = cost.profile(network, shape, batch=batch, dtype=dtype).cost
@@ -208,23 +206,28 @@ def _prepared(
     if place.kind == "fake":
         if costs is None:
             raise ModelError(missing)
-        return Prepared(place, place.bind(None, costs.to_dict()), network, threads or 1, costs)
+        return TimedNetwork(place, place.bind(None, costs.to_dict()), network, threads or 1, costs)
     is_moved = dtype != own_dtype(network) or device != own_device(network)
     given = network
     if not is_ours:
-        network = copies.deep_copy(network) or _refuse_conversion(network, dtype, device, is_moved=is_moved)
+        network = copy_network.deep_copy(network) or _refuse_conversion(network, dtype, device, is_moved=is_moved)
     if is_moved:
         network = dtype_cast.cast(place.place(network), getattr(torch, dtype))
     inputs = _make_inputs(network, given_inputs, batch, dtype, place)
     seen = _side_effects_of(network, inputs[0])
     if seen is None and network is not given and not is_moved and (seen := _side_effects_of(given, inputs[0])):
         network = given  # the copy does not run: it lacks something, such as attributes in `__slots__`
-    called = side_effects.with_cloned_inputs(network) if seen and seen.reshapes else network
+    called = side_effects.with_cloned_inputs(network) if seen and seen.reshapes_input else network
     call = runtimes.get("eager").prepare(called, inputs, Setting(Path(), place.kind)).call
-    if seen and seen.writes and not seen.reshapes:
-        call = side_effects.restoring_inputs(call, inputs, _make_inputs(network, given_inputs, batch, dtype, place))
-    threads, (notes, modes) = getattr(place, "threads", 1), (seen.notes, seen.modes) if seen else ((), "")
-    return Prepared(place, place.bind(call, {}), network, threads, costs, missing, notes, modes)
+    if seen and seen.writes_input and not seen.reshapes_input:
+        call = side_effects.with_restorable_inputs(
+            call, inputs, _make_inputs(network, given_inputs, batch, dtype, place)
+        )
+    threads, (notes, modes) = (
+        getattr(place, "threads", 1),
+        (seen.notes, seen.training_flag_changes) if seen else ((), ""),
+    )
+    return TimedNetwork(place, place.bind(call, {}), network, threads, costs, missing, notes, modes)
 
 
 def _side_effects_of(network: nn.Module, arguments: tuple[Any, ...]) -> side_effects.SideEffects | None:
@@ -257,7 +260,7 @@ def _in_eval_mode(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _options(device: str, threads: int) -> dict[str, Any]:
+def _device_options(device: str, threads: int) -> dict[str, Any]:
     kind = devices.kind_of(device)
     if kind == "cpu":
         return {"threads": threads}
@@ -271,7 +274,7 @@ def _make_inputs(
     """Make the inputs that the calls rotate through."""
     import torch
 
-    described, tensors = given.inputs, example_inputs.plain(given)
+    described, tensors = given.inputs, example_inputs.values_of(given)
     args, named = example_inputs.make(described, batch, dtype, "meta")
     number = device.rotations(sum(tensor.nbytes for tensor in (*args, *named.values())))
     generator = torch.Generator().manual_seed(SEED)
@@ -283,15 +286,15 @@ def _make_inputs(
     return found
 
 
-def blocks(prepared: Prepared, sampling: Sampling) -> tuple[int, bool, tuple[Timing, ...]]:
+def time_blocks(prepared: TimedNetwork, sampling: Sampling) -> tuple[int, bool, tuple[Timing, ...]]:
     """Warm up and time blocks until a stopping rule ends it.
 
     Returns the calls per block, whether the warm-up became steady, and the timings.
     """
     warm, calls = block_loop.warm_up(prepared.device, prepared.call, _CELL, None, sampling)
-    task = block_loop.Slice(0, SEED, 0, sampling.budget_s, {})
-    ready = block_loop.warm_blocks([warm], {_CELL: calls}, alone=True)
-    told: Iterator[Block | str] = block_loop.rounds(
+    task = block_loop.LaunchTask(0, SEED, 0, sampling.budget_s, {})
+    ready = block_loop.cells_with_long_blocks([warm], {_CELL: calls}, alone=True)
+    told: Iterator[Block | str] = block_loop.measure_rounds(
         prepared.device, {_CELL: prepared.call}, {_CELL: calls}, sampling, task, warm=ready
     )
     return calls, warm.steady, tuple(item.timing for item in told if isinstance(item, Block))

@@ -60,7 +60,7 @@ class Stopwatch:
         self._new = {spec["id"]: Path(spec["folder"]) for spec in job["cells"] if not Path(spec["folder"]).exists()}
 
     def at_s(self) -> float:
-        """Seconds since the launch began."""
+        """Return the seconds since the launch began."""
         return self._before_s + max(0.0, self._device.now_s() - self._start_s)
 
     def rounds_s(self) -> float:
@@ -73,15 +73,15 @@ class Stopwatch:
             after_s=self._job.get("after_s", 0.0),
         )
 
-    def stamped(self, emit: Emit) -> Emit:
+    def with_timestamps(self, emit: Emit) -> Emit:
         """Wrap `emit` to add the time to each event, so that the last event dates the end of a launch, even a crash."""
 
-        def stamping(event: str, **fields: Any) -> None:
+        def emit_with_time(event: str, **fields: Any) -> None:
             if event == "probe":
                 self._note_export(fields["cell"], fields["values"])
             emit(event, **fields, at_s=round(self.at_s(), 3))
 
-        return stamping
+        return emit_with_time
 
     def _note_export(self, cell: str, values: Mapping[str, Any]) -> None:
         """Add the time of an export into a new folder to the one-off costs: later launches will reuse that folder.

@@ -42,7 +42,7 @@ def rounds_s(call_s: float, sampling: Sampling, rounds: int, calls: int | None =
 
 
 class Forecast:
-    """Forecasts the least time of `left` launches of `cells` cells, each with at least `least` rounds.
+    """Forecasts the least time of `launches_left` launches of `cells` cells, each with at least `min_rounds` rounds.
 
     An A/B run has two `sides`. `used_s` is the part of the budget that was used before.
     """
@@ -53,15 +53,15 @@ class Forecast:
         budget_s: float,
         *,
         cells: int,
-        left: int,
+        launches_left: int,
         used_s: float = 0.0,
         sides: int = 1,
-        least: int | None = None,
+        min_rounds: int | None = None,
     ) -> None:
         self._sampling, self._budget_s, self._alone = sampling, budget_s, cells == 1 and sides == 1
         self._cells = cells
-        self._left, self._used_s, self._sides = left, used_s, sides
-        self._least = least or min(MIN_ROUNDS_ON_BUDGET, sampling.max_rounds)
+        self._launches_left, self._used_s, self._sides = launches_left, used_s, sides
+        self._min_rounds = min_rounds or min(MIN_ROUNDS_ON_BUDGET, sampling.max_rounds)
         self._start_s = self._first_s = 0.0
         self._calls: dict[str, list[float]] = {}
         self._warned_s = 0.0
@@ -75,8 +75,8 @@ class Forecast:
         for seconds in self._calls.values():
             call_s = min(seconds)
             each_s += warmup_s(call_s, self._sampling)
-            each_s += rounds_s(call_s, self._sampling, self._least, alone=self._alone)
-        return self._used_s + self._before_s + self._left * self._sides * each_s
+            each_s += rounds_s(call_s, self._sampling, self._min_rounds, alone=self._alone)
+        return self._used_s + self._before_s + self._launches_left * self._sides * each_s
 
     @property
     def _before_s(self) -> float:
@@ -84,10 +84,10 @@ class Forecast:
 
         Only the first launch may export a model; every launch starts a process.
         """
-        return self._first_s + (self._left - 1) * self._start_s
+        return self._first_s + (self._launches_left - 1) * self._start_s
 
     def rounds(self, planned: int) -> int:
-        """Return how many rounds each launch can measure within the budget: at least `least`, at most `planned`.
+        """Return how many rounds each launch can measure within the budget: at least `min_rounds`, at most `planned`.
 
         Call it before the first round, so that the number does not depend on the timings of the rounds.
         """
@@ -95,11 +95,11 @@ class Forecast:
         for seconds in self._calls.values():
             warm_s += self._sides * warmup_s(min(seconds), self._sampling)
             once_s += self._sides * rounds_s(min(seconds), self._sampling, 1, alone=self._alone)
-        left_s = (self._budget_s - self._used_s) / self._left - self._first_s - warm_s
+        left_s = (self._budget_s - self._used_s) / self._launches_left - self._first_s - warm_s
         fitting = int(left_s / once_s) if once_s > 0 else planned
-        return max(min(self._least, planned), min(planned, fitting))
+        return max(min(self._min_rounds, planned), min(planned, fitting))
 
-    def take(self, event: Mapping[str, Any]) -> str:
+    def handle_event(self, event: Mapping[str, Any]) -> str:
         """Process an event of the first launch. Returns a warning for the user, or "".
 
         The first call of a cell includes one-off costs, so it is used alone only if it exceeds the budget by itself.
@@ -135,7 +135,7 @@ class Forecast:
         )
 
     def _message(self, cell: str, call_s: float, least_s: float) -> str:
-        more = "" if self._left == 1 else ", or ask for fewer launches"
+        more = "" if self._launches_left == 1 else ", or ask for fewer launches"
         why = f"{cell} takes {format_seconds(call_s)} a call; at that pace"
         if 2 * self._before_s > least_s:
             why = f"everything before the first call takes {format_seconds(self._before_s)}; so"

@@ -45,7 +45,7 @@ def check(expected: Any, found: Any, dtype: str, *, tf32: bool = False) -> dict[
     """
     wanted, got = _arrays_of_both(expected, found)
     _require_shapes(wanted, got)
-    largest = max((error(*pair) for pair in zip(wanted, got, strict=True)), default=0.0)
+    largest = max((output_error(*pair) for pair in zip(wanted, got, strict=True)), default=0.0)
     tolerance = tolerance_of(dtype, tf32=tf32)
     if not largest <= tolerance:
         raise Unsupported(
@@ -67,7 +67,7 @@ def _arrays_of_both(expected: Any, found: Any) -> tuple[list[np.ndarray[Any, Any
     """
     import numpy as np
 
-    wanted, got = list(arrays(expected)), list(arrays(found))
+    wanted, got = list(output_arrays(expected)), list(output_arrays(found))
     for place, (one, other) in enumerate(zip(wanted, got, strict=False)):
         if np.iscomplexobj(one) and not np.iscomplexobj(other) and other.shape == (*one.shape, 2):
             got[place] = other[..., 0] + 1j * other[..., 1]
@@ -82,7 +82,7 @@ def _require_shapes(wanted: list[np.ndarray[Any, Any]], got: list[np.ndarray[Any
         )
 
 
-def error(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:
+def output_error(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:
     """Return the largest absolute difference over the largest absolute expected value (the modulus, if complex)."""
     import numpy as np
 
@@ -96,7 +96,7 @@ def error(expected: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:
     return difference / largest if largest else difference
 
 
-def arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
+def output_arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
     """Yield every tensor or array in the output, in order, as float64, or as complex128 if it is complex.
 
     Sparse and quantised tensors become dense, a nested tensor yields its parts. Raises Incomparable.
@@ -107,9 +107,9 @@ def arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
         value = tuple(value.values())
     if isinstance(value, (list, tuple)):
         for item in value:
-            yield from arrays(item)
+            yield from output_arrays(item)
     elif getattr(value, "is_nested", False):
-        yield from arrays(list(value.unbind()))
+        yield from output_arrays(list(value.unbind()))
     elif isinstance(value, np.ndarray) or hasattr(value, "detach") or hasattr(value, "__array__"):
         try:
             yield _array(value)
@@ -122,7 +122,7 @@ def _array(value: Any) -> np.ndarray[Any, Any]:
     import numpy as np
 
     if hasattr(value, "detach"):
-        value = dense(value.detach()).cpu()
+        value = to_dense(value.detach()).cpu()
         # numpy ignores the lazy conjugate bit of a tensor.
         found: np.ndarray[Any, Any] = (value.cdouble().resolve_conj() if value.is_complex() else value.double()).numpy()
         return found
@@ -130,7 +130,7 @@ def _array(value: Any) -> np.ndarray[Any, Any]:
     return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
 
 
-def dense(tensor: Any) -> Any:
+def to_dense(tensor: Any) -> Any:
     """Return a strided tensor of floats for a sparse or quantised one; other tensors as they are."""
     import torch
 
@@ -153,7 +153,7 @@ def is_finite(output: Any) -> bool:
         if not (output.is_floating_point() or output.is_complex()):
             return True
         with contextlib.suppress(Exception):  # a tensor type that cannot be read counts as finite
-            return bool(dense(output).isfinite().all())
+            return bool(to_dense(output).isfinite().all())
         return True
     if hasattr(output, "__array__"):
         array = np.asarray(output)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench import devices
 from effbench.core import decoding, peaks
-from effbench.core.errors import EffbenchError, text_of
+from effbench.core.errors import EffbenchError, message_of
 from effbench.core.peaks import Peaks
 from effbench.devices import Call, Device, OutOfMemory
 from effbench.host import optional_packages
@@ -30,7 +30,7 @@ COPY_BYTES = 256 << 20
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
 """Sides of the matrices, tried in turn until a product takes `LONG_S`; larger ones reach no higher rate."""
 
-DRAWN = 1 << 20
+RANDOM_VALUES = 1 << 20
 """Random values drawn on the host for one operand, then repeated: repetition changes neither time nor power."""
 
 LONG_S = 0.01
@@ -41,7 +41,7 @@ SERIES_S = 0.4
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Operator:
     """One large operator: its multiply-adds or bytes moved, and a function that makes the call."""
 
     make: Callable[[], Call]
@@ -49,40 +49,47 @@ class _Work:
     moved: int = 0
 
 
-def find(
-    key: str, device: str, options: Mapping[str, Any], *, threads: int, allocator: str, dtype: str, afresh: bool = False
+def load_or_measure(
+    key: str,
+    device: str,
+    options: Mapping[str, Any],
+    *,
+    threads: int,
+    allocator: str,
+    dtype: str,
+    remeasure: bool = False,
 ) -> Peaks:
     """Return the peaks stored under `key` (`host.facts.machine_key`), or measure and store them.
 
-    With `afresh` they are always measured. Measuring takes about two seconds, in a process of its own with the thread
-    count and the allocator of a run. Raises EffbenchError with the reason if it fails.
+    With `remeasure` they are always measured. Measuring takes about two seconds, in a process of its own with the
+    thread count and the allocator of a run. Raises EffbenchError with the reason if it fails.
     """
     if devices.kind_of(device) == "fake":  # scripted: nothing to store, no process needed
         return measure(devices.get(device, **options), dtype, 0)
-    found = None if afresh else peaks.kept(key)
+    found = None if remeasure else peaks.read_cached(key)
     if found is None:
         job = {"task": "peaks", "device": device, "device_options": dict(options), "dtype": dtype, "threads": threads}
-        found = _measured_apart(job, threads, allocator)
-        peaks.keep(key, found)
+        found = _measure_in_worker(job, threads, allocator)
+        peaks.write_cached(key, found)
     return found
 
 
-def _measured_apart(job: Mapping[str, Any], threads: int, allocator: str) -> Peaks:
+def _measure_in_worker(job: Mapping[str, Any], threads: int, allocator: str) -> Peaks:
     optional_packages.require("torch")
     reason = "the process ended early, without an error"
     with Worker(job, worker_environment(threads, allocator), silence_s=120.0) as worker:
         try:
             for event in worker.events():
                 if event["event"] == "peaks":
-                    return decoding.make(event["peaks"], Peaks)
+                    return decoding.decode(event["peaks"], Peaks)
                 reason = event["message"]
         except WorkerFailed as failure:
-            reason = text_of(failure)
+            reason = message_of(failure)
     raise EffbenchError(f"the peaks of {job['device']} in {job['dtype']} could not be measured: {reason}")
 
 
-def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
-    """Measure the peaks in the child process that `find` starts, and emit them as one event."""
+def emit_peaks(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
+    """Measure the peaks in the child process that `load_or_measure` starts, and emit them as one event."""
     import torch
 
     device = devices.get(job["device"], **job["device_options"])
@@ -90,14 +97,18 @@ def answer(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
         with torch.inference_mode():
             emit("peaks", peaks=asdict(measure(device, job["dtype"], job["threads"])))
     except (OutOfMemory, RuntimeError) as error:  # a dtype for which this device has no kernel
-        emit("error", message=(text_of(error).strip() or type(error).__name__).splitlines()[0][:200])
+        emit("error", message=(message_of(error).strip() or type(error).__name__).splitlines()[0][:200])
 
 
 def measure(device: Device, dtype: str, threads: int) -> Peaks:
     """Measure the peaks in this process. Raises OutOfMemory where not even the smallest operators fit."""
     device.setup()
     clock = "cpu" if device.kind == "cpu" and threads == 1 else "wall"
-    flops = [rate for operator in (_product, _convolution) for rate in _grown(device, operator, dtype, clock)]
+    flops = [
+        rate
+        for operator in (_matrix_product, _convolution)
+        for rate in _rates_of_growing_sizes(device, operator, dtype, clock)
+    ]
     moved = [rate for operator in (_copy, _update) for rate in _rates(device, operator(device, dtype), clock)]
     return Peaks(
         flops_per_s=max(flops),
@@ -110,7 +121,9 @@ def measure(device: Device, dtype: str, threads: int) -> Peaks:
     )
 
 
-def _grown(device: Device, operator: Callable[[Device, str, int], _Work], dtype: str, clock: str) -> Iterator[float]:
+def _rates_of_growing_sizes(
+    device: Device, operator: Callable[[Device, str, int], _Operator], dtype: str, clock: str
+) -> Iterator[float]:
     """Yield the FLOP/s of one operator in growing sizes, until a call takes `LONG_S` or memory runs out."""
     for side in SIZES:
         work = operator(device, dtype, side)
@@ -125,23 +138,23 @@ def _grown(device: Device, operator: Callable[[Device, str, int], _Work], dtype:
             return
 
 
-def _rates(device: Device, work: _Work, clock: str) -> Iterator[float]:
+def _rates(device: Device, work: _Operator, clock: str) -> Iterator[float]:
     """Yield FLOP/s, or bytes/s, of each of several blocks, after one untimed call."""
     scripted = device.kind == "fake"
     try:
         call = device.bind(None if scripted else work.make(), {"madds": work.madds, "memory_access_bytes": work.moved})
     except MemoryError as error:
-        raise OutOfMemory(text_of(error)) from error
+        raise OutOfMemory(message_of(error)) from error
     device.time_block(call, 1)
-    calls = max(1, round(BLOCK_S / _seconds(device, call, 1, clock)))
+    calls = max(1, round(BLOCK_S / _seconds_per_call(device, call, 1, clock)))
     start = device.now_s()
     for number in range(BLOCKS):
         if number >= 3 and device.now_s() - start > SERIES_S:
             return
-        yield (2 * work.madds or work.moved) / _seconds(device, call, calls, clock)
+        yield (2 * work.madds or work.moved) / _seconds_per_call(device, call, calls, clock)
 
 
-def _seconds(device: Device, call: Call, calls: int, clock: str) -> float:
+def _seconds_per_call(device: Device, call: Call, calls: int, clock: str) -> float:
     """Return seconds per call: CPU time for one CPU thread, which waiting for a core does not affect, else device time,
     else wall time.
     """
@@ -153,32 +166,32 @@ def _seconds(device: Device, call: Call, calls: int, clock: str) -> float:
 # --- the operators ----------------------------------------------------------------------------------
 
 
-def _product(device: Device, dtype: str, side: int) -> _Work:
-    """Matrix product of two side × side matrices."""
+def _matrix_product(device: Device, dtype: str, side: int) -> _Operator:
+    """Return a matrix product of two side × side matrices."""
 
     def make() -> Call:
-        left, right = _values(device, dtype, side, side), _values(device, dtype, side, side)
+        left, right = _random_values(device, dtype, side, side), _random_values(device, dtype, side, side)
         return lambda: left @ right
 
-    return _Work(make, madds=side**3)
+    return _Operator(make, madds=side**3)
 
 
-def _convolution(device: Device, dtype: str, side: int) -> _Work:
-    """3×3 convolution on 28×28 with side/2 input and output channels."""
+def _convolution(device: Device, dtype: str, side: int) -> _Operator:
+    """Return a 3×3 convolution on 28×28 with side/2 input and output channels."""
     channels = side // 2
 
     def make() -> Call:
         from torch.nn.functional import conv2d
 
-        images = _values(device, dtype, 1, channels, 28, 28)
-        weights = _values(device, dtype, channels, channels, 3, 3)
+        images = _random_values(device, dtype, 1, channels, 28, 28)
+        weights = _random_values(device, dtype, channels, channels, 3, 3)
         return lambda: conv2d(images, weights, padding=1)
 
-    return _Work(make, madds=28 * 28 * 9 * channels**2)
+    return _Operator(make, madds=28 * 28 * 9 * channels**2)
 
 
-def _copy(device: Device, dtype: str) -> _Work:
-    """Copy of one buffer into another."""
+def _copy(device: Device, dtype: str) -> _Operator:
+    """Return a copy of one buffer into another."""
     size = _buffer_bytes(device)
 
     def make() -> Call:
@@ -186,18 +199,18 @@ def _copy(device: Device, dtype: str) -> _Work:
         target = source.clone()
         return lambda: target.copy_(source)
 
-    return _Work(make, moved=2 * size)
+    return _Operator(make, moved=2 * size)
 
 
-def _update(device: Device, dtype: str) -> _Work:
-    """In-place update of one buffer."""
+def _update(device: Device, dtype: str) -> _Operator:
+    """Return an in-place update of one buffer."""
     size = _buffer_bytes(device)
 
     def make() -> Call:
         buffer = _buffer(device, dtype, size)
         return lambda: buffer.neg_()
 
-    return _Work(make, moved=2 * size)
+    return _Operator(make, moved=2 * size)
 
 
 def _buffer(device: Device, dtype: str, size: int) -> Tensor:
@@ -221,13 +234,13 @@ def _buffer_bytes(device: Device) -> int:
     return max(1 << 20, min(COPY_BYTES, spare)) & ~0xFF
 
 
-def _values(device: Device, dtype: str, *shape: int) -> Tensor:
-    """Return a tensor of normal values. At most `DRAWN` are drawn, and then repeated on the device.
+def _random_values(device: Device, dtype: str, *shape: int) -> Tensor:
+    """Return a tensor of normal values. At most `RANDOM_VALUES` are drawn, and then repeated on the device.
 
     The largest convolution has 150 million weights: drawing them all would take seconds of a CPU core and 600 MB.
     """
     import torch
 
     number = math.prod(shape)
-    drawn: Tensor = device.place(torch.randn(min(number, DRAWN)).to(getattr(torch, dtype)))
+    drawn: Tensor = device.place(torch.randn(min(number, RANDOM_VALUES)).to(getattr(torch, dtype)))
     return drawn.repeat(-(-number // len(drawn)))[:number].view(shape)

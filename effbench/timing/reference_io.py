@@ -18,7 +18,7 @@ NOTES_FILE = "notes.json"
 """Written only for a network with side effects, or whose output cannot be checked."""
 
 
-def keep(folder: Path, inputs: Sequence[Any], expected: Any, notes: str = "", *, is_checkable: bool = True) -> None:
+def save(folder: Path, inputs: Sequence[Any], expected: Any, notes: str = "", *, is_checkable: bool = True) -> None:
     """Write the inputs of one call, by position, and the expected outputs, in order. Both are tensors or arrays.
 
     `notes` describe side effects of the network. Without `is_checkable` its outputs differ from run to run.
@@ -31,7 +31,7 @@ def keep(folder: Path, inputs: Sequence[Any], expected: Any, notes: str = "", *,
             EXPECTED_FILE,
             [
                 array.astype(np.complex64 if np.iscomplexobj(array) else np.float32)
-                for array in output_check.arrays(expected)
+                for array in output_check.output_arrays(expected)
             ],
         ),
     ):
@@ -41,12 +41,12 @@ def keep(folder: Path, inputs: Sequence[Any], expected: Any, notes: str = "", *,
         (folder / NOTES_FILE).write_text(json.dumps({"notes": notes, "is_checkable": is_checkable}))
 
 
-def kept(folder: Path) -> tuple[tuple[np.ndarray[Any, Any], ...], list[np.ndarray[Any, Any]]]:
+def load(folder: Path) -> tuple[tuple[np.ndarray[Any, Any], ...], list[np.ndarray[Any, Any]]]:
     """Read the inputs and the expected outputs in this folder. Runs no pickled code. Raises ValueError and OSError."""
-    return tuple(_read(folder / INPUTS_FILE)), _read(folder / EXPECTED_FILE)
+    return tuple(_read_arrays(folder / INPUTS_FILE)), _read_arrays(folder / EXPECTED_FILE)
 
 
-def noted(folder: Path) -> tuple[str, bool]:
+def load_notes(folder: Path) -> tuple[str, bool]:
     """Read the notes in this folder, and whether outputs can be compared with the expected ones. Raises ValueError."""
     path = folder / NOTES_FILE
     if not path.exists():
@@ -57,7 +57,7 @@ def noted(folder: Path) -> tuple[str, bool]:
     return str(found.get("notes", "")), bool(found.get("is_checkable", True))
 
 
-def _read(path: Path) -> list[np.ndarray[Any, Any]]:
+def _read_arrays(path: Path) -> list[np.ndarray[Any, Any]]:
     import numpy as np
 
     with np.load(path, allow_pickle=False) as found:

@@ -1,8 +1,8 @@
 """When to visit which cell, when warm-up is over, and when a launch has measured enough. Pure functions.
 
-Fast cells are warmed up until two windows of five blocks agree (`steady`), which is checked after every block. For slow
-cells so many blocks do not fit into the warm-up: they are judged once, at its end, on the last six to ten values
-(`steady_of_few`).
+Fast cells are warmed up until two windows of five blocks agree (`is_steady`), which is checked after every block. For
+slow cells so many blocks do not fit into the warm-up: they are judged once, at its end, on the last six to ten values
+(`is_steady_of_few`).
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ AGREEMENT = 0.01
 TREND_P = 0.05
 
 FEWEST_VALUES = 6
-"""Fewest values for `steady_of_few`. A warm-up goes on until it has them, however long its calls take."""
+"""Fewest values for `is_steady_of_few`. A warm-up goes on until it has them, however long its calls take."""
 
 MOST_VALUES = 2 * WINDOW
-"""Most values that `steady_of_few` uses: the last ones of a warm-up."""
+"""Most values that `is_steady_of_few` uses: the last ones of a warm-up."""
 
 FEW_BLOCKS = 4 * WINDOW
-"""With fewer blocks than this, `steady` was checked too few times to decide alone: a single check calls steady noise of
-5 % unsteady in a quarter of all cases."""
+"""With fewer blocks than this, `is_steady` was checked too few times to decide alone: a single check calls steady noise
+of 5 % unsteady in a quarter of all cases."""
 
 _SPLIT = {6: 7.55, 7: 6.54, 8: 5.96, 9: 5.57, 10: 5.29}
 """The statistic of `_largest_step` that steady normal noise exceeds in 0.5 % of all cases, by the number of values.
@@ -59,7 +59,7 @@ _FEW_TREND_P = 0.01
 """Kendall's p-value by the normal approximation; the exact chance is 0.3 to 0.6 % for six to ten values."""
 
 
-def steady(times: Sequence[float]) -> bool:
+def is_steady(times: Sequence[float]) -> bool:
     """Return whether the last two windows of blocks agree and show no trend.
 
     `times` are per-call times of consecutive warm-up blocks. The windows agree when their medians differ by at most 1
@@ -76,7 +76,7 @@ def steady(times: Sequence[float]) -> bool:
     return stats.trend_p(recent) > TREND_P
 
 
-def steady_of_few(times: Sequence[float]) -> bool:
+def is_steady_of_few(times: Sequence[float]) -> bool:
     """Return whether six to ten values show no drift of more than 1 %.
 
     A drift is either a step that the scatter on its two sides does not explain (with at least two values on each side),
@@ -95,7 +95,7 @@ def steady_of_few(times: Sequence[float]) -> bool:
     Notes
     -----
     Steady normal noise is called unsteady in at most 1.2 % of all cases, whatever its scatter, and hardly ever below
-    0.3 % of scatter. One check of `steady` calls 5, 18 and 30 % unsteady at 0.1, 1 and 5 % of scatter.
+    0.3 % of scatter. One check of `is_steady` calls 5, 18 and 30 % unsteady at 0.1, 1 and 5 % of scatter.
 
     Power in percent to detect a drift, for six / eight / ten values (a simulation, repeated in the tests). The size of
     the drift is in standard deviations of a block, and more than 2 %:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from effbench.core.errors import Unsupported
 from effbench.timing import output_check
 from effbench.user_code.module_state import Snapshot, gradient_of, same
 from effbench.user_code.random_state import RandomState
@@ -37,23 +38,23 @@ class SideEffects:
 
     - `outputs`: those of consecutive calls, from the state in which it was built: one, or several where they differ.
     - `notes`: the side effects as texts for the user.
-    - `writes`: it writes into its input. `reshapes`: it changes the layout of an input, which then cannot be passed
-      again. `keeps`: it changes its own state.
+    - `writes_input`: it writes into its input. `reshapes_input`: it changes the layout of an input, which then cannot
+      be passed again. `changes_state`: it changes its own state.
     - `is_checkable`: another run from the same state returns the same.
     - `is_readable`: its outputs can be read as numbers and compared.
-    - `modes`: it switches modules to training or eval mode (`TrainingFlags.changes_text`).
-    - `kept`: names of the state that changes from call to call.
+    - `training_flag_changes`: it switches modules to training or eval mode (`TrainingFlags.changes_text`).
+    - `changed_state`: names of the state that changes from call to call.
     """
 
     outputs: tuple[Any, ...]
     notes: tuple[str, ...] = ()
-    writes: bool = False
-    reshapes: bool = False
-    keeps: bool = False
+    writes_input: bool = False
+    reshapes_input: bool = False
+    changes_state: bool = False
     is_checkable: bool = True
     is_readable: bool = True
-    modes: str = ""
-    kept: tuple[str, ...] = ()
+    training_flag_changes: str = ""
+    changed_state: tuple[str, ...] = ()
 
 
 def detect(network: nn.Module, arguments: Sequence[Any]) -> SideEffects:
@@ -68,7 +69,7 @@ def detect(network: nn.Module, arguments: Sequence[Any]) -> SideEffects:
     state, random, modes = Snapshot(network), RandomState(), TrainingFlags(network)
     with torch.inference_mode(False), torch.no_grad():
         try:
-            return replace(_detect(network, arguments, state, random), modes=modes.changes_text())
+            return replace(_detect(network, arguments, state, random), training_flag_changes=modes.changes_text())
         finally:
             state.restore()
             random.restore()
@@ -79,11 +80,11 @@ def _detect(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
         """Call the network with the same random state each time."""
         random.restore()
         state.restore_generators()
-        return _detached(network(*cloned(arguments)))
+        return _detached_copy(network(*clone_tensors(arguments)))
 
-    given = cloned(arguments)
-    first = _detached(network(*given))
-    writes, reshapes = not same(list(given), list(arguments)), layout(given) != layout(arguments)
+    given = clone_tensors(arguments)
+    first = _detached_copy(network(*given))
+    writes, reshapes = not same(list(given), list(arguments)), layout_of(given) != layout_of(arguments)
     # The second call is representative of later ones: the first may fill a cache.
     after = Snapshot(network)
     second = call()
@@ -95,11 +96,18 @@ def _detect(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
         notes += [f"it keeps state between calls ({first_names(kept)})"] if kept else []
         notes.append(f"{unread}{UNREAD}")
         return SideEffects(
-            (first,), tuple(notes), writes, reshapes, changes, is_checkable=False, is_readable=False, kept=tuple(kept)
+            (first,),
+            tuple(notes),
+            writes,
+            reshapes,
+            changes,
+            is_checkable=False,
+            is_readable=False,
+            changed_state=tuple(kept),
         )
     differs = _differ(first, second)
     outputs = (first, second, call()) if differs else (first,)
-    is_random = draws and _differ(second, _detached(network(*cloned(arguments))))
+    is_random = draws and _differ(second, _detached_copy(network(*clone_tensors(arguments))))
     notes = [RESHAPES] if reshapes else [WRITES] if writes else []
     if is_random:
         notes.append(RANDOM)
@@ -114,7 +122,27 @@ def _detect(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
         notes.append(f"it keeps state between calls{said} ({first_names(kept)})")
     elif differs and not is_random:
         notes.append(UNSTABLE)
-    return SideEffects(outputs, tuple(notes), writes, reshapes, changes, is_checkable, kept=tuple(kept))
+    return SideEffects(outputs, tuple(notes), writes, reshapes, changes, is_checkable, changed_state=tuple(kept))
+
+
+def compare_output(seen: SideEffects, output: Any, dtype: str, *, tf32: bool) -> tuple[Any, dict[str, float]]:
+    """Return the expected output and the error of this one (`output_check.check`). Raises Unsupported.
+
+    Some runtimes call the network while preparing it. If it keeps state, any of its first outputs is accepted.
+    """
+    if not seen.is_readable:
+        return seen.outputs[0], {}
+    if not seen.is_checkable:
+        output_check.require_shapes(seen.outputs[0], output)
+        return seen.outputs[0], {}
+    refusal: Unsupported | None = None
+    for expected in seen.outputs:
+        try:
+            return expected, output_check.check(expected, output, dtype, tf32=tf32)
+        except Unsupported as error:
+            refusal = refusal or error
+    assert refusal is not None, "there is at least one output"
+    raise refusal
 
 
 def seeds_itself(network: nn.Module, arguments: Sequence[Any]) -> bool:
@@ -142,11 +170,11 @@ def seeds_itself(network: nn.Module, arguments: Sequence[Any]) -> bool:
     state, random = Snapshot(network), RandomState()
     with torch.inference_mode(False), torch.no_grad():
         try:
-            plain = _detached(network(*cloned(arguments)))
+            plain = _detached_copy(network(*clone_tensors(arguments)))
             state.restore()
             random.restore()
             with OtherNumbers():
-                return _differ(plain, _detached(network(*cloned(arguments))))
+                return _differ(plain, _detached_copy(network(*clone_tensors(arguments))))
         except Exception:  # not callable under the dispatch mode: unknown
             return False
         finally:
@@ -155,36 +183,38 @@ def seeds_itself(network: nn.Module, arguments: Sequence[Any]) -> bool:
 
 
 def first_names(kept: Sequence[str]) -> str:
-    """List the first few names."""
+    """Return the first few names as a text."""
     return ", ".join(kept[:MOST_NAMED]) + (" and more" if len(kept) > MOST_NAMED else "")
 
 
 def _why_unreadable(output: Any) -> str:
     """Return why this output cannot be compared with others; "" if it can."""
     try:
-        list(output_check.arrays(output))
+        list(output_check.output_arrays(output))
     except output_check.Incomparable as error:
         return str(error)
     return ""
 
 
-def layout(arguments: Sequence[Any]) -> list[Any]:
+def layout_of(arguments: Sequence[Any]) -> list[Any]:
     """Return shapes and strides of the tensors in `arguments`."""
     return [(tensor.shape, tensor.stride()) for tensor in _tensors(list(arguments))]
 
 
-def cloned(arguments: Sequence[Any]) -> tuple[Any, ...]:
+def clone_tensors(arguments: Sequence[Any]) -> tuple[Any, ...]:
     """Return the arguments with cloned tensors. Raises what torch raises."""
-    return tuple(_mapped(arguments, lambda tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad)))
+    return tuple(_map_tensors(arguments, lambda tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad)))
 
 
-def restoring_inputs(
+def with_restorable_inputs(
     call: Callable[[], object], inputs: Sequence[tuple[Any, ...]], originals: Sequence[tuple[Any, ...]]
 ) -> Any:
-    """Wrap a call with a `renew` attribute, which restores `inputs` from `originals`. Devices call it before timing."""
+    """Wrap a call and give it a function `restore_inputs`, which copies `originals` back. Devices call it before timing
+    (`devices.base.restore_inputs`).
+    """
     pairs = list(zip(_tensors(list(inputs)), _tensors(list(originals)), strict=True))
 
-    def renew() -> None:
+    def restore_inputs() -> None:
         import torch
 
         with torch.inference_mode():
@@ -194,11 +224,11 @@ def restoring_inputs(
                 else:
                     tensor.data = original.clone()
 
-    def renewed() -> object:
+    def wrapped() -> object:
         return call()
 
-    renewed.renew = renew  # type: ignore[attr-defined]
-    return renewed
+    wrapped.restore_inputs = restore_inputs  # type: ignore[attr-defined]
+    return wrapped
 
 
 def with_cloned_inputs(network: nn.Module) -> nn.Module:
@@ -208,7 +238,7 @@ def with_cloned_inputs(network: nn.Module) -> nn.Module:
     """
     from torch import nn
 
-    class OnCopies(nn.Module):
+    class WithClonedInputs(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.network = network
@@ -216,37 +246,37 @@ def with_cloned_inputs(network: nn.Module) -> nn.Module:
         def forward(self, *arguments: Any) -> Any:
             return self.network(*(item.clone() if hasattr(item, "clone") else item for item in arguments))
 
-    return OnCopies().train(getattr(network, "training", False))
+    return WithClonedInputs().train(getattr(network, "training", False))
 
 
 def _differ(one: Any, other: Any) -> bool:
-    pairs = list(output_check.arrays(one)), list(output_check.arrays(other))
+    pairs = list(output_check.output_arrays(one)), list(output_check.output_arrays(other))
     if [array.shape for array in pairs[0]] != [array.shape for array in pairs[1]]:
         return True
-    return any(not output_check.error(*pair) <= SAME for pair in zip(*pairs, strict=True))
+    return any(not output_check.output_error(*pair) <= SAME for pair in zip(*pairs, strict=True))
 
 
-def _detached(value: Any) -> Any:
+def _detached_copy(value: Any) -> Any:
     """Copy the tensors of an output, since some networks return views of their state."""
 
-    def own(tensor: Any) -> Any:
+    def copy(tensor: Any) -> Any:
         try:
             return tensor.detach().clone()
         except Exception:  # a tensor type that cannot be copied
             return tensor
 
-    return _mapped(value, own, others=False)
+    return _map_tensors(value, copy, others=False)
 
 
-def _mapped(value: Any, function: Callable[[Any], Any], *, others: bool = True) -> Any:
+def _map_tensors(value: Any, function: Callable[[Any], Any], *, others: bool = True) -> Any:
     import torch
 
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, Mapping):
-        return {key: _mapped(item, function, others=others) for key, item in value.items()}
+        return {key: _map_tensors(item, function, others=others) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_mapped(item, function, others=others) for item in value]
+        return [_map_tensors(item, function, others=others) for item in value]
     return value if others else None
 
 

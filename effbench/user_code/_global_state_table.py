@@ -28,7 +28,7 @@ _entered: list[Any] = []
 
 
 @dataclass(frozen=True)
-class Switch:
+class GlobalSetting:
     """One setting of the process or of the computing thread.
 
     Attributes
@@ -58,15 +58,15 @@ class Switch:
     advice: str = ""
 
 
-def rows() -> tuple[Switch, ...]:
+def readable_settings() -> tuple[GlobalSetting, ...]:
     """Return the settings that can be read here: torch's if torch is imported, Python's and the system's."""
-    found = [*(_torch_switches() if "torch" in sys.modules else ()), *_python_switches(), *_system_switches()]
-    return tuple(switch for switch in found if _is_readable(switch))
+    found = [*(_torch_settings() if "torch" in sys.modules else ()), *_python_settings(), *_system_settings()]
+    return tuple(setting for setting in found if _is_readable(setting))
 
 
-def _is_readable(switch: Switch) -> bool:
+def _is_readable(setting: GlobalSetting) -> bool:
     try:
-        switch.read()
+        setting.read()
     except Exception:  # versions without it raise different errors
         return False
     return True
@@ -91,36 +91,38 @@ def format_value(value: Any) -> str:
 # --- torch ------------------------------------------------------------------------------------------
 
 
-def _torch_switches() -> Iterator[Switch]:
+def _torch_settings() -> Iterator[GlobalSetting]:
     import torch
 
     c: Any = torch._C
     backends: Any = torch.backends
-    yield Switch("torch's default device", _default_device, _set_default_device)
-    yield Switch(
+    yield GlobalSetting("torch's default device", _default_device, _set_default_device)
+    yield GlobalSetting(
         "torch's open modes (of functions, of operators)",
         _open_modes,
         _close_modes,
         follows=("torch's default device",),
     )
-    yield Switch("torch's inference mode", torch.is_inference_mode_enabled, _set_inference_mode)
-    yield Switch("torch's grad mode", torch.is_grad_enabled, c._set_grad_enabled, follows=("torch's inference mode",))
-    yield Switch("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype)
-    yield Switch("torch's threads", torch.get_num_threads, torch.set_num_threads, advice=ADVICE_THREADS)
-    yield Switch("MKL's threads", _mkl_threads, torch.set_num_threads, follows=("torch's threads",), slow=True)
-    yield Switch("torch's inter-op threads", torch.get_num_interop_threads, None)
-    yield Switch("flushing of denormals", flushes_denormals, torch.set_flush_denormal)
+    yield GlobalSetting("torch's inference mode", torch.is_inference_mode_enabled, _set_inference_mode)
+    yield GlobalSetting(
+        "torch's grad mode", torch.is_grad_enabled, c._set_grad_enabled, follows=("torch's inference mode",)
+    )
+    yield GlobalSetting("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype)
+    yield GlobalSetting("torch's threads", torch.get_num_threads, torch.set_num_threads, advice=ADVICE_THREADS)
+    yield GlobalSetting("MKL's threads", _mkl_threads, torch.set_num_threads, follows=("torch's threads",), slow=True)
+    yield GlobalSetting("torch's inter-op threads", torch.get_num_interop_threads, None)
+    yield GlobalSetting("flushing of denormals", flushes_denormals, torch.set_flush_denormal)
     for kind in ("cpu", "cuda"):
         enabled, dtype = partial(torch.is_autocast_enabled, kind), partial(torch.get_autocast_dtype, kind)
-        yield Switch(f"autocast on {kind}", enabled, partial(torch.set_autocast_enabled, kind))
-        yield Switch(f"the dtype of autocast on {kind}", dtype, partial(torch.set_autocast_dtype, kind))
+        yield GlobalSetting(f"autocast on {kind}", enabled, partial(torch.set_autocast_enabled, kind))
+        yield GlobalSetting(f"the dtype of autocast on {kind}", dtype, partial(torch.set_autocast_dtype, kind))
     cached = torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled
-    yield Switch("the cache of autocast", *cached)
+    yield GlobalSetting("the cache of autocast", *cached)
     anomaly = "torch.autograd's anomaly detection"
-    yield Switch(anomaly, _anomaly, _set_anomaly)
+    yield GlobalSetting(anomaly, _anomaly, _set_anomaly)
     profiler: Any = torch.autograd
-    yield Switch("torch's profiler", profiler._profiler_enabled, None)
-    yield Switch("torch.use_deterministic_algorithms", _deterministic, _set_deterministic)
+    yield GlobalSetting("torch's profiler", profiler._profiler_enabled, None)
+    yield GlobalSetting("torch.use_deterministic_algorithms", _deterministic, _set_deterministic)
     yield _flag("torch.utils.deterministic.fill_uninitialized_memory", "deterministic_fill_uninitialized_memory")
     yield from _precision(torch)
     yield _flag("torch.backends.mkldnn.enabled", "mkldnn_enabled")
@@ -128,7 +130,7 @@ def _torch_switches() -> Iterator[Switch]:
     yield _flag("torch.backends.nnpack", "nnpack_enabled")
     quantized = backends.quantized
     engine = partial(getattr, quantized, "engine"), lambda name: c._set_qengine(_engine_number(name))
-    yield Switch("torch.backends.quantized.engine", *engine)
+    yield GlobalSetting("torch.backends.quantized.engine", *engine)
     yield _flag("torch.backends.cudnn.enabled", "cudnn_enabled")
     yield _flag("torch.backends.cudnn.benchmark", "cudnn_benchmark")
     yield _flag(
@@ -140,12 +142,14 @@ def _torch_switches() -> Iterator[Switch]:
         getter, setter = f"_get_{kernel}_sdp_enabled", f"_set_sdp_use_{kernel}"
         yield _flag(f"torch.backends.cuda's {kernel} attention", "", getter=getter, setter=setter)
     attention = "the order of attention kernels"
-    yield Switch(attention, lambda: tuple(c._get_sdp_priority_order()), lambda order: c._set_sdp_priority_order(order))
+    yield GlobalSetting(
+        attention, lambda: tuple(c._get_sdp_priority_order()), lambda order: c._set_sdp_priority_order(order)
+    )
     for kind in ("fp16", "bf16"):
         name = f"allow_{kind}_reduced_precision_reduction"
         reads, sets = getattr(c, f"_get_cublas_{name}", None), partial(_allow_reduction, backends.cuda.matmul, name)
         if reads is not None:
-            yield Switch(f"torch.backends.cuda.matmul.{name}", reads, sets)
+            yield GlobalSetting(f"torch.backends.cuda.matmul.{name}", reads, sets)
     yield _flag("torch.backends.cuda.matmul.allow_fp16_accumulation", "cublas_allow_fp16_accumulation")
     yield _flag(
         "torch.backends.cpu.allow_fp16_reduced_precision_reduction", "cpu_allow_fp16_reduced_precision_reduction"
@@ -153,16 +157,16 @@ def _torch_switches() -> Iterator[Switch]:
     yield _flag("torch's library for linear algebra on a GPU", "linalg_preferred_backend")
     yield _flag("torch's library for matrix products on a GPU", "blas_preferred_backend")
     fast = backends.mha
-    yield Switch("torch.backends.mha's fast path", fast.get_fastpath_enabled, fast.set_fastpath_enabled)
-    yield Switch(
+    yield GlobalSetting("torch.backends.mha's fast path", fast.get_fastpath_enabled, fast.set_fastpath_enabled)
+    yield GlobalSetting(
         "torch.backends.opt_einsum",
         lambda: (backends.opt_einsum.enabled, backends.opt_einsum.strategy),
         lambda value: _set_opt_einsum(backends.opt_einsum, value),
     )
-    yield Switch("the number of hooks on every module", _module_hooks, _set_module_hooks)
+    yield GlobalSetting("the number of hooks on every module", _module_hooks, _set_module_hooks)
 
 
-def _flag(name: str, stem: str, follows: tuple[str, ...] = (), getter: str = "", setter: str = "") -> Switch:
+def _flag(name: str, stem: str, follows: tuple[str, ...] = (), getter: str = "", setter: str = "") -> GlobalSetting:
     """Return the setting of a ``torch._C`` flag, by the getter and setter behind torch's properties, which tests can
     freeze.
     """
@@ -170,7 +174,7 @@ def _flag(name: str, stem: str, follows: tuple[str, ...] = (), getter: str = "",
 
     c: Any = torch._C
     read, restore = getattr(c, getter or f"_get_{stem}", None), getattr(c, setter or f"_set_{stem}", None)
-    return Switch(name, read or _missing, restore, follows)
+    return GlobalSetting(name, read or _missing, restore, follows)
 
 
 def _engine_number(name: str) -> int:
@@ -183,14 +187,14 @@ def _missing() -> NoReturn:
     raise AttributeError("not in this version")
 
 
-def _precision(torch: Any) -> Iterator[Switch]:
+def _precision(torch: Any) -> Iterator[GlobalSetting]:
     """Yield the settings of float32 precision.
 
-    Since torch 2.9 there are old and new switches for it. After the new ones were set, reading the old ones raises;
+    Since torch 2.9 there are old and new settings for it. After the new ones were set, reading the old ones raises;
     setting the old ones resets the new ones.
     """
     c, old = torch._C, "torch.float32_matmul_precision"
-    yield Switch(old, torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
+    yield GlobalSetting(old, torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
     olds = {"cublas": "cuda.matmul", "cudnn": "cudnn", "onednn": "mkldnn"}
     for stem, place in olds.items():
         yield _flag(f"torch.backends.{place}.allow_tf32", f"{stem}_allow_tf32", (old,))
@@ -202,7 +206,7 @@ def _precision(torch: Any) -> Iterator[Switch]:
         path = {"generic": "", "cuda": "cuda." if operator == "matmul" else "cudnn.", "mkldnn": "mkldnn."}[backend]
         name = f"torch.backends.{path}{'' if operator == 'all' else operator + '.'}fp32_precision"
         read = partial(c._get_fp32_precision_getter, backend, operator)
-        yield Switch(name, read, partial(c._set_fp32_precision_setter, backend, operator), above)
+        yield GlobalSetting(name, read, partial(c._set_fp32_precision_setter, backend, operator), above)
         if operator == "all":
             above = (*above, name)
 
@@ -340,22 +344,22 @@ def _set_module_hooks(before: tuple[tuple[Any, ...], ...]) -> None:
 # --- Python and the system --------------------------------------------------------------------------
 
 
-def _python_switches() -> Iterator[Switch]:
-    yield Switch("gc.isenabled", gc.isenabled, lambda value: gc.enable() if value else gc.disable())
-    yield Switch("gc.get_threshold", gc.get_threshold, lambda value: gc.set_threshold(*value))
-    yield Switch("sys.settrace", sys.gettrace, sys.settrace)
-    yield Switch("sys.setprofile", sys.getprofile, sys.setprofile)
-    yield Switch("sys.monitoring's tools", _monitoring, None)
-    yield Switch("tracemalloc", _tracemalloc, _set_tracemalloc)
-    yield Switch("sys.setswitchinterval", sys.getswitchinterval, sys.setswitchinterval)
+def _python_settings() -> Iterator[GlobalSetting]:
+    yield GlobalSetting("gc.isenabled", gc.isenabled, lambda value: gc.enable() if value else gc.disable())
+    yield GlobalSetting("gc.get_threshold", gc.get_threshold, lambda value: gc.set_threshold(*value))
+    yield GlobalSetting("sys.settrace", sys.gettrace, sys.settrace)
+    yield GlobalSetting("sys.setprofile", sys.getprofile, sys.setprofile)
+    yield GlobalSetting("sys.monitoring's tools", _monitoring, None)
+    yield GlobalSetting("tracemalloc", _tracemalloc, _set_tracemalloc)
+    yield GlobalSetting("sys.setswitchinterval", sys.getswitchinterval, sys.setswitchinterval)
     # sys.setrecursionlimit is not restored: a deep network needs it, and it does not affect timing. Nor is sys.path,
     # which imports extend.
-    yield Switch("the filters of warnings", warning_filters, set_warning_filters, unreported=True)
-    yield Switch("np.seterr", _numpy_errors, _set_numpy_errors)
+    yield GlobalSetting("the filters of warnings", warning_filters, set_warning_filters, unreported=True)
+    yield GlobalSetting("np.seterr", _numpy_errors, _set_numpy_errors)
     for stream in ("stdout", "stderr"):
-        yield Switch(f"sys.{stream}", partial(getattr, sys, stream), partial(setattr, sys, stream))
+        yield GlobalSetting(f"sys.{stream}", partial(getattr, sys, stream), partial(setattr, sys, stream))
     for name in _VARIABLES:
-        yield Switch(f"the variable {name}", partial(os.environ.get, name), partial(_set_variable, name))
+        yield GlobalSetting(f"the variable {name}", partial(os.environ.get, name), partial(_set_variable, name))
 
 
 def _monitoring() -> tuple[Any, ...]:
@@ -392,16 +396,18 @@ def _set_variable(name: str, value: str | None) -> None:
         os.environ[name] = value
 
 
-def _system_switches() -> Iterator[Switch]:
-    yield Switch("the working folder", os.getcwd, os.chdir)
+def _system_settings() -> Iterator[GlobalSetting]:
+    yield GlobalSetting("the working folder", os.getcwd, os.chdir)
     affinity = "the cores that the process may use"
-    yield Switch(affinity, lambda: os.sched_getaffinity(0), lambda cores: os.sched_setaffinity(0, cores))
+    yield GlobalSetting(affinity, lambda: os.sched_getaffinity(0), lambda cores: os.sched_setaffinity(0, cores))
     # Without a privilege that few processes have, a priority can only be lowered.
     nice = lambda: os.getpriority(os.PRIO_PROCESS, 0)  # noqa: E731
-    yield Switch("the priority of the process (nice)", nice, lambda value: os.setpriority(os.PRIO_PROCESS, 0, value))
-    yield Switch("the scheduling policy of the process", lambda: os.sched_getscheduler(0), None)
+    yield GlobalSetting(
+        "the priority of the process (nice)", nice, lambda value: os.setpriority(os.PRIO_PROCESS, 0, value)
+    )
+    yield GlobalSetting("the scheduling policy of the process", lambda: os.sched_getscheduler(0), None)
     for name in ("ITIMER_REAL", "ITIMER_VIRTUAL", "ITIMER_PROF"):
-        yield Switch(f"the timer {name}", partial(_timer, name), partial(_set_timer, name))
+        yield GlobalSetting(f"the timer {name}", partial(_timer, name), partial(_set_timer, name))
 
 
 def _timer(name: str) -> bool:

@@ -15,9 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from effbench.core.errors import Absent, EffbenchError, ForeignCode, LacksPackage, ModelError, Reason
+from effbench.core.errors import EffbenchError, ForeignCode, MissingPackage, ModelError, ModelNotFound, Reason
 from effbench.user_code import opened_files
-from effbench.user_code.source_trees import INITS, ModuleFile, Trees, content_of, within
+from effbench.user_code.source_trees import INITS, ModuleFile, Trees, content_of, is_within
 from effbench.user_code.source_trees import trees_of_job as trees_of
 from effbench.zoo import load_model, sys_path
 
@@ -67,13 +67,17 @@ def explain(error: EffbenchError, job: Mapping[str, Any]) -> Reason:
 
 def _explain(error: EffbenchError, trees: Trees) -> Reason:
     text = str(error)
-    if isinstance(error, Absent) and error.attribute and trees.is_same_on_both(error.module):
+    if isinstance(error, ModelNotFound) and error.attribute and trees.is_same_on_both(error.module):
         return Reason(f"{text}; its file is the same on both sides, so something else decides what is in it")
-    if isinstance(error, Absent) and error.attribute and not trees.is_named_by_other(error.module, error.attribute):
+    if (
+        isinstance(error, ModelNotFound)
+        and error.attribute
+        and not trees.is_named_by_other(error.module, error.attribute)
+    ):
         return Reason(f"{text}; nor does the other side's file name it, so something else decides whether it is there")
-    if isinstance(error, Absent) and (hint := trees.untracked_advice(error.module)):
+    if isinstance(error, ModelNotFound) and (hint := trees.untracked_advice(error.module)):
         return Reason(f"{text}; {hint}")
-    if isinstance(error, Absent) and error.module and not error.attribute:
+    if isinstance(error, ModelNotFound) and error.module and not error.attribute:
         if error.module.endswith(".py"):
             return Reason(text, "" if trees.is_in_submodule(error.module) else error.cause)
         candidates = trees.own.files_of(error.module)
@@ -82,7 +86,7 @@ def _explain(error: EffbenchError, trees: Trees) -> Reason:
         if hint := _name_conflict(error.module.partition(".")[0], trees):
             return Reason(f"{text}; {hint}")
         return Reason(f"{text}; this side's tree has it in {candidates[0].path}: {trees.advice(candidates[0])}")
-    if isinstance(error, LacksPackage):
+    if isinstance(error, MissingPackage):
         root = error.module.partition(".")[0]
         if hint := _name_conflict(root, trees) or trees.untracked_advice(error.module):
             return Reason(f"{text.partition(';')[0]}; {hint}")
@@ -106,7 +110,7 @@ def _name_conflict(root: str, trees: Trees) -> str:
     not.
     """
     candidates = trees.files_on_either_side(root)
-    if not candidates or not (sys_path.is_stdlib_name(root) or root in sys_path.NEEDED):
+    if not candidates or not (sys_path.is_stdlib_name(root) or root in sys_path.IMPORTED_PACKAGES):
         return ""
     whose = "Python itself" if sys_path.is_stdlib_name(root) else "torch or effbench needs"
     what = "a module of" if sys_path.is_stdlib_name(root) else "a package that"
@@ -153,7 +157,7 @@ def _require_own(name: str, file: str, trees: Trees) -> None:
     candidates = trees.files_on_either_side(name)
     if trees.is_in_other_tree(file):
         raise _from_other_side(name, candidates, trees)
-    if name.partition(".")[0] in sys_path.NEEDED or sys_path.is_in_stdlib(file):
+    if name.partition(".")[0] in sys_path.IMPORTED_PACKAGES or sys_path.is_in_stdlib(file):
         return
     if file in trees.installed:
         advice = (
@@ -175,7 +179,7 @@ def _require_own(name: str, file: str, trees: Trees) -> None:
         )
     if not candidates or trees.is_of_another_project(name, file, candidates):
         return
-    if trees.is_build(file, candidates):
+    if trees.is_built_extension(file, candidates):
         raise ForeignCode(
             f"'{name}' is {trees.relative(file)}, this side's own build of {candidates[0].path}, which git ignores; "
             f"the other side's checkout has no build, so they are not alike; {trees.BASELINE_ADVICE}"
@@ -194,9 +198,9 @@ def _require_own_read(path: str, trees: Trees) -> None:
     """
     file, top = _real_path(path), str(trees.other.top)
     is_code = _CODE.search(file) is not None
-    if not is_code and not within(file, top):
+    if not is_code and not is_within(file, top):
         return
-    if within(file, _EFFBENCH) or trees.is_in_own_tree(file) or sys_path.is_in_stdlib(file):
+    if is_within(file, _EFFBENCH) or trees.is_in_own_tree(file) or sys_path.is_in_stdlib(file):
         return
     if not trees.is_in_other_tree(file):
         if is_code and not trees.is_installed(file) and (copy := trees.copied_from(file, "")) is not None:

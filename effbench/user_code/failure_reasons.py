@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from effbench.core.errors import EffbenchError, Unsupported, text_of
+from effbench.core.errors import EffbenchError, Unsupported, message_of
 from effbench.devices import OutOfMemory
 
 MAX_LENGTH = 300
@@ -35,7 +35,7 @@ def reason_for(error: BaseException) -> str:
     """
     if isinstance(error, OutOfMemory):
         return f"out of memory: {first_line(error)}"
-    if memory_reason := out_of_memory(error):
+    if memory_reason := out_of_memory_reason(error):
         return memory_reason
     if wants_gradients(error):
         return GRADIENTS_ADVICE
@@ -48,10 +48,10 @@ def reason_for(error: BaseException) -> str:
 
 def wants_gradients(error: BaseException) -> bool:
     """Whether this is torch's error for gradients requested where none are kept."""
-    return isinstance(error, RuntimeError) and bool(_NO_GRADIENTS.search(text_of(error)))
+    return isinstance(error, RuntimeError) and bool(_NO_GRADIENTS.search(message_of(error)))
 
 
-def out_of_memory(error: BaseException | str) -> str:
+def out_of_memory_reason(error: BaseException | str) -> str:
     """Return a reason that starts with "out of memory" if the error or its cause says so; else "".
 
     Factories and exporters that run out of memory raise an error of effbench whose cause is torch's.
@@ -60,12 +60,12 @@ def out_of_memory(error: BaseException | str) -> str:
     if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
         return text if text.startswith("out of memory") else f"out of memory: {text}"
     cause = None if isinstance(error, str) else error.__cause__
-    return "" if cause is None else out_of_memory(cause)
+    return "" if cause is None else out_of_memory_reason(cause)
 
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or its type if it has none."""
-    return (text_of(error).strip() or type(error).__name__).splitlines()[0][:MAX_LENGTH]
+    return (message_of(error).strip() or type(error).__name__).splitlines()[0][:MAX_LENGTH]
 
 
 def _value_text(value: object) -> str:

@@ -59,17 +59,17 @@ def _record_open(path: str, flags: int) -> None:
     name = opened_files.source_of(name)
     if is_read:
         if name not in _opened:
-            _opened[name] = _state(name)
+            _opened[name] = _file_state(name)
     elif name in _opened or not (flags & _ACCESS == os.O_WRONLY or flags & (os.O_TRUNC | os.O_EXCL)):
         # The file may stay unchanged, or be rewritten with the same content.
-        recorded = _opened.setdefault(name, _state(name))
-        if recorded.startswith("state:") and recorded == _state(name):
+        recorded = _opened.setdefault(name, _file_state(name))
+        if recorded.startswith("state:") and recorded == _file_state(name):
             _opened[name] = digest(Path(name))
     else:
         _written.add(name)
 
 
-def _state(name: str) -> str:
+def _file_state(name: str) -> str:
     """Return what changes with a file's content and needs no reading: inode, size and modification time."""
     try:
         status = os.stat(name)
@@ -80,7 +80,7 @@ def _state(name: str) -> str:
 
 def _is_changed(name: str, recorded: str) -> bool:
     """Whether a file's content differs from the recorded state or digest. Raises OSError."""
-    return not recorded or recorded != (_state(name) if recorded.startswith("state:") else digest(Path(name)))
+    return not recorded or recorded != (_file_state(name) if recorded.startswith("state:") else digest(Path(name)))
 
 
 # --- digests ----------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def digests(models: Iterable[str], folder: Path | None = None, excluded: Iterabl
         Names of the networks, which may refer to files.
     folder : Path, optional
         Folder that file names are relative to: that of the side, by default the current one.
-    apart : iterable of str
+    excluded : iterable of str
         Folders whose files do not count, such as those of exported models.
 
     Returns
@@ -109,16 +109,16 @@ def digests(models: Iterable[str], folder: Path | None = None, excluded: Iterabl
     found = {}
     # Compare as text first: of thousands of imported modules few are the user's.
     prefixes = tuple(f"{place}{os.sep}" for place in places)
-    for name in _files(models):
+    for name in _file_names(models):
         if not name.startswith(prefixes):
             with contextlib.suppress(OSError):
                 path = Path(name)
                 if not str(path.resolve()).startswith(prefixes) and (recorded := digest(path)):
-                    found[_name(path, folder)] = recorded
+                    found[_display_name(path, folder)] = recorded
     return found
 
 
-def _files(models: Iterable[str]) -> Iterator[str]:
+def _file_names(models: Iterable[str]) -> Iterator[str]:
     names: dict[str, None] = {}
     pickled = set()
     for model in models:
@@ -177,7 +177,7 @@ def digest(path: Path) -> str:
     return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
-def _name(path: Path, folder: Path) -> str:
+def _display_name(path: Path, folder: Path) -> str:
     """Return the file's name as a run file may show it: relative to `folder`, or with ``~`` for the home folder."""
     for own in (folder, folder.resolve()):
         if path.is_relative_to(own):
@@ -213,7 +213,7 @@ def require_same(before: Mapping[str, str], now: Mapping[str, str]) -> None:
     changed = [name for name, recorded in before.items() if now.get(name, recorded) != recorded]
     if changed:
         name, more = changed[0], f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        was, now_is = (_shortened(each[name]) for each in (before, now))
+        was, now_is = (_shorten(each[name]) for each in (before, now))
         raise NotComparable(
             f"{name}{more} changed since the first launch of this run (its {was[0]} was {was[1]}, is {now_is[1]}); put "
             "it back, or start a new run"
@@ -235,7 +235,7 @@ def require_unchanged(before: Mapping[str, str]) -> None:
     require_same(before, now)
 
 
-def _shortened(recorded: str) -> tuple[str, str]:
+def _shorten(recorded: str) -> tuple[str, str]:
     kind, _, value = recorded.partition(":")
     if kind == "sha256":
         return "SHA-256", f"{value[:12]}…"

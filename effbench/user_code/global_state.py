@@ -16,7 +16,7 @@ from typing import Any
 
 from effbench.core.errors import EffbenchError
 from effbench.devices import Device
-from effbench.user_code._global_state_table import Switch, format_value, rows
+from effbench.user_code._global_state_table import GlobalSetting, format_value, readable_settings
 from effbench.user_code.training_flags import TrainingFlags
 from effbench.zoo import load_model
 from effbench.zoo.libraries import LIBRARIES
@@ -29,7 +29,7 @@ COLLECTS_GARBAGE = (
 """Before the rounds all existing objects are frozen, so that a garbage collection has almost nothing to scan."""
 
 
-class Switched(EffbenchError):
+class SettingChanged(EffbenchError):
     """A network changes a setting that all cells are measured under."""
 
 
@@ -37,7 +37,7 @@ class Switched(EffbenchError):
 class Change:
     """A changed setting, with its values before and after."""
 
-    switch: Switch
+    setting: GlobalSetting
     before: Any
     after: Any
 
@@ -53,33 +53,35 @@ _UNREADABLE = _Unreadable()
 
 
 class SettingsGuard:
-    """Remembers the global settings, and detects and restores changes. Without `switches` it does nothing."""
+    """Remembers the global settings, and detects and restores changes. Without `settings` it does nothing."""
 
-    def __init__(self, switches: Sequence[Switch]) -> None:
-        self._switches = tuple(switch for switch in switches if not switch.unreported)
-        self._unreported = tuple(switch for switch in switches if switch.unreported)
-        self._quick = tuple(place for place, switch in enumerate(self._switches) if not switch.slow)
-        self._all = tuple(range(len(self._switches)))
+    def __init__(self, settings: Sequence[GlobalSetting]) -> None:
+        self._settings = tuple(setting for setting in settings if not setting.unreported)
+        self._unreported = tuple(setting for setting in settings if setting.unreported)
+        self._quick = tuple(place for place, setting in enumerate(self._settings) if not setting.slow)
+        self._all = tuple(range(len(self._settings)))
         self._before: list[Any] = []
         self._before_unreported: list[Any] = []
         self._notes: dict[str, str] = {}
         self._imported: dict[str, list[tuple[int, Any]]] = {}
         self._collections = 0
-        self.collectors: set[str] = set()
-        """Cells whose calls collect garbage. Nothing else collects once `listen` was called."""
+        self.cells_collecting_garbage: set[str] = set()
+        """Cells whose calls collect garbage. Nothing else collects once `record_garbage_collection` was called."""
         self._modes: dict[str, TrainingFlags] = {}
-        self.spoiled = ""
+        self.unrestored = ""
         """The setting that could not be restored, after which nothing more can be measured in this process; else ""."""
-        self.renew()
+        self.remember_settings()
 
-    def renew(self) -> None:
-        """Take the current settings as the ones to keep."""
-        self._before = [_read(switch) for switch in self._switches]
-        self._before_unreported = [_read(switch) for switch in self._unreported]
+    def remember_settings(self) -> None:
+        """Remember the current settings, which `restore` restores from now on."""
+        self._before = [_read(setting) for setting in self._settings]
+        self._before_unreported = [_read(setting) for setting in self._unreported]
 
-    def listen(self) -> None:
-        """Record from now on which cells collect garbage (`collectors`). Python's own collection must be off."""
-        if self._switches:
+    def record_garbage_collection(self) -> None:
+        """Record from now on which cells collect garbage (`cells_collecting_garbage`). Turn Python's own collection off
+        before.
+        """
+        if self._settings:
             gc.callbacks.append(self._on_collection)
 
     def _on_collection(self, phase: str, info: Mapping[str, Any]) -> None:
@@ -89,25 +91,25 @@ class SettingsGuard:
 
     @contextlib.contextmanager
     def building(self, spec: Mapping[str, Any]) -> Iterator[None]:
-        """Import and build the network of `spec` (`Recording.order`); restore and note what that changes.
+        """Import and build the network of `spec` (`Recording.cell_spec`); restore and note what that changes.
 
-        Raises Switched if something cannot be restored.
+        Raises SettingChanged if something cannot be restored.
         """
         model = str(spec["model"])
         subject = "building it" if model.startswith("pickle:") else model
         interop: list[tuple[int, int]] = []
         try:
-            with interop_threads_ignored(interop) if self._switches else contextlib.nullcontext():
+            with interop_threads_ignored(interop) if self._settings else contextlib.nullcontext():
                 self._import(model)
                 yield
         finally:
             changes = self._restore(self._all)
         descriptions = [
-            f"{each.switch.name} to {format_value(each.after)} ({_restored_text(each.before)})" for each in changes
+            f"{each.setting.name} to {format_value(each.after)} ({_restored_text(each.before)})" for each in changes
         ]
         descriptions += [f"torch's inter-op threads to {number} (left at {left})" for number, left in interop[-1:]]
-        if self.spoiled:
-            raise Switched(f"{subject} sets {self.spoiled}; take that out of it")
+        if self.unrestored:
+            raise SettingChanged(f"{subject} sets {self.unrestored}; take that out of it")
         if descriptions:
             self._notes[spec["id"]] = (
                 f"{subject} sets {_join(descriptions)}: every cell is measured under the same settings"
@@ -119,15 +121,15 @@ class SettingsGuard:
         A module is imported once per process; a file is executed for each network.
         """
         place = model.partition("?")[0].rpartition(":")[0]
-        if not self._switches or not place or place.endswith(".py") or place in ("pickle", *LIBRARIES):
+        if not self._settings or not place or place.endswith(".py") or place in ("pickle", *LIBRARIES):
             return
         load_model.import_module_of(model)
         if place not in self._imported:
-            after = [_read(switch) for switch in self._switches]
+            after = [_read(setting) for setting in self._settings]
             self._imported[place] = [(number, after[number]) for number in self._changed(after)]
             return
         for number, value in self._imported[place]:
-            restore = self._switches[number].restore
+            restore = self._settings[number].restore
             if restore is not None:
                 with contextlib.suppress(Exception):
                     restore(value)
@@ -138,35 +140,35 @@ class SettingsGuard:
 
     @contextlib.contextmanager
     def calling(self, cell: str) -> Iterator[None]:
-        """Call the cell's network within the block, and restore everything afterwards. Raises Switched if it changed a
-        setting.
+        """Call the cell's network within the block, and restore everything afterwards. Raises SettingChanged if a
+        setting has changed.
         """
         try:
             yield
         except BaseException:
             self._restore(self._all)
             raise
-        self.require(cell)
+        self.require_unchanged(cell)
 
-    def watch(self, cell: str, network: Any) -> None:
+    def watch_training_flags(self, cell: str, network: Any) -> None:
         """From now on also count it as a change if a call switches a module of this network between training and
         evaluation.
         """
-        if self._switches:
+        if self._settings:
             self._modes[cell] = TrainingFlags(network)
 
-    def require(self, cell: str, *, quick: bool = False) -> None:
-        """Restore all settings and raise Switched if any had changed. `quick` skips settings that are slow to read."""
+    def require_unchanged(self, cell: str, *, quick: bool = False) -> None:
+        """Restore all settings. Raises SettingChanged if any had changed. `quick` skips what is slow to read."""
         changes = self._restore(self._quick if quick else self._all)
         if self._collections:
             self._collections = 0
-            self.collectors.add(cell)
+            self.cells_collecting_garbage.add(cell)
         if changes:
-            advice = next((f" ({each.switch.advice})" for each in changes if each.switch.advice), "")
-            raise Switched(f"its forward sets {describe_changes(changes)}; take that out of it{advice}")
+            advice = next((f" ({each.setting.advice})" for each in changes if each.setting.advice), "")
+            raise SettingChanged(f"its forward sets {describe_changes(changes)}; take that out of it{advice}")
         if cell in self._modes and (descriptions := self._modes[cell].changes_text()):
             del self._modes[cell]
-            raise Switched(f"its forward {descriptions}")
+            raise SettingChanged(f"its forward {descriptions}")
 
     # --- putting back -------------------------------------------------------------------------------
 
@@ -175,38 +177,40 @@ class SettingsGuard:
         return self._restore(self._all)
 
     def _restore(self, places: Sequence[int]) -> tuple[Change, ...]:
-        before, switches = self._before, self._switches
-        for switch, value in zip(self._unreported, self._before_unreported, strict=True):
-            if switch.restore is not None and switch.read() != value:
-                switch.restore(value)
+        before, settings = self._before, self._settings
+        for setting, value in zip(self._unreported, self._before_unreported, strict=True):
+            if setting.restore is not None and setting.read() != value:
+                setting.restore(value)
         for place in places:
             try:
-                if switches[place].read() != before[place]:
+                if settings[place].read() != before[place]:
                     break
             except Exception:
                 break
         else:
             return ()
         # A changed setting may change others, which the quick check skips.
-        after = [_read(switch) for switch in switches]
+        after = [_read(setting) for setting in settings]
         left = self._changed(after)
         for _ in range(2):  # the second pass restores what the first one changed along
             for place in left:
-                restore = switches[place].restore
+                restore = settings[place].restore
                 if restore is not None:
                     with contextlib.suppress(Exception):  # success is checked below
                         restore(before[place])
-            left = self._changed([_read(switch) for switch in switches])
+            left = self._changed([_read(setting) for setting in settings])
             if not left:
                 break
-        found = [Change(switches[place], before[place], after[place]) for place in self._changed(after)]
+        found = [Change(settings[place], before[place], after[place]) for place in self._changed(after)]
         if left:
-            stuck = switches[left[0]]
-            self.spoiled = f"{stuck.name} to {format_value(after[left[0]])}, which cannot be put back"
-            found.sort(key=lambda change: change.switch is not stuck)
-        names = {change.switch.name for change in found if not isinstance(change.after, _Unreadable)}
+            stuck = settings[left[0]]
+            self.unrestored = f"{stuck.name} to {format_value(after[left[0]])}, which cannot be put back"
+            found.sort(key=lambda change: change.setting is not stuck)
+        names = {change.setting.name for change in found if not isinstance(change.after, _Unreadable)}
         return tuple(
-            change for change in found if change.switch.name in names and not names.intersection(change.switch.follows)
+            change
+            for change in found
+            if change.setting.name in names and not names.intersection(change.setting.follows)
         )
 
     def _changed(self, after: Sequence[Any]) -> list[int]:
@@ -215,7 +219,7 @@ class SettingsGuard:
 
 def describe_changes(changes: Sequence[Change]) -> str:
     """Describe the changes: each setting, its old value and its new one."""
-    return _join([f"{each.switch.name}{_from_text(each.before)} to {format_value(each.after)}" for each in changes])
+    return _join([f"{each.setting.name}{_from_text(each.before)} to {format_value(each.after)}" for each in changes])
 
 
 def _restored_text(before: Any) -> str:
@@ -226,10 +230,10 @@ def _from_text(before: Any) -> str:
     return "" if isinstance(before, io.IOBase) else f" from {format_value(before)}"
 
 
-def _read(switch: Switch) -> Any:
+def _read(setting: GlobalSetting) -> Any:
     try:
-        return switch.read()
-    except Exception:  # torch's old precision switches raise after the new ones were set
+        return setting.read()
+    except Exception:  # torch's old precision settings raise after the new ones were set
         return _UNREADABLE
 
 
@@ -271,7 +275,7 @@ NO_GUARD = SettingsGuard(())
 
 def guard_for(device: Device) -> SettingsGuard:
     """Remember the settings after `device.setup()`. The fake device runs no network, so nothing is checked on it."""
-    return SettingsGuard(rows()) if device.kind != "fake" and device.uses_torch else NO_GUARD
+    return SettingsGuard(readable_settings()) if device.kind != "fake" and device.uses_torch else NO_GUARD
 
 
 @contextlib.contextmanager
@@ -282,7 +286,7 @@ def settings_restored() -> Iterator[SettingsGuard]:
     """
     import torch  # noqa: F401 # imported now, before a network imports and changes it
 
-    found = SettingsGuard(rows())
+    found = SettingsGuard(readable_settings())
     try:
         with interop_threads_ignored():
             yield found

@@ -59,7 +59,7 @@ class Snapshot:
         self._seen: dict[int, Any] = {}
         self._copies: dict[int, tuple[str, Any, Any]] = {}
         weights = list(network.named_parameters())
-        if sum(_bytes(weight) for _, weight in weights) <= MAX_WEIGHTS_BYTES:
+        if sum(_nbytes(weight) for _, weight in weights) <= MAX_WEIGHTS_BYTES:
             for name, weight in weights:
                 self._save_tensor(name, weight)
         self._seen |= {id(weight): weight for _, weight in weights}
@@ -70,7 +70,7 @@ class Snapshot:
                 continue  # its first call changes its class, which cannot be undone
             self._save_module(f"{path}." if path else "", module)
         for kind in dict.fromkeys(kind for module in network.modules() for kind in type(module).__mro__):
-            if is_users(kind.__module__):
+            if is_user_module(kind.__module__):
                 self._save_class(kind)
         found = [(name, tensor) for name, tensor, _ in self._copies.values()]
         self._save_gradients([*weights, *found, *((f"input {place}", value) for place, value in enumerate(inputs))])
@@ -148,7 +148,7 @@ class Snapshot:
             return f"{tensors[key][0]}.grad"
 
         place = _Place(label, read, read(), restore)
-        if sum(map(_bytes, place.before.values())) <= MAX_WEIGHTS_BYTES:
+        if sum(map(_nbytes, place.before.values())) <= MAX_WEIGHTS_BYTES:
             for key, gradient in place.before.items():
                 self._save_tensor(label(key), gradient)
         self._places.append(place)
@@ -165,7 +165,7 @@ class Snapshot:
                 self._save_registry(path, attributes[name])
         for name, value in attributes.items():
             if name not in _SKIPPED_ATTRIBUTES:
-                self._follow(f"{path}{name}", value)
+                self._save_reachable(f"{path}{name}", value)
 
     def _save_registry(self, path: str, items: dict[str, Any]) -> None:
         self._save_names(lambda: items, lambda key: f"{path}{key}", items.__setitem__, items.__delitem__)
@@ -173,15 +173,15 @@ class Snapshot:
     def _save_class(self, kind: type) -> None:
         """Save a class's attributes, the closures of its functions, and the globals of its file."""
         self._save_names(
-            lambda: _data_in(vars(kind)),
+            lambda: _values_in(vars(kind)),
             lambda key: f"{kind.__name__}.{key}",
             lambda name, value: None if _is_resource(vars(kind), name) else setattr(kind, name, value),
             lambda name: delattr(kind, name),
         )
-        for name, value in _data_in(vars(kind)).items():
-            self._follow(f"{kind.__name__}.{name}", value)
+        for name, value in _values_in(vars(kind)).items():
+            self._save_reachable(f"{kind.__name__}.{name}", value)
         for value in list(vars(kind).values()):
-            self._follow("", getattr(value, "__func__", value))
+            self._save_reachable("", getattr(value, "__func__", value))
 
     def _save_function(self, function: types.FunctionType) -> None:
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
@@ -191,34 +191,34 @@ class Snapshot:
         code, defaults = function.__code__, function.__defaults__ or ()
         first = code.co_argcount - len(defaults)
         for name, value in zip(code.co_varnames[first : code.co_argcount], defaults, strict=True):
-            self._follow(name, value)
+            self._save_reachable(name, value)
         for name, value in (function.__kwdefaults__ or {}).items():
-            self._follow(name, value)
-        self._follow(function.__name__, vars(function))  # such as the function that a decorator has wrapped
+            self._save_reachable(name, value)
+        self._save_reachable(function.__name__, vars(function))  # such as the function that a decorator has wrapped
         names = function.__globals__
         if id(names) not in self._seen:
             self._seen[id(names)] = names
             self._save_names(
-                lambda: _data_in(names),
+                lambda: _values_in(names),
                 str,
                 lambda name, value: None if _is_resource(names, name) else names.__setitem__(name, value),
                 names.__delitem__,
             )
-            for name, value in _data_in(names).items():
-                self._follow(name, value)
+            for name, value in _values_in(names).items():
+                self._save_reachable(name, value)
 
     def _save_cell(self, name: str, cell: Any) -> None:
         def read() -> dict[str, Any]:
             try:
-                return _data_in({name: cell.cell_contents})
+                return _values_in({name: cell.cell_contents})
             except ValueError:  # the cell is still empty
                 return {}
 
         self._save_names(read, str, lambda _, value: setattr(cell, "cell_contents", value), lambda _: None)
         for value in read().values():
-            self._follow(name, value)
+            self._save_reachable(name, value)
 
-    def _follow(self, name: str, value: Any) -> None:
+    def _save_reachable(self, name: str, value: Any) -> None:
         import torch
 
         if isinstance(value, torch.Tensor):
@@ -232,20 +232,20 @@ class Snapshot:
             if not isinstance(value, tuple):
                 self._save_container(name, value)
             for item in list(value.values() if isinstance(value, dict) else value):
-                self._follow(name, item)
+                self._save_reachable(name, item)
         elif isinstance(value, types.MethodType):
-            self._follow(name, value.__self__)
-            self._follow(name, value.__func__)
+            self._save_reachable(name, value.__self__)
+            self._save_reachable(name, value.__func__)
         elif isinstance(value, types.FunctionType):
             self._seen[id(value)] = value
-            if is_users(value.__module__):
+            if is_user_module(value.__module__):
                 self._save_function(value)
-        elif _state_of(value) is not None:
+        elif _generator_state(value) is not None:
             self._seen[id(value)] = value
             self._save_generator(name, value)
-        elif is_users(type(value).__module__) and not isinstance(value, (type, torch.nn.Module)):
+        elif is_user_module(type(value).__module__) and not isinstance(value, (type, torch.nn.Module)):
             self._seen[id(value)] = value
-            self._follow(name, getattr(value, "__dict__", None))
+            self._save_reachable(name, getattr(value, "__dict__", None))
 
     def _save_container(self, name: str, value: Any) -> None:
         if isinstance(value, dict):
@@ -263,10 +263,10 @@ class Snapshot:
 
     def _save_generator(self, name: str, value: Any) -> None:
         def restore(before: dict[Any, Any], _: set[Any]) -> None:
-            _set_state(value, before[""])
+            _set_generator_state(value, before[""])
 
         def read() -> dict[Any, Any]:
-            return {"": _state_of(value)}
+            return {"": _generator_state(value)}
 
         self._generators.append(_Place(lambda _: name, read, read(), restore))
 
@@ -326,13 +326,13 @@ def same(one: Any, other: Any) -> bool:
     return one == other if isinstance(one, set) else True
 
 
-def is_users(module: str | None) -> bool:
+def is_user_module(module: str | None) -> bool:
     """Whether this module is the user's: not of Python, nor of a known library."""
     root = (module or "builtins").partition(".")[0]
     return root not in LIBRARIES and (root == "__main__" or root not in sys.stdlib_module_names)
 
 
-def _data_in(names: Any) -> dict[str, Any]:
+def _values_in(names: Any) -> dict[str, Any]:
     """Return the names that hold values, without modules, classes, functions and resources."""
     import torch
 
@@ -341,8 +341,11 @@ def _data_in(names: Any) -> dict[str, Any]:
             return True
         return (
             _is_array(value)
-            or _state_of(value) is not None
-            or (is_users(type(value).__module__) and not isinstance(value, (type, types.FunctionType, torch.nn.Module)))
+            or _generator_state(value) is not None
+            or (
+                is_user_module(type(value).__module__)
+                and not isinstance(value, (type, types.FunctionType, torch.nn.Module))
+            )
         )
 
     return {name: value for name, value in list(names.items()) if not name.startswith("__") and is_data(value)}
@@ -350,7 +353,7 @@ def _data_in(names: Any) -> dict[str, Any]:
 
 def _is_resource(names: Any, name: str) -> bool:
     """Whether a name now holds something that is created once and kept, such as a thread pool."""
-    return name in names and not _data_in({name: names[name]})
+    return name in names and not _values_in({name: names[name]})
 
 
 def _is_array(value: Any) -> bool:
@@ -368,7 +371,7 @@ def _restore_array(array: Any, copy: Any) -> None:
             array[...] = copy
 
 
-def _state_of(value: Any) -> Any:
+def _generator_state(value: Any) -> Any:
     """Return the state of a random generator; None for anything else."""
     import torch
 
@@ -382,7 +385,7 @@ def _state_of(value: Any) -> Any:
     return value.get_state() if numpy is not None and isinstance(value, numpy.random.RandomState) else None
 
 
-def _set_state(value: Any, state: Any) -> None:
+def _set_generator_state(value: Any, state: Any) -> None:
     if hasattr(value, "set_state"):
         value.set_state(state)
     elif hasattr(value, "setstate"):
@@ -391,7 +394,7 @@ def _set_state(value: Any, state: Any) -> None:
         value.bit_generator.state = state
 
 
-def _bytes(tensor: Any) -> int:
+def _nbytes(tensor: Any) -> int:
     try:
         return int(tensor.nbytes)
     except (RuntimeError, ValueError, TypeError):  # lazy

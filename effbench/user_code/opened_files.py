@@ -66,7 +66,7 @@ def recorded_paths() -> list[str]:
         return []
     paths = list(_paths)
     with recording_suspended():
-        return list(dict.fromkeys([*map(source_of, paths), *_mapped()]))
+        return list(dict.fromkeys([*map(source_of, paths), *_mapped_files()]))
 
 
 def source_of(path: str) -> str:
@@ -84,7 +84,7 @@ def _record(path: str, flags: int) -> None:
         _paths[path] = None
 
 
-def _mapped() -> list[str]:
+def _mapped_files() -> list[str]:
     """Return the files mapped into memory, such as libraries loaded by other libraries; empty if unavailable."""
     try:
         with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as lines:
@@ -155,7 +155,7 @@ def _audit_hook(event: str, args: tuple[Any, ...]) -> None:
 
 
 def _report(path: Any, flags: int = os.O_RDONLY, folder: str = "") -> None:
-    if getattr(_thread_state, "looks", False) or not isinstance(path, (str, bytes, os.PathLike)):
+    if getattr(_thread_state, "is_reporting", False) or not isinstance(path, (str, bytes, os.PathLike)):
         return  # opened by a listener, or already open
     _thread_state.is_reporting = True
     try:
@@ -172,7 +172,7 @@ def _file_openers() -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:
     """Yield functions that open files outside of Python, or in a folder that the hook does not see, with their
     replacements.
     """
-    yield os, "open", _in_folder
+    yield os, "open", _reporting_dir_fd
     torch = sys.modules.get("torch")
     if torch is None:
         return
@@ -207,7 +207,7 @@ def _reporting_second(original: Callable[..., Any]) -> Callable[..., Any]:
     return _reporting(original, 1)
 
 
-def _in_folder(original: Callable[..., int]) -> Callable[..., int]:
+def _reporting_dir_fd(original: Callable[..., int]) -> Callable[..., int]:
     """Wrap `os.open`: the hook sees a name but not the folder descriptor that it is relative to."""
 
     def opening(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
@@ -215,7 +215,7 @@ def _in_folder(original: Callable[..., int]) -> Callable[..., int]:
             return original(path, flags, mode, dir_fd=dir_fd)
         with suppress(Exception):
             _report(path, flags, os.readlink(f"/proc/self/fd/{dir_fd}"))
-        is_reporting, _thread_state.is_reporting = getattr(_thread_state, "looks", False), True
+        is_reporting, _thread_state.is_reporting = getattr(_thread_state, "is_reporting", False), True
         try:
             return original(path, flags, mode, dir_fd=dir_fd)
         finally:

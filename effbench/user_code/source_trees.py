@@ -59,7 +59,7 @@ class Tree:
         self._by_name: dict[str, list[str]] = defaultdict(list)
         for path in files:
             if path.endswith(MODULES):
-                self._by_name[_parts(path)[-1]].append(path)
+                self._by_name[_module_parts(path)[-1]].append(path)
 
     def files_of(self, module: str) -> list[ModuleFile]:
         """Return the files that can be this module, imported from the tree's top or from any other folder.
@@ -69,7 +69,7 @@ class Tree:
         """
         wanted, found = module.split("."), []
         for path in self._by_name.get(wanted[-1], ()):
-            parts = _parts(path)
+            parts = _module_parts(path)
             root = "/".join(parts[: -len(wanted)])
             if parts[-len(wanted) :] != wanted:
                 continue
@@ -87,7 +87,7 @@ class Tree:
     def projects(self) -> frozenset[str] | None:
         """Return the distribution names of the projects in this tree; None if they cannot be read."""
         files = [self.top / path for path in self.files if os.path.basename(path) in PROJECTS]
-        names = frozenset().union(*map(_names_in, files))
+        names = frozenset().union(*map(_project_names, files))
         return None if "" in names or (not names and any(map(_is_installable, files))) else names
 
 
@@ -99,7 +99,7 @@ class Trees:
 
     def __init__(self, own: Tree, other: Tree, folder: Path, paths: Sequence[str]) -> None:
         self.own, self.other, self.folder, self.paths = own, other, folder, paths
-        self._installation = tuple(_installation())
+        self._installation = tuple(_installation_folders())
         self._installed = [os.path.realpath(place) for place in self._installation]
 
     def is_own(self, file: str) -> bool:
@@ -111,20 +111,20 @@ class Trees:
 
     def is_in_own_tree(self, file: str) -> bool:
         """Whether it lies in this side's tree, outside of virtual environments there."""
-        return within(file, str(self.own.top)) and not self._is_installed_in(file, str(self.own.top))
+        return is_within(file, str(self.own.top)) and not self._is_installed_in(file, str(self.own.top))
 
     def is_in_other_tree(self, file: str) -> bool:
         """Whether it lies in the other side's tree, outside of virtual environments there."""
         own, other = str(self.own.top), str(self.other.top)
-        return within(file, other) and not within(file, own) and not self._is_installed_in(file, other)
+        return is_within(file, other) and not is_within(file, own) and not self._is_installed_in(file, other)
 
     def is_installed(self, file: str) -> bool:
-        return any(within(file, place) for place in self._installed)
+        return any(is_within(file, place) for place in self._installed)
 
     def _is_installed_in(self, file: str, top: str) -> bool:
         """Whether it lies in a virtual environment within `top`. A project may in turn lie within an environment."""
-        inner = (place for place in self._installed if place != top and within(place, top))
-        return any(within(file, place) for place in inner)
+        inner = (place for place in self._installed if place != top and is_within(place, top))
+        return any(is_within(file, place) for place in inner)
 
     def relative(self, file: str) -> str:
         return os.path.relpath(file, self.own.top).replace(os.sep, "/")
@@ -135,9 +135,9 @@ class Trees:
             return
         place = os.path.normpath(written)
         top = str(self.own.top)
-        if not within(place, top) or within(file, top):
+        if not is_within(place, top) or is_within(file, top):
             return
-        if not any(within(place, root) for root in self._installation if within(root, top)):
+        if not any(is_within(place, root) for root in self._installation if is_within(root, top)):
             raise ForeignCode(
                 f"'{name}' comes from {file}, where a link in the tree leads, so both sides would run the same code; "
                 "keep the files themselves in the repository"
@@ -169,7 +169,7 @@ class Trees:
         word = re.compile(rf"\b{re.escape(attribute)}\b")
         return any(word.search(text.decode("utf-8", "replace")) for text in texts)
 
-    def is_build(self, file: str, candidates: Sequence[ModuleFile]) -> bool:
+    def is_built_extension(self, file: str, candidates: Sequence[ModuleFile]) -> bool:
         """Whether this is an extension built in this side's tree, beside its Cython source."""
         place = os.path.dirname(self.relative(file)) if self.is_in_own_tree(file) else None
         sources = [each.path for each in candidates if each.path.endswith(".pyx")]
@@ -235,7 +235,7 @@ class Trees:
         if any(name.startswith(f"{each}-") or name.endswith(f"-{each}") for tree in names for each in tree or ()):
             return False  # such as foo-nightly for the project foo
         ours = frozenset().union(*(each for each in names if each is not None))
-        return name not in ours and not (source and any(within(source, top) for top in tops))
+        return name not in ours and not (source and any(is_within(source, top) for top in tops))
 
     def _holds_package(self, root: str, place: str) -> bool:
         """Whether a tree contains most files of the package `root` in `place`.
@@ -268,14 +268,14 @@ class Trees:
         with_submodules = self.own.top / ".gitmodules"
         text = with_submodules.read_text(errors="replace") if with_submodules.is_file() else ""
         places = re.findall(r"^\s*path\s*=\s*\"?(.+?)\"?\s*$", text, re.MULTILINE)
-        return any(within(inside, place, "/") for place in places)
+        return any(is_within(inside, place, "/") for place in places)
 
     def only_in_other(self, path: str, advice: str = "commit it, or read it from outside of both") -> str:
         """Return a message about a file or folder that only the other side's tree has, perhaps untracked; "" if
         none.
         """
         place = os.path.realpath(os.path.join(self.folder, path))
-        if not within(place, str(self.own.top)) or os.path.exists(place):
+        if not is_within(place, str(self.own.top)) or os.path.exists(place):
             return ""
         inside = self.relative(place)
         if not (self.other.top / inside).exists():
@@ -284,18 +284,20 @@ class Trees:
 
 
 @lru_cache(maxsize=4)
-def _loaded(folder: str, own: str, foreign: str, paths: tuple[str, ...], listings: tuple[str, ...]) -> Trees:
-    files = [_listed(Path(listing)) for listing in listings] or [[], []]
+def _load_trees(folder: str, own: str, foreign: str, paths: tuple[str, ...], listings: tuple[str, ...]) -> Trees:
+    files = [_read_listing(Path(listing)) for listing in listings] or [[], []]
     tops = [Path(os.path.realpath(top)) for top in (own, foreign)]
     return Trees(Tree(tops[0], files[0]), Tree(tops[1], files[1]), Path(os.path.realpath(folder)), paths)
 
 
 def trees_of_job(job: Mapping[str, Any]) -> Trees:
     own = job.get("own") or job["folder"]
-    return _loaded(job["folder"], own, job["foreign"], tuple(job.get("paths", ())), tuple(job.get("listings") or ()))
+    return _load_trees(
+        job["folder"], own, job["foreign"], tuple(job.get("paths", ())), tuple(job.get("listings") or ())
+    )
 
 
-def _listed(file: Path) -> list[str]:
+def _read_listing(file: Path) -> list[str]:
     text = file.read_bytes().decode("utf-8", "surrogateescape")
     return text.split("\0") if text else []
 
@@ -303,13 +305,13 @@ def _listed(file: Path) -> list[str]:
 # --- parts ------------------------------------------------------------------------------------------
 
 
-def _parts(path: str) -> list[str]:
+def _module_parts(path: str) -> list[str]:
     """Return the module name at a path, split at the dots: ``a/b/__init__.py`` is a, b."""
     *folders, file = path.split("/")
     return folders if file in INITS and folders else [*folders, file.partition(".")[0]]
 
 
-def within(path: str, place: str, separator: str = os.sep) -> bool:
+def is_within(path: str, place: str, separator: str = os.sep) -> bool:
     return path == place or path.startswith(place.rstrip(separator) + separator)
 
 
@@ -327,7 +329,7 @@ def _size(file: str) -> int | None:
         return None
 
 
-def _installation() -> Iterator[str]:
+def _installation_folders() -> Iterator[str]:
     """Yield the folders that packages are installed in."""
     yield from site.getsitepackages()
     yield site.getusersitepackages()
@@ -355,7 +357,7 @@ def _distribution_of(place: str, file: str) -> tuple[str, str] | None:
     return None
 
 
-def _names_in(file: Path) -> set[str]:
+def _project_names(file: Path) -> set[str]:
     """Return the project names in a project file. Only literals can be read; "" stands for a computed name."""
     try:
         text = file.read_text(encoding="utf-8", errors="replace")

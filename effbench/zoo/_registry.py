@@ -117,7 +117,7 @@ def find(name: str) -> Entry | None:
         if name == entry.name or name in entry.aliases:
             return None if "{" in name else entry
     for entry in entries.values():
-        values = _match(entry.name, name) if "{" in entry.name else None
+        values = _match_template(entry.name, name) if "{" in entry.name else None
         if values is not None:
             wanted = replace(entry, name=name, arguments={**entry.arguments, **values})
             return next((known for known in entries.values() if _same_network(known, wanted)), wanted)
@@ -155,7 +155,7 @@ def _same_network(known: Entry, wanted: Entry) -> bool:
     return (known.family, known.builder, known.arguments) == (wanted.family, wanted.builder, wanted.arguments)
 
 
-def _match(template: str, name: str) -> dict[str, float] | None:
+def _match_template(template: str, name: str) -> dict[str, float] | None:
     """Return the numbers at the template's braces: ``x0_75`` is 0.75, ``g3`` is 3. None if the name does not match."""
     parts = re.split(r"\{(\w+)\}", template)
     pattern = "".join(f"(?P<{part}>\\d+(?:_\\d+)?)" if at % 2 else re.escape(part) for at, part in enumerate(parts))

@@ -151,7 +151,7 @@ def published_shape(spec: str, arguments: Mapping[str, Any]) -> tuple[int, ...] 
     return (channels or shape[0], *shape[1:])
 
 
-def own_shape(network: nn.Module) -> tuple[int, ...] | None:
+def declared_shape(network: nn.Module) -> tuple[int, ...] | None:
     """Return the input shape (without the batch) that a network itself declares, or None.
 
     Read from its attribute `input_shape` or `example_input_shape`, or from the `pretrained_cfg` that timm attaches.

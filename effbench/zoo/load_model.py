@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from effbench.core.errors import Absent, LacksPackage, ModelError, text_of
-from effbench.zoo import libraries, packaged, sys_path
+from effbench.core.errors import MissingPackage, ModelError, ModelNotFound, message_of
+from effbench.zoo import inspect_source, libraries, sys_path
 from effbench.zoo.libraries import LIBRARIES
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def split_arguments(spec: str) -> tuple[str, dict[str, Any]]:
     Values are parsed as Python literals, or else kept as text.
     """
     name, _, query = spec.partition("?")
-    return name, {key: _literal(text) for key, text in parse_qsl(query, keep_blank_values=True)}
+    return name, {key: _parse_literal(text) for key, text in parse_qsl(query, keep_blank_values=True)}
 
 
 def load(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
@@ -51,18 +51,18 @@ def load(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
         raise ModelError(f"'{name}' is no network; write package.module:factory or path/file.py:factory")
     arguments = {**literals, **(arguments or {})}
     if place == "pickle":
-        return _checked(_unpickle(Path(attribute)), name)
+        return _require_network(_unpickle(Path(attribute)), name)
     if is_of_library(name):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about initial weights, which are not used
-            return _checked(_call(libraries.factory(name), arguments, name), name)
+            return _require_network(_call(libraries.factory(name), arguments, name), name)
     module = module_of(place, name)
     factory = _attribute(module, attribute, place)
     if _is_network(factory):
         if arguments:
             raise ModelError(f"{name} is a finished network and takes no arguments; name a function that builds it")
-        return _checked(factory, name)
-    return _checked(_call(factory, arguments, name), name)
+        return _require_network(factory, name)
+    return _require_network(_call(factory, arguments, name), name)
 
 
 def import_module_of(spec: str) -> None:
@@ -96,7 +96,7 @@ def is_of_library(name: str) -> bool:
     return name.partition(":")[0] in LIBRARIES and ":" in name
 
 
-def _literal(text: str) -> Any:
+def _parse_literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -108,22 +108,24 @@ def _import(module: str, name: str) -> Any:
         return _import_file(file, name)
     try:
         # A user's package usually lies in the current folder, which console scripts do not search.
-        with sys_path.searched("", before_python=sys_path.is_stdlib_name(module)):
+        with sys_path.search_folder("", before_python=sys_path.is_stdlib_name(module)):
             return libraries.with_missing_schemas(lambda: importlib.import_module(module))
     except ModuleNotFoundError as error:
         missing = error.name or module
         if not f"{module}.".startswith(f"{missing}."):
             raise _missing_package(name, missing) from error
-        absent = Absent(f"{name}: there is no module '{missing}'; install it or run where it lies")
+        absent = ModelNotFound(f"{name}: there is no module '{missing}'; install it or run where it lies")
         absent.module = module
         raise absent from error
     except NETWORK_FAILURES as error:  # a user's module may raise anything
-        raise _failed(f"{name}: importing {module} fails: {_reason(error)}; correct {module} first", error) from error
+        raise _as_model_error(
+            f"{name}: importing {module} fails: {_reason(error)}; correct {module} first", error
+        ) from error
 
 
 def _import_file(path: Path, name: str) -> Any:
     if not path.is_file():
-        absent = Absent(f"{name}: there is no file {path}; check the path (now in {Path.cwd()})")
+        absent = ModelNotFound(f"{name}: there is no file {path}; check the path (now in {Path.cwd()})")
         absent.module = str(path)
         raise absent
     literals, path = path, path.resolve()
@@ -139,29 +141,31 @@ def _import_file(path: Path, name: str) -> Any:
         return module
 
     try:
-        with sys_path.searched(str(path.parent)):
+        with sys_path.search_folder(str(path.parent)):
             return libraries.with_missing_schemas(load)
     except ModuleNotFoundError as error:
         sys.modules.pop(title, None)
-        raise _better_name(literals, name, error) or _missing_package(name, error.name or "a module") from error
+        raise _advise_module_name(literals, name, error) or _missing_package(name, error.name or "a module") from error
     except NETWORK_FAILURES as error:  # a user's file may raise anything
         sys.modules.pop(title, None)
-        better = _better_name(literals, name, error)
-        raise better or _failed(f"{name}: loading the file fails: {_reason(error)}; correct it first", error) from error
+        better = _advise_module_name(literals, name, error)
+        raise better or _as_model_error(
+            f"{name}: loading the file fails: {_reason(error)}; correct it first", error
+        ) from error
 
 
-def _better_name(path: Path, name: str, error: BaseException) -> ModelError | None:
+def _advise_module_name(path: Path, name: str, error: BaseException) -> ModelError | None:
     """Return an error that advises naming a file as a module of its package, if that is why loading failed."""
     if not isinstance(error, ImportError):
         return None
     missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
     if error.name and not missing:
         return None  # the module exists but lacks a name, so this is no relative import without a package
-    better = packaged.better_name(path, name, missing)
+    better = inspect_source.advise_module_name(path, name, missing)
     return ModelError(better) if better else None
 
 
-def _failed(message: str, error: BaseException) -> ModelError:
+def _as_model_error(message: str, error: BaseException) -> ModelError:
     """Return the error for failed user code, with the file that it did not find, if that is the cause."""
     made, seen = ModelError(message), 0
     while error is not None and seen < 10:
@@ -176,7 +180,7 @@ def _missing_package(name: str, module: str) -> ModelError:
     """Return the error for user code that imports a package which is not installed."""
     root = module.partition(".")[0]
     package = f"'effbench[{root}]'" if root in LIBRARIES else root
-    missing_package = LacksPackage(f"{name} imports '{module}', which is not installed; pip install {package}")
+    missing_package = MissingPackage(f"{name} imports '{module}', which is not installed; pip install {package}")
     missing_package.module = module
     return missing_package
 
@@ -189,9 +193,9 @@ def _attribute(module: Any, attribute: str, place: str) -> Any:
         near = difflib.get_close_matches(attribute, public, n=1)
         advice = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(public) or 'nothing to call'}"
         text = f"{place} has no '{attribute}'; {advice}"
-        if packaged.mentions(module, attribute):
+        if inspect_source.may_define(module, attribute):
             raise ModelError(text) from None
-        absent = Absent(text)
+        absent = ModelNotFound(text)
         absent.module, absent.attribute = place, attribute
         raise absent from None
 
@@ -204,9 +208,9 @@ def _call(factory: Callable[..., Any], arguments: Mapping[str, Any], name: str) 
     except NETWORK_FAILURES as error:  # a user's factory may raise anything
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items()) or "no arguments"
         place = name.rpartition(":")[0]
-        if place.endswith(".py") and (better := _better_name(Path(place), name, error)):
+        if place.endswith(".py") and (better := _advise_module_name(Path(place), name, error)):
             raise better from error
-        raise _failed(f"{name} raises {_reason(error)}; called with {given}", error) from error
+        raise _as_model_error(f"{name} raises {_reason(error)}; called with {given}", error) from error
 
 
 def _unpickle(path: Path) -> Any:
@@ -225,7 +229,7 @@ def _is_network(value: Any) -> bool:
     return isinstance(value, nn.Module)
 
 
-def _checked(value: Any, name: str) -> nn.Module:
+def _require_network(value: Any, name: str) -> nn.Module:
     if not _is_network(value):
         raise ModelError(
             f"{name} gives a {type(value).__name__}, not a torch.nn.Module; name a function that returns one"
@@ -237,4 +241,4 @@ def _checked(value: Any, name: str) -> nn.Module:
 def _reason(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"sys.exit({error.code!r})"
-    return f"{type(error).__name__}: {text_of(error).strip().partition(chr(10))[0]}"
+    return f"{type(error).__name__}: {message_of(error).strip().partition(chr(10))[0]}"

@@ -78,12 +78,17 @@ def network_names(module: ModuleType) -> Iterator[str]:
                 yield name
         elif inspect.isclass(value):
             if issubclass(value, nn.Module) and _is_defined_in(value, module):
-                needed = "&".join(f"{argument}=…" for argument in _required(value))
+                needed = "&".join(f"{argument}=…" for argument in _required_arguments(value))
                 yield f"{name}?{needed}" if needed else name
         elif isinstance(value, functools.partial):
-            if name not in imported and not _required(value):
+            if name not in imported and not _required_arguments(value):
                 yield name
-        elif callable(value) and _is_defined_in(value, module) and not _required(value) and _may_return_network(value):
+        elif (
+            callable(value)
+            and _is_defined_in(value, module)
+            and not _required_arguments(value)
+            and _may_return_network(value)
+        ):
             yield name
 
 
@@ -94,7 +99,7 @@ def _is_defined_in(value: Any, module: ModuleType) -> bool:
     )
 
 
-def _required(factory: Callable[..., Any]) -> list[str]:
+def _required_arguments(factory: Callable[..., Any]) -> list[str]:
     """Return the arguments without which it cannot be called."""
     try:
         parameters = inspect.signature(factory).parameters.values()

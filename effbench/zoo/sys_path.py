@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-NEEDED = frozenset(
+IMPORTED_PACKAGES = frozenset(
     {
         *("torch", "numpy", "scipy", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "fsspec", "filelock"),
         *("typing_extensions", "packaging", "yaml", "psutil", "cloudpickle", "functorch", "torchgen", "triton"),
@@ -24,30 +24,29 @@ NEEDED = frozenset(
 """Packages that torch, the runtimes and effbench import, some of them late. No user's network has such a name."""
 
 
-def load_needed(folders: Iterable[str | os.PathLike[str]]) -> None:
-    """Import torch, NumPy and every other package of `NEEDED` that has a namesake in these folders, before they are
-    searched.
+def import_shadowed_packages(folders: Iterable[str | os.PathLike[str]]) -> None:
+    """Import torch, NumPy and all `IMPORTED_PACKAGES` that have a namesake in these folders, before these are searched.
 
     Raises ImportError if torch is missing.
     """
     importlib.import_module("torch")
-    namesakes = {"numpy"}.union(*map(_modules_in, folders)) & NEEDED
+    namesakes = {"numpy"}.union(*map(_modules_in, folders)) & IMPORTED_PACKAGES
     for name in sorted(namesakes):
         with suppress(Exception):  # not installed or broken: whatever needs it will report that
             importlib.import_module(name)
 
 
-def arranged(folders: Sequence[str], path: Sequence[str]) -> list[str]:
+def insert_after_stdlib(folders: Sequence[str], path: Sequence[str]) -> list[str]:
     """Return `path` with the folders of Python's own modules first, directly followed by the user's `folders`."""
     own = [entry for entry in path if entry and os.path.realpath(entry) in _STDLIB_FOLDERS]
     return [*dict.fromkeys(own), *folders, *(entry for entry in path if entry not in own)]
 
 
 @contextmanager
-def searched(folder: str, *, before_python: bool = False) -> Iterator[None]:
+def search_folder(folder: str, *, before_python: bool = False) -> Iterator[None]:
     """Within the block, search this folder right after Python's own modules, or before them with `before_python`."""
-    load_needed([folder or os.getcwd()])
-    before, within = sys.path[:], [folder, *sys.path] if before_python else arranged([folder], sys.path)
+    import_shadowed_packages([folder or os.getcwd()])
+    before, within = sys.path[:], [folder, *sys.path] if before_python else insert_after_stdlib([folder], sys.path)
     sys.path[:] = within
     try:
         yield
@@ -65,9 +64,9 @@ def is_stdlib_name(module: str) -> bool:
 
 
 def namesake(module: str) -> Path | None:
-    """Return the user's file that has the name of a standard-library module or of one in `NEEDED`, or None."""
+    """Return the user's file with the name of a standard-library module or of an `IMPORTED_PACKAGES`, or None."""
     file = Path(f"{module}.py")
-    return file if (is_stdlib_name(module) or module in NEEDED) and file.is_file() else None
+    return file if (is_stdlib_name(module) or module in IMPORTED_PACKAGES) and file.is_file() else None
 
 
 def is_in_stdlib(path: str) -> bool:

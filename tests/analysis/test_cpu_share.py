@@ -16,7 +16,7 @@ from effbench.analysis import cpu_share, rank_agreement, run_diff, verdicts
 from effbench.analysis.cpu_share import EITHER, OTHER_THREADS, SIDE_BY_SIDE, WAITS
 from effbench.analysis.summary import REFERENCE_MISSES_CPU_TIME, summarise
 from effbench.core.run import Run, Timing
-from effbench.devices import _tasks
+from effbench.devices import _thread_run_delay
 from effbench.gates import ab_findings, ab_pairs, alarm_rate, baseline, calibration, decision_rule
 from effbench.gates.ab_pairs import Pair
 from effbench.gates.decision_rule import Gate, Outcome, Rule
@@ -25,7 +25,10 @@ from effbench.gates.result import Finding
 from effbench.pytest_plugin import Speed
 from effbench.report import json_document, text
 from effbench.report.cell_row import cell_row
-from effbench.report.tables import cells as cells_table
+from effbench.report.tables.diff import diff_rows
+from effbench.report.tables.study import study_rows
+from effbench.report.tables.table_model import render_markdown
+from effbench.report.tables.verdicts import verdict_rows
 from effbench.runs import run_file
 
 FIRST, SECOND, THIRD = CELLS
@@ -133,7 +136,7 @@ def test_a_cell_whose_cpu_time_misses_work_is_flagged_and_shown_on_both_clocks()
     assert second.ratio and second.ratio.point == pytest.approx(0.04, rel=0.01)
     assert second.ratio_wall and second.ratio_wall.point == pytest.approx(2.0, rel=0.01)
     assert not first.flags and not third.flags and first.ratio_wall is third.ratio_wall is None
-    shown = cells_table.render_markdown(cells_table.study_rows(made, (first, second, third)))
+    shown = render_markdown(study_rows(made, (first, second, third)))
     assert "given by both clocks" in shown and "no claim is decided by" in shown and "2 % of wall time" in shown
     told = json_document.cell_document(second)
     assert told["ratio_wall"]["point"] == pytest.approx(2.0, rel=0.01) and told["cpu_share"] == pytest.approx(0.02)
@@ -155,7 +158,7 @@ def test_what_does_not_wait_is_told_as_ever() -> None:
     for made in (run(), busy):
         cells = summarise(made)
         assert not any(cell.flags or cell.notes or cell.ratio_wall for cell in cells)
-        shown = cells_table.render_markdown(cells_table.study_rows(made, cells))
+        shown = render_markdown(study_rows(made, cells))
         assert "both clocks" not in shown and "no claim is decided" not in shown
 
 
@@ -179,7 +182,7 @@ def test_the_time_over_the_roofline_and_the_ranking_leave_it_out() -> None:
     )
     usual, odd = (summarise(each)[1] for each in (made, scaled(made, SECOND, cpu=0.02)))
     assert usual.over_bound() == pytest.approx(20, rel=0.01) and odd.over_bound() is None
-    several = study(tuple(range(1, rank_agreement.LEAST + 1)))
+    several = study(tuple(range(1, rank_agreement.MIN_CELLS + 1)))
     times = {case.id: 1e-3 * place for place, case in enumerate(several.cases, 1)}
     cells = [
         replace(cell, cost=replace(COST, madds=1000 * at))
@@ -194,7 +197,7 @@ def test_a_claim_about_it_is_unsure_and_tells_both() -> None:
     assert verdict.verdict == "unsure" and EITHER in verdict.reason
     assert verdict.headline.wall and verdict.headline.wall.point == pytest.approx(3.0, rel=0.01)
     assert "by the wall clock 3.00×" in text.verdict_sentence(verdict)
-    assert "by the wall clock" in cells_table.render_markdown(cells_table.verdict_rows([verdict]))
+    assert "by the wall clock" in render_markdown(verdict_rows([verdict]))
     assert json_document.verdict_document(verdict)["headline"]["ratio_wall"]["point"] == verdict.headline.wall.point
     usual = verdicts.judge(run())[0]
     assert usual.verdict == "holds" and usual.headline.wall is None
@@ -211,7 +214,7 @@ def test_two_runs_of_it_are_not_compared_by_its_cpu_time(side: str) -> None:
     assert (first.verdict, first.wall) == ("same", None)
     assert second.verdict == "unsure" and second.reason == EITHER
     assert second.wall and second.wall.point == pytest.approx(1.0, rel=0.01)
-    assert "by the wall clock" in cells_table.render_markdown(cells_table.diff_rows([first, second]))
+    assert "by the wall clock" in render_markdown(diff_rows([first, second]))
     assert json_document.diff_document([first, second])[1]["change_wall"]["point"] == second.wall.point
 
 
@@ -337,11 +340,11 @@ def test_the_fixture_says_it_beside_the_times() -> None:
 
 
 def test_threads_that_ended_keep_what_they_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_tasks, "_TASKS", str(tmp_path))
+    monkeypatch.setattr(_thread_run_delay, "_TASKS", str(tmp_path))
     for name, waited in (("10", 700), ("11", 40)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "schedstat").write_text(f"99999 {waited} 3\n")
-    tasks = _tasks.ThreadRunDelays()
+    tasks = _thread_run_delay.ThreadRunDelays()
     assert tasks.run_delay_ns() == 740
     (tmp_path / "10" / "schedstat").write_text("99999 800 3\n")
     (tmp_path / "11" / "schedstat").unlink()
@@ -350,8 +353,8 @@ def test_threads_that_ended_keep_what_they_waited(tmp_path: Path, monkeypatch: p
     (tmp_path / "12").mkdir()
     (tmp_path / "12" / "schedstat").write_text("nothing\n")
     assert tasks.run_delay_ns() == 840
-    monkeypatch.setattr(_tasks, "_TASKS", str(tmp_path / "no such folder"))
-    assert _tasks.ThreadRunDelays().run_delay_ns() == 0
+    monkeypatch.setattr(_thread_run_delay, "_TASKS", str(tmp_path / "no such folder"))
+    assert _thread_run_delay.ThreadRunDelays().run_delay_ns() == 0
 
 
 ODD = """
@@ -411,7 +414,7 @@ def test_real_networks_that_work_elsewhere_or_wait_are_named(tmp_path: Path) -> 
         for result in made
     }
     assert cpu_share.is_usual(max(shares.pop("odd.py:Plain"))), cells[0]
-    assert all(max(share) < cpu_share.LEAST for share in shares.values()), shares
+    assert all(max(share) < cpu_share.MIN_USUAL for share in shares.values()), shares
     spent = {
         result.cell.case.labels["model"]: [block.timing.process_ns / block.timing.cpu_ns for block in result.blocks]
         for result in made

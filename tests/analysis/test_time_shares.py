@@ -104,7 +104,7 @@ def seen(network: Callable[[Tensor], Any], *shape: int, calls: int = 2) -> tuple
     """The operators of a network on the CPU, as a worker would see them."""
     x = torch.randn(*shape)
     with torch.inference_mode():
-        watched = devices.get("cpu", threads=1).watch(lambda: network(x), calls)
+        watched = devices.get("cpu", threads=1).profile_operators(lambda: network(x), calls)
     assert watched is not None and len(watched) == calls
     return measuring.medians(watched)
 
@@ -210,7 +210,7 @@ def test_no_time_is_lost_or_counted_twice() -> None:
             network(x)
     events = profiler.events()
     mark = next(event for event in events if event.name == _torch_profiler.MARK)
-    (call,) = _torch_profiler.per_call(events, on_gpu=False)
+    (call,) = _torch_profiler.events_per_call(events, on_gpu=False)
     own = sum(item.seconds for item in measuring.medians([WatchedCall(1.0, call)]))
     assert own == pytest.approx((mark.cpu_time_total - mark.self_cpu_time_total) * 1e-6, rel=1e-6)
     assert all(event.parent is None or event.parent < place for place, event in enumerate(call))
@@ -246,7 +246,7 @@ def test_on_a_gpu_an_operators_time_is_that_of_its_kernels() -> None:
     kernel = event("gemm", 60, 760, device_type=SimpleNamespace(name="CUDA"), self_device_time_total=700.0)
     waiting = event("cudaDeviceSynchronize", 51, 99, mark, self_cpu_time_total=48.0)
     before = event("aten::relu", -9, -1, self_device_time_total=5.0)
-    (call,) = _torch_profiler.per_call([kernel, waiting, launch, inner, conv, mark, before], on_gpu=True)
+    (call,) = _torch_profiler.events_per_call([kernel, waiting, launch, inner, conv, mark, before], on_gpu=True)
     found = measuring.medians([WatchedCall(1e-3, call)])
     assert {item.called for item in found} == {"aten::conv2d"}
     assert sum(item.seconds for item in found) == pytest.approx(700e-6)
@@ -257,15 +257,15 @@ def test_a_replayed_graph_has_no_operators_but_a_reason() -> None:
     mark = event(_torch_profiler.MARK, 0, 100)
     launch = event("cudaGraphLaunch", 1, 5, mark, self_cpu_time_total=4.0, self_device_time_total=700.0)
     kernel = event("gemm", 60, 760, device_type=SimpleNamespace(name="CUDA"), self_device_time_total=700.0)
-    (call,) = _torch_profiler.per_call([kernel, launch, mark], on_gpu=True)
+    (call,) = _torch_profiler.events_per_call([kernel, launch, mark], on_gpu=True)
     assert call == []
 
     class Replayed(Fake):
-        def watch(self, call: Any, calls: int) -> list[WatchedCall]:
+        def profile_operators(self, call: Any, calls: int) -> list[WatchedCall]:
             return [WatchedCall(1e-3, [])] * calls
 
     device = Replayed()
-    found = measuring.watch(device, device.bind(None, {"madds": 10**6, "memory_access_bytes": 10**6}))
+    found = measuring.profile_cell(device, device.bind(None, {"madds": 10**6, "memory_access_bytes": 10**6}))
     assert found.missing is not None and "no operator of torch" in found.missing and "under eager" in found.missing
     (split, _) = time_shares.split(broken_down(found))
     assert split.missing == found.missing and split.shares == {}
@@ -275,7 +275,7 @@ def test_a_replayed_graph_has_no_operators_but_a_reason() -> None:
 def test_a_library_past_torch_has_no_operators_but_a_reason(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     prepared = runtimes.get("onnxruntime").prepare(nn.Linear(4, 4).eval(), [(torch.ones(1, 4),)], Setting(tmp_path))
-    found = measuring.watch(devices.get("cpu", threads=1), prepared.call)
+    found = measuring.profile_cell(devices.get("cpu", threads=1), prepared.call)
     assert found.missing == measuring.NO_OPERATORS and not found.operators
 
 
@@ -283,34 +283,34 @@ def test_the_cuda_device_asks_its_adapter_and_names_running_out_of_memory() -> N
     class Full(RuntimeError):
         pass
 
-    def watch(call: Any, calls: int) -> list[WatchedCall]:
+    def profile(call: Any, calls: int) -> list[WatchedCall]:
         if call is None:
             raise Full("CUDA out of memory\nand more")
         return [WatchedCall(1e-3, ())] * calls
 
     emptied = []
     adapter = SimpleNamespace(
-        watch=watch,
+        profile_operators=profile,
         is_out_of_memory=lambda error: isinstance(error, Full),
         empty_cache=lambda: emptied.append(1),
         now_ns=lambda: 0,
     )
     device = cuda.Cuda(api=adapter)
-    assert len(device.watch(lambda: None, 3)) == 3
+    assert len(device.profile_operators(lambda: None, 3)) == 3
     with pytest.raises(OutOfMemory, match=r"^CUDA out of memory$"):
-        device.watch(None, 1)  # type: ignore[arg-type]
+        device.profile_operators(None, 1)  # type: ignore[arg-type]
     assert emptied
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(bool(cuda.available(0)), reason=str(cuda.available(0)))
+@pytest.mark.skipif(bool(cuda.why_unavailable(0)), reason=str(cuda.why_unavailable(0)))
 def test_kernels_of_a_real_gpu_are_found_by_the_operator_that_launched_them() -> None:
     device = devices.get("cuda", warm_up_s=0.1)
     device.setup()
     network = device.place(nn.Conv2d(64, 64, 3)).eval()
     x = device.place(torch.randn(8, 64, 56, 56))
     with torch.inference_mode():
-        found = measuring.watch(device, lambda: network(x))
+        found = measuring.profile_cell(device, lambda: network(x))
     assert found.alone_device_s and {item.called for item in found.operators} == {"aten::conv2d"}
     assert 0.3 < sum(item.seconds for item in found.operators) / found.alone_device_s < 1.5
 
@@ -453,7 +453,7 @@ def test_the_table_has_ours_and_the_papers() -> None:
 
 
 def test_depthwise_is_a_column_where_the_run_was_asked_for_it() -> None:
-    run = broken_down(Breakdown(50, 0.012, 0.010, None, TIMES), study=time_shares.depthwise_apart(STUDY))
+    run = broken_down(Breakdown(50, 0.012, 0.010, None, TIMES), study=time_shares.with_depthwise_part(STUDY))
     rows = breakdown_table.breakdown_rows(run, summarise(run), time_shares.split(run))
     assert [column.heading for column in rows.columns][3:5] == ["Conv", "Depthwise"]
     assert any("set apart" in note for note in rows.notes)
@@ -594,15 +594,15 @@ def numbers_of_breakdowns(run: Run) -> dict[str, int]:
 def test_models_take_the_place_of_a_studys_own() -> None:
     study = catalog.load("runtime_breakdown")
     assert isinstance(study, Experiment)
-    changed = model_comparison.of_models(study, ["resnet18", "shufflenet_v2"])
+    changed = model_comparison.with_models(study, ["resnet18", "shufflenet_v2"])
     assert changed.levels == ("resnet18", "shufflenet_v2") and changed.reference == "resnet18"
     assert changed.breakdown == "merged" and changed.notes == study.notes and changed.batch == study.batch
     groups = catalog.load("g2_groups")
     assert isinstance(groups, Experiment)
     with pytest.raises(InvalidValue, match="varies groups, not the model"):
-        model_comparison.of_models(groups, ["resnet18"])
+        model_comparison.with_models(groups, ["resnet18"])
     with pytest.raises(InvalidValue, match="leave out --depthwise"):
-        time_shares.depthwise_apart(groups)
+        time_shares.with_depthwise_part(groups)
 
 
 def test_the_batch_follows_the_device() -> None:
@@ -663,7 +663,7 @@ def test_shapes_are_watched_apart_from_times_unless_the_operators_change() -> No
 
     with torch.inference_mode():
         for call in (steady, changing):
-            watched = _torch_profiler.watch(call, 3)
+            watched = _torch_profiler.profile_calls(call, 3)
             assert len(watched) == 3
             for item in watched:
                 shapes = [event.shapes[0] for event in item.events if event.name == "aten::convolution"]

@@ -14,8 +14,8 @@ from effbench.core.estimate import Verdict
 from effbench.core.run import Block, Launch, Run
 from effbench.core.study import Claim
 from effbench.report import json_document, text
-from effbench.report.tables import cells
 from effbench.report.tables.table_model import render_markdown
+from effbench.report.tables.verdicts import verdict_rows
 
 pytestmark = pytest.mark.quick
 
@@ -141,7 +141,7 @@ def test_by_the_wall_clock_a_host_bound_cell_decides_nothing() -> None:
 def test_the_sentence_and_the_table_say_both() -> None:
     (verdict,) = (item for item in judge(on_gpu(ORDERED, ALIKE, HOST)) if item.claim == "slower")
     assert text.verdict_sentence(verdict).endswith(f"slower holds {HIDES}: 2 over 1, 4 over 1.")
-    assert HIDES in render_markdown(cells.verdict_rows([verdict]))
+    assert HIDES in render_markdown(verdict_rows([verdict]))
     assert json_document.verdict_document(verdict)["reason"].startswith(HIDES)
     assert json_document.verdict_document(verdict)["evidence"][0]["reason"] == HIDES
     run = on_gpu(ORDERED, ALIKE, HOST)

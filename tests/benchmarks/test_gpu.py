@@ -11,15 +11,15 @@ import sys
 import tarfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import measuring
 import pytest
-from nursery import HANGS_S
-from shell import effbench
+from nursery import HANGS_S, nursery
+from shell import effbench, environment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,28 +36,11 @@ from benchmarks.gpu.context import Context  # noqa: E402
 from benchmarks.gpu.outcome import Outcome  # noqa: E402
 from benchmarks.gpu.steps import STEPS  # noqa: E402
 
-# A session takes a minute or more of processor time, and other tests run beside it.
 
-
-WHOLE = """
-import runpy, sys
-sys.path.insert(0, "tests/support")
-import matplotlib.figure, measuring, nursery_child
-del sys.path[0]
-measuring.install()
-nursery_child.load_effbench()
-nursery_child.begin(afresh=False, figures=False)
-runpy.run_module("benchmarks.gpu", run_name="__main__", alter_sys=True)
-"""
-"""The session with forked measuring processes (tests/support/measuring.py) and blank figures: it has many of both."""
-WHOLE_SESSION = ("-c", WHOLE)
-
-
-def run(
-    *words: str, code: int = 0, program: Sequence[str] = ("-m", "benchmarks.gpu"), **variables: str
-) -> subprocess.CompletedProcess[str]:
+def run(*words: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A session as its users start it."""
     done = subprocess.run(
-        [sys.executable, *program, *words],
+        [sys.executable, "-m", "benchmarks.gpu", *words],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
         capture_output=True,
@@ -66,6 +49,17 @@ def run(
     )
     assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
     return done
+
+
+def carry_out(*words: str, cwd: Path, code: int = 0, **variables: str) -> tuple[str, str]:
+    """What a session prints, and what it says on standard error.
+
+    It is a fork of a process that has everything imported, and so are its steps and their measuring processes. Its
+    figures are blank. In a folder that holds an effbench it would import that one (tests/support/nursery.py).
+    """
+    ended, printed, said = nursery().run(words, cwd, {**environment(), **variables}, program="benchmarks.gpu")
+    assert ended == code, printed[-3000:] + said[-3000:]
+    return printed, said
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
@@ -84,7 +78,7 @@ def verdicts_of(result: dict[str, Any]) -> dict[str, str]:
 def fake(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("gpu") / "fake"
     words = ("--device", "fake", "--tiny", "--minutes", "14", "--out", str(folder))
-    return folder, run(*words, program=WHOLE_SESSION).stdout
+    return folder, carry_out(*words, cwd=folder.parent)[0]
 
 
 def test_every_step_passes_on_the_scripted_device(fake: tuple[Path, str]) -> None:
@@ -138,7 +132,7 @@ def test_the_archive_holds_the_session(fake: tuple[Path, str]) -> None:
 def test_a_second_session_in_the_same_folder_has_nothing_to_do(fake: tuple[Path, str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in fake[0].glob("*/result.json")}
     words = ("--device", "fake", "--tiny", "--out", str(fake[0]))
-    assert f"{len(STEPS)} pass" in run(*words, program=WHOLE_SESSION).stdout
+    assert f"{len(STEPS)} pass" in carry_out(*words, cwd=fake[0].parent)[0]
     assert {path: path.stat().st_mtime_ns for path in fake[0].glob("*/result.json")} == before
 
 
@@ -177,7 +171,7 @@ def test_a_run_that_was_cut_short_is_finished(fake: tuple[Path, str], tmp_path: 
     context._keep_partial("g2_groups", step / "runs" / "g2_groups.json")
     assert context.outcome.checks[-1]["found"] == "2 of 2 cells in 1 launches"
     words = ["--device", "fake", "--tiny", "--only", "first_command", "--out", str(folder)]
-    run(*words, program=WHOLE_SESSION)
+    carry_out(*words, cwd=tmp_path)
     assert file.read_text().startswith("".join(lines[:second]))
     document = json.loads((step / "runs" / "g2_groups.json").read_text())
     assert document["complete"] and all(cell["launches"] == 2 for cell in document["cells"])
@@ -186,9 +180,10 @@ def test_a_run_that_was_cut_short_is_finished(fake: tuple[Path, str], tmp_path: 
 def test_what_the_scripted_device_has_not_is_carried_out_on_the_cpu(tmp_path: Path) -> None:
     """Other clocks, networks that fail, real memory: that all was done and gave numbers, not how fast anything was."""
     steps = ("agreement", "faults", "readings")
-    words = ("--device", "cpu", "--tiny", "--minutes", "14", "--only", ",".join(steps), "--out", str(tmp_path))
-    run(*words, program=WHOLE_SESSION, **{measuring.UNTIMED_LAUNCHES: "1"})
-    found = results(tmp_path)
+    folder = tmp_path / "session"
+    words = ("--device", "cpu", "--tiny", "--minutes", "14", "--only", ",".join(steps), "--out", str(folder))
+    carry_out(*words, cwd=tmp_path, **{measuring.UNTIMED_LAUNCHES: "1"})
+    found = results(folder)
     assert set(found) == set(steps) and {result["ended"] for result in found.values()} == {"complete"}
     faults = {check["what"]: check["found"] for check in found["faults"]["checks"]}
     assert faults["too_big, eager"].startswith("out of memory") and "IndexError" in faults["out_of_bounds, eager"]
@@ -196,8 +191,9 @@ def test_what_the_scripted_device_has_not_is_carried_out_on_the_cpu(tmp_path: Pa
     for name in ("1x1", "small", "mobilenet_v2"):
         measured = found["agreement"]["numbers"][name]
         assert measured["effbench"] > 0 and measured["Timer"] > 0
-    assert verdicts_of(found["readings"])["shufflenet_v2: percentiles"] == "pass"
-    assert verdicts_of(found["readings"])["mobilenet_v2: peak memory"] == "pass"
+    read = verdicts_of(found["readings"])
+    for name in studies.TINY_NETWORKS:
+        assert read[f"{name}: percentiles"] == read[f"{name}: peak memory"] == "pass"
 
 
 @pytest.mark.parametrize(
@@ -211,13 +207,14 @@ def test_what_the_scripted_device_has_not_is_carried_out_on_the_cpu(tmp_path: Pa
     ],
 )
 def test_what_cannot_be_carried_out_is_one_line_and_begins_nothing(words: str, reason: str, tmp_path: Path) -> None:
-    said = run(*words.split(), "--out", str(tmp_path / "new"), code=2).stderr
+    _, said = carry_out(*words.split(), "--out", str(tmp_path / "new"), cwd=tmp_path, code=2)
     assert reason in said and said.count("\n") == 1 and not (tmp_path / "new").exists()
 
 
 def test_it_runs_where_packages_are_missing(tmp_path: Path) -> None:
-    """No effbench installed, no fvcore and what it needs: the study is measured all the same, the page says so."""
+    """No effbench installed, no figures, no fvcore: the study is measured all the same, the page says so."""
     absent = ("fvcore", "iopath", "yacs", "termcolor", "pynvml", "pytest_benchmark", "rich", "jinja2", "cloudpickle")
+    absent += ("matplotlib", "pandas")
     (tmp_path / "sitecustomize.py").write_text(
         textwrap.dedent(f"""
             import sys
@@ -231,7 +228,8 @@ def test_it_runs_where_packages_are_missing(tmp_path: Path) -> None:
     words = ["--device", "fake", "--tiny", "--only", "environment,first_command", "--out", str(tmp_path / "out")]
     run(*words, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
     text = (tmp_path / "out" / page.PAGE).read_text()
-    assert "fvcore (profile --crosscheck)" in text and "rich (a progress bar)" in text
+    for missing in ("fvcore (profile --crosscheck)", "rich (a progress bar)", "matplotlib (figures)"):
+        assert missing in text
     assert "| first_command | pass |" in text
 
 

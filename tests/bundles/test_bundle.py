@@ -17,6 +17,7 @@ import pytest
 import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from schemas import validate
 from shell import QUICKLY, Done, records, refusal, study_file
 from torchless import effbench as torchless
 
@@ -209,6 +210,9 @@ def test_without_scipy_it_is_measured_and_shown_elsewhere(
     )
     done = torchless(*words, cwd=tmp_path, without=("scipy", "ncnn"))
     assert done.code == 0 and done.out.startswith("raw     a") and "no tables: scipy is not installed" in done.err
+    again = torchless("run-bundle", made.directory, "--resume", "a", "--json", cwd=tmp_path, without=("scipy",))
+    assert again.json == {"run_dir": "a"}
+    validate(again.json, "run_dir")
     run = run_file.load(tmp_path / "a")
     # One runtime is no label: the run compares with any other of that runtime.
     assert run.complete and [result.cell.id for result in run.results] == ["groups=1", "groups=2"]
@@ -376,7 +380,9 @@ def test_a_runtime_that_is_not_here_is_a_skip_beside_one_that_is(
 ) -> None:
     from effbench import runtimes
 
-    monkeypatch.setattr(runtimes, "missing", lambda name: "ncnn is not installed; x" if name == "ncnn" else None)
+    monkeypatch.setattr(
+        runtimes, "why_unavailable", lambda name: "ncnn is not installed; x" if name == "ncnn" else None
+    )
     planned, models = bundle.make_plan(made)
     assert planned.bundled is not None and set(planned.bundled.absent) == {CELLS[2], CELLS[3]}
     assert set(models) == set(planned.bundled.models) == set(CELLS)

@@ -200,7 +200,7 @@ def test_without_a_configuration_every_cell_of_the_stored_run_is_measured(
     def interrupted(*arguments: object, **options: object) -> None:
         raise Interrupted(Path("now"))
 
-    monkeypatch.setattr(run_gates, "against_run", interrupted)
+    monkeypatch.setattr(run_gates, "compare_with_run", interrupted)
     monkeypatch.setattr(output, "ignore_signals", lambda: None)
     assert main(["check", "--baseline", "main"]) == 130
     assert capsys.readouterr().err == "effbench: interrupted; nothing is decided, what was measured is in now\n"

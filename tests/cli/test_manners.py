@@ -65,7 +65,7 @@ WRITTEN = ["Net", "Block?inside=…&outside=…", "small", "cached", "half", "re
 
 def told(word: str) -> str:
     with pytest.raises(EffbenchError) as raised:
-        model_comparison.require([word])
+        model_comparison.require_models([word])
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 1000
     return str(raised.value)
 
@@ -120,7 +120,7 @@ def test_a_file_that_is_not_there(word: str, here: Path):
 @pytest.mark.parametrize("word", ["no.such.module", "nets_there", "torch", "", ":", "x" * 5000, "x" * 5000 + ".onnx"])
 def test_a_word_that_is_nothing_stays_an_unknown_name(word: str, here: Path):
     with pytest.raises(UnknownName, match="there is no model named"):
-        model_comparison.require([word])
+        model_comparison.require_models([word])
     assert "path/file.py:factory" in told(word)
 
 
@@ -243,7 +243,7 @@ def test_a_folder_is_named_for_what_it_is(file: str, said: str, here: Path):
 def test_a_network_of_the_zoo_is_not_taken_for_a_folder_of_its_name(here: Path):
     (here / "resnet18").mkdir()
     (here / "lenet5.py").write_text("")
-    model_comparison.require(["resnet18", "lenet5"])
+    model_comparison.require_models(["resnet18", "lenet5"])
 
 
 def test_the_command_names_a_checkpoint(tmp_path: Path):
@@ -268,7 +268,7 @@ def test_every_ending_has_words(tmp_path: Path):
 )
 def test_a_family_of_one_is_its_network(word: str, name: str):
     assert zoo.entry(word) is zoo.entry(name)
-    model_comparison.require([word])
+    model_comparison.require_models([word])
     assert isinstance(zoo.build(word), nn.Module)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from effbench.core import decoding
 from effbench.core.cost import Cost, Traffic
-from effbench.core.decoding import Misfit
+from effbench.core.decoding import WrongType
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ HUGE = 10**400
 
 def test_what_fits_is_made_of_the_nouns() -> None:
     full = LEAST | {"label": True, "kind": "merged", "pair": [1, 2], "parts": [{"calls": 2, "at_s": 3}]}
-    found = decoding.make(full | {"counts": {"x": 1}, "facts": {"x": [HUGE]}}, Outer)
+    found = decoding.decode(full | {"counts": {"x": 1}, "facts": {"x": [HUGE]}}, Outer)
     assert found == Outer("a", Inner(1), True, "merged", (1, 2), (Inner(2, 3.0),), {"x": 1}, {"x": [HUGE]})
     assert found.label is True and isinstance(found.parts[0].at_s, float)
 
@@ -69,17 +69,17 @@ def test_what_fits_is_made_of_the_nouns() -> None:
     ],
 )
 def test_what_does_not_fit_is_named_with_what_was_expected(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(Misfit) as refused:
-        decoding.make(LEAST | change, Outer, at="run")
+    with pytest.raises(WrongType) as refused:
+        decoding.decode(LEAST | change, Outer, at="run")
     assert said in str(refused.value) and "`" not in str(refused.value)
 
 
 def test_an_open_record_may_have_more_fields_and_its_parts_may_not() -> None:
-    assert decoding.make(LEAST | {"later": 1}, Outer, closed=False) == Outer("a", Inner(1))
-    with pytest.raises(Misfit, match="there is no field 'later'"):
-        decoding.make(LEAST | {"later": 1}, Outer)
-    with pytest.raises(Misfit, match="inner: there is no field 'later'"):
-        decoding.make({"name": "a", "inner": {"calls": 1, "later": 1}}, Outer, closed=False)
+    assert decoding.decode(LEAST | {"later": 1}, Outer, closed=False) == Outer("a", Inner(1))
+    with pytest.raises(WrongType, match="there is no field 'later'"):
+        decoding.decode(LEAST | {"later": 1}, Outer)
+    with pytest.raises(WrongType, match="inner: there is no field 'later'"):
+        decoding.decode({"name": "a", "inner": {"calls": 1, "later": 1}}, Outer, closed=False)
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"NaN", b"[-Infinity]", b"\xff", b"9" * 5000])
@@ -94,4 +94,4 @@ def test_of_a_key_that_is_there_twice_the_last_counts() -> None:
 
 def test_a_cost_survives() -> None:
     cost = Cost(1, 2, 3, 4, {"eager": Traffic(1, 2, 3, 4)}, "partial", {"odd": 2}, "cpu")
-    assert decoding.make(asdict(cost), Cost) == cost
+    assert decoding.decode(asdict(cost), Cost) == cost

@@ -186,7 +186,7 @@ def test_whole_numbers_are_legal_everywhere_and_the_seed_decides_all_values():
     ],
 )
 def test_ways_to_describe_inputs(given: Any, expected: tuple[Input, ...]):
-    assert core_inputs.described(given) == expected
+    assert core_inputs.as_inputs(given) == expected
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_ways_to_describe_inputs(given: Any, expected: tuple[Input, ...]):
 )
 def test_descriptions_that_are_none(given: Any, message: str):
     with pytest.raises(InvalidValue, match=message):
-        core_inputs.described(given)
+        core_inputs.as_inputs(given)
 
 
 # --- counting -----------------------------------------------------------------------------------------
@@ -232,9 +232,9 @@ def test_what_leaves_in_a_dictionary_with_a_dataclass_must_be_written_out(two: n
     args, named = example_inputs.make([Input((3, 16, 16)), IDS], 1, "float32", "meta")
     with torch.no_grad():
         found = trace(two.to("meta"), args, named, tensors="meta")
-    assert len(found.leaving) == 3
+    assert len(found.returned) == 3
     written = {access.value for record in found.records for access in record.writes}
-    assert found.leaving <= written
+    assert found.returned <= written
 
 
 def test_a_value_that_decides_is_looked_at_and_said_so(nets: Path):

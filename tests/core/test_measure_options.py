@@ -130,7 +130,7 @@ def test_a_gate_takes_it_from_the_file_and_from_what_is_typed(name: str, made: l
     file = tmp_path / "effbench.toml"
     file.write_text(f"[check]\n{key} = {text}\n[models.lenet5]\n")
     read = config.load(file)
-    assert found(_of_subject(checked_models.planned(read, checked_models.study(read)))) == expected
+    assert found(_of_subject(checked_models.make_plan(read, checked_models.study(read)))) == expected
 
 
 def _of_subject(made: Plan) -> Plan:

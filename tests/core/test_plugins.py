@@ -43,8 +43,8 @@ import pathlib
 (pathlib.Path(__file__).parent.parent / "touched").write_text("metric")
 from effbench.metrics import base
 
-def answer(job, emit):
-    with base.prepared_cell(job, emit) as (device, call, held):
+def measure(job, emit):
+    with base.prepared_cell(job, emit) as (device, call, guard):
         emit("metric", values={"batch_squared": job["cell"]["batch"] ** 2, "source": "outside"})
 """,
     "outside/runtime.py": """
@@ -130,7 +130,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(found), *filter(None, [os.environ.get("PYTHONPATH")])]))
     for name in [name for name in sys.modules if name.partition(".")[0] == "outside"]:
         monkeypatch.delitem(sys.modules, name)
-    plugins._found.cache_clear()
+    plugins._entry_points.cache_clear()
     return found
 
 
@@ -142,7 +142,7 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
 def counted(model: str) -> Any:
     """What a model costs by the process that counts user code for a run."""
     cell = Cell(Case(model, (4,), labels={"model": "net"}), batch=2)
-    found = count_in_subprocess.count_apart([cell], 300.0)[cell.id]
+    found = count_in_subprocess.count_in_worker([cell], 300.0)[cell.id]
     assert not isinstance(found, str), found
     return found.cost
 
@@ -255,7 +255,7 @@ def test_a_run_with_an_unknown_metric_and_runtime_is_read_elsewhere(site: Path, 
     options: dict[str, Any] = {"device": "fake", "launches": 1, "metrics": ("squares",), "runtime": "mine", "out": out}
     effbench.measure("mobilenet_v1", (3, 32, 32), **options)
     (site / "outside-1.0.dist-info" / "entry_points.txt").unlink()
-    plugins._found.cache_clear()
+    plugins._entry_points.cache_clear()
     again = effbench.load(out)
     assert again.run.environment.runtime == "mine"
     assert "squares batch_squared" in str(again)
@@ -266,7 +266,7 @@ def test_a_run_with_an_unknown_metric_and_runtime_is_read_elsewhere(site: Path, 
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("bad-metric", "package outside fails .OSError: no licence.*"), ("no-metric", "outside has no function answer")],
+    [("bad-metric", "package outside fails .OSError: no licence.*"), ("no-metric", "outside has no function measure")],
 )
 def test_a_broken_metric_is_named_in_one_line(site: Path, tmp_path: Path, name: str, message: str):
     with pytest.raises(BrokenPlugin, match=message) as caught:
@@ -311,10 +311,18 @@ def test_a_broken_runtime_fails_whoever_uses_it_and_nobody_else(site: Path):
     assert found.returncode == 2
     assert len(found.stderr.strip().splitlines()) == 1
     assert "runtime 'bad' of the package outside fails (OSError: no licence)" in found.stderr
-    assert runtimes.missing("mine") is None
-    assert set(runtimes.present("cpu")) & {"bad", "none", "other"} == set()
+    assert runtimes.why_unavailable("mine") is None
+    assert set(runtimes.available_on("cpu")) & {"bad", "none", "other"} == set()
     found = command("compare", "mobilenet_v1", "shufflenet_v2", "--runtime", "min", "--device", "fake")
     assert "Did you mean 'mine'?" in found.stderr
+
+
+def test_what_a_runtime_of_a_package_lacks_is_no_extra_of_effbench(site: Path, monkeypatch: pytest.MonkeyPatch):
+    runtime = runtimes.get("mine")
+    for module in ("no_such_engine", "no_such_engine.inner"):
+        monkeypatch.setattr(type(runtime), "modules", (module,))
+        wanted = f"{module} is not installed; install the package that provides it"
+        assert runtimes.get("mine").why_unavailable() == wanted
 
 
 def test_a_name_that_two_packages_provide_is_refused(site: Path):
@@ -322,7 +330,7 @@ def test_a_name_that_two_packages_provide_is_refused(site: Path):
     second.mkdir()
     (second / "METADATA").write_text("Metadata-Version: 2.1\nName: second\nVersion: 2.0\n")
     (second / "entry_points.txt").write_text("[effbench.runtimes]\nmine = outside.runtime:Mine\n")
-    plugins._found.cache_clear()
+    plugins._entry_points.cache_clear()
     with pytest.raises(BrokenPlugin, match="'mine' is provided by outside and second; uninstall all but one"):
         runtimes.get("mine")
     assert runtimes.get("eager").summary == "PyTorch as written"

@@ -51,9 +51,9 @@ def test_three_digits_mean_within_half_a_percent(value: float) -> None:
 
 
 def test_counts_that_are_compared_can_be_told_apart() -> None:
-    assert units.counts_apart(300_000_001, 300_000_000) == ("300_000_001", "300_000_000")
-    assert units.counts_apart(56_300_000, 900_000) == ("56.3 M", "900 k")
-    assert units.counts_apart(5, 5) == ("5", "5") and units.counts_apart(0, 4200) == ("0", "4.20 k")
+    assert units.counts_to_compare(300_000_001, 300_000_000) == ("300_000_001", "300_000_000")
+    assert units.counts_to_compare(56_300_000, 900_000) == ("56.3 M", "900 k")
+    assert units.counts_to_compare(5, 5) == ("5", "5") and units.counts_to_compare(0, 4200) == ("0", "4.20 k")
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_what_is_no_example_input_is_refused_in_one_line(given: Any, message: st
 def test_a_shape_and_an_input_still_mean_without_the_batch():
     assert effbench.profile(nn.Linear(3, 3), (3,), batch=5).cost.madds == 5 * 9
     assert effbench.profile(nn.Linear(3, 3), np.array([7, 3])).cost.madds == 7 * 9
-    assert core_inputs.read([Input((3,)), torch.zeros(4, 3)]).batch == 4
+    assert core_inputs.normalise([Input((3,)), torch.zeros(4, 3)]).batch == 4
 
 
 # --- on their way to other processes ------------------------------------------------------------------
@@ -174,7 +174,7 @@ def test_a_shape_and_an_input_still_mean_without_the_batch():
     "given", [torch.randn(3, 2), torch.arange(6).reshape(3, 2) > 2, torch.randn(3, 2, dtype=torch.bfloat16)]
 )
 def test_a_stored_tensor_is_read_back_or_refused(tmp_path: Path, given: torch.Tensor):
-    (item,) = example_inputs.stored(core_inputs.read(given.T.contiguous().T), tmp_path)
+    (item,) = example_inputs.store_values(core_inputs.normalise(given.T.contiguous().T), tmp_path)
     (back,), _ = example_inputs.make([item], 3, str(given.dtype).removeprefix("torch."))
     assert torch.equal(back, given)
     assert item.sha256 == example_inputs.digest(given)

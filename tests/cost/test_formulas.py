@@ -98,4 +98,6 @@ def test_no_torch() -> None:
             assert not any(name.split(".")[0] == "torch" for name in modules), path
             ours = [path.parent / f"{name.split('.')[-1]}.py" for name in modules]
             waiting += [file for file in ours if file.exists() and file not in seen]
-    assert {"formulas.py", "calls.py", "products.py", "elements.py", "elementwise.py"} == {path.name for path in seen}
+    assert {"formulas.py", "formula_types.py", "madds_formulas.py", "element_counts.py", "elementwise_formulas.py"} == {
+        path.name for path in seen
+    }

@@ -82,17 +82,17 @@ def test_a_process_is_kept_for_its_own_site_and_no_longer_than_the_block(
     (tmp_path / "nets.py").write_text(NETS)
     model, site = f"{tmp_path}/nets.py:thin", Site(tmp_path)
     cell = Cell(Case(model, (3, 4, 4)))
-    with helper_process.one_process():
-        assert count_in_subprocess.shapes_apart([model], site=site) == {model: (3, 10, 12)}
+    with helper_process.reuse_process():
+        assert count_in_subprocess.declared_shapes([model], site=site) == {model: (3, 10, 12)}
         assert is_running(started[0])
-        (counted,) = count_in_subprocess.count_apart([cell], 60.0, site).values()
+        (counted,) = count_in_subprocess.count_in_worker([cell], 60.0, site).values()
         assert isinstance(counted, count_in_subprocess.Counted) and counted.cost.madds == 4 * 4 * 3 * 2
         assert len(started) == 1 and not is_running(started[0])
-        count_in_subprocess.shapes_apart([model], site=site)
-        count_in_subprocess.count_apart([cell], 60.0)
+        count_in_subprocess.declared_shapes([model], site=site)
+        count_in_subprocess.count_in_worker([cell], 60.0)
         assert len(started) == 3 and not any(map(is_running, started)), "of another site"
-        count_in_subprocess.shapes_apart([model], site=site)
+        count_in_subprocess.declared_shapes([model], site=site)
         assert is_running(started[3])
     assert not is_running(started[3])
-    count_in_subprocess.shapes_apart([model], site=site)
+    count_in_subprocess.declared_shapes([model], site=site)
     assert not is_running(started[4]), "nobody asked for it to be kept"

@@ -29,7 +29,8 @@ from effbench.core.study import Cell
 from effbench.cost import Kernel, Profile, bound_s, bounds_s, count_in_subprocess
 from effbench.report import json_document
 from effbench.report.figures import roofline
-from effbench.report.tables import cells as cells_table
+from effbench.report.tables.compare import compare_rows
+from effbench.report.tables.study import study_rows
 from effbench.runs import run_file, runner
 from effbench.studies import plan
 from effbench.timing import peaks as measuring
@@ -173,7 +174,7 @@ def test_a_resumed_run_keeps_the_bounds_it_was_begun_with(tmp_path: Path, monkey
     file.write_text(
         "".join(line for line in file.read_text().splitlines(True) if json.loads(line)["kind"] in ("header", "cell"))
     )
-    monkeypatch.setattr(measuring, "find", lambda *args, **kwargs: pytest.fail("measured again"))
+    monkeypatch.setattr(measuring, "load_or_measure", lambda *args, **kwargs: pytest.fail("measured again"))
     again = runner.resume(tmp_path / "run")
     assert again.complete
     assert [result.bounds_s for result in again.results] == [result.bounds_s for result in begun.results]
@@ -186,11 +187,11 @@ def test_peaks_that_cannot_be_measured_cost_a_run_its_bounds_only(
     def refuse(*args: object, **kwargs: object) -> Peaks:
         raise EffbenchError("the peaks of fake in float32 could not be measured: no such kernel")
 
-    monkeypatch.setattr(measuring, "find", refuse)
+    monkeypatch.setattr(measuring, "load_or_measure", refuse)
     run = execute(tmp_path / "run")
     assert run.complete and all(result.bounds_s is None for result in run.results)
     cells = summarise(run)
-    shown = cells_table.study_rows(run, cells)
+    shown = study_rows(run, cells)
     assert not any("roofline" in column.heading for column in shown.columns)
     assert any("No roofline" in note and "no such kernel" in note for note in shown.notes)
     assert "roofline" not in report.run_figures(run, cells, ())
@@ -213,14 +214,14 @@ def test_runs_from_before_there_were_bounds_load_as_they_are() -> None:
         run = run_file.load(file)
         cells = summarise(run)
         assert all(cell.bounds_s is None and cell.over_bound() is None for cell in cells)
-        assert not any("roofline" in column.heading for column in cells_table.compare_rows(run, cells).columns)
+        assert not any("roofline" in column.heading for column in compare_rows(run, cells).columns)
         assert not roofline.can_draw(run, cells)
 
 
 def test_a_strangers_network_counted_apart_has_the_kernels_of_our_own(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text("from effbench.zoo import resolve\ndef build():\n    return resolve('resnet18')\n")
     case = replace(study().cases[0], model=f"{tmp_path}/net.py:build", input_shape=(3, 64, 64), arguments={})
-    (apart,) = count_in_subprocess.count_apart([Cell(case, batch=2)], 60.0).values()
+    (apart,) = count_in_subprocess.count_in_worker([Cell(case, batch=2)], 60.0).values()
     assert isinstance(apart, count_in_subprocess.Counted)
     ours = cost.profile(on_meta("resnet18"), (3, 64, 64), batch=2)
     assert apart.cost == ours.cost and apart.kernels == ours.kernels
@@ -231,7 +232,7 @@ def test_a_strangers_network_counted_apart_has_the_kernels_of_our_own(tmp_path: 
 
 def test_the_table_shows_the_bound_and_how_far_above_it_a_cell_is() -> None:
     run, cells = bounded(*g2()[:2])
-    shown = cells_table.study_rows(run, cells)
+    shown = study_rows(run, cells)
     headings = [column.heading for column in shown.columns]
     least, over = headings.index("roofline, eager"), headings.index("time ÷ roofline")
     for cell, row in zip(cells, shown.rows, strict=True):
@@ -246,7 +247,7 @@ def test_faster_than_the_bound_is_explained_and_only_then() -> None:
     run, cells = bounded(*g2()[:2])
 
     def explained(cells: list[object]) -> bool:
-        return any("cache" in note for note in cells_table.study_rows(run, cells).notes)  # type: ignore[arg-type]
+        return any("cache" in note for note in study_rows(run, cells).notes)  # type: ignore[arg-type]
 
     assert not explained([*cells])
     assert explained([replace(cells[0], bounds_s=dict.fromkeys(LEVELS, 1e3)), *cells[1:]])

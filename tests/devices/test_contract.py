@@ -19,7 +19,7 @@ from effbench.core.errors import DeviceUnavailable, InvalidValue, UnknownName
 from effbench.core.run import Timing
 from effbench.devices import Device, OutOfMemory, cpu, cuda
 
-NO_CUDA = cuda.available(0)
+NO_CUDA = cuda.why_unavailable(0)
 
 
 @pytest.fixture(
@@ -36,7 +36,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[Device]:
         return
     made = devices.get(request.param, **({"threads": 1} if request.param == "cpu" else {}))
     yield made
-    made.release()
+    made.empty_cache()
 
 
 def work(device: Device, size: int = 256) -> Any:
@@ -83,7 +83,7 @@ def test_single_calls_are_made_and_timed_one_by_one(device: Device) -> None:
 
 
 def test_it_says_how_much_memory_was_held_at_most(device: Device) -> None:
-    before = device.memory(afresh=True)
+    before = device.memory(reset_peak=True)
     work(device)
     after = device.memory()
     assert after.peak_bytes >= before.peak_bytes >= 0 and after.source
@@ -158,14 +158,14 @@ def test_placing_moves_and_synchronizing_waits(device: Device) -> None:
 def test_probing_yields_facts_and_rotations_are_whole(device: Device) -> None:
     facts = device.probe(work(device), 3)
     assert facts.get("bound") in (None, "host", "device", "mixed")
-    assert bool(facts) == device.probes
+    assert bool(facts) == device.has_probe
     json.dumps(dict(facts), allow_nan=False)
 
 
 def test_a_device_on_which_nothing_failed_is_not_broken(device: Device) -> None:
-    device.admit_processes()
+    device.expect_current_processes()
     device.run_calls(work(device), 1)
-    assert device.broken() is None
+    assert device.why_unusable() is None
 
 
 def test_setup_applies_the_threads_that_were_asked_for() -> None:

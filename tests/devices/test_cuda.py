@@ -43,8 +43,8 @@ def test_setup_sets_every_policy(precision: str, tf32: bool, autotune: bool) -> 
 
 def test_a_runtime_with_its_own_kernels_is_told_the_policies_and_the_gpu() -> None:
     made = Cuda(1, api=Gpu(), precision="tf32", autotune=True)
-    assert made.setting() == {"index": 1, "tf32": True, "autotune": True}
-    assert device(Gpu()).setting() == {"index": 0, "tf32": False, "autotune": False}
+    assert made.runtime_settings() == {"index": 1, "tf32": True, "autotune": True}
+    assert device(Gpu()).runtime_settings() == {"index": 0, "tf32": False, "autotune": False}
 
 
 @pytest.mark.parametrize("asked", [{}, {"current": 3}])
@@ -64,7 +64,7 @@ def test_a_library_past_torch_is_handed_a_stream_that_is_not_the_default(asked: 
         set_stream=lambda found: streams.update(current=found.cuda_stream),
         synchronize=lambda index: None,
     )
-    assert adapter.stream() == adapter.stream() == streams["current"] == (3 if asked else 9)
+    assert adapter.stream_address() == adapter.stream_address() == streams["current"] == (3 if asked else 9)
     assert len(made) == (0 if asked else 1), "one stream for the whole process"
 
 
@@ -75,7 +75,7 @@ def test_what_products_of_halves_add_up_in_is_a_fact() -> None:
     try:
         for allowed in (True, False):
             matmul.allow_fp16_reduced_precision_reduction = allowed
-            assert adapter._accumulation()["gpu.fp16_reduced_precision_reduction"] is allowed
+            assert adapter._reduced_precision_flags()["gpu.fp16_reduced_precision_reduction"] is allowed
     finally:
         matmul.allow_fp16_reduced_precision_reduction = before
 
@@ -289,7 +289,7 @@ def test_single_calls_are_waited_for_one_by_one() -> None:
 def test_memory_is_counted_afresh_by_the_allocator() -> None:
     gpu = Gpu()
     found = device(gpu)
-    assert found.memory(afresh=True).peak_bytes == 700 and gpu.log == ["reset"]
+    assert found.memory(reset_peak=True).peak_bytes == 700 and gpu.log == ["reset"]
     assert found.memory().reserved_bytes == 900 and gpu.log == ["reset"]
 
 
@@ -401,7 +401,7 @@ def test_after_a_failed_capture_nothing_is_captured_unless_torch_got_over_it(men
     gpu.graph = 80_000
     gpu.log.clear()
     found = made.probe(call, 50)
-    assert (made.broken() is None) is mends
+    assert (made.why_unusable() is None) is mends
     assert ("capture" in gpu.log) is mends and (found["graph_s"] is not None) is mends
     assert found["bound"] == "host", "told without a graph too"
     if not mends:
@@ -410,7 +410,7 @@ def test_after_a_failed_capture_nothing_is_captured_unless_torch_got_over_it(men
 
 def test_what_is_a_graph_already_is_not_captured() -> None:
     gpu = Gpu(graph=80_000)
-    found = device(gpu).probe(gpu.kernels(10_000, 100_000), 50, no_graph="it is a replay already")
+    found = device(gpu).probe(gpu.kernels(10_000, 100_000), 50, why_no_graph="it is a replay already")
     assert "capture" not in gpu.log
     assert (found["graph_s"], found["graph_reason"]) == (None, "no CUDA graph: it is a replay already")
     assert found["bound"] == "device"
@@ -554,7 +554,7 @@ def test_only_a_process_that_appears_later_is_foreign() -> None:
     made, call = device(gpu), gpu.kernels(1, 1)
     made.setup()
     gpu.watched.readings.pop(0)
-    made.admit_processes()
+    made.expect_current_processes()
     assert made.time_block(call, 1).flags == ()
 
 
@@ -759,7 +759,7 @@ def test_why_there_is_no_gpu(
     monkeypatch: pytest.MonkeyPatch, built: bool, count: int, index: int, words: str | None
 ) -> None:
     scripted_torch(monkeypatch, built=built, count=count, init="Found no NVIDIA driver on your system.\nDo something")
-    reason = cuda.available(index)
+    reason = cuda.why_unavailable(index)
     assert reason is None if words is None else reason is not None and reason.endswith(words)
 
 
@@ -768,7 +768,7 @@ def test_why_there_is_no_gpu(
 
 def _no_gpu() -> str | None:
     try:
-        return cuda.available(0)
+        return cuda.why_unavailable(0)
     except Exception as error:  # a half-installed driver must skip these tests, not break the collection
         return str(error)
 
@@ -831,9 +831,9 @@ class TestRealGpu:
             "made = Cuda(0, warm_up_s=0.5); made.setup(); value = made.place(torch.ones(8));"
             "first = made.probe(lambda: value.sum().item(), 5);"
             "image = made.place(torch.ones(1 << 20)); call = lambda: image.mul(2);"
-            "second, timing = made.probe(call, 5), made.time_block(call, 5); made.release();"
+            "second, timing = made.probe(call, 5), made.time_block(call, 5); made.empty_cache();"
             "print(first['graph_s'], first['graph_reason'].partition(':')[0], timing.device_ns > 0, sep='|');"
-            "print('able to capture:', second['graph_s'] is not None, second['graph_reason'], made.broken())"
+            "print('able to capture:', second['graph_s'] is not None, second['graph_reason'], made.why_unusable())"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[0] == "None|no CUDA graph|True"

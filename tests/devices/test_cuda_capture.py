@@ -160,11 +160,11 @@ def test_a_capture_that_cuda_breaks_off_is_left_behind(version: str, pooled: boo
     api.abandon_capture()
     api.empty_cache()  # raises for nobody, whatever the allocator believes
     if version == "without the binding":
-        assert ASSERT in str(api.broken())
+        assert ASSERT in str(api.why_unusable())
         with pytest.raises(RuntimeError, match="an earlier capture failed"):
             api.capture(torch.launch)
         return
-    assert api.broken() is None
+    assert api.why_unusable() is None
     torch.draw()
     before = torch.launched
     api.capture(torch.launch, pool)()
@@ -186,7 +186,7 @@ def test_an_error_of_the_call_itself_ends_the_capture(error: BaseException) -> N
     with pytest.raises(type(error)):
         api.capture(call)
     assert not torch.capturing and not torch.underway and torch.current == "default"
-    assert api.broken() is None
+    assert api.why_unusable() is None
 
 
 def test_a_call_that_launches_nothing_on_torchs_stream_has_no_graph_to_time() -> None:
@@ -199,7 +199,7 @@ def test_a_call_that_launches_nothing_on_torchs_stream_has_no_graph_to_time() ->
 def test_an_error_of_a_kernel_stays() -> None:
     torch = Torch()
     torch.cuda.synchronize = lambda index: (_ for _ in ()).throw(RuntimeError("device-side assert triggered\nmore"))
-    assert adapter(torch).broken() == "device-side assert triggered"
+    assert adapter(torch).why_unusable() == "device-side assert triggered"
 
 
 def test_out_of_memory_is_said_where_the_cache_cannot_be_emptied() -> None:
@@ -213,7 +213,7 @@ def test_out_of_memory_is_said_where_the_cache_cannot_be_emptied() -> None:
 
     with pytest.raises(OutOfMemory):
         made.run_calls(call, 1)
-    made.release()
+    made.empty_cache()
 
 
 # --- a launch ---------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ class Cells:
         self.gpu, self.cells, self.device = gpu, cells, device(gpu)
         self.events: list[dict[str, Any]] = []
         monkeypatch.setattr(worker.devices, "get", lambda *words, **options: self.device)
-        monkeypatch.setattr(worker.runtimes, "missing", lambda name: "not here")
+        monkeypatch.setattr(worker.runtimes, "why_unavailable", lambda name: "not here")
         monkeypatch.setattr(build_call, "prepare", lambda spec, *rest, **how: self.cells[spec["id"]][1]())
         monkeypatch.setattr(worker, "_freeze_garbage", lambda: None)
 
@@ -319,7 +319,7 @@ def test_a_network_that_breaks_the_gpu_in_warm_up_takes_no_other_with_it(monkeyp
 def test_a_call_that_is_a_graph_already_is_not_captured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Gpu(graph=50_000)
     cells = Cells(monkeypatch, gpu, {"a": ("cudagraph", lambda: gpu.kernels(10_000, 100_000))})
-    monkeypatch.setattr("effbench.runtimes.cuda_graph.CudaGraph.no_graph", "it is one already")
+    monkeypatch.setattr("effbench.runtimes.cuda_graph.CudaGraph.why_no_graph", "it is one already")
     cells.launch("a")
     assert cells.of("probe")["a"]["values"]["graph_reason"] == "no CUDA graph: it is one already"
     assert "capture" not in gpu.log

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import measuring
 import pytest
 from projects import commit, git
 from shell import effbench as command
@@ -36,6 +37,7 @@ COMMANDS = dict.fromkeys(
 """Each command once, in the order of the pages: a bundle is written before it is measured."""
 
 PART = {
+    "batch_sweep": ("--select", "model=shufflenet_v2"),
     "full_models": ("--select", "level=40"),
     "guidelines_by_runtime": ("--select", "guideline=G2"),
     "metric_predicts_speed": ("--select", f"runs={REFERENCE / 'full_models'}"),
@@ -44,8 +46,8 @@ PART = {
 network of each, and for test_metric_predicts_speed.py.
 """
 
-BUNDLE = {"bundle": ("--input", "3x32x32"), "run-bundle": ("--launches", "1", "--budget", "1s")}
-"""A small input, and a short look at it: a runtime needs a real clock."""
+BUNDLE = {"bundle": ("--input", "3x32x32"), "run-bundle": ("--quick", "--launches", "1", "--budget", "1s")}
+"""A small input, and a short look at it: a runtime needs a real clock. The bundled network is one of few layers."""
 
 HEADLINES = (
     ("**G1**", "g1_channel_ratio_equal", "unequal is slower"),
@@ -88,9 +90,13 @@ def test_each_command_of_readme_and_pages_runs(line: str, home: Path) -> None:
         words += ["--device", "fake", "--quick", "--launches", "1"]
     if words[0] == "aa" or "--against" in words:
         words += ["--device", "fake", "--launches", "4"]
+    if words[0] == "bundle":
+        words[1] = "nin_cifar"
+    if "--peaks" in words:
+        words += ["--device", "fake"]
     words += BUNDLE.get(words[0], ())
     words += PART.get(words[1] if words[0] == "run" else "", ())
-    done = command(*words, cwd=home)
+    done = command(*words, cwd=home, variables={measuring.UNTIMED_LAUNCHES: "1"})
     assert done.code == 0, done.err
     assert done.out
 

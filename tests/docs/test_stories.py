@@ -13,12 +13,13 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import measuring
 import pytest
 import yaml
 from nursery import HANGS_S
 from packaging.requirements import Requirement
 from projects import commit, git
-from shell import Done, effbench, environment
+from shell import Done, effbench, environment, forked_pytest
 from torchless import effbench as torchless
 
 ROOT = Path(__file__).parents[2]
@@ -93,29 +94,19 @@ def test_every_command_of_the_ci_page_runs(project: Path) -> None:
 def test_the_tests_of_the_ci_page_are_timed_saved_and_compared(project: Path) -> None:
     """What a comparison of times says is the machine's: either way is right, and its error ends pytest.
 
-    One process for all, and one of the tests in each.
+    One of the tests is enough here: tests/docs/test_workflow.py runs them all.
     """
     (text,) = shown(CI, "python")
     (project / "test_shown.py").write_text(text)
     told = [line for line in lines(CI) if line.startswith("pytest ")]
     assert len(told) == 3
-    options = ["-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir=.", "-k", "test_speed and not batches"]
-    runs = [[*shlex.split(line)[1:], *options] for line in told]
-    script = f"""
-import pytest
-from pytest_benchmark.session import PerformanceRegression
-for words in {runs!r}:
-    try:
-        print("ended with", int(pytest.main(words)), flush=True)
-    except PerformanceRegression as error:
-        print(error, "ended with 1", flush=True)
-"""
-    clean = {key: value for key, value in environment().items() if not key.startswith("PYTEST_")}
-    done = subprocess.run([sys.executable, "-c", script], cwd=project, env=clean, capture_output=True, text=True)
-    codes = [int(code) for code in re.findall(r"ended with (\d+)", done.stdout)]
-    assert len(codes) == 3 and codes[0] == codes[2] == 0 and codes[1] in (0, 1), done
-    assert codes[1] == 0 or "Performance has regressed" in done.stdout
+    runs = [forked_pytest(*shlex.split(line)[1:], *SHORT_TIMES, cwd=project) for line in told]
+    assert runs[0].code == runs[2].code == 0 and runs[1].code in (0, 1), runs
+    assert runs[1].code == 0 or "Performance has regressed" in runs[1].err, runs[1]
     assert list(project.glob(".benchmarks/*/*_main.json")) and '"effbench"' in (project / "out.json").read_text()
+
+
+SHORT_TIMES = ("-k", "test_speed and not batches", "--benchmark-max-time=0.1")
 
 
 @pytest.fixture
@@ -198,10 +189,11 @@ def test_the_check_of_the_workflow_runs(copied: Path, project: Path, tmp_path: P
 SHORT = {
     "bundle nin_cifar": ("--input", "3x32x32"),
     "bundle --study g2_groups": ("--select", "groups=1"),
-    "run-bundle": ("--launches", "1", "--budget", "1s"),
+    "run-bundle g2 --percentiles": ("--quick", "--launches", "1", "--budget", "1s", "--runtime", "ncnn"),
+    "run-bundle": ("--quick", "--launches", "1", "--budget", "1s"),
 }
-SMALL = {"mobilenet_v2 shufflenet_v2": "nin_cifar squeezenet1_1"}
-"""Networks of fewer layers, which take a quarter of the time to export."""
+SMALL = {"mobilenet_v2 shufflenet_v2": "nin_cifar path/to/net.py:build"}
+"""Networks of fewer layers, which take a fraction of the time to export."""
 HERE = "pi@raspberrypi.local:"
 
 
@@ -242,7 +234,7 @@ class Machines:
                 words += next((extra for begin, extra in SHORT.items() if shlex.join(words).startswith(begin)), ())
             if self.place == self.board and words[0] in ("doctor", "run-bundle"):
                 return torchless(*words, cwd=self.board, timeout=HANGS_S)
-            return effbench(*words, cwd=self.place, timeout=HANGS_S)
+            return effbench(*words, cwd=self.place, timeout=HANGS_S, variables={measuring.UNTIMED_LAUNCHES: "1"})
         if program == "pip":
             self.pip(words)
         elif program == "scp":

@@ -6,15 +6,17 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import measuring
 import pytest
 import yaml
 from nursery import HANGS_S
-from shell import environment
+from shell import environment, forked_pytest
 
 import effbench
 from effbench.gates import config
@@ -55,7 +57,7 @@ def step(action: dict[str, Any], name: str) -> dict[str, Any]:
     return next(item for item in action["runs"]["steps"] if item["name"] == name)
 
 
-def run_check(folder: Path, **inputs: str) -> Stepped:
+def run_check(folder: Path, variables: Mapping[str, str] | None = None, **inputs: str) -> Stepped:
     """The action's own script, with its inputs filled in as the runner fills them in."""
     action = yaml.safe_load(ACTION.read_text(encoding="utf-8"))
     given = {name: item.get("default", "") for name, item in action["inputs"].items()}
@@ -63,10 +65,10 @@ def run_check(folder: Path, **inputs: str) -> Stepped:
     check = step(action, "Check")
 
     assert "${{" not in check["run"], "an expression in a script would be executed"
-    return run_step("Check", folder / given["working-directory"], given)
+    return run_step("Check", folder / given["working-directory"], given, variables or {})
 
 
-def run_step(name: str, folder: Path, given: dict[str, str]) -> Stepped:
+def run_step(name: str, folder: Path, given: dict[str, str], more: Mapping[str, str] | None = None) -> Stepped:
     """One step's script as the runner runs it, with these inputs."""
     wanted = step(yaml.safe_load(ACTION.read_text(encoding="utf-8")), name)
     summary, outputs = folder / "step-summary", folder / "step-outputs"
@@ -78,7 +80,7 @@ def run_step(name: str, folder: Path, given: dict[str, str]) -> Stepped:
     variables |= {"GITHUB_STEP_SUMMARY": str(summary), "GITHUB_OUTPUT": str(outputs)}
     done = subprocess.run(
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", wanted["run"]],
-        cwd=folder, env={**environment(), **variables}, capture_output=True, text=True, timeout=HANGS_S,
+        cwd=folder, env={**environment(), **variables, **(more or {})}, capture_output=True, text=True, timeout=HANGS_S,
     )  # fmt: skip
     told = dict(line.split("=", 1) for line in outputs.read_text().splitlines())
     return Stepped(done.returncode, done.stdout + done.stderr, told)
@@ -95,11 +97,11 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_pull_request_that_costs_less_passes(repository: Path) -> None:
-    """As a pull request: budgets, and the base in alternation, on the scripted clock. 170,100 is below 200,000."""
+def test_a_pull_request_that_costs_less_passes(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """As a pull request: budgets, and the base interleaved, on the scripted clock. 170,100 is below 200,000."""
     nets = repository / "my nets.py"
     nets.write_text(nets.read_text().replace("width=8", "width=7"))
-    done = run_check(repository, against="HEAD")
+    done = run_check(repository, measuring.forking(tmp_path_factory.mktemp("site")), against="HEAD", launches="4")
     assert done.outputs == {"verdict": "PASS", "exit-code": "0"} and done.code == 0, done.text
     summary = (repository / "step-summary").read_text()
     assert "against HEAD" in summary and "at most" in summary
@@ -124,13 +126,21 @@ def test_a_budget_overstepped_fails(repository: Path) -> None:
     assert not (repository / "harm").exists()
 
 
+PASSES = """#!/bin/sh
+echo '## ✅ PASS: 1 cell' > 'a b/summary.md'
+"""
+
+
 def test_twice_in_one_workspace(repository: Path) -> None:
     """Each into a folder of its own; both artefacts have a name of their own.
 
-    The second finds files in the workspace that are called as Python's own modules.
+    The second, which is no stand-in, finds files in the workspace that are called as Python's own modules.
     """
-    for number in ("", "-2"):
-        done = run_check(repository, models="small", out="a b")
+    python = repository / "python"
+    python.write_text(PASSES)
+    python.chmod(0o755)
+    for number, program in (("", str(python)), ("-2", sys.executable)):
+        done = run_check(repository, models="small", out="a b", python=program)
         assert done.outputs == {"verdict": "PASS", "exit-code": "0"}, done.text
         kept = run_step("Find what was measured", repository, {"out": "a b"})
         assert kept.outputs == {"folder": f"{repository}/a b", "number": number}
@@ -235,7 +245,5 @@ def test_the_tests_shown_run(tmp_path: Path) -> None:
     (tmp_path / "test_shown.py").write_text(shown("python")[0])
     profile = effbench.profile(f"{tmp_path}/nets.py:backbone", (3, 9, 9)).to_dict()
     (tmp_path / "backbone.json").write_text(json.dumps(profile))
-    clean = {key: value for key, value in environment().items() if not key.startswith("PYTEST_")}
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir=."]
-    ran = subprocess.run([*words, "--benchmark-disable"], cwd=tmp_path, env=clean, capture_output=True, text=True)
-    assert ran.returncode == 0 and "5 passed" in ran.stdout, ran.stdout
+    ran = forked_pytest("--benchmark-disable", cwd=tmp_path)
+    assert ran.code == 0 and "5 passed" in ran.out, ran

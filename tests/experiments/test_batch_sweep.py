@@ -19,8 +19,8 @@ from effbench.core.errors import InvalidValue
 from effbench.core.run import Run
 from effbench.core.study import Case, Experiment
 from effbench.report.figures import sweep
-from effbench.report.tables import cells as cells_table
 from effbench.report.tables import sweep as sweep_table
+from effbench.report.tables.table_model import render_markdown
 from effbench.results import Results
 from effbench.studies import catalog, model_comparison, plan
 
@@ -73,7 +73,7 @@ def test_the_notes_speak_of_images_and_of_no_paper():
     run = swept({1: 1e-3, 4: 0.5e-3})
     scaled = [replace(COST, madds=COST.madds * item.cell.batch) for item in run.results]
     run = replace(run, results=tuple(replace(item, cost=cost) for item, cost in zip(run.results, scaled, strict=True)))
-    text = cells_table.render_markdown(Results(run).tables()[0])
+    text = render_markdown(Results(run).tables()[0])
     assert "thread CPU time per image over that of batch 1" in text
     assert "Multiply-adds per image are equal in every row." in text
     assert "paper" not in text.lower()
@@ -173,7 +173,7 @@ def test_the_study_stops_at_32_on_a_cpu_and_at_512_on_a_gpu():
     on_cpu = plan.make(study, device="cpu")
     assert [cell.batch for cell in on_cpu.cells] == [1, 2, 4, 8, 16, 32] * 2
     assert {cell.case.model for cell in on_cpu.cells} == {"shufflenet_v2", "mobilenet_v2"}
-    assert max(case.batch or 0 for case in plan.choose(study, "cuda", {})) == 512
+    assert max(case.batch or 0 for case in plan.choose_cases(study, "cuda", {})) == 512
     chosen = plan.make(study, select={"batch": ["64"], "model": ["mobilenet_v2"]})
     assert [cell.batch for cell in chosen.cells] == [1, 64], "with the reference"
 
@@ -187,7 +187,7 @@ def test_a_batch_for_a_study_that_varies_it_is_refused():
 def test_other_models_take_the_place_of_its_own():
     study = catalog.load("batch_sweep")
     assert isinstance(study, Experiment)
-    changed = model_comparison.of_models(study, ["resnet18", "lenet5"])
+    changed = model_comparison.with_models(study, ["resnet18", "lenet5"])
     assert len(changed.cases) == 20 and len({case.id for case in changed.cases}) == 20
     assert [(case.model, case.batch, case.input_shape) for case in changed.cases[::10]] == [
         ("resnet18", 1, (3, 224, 224)),

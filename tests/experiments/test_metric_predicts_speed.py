@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from nursery import HANGS_S
+from schemas import validate
 from shell import effbench, environment, refusal
 
 from effbench import api
@@ -164,6 +165,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_files_and_claim_are_told(said: dict[str, Any]) -> None:
+    validate(said, "analysis")
     assert said["analysis"] == NAME
     assert set(said["files"]) >= {"table.md", "table.csv", "figure.png", "figure.svg"}
     assert [sample["networks"] for sample in said["samples"]] == [
@@ -249,6 +251,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_stored_comparison_is_analysed_the_same_way(home: Path) -> None:
     done = effbench("run", NAME, "--select", "runs=many", "--json", "--out", "found", cwd=home)
     assert done.code == 0, done.err
+    validate(done.json, "analysis")
     (sample,) = done.json["samples"]
     assert (sample["networks"], sample["families"]) == (8, 5)
     scores = {tuple(score["metrics"]): score for score in sample["scores"]}

@@ -36,6 +36,9 @@ from effbench.runs import run_file, schema
 
 HALF = QUICKLY.replace("launches=2", "launches=12")
 
+UNTIMED = {measuring.UNTIMED_LAUNCHES: "1"}
+"""For runs on the real device that look at ends and not at times: their measuring processes start at once."""
+
 NETS = """
 import os, sys, time, torch
 from torch import nn
@@ -158,7 +161,7 @@ def hanging(home: Path) -> Iterator[Running]:
     """A run in which one network hangs. It mostly waits, so it starts before the tests that need the processor."""
     text = NETS_STUDY.format(modes=["fine", "hangs", "also fine"], more=(), sampling=f"{QUICKLY}, silence_s=20.0")
     (home / "hanging.py").write_text(text.replace("launches=2", "launches=1"))
-    with started("run", "hanging.py", "--json", "--out", "hung", cwd=home) as process:
+    with started("run", "hanging.py", "--json", "--out", "hung", cwd=home, variables=UNTIMED) as process:
         yield process
 
 
@@ -167,8 +170,7 @@ def misbehaved(home: Path, hanging: Running) -> Done:
     modes = ["fine", *(mode for mode in REASONS if mode != "too big"), "also fine"]
     text = NETS_STUDY.format(modes=modes, more='(case("too big", (4, 8, 8)),)', sampling=QUICKLY)
     (home / "misbehaving.py").write_text(text.replace("launches=2", "launches=1"))
-    variables = {measuring.UNTIMED_LAUNCHES: "1"}
-    return effbench("run", "misbehaving.py", "--json", "--out", "misbehaved", cwd=home, variables=variables)
+    return effbench("run", "misbehaving.py", "--json", "--out", "misbehaved", cwd=home, variables=UNTIMED)
 
 
 @pytest.mark.parametrize("mode", REASONS)
@@ -185,14 +187,6 @@ def test_the_others_go_on(misbehaved: Done, home: Path) -> None:
     assert all(cell["latency_s"]["median"] > 0 and cell["ratio"] for cell in alive.values())
     assert misbehaved.err == ""
     assert (home / "misbehaved" / "table.md").read_text().count("skipped: ") == len(REASONS)
-
-
-def test_a_network_that_hangs_is_ended_and_recorded(hanging: Running, misbehaved: Done) -> None:
-    done = ended(hanging)
-    assert done.code == 0, done.err
-    skipped = {cell["labels"]["mode"]: cell["skipped"] for cell in done.json["cells"]}
-    assert "no sign of life for 20 s" in skipped["hangs"]
-    assert skipped["fine"] is None and skipped["also fine"] is None
 
 
 def test_nothing_but_failing_networks_is_an_error_with_the_reason(home: Path) -> None:
@@ -331,41 +325,42 @@ def test_ctrl_c_before_anything_was_measured(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def killed_and_resumed(tmp_path: Path, device: str, delays: list[float], launches: int) -> None:
-    """Kill the run, and each attempt to resume it, after these delays. Then let it finish."""
+def killed_and_resumed(tmp_path: Path, delays: list[float], launches: int) -> None:
+    """Kill the run, and each attempt to resume it, so long after its first block. Then let it finish."""
     run = tmp_path / "run"
-    words = ["run", "tiny.py", "--device", device, "--out", "run"]
+    words = ["run", "tiny.py", "--device", "cpu", "--out", "run"]
     before, measured = b"", 0
     for delay in delays:
-        with started(*words, cwd=tmp_path) as process:
+        with started(*words, cwd=tmp_path, variables=UNTIMED) as process:
+            wait_for(run, "block", measured + 1, process)
             time.sleep(delay)
-            workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            workers = psutil.Process(process.pid).children(recursive=True)
             process.kill()
             done = ended(process)
         assert "Traceback" not in done.err
-        assert not psutil.wait_procs(workers, timeout=HANGS_S)[1], "a measuring process ends with its parent"
-        if not (run / "run.jsonl").exists() or not (run / "run.jsonl").stat().st_size:
-            continue
+        assert workers and not psutil.wait_procs(workers, timeout=HANGS_S)[1], (
+            "a measuring process ends with its parent"
+        )
         kept, before = before, (run / "run.jsonl").read_bytes()
         assert before.startswith(kept[: kept.rfind(b"\n") + 1])
-        assert blocks_of(run) >= measured
+        assert blocks_of(run) > measured
         measured = blocks_of(run)
         words = ["run", "--resume", "run"]
-    done = effbench(*words, cwd=tmp_path)
+    done = effbench(*words, cwd=tmp_path, variables=UNTIMED)
     assert done.code == 0, done.err
     assert (run / "run.jsonl").read_bytes().startswith(before[: before.rfind(b"\n") + 1])
     assert is_whole(run, launches)
 
 
 def test_kill_9_on_a_real_device(tmp_path: Path) -> None:
-    study_file(tmp_path, QUICKLY)
+    study_file(tmp_path, QUICKLY.replace("min_rounds=3, max_rounds=4", "min_rounds=400, max_rounds=400"))
     draw = random.Random(7)
-    killed_and_resumed(tmp_path, "cpu", [draw.uniform(4.0, 7.0), draw.uniform(1.0, 3.0)], launches=2)
+    killed_and_resumed(tmp_path, [draw.uniform(0.0, 0.3), draw.uniform(0.0, 0.3)], launches=2)
 
 
 def test_a_network_that_hangs_does_not_outlive_the_run(home: Path, hanging: Running) -> None:
     """It writes nothing, so it cannot notice a closed pipe; and kill -9 leaves nobody to end it."""
-    with started("run", "hanging.py", "--out", "orphaned", cwd=home) as process:
+    with started("run", "hanging.py", "--out", "orphaned", cwd=home, variables=UNTIMED) as process:
         wait_for(home / "orphaned", "launch", 1, process)
         time.sleep(0.5)
         (worker,) = psutil.Process(process.pid).children()
@@ -387,9 +382,9 @@ class Busy:
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Busy:
     folder = tmp_path_factory.mktemp("busy")
-    study_file(folder, "launches=1, min_rounds=300, max_rounds=300, warmup_s=0.0, max_warmup_s=0.05, block_s=0.005")
+    study_file(folder, "launches=1, min_rounds=150, max_rounds=150, warmup_s=0.0, max_warmup_s=0.05, block_s=0.005")
     words = ["run", "tiny.py", "--out", "run", "--json", "--budget", "600s"]
-    with started(*words, cwd=folder) as process:
+    with started(*words, cwd=folder, variables=UNTIMED) as process:
         wait_for(folder / "run", "block", 3, process)
         (worker,) = psutil.Process(process.pid).children()
         worker.suspend()  # the others may be slow
@@ -414,7 +409,7 @@ def test_a_killed_measuring_process_costs_one_cell(busy: Busy) -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 always searches the current folder first")
 def test_a_file_named_like_a_module_is_no_obstacle(tmp_path: Path) -> None:
-    study_file(tmp_path)
+    study_file(tmp_path, QUICKLY.replace("launches=2", "launches=1"))
     for name in ("random", "queue", "stop", "json"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('the wrong file')\n")
     done = subprocess.run(
@@ -444,3 +439,15 @@ def test_a_process_that_cannot_start_is_one_line(tmp_path: Path) -> None:
     )
     line = refusal(Done(done.returncode, done.stdout, done.stderr))
     assert "could not start" in line and "shadowed" in line
+
+
+# --- a network that hangs -----------------------------------------------------------------------------
+
+
+def test_a_network_that_hangs_is_ended_and_recorded(hanging: Running, misbehaved: Done) -> None:
+    """The last test here: the run waits for a sign of life while the others are at work."""
+    done = ended(hanging)
+    assert done.code == 0, done.err
+    skipped = {cell["labels"]["mode"]: cell["skipped"] for cell in done.json["cells"]}
+    assert "no sign of life for 20 s" in skipped["hangs"]
+    assert skipped["fine"] is None and skipped["also fine"] is None

@@ -147,9 +147,9 @@ def test_no_clock_is_stored_that_went_backwards(clock: str, tmp_path: Path) -> N
         for result in made.results:
             writer.cell(result)
         recording = Recording(plan=None, writer=writer, scratch=tmp_path)  # type: ignore[arg-type]
-        recording.take(0, {"event": "launch", "slot": 0})
+        recording.record_event(0, {"event": "launch", "slot": 0})
         event = {"event": "block", "round": 0, "position": 0, "cell": CELLS[0], "timing": timing}
-        recording.take(0, event)
+        recording.record_event(0, event)
     (stored,) = run_file.load(tmp_path / "run").results[0].blocks
     kept = {name: timing[name] for name in ("wall_ns", "cpu_ns", "device_ns")} | {clock: None}
     kept["wall_ns"] = kept["wall_ns"] or 0

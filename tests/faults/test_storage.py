@@ -35,14 +35,14 @@ def one_line(ended: Ended) -> str:
 
 def test_a_disk_that_fills_at_any_byte_loses_nothing(forks: Forks) -> None:
     """No file may grow beyond a size drawn from those of a whole run: records first, then tables, then figures."""
-    assert forks.carry_out(*WORDS).code == 0
+    assert forks.carry_out(*WORDS, figures=True).code == 0
     whole = {path.name: path.stat().st_size for path in (forks.work / "run").iterdir()}
     records, largest = whole["run.jsonl"], max(whole.values())
     draw, outside, seen = random.Random(SEED), forks.outside(), set()
     limits = [700, *(draw.randint(700, records) for _ in range(14)), records - 1, records, largest - 1]
     for number, limit in enumerate(limits):
         forks.empty()
-        ended = forks.carry_out(*WORDS, file_limit=limit)
+        ended = forks.carry_out(*WORDS, file_limit=limit, figures=True)
         line, data = one_line(ended), (forks.work / "run" / "run.jsonl")
         held = data.read_bytes() if data.exists() else b""
         assert forks.outside() == outside

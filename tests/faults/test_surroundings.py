@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from nursery import HANGS_S
-from shell import EFFBENCH, environment, kinds, study_file, wait_until
+from shell import EFFBENCH, environment, kinds, started, study_file, wait_until
 
 from effbench.cli import output
 from effbench.core.errors import InvalidValue
@@ -36,27 +37,39 @@ def test_a_verdict_and_its_files_need_no_streams(tmp_path: Path, most: str, stre
     assert (tmp_path / "out.xml").read_text().startswith("<testsuites")
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of many launches that was stopped in the first: to go on with it takes no torch."""
+    folder = tmp_path_factory.mktemp("begun")
+    study_file(folder, "launches=900, min_rounds=6, max_rounds=6, warmup_s=0.0, max_warmup_s=0.05, block_s=0.001")
+    with started("run", "tiny.py", "--device", "fake", "--out", "run", cwd=folder) as process:
+        wait_until(lambda: (folder / "run" / "run.jsonl").exists() and "block" in kinds(folder / "run"), process)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=HANGS_S)
+    return folder
+
+
 @posix
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_keeps_what_was_measured_and_leaves_nothing(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    begun: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = tmp_path / "tmp"
+    own, work = tmp_path / "tmp", tmp_path / "work"
     own.mkdir()
     monkeypatch.setenv("TMPDIR", str(own))
-    study_file(tmp_path, "launches=900, min_rounds=6, max_rounds=6, warmup_s=0.0, max_warmup_s=0.05, block_s=0.001")
+    before = len(kinds(Path(shutil.copytree(begun, work)) / "run"))
     # Real processes: a fork of ours calls Python code where it forks, in which Python drops errors.
-    words = [*EFFBENCH, "run", "tiny.py", "--device", "fake", "--out", "run"]
+    words = [*EFFBENCH, "run", "--resume", "run"]
     number = getattr(signal, name)
     with subprocess.Popen(
         words,
-        cwd=tmp_path,
+        cwd=work,
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # also where the tests run under nohup
     ) as process:
-        wait_until(lambda: (tmp_path / "run").exists() and "block" in kinds(tmp_path / "run"), process)
+        wait_until(lambda: "block" in kinds(work / "run")[before:], process)
         below = psutil.Process(process.pid).children(recursive=True)
         for _ in range(3):  # who is impatient changes nothing
             process.send_signal(number)
@@ -90,7 +103,7 @@ def test_nohup_stays_and_signals_are_given_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     hup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with output.handling_signals():
+        with output.handle_signals():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGTERM) == before
     finally:
@@ -182,7 +195,7 @@ def test_threads_and_the_quota(
 ) -> None:
     monkeypatch.setattr(cpu, "allowed_cores", lambda: 4)
     monkeypatch.setattr(cgroups, "quota", lambda: None if quota is None else cgroups.Quota(quota))
-    assert cpu.threads_on(threads) == expected
+    assert cpu.thread_count(threads) == expected
     found = cpu.thread_warning(threads)
     assert found is None if said is None else found is not None and said in found
 

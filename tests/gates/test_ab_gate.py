@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from nursery import HANGS_S
 from projects import CONFIG, commit, git, repository, write
+from schemas import validate
 from shell import Done, effbench, refusal, started, wait_until
 
 from effbench.devices.fake import seconds_of
@@ -51,6 +52,7 @@ def test_a_block_that_is_five_percent_slower_is_a_regression(project: Path, tmp_
     words, variables = ["--json", "--junit", junit], {"GITHUB_STEP_SUMMARY": str(step)}
     found = effbench("check", "--against", "HEAD", *FAKE, *words, cwd=project, variables=variables)
     assert found.code == 1 and found.json["verdict"] == "REGRESSION", found.err
+    validate(found.json, "check")
     slower = truth(project, found, "wide")
     assert 1.04 < slower < 1.07, "one more addition in one of four blocks"
     assert verdicts(found) == {"small": "PASS", "wide": "REGRESSION"}
@@ -216,6 +218,7 @@ def test_aa_tells_what_a_gate_sees_here(project: Path, tmp_path: Path) -> None:
     done = effbench("aa", "--launches", "6", "--suites", "40", *FAKE, "--out", tmp_path / "aa", "--json", cwd=project)
     assert done.code == 0, done.err
     document = done.json
+    validate(document, "aa")
     assert {cell["id"] for cell in document["cells"]} == {"model=small", "model=wide"}
     assert document["launches"]["recorded"] == 6 and document["suites"] == 40
     none = next(item for item in document["gate"] if item["slowdown"] == 0)

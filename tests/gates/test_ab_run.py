@@ -171,7 +171,7 @@ def test_each_side_counts_and_runs_its_own_tree(tmp_path: Path) -> None:
     project(tmp_path / "old", 1), project(tmp_path / "new", 3)
     planned = plan_of("nets.py:small")
     both = sites(tmp_path)
-    counted = [count_in_subprocess.count_apart(planned.cells, 60, site)["model=small"] for site in both]
+    counted = [count_in_subprocess.count_in_worker(planned.cells, 60, site)["model=small"] for site in both]
     assert all(not isinstance(found, str) for found in counted), counted
     madds = [found.cost.madds for found in counted]  # type: ignore[union-attr]
     assert madds == [4 * 4 * 64, 9 * 4 * 4 * 64]

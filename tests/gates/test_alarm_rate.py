@@ -115,7 +115,6 @@ def test_unequal_rounds_and_launches_are_all_used() -> None:
     ("options", "message"),
     [
         ({"suites": 0}, "suites"),
-        ({"launches": 0}, "launches"),
         ({"slowdowns": [0.0]}, "0.03"),
     ],
 )

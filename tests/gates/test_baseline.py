@@ -264,7 +264,9 @@ def test_only_a_network_that_no_change_reaches_is_a_yardstick() -> None:
 
 
 def test_an_unlike_machine_is_named_field_by_field() -> None:
-    found = baseline.unlike([Difference("cpu.model", "A", "B"), Difference("run.threads", 1, 2)], ["a", "b"])
+    found = baseline.findings_on_other_machine(
+        [Difference("cpu.model", "A", "B"), Difference("run.threads", 1, 2)], ["a", "b"]
+    )
     assert [finding.verdict for finding in found] == ["ENVIRONMENT"] * 2
     assert "cpu.model (A / B), run.threads (1 / 2)" in found[0].reason
     assert Decision(found).exit_code == 4

@@ -14,7 +14,7 @@ from effbench import api
 from effbench.core.errors import InvalidValue, Reason
 from effbench.core.study import Case, Cell
 from effbench.gates import budgets, checked_models, run_gates
-from effbench.gates.budgets import Stored
+from effbench.gates.budgets import StoredProfile
 from effbench.gates.config import QUANTITIES, Config, Subject
 from effbench.gates.result import CountCheck
 
@@ -25,9 +25,9 @@ HERE = "input 3x8x8, batch 1, float32"
 PARTIAL = replace(COST, status="partial", uncounted={"aten::fft": 2})
 
 
-def stored(**counts: int) -> Stored:
+def stored(**counts: int) -> StoredProfile:
     own = {name: getattr(COST, name) for name in QUANTITIES}
-    return Stored("net", "net", "3x8x8", 1, "float32", {**own, **counts})
+    return StoredProfile("net", "net", "3x8x8", 1, "float32", {**own, **counts})
 
 
 def test_a_budget_is_kept_up_to_itself() -> None:
@@ -45,7 +45,7 @@ def test_a_stored_profile_must_be_equal_in_every_count() -> None:
         for change in (-1, 1):
             found = budgets.judge("net", COST, {}, stored(**{name: getattr(COST, name) + change}), HERE)
             assert found.verdict == "REGRESSION" and name in found.reason, (name, change)
-            assert [item.name for item in found.costs if not item.is_kept] == [name]
+            assert [item.name for item in found.costs if not item.is_met] == [name]
 
 
 def test_counts_that_look_alike_are_told_in_full() -> None:
@@ -71,7 +71,7 @@ def test_a_network_that_does_not_run_fails() -> None:
     assert found.verdict == "REGRESSION" and found.reason == "it does not run: ValueError: broken"
     assert budgets.judge("m", "out of memory: 160 GB", {"madds": 100}).verdict == "ENVIRONMENT"
     assert budgets.judge("m", Reason("no process", "start"), {"madds": 100}).verdict == "ENVIRONMENT"
-    assert found.costs == (CountCheck("madds", None, 10**15, "at most"),) and not found.costs[0].is_kept
+    assert found.costs == (CountCheck("madds", None, 10**15, "at most"),) and not found.costs[0].is_met
 
 
 @settings(deadline=None)
@@ -87,8 +87,8 @@ def test_published_parameters_are_the_border() -> None:
     verdicts = []
     for most in (published, published - 1):
         config = Config((Subject("m", "mobilenet_v2", budgets={"params": most}),))
-        cells = checked_models.planned(config, checked_models.study(config)).cells
-        verdicts += [item.verdict for item in run_gates.costs(config, cells, checked_models.count(cells))]
+        cells = checked_models.make_plan(config, checked_models.study(config)).cells
+        verdicts += [item.verdict for item in run_gates.costs(config, cells, checked_models.count_costs(cells))]
     assert verdicts == ["PASS", "REGRESSION"]
 
 
@@ -97,30 +97,30 @@ def test_what_profile_prints_can_be_held_to() -> None:
     document = json.loads(json.dumps(profile.to_dict(layers=True)))
     cell = Cell(Case("shufflenet_v2", (3, 64, 64), labels={"model": "mine"}))
     for given_as in (document, [document], {"verdict": "PASS", "costs": [document]}):
-        (found,) = budgets.read(given_as, "costs.json")
+        (found,) = budgets.read_profiles(given_as, "costs.json")
         assert budgets.judge("mine", profile.cost, {}, found, budgets.conditions(cell)).verdict == "PASS"
-        assert budgets.matching([found], "mine", "shufflenet_v2") is found
-    own = budgets.read([budgets.document(cell, "mine", profile.cost)], "costs.json")
+        assert budgets.find_profile([found], "mine", "shufflenet_v2") is found
+    own = budgets.read_profiles([budgets.document(cell, "mine", profile.cost)], "costs.json")
     assert own[0].name == "mine" and own[0].counts == found.counts
 
 
 def test_profiles_are_found_by_name_then_by_model() -> None:
     named, other = replace(stored(), name="a", model="x.py:f"), replace(stored(), name="", model="y.py:g")
-    assert budgets.matching([named, other], "a", "z.py:h") is named
-    assert budgets.matching([named, other], "b", "y.py:g") is other
-    assert budgets.matching([named, other], "b", "x.py:f") is None
-    assert budgets.matching([other, other], "b", "y.py:g") is None
+    assert budgets.find_profile([named, other], "a", "z.py:h") is named
+    assert budgets.find_profile([named, other], "b", "y.py:g") is other
+    assert budgets.find_profile([named, other], "b", "x.py:f") is None
+    assert budgets.find_profile([other, other], "b", "y.py:g") is None
 
 
 @pytest.mark.parametrize("document", [{}, [], 3, "x", None, [None], [{"madds": True}], {"costs": []}, {"costs": {}}])
 def test_what_is_no_profile_is_refused(document: object) -> None:
     with pytest.raises(InvalidValue, match=r"--save-costs costs\.json") as refused:
-        budgets.read(document, "costs.json")
+        budgets.read_profiles(document, "costs.json")
     assert "\n" not in str(refused.value)
 
 
 def test_only_what_differs_is_shown() -> None:
     other = replace(COST, madds=1100)
-    assert budgets.differing(other, COST) == (CountCheck("madds", 1100, 1000),)
-    assert budgets.differing(other, COST, rule=True) == (CountCheck("madds", 1100, 1000, "equal"),)
-    assert budgets.differing(COST, COST) == budgets.differing(None, COST) == ()
+    assert budgets.differing_counts(other, COST) == (CountCheck("madds", 1100, 1000),)
+    assert budgets.differing_counts(other, COST, rule=True) == (CountCheck("madds", 1100, 1000, "equal"),)
+    assert budgets.differing_counts(COST, COST) == budgets.differing_counts(None, COST) == ()

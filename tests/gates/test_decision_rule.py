@@ -186,7 +186,7 @@ def test_one_disturbed_round_of_few_is_not_too_many(rounds: int, bad: int, is_di
 def test_few_disturbed_rounds_are_set_aside_in_pairs_and_counted() -> None:
     pair = disturbed(pair_of(0.10), 20)
     assert verdicts(judged(pair)) == ["REGRESSION", "PASS", "PASS"]
-    assert [len(launch) for launch in ab_pairs.by_launch(ab_pairs.rounds(pair, SLOW))] == [19] * 4
+    assert [len(launch) for launch in ab_pairs.log_ratios_by_launch(ab_pairs.rounds(pair, SLOW))] == [19] * 4
     assert ab_findings.findings(judged(pair), pair, NOBODY)[0].set_aside == 4
 
 
@@ -293,7 +293,7 @@ def test_a_cell_that_only_one_side_runs() -> None:
 )
 def test_new_is_only_what_the_revision_does_not_hold(baseline: str | None, candidate: str | None, verdict: str) -> None:
     """A baseline that cannot start, load or count is nothing to pass on."""
-    assert ab_findings.unmeasured(baseline, candidate)[0] == verdict
+    assert ab_findings.verdict_without_times(baseline, candidate)[0] == verdict
 
 
 def test_a_cell_that_neither_side_runs_and_one_without_memory() -> None:

@@ -40,7 +40,7 @@ def laid_out(top: Path, name: str = "HEAD") -> tuple[dict[str, str], list[str]]:
     """The files of a revision with what is in them, and the notes. Fails where the repository was changed meanwhile."""
     notes: list[str] = []
     before = registered(top)
-    with git_revision.tree(top, git_revision.find(top, name), notes) as folder:
+    with git_revision.check_out(top, git_revision.find(top, name), notes) as folder:
         files = {
             path.relative_to(folder).as_posix(): path.read_text()
             for path in sorted(folder.rglob("*"))
@@ -171,7 +171,7 @@ def test_no_program_of_the_user_runs(tmp_path: Path) -> None:
         hook.chmod(0o755)
     git(top, "config", "core.fsmonitor", str(top / ".git" / "hooks" / "fsmonitor"))
     notes: list[str] = []
-    with git_revision.tree(top, git_revision.find(top, "HEAD"), notes) as folder:
+    with git_revision.check_out(top, git_revision.find(top, "HEAD"), notes) as folder:
         assert (folder / "a" / "x.py").read_text() + (folder / "b" / "y.py").read_text() == "xy"
         assert git_revision.working_tree(top).startswith("working tree (")
     assert not ran.exists() and notes == []
@@ -182,7 +182,7 @@ def test_attributes_are_those_of_the_baseline(tmp_path: Path) -> None:
         tmp_path / "top", {".gitattributes": "*.txt text eol=crlf\n*.py ident\n", "a.txt": "1\n", "b.py": "$Id$"}
     )
     changed(top, {".gitattributes": "*.txt text eol=lf\n"})
-    with git_revision.tree(top, git_revision.find(top, "HEAD~1")) as folder:
+    with git_revision.check_out(top, git_revision.find(top, "HEAD~1")) as folder:
         assert (folder / "a.txt").read_bytes() == b"1\r\n"
         assert (folder / "b.py").read_text().startswith("$Id: ")
 
@@ -216,7 +216,7 @@ def test_links_and_modes_of_a_repository_with_sha256(tmp_path: Path) -> None:
     (top / "run.sh").chmod(0o755)
     (top / "link").symlink_to("nowhere")
     changed(top, {})
-    with git_revision.tree(top, git_revision.find(top, "HEAD")) as folder:
+    with git_revision.check_out(top, git_revision.find(top, "HEAD")) as folder:
         assert os.access(folder / "run.sh", os.X_OK) and os.readlink(folder / "link") == "nowhere"
 
 

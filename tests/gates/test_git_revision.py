@@ -40,7 +40,7 @@ def test_a_revision_by_any_name(project: Path) -> None:
 
 def test_the_tree_holds_that_revision_and_is_gone_afterwards(project: Path) -> None:
     (project / "part" / "net.py").write_text("uncommitted\n")
-    with git_revision.tree(project, git_revision.find(project, "v1")) as folder:
+    with git_revision.check_out(project, git_revision.find(project, "v1")) as folder:
         assert (folder / "part" / "net.py").read_text() == "first\n"
         assert not folder.is_relative_to(project)
     assert not folder.exists() and not folder.parent.exists()
@@ -49,14 +49,14 @@ def test_the_tree_holds_that_revision_and_is_gone_afterwards(project: Path) -> N
 
 
 def test_the_tree_is_gone_after_an_error_too(project: Path) -> None:
-    with pytest.raises(ZeroDivisionError), git_revision.tree(project, git_revision.find(project, "v1")) as folder:
+    with pytest.raises(ZeroDivisionError), git_revision.check_out(project, git_revision.find(project, "v1")) as folder:
         raise ZeroDivisionError
     assert not folder.exists()
     assert len(git(project, "worktree", "list").splitlines()) == 1
 
 
 def test_a_branch_that_is_checked_out_can_be_the_baseline(project: Path) -> None:
-    with git_revision.tree(project, git_revision.find(project, "main")) as folder:
+    with git_revision.check_out(project, git_revision.find(project, "main")) as folder:
         assert (folder / "part" / "net.py").read_text() == "second\n"
 
 
@@ -107,6 +107,6 @@ def test_submodules_are_part_of_the_tree(project: Path, tmp_path: Path, monkeypa
     git(library, "commit", "-qm", "block")
     git(project, "submodule", "add", "-q", str(library), "library")
     git(project, "commit", "-qm", "three")
-    with git_revision.tree(project, git_revision.find(project, "HEAD")) as folder:
+    with git_revision.check_out(project, git_revision.find(project, "HEAD")) as folder:
         assert (folder / "library" / "block.py").read_text() == "block\n"
     assert not folder.exists()

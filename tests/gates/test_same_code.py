@@ -22,12 +22,12 @@ def test_sides_of_which_one_is_slower(factor: float, told: str) -> None:
     before = run_of(TIMES, launches=13)
     pair = Pair(before, run_of({**TIMES, CELLS[1]: 0.01 * factor}, launches=13, seed=1))
     if not told:
-        same_code.require(pair, Rule())
+        same_code.require_same_code(pair, Rule())
         return
     with pytest.raises(InvalidValue, match=f"{told} .{CELLS[1]}.*effbench aa"):
-        same_code.require(pair, Rule())
+        same_code.require_same_code(pair, Rule())
     by_itself = replace(pair.candidate, command="effbench aa --launches 13")
-    same_code.require(Pair(before, by_itself), Rule())
+    same_code.require_same_code(Pair(before, by_itself), Rule())
 
 
 def test_sides_of_other_counts() -> None:
@@ -36,7 +36,7 @@ def test_sides_of_other_counts() -> None:
     assert cost is not None
     other = replace(run.results[0], cost=replace(cost, madds=2 * cost.madds))
     with pytest.raises(InvalidValue, match=f"not the same code .{CELLS[0]}: madds"):
-        same_code.require(Pair(run, replace(run, results=(other, *run.results[1:]))), Rule())
+        same_code.require_same_code(Pair(run, replace(run, results=(other, *run.results[1:]))), Rule())
 
 
 def test_revisions_that_may_differ_are_named(tmp_path: Path) -> None:

@@ -164,13 +164,13 @@ def test_no_peak_is_measured_and_no_reading_taken_but_instructions(
 ) -> None:
     taken = []
 
-    def take_all(job: Any, cells: Any, *_: Any) -> list[tuple[str, Metric]]:
+    def measure_cells(job: Any, cells: Any, *_: Any) -> list[tuple[str, Metric]]:
         taken.append(job["task"])
         return [(cell["id"], Metric(job["task"], {"per_call": 1000})) for cell in cells]
 
-    monkeypatch.setattr("effbench.metrics.base.take_all", take_all)
+    monkeypatch.setattr("effbench.metrics.base.measure_cells", measure_cells)
     with pytest.raises(EffbenchError, match=EMULATED):
-        runner.find_peaks(quickly("cpu"), "float32", afresh=True)
+        runner.find_peaks(quickly("cpu"), "float32", remeasure=True)
     planned = quickly(metrics=("percentiles", "energy", "peak_memory", "instructions"))
     found = runner.execute(planned, tmp_path / "run", profile=lambda _: COST)
     (result,) = found.results

@@ -23,7 +23,7 @@ from effbench.core.run import Environment
 from effbench.gates.ab_run import AbRun
 from effbench.host import facts as host_facts
 from effbench.host import machine
-from effbench.host.facts import MUST_AGREE, collect, differences, fingerprint, require_alike
+from effbench.host.facts import MUST_AGREE, collect, differences, fingerprint, require_comparable
 
 # --- readers ----------------------------------------------------------------------------------------
 
@@ -70,8 +70,10 @@ def test_a_mac_answers_through_sysctl_and_nothing_else(tmp_path: Path) -> None:
     kinds = {"hw.nperflevels": "2", "hw.perflevel0.logicalcpu": "4", "hw.perflevel0.name": "Performance"}
     kinds |= {"hw.perflevel1.logicalcpu": "4", "hw.perflevel1.name": "Efficiency"}
     known = {"cpu.model": "Apple M2", "cpu.logical": 8, "cpu.physical": 8}
-    assert machine.cpu(tmp_path, ask=answers.get) == {**known, "cpu.clusters": None}
-    assert machine.cpu(tmp_path, ask={**answers, **kinds}.get)["cpu.clusters"] == "4x Performance + 4x Efficiency"
+    assert machine.cpu(tmp_path, read_sysctl=answers.get) == {**known, "cpu.clusters": None}
+    assert (
+        machine.cpu(tmp_path, read_sysctl={**answers, **kinds}.get)["cpu.clusters"] == "4x Performance + 4x Efficiency"
+    )
     facts = read(tmp_path).facts
     for name in ("memory.total_bytes", "cpu.quota", "host.hypervisor", "host.container", "host.load_1m"):
         assert facts[name] is None, name
@@ -260,14 +262,14 @@ def with_facts(**changes: Any) -> Environment:
 def test_alike_runs_have_no_differences() -> None:
     other = with_facts(torch__version="2.6.1", cpu__mhz_now=2)
     assert differences(BASE, other) == ()
-    require_alike(BASE, other)
+    require_comparable(BASE, other)
 
 
 def test_every_difference_is_named_in_one_line() -> None:
     other = replace(with_facts(cpu__model="B", torch__version="2.7.0"), runtime="onnxruntime")
     assert [d.field for d in differences(BASE, other)] == ["runtime", "cpu.model", "torch.version"]
     with pytest.raises(NotComparable) as error:
-        require_alike(BASE, other)
+        require_comparable(BASE, other)
     message = str(error.value)
     assert "runtime (eager / onnxruntime)" in message and "cpu.model (A / B)" in message
     assert "torch.version (2.6 / 2.7)" in message and "\n" not in message

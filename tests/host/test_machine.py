@@ -66,9 +66,9 @@ def test_a_part_that_only_a_library_knows_is_called_as_it_says(monkeypatch: pyte
     for brand, expected in (("Cortex-A999", "Cortex-A999"), ("-", "Arm part 0xdff")):
         monkeypatch.setitem(sys.modules, "cpuinfo", library(brand))
         cpu_names.name_from_py_cpuinfo.cache_clear()
-        assert cpu_names.processor_name(entries, ask_elsewhere=cpu_names.name_from_py_cpuinfo) == expected
+        assert cpu_names.processor_name(entries, fallback=cpu_names.name_from_py_cpuinfo) == expected
     known = [{"CPU implementer": "0x41", "CPU part": "0xd08"}]
-    assert cpu_names.processor_name(known, ask_elsewhere=lambda: "what nobody asked") == "Arm Cortex-A72"
+    assert cpu_names.processor_name(known, fallback=lambda: "what nobody asked") == "Arm Cortex-A72"
     monkeypatch.setitem(sys.modules, "cpuinfo", types.SimpleNamespace())
     cpu_names.name_from_py_cpuinfo.cache_clear()
     assert cpu_names.name_from_py_cpuinfo() is None
@@ -140,8 +140,8 @@ def test_a_made_up_cpuinfo_hides_no_emulator(tmp_path: Path) -> None:
 
 
 def test_rosetta_says_so_itself(tmp_path: Path) -> None:
-    assert machine.emulated(tmp_path, "x86_64", ask={"sysctl.proc_translated": "1"}.get)
-    assert not machine.emulated(tmp_path, "arm64", ask={"sysctl.proc_translated": "0"}.get)
+    assert machine.emulated(tmp_path, "x86_64", read_sysctl={"sysctl.proc_translated": "1"}.get)
+    assert not machine.emulated(tmp_path, "arm64", read_sysctl={"sysctl.proc_translated": "0"}.get)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")

@@ -22,7 +22,7 @@ from effbench.devices import Device, Energy, cpu
 from effbench.devices.fake import Fake
 from effbench.host import nvml, rapl
 from effbench.metrics import base, energy
-from effbench.report.tables import cells
+from effbench.report.tables.study import study_rows
 from effbench.report.tables.table_model import render_markdown
 
 RANGE = 262_143_328_850
@@ -112,8 +112,8 @@ class Metered(Fake):
         for folder in root.glob("intel-rapl:*"):
             self.starts[folder] = int((folder / "energy_uj").read_text())
 
-    def rest(self, seconds: float) -> None:
-        super().rest(seconds)
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
         self.rested_s += seconds
 
     def energy(self) -> Energy:
@@ -130,7 +130,7 @@ def test_joules_per_call_and_image_with_the_power_at_rest_beside_them(tree: Path
     for place in ("0", "1"):
         (tree / f"intel-rapl:{place}" / "energy_uj").write_text(str(start))
     made = Metered(tree)
-    found = energy.measure(made, made.bind(None, CALL), "cell", 8, Sampling())
+    found = energy.measure_energy(made, made.bind(None, CALL), "cell", 8, Sampling())
     assert found["idle_w"] == pytest.approx(2 * 10 + 2 * 2)
     assert found["power_w"] == pytest.approx(2 * 30 + 2 * 2)
     assert found["energy_j_per_call"] == pytest.approx(64 * 2.002e-3, rel=1e-6)
@@ -151,7 +151,7 @@ def test_a_counter_that_stands_still_is_missing_and_not_zero(tree: Path) -> None
 
     made: Device = Still(noise=0.0)
     with pytest.raises(EffbenchError, match="stood still"):
-        energy.measure(made, made.bind(None, CALL), "cell", 1, Sampling())
+        energy.measure_energy(made, made.bind(None, CALL), "cell", 1, Sampling())
 
 
 def test_nvml_counts_millijoules_and_says_why_it_does_not() -> None:
@@ -184,8 +184,8 @@ def test_joules_of_a_call_on_a_gpu_are_its_power_times_its_time(work: int, host:
     made = device(gpu)
     made.setup()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(made, "rest", lambda seconds: gpu.launch(round(seconds * 1e9), 0))
-        found = energy.measure(made, gpu.kernels(host, work), "cell", batch, Sampling())
+        patch.setattr(made, "sleep", lambda seconds: gpu.launch(round(seconds * 1e9), 0))
+        found = energy.measure_energy(made, gpu.kernels(host, work), "cell", batch, Sampling())
     joules = watts * work * 1e-9
     assert found["energy_j_per_call"] == pytest.approx(joules, abs=1e-6)
     assert found["energy_j_per_image"] == pytest.approx(joules / batch, abs=1e-6)
@@ -212,7 +212,7 @@ def job(on: str) -> dict[str, Any]:
 
 def told(on: str) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
-    base.answer(job(on), lambda event, **fields: events.append({"event": event, **fields}))
+    base.measure(job(on), lambda event, **fields: events.append({"event": event, **fields}))
     return events
 
 
@@ -224,7 +224,7 @@ def test_a_worker_tells_one_reading() -> None:
 
 def test_where_nobody_counts_a_worker_says_why_before_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Fake, "energy", Device.energy)
-    monkeypatch.setattr(Fake, "rest", lambda self, seconds: pytest.fail("it waited"))
+    monkeypatch.setattr(Fake, "sleep", lambda self, seconds: pytest.fail("it waited"))
     assert told("fake") == [
         {"event": "skip", "reason": "the energy of fake is counted nowhere; measure on cpu or cuda"}
     ]
@@ -247,8 +247,8 @@ def test_joules_and_instructions_stand_in_the_table_with_what_they_are() -> None
     run = runs.run_of({cell: 1e-3 for cell in runs.CELLS})
     first = replace(run.results[0], metrics=tuple(Metric(what, values) for what, values in read.items()))
     run = replace(run, results=(first, *run.results[1:]))
-    text = render_markdown(cells.study_rows(run, summary.summarise(run)))
+    text = render_markdown(study_rows(run, summary.summarise(run)))
     for said in ("energy (mJ/image)", "12.5", "65.4", "21.3", "(rapl)", "instructions (M)", "85.21", "0.041 %"):
         assert said in text
     bare = runs.run_of({runs.CELLS[0]: 1e-3})
-    assert "at rest" not in render_markdown(cells.study_rows(bare, summary.summarise(bare)))
+    assert "at rest" not in render_markdown(study_rows(bare, summary.summarise(bare)))

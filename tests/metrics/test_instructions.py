@@ -72,9 +72,8 @@ def test_the_kernels_counter_counts_what_happens_between_two_calls_of_it() -> No
      (errno.EMFILE, "EMFILE")],
 )  # fmt: skip
 def test_a_refusal_of_the_kernel_says_what_it_means(number: int, said: str) -> None:
-    assert said in instruction_counters._refusal(number) and errno.errorcode[number] in instruction_counters._refusal(
-        number
-    )
+    text = instruction_counters._explain_errno(number)
+    assert said in text and errno.errorcode[number] in text
 
 
 # --- the emulator -----------------------------------------------------------------------------------
@@ -102,11 +101,11 @@ def test_the_plugin_counts_every_instruction_of_a_loop(tmp_path: Path, monkeypat
         pytest.skip("needs qemu-user")
     (tmp_path / "loop.c").write_text(LOOP)
     subprocess.run(["gcc", "-O1", "-o", tmp_path / "loop", tmp_path / "loop.c"], check=True)
-    found = instruction_counters._qemu(tmp_path)
+    found = instruction_counters._qemu_method(tmp_path)
     assert isinstance(found, Method), found
     counts = [1000, 1000, 2000, 31_000]
     environment = {**os.environ, **found.variables}
-    subprocess.run([*found.under, tmp_path / "loop", *map(str, counts)], check=True, env=environment)
+    subprocess.run([*found.command_prefix, tmp_path / "loop", *map(str, counts)], check=True, env=environment)
     rows = [line.split() for line in Path(found.settings["file"]).read_text().splitlines()]
     told = [int(after[0]) - int(before[0]) for before, after in zip(rows[::2], rows[1::2], strict=True)]
     assert [value - told[0] for value in told] == [2 * (n - counts[0]) for n in counts]
@@ -187,9 +186,9 @@ def test_each_qemu_gets_the_plugin_interface_that_it_has(version: str, api: int)
 def test_without_any_method_the_reason_names_all_three_and_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(instruction_counters, "_perf", lambda folder: "perf_event: forbidden")
+    monkeypatch.setattr(instruction_counters, "_perf_method", lambda folder: "perf_event: forbidden")
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    found = instruction_counters.find(tmp_path)
+    found = instruction_counters.find_method(tmp_path)
     assert isinstance(found, str)
     assert all(word in found for word in ("perf_event", "valgrind", "qemu", "apt install")) and "\n" not in found
 
@@ -244,7 +243,7 @@ class Scripted:
 def scripted(monkeypatch: pytest.MonkeyPatch) -> type[Scripted]:
     settings = {"method": "qemu", "file": "x"}
     found = Method("qemu", "qemu-z80 1.0", ("emulate", "-fast"), settings, {"EMULATED": "z80"})
-    monkeypatch.setattr(instruction_counters, "find", lambda folder: found)
+    monkeypatch.setattr(instruction_counters, "find_method", lambda folder: found)
     monkeypatch.setattr(instructions, "Worker", Scripted)
     Scripted.started, Scripted.script = [], []
     return Scripted
@@ -256,12 +255,12 @@ def told(cell: str, value: int) -> dict[str, Any]:
 
 def test_two_processes_count_every_cell_on_one_thread_under_the_method(scripted: type[Scripted]) -> None:
     scripted.script = [[told("a", 1000), told("b", 5)], [told("a", 999), told("b", 5)]]
-    found = instructions.take_all(JOB, [{"id": "a"}, {"id": "b"}], {"OMP_NUM_THREADS": "2", "HOME": "/"}, 1.0)
+    found = instructions.measure_cells(JOB, [{"id": "a"}, {"id": "b"}], {"OMP_NUM_THREADS": "2", "HOME": "/"}, 1.0)
     assert found["a"].values["repeatability"] == pytest.approx(0.001)
     assert found["a"].values["method"] == "qemu" and found["b"].values["repeatability"] == 0
     assert len(scripted.started) == 2
     for job, environment, site in scripted.started:
-        assert [cell["id"] for cell in job["cells"]] == ["a", "b"] and site.under == ("emulate", "-fast")
+        assert [cell["id"] for cell in job["cells"]] == ["a", "b"] and site.command_prefix == ("emulate", "-fast")
         assert environment["OMP_NUM_THREADS"] == "1" == environment["MKL_NUM_THREADS"]
         assert environment["PYTHONHASHSEED"] == "0" and environment["HOME"] == "/" and environment["EMULATED"] == "z80"
 
@@ -271,7 +270,7 @@ def test_a_cell_that_ends_its_process_costs_no_other_its_count(scripted: type[Sc
         [told("a", 10), {"event": "skip", "cell": "b", "reason": "it fell"}, WorkerFailed("ended by SIGKILL")],
         [told("a", 10), told("c", 10)],
     ]
-    found = instructions.take_all(JOB, [{"id": name} for name in "abc"], {}, 1.0)
+    found = instructions.measure_cells(JOB, [{"id": name} for name in "abc"], {}, 1.0)
     assert found["a"].missing is None
     assert (found["b"].missing, found["c"].missing) == ("it fell", "ended by SIGKILL")
     assert [cell["id"] for cell in scripted.started[1][0]["cells"]] == ["a"]
@@ -279,15 +278,15 @@ def test_a_cell_that_ends_its_process_costs_no_other_its_count(scripted: type[Sc
 
 def test_a_gpu_and_a_machine_without_a_method_are_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     cell = {"id": "a"}
-    gpu = instructions.take({**JOB, "device": "cuda:1", "cell": cell}, {}, 1.0)
+    gpu = instructions.measure_in_subprocess({**JOB, "device": "cuda:1", "cell": cell}, {}, 1.0)
     assert gpu.missing and "--device cpu" in gpu.missing
-    monkeypatch.setattr(instruction_counters, "find", lambda folder: "nothing works")
-    assert instructions.take({**JOB, "cell": cell}, {}, 1.0).missing == "nothing works"
+    monkeypatch.setattr(instruction_counters, "find_method", lambda folder: "nothing works")
+    assert instructions.measure_in_subprocess({**JOB, "cell": cell}, {}, 1.0).missing == "nothing works"
 
 
 def test_a_scripted_device_has_scripted_counts() -> None:
     cell = {"id": "a", "cost": {"madds": 1000, "memory_access_bytes": 24}}
-    found = base.take({**JOB, "task": "instructions", "device": "fake", "cell": cell}, {}, 1.0)
+    found = base.measure_in_subprocess({**JOB, "task": "instructions", "device": "fake", "cell": cell}, {}, 1.0)
     assert found.values["instructions_per_call"] == 1024 and found.values["repeatability"] == 0
 
 
@@ -326,7 +325,7 @@ def test_real_workers_count_each_cell_in_a_fork_of_its_own(tmp_path: Path, monke
     faults_counter().close()
     (tmp_path / "nets.py").write_text(NETWORKS)
     event = {"method": "perf_event", "kind": str(PAGE_FAULTS[0]), "event": str(PAGE_FAULTS[1])}
-    monkeypatch.setattr(instruction_counters, "find", lambda folder: Method("perf_event", "1", ("env",), event))
+    monkeypatch.setattr(instruction_counters, "find_method", lambda folder: Method("perf_event", "1", ("env",), event))
     cells = [
         {"id": name, "model": f"nets.py:{name}", "arguments": {}, "dtype": "float32", "batch": 1, "runtime": "eager",
          "inputs": [{"shape": [4], "name": "", "dtype": ""}], "threads": 2, "memory_format": "contiguous",
@@ -335,7 +334,7 @@ def test_real_workers_count_each_cell_in_a_fork_of_its_own(tmp_path: Path, monke
     ]  # fmt: skip
     seen: list[str] = []
     variables = worker_environment(1, "retain")
-    found = instructions.take_all(JOB, cells, variables, 60.0, Site(tmp_path, (".",)), seen.append)
+    found = instructions.measure_cells(JOB, cells, variables, 60.0, Site(tmp_path, (".",)), seen.append)
     assert seen == ["few", "falling", "raising", "many", "few", "many"]
     assert "status 11" in str(found["falling"].missing) and found["raising"].missing == "ValueError: no"
     few, many = (found[name].values["instructions_per_call"] for name in ("few", "many"))
@@ -420,7 +419,7 @@ def test_the_same_code_passes_the_file_may_ask_for_it_and_no_time_is_printed(
 def test_where_nothing_can_be_counted_the_gate_says_environment(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(project)
     asked = config.with_options(config.load(project / "effbench.toml"), {"count": "instructions"}, {})
-    monkeypatch.setattr(instruction_counters, "find", lambda folder: "nothing works here; install valgrind")
+    monkeypatch.setattr(instruction_counters, "find_method", lambda folder: "nothing works here; install valgrind")
     decision = instruction_gate.check(asked, "HEAD", watch=lambda step: None)
     assert decision.exit_code == 4 and {item.verdict for item in decision.findings} == {"ENVIRONMENT"}
     assert all("install valgrind" in item.reason for item in decision.findings)

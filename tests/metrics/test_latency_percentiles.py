@@ -18,7 +18,7 @@ from effbench.core.run import Metric, Run
 from effbench.devices import OutOfMemory
 from effbench.devices.fake import Fake, ScriptedCall
 from effbench.metrics import base, latency_percentiles
-from effbench.report.tables import cells
+from effbench.report.tables.table_model import render_markdown
 from effbench.results import Results
 from effbench.runs import run_file
 from effbench.runtimes import Unsupported
@@ -114,8 +114,8 @@ def test_a_network_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch, error
         raise error
 
     told: list[tuple[str, Any]] = []
-    monkeypatch.setattr(latency_percentiles, "answer", fail)
-    base.answer({"task": "percentiles"}, lambda event, **fields: told.append((event, fields)))
+    monkeypatch.setattr(latency_percentiles, "measure", fail)
+    base.measure({"task": "percentiles"}, lambda event, **fields: told.append((event, fields)))
     assert told == [("skip", {"reason": reason})]
 
 
@@ -149,7 +149,7 @@ def test_the_table_has_a_column_a_percentile(shown: Results):
     assert [value.text for value in p99] == ["495 [490, 500]", "198 [195, –]", "–"]
     assert p99[0].raw.point == pytest.approx(0.49501), "seconds in full"
     assert "no percentiles: it ran dry" in found.rows[2][titles.index("flags")].text
-    text = cells.render_markdown(found)
+    text = render_markdown(found)
     assert "200 to 500 single calls" in text and "Too few calls for every upper bound of p99." in text
 
 

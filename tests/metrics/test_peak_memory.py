@@ -60,7 +60,7 @@ def tiny():
 
 
 def order(model: str, folder: Path, **changes: Any) -> dict[str, Any]:
-    """One cell as `Recording.order` describes it."""
+    """One cell as `Recording.cell_spec` describes it."""
     cost = {"params": 50_000_000, "madds": 1, "memory_access_bytes": 1000}
     spec = {"id": "cell", "model": model, "arguments": {}, "inputs": [{"shape": [3, 8, 8], "name": "", "dtype": ""}]}
     plain = {"dtype": "float32", "batch": 1, "runtime": "eager", "threads": 1, "memory_format": "contiguous"}
@@ -89,7 +89,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_hundred_megabytes_show(file: Path, tmp_path: Path, name: str):
     """Whatever the policy of the run: under "retain" the pieces that a call freed may be too small for the next."""
     variables = worker_environment(1, "retain")
-    found = base.take(job(order(f"{file}:{name}", tmp_path)), variables, 60.0)
+    found = base.measure_in_subprocess(job(order(f"{file}:{name}", tmp_path)), variables, 60.0)
     assert found.missing is None
     values = found.values
     # What the network itself takes; the code that runs it is read from its files.
@@ -161,10 +161,14 @@ def test_an_exported_network_is_opened_and_never_built(monkeypatch: pytest.Monke
     """The weights of torch's copy, and the check against it, are no memory of the runtime."""
     runtime = FromFile()
     monkeypatch.setattr(runtimes, "get", lambda name: runtime)
-    monkeypatch.setattr(build_call, "built", lambda *_: pytest.fail("the network was built"))
+    monkeypatch.setattr(build_call, "build_network_and_inputs", lambda *_: pytest.fail("the network was built"))
     (tmp_path / FACTS_FILE).write_text("{}")
     call = build_call.prepare(
-        order("shufflenet_v2", tmp_path, runtime="from_file", batch=2), 0, Cpu(1), lambda *_, **__: None, lean=True
+        order("shufflenet_v2", tmp_path, runtime="from_file", batch=2),
+        0,
+        Cpu(1),
+        lambda *_, **__: None,
+        minimal_memory=True,
     )
     ((fed,),) = runtime.seen
     assert isinstance(fed, np.ndarray) and fed.dtype == np.float32 and fed.shape == (2, 3, 8, 8)
@@ -173,7 +177,7 @@ def test_an_exported_network_is_opened_and_never_built(monkeypatch: pytest.Monke
 
 def test_the_same_inputs_as_in_a_launch(tmp_path: Path, file: Path):
     spec = order(f"{file}:tiny", tmp_path)
-    network, inputs = build_call.built(spec, 3, Cpu(1))
+    network, inputs = build_call.build_network_and_inputs(spec, 3, Cpu(1))
     assert np.array_equal(build_call._make_inputs(network, spec, 3, Cpu(1))[0][0], inputs[0][0])
 
 
@@ -184,7 +188,7 @@ def test_the_check_against_float32_is_left_out(monkeypatch: pytest.MonkeyPatch, 
         told.append(fields["values"])
 
     spec = order(f"{file}:tiny", tmp_path, dtype="bfloat16")
-    build_call.prepare(spec, 0, Cpu(1), emit, lean=True)
+    build_call.prepare(spec, 0, Cpu(1), emit, minimal_memory=True)
     assert told == []
     build_call.prepare(spec, 0, Cpu(1), emit)
     assert told[0]["output_error"] > 0
@@ -197,7 +201,7 @@ def test_what_allocates_past_torch_on_a_gpu_is_missing_with_the_reason(monkeypat
     monkeypatch.setattr(peak_memory.devices, "get", lambda *_, **__: Gpu())
     monkeypatch.setattr(runtimes, "get", lambda name: FromFile())
     told: list[Any] = []
-    base.answer(job(order("any", tmp_path, runtime="from_file"), "cuda"), lambda event, **said: told.append(said))
+    base.measure(job(order("any", tmp_path, runtime="from_file"), "cuda"), lambda event, **said: told.append(said))
     assert "from_file allocates past torch" in told[0]["reason"]
 
 
@@ -246,7 +250,7 @@ def on_a_gpu(spec: Mapping[str, Any], gpu: Gpu, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(peak_memory.devices, "get", get)
     told: list[Any] = []
-    base.answer(job(spec, "cuda"), lambda event, **said: told.append(said))
+    base.measure(job(spec, "cuda"), lambda event, **said: told.append(said))
     values: Mapping[str, Any] = told[-1]["values"]
     return values
 
@@ -280,9 +284,9 @@ def test_inputs_outgrow_twice_the_cache_in_the_dtype_that_they_are_read_in(
     shape, cache = [3, 8, 8], 100_000
     inputs = [{"shape": shape, "name": "", "dtype": described}]
     spec = order(f"{file}:tiny", tmp_path, dtype=dtype, batch=2, inputs=inputs)
-    _, fed = build_call.built(spec, 0, Cuda(api=Gpu(l2=cache)))
+    _, fed = build_call.build_network_and_inputs(spec, 0, Cuda(api=Gpu(l2=cache)))
     assert len(fed) == 2 * cache // (2 * 192 * each) + 1
-    assert len(build_call.built(spec, 0, Cuda(api=Gpu(l2=cache)), lean=True)[1]) == 1
+    assert len(build_call.build_network_and_inputs(spec, 0, Cuda(api=Gpu(l2=cache)), minimal_memory=True)[1]) == 1
 
 
 class OnePercentOff(FromFile):

@@ -1,4 +1,4 @@
-"""What ``--json`` prints, against the schemas in docs/schema, by which scripts read it."""
+"""What ``--json`` prints, against the schemas in docs/schema. What takes long is validated where it is tested."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ import jsonschema
 import msgspec
 import pytest
 import shell
+from schemas import SCHEMAS, validate
 
 import effbench
 from effbench.report.cell_row import CellRow
 from effbench.runs.run_file import RUN_FILE
 
 ROOT = Path(__file__).parents[2]
-SCHEMAS = {
-    path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "docs" / "schema").glob("*.json")
-}
 REFERENCE = sorted((ROOT / "results" / "reference").rglob(RUN_FILE))
 
 FREE = ("labels", "prepared", "peak_memory", "energy", "instructions", "environment")
@@ -36,20 +34,6 @@ def wider():
     return net(8)
 """
 CONFIG = '[models.net]\nmodel = "nets.py:net"\ninput = "3x8x8"\nmax_madds = "10M"\n'
-
-
-def closed(schema: Any) -> Any:
-    """The schema without room for a key that it does not name. What is published leaves room, so that it lasts."""
-    if isinstance(schema, list):
-        return [closed(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    inner = {key: closed(value) for key, value in schema.items()}
-    return inner | ({"additionalProperties": False} if isinstance(schema.get("properties"), dict) else {})
-
-
-def validate(document: Any, name: str) -> None:
-    jsonschema.Draft202012Validator(closed(SCHEMAS[name])).validate(document)
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ from effbench.core.run import Conditions, Environment, Launch, Run
 from effbench.host import machine, noise
 from effbench.host.facts import changes
 from effbench.report import json_document
-from effbench.report.tables import cells as cells_table
 from effbench.report.tables.launches import launch_rows
+from effbench.report.tables.study import study_rows
 from effbench.runs import launch_history
 
 TIMES = dict(zip(CELLS, (0.01, 0.013, 0.02), strict=True))
@@ -130,16 +130,16 @@ QUIET: Mapping[str, Any] = {}
 def test_notable_differences_get_a_line_in_the_table(changed: list[Mapping[str, Any]], said: tuple[str, ...]) -> None:
     run = run_with(*changed)
     assert launch_history.remarks(run) == said
-    notes = cells_table.study_rows(run, summarise(run)).notes
+    notes = study_rows(run, summarise(run)).notes
     assert [note for note in notes if note in said] == list(said)
-    plain = cells_table.study_rows(run_of(TIMES, launches=len(changed), rounds=2), summarise(run)).notes
+    plain = study_rows(run_of(TIMES, launches=len(changed), rounds=2), summarise(run)).notes
     assert len(notes) == len(plain) + len(said), "nothing else changes"
 
 
 @pytest.mark.parametrize("start", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
 def test_times_out_of_this_world_raise_nothing(start: str) -> None:
     run = run_with({"end": "", "used_s": 1e300}, {"start": start, "end": "", "used_s": 1.0}, {"end": start})
-    assert launch_history.described(run)[0]["end"] is None
+    assert launch_history.describe_launches(run)[0]["end"] is None
     launch_history.remarks(run)
 
 
@@ -167,7 +167,7 @@ def test_a_gpu_is_read_from_its_blocks() -> None:
         for result in run.results
     ]
     run = replace(run, results=tuple(results))
-    first, second = (item["gpu"] for item in launch_history.described(run))
+    first, second = (item["gpu"] for item in launch_history.describe_launches(run))
     # A GPU is idle between two blocks, which is no throttling.
     assert first == {"sm_mhz": 1805.0, "temperature_c": 57.0, "power_w": 250.0, "throttled": []}
     assert second == {"sm_mhz": 1300.0, "temperature_c": 84.0, "power_w": None, "throttled": ["thermal (software)"]}
@@ -222,7 +222,7 @@ def test_a_launch_is_watched_through_counters(tmp_path: Path, monkeypatch: pytes
     plant(
         tmp_path, {"sys/class/thermal/thermal_zone0/temp": "81000\n", f"{sys_cpu}cpufreq/scaling_cur_freq": "900000\n"}
     )
-    watched.look()
+    watched.sample()
     plant(
         tmp_path,
         {

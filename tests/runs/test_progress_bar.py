@@ -13,13 +13,13 @@ from effbench.runs.runner import Progress
 
 
 def test_without_a_terminal_or_a_notebook_nothing_is_drawn(capfd: pytest.CaptureFixture[str]) -> None:
-    with progress_bar.watching() as watch:
+    with progress_bar.bar_watch() as watch:
         watch(Progress(0.5, "launch 1", "a note"))
     assert capfd.readouterr() == ("", "")
 
 
 def test_whoever_asks_sees_bar_and_notes_on_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
-    with progress_bar.watching(True) as watch:
+    with progress_bar.bar_watch(True) as watch:
         watch(Progress(0.5, "launch [1]", "a note"))
     out, err = capfd.readouterr()
     assert out == "" and "effbench: a note\n" in err and "50%" in err and "launch" in err
@@ -55,7 +55,7 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> Output:
 
 
 def test_a_notebook_sees_one_output_that_is_empty_in_the_end(notebook: Output) -> None:
-    with pytest.raises(KeyboardInterrupt), progress_bar.watching() as watch:
+    with pytest.raises(KeyboardInterrupt), progress_bar.bar_watch() as watch:
         watch(Progress(0.25, "launch 1"))
         watch(Progress(0.75, "launch 2"))
         raise KeyboardInterrupt
@@ -64,6 +64,6 @@ def test_a_notebook_sees_one_output_that_is_empty_in_the_end(notebook: Output) -
 
 
 def test_a_notebook_that_asks_for_none_sees_none(notebook: Output) -> None:
-    with progress_bar.watching(False) as watch:
+    with progress_bar.bar_watch(False) as watch:
         watch(Progress(0.25, "launch 1"))
     assert not notebook.shown

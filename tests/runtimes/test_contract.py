@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
+import model_file_alone  # noqa: E402
 import numpy as np  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
@@ -40,8 +43,8 @@ EVERY = {
 # --- networks in the style of the zoo ------------------------------------------------------------------
 
 
-def block(c1: int, c2: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2d(c1, c2, kernel, stride, kernel // 2, bias=False)
+def block(c1: int, c2: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(c1, c2, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(c2), nn.ReLU())
 
 
@@ -58,11 +61,11 @@ class Stack(nn.Module):
 
 
 class Shuffled(nn.Module):
-    """Half of the channels pass untouched, then all are shuffled: three convolutions."""
+    """Half of the channels pass untouched, then all are shuffled: three convolutions, one of them depthwise."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.branch = block(3, 16), nn.Sequential(block(8, 8, kernel=1), block(8, 8))
+        self.stem, self.branch = block(3, 16), nn.Sequential(block(8, 8, kernel=1), block(8, 8, groups=8))
 
     def forward(self, image: Tensor) -> Tensor:
         left, right = self.stem(image).chunk(2, dim=1)
@@ -72,20 +75,20 @@ class Shuffled(nn.Module):
 
 
 class Several(nn.Module):
-    """Two inputs that must not change places, two outputs of unlike shapes; two convolutions."""
+    """Two images that must not change places and token numbers; outputs by name, one in a list; two convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.one, self.other = block(3, 8), block(3, 8, stride=2)
+        self.one, self.other, self.words = block(3, 8), block(3, 8, stride=2), nn.Embedding(5, 6)
 
-    def forward(self, near: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, near: Tensor, far: Tensor, tokens: Tensor) -> dict[str, Any]:
         near, far = self.one(near), self.other(far)
-        return near + 2 * far, far.mean((2, 3))
+        return {"sum": near + 2 * far, "more": [far.mean((2, 3)), self.words(tokens)]}
 
 
-class Decomposed(nn.Module):
+class Rare(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
-        return torch.linalg.svd(image[:, 0]).S
+        return torch.linalg.matrix_exp(image[:, 0])
 
 
 class Undecided(nn.Module):
@@ -95,10 +98,10 @@ class Undecided(nn.Module):
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...], int]] = {
     "stack": (Stack, ((4, 3, 96, 96),), 3),
-    "shuffled": (Shuffled, ((1, 3, 16, 16),), 3),
-    "several": (Several, ((1, 3, 16, 16), (1, 3, 32, 32)), 2),
+    "shuffled": (Shuffled, ((2, 3, 16, 16),), 3),
+    "several": (Several, ((1, 3, 16, 16), (1, 3, 32, 32), (1, 4)), 2),
 }
-"""How to build it, the shapes of its inputs, how many convolutions it has."""
+"""How to build it, the shapes of its inputs (images, and token numbers), how many convolutions it has."""
 SINGLE = (lambda: block(3, 16), ((4, 3, 96, 96),), 1)
 
 
@@ -111,8 +114,12 @@ def built(name: str, device: str) -> tuple[nn.Module, list[tuple[Tensor, ...]]]:
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.5, 0.5)
             module.running_var.uniform_(0.5, 2)
-    inputs = [tuple(torch.randn(shape).to(device) for shape in shapes) for _ in range(3)]
+    inputs = [tuple(drawn(shape).to(device) for shape in shapes) for _ in range(3)]
     return network.to(device), inputs
+
+
+def drawn(shape: tuple[int, ...]) -> Tensor:
+    return torch.randn(shape) if len(shape) == 4 else torch.randint(5, shape)
 
 
 # --- each runtime, and what it made of each network -----------------------------------------------------
@@ -120,13 +127,16 @@ def built(name: str, device: str) -> tuple[nn.Module, list[tuple[Tensor, ...]]]:
 
 @dataclass(frozen=True)
 class Subject:
-    """A network that a runtime has prepared, and what it was before."""
+    """A network that a runtime has prepared, what it was before, and what else preparing it did."""
 
     network: nn.Module
     inputs: list[tuple[Tensor, ...]]
     setting: Setting
     prepared: Prepared
     before: dict[str, Any]
+    said: object
+    left_beside: list[str]
+    silenced: bool
 
 
 def condition(network: nn.Module) -> dict[str, Any]:
@@ -141,11 +151,16 @@ def condition(network: nn.Module) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def loudness() -> object:
+    root = logging.getLogger()
+    return root.manager.disable, root.level, list(root.handlers), list(warnings.filters)
+
+
 class Bench:
     """One runtime and its subjects, each prepared once for all tests: exports take seconds."""
 
-    def __init__(self, runtime: Runtime, folder: Path) -> None:
-        self.runtime, self.folder = runtime, folder
+    def __init__(self, runtime: Runtime, folder: Path, capture: Any) -> None:
+        self.runtime, self.folder, self._capture = runtime, folder, capture
         self.device = "cpu" if "cpu" in runtime.devices else "cuda"
         self._subjects: dict[str, Subject] = {}
 
@@ -157,8 +172,18 @@ class Bench:
             network, inputs = built(name, self.device)
             before, setting = condition(network), self.setting(name)
             self.runtime.require(setting)
-            prepared = self.runtime.prepare(network, inputs, setting)
-            self._subjects[name] = Subject(network, inputs, setting, prepared, before)
+            beside = self.folder / f"beside {name}"
+            beside.mkdir()
+            loud = loudness()
+            self._capture.read_global_capture()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(beside)
+                patch.setenv("TMPDIR", str(beside))
+                prepared = self.runtime.prepare(network, inputs, setting)
+            said, silenced = self._capture.read_global_capture(), loudness() != loud
+            self._subjects[name] = Subject(
+                network, inputs, setting, prepared, before, tuple(said), os.listdir(beside), silenced
+            )
         return self._subjects[name]
 
 
@@ -175,16 +200,40 @@ def runtime(request: pytest.FixtureRequest) -> Runtime:
 
 
 @pytest.fixture(scope="module")
-def bench(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    absent = runtime.missing()
+def bench(
+    runtime: Runtime, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Bench]:
+    absent = runtime.why_unavailable()
     if absent:
         pytest.skip(absent)
-    if "cpu" not in runtime.devices and (reason := cuda.available(0)):
+    if "cpu" not in runtime.devices and (reason := cuda.why_unavailable(0)):
         pytest.skip(reason)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield Bench(runtime, tmp_path_factory.mktemp(runtime.name))
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    yield Bench(runtime, tmp_path_factory.mktemp(runtime.name), capture)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def alone(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What became of the model files in a process without torch, with two threads."""
+    if not isinstance(bench.runtime, ModelFileRuntime) or "torch" in bench.runtime.modules:
+        pytest.skip("it needs torch")
+    for name in NETWORKS:
+        subject = bench.subject(name)
+        with torch.inference_mode():
+            expected = output_check.output_arrays(subject.network(*subject.inputs[0]))
+        arrays = {f"input {place}": each.numpy() for place, each in enumerate(subject.inputs[0])}
+        arrays |= {f"output {place}": each for place, each in enumerate(expected)}
+        np.savez(subject.setting.folder / "io", **arrays)
+    home = tmp_path_factory.mktemp("home")
+    variables = worker_process.worker_environment(2, "retain") | {"HOME": str(home), "TMPDIR": str(home)}
+    variables.pop("CI", None)  # where telemetry is off
+    command = [sys.executable, "-W", "error", model_file_alone.__file__, bench.runtime.name, str(bench.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)
+    assert (done.returncode, done.stderr) == (0, "")
+    return {**json.loads(done.stdout), "home": os.listdir(home)}
 
 
 @pytest.fixture(autouse=True)
@@ -199,8 +248,8 @@ def copied(output: Any) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
-    pairs = zip(*(output if isinstance(output, list) else [output] for output in (one, other)), strict=True)
-    return all(bool((np.asarray(left) == np.asarray(right)).all()) for left, right in pairs)
+    pairs = zip(*map(output_check.output_arrays, (one, other)), strict=True)
+    return all(bool((left == right).all()) for left, right in pairs)
 
 
 # --- the contract ---------------------------------------------------------------------------------------
@@ -278,8 +327,10 @@ def test_a_later_launch_finds_what_the_first_one_made(bench: Bench, monkeypatch:
         assert again.facts["load_s"] > 0
 
 
-@pytest.mark.parametrize("make", [Decomposed, Undecided])
-def test_it_says_no_or_is_right(bench: Bench, make: Callable[[], nn.Module], tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [Rare, Undecided])
+def test_it_says_no_or_is_right(
+    bench: Bench, make: Callable[[], nn.Module], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """An operator that few have, and control flow that depends on the data: traced, the wrong branch would be kept."""
     inputs = [(sign * torch.rand(1, 1, 6, 6, device=bench.device),) for sign in (1.0, -1.0)]
     network = make().eval().to(bench.device)
@@ -287,20 +338,22 @@ def test_it_says_no_or_is_right(bench: Bench, make: Callable[[], nn.Module], tmp
         prepared = bench.runtime.prepare(network, inputs, replace(bench.setting("none"), folder=tmp_path))
         found = [copied(prepared.call()) for _ in inputs]
     except Unsupported as reason:
-        assert len(str(reason)) > 20 and "\n" not in str(reason)
+        assert len(str(reason)) > 20 and str(reason).isprintable()
+        assert "matrix_exp" in str(reason) or make is Undecided, "the operator is named"
         assert bench.runtime.name != "eager"
     else:
         expected = [copied(network(*each)) for each in inputs]
         assert sorted(close(wanted, output) for wanted in expected for output in found) == [False, False, True, True]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_one_thread_is_one_thread(bench: Bench) -> None:
     if bench.device != "cpu" or not Path("/proc/self/task").exists():
         pytest.skip("threads are counted on a Linux CPU")
-    assert len(busy_threads(bench.subject("stack").prepared.call)) == 1
+    assert len(model_file_alone.busy_threads(bench.subject("stack").prepared.call)) == 1
 
 
-def test_two_threads_are_two_threads(bench: Bench) -> None:
+def test_two_threads_are_two_threads(bench: Bench, request: pytest.FixtureRequest) -> None:
     """In a process of its own, as a worker would be: several runtimes set their threads up once. A model file serves
     any number of threads; what torch.compile makes is for one number.
     """
@@ -308,6 +361,16 @@ def test_two_threads_are_two_threads(bench: Bench) -> None:
         pytest.skip("threads are counted on a Linux CPU")
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("there is one processor")
+    if isinstance(bench.runtime, ModelFileRuntime) and "torch" not in bench.runtime.modules:
+        told = request.getfixturevalue("alone")
+    else:
+        told = two_threads_with_torch(bench)
+    assert told["threads"] in (2, None) and told["busy"] <= 2
+    # OpenVINO's tasks go to whichever thread is awake: where neighbours take both processors, one may do them all.
+    assert told["busy"] == 2 or bench.runtime.name == "openvino"
+
+
+def two_threads_with_torch(bench: Bench) -> dict[str, Any]:
     environment = worker_process.worker_environment(2, "retain") | {
         "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])
     }
@@ -321,10 +384,8 @@ def test_two_threads_are_two_threads(bench: Bench) -> None:
     told = json.dumps({"runtime": bench.runtime.name, "folder": str(folder), "network": network})
     done = subprocess.run(command, input=told, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    busy, said = json.loads(done.stdout.splitlines()[-1])
-    assert said in (2, None) and busy <= 2
-    # OpenVINO's tasks go to whichever thread is awake: where neighbours take both processors, one may do them all.
-    assert busy == 2 or bench.runtime.name == "openvino"
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def report_two_threads() -> None:
@@ -337,30 +398,42 @@ def report_two_threads() -> None:
         prepared = runtimes.get(told["runtime"]).prepare(
             *built(told["network"], "cpu"), Setting(Path(told["folder"]), threads=2)
         )
-        # Fewer calls: where neighbours take the processors, two threads wait for each other most of the time.
-        tries = (len(busy_threads(prepared.call, 60)) for _ in range(5))
-        busy = next((found for found in tries if found > 1), 1)
-        print(json.dumps([busy, prepared.facts.get("threads")]))
+        busy = model_file_alone.most_busy_threads(prepared.call)
+        print(json.dumps({"busy": busy, "threads": prepared.facts.get("threads")}))
 
 
-def busy_threads(call: Callable[[], object], calls: int = 200) -> list[int]:
-    """The threads of this process that take part in so many calls, each with a twentieth of their time or more.
-
-    Others may wake up now and then, to look at a clock.
+def test_a_model_file_runs_without_torch_calls_nobody_and_leaves_nothing(alone: dict[str, Any]) -> None:
+    """What their own imports do: OpenVINO sends a message from a thread and keeps an identity in the home folder, ONNX
+    Runtime keeps one in the temporary folder.
     """
-    for _ in range(20):
-        call()
-    before = processor_times()
-    for _ in range(calls):
-        call()
-    spent = {thread: time - before.get(thread, 0) for thread, time in processor_times().items()}
-    return [thread for thread, time in spent.items() if time > 0.05 * sum(spent.values())]
+    assert alone["errors"].keys() == NETWORKS.keys() and max(alone["errors"].values()) < 1e-4
+    assert (alone["python_threads"], alone["sockets"], alone["telemetry"], alone["home"]) == (1, [], [], [])
 
 
-def processor_times() -> dict[int, int]:
-    """Nanoseconds by thread."""
-    tasks = Path("/proc/self/task")
-    return {int(task.name): int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()}
+@pytest.mark.parametrize("name", NETWORKS)
+def test_preparing_says_nothing_and_leaves_nothing_beside_the_cells_folder(bench: Bench, name: str) -> None:
+    subject = bench.subject(name)
+    assert subject.said == ("", "") and not subject.silenced
+    assert subject.left_beside == [] or not isinstance(bench.runtime, ModelFileRuntime)
+
+
+def test_a_missing_exporter_is_named_with_the_extra(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A runtime may run models without what makes them."""
+    if not isinstance(bench.runtime, ModelFileRuntime) or not bench.runtime.export_modules:
+        pytest.skip("nothing else makes its models")
+    subject, find = bench.subject("stack"), importlib.util.find_spec
+    for module in bench.runtime.export_modules:
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, *rest, gone=module: None if name == gone else find(name, *rest)
+        )
+        assert bench.runtime.why_unavailable() is None and bench.runtime.load([], subject.setting)
+        with pytest.raises(Unsupported) as refused:
+            bench.runtime.prepare(subject.network, subject.inputs, replace(subject.setting, folder=tmp_path / "cell"))
+        needed = f"{module}, which exporting for {bench.runtime.name} needs, is not installed"
+        assert str(refused.value) == f"{needed}; pip install 'effbench[{bench.runtime.extra}]'"
+        assert not (tmp_path / "cell").exists()
 
 
 # --- what it does not have ------------------------------------------------------------------------------
@@ -370,7 +443,7 @@ def processor_times() -> dict[int, int]:
 def test_what_it_does_not_have_is_refused_with_what_it_has(
     runtime: Runtime, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(runtime, "missing", lambda: None)
+    monkeypatch.setattr(runtime, "why_unavailable", lambda: None)
     fits = {name: getattr(runtime, f"{name}s")[0] for name in EVERY}
     known = getattr(runtime, f"{what}s")
     assert set(known) <= set(EVERY[what])
@@ -390,7 +463,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(
             importlib.util, "find_spec", lambda name, *rest, gone=module: None if name == gone else find(name, *rest)
         )
         remedy = f"{module} is not installed; pip install 'effbench[{runtime.extra}]'"
-        assert runtimes.missing(runtime.name) == remedy
+        assert runtimes.why_unavailable(runtime.name) == remedy
         with pytest.raises(Unsupported) as refused:
             runtime.require(Setting(tmp_path, runtime.devices[0]))
         assert str(refused.value) == remedy
@@ -427,7 +500,7 @@ def test_adapters_import_nothing_heavy() -> None:
     """Listing runtimes takes milliseconds, and a bundle runs where there is no torch."""
     code = (
         "import sys; from effbench import runtimes;"
-        "[runtimes.missing(name) for name in runtimes.NAMES];"
+        "[runtimes.why_unavailable(name) for name in runtimes.NAMES];"
         "heavy = ('torch', 'numpy', 'onnxruntime', 'onnx', 'openvino', 'ncnn', 'executorch');"
         "print([name for name in heavy if name in sys.modules])"
     )

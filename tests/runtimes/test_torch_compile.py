@@ -21,7 +21,9 @@ from effbench.devices._torch_cuda import TorchCuda  # noqa: E402
 from effbench.runtimes import Setting, Unsupported, get, torch_compile, training_step  # noqa: E402
 from effbench.runtimes.cuda_graph import CudaGraph  # noqa: E402
 
-needs_compiler = pytest.mark.skipif(bool(get("compile").missing()), reason=str(get("compile").missing()))
+needs_compiler = pytest.mark.skipif(
+    bool(get("compile").why_unavailable()), reason=str(get("compile").why_unavailable())
+)
 
 
 class Line(nn.Module):
@@ -49,7 +51,7 @@ def test_every_cell_of_a_class_is_compiled_under_a_code_of_its_own(monkeypatch: 
 
     torch._dynamo.reset()
     given = torch.ones(2)
-    made = [torch_compile.with_own_code(Line(float(factor))) for factor in range(12)]
+    made = [torch_compile.function_with_own_code(Line(float(factor))) for factor in range(12)]
     assert len({id(entry.__code__) for entry in made}) == 12
     for factor, entry in enumerate(made):
         run = torch.compile(entry, backend=backend, fullgraph=True, dynamic=False)
@@ -64,7 +66,7 @@ def test_every_cell_of_a_class_is_compiled_under_a_code_of_its_own(monkeypatch: 
 def test_the_count_of_entries_is_that_of_a_shared_code() -> None:
     """What the test above rules out: entries of one code object pile up."""
     torch._dynamo.reset()
-    shared = torch_compile.with_own_code(Line())
+    shared = torch_compile.function_with_own_code(Line())
     run = torch.compile(shared, backend="eager", fullgraph=True, dynamic=False)
     assert torch_compile.compiled_versions(shared) == 0
     for size in (2, 3, 4):
@@ -195,13 +197,13 @@ def test_without_a_compiler_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     reason = "there is no C++ compiler 'c++-of-mine'; install one (apt install g++), or name yours in CXX"
     with pytest.raises(Unsupported) as refused:
         get("compile").require(Setting(tmp_path))
-    assert str(refused.value) == reason == get("compile").missing()
+    assert str(refused.value) == reason == get("compile").why_unavailable()
 
 
 def test_without_the_headers_of_python_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch_compile.shutil, "which", lambda _: "/usr/bin/g++")
     monkeypatch.setattr(torch_compile.sysconfig, "get_path", lambda _: str(tmp_path))
-    assert "apt install python3-dev" in str(get("compile").missing())
+    assert "apt install python3-dev" in str(get("compile").why_unavailable())
 
 
 WRITTEN = '''
@@ -226,7 +228,7 @@ def benchmark_compiled_module():
 
 def test_kernels_are_counted_where_they_are_launched() -> None:
     ast.parse(WRITTEN)
-    own, others = torch_compile.kernels(WRITTEN)
+    own, others = torch_compile.count_kernels(WRITTEN)
     assert own == 2
     assert others == Counter(convolution=1, convolution_pointwise=1, mm=1)
 
@@ -299,7 +301,7 @@ def test_a_cell_captures_few_graphs_however_many_inputs_outgrow_the_cache(
 
 def test_what_no_probe_may_capture_says_why() -> None:
     """A replay inside of a capture invalidates it; a library that launches past torch leaves it empty."""
-    refused = {name: get(name).no_graph for name in ("eager", "compile", "cudagraph", "onnxruntime")}
+    refused = {name: get(name).why_no_graph for name in ("eager", "compile", "cudagraph", "onnxruntime")}
     assert refused["eager"] is refused["compile"] is None
     assert refused["cudagraph"] and refused["onnxruntime"]
 

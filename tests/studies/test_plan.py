@@ -69,9 +69,9 @@ def test_a_reading_can_be_selected() -> None:
 def test_choices_that_exclude_each_other_say_so() -> None:
     cases = tuple(Case("m", (1,), labels={"a": 1, "b": value, "c": value}) for value in (1, 2))
     experiment = Experiment("e", "", "", "a", (1,), 1, cases)
-    assert len(plan.choose(experiment, "cpu", {"b": ["1"], "c": ["1"]})) == 1
+    assert len(plan.choose_cases(experiment, "cpu", {"b": ["1"], "c": ["1"]})) == 1
     with pytest.raises(InvalidValue, match="no case of e has all of"):
-        plan.choose(experiment, "cpu", {"b": ["1"], "c": ["2"]})
+        plan.choose_cases(experiment, "cpu", {"b": ["1"], "c": ["2"]})
 
 
 def test_quick_and_single_fields_override_the_study() -> None:

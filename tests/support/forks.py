@@ -50,6 +50,7 @@ def acknowledged(writer, kind, **values):
 calls, after, counted, own = 0, "", None, -1
 sys.path.insert(0, sys.argv[2])
 import measuring
+import nursery_child
 
 del sys.path[0]
 measuring.install(afresh=False)
@@ -64,6 +65,7 @@ def carry_out(order):
     os.dup2(os.open(order["acknowledged"], os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), 9)
     os.environ["MARK"] = order["mark"]
     os.chdir(order["folder"])
+    nursery_child.begin(afresh=False, figures=order["figures"])
     storage.RunWriter.append = acknowledged
 
     at_call, after = order["at_call"], order["after"]
@@ -163,18 +165,20 @@ class Forks:
         in_line: int = 0,
         after_line: str = "",
         file_limit: int = 0,
+        figures: bool = False,
     ) -> int:
         """Fork off one run and return its process id.
 
         It kills itself at this function call, counted from the first record of the kind `after` on, in the middle of
-        this line, or after the first line that begins so; no file may grow beyond `file_limit`.
+        this line, or after the first line that begins so; no file may grow beyond `file_limit`. Figures are blank
+        unless it is to draw `figures`: kills would hit little but the drawing of them.
         """
         self._number += 1
         self.mark = f"{os.getpid()}-{self._number}"
         notes = self.home / "notes"
         order = {"words": words, "folder": str(self.work), "mark": self.mark}
         order |= {"at_call": at_call, "after": after, "file_limit": file_limit}
-        order |= {"in_line": in_line, "after_line": after_line}
+        order |= {"in_line": in_line, "after_line": after_line, "figures": figures}
         order |= {"said": str(notes / "said"), "acknowledged": str(notes / "acknowledged")}
         for note in ("said", "acknowledged"):
             (notes / note).write_text("")  # here: a fork that is killed at once would leave those of the run before

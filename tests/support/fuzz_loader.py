@@ -26,7 +26,8 @@ from effbench.core.errors import CorruptRun, InvalidValue
 from effbench.core.operator_times import Breakdown, OperatorTime
 from effbench.gates import ab_pairs
 from effbench.report import json_document, page
-from effbench.report.tables import cells as cells_table
+from effbench.report.tables.diff import diff_rows
+from effbench.report.tables.table_model import render_csv, render_markdown
 from effbench.results import Results
 from effbench.runs import run_file
 
@@ -79,13 +80,13 @@ def read(path: Path, data: bytes, depth: int) -> bool:
         cells = summarise(run)
         verdicts, compared = judge(run, cells), compare_runs(run, run)
         for cell in cells:
-            ab_pairs.by_launch(ab_pairs.rounds(ab_pairs.Pair(run, run), cell.cell.id))
+            ab_pairs.log_ratios_by_launch(ab_pairs.rounds(ab_pairs.Pair(run, run), cell.cell.id))
         shown = [json_document.run_document(run, cells, verdicts), json_document.diff_document(compared)]
         json.dumps(shown, allow_nan=False).encode()
     if depth >= 2:
-        for item in (*Results(run).tables(), cells_table.diff_rows(compared)):
-            cells_table.render_markdown(item).encode()
-            cells_table.render_csv(item).encode()
+        for item in (*Results(run).tables(), diff_rows(compared)):
+            render_markdown(item).encode()
+            render_csv(item).encode()
         page.markdown([Results(run)], path.parent).encode()
         for name in export.FORMATS:
             with suppress(InvalidValue):

@@ -22,17 +22,15 @@ import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 WORKER = "effbench.runs.worker"
 UNTIMED = ("count", "shapes")
 """What a measuring process does for any device, and without a clock (`worker.main`)."""
 
-TIMED = ("launch", "percentiles", "peaks")
-"""What a measuring process does with a clock and nothing else: not the peak of its memory, not its instructions."""
-
 UNTIMED_LAUNCHES = "EFFBENCH_TESTS_FORK"
-"""A variable for commands whose times nobody looks at: their launches on a real device are forks as well."""
+"""A variable for commands whose times nobody looks at: launches and metrics on a real device are forks as well."""
 
 _paths: list[str] = []
 """Where this interpreter looks for modules, before a command adds to it."""
@@ -54,21 +52,43 @@ def install(afresh: bool = True) -> None:
     subprocess.Popen = Popen  # type: ignore[misc]
 
 
+def forking(folder: Path) -> dict[str, str]:
+    """Variables with which a command that is a process of its own imports torch once and forks what measures."""
+    (folder / "sitecustomize.py").write_text(
+        f"""
+import gc, sys
+import torch._dynamo, torch.fx.experimental.symbolic_shapes, torch.utils.flop_counter
+
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import measuring
+
+del sys.path[0]
+measuring.install()
+gc.collect()
+gc.freeze()
+"""
+    )
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))}
+
+
 @contextmanager
-def forked() -> Iterator[None]:
+def forked(afresh: bool = True) -> Iterator[None]:
     """Within the block, whatever this process measures is measured in forks of it, on a real device as well: for tests
     that call effbench themselves and do not look at times.
+
+    Forks that need not import effbench `afresh` have it as the test has left it.
     """
+    global _afresh
     importlib.import_module("torch._dynamo")  # once, and not in each fork that counts
-    before, untimed = subprocess.Popen, os.environ.get(UNTIMED_LAUNCHES)
+    before, untimed = (subprocess.Popen, _afresh), os.environ.get(UNTIMED_LAUNCHES)
     _paths[:] = [path for path in sys.path if path]
     # As a new interpreter has them. Here every warning is an error.
     _filters[:] = [("ignore", None, kind, None, 0) for kind in (DeprecationWarning, PendingDeprecationWarning)]
-    subprocess.Popen, os.environ[UNTIMED_LAUNCHES] = Popen, "1"  # type: ignore[misc]
+    subprocess.Popen, _afresh, os.environ[UNTIMED_LAUNCHES] = Popen, afresh, "1"  # type: ignore[misc]
     try:
         yield
     finally:
-        subprocess.Popen = before  # type: ignore[misc]
+        subprocess.Popen, _afresh = before  # type: ignore[misc]
         del os.environ[UNTIMED_LAUNCHES]
         if untimed is not None:
             os.environ[UNTIMED_LAUNCHES] = untimed
@@ -78,7 +98,8 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
     """A process as ever, but for measuring processes whose job allows a fork."""
 
     def _execute_child(self, words: Any, *how: Any) -> None:
-        if words != [sys.executable, "-m", WORKER] or not is_forked(_job()):
+        job = _job() if words == [sys.executable, "-m", WORKER] else None
+        if job is None or not is_forked(job):
             super()._execute_child(words, *how)  # type: ignore[misc]
             return
         pipes, folder, variables, streams = how[3], how[4], how[5], (how[9], how[12], how[14])
@@ -88,7 +109,7 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
             warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside the threads of pytest-xdist
             self.pid = os.fork()
         if not self.pid:
-            _work(folder, variables, streams, pipes)
+            _work(folder, variables, streams, pipes, _afresh and not is_scripted(job))
         self._child_created = True
         os.close(streams[0])  # /dev/null; the others are a file of who asks for the process
 
@@ -104,11 +125,23 @@ def _job() -> Mapping[str, Any]:
 
 
 def is_forked(job: Mapping[str, Any]) -> bool:
-    task, is_untimed = job.get("task", "launch"), UNTIMED_LAUNCHES in os.environ
-    return job.get("device") == "fake" or task in UNTIMED or (is_untimed and task in TIMED)
+    if job.get("device") == "fake" or job.get("task") in UNTIMED:
+        return True
+    return UNTIMED_LAUNCHES in os.environ and job.get("task") != "peaks"  # which are stored for other commands
 
 
-def _work(folder: Any, variables: Mapping[str, str], streams: tuple[int, int, int], pipes: tuple[int, ...]) -> NoReturn:
+def is_scripted(job: Mapping[str, Any]) -> bool:
+    """Does it run none of the user's code, but the scripted clock? Then it can keep the effbench that it has."""
+    return job.get("device") == "fake" and job.get("task") not in UNTIMED
+
+
+def _work(
+    folder: Any,
+    variables: Mapping[str, str],
+    streams: tuple[int, int, int],
+    pipes: tuple[int, ...],
+    afresh: bool,
+) -> NoReturn:
     """The life of a fork: all that `python -m effbench.runs.worker` does."""
     code: Any = 1
     try:
@@ -116,7 +149,7 @@ def _work(folder: Any, variables: Mapping[str, str], streams: tuple[int, int, in
         threading.settrace(None)  # type: ignore[arg-type]
         sys.setprofile(None)
         os.setsid()
-        _as_a_new_interpreter(folder, variables, streams, pipes)
+        _as_a_new_interpreter(folder, variables, streams, pipes, afresh)
         runpy.run_module(WORKER, run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as stop:
@@ -137,7 +170,11 @@ def _work(folder: Any, variables: Mapping[str, str], streams: tuple[int, int, in
 
 
 def _as_a_new_interpreter(
-    folder: Any, variables: Mapping[str, str], streams: tuple[int, int, int], pipes: tuple[int, ...]
+    folder: Any,
+    variables: Mapping[str, str],
+    streams: tuple[int, int, int],
+    pipes: tuple[int, ...],
+    afresh: bool,
 ) -> None:
     atexit._clear()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -160,15 +197,22 @@ def _as_a_new_interpreter(
     if folder is not None:
         os.chdir(folder)
     warnings.filters[:] = _filters
+    sys.path[:] = [*filter(None, variables.get("PYTHONPATH", "").split(os.pathsep)), *_paths]
+    afresh = afresh or not _finds_the_same_effbench()
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "effbench":
-            is_kept = not _afresh
+            is_kept = not afresh and name != WORKER  # which is about to be run
         else:
             file = getattr(module, "__file__", None)
             is_kept = name in _libraries or not file or name == "__main__" or file.startswith(_PLACES)
         if not is_kept:
             del sys.modules[name]
-    sys.path[:] = [*filter(None, variables.get("PYTHONPATH", "").split(os.pathsep)), *_paths]
     sys.path_importer_cache.clear()
     sys.dont_write_bytecode = bool(variables.get("PYTHONDONTWRITEBYTECODE"))
     sys.argv = sys.orig_argv = [sys.executable, "-m", WORKER]
+
+
+def _finds_the_same_effbench() -> bool:
+    """Would an import find the effbench that is imported?"""
+    places = (os.path.join(path, name) for path in sys.path for name in ("effbench", "effbench.py"))
+    return next(filter(os.path.exists, places), "") == os.path.dirname(str(sys.modules["effbench"].__file__))

@@ -124,7 +124,8 @@ if order["coverage"]:
     coverage.Coverage(**order["coverage"], data_suffix=True, auto_data=True).start()
 os.chdir(order["cwd"])
 program = order["program"]
-nursery_child.begin(afresh=bool(order["coverage"]) or program != "effbench", figures=order["figures"])
+is_ours = program in ("effbench", "benchmarks.gpu")
+nursery_child.begin(afresh=bool(order["coverage"]) or not is_ours, figures=order["figures"])
 os.environ.clear()
 os.environ.update(order["env"])
 sys.path[:1] = [os.getcwd(), *filter(None, order["env"].get("PYTHONPATH", "").split(os.pathsep))]
@@ -214,7 +215,7 @@ class Nursery:
     ) -> tuple[int, str, str]:
         """Exit code, standard output and standard error of one command. Ends it and fails after `timeout` seconds.
 
-        A `program` that is not effbench imports effbench afresh, and coverage does not look at it.
+        Coverage looks at effbench alone. A `program` that is not ours imports effbench afresh.
         """
         order = {"program": program, "words": words, "cwd": str(cwd), "env": dict(env), "figures": figures}
         read = self._order(2, **order, coverage=coverage_settings() if program == "effbench" else {})

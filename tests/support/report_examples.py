@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from effbench.analysis.cell_summary import CellSummary
 from effbench.core.cost import Cost, Traffic
-from effbench.core.estimate import Estimate, PairEvidence, Verdict
+from effbench.core.estimate import Comparison, Estimate, PairEvidence, Verdict
 from effbench.core.peaks import Peaks
 from effbench.core.run import Environment, Launch, Metric, Result, Run
 from effbench.core.study import Case, Cell, Experiment, Label, Sampling
+from effbench.report.tables.table_model import Table, render_csv
 
 
 def cost(params: int, madds: int, memory_access: int, uncounted: Mapping[str, int] | None = None) -> Cost:
@@ -241,3 +244,15 @@ def bounded(run: Run, cells: Sequence[CellSummary], peaks: Peaks = PEAKS) -> tup
             cell = replace(cell, cost=cost, bounds_s=dict.fromkeys(levels, 2 * cost.madds / peaks.flops_per_s))
         found.append(cell)
     return replace(run, environment=replace(run.environment, facts=facts)), found
+
+
+COMPARISONS = [
+    Comparison("groups=1", "slower", around(1.05)),
+    Comparison("groups=2", "same", around(1.0)),
+    Comparison("groups=8", "missing", None, "not in the baseline"),
+]
+
+
+def rows_of(table: Table) -> list[dict[str, str]]:
+    """The table as its CSV has it."""
+    return list(csv.DictReader(io.StringIO(render_csv(table))))

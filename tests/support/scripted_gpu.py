@@ -81,8 +81,8 @@ class Gpu:
 
         return call
 
-    def select(self) -> None:
-        self.log.append("select")
+    def set_device(self) -> None:
+        self.log.append("set_device")
 
     def set_policy(self, policy: Policy) -> None:
         self.log.append("policy")
@@ -109,7 +109,7 @@ class Gpu:
         self.log.append("spin")
         self.launch(0, nanoseconds)
 
-    def stream(self) -> int:
+    def stream_address(self) -> int:
         return 7
 
     def flush(self) -> None:
@@ -134,7 +134,7 @@ class Gpu:
     def abandon_capture(self) -> None:
         self.log.append("abandon")
 
-    def broken(self) -> str | None:
+    def why_unusable(self) -> str | None:
         return "captures_underway.empty() INTERNAL ASSERT FAILED" if self.poisoned else None
 
     def place(self, value: Any) -> Any:
@@ -164,7 +164,7 @@ class Gpu:
     def properties(self) -> dict[str, Any]:
         return {"gpu.name": "Scripted", "gpu.uuid": "abc"}
 
-    def monitor(self) -> Any:
+    def nvml_gpu(self) -> Any:
         return self.watched
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -58,12 +59,16 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def started(*words: object, cwd: Path, terminal: int | None = None) -> Iterator[Running]:
+def started(
+    *words: object, cwd: Path, variables: Mapping[str, str] | None = None, terminal: int | None = None
+) -> Iterator[Running]:
     """A command that runs while the test does something to it; ended afterwards in any case.
 
     With a `terminal` its standard error goes there.
     """
-    env = environment() if terminal is None else {**environment(), "TERM": "xterm", "COLUMNS": "160"}
+    env = {**environment(), **(variables or {})}
+    if terminal is not None:
+        env |= {"TERM": "xterm", "COLUMNS": "160"}
     if nursery.suits(env):
         process = nursery.nursery().start(list(map(str, words)), cwd, env, terminal)
         try:
@@ -122,6 +127,18 @@ def effbench(
         [*EFFBENCH, *typed], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, **options
     )
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def forked_pytest(*words: str, cwd: Path) -> Done:
+    """pytest as a user's project runs it, without our settings, in a fork of a process that has torch imported.
+
+    Of the plug-ins that are installed it has effbench's and the one that this builds on: others take seconds to import.
+    """
+    env = {key: value for key, value in environment().items() if not key.startswith("PYTEST_")}
+    others = {found.name for found in entry_points(group="pytest11")} - {"effbench", "benchmark"}
+    typed = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir=.", *words]
+    typed += [f"-pno:{name}" for name in sorted(others)]
+    return Done(*nursery.nursery().run(typed, cwd, env, program="pytest"))
 
 
 def refusal(done: Done, code: int = 2) -> str:

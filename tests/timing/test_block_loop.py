@@ -53,11 +53,11 @@ def test_calls_per_block_fill_the_block_and_not_more(seconds: float, block_s: fl
 
 def test_steady_needs_two_windows_without_trend() -> None:
     flat = [1.0, 1.001, 0.999, 1.0, 1.002] * 2
-    assert sampling_rules.steady(flat)
-    assert not sampling_rules.steady(flat[:9])
-    assert not sampling_rules.steady([2.0 - 0.1 * i for i in range(10)]), "still getting faster"
-    assert not sampling_rules.steady([1.5] * 5 + [1.0] * 5), "two levels"
-    assert sampling_rules.steady([9.0, 5.0, *flat]), "only the recent past counts"
+    assert sampling_rules.is_steady(flat)
+    assert not sampling_rules.is_steady(flat[:9])
+    assert not sampling_rules.is_steady([2.0 - 0.1 * i for i in range(10)]), "still getting faster"
+    assert not sampling_rules.is_steady([1.5] * 5 + [1.0] * 5), "two levels"
+    assert sampling_rules.is_steady([9.0, 5.0, *flat]), "only the recent past counts"
 
 
 def test_warm_up_reports_a_cell_that_never_settles() -> None:
@@ -149,10 +149,12 @@ def test_drift_over_a_launch_does_not_reach_the_ratio() -> None:
 
     calls = {"a": ScriptedCall(0.01), "b": ScriptedCall(0.03)}
     sampling = Sampling(min_rounds=40, max_rounds=40)
-    task = block_loop.Slice(0, 5, 0, 100.0, {"a": "a", "b": "a"}, "cpu")
+    task = block_loop.LaunchTask(0, 5, 0, 100.0, {"a": "a", "b": "a"}, "cpu")
     device = Slowing(noise=0.002)
     blocks = [
-        item for item in block_loop.rounds(device, calls, {"a": 1, "b": 1}, sampling, task) if isinstance(item, Block)
+        item
+        for item in block_loop.measure_rounds(device, calls, {"a": 1, "b": 1}, sampling, task)
+        if isinstance(item, Block)
     ]
     times = {(b.cell, b.round): b.timing.wall_ns for b in blocks}
     ratios = sorted(times["b", number] / times["a", number] for number in range(40))

@@ -21,7 +21,7 @@ from effbench.cost import count_in_subprocess
 from effbench.cost.count_in_subprocess import CellCosts
 from effbench.devices.cpu import Cpu
 from effbench.report import multi_run
-from effbench.report.tables import cells
+from effbench.report.tables.table_model import render_markdown
 from effbench.results import Results
 from effbench.runtimes import Setting, Unsupported, eager, training_step
 from effbench.studies.plan import make
@@ -33,7 +33,7 @@ FLOATS = eager.Eager.dtypes
 
 
 def order(model: str, folder: Path, **changes: Any) -> dict[str, Any]:
-    """One cell as `Recording.order` describes it."""
+    """One cell as `Recording.cell_spec` describes it."""
     spec = {"id": "cell", "model": model, "arguments": {}, "inputs": [{"shape": [3, 32, 32], "name": "", "dtype": ""}]}
     plain = {"dtype": "float32", "batch": 2, "runtime": "eager", "threads": 1, "memory_format": "contiguous"}
     return {**spec, **plain, "mode": "infer", "folder": str(folder), "calls": None, "cost": {}, **changes}
@@ -60,7 +60,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
 def prepared(spec: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The call, and what was said of the network."""
     told: dict[str, Any] = {}
-    with build_call.gradients(spec["mode"], Cpu(1)):
+    with build_call.inference_mode_for(spec["mode"], Cpu(1)):
         return build_call.prepare(spec, 0, Cpu(1), lambda _, **said: told.update(said["values"])), told
 
 
@@ -156,7 +156,7 @@ def test_int8_has_the_elements_of_float32_and_a_byte_for_each():
         assert sum(kernel.traffic.bytes for kernel in counts._kernels[cell.id][level]) == moved.bytes
     plain = counts.cost(one_by_one("float32", batch=2))
     assert plain.memory_access == cost.memory_access and plain.memory_access_bytes == 4 * cost.memory_access_bytes
-    assert count_in_subprocess._order(cell)["dtype"] == "float32", "a stranger's network is counted so as well"
+    assert count_in_subprocess._order_of(cell)["dtype"] == "float32", "a stranger's network is counted so as well"
 
 
 def test_a_profile_of_int8_names_what_can_be_counted():
@@ -296,16 +296,16 @@ def test_a_batch_norm_over_one_value_has_a_remedy():
 @pytest.mark.parametrize("name", [name for name in runtimes.NAMES if "train" not in runtimes.get(name).modes])
 def test_what_runs_model_files_has_no_train(name: str, tmp_path: Path):
     runtime = runtimes.get(name)
-    if absent := runtime.missing():
+    if absent := runtime.why_unavailable():
         pytest.skip(absent)
     with pytest.raises(Unsupported, match=f"{name} has no mode train; it has infer"):
         runtime.require(Setting(tmp_path, device=runtime.devices[0], mode="train"))
 
 
 def test_only_inference_runs_under_inference_mode():
-    with build_call.gradients("infer", Cpu(1)):
+    with build_call.inference_mode_for("infer", Cpu(1)):
         assert torch.is_inference_mode_enabled()
-    with build_call.gradients("train", Cpu(1)):
+    with build_call.inference_mode_for("train", Cpu(1)):
         assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 
 
@@ -339,7 +339,7 @@ def test_a_training_run_measures_and_reads(trained: Results):
 
 
 def test_its_table_says_that_costs_are_of_the_forward_pass(trained: Results):
-    text = cells.render_markdown(trained.tables()[0])
+    text = render_markdown(trained.tables()[0])
     assert "a step multiplies and adds about three times that" in text and "forward, backward and step" in text
     assert "No roofline: counts are of the forward pass, times of a training step." in text
     assert "roofline" not in text.split("\n\n")[1], "no column of bounds"

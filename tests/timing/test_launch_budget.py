@@ -243,12 +243,12 @@ def test_an_export_is_known_by_the_folder_it_leaves(tmp_path: Path) -> None:
     device = Fake()
     watch = Stopwatch({"budget_s": 100.0, "launches_left": 4, "cells": cells}, device)
     told: list[dict[str, Any]] = []
-    emit = watch.stamped(lambda event, **fields: told.append(fields))
+    emit = watch.with_timestamps(lambda event, **fields: told.append(fields))
     for name in ("new", "compiled"):
         (tmp_path / name).mkdir()
     for name, facts in (("new", {}), ("known", {}), ("compiled", {"cached": False}), ("graph", {})):
         emit("probe", cell=name, values={"prepare_s": 8.0, **facts})
-    device.rest(20.0)
+    device.sleep(20.0)
     emit("null")
     # The slice less 20 s, of which the export of 8 s is paid by four launches.
     assert watch.rounds_s() == pytest.approx(100 - 20 + 8 * 3 / 4)

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from measuring import forked
 from shell import effbench, refusal
 
 from effbench.core import decoding, peaks
@@ -92,16 +91,16 @@ def test_on_the_cpu_in_a_process_of_its_own(cache: Path) -> None:
     """The same through torch: convolutions and products really run, faster than Python and slower than any machine."""
     key = host_facts.machine_key("cpu", {"threads": 1}, threads=1, allocator="retain", dtype="float32")
     options = {"threads": 1, "allocator": "retain", "dtype": "float32"}
-    found = measuring.find(key, "cpu", {"threads": 1}, **options)
+    found = measuring.load_or_measure(key, "cpu", {"threads": 1}, **options)
     assert 1e8 < found.flops_per_s < 1e14 and 1e8 < found.bytes_per_s < 1e13
     assert found.dtype == "float32" and found.threads == 1 and found.measured.startswith("20")
     assert [file.stem for file in cache.iterdir()] == [key]
-    assert peaks.kept(key) == found
+    assert peaks.read_cached(key) == found
 
 
 def test_a_dtype_without_kernels_is_one_line(cache: Path) -> None:
-    with forked(), pytest.raises(EffbenchError, match=r"peaks of cpu in bool could not be measured: .+"):
-        measuring.find("0", "cpu", {"threads": 1}, threads=1, allocator="retain", dtype="bool")
+    with pytest.raises(EffbenchError, match=r"peaks of cpu in bool could not be measured: .+"):
+        measuring.load_or_measure("0", "cpu", {"threads": 1}, threads=1, allocator="retain", dtype="bool")
     assert not cache.exists()
 
 
@@ -123,7 +122,7 @@ def test_operands_are_drawn_once_and_repeated_where_they_are_used(shape: tuple[i
     import torch
 
     device = Remembering()
-    found = measuring._values(device, "bfloat16", *shape)  # type: ignore[arg-type]
+    found = measuring._random_values(device, "bfloat16", *shape)  # type: ignore[arg-type]
     assert tuple(found.shape) == shape and found.dtype is torch.bfloat16 and found.is_contiguous()
     assert max(device.placed) <= 1 << 20, "what the host draws and hands over"
     values = found.double()
@@ -148,14 +147,14 @@ def test_kept_peaks_are_used_and_measured_afresh_when_asked(cache: Path, monkeyp
         orders.append({**job, "allocator": allocator})
         return dataclasses.replace(FOUND, flops_per_s=1e11 + len(orders), threads=threads)
 
-    monkeypatch.setattr(measuring, "_measured_apart", measured)
+    monkeypatch.setattr(measuring, "_measure_in_worker", measured)
     first = runner.find_peaks(planned(), "float32")
     assert runner.find_peaks(planned(), "float32") == first and len(orders) == 1
     assert runner.find_peaks(planned(threads=2), "float32").threads == 2
     assert runner.find_peaks(planned(), "bfloat16") != first
     assert runner.find_peaks(planned(allocator="system"), "float32") != first
     assert [order["threads"] for order in orders] == [1, 2, 1, 1]
-    assert runner.find_peaks(planned(), "float32", afresh=True) != first and len(orders) == 5
+    assert runner.find_peaks(planned(), "float32", remeasure=True) != first and len(orders) == 5
     assert runner.find_peaks(planned(), "float32").flops_per_s == 1e11 + 5, "the fresh ones are kept"
 
 
@@ -211,25 +210,25 @@ def test_a_gpu_set_otherwise_has_peaks_of_its_own() -> None:
     "text", ["", "{", "[]", "null", "{}", '{"flops_per_s": 1}', json.dumps(dataclasses.asdict(FOUND) | {"more": 1})]
 )
 def test_a_damaged_file_is_measured_again(cache: Path, text: str) -> None:
-    peaks.keep("key", FOUND)
+    peaks.write_cached("key", FOUND)
     (cache / "key.json").write_text(text)
-    assert peaks.kept("key") is None
+    assert peaks.read_cached("key") is None
 
 
 @pytest.mark.parametrize("rate", [0, -1.0, float("nan"), float("inf"), "fast", None, True])
 def test_a_rate_that_is_none_is_not_trusted(cache: Path, rate: Any) -> None:
-    peaks.keep("key", dataclasses.replace(FOUND, bytes_per_s=rate))
-    assert peaks.kept("key") is None
-    assert peaks.recorded({**FOUND.facts(), "peaks.float32.flops_per_s": rate}, "float32") is None
+    peaks.write_cached("key", dataclasses.replace(FOUND, bytes_per_s=rate))
+    assert peaks.read_cached("key") is None
+    assert peaks.from_facts({**FOUND.facts(), "peaks.float32.flops_per_s": rate}, "float32") is None
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert peaks.keep("key", FOUND) is None and peaks.kept("key") is None
+    assert peaks.write_cached("key", FOUND) is None and peaks.read_cached("key") is None
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    kept = peaks.keep("key", FOUND)
+    kept = peaks.write_cached("key", FOUND)
     assert kept == tmp_path / ".cache" / "effbench" / "peaks" / "key.json"
     assert [file.name for file in kept.parent.iterdir()] == ["key.json"], "no half-written file stays"
 
@@ -248,11 +247,11 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch:
     )
 )
 def test_peaks_survive_json_and_the_environment(found: Peaks) -> None:
-    assert decoding.make(json.loads(json.dumps(dataclasses.asdict(found))), Peaks) == found
+    assert decoding.decode(json.loads(json.dumps(dataclasses.asdict(found))), Peaks) == found
     facts = json.loads(json.dumps(found.facts()))
     bare = dataclasses.replace(found, flops_samples=(), bytes_samples=())
-    assert peaks.recorded(facts, found.dtype) == bare
-    assert peaks.recorded(facts, "int4") is None
+    assert peaks.from_facts(facts, found.dtype) == bare
+    assert peaks.from_facts(facts, "int4") is None
     assert not {name for name in facts if name in host_facts.MUST_AGREE}
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from effbench import devices, profile
 from effbench.core.errors import ModelError
 from effbench.cost import count_in_subprocess
-from effbench.runtimes import Unsupported, copies
+from effbench.runtimes import Unsupported, copy_network
 from effbench.timing import build_call, dtype_cast, in_process, output_check, reference_io, side_effects
 from effbench.user_code import failure_reasons, global_state
 from effbench.user_code.module_state import Snapshot
@@ -369,12 +369,12 @@ class Cell:
             "cost": {},
             "keep": options.pop("keep", False),
         }
-        with build_call.gradients(spec["mode"], device), torch.random.fork_rng(devices=[]):
+        with build_call.inference_mode_for(spec["mode"], device), torch.random.fork_rng(devices=[]):
             self.call = build_call.prepare(
                 spec, 0, device, lambda event, **fields: told.update(fields["values"]), **options
             )
             self.timing = device.time_block(self.call, 3)
-            getattr(self.call, "renew", lambda: None)()
+            getattr(self.call, "restore_inputs", lambda: None)()
             self.output: Any = self.call()
         self.facts = told
         self.notes = told.get("notes", "")
@@ -387,7 +387,7 @@ def test_a_network_that_writes_into_its_input_gets_it_back(networks: Path, name:
     put_back = "it writes into its input, which is put back before each block of calls"
     assert first.notes == (side_effects.RESHAPES if name == "Resized" else put_back)
     # A later launch is not looked at, and neither is a training step.
-    later = Cell(networks, name, shapes=shapes, looks=False)
+    later = Cell(networks, name, shapes=shapes, examine=False)
     assert later.notes == first.notes
     torch.testing.assert_close(later.output, first.output)
     # Against eager float32, whose reference must not be fed what this cell has written, nor the other way round.
@@ -396,7 +396,7 @@ def test_a_network_that_writes_into_its_input_gets_it_back(networks: Path, name:
     torch.testing.assert_close(wider.output.float(), first.output)
     if name != "Resized":  # it spoils what its backward pass needs
         assert Cell(networks, name, shapes=shapes, mode="train").notes == first.notes
-    assert torch.isfinite(Cell(networks, name, shapes=shapes, lean=True).output).all()
+    assert torch.isfinite(Cell(networks, name, shapes=shapes, minimal_memory=True).output).all()
 
 
 @pytest.mark.parametrize(
@@ -466,7 +466,7 @@ def test_a_random_output_is_named_and_only_its_shape_is_checked(networks: Path, 
 def test_a_network_that_trains_itself_is_refused_in_every_runtime(networks: Path, runtime: str) -> None:
     if runtime != "eager":
         pytest.importorskip(runtime)
-    with pytest.raises(global_state.Switched, match="its forward puts Linear into training mode"):
+    with pytest.raises(global_state.SettingChanged, match="its forward puts Linear into training mode"):
         Cell(networks, "Trains", runtime, dtype="float32" if runtime != "eager" else "float64")
 
 
@@ -523,7 +523,7 @@ def test_bundled_and_opened_again(networks: Path, name: str, tmp_path: Path) -> 
     """A model file cannot write into its input; of a random one only shapes can be checked on the other machine."""
     pytest.importorskip("onnxruntime")
     made = Cell(networks, name, "onnxruntime", folder=tmp_path, keep=True)
-    notes, is_checkable = reference_io.noted(tmp_path)
+    notes, is_checkable = reference_io.load_notes(tmp_path)
     assert notes == made.notes != "" and is_checkable == (name != "Dropout")
     assert "put back" not in notes
     spec = {"id": "cell", "runtime": "onnxruntime", "folder": str(tmp_path), "threads": 1, "dtype": "float32"}
@@ -711,7 +711,7 @@ def test_weights_that_were_computed_are_copied() -> None:
     with pytest.warns(FutureWarning, match="weight_norm"):
         network = nn.utils.weight_norm(nn.Linear(6, 6))
     assert not network.weight.is_leaf
-    copy = copies.deep_copy(network)
+    copy = copy_network.deep_copy(network)
     assert copy is not None and torch.equal(copy.weight, network.weight)
     prepared = in_process.prepare(network, (6,))
     with prepared.conditions("system"):
@@ -873,7 +873,7 @@ def test_an_error_whose_text_cannot_be_made_is_told_by_its_type() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise Odd
 
-    assert failure_reasons.reason_for(Odd()) == "Odd: Odd" and failure_reasons.out_of_memory(Odd()) == ""
+    assert failure_reasons.reason_for(Odd()) == "Odd: Odd" and failure_reasons.out_of_memory_reason(Odd()) == ""
     assert failure_reasons.reason_for(SystemExit(Odd())) == "it called sys.exit(Odd())"
     with pytest.raises(ModelError, match="Odd"):
         profile(Fails(), (6,))

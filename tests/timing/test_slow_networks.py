@@ -118,7 +118,7 @@ POWER = {
     ("decay", 20): (48, 79, 93),
     ("decay", 100): (99, 100, 100),
 }
-"""As the docstring of `steady_of_few` states it, for six, eight and ten values."""
+"""As the docstring of `is_steady_of_few` states it, for six, eight and ten values."""
 
 
 @pytest.mark.parametrize(("kind", "size"), POWER)
@@ -132,7 +132,7 @@ def test_the_stated_power_is_true(kind: str, size: int) -> None:
             "decay": lambda i: 0.5**i,
         }[kind]
         drawn = ([1 + size * scatter * shape(i) + draw.gauss(0, scatter) for i in range(values)] for _ in range(tries))
-        found = 100 * sum(not sampling_rules.steady_of_few(times) for times in drawn) / tries
+        found = 100 * sum(not sampling_rules.is_steady_of_few(times) for times in drawn) / tries
         assert found == pytest.approx(stated, abs=8), f"{values} values"
 
 
@@ -141,7 +141,7 @@ def test_the_stated_rate_of_false_alarms_is_true(scatter: float) -> None:
     draw, tries = random.Random(7), 3000
     for values in range(sampling_rules.FEWEST_VALUES, sampling_rules.MOST_VALUES + 1):
         drawn = ([draw.gauss(1, scatter) for _ in range(values)] for _ in range(tries))
-        assert sum(not sampling_rules.steady_of_few(times) for times in drawn) <= 0.017 * tries
+        assert sum(not sampling_rules.is_steady_of_few(times) for times in drawn) <= 0.017 * tries
 
 
 def test_a_real_clock_takes_the_least_of_calls_and_no_more() -> None:
@@ -168,9 +168,13 @@ def test_a_long_block_needs_no_untimed_call(seconds: float, cells: int, calls: i
     clock, sampling = Clock(lambda n: seconds), Sampling(min_rounds=3, max_rounds=3)
     names = [f"cell{number}" for number in range(cells)]
     blocks = dict.fromkeys(names, 1)
-    ready = block_loop.warm_blocks([Warmup(name, 7, 1.0, True, seconds) for name in names], blocks, alone=cells == 1)
-    task = block_loop.Slice(0, 0, 0, 1e9, {})
-    found = list(block_loop.rounds(clock, dict.fromkeys(names, ScriptedCall(1.0)), blocks, sampling, task, warm=ready))
+    ready = block_loop.cells_with_long_blocks(
+        [Warmup(name, 7, 1.0, True, seconds) for name in names], blocks, alone=cells == 1
+    )
+    task = block_loop.LaunchTask(0, 0, 0, 1e9, {})
+    found = list(
+        block_loop.measure_rounds(clock, dict.fromkeys(names, ScriptedCall(1.0)), blocks, sampling, task, warm=ready)
+    )
     assert sum(isinstance(item, Block) for item in found) == 3 * cells
     assert clock.made == 3 * cells * calls
 
@@ -209,7 +213,7 @@ def test_what_a_run_takes_is_said_as_soon_as_it_is_known(
         run = runner.execute(planned, tmp_path / "run", profile=cost, watch=told.append)
     said = [step.note for step in told if step.note]
     assert len(said) == notes
-    used = launch_history.total_s(run)
+    used = launch_history.total_used_s(run)
     remarks = " ".join(launch_history.remarks(run))
     assert ("used" in remarks) == bool(notes) == bool(launch_history.overrun(run))
     if notes:
@@ -225,33 +229,35 @@ def test_what_a_run_takes_is_said_as_soon_as_it_is_known(
 
 
 def test_many_quick_networks_overrun_a_budget_before_their_calls_show_it() -> None:
-    ahead = least_duration.Forecast(Sampling(launches=1), 10.0, cells=30, left=1)
+    ahead = least_duration.Forecast(Sampling(launches=1), 10.0, cells=30, launches_left=1)
     events = [{"event": "call", "cell": "a", "seconds": 1e-4, "at_s": 3.0}] * 2
     events += [{"event": "prepared", "at_s": at_s} for at_s in (14.0, 16.0, 17.0)]
-    said = [ahead.take(event) for event in events]
+    said = [ahead.handle_event(event) for event in events]
     assert [bool(line) for line in said] == [False, False, False, True, False]
     assert said[3].startswith("preparing has taken 16 s and reached 1 of 30 cells, beyond the budget of 10 s; ")
-    ahead = least_duration.Forecast(Sampling(launches=1), 10.0, cells=30, left=1)
-    assert not any(map(ahead.take, ({"event": "null", "at_s": 3.0}, {"event": "block", "at_s": 40.0}))), "in the rounds"
-    ahead = least_duration.Forecast(Sampling(launches=1), 10.0, cells=30, left=1, used_s=11.0)
-    assert not ahead.take({"event": "ready", "at_s": 9.0}), (
+    ahead = least_duration.Forecast(Sampling(launches=1), 10.0, cells=30, launches_left=1)
+    assert not any(map(ahead.handle_event, ({"event": "null", "at_s": 3.0}, {"event": "block", "at_s": 40.0}))), (
+        "in the rounds"
+    )
+    ahead = least_duration.Forecast(Sampling(launches=1), 10.0, cells=30, launches_left=1, used_s=11.0)
+    assert not ahead.handle_event({"event": "ready", "at_s": 9.0}), (
         "no time was left at its start, which is said in other words"
     )
 
 
 def test_a_forecast_names_what_takes_long_before_the_first_call() -> None:
-    ahead = least_duration.Forecast(Sampling(launches=2), 10.0, cells=1, left=2)
-    lines = [ahead.take({"event": "call", "cell": "a", "seconds": 1e-3, "at_s": 60.0}) for _ in range(2)]
+    ahead = least_duration.Forecast(Sampling(launches=2), 10.0, cells=1, launches_left=2)
+    lines = [ahead.handle_event({"event": "call", "cell": "a", "seconds": 1e-3, "at_s": 60.0}) for _ in range(2)]
     assert "everything before the first call takes 60 s; so the whole measurement takes" in "".join(lines)
 
 
 def test_a_forecast_that_doubles_is_said_again() -> None:
     calls = [("a", 2.0), ("a", 2.0), ("b", 1.0), ("b", 1.0), ("c", 9.0), ("c", 3.0)]
-    ahead = least_duration.Forecast(Sampling(launches=2), 10.0, cells=3, left=2)
-    said = [ahead.take({"event": "call", "cell": cell, "seconds": spent, "at_s": 2.0}) for cell, spent in calls]
+    ahead = least_duration.Forecast(Sampling(launches=2), 10.0, cells=3, launches_left=2)
+    said = [ahead.handle_event({"event": "call", "cell": cell, "seconds": spent, "at_s": 2.0}) for cell, spent in calls]
     assert [bool(line) for line in said] == [False, True, False, False, False, True]
-    alone = least_duration.Forecast(Sampling(launches=1), 10.0, cells=1, left=1)
-    line = alone.take({"event": "call", "cell": "a", "seconds": 400.0, "at_s": 401.0})
+    alone = least_duration.Forecast(Sampling(launches=1), 10.0, cells=1, launches_left=1)
+    line = alone.handle_event({"event": "call", "cell": "a", "seconds": 400.0, "at_s": 401.0})
     assert "takes 400 s a call" in line and "fewer launches" not in line, "one call beyond the budget is enough"
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from effbench.core.errors import Absent, ForeignCode, LacksPackage, ModelError
+from effbench.core.errors import ForeignCode, MissingPackage, ModelError, ModelNotFound
 from effbench.host.worker_process import Site
 from effbench.user_code import code_origins, file_hashes, opened_files, source_trees
 
@@ -88,7 +88,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refused
         known = dict(sys.modules)
         monkeypatch.setattr(sys, "path", [*job["paths"], *map(str, path), *sys.path])
         importlib.invalidate_caches()
-        source_trees._loaded.cache_clear()  # a process is asked of one pair of trees
+        source_trees._load_trees.cache_clear()  # a process is asked of one pair of trees
         try:
             for name in imports:
                 importlib.import_module(name)
@@ -238,7 +238,7 @@ def test_a_library_that_was_installed_from_this_repository_is_no_stranger(refuse
 def test_a_hundred_thousand_files_take_no_time_to_speak_of(refused: Refused, tmp_path: Path) -> None:
     listing = tmp_path / "many"
     source_trees.write_listing(listing, (f"data/{n % 100}/part_{n}.py" for n in range(100_000)))
-    tree = source_trees.Tree(tmp_path, source_trees._listed(listing))
+    tree = source_trees.Tree(tmp_path, source_trees._read_listing(listing))
     assert [held.path for held in tree.files_of("part_77")] == ["data/77/part_77.py"]
     assert tree.files_of("77.part_77") and not tree.files_of("78.part_77")
 
@@ -246,14 +246,14 @@ def test_a_hundred_thousand_files_take_no_time_to_speak_of(refused: Refused, tmp
 # --- why a side does not run it ---------------------------------------------------------------------
 
 
-def absent(module: str) -> Absent:
-    error = Absent("there is none")
+def absent(module: str) -> ModelNotFound:
+    error = ModelNotFound("there is none")
     error.module = module
     return error
 
 
-def lacking(module: str) -> LacksPackage:
-    error = LacksPackage(f"it imports '{module}', which is not installed; pip install {module}")
+def lacking(module: str) -> MissingPackage:
+    error = MissingPackage(f"it imports '{module}', which is not installed; pip install {module}")
     error.module = module
     return error
 
@@ -540,7 +540,7 @@ def test_a_generated_module_is_told_of_as_such_and_a_name_that_is_taken_too(
         source_trees.write_listing(tmp_path / file, project)
     job = Site(tree, (".", "src"), top, tree, (tmp_path / "before", tmp_path / "now")).job()
     monkeypatch.chdir(tree)
-    source_trees._loaded.cache_clear()
+    source_trees._load_trees.cache_clear()
     for name, file in (("foo._version", "_version.py"), ("foo._fast", "_fast.abi3.so")):
         said = code_origins.explain(lacking(name), job)
         assert said.cause == "" and f"src/foo/{file} lies in the other side's tree only (git-ignored?)" in said

@@ -210,9 +210,9 @@ def test_an_old_run_has_no_files_and_a_new_one_keeps_the_first(tmp_path: Path) -
             writer.cell(result)
         assert run_file.load(tmp_path / "run").files == {}
         for number, files in enumerate(({"a": "sha256:1"}, {"a": "sha256:1", "b": "sha256:2"}, {"b": "sha256:2"})):
-            record.take(number, {"event": "files", "files": files})
+            record.record_event(number, {"event": "files", "files": files})
         with pytest.raises(NotComparable, match="b changed"):
-            record.take(3, {"event": "files", "files": {"b": "sha256:3"}})
+            record.record_event(3, {"event": "files", "files": {"b": "sha256:3"}})
         assert run_file.load(tmp_path / "run").files == {"a": "sha256:1", "b": "sha256:2"}
         writer.append("files", launch=0, files={"a": 7})
     with pytest.raises(EffbenchError, match="expected text, got a whole number"):
@@ -226,11 +226,11 @@ def test_a_block_of_another_number_of_calls_is_an_error(tmp_path: Path) -> None:
 
     with run_file.RunWriter(tmp_path / "run") as writer:
         record = Recording(SimpleNamespace(bundled=None), writer, tmp_path)  # type: ignore[arg-type]
-        record.take(0, {"event": "calls", "cell": "x", "calls": 3})
-        record.take(0, block(3))
+        record.record_event(0, {"event": "calls", "cell": "x", "calls": 3})
+        record.record_event(0, block(3))
         for event in (block(4), {"event": "calls", "cell": "x", "calls": 4}):
             with pytest.raises(EffbenchError, match="a block of x came back with 4 calls, and every other has 3"):
-                record.take(1, event)
+                record.record_event(1, event)
     _require_same_calls({}, {"x": 3})
     _require_same_calls({"x": 3}, {"x": 3, "y": 1})
     with pytest.raises(EffbenchError, match="blocks of 3 and 4 calls of x"):

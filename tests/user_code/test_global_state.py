@@ -28,8 +28,8 @@ from effbench.devices.fake import Fake
 from effbench.gates import checked_models
 from effbench.gates.baseline import name_of
 from effbench.user_code import global_state
-from effbench.user_code._global_state_table import Switch, rows
-from effbench.user_code.global_state import SettingsGuard, Switched
+from effbench.user_code._global_state_table import GlobalSetting, readable_settings
+from effbench.user_code.global_state import SettingChanged, SettingsGuard
 
 backends: Any = torch.backends
 TIMES = {case.id: 1e-3 for case in study().cases}
@@ -99,7 +99,7 @@ CHANGES: dict[str, tuple[str, Callable[[], object]]] = {
 
 
 @pytest.fixture
-def held() -> Iterator[SettingsGuard]:
+def guard() -> Iterator[SettingsGuard]:
     # Coverage may look at this process by other means; what a test changes is put back in any case.
     with global_state.settings_restored() as found:
         yield found
@@ -107,42 +107,42 @@ def held() -> Iterator[SettingsGuard]:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_setting_that_a_call_changes_is_named_and_put_back(held: SettingsGuard, change: str) -> None:
+def test_a_setting_that_a_call_changes_is_named_and_put_back(guard: SettingsGuard, change: str) -> None:
     words, act = CHANGES[change]
     if change == "cores" and len(os.sched_getaffinity(0)) == 1:
         pytest.skip("there is one core")
-    before = [switch.read() for switch in rows()]
-    with pytest.raises(Switched) as refused, held.calling("cell"):
+    before = [setting.read() for setting in readable_settings()]
+    with pytest.raises(SettingChanged) as refused, guard.calling("cell"):
         act()
     assert words in str(refused.value) and str(refused.value).startswith("its forward sets ")
-    assert [switch.read() for switch in rows()] == before
-    held.require("cell")
+    assert [setting.read() for setting in readable_settings()] == before
+    guard.require_unchanged("cell")
 
 
-def test_it_is_put_back_also_where_the_network_raises(held: SettingsGuard) -> None:
+def test_it_is_put_back_also_where_the_network_raises(guard: SettingsGuard) -> None:
     threads = torch.get_num_threads()
-    with pytest.raises(RuntimeError, match="its own"), held.calling("cell"):
+    with pytest.raises(RuntimeError, match="its own"), guard.calling("cell"):
         other_threads()
         raise RuntimeError("its own")
-    with pytest.raises(KeyError), held.building({"id": "cell", "model": "x.py:f"}):
+    with pytest.raises(KeyError), guard.building({"id": "cell", "model": "x.py:f"}):
         other_threads()
         raise KeyError
     assert torch.get_num_threads() == threads
 
 
-def test_what_building_changes_is_noted_and_only_what_was_set_itself(held: SettingsGuard) -> None:
-    with held.building({"id": "cell", "model": "x.py:f"}):
+def test_what_building_changes_is_noted_and_only_what_was_set_itself(guard: SettingsGuard) -> None:
+    with guard.building({"id": "cell", "model": "x.py:f"}):
         torch.set_float32_matmul_precision("medium")
         torch.set_num_interop_threads(torch.get_num_interop_threads() + 3)  # a second time, which torch refuses
-    note = held.facts("cell")["switches"]
+    note = guard.facts("cell")["switches"]
     assert note.startswith(
         "x.py:f sets torch.float32_matmul_precision to medium (put back to highest) and torch's inter-op"
     )
-    assert "fp32_precision" not in note and held.facts("other") == {}
+    assert "fp32_precision" not in note and guard.facts("other") == {}
 
 
 @pytest.mark.parametrize("kind", ["error", "ignore", "reset", "other list", "recorded"])
-def test_filters_of_warnings_are_put_back_without_a_word(held: SettingsGuard, kind: str) -> None:
+def test_filters_of_warnings_are_put_back_without_a_word(guard: SettingsGuard, kind: str) -> None:
     act: dict[str, Callable[[], object]] = {
         "error": lambda: warnings.simplefilter("error"),
         "ignore": lambda: warnings.filterwarnings("ignore", module="somebody"),
@@ -152,24 +152,24 @@ def test_filters_of_warnings_are_put_back_without_a_word(held: SettingsGuard, ki
     }
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        held.renew()
-        for step in (held.building({"id": "cell", "model": "x.py:f"}), held.calling("cell")):
+        guard.remember_settings()
+        for step in (guard.building({"id": "cell", "model": "x.py:f"}), guard.calling("cell")):
             before = warnings.showwarning, list(warnings.filters)
             with step:
                 act[kind]()
-            assert (warnings.showwarning, list(warnings.filters)) == before and held.facts("cell") == {}
+            assert (warnings.showwarning, list(warnings.filters)) == before and guard.facts("cell") == {}
         act[kind]()
-        held.require("cell", quick=True)
+        guard.require_unchanged("cell", quick=True)
         assert (warnings.showwarning, list(warnings.filters)) == before
 
 
-def test_what_was_remembered_of_another_filter_is_forgotten(held: SettingsGuard) -> None:
+def test_what_was_remembered_of_another_filter_is_forgotten(guard: SettingsGuard) -> None:
     """Python remembers for each line that its warning was ignored or shown."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        held.renew()
+        guard.remember_settings()
         for _ in range(2):
-            with held.calling("cell"):
+            with guard.calling("cell"):
                 warnings.simplefilter("default")
                 told: list[object] = []
                 warnings.showwarning = lambda *each, into=told: into.append(each)
@@ -183,47 +183,47 @@ def _warn() -> None:
     warnings.warn("of a network", stacklevel=1)
 
 
-def test_a_long_list_is_shortened(held: SettingsGuard) -> None:
-    with held.building({"id": "cell", "model": "pickle:/tmp/x"}):
+def test_a_long_list_is_shortened(guard: SettingsGuard) -> None:
+    with guard.building({"id": "cell", "model": "pickle:/tmp/x"}):
         for name in ("threads", "mkldnn", "dtype", "fast path", "gradients"):
             CHANGES[name][1]()
-    note = held.facts("cell")["switches"]
+    note = guard.facts("cell")["switches"]
     assert note.startswith("building it sets ") and "and 2 more: every cell" in note
 
 
 def test_a_setting_that_nobody_can_put_back_spoils_the_process() -> None:
     value = [1]
-    lasting = Switch("the moon", lambda: value[0], None)
-    stubborn = Switch("the tide", lambda: value[0], lambda before: None)
-    for switch in (lasting, stubborn):
+    lasting = GlobalSetting("the moon", lambda: value[0], None)
+    stubborn = GlobalSetting("the tide", lambda: value[0], lambda before: None)
+    for setting in (lasting, stubborn):
         value[0] = 1
-        held = SettingsGuard([switch])
-        told = f"f sets {switch.name} to 2, which cannot be put back"
-        with pytest.raises(Switched, match=told), held.building({"id": "cell", "model": "x.py:f"}):
+        guard = SettingsGuard([setting])
+        told = f"f sets {setting.name} to 2, which cannot be put back"
+        with pytest.raises(SettingChanged, match=told), guard.building({"id": "cell", "model": "x.py:f"}):
             value[0] = 2
-        assert held.spoiled
+        assert guard.unrestored
 
 
 def test_what_takes_long_is_left_out_between_blocks() -> None:
     read: list[str] = []
-    quick = Switch("quick", lambda: read.append("quick"), None)
-    slow = Switch("slow", lambda: read.append("slow"), None, slow=True)
-    held = SettingsGuard([quick, slow])
+    quick = GlobalSetting("quick", lambda: read.append("quick"), None)
+    slow = GlobalSetting("slow", lambda: read.append("slow"), None, slow=True)
+    guard = SettingsGuard([quick, slow])
     read.clear()
-    held.require("cell", quick=True)
+    guard.require_unchanged("cell", quick=True)
     assert read == ["quick"]
-    held.require("cell")
+    guard.require_unchanged("cell")
     assert read == ["quick", "quick", "slow"]
 
 
-def test_a_module_that_trains_itself_is_named(held: SettingsGuard) -> None:
+def test_a_module_that_trains_itself_is_named(guard: SettingsGuard) -> None:
     network = torch.nn.Sequential(torch.nn.Dropout()).eval()
-    held.watch("cell", network)
-    held.require("other")
-    with pytest.raises(Switched, match="puts Sequential into training mode"), held.calling("cell"):
+    guard.watch_training_flags("cell", network)
+    guard.require_unchanged("other")
+    with pytest.raises(SettingChanged, match="puts Sequential into training mode"), guard.calling("cell"):
         network.train()
-    held.watch("cell", network)
-    with pytest.raises(Switched, match="puts Dropout out of training mode"), held.calling("cell"):
+    guard.watch_training_flags("cell", network)
+    with pytest.raises(SettingChanged, match="puts Dropout out of training mode"), guard.calling("cell"):
         network[0].eval()
 
 
@@ -240,9 +240,9 @@ def test_counting_a_file_leaves_this_process_as_it_was(tmp_path: Path) -> None:
         "import torch\ntorch.set_num_threads(torch.get_num_threads() + 1)\ntorch.set_num_interop_threads(1)\n"
         "torch.set_default_dtype(torch.float64)\ndef net(): return torch.nn.Linear(8, 8)\n"
     )
-    before = [switch.read() for switch in rows()]
+    before = [setting.read() for setting in readable_settings()]
     assert count_in_subprocess.profile(f"{path}:net", (8,), batch=1, dtype="float32").cost.madds == 64
-    assert [switch.read() for switch in rows()] == before
+    assert [setting.read() for setting in readable_settings()] == before
 
 
 def test_a_summary_notes_it() -> None:

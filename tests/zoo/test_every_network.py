@@ -32,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from effbench import core, cost, paper, zoo
 from effbench.core.errors import InvalidValue
-from effbench.cost.familiar import keeps_nothing
+from effbench.cost.known_code import is_known_code
 from effbench.zoo import _registry, load_model
 
 pytestmark = pytest.mark.bulk
@@ -121,7 +121,7 @@ def test_counts_beside_the_code_are_exact(name: str):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_its_code_is_known_to_keep_nothing(name: str):
-    assert keeps_nothing(on_meta(name).modules())
+    assert is_known_code(on_meta(name).modules())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -86,9 +86,9 @@ def test_a_stranger_publishes_nothing():
 @needs("timm", "torchvision")
 def test_a_network_of_timm_in_memory_still_knows_its_input():
     network = zoo.resolve("timm:inception_v4")
-    assert libraries.own_shape(network) == (3, 299, 299)
+    assert libraries.declared_shape(network) == (3, 299, 299)
     network.input_shape = "large"
-    assert libraries.own_shape(network) == (3, 299, 299), "what is no shape is not believed"
+    assert libraries.declared_shape(network) == (3, 299, 299), "what is no shape is not believed"
 
 
 # --- building -----------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def test_a_network_of_timm_in_memory_still_knows_its_input():
     ],
 )
 def test_libraries_build_by_name_with_arguments(spec: str, params: int):
-    network = count_in_subprocess.on_meta(spec, {})
+    network = count_in_subprocess.build_on_meta(spec, {})
     assert sum(parameter.numel() for parameter in network.parameters()) == params
     assert all(parameter.is_meta for parameter in network.parameters()), "no weight takes memory to be counted"
 
@@ -140,7 +140,7 @@ def test_a_count_downloads_no_weights_and_is_of_the_network_that_they_are_for(
     for place in ("torch.hub.load_state_dict_from_url", "torch.hub.download_url_to_file", "urllib.request.urlopen"):
         monkeypatch.setattr(place, lambda *_, **__: pytest.fail("a download"))
     monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_, **__: pytest.fail("a download"))
-    network = count_in_subprocess.on_meta(spec, {})
+    network = count_in_subprocess.build_on_meta(spec, {})
     assert sum(parameter.numel() for parameter in network.parameters()) == params
     load = torch.nn.Module.load_state_dict
     layer = torch.nn.Linear(2, 2)
@@ -157,7 +157,7 @@ def test_a_measurement_has_the_weights_that_were_asked_for(monkeypatch: pytest.M
     network = zoo.resolve("torchvision:squeezenet1_1?weights=DEFAULT")
     assert len(asked) == 1 and "squeezenet1_1" in asked[0]
     assert all(torch.equal(network.state_dict()[name], value) for name, value in fetched.items())
-    count_in_subprocess.on_meta("torchvision:squeezenet1_1?weights=DEFAULT", {})
+    count_in_subprocess.build_on_meta("torchvision:squeezenet1_1?weights=DEFAULT", {})
     assert len(asked) == 1
 
 
@@ -181,7 +181,7 @@ def test_a_tied_weight_stays_tied_without_memory(tmp_path: Path):
         "        self.a.weight = weight\n        self.b.weight = weight\n"
         "    def forward(self, x):\n        return self.b(self.a(x))\n"
     )
-    network = count_in_subprocess.on_meta(f"{file}:Tied", {})
+    network = count_in_subprocess.build_on_meta(f"{file}:Tied", {})
     assert network.a.weight is network.b.weight and network.a.weight.is_meta
     found = api.profile(f"{file}:Tied", (10,))
     assert (found.cost.params, found.cost.madds) == (100, 200)

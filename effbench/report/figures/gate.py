@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LOOKS = {
+_COLOURS_AND_MARKERS = {
     "REGRESSION": ("X", style.VERMILLION),
     "PASS": ("o", style.BLUE),
     "INCONCLUSIVE": ("D", style.GREY),
@@ -34,8 +34,8 @@ def gate_figure(decision: Decision) -> Figure | None:
     if not timed:
         return None
     with style.plain_style():
-        shown = [word for word in _LOOKS if any(finding.verdict == word for finding in timed)]
-        handles = [style.handle(*_LOOKS[word], word) for word in shown]
+        shown = [word for word in _COLOURS_AND_MARKERS if any(finding.verdict == word for finding in timed)]
+        handles = [style.handle(*_COLOURS_AND_MARKERS[word], word) for word in shown]
         handles += [
             style.handle("", "#F3D9CC", "beyond the tolerance"),
             style.handle("v", style.INK, "detectable", hollow=True),
@@ -51,7 +51,7 @@ def _rows(axes: Axes, timed: Sequence[Finding]) -> None:
     style.style_axes(axes)
     axes.axvline(0, color=style.GREY, lw=0.8)
     for place, finding in enumerate(timed):
-        marker, colour = _LOOKS.get(finding.verdict, ("o", style.GREY))
+        marker, colour = _COLOURS_AND_MARKERS.get(finding.verdict, ("o", style.GREY))
         low, point, high = _ends(finding)
         if finding.tolerance is not None:
             axes.fill_betweenx([place - 0.5, place + 0.5], 100 * finding.tolerance, 2 * limit, color="#F3D9CC", lw=0)

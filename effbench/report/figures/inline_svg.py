@@ -20,7 +20,7 @@ _LEFT_OUT = ("metadata", "style")
 DARK, LIGHT = (0x16 / 255, 0x18 / 255, 0x1B / 255), (0xEB / 255, 0xEB / 255, 0xE8 / 255)
 """Background and text colour of the dark page, as in its style sheet: red, green, blue from 0 to 1."""
 
-_LIFT = 1.15
+_CONTRAST_POWER = 1.15
 """Factor on the contrast ratio, since the same ratio looks weaker on dark than on white."""
 
 
@@ -80,7 +80,7 @@ def _dark_colour(colour: str) -> str:
             return tuple(dark + share * (light - dark) for dark, light in zip(DARK, LIGHT, strict=True))
         return colorsys.hls_to_rgb(hue, share, 0.9 * saturation)
 
-    contrast = (1.05 / (_luminance((red, green, blue)) + 0.05)) ** _LIFT
+    contrast = (1.05 / (_luminance((red, green, blue)) + 0.05)) ** _CONTRAST_POWER
     wanted = contrast * (_luminance(DARK) + 0.05) - 0.05
     low, high = 0.0, 1.0
     for _ in range(20):

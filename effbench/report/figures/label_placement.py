@@ -48,7 +48,7 @@ def label(
     for line in avoid:
         corners = [(float(x) * to_points, float(y) * to_points) for x, y in map(axes.transData.transform, line)]
         for start, end in pairwise(corners):
-            drawn += _dots(start, end, max(1, int(math.dist(start, end) / 3)))
+            drawn += _line_boxes(start, end, max(1, int(math.dist(start, end) / 3)))
     widths = [72 * style.width_in(text, style.SMALL_PT) + 4 for text, _ in known]
     # Placement is greedy, so the order matters: try four orders, and keep the one with the shortest lines.
     places = range(len(known))
@@ -69,7 +69,7 @@ def label(
             va="center",
             fontsize=style.SMALL_PT,
             color=style.INK,
-            arrowprops=_line(end, box) if _lead((x, y), end) else None,
+            arrowprops=_line(end, box) if _leader_line((x, y), end) else None,
         ).set_in_layout(False)
     return True
 
@@ -92,10 +92,10 @@ def _arrange(
     found: dict[int, _Box] = {}
     for at in order:
         x, y = centres[at]
-        others = taken[_clear(taken, _boxes([(x, y, x, y)]))]
+        others = taken[_are_free(taken, _boxes([(x, y, x, y)]))]
         for box in _places((x, y), widths[at], height, far, room, np.concatenate([taken, lines])):
-            lead = _boxes(_lead((x, y), _nearest((x, y), box)))
-            if _clear(lead, others).all():
+            lead = _boxes(_leader_line((x, y), _nearest((x, y), box)))
+            if _are_free(lead, others).all():
                 taken = np.concatenate([taken, _boxes([box]), lead])
                 found[at] = box
                 break
@@ -114,7 +114,7 @@ def _places(
     boxes = boxes[(boxes[:, :2] >= room[:2]).all(axis=1) & (boxes[:, 2:] <= room[2:]).all(axis=1)]
     for first in range(0, len(boxes), _AT_ONCE):
         some = boxes[first : first + _AT_ONCE]
-        yield from map(tuple, some[_clear(some, taken)].tolist())
+        yield from map(tuple, some[_are_free(some, taken)].tolist())
 
 
 @cache
@@ -144,15 +144,15 @@ def _distance(point: tuple[float, float], box: _Box) -> float:
     return math.dist(point, _nearest(point, box))
 
 
-def _lead(point: tuple[float, float], end: tuple[float, float]) -> list[_Box]:
+def _leader_line(point: tuple[float, float], end: tuple[float, float]) -> list[_Box]:
     """Return the line from a point to its label as a chain of small boxes; empty if the label is near enough."""
     across, up = end[0] - point[0], end[1] - point[1]
     if math.hypot(across, up) <= 9:
         return []
-    return _dots(point, end, 8)
+    return _line_boxes(point, end, 8)
 
 
-def _dots(start: Sequence[float], end: Sequence[float], number: int) -> list[_Box]:
+def _line_boxes(start: Sequence[float], end: Sequence[float], number: int) -> list[_Box]:
     """Return a straight line as a chain of small boxes."""
     across, up = float(end[0] - start[0]), float(end[1] - start[1])
     dots = [(start[0] + step / number * across, start[1] + step / number * up) for step in range(1, number)]
@@ -169,7 +169,7 @@ def _boxes(boxes: Sequence[_Box]) -> _Boxes:
     return np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
 
-def _clear(boxes: _Boxes, others: _Boxes) -> npt.NDArray[np.bool_]:
+def _are_free(boxes: _Boxes, others: _Boxes) -> npt.NDArray[np.bool_]:
     """Return for each box whether it overlaps none of `others`."""
     left, bottom, right, top = boxes[:, :, None].transpose(1, 0, 2)
     across = (left < others[:, 2]) & (others[:, 0] < right)

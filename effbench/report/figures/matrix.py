@@ -75,7 +75,7 @@ def _fields(seen: Sequence[RunColumns]) -> tuple[_Fields, list[tuple[int, str]]]
     for number, item in enumerate(seen):
         told = [{key: value for key, value in each.group.items() if key != "runtime"} for each in item.verdicts]
         # The claim's text names the guideline already.
-        varying = [key for key in report_text.varying(told) if key != "guideline"]
+        varying = [key for key in report_text.varying_labels(told) if key != "guideline"]
         for verdict, group in zip(item.verdicts, told, strict=True):
             place = (number, str(verdict.group.get("runtime", item.run.environment.runtime)))
             if place not in columns:
@@ -103,15 +103,15 @@ def _draw(axes: Axes, seen: Sequence[RunColumns]) -> None:
         if several and (index == 0 or columns[index - 1][0] != number):
             spanned = sum(1 for each, _ in columns if each == number)
             device = report_text.hardware(seen[number].run, seen[number].cells)
-            words = style.fold(device, spanned * wide, style.SMALL_PT)
+            words = style.wrap_text(device, spanned * wide, style.SMALL_PT)
             _write(axes, _LABEL_IN + (index + spanned / 2) * wide, -0.36, words, points=style.SMALL_PT)
     if has_paper:
         platform = report_text.platforms(first.cells) or "paper"
-        printed_on = "paper,\n" + style.fold(platform, wide, style.SMALL_PT)
+        printed_on = "paper,\n" + style.wrap_text(platform, wide, style.SMALL_PT)
         _write(axes, _LABEL_IN + (len(columns) + 0.5) * wide, -0.1, printed_on, points=style.SMALL_PT)
     for line, ((claim, reading), found) in enumerate(rows.items()):
         middle = (line + 0.5) * _ROW_IN
-        text = style.fold(claim, _LABEL_IN - 0.15, style.TEXT_PT) + (f"\n{reading}" if reading else "")
+        text = style.wrap_text(claim, _LABEL_IN - 0.15, style.TEXT_PT) + (f"\n{reading}" if reading else "")
         axes.text(0, middle, text, va="center", ha="left", fontsize=style.TEXT_PT, color=style.INK)
         for index, place in enumerate(columns):
             _field(axes, _LABEL_IN + index * wide, line * _ROW_IN, wide, found.get(place))

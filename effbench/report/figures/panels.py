@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-LEAST = 4
+MIN_NETWORKS = 4
 """Fewest networks with a published error for a figure."""
 
 _PANEL_IN = 3.1
@@ -25,7 +25,7 @@ _Read = Callable[[CellSummary], float | None]
 
 def can_draw(cells: Sequence[CellSummary]) -> bool:
     """Return whether enough measured cells are in the paper's Table 8, all under one runtime, as lines join widths."""
-    return len(_known(cells)) >= LEAST and len({cell.cell.runtime for cell in cells}) == 1
+    return len(_known(cells)) >= MIN_NETWORKS and len({cell.cell.runtime for cell in cells}) == 1
 
 
 def panels_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
@@ -45,7 +45,7 @@ def _panels_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
         families.setdefault(rank_agreement.family(cell.cell.case.model), []).append(cell)
     # The largest families get the most distinct colours.
     order = sorted(families, key=lambda family: (-len(families[family]), family))
-    looks = style.looks(order)
+    looks = style.colours_and_markers(order)
     figure = style.new_figure(2 * _PANEL_IN + 0.7, "Accuracy, speed and multiply-adds", text.subtitle(run, cells))
     theirs = f"speed on a {text.platforms(cells)} ({cells[0].paper_unit})"
     unit = cells[0].throughput_unit

@@ -21,7 +21,7 @@ _SPAN = 3.0
 _DECADES = 1e3
 """If times span more than this factor, ticks are at powers of ten only, for lack of room."""
 
-_CROWD = 100
+_MANY_NETWORKS = 100
 """More networks than this are drawn as small, transparent points, so that density is visible."""
 
 Assessed = Sequence[tuple[Sample, Sequence[Score]]]
@@ -60,7 +60,7 @@ def _prediction_figure(title: str, found: Assessed) -> Figure:
         axes = above.add_subplot(rows, columns, place + 1)
         room = (style.WIDTH_IN - 1.9) / columns / 1.15  # bold text is wider than `fold` measures
         axes.set_title(
-            style.fold(sample.title, room, style.TEXT_PT), loc="left", fontsize=style.TEXT_PT, fontweight="bold"
+            style.wrap_text(sample.title, room, style.TEXT_PT), loc="left", fontsize=style.TEXT_PT, fontweight="bold"
         )
         _errors(axes, sample, scores)
         axes.set_xlim(0, 1.05 * reach)
@@ -108,9 +108,9 @@ def _offsets(axes: Axes, sample: Sample, score: Score) -> None:
     style.log_axis(axes, "y", 1 / _SPAN, _SPAN)
     axes.axhspan(1 - CLOSE, 1 + CLOSE, color=style.GREY, alpha=0.15, lw=0)
     axes.axhline(1.0, color=style.GREY, lw=1.0, zorder=1)
-    size, alpha = (2.6, 0.35) if len(ratios) > _CROWD else (style.MARKER_PT - 1, 0.8)
+    size, alpha = (2.6, 0.35) if len(ratios) > _MANY_NETWORKS else (style.MARKER_PT - 1, 0.8)
     axes.plot(milliseconds, ratios, ls="", marker="o", ms=size, color=style.BLUE, alpha=alpha, mew=0, zorder=2)
-    named = style.fold(f"from {' + '.join(score.metrics)}", style.WIDTH_IN / 2 - 0.5, style.TEXT_PT)
+    named = style.wrap_text(f"from {' + '.join(score.metrics)}", style.WIDTH_IN / 2 - 0.5, style.TEXT_PT)
     said = f"{named}\n{100 * score.close.point:.0f} % of networks within {100 * CLOSE:.0f} %"
     axes.set_title(said, loc="left", fontsize=style.TEXT_PT)
     axes.set_xlabel(f"measured time per image (ms), {sample.title}", fontsize=style.TEXT_PT)

@@ -11,7 +11,7 @@ from effbench.analysis import rank_agreement
 from effbench.analysis.cell_summary import CellSummary
 from effbench.core import units
 from effbench.core.cost import DEFAULT_LEVEL
-from effbench.core.peaks import Peaks, recorded
+from effbench.core.peaks import Peaks, from_facts
 from effbench.core.run import Run
 from effbench.report import text
 from effbench.report.figures import label_placement, style
@@ -87,7 +87,7 @@ def _colour_families(figure: Figure, axes: Axes, points: Sequence[_Point]) -> No
     from matplotlib.lines import Line2D
 
     families = [family for family, _ in Counter(point.family for point in points).most_common()]
-    looks = style.looks(families)
+    looks = style.colours_and_markers(families)
     for line, point in zip(list(axes.lines), points, strict=False):
         colour, marker = looks[point.family]
         line.set(color=colour, marker="X" if point.flagged else marker)
@@ -137,5 +137,5 @@ def _named_by(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
 
 def _peaks(run: Run, cells: Sequence[CellSummary]) -> list[Peaks]:
     dtypes = dict.fromkeys(cell.cell.case.dtype for cell in cells)
-    found = (recorded(run.environment.facts, dtype) for dtype in dtypes)
+    found = (from_facts(run.environment.facts, dtype) for dtype in dtypes)
     return [peaks for peaks in found if peaks is not None]

@@ -35,7 +35,7 @@ def _runtimes_figure(run: Run, cells: Sequence[CellSummary]) -> Figure:
     groups: dict[tuple[Label | None, ...], list[CellSummary]] = {}
     for cell in cells:
         groups.setdefault(tuple(cell.cell.case.labels.get(key) for key in keys), []).append(cell)
-    looks = style.looks(tuple(dict.fromkeys(cell.cell.runtime for cell in cells)))
+    looks = style.colours_and_markers(tuple(dict.fromkeys(cell.cell.runtime for cell in cells)))
     handles = [style.handle(marker, colour, name) for name, (colour, marker) in looks.items()]
     if any(cell.paper_ratio for cell in cells):
         handles.append(style.handle("D", style.INK, "paper", hollow=True))
@@ -76,6 +76,6 @@ def _panel(axes: Axes, run: Run, cells: Sequence[CellSummary], looks: dict[str, 
     for edge in range(1, len(levels)):
         axes.axvline(edge - 0.5, color="#EEEEEE", lw=0.8, zorder=0)
     room = (style.WIDTH_IN / _COLUMNS - 0.8) / max(len(levels), 1)
-    ticks = [style.fold(text.label_text(level), room, style.SMALL_PT) for level in levels]
+    ticks = [style.wrap_text(text.label_text(level), room, style.SMALL_PT) for level in levels]
     axes.set_xticks(range(len(levels)), ticks)
     axes.set_xlim(-0.5, max(len(levels), 1) - 0.5)

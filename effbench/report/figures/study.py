@@ -60,7 +60,7 @@ def study_in(axes: Axes, run: Run, cells: Sequence[CellSummary], verdicts: Seque
         axes.set_xlabel(run.experiment.factor, fontsize=style.TEXT_PT)
         said = "\n".join(f"{item.verdict}: {item.claim}" for item in verdicts)
         _title(axes, report_text.group_text(groups[0]) if groups else "", said, _lines(said))
-        style.own_legend(axes, _legend(cells))
+        style.legend_inside(axes, _legend(cells))
 
 
 def _groups(run: Run, cells: Sequence[CellSummary]) -> list[dict[str, Label]]:
@@ -93,7 +93,7 @@ def _study_figure(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Ver
     for place, ((group, members), said) in enumerate(zip(panels, words, strict=True)):
         axes = figure.add_subplot(rows, columns, place + 1)
         _panel(axes, run, members, levels, dodge=0.11 if any(cell.paper_ratio for cell in cells) else 0.0)
-        _title(axes, style.fold(report_text.group_text(group), room, style.TEXT_PT), said, lines)
+        _title(axes, style.wrap_text(report_text.group_text(group), room, style.TEXT_PT), said, lines)
         axes.set_xticks(range(len(levels)), ticks, rotation=rotation)
         axes.set_xlim(-0.5, max(len(levels), 1) - 0.5)
         _scale(axes, limits)
@@ -110,7 +110,7 @@ def _ratio_label(run: Run) -> str:
     reference = f"{run.experiment.factor} {report_text.label_text(run.experiment.reference)}"
     room = 0.85 * _PANEL_IN
     gap = " " if style.width_in(f"time relative to {reference}", style.TEXT_PT) <= room else "\n"
-    return f"time relative to{gap}{style.fold(reference, room, style.TEXT_PT)}\n(above 1: slower)"
+    return f"time relative to{gap}{style.wrap_text(reference, room, style.TEXT_PT)}\n(above 1: slower)"
 
 
 def _group(cell: CellSummary, keys: Sequence[str]) -> dict[str, Label]:
@@ -130,7 +130,7 @@ def _layout(panels: int, names: Sequence[str]) -> tuple[int, list[str], int]:
     """Return the number of panels per row, tick labels and their rotation: as many panels as leave room for labels."""
     for columns in sorted({min(panels, 3), min(panels, 2), 1}, reverse=True):
         room = ((style.WIDTH_IN - 0.7) / columns - 0.2) / max(len(names), 1) - 0.08
-        ticks = [style.fold(name, room, style.SMALL_PT) for name in names]
+        ticks = [style.wrap_text(name, room, style.SMALL_PT) for name in names]
         if all(style.width_in(tick, style.SMALL_PT) <= room for tick in ticks):
             return math.ceil(panels / math.ceil(panels / columns)), ticks, 0
     return min(panels, 2), [style.shorten(name, 28) for name in names], 90
@@ -143,7 +143,7 @@ def _lines(text: str) -> int:
 def _verdict_lines(group: Mapping[str, Label], verdicts: Sequence[Verdict], room_in: float) -> str:
     """Return one line per claim: its verdict and its name."""
     here = [item for item in verdicts if all(item.group.get(key, value) == value for key, value in group.items())]
-    return "\n".join(style.fold(f"{item.verdict}: {item.claim}", room_in, style.SMALL_PT) for item in here)
+    return "\n".join(style.wrap_text(f"{item.verdict}: {item.claim}", room_in, style.SMALL_PT) for item in here)
 
 
 def _title(axes: Axes, name: str, said: str, lines: int) -> None:

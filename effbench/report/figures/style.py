@@ -57,8 +57,8 @@ def plain_style() -> Iterator[None]:
 def header(title: str, subtitle: str, *, legend: bool) -> tuple[str, str, float]:
     """Wrap title and subtitle to the figure's width. Returns them, and their height in inches with the legend row."""
     room = WIDTH_IN - 3 * _MARGIN_IN
-    # The title is bold, and so wider than `fold` measures.
-    title, subtitle = fold(title, room / 1.15, TITLE_PT) or " ", fold(subtitle, room, TEXT_PT)
+    # The title is bold, and so wider than `wrap_text` measures.
+    title, subtitle = wrap_text(title, room / 1.15, TITLE_PT) or " ", wrap_text(subtitle, room, TEXT_PT)
     height = _MARGIN_IN + _height_in(title, TITLE_PT) + _height_in(subtitle, TEXT_PT) + (0.28 if legend else 0.0)
     return title, subtitle, height
 
@@ -96,7 +96,7 @@ def new_figure(body_in: float, title: str, subtitle: str, handles: Sequence[Line
     return figure
 
 
-def own_legend(axes: Axes, handles: Sequence[Line2D]) -> None:
+def legend_inside(axes: Axes, handles: Sequence[Line2D]) -> None:
     """The legend inside of axes that are not of a figure of ours."""
     if handles:
         axes.legend(handles=handles, frameon=False, fontsize=SMALL_PT)
@@ -110,7 +110,7 @@ def handle(marker: str, colour: str, label: str, *, hollow: bool = False) -> Lin
     return Line2D([], [], ls="", marker=marker, color=colour, mfc=face, mew=1.4, ms=MARKER_PT, label=label)
 
 
-def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+def colours_and_markers(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Return a colour and a marker for each of up to about ten names, the most distinct ones first."""
     return dict(zip(names, zip(cycle(_COLOURS), cycle(_MARKERS)), strict=False))
 
@@ -150,7 +150,7 @@ def width_in(text: str, points: float) -> float:
     return max(float(text_to_path.get_text_width_height_descent(line, font, False)[0]) for line in lines) / 72
 
 
-def fold(text: str, room_in: float, points: float) -> str:
+def wrap_text(text: str, room_in: float, points: float) -> str:
     """Break the text into lines that fit the room, at spaces and after ``-``, ``_``, ``+``, ``/``, ``,``.
 
     A piece that is too long for the room stays whole, so the caller must measure the result.
@@ -206,10 +206,10 @@ def svg_text(figure: Figure) -> str:
     drawing = io.StringIO()
     with plain_style(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "effbench"}):
         figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
-    return _numbered(drawing.getvalue())
+    return _number_ids(drawing.getvalue())
 
 
-def _numbered(svg: str) -> str:
+def _number_ids(svg: str) -> str:
     """Replace the hashed ids in the SVG by numbers.
 
     Matplotlib hashes positions at full precision, but the layout solver's last digits vary from run to run.

@@ -30,7 +30,7 @@ def sweep_figure(run: Run, cells: Sequence[CellSummary], found: Sequence[Saturat
     A dotted ring marks the likeliest batch of an unsure verdict. A network whose throughput still rises has no ring.
     """
     with figure_style.plain_style():
-        looks, handles = _looks(run, cells, found)
+        looks, handles = _colours_and_markers(run, cells, found)
         figure = figure_style.new_figure(_BODY_IN, run.experiment.title, _subtitle(run, cells), handles)
         _draw(figure.add_subplot(), run, cells, found, looks)
         return figure
@@ -39,15 +39,15 @@ def sweep_figure(run: Run, cells: Sequence[CellSummary], found: Sequence[Saturat
 def sweep_in(axes: Axes, run: Run, cells: Sequence[CellSummary], found: Sequence[Saturation]) -> None:
     """Draw `sweep_figure` into existing axes."""
     with figure_style.plain_style():
-        looks, handles = _looks(run, cells, found)
+        looks, handles = _colours_and_markers(run, cells, found)
         _draw(axes, run, cells, found, looks)
-        figure_style.own_legend(axes, handles)
+        figure_style.legend_inside(axes, handles)
 
 
-def _looks(
+def _colours_and_markers(
     run: Run, cells: Sequence[CellSummary], found: Sequence[Saturation]
 ) -> tuple[dict[str, tuple[str, str]], list[Line2D]]:
-    looks = figure_style.looks([_name(item, run, cells) for item in found])
+    looks = figure_style.colours_and_markers([_name(item, run, cells) for item in found])
     return looks, [figure_style.handle(marker, colour, name) for name, (colour, marker) in looks.items()]
 
 

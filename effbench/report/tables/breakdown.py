@@ -10,6 +10,7 @@ from effbench.core import units
 from effbench.core.estimate import Estimate
 from effbench.core.run import Run
 from effbench.report import text
+from effbench.report.tables import values
 from effbench.report.tables.table_model import NOTHING, Column, Table, Value, drop_empty
 
 _NAMED, _LEAST_SHARE = 3, 0.005
@@ -36,19 +37,19 @@ def breakdown_rows(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split
         model = text.model_name(cell)
         rows.append(
             (
-                Value(model, model),
-                Value("here", "here"),
+                values.text(model),
+                values.text("here"),
                 _milliseconds(item.latency_s),
                 *(_share(item.shares.get(name)) for name in names),
                 _share(item.unattributed),
-                NOTHING if item.overhead is None else Value(units.ratio_interval(item.overhead), item.overhead),
+                values.ratio(item.overhead),
                 _remarks(cell, item),
             )
         )
         if item.paper is not None:
             printed = [item.paper.get(name) for name in names]
             shares = [NOTHING if share is None else Value(f"{100 * share:.3g}", share) for share in printed]
-            rows.append((Value(model, model), Value("paper", "paper"), NOTHING, *shares, NOTHING, NOTHING, NOTHING))
+            rows.append((values.text(model), values.text("paper"), NOTHING, *shares, NOTHING, NOTHING, NOTHING))
     return drop_empty(Table("Where the time goes", columns, tuple(rows), _notes(run, cells, parts)))
 
 
@@ -96,7 +97,7 @@ def _notes(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split]) -> tu
 def _remarks(cell: CellSummary, item: Split) -> Value:
     """Return why there are no shares, or why they are doubtful."""
     words = f"not broken down: {item.missing}" if item.missing is not None else "; ".join(cell.flags)
-    return Value(words, words) if words else NOTHING
+    return values.text(words)
 
 
 def _milliseconds(seconds: Estimate | None) -> Value:

@@ -12,6 +12,7 @@ from effbench.core.estimate import Estimate
 from effbench.gates.alarm_rate import AlarmRate, GateOutcome
 from effbench.gates.calibration import Answer, Scatter, Survey, median_answer
 from effbench.gates.decision_rule import POWER
+from effbench.report.tables import values
 from effbench.report.tables.table_model import NOTHING, Column, Table, Value
 
 
@@ -21,7 +22,7 @@ def tables(survey: Survey, found: AlarmRate) -> tuple[Table, ...]:
 
 
 def machine_rows(survey: Survey, found: AlarmRate) -> Table:
-    """One row a cell: its noise and scatter, what a gate detects, the launches that a slowdown takes. Raw values are
+    """One row per cell: its noise and scatter, what a gate detects, the launches that a slowdown takes. Raw values are
     shares of 1.
     """
     columns = (
@@ -36,11 +37,11 @@ def machine_rows(survey: Survey, found: AlarmRate) -> Table:
     )
     rows = [
         (
-            Value(item.cell, item.cell),
-            Value(str(item.launches), item.launches),
-            Value(str(item.rounds), item.rounds),
-            _percent(item.within),
-            _percent(item.between),
+            values.text(item.cell),
+            values.whole(item.launches),
+            values.whole(item.rounds),
+            values.percent(item.within),
+            values.percent(item.between),
             *(_percent_answer(answers[item.cell]) for answers in survey.detectable.values()),
             *(_count_answer(answers[item.cell]) for answers in survey.needed.values()),
             _remark(item),
@@ -48,7 +49,7 @@ def machine_rows(survey: Survey, found: AlarmRate) -> Table:
         for item in survey.scatter
     ]
     totals = (
-        Value("median cell", "median cell"),
+        values.text("median cell"),
         *[NOTHING] * 4,
         *(_percent_answer(median_answer(answers)) for answers in survey.detectable.values()),
         *(_count_answer(median_answer(answers)) for answers in survey.needed.values()),
@@ -60,7 +61,7 @@ def machine_rows(survey: Survey, found: AlarmRate) -> Table:
 
 
 def gate_rows(found: AlarmRate) -> Table:
-    """One row a slowdown: what the gate said of the slowed cell, and the launches it took."""
+    """One row per slowdown: what the gate said of the slowed cell, and the launches it took."""
     columns = (
         Column("slowdown of one cell", "%", raw_unit=""),
         *(
@@ -158,8 +159,7 @@ def _gate_notes(found: AlarmRate) -> tuple[str, ...]:
 
 def _remark(item: Scatter) -> Value:
     aside = f"{item.set_aside} rounds set aside" if item.set_aside and item.rounds else ""
-    words = "; ".join(filter(None, [item.reason, aside]))
-    return Value(words, words) if words else NOTHING
+    return values.text("; ".join(filter(None, [item.reason, aside])))
 
 
 def _share(share: Estimate | None, *, bounds: bool = False) -> Value:
@@ -171,12 +171,8 @@ def _share(share: Estimate | None, *, bounds: bool = False) -> Value:
     return Value(text, share)
 
 
-def _percent(value: float | None) -> Value:
-    return NOTHING if value is None else Value(units.digits(100 * value, 2), value)
-
-
 def _percent_answer(answer: Answer) -> Value:
-    return _bound(answer, 100) if answer.value is None else _percent(answer.value)
+    return _bound(answer, 100) if answer.value is None else values.percent(answer.value)
 
 
 def _count_answer(answer: Answer) -> Value:

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 from effbench.core import units
 from effbench.core.estimate import Estimate
 from effbench.gates.result import CountCheck, Decision, Finding
+from effbench.report.tables import values
 from effbench.report.tables.table_model import (
     NOTHING,
     Column,
@@ -46,16 +47,16 @@ def finding_rows(decision: Decision) -> Table:
     )
     rows = tuple(
         (
-            _text(item.cell),
-            _text(item.gate),
-            _text(item.verdict),
+            values.text(item.cell),
+            values.text(item.gate),
+            values.text(item.verdict),
             _ratio(item.change),
             _ratio(item.wall if item.clock != "wall" else None),
-            _percent(item.tolerance),
-            _percent(item.detectable),
-            _whole(item.launches),
-            _whole(item.set_aside),
-            _text(item.reason or ("shown to be faster" if item.is_improved else "")),
+            values.percent(item.tolerance),
+            values.percent(item.detectable),
+            values.whole(item.launches or None),
+            values.whole(item.set_aside or None),
+            values.text(item.reason or ("shown to be faster" if item.is_improved else "")),
         )
         for item in decision.findings
     )
@@ -84,12 +85,12 @@ def cost_rows(findings: Sequence[Finding]) -> Table:
     )
     rows = tuple(
         (
-            _text(finding.cell),
-            _text(item.name),
+            values.text(finding.cell),
+            values.text(item.name),
             found,
-            _text(item.rule or "was"),
+            values.text(item.rule or "was"),
             wanted,
-            NOTHING if not item.rule else _text("yes" if item.is_kept else "no"),
+            NOTHING if not item.rule else values.text("yes" if item.is_met else "no"),
         )
         for finding in findings
         for item in finding.costs
@@ -170,16 +171,12 @@ def sentence(finding: Finding) -> str:
     if finding.change is not None:
         parts.append(f"time {_ratio(finding.change).text}")
     if finding.tolerance is not None:
-        parts.append(f"tolerance {_percent(finding.tolerance).text} %")
+        parts.append(f"tolerance {values.percent(finding.tolerance).text} %")
     if finding.detectable is not None:
-        parts.append(f"detectable {_percent(finding.detectable).text} %")
+        parts.append(f"detectable {values.percent(finding.detectable).text} %")
     if finding.launches:
         parts.append(f"{finding.launches} launches a side")
     return "; ".join([*([finding.reason] if finding.reason else []), ", ".join(parts)]).strip("; ") or "as expected"
-
-
-def _text(text: str) -> Value:
-    return Value(text, text) if text else NOTHING
 
 
 def _ratio(estimate: Estimate | None) -> Value:
@@ -191,19 +188,11 @@ def _ratio(estimate: Estimate | None) -> Value:
     return Value(f"×{estimate.point:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]", estimate)
 
 
-def _percent(share: float | None) -> Value:
-    return NOTHING if share is None else Value(units.digits(100 * share, 2), share)
-
-
-def _whole(number: int) -> Value:
-    return Value(str(number), number) if number else NOTHING
-
-
 def _counts(item: CountCheck) -> tuple[Value, Value]:
     """Return the cost and its baseline or limit."""
     found, wanted = item.found, item.wanted
     known = next((number for number in (found, wanted) if number is not None), 0)
-    texts = units.counts_apart(known if found is None else found, known if wanted is None else wanted)
+    texts = units.counts_to_compare(known if found is None else found, known if wanted is None else wanted)
     return (
         NOTHING if found is None else Value(texts[0], found),
         NOTHING if wanted is None else Value(texts[1], wanted),

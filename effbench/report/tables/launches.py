@@ -7,16 +7,17 @@ from typing import Any
 
 from effbench.core import units
 from effbench.core.run import Run
+from effbench.report.tables import values
 from effbench.report.tables.table_model import NOTHING, Column, Table, Value, drop_empty
 from effbench.runs import launch_history
 
 
-def launch_rows(run: Run, *, title: str = "Launches") -> Table | None:
+def launch_rows(run: Run) -> Table | None:
     """Build one row per launch, in order of time; None for a run that did not record the times of its launches.
 
     Conditions were read at the end of the launch, while it was still running; the load average is from its start.
     """
-    found = launch_history.described(run)
+    found = launch_history.describe_launches(run)
     if not any(item["start"] for item in found):
         return None
     columns = (
@@ -36,17 +37,17 @@ def launch_rows(run: Run, *, title: str = "Launches") -> Table | None:
         Column("GPU", "°C"),
     )
     rows = tuple(_row(place, item) for place, item in enumerate(found, start=1))
-    return drop_empty(Table(title, columns, rows))
+    return drop_empty(Table("Launches", columns, rows))
 
 
 def _row(place: int, item: Mapping[str, Any]) -> tuple[Value, ...]:
     start, end, gpu = (item[name] or {} for name in ("at_start", "at_end", "gpu"))
     moment = item["start"]
     return (
-        Value(str(place), place),
+        values.whole(place),
         Value(moment[:19].replace("T", " "), moment) if moment else NOTHING,
-        Value(item["stopped"], item["stopped"]),
-        Value(str(item["rounds"]), item["rounds"]),
+        values.text(item["stopped"]),
+        values.whole(item["rounds"]),
         _number(item["rounds_s"]),
         _number(item["overhead_s"]),
         _number(start.get("load_1m")),
@@ -72,4 +73,4 @@ def _slowed(end: Mapping[str, Any], gpu: Mapping[str, Any]) -> Value:
     found = [f"heat {end['thermal_throttled']}x"] if end.get("thermal_throttled") else []
     found += [f"quota {end['quota_throttled']}x"] if end.get("quota_throttled") else []
     found += [f"GPU: {reason}" for reason in gpu.get("throttled", ())]
-    return Value(", ".join(found), ", ".join(found)) if found else NOTHING
+    return values.text(", ".join(found))

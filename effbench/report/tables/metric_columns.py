@@ -12,6 +12,7 @@ from effbench.analysis.cell_summary import CellSummary
 from effbench.core import units
 from effbench.core.estimate import Estimate
 from effbench.core.run import METRICS, Run
+from effbench.report.tables import values
 from effbench.report.tables.table_model import NOTHING, Column, Value
 
 Field = tuple[Column, Callable[[CellSummary], Value]]
@@ -38,14 +39,17 @@ def columns(cells: Sequence[CellSummary]) -> tuple[Field, ...]:
         *((Column(name, "ms", raw_unit="s"), _percentile(name)) for name in PERCENTILES),
         (
             Column("peak memory", "MB", raw_unit="bytes"),
-            lambda cell: _megabytes(cell.read("peak_memory").get("peak_memory_bytes")),
+            lambda cell: values.number(cell.read("peak_memory").get("peak_memory_bytes"), 1e6),
         ),
-        (Column("weights", "MB", raw_unit="bytes"), lambda cell: _megabytes(_weights(cell))),
+        (
+            Column("weights", "MB", raw_unit="bytes"),
+            lambda cell: values.number(cell.read("peak_memory").get("weights_bytes"), 1e6),
+        ),
         (Column("energy", "mJ/image", raw_unit="J/image"), _number("energy", "energy_j_per_image", 1e3)),
         (Column("at work", "W"), _number("energy", "power_w")),
         (Column("at rest", "W"), _number("energy", "idle_w")),
         (Column("instructions", "M", raw_unit=""), _number("instructions", "instructions_per_call", 1e-6, 4)),
-        (Column("error vs float32"), _error),
+        (Column("error vs float32"), lambda cell: values.relative_error(cell.prepared.get("output_error"))),
     )
 
 
@@ -54,9 +58,9 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
     lines = []
     sampled = [cell.read("percentiles") for cell in cells if cell.read("percentiles")]
     if sampled:
-        numbers = sorted({int(values["n"]) for values in sampled})
+        numbers = sorted({int(calls["n"]) for calls in sampled})
         many = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
-        unbounded = [name for name in PERCENTILES if any(values[f"{name}_high_s"] is None for values in sampled)]
+        unbounded = [name for name in PERCENTILES if any(calls[f"{name}_high_s"] is None for calls in sampled)]
         lines.append(
             f"{', '.join(PERCENTILES)}: wall-clock time of {many} single calls in a separate process, with exact "
             "95 % bounds for independent calls."
@@ -80,8 +84,8 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
         )
     numbered = [cell.read("instructions") for cell in cells if cell.read("instructions")]
     if numbered:
-        methods = " and ".join(dict.fromkeys(str(values.get("method_version", "a script")) for values in numbered))
-        apart = units.digits(100 * max(float(values["repeatability"]) for values in numbered), 2)
+        methods = " and ".join(dict.fromkeys(str(count.get("method_version", "a script")) for count in numbered))
+        apart = units.digits(100 * max(float(count["repeatability"]) for count in numbered), 2)
         lines.append(
             f"Instructions: in millions a call, on one thread, counted by {methods}; two processes differed by "
             f"{apart} % at most. They do not include cache misses or waiting."
@@ -109,19 +113,19 @@ def document(cell: CellSummary) -> dict[str, Any]:
         else {"missing": item.missing}
         for item in cell.metrics
     }
-    own = {name: values for name, values in found.items() if name in METRICS}
+    own = {name: each for name, each in found.items() if name in METRICS}
     return {**own, "metrics": found} if len(own) < len(found) else own
 
 
 def _percentile(name: str) -> Callable[[CellSummary], Value]:
     def read(cell: CellSummary) -> Value:
-        values = cell.read("percentiles")
-        if not values:
+        calls = cell.read("percentiles")
+        if not calls:
             return NOTHING
-        point, low, high = (values[f"{name}{part}_s"] for part in ("", "_low", "_high"))
+        point, low, high = (calls[f"{name}{part}_s"] for part in ("", "_low", "_high"))
         ends = (units.MISSING if bound is None else units.digits(1e3 * bound) for bound in (low, high))
         text = f"{units.digits(1e3 * point)} [{', '.join(ends)}]"
-        return Value(text, Estimate(point, low, high, n=int(values["n"])))
+        return Value(text, Estimate(point, low, high, n=int(calls["n"])))
 
     return read
 
@@ -132,16 +136,3 @@ def _number(what: str, key: str, scale: float = 1.0, significant: int = 3) -> Ca
         return NOTHING if found is None else Value(units.digits(scale * found, significant), found)
 
     return read
-
-
-def _weights(cell: CellSummary) -> int | None:
-    return cell.read("peak_memory").get("weights_bytes")
-
-
-def _megabytes(size: int | None) -> Value:
-    return NOTHING if size is None else Value(units.digits(size / 1e6), size)
-
-
-def _error(cell: CellSummary) -> Value:
-    error = cell.prepared.get("output_error")
-    return NOTHING if error is None else Value(f"{error:.1e}", error)

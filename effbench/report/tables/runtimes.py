@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from effbench.analysis.cell_summary import CellSummary
-from effbench.core import units
 from effbench.core.run import Run
 from effbench.report import text as report_text
+from effbench.report.tables import values
 from effbench.report.tables.table_model import NOTHING, Column, Table, Value, drop_empty
 
 _SHOWN = 4
@@ -33,14 +33,14 @@ def prepared_rows(run: Run, cells: Sequence[CellSummary]) -> Table:
     )
     rows = tuple(
         (
-            *(_label(cell, label) for label in groups),
-            Value(cell.cell.runtime, cell.cell.runtime),
-            _number(cell.prepared.get("pieces")),
-            _number(cell.prepared.get("operators")),
+            *(values.label(cell.cell.case.labels.get(label)) for label in groups),
+            values.text(cell.cell.runtime),
+            values.whole(cell.prepared.get("pieces")),
+            values.whole(cell.prepared.get("operators")),
             _outside(cell.prepared.get("outside")),
-            _scientific(cell.prepared.get("output_error")),
-            _scaled(cell.prepared.get("prepare_s"), 1),
-            _scaled(cell.prepared.get("artefact_bytes"), 1e6),
+            values.relative_error(cell.prepared.get("output_error")),
+            values.number(cell.prepared.get("prepare_s")),
+            values.number(cell.prepared.get("artefact_bytes"), 1e6),
         )
         for cell in cells
         if cell.prepared
@@ -60,23 +60,6 @@ def _without(items: tuple[Any, ...], place: int) -> tuple[Any, ...]:
     return (*items[:place], *items[place + 1 :])
 
 
-def _label(cell: CellSummary, name: str) -> Value:
-    value = cell.cell.case.labels.get(name)
-    return NOTHING if value is None else Value(report_text.label_text(value), value)
-
-
-def _number(value: Any) -> Value:
-    return NOTHING if value is None else Value(str(value), value)
-
-
-def _scaled(value: Any, scale: float) -> Value:
-    return NOTHING if value is None else Value(units.digits(value / scale), value)
-
-
-def _scientific(value: Any) -> Value:
-    return NOTHING if value is None else Value(f"{value:.1e}", value)
-
-
 def _outside(found: Mapping[str, int] | None) -> Value:
     if found is None:
         return NOTHING
@@ -84,4 +67,4 @@ def _outside(found: Mapping[str, int] | None) -> Value:
     text = ", ".join(f"{name} ×{count}" for name, count in ordered[:_SHOWN])
     rest = sum(count for _, count in ordered[_SHOWN:])
     text = f"{text} and {rest} more" if rest else text or "none"
-    return Value(text, text)
+    return values.text(text)

@@ -9,8 +9,8 @@ from effbench.analysis.saturation import WITHIN, Saturation
 from effbench.core import units
 from effbench.core.estimate import Estimate
 from effbench.core.run import Run
-from effbench.core.study import Label
 from effbench.report import text as report_text
+from effbench.report.tables import values
 from effbench.report.tables.table_model import NOTHING, Column, Table, Value, drop_empty
 
 
@@ -28,13 +28,13 @@ def saturation_rows(run: Run, cells: Sequence[CellSummary], found: Sequence[Satu
     )
     rows = tuple(
         (
-            *(_label(item.group.get(key)) for key in keys),
-            Value(item.verdict, item.verdict),
-            _label(item.batch),
+            *(values.label(item.group.get(key)) for key in keys),
+            values.text(item.verdict),
+            values.whole(item.batch),
             _throughput(run, cells, item, item.batch),
-            _label(item.best),
+            values.whole(item.best),
             _throughput(run, cells, item, item.best),
-            Value(item.reason, item.reason) if item.reason else NOTHING,
+            values.text(item.reason),
         )
         for item in found
     )
@@ -46,10 +46,6 @@ def saturation_rows(run: Run, cells: Sequence[CellSummary], found: Sequence[Satu
     judged = f"Judged by {report_text.clock(run)}; images/s are of wall-clock time."
     notes = (note, judged) if run.clock == "cpu" else (note,)
     return drop_empty(Table("Saturation", columns, rows, notes))
-
-
-def _label(value: Label | None) -> Value:
-    return NOTHING if value is None else Value(report_text.label_text(value), value)
 
 
 def _throughput(run: Run, cells: Sequence[CellSummary], item: Saturation, batch: int | None) -> Value:

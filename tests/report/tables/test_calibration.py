@@ -6,9 +6,9 @@ import json
 from dataclasses import replace
 
 import pytest
-from jsonschema import validate
 from recordings import Source, evidence, recorded
 from rich.console import Console
+from schemas import validate
 
 from effbench.core.estimate import Estimate
 from effbench.gates import calibration
@@ -20,9 +20,9 @@ from effbench.report.tables import table_model
 Found = tuple[Survey, AlarmRate]
 
 
-def found_in(source: Source, **options: object) -> Found:
+def found_in(source: Source) -> Found:
     made = evidence(source)
-    return calibration.survey(made), resample(made, suites=40, **options)  # type: ignore[arg-type]
+    return calibration.survey(made), resample(made, suites=40)
 
 
 @pytest.fixture(scope="module")
@@ -104,28 +104,11 @@ def test_nothing_usable_leaves_the_reason(troubled: Found) -> None:
     assert empty.rows == () and "nothing to decide on" in table_model.render_markdown(empty)
 
 
-SHARE = {
-    "type": "object",
-    "required": ["point", "low", "high"],
-    "additionalProperties": False,
-    "properties": {name: {"type": "number", "minimum": 0, "maximum": 1} for name in ("point", "low", "high")},
-}
-SHARES = {name: SHARE for name in ("regression", "inconclusive", "pass", "suite_regression", "suite_pass")}
-SCHEMA = {
-    "type": "object",
-    "required": ["clock", "rule", "suites", "launches", "cells", "median_cell", "gate", "caveats"],
-    "properties": {
-        "cells": {"items": {"required": ["id", "noise_of_a_round", "detectable", "needed", "reason"]}},
-        "gate": {"items": {"required": ["slowdown", "launches", *SHARES], "properties": SHARES}},
-    },
-}
-
-
 @pytest.mark.parametrize("which", ["plain", "troubled"])
 def test_the_document_holds_all_of_it(which: str, request: pytest.FixtureRequest) -> None:
     survey, found = request.getfixturevalue(which)
     said = json.loads(json.dumps(calibration_table.document(survey, found), allow_nan=False))
-    validate(said, SCHEMA)
+    validate({**said, "run_dir": "aa"}, "aa")
     assert [item["id"] for item in said["cells"]] == list(found.cells)
     assert [item["slowdown"] for item in said["gate"]] == [item.slowdown for item in found.gate]
     for item in said["cells"]:

@@ -19,7 +19,8 @@ from effbench.core.estimate import Estimate
 from effbench.gates.result import GATE_VERDICTS, CountCheck, Decision, Finding
 from effbench.report import json_document
 from effbench.report.figures import gate as gate_figure
-from effbench.report.tables import cells, gate
+from effbench.report.tables import gate
+from effbench.report.tables.table_model import render_markdown
 
 SLOW = Finding(
     "against", "a", "REGRESSION", change=Estimate(1.0523, 1.031, 1.074), wall=Estimate(1.06), clock="cpu",
@@ -137,7 +138,7 @@ def test_a_hostile_label_has_no_effect() -> None:
     decision = hostile(HOSTILE)
     xml, markdown = gate.junit(decision), gate.markdown(decision)
     html = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown.replace("details>", ""))
-    for text in (xml, markdown, cells.render_markdown(gate.tables(decision)[0]), html):
+    for text in (xml, markdown, render_markdown(gate.tables(decision)[0]), html):
         assert "\x1b" not in text and "\x00" not in text and "<img" not in text
     assert ElementTree.fromstring(xml) is not None
     assert xml.encode("utf-8") and markdown.encode("utf-8")

@@ -84,7 +84,7 @@ def test_other_runtimes_are_timed_on_the_clock_of_the_whole_process() -> None:
 
 def test_all_are_those_that_are_here_and_have_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = lambda name: None if name in ("eager", "cudagraph", "ncnn") else "not here"  # noqa: E731
-    monkeypatch.setattr(runtimes, "missing", absent)
+    monkeypatch.setattr(runtimes, "why_unavailable", absent)
     assert plan.make(study(), runtime="all", device="cpu").runtimes == ("eager", "ncnn")
     assert plan.make(study(), runtime="all", device="cuda").runtimes == ("eager", "cudagraph")
 

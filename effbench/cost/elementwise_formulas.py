@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import log2, prod
 
-from effbench.cost.calls import Call, Count, Shape
-from effbench.cost.elements import accumulates
+from effbench.cost.element_counts import accumulates
+from effbench.cost.formula_types import Call, Count, Shape
 
 
 def per_output(each: int) -> Count:
@@ -65,6 +65,6 @@ def distances(call: Call) -> int:
     return 3 * call.out * call.operand(0, "x1", "self")[-1]
 
 
-def added(count: Count) -> Count:
+def per_added_element(count: Count) -> Count:
     """Count 1 operation for each element that an indexed write adds to the existing values."""
     return lambda call: count(call) if accumulates(call) else 0

@@ -21,7 +21,7 @@ from torch import nn
 
 from effbench import api
 from effbench.core.errors import ModelError
-from effbench.cost.builds import _nothing_written
+from effbench.cost.network_builds import _writes_forbidden
 
 FILE = """
 import os, random
@@ -121,7 +121,7 @@ def test_what_ends_the_process_is_said(nets: Path) -> None:
 
 def test_other_threads_write_while_a_network_is_built(nets: Path) -> None:
     """And so do modules that are imported meanwhile."""
-    with _nothing_written():
+    with _writes_forbidden():
         with ThreadPoolExecutor(1) as pool:
             pool.submit(Path("log.txt").write_text, "line").result()
         with pytest.raises(Exception, match="no values"):
@@ -141,7 +141,7 @@ SAVES: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("save", SAVES.values(), ids=SAVES)
 def test_nothing_is_saved_while_a_network_is_built_and_all_is_afterwards(tmp_path: Path, save: Any) -> None:
     path = tmp_path / "weights"
-    with _nothing_written(), pytest.raises(Exception, match="no values"):
+    with _writes_forbidden(), pytest.raises(Exception, match="no values"):
         save(path)
     assert not path.exists()
     save(path)
@@ -151,7 +151,7 @@ def test_nothing_is_saved_while_a_network_is_built_and_all_is_afterwards(tmp_pat
 def test_what_is_none_of_the_networks_is_written_meanwhile(nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     monkeypatch.syspath_prepend(str(nets.parent))
-    with _nothing_written():
+    with _writes_forbidden():
         with tempfile.TemporaryFile() as file:
             file.write(b"scratch")
         logging.FileHandler("log.txt").close()

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from effbench.cost import profile
-from effbench.cost.walk import flatten, moved
+from effbench.cost.nested_values import flatten, to_meta
 
 A, B = torch.ones(2), torch.ones(3)
 
@@ -92,7 +92,7 @@ def test_a_generator_is_left_to_its_owner() -> None:
 
 
 def test_moved_keeps_types() -> None:
-    there = moved(Pair(A, [B, (A,)]))
+    there = to_meta(Pair(A, [B, (A,)]))
     assert type(there) is Pair and type(there.second) is list
     assert [item.device.type for item in flatten(there)] == ["meta"] * 3
 

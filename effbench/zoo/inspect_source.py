@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 
-def better_name(path: Path, name: str, missing: str = "") -> str | None:
+def advise_module_name(path: Path, name: str, missing: str = "") -> str | None:
     """Return advice to name a file as a module of its package, which its relative imports need; None if it is in no
     package.
 
@@ -48,14 +48,14 @@ def _deepest_relative_import(path: Path) -> tuple[int, str]:
     """Return the most dots of any relative import in the file, and that import as written; (0, "") without one."""
     found = [
         ("." * node.level + (node.module or ""), node.level)
-        for node in ast.walk(_tree(path))
+        for node in ast.walk(_parse(path))
         if isinstance(node, ast.ImportFrom) and node.level
     ]
     written, level = max(found, key=lambda item: item[1], default=("", 0))
     return level, written
 
 
-def mentions(module: ModuleType, name: str) -> bool:
+def may_define(module: ModuleType, name: str) -> bool:
     """Whether the module's own file binds this name anywhere, or may provide it in another way.
 
     If so, the name is missing for another reason, such as a package that its import needs. True if the file cannot be
@@ -64,10 +64,10 @@ def mentions(module: ModuleType, name: str) -> bool:
     file = getattr(module, "__file__", None)
     if not file or not file.endswith(".py") or not os.path.isfile(file):
         return True
-    return any(_binds(node, name) for node in _outside_functions(_tree(Path(file))))
+    return any(_binds_name(node, name) for node in _outside_functions(_parse(Path(file))))
 
 
-def _binds(node: ast.AST, name: str) -> bool:
+def _binds_name(node: ast.AST, name: str) -> bool:
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return node.name == name
     if isinstance(node, ast.alias):
@@ -90,7 +90,7 @@ def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
             yield from _outside_functions(child)
 
 
-def _tree(path: Path) -> ast.AST:
+def _parse(path: Path) -> ast.AST:
     try:
         return ast.parse(path.read_bytes())
     except (OSError, ValueError, SyntaxError, RecursionError):

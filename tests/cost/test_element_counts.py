@@ -14,7 +14,7 @@ from torch import nn
 
 from effbench.core.inputs import Input
 from effbench.cost import count, profile
-from effbench.cost.elements import distinct_elements
+from effbench.cost.element_counts import distinct_elements
 from effbench.cost.trace import forget_shapes
 
 pytestmark = pytest.mark.quick

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def for_export(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...]]:
+def copy_for_export(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """Return copies of both, made outside of inference mode as exporters need.
 
     A network that cannot be copied (it holds a lock, a file, a C++ handle) is returned itself. It is not used again

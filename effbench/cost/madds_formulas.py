@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from effbench.cost.calls import Call, Shape, Sparse
+from effbench.cost.formula_types import Call, Shape, Sparse
 
 _LEFT = ("mat1", "batch1", "mat", "qx", "X", "qa", "inp", "sparse", "input", "self")
 _RIGHT = ("mat2", "batch2", "vec", "qb", "tensor", "dense", "other")

@@ -41,7 +41,7 @@ class GpuMonitor:
         # Weak references: the calls of a cell that ran out of memory must be freed.
         self._clocks: WeakKeyDictionary[Call, list[float]] = WeakKeyDictionary()
         self.expected_processes: frozenset[int] | None = None
-        """Ids of the processes on the GPU when `expect_processes` was called; None if NVML lists no process."""
+        """Ids of the processes on the GPU when `expect_current_processes` was called; None if NVML lists no process."""
         self._is_shared = False
 
     def warm_up(self, seconds: float, load: Callable[[], None], synchronize: Callable[[], None]) -> None:
@@ -57,7 +57,7 @@ class GpuMonitor:
             if mhz < min_mhz or not 0.99 <= mhz / reference_mhz <= 1.01:
                 reference_mhz, stable_since = mhz or math.inf, self._now_ns()
 
-    def expect_processes(self) -> None:
+    def expect_current_processes(self) -> None:
         """Take the processes that use the GPU now as expected; any process that appears later is foreign.
 
         Ids are compared over time and not with the id of this process: NVML reports ids of the host, a container uses

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from effbench.core import inputs as core_inputs
 from effbench.core.errors import ModelError
-from effbench.cost import example_inputs, refusal
+from effbench.cost import example_inputs, explain_failure
 
 pytestmark = pytest.mark.quick
 
@@ -85,21 +85,21 @@ MENDED = {
 @pytest.mark.parametrize("case", MENDED)
 def test_a_hint_names_an_input_on_which_the_network_runs(case: str, device: str):
     build, given, mended = MENDED[case]
-    inputs = core_inputs.described([given])
+    inputs = core_inputs.as_inputs([given])
     error = failure(build(), inputs, device)
     assert error is not None
-    said = refusal.explain(error, refusal.facts_of(build()), inputs)
+    said = explain_failure.explain(error, explain_failure.facts_of(build()), inputs)
     hinted = re.search(r"; .*--input (\S+?)( --batch \d+)?$", said)
     assert hinted and hinted[1] == mended, said
-    assert failure(build(), core_inputs.described([hinted[1]]), device) is None
+    assert failure(build(), core_inputs.as_inputs([hinted[1]]), device) is None
     assert str(error).splitlines()[0][:80].rstrip(".") in said, "in the network's own words"
 
 
 def test_the_batch_goes_where_it_belongs():
-    inputs = core_inputs.described(["8x3x9x9"])
+    inputs = core_inputs.as_inputs(["8x3x9x9"])
     error = failure(CONV, inputs, "meta")
     assert error is not None
-    assert refusal.explain(error, refusal.facts_of(CONV), inputs).endswith("--input 3x9x9 --batch 8")
+    assert explain_failure.explain(error, explain_failure.facts_of(CONV), inputs).endswith("--input 3x9x9 --batch 8")
 
 
 @pytest.mark.parametrize("device", ["meta", "cpu"])
@@ -113,10 +113,10 @@ def test_the_batch_goes_where_it_belongs():
     ],
 )
 def test_other_inputs_are_asked_for_where_they_are_the_cause(network: nn.Module, given: str, device: str):
-    inputs = core_inputs.described([given])
+    inputs = core_inputs.as_inputs([given])
     error = failure(network, inputs, device)
     assert error is not None
-    said = refusal.explain(error, refusal.facts_of(network), inputs)
+    said = explain_failure.explain(error, explain_failure.facts_of(network), inputs)
     assert said.endswith("; give the inputs it was built for (--input)"), said
 
 
@@ -131,18 +131,18 @@ def test_another_input_is_not_asked_for_where_it_mends_nothing(code: str):
         raise error
 
     network = Runs(lambda x: eval(code, {"x": x, "raise_": raise_}))
-    inputs = core_inputs.described(["3"])
+    inputs = core_inputs.as_inputs(["3"])
     error = failure(network, inputs, "cpu")
     assert error is not None
-    said = refusal.explain(error, refusal.facts_of(network), inputs)
+    said = explain_failure.explain(error, explain_failure.facts_of(network), inputs)
     assert "--input" not in said and "\n" not in said, said
 
 
 def test_inputs_that_are_missing_are_named():
-    inputs = core_inputs.described(["3"])
+    inputs = core_inputs.as_inputs(["3"])
     error = failure(Two(), inputs, "meta")
     assert error is not None
-    said = refusal.explain(error, refusal.facts_of(Two()), inputs)
+    said = explain_failure.explain(error, explain_failure.facts_of(Two()), inputs)
     assert "its forward takes x, mask: give an --input for each" in said
 
 
@@ -166,28 +166,34 @@ def test_inputs_that_are_missing_are_named():
     ],
 )
 def test_a_reason_is_one_line(error: Exception | str, reason: str):
-    assert refusal.first_reason(error) == reason
+    assert explain_failure.one_line(error) == reason
 
 
 def test_a_failure_for_lack_of_values_is_not_the_first_reason():
     lacking, real = RuntimeError("Tensor.item() cannot be called on meta tensors"), RuntimeError("too small")
-    assert refusal.first_own_failure([lacking, real]) is real
-    assert refusal.first_own_failure([real, lacking]) is real
-    assert refusal.first_own_failure([lacking]) is lacking
+    assert explain_failure.first_own_failure([lacking, real]) is real
+    assert explain_failure.first_own_failure([real, lacking]) is real
+    assert explain_failure.first_own_failure([lacking]) is lacking
 
 
 def test_a_scripted_network_bears_its_own_name_and_too_little_memory_is_no_wrong_input():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scripted = torch.jit.script(nn.Conv2d(3, 4, 1))
-    facts = refusal.facts_of(scripted)
+    facts = explain_failure.facts_of(scripted)
     assert facts.name == "Conv2d"
-    assert "smaller --batch" in refusal.advice(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), facts, ())
+    assert "smaller --batch" in explain_failure.advice(
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), facts, ()
+    )
 
 
 def test_an_error_told_by_its_type_and_text_is_taken_too():
-    facts = refusal.Facts("Net")
+    facts = explain_failure.NetworkFacts("Net")
     for kind in ("KeyError", "AttributeError"):
-        said = refusal.explain(refusal.rebuilt_error(kind, "shape"), facts, ())
+        said = explain_failure.explain(explain_failure.rebuild_error(kind, "shape"), facts, ())
         assert said.startswith("Net does not run on input nothing: ") and kind in said and "--input" not in said
-    assert refusal.rebuilt_error("NoSuchError", "text") == refusal.rebuilt_error("UnicodeDecodeError", "text") == "text"
+    assert (
+        explain_failure.rebuild_error("NoSuchError", "text")
+        == explain_failure.rebuild_error("UnicodeDecodeError", "text")
+        == "text"
+    )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ACCEPTED = "a torch.nn.Module, a name from `effbench list models`, or 'path/file.py:function'"
 
 
-def model(given: Any, call: str = "effbench.profile") -> str | nn.Module:
+def require_model(given: Any, call: str = "effbench.profile") -> str | nn.Module:
     """Return what was passed as a model, if it can be one.
 
     Parameters
@@ -50,7 +50,7 @@ def _explain(given: Any, call: str) -> str:
     """Return what this is, and what to pass instead."""
     if given is None:
         return f"the model is None; does the function that builds it return it? Pass {ACCEPTED}"
-    name = _shortened(getattr(given, "__name__", ""))
+    name = _shorten(getattr(given, "__name__", ""))
     from torch import nn
 
     if inspect.isclass(given):
@@ -70,7 +70,7 @@ def _explain(given: Any, call: str) -> str:
         return f"the model is a method of {type(owner).__name__} ({name}); pass the network itself"
     if callable(given):
         function = given.func if isinstance(given, functools.partial) else given
-        function_name = _shortened(getattr(function, "__name__", "")).strip("<>") or type(given).__name__
+        function_name = _shorten(getattr(function, "__name__", "")).strip("<>") or type(given).__name__
         corrected_call = (
             f"{call}({function_name}())"
             if function_name.isidentifier() and function_name != "lambda"
@@ -127,7 +127,7 @@ def _explain_python_value(given: Any, call: str) -> str:
         path = os.fsdecode(given)
         if not path.endswith(".py") and (explanation := model_files.description(path)):
             return explanation
-        return f"the model is a path; pass text with a function of the file: {call}('{_shortened(path)}:function')"
+        return f"the model is a path; pass text with a function of the file: {call}('{_shorten(path)}:function')"
     if isinstance(given, Mapping):
         import torch
 
@@ -142,5 +142,5 @@ def _explain_python_value(given: Any, call: str) -> str:
     return ""
 
 
-def _shortened(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:80]}…"

@@ -13,7 +13,7 @@ from torch import nn
 import effbench
 from effbench.core.errors import EffbenchError, InvalidValue
 from effbench.pytest_plugin import assert_cost
-from effbench.zoo import accepted
+from effbench.zoo import check_model
 
 pytestmark = pytest.mark.quick
 
@@ -97,7 +97,7 @@ def test_modules_of_all_kinds_are_taken():
         warnings.simplefilter("ignore")
         kinds = [LAYER, torch.fx.symbolic_trace(LAYER), torch.compile(LAYER), torch.jit.script(LAYER)]
     for network in kinds:
-        assert accepted.model(network) is network
+        assert check_model.require_model(network) is network
     assert effbench.profile(kinds[1], (2,)).cost.madds == 6
 
 

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from effbench.cost import count, forked_call, profile
-from effbench.cost.familiar import keeps_nothing
+from effbench.cost.known_code import is_known_code
 from effbench.cost.trace import Tracer
 
 
@@ -38,7 +38,7 @@ def known() -> nn.Sequential:
     "network", [known(), nn.LSTM(3, 4), nn.MultiheadAttention(8, 2), nn.ModuleDict({"a": nn.Embedding(3, 4)})]
 )
 def test_layers_of_torch_are_known(network: nn.Module) -> None:
-    assert keeps_nothing(network.modules())
+    assert is_known_code(network.modules())
 
 
 class Own(nn.Module):
@@ -98,9 +98,9 @@ def with_attribute(name: str, value: Any) -> Callable[[nn.Sequential], None]:
 )
 def test_what_a_user_adds_is_unknown(change: Callable[[nn.Sequential], Any]) -> None:
     network = known()
-    assert keeps_nothing(network.modules())
+    assert is_known_code(network.modules())
     change(network)
-    assert not keeps_nothing(network.modules())
+    assert not is_known_code(network.modules())
 
 
 @pytest.mark.parametrize(
@@ -119,15 +119,15 @@ def test_a_function_put_in_place_of_torchs_is_unknown(place: Any, name: str, mon
     network = known()
     with monkeypatch.context() as patch:
         patch.setattr(place, name, own)
-        assert not keeps_nothing(network.modules())
-    assert keeps_nothing(network.modules())
+        assert not is_known_code(network.modules())
+    assert is_known_code(network.modules())
 
 
 def test_what_hangs_on_a_class_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tensors that are compared are a tensor, and no answer."""
     for _ in range(2):
         monkeypatch.setattr(nn.Linear, "table", torch.rand(3), raising=False)
-        assert keeps_nothing(known().modules())
+        assert is_known_code(known().modules())
 
 
 class Watching(TorchFunctionMode):
@@ -144,7 +144,7 @@ def test_a_mode_that_would_see_the_count_makes_it_unknown() -> None:
     network = known()
     for mode in (Watching(), WatchingBelow()):  # type: ignore[no-untyped-call]
         with mode:
-            assert not keeps_nothing(network.modules())
+            assert not is_known_code(network.modules())
 
 
 def test_a_global_hook_is_unknown() -> None:
@@ -153,9 +153,9 @@ def test_a_global_hook_is_unknown() -> None:
         nn.modules.module.register_module_forward_pre_hook,
     ):
         handle = register(lambda *_: None)
-        assert not keeps_nothing(known().modules())
+        assert not is_known_code(known().modules())
         handle.remove()
-    assert keeps_nothing(known().modules())
+    assert is_known_code(known().modules())
 
 
 # --- where it is counted ----------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def count_under_ctrl_c() -> None:
 
 def test_ctrl_c_is_answered_when_all_is_put_back() -> None:
     """In a process of its own: twice a test process of xdist ended here without a word, and with it the whole run."""
-    code = "import test_familiar; test_familiar.count_under_ctrl_c(); print('put back')"
+    code = "import test_known_code; test_known_code.count_under_ctrl_c(); print('put back')"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=HANGS_S

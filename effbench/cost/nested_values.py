@@ -14,7 +14,7 @@ _MAX_OBJECTS = 100_000
 is_meta: Callable[[Tensor], bool] = torch._C.TensorBase.is_meta.__get__  # type: ignore[attr-defined]
 """Return whether a tensor is on meta, even while the tracer makes tensors report the network's device."""
 
-_WHOLE: tuple[Any, ...] = (
+_NOT_TRAVERSED: tuple[Any, ...] = (
     *(str, bytes, bytearray, int, float, complex, type(None), type, types.ModuleType, types.FunctionType),
     *(types.BuiltinFunctionType, types.MethodType, types.GeneratorType, Iterator, nn.Module, torch.ScriptObject),
     *(torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Generator, torch.Size),
@@ -41,13 +41,13 @@ def flatten(value: Any) -> list[Tensor]:
         item = waiting.pop()
         if isinstance(item, Tensor):
             found.append(item)
-        elif not isinstance(item, _WHOLE) and id(item) not in entered:
+        elif not isinstance(item, _NOT_TRAVERSED) and id(item) not in entered:
             entered[id(item)] = item  # kept alive, so that no later object gets its id
-            waiting.extend(reversed(_inside(item)))
+            waiting.extend(reversed(_items(item)))
     return found
 
 
-def _inside(value: Any) -> list[Any]:
+def _items(value: Any) -> list[Any]:
     """Return the items of a container, and its attributes that are not among the items."""
     if isinstance(value, Mapping):
         items = list(value.values())
@@ -55,8 +55,8 @@ def _inside(value: Any) -> list[Any]:
         items = list(value)
     else:
         return list(_attributes(value))
-    held = {id(item) for item in items}
-    return items + [item for item in _attributes(value) if id(item) not in held]
+    ids = {id(item) for item in items}
+    return items + [item for item in _attributes(value) if id(item) not in ids]
 
 
 def _attributes(value: Any) -> Iterator[Any]:
@@ -78,30 +78,30 @@ storage_of = torch._C.TensorBase.untyped_storage
 """Return the storage of a strided tensor, unaffected by the patches of `reported_device`."""
 
 
-def packed(value: Any) -> list[Tensor]:
+def packed_tensors(value: Any) -> list[Tensor]:
     """List the tensors in the script object in which a quantised layer packs its weights."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, (list, tuple)):
-        return [tensor for item in value for tensor in packed(item)]
+        return [tensor for item in value for tensor in packed_tensors(item)]
     if not isinstance(value, torch.ScriptObject):
         return []
     for read in ("unpack", "__getstate__"):
         try:
-            return packed(getattr(value, read)())
+            return packed_tensors(getattr(value, read)())
         except Exception:  # a packed format that torch cannot unpack
             continue
     return []
 
 
-PLAIN = frozenset({int, float, bool, str, torch.dtype, torch.device, torch.layout, torch.memory_format})
+TYPES_WITHOUT_TENSORS = frozenset({int, float, bool, str, torch.dtype, torch.device, torch.layout, torch.memory_format})
 """Types of operator arguments that contain no tensor."""
 
 _WHOLE_NUMBERS = {int}
 _STRIDED = torch.strided
 
 
-def key_of(value: Any, tensors: list[Tensor]) -> Any:
+def shape_key(value: Any, tensors: list[Tensor]) -> Any:
     """Return a key of everything that an operator's result shape depends on. Appends the tensors found, in order."""
     kind = value.__class__
     if kind is Tensor or isinstance(value, Tensor):
@@ -113,14 +113,19 @@ def key_of(value: Any, tensors: list[Tensor]) -> Any:
         if {*map(type, value)} == _WHOLE_NUMBERS:
             return tuple(value)
         # 1, 1.0 and True are equal, but have different type promotion.
-        return tuple([(item.__class__, item) if item.__class__ in PLAIN else key_of(item, tensors) for item in value])
+        return tuple(
+            [
+                (item.__class__, item) if item.__class__ in TYPES_WITHOUT_TENSORS else shape_key(item, tensors)
+                for item in value
+            ]
+        )
     if isinstance(value, torch.ScriptObject):
-        tensors.extend(packed(value))
+        tensors.extend(packed_tensors(value))
         return object()
     return value if value is None else (kind, value)
 
 
-def hashable(key: Any) -> bool:
+def is_hashable(key: Any) -> bool:
     """Return whether the key is hashable."""
     try:
         hash(key)
@@ -129,16 +134,16 @@ def hashable(key: Any) -> bool:
     return True
 
 
-def moved(value: Any) -> Any:
+def to_meta(value: Any) -> Any:
     """Return the same value with its tensors moved to meta."""
     if isinstance(value, Tensor):
         return value if is_meta(value) else value.to("meta")
     if isinstance(value, (list, tuple)):
-        return rebuilt(value, [moved(item) for item in value])
-    return {key: moved(item) for key, item in value.items()} if type(value) is dict else value
+        return rebuild_sequence(value, [to_meta(item) for item in value])
+    return {key: to_meta(item) for key, item in value.items()} if type(value) is dict else value
 
 
-def rebuilt(like: Any, items: Iterable[Any]) -> Any:
+def rebuild_sequence(like: Any, items: Iterable[Any]) -> Any:
     """Build a list or tuple of the type of `like`, which may be a named tuple."""
     kind = type(like)
     return kind(*items) if hasattr(kind, "_fields") else kind(items)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import accumulate
 from math import gcd, prod
 
-from effbench.cost.calls import Call, Mask, Shape
+from effbench.cost.formula_types import Call, Mask, Shape
 
 _MAX_SPAN = 1 << 24
 """Up to this span, memory places are counted one by one in a bitmap: 2 MiB, some milliseconds."""
@@ -30,12 +30,12 @@ def distinct_elements(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     total, start = 1, 0
     for end in range(1, len(sides) + 1):
         if end == len(sides) or steps[end] > spans[end]:
-            total *= _reached(sides[start:end])
+            total *= _distinct_sums(sides[start:end])
             start = end
     return total
 
 
-def _reached(sides: Sequence[tuple[int, int]]) -> int:
+def _distinct_sums(sides: Sequence[tuple[int, int]]) -> int:
     """Count the distinct sums of one multiple of each step, where each factor is below its size."""
     if len(sides) == 1:
         return sides[0][1]
@@ -63,7 +63,7 @@ def _reached(sides: Sequence[tuple[int, int]]) -> int:
 # --- indexed writes ---------------------------------------------------------------------------------
 
 
-def indexed(call: Call) -> int:
+def indexed_elements(call: Call) -> int:
     """Count the elements of ``self[indices]``: index tensors broadcast to one shape, other dimensions are whole.
 
     A Boolean mask replaces as many dimensions as it has, and acts as the list of places where it is true.
@@ -82,37 +82,37 @@ def indexed(call: Call) -> int:
         else:
             covered = max(covered, index.numel)
     # A mask without values selects as many elements as the other indices, if there are any.
-    found = broadcast(lists)
+    found = broadcast_elements(lists)
     return whole * prod(sides) * (found if found != 1 else covered)
 
 
-def broadcast(shapes: Sequence[Sequence[int]]) -> int:
+def broadcast_elements(shapes: Sequence[Sequence[int]]) -> int:
     """Count the elements of the shape that `shapes` broadcast to."""
     longest = max((len(shape) for shape in shapes), default=0)
     padded = [(1,) * (longest - len(shape)) + tuple(shape) for shape in shapes]
     return prod(0 if 0 in sides else max(sides) for sides in zip(*padded, strict=True))
 
 
-def along_index(call: Call) -> int:
+def elements_along_index(call: Call) -> int:
     """Count the elements that index_copy, index_add, index_fill and index_reduce write: slices along one dimension."""
     whole, index = call.operand(0, "self"), call.operand(1, "index")
     side = whole[call.argument(1, "dim", 0)] if whole else 1
     return whole.numel // max(1, side) * index.numel
 
 
-def at_index(call: Call) -> int:
+def elements_at_index(call: Call) -> int:
     """Count the elements that scatter and put write: one for each index."""
     return call.operand(1, "index").numel
 
 
-def under_mask(call: Call) -> int:
+def elements_under_mask(call: Call) -> int:
     """Count the elements that a masked write covers."""
     whole, mask = call.operand(0, "self"), call.operand(1, "mask")
     true = mask.true if isinstance(mask, Mask) else mask.numel
     return true * (whole.numel // max(1, mask.numel))
 
 
-def looked_up(call: Call) -> int:
+def embedding_bag_elements(call: Call) -> int:
     """Count the elements of the rows that an embedding bag looks up."""
     return call.operand(1, "indices").numel * call.operand(0, "weight", "self")[-1]
 

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from effbench.cost.formulas import Call, Shape, formula, recurrent
-from effbench.cost.op_cost import WHOLE, CallCost, count, flatten, layout_of
+from effbench.cost.nested_values import flatten
+from effbench.cost.op_cost import COMPOSITES, CallCost, apply_formula, layout_of
 
 ATTENTION = "scaled_dot_product_attention"
-RECURRENT = tuple(sorted(WHOLE - {ATTENTION}))
+RECURRENT = tuple(sorted(COMPOSITES - {ATTENTION}))
 
 _ELEMENTWISE = {"lstm": 9, "gru": 8}
 """Element-wise operations per row and hidden unit (`formulas`); 1 for plain RNNs."""
@@ -38,7 +39,7 @@ def _overloads() -> list[Any]:
 
 
 @contextmanager
-def intercepted(
+def intercept(
     carry_out: Callable[[Any, tuple[Any, ...], Mapping[str, Any]], Any], places: Iterable[str]
 ) -> Iterator[None]:
     """Call ``carry_out(operator, arguments, named)`` in place of these operators within the block.
@@ -64,29 +65,29 @@ def intercepted(
         at_work.clear()
 
 
-def shaped(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def result_on_meta(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Return the operator's result on meta, computed from shapes, with the memory layout of the CPU.
 
     None for other arguments, such as those that torch rejects with its own error.
     """
-    given = arguments(func, args, kwargs)
-    return _attended(given) if func.__name__.startswith(ATTENTION) else _recurred(given)
+    given = named_arguments(func, args, kwargs)
+    return _attention_result(given) if func.__name__.startswith(ATTENTION) else _recurrent_result(given)
 
 
-def cost_of_whole(
+def cost_of_composite(
     func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
 ) -> tuple[str, CallCost, list[Tensor], list[Tensor]]:
     """Return the operator's name, its cost, the tensors that it reads, and those that it writes."""
-    given = arguments(func, args, kwargs)
+    given = named_arguments(func, args, kwargs)
     name = func.__name__.partition(".")[0]
     if name == ATTENTION:
         tensors = flatten([given[key] for key in ("query", "key", "value", "attn_mask")])
         call = Call(name, (), tuple(Shape(item.shape) for item in tensors), (Shape(result.shape),))
-        return name, count(formula(name), call, tensors, [result]), tensors, [result]
+        return name, apply_formula(formula(name), call, tensors, [result]), tensors, [result]
     return _recurrent_cost(name, given, flatten(result))
 
 
-def arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def named_arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments by the names of the operator's schema, defaults filled in."""
     return {
         argument.name: args[place]
@@ -96,7 +97,7 @@ def arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> di
     }
 
 
-def _attended(given: Mapping[str, Any]) -> Tensor | None:
+def _attention_result(given: Mapping[str, Any]) -> Tensor | None:
     query, key, value, mask = (given[name] for name in ("query", "key", "value", "attn_mask"))
     if query.dim() < 3 or query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2] or given["dropout_p"]:
         return None
@@ -127,7 +128,7 @@ def _attended(given: Mapping[str, Any]) -> Tensor | None:
     return made
 
 
-def _recurred(given: Mapping[str, Any]) -> Any:
+def _recurrent_result(given: Mapping[str, Any]) -> Any:
     packed = "batch_sizes" in given
     x = given["data"] if packed else given["input"]
     states = given["hx"] if isinstance(given["hx"], (list, tuple)) else [given["hx"]]

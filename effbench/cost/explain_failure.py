@@ -13,18 +13,18 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from effbench.core.errors import EffbenchError, text_of
+from effbench.core.errors import EffbenchError, message_of
 from effbench.core.inputs import FLOATS, Input
 
 if TYPE_CHECKING:
     from torch import nn
 
-LONGEST = 300
+MAX_LENGTH = 300
 """Most characters of a reason, since some errors print whole tensors."""
 
 
 @dataclass(frozen=True)
-class Facts:
+class NetworkFacts:
     """Facts about a network that advice is based on.
 
     `conv_dims` is 1, 2 or 3 for the first convolution that is not transposed (0 without one), and `channels` its input
@@ -40,7 +40,7 @@ class Facts:
     parameters: tuple[str, ...] = ()
 
 
-def facts_of(network: nn.Module) -> Facts:
+def facts_of(network: nn.Module) -> NetworkFacts:
     """Read the facts of a network from its modules, without running it."""
     import inspect
 
@@ -55,7 +55,7 @@ def facts_of(network: nn.Module) -> Facts:
         parameters = tuple(one.name for one in taken if one.default is one.empty and one.kind not in several)
     except (TypeError, ValueError):
         parameters = ()
-    return Facts(
+    return NetworkFacts(
         name=getattr(network, "original_name", type(network).__name__),  # the class of a scripted module
         conv_dims=len(conv.kernel_size) if conv is not None else 0,
         channels=conv.in_channels if conv is not None else 0,
@@ -65,7 +65,7 @@ def facts_of(network: nn.Module) -> Facts:
     )
 
 
-def explain(error: BaseException | str, facts: Facts, inputs: Sequence[Input], batch: int = 1) -> str:
+def explain(error: BaseException | str, facts: NetworkFacts, inputs: Sequence[Input], batch: int = 1) -> str:
     """Explain in one line why a network did not run.
 
     Parameters
@@ -84,17 +84,17 @@ def explain(error: BaseException | str, facts: Facts, inputs: Sequence[Input], b
     str
         The network, its inputs with the batch, the error's first line, and what to do.
     """
-    reason = first_reason(error)
-    fed = " and ".join(str(replace(item, shape=(batch, *item.shape))) for item in inputs) or "nothing"
-    return f"{facts.name} does not run on input {fed}: {reason}; {advice(error, facts, inputs)}"
+    reason = one_line(error)
+    shown = " and ".join(str(replace(item, shape=(batch, *item.shape))) for item in inputs) or "nothing"
+    return f"{facts.name} does not run on input {shown}: {reason}; {advice(error, facts, inputs)}"
 
 
-def first_reason(error: BaseException | str) -> str:
+def one_line(error: BaseException | str) -> str:
     """Return an error as one line, with its type where the text alone is not clear.
 
     A first line that ends in a colon is joined with the next. Of a TorchScript error, the interpreter's error is taken.
     """
-    text = text_of(error).strip()
+    text = message_of(error).strip()
     kind = "" if isinstance(error, str) else type(error).__name__
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     if lines and "TorchScript" in lines[0]:
@@ -108,10 +108,10 @@ def first_reason(error: BaseException | str) -> str:
     is_plain = isinstance(error, (str, RuntimeError, ValueError, EffbenchError))
     if not is_plain or isinstance(error, NotImplementedError):
         said = f"{kind}: {said}"
-    return said if len(said) <= LONGEST else f"{said[:LONGEST]}…"
+    return said if len(said) <= MAX_LENGTH else f"{said[:MAX_LENGTH]}…"
 
 
-def rebuilt_error(kind: str, reason: str) -> BaseException | str:
+def rebuild_error(kind: str, reason: str) -> BaseException | str:
     """Rebuild an error for `explain` from the name of its type and its text, after it crossed a process boundary.
 
     If the type is not a builtin, the text is returned.
@@ -128,25 +128,25 @@ def first_own_failure(failures: Sequence[BaseException]) -> BaseException:
 
     An attempt on the meta device may fail only because there are no values.
     """
-    return next((failure for failure in failures if not re.search(r"\b[Mm]eta\b", text_of(failure))), failures[-1])
+    return next((failure for failure in failures if not re.search(r"\b[Mm]eta\b", message_of(failure))), failures[-1])
 
 
-def advice(error: BaseException | str, facts: Facts, inputs: Sequence[Input]) -> str:
+def advice(error: BaseException | str, facts: NetworkFacts, inputs: Sequence[Input]) -> str:
     """Return what to do about an error. Advice on inputs is given only where they are the likely cause."""
-    text = text_of(error)
+    text = message_of(error)
     if "maximum recursion depth" in text:
         return "its modules are nested too deeply; raise sys.setrecursionlimit"
     if re.search(r"out of memory|can't allocate memory|not enough memory", text):
         return "choose a smaller --batch or --input"
-    for hint in (_call(text, facts), _indices(text, facts, inputs), _shape(text, facts, inputs)):
+    for hint in (_forward_advice(text, facts), _index_advice(text, facts, inputs), _shape_advice(text, facts, inputs)):
         if hint:
             return hint
-    if _speaks_of_input(error):
+    if _is_about_input(error):
         return "give the inputs it was built for (--input)"
     return "its own code raises this; correct it there"
 
 
-def _call(text: str, facts: Facts) -> str:
+def _forward_advice(text: str, facts: NetworkFacts) -> str:
     """Advise if forward takes another number of inputs, or other names."""
     if not re.search(r"forward\(\) (missing|takes|got)", text):
         return ""
@@ -167,7 +167,7 @@ _INDEX_ERRORS = (
 """Errors of torch, on meta and on values, for floats where integers are needed."""
 
 
-def _indices(text: str, facts: Facts, inputs: Sequence[Input]) -> str:
+def _index_advice(text: str, facts: NetworkFacts, inputs: Sequence[Input]) -> str:
     names = dict(zip((item for item in inputs if not item.name), facts.parameters, strict=False))
     floats = [item for item in inputs if item.dtype in ("", *FLOATS)]
     if not floats or not re.search(_INDEX_ERRORS, text):
@@ -177,15 +177,15 @@ def _indices(text: str, facts: Facts, inputs: Sequence[Input]) -> str:
     return f"token numbers and other indices are whole numbers: --input {replace(item, dtype='int64')}"
 
 
-def _shape(text: str, facts: Facts, inputs: Sequence[Input]) -> str:
+def _shape_advice(text: str, facts: NetworkFacts, inputs: Sequence[Input]) -> str:
     """Advise on a shape that includes the batch, has channels last, lacks channels, or does not fit the first layer."""
     item = max(inputs, key=lambda one: len(one.shape), default=None)
     if item is None:
         return ""
-    sides, of_dims, of_channels = item.shape, re.search(_DIMS, text), "channel" in text
+    sides, of_dims, of_channels = item.shape, re.search(_DIMENSION_WORDS, text), "channel" in text
     if facts.embeds and not facts.conv_dims:
         has_batch = len(sides) == 2 and item.dtype in ("int64", "int32") and of_dims
-        return _without_batch(item) if has_batch else ""
+        return _batch_advice(item) if has_batch else ""
     if not facts.conv_dims:
         is_linear = facts.features and re.search(r"mat1 and mat2 shapes|same reduction dim", text)
         return f"its first linear layer takes {facts.features} features, such as --input {facts.features}" * bool(
@@ -193,7 +193,7 @@ def _shape(text: str, facts: Facts, inputs: Sequence[Input]) -> str:
         )
     extra = len(sides) - (facts.conv_dims + 1)
     if extra == 1 and of_dims and (sides[1] == facts.channels or sides[0] <= sides[1]):
-        return _without_batch(item)
+        return _batch_advice(item)
     if extra == 0 and of_channels and sides[0] != facts.channels:
         if sides[-1] == facts.channels:
             return f"channels come first: --input {replace(item, shape=(sides[-1], *sides[:-1]))}"
@@ -204,24 +204,24 @@ def _shape(text: str, facts: Facts, inputs: Sequence[Input]) -> str:
     return ""
 
 
-def _without_batch(item: Input) -> str:
+def _batch_advice(item: Input) -> str:
     return f"--input is without the batch: --input {replace(item, shape=item.shape[1:])} --batch {item.shape[0]}"
 
 
-_DIMS = r"batched|[1-9]-?D\b|[1-9]-d|dimensions?\b|values to unpack|\bdims?\b"
+_DIMENSION_WORDS = r"batched|[1-9]-?D\b|[1-9]-d|dimensions?\b|values to unpack|\bdims?\b"
 
 _INPUT_WORDS = (
-    rf"{_DIMS}|mat1|reduction dim|reshape|broadcast|out of range"
+    rf"{_DIMENSION_WORDS}|mat1|reduction dim|reshape|broadcast|out of range"
     r"|\b(sizes?|shapes?|channels?|elements|inputs?|images?|height|width|lengths?|features|numel|view|expanded"
     r"|d?types?|Long|Float|Half|Double|ind(ex|ices)|kernel)\b"
 )
 
 
-def _speaks_of_input(error: BaseException | str) -> bool:
+def _is_about_input(error: BaseException | str) -> bool:
     """Return whether an error is about sizes or dtypes. Another input does not fix a missing attribute or file."""
     if isinstance(error, NotImplementedError):
         return False
     if isinstance(error, TypeError):
-        return "invalid data type" in text_of(error)  # a tensor is indexed with a string
+        return "invalid data type" in message_of(error)  # a tensor is indexed with a string
     kinds = (str, RuntimeError, ValueError, IndexError, AssertionError)
-    return isinstance(error, kinds) and bool(re.search(_INPUT_WORDS, text_of(error)))
+    return isinstance(error, kinds) and bool(re.search(_INPUT_WORDS, message_of(error)))
