@@ -9,6 +9,7 @@ what measures on a real device still imports everything itself, unless a test sa
 from __future__ import annotations
 
 import atexit
+import importlib
 import io
 import os
 import runpy
@@ -18,8 +19,10 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 WORKER = "effbench.runs.worker"
 UNTIMED = ("count", "shapes")
@@ -46,6 +49,17 @@ def install(afresh: bool = True) -> None:
     _libraries.update(sys.modules)
     _afresh, _paths[:], _filters[:] = afresh, [path for path in sys.path if path], warnings.filters
     subprocess.Popen = Popen  # type: ignore[misc]
+
+
+@contextmanager
+def installed_here() -> Iterator[None]:
+    """The same for a while, in the process of a test: what it has imported is libraries, but for effbench."""
+    importlib.import_module("torch._dynamo")  # what each count would import for itself
+    with patch.object(subprocess, "Popen", subprocess.Popen):
+        install()
+        _filters.clear()  # pytest's make errors of warnings
+        yield
+    _libraries.clear()
 
 
 class Popen(subprocess.Popen):  # type: ignore[type-arg]
