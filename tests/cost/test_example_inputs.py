@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from measuring import UNTIMED_LAUNCHES, forked
 from torch import nn
 
 import effbench
@@ -191,10 +192,12 @@ def test_the_digest_tells_dtype_shape_and_values():
     assert len(set(map(example_inputs.digest, told))) == len(told)
 
 
-def test_a_measurement_runs_on_the_tensor_and_stores_what_tells_it(tmp_path: Path):
+def test_a_measurement_runs_on_the_tensor_and_stores_what_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(UNTIMED_LAUNCHES, "1")
     (tmp_path / "marked.py").write_text(MARKED)
     given, run = first_is(7, 3, 16), tmp_path / "run"
-    found = effbench.measure(f"{tmp_path}/marked.py:Marked", given, launches=1, budget_s=1.0, out=run)
+    with forked():
+        found = effbench.measure(f"{tmp_path}/marked.py:Marked", given, launches=1, budget_s=1.0, out=run)
     (result,) = found.run.results
     assert result.skipped is None
     assert result.blocks
@@ -228,9 +231,9 @@ def test_a_module_in_this_process_is_called_with_the_tensor():
 def test_a_bundle_keeps_the_values(tmp_path: Path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    given = torch.randn(2, 3, 32, 32)
-    effbench.bundle(["mobilenet_v1"], tmp_path / "bundle", runtime="onnxruntime", input_shape=given)
+    given = torch.randn(2, 1, 32, 32)
+    effbench.bundle(["lenet5"], tmp_path / "bundle", runtime="onnxruntime", input_shape=given)
     (kept,) = (tmp_path / "bundle").rglob("inputs.npz")
     assert np.array_equal(np.load(kept)["arr_0"], given.numpy())
     with pytest.raises(InvalidValue, match="is not that of the tensors"):
-        effbench.bundle(["mobilenet_v1"], tmp_path / "other", runtime="onnxruntime", input_shape=given, batch=3)
+        effbench.bundle(["lenet5"], tmp_path / "other", runtime="onnxruntime", input_shape=given, batch=3)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from networks import assert_ordered
+from networks import assert_ordered, shapes_only
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -211,7 +211,7 @@ def test_the_levels_are_ordered_for_every_network(program: Program) -> None:
 )
 @pytest.mark.filterwarnings("ignore")
 def test_the_levels_are_ordered_for_timm(name: str) -> None:
-    with torch.device("meta"):
+    with shapes_only():
         model = load_model.load(f"timm:{name}")
     assert_ordered(profile(model, (3, 224, 224), device="meta").cost.memory_access_levels)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import measuring
 import pytest
 
 import effbench
@@ -34,7 +35,7 @@ def wide(): return Net(4)
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[Worker]:
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker]]:
     """The helper processes that were started."""
     found: list[Worker] = []
 
@@ -44,7 +45,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Worker]:
             found.append(self)
 
     monkeypatch.setattr(helper_process, "Worker", Recorded)
-    return found
+    with measuring.forked():
+        yield found
 
 
 def is_running(worker: Worker) -> bool:

@@ -162,12 +162,11 @@ def test_what_is_none_of_the_networks_is_written_meanwhile(nets: Path, monkeypat
     assert list(nets.parent.glob("__pycache__/late_module*")) and Path("log.txt").exists()
 
 
-@pytest.mark.parametrize("name", ["alexnet", "vgg11", "inception_v3"])
-def test_a_fresh_process_counts_and_compiles(name: str) -> None:
+def test_a_fresh_process_counts_and_compiles() -> None:
     """Initialisers import torch's compiler stack, which looks for a folder to write to."""
-    code = f"""
+    code = """
         import effbench, torch
-        assert effbench.profile({name!r}).cost.status == "complete"
+        assert effbench.profile("inception_v3").cost.status == "complete"
         assert torch.compile(torch.nn.Linear(3, 3), backend="eager")(torch.ones(1, 3)).shape == (1, 3)
     """
     subprocess.run([sys.executable, "-c", dedent(code)], check=True, timeout=HANGS_S)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import islice
 from math import prod
 from typing import Any
@@ -21,19 +22,24 @@ from torch.utils.flop_counter import FlopCounterMode
 from effbench.core.errors import EffbenchError
 from effbench.cost import profile
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from torch.testing._internal import common_utils
-    from torch.testing._internal.common_methods_invocations import op_db
-    from torch.testing._internal.common_modules import module_db
-
-# That import forbids every later test of this process to set torch's switches.
-torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
-
 pytestmark = [pytest.mark.bulk, pytest.mark.filterwarnings("ignore")]
 
 aten = torch.ops.aten
 SHARDS = 12
+
+
+@cache
+def databases() -> tuple[list[Any], list[Any]]:
+    """Operators and modules with samples. To import them takes seconds, which whoever only lists the tests saves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torch.testing._internal.common_methods_invocations import op_db
+        from torch.testing._internal.common_modules import module_db
+    # That import forbids every later test of this process to set torch's switches.
+    torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
+    can_run = [one for one in op_db if torch.float32 in one.supported_dtypes("cpu") and one.sample_inputs_func]
+    return can_run, module_db
+
 
 # --- products that torch's counter lacks, two operations a multiply-add as it counts them --------------
 
@@ -108,10 +114,12 @@ DISAGREE: dict[str, str] = {"sparse.sampled_addmm": "torch sees no products wher
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Thousands of forks would take most of the time, and what an operator returned stays in the child."""
     monkeypatch.setattr("effbench.cost.forked_call.can_fork", lambda: False)
-    # Seeding keeps the stack as text, once for every kind of device that is not here, and each sample looks through the
-    # stack for a test of torch's own: together most of the time, under pytest's deep stack.
+    # Seeding keeps the stack as text, once for every kind of device that is not here, and each operator and each sample
+    # looks through the stack for a test of torch's own: together most of the time, under pytest's deep stack.
     monkeypatch.setattr(torch, "manual_seed", torch.default_generator.manual_seed)
-    monkeypatch.setattr(common_utils, "extract_test_fn", lambda: None)
+    databases()
+    for place in ("common_utils", "opinfo.core"):
+        monkeypatch.setattr(f"torch.testing._internal.{place}.extract_test_fn", lambda: None)
     # torch's counter does not see into its fast path for a whole encoder layer; ours is turned off as well.
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -210,14 +218,9 @@ def faults(name: str, operator: Callable[..., Any], leaves: list[Any], spec: Any
             yield f"{where}: {what} {getattr(meta, what)} on meta, {getattr(real, what)} on real tensors"
 
 
-OPERATORS = [
-    entry for entry in op_db if torch.float32 in entry.supported_dtypes("cpu") and entry.sample_inputs_func is not None
-]
-
-
 def shard(number: int, most: int | None) -> tuple[int, list[str]]:
     found, seen = [], 0
-    for entry in OPERATORS[number::SHARDS]:
+    for entry in databases()[0][number::SHARDS]:
         try:
             drawn = list(samples(entry, most))
         except Exception:  # no samples without a GPU or an optional library
@@ -260,7 +263,7 @@ UNCOUNTED = frozenset(_UNCOUNTED.split())
 @pytest.mark.parametrize("number", range(2))
 def test_every_module(number: int) -> None:
     found, seen = [], 0
-    for entry in module_db[number::2]:
+    for entry in databases()[1][number::2]:
         torch.manual_seed(0)
         drawn = entry.module_inputs_func(entry, device="cpu", dtype=torch.float32, requires_grad=False, training=False)
         for sample in drawn[:4]:

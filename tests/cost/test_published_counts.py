@@ -8,11 +8,13 @@ from __future__ import annotations
 import importlib.util
 import random
 import re
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from networks import without_initialisers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,6 +26,14 @@ for needed in ("torchvision", "timm"):
 
 
 pytestmark = pytest.mark.bulk
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two forks for every network and initialisers of what has no values would take two thirds of the time."""
+    monkeypatch.setattr("effbench.cost.forked_call.can_fork", lambda: False)
+    with without_initialisers():
+        yield
 
 
 @pytest.fixture(scope="module")

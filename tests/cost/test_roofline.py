@@ -13,12 +13,14 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from measuring import forked
+from networks import on_meta
 from report_examples import PEAKS as REPORTED
 from report_examples import bounded, g2, models
 from runs import COST, run_of, study
 from torch import nn
 
-from effbench import cost, report, zoo
+from effbench import cost, report
 from effbench.analysis import rank_agreement
 from effbench.analysis.summary import summarise
 from effbench.core.cost import LEVELS, Traffic
@@ -36,11 +38,6 @@ from effbench.studies import plan
 from effbench.timing import peaks as measuring
 
 PEAKS = Peaks(flops_per_s=1e11, bytes_per_s=2e10)
-
-
-def on_meta(name: str) -> nn.Module:
-    with torch.device("meta"):
-        return zoo.resolve(name, {})
 
 
 @pytest.fixture(scope="module", params=["shufflenet_v2", "shufflenet_v1", "mobilenet_v2", "resnet18"])
@@ -221,7 +218,8 @@ def test_runs_from_before_there_were_bounds_load_as_they_are() -> None:
 def test_a_strangers_network_counted_apart_has_the_kernels_of_our_own(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text("from effbench.zoo import resolve\ndef build():\n    return resolve('resnet18')\n")
     case = replace(study().cases[0], model=f"{tmp_path}/net.py:build", input_shape=(3, 64, 64), arguments={})
-    (apart,) = count_in_subprocess.count_in_worker([Cell(case, batch=2)], 60.0).values()
+    with forked():
+        (apart,) = count_in_subprocess.count_in_worker([Cell(case, batch=2)], 60.0).values()
     assert isinstance(apart, count_in_subprocess.Counted)
     ours = cost.profile(on_meta("resnet18"), (3, 64, 64), batch=2)
     assert apart.cost == ours.cost and apart.kernels == ours.kernels

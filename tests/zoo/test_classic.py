@@ -4,22 +4,23 @@ more than convolutions and classifier, made up exactly from the parts.
 
 from __future__ import annotations
 
+from functools import cache
+
+import networks
 import pytest
 import torch
 from torch import nn
 
 from effbench import paper, zoo
 from effbench.core.errors import InvalidValue, ModelError
-from effbench.cost import profile
+from effbench.cost import count as profile  # in this process: a fork for each is slow and shows nothing
 from effbench.zoo import googlenet, vgg
 
 CLASSIC = ("lenet", "alexnet", "vgg", "googlenet", "inception", "nin", "squeezenet", "resnet")
 NETWORKS = tuple(dict.fromkeys(name for name in zoo.names() if zoo.entry(name).family in CLASSIC))
 
 
-def on_meta(name: str, **arguments: int) -> nn.Module:
-    with torch.device("meta"):
-        return zoo.build(name, **arguments).eval()
+on_meta = cache(networks.on_meta)
 
 
 def outputs(network: nn.Module, shape: tuple[int, ...], kind: type | tuple[type, ...]) -> list[tuple[int, ...]]:
@@ -224,6 +225,5 @@ def test_logits_are_not_probabilities(name: str):
 
 def test_vgg_stages_are_shared_by_both_forms():
     for depth in vgg.LAYOUTS:
-        with torch.device("meta"):
-            large, small = zoo.build(f"vgg{depth}_bn"), zoo.build("vgg16_cifar", depth=depth)
+        large, small = on_meta(f"vgg{depth}_bn"), on_meta("vgg16_cifar", depth=depth)
         assert str(large.features) == str(small.features)

@@ -7,23 +7,22 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import math
+from functools import cache
 
+import networks
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import fill, run_and_count, shapes_only
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from effbench import paper, zoo
 from effbench.core.errors import InvalidValue
 from effbench.zoo import efficientnet, load_model, xception
 from effbench.zoo._blocks import InvertedResidual, SqueezeExcite, make_divisible
 
-
-def on_meta(name: str, **arguments) -> nn.Module:
-    with torch.device("meta"):
-        return zoo.build(name, **arguments).eval()
+on_meta = cache(networks.on_meta)
 
 
 def params(network: nn.Module) -> int:
@@ -31,9 +30,7 @@ def params(network: nn.Module) -> int:
 
 
 def madds(network: nn.Module, pixels: int = 224) -> int:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.empty(1, 3, pixels, pixels, device="meta"))
-    return counter.get_total_flops() // 2
+    return run_and_count(network, torch.empty(1, 3, pixels, pixels, device="meta"))[1]
 
 
 def blocks(network: nn.Module) -> list[InvertedResidual]:
@@ -69,7 +66,7 @@ def test_gates_of_se_resnet_cost_what_the_paper_writes(depth: int):
 
 
 def test_the_gate_of_se_resnet_comes_last_in_its_branch():
-    unit = zoo.build("se_resnet50").stages[0]
+    unit = on_meta("se_resnet50").stages[0]
     assert isinstance(unit.branch[-1], SqueezeExcite)
     assert [unit.branch[-1].reduce.in_channels, unit.branch[-1].reduce.out_channels] == [256, 16]
 
@@ -102,12 +99,12 @@ def test_densenet_grows_and_halves(depth: int, stem: int, growth: int, ends: tup
     """Channels at the ends of the four blocks; every depth is 2 a layer, 1 a transition, stem and classifier."""
     from effbench.zoo.densenet import DenseLayer
 
-    network = on_meta(f"densenet{depth}")
+    network = networks.on_meta(f"densenet{depth}")
     seen: list[tuple[int, int]] = []
     for layer in network.modules():
         if isinstance(layer, DenseLayer):
             layer.register_forward_hook(lambda _layer, given, out: seen.append((given[0].shape[1], out.shape[1])))
-    network(torch.empty(1, 3, 64, 64, device="meta"))
+    madds(network, 64)
     assert 2 * len(seen) + 5 == depth
     assert seen[0][0] == stem
     assert {after - before for before, after in seen} == {growth}
@@ -184,12 +181,12 @@ FAMILIES_OF_ANY_WIDTH = ("mobilenet_v3_large", "mobilenet_v3_small", "mnasnet", 
 @settings(deadline=None, max_examples=12)
 @given(name=st.sampled_from(FAMILIES_OF_ANY_WIDTH), hundredths=st.integers(10, 300))
 def test_any_width_builds_and_rounds_its_channels_to_8(name: str, hundredths: int):
-    network = on_meta(f"{name}_x{hundredths // 100}_{hundredths % 100:02}")
+    network = networks.on_meta(f"{name}_x{hundredths // 100}_{hundredths % 100:02}")
     for block in blocks(network):
         out = block.branch[-1][0].out_channels
         assert out % 8 == 0
     assert network.features[0][0].out_channels == make_divisible((32 if "mnasnet" in name else 16) * hundredths / 100)
-    assert network(torch.empty(1, 3, 33, 47, device="meta")).shape == (1, 1000)
+    assert run_and_count(network, torch.empty(1, 3, 33, 47, device="meta"))[0].shape == (1, 1000)
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b8", "se_resnet19", "densenet120"])
@@ -286,18 +283,19 @@ def test_logits_are_timms_with_its_weights(name: str, timms: str):
     """What torchvision lacks: timm's state dict, loaded in order, makes ours the same function."""
     if importlib.util.find_spec("timm") is None:
         pytest.skip("timm is not installed")
-    from networks import fill
-
-    reference = load_model.load(f"timm:{timms}").eval()
-    fill(reference)
-    ours = zoo.build(name).eval()
+    with shapes_only():
+        reference = load_model.load(f"timm:{timms}").eval()
+    fill(reference.to_empty(device="cpu"))
+    ours = networks.on_meta(name)
     if name.startswith("mobilenet_v3"):
         for layer in ours.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.eps = 1e-5
     pairs = zip(ours.state_dict().items(), reference.state_dict().values(), strict=True)
     # timm's hidden layer of MobileNetV3 is a 1x1 convolution.
-    ours.load_state_dict({key: theirs.flatten(1) if mine.dim() == 2 else theirs for (key, mine), theirs in pairs})
+    ours.load_state_dict(
+        {key: theirs.flatten(1) if mine.dim() == 2 else theirs for (key, mine), theirs in pairs}, assign=True
+    )
     x = torch.randn(2, 3, 72, 64)
     with torch.inference_mode():
         expected = reference(x)

@@ -8,29 +8,26 @@ import re
 from collections import Counter
 from functools import cache
 
+import networks
 import pytest
 import torch
+from networks import quick_noise, run_and_count, shapes_only
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from effbench import paper, zoo
 from effbench.core.errors import InvalidValue
-from effbench.cost import profile
+from effbench.cost import count
 from effbench.zoo import load_model
 from effbench.zoo._blocks import channel_shuffle
 
 pytestmark = pytest.mark.bulk
 
 
-def on_meta(name: str, **arguments: object) -> nn.Module:
-    with torch.device("meta"):
-        return zoo.build(name, **arguments).eval()
+on_meta = cache(networks.on_meta)
 
 
-def madds(network: nn.Module, *shape: int) -> float:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.empty(1, *shape, device="meta"))
-    return counter.get_total_flops() / 2
+def madds(network: nn.Module, *shape: int) -> int:
+    return run_and_count(network, torch.empty(1, *shape, device="meta"))[1]
 
 
 def params(network: nn.Module) -> int:
@@ -94,7 +91,7 @@ def test_the_authors_mobilenet_v2_widths_build_by_name(word: str, pixels: int, m
 )
 def test_deep_forms_are_laid_out_as_in_the_appendix(name: str, row: str, convolutions: int, billion: float):
     """Depth counts convolutions in a row, and at 164 the classifier too. The paper prints 12.7 G; see the module."""
-    network = on_meta(name)
+    network = networks.on_meta(name)
     cells = {cell["layer"]: cell for cell in paper.table("large_architectures") if cell["model"] == row}
     stem = [int(channels) for channels in re.findall(r"3x3, (\d+)", cells["conv1_x"]["definition"])]
     assert [layer.out_channels for layer in network.stem.modules() if isinstance(layer, nn.Conv2d)] == stem
@@ -184,7 +181,7 @@ def test_residuals_cost_no_multiplication():
     plain, residual, both = (on_meta(f"{kind}shufflenet_v2_x0_5") for kind in ("", "res_", "se_res_"))
     assert params(plain) == params(residual) < params(both)
     assert madds(plain, 3, 224, 224) == madds(residual, 3, 224, 224)
-    eager = [profile(network, (3, 224, 224)).cost.memory_access for network in (plain, residual)]
+    eager = [count(network, (3, 224, 224)).cost.memory_access for network in (plain, residual)]
     assert eager[0] < eager[1]
 
 
@@ -238,7 +235,7 @@ def test_condensenet_counted_as_its_authors_count(groups: int, million: int):
     total += 2 * channels * pixels**2 + (channels // 2 + 1) * 1000
     assert round(total / 1e6) == million
 
-    network = on_meta(f"condensenet_74_g{groups}")
+    network = networks.on_meta(f"condensenet_74_g{groups}")
     extra = [network.fc.out_features]
     for layer in network.modules():
         if isinstance(layer, (nn.ReLU, nn.AvgPool2d)):
@@ -270,7 +267,7 @@ def test_searched_cells_are_timms(name: str, arguments: dict, theirs: str):
     if importlib.util.find_spec("timm") is None:
         pytest.skip("timm is not installed")
     ours = on_meta(name, **arguments)
-    with torch.device("meta"):
+    with shapes_only():
         reference = load_model.load(f"timm:{theirs}").eval()
     shapes = [Counter(tuple(p.shape) for p in network.parameters()) for network in (ours, reference)]
     assert shapes[0] == shapes[1]
@@ -282,8 +279,9 @@ def test_logits_of_the_searched_cell_are_timms_with_its_weights():
     if importlib.util.find_spec("timm") is None:
         pytest.skip("timm is not installed")
     torch.manual_seed(0)
-    ours = zoo.build("pnasnet5", filters=216, repeat=4, stem_channels=96).eval()
-    with torch.device("meta"):
+    with quick_noise():
+        ours = zoo.build("pnasnet5", filters=216, repeat=4, stem_channels=96).eval()
+    with shapes_only():
         reference = load_model.load("timm:pnasnet5large").eval()
     reference = reference.to_empty(device="cpu")
 
