@@ -284,9 +284,7 @@ def test_a_cell_that_fails_in_the_rounds_costs_only_itself(
     planned = plan_of("nets.py:Net", "nets.py:fine", device="cpu", silence_s=silence_s)
     pair, skipped = fought(tmp_path, planned, sites(tmp_path), launches=1)
     assert not skipped["baseline"] and reason in skipped["candidate"]["model=Net"]
-    last = pair.candidate.launches[-1].number
-    assert sum(r.launch == last for r in ab_pairs.rounds(pair, "model=fine")) == ROUNDS
-    assert last == (0 if reason.startswith("ValueError") else 1), "only a process that ended is started again"
+    assert sum(r.launch == pair.candidate.launches[-1].number for r in ab_pairs.rounds(pair, "model=fine")) == ROUNDS
 
 
 def test_a_cell_that_a_side_cannot_count_is_never_measured(tmp_path: Path) -> None:
