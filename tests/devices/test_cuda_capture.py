@@ -344,3 +344,41 @@ def test_the_other_side_of_a_pair_is_not_foreign(monkeypatch: pytest.MonkeyPatch
     cells.launch("a", orders=orders())  # type: ignore[arg-type]
     blocks = [event for event in cells.events if event["event"] == "block"]
     assert len(blocks) == 5 and all(not event["timing"]["flags"] for event in blocks)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_after_a_cell_fails_the_others_go_on_when_ordered_and_else_the_launch_ends(
+    monkeypatch: pytest.MonkeyPatch, ordered: bool
+) -> None:
+    gpu, failing = Gpu(), False
+    kernels = gpu.kernels(10_000, 100_000)
+
+    def call() -> None:
+        if failing:
+            raise ValueError("now")
+        kernels()
+
+    def fail_from_now_on() -> None:
+        nonlocal failing
+        failing = True
+
+    def orders() -> Iterator[dict[str, Any]]:
+        yield {"calls": {"a": 1, "b": 1}}
+        yield {"cell": "a", "round": 0, "position": 0}
+        fail_from_now_on()
+        yield {"cell": "a", "round": 1, "position": 0}
+        yield {"cell": "b", "round": 1, "position": 1}
+        yield {}
+
+    cells = Cells(monkeypatch, gpu, {"a": ("eager", lambda: call), "b": ("eager", lambda: kernels)})
+    if not ordered:  # what comes right before the rounds
+        monkeypatch.setattr(worker, "_freeze_garbage", fail_from_now_on)
+    events = cells.launch("a", "b", orders=orders() if ordered else None)  # type: ignore[arg-type]
+    kinds = [event["event"] for event in events]
+    assert cells.of("skip")["a"]["reason"] == "ValueError: now"
+    assert ("end" in kinds) == ordered and kinds[-1] == "facts"
+    if ordered:
+        assert [(event["cell"], event["round"]) for event in events if event["event"] == "block"] == [
+            ("a", 0),
+            ("b", 1),
+        ]

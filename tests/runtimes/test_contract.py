@@ -413,8 +413,9 @@ def test_a_model_file_runs_without_torch_calls_nobody_and_leaves_nothing(alone: 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_preparing_says_nothing_and_leaves_nothing_beside_the_cells_folder(bench: Bench, name: str) -> None:
     subject = bench.subject(name)
-    assert subject.said == ("", "") and not subject.silenced
-    assert subject.left_beside == [] or not isinstance(bench.runtime, ModelFileRuntime)
+    assert subject.said == ("", "")
+    if isinstance(bench.runtime, ModelFileRuntime):  # torch's compiler adds filters of warnings where it is imported
+        assert subject.left_beside == [] and not subject.silenced
 
 
 def test_a_missing_exporter_is_named_with_the_extra(
