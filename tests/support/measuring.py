@@ -9,6 +9,7 @@ what measures on a real device still imports everything itself, unless a test sa
 from __future__ import annotations
 
 import atexit
+import gc
 import io
 import os
 import runpy
@@ -18,7 +19,8 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 WORKER = "effbench.runs.worker"
@@ -48,6 +50,19 @@ def install(afresh: bool = True) -> None:
     subprocess.Popen = Popen  # type: ignore[misc]
 
 
+@contextmanager
+def forking() -> Iterator[None]:
+    """The same in a process that runs tests, until the block ends. Whatever a test has imported counts as the user's."""
+    global _afresh
+    before = subprocess.Popen, _afresh
+    _paths[:] = [path for path in sys.path if path]
+    subprocess.Popen, _afresh = Popen, False  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        subprocess.Popen, _afresh = before  # type: ignore[misc]
+
+
 class Popen(subprocess.Popen):  # type: ignore[type-arg]
     """A process as ever, but for measuring processes whose job allows a fork."""
 
@@ -58,7 +73,9 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
         pipes, folder, variables, streams = how[3], how[4], how[5], (how[9], how[12], how[14])
         sys.stdout.flush()
         sys.stderr.flush()
-        self.pid = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # from Python 3.12 on it warns of threads: ours only read pipes
+            self.pid = os.fork()
         if not self.pid:
             _work(folder, variables, streams, pipes)
         self._child_created = True
@@ -88,6 +105,7 @@ def _work(folder: Any, variables: Mapping[str, str], streams: tuple[int, int, in
         sys.settrace(None)
         threading.settrace(None)  # type: ignore[arg-type]
         sys.setprofile(None)
+        gc.freeze()  # or the process would go through, and copy, all that its parent holds
         os.setsid()
         _as_a_new_interpreter(folder, variables, streams, pipes)
         runpy.run_module(WORKER, run_name="__main__", alter_sys=True)
