@@ -28,6 +28,10 @@ if sys.dont_write_bytecode and "PYTEST_XDIST_WORKER" not in os.environ:
 # One thread a process, set before torch is loaded: two test processes of two threads would wait on each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# torch.compile asks the compiler in each process which vector instructions it has, for 20 seconds of processor time.
+# With this it believes what the processor says.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
+
 LONG = """
     benchmarks/test_gpu runtimes/test_contract cost/test_published_counts zoo/test_every_network docs/test_stories
     faults/test_early_ends faults/test_kill docs/test_workflow gates/test_ab_gate test_pytest_plugin

@@ -24,6 +24,8 @@ from effbench.report.tables.table_model import render_markdown
 from effbench.results import Results
 from effbench.studies import catalog, model_comparison, plan
 
+pytestmark = pytest.mark.usefixtures("forked_launches")
+
 QUIET = {"noise": 1e-4, "launch_noise": 1e-4}
 
 

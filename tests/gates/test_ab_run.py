@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+from measuring import UNTIMED_LAUNCHES
 from runs import COST
 
 from effbench.core.cost import Cost
@@ -28,6 +29,12 @@ from effbench.timing import sampling as sampling_rules
 
 ROUNDS = 6
 HERE = (Site(), Site())
+
+
+@pytest.fixture(autouse=True)
+def forked(forked_launches: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks at times, but for what the scripted clock says."""
+    monkeypatch.setenv(UNTIMED_LAUNCHES, "1")
 
 
 def plan_of(*models: str, device: str = "fake", **options: Any) -> plan.Plan:
@@ -181,8 +188,12 @@ def test_each_side_counts_and_runs_its_own_tree(tmp_path: Path) -> None:
     assert ratio == pytest.approx(expected[1] / expected[0], rel=0.01)
 
 
-def test_a_real_clock_on_two_trees(tmp_path: Path) -> None:
-    """Both sides run what lies in their own tree, imported as a package and with a neighbour of the same name."""
+def test_a_real_clock_on_two_trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides run what lies in their own tree, imported as a package and with a neighbour of the same name.
+
+    In processes that import everything themselves.
+    """
+    monkeypatch.delenv(UNTIMED_LAUNCHES)
     for name, width in (("old", 1), ("new", 2)):
         folder = project(tmp_path / name, 1, shared=f"WIDTH = {width}\n")
         (folder / "pack").mkdir()
@@ -271,7 +282,7 @@ def fine():
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", "ended by SIGKILL", 60),
         ("raise ValueError('now')", "ValueError: now", 60),
-        ("import time; time.sleep(60)", "no sign of life", 12),
+        ("import time; time.sleep(60)", "no sign of life", 6),
     ],
     ids=["killed", "raises", "hangs"],
 )

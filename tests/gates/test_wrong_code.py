@@ -21,6 +21,8 @@ from effbench.core.errors import ForeignCode
 from effbench.core.inputs import Input
 from effbench.gates import ab_gate, config, instruction_gate
 
+pytestmark = pytest.mark.usefixtures("forked_launches")
+
 FAKE = ("--device", "fake", "--launches", "1")
 
 NET = """

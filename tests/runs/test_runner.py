@@ -22,7 +22,7 @@ from effbench.host import worker_process
 from effbench.runs import launch_history, run_file, runner
 from effbench.studies import plan
 
-pytestmark = pytest.mark.quick
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("forked_launches")]
 
 SAMPLING = {"launches": 5, "min_rounds": 10, "max_rounds": 12, "warmup_s": 0.0, "max_warmup_s": 0.2}
 

@@ -10,6 +10,7 @@ a test says that it does not look at times.
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import io
 import os
@@ -148,6 +149,7 @@ def _work(
         sys.settrace(None)
         threading.settrace(None)  # type: ignore[arg-type]
         sys.setprofile(None)
+        gc.freeze()  # or the process would go through, and copy, all that its parent holds
         os.setsid()
         _as_a_new_interpreter(folder, variables, streams, pipes, afresh)
         runpy.run_module(WORKER, run_name="__main__", alter_sys=True)
