@@ -259,7 +259,6 @@ def test_a_stored_comparison_is_analysed_the_same_way(home: Path, monkeypatch: p
     monkeypatch.setattr(stats, "cluster_interval", partial(stats.cluster_interval, draws=10))
     monkeypatch.chdir(home)
     found = api.analyse(NAME, select={"runs": ["many"]})
-    validate(json.loads(json.dumps(found.to_dict())), "analysis")
     (sample,) = found.to_dict()["samples"]
     assert (sample["networks"], sample["families"]) == (8, 5)
     scores = {tuple(score["metrics"]): score for score in sample["scores"]}
