@@ -39,10 +39,10 @@ _filters: list[Any] = []
 _libraries: set[str] = set()
 """What was imported before there was a command: none of it is the user's."""
 _PLACES = tuple(place + os.sep for place in {sys.prefix, sys.base_prefix})
-_afresh = False
+_afresh = True
 
 
-def install(afresh: bool = False) -> None:
+def install(afresh: bool = True) -> None:
     """From now on measuring processes are forked where they can be, in this process and in its forks.
 
     Where they are many and only their end is looked at, they need not import effbench `afresh`.
