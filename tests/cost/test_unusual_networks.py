@@ -17,8 +17,6 @@ from effbench.core.errors import ModelError
 from effbench.cost import count, profile
 from effbench.pytest_plugin import assert_cost
 
-pytestmark = pytest.mark.quick
-
 
 class Run(nn.Module):
     def __init__(self, function: Callable[..., Any], **parts: Any) -> None:
