@@ -17,7 +17,6 @@ from effbench.cost import count, profile
 from effbench.cost.element_counts import distinct_elements
 from effbench.cost.trace import forget_shapes
 
-
 sides = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), max_size=4)
 
 

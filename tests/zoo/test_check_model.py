@@ -15,7 +15,6 @@ from effbench.core.errors import EffbenchError, InvalidValue
 from effbench.pytest_plugin import assert_cost
 from effbench.zoo import check_model
 
-
 LAYER = nn.Linear(2, 3)
 
 
