@@ -21,6 +21,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from networks import FunctionModule
 from torch import nn
 from torch.nn import functional
 
@@ -32,21 +33,8 @@ LSTM = 10 * 4 * 16 * (8 + 16)
 """Ten steps, four gates of 16 units, inputs of 8."""
 
 
-class Run(nn.Module):
-    """Runs a function of itself and its inputs; keyword arguments become its modules and parameters."""
-
-    def __init__(self, function: Callable[..., Any], **parts: Any) -> None:
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.function(self, *inputs)
-
-
-def linear(function: Callable[..., Any]) -> Run:
-    return Run(function, layer=nn.Linear(8, 8))
+def linear(function: Callable[..., Any]) -> FunctionModule:
+    return FunctionModule(function, layer=nn.Linear(8, 8))
 
 
 # --- recurrent layers -------------------------------------------------------------------------------
@@ -87,12 +75,12 @@ def lstm() -> nn.LSTM:
     return nn.LSTM(8, 16, batch_first=True).eval()
 
 
-def packed(model: Run, x: torch.Tensor) -> Any:
+def packed(model: FunctionModule, x: torch.Tensor) -> Any:
     rows = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([10]), batch_first=True)
     return nn.utils.rnn.pad_packed_sequence(model.layer(rows)[0], batch_first=True)[0]
 
 
-def bare_gru(model: Run, x: torch.Tensor) -> Any:
+def bare_gru(model: FunctionModule, x: torch.Tensor) -> Any:
     return torch.gru(x, x.new_zeros(1, len(x), 16), list(model.layer.parameters()), True, 1, 0.0, False, False, True)
 
 
@@ -114,14 +102,14 @@ RECURRENT: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "a recurrence of its own": (OwnStep, 10 * 8 * 2),
     "scripted": (lambda: scripted(lstm()), LSTM),
     "exported": (lambda: exported(lstm(), 10, 8), LSTM),
-    "packed sequences": (lambda: Run(packed, layer=lstm()), LSTM),
-    "torch.gru": (lambda: Run(bare_gru, layer=nn.GRU(8, 16)), LSTM * 3 // 4),
+    "packed sequences": (lambda: FunctionModule(packed, layer=lstm()), LSTM),
+    "torch.gru": (lambda: FunctionModule(bare_gru, layer=nn.GRU(8, 16)), LSTM * 3 // 4),
     "cells in a loop": (
-        lambda: Run(lambda m, x: [m.layer(x[:, i]) for i in range(10)], layer=nn.LSTMCell(8, 16)),
+        lambda: FunctionModule(lambda m, x: [m.layer(x[:, i]) for i in range(10)], layer=nn.LSTMCell(8, 16)),
         LSTM,
     ),
     "two layers, both ways, projected": (
-        lambda: Run(lambda m, x: m.layer(x)[0], layer=nn.LSTM(8, 16, 2, True, True, 0.0, True, 4)),
+        lambda: FunctionModule(lambda m, x: m.layer(x)[0], layer=nn.LSTM(8, 16, 2, True, True, 0.0, True, 4)),
         4 * 10 * (4 * 16 * (8 + 4) + 16 * 4),
     ),
 }
@@ -147,7 +135,7 @@ def test_a_recurrent_layer_moves_its_weights_once_and_its_states() -> None:
 
 def test_a_projected_layer_works_on_every_hidden_unit() -> None:
     """Nine operations for each of 16, though only 4 leave: ten steps, two layers, both ways."""
-    model = Run(lambda m, x: m.layer(x)[0], layer=nn.LSTM(8, 16, 2, True, True, 0.0, True, 4))
+    model = FunctionModule(lambda m, x: m.layer(x)[0], layer=nn.LSTM(8, 16, 2, True, True, 0.0, True, 4))
     assert profile(model, (10, 8)).cost.elementwise == 9 * 10 * 16 * 2 * 2
 
 
@@ -193,7 +181,7 @@ def test_exported_attention_stores_no_scores() -> None:
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 1, 3), (2, 0, 1, 3), (1, 2, 0, 3)])
 @pytest.mark.parametrize("kind", ["plain", "masked", "narrow values", "one query for all", "shared heads"])
 def test_attention_lays_out_its_result_as_on_the_cpu(order: tuple[int, ...], kind: str) -> None:
-    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+    def forward(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
         query = x.permute(order)
         value = query[..., :2].contiguous() if kind == "narrow values" else query
         first = query[:1] if kind == "one query for all" else query
@@ -205,7 +193,7 @@ def test_attention_lays_out_its_result_as_on_the_cpu(order: tuple[int, ...], kin
             out = functional.scaled_dot_product_attention(first, query, value, mask)
         return out.transpose(1, 2).reshape(len(out), out.shape[2], -1)  # copies where the layout asks for it
 
-    model = Run(forward)
+    model = FunctionModule(forward)
     costs = {count(model, (4, 3, 4), batch=5, device=device).cost.memory_access for device in ("meta", "real")}
     assert len(costs) == 1
 
@@ -213,7 +201,7 @@ def test_attention_lays_out_its_result_as_on_the_cpu(order: tuple[int, ...], kin
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_multihead_attention_copies_as_on_the_cpu(batch: int) -> None:
     layer = nn.MultiheadAttention(64, 4, batch_first=True)
-    model = Run(lambda m, x: m.layer(x, x, x, need_weights=False)[0], layer=layer)
+    model = FunctionModule(lambda m, x: m.layer(x, x, x, need_weights=False)[0], layer=layer)
     costs = {count(model, (10, 64), batch=batch, device=device).cost.memory_access for device in ("meta", "real")}
     assert len(costs) == 1
 
@@ -245,7 +233,7 @@ def test_inference_mode_changes_no_count() -> None:
 def test_autocast_of_the_cpu_casts_on_shapes_too(inside: bool) -> None:
     """Input, weight and bias are cast (read at 4 bytes, written at 2) and multiplied at 2."""
 
-    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+    def forward(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=inside):
             return model.layer(x)
 
@@ -259,7 +247,7 @@ def test_autocast_of_the_cpu_casts_on_shapes_too(inside: bool) -> None:
 
 
 def test_autocast_may_be_switched_by_hand() -> None:
-    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+    def forward(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
         torch.set_autocast_enabled(x.device.type, True)
         try:
             return model.layer(x)
@@ -292,8 +280,8 @@ def test_a_network_that_looks_where_it_is_goes_as_it_goes_there(elsewhere: Calla
     assert torch.empty(1, device="meta").device.type == "meta"
 
 
-def attempt(read: Callable[[torch.Tensor], Any]) -> Run:
-    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+def attempt(read: Callable[[torch.Tensor], Any]) -> FunctionModule:
+    def forward(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
         try:
             read(x)
         except Exception:
@@ -331,7 +319,7 @@ def test_a_value_that_is_missing_is_noticed_though_the_error_is_caught(read: Cal
 def test_an_error_of_its_own_may_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("effbench.cost.trace_modes.SMALL_BYTES", -1)  # also in a network of gigabytes
 
-    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+    def forward(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
         try:
             return torch.mm(x, torch.ones(3, 3))
         except RuntimeError:
@@ -342,7 +330,7 @@ def test_an_error_of_its_own_may_be_caught(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_constants_have_their_values_on_shapes() -> None:
-    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+    def forward(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
         steps = int(torch.arange(4, device=x.device).sum())
         return sum((model.layer(x) for _ in range(steps)), x)
 
@@ -351,14 +339,14 @@ def test_constants_have_their_values_on_shapes() -> None:
 
 
 def test_a_large_constant_takes_no_memory() -> None:
-    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+    def forward(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
         return model.layer(x) + torch.zeros(1 << 20, 1 << 20, device=x.device)[0, :8]
 
     assert count(linear(forward), (8,)).cost.traced_on == "meta"
 
 
 def test_a_constant_that_the_input_is_written_into() -> None:
-    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+    def forward(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
         cache = torch.zeros(len(x), 20, 8)
         cache[:, :5] = model.layer(x)
         return functional.scaled_dot_product_attention(x, cache, cache)
@@ -369,7 +357,7 @@ def test_a_constant_that_the_input_is_written_into() -> None:
 
 def test_a_constant_brought_to_the_device_is_no_copy() -> None:
     table = torch.ones(8)
-    model = Run(lambda m, x: x * table.to(x.device))
+    model = FunctionModule(lambda m, x: x * table.to(x.device))
     assert {count(model, (8,), device=device).cost.memory_access for device in ("meta", "real")} == {3 * 8}
 
 
@@ -377,23 +365,23 @@ def test_a_constant_brought_to_the_device_is_no_copy() -> None:
 def test_what_grows_with_the_batch_is_no_weight(batch: int) -> None:
     """A class token repeated for every image, and a table that is not."""
 
-    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+    def forward(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
         token = model.token.repeat(len(x), 1, 1)
         return torch.cat([token, x], 1) * (model.table + 1)
 
-    model = Run(forward, token=nn.Parameter(torch.ones(1, 1, 8)), table=nn.Parameter(torch.ones(5, 8)))
+    model = FunctionModule(forward, token=nn.Parameter(torch.ones(1, 1, 8)), table=nn.Parameter(torch.ones(5, 8)))
     moved = count(model, (4, 8), batch=batch).cost.memory_access_levels["eager"]
     assert moved.weights == 8 + 3 * 40  # the token and the table, the table's sum written and read
     assert moved.activations == batch * (8 + 2 * 40 + 2 * 40)
 
 
 def test_a_weight_written_into_what_the_input_makes_leaves_it_an_activation() -> None:
-    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+    def forward(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
         y = x * 1
         y[:, :1] = model.token
         return y + 1
 
-    model = Run(forward, token=nn.Parameter(torch.ones(1)))
+    model = FunctionModule(forward, token=nn.Parameter(torch.ones(1)))
     moved = count(model, (), inputs=(torch.ones(1, 8),)).cost.memory_access_levels["eager"]
     assert (moved.weights, moved.activations) == (1, 8 + 8 + 1 + 8 + 8)
 
@@ -403,7 +391,7 @@ def test_a_weight_written_into_what_the_input_makes_leaves_it_an_activation() ->
 POOL = ThreadPoolExecutor(1)
 
 
-def in_threads(model: Run, x: torch.Tensor) -> Any:
+def in_threads(model: FunctionModule, x: torch.Tensor) -> Any:
     found: list[Any] = []
     threads = [threading.Thread(target=lambda: found.append(model.layer(x))) for _ in range(2)]
     for thread in threads:
@@ -416,7 +404,7 @@ def in_threads(model: Run, x: torch.Tensor) -> Any:
 class Worker(threading.Thread):
     """A thread with a `run` of its own."""
 
-    def __init__(self, model: Run, x: torch.Tensor) -> None:
+    def __init__(self, model: FunctionModule, x: torch.Tensor) -> None:
         super().__init__()
         self.model, self.x = model, x
 
@@ -424,7 +412,7 @@ class Worker(threading.Thread):
         self.found = self.model.layer(self.x)
 
 
-def in_workers(model: Run, x: torch.Tensor) -> Any:
+def in_workers(model: FunctionModule, x: torch.Tensor) -> Any:
     workers = [Worker(model, x), Worker(model, x)]
     for worker in workers:
         worker.start()
@@ -433,19 +421,19 @@ def in_workers(model: Run, x: torch.Tensor) -> Any:
     return workers[0].found + workers[1].found
 
 
-def in_thread_pool(model: Run, x: torch.Tensor) -> Any:
+def in_thread_pool(model: FunctionModule, x: torch.Tensor) -> Any:
     with ThreadPool(2) as pool:
         return sum(pool.map(model.layer, [x])) + pool.apply_async(model.layer, (x,)).get()
 
 
-def in_thread_pool_by_rows(model: Run, x: torch.Tensor) -> Any:
+def in_thread_pool_by_rows(model: FunctionModule, x: torch.Tensor) -> Any:
     found: list[Any] = []
     with ThreadPool(2) as pool:
         pool.apply_async(model.layer, (x,), callback=found.append).wait()
         return sum(pool.starmap(model.layer, [(x,)])) + found[0]
 
 
-def in_a_thread_that_is_waited_for(model: Run, x: torch.Tensor) -> Any:
+def in_a_thread_that_is_waited_for(model: FunctionModule, x: torch.Tensor) -> Any:
     found: queue.Queue[Any] = queue.Queue()
     threading.Thread(target=lambda: (time.sleep(0.2), found.put(model.layer(x)))).start()
     return found.get() + model.layer(x)
@@ -482,7 +470,7 @@ def test_other_threads_go_on_with_their_pools() -> None:
     thread = threading.Thread(target=other)
     thread.start()
 
-    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+    def forward(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
         asked.set()
         for _ in range(1000):
             time.sleep(0 if ran else 0.01)
@@ -499,7 +487,7 @@ def test_work_of_a_thread_that_was_there_before_is_named() -> None:
     results: Any = queue.Queue()
     threading.Thread(target=lambda: [results.put(orders.get()()) for _ in range(9)], daemon=True).start()
 
-    def forward(model: Run, x: torch.Tensor) -> Any:
+    def forward(model: FunctionModule, x: torch.Tensor) -> Any:
         orders.put(lambda: model.layer(x))
         try:
             return results.get(timeout=0.5)
@@ -548,13 +536,13 @@ def cached(device: torch.device) -> torch.Tensor:
     return torch.arange(8.0, device=device)
 
 
-def kept_by_module(model: Run, x: torch.Tensor) -> torch.Tensor:
+def kept_by_module(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
     if x.shape not in KEPT:
         KEPT[x.shape] = torch.arange(8.0, device=x.device)
     return model.layer(x * KEPT[x.shape])
 
 
-def kept_by_class(model: Run, x: torch.Tensor) -> torch.Tensor:
+def kept_by_class(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
     if not hasattr(Table, "shared"):
         Table.shared = torch.arange(8.0, device=x.device)  # type: ignore[attr-defined]
     return model.layer(x * Table.shared)  # type: ignore[attr-defined]
@@ -570,7 +558,7 @@ def kept_by_class(model: Run, x: torch.Tensor) -> torch.Tensor:
     ],
 )
 def test_no_cache_of_the_network_holds_what_has_no_values(forward: Callable[..., Any]) -> None:
-    model = Run(forward, layer=nn.Linear(8, 8), table=Table())
+    model = FunctionModule(forward, layer=nn.Linear(8, 8), table=Table())
     assert profile(model, (8,)).cost.madds == 64
     assert not KEPT and not hasattr(Table, "shared") and not cached.cache_info().currsize
     assert not model.table.made["nested"]
@@ -588,13 +576,13 @@ def test_nothing_that_the_network_writes_or_draws_is_left() -> None:
     table = Table()
     table.made = {"tensor": torch.ones(8)}
 
-    def forward(model: Run, x: torch.Tensor) -> Any:
+    def forward(model: FunctionModule, x: torch.Tensor) -> Any:
         table.made["tensor"].mul_(2)
         os.environ["EFFBENCH_TEST"] = "written"
         random.random(), np.random.rand(), torch.rand(1)
         return norm(x), KEPT.setdefault("x", x)
 
-    model = Run(forward)
+    model = FunctionModule(forward)
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]
     profile(model, (3, 8, 8))
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before  # type: ignore[index]
@@ -612,7 +600,9 @@ def test_torch_compile_compiles_after_a_profile(counted: Any, full: bool) -> Non
         return graph.forward
 
     torch._dynamo.reset()
-    model = Run(lambda m, x: m.layer(x), layer=torch.compile(nn.Linear(8, 8), backend=backend, fullgraph=full))
+    model = FunctionModule(
+        lambda m, x: m.layer(x), layer=torch.compile(nn.Linear(8, 8), backend=backend, fullgraph=full)
+    )
     assert counted(model, (8,)).cost.madds == 64 and not compiled
     model(torch.randn(1, 8))
     assert len(compiled) == 1
@@ -629,7 +619,7 @@ def test_what_ends_the_child_is_said() -> None:
     home = os.getpid()
 
     def ended(end: Callable[[], Any]) -> None:
-        def forward(model: Run, x: torch.Tensor) -> Any:
+        def forward(model: FunctionModule, x: torch.Tensor) -> Any:
             assert os.getpid() != home, "counted in this process, which it would end"
             return end()
 
@@ -671,7 +661,7 @@ def test_a_child_that_waits_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -
     home = os.getpid()
     never = threading.Event()
 
-    def waits(model: Run, x: torch.Tensor) -> Any:
+    def waits(model: FunctionModule, x: torch.Tensor) -> Any:
         if os.getpid() != home:
             never.wait()
         return model.layer(x) + torch.linalg.inv(torch.eye(8))[0]
@@ -688,7 +678,7 @@ def test_a_second_child_counts_where_the_first_waits_for_a_lock(
     monkeypatch.setattr(forked_call, "IDLE_S", 2.0)
     home, counted_here = os.getpid(), []
 
-    def waits_once(model: Run, x: torch.Tensor) -> Any:
+    def waits_once(model: FunctionModule, x: torch.Tensor) -> Any:
         if os.getpid() == home:
             counted_here.append(x.device)
         if not (tmp_path / "waited").exists():
@@ -709,7 +699,7 @@ def test_a_child_gives_two_of_its_own_up_before_it_is_given_up_itself(monkeypatc
     def counts() -> tuple[int, str]:
         home = os.getpid()
 
-        def waits(model: Run, x: torch.Tensor) -> Any:
+        def waits(model: FunctionModule, x: torch.Tensor) -> Any:
             if os.getpid() != home:
                 threading.Event().wait()
             return model.layer(x)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from networks import assert_ordered, shapes_only
+from networks import FunctionModule, assert_ordered, shapes_only
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -219,24 +219,13 @@ def test_the_levels_are_ordered_for_timm(name: str) -> None:
 # --- what is folded, in closed form --------------------------------------------------------------------
 
 
-class Run(nn.Module):
-    def __init__(self, function: Any, **parts: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.function(self, *inputs)
-
-
 ROWS, WIDTH = 10, 64
 N, WEIGHT = ROWS * WIDTH, 8 * WIDTH
 
 
 def moved(function: Any, **options: Any) -> dict[str, int]:
     """Beside the operands of one linear layer without bias, 8 to 64, what every level reads and writes."""
-    model = Run(function, linear=nn.Linear(8, WIDTH, bias=False), **options)
+    model = FunctionModule(function, linear=nn.Linear(8, WIDTH, bias=False), **options)
     levels = profile(model, (ROWS, 8)).cost.memory_access_levels
     return {level: moved.elements - ROWS * 8 - WEIGHT for level, moved in levels.items()}
 
@@ -252,7 +241,7 @@ def test_a_product_takes_in_the_residual_but_not_the_square() -> None:
         y = m.linear(x) + residual
         return y, y.pow(2).mean(-1, keepdim=True)
 
-    model = Run(block, linear=nn.Linear(8, WIDTH, bias=False))
+    model = FunctionModule(block, linear=nn.Linear(8, WIDTH, bias=False))
     levels = profile(model, ((ROWS, 8), (ROWS, WIDTH))).cost.memory_access_levels
     operands = ROWS * 8 + WEIGHT
     # Without folding: the product n, then one kernel that reads it and the residual, and writes the sum and the mean.
@@ -275,21 +264,23 @@ def test_what_costs_less_outside_stays_outside_and_the_rest_is_folded() -> None:
 
 def test_a_narrower_result_is_not_folded() -> None:
     """A bool is a byte: folded, the product would write less than the level "layer" says it does."""
-    levels = profile(Run(lambda m, x: m.linear(x) > 0, linear=nn.Linear(8, WIDTH)), (ROWS, 8)).cost.memory_access_levels
+    levels = profile(
+        FunctionModule(lambda m, x: m.linear(x) > 0, linear=nn.Linear(8, WIDTH)), (ROWS, 8)
+    ).cost.memory_access_levels
     assert levels["epilogue"].bytes == levels["pointwise"].bytes == levels["layer"].bytes + 4 * N + N
     # What comes before the cut is folded still.
     folded = profile(
-        Run(lambda m, x: m.linear(x).relu() > 0, linear=nn.Linear(8, WIDTH)), (ROWS, 8)
+        FunctionModule(lambda m, x: m.linear(x).relu() > 0, linear=nn.Linear(8, WIDTH)), (ROWS, 8)
     ).cost.memory_access_levels
     assert folded["epilogue"].bytes == levels["layer"].bytes + 4 * N + N
     # Where the product reads on for it, there is no harm: the residual is more than what the mask saves.
-    both = Run(lambda m, x, y: m.linear(x) + y > 0, linear=nn.Linear(8, WIDTH))
+    both = FunctionModule(lambda m, x, y: m.linear(x) + y > 0, linear=nn.Linear(8, WIDTH))
     levels = profile(both, ((ROWS, 8), (ROWS, WIDTH))).cost.memory_access_levels
     assert levels["epilogue"].bytes == levels["layer"].bytes - 4 * N + 4 * N + N
 
 
 def test_an_operand_read_twice_is_read_twice_at_every_level() -> None:
-    levels = profile(Run(lambda m, x: torch.mm(x[0], x[0])), (SIDE, SIDE)).cost.memory_access_levels
+    levels = profile(FunctionModule(lambda m, x: torch.mm(x[0], x[0])), (SIDE, SIDE)).cost.memory_access_levels
     assert {traffic.elements for traffic in levels.values()} == {3 * SIDE * SIDE}
 
 
@@ -299,7 +290,7 @@ def test_a_norm_is_folded_where_the_kernel_took_in_earlier_operators() -> None:
     def block(m: Any, x: Any, y: Any) -> Any:
         return torch.sigmoid(y) + m.norm(m.conv(x))
 
-    model = Run(block, conv=nn.Conv2d(6, 6, 1, bias=False), norm=nn.BatchNorm2d(6))
+    model = FunctionModule(block, conv=nn.Conv2d(6, 6, 1, bias=False), norm=nn.BatchNorm2d(6))
     levels = profile(model, ((6, 5, 5), (6, 5, 5))).cost.memory_access_levels
     assert levels["epilogue"].elements == (150 + 36) + 6 + 150 + 150
 

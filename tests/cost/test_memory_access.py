@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import FunctionModule
 from torch import nn
 from torch.nn import functional
 
@@ -18,24 +19,13 @@ from effbench.cost.profiler import count as profile  # in this process: a fork f
 pytestmark = pytest.mark.bulk
 
 
-class Run(nn.Module):
-    def __init__(self, function: Any, **parts: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.function(self, *inputs)
-
-
 def shuffle(m: Any, x: Any) -> Any:
     b, c, h, w = x.shape
     return x.view(b, 2, c // 2, h, w).transpose(1, 2).contiguous().view(b, c, h, w)
 
 
 def eager(function: Any, *shapes: tuple[int, ...], **parts: nn.Module) -> Traffic:
-    return profile(Run(function, **parts), shapes).cost.memory_access_levels["eager"]
+    return profile(FunctionModule(function, **parts), shapes).cost.memory_access_levels["eager"]
 
 
 N = 6 * 5 * 5
@@ -79,7 +69,7 @@ def overwrite(m: Any, x: Any) -> Any:
     ],
 )  # fmt: skip
 def test_elements_moved(name: str, function: Any, expected: int) -> None:
-    model = Run(function)
+    model = FunctionModule(function)
     for device in ("meta", "real"):
         assert profile(model, X, device=device).cost.memory_access == expected  # type: ignore[arg-type]
 
@@ -89,7 +79,7 @@ def test_bytes_follow_the_dtype_of_each_tensor() -> None:
         return x.masked_fill(x > 0, 0.0)
 
     for dtype, size in (("float32", 4), ("float16", 2), ("bfloat16", 2), ("float64", 8)):
-        cost = profile(Run(masked), X, dtype=dtype).cost
+        cost = profile(FunctionModule(masked), X, dtype=dtype).cost
         assert cost.memory_access == (N + N) + (N + N + N)
         assert cost.memory_access_bytes == (N * size + N) + (N * size + N + N * size)  # the mask is one byte each
 
@@ -140,7 +130,7 @@ def test_residual_is_read_once_in_the_epilogue() -> None:
     def block(m: Any, x: Any) -> Any:
         return functional.relu(m.conv(x) + x)
 
-    levels = profile(Run(block, conv=nn.Conv2d(6, 6, 1, bias=False)), X).cost.memory_access_levels
+    levels = profile(FunctionModule(block, conv=nn.Conv2d(6, 6, 1, bias=False)), X).cost.memory_access_levels
     assert levels["eager"].elements == (2 * N + 36) + 3 * N + 2 * N
     assert levels["pointwise"].elements == (2 * N + 36) + 3 * N
     assert levels["epilogue"].elements == 36 + N + N + N
@@ -151,7 +141,7 @@ def test_a_later_kernel_is_not_fused_across_a_convolution() -> None:
         first = functional.relu(x)
         return m.conv(first) + first
 
-    levels = profile(Run(block, conv=nn.Conv2d(6, 6, 1, bias=False)), X).cost.memory_access_levels
+    levels = profile(FunctionModule(block, conv=nn.Conv2d(6, 6, 1, bias=False)), X).cost.memory_access_levels
     # relu 2n, convolution 2n + w, sum 3n: the relu must be in memory before the convolution runs.
     assert levels["pointwise"].elements == 2 * N + (2 * N + 36) + 3 * N
     assert levels["epilogue"].elements == 2 * N + (N + 36) + N + N
@@ -162,7 +152,7 @@ def test_what_the_network_returns_is_written_even_when_it_is_also_used() -> None
         y = functional.relu(x)
         return {"features": [y], "sum": y + 1}
 
-    assert profile(Run(both), X).cost.memory_access_levels["pointwise"].elements == 3 * N
+    assert profile(FunctionModule(both), X).cost.memory_access_levels["pointwise"].elements == 3 * N
 
 
 def test_a_kernel_waits_for_everything_its_members_wait_for() -> None:
@@ -170,7 +160,7 @@ def test_a_kernel_waits_for_everything_its_members_wait_for() -> None:
         first, second = functional.relu(x), functional.relu(y)
         return (first + m.conv(second)) + second
 
-    model = Run(crossing, conv=nn.Conv2d(6, 6, 1, bias=False))
+    model = FunctionModule(crossing, conv=nn.Conv2d(6, 6, 1, bias=False))
     # relu of y 2n, convolution 2n + w, then one kernel that reads x, the convolution and the relu, and writes: 4n.
     assert profile(model, (X, X)).cost.memory_access_levels["pointwise"].elements == 8 * N + 36
 

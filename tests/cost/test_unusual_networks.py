@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from networks import FunctionModule
 from torch import nn
 from torch.nn import functional
 
@@ -18,19 +19,8 @@ from effbench.cost import count, profile
 from effbench.pytest_plugin import assert_cost
 
 
-class Run(nn.Module):
-    def __init__(self, function: Callable[..., Any], **parts: Any) -> None:
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.function(self, *inputs)
-
-
-def linear(function: Callable[..., Any], **parts: Any) -> Run:
-    return Run(function, layer=nn.Linear(8, 8), **parts)
+def linear(function: Callable[..., Any], **parts: Any) -> FunctionModule:
+    return FunctionModule(function, layer=nn.Linear(8, 8), **parts)
 
 
 @dataclass(slots=True)
@@ -57,39 +47,39 @@ def test_a_dataclass_goes_in() -> None:
 # --- branches, loops and the like -------------------------------------------------------------------
 
 
-def branch(model: Run, x: torch.Tensor) -> torch.Tensor:
+def branch(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
     return torch.cond((x * 0).sum() == 0, lambda x: model.layer(x), lambda x: model.layer(model.layer(x)), (x,))
 
 
-def loop(model: Run, x: torch.Tensor) -> torch.Tensor:
+def loop(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
     from torch._higher_order_ops.while_loop import while_loop
 
     return while_loop(lambda i, x: i < 3, lambda i, x: (i + 1, model.layer(x)), (torch.tensor(0), x))[1]
 
 
-def scan(model: Run, x: torch.Tensor) -> torch.Tensor:
+def scan(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
     from torch._higher_order_ops.scan import scan
 
     return scan(lambda carry, row: (carry + row, carry @ model.weight), torch.zeros(1, 8), x.transpose(0, 1), dim=0)[1]
 
 
-def associative(model: Run, x: torch.Tensor) -> torch.Tensor:
+def associative(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
     from torch._higher_order_ops.associative_scan import associative_scan
 
     return associative_scan(torch.add, model.layer(x), dim=1, combine_mode="generic")
 
 
-def mapped(model: Run, x: torch.Tensor) -> torch.Tensor:
+def mapped(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
     from torch._higher_order_ops.map import map as over
 
     return over(lambda row: model.layer(row), x)
 
 
-def checkpointed(model: Run, x: torch.Tensor) -> torch.Tensor:
+def checkpointed(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
     return torch.utils.checkpoint.checkpoint(model.layer, x, use_reentrant=False)
 
 
-def flexible(model: Run, x: torch.Tensor) -> torch.Tensor:
+def flexible(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
     from torch.nn.attention.flex_attention import flex_attention
 
     return flex_attention(x[:, None], x[:, None], x[:, None], score_mod=lambda score, b, h, q, k: score + q)
@@ -128,7 +118,7 @@ def test_one_without_a_rule_is_named() -> None:
 def test_gradients_in_forward(mode: Any) -> None:
     """Forces: the gradient of the output by the input is one product more."""
 
-    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+    def forward(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
         x = x.requires_grad_(True)
         return torch.autograd.grad(model.layer(x).tanh().sum(), x)[0]
 
@@ -147,7 +137,7 @@ def test_sparse_products_count_what_is_stored() -> None:
 
 
 def test_jagged_tensors() -> None:
-    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+    def forward(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
         return model.layer(torch.nested.nested_tensor([x[0, :3], x[0, :5]], layout=torch.jagged)).values()
 
     assert profile(linear(forward), (5, 8)).cost.madds == (3 + 5) * 64
@@ -193,32 +183,32 @@ def test_packed_weights_in_torchscript_are_parameters() -> None:
 
 
 def test_a_mask_counts_what_it_selects() -> None:
-    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+    def forward(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
         y = x.clone()
         y[:, torch.arange(100) < 10] = 0.0
         return y
 
-    cost = profile(Run(forward), (100, 8)).cost
-    assert cost.memory_access == count(Run(forward), (100, 8), device="real").cost.memory_access
+    cost = profile(FunctionModule(forward), (100, 8)).cost
+    assert cost.memory_access == count(FunctionModule(forward), (100, 8), device="real").cost.memory_access
     assert cost.memory_access < 1600 + 800
 
 
 def test_a_mask_counts_what_it_selects_on_fake_tensors_too() -> None:
     """They are asked where the pass on shapes ends early, as at an input that is written into a constant."""
 
-    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+    def forward(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
         y = torch.zeros(len(x), 100, 8)
         y[:] = x
         y[:, torch.arange(100) < 10] = 0.0
         return y
 
-    cost = count(Run(forward), (100, 8)).cost
+    cost = count(FunctionModule(forward), (100, 8)).cost
     assert cost.traced_on == "cpu"
-    assert cost.memory_access == count(Run(forward), (100, 8), device="real").cost.memory_access
+    assert cost.memory_access == count(FunctionModule(forward), (100, 8), device="real").cost.memory_access
 
 
 def test_a_mask_of_a_network_without_values_counts_as_if_it_selected_everything() -> None:
-    def forward(model: Run, x: torch.Tensor) -> torch.Tensor:
+    def forward(model: FunctionModule, x: torch.Tensor) -> torch.Tensor:
         y = model.layer(x)
         y[x > 0] = 0.0
         return y
@@ -269,7 +259,7 @@ def test_what_it_was_not_built_for_is_said_only_where_that_is_the_cause() -> Non
     with pytest.raises(ModelError, match=r"1x5.*features"):
         profile(nn.Linear(8, 8), (5,))
 
-    def broken(model: Run, x: torch.Tensor) -> Any:
+    def broken(model: FunctionModule, x: torch.Tensor) -> Any:
         raise AttributeError("no such thing")
 
     with pytest.raises(ModelError, match=r"AttributeError: no such thing; its own code raises this"):

@@ -6,7 +6,7 @@ import _thread
 import gc
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.pool import ThreadPool
@@ -24,6 +24,19 @@ from effbench.core.cost import Traffic
 
 RUN = 65_521
 """A prime: repeated, a run of so many numbers falls on other rows of every layer."""
+
+
+class FunctionModule(nn.Module):
+    """Runs a function of itself and its inputs; keyword arguments become its modules and parameters."""
+
+    def __init__(self, function: Callable[..., Any], **parts: Any) -> None:
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.function(self, *inputs)
 
 
 def repeat(target: torch.Tensor, values: torch.Tensor) -> None:

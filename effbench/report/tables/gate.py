@@ -179,13 +179,9 @@ def sentence(finding: Finding) -> str:
     return "; ".join([*([finding.reason] if finding.reason else []), ", ".join(parts)]).strip("; ") or "as expected"
 
 
-def _ratio(estimate: Estimate | None) -> Value:
+def _ratio(found: Estimate | None) -> Value:
     """Format with three decimals, since a gate is about changes of a few per cent."""
-    if estimate is None:
-        return NOTHING
-    if estimate.low is None or estimate.high is None:
-        return Value(f"×{estimate.point:.3f}", estimate)
-    return Value(f"×{estimate.point:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]", estimate)
+    return values.estimate(found, 3, "×")
 
 
 def _counts(item: CountCheck) -> tuple[Value, Value]:

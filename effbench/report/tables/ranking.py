@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from effbench.analysis.rank_agreement import Agreement
-from effbench.core.estimate import Estimate
 from effbench.report.tables import values
-from effbench.report.tables.table_model import NOTHING, Column, Table, Value, drop_empty
+from effbench.report.tables.table_model import Column, Table, drop_empty
 
 
 def ranking_rows(found: Sequence[Agreement], group: str = "") -> Table:
@@ -21,18 +20,16 @@ def ranking_rows(found: Sequence[Agreement], group: str = "") -> Table:
         Column("networks"),
     )
     rows = tuple(
-        (values.text(item.metric), _tau(item.tau), _tau(item.within), values.whole(item.tau.n)) for item in found
+        (
+            values.text(item.metric),
+            values.estimate(item.tau, 2),
+            values.estimate(item.within, 2),
+            values.whole(item.tau.n),
+        )
+        for item in found
     )
     note = (
         "1 is the same order, 0 none. Brackets are 95 % intervals over families of networks; two metrics are compared "
         "by them only roughly, since both rank the same networks."
     )
     return drop_empty(Table("Which metric ranks the networks as the clock does?", columns, rows, (note,)))
-
-
-def _tau(estimate: Estimate | None) -> Value:
-    if estimate is None:
-        return NOTHING
-    if estimate.low is None or estimate.high is None:
-        return Value(f"{estimate.point:.2f}", estimate)
-    return Value(f"{estimate.point:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]", estimate)

@@ -42,5 +42,15 @@ def ratio(value: Estimate | float | None) -> Value:
     return Value(units.ratio_interval(value) if isinstance(value, Estimate) else units.ratio(value), value)
 
 
+def estimate(found: Estimate | None, decimals: int, sign: str = "") -> Value:
+    """``0.71 [0.65, 0.77]`` with this many decimals after an optional sign; without its interval if it has none."""
+    if found is None:
+        return NOTHING
+    point = f"{sign}{found.point:.{decimals}f}"
+    if found.low is None or found.high is None:
+        return Value(point, found)
+    return Value(f"{point} [{found.low:.{decimals}f}, {found.high:.{decimals}f}]", found)
+
+
 def relative_error(value: float | None) -> Value:
     return NOTHING if value is None else Value(f"{value:.1e}", value)
