@@ -78,6 +78,8 @@ def test_comparing_two_of_one_class(tmp_path: Path) -> None:
     results = effbench.compare(Block(4), Block(64), input_shape=(3, 48, 48), out=tmp_path / "run", **FAST)
     assert [cell.cell.id for cell in results.cells] == ["model=Block", "model=Block-2"]
     assert results.cells[1].ratio and results.cells[1].ratio.point > 1.5, "16 times the work"
+    for _, blocks in results.blocks_frame().groupby(["launch", "round"]):
+        assert sorted(blocks["position"]) == [0, 1] and set(blocks["cell"]) == {"model=Block", "model=Block-2"}
     assert not results.verdicts
     figure = results.plot()
     assert len(figure.axes) >= 3

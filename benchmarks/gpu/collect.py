@@ -16,7 +16,7 @@ from benchmarks.gpu.steps import STEPS
 KEPT = (".jsonl", ".md", ".csv", ".png", ".svg")
 STEPS_KEPT = (
     *("first_command", "repeat", "guidelines", "guidelines_saturated", "runtimes", "runtimes_saturated"),
-    *("full_models", "full_models_saturated", "breakdown", "batch_sweep", "readings", "half_precision"),
+    *("full_models", "full_models_saturated", "breakdown", "batch_sweep", "secondary_metrics", "half_precision"),
 )
 
 

@@ -88,7 +88,7 @@ class ModelNotFound(ModelError):
     attribute: str = ""
 
 
-class MissingPackage(ModelError):
+class ModelNeedsPackage(ModelError):
     """A model whose code imports a package that is not installed. `module` is its name."""
 
     cause = "lacks"
@@ -144,7 +144,7 @@ class Reason(str):
 
 def error_from_reason(reason: str) -> EffbenchError:
     """Rebuild the error that a reason was made from, possibly in another process."""
-    kinds: tuple[type[EffbenchError], ...] = (ModelNotFound, MissingPackage, CannotStart, ForeignCode)
+    kinds: tuple[type[EffbenchError], ...] = (ModelNotFound, ModelNeedsPackage, CannotStart, ForeignCode)
     cause = getattr(reason, "cause", "")
     return next((kind for kind in kinds if kind.cause == cause), EffbenchError)(str(reason))
 

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from effbench.core.errors import EffbenchError, ForeignCode, MissingPackage, ModelError, ModelNotFound, Reason
+from effbench.core.errors import EffbenchError, ForeignCode, ModelError, ModelNeedsPackage, ModelNotFound, Reason
 from effbench.user_code import opened_files
 from effbench.user_code.source_trees import INITS, ModuleFile, Trees, content_of, is_within
 from effbench.user_code.source_trees import trees_of_job as trees_of
@@ -86,7 +86,7 @@ def _explain(error: EffbenchError, trees: Trees) -> Reason:
         if hint := _name_conflict(error.module.partition(".")[0], trees):
             return Reason(f"{text}; {hint}")
         return Reason(f"{text}; this side's tree has it in {candidates[0].path}: {trees.advice(candidates[0])}")
-    if isinstance(error, MissingPackage):
+    if isinstance(error, ModelNeedsPackage):
         root = error.module.partition(".")[0]
         if hint := _name_conflict(root, trees) or trees.untracked_advice(error.module):
             return Reason(f"{text.partition(';')[0]}; {hint}")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from effbench.core.errors import MissingPackage, ModelError, ModelNotFound, message_of
+from effbench.core.errors import ModelError, ModelNeedsPackage, ModelNotFound, message_of
 from effbench.zoo import inspect_source, libraries, sys_path
 from effbench.zoo.libraries import LIBRARIES
 
@@ -180,7 +180,7 @@ def _missing_package(name: str, module: str) -> ModelError:
     """Return the error for user code that imports a package which is not installed."""
     root = module.partition(".")[0]
     package = f"'effbench[{root}]'" if root in LIBRARIES else root
-    missing_package = MissingPackage(f"{name} imports '{module}', which is not installed; pip install {package}")
+    missing_package = ModelNeedsPackage(f"{name} imports '{module}', which is not installed; pip install {package}")
     missing_package.module = module
     return missing_package
 

@@ -30,7 +30,7 @@ if sys.platform != "linux":
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.gpu import agreement, datasheets, files, page, peaks, readings, session, studies  # noqa: E402
+from benchmarks.gpu import agreement, datasheets, files, page, peaks, secondary_metrics, session, studies  # noqa: E402
 from benchmarks.gpu.__main__ import main  # noqa: E402
 from benchmarks.gpu.context import Context  # noqa: E402
 from benchmarks.gpu.outcome import Outcome  # noqa: E402
@@ -101,7 +101,7 @@ def test_numbers_of_the_scripted_device_are_those_of_its_roofline(fake: tuple[Pa
     found = results(fake[0])
     assert found["peaks"]["numbers"]["fp32"]["tflops"] == pytest.approx(0.1, rel=0.05)
     assert found["peaks"]["numbers"]["fp32"]["gb_per_s"] == pytest.approx(20, rel=0.05)
-    energies = [check for check in found["readings"]["checks"] if check["what"].endswith("energy")]
+    energies = [check for check in found["secondary_metrics"]["checks"] if check["what"].endswith("energy")]
     assert len(energies) == 2 and all("20 W at work" in check["found"] for check in energies)
     assert found["repeat"]["numbers"]["ratios_apart"] == {"channels=ARM,scale=x1,groups=8,block=conv,widths=paper": 0.0}
     assert verdicts_of(found["repeat"])["ratios of two runs, median difference"] == "pass"
@@ -179,7 +179,7 @@ def test_a_run_that_was_cut_short_is_finished(fake: tuple[Path, str], tmp_path: 
 
 def test_what_the_scripted_device_has_not_is_carried_out_on_the_cpu(tmp_path: Path) -> None:
     """Other clocks, networks that fail, real memory: that all was done and gave numbers, not how fast anything was."""
-    steps = ("agreement", "faults", "readings")
+    steps = ("agreement", "faults", "secondary_metrics")
     folder = tmp_path / "session"
     words = ("--device", "cpu", "--tiny", "--minutes", "14", "--only", ",".join(steps), "--out", str(folder))
     carry_out(*words, cwd=tmp_path, **{measuring.UNTIMED_LAUNCHES: "1"})
@@ -191,7 +191,7 @@ def test_what_the_scripted_device_has_not_is_carried_out_on_the_cpu(tmp_path: Pa
     for name in ("1x1", "small", "mobilenet_v2"):
         measured = found["agreement"]["numbers"][name]
         assert measured["effbench"] > 0 and measured["Timer"] > 0
-    read = verdicts_of(found["readings"])
+    read = verdicts_of(found["secondary_metrics"])
     for name in studies.TINY_NETWORKS:
         assert read[f"{name}: percentiles"] == read[f"{name}: peak memory"] == "pass"
 
@@ -599,9 +599,9 @@ def test_a_peak_is_held_against_the_sheet(context: Context, measured: float, ver
 def test_energy_is_held_against_power_times_time(
     context: Context, monkeypatch: pytest.MonkeyPatch, theirs: Any, verdict: str
 ) -> None:
-    monkeypatch.setattr(readings, "power_times_time", lambda *words: theirs)
+    monkeypatch.setattr(secondary_metrics, "power_times_time", lambda *words: theirs)
     cell = {"model": "net", "energy": {"energy_j_per_call": 1.0, "power_w": 300.0, "idle_w": 70.0}}
-    readings._energy(context, cell, 8)
+    secondary_metrics._energy(context, cell, 8)
     assert checks(context) == {"net: energy": verdict}
 
 
@@ -609,8 +609,10 @@ def test_energy_is_held_against_power_times_time(
 def test_peak_memory_is_held_against_torchs_own(
     context: Context, monkeypatch: pytest.MonkeyPatch, theirs: int, verdict: str
 ) -> None:
-    monkeypatch.setattr(readings, "_in_a_process", lambda *words: theirs)
-    readings._memory(context, {"model": "net", "peak_memory": {"peak_memory_bytes": 10**8, "source": "torch"}}, 8)
+    monkeypatch.setattr(secondary_metrics, "_in_a_process", lambda *words: theirs)
+    secondary_metrics._memory(
+        context, {"model": "net", "peak_memory": {"peak_memory_bytes": 10**8, "source": "torch"}}, 8
+    )
     assert checks(context) == {"net: peak memory": verdict}
 
 

@@ -222,16 +222,16 @@ def test_the_run_can_be_loaded_and_names_its_command(study_run: Done, home: Path
 
 def test_compare_json_with_networks_that_print_and_fail(home: Path) -> None:
     (home / "nets.py").write_text(
-        "import os\nfrom torch import nn\nprint('loading')\nos.system('echo from a child')\n"
+        "import os, sys\nfrom torch import nn\nprint('loading')\nos.system('echo from a child; echo its error >&2')\n"
         "class Net(nn.Conv2d):\n    def forward(self, x):\n"
-        "        print('running')\n        return super().forward(x)\n"
+        "        print('running')\n        print('a warning', file=sys.stderr)\n        return super().forward(x)\n"
         "class Bad(Net):\n    def forward(self, x):\n        raise ValueError('no luck\\nat all')\n"
         "def one(): return Net(3, 4, 1)\ndef two(): return Net(3, 8, 1)\ndef bad(): return Bad(3, 4, 1)\n"
     )
     models = ["nets.py:one", "nets.py:two", "nets.py:bad", "nets.py:tow"]
     words = ["--device", "fake", "--quick", "--launches", "1", "--input", "3x8x8", "--out", "side", "--json"]
     done = effbench("compare", *models, *words, cwd=home)
-    assert done.code == 0, done.err
+    assert (done.code, done.err) == (0, "")
     found = done.json
     assert {"run_dir", "environment", "cells"} <= found.keys()
     assert [cell["model"] for cell in found["cells"]] == models

@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from shell import effbench
 from effbench.core.errors import EffbenchError, InvalidValue, Reason
 from effbench.core.run import Metric
 from effbench.gates import config, instruction_gate
+from effbench.gates.result import CountCheck
 from effbench.host.worker_process import Site, WorkerFailed, worker_environment
 from effbench.metrics import base, instruction_counters, instructions
 from effbench.metrics.instruction_counters import Method
@@ -377,6 +379,15 @@ def test_what_a_side_cannot_count_is_judged_as_by_the_timed_gate() -> None:
     assert instruction_gate.judge("a", gone, gone, 0.005).verdict == "INCONCLUSIVE"
 
 
+def test_a_cost_that_must_be_equal_decides_before_the_instructions() -> None:
+    madds = CountCheck("madds", 1_001, 1_000, rule="equal")
+    found = instruction_gate.judge("a", metric(10**6), metric(10**6), 0.005, (madds,))
+    assert found.verdict == "REGRESSION" and found.reason == "madds must be equal"
+    assert [(item.name, item.found) for item in found.costs] == [("instructions", 10**6), ("madds", 1_001)]
+    found = instruction_gate.judge("a", metric(10**6), metric(10**6), 0.005, (replace(madds, rule=""),))
+    assert found.verdict == "PASS" and found.costs[1].found == 1_001, "it is told all the same"
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return repository(tmp_path_factory.mktemp("user") / "project")
@@ -410,6 +421,14 @@ def test_the_same_code_passes_the_file_may_ask_for_it_and_no_time_is_printed(
     assert {item.tolerance for item in decision.findings} == {config.COUNT_TOLERANCE} == {0.005}
     said = gate.markdown(decision)
     assert "×1.0000 instructions" in said and not re.search(r"\d (ms|µs|s)\b|time|latency", said)
+    costs = (COST, replace(COST, madds=COST.madds + 1))
+    monkeypatch.setattr(
+        instruction_gate, "_costs", lambda plan, sides, side: {cell.id: costs[side] for cell in plan.cells}
+    )
+    for same, verdict in (("true", "REGRESSION"), ("false", "PASS")):
+        file.write_text(CONFIG.replace('"3%"', f'"3%"\nsame_costs = {same}\ncount = "instructions"\ndevice = "fake"'))
+        decision = instruction_gate.check(config.load(file), "HEAD", watch=lambda step: None)
+        assert {item.verdict for item in decision.findings} == {verdict}, same
     file.write_text(CONFIG.replace('"3%"', '"3%"\ncount = "apples"'))
     with pytest.raises(InvalidValue, match=r'count = .apples.: expected "instructions"'):
         config.load(file)

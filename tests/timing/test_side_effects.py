@@ -897,6 +897,31 @@ def test_an_output_of_another_kind_is_no_refusal(networks: Path, name: str) -> N
     assert wider.notes == said and ("output_error" in wider.facts) == (not said)
 
 
+def test_notes_are_complete_beside_an_output_that_cannot_be_read() -> None:
+    class Unreadable(torch.Tensor):
+        def cpu(self) -> torch.Tensor:  # type: ignore[override]
+            raise TypeError("it has no values")
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return nn.functional.dropout(x.add_(1)).as_subclass(Unreadable)
+
+    network = Network().eval()
+    found = side_effects.detect(network, (torch.ones(6),))
+    assert found.notes == (
+        side_effects.WRITES,
+        side_effects.DRAWS,
+        "it keeps state between calls (calls)",
+        "its output holds a Unreadable that cannot be read as numbers, so it is not checked",
+    )
+    assert found.writes_input and found.changes_state and not found.is_readable and not found.is_checkable
+
+
 def test_pairs_of_real_numbers_stand_for_complex_ones() -> None:
     one = torch.tensor([1 + 1j, 2])
     assert output_check.check(one, torch.view_as_real(one), "float32")["output_error"] == 0

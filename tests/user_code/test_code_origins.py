@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from effbench.core.errors import ForeignCode, MissingPackage, ModelError, ModelNotFound
+from effbench.core.errors import ForeignCode, ModelError, ModelNeedsPackage, ModelNotFound
 from effbench.host.worker_process import Site
 from effbench.user_code import code_origins, file_hashes, opened_files, source_trees
 
@@ -252,8 +252,8 @@ def absent(module: str) -> ModelNotFound:
     return error
 
 
-def lacking(module: str) -> MissingPackage:
-    error = MissingPackage(f"it imports '{module}', which is not installed; pip install {module}")
+def lacking(module: str) -> ModelNeedsPackage:
+    error = ModelNeedsPackage(f"it imports '{module}', which is not installed; pip install {module}")
     error.module = module
     return error
 

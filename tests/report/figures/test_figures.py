@@ -93,6 +93,15 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 }
 
 
+def test_levels_stand_upright_only_where_they_have_no_room() -> None:
+    assert {label.get_rotation() for axes in wide_study().axes for label in axes.get_xticklabels()} == {0}
+    rows = {"x1": [("w" * 20 + str(place), 1.0 + place, None) for place in range(12)]}
+    cells = examples.study_cells("structure", rows)
+    names = tuple(name for name, *_ in rows["x1"])
+    crowded = study.study_figure(examples.run_of(cells, title="crowded", factor="structure", levels=names), cells, [])
+    assert {label.get_rotation() for axes in crowded.axes for label in axes.get_xticklabels()} == {90}
+
+
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, Figure]:
     figures = {name: draw() for name, draw in FIGURES.items()}

@@ -20,12 +20,12 @@ SAMPLE_INTERVAL_S = 0.02
 """Seconds between two power samples; NVML updates its power every 0.1 s or less."""
 
 
-def readings(context: Context) -> None:
+def secondary_metrics(context: Context) -> None:
     batch = 8 if context.kind == "cuda" else 1
     models = TINY_NETWORKS if context.is_tiny else NETWORKS
     arguments = ["compare", *models, "--batch", str(batch), "--percentiles", "--peak-memory", "--energy"]
     # Most of the time goes into these metrics, which have no budget, so one launch must do.
-    document = context.study("compare_readings", arguments, share=0.2, launches=1, tiny=SMALL)
+    document = context.study("compare_secondary_metrics", arguments, share=0.2, launches=1, tiny=SMALL)
     if not document:
         return
     for cell in document["cells"]:
@@ -104,7 +104,7 @@ def _memory(context: Context, cell: dict[str, Any], batch: int) -> None:
 def _in_a_process(context: Context, model: str, batch: int, printed: Path) -> int | None:
     printed.unlink(missing_ok=True)
     child = processes.start(
-        "benchmarks.gpu.readings",
+        "benchmarks.gpu.secondary_metrics",
         [context.device, model, str(batch)],
         out=printed,
         errors=printed.with_suffix(".log"),
