@@ -106,11 +106,18 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
         pipes, folder, variables, streams = how[3], how[4], how[5], (how[9], how[12], how[14])
         sys.stdout.flush()
         sys.stderr.flush()
+        # Whoever asked for the process kills its session, so there must be one before it is told of the process.
+        has_session, begun = os.pipe()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside the threads of pytest-xdist
             self.pid = os.fork()
         if not self.pid:
+            os.setsid()
+            os.close(begun)
             _work(folder, variables, streams, pipes, _afresh and not is_scripted(job))
+        os.close(begun)
+        os.read(has_session, 1)
+        os.close(has_session)
         self._child_created = True
         os.close(streams[0])  # /dev/null; the others are a file of who asks for the process
 
@@ -150,7 +157,6 @@ def _work(
         threading.settrace(None)  # type: ignore[arg-type]
         sys.setprofile(None)
         gc.freeze()  # or the process would go through, and copy, all that its parent holds
-        os.setsid()
         _as_a_new_interpreter(folder, variables, streams, pipes, afresh)
         runpy.run_module(WORKER, run_name="__main__", alter_sys=True)
         code = 0
