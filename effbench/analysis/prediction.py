@@ -91,12 +91,12 @@ def assess(sample: Sample, *, seed: int = 0) -> tuple[Score, ...]:
     return tuple(_score(names, sample, seed) for names in joined)
 
 
-def folds(families: Sequence[str], count: int = FOLDS, seed: int = 0) -> tuple[int, ...]:
+def folds(families: Sequence[str], seed: int = 0) -> tuple[int, ...]:
     """Return the fold of each network. Families, in random order, each go to the fold with the fewest networks."""
     sizes = Counter(families)
     order = sorted(sizes)
     random.Random(seed).shuffle(order)
-    filled = [0] * min(count, len(order))
+    filled = [0] * min(FOLDS, len(order))
     placed = {}
     for family in order:
         placed[family] = filled.index(min(filled))

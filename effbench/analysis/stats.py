@@ -327,14 +327,6 @@ def trend_p(values: Sequence[float]) -> float:
     return math.erfc(z / math.sqrt(2))
 
 
-def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return Kendall's tau-b, which corrects for ties: 1 for the same order, -1 for the opposite one (Kendall, 1945).
-
-    Raises ValueError for unequal lengths, a value that is not finite, or a side whose values are all equal.
-    """
-    return rank_agreement(x, y, [0] * len(x)).point
-
-
 def rank_agreement(
     metric: Sequence[float],
     time: Sequence[float],
@@ -343,11 +335,14 @@ def rank_agreement(
     seed: int = 0,
     strata: Sequence[Hashable] | None = None,
 ) -> Estimate:
-    """Return Kendall's tau-b of a metric with measured times, with a cluster-bootstrap interval.
+    """Return Kendall's tau-b of a metric with measured times, with a cluster-bootstrap interval (Kendall, 1945).
+
+    Tau-b corrects for ties. It is 1 for the same order and -1 for the opposite one.
 
     `clusters` names the family of each value. The errors of one family are correlated, so whole families are resampled.
     With `strata` only pairs within the same stratum count, since pairs across strata are easy to rank. `n` is the
-    number of values. See `cluster_interval` for when there is no interval. Raises ValueError as `kendall_tau` does.
+    number of values. See `cluster_interval` for when there is no interval. Raises
+    ValueError for unequal lengths, a value that is not finite, or a side whose values are all equal.
     """
     import numpy
 

@@ -43,11 +43,9 @@ def names(what: str) -> dict[str, str]:
 
         found = {name: (runtimes.summary(name), runtimes.why_unavailable(name)) for name in runtimes.names()}
         return {name: f"{about} (missing: {absent})" if absent else about for name, (about, absent) in found.items()}
-    return {
-        "cpu": "the CPU, with --threads",
-        "cuda": "an NVIDIA GPU; cuda:1 is the second",
-        "fake": "a scripted clock: for trying things out, not for results",
-    }
+    from effbench import devices
+
+    return dict(devices.SUMMARIES)
 
 
 # --- completion ---------------------------------------------------------------------------------------

@@ -144,18 +144,18 @@ def normalise(given: Any) -> GivenInputs:
     return GivenInputs(inputs, tensors if has_values else (), next(iter(batches), None), dtype)
 
 
-def parse(word: str, option: str = "input") -> Input:
+def parse(word: str) -> Input:
     """``3x224x224``, ``mask=1x224x224``, ``ids=128:int64`` or ``t=scalar:int64`` as an `Input`.
 
-    `option` is where the text comes from, for the message. Raises InvalidValue.
+    Raises InvalidValue.
     """
     name, equals, rest = word.rpartition("=")
     sizes, colon, dtype = rest.partition(":")
     if sizes != "scalar" and not re.fullmatch(r"0*[1-9][0-9]{0,8}(x0*[1-9][0-9]{0,8})*", sizes):
-        raise InvalidValue(f"{option} {word}: expected sizes above zero without the batch, such as 3x224x224")
+        raise InvalidValue(f"--input {word}: expected sizes above zero without the batch, such as 3x224x224")
     if (equals and not name) or (colon and dtype not in DTYPES):
         known = ", ".join(DTYPES)
-        raise InvalidValue(f"{option} {word}: expected [NAME=]SIZES[:DTYPE], such as ids=128:int64; dtypes are {known}")
+        raise InvalidValue(f"--input {word}: expected [NAME=]SIZES[:DTYPE], such as ids=128:int64; dtypes are {known}")
     return Input(() if sizes == "scalar" else tuple(int(size) for size in sizes.split("x")), name, dtype)
 
 
@@ -192,7 +192,7 @@ def shape_of(inputs: Sequence[Input]) -> tuple[Any, ...]:
     return shapes[0] if len(shapes) == 1 else shapes
 
 
-def unless_shape_suffices(inputs: Sequence[Input]) -> tuple[Input, ...]:
+def explicit_inputs(inputs: Sequence[Input]) -> tuple[Input, ...]:
     """The inputs; () if they are one random floating-point tensor, for which `Case.input_shape` alone suffices."""
     says_more = len(inputs) != 1 or inputs[0].name or inputs[0].dtype or inputs[0].sha256
     return tuple(inputs) if says_more else ()

@@ -196,7 +196,7 @@ class MeasureOptions:
         return {name: value for name, value in asked.items() if value is not None}
 
     @property
-    def constructor(self) -> dict[str, Any]:
+    def device_arguments(self) -> dict[str, Any]:
         """The options as arguments of the device's constructor."""
         if self.device.startswith("cuda"):
             own: dict[str, Any] = {"precision": self.cuda_precision, "autotune": self.autotune, "cache": self.cache}

@@ -10,12 +10,12 @@ from effbench.core.errors import InvalidValue
 from effbench.core.inputs import Input
 
 
-def inputs(words: Sequence[str] | None, option: str = "--input") -> tuple[Input, ...] | None:
+def inputs(words: Sequence[str] | None) -> tuple[Input, ...] | None:
     """Parse inputs such as ``3x224x224``, ``mask=1x224x224``, ``ids=128:int64``, ``t=scalar:int64``; None for none.
 
-    `option` is where the text comes from, for the message. Raises InvalidValue.
+    Raises InvalidValue.
     """
-    return core_inputs.as_inputs([core_inputs.parse(word, option) for word in words]) if words else None
+    return core_inputs.as_inputs([core_inputs.parse(word) for word in words]) if words else None
 
 
 def seconds(text: str, option: str = "--budget") -> float:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from effbench.core.peaks import Peaks
     from effbench.cost import Kernel, Profile
 
+IMPORT_SILENCE_S = 60.0
+"""A model that takes longer than this to be built is taken for hung."""
+
 
 @dataclass(frozen=True)
 class Counted:
@@ -186,9 +189,7 @@ def count_in_worker(cells: Sequence[Cell], silence_s: float, site: Site | None =
     return found
 
 
-def declared_shapes(
-    models: Sequence[str], silence_s: float = 60.0, site: Site | None = None
-) -> dict[str, tuple[int, ...] | None]:
+def declared_shapes(models: Sequence[str], site: Site | None = None) -> dict[str, tuple[int, ...] | None]:
     """Read the declared input shapes of user models in a separate process. `site` is where their code lies.
 
     A model that fails there is left out. The reason is reported when it is counted, which the same process does within
@@ -196,7 +197,7 @@ def declared_shapes(
     """
     found: dict[str, tuple[int, ...] | None] = {}
     job = {"task": "shapes", "models": list(models)}
-    with helper_process.worker_for(job, silence_s, site, waits=True) as (worker, _), suppress(WorkerFailed):
+    with helper_process.worker_for(job, IMPORT_SILENCE_S, site, waits=True) as (worker, _), suppress(WorkerFailed):
         for event in worker.events():
             if event["event"] == helper_process.WAITS:
                 helper_process.keep_for_next_job(worker, site)

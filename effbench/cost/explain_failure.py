@@ -5,11 +5,9 @@ Pure functions of the error, of facts about the network, and of its inputs.
 
 from __future__ import annotations
 
-import builtins
 import math
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -65,13 +63,13 @@ def facts_of(network: nn.Module) -> NetworkFacts:
     )
 
 
-def explain(error: BaseException | str, facts: NetworkFacts, inputs: Sequence[Input], batch: int = 1) -> str:
+def explain(error: BaseException, facts: NetworkFacts, inputs: Sequence[Input], batch: int = 1) -> str:
     """Explain in one line why a network did not run.
 
     Parameters
     ----------
     error
-        The error of the first attempt, or its text.
+        The error of the first attempt.
     facts
         Facts about the network (`facts_of`).
     inputs
@@ -89,13 +87,13 @@ def explain(error: BaseException | str, facts: NetworkFacts, inputs: Sequence[In
     return f"{facts.name} does not run on input {shown}: {reason}; {advice(error, facts, inputs)}"
 
 
-def one_line(error: BaseException | str) -> str:
+def one_line(error: BaseException) -> str:
     """Return an error as one line, with its type where the text alone is not clear.
 
     A first line that ends in a colon is joined with the next. Of a TorchScript error, the interpreter's error is taken.
     """
     text = message_of(error).strip()
-    kind = "" if isinstance(error, str) else type(error).__name__
+    kind = type(error).__name__
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     if lines and "TorchScript" in lines[0]:
         lines = [line for line in lines if re.match(r"\w*(Error|Exception)\b", line)][-1:] or lines
@@ -104,34 +102,14 @@ def one_line(error: BaseException | str) -> str:
         lines = [f"{lines[0]} {lines[1]}"]
     said = (lines[0] if lines else "").rstrip(".;: ")
     if not said:
-        return kind or "an error without a text"
-    is_plain = isinstance(error, (str, RuntimeError, ValueError, EffbenchError))
+        return kind
+    is_plain = isinstance(error, (RuntimeError, ValueError, EffbenchError))
     if not is_plain or isinstance(error, NotImplementedError):
         said = f"{kind}: {said}"
     return said if len(said) <= MAX_LENGTH else f"{said[:MAX_LENGTH]}…"
 
 
-def rebuild_error(kind: str, reason: str) -> BaseException | str:
-    """Rebuild an error for `explain` from the name of its type and its text, after it crossed a process boundary.
-
-    If the type is not a builtin, the text is returned.
-    """
-    known = getattr(builtins, kind, None)
-    if isinstance(known, type) and issubclass(known, Exception):
-        with suppress(TypeError):  # Unicode errors need more arguments than a text
-            return known(reason)
-    return reason
-
-
-def first_own_failure(failures: Sequence[BaseException]) -> BaseException:
-    """Return the first failure of several attempts that is the network's own.
-
-    An attempt on the meta device may fail only because there are no values.
-    """
-    return next((failure for failure in failures if not re.search(r"\b[Mm]eta\b", message_of(failure))), failures[-1])
-
-
-def advice(error: BaseException | str, facts: NetworkFacts, inputs: Sequence[Input]) -> str:
+def advice(error: BaseException, facts: NetworkFacts, inputs: Sequence[Input]) -> str:
     """Return what to do about an error. Advice on inputs is given only where they are the likely cause."""
     text = message_of(error)
     if "maximum recursion depth" in text:
@@ -217,7 +195,7 @@ _INPUT_WORDS = (
 )
 
 
-def _is_about_input(error: BaseException | str) -> bool:
+def _is_about_input(error: BaseException) -> bool:
     """Return whether an error is about sizes or dtypes. Another input does not fix a missing attribute or file."""
     if isinstance(error, NotImplementedError):
         return False

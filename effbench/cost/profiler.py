@@ -360,7 +360,7 @@ def _make_profile(
         uncounted=dict(uncounted),
         traced_on=traced_on,
     )
-    shape, beyond = core_inputs.shape_of(model_inputs.inputs), core_inputs.unless_shape_suffices(model_inputs.inputs)
+    shape, beyond = core_inputs.shape_of(model_inputs.inputs), core_inputs.explicit_inputs(model_inputs.inputs)
     return Profile(type(model).__name__, shape, model_inputs.batch, model_inputs.dtype, cost, ops, kernels, beyond)
 
 

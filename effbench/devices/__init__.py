@@ -8,9 +8,16 @@ from typing import Any
 from effbench.core.errors import DeviceUnavailable, UnknownName
 from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory
 
-__all__ = ["NAMES", "Call", "Device", "Energy", "Memory", "OutOfMemory", "get", "kind_of", "require_cuda"]
+__all__ = ["NAMES", "SUMMARIES", "Call", "Device", "Energy", "Memory", "OutOfMemory", "get", "kind_of", "require_cuda"]
 
-NAMES = ("cpu", "cuda", "fake")
+SUMMARIES = {
+    "cpu": "the CPU, with --threads",
+    "cuda": "an NVIDIA GPU; cuda:1 is the second",
+    "fake": "a scripted clock: for trying things out, not for results",
+}
+"""What each kind of device is, by name."""
+
+NAMES = tuple(SUMMARIES)
 
 
 def kind_of(name: str) -> str:
@@ -31,7 +38,7 @@ def kind_of(name: str) -> str:
     UnknownName
         If `name` is none of these.
     """
-    match = re.fullmatch(r"(cpu|cuda|fake)(?::(\d+))?", name)
+    match = re.fullmatch(rf"({'|'.join(NAMES)})(?::(\d+))?", name)
     if not match or (match[2] is not None and match[1] != "cuda"):
         raise UnknownName("device", name, NAMES, hint=" A second GPU is 'cuda:1'.")
     return match[1]

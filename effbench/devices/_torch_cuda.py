@@ -264,7 +264,7 @@ class TorchCuda:
     def _small_kernel(self) -> None:
         self._torch.zeros(1, device=self._device)
 
-    def profile_operators(self, call: Callable[[], object], calls: int) -> list[WatchedCall]:
+    def time_operators(self, call: Callable[[], object], calls: int) -> list[WatchedCall]:
         """Run `calls` calls under ``torch.profiler``; an operator's time is that of the kernels that it launched."""
         return _torch_profiler.profile_calls(call, calls, synchronize=self.synchronize)
 

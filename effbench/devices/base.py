@@ -230,7 +230,7 @@ class Device(ABC):
         """Sleep for `seconds`."""
         time.sleep(seconds)
 
-    def profile_operators(self, call: Call, calls: int) -> list[WatchedCall] | None:
+    def time_operators(self, call: Call, calls: int) -> list[WatchedCall] | None:
         """Profile `calls` calls.
 
         Returns

@@ -140,7 +140,7 @@ class Cpu(Device):
         with translate_out_of_memory():
             return super().time_calls(call, calls)
 
-    def profile_operators(self, call: Call, calls: int) -> list[WatchedCall]:
+    def time_operators(self, call: Call, calls: int) -> list[WatchedCall]:
         from effbench.devices import _torch_profiler
 
         with translate_out_of_memory():

@@ -298,9 +298,9 @@ class Cuda(Device):
             raise EffbenchError("this GPU has no energy counter in NVML; use one from Volta on, or measure at the plug")
         return Energy({"gpu": found}, "nvml, whole GPU" if self._gpu.is_shared else "nvml")
 
-    def profile_operators(self, call: Call, calls: int) -> list[WatchedCall]:
+    def time_operators(self, call: Call, calls: int) -> list[WatchedCall]:
         """Profile calls; an operator's own time is that of the kernels that it launched. Raises OutOfMemory."""
-        profiled: list[WatchedCall] = self._catch_out_of_memory(lambda: self._api.profile_operators(call, calls))
+        profiled: list[WatchedCall] = self._catch_out_of_memory(lambda: self._api.time_operators(call, calls))
         return profiled
 
     def _host_time(self, call: Call, calls: int) -> tuple[int, int, int]:

@@ -91,7 +91,7 @@ class Fake(Device):
     def sleep(self, seconds: float) -> None:
         self._now_s += seconds
 
-    def profile_operators(self, call: Call, calls: int) -> list[WatchedCall] | None:
+    def time_operators(self, call: Call, calls: int) -> list[WatchedCall] | None:
         """Return three operators of 60, 20 and 10 % of the call, under a profiler that lengthens it by a tenth."""
         if not isinstance(call, ScriptedCall):
             return None

@@ -9,9 +9,9 @@ from typing import Literal
 from effbench.core.errors import InvalidValue, UnknownName
 from effbench.core.run import Run
 from effbench.export import bencher, csv_rows, github_action, openmetrics, pyperf_suite, pytest_benchmark
-from effbench.export.measured import Measured, describe_left_out, measured_cells, select_blocks
+from effbench.export.measured import MeasuredCell, describe_left_out, measured_cells, select_blocks
 
-Render = Callable[[Run, Sequence[Measured]], str]
+Render = Callable[[Run, Sequence[MeasuredCell]], str]
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def export(run: Run, name: str, *, values: int | Literal["all"] | None = None) -
 
 
 def _select_blocks(
-    run: Run, cells: tuple[Measured, ...], format: Format, values: int | Literal["all"] | None
-) -> tuple[tuple[Measured, ...], tuple[str, ...]]:
+    run: Run, cells: tuple[MeasuredCell, ...], format: Format, values: int | Literal["all"] | None
+) -> tuple[tuple[MeasuredCell, ...], tuple[str, ...]]:
     """Select blocks of each launch, as requested or as the format needs. Returns the cells and notes for the user."""
     if format.values == "none" or values == "all" or (values is None and format.values == "all"):
         return cells, ()

@@ -11,18 +11,18 @@ from collections.abc import Sequence
 
 from effbench.core.estimate import Estimate
 from effbench.core.run import Run
-from effbench.export.measured import Measured, as_json
+from effbench.export.measured import MeasuredCell, as_json
 
 Metric = dict[str, float]
 _NANO = 1e9
 
 
-def render(run: Run, cells: Sequence[Measured]) -> str:
+def render(run: Run, cells: Sequence[MeasuredCell]) -> str:
     """Return the JSON text."""
     return as_json({cell.name: _measures(run, cell) for cell in cells})
 
 
-def _measures(run: Run, cell: Measured) -> dict[str, Metric]:
+def _measures(run: Run, cell: MeasuredCell) -> dict[str, Metric]:
     latency, busy, cost = cell.latency, cell.summary.busy, cell.summary.cost
     found = {
         "latency": _metric(latency, _NANO),

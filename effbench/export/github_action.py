@@ -11,27 +11,27 @@ from collections.abc import Sequence
 
 from effbench.core import units
 from effbench.core.run import Run
-from effbench.export.measured import Measured, as_json
+from effbench.export.measured import MeasuredCell, as_json
 from effbench.report.text import percent
 
 
-def smaller(run: Run, cells: Sequence[Measured]) -> str:
+def smaller(run: Run, cells: Sequence[MeasuredCell]) -> str:
     """Return latency in milliseconds, for ``customSmallerIsBetter``."""
     return _render(cells, "ms", [[1e3 * end for end in _ends(cell)] for cell in cells])
 
 
-def bigger(run: Run, cells: Sequence[Measured]) -> str:
+def bigger(run: Run, cells: Sequence[MeasuredCell]) -> str:
     """Return throughput in images per second, for ``customBiggerIsBetter``."""
     return _render(cells, "images/s", [[cell.batch / end for end in _ends(cell)] for cell in cells])
 
 
-def _ends(cell: Measured) -> list[float]:
+def _ends(cell: MeasuredCell) -> list[float]:
     """Return the time, and the ends of its interval if it has one."""
     time = cell.latency
     return [time.point] if time.low is None or time.high is None else [time.point, time.low, time.high]
 
 
-def _render(cells: Sequence[Measured], unit: str, values: Sequence[Sequence[float]]) -> str:
+def _render(cells: Sequence[MeasuredCell], unit: str, values: Sequence[Sequence[float]]) -> str:
     entries = []
     for cell, (value, *interval) in zip(cells, values, strict=True):
         entry: dict[str, str | float] = {"name": cell.name, "value": value, "unit": unit}
@@ -42,7 +42,7 @@ def _render(cells: Sequence[Measured], unit: str, values: Sequence[Sequence[floa
     return as_json(entries)
 
 
-def _extra(cell: Measured, unit: str, interval: Sequence[float]) -> list[str]:
+def _extra(cell: MeasuredCell, unit: str, interval: Sequence[float]) -> list[str]:
     """Return the lines of the tooltip."""
     found, cost = cell.summary, cell.summary.cost
     lines = [f"{found.launches} launches, {len(cell.blocks)} blocks"]

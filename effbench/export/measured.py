@@ -16,7 +16,7 @@ from effbench.report.tables.table_model import one_line
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredCell:
     """One measured cell. `id` and `name` are one line of printable text, unique within the export.
 
     `name` is the study with the cell in brackets, as in pytest's parametrised tests. `latency` is the summary's: wall
@@ -52,9 +52,9 @@ class Measured:
         return self.summary.cell.batch
 
 
-def measured_cells(run: Run) -> tuple[Measured, ...]:
+def measured_cells(run: Run) -> tuple[MeasuredCell, ...]:
     """Return the measured cells in study order. Raises InvalidValue where there is none."""
-    found: list[Measured] = []
+    found: list[MeasuredCell] = []
     taken: set[str] = set()
     for result, cell in zip(run.results, summary.summarise(run), strict=True):
         if cell.latency is None or cell.skipped is not None:
@@ -65,7 +65,7 @@ def measured_cells(run: Run) -> tuple[Measured, ...]:
                 launches.setdefault(launch, []).append(block)
         name = _unique(one_line(cell.cell.id), taken)
         quiet = {number: tuple(blocks) for number, blocks in launches.items()}
-        found.append(Measured(name, f"{one_line(run.experiment.name)}[{name}]".strip(), cell, cell.latency, quiet))
+        found.append(MeasuredCell(name, f"{one_line(run.experiment.name)}[{name}]".strip(), cell, cell.latency, quiet))
     if not found:
         reasons = [f"{result.cell.id}: {result.skipped}" for result in run.results if result.skipped]
         if is_emulated(run.environment):
@@ -78,7 +78,7 @@ def measured_cells(run: Run) -> tuple[Measured, ...]:
     return tuple(found)
 
 
-def select_blocks(cell: Measured, values: int) -> Measured:
+def select_blocks(cell: MeasuredCell, values: int) -> MeasuredCell:
     """Return the cell with `values` blocks per launch, spread evenly over it, or all if a launch has no more."""
     return replace(cell, launches={number: _spread_evenly(blocks, values) for number, blocks in cell.launches.items()})
 
@@ -98,7 +98,7 @@ def as_json(document: object) -> str:
         ) from error
 
 
-def describe_left_out(run: Run, cells: Sequence[Measured]) -> dict[str, str]:
+def describe_left_out(run: Run, cells: Sequence[MeasuredCell]) -> dict[str, str]:
     """Return the cells that are not exported, with reasons."""
     exported = {cell.summary.cell.id for cell in cells}
     return {

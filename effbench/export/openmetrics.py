@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from effbench.core.cost import Cost
 from effbench.core.estimate import Estimate
 from effbench.core.run import Run
-from effbench.export.measured import Measured
+from effbench.export.measured import MeasuredCell
 from effbench.report.tables.table_model import one_line
 
 
@@ -25,10 +25,10 @@ class _Family:
     name: str
     unit: str
     help: str
-    read: Callable[[Measured], float | None]
+    read: Callable[[MeasuredCell], float | None]
 
 
-def render(run: Run, cells: Sequence[Measured]) -> str:
+def render(run: Run, cells: Sequence[MeasuredCell]) -> str:
     """Return the text, which ends in ``# EOF``. Times are in seconds, memory access in elements and bytes."""
     study = {"study": run.experiment.name}
     facts = run.environment.facts
@@ -64,7 +64,7 @@ def _family(name: str, unit: str, text: str, samples: Iterable[tuple[Mapping[str
     return [*head, *rows]
 
 
-def _labels(cell: Measured) -> dict[str, object]:
+def _labels(cell: MeasuredCell) -> dict[str, object]:
     """Return the labels that identify a cell; labels of the study are prefixed: ``label_…``."""
     where = cell.summary.cell
     axes = {f"label_{re.sub('[^a-zA-Z0-9_]', '_', name)}": value for name, value in where.case.labels.items()}
@@ -86,15 +86,15 @@ def _timestamp(created: str) -> float | None:
         return None
 
 
-def _of_latency(part: str) -> Callable[[Measured], float | None]:
+def _of_latency(part: str) -> Callable[[MeasuredCell], float | None]:
     return lambda cell: _part(cell.latency, part)
 
 
-def _of_busy(part: str) -> Callable[[Measured], float | None]:
+def _of_busy(part: str) -> Callable[[MeasuredCell], float | None]:
     return lambda cell: _part(cell.summary.busy, part)
 
 
-def _of_ratio(part: str) -> Callable[[Measured], float | None]:
+def _of_ratio(part: str) -> Callable[[MeasuredCell], float | None]:
     return lambda cell: _part(cell.summary.ratio, part)
 
 
@@ -103,7 +103,7 @@ def _part(estimate: Estimate | None, part: str) -> float | None:
     return value
 
 
-def _of_cost(read: Callable[[Cost], int]) -> Callable[[Measured], int | None]:
+def _of_cost(read: Callable[[Cost], int]) -> Callable[[MeasuredCell], int | None]:
     return lambda cell: None if cell.summary.cost is None else read(cell.summary.cost)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from effbench.core.run import Run
-from effbench.export.measured import Measured, as_json, seconds
+from effbench.export.measured import MeasuredCell, as_json, seconds
 from effbench.report.tables.table_model import one_line
 
 LAYOUT = "1.0"
@@ -27,7 +27,7 @@ _FACTS = {
 """pyperf's names of environment facts, for those that it has."""
 
 
-def render(run: Run, cells: Sequence[Measured]) -> str:
+def render(run: Run, cells: Sequence[MeasuredCell]) -> str:
     """Return the JSON text. Times are in seconds."""
     facts = run.environment.facts
     shared = {
@@ -48,7 +48,7 @@ def render(run: Run, cells: Sequence[Measured]) -> str:
     return as_json(suite)
 
 
-def _benchmark(run: Run, cell: Measured) -> dict[str, Any]:
+def _benchmark(run: Run, cell: MeasuredCell) -> dict[str, Any]:
     where, cost = cell.summary.cell, cell.summary.cost
     told = {
         "name": cell.name,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from effbench.core.run import Run
-from effbench.export.measured import Measured, as_json, seconds
+from effbench.export.measured import MeasuredCell, as_json, seconds
 from effbench.host import facts as host_facts
 from effbench.report import json_document
 
@@ -19,7 +19,7 @@ LAYOUT = "5.3.1"
 """Version of pytest-benchmark whose file format is written."""
 
 
-def render(run: Run, cells: Sequence[Measured]) -> str:
+def render(run: Run, cells: Sequence[MeasuredCell]) -> str:
     """Return the JSON text. Times are in seconds."""
     return as_json(
         {
@@ -59,7 +59,7 @@ def _machine(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _benchmark(run: Run, cell: Measured) -> dict[str, Any]:
+def _benchmark(run: Run, cell: MeasuredCell) -> dict[str, Any]:
     sampling = run.sampling
     return {
         "group": run.experiment.name,
@@ -81,7 +81,7 @@ def _benchmark(run: Run, cell: Measured) -> dict[str, Any]:
     }
 
 
-def _effbench_document(run: Run, cell: Measured) -> dict[str, Any]:
+def _effbench_document(run: Run, cell: MeasuredCell) -> dict[str, Any]:
     """Return the cell as in ``run --json``, with costs under one key, as effbench's pytest fixture writes them."""
     facts = run.environment.facts
     conditions = {name: facts[name] for name in host_facts.MUST_AGREE if facts.get(name) is not None}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from effbench.analysis import stats
 from effbench.core.errors import InvalidValue
 from effbench.core.estimate import Estimate
-from effbench.gates.decision_rule import REGRESSIONS, Outcome, Rule, decide
+from effbench.gates.decision_rule import REGRESSIONS, CellOutcome, Rule, decide
 from effbench.gates.evidence import Evidence
 
 Array = NDArray[Any]
@@ -134,7 +134,7 @@ def proportion(is_true: Any) -> Estimate:
 def _outcome(recorded: Evidence, suites: Suites, slowdown: float, rule: Rule) -> GateOutcome:
     own = numpy.arange(len(recorded.cells)) == suites.slowed[:, None]
     found, taken = decide(recorded, suites.drawn, rule, numpy.where(own, math.log1p(slowdown), 0.0))
-    is_called, is_passed = numpy.isin(found, REGRESSIONS), found == Outcome.PASS
+    is_called, is_passed = numpy.isin(found, REGRESSIONS), found == CellOutcome.PASS
     usable = numpy.isin(recorded.cells, recorded.usable)
     called, passed = (each[own] if slowdown else each[:, usable].ravel() for each in (is_called, is_passed))
     suite_called, suite_passed = is_called.any(axis=1), is_passed.all(axis=1)

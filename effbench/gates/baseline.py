@@ -23,9 +23,9 @@ from effbench.gates.budgets import differing_counts
 from effbench.gates.decision_rule import (
     POWER,
     WALL_EFFECT,
+    CellOutcome,
     Clock,
     Evaluation,
-    Outcome,
     Rule,
     improved,
     outcomes,
@@ -143,7 +143,7 @@ def judge(
         wall=read(walls) if clock != "wall" else None,
         waiting=numpy.array([[walls[cell].p_above(WALL_EFFECT) for cell in tested]]) if clock != "wall" else None,
     )
-    said = dict(zip(tested, map(Outcome, outcomes(seen, rule.alpha)[0].tolist()), strict=True))
+    said = dict(zip(tested, map(CellOutcome, outcomes(seen, rule.alpha)[0].tolist()), strict=True))
     faster = numpy.array([[sides[cell].mirrored().p_above(rule.smallest_effect) for cell in tested]])
     is_improved = dict(zip(tested, improved(faster, seen, rule.alpha)[0].tolist(), strict=True))
     share = share_of_alpha(rule.alpha, has_wall=clock != "wall") / max(1, len(tested))

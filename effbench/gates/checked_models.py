@@ -17,11 +17,10 @@ from effbench.core.study import Case, Cell, Experiment, Sampling
 from effbench.cost import count_in_subprocess
 from effbench.cost.count_in_subprocess import Counted
 from effbench.gates.baseline import name_of
-from effbench.gates.config import YARDSTICK, Config, Subject
+from effbench.gates.config import YARDSTICK, Config
 from effbench.host.worker_process import Site
 from effbench.studies import model_comparison, plan
 from effbench.studies.plan import Plan
-from effbench.zoo.load_model import DEFAULT_SHAPE
 
 Counts = Mapping[str, Cost | str]
 """The cost of each subject by name, or the reason why it does not run."""
@@ -37,10 +36,12 @@ def study(config: Config) -> Experiment:
     """
     models = [config.located(subject) for subject in config.subjects]
     model_comparison.require_models(models)
+    asked = [(model, item.arguments) for model, item in zip(models, config.subjects, strict=True) if not item.inputs]
+    names, arguments = [model for model, _ in asked], [given for _, given in asked]
+    shapes = iter(model_comparison.input_shapes(names, arguments, working_tree_site(config)))
     cases = []
-    for subject, model, given in zip(
-        config.subjects, models, _inputs_of(config.subjects, models, working_tree_site(config)), strict=True
-    ):
+    for subject, model in zip(config.subjects, models, strict=True):
+        given = subject.inputs or (Input(next(shapes)),)
         cases.append(
             Case(
                 model,
@@ -48,10 +49,15 @@ def study(config: Config) -> Experiment:
                 arguments=subject.arguments,
                 dtype=subject.dtype or config.dtype or "float32",
                 labels={"model": subject.name},
-                inputs=inputs.unless_shape_suffices(given),
+                inputs=inputs.explicit_inputs(given),
             )
         )
     return study_of(cases)
+
+
+def study_of(cases: Sequence[Case]) -> Experiment:
+    """The study of these cases. Ratios are to the first."""
+    return model_comparison.comparison_of(cases, "check", "Models under check")
 
 
 def make_plan(config: Config, experiment: Experiment) -> Plan:
@@ -129,34 +135,3 @@ def facts(found: Environment) -> dict[str, str]:
     """The facts about the machine that the gate's report shows."""
     wanted = {"machine": "cpu.model", "gpu": "gpu.name", "threads": "run.threads", "torch": "torch.version"}
     return {word: str(found.facts[name]) for word, name in wanted.items() if found.facts.get(name)}
-
-
-def _inputs_of(subjects: Sequence[Subject], models: Sequence[str], site: Site) -> list[tuple[Input, ...]]:
-    """The inputs of each subject: those configured, else the published shape, else the one that its code declares."""
-    published = [
-        model_comparison.published_shape(model, item.arguments) for item, model in zip(subjects, models, strict=True)
-    ]
-    undeclared = [
-        model
-        for item, model in zip(subjects, models, strict=True)
-        if item.inputs is None and count_in_subprocess.is_user_code(model)
-    ]
-    declared = count_in_subprocess.declared_shapes(undeclared, site=site) if undeclared else {}
-    return [
-        item.inputs or (Input(shape or declared.get(model) or DEFAULT_SHAPE),)
-        for item, model, shape in zip(subjects, models, published, strict=True)
-    ]
-
-
-def study_of(cases: Sequence[Case]) -> Experiment:
-    """The study of these cases. Ratios are to the first."""
-    levels = tuple(case.labels["model"] for case in cases)
-    return Experiment(
-        name="check",
-        title="Models under check",
-        claim="How fast is each model on this device, and what does it cost?",
-        factor="model",
-        levels=levels,
-        reference=levels[0],
-        cases=tuple(cases),
-    )

@@ -56,7 +56,7 @@ class Rule:
     smallest_effect: float = SMALLEST_EFFECT
 
 
-class Outcome(IntEnum):
+class CellOutcome(IntEnum):
     """The outcome of one cell at one look, with its cause. PASS, SLOWER and WAITS are final.
 
     WAITS is a slowdown in wall time that CPU time does not show.
@@ -72,28 +72,28 @@ class Outcome(IntEnum):
     UNSTEADY = 7
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> RuleVerdict:
         if self in REGRESSIONS:
             return "REGRESSION"
-        if self is Outcome.PASS:
+        if self is CellOutcome.PASS:
             return "PASS"
-        return "ENVIRONMENT" if self is Outcome.DISTURBED else "INCONCLUSIVE"
+        return "ENVIRONMENT" if self is CellOutcome.DISTURBED else "INCONCLUSIVE"
 
     def reason(self, tolerance: float, *, disturbed: str = "", split: str = "", unsteady: str = "") -> str:
         """The outcome as a sentence. `disturbed`, `split` and `unsteady` are the cell's texts of `Evidence.doubts`."""
         by_wall = f"more than {100 * WALL_EFFECT:.0f} % slower"
         return {
-            Outcome.WAITS: f"it waits longer: {by_wall} in wall time",
-            Outcome.DISTURBED: disturbed,
-            Outcome.CLOCKS_DISAGREE: f"{split}; a verdict needs the wall clock to agree",
-            Outcome.NOT_SHOWN: f"neither a slowdown nor its absence within {100 * tolerance:.3g} % is shown",
-            Outcome.WALL_SLOWER: f"{by_wall} in wall time, not in CPU time",
-            Outcome.UNSTEADY: unsteady,
+            CellOutcome.WAITS: f"it waits longer: {by_wall} in wall time",
+            CellOutcome.DISTURBED: disturbed,
+            CellOutcome.CLOCKS_DISAGREE: f"{split}; a verdict needs the wall clock to agree",
+            CellOutcome.NOT_SHOWN: f"neither a slowdown nor its absence within {100 * tolerance:.3g} % is shown",
+            CellOutcome.WALL_SLOWER: f"{by_wall} in wall time, not in CPU time",
+            CellOutcome.UNSTEADY: unsteady,
         }.get(self, "")
 
 
-REGRESSIONS = (Outcome.SLOWER, Outcome.WAITS)
-Verdict = Literal["REGRESSION", "PASS", "INCONCLUSIVE", "ENVIRONMENT"]
+REGRESSIONS = (CellOutcome.SLOWER, CellOutcome.WAITS)
+RuleVerdict = Literal["REGRESSION", "PASS", "INCONCLUSIVE", "ENVIRONMENT"]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Evaluation:
 
 
 def outcomes(tested: Evaluation, alpha: float) -> Array:
-    """The `Outcome` of every cell (suites × cells) at a look with significance level `alpha`."""
+    """The `CellOutcome` of every cell (suites × cells) at a look with significance level `alpha`."""
     own, wall, is_split = tested.deciding, tested.wall, tested.is_split
     share = share_of_alpha(alpha, has_wall=wall is not None)
     is_slower = stats.holm(numpy.where(tested.is_disturbed, 1.0, own.slower)) <= share
@@ -141,15 +141,15 @@ def outcomes(tested: Evaluation, alpha: float) -> Array:
         is_against = is_split & (is_apart | (own.absent > alpha) | (wall.absent > alpha))
         is_wall_slower = wall.change > math.log1p(WALL_EFFECT)
     cases = {  # the first condition that holds decides
-        Outcome.DISTURBED: tested.is_disturbed,
-        Outcome.SLOWER: is_slower,
-        Outcome.WAITS: is_waiting,
-        Outcome.CLOCKS_DISAGREE: is_against,
-        Outcome.NOT_SHOWN: own.absent > alpha,
-        Outcome.WALL_SLOWER: is_wall_slower,
-        Outcome.UNSTEADY: tested.is_unsteady,
+        CellOutcome.DISTURBED: tested.is_disturbed,
+        CellOutcome.SLOWER: is_slower,
+        CellOutcome.WAITS: is_waiting,
+        CellOutcome.CLOCKS_DISAGREE: is_against,
+        CellOutcome.NOT_SHOWN: own.absent > alpha,
+        CellOutcome.WALL_SLOWER: is_wall_slower,
+        CellOutcome.UNSTEADY: tested.is_unsteady,
     }
-    found: Array = numpy.select(list(cases.values()), list(cases), Outcome.PASS)
+    found: Array = numpy.select(list(cases.values()), list(cases), CellOutcome.PASS)
     return found
 
 
@@ -274,12 +274,12 @@ def decide(evidence: Evidence, drawn: Array, rule: Rule, shift: Array | float = 
     NOT_SHOWN.
     """
     suites, launches = drawn.shape
-    found = numpy.full((suites, len(evidence.cells)), Outcome.NOT_SHOWN)
+    found = numpy.full((suites, len(evidence.cells)), CellOutcome.NOT_SHOWN)
     taken = numpy.zeros(suites, dtype=int)
     for look, alpha in zip(rule.looks, stats.alpha_spending(rule.alpha, len(rule.looks)), strict=True):
         if look > launches:
             break
-        is_open = found > Outcome.WAITS
+        is_open = found > CellOutcome.WAITS
         taken[is_open.any(axis=1)] = look
         tested = evaluate(evidence, drawn[:, :look], rule, shift=shift)
         found = numpy.where(is_open, outcomes(tested, alpha), found)
@@ -290,7 +290,7 @@ def decide(evidence: Evidence, drawn: Array, rule: Rule, shift: Array | float = 
 class CellVerdict:
     """The verdict of one look on one cell. `detectable` is a share (0.03 is 3 %), None below two launches."""
 
-    verdict: Verdict
+    verdict: RuleVerdict
     reason: str = ""
     is_improved: bool = False
     detectable: float | None = None
@@ -328,8 +328,8 @@ class Gate:
         for place, cell in enumerate(self.cells):
             if cell not in self.undecided:
                 continue
-            outcome, doubts = Outcome(said[place]), evidence.doubts(cell)
-            if outcome is Outcome.DISTURBED:
+            outcome, doubts = CellOutcome(said[place]), evidence.doubts(cell)
+            if outcome is CellOutcome.DISTURBED:
                 self.found[cell] = CellVerdict(outcome.verdict, doubts["disturbed"])
                 continue
             self.found[cell] = CellVerdict(

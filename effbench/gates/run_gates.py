@@ -102,18 +102,21 @@ def compare_with_run(
     started, stored = time.monotonic(), run_file.load(reference)
     _refuse_other_options(config, stored)
     cells, found = _cells_to_measure(stored, config)
-    unit = baseline.yardstick_of(stored, [cell.id for cell in cells if name_of(cell.case) != YARDSTICK])
-    judged = [cell.id for cell in cells if cell.id != unit]
+    yardstick_id = baseline.yardstick_of(stored, [cell.id for cell in cells if name_of(cell.case) != YARDSTICK])
+    judged = [cell.id for cell in cells if cell.id != yardstick_id]
     decision = Decision(
-        tuple(found), baseline=f"{reference} ({stored.created})", candidate="working tree", notes=baseline.notes(unit)
+        tuple(found),
+        baseline=f"{reference} ({stored.created})",
+        candidate="working tree",
+        notes=baseline.notes(yardstick_id),
     )
     if not judged:
         return decision
-    names = [name_of(cell.case) for cell in cells if cell.id != unit]
+    names = [name_of(cell.case) for cell in cells if cell.id != yardstick_id]
     if differences := _known_differences(stored):
         return replace(decision, findings=(*baseline.findings_on_other_machine(differences, names), *found))
-    if unit is not None and unit not in [cell.id for cell in cells]:
-        cells = [stored.result(unit).cell, *cells]
+    if yardstick_id is not None and yardstick_id not in [cell.id for cell in cells]:
+        cells = [stored.result(yardstick_id).cell, *cells]
     try:
         run = _measure(
             _plan_for(stored, cells, config), directory, command, _watch_for_other_machine(stored, directory, watch)
@@ -126,12 +129,14 @@ def compare_with_run(
         return replace(decision, findings=(*unlike, *found), directory=str(directory))
     rule = Rule(tolerance=config.tolerance_of(""), alpha=config.alpha or Rule().alpha)
     tolerances = {cell.id: config.tolerance_of(name_of(cell.case)) for cell in cells}
-    verdicts = baseline.judge(stored, run, judged, rule, tolerances, yardstick=unit, same_costs=config.same_costs)
+    verdicts = baseline.judge(
+        stored, run, judged, rule, tolerances, yardstick=yardstick_id, same_costs=config.same_costs
+    )
     return replace(
         decision,
         findings=(*verdicts, *found),
-        geomean=baseline.geomean(stored, run, judged, unit),
-        notes=(*decision.notes, *baseline.remarks(stored, run, judged, unit), *remarks([run])),
+        geomean=baseline.geomean(stored, run, judged, yardstick_id),
+        notes=(*decision.notes, *baseline.remarks(stored, run, judged, yardstick_id), *remarks([run])),
         facts=facts(run.environment),
         directory=str(directory),
         seconds=time.monotonic() - started,
@@ -186,7 +191,7 @@ def _cells_to_measure(stored: Run, config: Config) -> tuple[list[Cell], list[Fin
             model=model,
             arguments=subject.arguments,
             input_shape=new_inputs[0].shape,
-            inputs=inputs.unless_shape_suffices(new_inputs),
+            inputs=inputs.explicit_inputs(new_inputs),
             dtype=subject.dtype or config.dtype or like.case.dtype,
         )
         cell = replace(like, case=case, batch=subject.batch or config.batch or like.batch)

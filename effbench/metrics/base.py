@@ -24,9 +24,6 @@ from effbench.user_code import failure_reasons, file_hashes, global_state
 from effbench.user_code.global_state import SettingsGuard
 from effbench.zoo.load_model import NETWORK_FAILURES
 
-_MODULES = {"percentiles": "latency_percentiles"}
-"""Metrics whose module has a longer name."""
-
 
 def measure_in_subprocess(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: float) -> Metric:
     """Measure the metric that the job's `task` names, for its one `cell`. The result has the reason if that fails.
@@ -115,7 +112,7 @@ def run_worker(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: 
 def _module_of(what: str) -> Any:
     """Return the module of a metric, ours or that of an installed package. Raises UnknownName, BrokenPlugin."""
     if what in METRICS:
-        return importlib.import_module(f"effbench.metrics.{_MODULES.get(what, what)}")
+        return importlib.import_module(f"effbench.metrics.{what}")
     if what not in plugins.names(plugins.METRICS):
         raise UnknownName("metric", what, (*METRICS, *plugins.names(plugins.METRICS)))
     found = plugins.load(plugins.METRICS, what)

@@ -21,7 +21,7 @@ _Key = tuple[Label | None, ...]
 """The labels that identify a cell within its run."""
 
 
-class Measured(Protocol):
+class SummarisedRun(Protocol):
     """A run with its summaries and verdicts; `results.Results` implements it."""
 
     @property
@@ -47,7 +47,7 @@ class Condition:
     mark: Literal["", "varies", "unlike"] = ""
 
 
-def names(runs: Mapping[int, Measured]) -> dict[int, str]:
+def names(runs: Mapping[int, SummarisedRun]) -> dict[int, str]:
     """Return a name for each run, by number: the facts in which it differs from the others, else its folder."""
     facets = {number: _setting_facts(item.run, item.cells) for number, item in runs.items()}
     found = {}
@@ -66,7 +66,7 @@ def names(runs: Mapping[int, Measured]) -> dict[int, str]:
     return {number: f"{number}: {name}" if name else str(number) for number, name in found.items()}
 
 
-def tables(runs: Mapping[int, Measured]) -> tuple[Table, ...]:
+def tables(runs: Mapping[int, SummarisedRun]) -> tuple[Table, ...]:
     """Build tables for each study that several runs have in common: verdicts, time ratios and latencies, one column per
     run.
 
@@ -76,9 +76,9 @@ def tables(runs: Mapping[int, Measured]) -> tuple[Table, ...]:
     return tuple(table for group in of_one_study(runs) for table in _of_study(group))
 
 
-def of_one_study(runs: Mapping[int, Measured]) -> list[dict[int, Measured]]:
+def of_one_study(runs: Mapping[int, SummarisedRun]) -> list[dict[int, SummarisedRun]]:
     """Group the runs by study, keeping studies with several runs."""
-    studies: dict[str, dict[int, Measured]] = {}
+    studies: dict[str, dict[int, SummarisedRun]] = {}
     for number, item in runs.items():
         studies.setdefault(item.run.experiment.name, {})[number] = item
     return [group for group in studies.values() if len(group) > 1]
@@ -118,7 +118,7 @@ def _folder(run: Run) -> str:
     return Path(run.path).parent.name if run.path else run.created
 
 
-def _of_study(group: Mapping[int, Measured]) -> list[Table]:
+def _of_study(group: Mapping[int, SummarisedRun]) -> list[Table]:
     experiment = next(iter(group.values())).run.experiment
     called = tuple(names(group).values())
     keys = _keys(group.values(), experiment)
@@ -139,7 +139,7 @@ def _of_study(group: Mapping[int, Measured]) -> list[Table]:
     return found
 
 
-def _column(item: Measured, heading: str, keys: Sequence[str]) -> dict[_Key, Value]:
+def _column(item: SummarisedRun, heading: str, keys: Sequence[str]) -> dict[_Key, Value]:
     """One column of the run's own table by cell."""
     shown = item.named_tables["table"]
     at = next((place for place, column in enumerate(shown.columns) if column.heading == heading), None)
@@ -147,7 +147,7 @@ def _column(item: Measured, heading: str, keys: Sequence[str]) -> dict[_Key, Val
     return dict(zip((_key(cell.cell.case.labels, keys) for cell in item.cells), column, strict=True))
 
 
-def _keys(runs: Iterable[Measured], experiment: Experiment) -> tuple[str, ...]:
+def _keys(runs: Iterable[SummarisedRun], experiment: Experiment) -> tuple[str, ...]:
     """Return the labels that distinguish the cells of one run, the factor last."""
     within = dict.fromkeys(key for item in runs for key in report_text.grouping(item.run, item.cells))
     return (*(key for key in within if key != experiment.factor), experiment.factor)
@@ -157,7 +157,9 @@ def _key(labels: Mapping[str, Label], keys: Sequence[str]) -> _Key:
     return tuple(labels.get(key) for key in keys)
 
 
-def _verdicts(runs: Iterable[Measured], called: Sequence[str], keys: Sequence[str], experiment: Experiment) -> Table:
+def _verdicts(
+    runs: Iterable[SummarisedRun], called: Sequence[str], keys: Sequence[str], experiment: Experiment
+) -> Table:
     columns = [{(each.claim, _key(each.group, keys[:-1])): each.verdict for each in item.verdicts} for item in runs]
     rows = dict.fromkeys(key for column in columns for key in column)
     return Table(
@@ -174,7 +176,7 @@ def _verdicts(runs: Iterable[Measured], called: Sequence[str], keys: Sequence[st
     )
 
 
-def _notes(group: Mapping[int, Measured], keys: Sequence[str]) -> tuple[str, ...]:
+def _notes(group: Mapping[int, SummarisedRun], keys: Sequence[str]) -> tuple[str, ...]:
     clocks = {number: report_text.clock(item.run) for number, item in group.items()}
     alike = len(set(clocks.values())) == 1
     which = next(iter(clocks.values())) if alike else f"unlike clocks ({_by_run(clocks)})"

@@ -23,7 +23,7 @@ from effbench.core.estimate import Estimate
 from effbench.host.emulation import is_emulated
 from effbench.report import multi_run, text
 from effbench.report.figures import failures
-from effbench.report.multi_run import Measured
+from effbench.report.multi_run import SummarisedRun
 from effbench.report.tables import launches as launches_table
 from effbench.report.tables.table_model import Table, Value, escape_markdown, one_line, render_markdown
 
@@ -53,7 +53,7 @@ class Section:
 
     number: int
     name: str
-    measured: Measured
+    measured: SummarisedRun
     sentences: tuple[tuple[str, str], ...]
     tables: Mapping[str, Table]
     figures: Mapping[str, str]
@@ -65,7 +65,7 @@ class Section:
         return text.subtitle(self.measured.run, self.measured.cells)
 
 
-def html(runs: Sequence[Measured]) -> str:
+def html(runs: Sequence[SummarisedRun]) -> str:
     """Render the runs as one self-contained HTML page."""
     from effbench.report.figures import inline_svg
 
@@ -80,7 +80,7 @@ def html(runs: Sequence[Measured]) -> str:
     )
 
 
-def markdown(runs: Sequence[Measured], folder: Path) -> str:
+def markdown(runs: Sequence[SummarisedRun], folder: Path) -> str:
     """Render the runs as GitHub-flavoured Markdown for a file in `folder`.
 
     Figures are links to the images in each run's folder, if there are any.
@@ -113,7 +113,7 @@ def _printable(value: Any) -> Any:
     return value
 
 
-def _content(runs: Sequence[Measured], figures: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def _content(runs: Sequence[SummarisedRun], figures: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     numbered = dict(enumerate(runs, start=1))
     names = multi_run.names(numbered)
     titles = list(dict.fromkeys(item.run.experiment.title for item in runs))
@@ -130,7 +130,7 @@ def _content(runs: Sequence[Measured], figures: Sequence[Mapping[str, str]]) -> 
     }
 
 
-def _section(number: int, name: str, measured: Measured, figures: Mapping[str, str]) -> Section:
+def _section(number: int, name: str, measured: SummarisedRun, figures: Mapping[str, str]) -> Section:
     run, verdicts = measured.run, measured.verdicts
     sentences = text.verdict_sentences(verdicts, factor=run.experiment.factor)
     tables, launches = measured.named_tables, launches_table.launch_rows(run)
@@ -146,7 +146,7 @@ def _section(number: int, name: str, measured: Measured, figures: Mapping[str, s
     )
 
 
-def _drawings(number: int, measured: Measured) -> dict[str, str]:
+def _drawings(number: int, measured: SummarisedRun) -> dict[str, str]:
     from effbench.report.figures import inline_svg
 
     title = one_line(measured.run.experiment.title)
@@ -158,7 +158,7 @@ def _drawings(number: int, measured: Measured) -> dict[str, str]:
     }
 
 
-def _matrices(runs: Sequence[Measured]) -> dict[str, str]:
+def _matrices(runs: Sequence[SummarisedRun]) -> dict[str, str]:
     """Draw the verdict matrix of each study that several of the runs have in common, by its title."""
     from effbench.report.figures import inline_svg, matrix
 
@@ -177,7 +177,7 @@ def _alternative_text(title: str, name: str) -> str:
     return title if name == "figure" else f"{title}: {name}"
 
 
-def _images(measured: Measured, folder: Path) -> dict[str, str]:
+def _images(measured: SummarisedRun, folder: Path) -> dict[str, str]:
     if measured.run.path is None:
         return {}
     beside = Path(measured.run.path).parent
@@ -191,7 +191,7 @@ def _images(measured: Measured, folder: Path) -> dict[str, str]:
 # --- method and origin ------------------------------------------------------------------------------
 
 
-def _method(measured: Measured) -> dict[str, str]:
+def _method(measured: SummarisedRun) -> dict[str, str]:
     """Describe how the run was measured, in a sentence per topic."""
     run, cells, sampling = measured.run, measured.cells, measured.run.sampling
     blocks = [block for result in run.results for block in result.blocks]
@@ -226,7 +226,7 @@ def _method(measured: Measured) -> dict[str, str]:
     return found
 
 
-def _origin(measured: Measured) -> dict[str, str]:
+def _origin(measured: SummarisedRun) -> dict[str, str]:
     """Return what is needed to repeat the run: versions, commit, command."""
     run, facts = measured.run, measured.run.environment.facts
     commit, state = facts.get("effbench.commit"), facts.get("effbench.dirty")

@@ -25,7 +25,7 @@ from effbench.core.run import Block, Warmup
 from effbench.core.study import Sampling
 from effbench.devices import Call, Device
 from effbench.host import worker_process
-from effbench.metrics import operator_profile
+from effbench.metrics import operator_timing
 from effbench.timing import block_loop, build_call
 from effbench.timing.launch_budget import Stopwatch
 from effbench.user_code import code_origins, failure_reasons, file_hashes, global_state, opened_files
@@ -142,8 +142,8 @@ def launch(job: Mapping[str, Any], emit: Emit, next_order: NextOrder) -> None:
     """
     sampling = Sampling(**job["sampling"])
     device = devices.get(job["device"], **job["device_options"])
-    watch = Stopwatch(job, device)
-    emit = watch.with_timestamps(emit)
+    stopwatch = Stopwatch(job, device)
+    emit = stopwatch.with_timestamps(emit)
     device.setup()
     about: dict[str, Any] = {}
     for name in job["runtimes"] if device.kind != "fake" else ():
@@ -152,7 +152,7 @@ def launch(job: Mapping[str, Any], emit: Emit, next_order: NextOrder) -> None:
     emit("ready", effbench=__version__, facts=device.facts(), runtime_facts=about)
     try:
         with build_call.inference_mode_for(job["mode"], device):
-            _carry_out(job, device, global_state.guard_for(device), sampling, watch, emit, next_order)
+            _carry_out(job, device, global_state.guard_for(device), sampling, stopwatch, emit, next_order)
     except _ProcessUnusable:
         return
     code_origins.refuse_foreign(job)  # includes late imports
@@ -171,7 +171,7 @@ def _carry_out(
     device: Device,
     guard: SettingsGuard,
     sampling: Sampling,
-    watch: Stopwatch,
+    stopwatch: Stopwatch,
     emit: Emit,
     next_order: NextOrder,
 ) -> None:
@@ -185,35 +185,36 @@ def _carry_out(
         frozen |= next_order()["calls"]
         # The other side's process now uses the same device.
         device.expect_current_processes()
-    blocks, warm = _warm_up_all(device, guard, calls, frozen, sampling, emit)
+    block_sizes, warmups = _warm_up_all(device, guard, calls, frozen, sampling, emit)
     null_ns = block_loop.null_call_ns(device)
-    budget_s = None if obeys else watch.rounds_s()
+    budget_s = None if obeys else stopwatch.rounds_s()
     emit("null", ns_per_call=null_ns, budget_s=budget_s)
-    ready = block_loop.cells_with_long_blocks(warm, blocks, alone=len(calls) == 1 and not obeys)
+    long = block_loop.cells_with_long_blocks(warmups, block_sizes, alone=len(calls) == 1 and not obeys)
     time_blocks: TimeBlocks
     if budget_s is None:
-        time_blocks = partial(block_loop.on_order, device, calls, blocks, job["launch"], next_order, warm=ready)
+        time_blocks = partial(block_loop.on_order, device, calls, block_sizes, job["launch"], next_order)
     else:
         pairs = [(spec["id"], spec["reference"]) for spec in job["cells"] if spec["id"] in calls]
         task = block_loop.LaunchTask(
             job["launch"], job["seed"], job["first_round"], budget_s, block_loop.references(pairs), job["clock"]
         )
-        time_blocks = partial(block_loop.measure_rounds, device, calls, blocks, sampling, task, warm=ready)
+        time_blocks = partial(block_loop.measure_rounds, device, calls, block_sizes, sampling, task)
     if calls or obeys:
         _freeze_garbage()
         guard.remember_settings()
         guard.record_garbage_collection()
+        time_blocks = partial(time_blocks, long_blocks=long)
         _emit_blocks(device, guard, calls, time_blocks, emit, again=obeys)
     for cell in sorted(guard.cells_collecting_garbage):
         emit("probe", cell=cell, values={"garbage": global_state.COLLECTS_GARBAGE})
     for cell, call in calls.items() if job.get("breakdown") else ():
-        _profile_cell(device, guard, cell, call, emit)
+        _time_operators(device, guard, cell, call, emit)
     # Last: a failed graph capture can leave the GPU's allocator unusable. By now every cell is measured.
     kinds = {spec["id"]: spec["runtime"] for spec in job["cells"]} if device.has_probe else {}
     for cell, kind in kinds.items():
         if cell in calls:
             why_no_graph = runtimes.get(kind).why_no_graph
-            _probe(device, cell, calls[cell], blocks[cell], why_no_graph, emit)
+            _probe(device, cell, calls[cell], block_sizes[cell], why_no_graph, emit)
             guard.restore()
 
 
@@ -226,24 +227,25 @@ def _warm_up_all(
     emit: Emit,
 ) -> tuple[dict[str, int], list[Warmup]]:
     """Warm up every cell and fix its calls per block. A cell that fails is reported and removed from `calls`."""
-    blocks: dict[str, int] = {}
+    block_sizes: dict[str, int] = {}
     warmups: list[Warmup] = []
     for cell in list(calls):
         emit("working", cell=cell)
         try:
             report = partial(_report_call, emit, cell)
             with guard.calling(cell):
-                warm, blocks[cell] = block_loop.warm_up(device, calls[cell], cell, frozen[cell], sampling, report)
+                warmup, size = block_loop.warm_up(device, calls[cell], cell, frozen[cell], sampling, report)
         except NETWORK_FAILURES as error:
             reason = failure_reasons.reason_for(error)
         else:
-            warmups.append(warm)
-            emit("warmup", **asdict(warm))
-            emit("calls", cell=cell, calls=blocks[cell])
+            warmups.append(warmup)
+            block_sizes[cell] = size
+            emit("warmup", **asdict(warmup))
+            emit("calls", cell=cell, calls=size)
             continue
         del calls[cell]
         _report_failed_cell(device, guard, cell, reason, emit)
-    return blocks, warmups
+    return block_sizes, warmups
 
 
 def _report_call(emit: Emit, cell: str, seconds: float) -> None:
@@ -312,12 +314,12 @@ def _emit_blocks(
             return
 
 
-def _profile_cell(device: Device, guard: SettingsGuard, cell: str, call: Call, emit: Emit) -> None:
+def _time_operators(device: Device, guard: SettingsGuard, cell: str, call: Call, emit: Emit) -> None:
     """Profile the operators of one cell, after the rounds. A failure here does not affect measured times."""
     emit("working", cell=cell)
     try:
         with guard.calling(cell):
-            found = operator_profile.profile_cell(device, call)
+            found = operator_timing.time_cell(device, call)
     except NETWORK_FAILURES as error:
         found = Breakdown(missing=failure_reasons.reason_for(error))
     emit("breakdown", cell=cell, **asdict(found))

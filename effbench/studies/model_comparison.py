@@ -17,6 +17,7 @@ from effbench.core.measure_options import MeasureOptions
 from effbench.core.study import Case, Experiment
 from effbench.cost import count_in_subprocess, example_inputs
 from effbench.cost.user_formulas import WithFormulas
+from effbench.host.worker_process import Site
 from effbench.timing import dtype_cast
 from effbench.zoo import check_model, libraries, load_model, model_files, suggest_factories
 from effbench.zoo.load_model import DEFAULT_SHAPE
@@ -63,16 +64,29 @@ def published_shape(model: str, arguments: Mapping[str, Any] | None = None) -> t
     return load_model.published_shape(model, arguments) if ":" in name else tuple(zoo.entry(name).input_shape)
 
 
+def input_shapes(
+    models: Sequence[str], arguments: Sequence[Mapping[str, Any]] = (), site: Site | None = None
+) -> list[tuple[int, ...]]:
+    """Find the input shape of each named model: the published one, else the one that its code declares, else a default.
+
+    `arguments` are those of each model's factory, if any. `site` is where the code of user models lies.
+    """
+    published = [published_shape(model, given) for model, given in itertools.zip_longest(models, arguments)]
+    user_models = [model for model in models if count_in_subprocess.is_user_code(model)]
+    declared = count_in_subprocess.declared_shapes(user_models, site) if user_models else {}
+    return [shape or declared.get(model) or DEFAULT_SHAPE for model, shape in zip(models, published, strict=True)]
+
+
 def _inputs_of(models: Sequence[str | nn.Module], given: InputsLike | None) -> list[GivenInputs]:
-    """The inputs of each model: those given, else the published shape, else the one that its code declares."""
+    """The inputs of each model: those given, else those of its shape (`input_shapes`)."""
     if given is not None:
         return [inputs.normalise(given)] * len(models)
-    shapes = [published_shape(model) if isinstance(model, str) else libraries.declared_shape(model) for model in models]
-    user_models = [model for model in models if isinstance(model, str) and count_in_subprocess.is_user_code(model)]
-    declared = count_in_subprocess.declared_shapes(user_models) if user_models else {}
+    shapes = iter(input_shapes([model for model in models if isinstance(model, str)]))
     return [
-        GivenInputs((Input(shape or declared.get(str(model)) or DEFAULT_SHAPE),))
-        for model, shape in zip(models, shapes, strict=True)
+        GivenInputs(
+            (Input(next(shapes) if isinstance(model, str) else libraries.declared_shape(model) or DEFAULT_SHAPE),)
+        )
+        for model in models
     ]
 
 
@@ -112,14 +126,21 @@ def make_comparison(
         kind = dtype or model_inputs.dtype or ("float32" if isinstance(model, str) else _dtype_of(model))
         model_inputs.agreed_batch(batch)
         items = example_inputs.store_values(model_inputs, scratch)
-        beyond = inputs.unless_shape_suffices(items)
+        beyond = inputs.explicit_inputs(items)
         cases.append(
             Case(spec, items[0].shape, dtype=kind, labels={"model": name}, inputs=beyond, batch=model_inputs.batch)
         )
+    is_single = len(cases) == 1
+    name, title = ("measure", str(cases[0].labels["model"])) if is_single else ("compare", "Models side by side")
+    return comparison_of(cases, name, title)
+
+
+def comparison_of(cases: Sequence[Case], name: str, title: str) -> Experiment:
+    """Make the study of these cases, each labelled with its model. Ratios are to the first."""
     levels = tuple(case.labels["model"] for case in cases)
     return Experiment(
-        name="compare" if len(cases) > 1 else "measure",
-        title="Models side by side" if len(cases) > 1 else str(levels[0]),
+        name=name,
+        title=title,
         claim="How fast is each model on this device, and what does it cost?",
         factor="model",
         levels=levels,

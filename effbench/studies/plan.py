@@ -96,7 +96,7 @@ def make(
     if options.batch is not None and any(case.batch is not None for case in experiment.cases):
         raise InvalidValue(f"{experiment.name} varies the batch itself; choose with --select batch={options.batch}")
     batch = inputs.whole_number(experiment.batch.get(kind, 1), "batch") if options.batch is None else options.batch
-    chosen = options.constructor
+    chosen = options.device_arguments
     if kind == "cpu":
         from effbench.devices.cpu import thread_count
 

@@ -112,13 +112,13 @@ def _call_s_without_waiting(timing: Timing) -> float:
     return max(timing.wall_ns - timing.run_delay_ns, 0) * 1e-9 / timing.calls
 
 
-def cells_with_long_blocks(warmups: Iterable[Warmup], blocks: Mapping[str, int], *, alone: bool) -> frozenset[str]:
+def cells_with_long_blocks(warmups: Iterable[Warmup], block_sizes: Mapping[str, int], *, alone: bool) -> frozenset[str]:
     """Return the cells whose blocks are long enough to need no untimed call before them.
 
-    Pass `alone` if nothing else runs between two blocks of a cell.
+    `block_sizes` holds the calls per block of each cell. Pass `alone` if nothing else runs between two blocks.
     """
     least_s = WARM_BLOCK_ALONE_S if alone else WARM_BLOCK_S
-    return frozenset(warm.cell for warm in warmups if warm.call_s * blocks[warm.cell] >= least_s)
+    return frozenset(warm.cell for warm in warmups if warm.call_s * block_sizes[warm.cell] >= least_s)
 
 
 def null_call_ns(device: Device) -> float:
@@ -134,16 +134,17 @@ def _nothing() -> None:
 def measure_rounds(
     device: Device,
     calls: Mapping[str, Call],
-    blocks: Mapping[str, int],
+    block_sizes: Mapping[str, int],
     sampling: Sampling,
     task: LaunchTask,
     on_visit: Callable[[str], None] = lambda cell: None,
-    warm: Collection[str] = (),
+    long_blocks: Collection[str] = (),
 ) -> Iterator[Block | str]:
     """Yield every block as it is measured, and at the end the reason for stopping.
 
-    `on_visit` is called with each cell before it runs, so that a crash can be attributed to a cell. Each visit starts
-    with one untimed call; cells in `warm` need none.
+    `calls` and `block_sizes` hold the call of each cell and the number of calls in its blocks. `on_visit` is called
+    with each cell before it runs, so that a crash can be attributed to a cell. Each visit starts with one untimed call,
+    except for cells with `long_blocks`, which need none.
     """
     series: dict[str, list[float]] = {cell: [] for cell in calls}
     start, done = device.now_s(), 0
@@ -151,7 +152,8 @@ def measure_rounds(
         seen: dict[str, Block] = {}
         number = task.first_round + done
         for position, cell in enumerate(round_order(list(calls), seed=task.seed, launch=task.launch, round=number)):
-            block = Block(task.launch, number, position, cell, _visit(device, calls, blocks, cell, on_visit, warm))
+            timing = _visit(device, calls, block_sizes, cell, on_visit, long_blocks)
+            block = Block(task.launch, number, position, cell, timing)
             yield block
             seen[cell] = block
         done += 1
@@ -172,15 +174,15 @@ def measure_rounds(
 def on_order(
     device: Device,
     calls: Mapping[str, Call],
-    blocks: Mapping[str, int],
+    block_sizes: Mapping[str, int],
     launch: int,
     next_order: Callable[[], Mapping[str, Any]],
     on_visit: Callable[[str], None] = lambda cell: None,
-    warm: Collection[str] = (),
+    long_blocks: Collection[str] = (),
 ) -> Iterator[Block | str]:
     """Yield one block per order, as `measure_rounds` does, until an order names no cell."""
     while (order := next_order()).get("cell"):
-        timing = _visit(device, calls, blocks, order["cell"], on_visit, warm)
+        timing = _visit(device, calls, block_sizes, order["cell"], on_visit, long_blocks)
         yield Block(launch, order["round"], order["position"], order["cell"], timing)
     yield "rounds"
 
@@ -188,16 +190,16 @@ def on_order(
 def _visit(
     device: Device,
     calls: Mapping[str, Call],
-    blocks: Mapping[str, int],
+    block_sizes: Mapping[str, int],
     cell: str,
     on_visit: Callable[[str], None],
-    warm: Collection[str],
+    long_blocks: Collection[str],
 ) -> Timing:
     on_visit(cell)
-    if cell not in warm:
+    if cell not in long_blocks:
         # Untimed: the previous cell, or the other side of a gate, has filled the caches with its own code and data.
         device.run_calls(calls[cell], 1)
-    return device.time_block(calls[cell], blocks[cell])
+    return device.time_block(calls[cell], block_sizes[cell])
 
 
 def _log_times(clock: str, *blocks: Block) -> list[float]:

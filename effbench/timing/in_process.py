@@ -295,7 +295,7 @@ def time_blocks(prepared: TimedNetwork, sampling: Sampling) -> tuple[int, bool, 
     task = block_loop.LaunchTask(0, SEED, 0, sampling.budget_s, {})
     ready = block_loop.cells_with_long_blocks([warm], {_CELL: calls}, alone=True)
     told: Iterator[Block | str] = block_loop.measure_rounds(
-        prepared.device, {_CELL: prepared.call}, {_CELL: calls}, sampling, task, warm=ready
+        prepared.device, {_CELL: prepared.call}, {_CELL: calls}, sampling, task, long_blocks=ready
     )
     return calls, warm.steady, tuple(item.timing for item in told if isinstance(item, Block))
 

@@ -19,7 +19,7 @@ from effbench.core.run import Run, Timing
 from effbench.devices import _thread_run_delay
 from effbench.gates import ab_findings, ab_pairs, alarm_rate, baseline, calibration, decision_rule
 from effbench.gates.ab_pairs import Pair
-from effbench.gates.decision_rule import Gate, Outcome, Rule
+from effbench.gates.decision_rule import CellOutcome, Gate, Rule
 from effbench.gates.evidence import Evidence
 from effbench.gates.result import Finding
 from effbench.pytest_plugin import Speed
@@ -302,7 +302,7 @@ def test_many_gates_decide_as_one_gate_does_where_clocks_disagree() -> None:
     for name, cpu0, wall0, cpu1, wall1, verdict in CHANGES:
         recorded = Evidence.of(changed((cpu0, wall0), (cpu1, wall1)))
         found, _ = decision_rule.decide(recorded, numpy.arange(5)[None], Rule(looks=(5,)))
-        assert [Outcome(item).verdict for item in found[0]] == [verdict, "PASS", "PASS"], name
+        assert [CellOutcome(item).verdict for item in found[0]] == [verdict, "PASS", "PASS"], name
         assert bool(recorded.cpu_share(FIRST)) == (abs(cpu0 / wall0 - 1) > 0.1 or abs(cpu1 / wall1 - 1) > 0.1)
 
 

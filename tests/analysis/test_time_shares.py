@@ -30,7 +30,7 @@ from effbench.core.run import Run
 from effbench.core.study import Case, Experiment
 from effbench.devices import OutOfMemory, _torch_profiler, cuda
 from effbench.devices.fake import Fake
-from effbench.metrics import operator_profile as measuring
+from effbench.metrics import operator_timing as measuring
 from effbench.report import json_document
 from effbench.report.figures import breakdown as breakdown_figure
 from effbench.report.tables import breakdown as breakdown_table
@@ -104,7 +104,7 @@ def seen(network: Callable[[Tensor], Any], *shape: int, calls: int = 2) -> tuple
     """The operators of a network on the CPU, as a worker would see them."""
     x = torch.randn(*shape)
     with torch.inference_mode():
-        watched = devices.get("cpu", threads=1).profile_operators(lambda: network(x), calls)
+        watched = devices.get("cpu", threads=1).time_operators(lambda: network(x), calls)
     assert watched is not None and len(watched) == calls
     return measuring.medians(watched)
 
@@ -261,11 +261,11 @@ def test_a_replayed_graph_has_no_operators_but_a_reason() -> None:
     assert call == []
 
     class Replayed(Fake):
-        def profile_operators(self, call: Any, calls: int) -> list[WatchedCall]:
+        def time_operators(self, call: Any, calls: int) -> list[WatchedCall]:
             return [WatchedCall(1e-3, [])] * calls
 
     device = Replayed()
-    found = measuring.profile_cell(device, device.bind(None, {"madds": 10**6, "memory_access_bytes": 10**6}))
+    found = measuring.time_cell(device, device.bind(None, {"madds": 10**6, "memory_access_bytes": 10**6}))
     assert found.missing is not None and "no operator of torch" in found.missing and "under eager" in found.missing
     (split, _) = time_shares.split(broken_down(found))
     assert split.missing == found.missing and split.shares == {}
@@ -275,7 +275,7 @@ def test_a_replayed_graph_has_no_operators_but_a_reason() -> None:
 def test_a_library_past_torch_has_no_operators_but_a_reason(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     prepared = runtimes.get("onnxruntime").prepare(nn.Linear(4, 4).eval(), [(torch.ones(1, 4),)], Setting(tmp_path))
-    found = measuring.profile_cell(devices.get("cpu", threads=1), prepared.call)
+    found = measuring.time_cell(devices.get("cpu", threads=1), prepared.call)
     assert found.missing == measuring.NO_OPERATORS and not found.operators
 
 
@@ -290,15 +290,15 @@ def test_the_cuda_device_asks_its_adapter_and_names_running_out_of_memory() -> N
 
     emptied = []
     adapter = SimpleNamespace(
-        profile_operators=profile,
+        time_operators=profile,
         is_out_of_memory=lambda error: isinstance(error, Full),
         empty_cache=lambda: emptied.append(1),
         now_ns=lambda: 0,
     )
     device = cuda.Cuda(api=adapter)
-    assert len(device.profile_operators(lambda: None, 3)) == 3
+    assert len(device.time_operators(lambda: None, 3)) == 3
     with pytest.raises(OutOfMemory, match=r"^CUDA out of memory$"):
-        device.profile_operators(None, 1)  # type: ignore[arg-type]
+        device.time_operators(None, 1)  # type: ignore[arg-type]
     assert emptied
 
 
@@ -310,7 +310,7 @@ def test_kernels_of_a_real_gpu_are_found_by_the_operator_that_launched_them() ->
     network = device.place(nn.Conv2d(64, 64, 3)).eval()
     x = device.place(torch.randn(8, 64, 56, 56))
     with torch.inference_mode():
-        found = measuring.profile_cell(device, lambda: network(x))
+        found = measuring.time_cell(device, lambda: network(x))
     assert found.alone_device_s and {item.called for item in found.operators} == {"aten::conv2d"}
     assert 0.3 < sum(item.seconds for item in found.operators) / found.alone_device_s < 1.5
 

@@ -52,6 +52,8 @@ RETIRED = {
     "runs.launches": "runs.launch_history",
     "reading": "runs.schema",
     "recording": "runs.recorder",
+    "metrics.operator_profile": "metrics.operator_timing",
+    "metrics.latency_percentiles": "metrics.percentiles",
 }
 """Names of modules that riddled, with those that took their place."""
 

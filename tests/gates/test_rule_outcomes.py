@@ -15,7 +15,7 @@ from runs import CELLS, run_of
 
 from effbench.analysis import stats
 from effbench.gates.ab_pairs import Pair, Round
-from effbench.gates.decision_rule import Clock, Evaluation, Gate, Outcome, Rule, decide, outcomes, p_above
+from effbench.gates.decision_rule import CellOutcome, Clock, Evaluation, Gate, Rule, decide, outcomes, p_above
 from effbench.gates.evidence import Evidence
 
 # --- the tests ---------------------------------------------------------------------------------------
@@ -64,26 +64,26 @@ WALL = {"same": SAME, "waiting": replace(SAME, change=numpy.array([[0.2]]))}
 @pytest.mark.parametrize(
     ("clock", "wall", "waiting", "doubts", "expected"),
     [
-        (SLOWER, None, UNSURE, "", Outcome.SLOWER),
-        (SAME, None, UNSURE, "", Outcome.PASS),
-        (UNKNOWN, None, UNSURE, "", Outcome.NOT_SHOWN),
-        (UNMEASURED, UNMEASURED, UNSURE, "", Outcome.NOT_SHOWN),
-        (SLOWER, None, UNSURE, "disturbed", Outcome.DISTURBED),
-        (SLOWER, None, UNSURE, "unsteady", Outcome.SLOWER),
-        (SAME, None, UNSURE, "unsteady", Outcome.UNSTEADY),
-        (SAME, SAME, UNSURE, "", Outcome.PASS),
-        (SAME, WALL["waiting"], SURE, "", Outcome.WAITS),
-        (SAME, WALL["waiting"], UNSURE, "", Outcome.WALL_SLOWER),
-        (UNKNOWN, WALL["waiting"], UNSURE, "", Outcome.NOT_SHOWN),
-        (SLOWER, SAME, UNSURE, "split", Outcome.CLOCKS_DISAGREE),
-        (SLOWER, SLOWER, UNSURE, "split", Outcome.SLOWER),
-        (SAME, SAME, UNSURE, "split", Outcome.PASS),
-        (SAME, UNKNOWN, UNSURE, "split", Outcome.CLOCKS_DISAGREE),
-        (SAME, replace(SAME, change=numpy.array([[-0.2]])), UNSURE, "split", Outcome.CLOCKS_DISAGREE),
+        (SLOWER, None, UNSURE, "", CellOutcome.SLOWER),
+        (SAME, None, UNSURE, "", CellOutcome.PASS),
+        (UNKNOWN, None, UNSURE, "", CellOutcome.NOT_SHOWN),
+        (UNMEASURED, UNMEASURED, UNSURE, "", CellOutcome.NOT_SHOWN),
+        (SLOWER, None, UNSURE, "disturbed", CellOutcome.DISTURBED),
+        (SLOWER, None, UNSURE, "unsteady", CellOutcome.SLOWER),
+        (SAME, None, UNSURE, "unsteady", CellOutcome.UNSTEADY),
+        (SAME, SAME, UNSURE, "", CellOutcome.PASS),
+        (SAME, WALL["waiting"], SURE, "", CellOutcome.WAITS),
+        (SAME, WALL["waiting"], UNSURE, "", CellOutcome.WALL_SLOWER),
+        (UNKNOWN, WALL["waiting"], UNSURE, "", CellOutcome.NOT_SHOWN),
+        (SLOWER, SAME, UNSURE, "split", CellOutcome.CLOCKS_DISAGREE),
+        (SLOWER, SLOWER, UNSURE, "split", CellOutcome.SLOWER),
+        (SAME, SAME, UNSURE, "split", CellOutcome.PASS),
+        (SAME, UNKNOWN, UNSURE, "split", CellOutcome.CLOCKS_DISAGREE),
+        (SAME, replace(SAME, change=numpy.array([[-0.2]])), UNSURE, "split", CellOutcome.CLOCKS_DISAGREE),
     ],
 )
 def test_what_each_combination_decides(
-    clock: Clock, wall: Clock | None, waiting: float, doubts: str, expected: Outcome
+    clock: Clock, wall: Clock | None, waiting: float, doubts: str, expected: CellOutcome
 ) -> None:
     tested = Evaluation(
         clock,
@@ -92,7 +92,7 @@ def test_what_each_combination_decides(
         None if wall is None else numpy.array([[waiting]]),
     )
     assert outcomes(tested, ALPHA).tolist() == [[expected]]
-    assert (expected <= Outcome.WAITS) == (expected.verdict in ("PASS", "REGRESSION"))
+    assert (expected <= CellOutcome.WAITS) == (expected.verdict in ("PASS", "REGRESSION"))
 
 
 def test_the_wall_clock_takes_a_tenth_of_alpha() -> None:
@@ -101,8 +101,8 @@ def test_the_wall_clock_takes_a_tenth_of_alpha() -> None:
     none = numpy.zeros((1, 1), dtype=bool)
     alone = Evaluation(edge, none, none, none)
     beside = Evaluation(edge, none, none, none, SAME, numpy.array([[UNSURE]]))
-    assert outcomes(alone, ALPHA).tolist() == [[Outcome.SLOWER]]
-    assert outcomes(beside, ALPHA).tolist() == [[Outcome.PASS]]
+    assert outcomes(alone, ALPHA).tolist() == [[CellOutcome.SLOWER]]
+    assert outcomes(beside, ALPHA).tolist() == [[CellOutcome.PASS]]
 
 
 # --- one suite among many is one alone ---------------------------------------------------------------
@@ -162,14 +162,19 @@ def test_many_gates_decide_as_one_gate_does(seed: int) -> None:
             if one.undecided:
                 used = look
             one.look(number, drawn_from(made, places[:look], shift[suite].tolist()))
-        assert [one.found[cell].verdict for cell in made.cells] == [Outcome(item).verdict for item in found[suite]]
+        assert [one.found[cell].verdict for cell in made.cells] == [CellOutcome(item).verdict for item in found[suite]]
         assert used == taken[suite]
-    assert {Outcome(item).verdict for item in found.ravel()} == {"REGRESSION", "PASS", "INCONCLUSIVE", "ENVIRONMENT"}
+    assert {CellOutcome(item).verdict for item in found.ravel()} == {
+        "REGRESSION",
+        "PASS",
+        "INCONCLUSIVE",
+        "ENVIRONMENT",
+    }
 
 
 def test_without_a_look_nothing_is_shown() -> None:
     found, taken = decide(evidence(recorded(cells=2, launches=3)), numpy.arange(3)[None], Rule())
-    assert (found.tolist(), taken.tolist()) == ([[Outcome.NOT_SHOWN] * 2], [0])
+    assert (found.tolist(), taken.tolist()) == ([[CellOutcome.NOT_SHOWN] * 2], [0])
 
 
 # --- what a pair holds -------------------------------------------------------------------------------

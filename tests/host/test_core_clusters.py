@@ -197,8 +197,8 @@ print(json.dumps([seen, [[second]] * len(tasks) == tasks, torch.get_num_threads(
 def test_a_device_without_cores_to_choose_takes_no_cluster() -> None:
     with pytest.raises(InvalidValue, match="the device is cuda:1; leave --cluster out"):
         MeasureOptions(device="cuda:1", cluster="big")
-    assert MeasureOptions(cluster="big").constructor == {"cluster": "big"}
-    assert MeasureOptions().constructor == {}
+    assert MeasureOptions(cluster="big").device_arguments == {"cluster": "big"}
+    assert MeasureOptions().device_arguments == {}
 
 
 @linux

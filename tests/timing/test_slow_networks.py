@@ -173,7 +173,9 @@ def test_a_long_block_needs_no_untimed_call(seconds: float, cells: int, calls: i
     )
     task = block_loop.LaunchTask(0, 0, 0, 1e9, {})
     found = list(
-        block_loop.measure_rounds(clock, dict.fromkeys(names, ScriptedCall(1.0)), blocks, sampling, task, warm=ready)
+        block_loop.measure_rounds(
+            clock, dict.fromkeys(names, ScriptedCall(1.0)), blocks, sampling, task, long_blocks=ready
+        )
     )
     assert sum(isinstance(item, Block) for item in found) == 3 * cells
     assert clock.made == 3 * cells * calls

@@ -38,7 +38,7 @@ _COPIES = frozenset(("reshape", "contiguous", "clone", "copy_", "flatten"))
 _NAMED_SHUFFLES = frozenset(("channel_shuffle", "native_channel_shuffle", "pixel_shuffle", "pixel_unshuffle"))
 
 
-def profile_cell(device: Device, call: Call) -> Breakdown:
+def time_cell(device: Device, call: Call) -> Breakdown:
     """Profile one cell after its warm-up. Raises OutOfMemory, and whatever the model raises."""
     once_s = device.time_block(call, 1).wall_ns * 1e-9
     is_slow = once_s >= SLOW_S
@@ -50,7 +50,7 @@ def profile_cell(device: Device, call: Call) -> Breakdown:
             # An untimed call: reading the profiler's events has filled the caches with other data.
             device.time_block(call, 1)
         alone += [device.time_block(call, 1) for _ in range(calls)]
-        found = device.profile_operators(call, calls)
+        found = device.time_operators(call, calls)
         if found is None:
             return Breakdown(missing=f"{device.name} has no profiler")
         if not any(item.events for item in found):

@@ -17,7 +17,7 @@ from effbench.analysis import stats
 from effbench.core.run import Metric, Run
 from effbench.devices import OutOfMemory
 from effbench.devices.fake import Fake, ScriptedCall
-from effbench.metrics import base, latency_percentiles
+from effbench.metrics import base, percentiles
 from effbench.report.tables.table_model import render_markdown
 from effbench.results import Results
 from effbench.runs import run_file
@@ -82,20 +82,20 @@ def test_a_quantile_at_the_edge_has_no_interval(q: float):
 )
 def test_so_many_calls_as_the_time_allows(seconds: float, least: int, most: int):
     device = Fake(noise=0.0)
-    spent = latency_percentiles.single_calls(device, ScriptedCall(seconds))
+    spent = percentiles.single_calls(device, ScriptedCall(seconds))
     assert least <= len(spent) <= most
     assert set(spent) == {round(seconds * 1e9)}
 
 
 def test_the_summary_is_that_of_the_calls_in_seconds():
     nanoseconds = [round(value * 1e9) for value in reversed(SECONDS)]
-    values = latency_percentiles.summarise_calls(nanoseconds)
+    values = percentiles.summarise_calls(nanoseconds)
     assert values["n"] == 500 and values["max_s"] == pytest.approx(0.5)
     below = reference.binom(500, 0.99)
     assert values["p99_s"] == pytest.approx(0.49501)
     assert values["p99_low_s"] == pytest.approx(SECONDS[max(r for r in range(500) if below.cdf(r) <= 0.025)])
     assert values["p99_high_s"] == pytest.approx(SECONDS[min(r for r in range(500) if below.sf(r) <= 0.025)])
-    assert latency_percentiles.summarise_calls(nanoseconds[:100])["p99_high_s"] is None
+    assert percentiles.summarise_calls(nanoseconds[:100])["p99_high_s"] is None
 
 
 # --- what keeps it from being read ---------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_a_network_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch, error
         raise error
 
     told: list[tuple[str, Any]] = []
-    monkeypatch.setattr(latency_percentiles, "measure", fail)
+    monkeypatch.setattr(percentiles, "measure", fail)
     base.measure({"task": "percentiles"}, lambda event, **fields: told.append((event, fields)))
     assert told == [("skip", {"reason": reason})]
 
@@ -129,9 +129,9 @@ def with_metrics(run: Run, *found: Metric | None) -> Run:
 
 @pytest.fixture(scope="module")
 def shown() -> Results:
-    few = latency_percentiles.summarise_calls([round(value * 1e9) for value in SECONDS[:200]])
+    few = percentiles.summarise_calls([round(value * 1e9) for value in SECONDS[:200]])
     run = run_of({"scale=x1,groups=1": 1.0, "scale=x1,groups=2": 2.0, "scale=x1,groups=4": 4.0})
-    values = latency_percentiles.summarise_calls([round(value * 1e9) for value in SECONDS])
+    values = percentiles.summarise_calls([round(value * 1e9) for value in SECONDS])
     return Results(
         with_metrics(
             run,
@@ -184,7 +184,7 @@ def test_a_scripted_run_reads_them_in_processes_of_their_own(tmp_path: Path):
     metric = cell.metric("percentiles")
     assert metric is not None and metric.missing is None
     calls = metric.values["calls_ns"]
-    assert len(calls) == metric.values["n"] >= latency_percentiles.MIN_CALLS
+    assert len(calls) == metric.values["n"] >= percentiles.MIN_CALLS
     middle = stats.quantile_interval([call * 1e-9 for call in calls], 0.5)
     assert metric.values["p50_s"] == pytest.approx(middle.point)
     assert metric.values["p50_low_s"] == pytest.approx(middle.low)
