@@ -287,6 +287,8 @@ def analyse(
         If the analysis or a label is unknown.
     InvalidValue
         If the study is an `Experiment` (use `run`).
+    EffbenchError
+        If the study file is missing or fails.
     """
     found = catalog.load(study) if isinstance(study, str) else study
     if not isinstance(found, Analysis):
@@ -322,6 +324,9 @@ def resume(directory: str | Path, **options: Unpack[WatchKeywords]) -> Results:
         If its file cannot be read.
     NotComparable
         If the machine or a model's file differs from that at the start of the run.
+    EffbenchError
+        If it is a run of a bundle (use `run_bundle`), of a module or tensors of a Python session that has ended, or was
+        stopped before anything was measured; also if nothing could be measured.
     KeyboardInterrupt
         On Ctrl-C. The message names the folder, and how to finish the run.
     """
