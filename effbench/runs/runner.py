@@ -47,19 +47,34 @@ MAX_FAILED_STARTS = 2
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a run: `done` is the finished share of its plan (0 to 1), `doing` the current step."""
+    """The progress of a run, as `watch` is called with it.
+
+    Attributes
+    ----------
+    done
+        Finished share of the plan, 0 to 1.
+    doing
+        The current step.
+    note
+        A message to show once, with or without a progress bar; ``""`` without one.
+    """
 
     done: float
     doing: str
     note: str = ""
-    """A message to show once, with or without a progress bar."""
 
 
 Watch = Callable[[Progress], None]
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a run. `directory` holds the blocks measured so far; `advice` says how to use them."""
+    """Ctrl-C during a run. The message names the folder, and how to finish the run.
+
+    Attributes
+    ----------
+    directory
+        Folder of the blocks measured so far.
+    """
 
     def __init__(self, directory: Path, advice: str = "") -> None:
         super().__init__(f"interrupted; what was measured is in {directory}" + (f"; {advice}" if advice else ""))
