@@ -48,7 +48,7 @@ def judge(
 
     `found` is the reason where the model does not run. That is a REGRESSION, or ENVIRONMENT where this machine is the
     cause. Counts that lack an operator are lower bounds: they can exceed a budget but not show that it is kept.
-    `conditions` are those of the counts, as `Stored.conditions` has them. A profile stored under other conditions is
+    `conditions` are those of the counts, as `StoredProfile.conditions` has them. A profile stored under others is
     INCONCLUSIVE.
     """
     if isinstance(found, str):
@@ -92,7 +92,7 @@ def document(cell: Cell, name: str, cost: Cost) -> dict[str, Any]:
 
 
 def conditions(cell: Cell) -> str:
-    """The inputs, batch and dtype of a cell, in the format of `Stored.conditions`."""
+    """The inputs, batch and dtype of a cell, in the format of `StoredProfile.conditions`."""
     return f"input {_join_inputs(map(str, cell.case.all_inputs))}, batch {cell.batch}, {cell.case.dtype}"
 
 
