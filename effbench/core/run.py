@@ -252,7 +252,7 @@ class Metric:
     Attributes
     ----------
     what
-        Its name, one of `METRICS`.
+        One of `METRICS`, or the name of a plug-in's metric.
     values
         Numbers by name. Units stand in the names, as in ``p99_s``.
     missing
@@ -300,7 +300,7 @@ class Result:
         Parameters
         ----------
         what
-            One of `METRICS`.
+            One of `METRICS`, or the name of a plug-in's metric.
 
         Returns
         -------
