@@ -26,7 +26,7 @@ from effbench.host.emulation import EMULATED, is_emulated
 from effbench.host.noise import Observation
 from effbench.host.worker_process import Worker, WorkerFailed, worker_environment
 from effbench.metrics import base
-from effbench.runs import launch_history, run_file
+from effbench.runs import launch_history, run_file, schema
 from effbench.runs.recorder import Recording, resume_command
 from effbench.runs.run_file import RunWriter
 from effbench.studies.plan import Bundled, Plan
@@ -245,7 +245,7 @@ def plan_of(run: Run) -> Plan:
         sampling=run.sampling,
         seed=run.seed,
         clock=run.clock,
-        metrics=tuple(str(run.environment.facts.get("run.readings") or "").split()),
+        metrics=tuple(str(run.environment.facts.get(schema.METRICS_FACT) or "").split()),
     )
 
 
