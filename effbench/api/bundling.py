@@ -78,6 +78,8 @@ def bundle(
     ------
     UnknownName
         If a model, a runtime or a label is unknown.
+    ModelError
+        If a model is given by a path that is missing, is no Python file, or names no network in it.
     InvalidValue
         If a runtime runs no model files, or an option breaks a rule.
     MissingPackage

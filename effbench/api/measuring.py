@@ -129,6 +129,8 @@ def measure(
     ------
     UnknownName
         If a model or the value of an option is unknown.
+    ModelError
+        If a model is given by a path that is missing, is no Python file, or names no network in it.
     InvalidValue
         If an option or an input breaks a rule.
     DeviceUnavailable
@@ -233,6 +235,8 @@ def run(
     ------
     UnknownName
         If the study, a model or the value of an option is unknown.
+    ModelError
+        If a model is given by a path that is missing, is no Python file, or names no network in it.
     InvalidValue
         If an option breaks a rule, or the study is an `Analysis` (use `analyse`).
     DeviceUnavailable
