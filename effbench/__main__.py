@@ -32,8 +32,8 @@ def start() -> int:
         print(f"effbench: {said}", file=sys.stderr)
         return UNUSABLE
     if code in STOPPED:
-        # All is saved and said. Where Ctrl-C fell into an exec, Python would still end itself by the signal, and an
-        # object that was just being made would be complained of after our last line.
+        # Everything is saved and reported. A normal exit could still be ended by the signal, or print tracebacks of
+        # half-made objects, so leave at once.
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 with suppress(OSError):

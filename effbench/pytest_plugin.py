@@ -149,7 +149,7 @@ def _without_internal_frames(function: Callable[P, R]) -> Callable[P, R]:
 @_without_internal_frames
 def assert_cost(
     model: str | nn.Module,
-    shape: Any = None,
+    input_shape: Any = None,
     *,
     batch: int | None = None,
     dtype: str | None = None,
@@ -164,7 +164,7 @@ def assert_cost(
 
     Parameters
     ----------
-    model, shape, batch, dtype
+    model, input_shape, batch, dtype
         As for `effbench.profile`. What is left out is taken from `same_as`.
     max_madds, max_params, max_memory_access, max_memory_access_bytes, max_activations : int or str, optional
         Upper limits, as whole numbers or with a unit prefix (``"300M"``).
@@ -204,16 +204,16 @@ def assert_cost(
         raise InvalidValue("assert_cost has nothing to hold to; say max_madds='300M' or same_as='profile.json'")
     name = model if isinstance(model, str) else type(model).__name__
     stored = _read_profile(same_as, name) if same_as is not None else None
-    if stored and shape is None:
-        shape = parsing.inputs(stored.inputs.split(" and "))
+    if stored and input_shape is None:
+        input_shape = parsing.inputs(stored.inputs)
     found = api.profile(
         model,
-        shape,
+        input_shape,
         batch=stored.batch if stored and batch is None else batch,
-        dtype=(stored.dtype if stored else _dtype_of(model, shape)) if dtype is None else dtype,
+        dtype=(stored.dtype if stored else _dtype_of(model, input_shape)) if dtype is None else dtype,
     )
-    inputs = " and ".join(map(str, found.inputs or (Input(found.input_shape),)))
-    finding = budgets.judge(name, found.cost, amounts, stored, f"input {inputs}, batch {found.batch}, {found.dtype}")
+    conditions = budgets.conditions_text(found.inputs or (Input(found.input_shape),), found.batch, found.dtype)
+    finding = budgets.judge(name, found.cost, amounts, stored, conditions)
     if finding.verdict != "PASS":
         raise AssertionError(f"{name}: {finding.reason}")
     return found.cost
@@ -258,7 +258,7 @@ class Effbench:
     def measure(
         self,
         model: str | nn.Module,
-        shape: Any = None,
+        input_shape: Any = None,
         *,
         batch: int | None = None,
         dtype: str | None = None,
@@ -276,8 +276,8 @@ class Effbench:
 
         Parameters
         ----------
-        model, shape, batch
-            As for `effbench.profile`: `shape` excludes the batch, or holds example tensors with it.
+        model, input_shape, batch
+            As for `effbench.profile`: `input_shape` excludes the batch, or holds example tensors with it.
         dtype, device : str, optional
             Default to the module's own; to "float32" and "cpu" for a name.
         threads : int
@@ -311,7 +311,7 @@ class Effbench:
         self.is_used = True
         if machine.emulated(machine.HERE, platform.machine()) and device != "fake":
             pytest.skip(EMULATED)
-        network, inputs = _network_and_input(model, shape)
+        network, inputs = _network_and_input(model, input_shape)
         prepared = in_process.prepare(
             network, inputs, batch=batch, dtype=dtype, device=device, threads=threads, is_ours=isinstance(model, str)
         )
@@ -388,7 +388,7 @@ class _Fixtures:
     def effbench(
         self, request: pytest.FixtureRequest, _effbench_block_clock: BlockClock, benchmark: Any
     ) -> Iterator[Effbench]:
-        """Measure a network and record its blocks and counts: effbench.measure(model, shape)."""
+        """Measure a network and record its blocks and counts: effbench.measure(model, input_shape)."""
         marker = request.node.get_closest_marker("benchmark")
         marker_options = marker.kwargs if marker else {}
         min_rounds, budget_s = (

@@ -24,8 +24,10 @@ from scripted_gpu import Gpu as ScriptedGpu
 from shell import environment
 from torch import nn
 
+from effbench import api
 from effbench.cli import main
 from effbench.core.errors import InvalidValue, UnknownName
+from effbench.core.inputs import Input
 from effbench.devices._torch_cuda import Policy, TorchCuda
 from effbench.devices.cuda import Cuda
 from effbench.devices.fake import Fake
@@ -331,6 +333,19 @@ def test_a_stored_profile_says_what_was_counted(tmp_path: Path, capfd: pytest.Ca
         assert_cost(nn.Conv2d(3, 9, 3), same_as=tmp_path / "profile.json")
     with pytest.raises(AssertionError, match="the profile is of input 3x32x32"):
         assert_cost(NET, (3, 33, 32), same_as=tmp_path / "profile.json")
+
+
+class Sum(nn.Module):
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return x + mask
+
+
+def test_a_stored_profile_of_several_inputs_has_them_all(tmp_path: Path) -> None:
+    both = (Input((3, 8)), Input((3, 8), name="mask", dtype="bool"))
+    (tmp_path / "profile.json").write_text(json.dumps(api.profile(Sum(), inputs=both).to_dict()))
+    assert_cost(Sum(), same_as=tmp_path / "profile.json")
+    with pytest.raises(AssertionError, match="profile is of input 3x8 and mask=3x8:bool, batch 1, float32, this is in"):
+        assert_cost(Sum(), input_shape=[(3, 8), (3, 8)], same_as=tmp_path / "profile.json")
 
 
 class Uncountable(nn.Module):

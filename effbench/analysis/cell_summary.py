@@ -119,7 +119,7 @@ class CellSummary:
         Parameters
         ----------
         what
-            Name of the metric, one of `core.run.METRICS`.
+            One of `core.run.METRICS`, or the name of a plug-in's metric.
 
         Returns
         -------

@@ -29,8 +29,14 @@ SIDE_BY_SIDE = "its CPU time adds up threads that compute side by side"
 class CpuShare:
     """CPU time over wall time of one cell, where wall time excludes the time that its thread waited for a core.
 
-    `share` uses the run's clock: CPU time of the thread or of the process. `process` uses the CPU time of all threads
-    of the process; None in runs that did not record it. Both are medians over launches of the launch's median block.
+    Medians over launches of the launch's median block. 1 for a thread that computes by itself.
+
+    Attributes
+    ----------
+    share
+        CPU time of the run's clock, of the thread or of the process, over wall time.
+    process
+        CPU time of all threads of the process over wall time; None in runs that did not record it.
     """
 
     share: float

@@ -10,7 +10,7 @@ from effbench.bundles import bundle as stored_bundle
 from effbench.bundles import export
 from effbench.bundles.bundle import Bundle
 from effbench.core.cost import Cost
-from effbench.core.errors import ModelError
+from effbench.core.errors import InvalidValue, ModelError
 from effbench.core.inputs import InputsLike
 from effbench.core.measure_options import BundleKeywords, MeasureOptions, document_options
 from effbench.core.study import Cell, Experiment
@@ -33,7 +33,7 @@ class BundleRunKeywords(BundleKeywords, RunKeywords, total=False):
 
 @document_options(WatchKeywords, Destination)
 def bundle(
-    subject: Experiment | Sequence[str],
+    subject: str | Experiment | Sequence[str],
     directory: str | Path,
     *,
     runtime: str,
@@ -50,9 +50,9 @@ def bundle(
     Parameters
     ----------
     subject
-        Names of models, or an `Experiment`.
+        The name of a model, a list of names, or an `Experiment`.
     directory
-        Folder of the bundle, which must not exist yet.
+        Folder of the bundle, which must be empty or not exist yet.
     runtime
         Runtimes of model files, separated by commas, such as ``"onnxruntime,ncnn"``.
     input_shape
@@ -78,6 +78,8 @@ def bundle(
     ------
     UnknownName
         If a model, a runtime or a label is unknown.
+    ModelError
+        If a model is given by a path that is missing, is no Python file, or names no network in it.
     InvalidValue
         If a runtime runs no model files, or an option breaks a rule.
     MissingPackage
@@ -97,7 +99,8 @@ def bundle(
         if isinstance(subject, Experiment):
             experiment = subject
         else:
-            experiment = model_comparison.make_comparison(subject, input_shape, asked.dtype, scratch, batch=asked.batch)
+            models = [subject] if isinstance(subject, str) else subject
+            experiment = model_comparison.make_comparison(models, input_shape, asked.dtype, scratch, batch=asked.batch)
             asked = model_comparison.without_batch_of_tensors(experiment, asked)
         names = dict.fromkeys(runtime.split(","))
         # plan.make checks the names. One runtime a plan, since the label `runtime` is added when the bundle is run.
@@ -123,7 +126,8 @@ def run_bundle(
     directory
         Folder of the bundle.
     resume
-        Folder of an interrupted run of this bundle: finish it, with its own options.
+        Folder of an interrupted run of this bundle: finish it, with its own options. Of the others only `progress` and
+        `watch` may be given then.
     **options
 
     Returns
@@ -140,13 +144,19 @@ def run_bundle(
     UnknownName
         If the bundle has no such runtime.
     InvalidValue
-        If an option breaks a rule.
+        If an option breaks a rule, or is given together with `resume`.
+    CorruptRun
+        If the file of the run to resume cannot be read.
+    NotComparable
+        If the machine differs from that at the start of the run to resume.
     EffbenchError
-        If nothing could be measured.
+        If the run to resume is not of this bundle, or nothing could be measured.
     KeyboardInterrupt
         On Ctrl-C. The message names the folder, and how to finish the run.
     """
     optional_packages.require("numpy")
+    if resume is not None:
+        _refuse_options(options)
     destination, given = split_keywords(options)
     asked, found = MeasureOptions.of(given), stored_bundle.load(directory)
     if resume is not None:
@@ -168,3 +178,10 @@ def run_bundle(
     with destination.progress_watch() as tell, destination.folder(name, planned.device) as folder:
         run = runner.execute(planned, folder, profile=cost, command=command, watch=tell)
         return Results(destination.without_temporary_path(run))
+
+
+def _refuse_options(given: Mapping[str, object]) -> None:
+    """Raise InvalidValue for options of a new run, which a resumed one would ignore. None counts as not given."""
+    ignored = [name for name, value in given.items() if value is not None and name not in WatchKeywords.__annotations__]
+    if ignored:
+        raise InvalidValue(f"resume goes on with the options of the stored run; leave out {', '.join(ignored)}")

@@ -129,6 +129,8 @@ def measure(
     ------
     UnknownName
         If a model or the value of an option is unknown.
+    ModelError
+        If a model is given by a path that is missing, is no Python file, or names no network in it.
     InvalidValue
         If an option or an input breaks a rule.
     DeviceUnavailable
@@ -233,6 +235,8 @@ def run(
     ------
     UnknownName
         If the study, a model or the value of an option is unknown.
+    ModelError
+        If a model is given by a path that is missing, is no Python file, or names no network in it.
     InvalidValue
         If an option breaks a rule, or the study is an `Analysis` (use `analyse`).
     DeviceUnavailable
@@ -287,6 +291,8 @@ def analyse(
         If the analysis or a label is unknown.
     InvalidValue
         If the study is an `Experiment` (use `run`).
+    EffbenchError
+        If the study file is missing or fails.
     """
     found = catalog.load(study) if isinstance(study, str) else study
     if not isinstance(found, Analysis):
@@ -322,6 +328,9 @@ def resume(directory: str | Path, **options: Unpack[WatchKeywords]) -> Results:
         If its file cannot be read.
     NotComparable
         If the machine or a model's file differs from that at the start of the run.
+    EffbenchError
+        If it is a run of a bundle (use `run_bundle`), of a module or tensors of a Python session that has ended, or was
+        stopped before anything was measured; also if nothing could be measured.
     KeyboardInterrupt
         On Ctrl-C. The message names the folder, and how to finish the run.
     """

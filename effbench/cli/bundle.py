@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @with_measure_options("batch", "dtype", "seed")
 def bundle(
-    out: Annotated[Path, typer.Option(help="Folder of the bundle, which must not exist yet.")],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle, which must be empty or not exist yet.")],
     models: Annotated[
         list[str] | None,
         typer.Argument(

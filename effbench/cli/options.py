@@ -82,7 +82,7 @@ def complete_runtime(incomplete: str) -> list[str]:
 
 def complete_metric(incomplete: str) -> list[str]:
     """Complete the name of a metric."""
-    return [name for name in (*METRICS, *plugins.names(plugins.METRICS)) if name.startswith(incomplete)]
+    return [name for name in (*METRICS, *plugins.names(plugins.METRIC_GROUP)) if name.startswith(incomplete)]
 
 
 def complete_run(incomplete: str) -> list[str]:
@@ -115,7 +115,9 @@ _METRICS = {
     "peak_memory": "Also measure the peak memory of each model, in a process of its own.",
     "energy": "Also measure the energy per call in joules, where the machine reports it.",
 }
-"""Metrics with their own flag; --count names the others."""
+"""Metrics with their own flag."""
+COUNTABLE = ("instructions",)
+"""Metrics that --count names."""
 
 RUN_OPTIONS = tuple(item.name for item in fields(MeasureOptions) if item.name != "device_options")
 """The options of every command that measures."""
@@ -218,9 +220,8 @@ def _parse_options(typed: dict[str, Any]) -> dict[str, Any]:
 
 def parse_count(what: str) -> str:
     """The metric that ``--count`` names. Raises UnknownName."""
-    known = [name for name in METRICS if name not in _METRICS]
-    if what not in known:
-        raise UnknownName("thing to count", what, known)
+    if what not in COUNTABLE:
+        raise UnknownName("thing to count", what, COUNTABLE)
     return what
 
 

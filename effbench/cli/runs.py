@@ -107,7 +107,7 @@ def export(
         str | None,
         typer.Option(
             metavar="N|all",
-            help="Raw values of each launch. Default: all; for pyperf the rounds that the study asks of each at least.",
+            help="Raw values of each launch. Default: all; for pyperf the study's minimum number of rounds.",
         ),
     ] = None,
     as_json: options.Json = False,

@@ -24,7 +24,8 @@ class Traffic:
     weights
         Elements of parameters, buffers, and what is computed from them alone.
     activations
-        All other elements.
+        All other elements read and written: inputs, outputs, intermediate results. Not `Cost.activations`, which counts
+        each output of a convolution or product once.
     weight_bytes, activation_bytes
         The same in bytes.
     """

@@ -14,7 +14,11 @@ from typing import Any
 class EffbenchError(Exception):
     """An error that the user can fix. The message is one line.
 
-    `cause` is the kind of error for callers, also across processes: "absent", "lacks", "start" or "foreign".
+    Attributes
+    ----------
+    cause
+        Kind of the error, also across processes: ``"absent"``, ``"lacks"``, ``"start"`` or ``"foreign"``; ``""`` for
+        any other.
     """
 
     cause: str = ""
@@ -35,6 +39,15 @@ class UnknownName(EffbenchError):
     """An unknown name. The message suggests the nearest known name and lists all, or the nearest of many.
 
     With `family`, the name is the common part of several names, and the message lists those.
+
+    Attributes
+    ----------
+    kind
+        What the name is of, such as ``"model"``.
+    name
+        The unknown name.
+    known
+        The known names, or those of the family.
     """
 
     LISTED = 12
@@ -71,7 +84,10 @@ class InvalidValue(EffbenchError):
 class ModelError(EffbenchError):
     """A model that cannot be built, or that raises in its forward pass.
 
-    `missing_file` is the path of a file that was not found, if that is the cause.
+    Attributes
+    ----------
+    missing_file
+        Path of a file that was not found, if that is the cause; else ``""``.
     """
 
     missing_file: str = ""
@@ -80,7 +96,12 @@ class ModelError(EffbenchError):
 class ModelNotFound(ModelError):
     """A model that does not exist: its file, its module, or its name in that module.
 
-    `module` is the module that was searched for. `attribute` is the missing name, if the module exists.
+    Attributes
+    ----------
+    module
+        The module that was searched for.
+    attribute
+        The missing name, if the module exists; else ``""``.
     """
 
     cause = "absent"
@@ -89,7 +110,13 @@ class ModelNotFound(ModelError):
 
 
 class ModelNeedsPackage(ModelError):
-    """A model whose code imports a package that is not installed. `module` is its name."""
+    """A model whose code imports a package that is not installed.
+
+    Attributes
+    ----------
+    module
+        Name of the package.
+    """
 
     cause = "lacks"
     module: str = ""

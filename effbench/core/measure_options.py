@@ -166,8 +166,8 @@ class MeasureOptions:
             if choices and value is not None and value not in choices:
                 raise UnknownName(item.metadata["error_name"], str(value), choices)
         for metric in self.metrics:
-            if metric not in METRICS and metric not in plugins.names(plugins.METRICS):
-                raise UnknownName("metric", str(metric), (*METRICS, *plugins.names(plugins.METRICS)))
+            if metric not in METRICS and metric not in plugins.names(plugins.METRIC_GROUP):
+                raise UnknownName("metric", str(metric), (*METRICS, *plugins.names(plugins.METRIC_GROUP)))
         if self.batch is not None:
             set_field("batch", inputs.whole_number(self.batch, "batch"))
         if isinstance(self.threads, int) and self.threads < 0:

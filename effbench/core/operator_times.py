@@ -35,11 +35,23 @@ class WatchedCall:
 
 @dataclass(frozen=True)
 class OperatorTime:
-    """Seconds per model call that `operator` takes inside `called`, the operator that the model's code calls.
+    """The time that one operator takes inside the operator that the model's code calls.
 
-    A convolution (`called`) runs several internal operators, whose times add up to that of the convolution. `kind` is
-    derived from shapes: "dense", "grouped" or "depthwise" for a convolution, "shuffle" for the views and the copy of a
-    channel shuffle, "" otherwise. `times` is the number of executions in one model call.
+    A convolution runs several internal operators, whose times add up to that of the convolution.
+
+    Attributes
+    ----------
+    called
+        The operator that the model's code calls.
+    operator
+        The operator that is executed inside `called`, which may be `called` itself.
+    kind
+        Derived from shapes: ``"dense"``, ``"grouped"`` or ``"depthwise"`` for a convolution, ``"shuffle"`` for the
+        views and the copy of a channel shuffle, ``""`` otherwise.
+    seconds
+        Seconds per call of the model, the median over calls: CPU time on a CPU, the time of its kernels on a GPU.
+    times
+        Mean number of executions in one call of the model.
     """
 
     called: str
@@ -51,11 +63,22 @@ class OperatorTime:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """The operators of one cell in one launch. All times are medians over `calls` calls of the network, in seconds.
+    """The operators of one cell in one launch, under a profiler. All times are medians over calls of the network.
 
-    `watched_s` is the wall time of a profiled call. `alone_s` and `alone_device_s` (None if the device has no such
-    clock) are the times of calls without the profiler, interleaved with the profiled ones. `missing` is the reason why
-    there are no operators.
+    Attributes
+    ----------
+    calls
+        Number of calls under the profiler.
+    watched_s
+        Wall seconds of a call under the profiler.
+    alone_s
+        Wall seconds of a call without the profiler. Such calls alternate with those under it.
+    alone_device_s
+        The same between device events; None where the device has no such clock.
+    operators
+        Times by operator.
+    missing
+        Why there are no operators; None where there are.
     """
 
     calls: int = 0

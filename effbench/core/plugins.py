@@ -16,14 +16,14 @@ from effbench.core.errors import EffbenchError, message_of
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-OPERATORS, METRICS, RUNTIMES = "effbench.operators", "effbench.metrics", "effbench.runtimes"
+OPERATOR_GROUP, METRIC_GROUP, RUNTIME_GROUP = "effbench.operators", "effbench.metrics", "effbench.runtimes"
 """The groups of entry points."""
 
-_KINDS = {OPERATORS: "operator formula", METRICS: "metric", RUNTIMES: "runtime"}
+_KINDS = {OPERATOR_GROUP: "operator formula", METRIC_GROUP: "metric", RUNTIME_GROUP: "runtime"}
 _NAMES = {
-    OPERATORS: re.compile(r"\w+::\w+"),
-    METRICS: re.compile(r"[A-Za-z][\w-]*"),
-    RUNTIMES: re.compile(r"(?!all$)[A-Za-z][\w-]*"),
+    OPERATOR_GROUP: re.compile(r"\w+::\w+"),
+    METRIC_GROUP: re.compile(r"[A-Za-z][\w-]*"),
+    RUNTIME_GROUP: re.compile(r"(?!all$)[A-Za-z][\w-]*"),
 }
 """The allowed names. They contain no comma (separates runtimes) and no space (separates metrics)."""
 

@@ -15,11 +15,26 @@ from effbench.core.study import Cell, Experiment, Sampling
 class Conditions:
     """Conditions of the machine: at one moment (the first four fields), and since the launch began (the others).
 
-    `load_1m` is the load average of the last minute, the run's own processes included. `temperature_c` is the hottest
-    sensor of the processor, `cpu_mhz` the mean clock of its cores, `uptime_s` the time since boot. `other_cores` is the
-    mean number of cores that other processes kept busy. `stolen` is the share of steal time, which the hypervisor gave
-    to other guests. `quota_throttled` is the number of periods in which the container's CPU quota ran out.
-    `thermal_throttled` is the number of times that heat (or low voltage) lowered the clock.
+    What could not be read is None.
+
+    Attributes
+    ----------
+    load_1m
+        Load average of the last minute, the run's own processes included.
+    temperature_c
+        Hottest sensor of the processor, °C.
+    cpu_mhz
+        Mean clock of the processor's cores, MHz.
+    uptime_s
+        Time since boot, s.
+    other_cores
+        Mean number of cores that other processes kept busy.
+    stolen
+        Share of steal time (0 to 1), which the hypervisor gave to other guests.
+    quota_throttled
+        Number of periods in which the container's CPU quota ran out.
+    thermal_throttled
+        Number of times that heat (or low voltage) lowered the clock.
     """
 
     load_1m: float | None = None
@@ -237,7 +252,7 @@ class Metric:
     Attributes
     ----------
     what
-        Its name, one of `METRICS`.
+        One of `METRICS`, or the name of a plug-in's metric.
     values
         Numbers by name. Units stand in the names, as in ``p99_s``.
     missing
@@ -285,7 +300,7 @@ class Result:
         Parameters
         ----------
         what
-            One of `METRICS`.
+            One of `METRICS`, or the name of a plug-in's metric.
 
         Returns
         -------

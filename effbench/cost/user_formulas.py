@@ -107,12 +107,12 @@ def find(name: str) -> UserFormula | None:
     """Find the user's formula of an operator, "namespace::name"; None if there is none. Raises BrokenPlugin."""
     if name in _registered:
         return _registered[name]
-    if "::" not in name or name not in plugins.names(plugins.OPERATORS):
+    if "::" not in name or name not in plugins.names(plugins.OPERATOR_GROUP):
         return None
-    found = plugins.load(plugins.OPERATORS, name)
+    found = plugins.load(plugins.OPERATOR_GROUP, name)
     if not callable(found):
         raise BrokenPlugin(
-            f"the formula of {name} in the package {plugins.providing_package(plugins.OPERATORS, name)} is none"
+            f"the formula of {name} in the package {plugins.providing_package(plugins.OPERATOR_GROUP, name)} is none"
         )
     formula: UserFormula = found
     return formula

@@ -22,11 +22,11 @@ KNOWN_WITHOUT_FORMULAS = ("params",)
 
 @dataclass(frozen=True)
 class StoredProfile:
-    """The stored counts of one model and its inputs. `inputs` are written as on the command line."""
+    """The stored counts of one model and its inputs, each written as on the command line."""
 
     name: str
     model: str
-    inputs: str
+    inputs: tuple[str, ...]
     batch: int
     dtype: str
     counts: Mapping[str, int]
@@ -34,7 +34,7 @@ class StoredProfile:
     @property
     def conditions(self) -> str:
         """The inputs, batch and dtype that the counts are valid for, as text."""
-        return f"input {self.inputs}, batch {self.batch}, {self.dtype}"
+        return conditions_text(self.inputs, self.batch, self.dtype)
 
 
 def judge(
@@ -48,7 +48,7 @@ def judge(
 
     `found` is the reason where the model does not run. That is a REGRESSION, or ENVIRONMENT where this machine is the
     cause. Counts that lack an operator are lower bounds: they can exceed a budget but not show that it is kept.
-    `conditions` are those of the counts, as `Stored.conditions` has them. A profile stored under other conditions is
+    `conditions` are those of the counts, as `StoredProfile.conditions` has them. A profile stored under others is
     INCONCLUSIVE.
     """
     if isinstance(found, str):
@@ -92,8 +92,13 @@ def document(cell: Cell, name: str, cost: Cost) -> dict[str, Any]:
 
 
 def conditions(cell: Cell) -> str:
-    """The inputs, batch and dtype of a cell, in the format of `Stored.conditions`."""
-    return f"input {_join_inputs(map(str, cell.case.all_inputs))}, batch {cell.batch}, {cell.case.dtype}"
+    """The inputs, batch and dtype of a cell, in the format of `StoredProfile.conditions`."""
+    return conditions_text(cell.case.all_inputs, cell.batch, cell.case.dtype)
+
+
+def conditions_text(inputs: Iterable[object], batch: int, dtype: str) -> str:
+    """What counts are valid for, as text: ``input 3x224x224 and ids=128:int64, batch 1, float32``."""
+    return f"input {' and '.join(map(str, inputs))}, batch {batch}, {dtype}"
 
 
 def read_profiles(stored: object, source: str) -> tuple[StoredProfile, ...]:
@@ -165,12 +170,8 @@ def _read_profile(entry: object, source: str) -> StoredProfile:
     return StoredProfile(
         name=found.id if isinstance(found.id, str) else "",
         model=found.model,
-        inputs=_join_inputs(map(str, words)),
+        inputs=tuple(map(str, words)),
         batch=found.batch,
         dtype=found.dtype,
         counts={name: getattr(found, name) for name in QUANTITIES},
     )
-
-
-def _join_inputs(words: Iterable[str]) -> str:
-    return " and ".join(words)

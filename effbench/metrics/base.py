@@ -113,11 +113,11 @@ def _module_of(what: str) -> Any:
     """Return the module of a metric, ours or that of an installed package. Raises UnknownName, BrokenPlugin."""
     if what in METRICS:
         return importlib.import_module(f"effbench.metrics.{what}")
-    if what not in plugins.names(plugins.METRICS):
-        raise UnknownName("metric", what, (*METRICS, *plugins.names(plugins.METRICS)))
-    found = plugins.load(plugins.METRICS, what)
+    if what not in plugins.names(plugins.METRIC_GROUP):
+        raise UnknownName("metric", what, (*METRICS, *plugins.names(plugins.METRIC_GROUP)))
+    found = plugins.load(plugins.METRIC_GROUP, what)
     if not callable(getattr(found, "measure", None)):
-        origin = plugins.providing_package(plugins.METRICS, what)
+        origin = plugins.providing_package(plugins.METRIC_GROUP, what)
         raise BrokenPlugin(f"metric '{what}' of the package {origin} has no function measure(job, emit); repair it")
     return found
 
@@ -133,7 +133,7 @@ def _measure_with_plugin(module: Any, job: Mapping[str, Any], variables: Mapping
             raise TypeError(f"measure_in_subprocess returned {type(found).__name__}, and not its Metric")
         json.dumps(dict(found.values), allow_nan=False)
     except Exception as error:
-        origin = plugins.providing_package(plugins.METRICS, job["task"])
+        origin = plugins.providing_package(plugins.METRIC_GROUP, job["task"])
         return Metric(
             job["task"], missing=f"metric '{job['task']}' of the package {origin} {plugins.failure_text(error)}"
         )

@@ -79,10 +79,23 @@ _TABLE_8 = {
 
 @dataclass(frozen=True)
 class FullModel:
-    """One row of Table 8. What the paper does not print is None.
+    """One row of Table 8 of the ShuffleNetV2 paper (arXiv 1807.11164).
 
-    `complexity` is in million multiply-adds, `top1_error` the ImageNet top-1 error in percent, `gpu_speed` in batches/s
-    (batch 8), `arm_speed` in images/s (batch 1).
+    Attributes
+    ----------
+    row
+        Name of the network, as printed.
+    level
+        Part of the table that holds it: ``"40"``, ``"140"``, ``"300"`` or ``"500"`` (million multiply-adds), or
+        ``"bottom section"``.
+    complexity
+        Multiply-adds, in millions.
+    top1_error
+        ImageNet top-1 error, %.
+    gpu_speed
+        Batches of 8 images per second on a GTX 1080 Ti; None where the paper prints none.
+    arm_speed
+        Images per second on one core of a Snapdragon 810, at batch 1; None where the paper prints none.
     """
 
     row: str

@@ -101,9 +101,9 @@ def run_figures(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdi
 
 
 def draw_in(axes: Axes, run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> None:
-    """The main figure of a run in axes of the caller's, and nowhere else.
+    """Draw the main figure of a run into the given axes. Creates no figure.
 
-    Of models side by side these are the latencies alone. Raises InvalidValue for a study of several groups.
+    Of a comparison of models, only the panel of latencies is drawn. Raises InvalidValue for a study of several groups.
     """
     from effbench.report.figures import compare, matrix, study, sweep
 
@@ -129,8 +129,8 @@ def write_all(
 
     ``table.md`` and ``table.csv`` always; ``verdicts.md`` where there are verdicts; ``figure.png`` and ``figure.svg``
     where there are cells and can be drawn (else a RuntimeWarning says why not); two more files for each further table
-    or figure. `shown` are its `tables`, where they are known already. Raises StorageError where the folder cannot be
-    written.
+    or figure. `shown` are its `run_tables`, where they are known already. Raises StorageError where the folder cannot
+    be written.
     """
     from effbench.report.figures import study
 
@@ -177,7 +177,7 @@ def _cells_csv(cells: Sequence[CellSummary], printed: Table) -> str:
 
 
 def _interpretations(run: Run) -> str:
-    """How the study read the paper where it can be read in two ways, and why: its defaults rest on this."""
+    """The study's notes: which reading of an ambiguous passage of the paper it uses, and why."""
     listed = "".join(f"- {escape_markdown(note)}\n" for note in run.experiment.notes)
     return f"\nHow the study interprets the paper:\n\n{listed}" if listed else ""
 

@@ -153,8 +153,8 @@ def cell_row(cell: CellSummary) -> CellRow:
 def columns(cell: CellSummary) -> dict[str, Any]:
     """The row with the study's labels as columns of their own, behind `id`.
 
-    A label that is called like a place of the cell, such as model or runtime, is what stands there; one that is called
-    like anything else, such as G1's ratio, has ``_label`` behind its name.
+    A study label named like a descriptive column (model, device, runtime, …) replaces that column. A label named like
+    any other column, such as G1's ratio, is renamed to ``NAME_label``.
     """
     row = asdict(cell_row(cell))
     labels = {

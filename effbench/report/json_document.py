@@ -54,7 +54,8 @@ def run_document(
 def cell_document(cell: CellSummary) -> dict[str, Any]:
     """One cell: its row, and what takes more than a plain value.
 
-    A key stands for the same as the column of its name. Where that has an interval, the key holds all three numbers.
+    A key that is also a column of `Results.to_frame` means the same. A quantity with an interval is an object with the
+    estimate and its two ends.
     """
     return {
         **dataclasses.asdict(cell_row(cell)),

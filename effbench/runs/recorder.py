@@ -21,6 +21,7 @@ from effbench.core.run import Block, Conditions, Environment, Result, Run, Timin
 from effbench.core.study import Cell
 from effbench.host import facts
 from effbench.host.noise import Observation
+from effbench.runs import schema
 from effbench.runs.run_file import RunWriter
 from effbench.studies.plan import Bundled, Plan
 from effbench.user_code import file_hashes
@@ -240,7 +241,7 @@ def _non_default_facts(plan: Plan) -> dict[str, Any]:
     extra = {
         "run.memory_format": (plan.cells[0].memory_format, "contiguous"),
         "run.mode": (plan.cells[0].mode, "infer"),
-        "run.readings": (" ".join(plan.metrics), ""),
+        schema.METRICS_FACT: (" ".join(plan.metrics), ""),
         "run.bundle": (plan.bundled.digest if plan.bundled else "", ""),
     }
     return {name: value for name, (value, usual) in extra.items() if value != usual}

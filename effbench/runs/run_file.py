@@ -110,7 +110,7 @@ class RunWriter:
         self.append("cell", cell=cell, cost=cost, skipped=result.skipped, bounds_s=bounds)
 
     def metric(self, cell: str, metric: Metric) -> None:
-        self.append("reading", cell=cell, **asdict(metric))
+        self.append(schema.METRIC_RECORD, cell=cell, **asdict(metric))
 
     def block(self, block: Block) -> None:
         """Write a block without the fields at their default, since most of a file is blocks."""

@@ -26,7 +26,7 @@ from effbench.host.emulation import EMULATED, is_emulated
 from effbench.host.noise import Observation
 from effbench.host.worker_process import Worker, WorkerFailed, worker_environment
 from effbench.metrics import base
-from effbench.runs import launch_history, run_file
+from effbench.runs import launch_history, run_file, schema
 from effbench.runs.recorder import Recording, resume_command
 from effbench.runs.run_file import RunWriter
 from effbench.studies.plan import Bundled, Plan
@@ -47,19 +47,34 @@ MAX_FAILED_STARTS = 2
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a run: `done` is the finished share of its plan (0 to 1), `doing` the current step."""
+    """The progress of a run, as `watch` is called with it.
+
+    Attributes
+    ----------
+    done
+        Finished share of the plan, 0 to 1.
+    doing
+        The current step.
+    note
+        A message to show once, with or without a progress bar; ``""`` without one.
+    """
 
     done: float
     doing: str
     note: str = ""
-    """A message to show once, with or without a progress bar."""
 
 
 Watch = Callable[[Progress], None]
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a run. `directory` holds the blocks measured so far; `advice` says how to use them."""
+    """Ctrl-C during a run. The message names the folder, and how to finish the run.
+
+    Attributes
+    ----------
+    directory
+        Folder of the blocks measured so far.
+    """
 
     def __init__(self, directory: Path, advice: str = "") -> None:
         super().__init__(f"interrupted; what was measured is in {directory}" + (f"; {advice}" if advice else ""))
@@ -230,7 +245,7 @@ def plan_of(run: Run) -> Plan:
         sampling=run.sampling,
         seed=run.seed,
         clock=run.clock,
-        metrics=tuple(str(run.environment.facts.get("run.readings") or "").split()),
+        metrics=tuple(str(run.environment.facts.get(schema.METRICS_FACT) or "").split()),
     )
 
 

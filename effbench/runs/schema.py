@@ -25,6 +25,12 @@ from effbench.core.study import Cell, Experiment, Sampling
 
 SCHEMA = 3
 
+METRIC_RECORD, METRICS_FACT = "reading", "run.readings"
+"""The kind of a metric's record, and the fact that lists a run's metrics.
+
+Metrics were called readings until 0.4.0. Stored files have these names, so they stay.
+"""
+
 FAULTS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, InvalidValue)
 """Exceptions that decoding a record with wrong content may raise."""
 
@@ -160,7 +166,7 @@ class _Builder:
             if self.header is None or found.cell.case not in self.header.experiment.cases:
                 raise ValueError("the cell is not a case of the study")
             self.results[found.cell.id] = found
-        elif kind in ("calls", "skip", "reading"):
+        elif kind in ("calls", "skip", METRIC_RECORD):
             cell = record.get("cell", str)
             self.results[cell] = _extend_result(self.results[cell], kind, record)
         elif kind == "launch":
@@ -178,6 +184,7 @@ class _Builder:
             self.complete = True
         elif kind == "files":
             self.files = {**record.get("files", dict[str, str]), **self.files}
+        # Written until 0.4.0. Verdicts follow from the blocks, and the header holds the facts.
         elif kind not in ("verdicts", "facts"):
             raise ValueError(f"unknown kind of record '{kind}'")
         used = record.get_seconds("at_s") if "launch" in record else None

@@ -37,7 +37,7 @@ Emit = Callable[..., None]
 NextOrder = Callable[[], Mapping[str, Any]]
 """Waits for the next order of the parent and returns it."""
 TimeBlocks = Callable[..., Iterator[Block | str]]
-"""Yields blocks and the reason for stopping. Takes `on_visit` as `block_loop.rounds` does."""
+"""Yields blocks and the reason for stopping. Takes `on_visit` as `block_loop.measure_rounds` does."""
 
 
 def main() -> int:

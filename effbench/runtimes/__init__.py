@@ -39,7 +39,7 @@ NAMES = tuple(_ADAPTERS)
 
 def names() -> tuple[str, ...]:
     """Return the names of all runtimes: ours, then those of installed packages, which are not imported."""
-    return (*NAMES, *(name for name in plugins.names(plugins.RUNTIMES) if name not in _ADAPTERS))
+    return (*NAMES, *(name for name in plugins.names(plugins.RUNTIME_GROUP) if name not in _ADAPTERS))
 
 
 def exists(name: str) -> bool:
@@ -59,7 +59,7 @@ def get(name: str) -> Runtime:
 
 
 def _from_plugin(name: str) -> Runtime:
-    adapter = plugins.load(plugins.RUNTIMES, name)
+    adapter = plugins.load(plugins.RUNTIME_GROUP, name)
     try:
         found = adapter() if isinstance(adapter, type) and issubclass(adapter, Runtime) else adapter
     except Exception as error:
@@ -73,7 +73,7 @@ def _from_plugin(name: str) -> Runtime:
 
 
 def _origin(name: str) -> str:
-    return f"the package {plugins.providing_package(plugins.RUNTIMES, name)}"
+    return f"the package {plugins.providing_package(plugins.RUNTIME_GROUP, name)}"
 
 
 def why_unavailable(name: str) -> str | None:
@@ -86,7 +86,7 @@ def why_unavailable(name: str) -> str | None:
 
 def summary(name: str) -> str:
     """Describe this runtime in a few words, with the package that it is from if not effbench."""
-    origin = plugins.providing_package(plugins.RUNTIMES, name)
+    origin = plugins.providing_package(plugins.RUNTIME_GROUP, name)
     if name in _ADAPTERS:
         ignored = f" (not that of the package {origin}, which must choose another name)" if origin else ""
         return f"{get(name).summary}{ignored}"

@@ -80,28 +80,51 @@ class Runtime(ABC):
     """A way to execute a network.
 
     To add a runtime, implement this class in one file of `effbench/runtimes/` and list it in
-    `effbench/runtimes/__init__.py`. Implementations are final. Heavy imports belong inside their methods.
+    `effbench/runtimes/__init__.py`. Another package lists it as an entry point in the group ``effbench.runtimes``.
+    Implementations are final. Heavy imports belong inside their methods.
+
+    Attributes
+    ----------
+    name
+        Name on the command line and in run files; of another package, that of its entry point.
+    summary
+        A short description for lists.
+    modules
+        Modules that must be importable to run a network, besides torch.
+    extra
+        The extra of effbench that installs `modules`; ``""`` for a runtime of another package.
+    devices
+        Kinds of device that it supports: ``"cpu"``, ``"cuda"``.
+    dtypes
+        Data types that it supports, of `core.measure_options.DTYPES`.
+    memory_formats
+        Memory formats that it supports: ``"contiguous"``, ``"channels_last"``.
+    modes
+        Modes that it supports: ``"infer"``, ``"train"``.
+    why_no_graph
+        Why the probe of a GPU must not capture calls as a CUDA graph (`devices.base.Device.probe`); None if it may.
     """
 
     name: str
     summary: str
-    """A short description for lists."""
     modules: tuple[str, ...] = ()
-    """Modules that must be importable to run a network, besides torch."""
     extra: str = ""
-    """The extra of effbench that installs `modules`."""
     devices: tuple[str, ...] = ("cpu",)
     dtypes: tuple[str, ...] = ("float32",)
     memory_formats: tuple[str, ...] = ("contiguous",)
     modes: tuple[str, ...] = ("infer",)
     why_no_graph: str | None = None
-    """Why the probe of a GPU must not capture calls as a CUDA graph (`Device.probe`); None if it may."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Return version and settings under dotted names, for the environment record.
+        """Return the version and the settings, for the environment of the run.
 
         Called in the process that measures.
+
+        Returns
+        -------
+        dict
+            JSON values by dotted name, such as ``"onnxruntime.version"``.
         """
 
     @abstractmethod
@@ -129,7 +152,13 @@ class Runtime(ABC):
         """
 
     def why_unavailable(self) -> str | None:
-        """Return why this runtime cannot be used here, and what to install; None if it can."""
+        """Return why this runtime cannot be used on this machine.
+
+        Returns
+        -------
+        str or None
+            The reason and what to install; None if it can be used.
+        """
         for module in self.modules:
             if not optional_packages.has(module):
                 return f"{module} is not installed; {self.remedy}"
@@ -141,7 +170,18 @@ class Runtime(ABC):
         return f"pip install 'effbench[{self.extra}]'" if self.extra else "install the package that provides it"
 
     def require(self, setting: Setting) -> None:
-        """Raise Unsupported, with the reason and what to do, if this runtime does not support `setting`."""
+        """Check that this runtime is installed and supports a setting.
+
+        Parameters
+        ----------
+        setting : Setting
+            The conditions to check.
+
+        Raises
+        ------
+        Unsupported
+            If it does not. The message is the reason and what to do.
+        """
         absent = self.why_unavailable()
         if absent:
             raise Unsupported(absent)

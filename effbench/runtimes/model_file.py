@@ -38,13 +38,26 @@ class Session(ABC):
     def bind(self, arrays: tuple[np.ndarray[Any, Any], ...]) -> Call:
         """Return a call that runs the network on these inputs.
 
-        Inputs are in the order of the network's forward. The call returns a sequence of arrays in the order of its
-        outputs.
+        Parameters
+        ----------
+        arrays : tuple of numpy.ndarray
+            The inputs of one call, batch included, in the order of the network's forward.
+
+        Returns
+        -------
+        callable
+            Takes no argument, runs the network once, and returns its outputs as a sequence of arrays in their order.
         """
 
 
 class ModelFileRuntime(Runtime):
-    """A runtime of model files. `export_modules` lists the modules that only the export needs."""
+    """A runtime of model files, which bundles can hold.
+
+    Attributes
+    ----------
+    export_modules
+        Modules that only the export needs.
+    """
 
     export_modules: tuple[str, ...] = ()
 
@@ -74,17 +87,60 @@ class ModelFileRuntime(Runtime):
 
     @abstractmethod
     def open(self, setting: Setting) -> Session:
-        """Open the model in `setting.folder` with `setting.threads` threads. Imports no torch. Raises Unsupported."""
+        """Open the model in `setting.folder` with `setting.threads` threads. Imports no torch.
+
+        Parameters
+        ----------
+        setting : Setting
+            The conditions to run under.
+
+        Returns
+        -------
+        Session
+            The opened model.
+
+        Raises
+        ------
+        Unsupported
+            If the runtime cannot run this model under this setting.
+        """
 
     def is_exported(self, setting: Setting) -> bool:
-        """Whether the folder holds a complete export."""
+        """Whether a folder holds a complete export.
+
+        Parameters
+        ----------
+        setting : Setting
+            Its `folder` is looked at.
+
+        Returns
+        -------
+        bool
+            False also for an export that was interrupted.
+        """
         return (setting.folder / FACTS_FILE).exists()
 
     def export_once(self, network: nn.Module, inputs: tuple[Tensor, ...], setting: Setting) -> dict[str, Any]:
-        """Export the network unless the folder already holds it. Return its facts, with `prepare_s` and
-        `artefact_bytes`.
+        """Export the network unless the folder already holds it.
 
-        Raises Unsupported, also if the runtime's exporter raises anything else.
+        Parameters
+        ----------
+        network : nn.Module
+            The network, in eval mode.
+        inputs : tuple of Tensor
+            An example input, batch included.
+        setting : Setting
+            The conditions to export for.
+
+        Returns
+        -------
+        dict
+            The facts of `export`, with `prepare_s` (seconds of the export) and `artefact_bytes` (size of the files).
+
+        Raises
+        ------
+        Unsupported
+            If a module that the export needs is not installed, or the exporter raises any error but MemoryError.
         """
         facts_file = setting.folder / FACTS_FILE
         if self.is_exported(setting):
@@ -107,7 +163,25 @@ class ModelFileRuntime(Runtime):
         return facts
 
     def load(self, inputs: Sequence[tuple[np.ndarray[Any, Any], ...]], setting: Setting) -> Prepared:
-        """Open the exported model in `setting.folder` on these inputs. Imports no torch. Raises Unsupported."""
+        """Open the exported model in `setting.folder` on these inputs. Imports no torch.
+
+        Parameters
+        ----------
+        inputs : sequence of tuple of numpy.ndarray
+            Inputs to rotate through, batch included. Each call uses the next tuple.
+        setting : Setting
+            The conditions to run under.
+
+        Returns
+        -------
+        Prepared
+            The call, and the facts of the export with `load_s` (seconds), `threads` and `Session.facts`.
+
+        Raises
+        ------
+        Unsupported
+            If the runtime cannot run this model under this setting, or uses another number of threads.
+        """
         facts = json.loads((setting.folder / FACTS_FILE).read_text())
         start = time.perf_counter()
         session = self.open(setting)

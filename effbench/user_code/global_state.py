@@ -66,7 +66,7 @@ class SettingsGuard:
         self._imported: dict[str, list[tuple[int, Any]]] = {}
         self._collections = 0
         self.cells_collecting_garbage: set[str] = set()
-        """Cells whose calls collect garbage. Nothing else collects once `record_garbage_collection` was called."""
+        """Cells whose calls collect garbage, recorded since `record_garbage_collection` was called."""
         self._modes: dict[str, TrainingFlags] = {}
         self.unrestored = ""
         """The setting that could not be restored, after which nothing more can be measured in this process; else ""."""
@@ -78,8 +78,9 @@ class SettingsGuard:
         self._before_unreported = [_read(setting) for setting in self._unreported]
 
     def record_garbage_collection(self) -> None:
-        """Record from now on which cells collect garbage (`cells_collecting_garbage`). Turn Python's own collection off
-        before.
+        """Record from now on which cells collect garbage (`cells_collecting_garbage`).
+
+        Python's automatic collection must be off, so that only a cell's own calls collect.
         """
         if self._settings:
             gc.callbacks.append(self._on_collection)
@@ -116,9 +117,11 @@ class SettingsGuard:
             )
 
     def _import(self, model: str) -> None:
-        """Import a network's module, and apply the settings that the import makes for each network built from it.
+        """Import a network's module, and let every network that is built from it start under the settings that the
+        import makes.
 
-        A module is imported once per process; a file is executed for each network.
+        A module is imported once per process, so for its further networks those settings are made again. A file is
+        executed for each network.
         """
         place = model.partition("?")[0].rpartition(":")[0]
         if not self._settings or not place or place.endswith(".py") or place in ("pickle", *LIBRARIES):
@@ -170,7 +173,7 @@ class SettingsGuard:
             del self._modes[cell]
             raise SettingChanged(f"its forward {descriptions}")
 
-    # --- putting back -------------------------------------------------------------------------------
+    # --- restoring ----------------------------------------------------------------------------------
 
     def restore(self) -> tuple[Change, ...]:
         """Restore everything that changed, and return the changes."""
@@ -192,7 +195,7 @@ class SettingsGuard:
         # A changed setting may change others, which the quick check skips.
         after = [_read(setting) for setting in settings]
         left = self._changed(after)
-        for _ in range(2):  # the second pass restores what the first one changed along
+        for _ in range(2):  # restoring one setting may change others, which the second pass restores
             for place in left:
                 restore = settings[place].restore
                 if restore is not None:

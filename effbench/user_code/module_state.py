@@ -36,9 +36,10 @@ _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 @dataclass(frozen=True)
 class _Place:
-    """A place that holds values: how to read them, their values before, and how to restore them.
+    """A place that holds values by key: how to read them, their values before, and how to restore them.
 
-    `label` names a value by its key.
+    `label` turns a key into the name of the value for messages. `restore` gets the values before and the keys to
+    restore.
     """
 
     label: Callable[[Any], str]
@@ -352,7 +353,7 @@ def _values_in(names: Any) -> dict[str, Any]:
 
 
 def _is_resource(names: Any, name: str) -> bool:
-    """Whether a name now holds something that is created once and kept, such as a thread pool."""
+    """Whether a name holds by now something that is no value, such as a thread pool, which is created once and kept."""
     return name in names and not _values_in({name: names[name]})
 
 
@@ -363,7 +364,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _restore_array(array: Any, copy: Any) -> None:
-    """Restore an array's values in place. A read-only array has kept them."""
+    """Restore an array's values in place. A read-only array raises, and cannot have changed."""
     with contextlib.suppress(Exception):
         if array.shape != copy.shape:
             array.resize(copy.shape, refcheck=False)

@@ -1,9 +1,9 @@
 """Report which files this process opens: listeners get each path, and an A/B run's process records those that it reads.
 
 A Python audit hook sees them, whatever function opens a file. An audit hook cannot be removed: the first listener
-installs it, and without listeners it only checks a list. Known libraries that open files outside of Python are covered
-too: their functions are replaced while there is a listener. Files mapped into memory are added when an A/B run asks.
-Files read by another process are not seen.
+installs it, and without listeners it returns at once. Functions of known libraries that open files outside of Python
+are replaced while there is a listener. `recorded_paths` adds the files that are mapped into memory. Files read by
+another process are not seen.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def source_of(path: str) -> str:
     if not path.endswith(".pyc"):
         return path
     source = path[:-1]  # where Python 2 and `compileall -b` put bytecode
-    with suppress(ValueError):  # a name that Python itself does not use
+    with suppress(ValueError):  # the name is not one that Python gives to bytecode
         source = importlib.util.source_from_cache(path)
     return source if os.path.isfile(source) else path
 
@@ -156,7 +156,7 @@ def _audit_hook(event: str, args: tuple[Any, ...]) -> None:
 
 def _report(path: Any, flags: int = os.O_RDONLY, folder: str = "") -> None:
     if getattr(_thread_state, "is_reporting", False) or not isinstance(path, (str, bytes, os.PathLike)):
-        return  # opened by a listener, or already open
+        return  # opened by a listener, or the descriptor of an open file
     _thread_state.is_reporting = True
     try:
         name = os.path.join(folder, os.fsdecode(path))
@@ -169,8 +169,8 @@ def _report(path: Any, flags: int = os.O_RDONLY, folder: str = "") -> None:
 
 
 def _file_openers() -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:
-    """Yield functions that open files outside of Python, or in a folder that the hook does not see, with their
-    replacements.
+    """Yield functions whose files the audit hook does not see, with what replaces them: they open files outside of
+    Python, or relative to the descriptor of a folder.
     """
     yield os, "open", _reporting_dir_fd
     torch = sys.modules.get("torch")

@@ -32,7 +32,10 @@ _NOT_OWN_FOLDERS = re.compile(rf"{_VENDORED.pattern}|test|example|doc|bench", re
 
 
 def write_listing(file: Path, paths: Iterable[str]) -> None:
-    """Write the paths that `refuse_foreign` needs, relative to the tree's top, to a file: they may be very many."""
+    """Write the paths that `code_origins.refuse_foreign` needs, relative to the tree's top, to a file.
+
+    There may be too many of them for a job.
+    """
     text = "\0".join(path for path in paths if path.endswith(_ENDINGS))
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
 
@@ -41,8 +44,9 @@ def write_listing(file: Path, paths: Iterable[str]) -> None:
 class ModuleFile:
     """A file of a tree that can be a certain module.
 
-    `path` is relative to the tree's top, `root` is the folder that it would be imported from. `is_inner` says that this
-    folder is a package: foo/onnx/ is rarely what others import as onnx, but python/foo/ may be foo.
+    `path` is relative to the tree's top, `root` is the folder that it would be imported from. `is_inner` says whether
+    that folder is a package itself. Then the file is rarely that module: foo/onnx/ is rarely imported as onnx, while
+    python/foo/ may well be imported as foo.
     """
 
     path: str
@@ -144,7 +148,7 @@ class Trees:
             )
 
     def is_same_on_both(self, place: str) -> bool:
-        """Whether both sides have the same file for a module that lacks a name."""
+        """Whether both sides have the same file for this file or module, in which a name was not found."""
         files = (
             [place]
             if place.endswith(".py")
@@ -158,8 +162,9 @@ class Trees:
         )
 
     def is_named_by_other(self, place: str, attribute: str) -> bool:
-        """Whether the other side's file of a module contains this name, which this side's lacks. A name may be
-        computed.
+        """Whether the other side's file of this file or module contains a name that this side's lacks.
+
+        The text is searched, not the definitions, since code may make a name when it runs.
         """
         if place.endswith(".py"):
             files = [self.relative(os.path.realpath(os.path.join(self.folder, place)))]
@@ -193,10 +198,11 @@ class Trees:
         return [*self.own.files_of(module), *self.other.files_of(module)]
 
     def copied_from(self, file: str, module: str) -> str | None:
-        """Return the other side's file that this file, from elsewhere, is a copy of and that this side changed or
-        lacks.
+        """Return the path in the other side's tree of a file that this side changed or lacks and that `file`, from
+        outside of both trees, is a copy of; None if there is none.
 
-        A project may be installed under another name than its folder's.
+        Files with the name of `file` or of the module are compared, in any folder: a project may be installed under
+        another name than its folder's.
         """
         content = None
         for path in self.other.named(Path(file).stem, module.rpartition(".")[2]):
@@ -318,7 +324,7 @@ def is_within(path: str, place: str, separator: str = os.sep) -> bool:
 def content_of(file: str) -> bytes | None:
     try:
         return Path(file).read_bytes()
-    except OSError:  # in an archive
+    except OSError:  # such as a path inside a zip archive
         return None
 
 

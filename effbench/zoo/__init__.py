@@ -137,7 +137,7 @@ def resolve(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
     Raises
     ------
     EffbenchError
-        As `build` and `external.load` do.
+        As `build` and `load_model.load` do.
     """
     from effbench.zoo import load_model
 

@@ -1,12 +1,12 @@
 """Define ShuffleNetV2 at four widths, with gates or residuals, and its two deep forms.
 
-The widths are those of Table 5 of arXiv:1807.11164. Its multiply-adds are 1 % above convolutions and classifier: 41,
-146, 299 and 591 M against 40.5, 144.9, 295.8 and 583.3 M. The deep forms are those of the appendix, table 2, where
-conv2_x keeps its size and "downsampling is performed by conv3_1, conv4_1 and conv5_1". Its caption places the gate
-right before the residual's addition and gives it half as many neurons as the unit has channels, which is the width of
-the gated branch. Counted this way, the 164 layers take 12.60 G and the gates of 2.0x add 3 M. The paper prints 12.7 G
-and adds 6 M (597 for 591). Gates over all channels of a unit would give 12.66 G and 6 M, but they lie outside of the
-branch.
+The widths are those of Table 5 of arXiv:1807.11164. The multiply-adds that it prints, 41, 146, 299 and 591 M, are 1 %
+above those of the convolutions and the classifier, 40.5, 144.9, 295.8 and 583.3 M. The deep forms are those of the
+appendix, table 2, where conv2_x keeps its size and "downsampling is performed by conv3_1, conv4_1 and conv5_1". Its
+caption places the gate right before the residual's addition and gives it half as many neurons as the unit has channels,
+which is the width of the gated branch. Counted this way, the 164 layers take 12.60 G and the gates of 2.0x add 3 M. The
+paper prints 12.7 G and adds 6 M (597 for 591). Gates over all channels of a unit would give 12.66 G and 6 M, but they
+lie outside of the branch.
 """
 
 from __future__ import annotations
@@ -54,9 +54,8 @@ class Unit(nn.Module):
     """Keep half of the channels, pass the other half through 1x1, 3x3 depthwise and 1x1, then concatenate and shuffle.
 
     Figure 3 (c) of the paper. If the shape changes, the channels are not split: both branches read the whole input, the
-    left one with 3x3 depthwise and 1x1 (Figure 3 (d)). `gated` and `residual` are those of the appendix's figure 2: a
-    squeeze-and-excitation on the right branch, and the branch's input added to its output. Neither changes the other
-    half.
+    left one with 3x3 depthwise and 1x1 (Figure 3 (d)). `gated` puts a squeeze-and-excitation on the right branch, and
+    `residual` adds the branch's input to its output (the appendix's figure 2). Neither changes the other half.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, gated: bool, residual: bool) -> None:

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from effbench.zoo._blocks import check_choice, global_pool, init_for_timing
 from effbench.zoo._registry import register
 
-# version: stem channels and kernel, and the fire modules that pooling follows; Table 1 of arXiv:1602.07360, and the
-# authors' later 1.1, whose cheaper stem and earlier pooling save nearly 60 % of the multiply-adds
+# version: stem channels and kernel, and the numbers of the fire modules that pooling follows; Table 1 of
+# arXiv:1602.07360, and the authors' later 1.1, whose cheaper stem and earlier pooling save nearly 60 % of the
+# multiply-adds
 VERSIONS = {1.0: (96, 7, (3, 7)), 1.1: (64, 3, (2, 4))}
 # squeezed channels; each of a fire module's two branches expands them four times
 SQUEEZED = (16, 16, 32, 32, 48, 48, 64, 64)

@@ -61,10 +61,10 @@ def is_file_or_module(name: str) -> bool:
 
 
 def network_names(module: ModuleType) -> Iterator[str]:
-    """Yield the networks of a module as they are written after its name, in the order of the file.
+    """Yield what names a network of this module, as it is written after ``module:``, in the order of the file.
 
-    These are functions and classes of `torch.nn.Module` defined there, and finished modules. Required arguments are
-    added: ``Net?width=…``.
+    These are functions that may return a network and subclasses of `torch.nn.Module`, both defined there, and instances
+    of it. To a class its required arguments are added: ``Net?width=…``.
     """
     from torch import nn
 
@@ -100,7 +100,7 @@ def _is_defined_in(value: Any, module: ModuleType) -> bool:
 
 
 def _required_arguments(factory: Callable[..., Any]) -> list[str]:
-    """Return the arguments without which it cannot be called."""
+    """Return the names of the arguments without which `factory` cannot be called."""
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):

@@ -25,8 +25,9 @@ IMPORTED_PACKAGES = frozenset(
 
 
 def import_shadowed_packages(folders: Iterable[str | os.PathLike[str]]) -> None:
-    """Import torch, NumPy and all `IMPORTED_PACKAGES` that have a namesake in these folders, before these are searched.
+    """Import torch, NumPy and all `IMPORTED_PACKAGES` that have a namesake in these folders.
 
+    Called before the folders are searched, so that the namesakes are not imported instead.
     Raises ImportError if torch is missing.
     """
     importlib.import_module("torch")

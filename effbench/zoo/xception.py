@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from effbench.zoo._blocks import check_choice, conv_norm_act, global_pool, init_for_timing
 from effbench.zoo._registry import register
 
-# in, out channels, separable convolutions, stride, whether the first of them expands; Figure 5 of arXiv:1610.02357
+# input and output channels, number of separable convolutions, stride, whether the first convolution changes the number
+# of channels (else the last); Figure 5 of arXiv:1610.02357
 BLOCKS = (
     (64, 128, 2, 2, True),
     (128, 256, 2, 2, True),

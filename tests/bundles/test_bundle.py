@@ -25,7 +25,7 @@ import effbench
 from effbench import api
 from effbench.bundles import bundle, export
 from effbench.cli import app
-from effbench.core.errors import EffbenchError
+from effbench.core.errors import EffbenchError, InvalidValue
 from effbench.core.measure_options import MeasureOptions
 from effbench.core.study import Analysis
 from effbench.host.worker_process import WorkerFailed
@@ -249,6 +249,11 @@ def test_an_interrupted_run_is_finished_from_its_bundle(
     assert "leave out threads" in refusal(
         command(capsys, "run-bundle", made.directory, "--resume", begun, "--threads", "2")
     )
+    with pytest.raises(InvalidValue) as refused:
+        effbench.run_bundle(
+            made.directory, resume=begun, launches=9, out=tmp_path / "new", runtime=None, progress=False
+        )
+    assert str(refused.value) == "resume goes on with the options of the stored run; leave out launches, out"
     done = command(capsys, "run-bundle", made.directory, "--resume", begun)
     assert done.code == 0, done.err
     run = run_file.load(begun)
@@ -496,6 +501,12 @@ def bundle_of(processes: list[list[Any]], folder: Path, monkeypatch: pytest.Monk
 
 def working(cell: str) -> dict[str, Any]:
     return {"event": "working", "cell": f"model={cell}"}
+
+
+def test_one_model_is_given_as_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, jobs = bundle_of([[working("lenet5"), {"event": "prepared"}]], tmp_path, monkeypatch)
+    found = effbench.bundle("lenet5", tmp_path / "b", runtime="onnxruntime")
+    assert [model.cell.id for model in found.models] == ["model=lenet5"] == [spec["id"] for spec in jobs[0]["cells"]]
 
 
 def test_an_exporter_that_dies_costs_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ PARTIAL = replace(COST, status="partial", uncounted={"aten::fft": 2})
 
 def stored(**counts: int) -> StoredProfile:
     own = {name: getattr(COST, name) for name in QUANTITIES}
-    return StoredProfile("net", "net", "3x8x8", 1, "float32", {**own, **counts})
+    return StoredProfile("net", "net", ("3x8x8",), 1, "float32", {**own, **counts})
 
 
 def test_a_budget_is_kept_up_to_itself() -> None:

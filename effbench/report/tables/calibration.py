@@ -17,7 +17,10 @@ from effbench.report.tables.table_model import NOTHING, Column, Table, Value
 
 
 def tables(survey: Survey, found: AlarmRate) -> tuple[Table, ...]:
-    """The machine, and the gate at every slowdown; without a decision only the first."""
+    """The table of the machine, then that of the gate by slowdown.
+
+    The second is left out if no gate could be simulated.
+    """
     return (machine_rows(survey, found), gate_rows(found)) if found.gate else (machine_rows(survey, found),)
 
 

@@ -43,7 +43,19 @@ _PROSE_WIDTH = 28
 
 @dataclass(frozen=True)
 class Column:
-    """A heading with its `unit`; `raw_unit` is the unit of the raw values if it differs."""
+    """The heading of a column, with its unit.
+
+    Attributes
+    ----------
+    heading
+        The heading without a unit.
+    unit
+        Unit of the values that are shown; ``""`` without one.
+    align
+        ``"left"`` for text, ``"right"`` for numbers.
+    raw_unit
+        Unit of the raw values; None where it is `unit`.
+    """
 
     heading: str
     unit: str = ""
@@ -52,16 +64,26 @@ class Column:
 
     @property
     def title(self) -> str:
+        """The heading with the unit of the values that are shown."""
         return _with_unit(self.heading, self.unit)
 
     @property
     def raw_title(self) -> str:
+        """The heading with the unit of the raw values."""
         return _with_unit(self.heading, self.unit if self.raw_unit is None else self.raw_unit)
 
 
 @dataclass(frozen=True)
 class Value:
-    """One field of a table: the text to show, and the raw value."""
+    """One field of a table.
+
+    Attributes
+    ----------
+    text
+        The text to show.
+    raw
+        The value at full precision, in `Column.raw_unit`; None where it is missing.
+    """
 
     text: str
     raw: Raw
@@ -72,7 +94,21 @@ NOTHING = Value(MISSING, None)
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of values under columns, an optional row of `totals`, and `notes` below the table."""
+    """A table as data.
+
+    Attributes
+    ----------
+    title
+        Its title.
+    columns
+        Headings, from left to right.
+    rows
+        Rows of values, each as long as `columns`.
+    notes
+        Paragraphs below the table.
+    totals
+        The last row; None without one.
+    """
 
     title: str
     columns: tuple[Column, ...]
@@ -82,6 +118,7 @@ class Table:
 
     @property
     def all_rows(self) -> tuple[tuple[Value, ...], ...]:
+        """The rows, and `totals` last if there are any."""
         return self.rows if self.totals is None else (*self.rows, self.totals)
 
 
