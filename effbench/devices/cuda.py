@@ -20,8 +20,8 @@ from effbench.core.operator_times import WatchedCall
 from effbench.core.run import Timing
 from effbench.devices._device_time import NO_DEVICE_TIME, DeviceTimer
 from effbench.devices._gpu_monitor import GpuMonitor
-from effbench.devices._torch_cuda import Policy, TorchCuda
 from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory, restore_inputs
+from effbench.devices.torch_cuda import Policy, TorchCuda
 from effbench.host import nvml
 
 HOST_BOUND, DEVICE_BOUND = 1.2, 1.05

@@ -30,7 +30,7 @@ from effbench.runs import launch_history, run_file
 from effbench.runs.recorder import Recording, resume_command
 from effbench.runs.run_file import RunWriter
 from effbench.studies.plan import Bundled, Plan
-from effbench.timing import peaks as measuring
+from effbench.timing import peaks
 from effbench.timing.least_duration import Forecast
 from effbench.timing.sampling import MIN_ROUNDS_ON_BUDGET
 from effbench.user_code import file_hashes
@@ -123,7 +123,7 @@ def find_peaks(plan: Plan, dtype: str, *, remeasure: bool = False) -> Peaks:
     if device != "fake" and machine.emulated(machine.HERE, platform.machine()):
         raise EffbenchError(f"{EMULATED}; measure peaks on the hardware itself")
     key = facts.machine_key(device, options, threads=threads, allocator=allocator, dtype=dtype)
-    return measuring.load_or_measure(
+    return peaks.load_or_measure(
         key, device, options, threads=threads, allocator=allocator, dtype=dtype, remeasure=remeasure
     )
 
@@ -135,14 +135,14 @@ def _add_bounds(record: Recording, bounds: BoundsOf) -> None:
             record.peaks[f"peaks.{dtype}.missing"] = why
             continue
         try:
-            peaks = find_peaks(record.plan, dtype)
+            found = find_peaks(record.plan, dtype)
         except EffbenchError as error:
             record.peaks[f"peaks.{dtype}.missing"] = str(error)
             continue
-        record.peaks |= peaks.facts()
+        record.peaks |= found.facts()
         for cell in record.plan.cells:
             if cell.case.dtype == dtype and record.costs[cell.id] is not None:
-                record.bounds[cell.id] = bounds(cell, peaks)
+                record.bounds[cell.id] = bounds(cell, found)
 
 
 def _why_no_bounds(mode: str, dtype: str) -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from effbench.core.errors import message_of
 from effbench.devices import OutOfMemory
-from effbench.devices._torch_cuda import TorchCuda
 from effbench.devices.base import Call
+from effbench.devices.torch_cuda import TorchCuda
 from effbench.runtimes.base import Prepared, Runtime, Setting, Unsupported, round_robin
 from effbench.runtimes.eager import Eager
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effbench.core.errors import message_of
-from effbench.devices._torch_cuda import TorchCuda
 from effbench.devices.base import Call
+from effbench.devices.torch_cuda import TorchCuda
 from effbench.runtimes.base import Setting, Unsupported
 from effbench.runtimes.capture_output import captured_output
 from effbench.runtimes.copy_network import copy_for_export

@@ -24,7 +24,7 @@ from effbench.core.run import Block, Timing
 from effbench.core.study import Sampling
 from effbench.cost import example_inputs
 from effbench.devices import Call, Device
-from effbench.devices._torch_cuda import TorchCuda
+from effbench.devices.torch_cuda import TorchCuda
 from effbench.runtimes import Setting, copy_network
 from effbench.timing import block_loop, dtype_cast, side_effects
 from effbench.user_code import failure_reasons, global_state
