@@ -11,7 +11,7 @@ from typing import Any
 from effbench import runtimes
 from effbench.core import decoding
 from effbench.core import inputs as core_inputs
-from effbench.core.errors import ModelError, message_of
+from effbench.core.errors import ModelError, first_line
 from effbench.core.inputs import Input
 from effbench.cost import example_inputs, network_builds
 from effbench.devices import Call, Device, OutOfMemory, cpu
@@ -403,5 +403,5 @@ def _translate_out_of_memory() -> Iterator[None]:
         with cpu.translate_out_of_memory():
             yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        said = (message_of(error).strip() or type(error).__name__).splitlines()[0][:300]
+        said = first_line(error, 300)
         raise OutOfMemory(said) from error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench import devices
 from effbench.core import decoding, peaks
-from effbench.core.errors import EffbenchError, message_of
+from effbench.core.errors import EffbenchError, first_line, message_of
 from effbench.core.peaks import Peaks
 from effbench.devices import Call, Device, OutOfMemory
 from effbench.host import optional_packages
@@ -97,7 +97,7 @@ def emit_peaks(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
         with torch.inference_mode():
             emit("peaks", peaks=asdict(measure(device, job["dtype"], job["threads"])))
     except (OutOfMemory, RuntimeError) as error:  # a dtype for which this device has no kernel
-        emit("error", message=(message_of(error).strip() or type(error).__name__).splitlines()[0][:200])
+        emit("error", message=first_line(error, 200))
 
 
 def measure(device: Device, dtype: str, threads: int) -> Peaks:

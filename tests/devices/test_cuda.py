@@ -763,6 +763,11 @@ def test_why_there_is_no_gpu(
     assert reason is None if words is None else reason is not None and reason.endswith(words)
 
 
+def test_a_driver_that_says_nothing_is_named_by_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted_torch(monkeypatch, built=True, count=0, init="")
+    assert cuda.why_unavailable(0) == "RuntimeError"
+
+
 # --- a real GPU -------------------------------------------------------------------------------------
 
 
