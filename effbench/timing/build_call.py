@@ -13,12 +13,13 @@ from effbench.core import decoding
 from effbench.core import inputs as core_inputs
 from effbench.core.errors import ModelError, first_line
 from effbench.core.inputs import Input
-from effbench.cost import example_inputs, network_builds
+from effbench.cost import network_builds
 from effbench.devices import Call, Device, OutOfMemory, cpu
 from effbench.runtimes import Setting, Unsupported
 from effbench.runtimes.base import Runtime, TraceDiffers
 from effbench.runtimes.model_file import ModelFileRuntime, as_arrays
 from effbench.timing import dtype_cast, output_check, reference_io, side_effects
+from effbench.timing.rotating_inputs import RotatingInputs
 from effbench.timing.side_effects import SideEffects
 from effbench.user_code import failure_reasons, file_hashes
 from effbench.user_code.global_state import NO_GUARD, SettingChanged, SettingsGuard
@@ -154,7 +155,7 @@ def _prepare_call(
         if state:
             state.restore()
         if seen and seen.writes_input and not clone_inputs:
-            originals = _convert_inputs(_make_inputs(network, spec, seed, device, len(inputs)), setting)
+            originals = _convert_inputs(rotating_inputs(spec, seed, device).make(network, len(inputs)), setting)
             call = side_effects.with_restorable_inputs(call, inputs, originals)
             call.restore_inputs()
         output = call()
@@ -163,11 +164,11 @@ def _prepare_call(
             raise
     device.synchronize()
     if side_effects.layout_of(inputs[0]) != layout and not clone_inputs:
-        fresh = _make_inputs(network, spec, seed, device, len(inputs))
+        fresh = rotating_inputs(spec, seed, device).make(network, len(inputs))
         options = replace(options, clone_inputs=True)
         return _prepare_call(runtime, network, fresh, spec, seed, device, setting, guard, options)
     if given is not None and originals is None and not same(given, inputs[0]):
-        originals = _convert_inputs(_make_inputs(network, spec, seed, device, len(inputs)), setting)
+        originals = _convert_inputs(rotating_inputs(spec, seed, device).make(network, len(inputs)), setting)
         call = side_effects.with_restorable_inputs(call, inputs, originals)
     facts = dict(prepared.facts)
     late = ""
@@ -297,7 +298,8 @@ def build_network_and_inputs(
                 f"{type(network).__name__} has weights without values (meta device); build them on the CPU"
             )
         network = _detach_attributes(device.place(network).eval())
-        return network, _make_inputs(network, spec, seed, device, 1 if minimal_memory else _rotations(spec, device))
+        inputs = rotating_inputs(spec, seed, device)
+        return network, inputs.make(network, 1 if minimal_memory else inputs.number(spec["dtype"]))
 
 
 def _outside_of_inference_mode() -> contextlib.AbstractContextManager[Any]:
@@ -320,35 +322,12 @@ def _detach_attributes(network: Any) -> Any:
     return network
 
 
-def _rotations(spec: Mapping[str, Any], device: Device) -> int:
-    """Return how many inputs exceed the device's caches, in the dtype in which the network reads them."""
-    args, named = example_inputs.make(_input_descriptions(spec), spec["batch"], "float32", "meta")
-    kind = dtype_cast.torch_dtype(spec["dtype"])
-    return device.rotations(sum(dtype_cast.cast_any(tensor, kind).nbytes for tensor in (*args, *named.values())))
-
-
-def _input_descriptions(spec: Mapping[str, Any]) -> list[Input]:
-    return decoding.decode(spec["inputs"], list[Input])
-
-
-def _make_inputs(
-    network: Any, spec: Mapping[str, Any], seed: int, device: Device, number: int = 1
-) -> list[tuple[Any, ...]]:
-    """Make `number` different inputs. Only the signature of the network's forward is used, to order named inputs."""
-    import torch
-
-    described = _input_descriptions(spec)
-    generator = torch.Generator().manual_seed(seed)
-    found = []
+def rotating_inputs(spec: Mapping[str, Any], seed: int, device: Device) -> RotatingInputs:
+    """Return the inputs of a cell, which are float32 until the network is cast."""
+    described = decoding.decode(spec["inputs"], list[Input])
     # A tensor of float64 that the user passed keeps its digits.
     is_double = spec["dtype"] == "float64" and any(item.sha256 for item in described)
-    for _ in range(number):
-        args, named = example_inputs.make(
-            described, spec["batch"], "float64" if is_double else "float32", seed=generator
-        )
-        passed = example_inputs.positional(network, args, named) if named else args
-        found.append(tuple(device.place(item) if isinstance(item, torch.Tensor) else item for item in passed))
-    return found
+    return RotatingInputs(described, spec["batch"], "float64" if is_double else "float32", seed, device)
 
 
 def _call_from_export(
@@ -358,7 +337,7 @@ def _call_from_export(
     # Building on the meta device imports 75 MB of torch, which would count towards the peak memory.
     is_named = any(item["name"] for item in spec["inputs"])
     signature = network_builds.build_on_meta(spec["model"], spec["arguments"]) if is_named else None
-    inputs = _convert_inputs(_make_inputs(signature, spec, seed, device), setting)
+    inputs = _convert_inputs(rotating_inputs(spec, seed, device).make(signature, 1), setting)
     return runtime.load([as_arrays(each) for each in inputs], setting).call
 
 
