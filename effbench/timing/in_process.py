@@ -227,7 +227,7 @@ def _prepare(
         call = side_effects.with_restorable_inputs(call, inputs, rotating.make(network, len(inputs)))
     threads, (notes, modes) = (
         getattr(place, "threads", 1),
-        (seen.notes, seen.training_flag_changes) if seen else ((), ""),
+        (seen.notes(), seen.training_flag_changes) if seen else ((), ""),
     )
     return TimedNetwork(place, place.bind(call, {}), network, threads, costs, missing, notes, modes)
 

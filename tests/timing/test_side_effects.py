@@ -913,7 +913,7 @@ def test_notes_are_complete_beside_an_output_that_cannot_be_read() -> None:
 
     network = Network().eval()
     found = side_effects.detect(network, (torch.ones(6),))
-    assert found.notes == (
+    assert found.notes() == (
         side_effects.WRITES,
         side_effects.DRAWS,
         "it keeps state between calls (calls)",
