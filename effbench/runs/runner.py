@@ -24,7 +24,7 @@ from effbench.core.study import Cell, Sampling
 from effbench.host import facts, machine, temporary_folders
 from effbench.host.emulation import EMULATED, is_emulated
 from effbench.host.noise import Observation
-from effbench.host.worker_process import Worker, WorkerFailed, worker_environment
+from effbench.host.worker_process import Worker, WorkerEvents, worker_environment
 from effbench.metrics import base
 from effbench.runs import launch_history, run_file
 from effbench.runs.recorder import Recording, resume_command
@@ -327,24 +327,21 @@ def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
     is_recorded = False
     try:
         with Worker(job, worker_environment(plan.threads, plan.allocator), sampling.silence_s) as worker:
-            try:
-                for event in worker.events():
-                    kind = event["event"]
-                    progress.handle_event(event)
-                    if kind in UNRECORDED:
-                        state.failed_starts = 0
-                        continue
-                    record.record_event(progress.number, event)
-                    if kind == "ready":
-                        record.begin_launch(progress.number, slot, progress.observed)
-                        is_recorded = True
-                    elif kind == "block":
-                        state.rounds[slot] = event["round"] + 1
-                    elif kind == "end":
-                        state.finished.add(slot)
-                ending = "it ended the process without an error"
-            except WorkerFailed as failure:
-                ending = str(failure)
+            events = WorkerEvents(worker)
+            for event in events:
+                kind = event["event"]
+                progress.handle_event(event)
+                if kind in UNRECORDED:
+                    state.failed_starts = 0
+                    continue
+                record.record_event(progress.number, event)
+                if kind == "ready":
+                    record.begin_launch(progress.number, slot, progress.observed)
+                    is_recorded = True
+                elif kind == "block":
+                    state.rounds[slot] = event["round"] + 1
+                elif kind == "end":
+                    state.finished.add(slot)
     finally:
         # Also after Ctrl-C. On a full disk the original error is the one to report.
         used_s = progress.at_s if plan.device == "fake" else time.monotonic() - progress.begun_s
@@ -356,6 +353,7 @@ def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
         state.after_s = used_s - progress.ended_s
     if slot in state.finished or len(record.skipped) > skipped_before:
         return
+    ending = events.failure or "it ended the process without an error"
     if progress.working:
         # The next try leaves out the cell that the worker was at: it may have ended the process, or hung.
         record.skip(progress.working, ending)
