@@ -236,10 +236,10 @@ def _read_profile(path: str | Path, name: str) -> StoredProfile:
 
 def _dtype_of(model: str | nn.Module, shape: Any) -> str:
     from effbench.core import inputs
-    from effbench.timing import in_process
+    from effbench.timing import dtype_cast
 
     given = inputs.normalise(shape).dtype if shape is not None else ""
-    return given or ("float32" if isinstance(model, str) else in_process.own_dtype(model))
+    return given or ("float32" if isinstance(model, str) else dtype_cast.own_dtype(model))
 
 
 # --- the clock --------------------------------------------------------------------------------------

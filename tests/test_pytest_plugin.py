@@ -28,9 +28,9 @@ from effbench import api
 from effbench.cli import main
 from effbench.core.errors import InvalidValue, UnknownName
 from effbench.core.inputs import Input
-from effbench.devices._torch_cuda import Policy, TorchCuda
 from effbench.devices.cuda import Cuda
 from effbench.devices.fake import Fake
+from effbench.devices.torch_cuda import Policy, TorchCuda
 from effbench.pytest_plugin import assert_cost
 from effbench.timing import in_process
 

@@ -207,4 +207,4 @@ def _clustered(
 
 
 def _bounds(value: Estimate | None) -> dict[str, float | None] | None:
-    return None if value is None else {"point": value.point, "low": value.low, "high": value.high}
+    return None if value is None else value.to_dict()

@@ -223,7 +223,7 @@ def _require_facts(path: Path) -> None:
         json.dumps(schema.check_probe(decoding.parse(path.read_bytes())), allow_nan=False)
     except (ValueError, RecursionError) as error:
         raise CorruptBundle(
-            f"{path} does not describe a model ({schema.first_line(error)}); bundle it again"
+            f"{path} does not describe a model ({schema.describe_error(error)}); bundle it again"
         ) from error
 
 

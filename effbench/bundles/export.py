@@ -20,8 +20,9 @@ from effbench.core.cost import Cost
 from effbench.core.errors import EffbenchError, InvalidValue, StorageError
 from effbench.core.inputs import without_empty_values
 from effbench.core.plugins import BrokenPlugin
+from effbench.core.study import Cell
 from effbench.host import optional_packages
-from effbench.host.worker_process import Worker, WorkerFailed, worker_environment
+from effbench.host.worker_process import Worker, WorkerEvents, worker_environment
 from effbench.runs.recorder import cell_description
 from effbench.runs.runner import CostOf, Progress, Watch
 from effbench.runtimes.model_file import ModelFileRuntime
@@ -125,70 +126,66 @@ def _count_cost(cost: CostOf, cell: Any) -> Cost | str:
 
 def _export_cells(plan: Plan, costs: Mapping[str, Cost | str], folder: Path, watch: Any) -> list[Model]:
     """Export every cell of this plan under `folder`. If a worker dies, the cell that it was at is skipped."""
-    names = {cell.id: f"{number:03}-{plan.runtime}" for number, cell in enumerate(plan.cells)}
+    places = {cell.id: folder.resolve() / f"{number:03}-{plan.runtime}" for number, cell in enumerate(plan.cells)}
     skipped = {cell: reason for cell, reason in costs.items() if isinstance(reason, str)}
     facts: dict[str, dict[str, Any]] = {cell.id: {} for cell in plan.cells}
     done: set[str] = set()
     while left := [cell for cell in plan.cells if cell.id not in done and cell.id not in skipped]:
-        job = {
-            "launch": 0,
-            "seed": plan.seed,
-            "device": plan.device,
-            "device_options": dict(plan.device_options),
-            "runtimes": [plan.runtime],
-            "mode": "infer",
-            "sampling": dataclasses.asdict(plan.sampling),
-            # Wait after the preparation, which exports the models. No order follows.
-            "obeys": True,
-            "cells": [
-                {
-                    **cell_description(cell, str(folder.resolve() / names[cell.id])),
-                    "keep": True,
-                    "calls": None,
-                    "cost": {},
-                }
-                for cell in left
-            ],
-        }
         working = ""
+        job = _job(plan, left, places)
         with Worker(job, worker_environment(plan.threads, plan.allocator), SILENCE_S) as worker:
-            try:
-                for event in worker.events():
-                    kind = event["event"]
-                    if kind in ("working", "prepared") and working and working not in skipped:
-                        done.add(working)
-                    if kind == "working":
-                        working = event["cell"]
-                        watch(len(done | set(skipped)) / len(plan.cells), f"{working} for {plan.runtime}")
-                    elif kind == "skip":
-                        skipped[event["cell"]] = event["reason"]
-                    elif kind == "probe":
-                        facts[event["cell"]] |= event["values"]
-                    elif kind == "error":
-                        raise EffbenchError(event["message"])
-                    elif kind == "prepared":
-                        break
-                else:
-                    skipped[working or left[0].id] = "it ended the process without an error"
-            except WorkerFailed as failure:
-                if not working:
-                    raise EffbenchError(f"the exporting process could not start: {failure}") from failure
-                skipped[working] = str(failure)
-    models = []
-    for cell in plan.cells:
-        place, counted = folder / names[cell.id], costs[cell.id]
-        found = None if isinstance(counted, str) else counted
-        if cell.id in skipped:
-            shutil.rmtree(place, ignore_errors=True)
-            models.append(Model(cell, found, skipped=skipped[cell.id]))
-        else:
-            files = {
-                path.relative_to(place).as_posix(): bundle.sha256(path)
-                for path in sorted(place.rglob("*"))
-                if path.is_file()
-            }
-            models.append(Model(cell, found, names[cell.id], files, facts[cell.id]))
-    return models
+            events = WorkerEvents(worker)
+            for event in events:
+                kind = event["event"]
+                if kind in ("working", "prepared") and working and working not in skipped:
+                    done.add(working)
+                if kind == "working":
+                    working = event["cell"]
+                    watch(len(done | set(skipped)) / len(plan.cells), f"{working} for {plan.runtime}")
+                elif kind == "skip":
+                    skipped[event["cell"]] = event["reason"]
+                elif kind == "probe":
+                    facts[event["cell"]] |= event["values"]
+                elif kind == "error":
+                    raise EffbenchError(event["message"])
+                elif kind == "prepared":
+                    break
+            else:
+                if events.failure and not working:
+                    raise EffbenchError(f"the exporting process could not start: {events.failure}")
+                skipped[working or left[0].id] = events.failure or "it ended the process without an error"
+    return [
+        _model_of(cell, costs[cell.id], places[cell.id], facts[cell.id], skipped.get(cell.id)) for cell in plan.cells
+    ]
+
+
+def _job(plan: Plan, cells: Sequence[Cell], places: Mapping[str, Path]) -> dict[str, Any]:
+    """Return the job of a worker that exports these cells, each into its folder."""
+    return {
+        "launch": 0,
+        "seed": plan.seed,
+        "device": plan.device,
+        "device_options": dict(plan.device_options),
+        "runtimes": [plan.runtime],
+        "mode": "infer",
+        "sampling": dataclasses.asdict(plan.sampling),
+        # Wait after the preparation, which exports the models. No order follows.
+        "obeys": True,
+        "cells": [
+            {**cell_description(cell, str(places[cell.id])), "keep": True, "calls": None, "cost": {}} for cell in cells
+        ],
+    }
+
+
+def _model_of(cell: Cell, counted: Cost | str, place: Path, facts: Mapping[str, Any], skipped: str | None) -> Model:
+    """Describe the model that was exported into the folder `place`. Removes the folder of a skipped cell."""
+    cost = None if isinstance(counted, str) else counted
+    if skipped is not None:
+        shutil.rmtree(place, ignore_errors=True)
+        return Model(cell, cost, skipped=skipped)
+    paths = [path for path in sorted(place.rglob("*")) if path.is_file()]
+    files = {path.relative_to(place).as_posix(): bundle.sha256(path) for path in paths}
+    return Model(cell, cost, place.name, files, facts)
 
 
 def _write_description(

@@ -22,6 +22,7 @@ from effbench.core import units
 from effbench.core.errors import EffbenchError, InvalidValue, StorageError, UnknownName
 
 if TYPE_CHECKING:
+    from effbench.gates.budgets import StoredProfile
     from effbench.gates.config import Config
     from effbench.gates.result import Decision
 
@@ -186,9 +187,7 @@ class _Request:
 def _carry_out(asked: _Request) -> tuple[Decision | None, list[dict[str, Any]]]:
     """Run the gates. Returns their decision (None without a gate) and the costs of each model."""
     from effbench import api
-    from effbench.cli.progress import show_progress
-    from effbench.gates import budgets, checked_models, run_gates
-    from effbench.gates.result import Decision
+    from effbench.gates import run_gates
 
     config = asked.config
     reference = asked.baseline if asked.save_baseline is None else None
@@ -210,18 +209,41 @@ def _carry_out(asked: _Request) -> tuple[Decision | None, list[dict[str, Any]]]:
     folder = asked.out or api.new_directory("check", config.device or "cpu")
     run_gates.require_free(folder)
     if has_budgets or stored or asked.save_costs:
-        planned = checked_models.make_plan(config, checked_models.study(config))
-        counts = checked_models.count_costs(planned.cells, checked_models.working_tree_site(config))
-        findings = run_gates.costs(config, planned.cells, counts, stored or ())
-        decisions += [Decision(findings)] if findings else []
-        for subject, cell in zip(config.subjects, planned.cells, strict=True):
-            cost = counts[subject.name]
-            if not isinstance(cost, str):
-                costs.append(budgets.document(cell, subject.name, cost))
-            elif asked.save_costs:
-                raise EffbenchError(f"{subject.name} does not run, so its costs cannot be stored: {cost}")
+        decisions, costs = _check_costs(asked, stored or ())
+    decisions += _check_times(asked, run, folder)
+    return (run_gates.merge(decisions) if decisions or asked.against else None), costs
+
+
+def _check_costs(asked: _Request, stored: Sequence[StoredProfile]) -> tuple[list[Decision], list[dict[str, Any]]]:
+    """Count the models. Returns the decision on budgets and `stored` costs, if there are any, and the costs."""
+    from effbench.gates import budgets, checked_models, run_gates
+    from effbench.gates.result import Decision
+
+    config = asked.config
+    planned = checked_models.make_plan(config, checked_models.study(config))
+    counts = checked_models.count_costs(planned.cells, checked_models.working_tree_site(config))
+    findings = run_gates.costs(config, planned.cells, counts, stored)
+    costs: list[dict[str, Any]] = []
+    for subject, cell in zip(config.subjects, planned.cells, strict=True):
+        cost = counts[subject.name]
+        if not isinstance(cost, str):
+            costs.append(budgets.document(cell, subject.name, cost))
+        elif asked.save_costs:
+            raise EffbenchError(f"{subject.name} does not run, so its costs cannot be stored: {cost}")
+    return [Decision(findings)] if findings else [], costs
+
+
+def _check_times(asked: _Request, run: Path | None, folder: Path) -> list[Decision]:
+    """Measure what is asked for: a baseline to save, a comparison with `run`, one with another revision. Returns the
+    decisions of the comparisons, whose runs go into `folder`.
+    """
+    from effbench.cli.progress import show_progress
+    from effbench.gates import run_gates
+
+    config = asked.config
     if not config.count and (run is not None or asked.against or asked.save_baseline):
         warn_of_threads(asdict(config.options()))
+    decisions: list[Decision] = []
     with show_progress() as watch:
         if asked.save_baseline is not None:
             run_gates.save_baseline(config, asked.save_baseline, command=asked.command, watch=watch)
@@ -246,7 +268,7 @@ def _carry_out(asked: _Request) -> tuple[Decision | None, list[dict[str, Any]]]:
                     watch=watch,
                 )
             )
-    return (run_gates.merge(decisions) if decisions or asked.against else None), costs
+    return decisions
 
 
 def _report(

@@ -136,7 +136,7 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
     `bundle` is the folder of the measured bundle, if any: its machine may lack the packages for tables and figures.
     """
     from effbench.cli.progress import show_progress
-    from effbench.runs import launch_history as launch_times
+    from effbench.runs import launch_history
     from effbench.runs.runner import Interrupted
 
     try:
@@ -163,7 +163,7 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
         said = f"interrupted; the run is complete, this shows it: {again}"
         raise typer.Exit(output.report_interrupt(said)) from None
     _show(results, files, as_json, results.run.path)
-    if (over := launch_times.overrun(results.run)) and not as_json:
+    if (over := launch_history.overrun(results.run)) and not as_json:
         print(f"{'time':<8}{over}")
     if not optional_packages.has("matplotlib"):
         output.note("no figures: matplotlib is not installed here; effbench report draws them where it is")

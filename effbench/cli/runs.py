@@ -121,15 +121,10 @@ def export(
     from effbench.report import write_text
     from effbench.runs import run_file
 
-    directions = formats.find(format).directions
-    if direction is not None and direction not in directions:
-        if "" in directions:
-            raise InvalidValue(f"--direction {direction}: {format} holds everything in one file; leave it out")
-        raise UnknownName("direction", direction, directions)
+    wanted = _directions(format, direction)
     printed = out is None or out == Path("-")
     if printed and as_json:
         raise InvalidValue("--json prints an object about the files that --out names: add --out, or leave --json out")
-    wanted = tuple(directions) if direction is None else (direction,)
     if printed and len(wanted) > 1:
         raise InvalidValue(
             f"{format} takes one file per direction: name a folder for both with --out, or choose one with "
@@ -164,6 +159,20 @@ def export(
         return
     for name, path in written.items():
         print(f"{name or format}  {output.plain(path)}")
+
+
+def _directions(format: str, direction: str | None) -> tuple[str, ...]:
+    """The files that a format has, or the one of this direction. Raises InvalidValue, UnknownName."""
+    from effbench import export as formats
+
+    known = tuple(formats.find(format).directions)
+    if direction is None:
+        return known
+    if direction not in known:
+        if "" in known:
+            raise InvalidValue(f"--direction {direction}: {format} holds everything in one file; leave it out")
+        raise UnknownName("direction", direction, known)
+    return (direction,)
 
 
 def _count(values: str | None) -> int | Literal["all"] | None:

@@ -184,5 +184,10 @@ def message_of(error: BaseException | str) -> str:
         return ""
 
 
+def first_line(error: BaseException, most: int | None = None) -> str:
+    """The first line of an error's message, at most `most` characters of it; the name of its type if it has none."""
+    return (message_of(error).strip() or type(error).__name__).splitlines()[0][:most]
+
+
 class Unsupported(Exception):
     """The runtime cannot execute this model. The message is shown as the reason of the skipped cell."""

@@ -47,6 +47,16 @@ class Estimate:
         share = "" if self.low is None or self.high is None else f", {100 * self.confidence:g} %"
         return f"<Estimate {self}{share}, n={self.n}>"
 
+    def to_dict(self) -> dict[str, float | None]:
+        """Return the estimate and the ends of its interval, as the JSON documents hold them.
+
+        Returns
+        -------
+        dict
+            With the keys ``point``, ``low`` and ``high``.
+        """
+        return {"point": self.point, "low": self.low, "high": self.high}
+
     def _shown(self, value: float) -> str:
         """Format with three significant digits, or up to six if the point would look like an end of its interval."""
         from effbench.core import units

@@ -23,7 +23,7 @@ from effbench.core.inputs import Input
 from effbench.core.study import Cell
 from effbench.cost import helper_process
 from effbench.cost.network_builds import BUILDS, Build, BuildFailed, build_network, build_on_meta
-from effbench.host.worker_process import Site, WorkerFailed
+from effbench.host.worker_process import Site, WorkerEvents
 from effbench.user_code import code_origins, failure_reasons, global_state
 from effbench.zoo import libraries, load_model
 
@@ -168,24 +168,21 @@ def count_in_worker(cells: Sequence[Cell], silence_s: float, site: Site | None =
         working = ""
         job = {"task": "count", "cells": [_order_of(cell) for cell in left]}
         with helper_process.worker_for(job, silence_s, site) as (worker, is_used):
-            try:
-                for event in worker.events():
-                    if event["event"] == "error":
-                        raise error_from_reason(Reason(event["message"], event.get("cause", "")))
-                    working = event["cell"]
-                    if event["event"] == "cost":
-                        found[working] = decoding.decode(event["counted"], Counted)
-                    elif event["event"] == "skip":
-                        found[working] = Reason(event["reason"], event.get("cause", ""))
-                reason = "the process ended early, without an error"
-            except WorkerFailed as failure:
-                reason = str(failure)
+            events = WorkerEvents(worker)
+            for event in events:
+                if event["event"] == "error":
+                    raise error_from_reason(Reason(event["message"], event.get("cause", "")))
+                working = event["cell"]
+                if event["event"] == "cost":
+                    found[working] = decoding.decode(event["counted"], Counted)
+                elif event["event"] == "skip":
+                    found[working] = Reason(event["reason"], event.get("cause", ""))
         if not working and is_used:
             continue  # a reused process may have ended between its jobs, so a new one is tried
         if not working:
             needs = "; its environment needs the same effbench, and torch" if site and site.python else ""
-            raise CannotStart(f"the counting process could not start: {reason}{needs}")
-        found.setdefault(working, reason)
+            raise CannotStart(f"the counting process could not start: {events.ending}{needs}")
+        found.setdefault(working, events.ending)
     return found
 
 
@@ -197,8 +194,8 @@ def declared_shapes(models: Sequence[str], site: Site | None = None) -> dict[str
     """
     found: dict[str, tuple[int, ...] | None] = {}
     job = {"task": "shapes", "models": list(models)}
-    with helper_process.worker_for(job, IMPORT_SILENCE_S, site, waits=True) as (worker, _), suppress(WorkerFailed):
-        for event in worker.events():
+    with helper_process.worker_for(job, IMPORT_SILENCE_S, site, waits=True) as (worker, _):
+        for event in WorkerEvents(worker):
             if event["event"] == helper_process.WAITS:
                 helper_process.keep_for_next_job(worker, site)
                 break

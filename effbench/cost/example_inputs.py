@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.core.errors import EffbenchError, InvalidValue
+from effbench.core.errors import EffbenchError, InvalidValue, first_line
 from effbench.core.inputs import COMPLEX, FLOATS, GivenInputs, Input, missing_values_reason, whole_number
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _values_of_one(item: Any) -> torch.Tensor:
         tensor = tensor.detach().cpu().as_subclass(torch.Tensor)
         return tensor.resolve_conj().resolve_neg().contiguous()
     except Exception as error:  # arrays of any library, and tensors of any subclass
-        said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        said = first_line(error, 200)
         raise InvalidValue(f"an input of type {type(item).__name__} cannot be read as a tensor: {said}") from error
 
 

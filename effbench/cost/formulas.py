@@ -35,8 +35,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from . import madds_formulas
-from .element_counts import (
+from effbench.cost import madds_formulas
+from effbench.cost.element_counts import (
     accumulates,
     elements_along_index,
     elements_at_index,
@@ -44,7 +44,7 @@ from .element_counts import (
     embedding_bag_elements,
     indexed_elements,
 )
-from .elementwise_formulas import (
+from effbench.cost.elementwise_formulas import (
     batch_norm,
     distances,
     fourier,
@@ -57,8 +57,8 @@ from .elementwise_formulas import (
     times,
     window,
 )
-from .formula_types import PRODUCTS, Call, Count, Formula, Kind, Mask, Shape, Sparse
-from .madds_formulas import recurrent
+from effbench.cost.formula_types import PRODUCTS, Call, Count, Formula, Kind, Mask, Shape, Sparse
+from effbench.cost.madds_formulas import recurrent
 
 __all__ = [
     "FORMULAS",

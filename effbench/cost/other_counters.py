@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from effbench.core import inputs as core_inputs
-from effbench.core.errors import message_of
+from effbench.core.errors import first_line
 from effbench.core.inputs import InputsLike
 from effbench.cost import example_inputs
 from effbench.cost.costs import OpCost, Profile
@@ -79,7 +79,7 @@ def crosscheck(
         except ImportError:
             why = f"{counter} is not installed; pip install {counter}"
         except Exception as error:
-            why = f"{counter} fails: {(message_of(error).strip().splitlines() or [type(error).__name__])[0]}"
+            why = f"{counter} fails: {first_line(error)}"
         return Check(counter, None, ours.cost.madds, None, why)
 
     return (

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from effbench.core.errors import InvalidValue, message_of
+from effbench.core.errors import InvalidValue, first_line, message_of
 from effbench.core.operator_times import WatchedCall
 from effbench.core.run import Timing
 from effbench.devices._thread_run_delay import ThreadRunDelays
@@ -169,7 +169,7 @@ def translate_out_of_memory() -> Iterator[None]:
         raise OutOfMemory(message_of(error) or "MemoryError") from error
     except RuntimeError as error:
         if any(word in message_of(error) for word in _ALLOCATOR_MESSAGES):
-            raise OutOfMemory(message_of(error).splitlines()[0]) from error
+            raise OutOfMemory(first_line(error)) from error
         raise
 
 

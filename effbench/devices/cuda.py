@@ -15,13 +15,13 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from effbench.core.errors import EffbenchError, InvalidValue, ModelError, message_of
+from effbench.core.errors import EffbenchError, InvalidValue, ModelError, first_line
 from effbench.core.operator_times import WatchedCall
 from effbench.core.run import Timing
 from effbench.devices._device_time import NO_DEVICE_TIME, DeviceTimer
 from effbench.devices._gpu_monitor import GpuMonitor
-from effbench.devices._torch_cuda import Policy, TorchCuda
 from effbench.devices.base import Call, Device, Energy, Memory, OutOfMemory, restore_inputs
+from effbench.devices.torch_cuda import Policy, TorchCuda
 from effbench.host import nvml
 
 HOST_BOUND, DEVICE_BOUND = 1.2, 1.05
@@ -354,7 +354,7 @@ class Cuda(Device):
         except Exception as error:  # the call just ran eagerly, so only capturing can fail
             self._api.abandon_capture()
             self._capture_failed = self.why_unusable() is not None
-            return None, f"no CUDA graph: {(message_of(error).strip() or type(error).__name__).splitlines()[0]}"
+            return None, f"no CUDA graph: {first_line(error)}"
         if spent is None:
             return None, "no CUDA graph time: the host could not keep ahead of its replay"
         return spent / (repeats * captured) * 1e-9, None
@@ -365,7 +365,7 @@ class Cuda(Device):
         except Exception as error:
             if not self._api.is_out_of_memory(error):
                 raise
-            message = (message_of(error).strip() or type(error).__name__).splitlines()[0]
+            message = first_line(error)
         # Outside of the handler, so that the traceback no longer holds the network's activations.
         self._api.empty_cache()
         raise OutOfMemory(message)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy
 
@@ -102,6 +102,28 @@ class LaunchTimes:
         return math.expm1(math.log1p(smallest_effect) + stats.noticeable_shift(freedom, alpha, POWER) * error)
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """One cell in both runs: its results, its times on the clock of the run and on the wall, and its tolerance.
+
+    `split` is why CPU time alone cannot compare them, and `unsteady` which side reached no steady state. Both are ""
+    for a cell of too few launches, which is not tested.
+    """
+
+    cell: str
+    before: Result | None
+    after: Result | None
+    times: LaunchTimes
+    wall: LaunchTimes
+    tolerance: float
+    split: str = ""
+    unsteady: str = ""
+
+    @property
+    def is_tested(self) -> bool:
+        return self.times.launches >= MIN_LAUNCHES
+
+
 def judge(
     baseline: Run,
     candidate: Run,
@@ -120,65 +142,90 @@ def judge(
     differs is a regression too. Where CPU time misses work of the cell or of the yardstick, both clocks must agree on a
     verdict. Findings carry the names of `name_of`.
     """
-    clock = candidate.clock
-    sides = {cell: _sides(baseline, candidate, cell, yardstick, clock) for cell in cells}
-    walls = {cell: _sides(baseline, candidate, cell, yardstick, "wall") for cell in cells}
-    tested = [cell for cell in cells if sides[cell].launches >= MIN_LAUNCHES]
-    split = {cell: _why_clocks_differ(baseline, candidate, cell, yardstick) for cell in tested}
-    unsteady = {cell: _unsteady_side(baseline, candidate, cell) for cell in tested}
-    within = {cell: tolerances.get(cell, rule.tolerance) for cell in cells}
-
-    def read(of: Mapping[str, LaunchTimes]) -> Clock:
-        return Clock(
-            numpy.array([[of[cell].p_above(rule.smallest_effect) for cell in tested]]),
-            numpy.array([[of[cell].p_below(within[cell]) for cell in tested]]),
-            numpy.array([[of[cell].point if of[cell].launches else math.nan for cell in tested]]),
-        )
-
-    seen = Evaluation(
-        read(sides),
-        is_disturbed=numpy.zeros((1, len(tested)), dtype=bool),  # `_why_not_comparable` handles disturbed cells
-        is_split=numpy.array([[bool(split[cell]) for cell in tested]], dtype=bool),
-        is_unsteady=numpy.array([[bool(unsteady[cell]) for cell in tested]], dtype=bool),
-        wall=read(walls) if clock != "wall" else None,
-        waiting=numpy.array([[walls[cell].p_above(WALL_EFFECT) for cell in tested]]) if clock != "wall" else None,
-    )
-    said = dict(zip(tested, map(CellOutcome, outcomes(seen, rule.alpha)[0].tolist()), strict=True))
-    faster = numpy.array([[sides[cell].mirrored().p_above(rule.smallest_effect) for cell in tested]])
-    is_improved = dict(zip(tested, improved(faster, seen, rule.alpha)[0].tolist(), strict=True))
-    share = share_of_alpha(rule.alpha, has_wall=clock != "wall") / max(1, len(tested))
+    compared = [_compare(baseline, candidate, cell, yardstick, tolerances.get(cell, rule.tolerance)) for cell in cells]
+    tested = [item for item in compared if item.is_tested]
+    judged = _evaluate(tested, rule, candidate.clock)
+    share = share_of_alpha(rule.alpha, has_wall=candidate.clock != "wall") / max(1, len(tested))
     findings = []
-    for cell in cells:
-        before, after = (_result(run, cell) for run in (baseline, candidate))
+    for item in compared:
+        before, after = item.before, item.after
         costs = differing_counts(after.cost, before.cost, rule=same_costs) if before and after else ()
-        found = _broken_counts(costs) or _why_not_comparable(baseline, candidate, cell, yardstick)
-        if found is None and cell in said:
-            reason = said[cell].reason(within[cell], split=split[cell], unsteady=unsteady[cell])
-            found = said[cell].verdict, reason
-        verdict, reason = found or (
-            "INCONCLUSIVE",
-            f"{sides[cell].launches} launches on one side; {MIN_LAUNCHES} are needed",
+        outcome, is_improved = judged.get(item.cell, (None, False))
+        verdict, reason = (
+            _broken_counts(costs)
+            or _why_not_comparable(baseline, candidate, item.cell, yardstick)
+            or _verdict_on_times(item, outcome)
         )
         known = after or before
         findings.append(
             Finding(
                 "baseline",
-                name_of(known.cell.case) if known else cell,
+                name_of(known.cell.case) if known else item.cell,
                 verdict,
                 reason,
-                change=sides[cell].change(),
-                wall=walls[cell].change(),
-                clock=clock,
-                tolerance=within[cell],
-                detectable=(walls if split.get(cell) else sides)[cell].detectable(share, rule.smallest_effect),
-                launches=sides[cell].launches,
+                change=item.times.change(),
+                wall=item.wall.change(),
+                clock=candidate.clock,
+                tolerance=item.tolerance,
+                detectable=(item.wall if item.split else item.times).detectable(share, rule.smallest_effect),
+                launches=item.times.launches,
                 rounds=min(len(side.blocks) if side else 0 for side in (before, after)),
                 set_aside=sum(bool(block.timing.flags) for side in (before, after) if side for block in side.blocks),
-                is_improved=is_improved.get(cell, False),
+                is_improved=is_improved,
                 costs=costs,
             )
         )
     return tuple(findings)
+
+
+def _compare(baseline: Run, candidate: Run, cell: str, yardstick: str | None, tolerance: float) -> _Compared:
+    found = _Compared(
+        cell,
+        _result(baseline, cell),
+        _result(candidate, cell),
+        _sides(baseline, candidate, cell, yardstick, candidate.clock),
+        _sides(baseline, candidate, cell, yardstick, "wall"),
+        tolerance,
+    )
+    if not found.is_tested:
+        return found
+    return replace(
+        found,
+        split=_why_clocks_differ(baseline, candidate, cell, yardstick),
+        unsteady=_unsteady_side(baseline, candidate, cell),
+    )
+
+
+def _evaluate(tested: Sequence[_Compared], rule: Rule, clock: str) -> dict[str, tuple[CellOutcome, bool]]:
+    """Return by cell what the rule makes of the times, and whether they show an improvement."""
+    times, walls = [item.times for item in tested], [item.wall for item in tested]
+
+    def read(of: Sequence[LaunchTimes]) -> Clock:
+        return Clock(
+            numpy.array([[side.p_above(rule.smallest_effect) for side in of]]),
+            numpy.array([[side.p_below(item.tolerance) for side, item in zip(of, tested, strict=True)]]),
+            numpy.array([[side.point if side.launches else math.nan for side in of]]),
+        )
+
+    seen = Evaluation(
+        read(times),
+        is_disturbed=numpy.zeros((1, len(tested)), dtype=bool),  # `_why_not_comparable` handles disturbed cells
+        is_split=numpy.array([[bool(item.split) for item in tested]], dtype=bool),
+        is_unsteady=numpy.array([[bool(item.unsteady) for item in tested]], dtype=bool),
+        wall=read(walls) if clock != "wall" else None,
+        waiting=numpy.array([[side.p_above(WALL_EFFECT) for side in walls]]) if clock != "wall" else None,
+    )
+    said = map(CellOutcome, outcomes(seen, rule.alpha)[0].tolist())
+    faster = numpy.array([[side.mirrored().p_above(rule.smallest_effect) for side in times]])
+    is_improved = improved(faster, seen, rule.alpha)[0].tolist()
+    return {item.cell: found for item, found in zip(tested, zip(said, is_improved, strict=True), strict=True)}
+
+
+def _verdict_on_times(compared: _Compared, outcome: CellOutcome | None) -> tuple[GateVerdict, str]:
+    """Return the verdict and reason of a cell that can be compared. `outcome` is None if it was not tested."""
+    if outcome is None:
+        return "INCONCLUSIVE", f"{compared.times.launches} launches on one side; {MIN_LAUNCHES} are needed"
+    return outcome.verdict, outcome.reason(compared.tolerance, split=compared.split, unsteady=compared.unsteady)
 
 
 def findings_on_other_machine(found: Sequence[Difference], cells: Sequence[str]) -> tuple[Finding, ...]:

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from effbench.core import inputs as core_inputs
 from effbench.core import parsing, units
-from effbench.core.errors import EffbenchError, InvalidValue, StorageError, UnknownName
+from effbench.core.errors import EffbenchError, InvalidValue, StorageError, UnknownName, first_line
 from effbench.core.inputs import FLOATS, Input
 from effbench.core.measure_options import Allocator, MeasureOptions
 
@@ -200,7 +200,7 @@ def load(path: Path) -> Config:
     try:
         tables = tomllib.loads(_decoded(path, data))
     except (ValueError, RecursionError) as error:  # a number may have too many digits
-        reason = (str(error) or type(error).__name__).partition("\n")[0][:120]
+        reason = first_line(error, 120)
         raise InvalidValue(f"{path} is not TOML: {reason}; correct that place") from error
     for key in tables:
         if key not in ("check", "models"):

@@ -295,6 +295,26 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
+class WorkerEvents:
+    """Iterates over the events of a worker until its process ends, however it ends."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.failure = ""
+        """How the process failed (`WorkerFailed`), once all events are read; "" if it did not."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        try:
+            yield from self._worker.events()
+        except WorkerFailed as failure:
+            self.failure = str(failure)
+
+    @property
+    def ending(self) -> str:
+        """Why a result is missing after all events."""
+        return self.failure or "the process ended early, without an error"
+
+
 def last_message(printed: str) -> str:
     """Return the line that best explains how a process ended: the message of its last traceback, else its last line.
 

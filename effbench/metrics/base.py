@@ -18,7 +18,7 @@ from effbench.core.errors import UnknownName
 from effbench.core.plugins import BrokenPlugin
 from effbench.core.run import METRICS, Metric
 from effbench.devices import Call, Device
-from effbench.host.worker_process import Worker, WorkerFailed
+from effbench.host.worker_process import Worker, WorkerEvents
 from effbench.timing import block_loop, build_call
 from effbench.user_code import failure_reasons, file_hashes, global_state
 from effbench.user_code.global_state import SettingsGuard
@@ -98,15 +98,13 @@ def run_worker(job: Mapping[str, Any], variables: Mapping[str, str], silence_s: 
     """Start one worker on the job. Returns the values of its `metric` event, or the reason why there was none."""
     what = job["task"]
     with Worker(job, variables, silence_s) as worker:
-        try:
-            for event in worker.events():
-                if event["event"] == "metric":
-                    return Metric(what, event["values"])
-                if event["event"] in ("skip", "error"):
-                    return Metric(what, missing=str(event.get("reason") or event.get("message")))
-        except WorkerFailed as failure:
-            return Metric(what, missing=str(failure))
-    return Metric(what, missing="the process ended early, without an error")
+        events = WorkerEvents(worker)
+        for event in events:
+            if event["event"] == "metric":
+                return Metric(what, event["values"])
+            if event["event"] in ("skip", "error"):
+                return Metric(what, missing=str(event.get("reason") or event.get("message")))
+    return Metric(what, missing=events.ending)
 
 
 def _module_of(what: str) -> Any:

@@ -19,7 +19,7 @@ from effbench.analysis import stats
 from effbench.core.errors import ForeignCode, Reason, error_from_reason
 from effbench.core.run import Metric
 from effbench.host import temporary_folders
-from effbench.host.worker_process import Site, Worker, WorkerFailed
+from effbench.host.worker_process import Site, Worker, WorkerEvents
 from effbench.metrics import instruction_counters
 from effbench.metrics.instruction_counters import KINDS, Counter, Method
 from effbench.timing import build_call
@@ -154,17 +154,16 @@ def _worker_events(
 ) -> Iterable[Mapping[str, Any]]:
     """Yield the events of one process, and then a `skip` event for each cell without a result."""
     silent = [cell["id"] for cell in job["cells"]]
-    reason = "the process ended early, without an error"
+    message = ""
     with Worker(job, variables, silence_s, site) as worker:
-        try:
-            for event in worker.events():
-                if event["event"] in ("counted", "skip") and event.get("cell") in silent:
-                    silent.remove(event["cell"])
-                elif event["event"] in ("error", "skip"):
-                    reason = event.get("message") or event["reason"]
-                yield event
-        except WorkerFailed as failure:
-            reason = str(failure)
+        events = WorkerEvents(worker)
+        for event in events:
+            if event["event"] in ("counted", "skip") and event.get("cell") in silent:
+                silent.remove(event["cell"])
+            elif event["event"] in ("error", "skip"):
+                message = event.get("message") or event["reason"]
+            yield event
+    reason = events.failure or message or events.ending
     for cell in silent:
         yield {"event": "skip", "cell": cell, "reason": reason}
 

@@ -72,8 +72,8 @@ def run_tables(
 def run_figures(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdict]) -> dict[str, Figure]:
     """Draw every figure of a run, by file name, the main one first as ``figure``; none without cells."""
     from effbench.report.figures import breakdown as breakdown_figure
+    from effbench.report.figures import compare, panels, study
     from effbench.report.figures import matrix as matrix_figure
-    from effbench.report.figures import panels, study
     from effbench.report.figures import roofline as roofline_figure
     from effbench.report.figures import runtimes as runtimes_figure
     from effbench.report.figures import sweep as sweep_figure
@@ -91,7 +91,7 @@ def run_figures(run: Run, cells: Sequence[CellSummary], verdicts: Sequence[Verdi
             matrix = matrix_figure.matrix_figure([matrix_figure.RunColumns(run, cells, verdicts)])
             return {"figure": matrix, "ratios": runtimes_figure.runtimes_figure(run, cells), **roofline}
         return {"figure": study.study_figure(run, cells, verdicts), **roofline}
-    found = {"figure": study.compare_figure(run, cells), **roofline}
+    found = {"figure": compare.compare_figure(run, cells), **roofline}
     parts = time_shares.split(run)
     if any(item.shares for item in parts):
         found["breakdown"] = breakdown_figure.breakdown_figure(run, cells, parts)
@@ -132,7 +132,7 @@ def write_all(
     or figure. `shown` are its `run_tables`, where they are known already. Raises StorageError where the folder cannot
     be written.
     """
-    from effbench.report.figures import study
+    from effbench.report.figures import style
 
     folder = Path(directory)
     found = run_tables(run, cells, verdicts) if shown is None else shown
@@ -144,7 +144,7 @@ def write_all(
         def draw() -> dict[str, Path]:
             saved: dict[str, Path] = {}
             for name, figure in run_figures(run, cells, verdicts).items():
-                saved[f"{name}.png"], saved[f"{name}.svg"] = study.save(figure, folder, name)
+                saved[f"{name}.png"], saved[f"{name}.svg"] = style.save(figure, folder, name)
             return saved
 
         written |= failures.draw_or_warn(draw)

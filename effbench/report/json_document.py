@@ -211,4 +211,4 @@ def _time(estimate: Estimate | None) -> dict[str, float | None] | None:
 
 
 def _ratio(estimate: Estimate | None) -> dict[str, float | None] | None:
-    return None if estimate is None else {"point": estimate.point, "low": estimate.low, "high": estimate.high}
+    return None if estimate is None else estimate.to_dict()

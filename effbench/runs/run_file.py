@@ -201,7 +201,7 @@ def parse(path: Path, data: bytes) -> Run:
             if number == len(lines):
                 break  # the writer was stopped in the middle of this line
             raise CorruptRun(
-                f"{path}, line {number}: not a run record ({schema.first_line(error)}); restore the file"
+                f"{path}, line {number}: not a run record ({schema.describe_error(error)}); restore the file"
             ) from error
         records.append((number, record))
     return schema.build(path, records)

@@ -24,13 +24,13 @@ from effbench.core.study import Cell, Sampling
 from effbench.host import facts, machine, temporary_folders
 from effbench.host.emulation import EMULATED, is_emulated
 from effbench.host.noise import Observation
-from effbench.host.worker_process import Worker, WorkerFailed, worker_environment
+from effbench.host.worker_process import Worker, WorkerEvents, worker_environment
 from effbench.metrics import base
 from effbench.runs import launch_history, run_file, schema
 from effbench.runs.recorder import Recording, resume_command
 from effbench.runs.run_file import RunWriter
 from effbench.studies.plan import Bundled, Plan
-from effbench.timing import peaks as measuring
+from effbench.timing import peaks
 from effbench.timing.least_duration import Forecast
 from effbench.timing.sampling import MIN_ROUNDS_ON_BUDGET
 from effbench.user_code import file_hashes
@@ -138,7 +138,7 @@ def find_peaks(plan: Plan, dtype: str, *, remeasure: bool = False) -> Peaks:
     if device != "fake" and machine.emulated(machine.HERE, platform.machine()):
         raise EffbenchError(f"{EMULATED}; measure peaks on the hardware itself")
     key = facts.machine_key(device, options, threads=threads, allocator=allocator, dtype=dtype)
-    return measuring.load_or_measure(
+    return peaks.load_or_measure(
         key, device, options, threads=threads, allocator=allocator, dtype=dtype, remeasure=remeasure
     )
 
@@ -150,14 +150,14 @@ def _add_bounds(record: Recording, bounds: BoundsOf) -> None:
             record.peaks[f"peaks.{dtype}.missing"] = why
             continue
         try:
-            peaks = find_peaks(record.plan, dtype)
+            found = find_peaks(record.plan, dtype)
         except EffbenchError as error:
             record.peaks[f"peaks.{dtype}.missing"] = str(error)
             continue
-        record.peaks |= peaks.facts()
+        record.peaks |= found.facts()
         for cell in record.plan.cells:
             if cell.case.dtype == dtype and record.costs[cell.id] is not None:
-                record.bounds[cell.id] = bounds(cell, peaks)
+                record.bounds[cell.id] = bounds(cell, found)
 
 
 def _why_no_bounds(mode: str, dtype: str) -> str:
@@ -342,24 +342,21 @@ def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
     is_recorded = False
     try:
         with Worker(job, worker_environment(plan.threads, plan.allocator), sampling.silence_s) as worker:
-            try:
-                for event in worker.events():
-                    kind = event["event"]
-                    progress.handle_event(event)
-                    if kind in UNRECORDED:
-                        state.failed_starts = 0
-                        continue
-                    record.record_event(progress.number, event)
-                    if kind == "ready":
-                        record.begin_launch(progress.number, slot, progress.observed)
-                        is_recorded = True
-                    elif kind == "block":
-                        state.rounds[slot] = event["round"] + 1
-                    elif kind == "end":
-                        state.finished.add(slot)
-                ending = "it ended the process without an error"
-            except WorkerFailed as failure:
-                ending = str(failure)
+            events = WorkerEvents(worker)
+            for event in events:
+                kind = event["event"]
+                progress.handle_event(event)
+                if kind in UNRECORDED:
+                    state.failed_starts = 0
+                    continue
+                record.record_event(progress.number, event)
+                if kind == "ready":
+                    record.begin_launch(progress.number, slot, progress.observed)
+                    is_recorded = True
+                elif kind == "block":
+                    state.rounds[slot] = event["round"] + 1
+                elif kind == "end":
+                    state.finished.add(slot)
     finally:
         # Also after Ctrl-C. On a full disk the original error is the one to report.
         used_s = progress.at_s if plan.device == "fake" else time.monotonic() - progress.begun_s
@@ -371,6 +368,7 @@ def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
         state.after_s = used_s - progress.ended_s
     if slot in state.finished or len(record.skipped) > skipped_before:
         return
+    ending = events.failure or "it ended the process without an error"
     if progress.working:
         # The next try leaves out the cell that the worker was at: it may have ended the process, or hung.
         record.skip(progress.working, ending)

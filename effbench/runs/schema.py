@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from effbench.core import decoding
 from effbench.core.cost import LEVELS, Cost
-from effbench.core.errors import CorruptRun, InvalidValue
+from effbench.core.errors import CorruptRun, InvalidValue, first_line
 from effbench.core.operator_times import Breakdown
 from effbench.core.run import CLOCKS, Block, Conditions, Environment, Launch, Metric, Result, Run, Timing, Warmup
 from effbench.core.study import Cell, Experiment, Sampling
@@ -66,12 +66,8 @@ def newer_schema_message(schema: Any, known: int) -> str | None:
 
 def describe_error(error: BaseException) -> str:
     """Return a short description of an error in a file."""
-    return f"missing {first_line(error)}" if isinstance(error, KeyError) else first_line(error)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error, shortened, for a message of one line."""
-    return (str(error) or type(error).__name__).splitlines()[0][:120]
+    said = first_line(error, 120)
+    return f"missing {said}" if isinstance(error, KeyError) else said
 
 
 def require_possible_values(cell: Cell, cost: Cost | None) -> None:

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from effbench import devices, runtimes
 from effbench._version import __version__
-from effbench.core.errors import CannotStart, EffbenchError
+from effbench.core.errors import CannotStart, EffbenchError, first_line
 from effbench.core.operator_times import Breakdown
 from effbench.core.run import Block, Warmup
 from effbench.core.study import Sampling
@@ -108,7 +108,7 @@ def _set_module_path(job: Mapping[str, Any]) -> None:
         try:
             sys_path.import_shadowed_packages([*paths, job["folder"]])
         except ImportError as error:
-            message = failure_reasons.first_line(error)
+            message = first_line(error, failure_reasons.MAX_LENGTH)
             raise CannotStart(f"{sys.executable} cannot import torch ({message}); install it there") from error
     sys.path[:] = sys_path.insert_after_stdlib(paths, sys.path)
     if job.get("foreign"):

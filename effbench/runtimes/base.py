@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,6 +193,14 @@ class Runtime(ABC):
         ):
             if value not in known:
                 raise Unsupported(f"{self.name} has no {what} {value}; it has {', '.join(known)}")
+
+
+def call_on(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Call:
+    """Return a call of `function` with these arguments. A single one is passed without unpacking, which takes time."""
+    if len(arguments) == 1:
+        (single,) = arguments
+        return lambda: function(single)
+    return lambda: function(*arguments)
 
 
 def round_robin(calls: Sequence[Call]) -> Call:

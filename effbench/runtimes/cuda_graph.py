@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from effbench.core.errors import message_of
+from effbench.core.errors import first_line
 from effbench.devices import OutOfMemory
-from effbench.devices._torch_cuda import TorchCuda
 from effbench.devices.base import Call
+from effbench.devices.torch_cuda import TorchCuda
 from effbench.runtimes.base import Prepared, Runtime, Setting, Unsupported, round_robin
 from effbench.runtimes.eager import Eager
 
@@ -64,7 +64,7 @@ class CudaGraph(Runtime):
             api.synchronize()
         except Exception as error:  # a forbidden operation raises, and so does every CUDA error
             api.abandon_capture()
-            message = (message_of(error).strip() or type(error).__name__).splitlines()[0][:200]
+            message = first_line(error, 200)
             if api.is_out_of_memory(error):
                 raise OutOfMemory(message) from error
             raise Unsupported(f"a CUDA graph cannot hold it: {message}") from error

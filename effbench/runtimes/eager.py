@@ -6,9 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from effbench.devices.base import Call
 from effbench.runtimes import training_step
-from effbench.runtimes.base import Prepared, Runtime, Setting, round_robin
+from effbench.runtimes.base import Prepared, Runtime, Setting, call_on, round_robin
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,14 +45,7 @@ class Eager(Runtime):
     def prepare(self, network: nn.Module, inputs: Sequence[tuple[Tensor, ...]], setting: Setting) -> Prepared:
         if setting.mode == "train":
             return Prepared(training_step.training_call(network, inputs))
-        return Prepared(round_robin([_call_on(network, arguments) for arguments in inputs]))
-
-
-def _call_on(network: nn.Module, arguments: tuple[Tensor, ...]) -> Call:
-    if len(arguments) == 1:
-        (single,) = arguments
-        return lambda: network(single)
-    return lambda: network(*arguments)
+        return Prepared(round_robin([call_on(network, arguments) for arguments in inputs]))
 
 
 def _matmul_precision(torch: Any) -> str | None:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from effbench.core.errors import message_of
+from effbench.core.errors import first_line
 from effbench.devices.base import Call
 from effbench.host import optional_packages
 from effbench.runtimes.base import Prepared, Runtime, Setting, Unsupported, round_robin
@@ -155,7 +155,7 @@ class ModelFileRuntime(Runtime):
         except (Unsupported, MemoryError):
             raise
         except Exception as error:  # exporters raise any error, and a failed export is a result
-            message = (message_of(error).strip() or type(error).__name__).splitlines()[0][:200]
+            message = first_line(error, 200)
             raise Unsupported(f"{self.name} cannot export it: {type(error).__name__}: {message}") from error
         facts["prepare_s"] = time.perf_counter() - start
         facts["artefact_bytes"] = sum(path.stat().st_size for path in setting.folder.rglob("*") if path.is_file())

@@ -11,9 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.core.errors import message_of
-from effbench.devices._torch_cuda import TorchCuda
+from effbench.core.errors import first_line
 from effbench.devices.base import Call
+from effbench.devices.torch_cuda import TorchCuda
 from effbench.runtimes.base import Setting, Unsupported
 from effbench.runtimes.capture_output import captured_output
 from effbench.runtimes.copy_network import copy_for_export
@@ -359,7 +359,7 @@ def _root_cause(error: BaseException) -> str:
     """Return the first line of the root cause. The last error that torch raises is advice on how to report it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (message_of(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]
+    return first_line(error).rstrip(".")[:200]
 
 
 def _package_version(package: str) -> str | None:

@@ -23,9 +23,8 @@ from unittest import mock
 
 from effbench.core.errors import message_of
 from effbench.devices import cpu
-from effbench.devices.base import Call
 from effbench.runtimes import training_step
-from effbench.runtimes.base import Prepared, Runtime, Setting, Unsupported, round_robin
+from effbench.runtimes.base import Prepared, Runtime, Setting, Unsupported, call_on, round_robin
 from effbench.runtimes.eager import Eager
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ class Compiled(Runtime):
                 if setting.mode == "train":
                     call = training_step.training_call(_CompiledForTraining(network, compiled), inputs)
                 else:
-                    call = round_robin([_call_on(compiled, arguments) for arguments in inputs])
+                    call = round_robin([call_on(compiled, arguments) for arguments in inputs])
                 call()
                 seconds = time.perf_counter() - start
                 # Whatever recompiles, for another input or at the second call, must do so before a timed block.
@@ -182,13 +181,6 @@ def count_kernels(code: str) -> tuple[int, Counter[str]]:
         elif path[:2] == ("torch", "ops") and len(path) > 3:
             others[path[3].lstrip("_")] += 1
     return own, others
-
-
-def _call_on(compiled: Callable[..., Any], arguments: tuple[Tensor, ...]) -> Call:
-    if len(arguments) == 1:
-        (single,) = arguments
-        return lambda: compiled(single)
-    return lambda: compiled(*arguments)
 
 
 def _load_or_store_facts(folder: Path, seconds: float, codes: list[str], *, cached: bool) -> dict[str, Any]:

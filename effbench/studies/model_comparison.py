@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from effbench import zoo
 from effbench.core import inputs
-from effbench.core.errors import EffbenchError, InvalidValue, ModelError
+from effbench.core.errors import EffbenchError, InvalidValue, ModelError, first_line
 from effbench.core.inputs import GivenInputs, Input, InputsLike
 from effbench.core.measure_options import MeasureOptions
 from effbench.core.study import Case, Experiment
@@ -186,9 +186,8 @@ def _pickle(module: nn.Module, path: Path) -> str:
     try:
         path.write_bytes(cloudpickle.dumps(WithFormulas(module)))
     except Exception as error:  # cloudpickle raises whatever the module's own state raises
-        first = str(error).partition("\n")[0]
         raise EffbenchError(
-            f"{type(module).__name__} cannot be sent to a worker process ({first}); "
+            f"{type(module).__name__} cannot be sent to a worker process ({first_line(error)}); "
             "put it into a file and name it 'path/file.py:factory'"
         ) from error
     return f"pickle:{path}"

@@ -87,26 +87,19 @@ def make(
     options = MeasureOptions.of(given, options)
     kind = devices.kind_of(options.device)
     runtime = experiment.runtime if options.runtime is None else options.runtime
-    names = runtimes.available_on(kind) if runtime == "all" else tuple(dict.fromkeys(runtime.split(",")))
-    for name in names:
-        if not runtimes.exists(name):
-            raise UnknownName("runtime", name, (*runtimes.names(), "all"))
-        if name not in runtimes.NAMES:
-            runtimes.get(name)  # raises if a plug-in cannot be loaded
+    names = _runtime_names(runtime, kind)
     if options.batch is not None and any(case.batch is not None for case in experiment.cases):
         raise InvalidValue(f"{experiment.name} varies the batch itself; choose with --select batch={options.batch}")
     batch = inputs.whole_number(experiment.batch.get(kind, 1), "batch") if options.batch is None else options.batch
     chosen = options.device_arguments
+    threads = 0
     if kind == "cpu":
         from effbench.devices.cpu import thread_count
 
-        threads = thread_count(options.threads, str(chosen.get("cluster", "")))
-        chosen["threads"] = threads
+        threads = chosen["threads"] = thread_count(options.threads, str(chosen.get("cluster", "")))
         if names != ("eager",):
             # Some runtimes compute in their own threads, which the clock of this thread does not cover.
             chosen["whole_process"] = True
-    else:
-        threads = 0
     if kind == "fake":
         chosen.setdefault("seed", options.seed)
     cases = choose_cases(experiment, kind, select or {})
@@ -118,15 +111,7 @@ def make(
     return Plan(
         experiment=experiment.with_cases(cases),
         cells=tuple(
-            Cell(
-                case,
-                options.device,
-                str(case.labels["runtime"]) if len(names) > 1 else names[0],
-                threads,
-                batch if case.batch is None else inputs.whole_number(case.batch, f"batch of {case.id}"),
-                options.memory_format,
-                options.mode,
-            )
+            _cell(case, options, str(case.labels["runtime"]) if len(names) > 1 else names[0], threads, batch)
             for case in cases
         ),
         device=options.device,
@@ -139,6 +124,23 @@ def make(
         clock=clock_of(kind, threads),
         metrics=options.metrics,
     )
+
+
+def _runtime_names(runtime: str, kind: str) -> tuple[str, ...]:
+    """The names of the runtimes that "all", or a list separated by commas, stands for. Raises UnknownName."""
+    names = runtimes.available_on(kind) if runtime == "all" else tuple(dict.fromkeys(runtime.split(",")))
+    for name in names:
+        if not runtimes.exists(name):
+            raise UnknownName("runtime", name, (*runtimes.names(), "all"))
+        if name not in runtimes.NAMES:
+            runtimes.get(name)  # raises if a plug-in cannot be loaded
+    return names
+
+
+def _cell(case: Case, options: MeasureOptions, runtime: str, threads: int, batch: int) -> Cell:
+    """A case under these options. `batch` is that of cases that have none of their own."""
+    own = batch if case.batch is None else inputs.whole_number(case.batch, f"batch of {case.id}")
+    return Cell(case, options.device, runtime, threads, own, options.memory_format, options.mode)
 
 
 def clock_of(kind: str, threads: int) -> str:

@@ -11,14 +11,15 @@ from typing import Any
 from effbench import runtimes
 from effbench.core import decoding
 from effbench.core import inputs as core_inputs
-from effbench.core.errors import ModelError, message_of
+from effbench.core.errors import ModelError, first_line
 from effbench.core.inputs import Input
-from effbench.cost import example_inputs, network_builds
+from effbench.cost import network_builds
 from effbench.devices import Call, Device, OutOfMemory, cpu
 from effbench.runtimes import Setting, Unsupported
 from effbench.runtimes.base import Runtime, TraceDiffers
 from effbench.runtimes.model_file import ModelFileRuntime, as_arrays
 from effbench.timing import dtype_cast, output_check, reference_io, side_effects
+from effbench.timing.rotating_inputs import RotatingInputs
 from effbench.timing.side_effects import SideEffects
 from effbench.user_code import failure_reasons, file_hashes
 from effbench.user_code.global_state import NO_GUARD, SettingChanged, SettingsGuard
@@ -28,9 +29,6 @@ from effbench.user_code.random_state import RandomState
 Emit = Callable[..., None]
 
 SEEDED = "its output depends on random numbers from a seed that it sets itself"
-
-RESTORED = ", which is put back before each block of calls"
-"""Ending of the note on a network that writes into its input. ModelFileRuntime models get copies of it instead."""
 
 
 def prepare(
@@ -62,16 +60,13 @@ def prepare(
     runtime.require(setting)
     if minimal_memory and isinstance(runtime, ModelFileRuntime) and runtime.is_exported(setting):
         return device.bind(_call_from_export(runtime, spec, seed, device, setting), spec["cost"])
+    cell = _Cell(spec, seed, device, setting, runtime, guard, minimal_memory, examine)
     with _translate_out_of_memory():
-        with file_hashes.recording_reads(), guard.building(spec):
-            network, inputs = build_network_and_inputs(spec, seed, device, minimal_memory=minimal_memory)
+        network, inputs = _build(cell)
         own = dtype_cast.weight_dtypes(network)
         said = dtype_cast.cast_note(own, setting.dtype)
-        rest = spec, seed, device, setting, guard
-        options = _Options(minimal_memory, examine)
         try:
-            with guard.calling(spec["id"]):
-                call, facts = _prepare_call(runtime, network, inputs, *rest, options)
+            call, facts = _prepare_call(cell, network, inputs)
         except RuntimeError as error:
             if not said or failure_reasons.out_of_memory_reason(error):
                 raise
@@ -79,11 +74,9 @@ def prepare(
             if not core_inputs.runs_uncast(own, setting.dtype):
                 raise refusal from error
             del network, inputs
-            with guard.building(spec):
-                network, inputs = build_network_and_inputs(spec, seed, device, minimal_memory=minimal_memory)
+            network, inputs = _build(cell)
             try:
-                with guard.calling(spec["id"]):
-                    call, facts = _prepare_call(runtime, network, inputs, *rest, replace(options, cast_weights=False))
+                call, facts = _prepare_call(replace(cell, cast_weights=False), network, inputs)
             except RuntimeError:
                 raise refusal from error
             said = dtype_cast.cast_note(own, setting.dtype, cast_weights=False)
@@ -96,109 +89,179 @@ def prepare(
 
 
 @dataclass(frozen=True)
-class _Options:
-    """Options of `prepare`. With `clone_inputs` each call gets a copy of its input. Without `cast_weights` the weights
-    keep their dtypes.
+class _Cell:
+    """A cell and how it is prepared: what the steps of `prepare` share. The parameters of `prepare` are among them.
+
+    Without `cast_weights` the weights keep their dtypes.
     """
 
+    spec: Mapping[str, Any]
+    seed: int
+    device: Device
+    setting: Setting
+    runtime: Runtime
+    guard: SettingsGuard
     minimal_memory: bool
     examine: bool
-    clone_inputs: bool = False
     cast_weights: bool = True
 
+    @property
+    def id(self) -> str:
+        return str(self.spec["id"])
 
-def _prepare_call(
-    runtime: Runtime,
-    network: Any,
-    inputs: list[tuple[Any, ...]],
-    spec: Mapping[str, Any],
-    seed: int,
-    device: Device,
-    setting: Setting,
-    guard: SettingsGuard,
-    options: _Options,
-) -> tuple[Call, dict[str, Any]]:
+    @property
+    def is_exported(self) -> bool:
+        """Whether its runtime runs a model file, and not the network."""
+        return isinstance(self.runtime, ModelFileRuntime)
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the cell is the reference that outputs are compared with."""
+        spec = self.spec
+        return (spec["runtime"], spec["dtype"], spec["memory_format"]) == ("eager", "float32", "contiguous")
+
+    def fresh_inputs(self, network: Any, number: int) -> list[tuple[Any, ...]]:
+        """Make the same inputs again, as the network reads them."""
+        return _convert_inputs(rotating_inputs(self.spec, self.seed, self.device).make(network, number), self.setting)
+
+
+@dataclass(frozen=True)
+class _FirstCall:
+    """A call with the output of its first run.
+
+    `network` is what the runtime has prepared, and `facts` are those of `Prepared`. With `clones_inputs` each call gets
+    a copy of its input. With `restores_inputs` the inputs are put back before each block of calls.
+    """
+
+    call: Call
+    facts: Mapping[str, Any]
+    output: Any
+    network: Any
+    clones_inputs: bool
+    restores_inputs: bool
+
+
+def _build(cell: _Cell) -> tuple[Any, list[tuple[Any, ...]]]:
+    with file_hashes.recording_reads(), cell.guard.building(cell.spec):
+        return build_network_and_inputs(cell.spec, cell.seed, cell.device, minimal_memory=cell.minimal_memory)
+
+
+def _prepare_call(cell: _Cell, network: Any, inputs: list[tuple[Any, ...]]) -> tuple[Call, dict[str, Any]]:
     """Return the call of a network, and facts about it."""
-    is_exported, is_reference = isinstance(runtime, ModelFileRuntime), _is_reference(spec)
-    seen = None
-    guard.watch_training_flags(spec["id"], network)
-    if setting.mode == "infer" and (
-        is_exported or not (options.minimal_memory or (is_reference and not options.examine))
-    ):
-        with file_hashes.recording_reads():
-            seen = _side_effects_of(network, inputs[0], setting, cast_weights=options.cast_weights)
-        if seen.training_flag_changes:  # looking has restored them, so an exporter would not notice
-            raise SettingChanged(f"its forward {seen.training_flag_changes}")
-        guard.require_unchanged(spec["id"])  # before preparing, since a runtime's refusal may be a consequence
-    network, inputs = _convert(network, inputs, setting, cast_weights=options.cast_weights)
-    guard.watch_training_flags(spec["id"], network)
+    with cell.guard.calling(cell.id):
+        seen = _examine(cell, network, inputs[0])
+        network, inputs = _convert(network, inputs, cell.setting, cast_weights=cell.cast_weights)
+        cell.guard.watch_training_flags(cell.id, network)
+        clone_inputs = bool(seen and (seen.reshapes_input or (cell.is_exported and seen.writes_input)))
+        first = _first_call(cell, network, inputs, seen, clone_inputs=clone_inputs)
+        if first is None:
+            seen = replace(seen, reshapes_input=True) if seen else None
+            inputs = cell.fresh_inputs(network, len(inputs))
+            first = _first_call(cell, network, inputs, seen, clone_inputs=True)
+            assert first is not None, "each call is given a copy of its input"
+        return first.call, _check_first_call(cell, first, inputs[0], seen)
+
+
+def _examine(cell: _Cell, network: Any, arguments: tuple[Any, ...]) -> SideEffects | None:
+    """Return the side effects of the network; None if it is not examined. Raises SettingChanged."""
+    cell.guard.watch_training_flags(cell.id, network)
+    is_needed = not (cell.minimal_memory or (cell.is_reference and not cell.examine))
+    if cell.setting.mode != "infer" or not (cell.is_exported or is_needed):
+        return None
+    with file_hashes.recording_reads():
+        seen = _side_effects_of(network, arguments, cell.setting, cast_weights=cell.cast_weights)
+    if seen.training_flag_changes:  # looking has restored them, so an exporter would not notice
+        raise SettingChanged(f"its forward {seen.training_flag_changes}")
+    cell.guard.require_unchanged(cell.id)  # before preparing, since a runtime's refusal may be a consequence
+    return seen
+
+
+def _first_call(
+    cell: _Cell, network: Any, inputs: list[tuple[Any, ...]], seen: SideEffects | None, *, clone_inputs: bool
+) -> _FirstCall | None:
+    """Prepare the call with the runtime, and make it once. With `clone_inputs` each call gets a copy of its input.
+
+    Returns None if an input has changed its shape, so that it cannot be passed again.
+    """
     # A network with state is restored after preparing, so that its first output can be compared with the reference.
     passed = [item for each in inputs for item in each]
-    state = Snapshot(network, passed) if seen and seen.changes_state and not is_exported else None
+    state = Snapshot(network, passed) if seen and seen.changes_state and not cell.is_exported else None
     random = RandomState()
-    given = None if options.minimal_memory or is_exported else side_effects.clone_tensors(inputs[0])
+    given = None if cell.minimal_memory or cell.is_exported else side_effects.clone_tensors(inputs[0])
     layout = side_effects.layout_of(inputs[0])
-    clone_inputs = options.clone_inputs or bool(seen and (seen.reshapes_input or (is_exported and seen.writes_input)))
     if clone_inputs:
         network = side_effects.with_cloned_inputs(network)
-    originals: list[tuple[Any, ...]] | None = None
+    restores = False
     try:
         try:
-            prepared = runtime.prepare(network, inputs, setting)
+            prepared = cell.runtime.prepare(network, inputs, cell.setting)
         except TraceDiffers as error:
-            raise _explain_trace(error, runtime, network, inputs[0], seen) from error
-        if is_exported:
-            guard.restore()  # an exporter's settings are not the network's, which were recorded before
+            raise _explain_trace(error, cell.runtime, network, inputs[0], seen) from error
+        if cell.is_exported:
+            cell.guard.restore()  # an exporter's settings are not the network's, which were recorded before
         call = prepared.call
         random.restore()
         if state:
             state.restore()
         if seen and seen.writes_input and not clone_inputs:
-            originals = _convert_inputs(_make_inputs(network, spec, seed, device, len(inputs)), setting)
-            call = side_effects.with_restorable_inputs(call, inputs, originals)
+            originals = cell.fresh_inputs(network, len(inputs))
+            call, restores = side_effects.with_restorable_inputs(call, inputs, originals), True
             call.restore_inputs()
         output = call()
     except RuntimeError:  # an earlier call may have changed the shape of the input, if the network was not examined
         if clone_inputs or side_effects.layout_of(inputs[0]) == layout:
             raise
-    device.synchronize()
+    cell.device.synchronize()
     if side_effects.layout_of(inputs[0]) != layout and not clone_inputs:
-        fresh = _make_inputs(network, spec, seed, device, len(inputs))
-        options = replace(options, clone_inputs=True)
-        return _prepare_call(runtime, network, fresh, spec, seed, device, setting, guard, options)
-    if given is not None and originals is None and not same(given, inputs[0]):
-        originals = _convert_inputs(_make_inputs(network, spec, seed, device, len(inputs)), setting)
-        call = side_effects.with_restorable_inputs(call, inputs, originals)
-    facts = dict(prepared.facts)
-    late = ""
-    if options.cast_weights and not is_exported:
-        late = dtype_cast.note_after_call(dtype_cast.weight_dtypes(network), setting.dtype)
-    if not output_check.is_finite(output):
+        random.restore()
+        if state:
+            state.restore()
+        return None
+    if given is not None and not restores and not same(given, inputs[0]):
+        originals = cell.fresh_inputs(network, len(inputs))
+        call, restores = side_effects.with_restorable_inputs(call, inputs, originals), True
+    return _FirstCall(call, prepared.facts, output, network, clone_inputs, restores)
+
+
+def _check_first_call(
+    cell: _Cell, first: _FirstCall, arguments: tuple[Any, ...], seen: SideEffects | None
+) -> dict[str, Any]:
+    """Compare the first output with that of eager float32. Returns the facts about the call, with notes."""
+    facts = dict(first.facts)
+    if not output_check.is_finite(first.output):
         facts["output"] = "not finite"
-    expected, notes = None, ""
-    if seen:
-        notes = "; ".join(seen.notes)
-        expected = seen.outputs[0]
-    elif originals or clone_inputs:
-        notes = side_effects.RESHAPES if clone_inputs else side_effects.WRITES
-    notes = "; ".join(filter(None, (notes, late)))
-    if seen and not is_reference:
-        try:
-            expected, found = side_effects.compare_output(seen, output, setting.dtype, tf32=setting.tf32)
-        except Unsupported as error:
-            output_check.require_shapes(seen.outputs[0], output)  # shapes do not depend on random numbers
-            where = runtime.name if setting.dtype == "float32" else f"{runtime.name} in {setting.dtype}"
-            if not side_effects.seeds_itself(network, inputs[0]):
-                raise
-            raise Unsupported(f"{SEEDED}, and {where} draws other numbers than eager float32") from error
+    expected = seen.outputs[0] if seen else None
+    if seen and not cell.is_reference:
+        expected, found = _compare_output(cell, first, arguments, seen)
         facts |= found
-    if notes:
-        # Within a block the writes accumulate: restoring the input between calls would be part of the time.
-        facts["notes"] = notes.replace(side_effects.WRITES, f"{side_effects.WRITES}{RESTORED}") if originals else notes
-    if spec.get("keep"):
-        first_input = originals[0] if originals else inputs[0]
-        reference_io.save(setting.folder, first_input, expected, notes, is_checkable=seen is None or seen.is_checkable)
-    return call, facts
+    restored = first.restores_inputs
+    # Without an examination the first call alone shows what the network does to its input.
+    first_note = side_effects.input_note(writes=restored, reshapes=first.clones_inputs, restored=restored)
+    notes = [*seen.notes(restored=restored)] if seen else [first_note]
+    if cell.cast_weights and not cell.is_exported:
+        notes.append(dtype_cast.note_after_call(dtype_cast.weight_dtypes(first.network), cell.setting.dtype))
+    said = "; ".join(filter(None, notes))
+    if said:
+        facts["notes"] = said
+    if cell.spec.get("keep"):
+        is_checkable = seen is None or seen.is_checkable
+        reference_io.save(cell.setting.folder, arguments, expected, said, is_checkable=is_checkable)
+    return facts
+
+
+def _compare_output(
+    cell: _Cell, first: _FirstCall, arguments: tuple[Any, ...], seen: SideEffects
+) -> tuple[Any, dict[str, float]]:
+    """Return the expected output and the error of the first one. Raises Unsupported."""
+    setting = cell.setting
+    try:
+        return side_effects.compare_output(seen, first.output, setting.dtype, tf32=setting.tf32)
+    except Unsupported as error:
+        output_check.require_shapes(seen.outputs[0], first.output)  # shapes do not depend on random numbers
+        if not side_effects.seeds_itself(first.network, arguments):
+            raise
+        where = cell.runtime.name if setting.dtype == "float32" else f"{cell.runtime.name} in {setting.dtype}"
+        raise Unsupported(f"{SEEDED}, and {where} draws other numbers than eager float32") from error
 
 
 def _side_effects_of(
@@ -297,7 +360,8 @@ def build_network_and_inputs(
                 f"{type(network).__name__} has weights without values (meta device); build them on the CPU"
             )
         network = _detach_attributes(device.place(network).eval())
-        return network, _make_inputs(network, spec, seed, device, 1 if minimal_memory else _rotations(spec, device))
+        inputs = rotating_inputs(spec, seed, device)
+        return network, inputs.make(network, 1 if minimal_memory else inputs.number(spec["dtype"]))
 
 
 def _outside_of_inference_mode() -> contextlib.AbstractContextManager[Any]:
@@ -320,35 +384,12 @@ def _detach_attributes(network: Any) -> Any:
     return network
 
 
-def _rotations(spec: Mapping[str, Any], device: Device) -> int:
-    """Return how many inputs exceed the device's caches, in the dtype in which the network reads them."""
-    args, named = example_inputs.make(_input_descriptions(spec), spec["batch"], "float32", "meta")
-    kind = dtype_cast.torch_dtype(spec["dtype"])
-    return device.rotations(sum(dtype_cast.cast_any(tensor, kind).nbytes for tensor in (*args, *named.values())))
-
-
-def _input_descriptions(spec: Mapping[str, Any]) -> list[Input]:
-    return decoding.decode(spec["inputs"], list[Input])
-
-
-def _make_inputs(
-    network: Any, spec: Mapping[str, Any], seed: int, device: Device, number: int = 1
-) -> list[tuple[Any, ...]]:
-    """Make `number` different inputs. Only the signature of the network's forward is used, to order named inputs."""
-    import torch
-
-    described = _input_descriptions(spec)
-    generator = torch.Generator().manual_seed(seed)
-    found = []
+def rotating_inputs(spec: Mapping[str, Any], seed: int, device: Device) -> RotatingInputs:
+    """Return the inputs of a cell, which are float32 until the network is cast."""
+    described = decoding.decode(spec["inputs"], list[Input])
     # A tensor of float64 that the user passed keeps its digits.
     is_double = spec["dtype"] == "float64" and any(item.sha256 for item in described)
-    for _ in range(number):
-        args, named = example_inputs.make(
-            described, spec["batch"], "float64" if is_double else "float32", seed=generator
-        )
-        passed = example_inputs.positional(network, args, named) if named else args
-        found.append(tuple(device.place(item) if isinstance(item, torch.Tensor) else item for item in passed))
-    return found
+    return RotatingInputs(described, spec["batch"], "float64" if is_double else "float32", seed, device)
 
 
 def _call_from_export(
@@ -358,13 +399,8 @@ def _call_from_export(
     # Building on the meta device imports 75 MB of torch, which would count towards the peak memory.
     is_named = any(item["name"] for item in spec["inputs"])
     signature = network_builds.build_on_meta(spec["model"], spec["arguments"]) if is_named else None
-    inputs = _convert_inputs(_make_inputs(signature, spec, seed, device), setting)
+    inputs = _convert_inputs(rotating_inputs(spec, seed, device).make(signature, 1), setting)
     return runtime.load([as_arrays(each) for each in inputs], setting).call
-
-
-def _is_reference(spec: Mapping[str, Any]) -> bool:
-    """Return whether the cell is the reference that outputs are compared with."""
-    return (spec["runtime"], spec["dtype"], spec["memory_format"]) == ("eager", "float32", "contiguous")
 
 
 def _convert(
@@ -403,5 +439,5 @@ def _translate_out_of_memory() -> Iterator[None]:
         with cpu.translate_out_of_memory():
             yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        said = (message_of(error).strip() or type(error).__name__).splitlines()[0][:300]
+        said = first_line(error, 300)
         raise OutOfMemory(said) from error

@@ -24,9 +24,10 @@ from effbench.core.run import Block, Timing
 from effbench.core.study import Sampling
 from effbench.cost import example_inputs
 from effbench.devices import Call, Device
-from effbench.devices._torch_cuda import TorchCuda
+from effbench.devices.torch_cuda import TorchCuda
 from effbench.runtimes import Setting, copy_network
 from effbench.timing import block_loop, dtype_cast, side_effects
+from effbench.timing.rotating_inputs import RotatingInputs
 from effbench.user_code import failure_reasons, global_state
 from effbench.user_code._warning_filters import set_warning_filters, warning_filters
 from effbench.user_code.module_state import Snapshot
@@ -195,7 +196,7 @@ def _prepare(
 
     given_inputs = core_inputs.normalise(shape)
     batch = given_inputs.agreed_batch(batch)
-    dtype = (given_inputs.dtype or own_dtype(network)) if dtype is None else dtype
+    dtype = (given_inputs.dtype or dtype_cast.own_dtype(network)) if dtype is None else dtype
     device = own_device(network) if device is None else device
     place = devices.get(device, **_device_options(device, threads))
     costs, missing = None, ""
@@ -207,25 +208,26 @@ def _prepare(
         if costs is None:
             raise ModelError(missing)
         return TimedNetwork(place, place.bind(None, costs.to_dict()), network, threads or 1, costs)
-    is_moved = dtype != own_dtype(network) or device != own_device(network)
+    is_moved = dtype != dtype_cast.own_dtype(network) or device != own_device(network)
     given = network
     if not is_ours:
         network = copy_network.deep_copy(network) or _refuse_conversion(network, dtype, device, is_moved=is_moved)
     if is_moved:
         network = dtype_cast.cast(place.place(network), getattr(torch, dtype))
-    inputs = _make_inputs(network, given_inputs, batch, dtype, place)
+    rotating = RotatingInputs(
+        given_inputs.inputs, batch, dtype, SEED, place, tensors=example_inputs.values_of(given_inputs)
+    )
+    inputs = rotating.make(network, rotating.number())
     seen = _side_effects_of(network, inputs[0])
     if seen is None and network is not given and not is_moved and (seen := _side_effects_of(given, inputs[0])):
         network = given  # the copy does not run: it lacks something, such as attributes in `__slots__`
     called = side_effects.with_cloned_inputs(network) if seen and seen.reshapes_input else network
     call = runtimes.get("eager").prepare(called, inputs, Setting(Path(), place.kind)).call
     if seen and seen.writes_input and not seen.reshapes_input:
-        call = side_effects.with_restorable_inputs(
-            call, inputs, _make_inputs(network, given_inputs, batch, dtype, place)
-        )
+        call = side_effects.with_restorable_inputs(call, inputs, rotating.make(network, len(inputs)))
     threads, (notes, modes) = (
         getattr(place, "threads", 1),
-        (seen.notes, seen.training_flag_changes) if seen else ((), ""),
+        (seen.notes(), seen.training_flag_changes) if seen else ((), ""),
     )
     return TimedNetwork(place, place.bind(call, {}), network, threads, costs, missing, notes, modes)
 
@@ -268,24 +270,6 @@ def _device_options(device: str, threads: int) -> dict[str, Any]:
     return {"warm_up_s": 0.0} if is_warm else {}
 
 
-def _make_inputs(
-    network: nn.Module, given: core_inputs.GivenInputs, batch: int, dtype: str, device: Device
-) -> list[tuple[Any, ...]]:
-    """Make the inputs that the calls rotate through."""
-    import torch
-
-    described, tensors = given.inputs, example_inputs.values_of(given)
-    args, named = example_inputs.make(described, batch, dtype, "meta")
-    number = device.rotations(sum(tensor.nbytes for tensor in (*args, *named.values())))
-    generator = torch.Generator().manual_seed(SEED)
-    found = []
-    for _ in range(number):
-        args, named = example_inputs.make(described, batch, dtype, seed=generator, tensors=tensors)
-        passed = example_inputs.positional(network, args, named) if named else args
-        found.append(tuple(device.place(item) if isinstance(item, torch.Tensor) else item for item in passed))
-    return found
-
-
 def time_blocks(prepared: TimedNetwork, sampling: Sampling) -> tuple[int, bool, tuple[Timing, ...]]:
     """Warm up and time blocks until a stopping rule ends it.
 
@@ -298,11 +282,6 @@ def time_blocks(prepared: TimedNetwork, sampling: Sampling) -> tuple[int, bool, 
         prepared.device, {_CELL: prepared.call}, {_CELL: calls}, sampling, task, long_blocks=ready
     )
     return calls, warm.steady, tuple(item.timing for item in told if isinstance(item, Block))
-
-
-def own_dtype(network: nn.Module) -> str:
-    """Return the dtype of the first floating-point weight; float32 without one."""
-    return dtype_cast.own_dtype(network)
 
 
 def own_device(network: nn.Module) -> str:

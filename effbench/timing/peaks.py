@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from effbench import devices
 from effbench.core import decoding, peaks
-from effbench.core.errors import EffbenchError, message_of
+from effbench.core.errors import EffbenchError, first_line, message_of
 from effbench.core.peaks import Peaks
 from effbench.devices import Call, Device, OutOfMemory
 from effbench.host import optional_packages
-from effbench.host.worker_process import Worker, WorkerFailed, worker_environment
+from effbench.host.worker_process import Worker, WorkerEvents, worker_environment
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,15 +76,14 @@ def load_or_measure(
 
 def _measure_in_worker(job: Mapping[str, Any], threads: int, allocator: str) -> Peaks:
     optional_packages.require("torch")
-    reason = "the process ended early, without an error"
+    message = ""
     with Worker(job, worker_environment(threads, allocator), silence_s=120.0) as worker:
-        try:
-            for event in worker.events():
-                if event["event"] == "peaks":
-                    return decoding.decode(event["peaks"], Peaks)
-                reason = event["message"]
-        except WorkerFailed as failure:
-            reason = message_of(failure)
+        events = WorkerEvents(worker)
+        for event in events:
+            if event["event"] == "peaks":
+                return decoding.decode(event["peaks"], Peaks)
+            message = event["message"]
+    reason = events.failure or message or events.ending
     raise EffbenchError(f"the peaks of {job['device']} in {job['dtype']} could not be measured: {reason}")
 
 
@@ -97,7 +96,7 @@ def emit_peaks(job: Mapping[str, Any], emit: Callable[..., None]) -> None:
         with torch.inference_mode():
             emit("peaks", peaks=asdict(measure(device, job["dtype"], job["threads"])))
     except (OutOfMemory, RuntimeError) as error:  # a dtype for which this device has no kernel
-        emit("error", message=(message_of(error).strip() or type(error).__name__).splitlines()[0][:200])
+        emit("error", message=first_line(error, 200))
 
 
 def measure(device: Device, dtype: str, threads: int) -> Peaks:

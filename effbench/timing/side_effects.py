@@ -24,6 +24,8 @@ SAME = 1e-4
 MOST_NAMED = 3
 
 WRITES = "it writes into its input"
+RESTORED = f"{WRITES}, which is put back before each block of calls"
+"""Within a block the writes accumulate: restoring the input between calls would be part of the time."""
 RESHAPES = "it changes the shape of its input, so that each call is given a copy, whose time is part of the call's"
 RANDOM = "its output is random: it draws random numbers in each call"
 DRAWS = "it draws random numbers in each call"
@@ -37,7 +39,7 @@ class SideEffects:
     """Side effects of a network, and its outputs.
 
     - `outputs`: those of consecutive calls, from the state in which it was built: one, or several where they differ.
-    - `notes`: the side effects as texts for the user.
+    - `other_notes`: texts for the user, on all but what it does to its input.
     - `writes_input`: it writes into its input. `reshapes_input`: it changes the layout of an input, which then cannot
       be passed again. `changes_state`: it changes its own state.
     - `is_checkable`: another run from the same state returns the same.
@@ -47,7 +49,7 @@ class SideEffects:
     """
 
     outputs: tuple[Any, ...]
-    notes: tuple[str, ...] = ()
+    other_notes: tuple[str, ...] = ()
     writes_input: bool = False
     reshapes_input: bool = False
     changes_state: bool = False
@@ -55,6 +57,18 @@ class SideEffects:
     is_readable: bool = True
     training_flag_changes: str = ""
     changed_state: tuple[str, ...] = ()
+
+    def notes(self, *, restored: bool = False) -> tuple[str, ...]:
+        """Return the side effects as texts for the user. `restored` says whether the input is put back."""
+        about = input_note(writes=self.writes_input, reshapes=self.reshapes_input, restored=restored)
+        return (about, *self.other_notes) if about else self.other_notes
+
+
+def input_note(*, writes: bool, reshapes: bool, restored: bool = False) -> str:
+    """Return what a network does to its input as a text for the user; "" if nothing."""
+    if reshapes:
+        return RESHAPES
+    return (RESTORED if restored else WRITES) if writes else ""
 
 
 def detect(network: nn.Module, arguments: Sequence[Any]) -> SideEffects:
@@ -92,7 +106,7 @@ def _detect(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
     kept += [GRADIENT] if any(gradient_of(tensor) is not None for tensor in _tensors(list(given))) else []
     changes = bool(kept or state.changed())
     if unread := _why_unreadable(first) or _why_unreadable(second):
-        notes = [*([RESHAPES] if reshapes else [WRITES] if writes else []), *([DRAWS] if draws else [])]
+        notes = [DRAWS] if draws else []
         notes += [f"it keeps state between calls ({first_names(kept)})"] if kept else []
         notes.append(f"{unread}{UNREAD}")
         return SideEffects(
@@ -108,11 +122,7 @@ def _detect(network: nn.Module, arguments: Sequence[Any], state: Snapshot, rando
     differs = _differ(first, second)
     outputs = (first, second, call()) if differs else (first,)
     is_random = draws and _differ(second, _detached_copy(network(*clone_tensors(arguments))))
-    notes = [RESHAPES] if reshapes else [WRITES] if writes else []
-    if is_random:
-        notes.append(RANDOM)
-    elif draws:
-        notes.append(DRAWS)
+    notes = [RANDOM if is_random else DRAWS] if draws else []
     is_checkable = not is_random
     if differs:
         state.restore()

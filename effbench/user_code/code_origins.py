@@ -17,8 +17,7 @@ from typing import Any
 
 from effbench.core.errors import EffbenchError, ForeignCode, ModelError, ModelNeedsPackage, ModelNotFound, Reason
 from effbench.user_code import opened_files
-from effbench.user_code.source_trees import INITS, ModuleFile, Trees, content_of, is_within
-from effbench.user_code.source_trees import trees_of_job as trees_of
+from effbench.user_code.source_trees import INITS, ModuleFile, Trees, content_of, is_within, trees_of_job
 from effbench.zoo import load_model, sys_path
 
 _CODE = re.compile(r"\.(py|pyc|so|so\.[\d.]+|pyd|dylib|dll)$")
@@ -34,7 +33,7 @@ def refuse_foreign(job: Mapping[str, Any]) -> None:
         return
     paths = opened_files.recorded_paths()
     with opened_files.recording_suspended():
-        _refuse(job, trees_of(job), paths)
+        _refuse(job, trees_of_job(job), paths)
 
 
 def _refuse(job: Mapping[str, Any], trees: Trees, paths: Sequence[str]) -> None:
@@ -62,7 +61,7 @@ def explain(error: EffbenchError, job: Mapping[str, Any]) -> Reason:
     if not job.get("foreign"):
         return Reason.of(error)
     with opened_files.recording_suspended():
-        return _explain(error, trees_of(job))
+        return _explain(error, trees_of_job(job))
 
 
 def _explain(error: EffbenchError, trees: Trees) -> Reason:

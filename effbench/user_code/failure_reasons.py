@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from effbench.core.errors import EffbenchError, Unsupported, message_of
+from effbench.core.errors import EffbenchError, Unsupported, first_line, message_of
 from effbench.devices import OutOfMemory
 
 MAX_LENGTH = 300
@@ -34,16 +34,16 @@ def reason_for(error: BaseException) -> str:
     of effbench already state a reason.
     """
     if isinstance(error, OutOfMemory):
-        return f"out of memory: {first_line(error)}"
+        return f"out of memory: {first_line(error, MAX_LENGTH)}"
     if memory_reason := out_of_memory_reason(error):
         return memory_reason
     if wants_gradients(error):
         return GRADIENTS_ADVICE
     if isinstance(error, (EffbenchError, Unsupported)):
-        return first_line(error)
+        return first_line(error, MAX_LENGTH)
     if isinstance(error, SystemExit):
         return f"it called sys.exit({_value_text(error.code)})"
-    return f"{type(error).__name__}: {first_line(error)}"
+    return f"{type(error).__name__}: {first_line(error, MAX_LENGTH)}"
 
 
 def wants_gradients(error: BaseException) -> bool:
@@ -56,16 +56,11 @@ def out_of_memory_reason(error: BaseException | str) -> str:
 
     Factories and exporters that run out of memory raise an error of effbench whose cause is torch's.
     """
-    text = error if isinstance(error, str) else first_line(error)
+    text = error if isinstance(error, str) else first_line(error, MAX_LENGTH)
     if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
         return text if text.startswith("out of memory") else f"out of memory: {text}"
     cause = None if isinstance(error, str) else error.__cause__
     return "" if cause is None else out_of_memory_reason(cause)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its type if it has none."""
-    return (message_of(error).strip() or type(error).__name__).splitlines()[0][:MAX_LENGTH]
 
 
 def _value_text(value: object) -> str:

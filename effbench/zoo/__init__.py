@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from effbench.core.errors import EffbenchError, InvalidValue, ModelError, UnknownName
+from effbench.core.errors import EffbenchError, InvalidValue, ModelError, UnknownName, first_line
 from effbench.zoo import _registry
 from effbench.zoo._registry import Entry
 
@@ -113,7 +113,7 @@ def build(name: str, **arguments: Any) -> nn.Module:
     except EffbenchError:
         raise
     except Exception as error:  # torch raises many kinds of errors for wrong sizes
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise ModelError(f"{name} cannot be built from {arguments}: {reason}; change these arguments") from error
     return network
 

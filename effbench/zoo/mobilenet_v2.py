@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
-from effbench.zoo._blocks import PooledClassifier, check_width, conv_norm_act, make_divisible
+from effbench.zoo._blocks import InvertedResidual, PooledClassifier, check_width, conv_norm_act, make_divisible
 from effbench.zoo._registry import register
 
 # t, c, n, s: expansion, output channels, repeats, first stride; Table 2 of arXiv:1801.04381
@@ -19,23 +19,6 @@ LAYERS = (
 )
 
 
-class InvertedResidual(nn.Module):
-    """1x1 expansion (omitted at expansion 1), 3x3 depthwise, linear 1x1; a shortcut if the shape is unchanged."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        inner = in_channels * expansion
-        layers = [] if expansion == 1 else [conv_norm_act(in_channels, inner, activation=nn.ReLU6)]
-        layers.append(conv_norm_act(inner, inner, 3, stride, groups=inner, activation=nn.ReLU6))
-        layers.append(conv_norm_act(inner, out_channels, activation=None))
-        self.branch = nn.Sequential(*layers)
-        self.has_shortcut = stride == 1 and in_channels == out_channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.branch(x)
-        return x + y if self.has_shortcut else y
-
-
 class MobileNetV2(PooledClassifier):
     """3x3 stem, seventeen inverted residuals, 1x1 head, global average pooling, linear classifier."""
 
@@ -46,7 +29,7 @@ class MobileNetV2(PooledClassifier):
             scaled = make_divisible(channels * width)
             for position in range(repeat):
                 stride = first_stride if position == 0 else 1
-                layers.append(InvertedResidual(previous, scaled, stride, expansion))
+                layers.append(InvertedResidual(previous, previous * expansion, scaled, 3, stride, nn.ReLU6))
                 previous = scaled
         # Narrow networks keep the full head: section 6.1 of the paper scales it only above 1.0.
         head = make_divisible(1280 * max(1.0, width))

@@ -34,6 +34,11 @@ def test_an_estimate_formats_point_and_interval(estimate: Estimate, spec: str, t
         assert str(estimate) == f"{estimate}" == text
 
 
+def test_an_estimate_as_a_dictionary_keeps_a_missing_end():
+    assert Estimate(1.25, 1.0, 1.5, n=5).to_dict() == {"point": 1.25, "low": 1.0, "high": 1.5}
+    assert Estimate(1.25).to_dict() == {"point": 1.25, "low": None, "high": None}
+
+
 def test_ends_that_differ_look_different():
     assert f"{Estimate(1.2345, 1.2344, 1.2346)}" == "1.2345 [1.2344, 1.2346]"
 

@@ -22,8 +22,8 @@ from scripted_gpu import CALM, MB, Gpu, NotEnoughError, Nvml, NVMLError, device,
 from effbench.core.errors import InvalidValue, ModelError
 from effbench.core.study import Sampling
 from effbench.devices import Energy, OutOfMemory, cuda
-from effbench.devices._torch_cuda import Policy, TorchCuda
 from effbench.devices.cuda import Cuda, host_or_device_bound, rotations
+from effbench.devices.torch_cuda import Policy, TorchCuda
 from effbench.host import nvml
 from effbench.timing import block_loop
 
@@ -730,7 +730,7 @@ def test_reason_names_of_every_mask() -> None:
 def test_the_only_calls_into_torch_cuda_are_in_the_adapter() -> None:
     folder = Path(cuda.__file__).parent
     for path in folder.glob("*.py"):
-        if path.name != "_torch_cuda.py":
+        if path.name != "torch_cuda.py":
             lines = [line for line in path.read_text().splitlines() if "torch.cuda" in line and "``" not in line]
             assert not lines, path.name
 
@@ -761,6 +761,11 @@ def test_why_there_is_no_gpu(
     scripted_torch(monkeypatch, built=built, count=count, init="Found no NVIDIA driver on your system.\nDo something")
     reason = cuda.why_unavailable(index)
     assert reason is None if words is None else reason is not None and reason.endswith(words)
+
+
+def test_a_driver_that_says_nothing_is_named_by_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted_torch(monkeypatch, built=True, count=0, init="")
+    assert cuda.why_unavailable(0) == "RuntimeError"
 
 
 # --- a real GPU -------------------------------------------------------------------------------------

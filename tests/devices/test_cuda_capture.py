@@ -14,9 +14,9 @@ from scripted_gpu import CALM as CALM_READING
 from scripted_gpu import Gpu, Nvml, device
 
 from effbench.core.study import Sampling
-from effbench.devices import _torch_cuda
-from effbench.devices._torch_cuda import TorchCuda
+from effbench.devices import torch_cuda
 from effbench.devices.cuda import Cuda
+from effbench.devices.torch_cuda import TorchCuda
 from effbench.runs import worker
 from effbench.runtimes import Unsupported
 from effbench.timing import build_call
@@ -132,7 +132,7 @@ class Graph:
 
 @pytest.fixture(autouse=True)
 def afresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_torch_cuda, "_FAILED_GRAPHS", [])
+    monkeypatch.setattr(torch_cuda, "_FAILED_GRAPHS", [])
 
 
 def adapter(torch: Torch) -> TorchCuda:

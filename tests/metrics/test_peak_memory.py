@@ -178,7 +178,7 @@ def test_an_exported_network_is_opened_and_never_built(monkeypatch: pytest.Monke
 def test_the_same_inputs_as_in_a_launch(tmp_path: Path, file: Path):
     spec = order(f"{file}:tiny", tmp_path)
     network, inputs = build_call.build_network_and_inputs(spec, 3, Cpu(1))
-    assert np.array_equal(build_call._make_inputs(network, spec, 3, Cpu(1))[0][0], inputs[0][0])
+    assert np.array_equal(build_call.rotating_inputs(spec, 3, Cpu(1)).make(network, 1)[0][0], inputs[0][0])
 
 
 def test_the_check_against_float32_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: Path):

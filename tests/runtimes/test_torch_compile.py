@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 
 from effbench.devices import OutOfMemory  # noqa: E402
-from effbench.devices._torch_cuda import TorchCuda  # noqa: E402
+from effbench.devices.torch_cuda import TorchCuda  # noqa: E402
 from effbench.runtimes import Setting, Unsupported, get, torch_compile, training_step  # noqa: E402
 from effbench.runtimes.cuda_graph import CudaGraph  # noqa: E402
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from effbench.devices._torch_cuda import Policy
 from effbench.devices.cuda import Cuda
+from effbench.devices.torch_cuda import Policy
 from effbench.host import nvml
 
 MB = 1 << 20

@@ -13,15 +13,12 @@ from effbench.core.run import Run
 from effbench.core.study import Label
 from effbench.report import text as report_text
 from effbench.report.figures import style
-from effbench.report.figures.compare import compare_figure
-from effbench.report.figures.style import save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-__all__ = ["compare_figure", "save", "study_figure"]
 
 _PANEL_IN = 2.35
 _LOG_SPAN = 4.0

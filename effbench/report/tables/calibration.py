@@ -102,12 +102,12 @@ def document(survey: Survey, found: AlarmRate) -> dict[str, Any]:
         "gate": [
             {
                 "slowdown": item.slowdown,
-                "regression": _bounds(item.called),
-                "inconclusive": _bounds(item.undecided),
-                "pass": _bounds(item.passed),
-                "suite_regression": _bounds(item.suite_called),
-                "suite_inconclusive": _bounds(item.suite_undecided),
-                "suite_pass": _bounds(item.suite_passed),
+                "regression": item.called.to_dict(),
+                "inconclusive": item.undecided.to_dict(),
+                "pass": item.passed.to_dict(),
+                "suite_regression": item.suite_called.to_dict(),
+                "suite_inconclusive": item.suite_undecided.to_dict(),
+                "suite_pass": item.suite_passed.to_dict(),
                 "launches": item.launches,
             }
             for item in found.gate
@@ -209,7 +209,3 @@ def _answers(
         answer = median_answer(answers) if cell is None else answers[cell]
         found.append({key: at, value: answer.value, "reason": answer.reason})
     return found
-
-
-def _bounds(share: Estimate) -> dict[str, float | None]:
-    return {"point": share.point, "low": share.low, "high": share.high}

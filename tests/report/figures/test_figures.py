@@ -22,7 +22,7 @@ from matplotlib.transforms import Bbox
 from effbench.core.errors import StorageError
 from effbench.core.estimate import Estimate
 from effbench.report import write_all
-from effbench.report.figures import roofline, study, style
+from effbench.report.figures import compare, roofline, study, style
 
 
 def wide_study() -> Figure:
@@ -65,7 +65,7 @@ def nothing_measured() -> Figure:
 
 def same_point() -> Figure:
     run, cells = examples.models(6)
-    return study.compare_figure(run, [replace(cell, cost=cells[0].cost, throughput=100.0) for cell in cells])
+    return compare.compare_figure(run, [replace(cell, cost=cells[0].cost, throughput=100.0) for cell in cells])
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
@@ -78,14 +78,14 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "one cell": one_cell,
     "nothing measured": nothing_measured,
     "no cell": lambda: study.study_figure(examples.g2()[0], [], []),
-    "1 model": lambda: study.compare_figure(*examples.models(1)),
-    "2 models": lambda: study.compare_figure(*examples.models(2)),
-    "12 models": lambda: study.compare_figure(*examples.models(12, skipped=("resnet50", "resnet18"))),
-    "20 models": lambda: study.compare_figure(*examples.models(20, prefix="a.package.with.long.names:")),
-    "every model skipped": lambda: study.compare_figure(
+    "1 model": lambda: compare.compare_figure(*examples.models(1)),
+    "2 models": lambda: compare.compare_figure(*examples.models(2)),
+    "12 models": lambda: compare.compare_figure(*examples.models(12, skipped=("resnet50", "resnet18"))),
+    "20 models": lambda: compare.compare_figure(*examples.models(20, prefix="a.package.with.long.names:")),
+    "every model skipped": lambda: compare.compare_figure(
         *examples.models(2, skipped=("shufflenet_v2_x1_0", "mobilenet_v2_x1_0"))
     ),
-    "no model": lambda: study.compare_figure(examples.models(1)[0], []),
+    "no model": lambda: compare.compare_figure(examples.models(1)[0], []),
     "models on one point": same_point,
     "roofline of a study": lambda: roofline.roofline_figure(*examples.bounded(*examples.g2()[:2])),
     "roofline of 1 model": lambda: roofline.roofline_figure(*examples.bounded(*examples.models(1))),
@@ -271,7 +271,7 @@ def test_saving_gives_the_same_bytes_and_text_as_text(tmp_path: Path) -> None:
         for axes in figure.axes:
             axes.set_position(axes.get_position().translated(nudge, 0))
         (tmp_path / folder).mkdir()
-        saved.append(study.save(figure, tmp_path / folder, "study"))
+        saved.append(style.save(figure, tmp_path / folder, "study"))
     for first, second in zip(*saved, strict=True):
         assert first.read_bytes() == second.read_bytes()
     png, svg = saved[0]
@@ -285,14 +285,14 @@ def test_figures_leave_matplotlib_as_it_was(tmp_path: Path) -> None:
     code = (
         "import sys, matplotlib; sys.path.insert(0, sys.argv[1])\n"
         "import report_examples as examples\n"
-        "from effbench.report.figures import study as plots\n"
+        "from effbench.report.figures import compare, study, style\n"
         "matplotlib.rcParams['font.size'] = 21\n"
         # Reading the backend would choose one.
         "read = lambda: {key: matplotlib.rcParams[key] for key in matplotlib.rcParams if key != 'backend'}\n"
         "before = read()\n"
         "run, cells, _ = examples.g2()\n"
-        "plots.save(plots.study_figure(run, cells[:1], []), sys.argv[2], 'a')\n"
-        "plots.save(plots.compare_figure(*examples.models(1)), sys.argv[2], 'b')\n"
+        "style.save(study.study_figure(run, cells[:1], []), sys.argv[2], 'a')\n"
+        "style.save(compare.compare_figure(*examples.models(1)), sys.argv[2], 'b')\n"
         "print(read() == before, 'matplotlib.pyplot' in sys.modules)"
     )
     out = subprocess.run(
@@ -326,7 +326,7 @@ def test_an_unwritable_folder_is_an_error_for_people(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"cannot write .*choose another folder"):
         write_all(*examples.g2(), tmp_path / "file" / "below")
     with pytest.raises(StorageError, match=r"cannot write the figure .*choose another folder"):
-        study.save(one_cell(), tmp_path / "missing", "figure")
+        style.save(one_cell(), tmp_path / "missing", "figure")
 
 
 def test_a_full_disk_is_an_error_for_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from effbench.core.errors import message_of
+from effbench.core.errors import first_line, message_of
 from effbench.core.operator_times import WatchedCall
 from effbench.devices import _torch_profiler
 from effbench.host import nvml
@@ -73,7 +73,7 @@ class TorchCuda:
         try:
             torch.cuda.init()
         except (RuntimeError, AssertionError) as error:
-            return message_of(error).strip().splitlines()[0].rstrip(".")
+            return first_line(error).rstrip(".")
         return "torch sees no GPU; check the driver with nvidia-smi, and CUDA_VISIBLE_DEVICES"
 
     # --- policies -----------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ class TorchCuda:
             if _FAILED_GRAPHS:
                 self._capture_on_side_stream(self._small_kernel, self.graph_pool())
         except RuntimeError as error:
-            return (message_of(error).strip() or type(error).__name__).splitlines()[0]
+            return first_line(error)
         return None
 
     def _small_kernel(self) -> None:
