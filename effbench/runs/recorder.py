@@ -55,10 +55,10 @@ class Recording:
     changed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     """Facts that changed since the run began and are not written yet: name to (then, now)."""
 
-    def job(self, number: int, first_round: int, budget_s: float, **share: float) -> dict[str, Any]:
+    def job(self, number: int, first_round: int, budget_s: float, **stopwatch: float) -> dict[str, Any]:
         """Return the job of launch `number`, for all cells that are not skipped.
 
-        `budget_s` is its part of the budget, process start included. `share` holds further inputs of
+        `budget_s` is its part of the budget, process start included. `stopwatch` holds further inputs of
         `timing.launch_budget.Stopwatch`.
         """
         plan = self.plan
@@ -67,7 +67,7 @@ class Recording:
             "seed": plan.seed,
             "first_round": first_round,
             "budget_s": budget_s,
-            **share,
+            **stopwatch,
             "clock": plan.clock,
             "device": plan.device,
             # A fake device draws different noise in every launch, as a real one would.

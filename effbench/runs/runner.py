@@ -337,8 +337,8 @@ def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
         state.forecast = Forecast(sampling, sampling.budget_s, cells=cells, launches_left=left, used_s=state.used_s)
         progress.forecast = state.forecast
     slice_s = max(0.0, (sampling.budget_s - state.used_s) / left)
-    share = {"launches_left": left, "after_s": state.after_s, "begun_s": progress.begun_s}
-    job = record.job(progress.number, state.rounds.get(slot, 0), slice_s, **share)
+    stopwatch = {"launches_left": left, "after_s": state.after_s, "begun_s": progress.begun_s}
+    job = record.job(progress.number, state.rounds.get(slot, 0), slice_s, **stopwatch)
     is_recorded = False
     try:
         with Worker(job, worker_environment(plan.threads, plan.allocator), sampling.silence_s) as worker:
