@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
-from effbench.core.errors import InvalidValue
-from effbench.core.measure_options import option_metadata
+from effbench.core.errors import InvalidValue, UnknownName
+from effbench.core.measure_options import MeasureKeywords, option_metadata
 from effbench.core.run import Run
 from effbench.host import temporary_folders
 from effbench.runs import progress_bar, run_file, runner
@@ -85,8 +85,14 @@ class RunKeywords(WatchKeywords, total=False):
 
 
 def split_keywords(given: Mapping[str, object]) -> tuple[Destination, dict[str, object]]:
-    """Split keyword arguments into a `Destination` and all others."""
-    names = RunKeywords.__annotations__
+    """Split keyword arguments into a `Destination` and the measuring options (`MeasureKeywords`).
+
+    Raises TypeError for any other, as Python does, with the nearest option.
+    """
+    names, options = RunKeywords.__annotations__, MeasureKeywords.__annotations__
+    for name in given:
+        if name not in names and name not in options:
+            raise TypeError(str(UnknownName("option", name, (*options, *names))))
     own: dict[str, Any] = {name: value for name, value in given.items() if name in names}
     return Destination(**own), {name: value for name, value in given.items() if name not in names}
 

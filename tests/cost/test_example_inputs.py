@@ -237,3 +237,13 @@ def test_a_bundle_keeps_the_values(tmp_path: Path):
     assert np.array_equal(np.load(kept)["arr_0"], given.numpy())
     with pytest.raises(InvalidValue, match="is not that of the tensors"):
         effbench.bundle(["lenet5"], tmp_path / "other", runtime="onnxruntime", input_shape=given, batch=3)
+
+
+def test_a_seed_stands_for_its_values():
+    def values(seed: int | torch.Generator) -> torch.Tensor:
+        (tensor,), _ = example_inputs.make((Input((4,)),), 2, "float32", "cpu", seed)
+        return tensor
+
+    assert torch.equal(values(3), values(3)) and not torch.equal(values(3), values(0))
+    drawn = torch.Generator().manual_seed(3)
+    assert torch.equal(values(drawn), values(3)) and not torch.equal(values(drawn), values(3)), "it is drawn from"

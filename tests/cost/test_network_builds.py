@@ -21,7 +21,7 @@ from torch import nn
 
 from effbench import api
 from effbench.core.errors import ModelError
-from effbench.cost.network_builds import _writes_forbidden
+from effbench.cost.network_builds import _writes_forbidden, build_network
 
 FILE = """
 import os, random
@@ -170,3 +170,31 @@ def test_a_fresh_process_counts_and_compiles() -> None:
         assert torch.compile(torch.nn.Linear(3, 3), backend="eager")(torch.ones(1, 3)).shape == (1, 3)
     """
     subprocess.run([sys.executable, "-c", dedent(code)], check=True, timeout=HANGS_S)
+
+
+def test_a_parameter_of_two_layers_is_counted_once_where_only_parameters_are_on_meta(tmp_path: Path):
+    """The constructor computes with a tensor, so that the whole network cannot be on meta."""
+    file = tmp_path / "nets.py"
+    file.write_text(
+        dedent(
+            """
+            import torch
+            from torch import nn
+            class Tied(nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    width = int(torch.ones(4).sum())
+                    shared = nn.Parameter(torch.zeros(width, width))
+                    self.first, self.second = nn.Linear(4, width, bias=False), nn.Linear(width, 4, bias=False)
+                    self.first.weight = self.second.weight = shared
+                    self.own = nn.Parameter(torch.zeros(3))
+                    del shared
+                def forward(self, x):
+                    return self.second(self.first(x))
+            """
+        )
+    )
+    network = build_network("parameters", f"{file}:Tied", {})
+    assert isinstance(network, nn.Module)
+    assert network.first.weight is network.second.weight and network.first.weight.is_meta
+    assert api.profile(f"{file}:Tied", (4,)).cost.params == 4 * 4 + 3
