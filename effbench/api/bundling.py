@@ -18,7 +18,7 @@ from effbench.cost import helper_process
 from effbench.cost.count_in_subprocess import CellCosts
 from effbench.host import optional_packages, temporary_folders
 from effbench.results import Results
-from effbench.runs import run_file, runner
+from effbench.runs import recorder, run_file, runner
 from effbench.runs.destination import Destination, RunKeywords, WatchKeywords, split_keywords
 from effbench.studies import model_comparison, plan
 
@@ -100,6 +100,11 @@ def bundle(
             experiment = subject
         else:
             models = [subject] if isinstance(subject, str) else subject
+            if not isinstance(models, Sequence) or not all(isinstance(model, str) for model in models):
+                raise InvalidValue(
+                    "bundle takes names of models, as `effbench bundle` does; put a module into a file and name it "
+                    "'path/file.py:factory'"
+                )
             experiment = model_comparison.make_comparison(models, input_shape, asked.dtype, scratch, batch=asked.batch)
             asked = model_comparison.without_batch_of_tensors(experiment, asked)
         names = dict.fromkeys(runtime.split(","))
@@ -155,17 +160,18 @@ def run_bundle(
         On Ctrl-C. The message names the folder, and how to finish the run.
     """
     optional_packages.require("numpy")
+    destination, given = split_keywords(options)
     if resume is not None:
         _refuse_options(options)
-    destination, given = split_keywords(options)
-    asked, found = MeasureOptions.of(given), stored_bundle.load(directory)
+    found = stored_bundle.load(directory)
     if resume is not None:
         begun = run_file.load(resume)
+        recorder.require_same_bundle(begun, Path(resume), found.digest)
         planned, models = stored_bundle.make_plan(found, MeasureOptions(runtime=begun.environment.runtime))
         stored_bundle.verify(found, models)
         with destination.progress_watch() as tell:
             return Results(runner.resume(Path(resume), watch=tell, bundled=planned.bundled))
-    planned, models = stored_bundle.make_plan(found, asked)
+    planned, models = stored_bundle.make_plan(found, MeasureOptions.of(given))
     stored_bundle.verify(found, models)
 
     def cost(cell: Cell) -> Cost:

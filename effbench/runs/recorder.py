@@ -231,6 +231,21 @@ def resume_command(directory: Path, bundled: Bundled | None = None) -> str:
     return shlex.join(["effbench", *first, "--resume", str(directory)])
 
 
+def require_same_bundle(run: Run, directory: Path, digest: str | None) -> None:
+    """Raise EffbenchError unless the run was measured from the bundle of this digest; None stands for no bundle."""
+    known = run.environment.facts.get("run.bundle")
+    if known == digest:
+        return
+    if known is None:
+        command = resume_command(directory)
+        raise EffbenchError(f"the run in {directory} was not measured from a bundle; go on with: {command}")
+    other, its_own = "a bundle" if digest is None else "another bundle", Bundled("BUNDLE", "")
+    raise EffbenchError(
+        f"the run in {directory} was measured from {other}; go on with: {resume_command(directory, its_own)}, "
+        "with the bundle it was begun with"
+    )
+
+
 def known_conditions(conditions: Conditions) -> dict[str, Any]:
     """Return the conditions that could be read, by name."""
     return {name: value for name, value in dataclasses.asdict(conditions).items() if value is not None}

@@ -27,7 +27,7 @@ from effbench.host.noise import Observation
 from effbench.host.worker_process import Worker, WorkerEvents, worker_environment
 from effbench.metrics import base
 from effbench.runs import launch_history, run_file, schema
-from effbench.runs.recorder import Recording, resume_command
+from effbench.runs.recorder import Recording, require_same_bundle
 from effbench.runs.run_file import RunWriter
 from effbench.studies.plan import Bundled, Plan
 from effbench.timing import peaks
@@ -193,11 +193,7 @@ def _complete_run(run: Run, directory: Path, watch: Watch) -> Run:
 
 
 def _continue_run(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundled: Bundled | None) -> Run:
-    if run.environment.facts.get("run.bundle") != (bundled.digest if bundled else None):
-        raise EffbenchError(
-            f"the run in {writer.directory} was measured from a bundle; go on with: "
-            f"{resume_command(writer.directory, bundled or Bundled('BUNDLE', ''))}, with the bundle it was begun with"
-        )
+    require_same_bundle(run, writer.directory, bundled.digest if bundled else None)
     if len(run.results) < len(run.experiment.cases):
         raise EffbenchError(
             f"the run in {writer.directory} was stopped before anything was measured; delete it and begin again"

@@ -9,22 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from effbench import runtimes
-from effbench.core import decoding
 from effbench.core import inputs as core_inputs
 from effbench.core.errors import ModelError, first_line
-from effbench.core.inputs import Input
 from effbench.cost import network_builds
 from effbench.devices import Call, Device, OutOfMemory, cpu
 from effbench.runtimes import Setting, Unsupported
 from effbench.runtimes.base import Runtime, TraceDiffers
 from effbench.runtimes.model_file import ModelFileRuntime, as_arrays
-from effbench.timing import dtype_cast, output_check, reference_io, side_effects
-from effbench.timing.rotating_inputs import RotatingInputs
+from effbench.timing import build_network, dtype_cast, output_check, reference_io, side_effects
 from effbench.timing.side_effects import SideEffects
 from effbench.user_code import failure_reasons, file_hashes
 from effbench.user_code.global_state import NO_GUARD, SettingChanged, SettingsGuard
 from effbench.user_code.module_state import Snapshot, same
 from effbench.user_code.random_state import RandomState
+from effbench.zoo.load_model import NETWORK_FAILURES
 
 Emit = Callable[..., None]
 
@@ -68,9 +66,10 @@ def prepare(
         try:
             call, facts = _prepare_call(cell, network, inputs)
         except RuntimeError as error:
-            if not said or failure_reasons.out_of_memory_reason(error):
+            if not (said or len(own) > 1) or failure_reasons.out_of_memory_reason(error):
                 raise
-            refusal = ModelError(f"{failure_reasons.reason_for(error)}; {said}")
+            why = said or dtype_cast.several_note(own, setting.dtype)
+            refusal = ModelError(f"{failure_reasons.reason_for(error)}; {why}")
             if not core_inputs.runs_uncast(own, setting.dtype):
                 raise refusal from error
             del network, inputs
@@ -122,7 +121,8 @@ class _Cell:
 
     def fresh_inputs(self, network: Any, number: int) -> list[tuple[Any, ...]]:
         """Make the same inputs again, as the network reads them."""
-        return _convert_inputs(rotating_inputs(self.spec, self.seed, self.device).make(network, number), self.setting)
+        inputs = build_network.inputs_of(self.spec, self.seed, self.device).make(network, number)
+        return build_network.convert_inputs(inputs, self.setting)
 
 
 @dataclass(frozen=True)
@@ -143,14 +143,14 @@ class _FirstCall:
 
 def _build(cell: _Cell) -> tuple[Any, list[tuple[Any, ...]]]:
     with file_hashes.recording_reads(), cell.guard.building(cell.spec):
-        return build_network_and_inputs(cell.spec, cell.seed, cell.device, minimal_memory=cell.minimal_memory)
+        return build_network.build(cell.spec, cell.seed, cell.device, minimal_memory=cell.minimal_memory)
 
 
 def _prepare_call(cell: _Cell, network: Any, inputs: list[tuple[Any, ...]]) -> tuple[Call, dict[str, Any]]:
     """Return the call of a network, and facts about it."""
     with cell.guard.calling(cell.id):
         seen = _examine(cell, network, inputs[0])
-        network, inputs = _convert(network, inputs, cell.setting, cast_weights=cell.cast_weights)
+        network, inputs = build_network.convert(network, inputs, cell.setting, cast_weights=cell.cast_weights)
         cell.guard.watch_training_flags(cell.id, network)
         clone_inputs = bool(seen and (seen.reshapes_input or (cell.is_exported and seen.writes_input)))
         first = _first_call(cell, network, inputs, seen, clone_inputs=clone_inputs)
@@ -208,7 +208,7 @@ def _first_call(
             call, restores = side_effects.with_restorable_inputs(call, inputs, originals), True
             call.restore_inputs()
         output = call()
-    except RuntimeError:  # an earlier call may have changed the shape of the input, if the network was not examined
+    except NETWORK_FAILURES:  # an earlier call may have changed the shape of the input: it was not examined
         if clone_inputs or side_effects.layout_of(inputs[0]) == layout:
             raise
     cell.device.synchronize()
@@ -280,7 +280,7 @@ def _side_effects_of(
     kinds = kinds if cast_weights else [setting.dtype]
     for kind in kinds:
         dtype = dtype_cast.torch_dtype(kind)
-        with _outside_of_inference_mode():
+        with build_network.outside_of_inference_mode():
             network = dtype_cast.cast(network, dtype) if cast_weights else network
         try:
             return side_effects.detect(network, [dtype_cast.cast_any(value, dtype) for value in arguments])
@@ -338,60 +338,6 @@ def setting_of(spec: Mapping[str, Any], device: Device) -> Setting:
     )
 
 
-def build_network_and_inputs(
-    spec: Mapping[str, Any], seed: int, device: Device, *, minimal_memory: bool = False
-) -> tuple[Any, list[tuple[Any, ...]]]:
-    """Build the network in eval mode on its device, and its inputs, by position.
-
-    There are more inputs than the device's caches hold, or one if `minimal_memory`. Floating-point inputs are float32.
-    Network and inputs are made outside of inference mode, since tensors made in it can never have gradients.
-
-    Raises EffbenchError, and whatever the network itself raises.
-    """
-    import torch
-
-    from effbench import zoo
-
-    with _outside_of_inference_mode():
-        torch.manual_seed(seed)
-        network = zoo.resolve(spec["model"], spec["arguments"])
-        if any(weight.is_meta for weight in (*network.parameters(), *network.buffers())):
-            raise ModelError(
-                f"{type(network).__name__} has weights without values (meta device); build them on the CPU"
-            )
-        network = _detach_attributes(device.place(network).eval())
-        inputs = rotating_inputs(spec, seed, device)
-        return network, inputs.make(network, 1 if minimal_memory else inputs.number(spec["dtype"]))
-
-
-def _outside_of_inference_mode() -> contextlib.AbstractContextManager[Any]:
-    """Leave inference mode, if it is on."""
-    import torch
-
-    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
-
-
-def _detach_attributes(network: Any) -> Any:
-    """Detach attributes that were computed from weights, such as those of weight norm: tensors with an autograd history
-    cannot be copied.
-    """
-    import torch
-
-    for module in network.modules():
-        for name, value in list(vars(module).items()):
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
-                setattr(module, name, value.detach())
-    return network
-
-
-def rotating_inputs(spec: Mapping[str, Any], seed: int, device: Device) -> RotatingInputs:
-    """Return the inputs of a cell, which are float32 until the network is cast."""
-    described = decoding.decode(spec["inputs"], list[Input])
-    # A tensor of float64 that the user passed keeps its digits.
-    is_double = spec["dtype"] == "float64" and any(item.sha256 for item in described)
-    return RotatingInputs(described, spec["batch"], "float64" if is_double else "float32", seed, device)
-
-
 def _call_from_export(
     runtime: ModelFileRuntime, spec: Mapping[str, Any], seed: int, device: Device, setting: Setting
 ) -> Call:
@@ -399,26 +345,8 @@ def _call_from_export(
     # Building on the meta device imports 75 MB of torch, which would count towards the peak memory.
     is_named = any(item["name"] for item in spec["inputs"])
     signature = network_builds.build_on_meta(spec["model"], spec["arguments"]) if is_named else None
-    inputs = _convert_inputs(rotating_inputs(spec, seed, device).make(signature, 1), setting)
+    inputs = build_network.convert_inputs(build_network.inputs_of(spec, seed, device).make(signature, 1), setting)
     return runtime.load([as_arrays(each) for each in inputs], setting).call
-
-
-def _convert(
-    network: Any, inputs: list[tuple[Any, ...]], setting: Setting, *, cast_weights: bool = True
-) -> tuple[Any, list[tuple[Any, ...]]]:
-    """Return network and inputs in the setting's dtype, memory format and mode."""
-    import torch
-
-    with _outside_of_inference_mode():
-        network = dtype_cast.cast(network, dtype_cast.torch_dtype(setting.dtype)) if cast_weights else network
-        if setting.memory_format == "channels_last":
-            network = network.to(memory_format=torch.channels_last)
-        inputs = _convert_inputs(inputs, setting)
-    return network.train() if setting.mode == "train" else network, inputs
-
-
-def _convert_inputs(inputs: list[tuple[Any, ...]], setting: Setting) -> list[tuple[Any, ...]]:
-    return dtype_cast.convert_inputs(inputs, dtype_cast.torch_dtype(setting.dtype), setting.memory_format)
 
 
 def inference_mode_for(mode: str, device: Device) -> contextlib.AbstractContextManager[Any]:

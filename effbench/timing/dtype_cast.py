@@ -83,9 +83,14 @@ def cast_note(own: tuple[str, ...], dtype: str, *, cast_weights: bool = True) ->
     if not set(own) - {"float32", measured}:
         return ""
     if len(own) > 1:
-        return f"its weights are {_join_names(own)}, and all are measured as {measured}"
+        return several_note(own, dtype)
     told = f"its weights are {own[0]} and measured as {measured}"
     return f"{told} (--dtype {own[0]} measures them as they are)" if own[0] in FLOATS else told
+
+
+def several_note(own: tuple[str, ...], dtype: str) -> str:
+    """Return a note about a network whose weights have several dtypes (`own`) and are cast to one."""
+    return f"its weights are {_join_names(own)}, and all are measured as {'float32' if dtype == 'int8' else dtype}"
 
 
 def note_after_call(now: tuple[str, ...], dtype: str) -> str:

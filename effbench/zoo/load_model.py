@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from effbench.core.errors import ModelError, ModelNeedsPackage, ModelNotFound, message_of
+from effbench.core.errors import ModelError, ModelNeedsPackage, ModelNotFound, first_line
 from effbench.zoo import inspect_source, libraries, sys_path
 from effbench.zoo.libraries import LIBRARIES
 
@@ -241,4 +241,5 @@ def _require_network(value: Any, name: str) -> nn.Module:
 def _reason(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"sys.exit({error.code!r})"
-    return f"{type(error).__name__}: {message_of(error).strip().partition(chr(10))[0]}"
+    kind, said = type(error).__name__, first_line(error)
+    return kind if said == kind else f"{kind}: {said}"

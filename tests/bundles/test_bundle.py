@@ -235,6 +235,20 @@ def test_its_run_is_one_for_report_diff_and_export(
     assert exported.code == 0 and all(f'"{cell}"' in exported.out for cell in CELLS)
 
 
+def test_a_run_of_no_bundle_is_not_finished_from_one(made: bundle.Bundle, tmp_path: Path) -> None:
+    """Its runtime, which the bundle does not have, is not what is wrong."""
+    effbench.measure("mobilenet_v2_x0_35", (3, 32, 32), device="fake", launches=2, out=tmp_path / "run")
+    with pytest.raises(EffbenchError, match="was not measured from a bundle; go on with: effbench run --resume"):
+        effbench.run_bundle(made.directory, resume=tmp_path / "run")
+
+
+def test_what_the_api_is_given_wrong_is_named(made: bundle.Bundle, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"there is no option named 'lanches'\. Did you mean 'launches'"):
+        effbench.run_bundle(made.directory, lanches=2)  # type: ignore[call-arg]
+    with pytest.raises(InvalidValue, match="bundle takes names of models"):
+        effbench.bundle(object(), tmp_path / "new", runtime="onnxruntime")  # type: ignore[arg-type]
+
+
 def test_an_interrupted_run_is_finished_from_its_bundle(
     made: bundle.Bundle, measured: tuple[Path, Done], copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,6 +268,9 @@ def test_an_interrupted_run_is_finished_from_its_bundle(
             made.directory, resume=begun, launches=9, out=tmp_path / "new", runtime=None, progress=False
         )
     assert str(refused.value) == "resume goes on with the options of the stored run; leave out launches, out"
+    assert f"from another bundle; go on with: effbench run-bundle BUNDLE --resume {begun}" in refusal(
+        command(capsys, "run-bundle", copied, "--resume", begun)
+    )
     done = command(capsys, "run-bundle", made.directory, "--resume", begun)
     assert done.code == 0, done.err
     run = run_file.load(begun)

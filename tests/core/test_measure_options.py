@@ -208,5 +208,5 @@ def test_help_and_completion_show_every_keyword(function: Callable[..., Any]) ->
     ("wrong", "meant"), [("budget", "budget_s"), ("sav", "save"), ("memoryformat", "memory_format")]
 )
 def test_a_keyword_that_is_no_option_is_named_with_the_nearest(wrong: str, meant: str) -> None:
-    with pytest.raises(TypeError, match=f"there is no option named '{wrong}'. Did you mean '{meant}'"):
+    with pytest.raises(TypeError, match=rf"there is no option named '{wrong}'\. Did you mean '{meant}'"):
         effbench.measure("resnet18", **{wrong: 1})  # type: ignore[arg-type]

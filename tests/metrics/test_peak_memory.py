@@ -27,7 +27,7 @@ from effbench.metrics import base, peak_memory
 from effbench.results import Results
 from effbench.runtimes.base import Prepared, Setting, Unsupported
 from effbench.runtimes.model_file import FACTS_FILE, ModelFileRuntime, Session
-from effbench.timing import build_call
+from effbench.timing import build_call, build_network
 
 NETWORKS = """
 import torch
@@ -161,7 +161,7 @@ def test_an_exported_network_is_opened_and_never_built(monkeypatch: pytest.Monke
     """The weights of torch's copy, and the check against it, are no memory of the runtime."""
     runtime = FromFile()
     monkeypatch.setattr(runtimes, "get", lambda name: runtime)
-    monkeypatch.setattr(build_call, "build_network_and_inputs", lambda *_: pytest.fail("the network was built"))
+    monkeypatch.setattr(build_network, "build", lambda *_: pytest.fail("the network was built"))
     (tmp_path / FACTS_FILE).write_text("{}")
     call = build_call.prepare(
         order("shufflenet_v2", tmp_path, runtime="from_file", batch=2),
@@ -177,8 +177,8 @@ def test_an_exported_network_is_opened_and_never_built(monkeypatch: pytest.Monke
 
 def test_the_same_inputs_as_in_a_launch(tmp_path: Path, file: Path):
     spec = order(f"{file}:tiny", tmp_path)
-    network, inputs = build_call.build_network_and_inputs(spec, 3, Cpu(1))
-    assert np.array_equal(build_call.rotating_inputs(spec, 3, Cpu(1)).make(network, 1)[0][0], inputs[0][0])
+    network, inputs = build_network.build(spec, 3, Cpu(1))
+    assert np.array_equal(build_network.inputs_of(spec, 3, Cpu(1)).make(network, 1)[0][0], inputs[0][0])
 
 
 def test_the_check_against_float32_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: Path):
@@ -284,9 +284,9 @@ def test_inputs_outgrow_twice_the_cache_in_the_dtype_that_they_are_read_in(
     shape, cache = [3, 8, 8], 100_000
     inputs = [{"shape": shape, "name": "", "dtype": described}]
     spec = order(f"{file}:tiny", tmp_path, dtype=dtype, batch=2, inputs=inputs)
-    _, fed = build_call.build_network_and_inputs(spec, 0, Cuda(api=Gpu(l2=cache)))
+    _, fed = build_network.build(spec, 0, Cuda(api=Gpu(l2=cache)))
     assert len(fed) == 2 * cache // (2 * 192 * each) + 1
-    assert len(build_call.build_network_and_inputs(spec, 0, Cuda(api=Gpu(l2=cache)), minimal_memory=True)[1]) == 1
+    assert len(build_network.build(spec, 0, Cuda(api=Gpu(l2=cache)), minimal_memory=True)[1]) == 1
 
 
 class OnePercentOff(FromFile):

@@ -604,6 +604,11 @@ def test_a_network_that_casts_in_its_forward_is_counted_and_measured_as_it_is(tm
     cell = Cell(file, "mixed", shapes=((6, 4),))
     assert cell.notes == "its weights are float32 and bfloat16, measured as they are"
     assert cell.output.dtype is torch.bfloat16
+    # Where the dtype asked for is the first of several, a cast to it fails as well.
+    own = Cell(file, "half_first", dtype="float16", shapes=((6, 4),))
+    assert own.notes == "its weights are float16 and float32, measured as they are"
+    with pytest.raises(ModelError, match="its weights are float32 and bfloat16, and all are measured as bfloat16"):
+        Cell(file, "mixed", dtype="bfloat16", shapes=((6, 4),))
     found = count_in_subprocess.profile(f"{file}:mixed", (6, 4), batch=1, dtype="float32")
     assert found.cost.memory_access_levels["eager"].weight_bytes == 42 * (4 + 2)
     with pytest.raises(ModelError, match="its weights are float32 and bfloat16; effbench casts all to one dtype"):
@@ -635,12 +640,30 @@ class Casts(nn.Module):
 def mixed():
     return Casts(torch.float32, torch.bfloat16)
 
+def half_first():
+    return Casts(torch.float16, torch.float32)
+
 def double():
     return Casts(torch.float64)
 
 def plain():
     return Casts(torch.float32)
 """
+
+
+@pytest.mark.parametrize("error", ["RuntimeError", "ValueError"])
+def test_a_training_step_that_changes_the_shape_of_its_input_gets_copies(tmp_path: Path, error: str) -> None:
+    """It is not examined before, so its second call fails, with an error of any kind."""
+    file = tmp_path / f"grows_{error.lower()}.py"
+    file.write_text(
+        "from torch import nn\n"
+        "class Grows(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.net = nn.Linear(6, 6)\n"
+        "    def forward(self, x):\n"
+        f"        if x.dim() != 2: raise {error}('expected 2 dims')\n"
+        "        y = self.net(x.clone())\n        x.unsqueeze_(0)\n        return y\n"
+    )
+    assert Cell(file, "Grows", mode="train").notes == side_effects.RESHAPES
 
 
 def test_another_dtype_is_measured_as_asked_and_said(networks: Path) -> None:

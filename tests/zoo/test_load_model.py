@@ -364,3 +364,10 @@ def test_a_module_that_lacks_something_else_is_not_told_to_be_renamed(tmp_path: 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="cannot import name 'nothing' from 'math'"):
         load_model.load("foo/zoo.py:backbone")
+
+
+def test_a_factory_that_raises_without_a_word_is_told_by_the_type(tmp_path: Path) -> None:
+    file = tmp_path / "silent.py"
+    file.write_text("def build():\n    raise RuntimeError()\n")
+    with pytest.raises(ModelError, match=r"silent\.py:build raises RuntimeError; called with no arguments$"):
+        load_model.load(f"{file}:build")
