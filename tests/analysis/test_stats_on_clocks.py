@@ -166,7 +166,7 @@ def judged(suites: numpy.ndarray, rule: gate.Rule) -> tuple[list[list[str]], lis
     one_after_another = suites.transpose(1, 0, 2, 3).reshape(cells, number * launches, rounds)
     drawn = numpy.arange(number * launches).reshape(number, launches)
     found, taken = gate.decide(of_array(one_after_another, CELLS), drawn, rule)
-    return [[gate.Outcome(item).verdict for item in suite] for suite in found], taken.tolist()
+    return [[gate.CellOutcome(item).verdict for item in suite] for suite in found], taken.tolist()
 
 
 def suites_of(machine: str, slowdowns: Sequence[float], suites: int, seed: int = 21) -> numpy.ndarray:
