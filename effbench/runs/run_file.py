@@ -71,7 +71,7 @@ class RunWriter:
             raise StorageError(
                 f"cannot write to {self.directory}: {error.strerror or error}; choose another --out"
             ) from error
-        except StorageError:
+        except BaseException:  # also Ctrl-C: `__exit__` is not called yet
             self.close()
             raise
 

@@ -291,3 +291,14 @@ def test_blocks_are_written_small(tmp_path: Path) -> None:
 def test_find_accepts_only_runs(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=RUN_FILE):
         run_file.find(tmp_path)
+
+
+def test_ctrl_c_while_a_run_file_is_created_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(path: Path) -> int:
+        assert path.exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_file, "_size_of_whole_lines", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        RunWriter(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
