@@ -131,8 +131,8 @@ def run_bundle(
     directory
         Folder of the bundle.
     resume
-        Folder of an interrupted run of this bundle: finish it, with its own options. Of the others only `progress` and
-        `watch` may be given then.
+        Folder of an interrupted run of this bundle: finish it, with its own options. Of the others only `progress`,
+        `watch` and `launches_now` may be given then.
     **options
 
     Returns
@@ -170,7 +170,9 @@ def run_bundle(
         planned, models = stored_bundle.make_plan(found, MeasureOptions(runtime=begun.environment.runtime))
         stored_bundle.verify(found, models)
         with destination.progress_watch() as tell:
-            return Results(runner.resume(Path(resume), watch=tell, bundled=planned.bundled))
+            return Results(
+                runner.resume(Path(resume), watch=tell, bundled=planned.bundled, launches_now=destination.launches_now)
+            )
     planned, models = stored_bundle.make_plan(found, MeasureOptions.of(given))
     stored_bundle.verify(found, models)
 
@@ -182,12 +184,13 @@ def run_bundle(
 
     name, command = found.experiment.name, destination.command
     with destination.progress_watch() as tell, destination.folder(name, planned.device) as folder:
-        run = runner.execute(planned, folder, profile=cost, command=command, watch=tell)
+        run = runner.execute(planned, folder, profile=cost, command=command, watch=tell, **destination.ending)
         return Results(destination.without_temporary_path(run))
 
 
 def _refuse_options(given: Mapping[str, object]) -> None:
     """Raise InvalidValue for options of a new run, which a resumed one would ignore. None counts as not given."""
-    ignored = [name for name, value in given.items() if value is not None and name not in WatchKeywords.__annotations__]
+    taken = (*WatchKeywords.__annotations__, "launches_now")
+    ignored = [name for name, value in given.items() if value is not None and name not in taken]
     if ignored:
         raise InvalidValue(f"resume goes on with the options of the stored run; leave out {', '.join(ignored)}")

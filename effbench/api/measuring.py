@@ -306,13 +306,16 @@ def analyse(
 
 
 @document_options(WatchKeywords, Destination)
-def resume(directory: str | Path, **options: Unpack[WatchKeywords]) -> Results:
+def resume(directory: str | Path, *, launches_now: int | None = None, **options: Unpack[WatchKeywords]) -> Results:
     """Finish an interrupted run. Measures only the launches and rounds that are missing.
 
     Parameters
     ----------
     directory
         The run's folder.
+    launches_now
+        Carry out so many launches now, whatever time they are planned for, and leave the others; `Run.complete` of the
+        returned run is False while any is left. Default: all of them, each at its time.
     **options
 
     Returns
@@ -322,6 +325,8 @@ def resume(directory: str | Path, **options: Unpack[WatchKeywords]) -> Results:
 
     Raises
     ------
+    InvalidValue
+        If `launches_now` is not 1 or more.
     StorageError
         If there is no run in that folder, or another process is writing to it.
     CorruptRun
@@ -335,7 +340,7 @@ def resume(directory: str | Path, **options: Unpack[WatchKeywords]) -> Results:
         On Ctrl-C. The message names the folder, and how to finish the run.
     """
     with Destination(**options).progress_watch() as tell:
-        return Results(runner.resume(Path(directory), watch=tell))
+        return Results(runner.resume(Path(directory), watch=tell, launches_now=launches_now))
 
 
 def load(reference: str | Path) -> Results:
@@ -384,5 +389,6 @@ def _measure_study(
             bounds=counts.bounds_s,
             command=destination.command,
             watch=tell,
+            **destination.ending,
         )
         return Results(destination.without_temporary_path(finished))

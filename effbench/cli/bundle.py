@@ -105,6 +105,7 @@ def run_bundle(
         Path | None,
         typer.Option(help="Finish the interrupted run in this folder.", autocompletion=cli_options.complete_run),
     ] = None,
+    now: cli_options.Now = None,
     as_json: cli_options.Json = False,
 ) -> None:
     """Measure a bundle on this machine, without torch.
@@ -113,14 +114,17 @@ def run_bundle(
     """
     from effbench import api
 
+    at_once: dict[str, Any] = {**cli_options.launches_now(now)}
     if resume is not None:
-        cli_options.refuse_others(context, ("folder", "resume"), "--resume goes on with the options of the stored run")
+        cli_options.refuse_others(
+            context, ("folder", "resume", "now"), "--resume goes on with the options of the stored run"
+        )
         begun = resume
-        finish(lambda watch: api.run_bundle(folder, resume=begun, watch=watch), as_json, folder)
+        finish(lambda watch: api.run_bundle(folder, resume=begun, watch=watch, **at_once), as_json, folder)
         return
     warn_of_threads(options)
-    command = output.typed_command.get()
-    finish(lambda watch: api.run_bundle(folder, out=out, command=command, watch=watch, **options), as_json, folder)
+    given = {"out": out, "command": output.typed_command.get(), **at_once, **options}
+    finish(lambda watch: api.run_bundle(folder, watch=watch, **given), as_json, folder)
 
 
 def _show(made: Bundle) -> None:

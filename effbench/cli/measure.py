@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from effbench.report.analysis_outcome import Outcome
     from effbench.results import Results
 
+MORE_TO_DO = 5
+"""Exit code of ``--now`` where launches are left."""
+
+DISTURBED = 4
+"""Exit code of a run that stopped since others disturbed it, as for a gate without a verdict (ENVIRONMENT)."""
+
 
 @with_measure_options(*RUN_OPTIONS)
 def run(
@@ -49,9 +55,13 @@ def run(
         Path | None,
         typer.Option(help="Finish the interrupted run in this folder.", autocompletion=cli_options.complete_run),
     ] = None,
+    now: cli_options.Now = None,
     as_json: cli_options.Json = False,
 ) -> None:
-    """Carry out a study and check whether its guideline holds here."""
+    """Carry out a study and check whether its guideline holds here.
+
+    Exit code: 0 done, 2 a mistake, 4 stopped since others disturbed it, 5 launches are left (--now).
+    """
     from effbench import api
     from effbench.core.study import Analysis
     from effbench.studies import catalog
@@ -60,12 +70,15 @@ def run(
         raise InvalidValue(
             "name one study to run, or give --resume DIR to finish one; `effbench list studies` names them"
         )
+    at_once = cli_options.launches_now(now)
     if resume is not None:
-        cli_options.refuse_others(context, ("study", "resume"), "--resume goes on with the options of the stored run")
+        cli_options.refuse_others(
+            context, ("study", "resume", "now"), "--resume goes on with the options of the stored run"
+        )
         folder = resume
         if study is not None:
             _require_same_study(study, folder)
-        finish(lambda watch: api.resume(folder, watch=watch), as_json)
+        finish(lambda watch: api.resume(folder, watch=watch, **at_once), as_json)
         return
     chosen = cli_options.parse_selection(select or [])
     with redirect_stdout(sys.stderr):
@@ -86,7 +99,7 @@ def run(
         chosen["scale"] = scale.split(",")
     warn_of_threads(options)
     of_study: dict[str, Any] = {"models": tuple(model or ()), "depthwise": depthwise, "select": chosen}
-    finish(lambda watch: api.run(found, **of_study, **_destination(out, watch), **options), as_json)
+    finish(lambda watch: api.run(found, **of_study, **_destination(out, watch), **at_once, **options), as_json)
 
 
 def _require_same_study(study: str, folder: Path) -> None:
@@ -113,6 +126,7 @@ def compare(
     options: dict[str, Any],
     inputs: cli_options.Inputs = None,
     out: cli_options.Out = None,
+    now: cli_options.Now = None,
     as_json: cli_options.Json = False,
 ) -> None:
     """Measure models side by side: costs, speed, the paper's row.
@@ -122,8 +136,8 @@ def compare(
     from effbench import api
 
     warn_of_threads(options)
-    given = cli_options.inputs(inputs)
-    finish(lambda watch: api.compare(*models, input_shape=given, **_destination(out, watch), **options), as_json)
+    given: dict[str, Any] = {"input_shape": cli_options.inputs(inputs), **cli_options.launches_now(now)}
+    finish(lambda watch: api.compare(*models, **given, **_destination(out, watch), **options), as_json)
 
 
 def _destination(out: Path | None, watch: Any) -> dict[str, Any]:
@@ -134,6 +148,7 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
     """Measure with a progress bar, write tables and figures beside the run, and print the results.
 
     `bundle` is the folder of the measured bundle, if any: its machine may lack the packages for tables and figures.
+    Raises typer.Exit with `MORE_TO_DO` or `DISTURBED` for a run that is not complete.
     """
     from effbench.cli.progress import show_progress
     from effbench.runs import launch_history
@@ -150,6 +165,7 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
         raise typer.Exit(output.report_interrupt("interrupted before anything was measured")) from None
     if bundle is not None and not optional_packages.has("scipy"):
         _show_raw(results, as_json)
+        _exit_unless_complete(results, bundle)
         return
     try:
         files = results.write()
@@ -167,6 +183,19 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
         print(f"{'time':<8}{over}")
     if not optional_packages.has("matplotlib"):
         output.note("no figures: matplotlib is not installed here; effbench report draws them where it is")
+    _exit_unless_complete(results, bundle)
+
+
+def _exit_unless_complete(results: Results, bundle: Path | None) -> None:
+    """Say where an incomplete run stands and how to go on, and raise typer.Exit with its code."""
+    from effbench.runs import schedule
+
+    run = results.run
+    if run.complete:
+        return
+    stands = schedule.standing(run, bundle)
+    output.note(f"{run.early_stop}; {stands}" if run.early_stop else stands)
+    raise typer.Exit(DISTURBED if run.early_stop else MORE_TO_DO)
 
 
 def _show_raw(results: Results, as_json: bool) -> None:

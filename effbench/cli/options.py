@@ -107,6 +107,7 @@ _KINDS: dict[str, type] = {"threads": int, "batch": int, "launches": int, "seed"
 _COMPLETERS = {"device": complete_device, "runtime": complete_runtime}
 _PARSERS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     "budget_s": ("budget", "such as 60s or 5m", seconds),
+    "spread_s": ("spread", "such as 2h", functools.partial(seconds, option="--spread")),
     "precision": ("precision", "such as 1%", share),
 }
 """Options with a unit: the name on the command line, examples, and the parser."""
@@ -236,6 +237,13 @@ Inputs = Annotated[
     ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder of the run. Default: a new one under results/runs/.")]
+Now = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Carry out N launches now, whatever time they are planned for, and leave the others to --resume: exit 5.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
 
 
@@ -248,6 +256,15 @@ def parse_selection(words: Sequence[str]) -> dict[str, list[str]]:
             raise InvalidValue(f"--select {word}: expected LABEL=VALUE[,VALUE], such as --select groups=1,8")
         chosen.setdefault(label, []).extend(values.split(","))
     return chosen
+
+
+def launches_now(now: int | None) -> dict[str, Any]:
+    """The argument of the API for ``--now N``; none without the option. Raises InvalidValue."""
+    if now is None:
+        return {}
+    if now < 1:
+        raise InvalidValue(f"--now {now}: expected the number of launches to carry out now, 1 or more")
+    return {"launches_now": now}
 
 
 # --- what was typed -----------------------------------------------------------------------------------

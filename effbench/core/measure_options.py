@@ -110,6 +110,13 @@ class MeasureOptions:
             "Time budget of the whole run. Default: 120 s, unless the study says otherwise; 45 s with quick."
         ),
     )
+    spread_s: float | None = field(
+        default=None,
+        metadata=option_metadata(
+            "Time from the begin of the first launch to that of the last; the machine is free in between. Default: no "
+            "pause, unless the study says otherwise."
+        ),
+    )
     precision: float | None = field(
         default=None,
         metadata=option_metadata(
@@ -192,7 +199,8 @@ class MeasureOptions:
     @property
     def sampling(self) -> dict[str, Any]:
         """The given options that are fields of `core.study.Sampling`."""
-        asked = {"launches": self.launches, "budget_s": self.budget_s, "precision": self.precision}
+        names = ("launches", "budget_s", "spread_s", "precision")
+        asked = {name: getattr(self, name) for name in names}
         return {name: value for name, value in asked.items() if value is not None}
 
     @property
@@ -214,6 +222,7 @@ class BundleKeywords(TypedDict, total=False):
     allocator: Allocator
     launches: int | None
     budget_s: float | None
+    spread_s: float | None
     precision: float | None
     quick: bool
     seed: int

@@ -338,6 +338,8 @@ class Run:
         Path of its run file; None for a run that was not stored.
     complete
         Whether every launch of the plan was carried out.
+    early_stop
+        Why it stopped by itself before the last launch; ``""`` where it did not, or went on since.
     files
         Files that the networks consist of, with their SHA-256; empty in runs that did not record them.
     """
@@ -353,6 +355,7 @@ class Run:
     command: str = ""
     path: str | None = None
     complete: bool = False
+    early_stop: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Result]:

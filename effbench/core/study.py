@@ -148,6 +148,8 @@ class Sampling:
         Shortest and longest warm-up of a cell, in seconds.
     silence_s
         Seconds without a message after which a worker counts as hung.
+    spread_s
+        Seconds from the begin of the first launch to that of the last; 0 for one after the other.
     """
 
     launches: int = 5
@@ -160,6 +162,7 @@ class Sampling:
     warmup_s: float = 0.1
     max_warmup_s: float = 1.5
     silence_s: float = 300.0
+    spread_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from effbench.gates.result import Decision, Finding
 from effbench.host.emulation import is_emulated
 from effbench.report.cell_row import cell_row
 from effbench.report.tables import metric_columns
-from effbench.runs import launch_history
+from effbench.runs import launch_history, schedule
 
 
 def run_document(
@@ -36,6 +36,10 @@ def run_document(
         "study": run.experiment.name,
         "claim": run.experiment.claim,
         "complete": run.complete,
+        "launches_done": len(schedule.finished_slots(run)),
+        "launches_planned": run.sampling.launches,
+        "next_launch_at": schedule.next_launch_at(run),
+        "early_stop": run.early_stop or None,
         "clock": run.clock,
         "environment": dataclasses.asdict(run.environment),
         "sampling": dataclasses.asdict(run.sampling),

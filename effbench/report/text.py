@@ -15,7 +15,7 @@ from effbench.core.peaks import from_facts
 from effbench.core.run import Run
 from effbench.core.study import Label
 from effbench.host.emulation import EMULATED, is_emulated
-from effbench.runs import launch_history
+from effbench.runs import launch_history, schedule
 
 _CLOCKS = {"wall": "wall-clock time", "cpu": "thread CPU time", "device": "device time"}
 _PLATFORMS = {"GPU": "GTX 1080 Ti", "ARM": "Snapdragon 810"}
@@ -185,7 +185,7 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
         lines.append("A flagged cell cannot confirm a claim.")
     lines += launch_history.remarks(run)
     if not run.complete:
-        lines.append("The run is not complete: the table shows what was measured before it stopped.")
+        lines.append(f"The run is not complete: {schedule.standing(run)}.")
     return tuple(lines)
 
 

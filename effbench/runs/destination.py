@@ -1,4 +1,4 @@
-"""Options of the Python API for storing a run and showing its progress."""
+"""Options of the Python API for storing a run, showing its progress, and carrying out a part of it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ from effbench.runs import progress_bar, run_file, runner
 from effbench.runs.runner import Watch
 
 
+class _Ending(TypedDict):
+    launches_now: int | None
+    stops_if_disturbed: bool
+
+
 @dataclass(frozen=True)
 class Destination:
-    """Where a run is stored and how its progress is shown."""
+    """Where a run is stored, how its progress is shown, and how much of it is carried out now."""
 
     out: str | Path | None = field(
         default=None, metadata=option_metadata("Folder of the run. Default: a new one under results/runs/.")
@@ -40,6 +45,23 @@ class Destination:
         default=None, metadata=option_metadata("Called with each `runs.runner.Progress`, instead of the bar.")
     )
     command: str = field(default="", metadata=option_metadata("Command line to record in the run."))
+    launches_now: int | None = field(
+        default=None,
+        metadata=option_metadata(
+            "Carry out so many launches now and leave the others to `resume`; `Run.complete` of the returned run is "
+            "False while any is left. Default: all of them, each at its time."
+        ),
+    )
+
+    @property
+    def ending(self) -> _Ending:
+        """The arguments of `runner.execute` that end a run before its last launch.
+
+        A run that is not saved cannot go on later. Raises InvalidValue if `launches_now` contradicts that.
+        """
+        if self.launches_now is not None and not self.save:
+            raise InvalidValue("save=False keeps no folder to go on with later; leave launches_now out")
+        return {"launches_now": self.launches_now, "stops_if_disturbed": self.save}
 
     @contextmanager
     def folder(self, name: str, device: str) -> Iterator[Path]:
@@ -82,6 +104,7 @@ class RunKeywords(WatchKeywords, total=False):
     out: str | Path | None
     save: bool
     command: str
+    launches_now: int | None
 
 
 def split_keywords(given: Mapping[str, object]) -> tuple[Destination, dict[str, object]]:

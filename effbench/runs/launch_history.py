@@ -41,6 +41,14 @@ def total_used_s(run: Run) -> float:
     return sum(used_s(launch, blocks.get(launch.number, ())) for launch in run.launches)
 
 
+def used_s_by_slot(run: Run) -> dict[int, float]:
+    """Return the seconds of the budget that the launches of each slot have used."""
+    blocks, used = _by_launch(run), dict[int, float]()
+    for launch in run.launches:
+        used[launch.slot] = used.get(launch.slot, 0.0) + used_s(launch, blocks.get(launch.number, ()))
+    return used
+
+
 def overrun(run: Run) -> str:
     """Return a text such as "used 93 s of a budget of 10 s"; "" within the budget, or if all had time for rounds."""
     used, budget_s = total_used_s(run), run.sampling.budget_s

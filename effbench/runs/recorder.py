@@ -148,10 +148,11 @@ class Recording:
             **({"changed": changed} if changed else {}),
         )
 
-    def end_launch(self, number: int, observed: Observation, at_s: float) -> None:
-        """Record the end of a launch's process and the conditions since its start, however it ended."""
+    def end_launch(self, number: int, observed: Observation, at_s: float) -> Conditions:
+        """Record the end of a launch's process and the conditions since its start, however it ended. Returns them."""
         end, conditions = observed.end()
         self.writer.append("exit", launch=number, at_s=round(at_s, 3), end=end, conditions=known_conditions(conditions))
+        return conditions
 
     def record_event(self, launch: int, event: Mapping[str, Any]) -> None:
         """Record one event of a worker. Raises StorageError, and EffbenchError if the event is a fatal error."""

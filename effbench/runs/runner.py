@@ -17,22 +17,24 @@ from typing import Any
 
 from effbench.core import inputs as core_inputs
 from effbench.core.cost import Cost
-from effbench.core.errors import EffbenchError, NotComparable, StorageError
+from effbench.core.errors import EffbenchError, InvalidValue, NotComparable, StorageError
 from effbench.core.peaks import Peaks
 from effbench.core.run import Metric, Run
-from effbench.core.study import Cell, Sampling
+from effbench.core.study import Cell
 from effbench.host import facts, machine, temporary_folders
 from effbench.host.emulation import EMULATED, is_emulated
-from effbench.host.noise import Observation
 from effbench.host.worker_process import Worker, WorkerEvents, worker_environment
 from effbench.metrics import base
-from effbench.runs import launch_history, run_file, schema
-from effbench.runs.recorder import Recording, require_same_bundle
+from effbench.runs import launch_history, run_file, schedule, schema
+from effbench.runs.progress import LaunchProgress
+from effbench.runs.progress import Progress as Progress
+from effbench.runs.progress import Watch as Watch
+from effbench.runs.recorder import Recording, require_same_bundle, resume_command
 from effbench.runs.run_file import RunWriter
+from effbench.runs.schedule import Schedule, Timer, scripted_timer
 from effbench.studies.plan import Bundled, Plan
 from effbench.timing import peaks
 from effbench.timing.least_duration import Forecast
-from effbench.timing.sampling import MIN_ROUNDS_ON_BUDGET
 from effbench.user_code import file_hashes
 
 CostOf = Callable[[Cell], Cost]
@@ -43,28 +45,6 @@ UNRECORDED = ("working", "call", "prepared", "facts")
 
 MAX_FAILED_STARTS = 2
 """Give up after this many processes in a row that end before they start to work."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The progress of a run, as `watch` is called with it.
-
-    Attributes
-    ----------
-    done
-        Finished share of the plan, 0 to 1.
-    doing
-        The current step.
-    note
-        A message to show once, with or without a progress bar; ``""`` without one.
-    """
-
-    done: float
-    doing: str
-    note: str = ""
-
-
-Watch = Callable[[Progress], None]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -88,10 +68,12 @@ class _State:
     next_launch: int = 0
     rounds: dict[int, int] = field(default_factory=dict)
     finished: set[int] = field(default_factory=set)
-    used_s: float = 0.0
-    """Seconds of the budget used by all launches so far, including those before an interruption."""
+    used_s: dict[int, float] = field(default_factory=dict)
+    """Seconds of the budget that each slot has used, including launches before an interruption."""
     after_s: float = 0.0
     """Seconds that the last finished launch took after its rounds."""
+    disturbance: str = ""
+    """What disturbed the last finished launch; "" if nothing did."""
     failed_starts: int = 0
     forecast: Forecast | None = None
     """Created for the first launch of this process."""
@@ -105,13 +87,28 @@ def execute(
     bounds: BoundsOf | None = None,
     command: str = "",
     watch: Watch = lambda progress: None,
+    launches_now: int | None = None,
+    stops_if_disturbed: bool = False,
+    timer: Timer | None = None,
 ) -> Run:
     """Measure every cell of the plan and return the stored run.
 
     `profile` counts the cost of a cell; a cell that it cannot count is skipped with the reason. `bounds` computes the
-    roofline bounds of a cell from the device's peaks; without it no peaks are measured. Raises StorageError,
-    EffbenchError when no cell could be measured, Interrupted on Ctrl-C.
+    roofline bounds of a cell from the device's peaks; without it no peaks are measured. `launches_now`,
+    `stops_if_disturbed` and `timer` are those of `Schedule`: the run is not complete where it ends before the last
+    launch. Raises InvalidValue, StorageError, EffbenchError when no cell could be measured, Interrupted on Ctrl-C.
     """
+    why_no_resume = next(filter(None, (_why_no_resume(cell, plan.bundled) for cell in plan.cells)), "")
+    if launches_now is not None and why_no_resume:
+        raise InvalidValue(
+            f"{why_no_resume}, so no later process can carry out the other launches; leave launches_now out"
+        )
+    times = Schedule(
+        plan.sampling,
+        timer or _timer_of(plan.device),
+        launches_now=launches_now,
+        stops_if_disturbed=stops_if_disturbed and not why_no_resume,
+    )
     with RunWriter(directory) as writer, temporary_folders.folder() as folder:
         watch(Progress(0.0, "counting costs"))
         record = Recording(plan, writer, folder, command)
@@ -126,7 +123,7 @@ def execute(
         if bounds is not None:
             watch(Progress(0.0, "measuring the device's peaks"))
             _add_bounds(record, bounds)
-        return _measure(record, _State(), watch)
+        return _measure(record, _State(), watch, times)
 
 
 def find_peaks(plan: Plan, dtype: str, *, remeasure: bool = False) -> Peaks:
@@ -167,12 +164,22 @@ def _why_no_bounds(mode: str, dtype: str) -> str:
     return "torch has no int8 kernel whose speed could stand for a runtime's" if dtype == "int8" else ""
 
 
-def resume(directory: Path, *, watch: Watch = lambda progress: None, bundled: Bundled | None = None) -> Run:
+def resume(
+    directory: Path,
+    *,
+    watch: Watch = lambda progress: None,
+    bundled: Bundled | None = None,
+    launches_now: int | None = None,
+    timer: Timer | None = None,
+) -> Run:
     """Finish an interrupted run: measure only the launches and rounds that it does not hold yet.
 
-    `bundled` locates the models, for the run of a bundle. Raises StorageError, CorruptRun, and NotComparable when the
-    conditions differ from those at the start of the run.
+    `bundled` locates the models, for the run of a bundle. `launches_now` and `timer` are those of `Schedule`. Raises
+    InvalidValue, StorageError, CorruptRun, and NotComparable when the conditions differ from those at the start of the
+    run.
     """
+    if launches_now is not None:
+        schedule.require_launches_now(launches_now)
     if (run := run_file.load(directory)).complete:
         return _complete_run(run, directory, watch)
     with RunWriter(directory, resume=True) as writer, temporary_folders.folder() as folder:
@@ -180,7 +187,13 @@ def resume(directory: Path, *, watch: Watch = lambda progress: None, bundled: Bu
         run = run_file.load(directory)
         if run.complete:
             return _complete_run(run, directory, watch)
-        return _continue_run(run, writer, folder, watch, bundled)
+        times = Schedule(
+            run.sampling,
+            timer or _timer_of(run.environment.device),
+            begun_s=schedule.begun_s(run),
+            launches_now=launches_now,
+        )
+        return _continue_run(run, writer, folder, watch, bundled, times)
 
 
 def _complete_run(run: Run, directory: Path, watch: Watch) -> Run:
@@ -192,7 +205,21 @@ def _complete_run(run: Run, directory: Path, watch: Watch) -> Run:
     return run
 
 
-def _continue_run(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundled: Bundled | None) -> Run:
+def _timer_of(device: str) -> Timer:
+    return scripted_timer() if device == "fake" else Timer()
+
+
+def _why_no_resume(cell: Cell, bundled: Bundled | None) -> str:
+    """Return why no later process can measure this cell; "" if it can."""
+    if cell.case.model.startswith("pickle:"):
+        return f"{cell.id} is a module of this Python session"
+    has_tensors = bundled is None and any(item.sha256 for item in cell.case.all_inputs)
+    return f"{cell.id} has tensors of this Python session as inputs" if has_tensors else ""
+
+
+def _continue_run(
+    run: Run, writer: RunWriter, folder: Path, watch: Watch, bundled: Bundled | None, times: Schedule
+) -> Run:
     require_same_bundle(run, writer.directory, bundled.digest if bundled else None)
     if len(run.results) < len(run.experiment.cases):
         raise EffbenchError(
@@ -215,15 +242,15 @@ def _continue_run(run: Run, writer: RunWriter, folder: Path, watch: Watch, bundl
     record.skipped = {result.cell.id: result.skipped for result in run.results if result.skipped}
     record.calls = {result.cell.id: result.calls for result in run.results if result.calls}
     record.measured_metrics = {(result.cell.id, metric.what) for result in run.results for metric in result.metrics}
-    state = _State(used_s=launch_history.total_used_s(run), after_s=launch_history.after_s(run))
+    state = _State(used_s=launch_history.used_s_by_slot(run), after_s=launch_history.after_s(run))
     slots = {launch.number: launch.slot for launch in run.launches}
     state.next_launch = max(slots, default=-1) + 1
-    state.finished = {launch.slot for launch in run.launches if launch.stopped != "interrupted"}
+    state.finished = schedule.finished_slots(run)
     for result in run.results:
         for block in result.blocks:
             slot = slots[block.launch]
             state.rounds[slot] = max(state.rounds.get(slot, 0), block.round + 1)
-    return _measure(record, state, watch)
+    return _measure(record, state, watch, times)
 
 
 def plan_of(run: Run) -> Plan:
@@ -252,13 +279,19 @@ def _raise_if_nothing_left(record: Recording) -> None:
         raise EffbenchError(reason if len(cells) == 1 else f"nothing could be measured; {cell}: {reason}")
 
 
-def _measure(record: Recording, state: _State, watch: Watch) -> Run:
+def _measure(record: Recording, state: _State, watch: Watch, times: Schedule) -> Run:
     writer, sampling = record.writer, record.plan.sampling
     try:
-        for slot in range(sampling.launches):
+        for slot in sorted(set(range(sampling.launches)) - state.finished):
+            if times.is_over:
+                return run_file.load(writer.path)
+            times.wait_for(slot, watch)
             while slot not in state.finished:
                 _raise_if_nothing_left(record)
                 _launch(record, state, slot, watch)
+            times.end_launch(slot, state.disturbance, watch, resume_command(writer.directory, record.plan.bundled))
+            if times.stop_reason:
+                writer.append("early_stop", reason=times.stop_reason)
         _raise_if_nothing_left(record)
         _measure_metrics(record, watch)
         writer.append("complete")
@@ -324,16 +357,18 @@ def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
     Marks the slot as finished, or skips the cell that ended the process, so that the next try leaves it out.
     """
     plan, sampling = record.plan, record.plan.sampling
-    progress = _LaunchProgress(state.next_launch, slot, sampling, watch)
+    progress = LaunchProgress(state.next_launch, slot, sampling, watch)
     skipped_before = len(record.skipped)
     state.next_launch += 1
     left = sampling.launches - len(state.finished)
     if state.forecast is None:
         cells = sum(cell.id not in record.skipped for cell in plan.cells)
-        state.forecast = Forecast(sampling, sampling.budget_s, cells=cells, launches_left=left, used_s=state.used_s)
+        used_s = sum(state.used_s.values())
+        state.forecast = Forecast(sampling, sampling.budget_s, cells=cells, launches_left=left, used_s=used_s)
         progress.forecast = state.forecast
-    slice_s = max(0.0, (sampling.budget_s - state.used_s) / left)
-    stopwatch = {"launches_left": left, "after_s": state.after_s, "begun_s": progress.begun_s}
+    # The same share for each launch, however long the others took, and whenever they were carried out.
+    slice_s = max(0.0, sampling.budget_s / sampling.launches - state.used_s.get(slot, 0.0))
+    stopwatch = {"after_s": state.after_s, "begun_s": progress.begun_s}
     job = record.job(progress.number, state.rounds.get(slot, 0), slice_s, **stopwatch)
     is_recorded = False
     try:
@@ -356,12 +391,14 @@ def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
     finally:
         # Also after Ctrl-C. On a full disk the original error is the one to report.
         used_s = progress.at_s if plan.device == "fake" else time.monotonic() - progress.begun_s
-        state.used_s += used_s
+        state.used_s[slot] = state.used_s.get(slot, 0.0) + used_s
+        conditions = None
         if is_recorded:
             with suppress(StorageError):
-                record.end_launch(progress.number, progress.observed, used_s)
+                conditions = record.end_launch(progress.number, progress.observed, used_s)
     if slot in state.finished:
         state.after_s = used_s - progress.ended_s
+        state.disturbance = progress.disturbance.reason(None if plan.device == "fake" else conditions, plan.threads)
     if slot in state.finished or len(record.skipped) > skipped_before:
         return
     ending = events.failure or "it ended the process without an error"
@@ -372,43 +409,3 @@ def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
     state.failed_starts += 1
     if state.failed_starts >= MAX_FAILED_STARTS:
         raise EffbenchError(f"the measuring process could not start: {ending}{record.resume_advice()}")
-
-
-class _LaunchProgress:
-    """Track one launch from its events: time used, current cell, progress."""
-
-    def __init__(self, number: int, slot: int, sampling: Sampling, watch: Watch) -> None:
-        self.observed, self.begun_s = Observation(), time.monotonic()
-        self.number, self.working = number, ""
-        self.at_s = self.ended_s = 0.0
-        self._slot, self._sampling, self._watch = slot, sampling, watch
-        self.forecast: Forecast | None = None
-        self._rounds: tuple[float, float] | None = None
-        """Start of the rounds and the time available for them, in seconds."""
-
-    def handle_event(self, event: Mapping[str, Any]) -> None:
-        """Handle one event and report the progress of the run."""
-        kind = event["event"]
-        self.at_s = max(self.at_s, event.get("at_s", 0.0))
-        note = self.forecast.handle_event(event) if self.forecast is not None else ""
-        if kind == "working" or note:
-            self.working = event.get("cell", self.working)
-            if self._rounds is None:
-                self._report(0.0, "warming up", note)
-        elif kind == "null":
-            self._rounds = self.at_s, event["budget_s"]
-            if not event["budget_s"]:
-                self._report(0.0, f"no time is left of the budget, so {MIN_ROUNDS_ON_BUDGET} rounds at the most")
-        elif kind == "block":
-            begun_s, budget_s = self._rounds or (self.at_s, 0.0)
-            by_time = (self.at_s - begun_s) / budget_s if budget_s else 0.0
-            share = max(by_time, event["round"] / self._sampling.max_rounds)
-            self._report(share, f"round {event['round'] + 1}, {event['cell']}")
-        elif kind == "end":
-            self.ended_s = self.at_s
-            self.observed.sample()
-
-    def _report(self, share: float, doing: str, note: str = "") -> None:
-        planned = self._sampling.launches
-        done = (self._slot + min(share, 1.0)) / planned
-        self._watch(Progress(done, f"launch {self._slot + 1}/{planned}: {doing}", note))

@@ -151,7 +151,7 @@ class _Builder:
         self.used: dict[int, float] = {}
         self.blocks: dict[str, list[Block]] = {}
         self.files: dict[str, str] = {}
-        self.complete = False
+        self.complete, self.early_stop = False, ""
 
     def add(self, record: _Record) -> None:
         kind = record.values["kind"]
@@ -168,6 +168,7 @@ class _Builder:
         elif kind == "launch":
             launch = _decode_launch(record)
             self.launches[launch.number] = launch
+            self.early_stop = ""  # the run went on
         elif kind in ("warmup", "null", "probe", "end", "breakdown", "exit"):
             number = record.get("launch", int)
             self.launches[number] = _extend_launch(self.launches[number], kind, record)
@@ -178,6 +179,8 @@ class _Builder:
             self.blocks.setdefault(block.cell, []).append(block)
         elif kind == "complete":
             self.complete = True
+        elif kind == "early_stop":
+            self.early_stop = record.get("reason", str)
         elif kind == "files":
             self.files = {**record.get("files", dict[str, str]), **self.files}
         # Written until 0.4.0. Verdicts follow from the blocks, and the header holds the facts.
@@ -197,6 +200,7 @@ class _Builder:
             ),
             launches=tuple(replace(each, used_s=self.used.get(each.number)) for each in self.launches.values()),
             complete=self.complete,
+            early_stop=self.early_stop,
             files=self.files,
         )
 

@@ -80,9 +80,9 @@ def make(
     """The plan for a study under these options, which may also be given one by one.
 
     `select` chooses values by label. `sampling` overrides single fields of the study's sampling, as the options
-    `launches`, `budget_s` and `precision` do. With several runtimes, such as "eager,onnxruntime", every case runs under
-    each of them in the same rounds and gets the label `runtime`. "all" means every installed runtime that supports the
-    device. Raises UnknownName for unknown names and InvalidValue for values that break a rule.
+    `launches`, `budget_s`, `spread_s` and `precision` do. With several runtimes, such as "eager,onnxruntime", every
+    case runs under each of them in the same rounds and gets the label `runtime`. "all" means every installed runtime
+    that supports the device. Raises UnknownName for unknown names and InvalidValue for values that break a rule.
     """
     options = MeasureOptions.of(given, options)
     kind = devices.kind_of(options.device)
@@ -168,6 +168,10 @@ def checked_sampling(sampling: Sampling) -> Sampling:
             shown = f"{value:g}" if is_number else repr(value)
             raise InvalidValue(f"{name.removesuffix('_s')} (={shown}) must be a positive number")
         sampling = replace(sampling, **{name: float(value)})  # type: ignore[arg-type]
+    spread = sampling.spread_s
+    if not isinstance(spread, numbers.Real) or isinstance(spread, bool) or not 0 <= spread < math.inf:
+        raise InvalidValue(f"spread (={spread!r}) must be a number of seconds, 0 or more")
+    sampling = replace(sampling, spread_s=float(spread))
     if sampling.max_rounds < sampling.min_rounds:
         return replace(sampling, max_rounds=sampling.min_rounds)
     return sampling
