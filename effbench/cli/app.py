@@ -1,7 +1,8 @@
 """Dispatch a command; turn errors into one line and an exit code.
 
-Exit codes: 0 done, 2 an error that the user can fix, 70 a bug in effbench, 130 interrupted (129, 143: by
-SIGHUP, SIGTERM). With ``--json`` standard output holds exactly one object; progress and notes go to standard error.
+Exit codes: 0 done, 2 an error that the user can fix, 4 a run that others disturbed, 5 a run with launches left (--now),
+70 a bug in effbench, 130 interrupted (129, 143: by SIGHUP, SIGTERM). `effbench check` has others for its verdicts. With
+``--json`` standard output holds exactly one object; progress and notes go to standard error.
 """
 
 from __future__ import annotations

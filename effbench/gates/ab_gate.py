@@ -155,8 +155,9 @@ def decide(
             return _decision(plan, sides, directory, begun, unlike)
         except KeyboardInterrupt:
             raise Interrupted(directory) from None
-        if ab.rounds < ROUNDS:
-            notes += (f"{ab.rounds} rounds a launch instead of {ROUNDS}, since the budget has no time for more",)
+        if (fewest := min(ab.rounds, default=ROUNDS)) < ROUNDS:
+            shown = str(fewest) if max(ab.rounds) == fewest else f"{fewest} to {max(ab.rounds)}"
+            notes += (f"{shown} rounds a launch instead of {ROUNDS}, since the budget has no time for more",)
         if is_overrun(spent := time.monotonic() - begun, budget_s):
             notes += (f"it used {format_seconds(spent)} of a budget of {budget_s:g} s",)
         if ab.launches:

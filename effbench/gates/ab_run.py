@@ -109,8 +109,8 @@ class AbRun:
 
     `sites` and `costs` are the baseline's and the candidate's. `planned` is the largest number of launches, for the
     progress bar. Blocks are written under `directory` (see `ab_pairs`) as soon as they are measured. A `forecast` gets
-    the times of the first calls; where its budget has room for fewer rounds, every launch measures only that many
-    (`rounds`).
+    the times of the first calls; a launch measures fewer rounds where its share of the budget has no room for all.
+    `rounds` holds the number of each launch.
     """
 
     def __init__(
@@ -125,7 +125,8 @@ class AbRun:
         watch: Watch = lambda progress: None,
         forecast: Forecast | None = None,
     ) -> None:
-        self._forecast, self.rounds = forecast, plan.sampling.max_rounds
+        self._forecast = forecast
+        self.rounds: list[int] = []
         self.plan, self.directory, self.launches = plan, directory, 0
         self._planned, self._watch = planned, watch
         self._sites, self._costs, self._command = sites, costs, command
@@ -202,8 +203,13 @@ class AbRun:
             try:
                 for side in in_start_order:
                     side.start(stack, number, cells)
-                if self._forecast is not None and not self.launches:
-                    in_start_order[0].on_event = self._update_forecast
+                if self._forecast is not None:
+                    self._forecast.begin_launch()
+                    for side in self._sides:
+                        side.on_event = lambda event: None
+                    in_start_order[0].on_event = (
+                        self._forecast.note_first_call if self.launches else self._update_forecast
+                    )
                 for side in in_start_order:
                     self._report_progress(0.0, f"starting the {side.name}")
                     side.wait_for("prepared")
@@ -220,9 +226,10 @@ class AbRun:
                     _require_same_calls(calls, warm)
                     calls = warm
                     self._failed_starts = 0
-                if self._forecast is not None and not self.launches:
-                    self.rounds = self._forecast.rounds(self.rounds)
-                for side in self._order_blocks(number, cells):
+                total = self.plan.sampling.max_rounds
+                if self._forecast is not None:
+                    total = self._forecast.rounds(total)
+                for side in self._order_blocks(number, cells, total):
                     side.wait_for("block", "skip")
                 for side in in_start_order:
                     side.send(cell=None)
@@ -230,11 +237,11 @@ class AbRun:
             except WorkerFailed as failure:
                 self._skip_working_cell(side, str(failure))
                 return False
+        self.rounds.append(total)
         return True
 
-    def _order_blocks(self, launch: int, cells: Sequence[str]) -> Iterator[_Side]:
-        """Order one block after the other, and yield the side that measures it."""
-        total = self.rounds
+    def _order_blocks(self, launch: int, cells: Sequence[str], total: int) -> Iterator[_Side]:
+        """Order one block after the other for `total` rounds, and yield the side that measures it."""
         for number in range(total):
             self._report_progress(number / total, f"round {number + 1}/{total}")
             order = round_order(cells, seed=self.plan.seed, launch=launch, round=number)

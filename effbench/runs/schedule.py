@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,16 +25,17 @@ LOOK_S = 10.0
 
 @dataclass(frozen=True)
 class Timer:
-    """Tells the time, in seconds since the epoch, and waits."""
+    """Tells the time, in seconds since the epoch, and waits, at most `look_s` before the time is read again."""
 
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
+    look_s: float = LOOK_S
 
 
 def scripted_timer() -> Timer:
     """Return the timer of the fake device, on which waiting takes no time."""
     slept: list[float] = []
-    return Timer(lambda: time.time() + sum(slept), slept.append)
+    return Timer(lambda: time.time() + sum(slept), slept.append, math.inf)
 
 
 class Schedule:
@@ -91,7 +93,7 @@ class Schedule:
         while (left_s := at_s - self._timer.now()) > 0:
             watch(Progress(slot / self._sampling.launches, doing, note))
             note = ""
-            self._timer.sleep(min(left_s, LOOK_S))
+            self._timer.sleep(min(left_s, self._timer.look_s))
 
     def end_launch(self, slot: int, disturbance: str, watch: Watch, resume: str) -> None:
         """Count a finished launch. `disturbance` says what disturbed it; "" if nothing did.

@@ -27,7 +27,7 @@ from effbench.devices import Call, Device
 from effbench.host import worker_process
 from effbench.metrics import operator_timing
 from effbench.timing import block_loop, build_call
-from effbench.timing.launch_budget import Stopwatch
+from effbench.timing.launch_budget import Stopwatch, with_settling
 from effbench.user_code import code_origins, failure_reasons, file_hashes, global_state, opened_files
 from effbench.user_code.global_state import SettingsGuard
 from effbench.zoo import sys_path
@@ -185,7 +185,7 @@ def _carry_out(
         frozen |= next_order()["calls"]
         # The other side's process now uses the same device.
         device.expect_current_processes()
-    block_sizes, warmups = _warm_up_all(device, guard, calls, frozen, sampling, emit)
+    block_sizes, warmups = _warm_up_all(job, device, guard, calls, frozen, emit)
     null_ns = block_loop.null_call_ns(device)
     budget_s = None if obeys else stopwatch.rounds_s()
     emit("null", ns_per_call=null_ns, budget_s=budget_s)
@@ -219,20 +219,23 @@ def _carry_out(
 
 
 def _warm_up_all(
+    job: Mapping[str, Any],
     device: Device,
     guard: SettingsGuard,
     calls: dict[str, Call],
     frozen: Mapping[str, int | None],
-    sampling: Sampling,
     emit: Emit,
 ) -> tuple[dict[str, int], list[Warmup]]:
     """Warm up every cell and fix its calls per block. A cell that fails is reported and removed from `calls`."""
+    kinds = {spec["id"]: spec["runtime"] for spec in job["cells"]}
+    given, number = Sampling(**job["sampling"]), len(calls)
     block_sizes: dict[str, int] = {}
     warmups: list[Warmup] = []
     for cell in list(calls):
         emit("working", cell=cell)
         try:
             report = partial(_report_call, emit, cell)
+            sampling = with_settling(given, runtimes.get(kinds[cell]).settle_s, job["budget_s"], number)
             with guard.calling(cell):
                 warmup, size = block_loop.warm_up(device, calls[cell], cell, frozen[cell], sampling, report)
         except NETWORK_FAILURES as error:

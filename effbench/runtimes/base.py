@@ -103,6 +103,9 @@ class Runtime(ABC):
         Modes that it supports: ``"infer"``, ``"train"``.
     why_no_graph
         Why the probe of a GPU must not capture calls as a CUDA graph (`devices.base.Device.probe`); None if it may.
+    settle_s
+        Seconds by which a warm-up may exceed `Sampling.max_warmup_s`, for a runtime that may still compile or tune in
+        its first calls. Taken only while a cell is not steady, and only within its part of the launch's budget.
     """
 
     name: str
@@ -114,6 +117,7 @@ class Runtime(ABC):
     memory_formats: tuple[str, ...] = ("contiguous",)
     modes: tuple[str, ...] = ("infer",)
     why_no_graph: str | None = None
+    settle_s: float = 0.0
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:

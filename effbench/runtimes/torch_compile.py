@@ -61,6 +61,10 @@ class Compiled(Runtime):
     dtypes = ("float32", "float64", "float16", "bfloat16")
     memory_formats = ("contiguous", "channels_last")
     modes = ("infer", "train")
+    settle_s = 3.5
+    """A late compilation took 1.5 s and more of the warm-up, which then ended after 4 to 6 calls: 5 of the 95 warm-ups
+    in the stored runs, all in first launches.
+    """
 
     def why_unavailable(self) -> str | None:
         if importlib.util.find_spec("torch") is None:

@@ -63,6 +63,8 @@ class Forecast:
         self._launches_left, self._used_s, self._sides = launches_left, used_s, sides
         self._min_rounds = min_rounds or min(MIN_ROUNDS_ON_BUDGET, sampling.max_rounds)
         self._start_s = self._first_s = 0.0
+        self._own_first_s: float | None = None
+        """Seconds before the first call of the current launch; None before that call."""
         self._calls: dict[str, list[float]] = {}
         self._warned_s = 0.0
         self._is_measuring = False
@@ -86,16 +88,27 @@ class Forecast:
         """
         return self._first_s + (self._launches_left - 1) * self._start_s
 
-    def rounds(self, planned: int) -> int:
-        """Return how many rounds each launch can measure within the budget: at least `min_rounds`, at most `planned`.
+    def begin_launch(self) -> None:
+        """Begin a launch after the first one, so that `rounds` counts the time before its own first call."""
+        self._own_first_s = None
 
-        Call it before the first round, so that the number does not depend on the timings of the rounds.
+    def note_first_call(self, event: Mapping[str, Any]) -> None:
+        """Process an event of a launch after the first one."""
+        if event["event"] == "call" and self._own_first_s is None:
+            self._own_first_s = max(0.0, event.get("at_s", 0.0) - event["seconds"])
+
+    def rounds(self, planned: int) -> int:
+        """Return how many rounds the current launch can measure in its share of the budget: at least `min_rounds`, at
+        most `planned`.
+
+        What another launch spent before its first call, such as an export, does not count. Call it before the first
+        round, so that the number does not depend on the timings of the rounds.
         """
         warm_s = once_s = 0.0
         for seconds in self._calls.values():
             warm_s += self._sides * warmup_s(min(seconds), self._sampling)
             once_s += self._sides * rounds_s(min(seconds), self._sampling, 1, alone=self._alone)
-        left_s = (self._budget_s - self._used_s) / self._launches_left - self._first_s - warm_s
+        left_s = (self._budget_s - self._used_s) / self._launches_left - (self._own_first_s or 0.0) - warm_s
         fitting = int(left_s / once_s) if once_s > 0 else planned
         return max(min(self._min_rounds, planned), min(planned, fitting))
 
@@ -111,6 +124,7 @@ class Forecast:
             self._is_measuring = self._is_measuring or event["event"] == "null"
             return self._late_warning(at_s)
         seconds, calls = event["seconds"], self._calls.setdefault(event["cell"], [])
+        self.note_first_call(event)
         if not calls and len(self._calls) == 1:
             self._first_s = max(0.0, at_s - seconds)
         calls.append(seconds)

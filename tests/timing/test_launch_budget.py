@@ -18,10 +18,11 @@ from scripted_runs import Killed, cost_of, in_process
 
 from effbench.core.errors import StorageError
 from effbench.core.run import Run
+from effbench.core.study import Sampling
 from effbench.devices.fake import Fake
 from effbench.runs import launch_history, run_file, runner
 from effbench.studies import plan
-from effbench.timing.launch_budget import Stopwatch, rounds_s
+from effbench.timing.launch_budget import Stopwatch, rounds_s, with_settling
 from effbench.timing.sampling import MIN_ROUNDS_ON_BUDGET
 
 SAMPLING = {"launches": 4, "min_rounds": 4, "max_rounds": 100_000, "precision": 1e-9, "max_warmup_s": 0.1}
@@ -61,14 +62,13 @@ def check_slices(seen: list[dict[str, Any]], jobs: Sequence[dict[str, Any]]) -> 
     budget, planned = seen[0]["sampling"]["budget_s"], seen[0]["sampling"]["launches"]
     for job in jobs:
         used: dict[int, float] = defaultdict(float)
-        ended = set()
+        slots = by_launch(seen, "launch", "slot")
         for record in seen:
             if record.get("launch", job["launch"]) < job["launch"] and "at_s" in record:
                 used[record["launch"]] = max(used[record["launch"]], record["at_s"])
-                ended |= {record["launch"]} if record["kind"] == "end" else set()
-        left = planned - len(ended)
-        assert job["budget_s"] == pytest.approx(max(0.0, (budget - sum(used.values())) / left), abs=1e-6)
-        assert job["launches_left"] == left
+        own = sum(spent for launch, spent in used.items() if slots[launch] == slots.get(job["launch"], planned))
+        if job["launch"] in slots:
+            assert job["budget_s"] == pytest.approx(max(0.0, budget / planned - own), abs=1e-6)
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -172,7 +172,8 @@ def test_an_interruption_during_warm_up_is_paid_for(tmp_path: Path) -> None:
     lost = sum(max(r["at_s"] for r in seen if r.get("launch") == launch and "at_s" in r) for launch in range(3))
     assert lost > 0.25
     overhead = by_launch(seen, "null", "at_s")[3]
-    assert nulls[3] == pytest.approx((2.0 - lost) / 2 - overhead, abs=0.01)
+    assert nulls[3] == pytest.approx(1.0 - lost - overhead, abs=0.01)
+    assert nulls[4] == pytest.approx(1.0 - by_launch(seen, "null", "at_s")[4], abs=0.01), "which costs no other slot"
 
 
 def test_an_older_run_is_charged_what_its_blocks_and_warm_ups_took(tmp_path: Path) -> None:
@@ -190,9 +191,10 @@ def test_an_older_run_is_charged_what_its_blocks_and_warm_ups_took(tmp_path: Pat
     (folder / run_file.RUN_FILE).write_text("".join(json.dumps(record) + "\n" for record in old))
     warm = sum(record["seconds"] for record in old if record["kind"] == "warmup")
     used = warm + sum(record["seconds"] for record in old if record["kind"] == "end")
+    assert launch_history.total_used_s(run_file.load(folder)) == pytest.approx(used)
     with in_process(folder) as stand_in:
         run = runner.resume(folder)
-        assert stand_in.jobs[0]["budget_s"] == pytest.approx((4.0 - used) / 2)
+        assert [job["budget_s"] for job in stand_in.jobs] == [1.0, 1.0]
     assert run.complete and [launch.used_s is None for launch in run.launches] == [True, True, False, False]
 
 
@@ -213,46 +215,41 @@ def test_two_resumes_at_once(tmp_path: Path) -> None:
 # --- one share ---------------------------------------------------------------------------------------
 
 
-@given(
-    budget_s=st.floats(0, 1000),
-    planned=st.integers(1, 12),
-    usual_s=st.floats(0, 20),
-    once_s=st.floats(0, 100),
-    after_s=st.floats(0, 5),
-)
-def test_shares_are_equal_and_add_up(
-    budget_s: float, planned: int, usual_s: float, once_s: float, after_s: float
-) -> None:
+@given(slice_s=st.floats(0, 200), usual_s=st.floats(0, 20), once_s=st.floats(0, 100), after_s=st.floats(0, 5))
+def test_only_its_own_overhead_shortens_a_launch(slice_s: float, usual_s: float, once_s: float, after_s: float) -> None:
     """The first launch exports for `once_s`; each spends `usual_s` before and `after_s` after its rounds."""
-    used, given_s = 0.0, []
-    for number in range(planned):
-        left, overhead = planned - number, usual_s + (0.0 if number else once_s)
-        slice_s = max(0.0, (budget_s - used) / left)
-        mine = rounds_s(slice_s, left, overhead_s=overhead, once_s=0.0 if number else once_s, after_s=after_s)
-        assert 0 <= mine <= slice_s
-        given_s.append(mine)
-        used += overhead + mine + after_s
-    fair = (budget_s - once_s) / planned - usual_s - after_s
-    assert given_s == pytest.approx([max(0.0, fair)] * planned, abs=1e-6 * max(1.0, budget_s))
+    first = rounds_s(slice_s, overhead_s=usual_s + once_s, after_s=after_s)
+    later = rounds_s(slice_s, overhead_s=usual_s, after_s=after_s)
+    assert 0 <= first <= later <= slice_s
+    assert later == max(0.0, slice_s - usual_s - after_s)
 
 
-def test_an_export_is_known_by_the_folder_it_leaves(tmp_path: Path) -> None:
-    """Exported here; found there; compiled anew in each launch; a graph that leaves nothing behind."""
-    cells = [{"id": name, "folder": str(tmp_path / name)} for name in ("new", "known", "compiled", "graph")]
-    (tmp_path / "known").mkdir()
-    device = Fake()
-    watch = Stopwatch({"budget_s": 100.0, "launches_left": 4, "cells": cells}, device)
-    told: list[dict[str, Any]] = []
-    emit = watch.with_timestamps(lambda event, **fields: told.append(fields))
-    for name in ("new", "compiled"):
-        (tmp_path / name).mkdir()
-    for name, facts in (("new", {}), ("known", {}), ("compiled", {"cached": False}), ("graph", {})):
-        emit("probe", cell=name, values={"prepare_s": 8.0, **facts})
-    device.sleep(20.0)
-    emit("null")
-    # The slice less 20 s, of which the export of 8 s is paid by four launches.
-    assert watch.rounds_s() == pytest.approx(100 - 20 + 8 * 3 / 4)
-    assert [fields["at_s"] for fields in told] == [0.0] * 4 + [20.0]
+def test_an_export_takes_no_rounds_from_later_launches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ninety seconds of compilation once left no launch of a budget of 90 s any time."""
+    really = Fake.setup
+
+    def exporting(self: Fake) -> None:
+        really(self)
+        self.sleep(50.0 if not (tmp_path / "exported").exists() else 1.0)
+        (tmp_path / "exported").touch()
+
+    monkeypatch.setattr(Fake, "setup", exporting)
+    seen = carry_out(tmp_path / "run", [], budget_s=20.0)
+    given_s, overhead_s = by_launch(seen, "null", "budget_s"), by_launch(seen, "null", "at_s")
+    assert given_s[0] == 0 and overhead_s[0] > 50
+    assert [given_s[n] for n in (1, 2, 3)] == pytest.approx([5.0 - overhead_s[n] for n in (1, 2, 3)], abs=0.01)
+    assert min(given_s[n] for n in (1, 2, 3)) > 3
+
+
+@pytest.mark.parametrize(
+    ("settle_s", "slice_s", "cells", "limit_s"),
+    [(0.0, 100.0, 1, 1.5), (3.5, 100.0, 2, 5.0), (3.5, 24.0, 2, 3.0), (3.5, 24.0, 40, 1.5), (3.5, 0.0, 1, 1.5)],
+)
+def test_a_longer_warm_up_stays_within_its_part_of_the_budget(
+    settle_s: float, slice_s: float, cells: int, limit_s: float
+) -> None:
+    sampling = with_settling(Sampling(), settle_s, slice_s, cells)
+    assert sampling.max_warmup_s == limit_s and sampling.warmup_s == Sampling().warmup_s
 
 
 def test_the_start_of_the_process_counts(monkeypatch: pytest.MonkeyPatch) -> None:
