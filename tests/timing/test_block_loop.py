@@ -190,3 +190,20 @@ def test_worker_protocol_survives_a_network_that_prints(tmp_path: Any) -> None:
         process.stdout.close()
     assert events[0] == "ready" and events.count("end") == 1 and events.count("block") == 2
     assert "hello" in errors.read_text()
+
+
+@pytest.mark.parametrize(("runtime", "is_steady"), [("eager", False), ("compile", True)])
+def test_a_compiled_cell_may_take_longer_to_settle(
+    runtime: str, is_steady: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its calls become faster for three seconds."""
+    really = Fake.time_block
+
+    def falling(self: Fake, call: Any, calls: int) -> Any:
+        slower = 1 + max(0.0, 3 - self.now_s()) if isinstance(call, ScriptedCall) else 1
+        return really(self, ScriptedCall(0.005 * slower), calls)
+
+    monkeypatch.setattr(Fake, "time_block", falling)
+    cells = [{**spec, "runtime": runtime} for spec in job()["cells"][:1]]
+    (warm,) = [fields for event, fields in events_of(job(cells=cells, budget_s=100.0)) if event == "warmup"]
+    assert warm["steady"] is is_steady and (warm["seconds"] > 3) is is_steady

@@ -151,8 +151,9 @@ def test_a_resumed_run_without_time_left_says_so_while_it_runs(tmp_path: Path) -
         (folder / run_file.RUN_FILE).write_text("\n".join(lines) + "\n")
         told: list[str] = []
         runner.resume(folder, watch=lambda step: told.append(step.doing))
-    assert sum("no time is left of the budget" in line for line in told) == 2
-    assert by_launch(records(folder), "null", "budget_s")[1] == by_launch(records(folder), "null", "budget_s")[2] == 0
+    assert sum("no time is left of the budget" in line for line in told) == 1
+    given_s = by_launch(records(folder), "null", "budget_s")
+    assert given_s[1] == 0 and given_s[2] > 2, "it takes nothing from the other slot"
 
 
 def test_rounds_as_a_budget_are_not_touched_by_time(tmp_path: Path) -> None:

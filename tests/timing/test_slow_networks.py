@@ -253,6 +253,21 @@ def test_a_forecast_names_what_takes_long_before_the_first_call() -> None:
     assert "everything before the first call takes 60 s; so the whole measurement takes" in "".join(lines)
 
 
+def test_an_export_of_the_first_launch_takes_no_rounds_from_the_others() -> None:
+    """Two launches of a gate: the first exports for 55 s of its 60 s, the second starts in 2 s."""
+    sampling = Sampling(launches=2, max_rounds=500)
+    ahead = least_duration.Forecast(sampling, 120.0, cells=1, launches_left=2, sides=2, min_rounds=4)
+    for at_s in (55.1, 55.2):
+        ahead.handle_event({"event": "call", "cell": "a", "seconds": 0.1, "at_s": at_s})
+    first = ahead.rounds(500)
+    ahead.begin_launch()
+    for at_s in (2.1, 40.0):
+        ahead.note_first_call({"event": "call", "cell": "a", "seconds": 0.1, "at_s": at_s})
+    later = ahead.rounds(500)
+    round_s = 2 * least_duration.rounds_s(0.1, sampling, 1)
+    assert later - first == pytest.approx((55.0 - 2.0) / round_s, abs=1.5) and 4 <= first < later < 500
+
+
 def test_a_forecast_that_doubles_is_said_again() -> None:
     calls = [("a", 2.0), ("a", 2.0), ("b", 1.0), ("b", 1.0), ("c", 9.0), ("c", 3.0)]
     ahead = least_duration.Forecast(Sampling(launches=2), 10.0, cells=3, launches_left=2)
