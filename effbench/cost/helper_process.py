@@ -42,6 +42,12 @@ def reuse_process() -> Iterator[None]:
         idle.end()
 
 
+def end_idle_process() -> None:
+    """End the process that waits for further jobs. The next job starts another one."""
+    if (idle := _idle_worker.get()) is not None:
+        idle.end()
+
+
 @contextmanager
 def worker_for(
     job: Mapping[str, Any], silence_s: float, site: Site | None, *, waits: bool = False

@@ -188,7 +188,12 @@ def _launches_without_time(run: Run, names: dict[int, str]) -> list[str]:
 
 
 def _pauses(run: Run, names: dict[int, str]) -> list[str]:
+    """Report pauses between launches: the planned ones (`Sampling.spread_s`) in one sentence, others one by one."""
     found = []
+    planned_s = run.sampling.spread_s / max(run.sampling.launches - 1, 1)
+    starts = [_parse_time(launch.start).timestamp() for launch in run.launches if launch.start]
+    if planned_s and len(starts) > 1:
+        found.append(f"The launches were spread over {_duration(max(starts) - min(starts))}.")
     for before, after in zip(run.launches, run.launches[1:], strict=False):
         ended = _end_time(before)
         if ended is None or not after.start:
@@ -200,7 +205,7 @@ def _pauses(run: Run, names: dict[int, str]) -> list[str]:
             found.append(f"The clock of the machine was set back {between}, so times of day are not in order.")
         elif up_s is not None and up_s < gap_s:
             found.append(f"The machine was started anew {between}, {_duration(gap_s)} apart.")
-        elif gap_s >= GAP_S:
+        elif gap_s >= GAP_S + planned_s:
             found.append(f"{_duration(gap_s)} passed {between}.")
     return found
 

@@ -21,6 +21,7 @@ from effbench.core.errors import EffbenchError, InvalidValue, NotComparable, Sto
 from effbench.core.peaks import Peaks
 from effbench.core.run import Metric, Run
 from effbench.core.study import Cell
+from effbench.cost import helper_process
 from effbench.host import facts, machine, temporary_folders
 from effbench.host.emulation import EMULATED, is_emulated
 from effbench.host.worker_process import Worker, WorkerEvents, worker_environment
@@ -123,6 +124,8 @@ def execute(
         if bounds is not None:
             watch(Progress(0.0, "measuring the device's peaks"))
             _add_bounds(record, bounds)
+        if plan.sampling.spread_s:
+            helper_process.end_idle_process()  # it would hold memory until the last launch
         return _measure(record, _State(), watch, times)
 
 

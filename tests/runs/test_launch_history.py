@@ -136,6 +136,17 @@ def test_notable_differences_get_a_line_in_the_table(changed: list[Mapping[str, 
     assert len(notes) == len(plain) + len(said), "nothing else changes"
 
 
+def test_pauses_that_were_planned_are_one_line() -> None:
+    """Five hours and a half between two launches are planned, a day is not."""
+    starts = ("2026-11-22T10:00:00+00:00", "2026-11-22T15:30:00+00:00", "2026-11-23T15:30:00+00:00")
+    run = run_with(*({"start": start, "end": start} for start in starts))
+    spread = replace(run, sampling=replace(run.sampling, launches=3, spread_s=10 * 3600.0))
+    assert launch_history.remarks(spread) == (
+        "The launches were spread over 29.5 hours.",
+        "24.0 hours passed between launches 2 and 3.",
+    )
+
+
 @pytest.mark.parametrize("start", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
 def test_times_out_of_this_world_raise_nothing(start: str) -> None:
     run = run_with({"end": "", "used_s": 1e300}, {"start": start, "end": "", "used_s": 1.0}, {"end": start})

@@ -189,6 +189,9 @@ def test_nothing_is_planned_for_a_run_without_a_spread_or_with_an_impossible_one
     run = replace(run_of({}), complete=False, launches=launches)
     assert schedule.next_launch_at(run) is None
     assert schedule.next_launch_at(replace(run, sampling=Sampling(spread_s=4e30))) is None
+    for start in ("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"):
+        odd = replace(run, launches=(replace(launches[0], start=start),), sampling=Sampling(spread_s=4 * HOUR))
+        schedule.next_launch_at(odd)  # raises nothing
     assert schedule.next_launch_at(replace(run, sampling=Sampling(spread_s=4 * HOUR))) == "2026-01-01T01:00:00+00:00"
 
 
