@@ -44,6 +44,7 @@ REACHES: dict[str, tuple[Any, list[str], Callable[[Plan], Any], Any]] = {
     "allocator": ("system", ["--allocator", "system"], lambda made: made.allocator, "system"),
     "launches": (7, ["--launches", "7"], lambda made: made.sampling.launches, 7),
     "budget_s": (90.0, ["--budget", "90s"], lambda made: made.sampling.budget_s, 90.0),
+    "spread_s": (5400.0, ["--spread", "1.5h"], lambda made: made.sampling.spread_s, 5400.0),
     "precision": (0.05, ["--precision", "5%"], lambda made: made.sampling.precision, 0.05),
     "quick": (True, ["--quick"], lambda made: made.sampling.min_rounds, plan.QUICK["min_rounds"]),
     "seed": (4, ["--seed", "4"], lambda made: made.seed, 4),

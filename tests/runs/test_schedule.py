@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,8 +32,9 @@ HOUR = 3600.0
 class Clock:
     """A timer that only counts."""
 
-    def __init__(self, now: float = 1e9) -> None:
-        self.time, self.sleeps = now, []  # type: ignore[var-annotated]
+    def __init__(self, now: float | None = None) -> None:
+        self.time = time.time() if now is None else now
+        self.sleeps: list[float] = []
 
     @property
     def timer(self) -> Timer:
@@ -247,7 +249,8 @@ def test_a_run_that_nobody_disturbs_or_that_may_not_stop_goes_on(
 ) -> None:
     disturb({0, 1, 2})
     assert execute(tmp_path / "to the end", sampling=ROUNDS).complete
-    assert execute(tmp_path / "last", sampling={**ROUNDS, "launches": 2}, stops_if_disturbed=True).complete
+    last = execute(tmp_path / "last", sampling={**ROUNDS, "launches": 2}, stops_if_disturbed=True)
+    assert last.complete and not last.early_stop
     disturb(set())
     assert execute(tmp_path / "quiet", sampling=ROUNDS, stops_if_disturbed=True).complete
 
