@@ -240,6 +240,7 @@ def test_a_run_stops_after_the_second_disturbed_launch_and_goes_on_when_told(
     (told,) = notes
     assert re.match(r"others disturbed 100 % of the blocks \(waited for a core\) in launch 1; the result will be", told)
     assert told.endswith(f"stop other work, or Ctrl-C and finish later with: effbench run --resume {folder}")
+    assert f"It {run.early_stop}." in text.notes(run, ())
     again = resume(folder)
     assert again.complete and again.early_stop == ""
 
