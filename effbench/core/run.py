@@ -8,6 +8,7 @@ from typing import Any
 
 from effbench.core.cost import Cost
 from effbench.core.operator_times import Breakdown
+from effbench.core.sittings import BetweenSittings
 from effbench.core.study import Cell, Experiment, Sampling
 
 
@@ -202,6 +203,8 @@ class Launch:
         State of the machine; None where it was not recorded.
     changed
         Facts of the environment that differ from those of the run that this launch resumed: name to (then, now).
+    yardstick
+        Blocks of the two cells of effbench's own (`timing.yardstick`), in turn; empty where they were not measured.
     """
 
     number: int
@@ -220,6 +223,7 @@ class Launch:
     at_start: Conditions | None = None
     at_end: Conditions | None = None
     changed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    yardstick: Mapping[str, tuple[Timing, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -340,6 +344,9 @@ class Run:
         Whether every launch of the plan was carried out.
     files
         Files that the networks consist of, with their SHA-256; empty in runs that did not record them.
+    between_sittings
+        Scatter between sittings that intervals include. None for a scripted clock, whose intervals hold within the one
+        sitting of the run.
     """
 
     experiment: Experiment
@@ -354,6 +361,7 @@ class Run:
     path: str | None = None
     complete: bool = False
     files: Mapping[str, str] = field(default_factory=dict)
+    between_sittings: BetweenSittings | None = None
 
     def __iter__(self) -> Iterator[Result]:
         return iter(self.results)

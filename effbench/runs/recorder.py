@@ -76,6 +76,7 @@ class Recording:
             "mode": plan.cells[0].mode,
             "sampling": dataclasses.asdict(plan.sampling),
             "breakdown": bool(plan.experiment.breakdown),
+            "yardstick": plan.device != "fake",
             "cells": [self.cell_spec(cell) for cell in plan.cells if cell.id not in self.skipped],
         }
 

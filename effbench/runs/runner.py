@@ -26,7 +26,7 @@ from effbench.host.emulation import EMULATED, is_emulated
 from effbench.host.noise import Observation
 from effbench.host.worker_process import Worker, WorkerEvents, worker_environment
 from effbench.metrics import base
-from effbench.runs import launch_history, run_file, schema
+from effbench.runs import launch_history, run_file, schema, sitting_ledger
 from effbench.runs.recorder import Recording, require_same_bundle
 from effbench.runs.run_file import RunWriter
 from effbench.studies.plan import Bundled, Plan
@@ -261,14 +261,25 @@ def _measure(record: Recording, state: _State, watch: Watch) -> Run:
                 _launch(record, state, slot, watch)
         _raise_if_nothing_left(record)
         _measure_metrics(record, watch)
-        writer.append("complete")
-        run = run_file.load(writer.path)
+        run = _complete(record)
     except KeyboardInterrupt:
         raise Interrupted(writer.directory, _python_advice(record.plan, writer.directory)) from None
     except StorageError as error:
         raise StorageError(f"{error}; what was measured before is kept in {writer.directory}") from error
     watch(Progress(1.0, "done"))
     return run
+
+
+def _complete(record: Recording) -> Run:
+    """Record how far this machine scatters between sittings, and that the run is complete."""
+    writer = record.writer
+    run = run_file.load(writer.path)
+    if record.plan.device != "fake" and not is_emulated(run.environment):
+        scatter = sitting_ledger.update(run)
+        writer.append("between_sittings", **dataclasses.asdict(scatter))
+        run = dataclasses.replace(run, between_sittings=scatter)
+    writer.append("complete")
+    return dataclasses.replace(run, complete=True)
 
 
 def _python_advice(plan: Plan, directory: Path) -> str:

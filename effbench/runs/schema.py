@@ -5,6 +5,7 @@ Schema history
     2   2026-11: memory format and mode of a cell, batch of a case, metrics beside the rounds.
     3   2026-11: time since the launch began in its records (`at_s`); start, end, conditions and budget of launches;
         CPU time of the whole process beside that of the thread (`process_ns`).
+    4   2026-11: blocks of the yardstick; scatter between sittings.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from effbench.analysis import between_sittings
 from effbench.core import decoding
 from effbench.core.cost import LEVELS, Cost
 from effbench.core.errors import CorruptRun, InvalidValue, first_line
 from effbench.core.operator_times import Breakdown
 from effbench.core.run import CLOCKS, Block, Conditions, Environment, Launch, Metric, Result, Run, Timing, Warmup
+from effbench.core.sittings import BetweenSittings
 from effbench.core.study import Cell, Experiment, Sampling
 
-SCHEMA = 3
+SCHEMA = 4
 
 METRIC_RECORD, METRICS_FACT = "reading", "run.readings"
 """The kind of a metric's record, and the fact that lists a run's metrics.
@@ -152,6 +155,7 @@ class _Builder:
         self.blocks: dict[str, list[Block]] = {}
         self.files: dict[str, str] = {}
         self.complete = False
+        self.between_sittings: BetweenSittings | None = None
 
     def add(self, record: _Record) -> None:
         kind = record.values["kind"]
@@ -168,7 +172,7 @@ class _Builder:
         elif kind == "launch":
             launch = _decode_launch(record)
             self.launches[launch.number] = launch
-        elif kind in ("warmup", "null", "probe", "end", "breakdown", "exit"):
+        elif kind in ("warmup", "null", "probe", "end", "breakdown", "exit", "yardstick"):
             number = record.get("launch", int)
             self.launches[number] = _extend_launch(self.launches[number], kind, record)
         elif kind == "block":
@@ -176,6 +180,8 @@ class _Builder:
             if block.cell not in self.results or block.launch not in self.launches:
                 raise ValueError("a block of an unknown cell or launch")
             self.blocks.setdefault(block.cell, []).append(block)
+        elif kind == "between_sittings":
+            self.between_sittings = record.decode_rest(BetweenSittings)
         elif kind == "complete":
             self.complete = True
         elif kind == "files":
@@ -198,7 +204,15 @@ class _Builder:
             launches=tuple(replace(each, used_s=self.used.get(each.number)) for each in self.launches.values()),
             complete=self.complete,
             files=self.files,
+            between_sittings=self._between_sittings(),
         )
+
+    def _between_sittings(self) -> BetweenSittings | None:
+        """Return the recorded scatter. Older runs and interrupted ones have none: then that of reference machines."""
+        assert self.header is not None
+        if self.between_sittings is None and self.header.environment.device != "fake":
+            return between_sittings.NO_HISTORY
+        return self.between_sittings
 
 
 def _decode_header(record: _Record) -> Run:
@@ -272,6 +286,8 @@ def _extend_launch(launch: Launch, kind: str, record: _Record) -> Launch:
         return replace(launch, end=record.get_time("end"), at_end=record.get("conditions", Conditions))
     if kind == "end":
         return replace(launch, stopped=record.get("stopped", str), seconds=record.get("seconds", float))
+    if kind == "yardstick":
+        return replace(launch, yardstick=record.get("blocks", dict[str, tuple[Timing, ...]]))
     cell = record.get("cell", str)
     if kind == "probe":
         known = {**launch.probes.get(cell, {}), **check_probe(record.get("values", dict[str, Any]))}
