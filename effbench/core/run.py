@@ -345,8 +345,8 @@ class Run:
     files
         Files that the networks consist of, with their SHA-256; empty in runs that did not record them.
     between_sittings
-        Scatter between sittings that intervals include. None for a scripted clock, whose intervals hold within the one
-        sitting of the run.
+        Scatter between sittings that intervals include. None where they hold within the one sitting of the run: in
+        runs before schema 4, and for a scripted clock.
     """
 
     experiment: Experiment

@@ -262,8 +262,11 @@ def between_sittings_notes(run: Run, cells: Sequence[CellSummary]) -> list[str]:
     """Return the note on the scatter between sittings that intervals include; none where they include none."""
     between = run.between_sittings
     shown = {figure: [cell for cell in cells if _has_interval(cell, figure)] for figure in ("ratio", "latency")}
-    if between is None or not any(shown.values()):
+    if not any(shown.values()):
         return []
+    if between is None:
+        old = "Intervals hold within the sitting of this run, which did not record how far sittings differ."
+        return [] if run.environment.device == "fake" else [old]
     parts = []
     for figure, name in (("ratio", "ratios"), ("latency", "times")):
         widths = [half_width(between.of(cell.cell.id, figure)) for cell in shown[figure]]

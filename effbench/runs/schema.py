@@ -149,6 +149,7 @@ class _Builder:
 
     def __init__(self) -> None:
         self.header: Run | None = None
+        self.schema = 0
         self.results: dict[str, Result] = {}
         self.launches: dict[int, Launch] = {}
         self.used: dict[int, float] = {}
@@ -160,7 +161,7 @@ class _Builder:
     def add(self, record: _Record) -> None:
         kind = record.values["kind"]
         if kind == "header":
-            self.header = _decode_header(record)
+            self.header, self.schema = _decode_header(record), record.get("schema", int)
         elif kind == "cell":
             found = _decode_result(record)
             if self.header is None or found.cell.case not in self.header.experiment.cases:
@@ -208,9 +209,10 @@ class _Builder:
         )
 
     def _between_sittings(self) -> BetweenSittings | None:
-        """Return the recorded scatter. Older runs and interrupted ones have none: then that of reference machines."""
+        """Return the recorded scatter. A run that is not complete has none yet: then it is that of reference machines."""
         assert self.header is not None
-        if self.between_sittings is None and self.header.environment.device != "fake":
+        is_unfinished = self.schema >= 4 and not self.complete and self.header.environment.device != "fake"
+        if self.between_sittings is None and is_unfinished:
             return between_sittings.NO_HISTORY
         return self.between_sittings
 
