@@ -153,9 +153,13 @@ def _pooled_variance(series: Sequence[Sequence[Value]]) -> tuple[float, int]:
 
 
 def _moderated(variance: float, sittings: int, prior: float) -> Scatter:
-    """Return the scatter of this many sittings, drawn towards a prior standard deviation (Smyth, 2004)."""
+    """Return the scatter of this many sittings, drawn towards a prior standard deviation (Smyth, 2004) from below.
+
+    A variance above the prior stays as it is: what a machine has shown is not explained away.
+    """
     freedom = max(sittings - 1, 0)
-    mixed = (REFERENCE_FREEDOM * prior**2 + freedom * variance) / (REFERENCE_FREEDOM + freedom)
+    prior_variance = max(prior**2, variance)
+    mixed = (REFERENCE_FREEDOM * prior_variance + freedom * variance) / (REFERENCE_FREEDOM + freedom)
     return Scatter(max(math.sqrt(mixed), LEAST), REFERENCE_FREEDOM + freedom, sittings)
 
 

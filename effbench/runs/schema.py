@@ -209,7 +209,7 @@ class _Builder:
         )
 
     def _between_sittings(self) -> BetweenSittings | None:
-        """Return the recorded scatter. A run that is not complete has none yet: then it is that of reference machines."""
+        """Return the recorded scatter; that of reference machines for a run that is not complete yet."""
         assert self.header is not None
         is_unfinished = self.schema >= 4 and not self.complete and self.header.environment.device != "fake"
         if self.between_sittings is None and is_unfinished:

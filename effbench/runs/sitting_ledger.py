@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -18,6 +19,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from effbench.analysis import between_sittings, stats
 from effbench.analysis.between_sittings import YARDSTICK_FIGURES, Sitting, Value, span_s
@@ -32,6 +35,9 @@ FORMAT = 1
 
 MOST_BYTES, KEPT_BYTES = 64_000, 32_000
 """Beyond the first size the file is cut to the second: 20 to 200 sittings, by the number of cells."""
+
+LOCK_S = 5.0
+"""Longest time to wait for another run that writes to the ledger."""
 
 CLOCK_S = 120.0
 """A sitting may lie this far in the future, as on a machine whose clock is being corrected."""
@@ -126,29 +132,29 @@ def _decode(record: Any) -> Sitting:
 
 
 def _append(path: Path, machine: str, sittings: Iterable[Sitting]) -> None:
-    """Append the sittings, and cut the file if it has grown too large. Raises OSError."""
+    """Append the sittings, and cut the file if it has grown too large. Raises OSError, and UnusableLedger if another
+    run holds it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     header = _line({"effbench_sittings": FORMAT, "machine": machine})
-    lines = b"".join(_line(dataclasses.asdict(item)) for item in sittings)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    lines = [_line(dataclasses.asdict(item)) for item in sittings]
     try:
-        data = os.pread(descriptor, 2 * MOST_BYTES, 0)
-        size = data.rfind(b"\n") + 1
-        os.ftruncate(descriptor, size)  # a process that was killed may have left half a line
-        os.write(descriptor, lines if size else header + lines)
-    finally:
-        os.close(descriptor)
-    if size + len(lines) > MOST_BYTES:
-        kept: list[bytes] = []
-        held = 0
-        for line in reversed(path.read_bytes().splitlines(keepends=True)[1:]):
-            held += len(line)
-            if held > KEPT_BYTES and kept:
-                break
-            kept.append(line)
-        half = path.with_suffix(f".{os.getpid()}")
-        half.write_bytes(header + b"".join(reversed(kept)))
-        half.replace(path)
+        with FileLock(path.with_suffix(".lock"), timeout=LOCK_S):
+            data = path.read_bytes() if path.exists() else b""
+            size = data.rfind(b"\n") + 1  # a process that was killed may have left half a line
+            if size + sum(map(len, lines)) <= MOST_BYTES:
+                with path.open("ab") as file:
+                    file.truncate(size)
+                    file.write(b"".join(lines if size else [header, *lines]))
+                return
+            every = [*data[:size].splitlines(keepends=True)[1:], *lines]
+            sizes = itertools.accumulate(len(line) for line in reversed(every))
+            kept = sum(held <= KEPT_BYTES for held in sizes)
+            half = path.with_suffix(f".{os.getpid()}")
+            half.write_bytes(b"".join([header, *every[len(every) - max(kept, 1) :]]))
+            half.replace(path)
+    except Timeout:
+        raise UnusableLedger("another run holds the ledger of sittings") from None
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
