@@ -138,14 +138,18 @@ def rows_of_suite(runs: Sequence[Run]) -> list[list[Row]]:
                     "began": run.launches[0].start,
                     "commit": run.environment.facts.get("effbench.commit"),
                     "load_1m": run.environment.facts.get("host.load_1m"),
-                    "other_cores": statistics.fmean(
-                        launch.at_end.other_cores or 0.0 for launch in run.launches if launch.at_end
-                    ),
+                    "other_cores": _other_cores(run),
                     "wall_s": sum(launch.used_s or 0.0 for launch in run.launches),
                 }
             )
         found.append(rows)
     return found
+
+
+def _other_cores(run: Run) -> float:
+    """Return the mean number of cores that other processes kept busy during the launches."""
+    found = [launch.at_end.other_cores or 0.0 for launch in run.launches if launch.at_end is not None]
+    return round(statistics.fmean(found), 2) if found else 0.0
 
 
 def rows_of_study(runs: Sequence[Run]) -> list[list[Row]]:
