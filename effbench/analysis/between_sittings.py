@@ -291,6 +291,28 @@ def variance_of_change(
     return _sum_of_variances(*parts)
 
 
+def change_note(baseline: Run, candidate: Run, figure: str = "busy") -> str:
+    """Return a sentence on the scatter between sittings that the changes of two runs include; "" where they have none.
+
+    Changes are of times, or of ratios to a yardstick (`figure` "ratio").
+    """
+    between = candidate.between_sittings
+    if between is None:
+        return ""
+    if share_sitting(baseline, candidate):
+        return "Both runs were made in one sitting, so changes include no scatter between sittings."
+    scatter = between.ratio if figure == "ratio" else between.time
+    width = 100 * half_width(Scatter(scatter.tau * math.sqrt(2), scatter.freedom))
+    return f"Changes include ±{width:.1f} % between sittings for a cell without a history: {source(between)}."
+
+
+def source(between: BetweenSittings) -> str:
+    """Return where a scatter comes from: "9 sittings of this machine"."""
+    if between.sittings > 1:
+        return f"{between.sittings} sittings of this machine"
+    return f"that of reference machines, since {between.problem or 'this machine has no earlier sitting'}"
+
+
 # --- the sittings of a run --------------------------------------------------------------------------------------------
 
 

@@ -285,6 +285,8 @@ def remarks(baseline: Run, candidate: Run, cells: Sequence[str], yardstick: str 
     change = _sides(baseline, candidate, yardstick, None, candidate.clock).change() if yardstick else None
     if change is not None:
         found.append(f"The yardstick itself took ×{change.point:.3f} of its time in the baseline.")
+    if note := between_sittings.change_note(baseline, candidate, "ratio" if yardstick else "busy"):
+        found.append(note)
     for cell in cells:
         before, after = (_result(run, cell) for run in (baseline, candidate))
         if before and after and before.cell.case != after.cell.case:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from effbench.analysis.between_sittings import half_width
+from effbench.analysis.between_sittings import half_width, source
 from effbench.analysis.cell_summary import CellSummary
 from effbench.core import units
 from effbench.core.cost import DEFAULT_LEVEL
@@ -272,10 +272,7 @@ def between_sittings_notes(run: Run, cells: Sequence[CellSummary]) -> list[str]:
         widths = [half_width(between.of(cell.cell.id, figure)) for cell in shown[figure]]
         if widths:
             parts.append(f"±{_percent_range(min(widths), max(widths))} ({name})")
-    where = f"{between.sittings} sittings of this machine" if between.sittings > 1 else ""
-    if not where:
-        where = f"that of reference machines, since {between.problem or 'this machine has no earlier sitting'}"
-    return [f"Intervals include {' and '.join(parts)} between sittings: {where}."]
+    return [f"Intervals include {' and '.join(parts)} between sittings: {source(between)}."]
 
 
 def _has_interval(cell: CellSummary, figure: str) -> bool:

@@ -238,6 +238,9 @@ def test_diff_adds_the_scatter_only_between_sittings() -> None:
         runs = replace(run, launches=tuple(at("10:00:00", "10:00:20", number) for number in range(5)))
         return run_diff.compare_runs(runs, replace(slower, launches=tuple(timed)))[0].verdict
 
+    assert between_sittings.change_note(run, run) == "", "a run of before schema 4"
+    assert between_sittings.change_note(run, slower).startswith("Changes include ±14.7 % between sittings for a cell")
+    assert "±10.3 %" in between_sittings.change_note(run, slower, "ratio")
     assert compared("10:00:30", "10:00:50") == "slower"
     assert compared("12:00:00", "12:00:20") == "unsure"
 
