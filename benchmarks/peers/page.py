@@ -13,6 +13,8 @@ from benchmarks.peers import (
     honest_precision,
     long_sequence,
     power,
+    sitting_coverage,
+    sittings,
     spread,
     start_up,
     static_profile,
@@ -24,6 +26,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 PARTS = (
     harness_cost.PART,
     spread.PART,
+    sitting_coverage.PART,
     honest_precision.PART,
     alarm.PART,
     power.PART,
@@ -31,6 +34,7 @@ PARTS = (
     start_up.PART,
     static_profile.PART,
     long_sequence.PART,
+    sittings.PART,
 )
 NOTES = "notes.json"
 """By target: why it was missed and what to try next. Written by hand and printed beside the target."""
@@ -39,7 +43,7 @@ HEAD = """# effbench compared with other tools
 
 This page is written by `python -m benchmarks.peers page` from the rows in `results/benchmarks/`, and
 `tests/benchmarks/test_peers.py` checks that it matches them. `make bench` repeats all measurements on your machine
-in about an hour, and continues where it was stopped.
+in about an hour, and three more for the sittings, which come last. It continues where it was stopped.
 
 Every part alternates effbench with its peers in one session, in seeded random order and in fresh processes. Peers run
 as their users run them, with their defaults, and again with as much time as effbench gets. The file of each part under

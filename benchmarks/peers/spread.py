@@ -247,7 +247,7 @@ def section(rows: list[Row]) -> Section:
             "prints, pytest-benchmark by stopping at the precision that it was told.",
             table(
                 ("tool", "claim", "claims", "true", "share", "95 % interval"),
-                [(who, what, count, true, *_share(true, count)) for who, what, true, count in said],
+                [(who, what, count, true, *share(true, count)) for who, what, true, count in said],
             ),
         ],
         [
@@ -269,7 +269,7 @@ def section(rows: list[Row]) -> Section:
     )
 
 
-def _share(true: int, count: int) -> tuple[str, str]:
+def share(true: int, count: int) -> tuple[str, str]:
     if not count:
         return "–", "–"
     found = stats.proportion_interval(true, count)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from effbench.analysis import stats
+from effbench.analysis import between_sittings, stats
 from effbench.analysis.summary import rounds_of, summarise
 from effbench.core import units
 from effbench.core.cost import Cost
@@ -28,14 +28,16 @@ _LISTED = 4
 def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
     """Compare every cell of either run: candidate time over baseline time on the runs' clock.
 
-    A cell is "slower" or "faster" when the whole 95 % interval (Welch, over launch medians of log time) lies beyond
-    1 %, "same" when it lies within ± 3 %, "missing" when only one run has the cell, and "unsure" otherwise. It is also
-    "unsure" where CPU time misses work of the cell in one of the runs; `wall` is then the change in wall time. Costs
+    A cell is "slower" or "faster" when the whole 95 % interval (Welch, over launch medians of log time, with the
+    scatter between sittings unless both runs were made in the same one) lies beyond 1 %, "same" when it lies within
+    ± 3 %, "missing" when only one run has the cell, and "unsure" otherwise. It is also "unsure" where CPU time misses
+    work of the cell in one of the runs; `wall` is then the change in wall time. Costs
     that differ are listed, since the cell of that name may have become another network. The conditions of the two runs
     are not compared here.
     """
     sides = [{result.cell.id: result for result in run.results} for run in (baseline, candidate)]
     flags = [{cell.cell.id: cell for cell in summarise(run)} for run in (baseline, candidate)]
+    is_one_sitting = between_sittings.share_sitting(baseline, candidate)
     comparisons = []
     for cell in dict.fromkeys([*sides[0], *sides[1]]):
         absent = [name for name, side in zip(("baseline", "candidate"), sides, strict=True) if cell not in side]
@@ -59,10 +61,12 @@ def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
             comparisons.append(Comparison(cell, "missing", None, str(reason)))
             continue
         disturbed = list(dict.fromkeys(flag for side in flags for flag in side[cell].flags))
-        found = _classify(cell, _change(*medians), disturbed)
+        scatter = None if is_one_sitting else between_sittings.scatter_of(candidate, cell, "busy")
+        found = _classify(cell, between_sittings.change_between(medians[0], medians[1], scatter), disturbed)
         if any(side[cell].cpu_time_misses_work for side in flags):
             walls = [_launch_medians(run, cell, "wall") for run in (baseline, candidate)]
-            found = replace(found, wall=_change(*walls) if all(walls) else None)
+            wall = between_sittings.change_between(walls[0], walls[1], scatter) if all(walls) else None
+            found = replace(found, wall=wall)
         costs = _differing_costs(sides[0][cell].cost, sides[1][cell].cost)
         reasons = [text for text in (found.reason, _cost_changes(costs)) if text]
         comparisons.append(replace(found, reason="; ".join(reasons), costs=costs))
@@ -93,12 +97,6 @@ def _cost_changes(costs: Mapping[str, tuple[int, int]]) -> str:
         shown = units.counts_to_compare(now, was)
         texts.append(f"{name.replace('_', ' ')} {shown[0]} against {shown[1]}{f' (×{now / was:.3g})' if was else ''}")
     return f"its counts differ: {', '.join(texts)}" if texts else ""
-
-
-def _change(baseline: list[float], candidate: list[float]) -> Estimate:
-    found = stats.welch_interval(baseline, candidate)
-    low, high = (None if end is None else math.exp(end) for end in (found.low, found.high))
-    return Estimate(math.exp(found.point), low, high, found.confidence, found.n)
 
 
 def _launch_medians(run: Run, cell: str, clock: str) -> list[float]:

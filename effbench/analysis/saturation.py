@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from effbench.analysis.between_sittings import RunSittings
 from effbench.analysis.cell_summary import CellSummary
 from effbench.analysis.summary import paired_ratio, per_image, rounds_of
 from effbench.analysis.verdicts import CONFIDENCE, MIN_LAUNCHES
@@ -72,7 +73,8 @@ def _judge(run: Run, group: Mapping[str, Label], cells: Sequence[CellSummary]) -
     confidence = 1 - (1 - CONFIDENCE) / max(len(smaller), 1)
     losses = {}
     for cell in smaller:
-        found = paired_ratio(rounds[cell.cell.id], rounds[best.cell.id], clock, confidence)
+        intervals = RunSittings.of(run).ratio(cell.cell.id, best.cell.id)
+        found = paired_ratio(rounds[cell.cell.id], rounds[best.cell.id], clock, confidence, intervals)
         losses[cell.cell.batch] = per_image(found, best.cell, cell.cell)
     batch = next((size for size, loss in losses.items() if loss and _is_within(loss)), best.cell.batch)
     doubts = [

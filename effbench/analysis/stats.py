@@ -119,25 +119,6 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     return Estimate(mean, mean - half, mean + half, confidence, n)
 
 
-def welch_interval(left: Sequence[float], right: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """Return mean(right) - mean(left) with Welch's interval (unequal variances).
-
-    Its bounds are None for fewer than two values on either side.
-    """
-    sides = [(len(side), math.fsum(side) / len(side), side) for side in (left, right)]
-    difference = sides[1][1] - sides[0][1]
-    n = min(side[0] for side in sides)
-    if n < 2:
-        return Estimate(difference, None, None, confidence, n)
-    errors = [math.fsum((v - mean) ** 2 for v in side) / (size - 1) / size for size, mean, side in sides]
-    total = sum(errors)
-    if total == 0:
-        return Estimate(difference, difference, difference, confidence, n)
-    freedom = total**2 / sum(error**2 / (size - 1) for error, (size, _, _) in zip(errors, sides, strict=True))
-    half = t_quantile(0.5 + confidence / 2, freedom) * math.sqrt(total)
-    return Estimate(difference, difference - half, difference + half, confidence, n)
-
-
 def t_quantile(probability: float, freedom: float) -> float:
     """Return a quantile of Student's t distribution with `freedom` degrees of freedom."""
     from scipy.special import stdtrit  # importing it takes 0.1 s, and only intervals need it
@@ -245,14 +226,6 @@ def ratio_over_launches(log_ratios: Sequence[Sequence[float]], confidence: float
     lows = [bound for bound in (over_launches.low, pooled.low, point) if bound is not None]
     highs = [bound for bound in (over_launches.high, pooled.high, point) if bound is not None]
     return Estimate(math.exp(point), math.exp(min(lows)), math.exp(max(highs)), confidence, len(medians))
-
-
-def time_over_launches(times: Sequence[Sequence[float]], confidence: float = 0.95) -> Estimate | None:
-    """Estimate a time from the block times of each launch, as `ratio_over_launches` does.
-
-    It works on logarithms, so that the interval stays positive.
-    """
-    return ratio_over_launches([[math.log(value) for value in launch] for launch in times], confidence)
 
 
 def cluster_bootstrap(

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from effbench import paper
-from effbench.analysis import cpu_share, stats
+from effbench.analysis import cpu_share
+from effbench.analysis.between_sittings import Intervals, RunSittings
 from effbench.analysis.cell_summary import CellSummary
 from effbench.analysis.cpu_share import CpuShare
 from effbench.core.estimate import Estimate
@@ -56,7 +57,8 @@ Rounds = Mapping[tuple[int, int], Block]
 def summarise(run: Run) -> tuple[CellSummary, ...]:
     """Summarise every cell of the run, in the order of the study."""
     undisturbed = {result.cell.id: undisturbed_rounds(result) for result in run.results}
-    cells = tuple(_summarise(run, result, undisturbed) for result in run.results)
+    sittings = RunSittings.of(run)
+    cells = tuple(_summarise(run, result, undisturbed, sittings) for result in run.results)
     return tuple(map(_without_times, cells)) if is_emulated(run.environment) else cells
 
 
@@ -90,17 +92,19 @@ def are_too_many(disturbed: int, every: int) -> bool:
     return disturbed > max(1.0, CONTAMINATED_SHARE * every) or disturbed == every > 0
 
 
-def paired_ratio(slower: Rounds, faster: Rounds, clock: str, confidence: float = 0.95) -> Estimate | None:
+def paired_ratio(
+    slower: Rounds, faster: Rounds, clock: str, confidence: float = 0.95, intervals: Intervals | None = None
+) -> Estimate | None:
     """Return the time of one cell over another's, paired within rounds in which neither was disturbed.
 
-    None without such a round.
+    None without such a round. `intervals` compute the interval; by default it holds within the sitting of the run.
     """
     by_launch: dict[int, list[float]] = {}
     for key in sorted(slower.keys() & faster.keys()):
         above, below = slower[key].per_call_s(clock), faster[key].per_call_s(clock)
         if above and below:
             by_launch.setdefault(key[0], []).append(math.log(above / below))
-    return stats.ratio_over_launches(list(by_launch.values()), confidence)
+    return (intervals or Intervals()).over(by_launch, confidence)
 
 
 def share_of(rounds: Rounds) -> CpuShare | None:
@@ -111,14 +115,16 @@ def share_of(rounds: Rounds) -> CpuShare | None:
     return cpu_share.of_launches(by_launch.values())
 
 
-def wall_ratio_to_show(clock: str, slower: Rounds, faster: Rounds, confidence: float = 0.95) -> Estimate | None:
+def wall_ratio_to_show(
+    clock: str, slower: Rounds, faster: Rounds, confidence: float = 0.95, intervals: Intervals | None = None
+) -> Estimate | None:
     """Return the ratio of wall times where CPU time misses work of one of the two cells.
 
     None where the ratio is not of CPU time, or both clocks agree.
     """
     if clock != "cpu" or all(share is None or share.is_usual for share in map(share_of, (slower, faster))):
         return None
-    return paired_ratio(slower, faster, "wall", confidence)
+    return paired_ratio(slower, faster, "wall", confidence, intervals)
 
 
 def clock_of(clock: str, *cells: Rounds) -> str:
@@ -131,10 +137,11 @@ def clock_of(clock: str, *cells: Rounds) -> str:
     return clock if all(2 * some >= len(rounds) for some, rounds in zip(timed, cells, strict=True)) else "wall"
 
 
-def _summarise(run: Run, result: Result, undisturbed: Mapping[str, Rounds]) -> CellSummary:
+def _summarise(run: Run, result: Result, undisturbed: Mapping[str, Rounds], sittings: RunSittings) -> CellSummary:
     cell, rounds = result.cell, undisturbed[result.cell.id]
     own_clock = clock = clock_of(run.clock, rounds)
-    latency, busy = _time(rounds, "wall"), _time(rounds, own_clock if run.clock == "device" else run.clock)
+    latency = _time(rounds, "wall", sittings.time(cell.id, "latency"))
+    busy = _time(rounds, own_clock if run.clock == "device" else run.clock, sittings.time(cell.id, "busy"))
     reference = run.experiment.reference_of(cell.case)
     share = share_of(rounds)
     ratio = wall = None
@@ -143,14 +150,15 @@ def _summarise(run: Run, result: Result, undisturbed: Mapping[str, Rounds]) -> C
     elif reference is not None and reference.id in undisturbed:
         clock = clock_of(run.clock, rounds, undisturbed[reference.id])
         beside = run.result(reference.id).cell
-        ratio = per_image(paired_ratio(rounds, undisturbed[reference.id], clock), beside, cell)
-        wall = per_image(wall_ratio_to_show(clock, rounds, undisturbed[reference.id]), beside, cell)
+        pair, intervals = (rounds, undisturbed[reference.id]), sittings.ratio(cell.id)
+        ratio = per_image(paired_ratio(*pair, clock, intervals=intervals), beside, cell)
+        wall = per_image(wall_ratio_to_show(clock, *pair, intervals=intervals), beside, cell)
     speed, reference_speed = _paper_speed(run, cell), None
     if reference is not None:
         reference_speed = _paper_speed(run, Cell(reference, cell.device))
     notes = () if wall is None or share is None or not share.is_usual else (REFERENCE_MISSES_CPU_TIME,)
     bound = _bound(run, cell.id)
-    speedup, speedup_wall = _speedup(run, cell, undisturbed)
+    speedup, speedup_wall = _speedup(run, cell, undisturbed, sittings)
     return CellSummary(
         cell=cell,
         cost=result.cost,
@@ -201,15 +209,17 @@ def _without_times(cell: CellSummary) -> CellSummary:
     return replace(bare, prepared=counted, flags=(EMULATED,) if cell.blocks else ())
 
 
-def _speedup(run: Run, cell: Cell, undisturbed: Mapping[str, Rounds]) -> tuple[Estimate | None, Estimate | None]:
+def _speedup(
+    run: Run, cell: Cell, undisturbed: Mapping[str, Rounds], sittings: RunSittings
+) -> tuple[Estimate | None, Estimate | None]:
     """Return the speed-up over eager on the run's clock, and on the wall clock where the two clocks disagree."""
     labels = {**cell.case.labels, "runtime": "eager"}
     twin = next((item.cell.id for item in run.results if item.cell.case.labels == labels), None)
     if twin in (None, cell.id):
         return None, None
     sides = undisturbed[str(twin)], undisturbed[cell.id]
-    clock = clock_of(run.clock, *sides)
-    return paired_ratio(*sides, clock), wall_ratio_to_show(clock, *sides)
+    clock, intervals = clock_of(run.clock, *sides), sittings.ratio(str(twin), cell.id)
+    return paired_ratio(*sides, clock, intervals=intervals), wall_ratio_to_show(clock, *sides, intervals=intervals)
 
 
 def _prepared(run: Run, cell: str) -> dict[str, Any]:
@@ -218,13 +228,13 @@ def _prepared(run: Run, cell: str) -> dict[str, Any]:
     return {name: value for name, value in next(probes, {}).items() if name in PREPARED}
 
 
-def _time(rounds: Rounds, clock: str) -> Estimate | None:
+def _time(rounds: Rounds, clock: str, intervals: Intervals) -> Estimate | None:
     by_launch: dict[int, list[float]] = {}
     for (launch, _), block in sorted(rounds.items()):
         seconds = block.per_call_s(clock)
         if seconds:
-            by_launch.setdefault(launch, []).append(seconds)
-    return stats.time_over_launches(list(by_launch.values()))
+            by_launch.setdefault(launch, []).append(math.log(seconds))
+    return intervals.over(by_launch)
 
 
 def _paper_speed(run: Run, cell: Cell) -> tuple[float, str] | None:

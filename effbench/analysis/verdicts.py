@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from effbench.analysis.between_sittings import RunSittings
 from effbench.analysis.cell_summary import CellSummary
 from effbench.analysis.summary import Rounds, clock_of, paired_ratio, rounds_of, summarise, wall_ratio_to_show
 from effbench.core.estimate import Estimate, PairEvidence, Verdict
@@ -100,14 +101,15 @@ def _pair(
         paper_ratio = cells[1].paper_speed / cells[0].paper_speed
     sides = rounds[cells[0].cell.id], rounds[cells[1].cell.id]
     clock = clock_of(run.clock, *sides)
-    ratio = paired_ratio(*sides, clock, confidence)
+    intervals = RunSittings.of(run).ratio(cells[0].cell.id, cells[1].cell.id)
+    ratio = paired_ratio(*sides, clock, confidence, intervals)
     skipped = [f"{cell.cell.id} skipped ({cell.skipped})" for cell in cells if cell.skipped]
     flagged = list(dict.fromkeys(flag for cell in cells for flag in cell.flags))
     if skipped or ratio is None:
         untimed = EMULATED if EMULATED in flagged else "no round measured both"
         return PairEvidence(slower, faster, ratio, "unsure", "; ".join(skipped) or untimed, paper_ratio)
     if flagged:
-        wall = wall_ratio_to_show(clock, *sides, confidence)
+        wall = wall_ratio_to_show(clock, *sides, confidence, intervals)
         return PairEvidence(slower, faster, ratio, "unsure", ", ".join(flagged), paper_ratio, wall)
     if ratio.n < MIN_LAUNCHES or ratio.low is None or ratio.high is None:
         reason = f"{ratio.n} of {MIN_LAUNCHES} launches that a verdict needs"
@@ -116,7 +118,7 @@ def _pair(
     threshold = 1 + SMALLEST_EFFECT
     wall_ratio = None
     if clock == "device" and any(cell.bound == "host" for cell in cells):
-        wall_ratio = paired_ratio(*sides, "wall", confidence)
+        wall_ratio = paired_ratio(*sides, "wall", confidence, intervals)
     if ratio.low > threshold * max(1.0, costs):
         return PairEvidence(
             slower, faster, ratio, "holds", _reason_if_holds(wall_ratio, cells[0].cell.runtime), paper_ratio

@@ -26,6 +26,7 @@ def diff(
 
     Refuses runs under different conditions, and names those.
     """
+    from effbench.analysis import between_sittings
     from effbench.analysis.run_diff import compare_runs, require_shared
     from effbench.host import facts
     from effbench.report import json_document
@@ -45,7 +46,7 @@ def diff(
             {"baseline": baseline, "candidate": candidate, "comparisons": json_document.diff_document(comparisons)}
         )
         return
-    output.print_tables([diff_table.diff_rows(comparisons)])
+    output.print_tables([diff_table.diff_rows(comparisons, between_sittings.change_note(runs[0], runs[1]))])
 
 
 def report(

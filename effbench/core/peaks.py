@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from effbench.core import decoding
+from effbench.core.cache_folder import cache_folder
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,7 @@ def write_cached(key: str, peaks: Peaks) -> Path | None:
 
 
 def _file(key: str) -> Path:
-    # If the home directory is unknown, the folder may be unusable. Then nothing is cached.
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "effbench" / "peaks" / f"{key}.json"
+    return cache_folder() / "peaks" / f"{key}.json"
 
 
 def _is_rate(value: Any) -> TypeGuard[float]:

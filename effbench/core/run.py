@@ -8,6 +8,7 @@ from typing import Any
 
 from effbench.core.cost import Cost
 from effbench.core.operator_times import Breakdown
+from effbench.core.sittings import BetweenSittings
 from effbench.core.study import Cell, Experiment, Sampling
 
 
@@ -202,6 +203,8 @@ class Launch:
         State of the machine; None where it was not recorded.
     changed
         Facts of the environment that differ from those of the run that this launch resumed: name to (then, now).
+    yardstick
+        Blocks of the two cells of effbench's own (`timing.yardstick`), in turn; empty where they were not measured.
     """
 
     number: int
@@ -220,6 +223,7 @@ class Launch:
     at_start: Conditions | None = None
     at_end: Conditions | None = None
     changed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    yardstick: Mapping[str, tuple[Timing, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -342,6 +346,9 @@ class Run:
         Why it stopped by itself before the last launch; ``""`` where it did not, or went on since.
     files
         Files that the networks consist of, with their SHA-256; empty in runs that did not record them.
+    between_sittings
+        Scatter between sittings that intervals include. None where they hold within the one sitting of the run: in
+        runs before schema 4, and for a scripted clock.
     """
 
     experiment: Experiment
@@ -357,6 +364,7 @@ class Run:
     complete: bool = False
     early_stop: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+    between_sittings: BetweenSittings | None = None
 
     def __iter__(self) -> Iterator[Result]:
         return iter(self.results)

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 
 import numpy
 
-from effbench.analysis import stats
+from effbench.analysis import between_sittings, stats
 from effbench.analysis.summary import is_contaminated, share_of, undisturbed_rounds
 from effbench.core.estimate import Estimate
 from effbench.core.run import Result, Run
+from effbench.core.sittings import Scatter
 from effbench.core.study import Case
 from effbench.gates import ab_pairs
 from effbench.gates.budgets import differing_counts
@@ -41,10 +42,14 @@ MIN_LAUNCHES = 3
 
 @dataclass(frozen=True)
 class LaunchTimes:
-    """Log times of one cell in the baseline and in the candidate, one value per launch, with Welch's t test."""
+    """Log times of one cell in the baseline and in the candidate, one value per launch, with Welch's t test.
+
+    `scatter` is that between sittings; None where both were measured in the same one.
+    """
 
     baseline: Sequence[float]
     candidate: Sequence[float]
+    scatter: Scatter | None = None
 
     @property
     def launches(self) -> int:
@@ -58,11 +63,8 @@ class LaunchTimes:
 
     def error(self) -> tuple[float, float]:
         """The standard error of `point` and its degrees of freedom (Welch, 1947). (0, 1) if the times do not vary."""
-        parts = [(stats.deviation(side) ** 2 / len(side), len(side)) for side in (self.baseline, self.candidate)]
-        total = sum(part for part, _ in parts)
-        if total <= 1e-24:
-            return 0.0, 1.0
-        return math.sqrt(total), total**2 / sum(part**2 / (size - 1) for part, size in parts)
+        variance, freedom = between_sittings.variance_of_change(self.baseline, self.candidate, self.scatter)
+        return (math.sqrt(variance), freedom) if variance > 1e-24 else (0.0, 1.0)
 
     def p_above(self, share: float) -> float:
         """One-sided p-value for "the candidate is slower by more than `share`".
@@ -82,15 +84,13 @@ class LaunchTimes:
 
     def mirrored(self) -> LaunchTimes:
         """Baseline and candidate exchanged."""
-        return LaunchTimes(self.candidate, self.baseline)
+        return LaunchTimes(self.candidate, self.baseline, self.scatter)
 
     def change(self) -> Estimate | None:
         """Candidate time over baseline time with its 95 % interval; None without a launch."""
         if not self.launches:
             return None
-        found = stats.welch_interval(self.baseline, self.candidate)
-        ends = [None if end is None else math.exp(end) for end in (found.low, found.high)]
-        return Estimate(math.exp(found.point), ends[0], ends[1], found.confidence, found.n)
+        return between_sittings.change_between(self.baseline, self.candidate, self.scatter)
 
     def detectable(self, alpha: float, smallest_effect: float) -> float | None:
         """The smallest slowdown, as a share, that these launches detect with power `POWER`."""
@@ -263,7 +263,10 @@ def geomean(baseline: Run, candidate: Run, cells: Sequence[str], yardstick: str 
     def mean(each: Sequence[Sequence[float]]) -> list[float]:
         return [math.fsum(values) / len(values) for values in zip(*each, strict=False)]
 
-    return LaunchTimes(mean([item.baseline for item in whole]), mean([item.candidate for item in whole])).change()
+    # Cells share the state of the machine, so their mean scatters between sittings as far as any of them may.
+    scatter = max((item.scatter for item in whole if item.scatter), key=lambda found: found.tau, default=None)
+    before, after = mean([item.baseline for item in whole]), mean([item.candidate for item in whole])
+    return LaunchTimes(before, after, scatter).change()
 
 
 def notes(yardstick: str | None) -> tuple[str, ...]:
@@ -282,6 +285,8 @@ def remarks(baseline: Run, candidate: Run, cells: Sequence[str], yardstick: str 
     change = _sides(baseline, candidate, yardstick, None, candidate.clock).change() if yardstick else None
     if change is not None:
         found.append(f"The yardstick itself took ×{change.point:.3f} of its time in the baseline.")
+    if note := between_sittings.change_note(baseline, candidate, "ratio" if yardstick else "busy"):
+        found.append(note)
     for cell in cells:
         before, after = (_result(run, cell) for run in (baseline, candidate))
         if before and after and before.cell.case != after.cell.case:
@@ -352,7 +357,9 @@ def _why_clocks_differ(baseline: Run, candidate: Run, cell: str, yardstick: str 
 
 
 def _sides(baseline: Run, candidate: Run, cell: str, yardstick: str | None, clock: str) -> LaunchTimes:
-    return LaunchTimes(*(_medians(run, cell, yardstick, clock) for run in (baseline, candidate)))
+    before, after = (_medians(run, cell, yardstick, clock) for run in (baseline, candidate))
+    scatter = between_sittings.scatter_of(candidate, cell, "ratio" if yardstick else "busy")
+    return LaunchTimes(before, after, None if between_sittings.share_sitting(baseline, candidate) else scatter)
 
 
 def _medians(run: Run, cell: str, yardstick: str | None, clock: str) -> list[float]:

@@ -224,6 +224,34 @@ def machine_key(
     return hashlib.sha256(repr((sorted(known.items()), sorted(options.items()))).encode()).hexdigest()[:16]
 
 
+_LEDGER_FACTS = (
+    "host.machine",
+    "host.board",
+    "cpu.model",
+    "cpu.logical",
+    "cpu.allowed",
+    "cpu.cluster",
+    "cpu.quota",
+    "run.threads",
+    "gpu.name",
+    "gpu.mig",
+)
+"""Facts that must agree for the results of a machine to scatter alike: its hardware and the threads."""
+
+
+def ledger_key(environment: Environment, machine_id: str) -> str:
+    """Return a stable anonymous id of a machine, a device and a thread count, whatever the versions of software."""
+    known = [environment.device, machine_id, *(environment.facts.get(name) for name in _LEDGER_FACTS)]
+    return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+
+
+def machine_id(root: Path = machine.HERE) -> str:
+    """Return an anonymous hash of this installation's id (machine-id(5)); that of no id where it has none."""
+    names = ("etc/machine-id", "var/lib/dbus/machine-id")
+    found = next((text for name in names if (text := machine.read_text(root / name))), "")
+    return hashlib.sha256(f"effbench sittings {found}".encode()).hexdigest()[:16]
+
+
 # --- parts ------------------------------------------------------------------------------------------
 
 

@@ -46,6 +46,7 @@ def run_document(
         "launches": launch_history.describe_launches(run),
         "used_s": None if is_emulated(run.environment) else round(launch_history.total_used_s(run), 3),
         "remarks": list(launch_history.remarks(run)),
+        "between_sittings": None if run.between_sittings is None else dataclasses.asdict(run.between_sittings),
         "cells": [cell_document(cell) for cell in cells],
         "verdicts": [verdict_document(verdict) for verdict in verdicts],
         "ranking": _ranking(report.agreements(run, cells) if agreed is None else agreed),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from effbench.analysis.between_sittings import half_width, source
 from effbench.analysis.cell_summary import CellSummary
 from effbench.core import units
 from effbench.core.cost import DEFAULT_LEVEL
@@ -161,6 +162,7 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
     same = shared_labels(run, cells)
     everywhere = f" In every row: {group_text(same)}." if same else ""
     lines.append(f"{_sample(cells)} Measured on {setting(run, cells)}.{everywhere}")
+    lines += between_sittings_notes(run, cells)
     lines += _roofline(run, cells)
     if any(cell.cell.mode == "train" for cell in cells):
         lines.append(
@@ -255,6 +257,33 @@ def verdict_sentences(verdicts: Sequence[Verdict], *, factor: str = "") -> tuple
         keys = tuple(verdicts[0].group)
     trimmed = (replace(item, group={key: item.group[key] for key in keys if key in item.group}) for item in verdicts)
     return tuple(verdict_sentence(item, factor=factor) for item in trimmed)
+
+
+def between_sittings_notes(run: Run, cells: Sequence[CellSummary]) -> list[str]:
+    """Return the note on the scatter between sittings that intervals include; none where they include none."""
+    between = run.between_sittings
+    shown = {figure: [cell for cell in cells if _has_interval(cell, figure)] for figure in ("ratio", "latency")}
+    if not any(shown.values()):
+        return []
+    if between is None:
+        old = "Intervals hold within the sitting of this run, which did not record how far sittings differ."
+        return [] if run.environment.device == "fake" else [old]
+    parts = []
+    for figure, name in (("ratio", "ratios"), ("latency", "times")):
+        widths = [half_width(between.of(cell.cell.id, figure)) for cell in shown[figure]]
+        if widths:
+            parts.append(f"±{_percent_range(min(widths), max(widths))} ({name})")
+    return [f"Intervals include {' and '.join(parts)} between sittings: {source(between)}."]
+
+
+def _has_interval(cell: CellSummary, figure: str) -> bool:
+    found = cell.ratio if figure == "ratio" else cell.latency
+    return found is not None and found.low is not None
+
+
+def _percent_range(low: float, high: float) -> str:
+    least, most = f"{100 * low:.1f}", f"{100 * high:.1f}"
+    return f"{least} %" if least == most else f"{least} to {most} %"
 
 
 def _roofline(run: Run, cells: Sequence[CellSummary]) -> list[str]:

@@ -20,8 +20,9 @@ from effbench.core.errors import EffbenchError, NotComparable, Reason, error_fro
 from effbench.core.run import Block, Conditions, Environment, Result, Run, Timing
 from effbench.core.study import Cell
 from effbench.host import facts
+from effbench.host.emulation import is_emulated
 from effbench.host.noise import Observation
-from effbench.runs import schema
+from effbench.runs import run_file, schema, sitting_ledger
 from effbench.runs.run_file import RunWriter
 from effbench.studies.plan import Bundled, Plan
 from effbench.user_code import file_hashes
@@ -76,6 +77,7 @@ class Recording:
             "mode": plan.cells[0].mode,
             "sampling": dataclasses.asdict(plan.sampling),
             "breakdown": bool(plan.experiment.breakdown),
+            "yardstick": plan.device != "fake",
             "cells": [self.cell_spec(cell) for cell in plan.cells if cell.id not in self.skipped],
         }
 
@@ -201,6 +203,16 @@ class Recording:
         """Leave a cell out of all further launches, and record the reason."""
         self.skipped[cell] = reason
         self.writer.append("skip", cell=cell, reason=reason)
+
+    def complete(self) -> Run:
+        """Record how far this machine differs between sittings, and that the run is complete. Returns the run."""
+        run = run_file.load(self.writer.path)
+        if self.plan.device != "fake" and not is_emulated(run.environment):
+            scatter = sitting_ledger.update(run)
+            self.writer.append("between_sittings", **dataclasses.asdict(scatter))
+            run = replace(run, between_sittings=scatter)
+        self.writer.append("complete")
+        return replace(run, complete=True)
 
     def resume_advice(self) -> str:
         """Return the end of an error message, with the command to resume; "" if nothing is measured yet."""

@@ -297,8 +297,7 @@ def _measure(record: Recording, state: _State, watch: Watch, times: Schedule) ->
                 writer.append("early_stop", reason=times.stop_reason)
         _raise_if_nothing_left(record)
         _measure_metrics(record, watch)
-        writer.append("complete")
-        run = run_file.load(writer.path)
+        run = record.complete()
     except KeyboardInterrupt:
         raise Interrupted(writer.directory, _python_advice(record.plan, writer.directory)) from None
     except StorageError as error:

@@ -5,6 +5,7 @@ Schema history
     2   2026-11: memory format and mode of a cell, batch of a case, metrics beside the rounds.
     3   2026-11: time since the launch began in its records (`at_s`); start, end, conditions and budget of launches;
         CPU time of the whole process beside that of the thread (`process_ns`).
+    4   2026-11: blocks of the yardstick; scatter between sittings.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from effbench.analysis import between_sittings
 from effbench.core import decoding
 from effbench.core.cost import LEVELS, Cost
 from effbench.core.errors import CorruptRun, InvalidValue, first_line
 from effbench.core.operator_times import Breakdown
 from effbench.core.run import CLOCKS, Block, Conditions, Environment, Launch, Metric, Result, Run, Timing, Warmup
+from effbench.core.sittings import BetweenSittings
 from effbench.core.study import Cell, Experiment, Sampling
 
-SCHEMA = 3
+SCHEMA = 4
 
 METRIC_RECORD, METRICS_FACT = "reading", "run.readings"
 """The kind of a metric's record, and the fact that lists a run's metrics.
@@ -146,17 +149,19 @@ class _Builder:
 
     def __init__(self) -> None:
         self.header: Run | None = None
+        self.schema = 0
         self.results: dict[str, Result] = {}
         self.launches: dict[int, Launch] = {}
         self.used: dict[int, float] = {}
         self.blocks: dict[str, list[Block]] = {}
         self.files: dict[str, str] = {}
         self.complete, self.early_stop = False, ""
+        self.between_sittings: BetweenSittings | None = None
 
     def add(self, record: _Record) -> None:
         kind = record.values["kind"]
         if kind == "header":
-            self.header = _decode_header(record)
+            self.header, self.schema = _decode_header(record), record.get("schema", int)
         elif kind == "cell":
             found = _decode_result(record)
             if self.header is None or found.cell.case not in self.header.experiment.cases:
@@ -169,7 +174,7 @@ class _Builder:
             launch = _decode_launch(record)
             self.launches[launch.number] = launch
             self.early_stop = ""  # the run went on
-        elif kind in ("warmup", "null", "probe", "end", "breakdown", "exit"):
+        elif kind in ("warmup", "null", "probe", "end", "breakdown", "exit", "yardstick"):
             number = record.get("launch", int)
             self.launches[number] = _extend_launch(self.launches[number], kind, record)
         elif kind == "block":
@@ -177,6 +182,8 @@ class _Builder:
             if block.cell not in self.results or block.launch not in self.launches:
                 raise ValueError("a block of an unknown cell or launch")
             self.blocks.setdefault(block.cell, []).append(block)
+        elif kind == "between_sittings":
+            self.between_sittings = record.decode_rest(BetweenSittings)
         elif kind == "complete":
             self.complete = True
         elif kind == "early_stop":
@@ -202,7 +209,16 @@ class _Builder:
             complete=self.complete,
             early_stop=self.early_stop,
             files=self.files,
+            between_sittings=self._between_sittings(),
         )
+
+    def _between_sittings(self) -> BetweenSittings | None:
+        """Return the recorded scatter; that of reference machines for a run that is not complete yet."""
+        assert self.header is not None
+        is_unfinished = self.schema >= 4 and not self.complete and self.header.environment.device != "fake"
+        if self.between_sittings is None and is_unfinished:
+            return between_sittings.NO_HISTORY
+        return self.between_sittings
 
 
 def _decode_header(record: _Record) -> Run:
@@ -276,6 +292,8 @@ def _extend_launch(launch: Launch, kind: str, record: _Record) -> Launch:
         return replace(launch, end=record.get_time("end"), at_end=record.get("conditions", Conditions))
     if kind == "end":
         return replace(launch, stopped=record.get("stopped", str), seconds=record.get("seconds", float))
+    if kind == "yardstick":
+        return replace(launch, yardstick=record.get("blocks", dict[str, tuple[Timing, ...]]))
     cell = record.get("cell", str)
     if kind == "probe":
         known = {**launch.probes.get(cell, {}), **check_probe(record.get("values", dict[str, Any]))}

@@ -26,7 +26,7 @@ from effbench.core.study import Sampling
 from effbench.devices import Call, Device
 from effbench.host import worker_process
 from effbench.metrics import operator_timing
-from effbench.timing import block_loop, build_call
+from effbench.timing import block_loop, build_call, yardstick
 from effbench.timing.launch_budget import Stopwatch, with_settling
 from effbench.user_code import code_origins, failure_reasons, file_hashes, global_state, opened_files
 from effbench.user_code.global_state import SettingsGuard
@@ -205,6 +205,8 @@ def _carry_out(
         guard.record_garbage_collection()
         time_blocks = partial(time_blocks, long_blocks=long)
         _emit_blocks(device, guard, calls, time_blocks, emit, again=obeys)
+    if job.get("yardstick") and not obeys:
+        _measure_yardstick(device, stopwatch.at_s(), emit)
     for cell in sorted(guard.cells_collecting_garbage):
         emit("probe", cell=cell, values={"garbage": global_state.COLLECTS_GARBAGE})
     for cell, call in calls.items() if job.get("breakdown") else ():
@@ -315,6 +317,15 @@ def _emit_blocks(
         _report_failed_cell(device, guard, current, reason, emit)
         if not again:
             return
+
+
+def _measure_yardstick(device: Device, spent_s: float, emit: Emit) -> None:
+    """Time the yardstick after the rounds. Without it, such as where memory is full, the launch is as good."""
+    try:
+        blocks = yardstick.time_blocks(device, spent_s)
+    except NETWORK_FAILURES:
+        return
+    emit("yardstick", blocks={cell: [asdict(timing) for timing in timings] for cell, timings in blocks.items()})
 
 
 def _time_operators(device: Device, guard: SettingsGuard, cell: str, call: Call, emit: Emit) -> None:

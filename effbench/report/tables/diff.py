@@ -11,8 +11,11 @@ from effbench.report.tables import values
 from effbench.report.tables.table_model import Column, Table, drop_empty
 
 
-def diff_rows(comparisons: Sequence[Comparison]) -> Table:
-    """Build the table that compares two runs cell by cell. The note also counts cells that could not be compared."""
+def diff_rows(comparisons: Sequence[Comparison], remark: str = "") -> Table:
+    """Build the table that compares two runs cell by cell. The note also counts cells that could not be compared.
+
+    `remark` is a further note.
+    """
     columns = (
         Column("cell", align="left"),
         Column("verdict", align="left"),
@@ -35,4 +38,5 @@ def diff_rows(comparisons: Sequence[Comparison]) -> Table:
     words = ("slower", "faster", "same", "unsure", "missing")
     note = ", ".join(f"{counts[word]} {word}" for word in words if counts[word]) or "Nothing to compare"
     notes = [f"{note}. Above 1 the candidate is slower.", *([f"In every row: {everywhere}."] if everywhere else [])]
+    notes += [remark] if remark else []
     return drop_empty(Table("Candidate against baseline", columns, rows, tuple(notes)))

@@ -1,0 +1,112 @@
+"""The benchmarks of intervals over sittings: what runs and rows say, and a simulation with a known truth."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from runs import run_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+if not (ROOT / "benchmarks" / "peers").exists():  # as in an installed copy of the tests
+    pytest.skip("benchmarks/ is not here", allow_module_level=True)
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks.peers import sitting_coverage, sittings  # noqa: E402
+from benchmarks.peers.session import Ledger, Row  # noqa: E402
+from benchmarks.peers.spread import CASES  # noqa: E402
+from effbench.core.run import Run  # noqa: E402
+from effbench.core.study import Claim, Experiment  # noqa: E402
+
+NAMES = [str(case.labels["cell"]) for case in CASES]
+SUITE = Experiment("peers", "", "", "cell", tuple(NAMES), NAMES[0], CASES)
+
+
+def sitting(number: int, factor: float) -> Run:
+    """A run of the suite in a sitting half an hour after the last, whose second cell is slower by a factor."""
+    times = {case.id: 0.01 * (factor if place == 1 else 1) for place, case in enumerate(CASES)}
+    run = run_of(times, experiment=SUITE, seed=number)
+    start = f"2026-11-28T{10 + number // 2:02}:{30 * (number % 2):02}:00+00:00"
+    return replace(run, launches=tuple(replace(launch, start=start, end=start) for launch in run.launches))
+
+
+def test_each_run_has_the_history_that_its_machine_had_then() -> None:
+    runs = list(sittings.with_history([sitting(number, factor) for number, factor in enumerate((1.0, 1.2, 0.9, 1.1))]))
+    cell = CASES[1].id
+    told = [run.between_sittings for run in runs]
+    assert [between and between.sittings for between in told] == [0, 2, 3, 4]
+    taus = [between.of(cell, "ratio").tau for between in told if between]
+    assert taus[0] == 0.025 < min(taus[1:]), "the first knows reference machines alone"
+
+
+def test_intervals_with_history_hold_where_those_within_a_sitting_do_not() -> None:
+    runs = [sitting(number, factor) for number, factor in enumerate((1.0, 1.2, 0.9, 1.1, 0.95, 1.05))]
+    rows = [
+        {"run": number, "tool": "effbench", **row}
+        for number, found in enumerate(sittings.rows_of_suite(runs))
+        for row in found
+    ]
+    mine = [row for row in rows if row["cell"] == NAMES[1]]
+    covered = sittings._claims(mine)
+    held = {(figure, name): (hold, every) for figure, name, hold, every, *_ in covered}
+    assert held["ratio", "within the sitting"][0] <= 1
+    assert held["ratio", "with the scatter between sittings"][0] >= 4
+    section = sittings.section(rows)
+    met = {target.what: target.is_met for target in section.targets}
+    assert met["their median half width: ratio"] is not None
+    assert "6 sittings, which began at 10:00, 10:30, 11:00, 11:30, 12:00, 12:30 (UTC)" in section.blocks[0]
+
+
+def verdict_row(run: int, verdict: str, group: str = "x1") -> Row:
+    return {"run": run, "study": "g2_groups", "claim": "slower", "group": group, "verdict": verdict, "within": "holds"}
+
+
+def test_a_flip_is_a_claim_that_held_and_failed_at_one_scale() -> None:
+    steady = [
+        verdict_row(0, "holds"),
+        verdict_row(1, "unsure"),
+        verdict_row(0, "fails", "x2"),
+        verdict_row(1, "fails", "x2"),
+    ]
+    (target,) = sittings.section(steady).targets
+    assert target.is_met is True and target.found == "0 of 2 claims" and "2 repetitions" in target.what
+    (target,) = sittings.section([*steady, verdict_row(1, "fails")]).targets
+    assert target.is_met is False and target.found == "1 of 2 claims"
+
+
+def test_verdicts_are_judged_with_and_without_the_scatter() -> None:
+    times = {f"scale=x1,groups={groups}": 0.01 * factor for groups, factor in ((1, 1.0), (2, 1.05), (4, 1.2))}
+    runs = []
+    for number in range(2):
+        run = run_of(times, seed=number)
+        start = f"2026-11-28T{10 + number}:00:00+00:00"
+        runs.append(replace(run, launches=tuple(replace(each, start=start, end=start) for each in run.launches)))
+    (first, *_), _ = sittings.rows_of_study(runs)
+    assert isinstance(runs[0].experiment.claims[0], Claim)
+    assert (first["verdict"], first["within"]) == ("unsure", "holds"), "5 % is less than reference machines scatter"
+
+
+def test_a_sitting_waits_for_another_quarter_of_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(sittings.time, "sleep", slept.append)
+    quarters = iter([7, 7, 8, 7])
+    monkeypatch.setattr(sittings, "_quarter", lambda at: 7 if at == "earlier" else next(quarters))
+    monkeypatch.setattr(sittings, "_entries", lambda folder: [{"task": {"run": 0}, "at": "earlier"}])
+    sittings._wait_for_quarter({"run": 1}, tmp_path)
+    assert len(slept) == 2
+    sittings._wait_for_quarter({"run": 0, "study": "g2_groups"}, tmp_path / "the same sitting does not wait")
+
+
+def test_the_simulation_holds_its_confidence_with_a_history_and_not_without(tmp_path: Path) -> None:
+    found = {}
+    for history in (0, 6):
+        task = {"tau": 0.05, "history": history, "of": "the same cell", "trials": 150}
+        (found[history],) = sitting_coverage.measure(task, tmp_path)
+        Ledger(tmp_path / "rows.jsonl").add(task, [found[history]], 1.0)
+    assert found[6]["held"] >= 0.92 * 150 > found[0]["held"] > found[0]["held_within"]
+    text = "\n".join(sitting_coverage.section(Ledger(tmp_path / "rows.jsonl").rows()).blocks)
+    assert "none: reference machines" in text and "6 of the same cell" in text
