@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from effbench import paper
-from effbench.analysis import cpu_share, stats
+from effbench.analysis import cpu_share, sequential, stats
 from effbench.analysis.cell_summary import CellSummary
 from effbench.analysis.cpu_share import CpuShare
 from effbench.core.estimate import Estimate
@@ -103,22 +103,51 @@ def paired_ratio(slower: Rounds, faster: Rounds, clock: str, confidence: float =
     return stats.ratio_over_launches(list(by_launch.values()), confidence)
 
 
-def share_of(rounds: Rounds) -> CpuShare | None:
-    """Return CPU time over wall time of a cell, from its undisturbed blocks."""
-    by_launch: dict[int, list[Timing]] = {}
-    for (launch, _), block in rounds.items():
-        by_launch.setdefault(launch, []).append(block.timing)
-    return cpu_share.of_launches(by_launch.values())
+def ratio_of(run: Run, slower: Rounds, faster: Rounds, clock: str, confidence: float = 0.95) -> Estimate | None:
+    """Return `paired_ratio` with an interval that holds at this confidence whenever the run stopped."""
+    found = paired_ratio(slower, faster, clock, sequential.interval_confidence(run.sampling, confidence))
+    return sequential.labelled(found, confidence)
 
 
-def wall_ratio_to_show(clock: str, slower: Rounds, faster: Rounds, confidence: float = 0.95) -> Estimate | None:
+def wall_ratio_of(run: Run, clock: str, slower: Rounds, faster: Rounds, confidence: float = 0.95) -> Estimate | None:
     """Return the ratio of wall times where CPU time misses work of one of the two cells.
 
     None where the ratio is not of CPU time, or both clocks agree.
     """
     if clock != "cpu" or all(share is None or share.is_usual for share in map(share_of, (slower, faster))):
         return None
-    return paired_ratio(slower, faster, "wall", confidence)
+    return ratio_of(run, slower, faster, "wall", confidence)
+
+
+def ratios_to(
+    run: Run, cell: Cell, reference: Cell, undisturbed: Mapping[str, Rounds], confidence: float = 0.95
+) -> tuple[Estimate | None, Estimate | None]:
+    """Return the time of a cell over its reference's, per image: on the run's clock, and by the wall clock where CPU
+    time misses work of one of the two.
+    """
+    sides = undisturbed[cell.id], undisturbed[reference.id]
+    clock = clock_of(run.clock, *sides)
+    ratio = per_image(ratio_of(run, *sides, clock, confidence), reference, cell)
+    return ratio, per_image(wall_ratio_of(run, clock, *sides, confidence), reference, cell)
+
+
+def time_of(run: Run, rounds: Rounds, clock: str) -> Estimate | None:
+    """Return the seconds per call of a cell, with an interval that holds at 95 % whenever the run stopped."""
+    by_launch: dict[int, list[float]] = {}
+    for (launch, _), block in sorted(rounds.items()):
+        seconds = block.per_call_s(clock)
+        if seconds:
+            by_launch.setdefault(launch, []).append(seconds)
+    found = stats.time_over_launches(list(by_launch.values()), sequential.interval_confidence(run.sampling))
+    return sequential.labelled(found)
+
+
+def share_of(rounds: Rounds) -> CpuShare | None:
+    """Return CPU time over wall time of a cell, from its undisturbed blocks."""
+    by_launch: dict[int, list[Timing]] = {}
+    for (launch, _), block in rounds.items():
+        by_launch.setdefault(launch, []).append(block.timing)
+    return cpu_share.of_launches(by_launch.values())
 
 
 def clock_of(clock: str, *cells: Rounds) -> str:
@@ -134,7 +163,8 @@ def clock_of(clock: str, *cells: Rounds) -> str:
 def _summarise(run: Run, result: Result, undisturbed: Mapping[str, Rounds]) -> CellSummary:
     cell, rounds = result.cell, undisturbed[result.cell.id]
     own_clock = clock = clock_of(run.clock, rounds)
-    latency, busy = _time(rounds, "wall"), _time(rounds, own_clock if run.clock == "device" else run.clock)
+    latency = time_of(run, rounds, "wall")
+    busy = time_of(run, rounds, own_clock if run.clock == "device" else run.clock)
     reference = run.experiment.reference_of(cell.case)
     share = share_of(rounds)
     ratio = wall = None
@@ -142,9 +172,7 @@ def _summarise(run: Run, result: Result, undisturbed: Mapping[str, Rounds]) -> C
         ratio = Estimate(1.0, n=len({launch for launch, _ in rounds})) if rounds else None
     elif reference is not None and reference.id in undisturbed:
         clock = clock_of(run.clock, rounds, undisturbed[reference.id])
-        beside = run.result(reference.id).cell
-        ratio = per_image(paired_ratio(rounds, undisturbed[reference.id], clock), beside, cell)
-        wall = per_image(wall_ratio_to_show(clock, rounds, undisturbed[reference.id]), beside, cell)
+        ratio, wall = ratios_to(run, cell, run.result(reference.id).cell, undisturbed)
     speed, reference_speed = _paper_speed(run, cell), None
     if reference is not None:
         reference_speed = _paper_speed(run, Cell(reference, cell.device))
@@ -209,22 +237,13 @@ def _speedup(run: Run, cell: Cell, undisturbed: Mapping[str, Rounds]) -> tuple[E
         return None, None
     sides = undisturbed[str(twin)], undisturbed[cell.id]
     clock = clock_of(run.clock, *sides)
-    return paired_ratio(*sides, clock), wall_ratio_to_show(clock, *sides)
+    return ratio_of(run, *sides, clock), wall_ratio_of(run, clock, *sides)
 
 
 def _prepared(run: Run, cell: str) -> dict[str, Any]:
     """Return the facts of the first launch, which is the one that exported and compiled."""
     probes = (launch.probes[cell] for launch in run.launches if cell in launch.probes)
     return {name: value for name, value in next(probes, {}).items() if name in PREPARED}
-
-
-def _time(rounds: Rounds, clock: str) -> Estimate | None:
-    by_launch: dict[int, list[float]] = {}
-    for (launch, _), block in sorted(rounds.items()):
-        seconds = block.per_call_s(clock)
-        if seconds:
-            by_launch.setdefault(launch, []).append(seconds)
-    return stats.time_over_launches(list(by_launch.values()))
 
 
 def _paper_speed(run: Run, cell: Cell) -> tuple[float, str] | None:

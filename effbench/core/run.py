@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from effbench.core.cost import Cost
 from effbench.core.operator_times import Breakdown
@@ -311,6 +311,22 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Stop:
+    """Why a run ended before its last launch.
+
+    Attributes
+    ----------
+    reason
+        ``"decided"``, ``"futile"`` where more launches could not decide, or ``"budget"``.
+    launches
+        Number of launches that had ended.
+    """
+
+    reason: Literal["decided", "futile", "budget"]
+    launches: int
+
+
+@dataclass(frozen=True)
 class Run:
     """A study carried out once on one machine: what a run file stores. Iterating gives its results.
 
@@ -340,6 +356,8 @@ class Run:
         Whether every launch of the plan was carried out.
     files
         Files that the networks consist of, with their SHA-256; empty in runs that did not record them.
+    stop
+        Why it ended before its last launch; None if it did not.
     """
 
     experiment: Experiment
@@ -354,6 +372,7 @@ class Run:
     path: str | None = None
     complete: bool = False
     files: Mapping[str, str] = field(default_factory=dict)
+    stop: Stop | None = None
 
     def __iter__(self) -> Iterator[Result]:
         return iter(self.results)

@@ -10,6 +10,10 @@ from effbench.core import inputs as core_inputs
 from effbench.core.errors import InvalidValue
 from effbench.core.inputs import Input
 
+Until = Literal["launches", "faster", "precision"]
+"""When a run ends: after a number of launches, once it is decided which network is faster, or once every ratio is known
+to a precision."""
+
 Label = str | int | float | bool
 """The value of one label of a case, such as ``groups=8`` or ``scale="x2"``."""
 
@@ -148,6 +152,10 @@ class Sampling:
         Shortest and longest warm-up of a cell, in seconds.
     silence_s
         Seconds without a message after which a worker counts as hung.
+    until
+        ``"launches"``: the run has exactly `launches` launches. ``"faster"`` or ``"precision"``: it has so many at
+        most, and stops at one of `analysis.sequential.looks` once the order of the networks is decided, or every ratio
+        is known to `precision`.
     """
 
     launches: int = 5
@@ -160,6 +168,7 @@ class Sampling:
     warmup_s: float = 0.1
     max_warmup_s: float = 1.5
     silence_s: float = 300.0
+    until: Until = "launches"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench import report
-from effbench.analysis import saturation, time_shares
+from effbench.analysis import decision, saturation, sequential, time_shares
 from effbench.analysis.cell_summary import CellSummary
 from effbench.analysis.rank_agreement import Agreement
 from effbench.analysis.saturation import Saturation
@@ -44,6 +44,7 @@ def run_document(
         "remarks": list(launch_history.remarks(run)),
         "cells": [cell_document(cell) for cell in cells],
         "verdicts": [verdict_document(verdict) for verdict in verdicts],
+        "decision": run_decision_document(run),
         "ranking": _ranking(report.agreements(run, cells) if agreed is None else agreed),
         "breakdown": [breakdown_document(item) for item in time_shares.split(run, depthwise=True)],
         "absent": dict(run.experiment.absent),
@@ -83,6 +84,30 @@ def cell_document(cell: CellSummary) -> dict[str, Any]:
         "notes": list(cell.notes),
         "disturbed": dict(cell.disturbed),
         **metric_columns.document(cell),
+    }
+
+
+def run_decision_document(run: Run) -> dict[str, Any] | None:
+    """What a run that stops by itself has decided; None for a run of a fixed number of launches."""
+    found = decision.decide(run)
+    if found is None:
+        return None
+    return {
+        "until": found.until,
+        "decided": run.complete and found.is_decided,
+        "after_launches": found.after_launches,
+        "looks": list(sequential.looks(run.sampling.launches)),
+        "seconds": round(launch_history.total_used_s(run), 3),
+        "stopped": run.stop.reason if run.stop is not None else "launches" if run.complete else None,
+        "answers": [
+            {
+                "cell": item.cell,
+                "reference": item.reference,
+                "verdict": item.verdict if run.complete else "undecided",
+                "ratio": _ratio(item.estimate if item.reference is not None else None),
+            }
+            for item in found.answers
+        ],
     }
 
 

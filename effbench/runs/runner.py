@@ -26,7 +26,7 @@ from effbench.host.emulation import EMULATED, is_emulated
 from effbench.host.noise import Observation
 from effbench.host.worker_process import Worker, WorkerEvents, worker_environment
 from effbench.metrics import base
-from effbench.runs import launch_history, run_file, schema
+from effbench.runs import early_stop, launch_history, run_file, schema
 from effbench.runs.recorder import Recording, require_same_bundle
 from effbench.runs.run_file import RunWriter
 from effbench.studies.plan import Bundled, Plan
@@ -256,6 +256,8 @@ def _measure(record: Recording, state: _State, watch: Watch) -> Run:
     writer, sampling = record.writer, record.plan.sampling
     try:
         for slot in range(sampling.launches):
+            if early_stop.ends_here(writer, sampling, len(state.finished), state.used_s):
+                break
             while slot not in state.finished:
                 _raise_if_nothing_left(record)
                 _launch(record, state, slot, watch)
@@ -327,7 +329,7 @@ def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
     progress = _LaunchProgress(state.next_launch, slot, sampling, watch)
     skipped_before = len(record.skipped)
     state.next_launch += 1
-    left = sampling.launches - len(state.finished)
+    left = early_stop.launches_left(sampling, len(state.finished))
     if state.forecast is None:
         cells = sum(cell.id not in record.skipped for cell in plan.cells)
         state.forecast = Forecast(sampling, sampling.budget_s, cells=cells, launches_left=left, used_s=state.used_s)
@@ -411,4 +413,5 @@ class _LaunchProgress:
     def _report(self, share: float, doing: str, note: str = "") -> None:
         planned = self._sampling.launches
         done = (self._slot + min(share, 1.0)) / planned
-        self._watch(Progress(done, f"launch {self._slot + 1}/{planned}: {doing}", note))
+        launch = early_stop.launch_text(self._sampling, self._slot + 1)
+        self._watch(Progress(done, f"{launch}: {doing}", note))

@@ -5,6 +5,7 @@ Schema history
     2   2026-11: memory format and mode of a cell, batch of a case, metrics beside the rounds.
     3   2026-11: time since the launch began in its records (`at_s`); start, end, conditions and budget of launches;
         CPU time of the whole process beside that of the thread (`process_ns`).
+    4   2026-11: when a run ends (`until`), and why it ended early (`stop`).
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from effbench.core import decoding
 from effbench.core.cost import LEVELS, Cost
 from effbench.core.errors import CorruptRun, InvalidValue, first_line
 from effbench.core.operator_times import Breakdown
-from effbench.core.run import CLOCKS, Block, Conditions, Environment, Launch, Metric, Result, Run, Timing, Warmup
+from effbench.core.run import CLOCKS, Block, Conditions, Environment, Launch, Metric, Result, Run, Stop, Timing, Warmup
 from effbench.core.study import Cell, Experiment, Sampling
 
-SCHEMA = 3
+SCHEMA = 4
 
 METRIC_RECORD, METRICS_FACT = "reading", "run.readings"
 """The kind of a metric's record, and the fact that lists a run's metrics.
@@ -152,6 +153,7 @@ class _Builder:
         self.blocks: dict[str, list[Block]] = {}
         self.files: dict[str, str] = {}
         self.complete = False
+        self.stop: Stop | None = None
 
     def add(self, record: _Record) -> None:
         kind = record.values["kind"]
@@ -176,6 +178,8 @@ class _Builder:
             if block.cell not in self.results or block.launch not in self.launches:
                 raise ValueError("a block of an unknown cell or launch")
             self.blocks.setdefault(block.cell, []).append(block)
+        elif kind == "stop":
+            self.stop = record.decode_rest(Stop)
         elif kind == "complete":
             self.complete = True
         elif kind == "files":
@@ -198,6 +202,7 @@ class _Builder:
             launches=tuple(replace(each, used_s=self.used.get(each.number)) for each in self.launches.values()),
             complete=self.complete,
             files=self.files,
+            stop=self.stop,
         )
 
 
