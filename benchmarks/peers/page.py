@@ -16,6 +16,7 @@ from benchmarks.peers import (
     spread,
     start_up,
     static_profile,
+    time_to_answer,
 )
 from benchmarks.peers.session import RESULTS, ROOT, Ledger, Section, Target
 from benchmarks.peers.tables import table
@@ -27,6 +28,7 @@ PARTS = (
     honest_precision.PART,
     alarm.PART,
     power.PART,
+    time_to_answer.PART,
     gate_time.PART,
     start_up.PART,
     static_profile.PART,

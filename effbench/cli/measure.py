@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,7 +80,8 @@ def run(
         if as_json:
             output.print_json({**outcome.to_dict(), "files": {name: str(path) for name, path in files.items()}})
         else:
-            _show(outcome, files, as_json)
+            _show(outcome, as_json)
+            _show_places(files)
         return
     if scale:
         chosen["scale"] = scale.split(",")
@@ -151,18 +152,23 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
     if bundle is not None and not optional_packages.has("scipy"):
         _show_raw(results, as_json)
         return
+    # The answer first: drawing the figures takes seconds. It also stands where they cannot be written.
+    _show(results, as_json)
+    with suppress(OSError):  # `| head` has closed the pipe; the files are written all the same
+        sys.stdout.flush()
     try:
         files = results.write()
     except StorageError as error:
-        # The measurements are already on disk. So print the results before the error.
-        _show(results, {}, as_json, results.run.path)
+        if not as_json:
+            _show_places({}, results.run.path)
         raise StorageError(f"{error}; the measured blocks are kept in {results.run.path}") from error
     except KeyboardInterrupt:
         output.ignore_signals()
         again = _resume_command(results.directory or Path(), bundle)
         said = f"interrupted; the run is complete, this shows it: {again}"
         raise typer.Exit(output.report_interrupt(said)) from None
-    _show(results, files, as_json, results.run.path)
+    if not as_json:
+        _show_places(files, results.run.path)
     if (over := launch_history.overrun(results.run)) and not as_json:
         print(f"{'time':<8}{over}")
     if not optional_packages.has("matplotlib"):
@@ -186,11 +192,14 @@ def _resume_command(directory: Path, bundle: Path | None) -> str:
     return resume_command(directory, None if bundle is None else Bundled(str(bundle), ""))
 
 
-def _show(results: Results | Outcome, files: Mapping[str, Path], as_json: bool, raw: str | None = None) -> None:
+def _show(results: Results | Outcome, as_json: bool) -> None:
     if as_json:
         output.print_json(results.to_dict())
-        return
-    output.print_tables(results.tables())
+    else:
+        output.print_tables(results.tables())
+
+
+def _show_places(files: Mapping[str, Path], raw: str | None = None) -> None:
     places = {"table": files.get("table.md"), "figure": files.get("figure.png"), "raw": raw}
     print("\n" + "\n".join(f"{what:<8}{output.plain(str(path))}" for what, path in places.items() if path))
 

@@ -45,8 +45,8 @@ def find_stop(run: Run, finished: int, used_s: float) -> Stop | None:
 def launches_left(sampling: Sampling, finished: int) -> int:
     """Return how many launches share what is left of the budget: those that the run carries out whatever it shows.
 
-    At least 1, the launch that begins now. A run that stops by itself limits its rounds (`sequential.rounds_s`) and ends
-    when the budget does, so it needs no smaller shares.
+    At least 1, the launch that begins now. A run that stops by itself limits its rounds (`sequential.rounds_s`) and
+    ends when the budget does, so it needs no smaller shares.
     """
     return max(1, sequential.least_launches(sampling) - finished)
 

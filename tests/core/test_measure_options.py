@@ -45,6 +45,7 @@ REACHES: dict[str, tuple[Any, list[str], Callable[[Plan], Any], Any]] = {
     "launches": (7, ["--launches", "7"], lambda made: made.sampling.launches, 7),
     "budget_s": (90.0, ["--budget", "90s"], lambda made: made.sampling.budget_s, 90.0),
     "precision": (0.05, ["--precision", "5%"], lambda made: made.sampling.precision, 0.05),
+    "until": ("precision", ["--until", "precision"], lambda made: made.sampling.until, "precision"),
     "quick": (True, ["--quick"], lambda made: made.sampling.min_rounds, plan.QUICK["min_rounds"]),
     "seed": (4, ["--seed", "4"], lambda made: made.seed, 4),
     "cuda_precision": ("tf32", ["--cuda-precision", "tf32"], lambda made: made.device_options["precision"], "tf32"),

@@ -1,0 +1,112 @@
+"""What a run that stops by itself has decided, from its blocks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from runs import CELLS, run_of, study
+
+from effbench.analysis import decision
+from effbench.analysis.summary import summarise
+from effbench.core.run import Run
+from effbench.core.study import Experiment
+
+TIMES = dict(zip(CELLS, (0.001, 0.0012, 0.001), strict=True))
+
+
+def comparison() -> Experiment:
+    """The same cases without a claim, as a comparison of models."""
+    return replace(study(), claims=())
+
+
+def stopped(launches: int = 4, until: Any = "faster", experiment: Experiment | None = None, **options: Any) -> Run:
+    run = run_of(TIMES, launches=launches, experiment=experiment or comparison(), **options)
+    return replace(run, sampling=replace(run.sampling, launches=13, until=until))
+
+
+def verdicts(run: Run, **options: Any) -> list[str]:
+    found = decision.decide(run, **options)
+    assert found is not None
+    return [item.verdict for item in found.answers]
+
+
+def test_a_fixed_number_of_launches_decides_nothing() -> None:
+    assert decision.decide(run_of(TIMES)) is None
+
+
+def test_every_cell_is_judged_against_its_reference() -> None:
+    found = decision.decide(stopped())
+    assert found is not None and found.is_decided and not found.is_futile and found.after_launches == 4
+    assert [(item.cell, item.reference, item.verdict) for item in found.answers] == [
+        (CELLS[1], CELLS[0], "slower"),
+        (CELLS[2], CELLS[0], "same"),
+    ]
+
+
+def test_the_interval_that_is_shown_is_that_of_the_tables_and_wider_than_a_fixed_run_s() -> None:
+    run = stopped()
+    fixed = replace(run, sampling=replace(run.sampling, until="launches"))
+    answer = decision.decide(run).answers[0].estimate  # type: ignore[union-attr]
+    shown, plain = (summarise(each)[1].ratio for each in (run, fixed))
+    assert answer == shown and shown is not None and plain is not None and shown.confidence == 0.95
+    # Student's t of 3 degrees of freedom: 5.84 at 99 %, 3.18 at 95 %.
+    assert (shown.high - shown.low) / (plain.high - plain.low) == pytest.approx(5.841 / 3.182, rel=0.1)  # type: ignore[operator]
+    times = [summarise(each)[1].latency for each in (run, fixed)]
+    assert times[0].high - times[0].low > 1.5 * (times[1].high - times[1].low)  # type: ignore[union-attr, operator]
+
+
+def test_two_launches_give_no_interval_and_no_answer() -> None:
+    found = decision.decide(stopped(launches=2))
+    assert found is not None and not found.is_decided and not found.is_futile
+
+
+def test_a_noisy_run_is_undecided() -> None:
+    assert verdicts(stopped(launch_noise=0.2)) == ["undecided", "undecided"]
+
+
+def test_a_claim_is_not_decided_before_it_has_the_launches_of_a_verdict() -> None:
+    assert verdicts(stopped(experiment=study())) == ["undecided", "undecided"]
+    assert verdicts(stopped(launches=6, experiment=study())) == ["slower", "same"]
+
+
+def test_a_launch_that_was_interrupted_is_not_counted() -> None:
+    run = stopped()
+    launches = (*run.launches[:3], replace(run.launches[3], stopped="interrupted"))
+    assert decision.finished_launches(replace(run, launches=launches)) == 3
+
+
+def test_a_cell_that_was_skipped_is_not_waited_for() -> None:
+    run = stopped()
+    results = (*run.results[:2], replace(run.results[2], skipped="it raised", blocks=()))
+    assert verdicts(replace(run, results=results)) == ["slower"]
+    alone = replace(
+        run, results=(run.results[0], *(replace(item, skipped="no", blocks=()) for item in run.results[1:]))
+    )
+    found = decision.decide(alone)
+    assert found is not None and not found.answers and not found.is_decided and found.is_futile, "nothing to decide"
+
+
+def test_an_emulated_run_has_nothing_to_decide() -> None:
+    found = decision.decide(stopped(facts={"host.emulated": "qemu"}))
+    assert found is not None and found.answers == () and found.is_futile
+
+
+@pytest.mark.parametrize(("precision", "expected"), [(0.05, "precise"), (0.0001, "undecided")])
+def test_a_precision_is_asked_of_ratios_and_of_the_time_of_a_single_cell(precision: float, expected: str) -> None:
+    run = stopped(until="precision")
+    run = replace(run, sampling=replace(run.sampling, precision=precision))
+    assert verdicts(run) == [expected, expected]
+    alone = replace(run, results=run.results[:1])
+    found = decision.decide(alone)
+    assert found is not None and [(item.reference, item.verdict) for item in found.answers] == [(None, expected)]
+    assert found.answers[0].estimate == summarise(alone)[0].latency
+
+
+def test_what_sittings_differ_by_makes_more_launches_futile() -> None:
+    run = stopped(launch_noise=0.2)
+    found = decision.decide(run, dict.fromkeys(CELLS, 0.2))
+    assert found is not None and found.is_futile and found.answers[0].tau == 0.2
+    one = decision.decide(run, {CELLS[1]: 0.2})
+    assert one is not None and not one.is_futile, "the other may still be decided"
