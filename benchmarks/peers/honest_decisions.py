@@ -103,8 +103,8 @@ def section(rows: list[Row]) -> Section:
     (wrong, covered), (plain_wrong, plain_covered) = worst[RULES[0]], worst[RULES[1]]
     return Section(
         [
-            f"{rows[0]['trials']} simulated comparisons for each true ratio and each scatter of launches; blocks within "
-            f"a launch scatter by {percent(BLOCK_SCATTER, 0)} with autocorrelation {AUTOCORRELATION:g}. A comparison "
+            f"{rows[0]['trials']} simulated comparisons for each true ratio and each scatter of launches; blocks "
+            f"within a launch scatter by {percent(BLOCK_SCATTER, 0)} with autocorrelation {AUTOCORRELATION:g}. A comparison "
             f"is looked at after {', '.join(map(str, sequential.LOOKS))} launches and stops once it is decided. "
             "*covered* says how often the interval that is printed then holds the true ratio.",
             table(("truth", "launches scatter", "rule", "decided", "wrong", "covered", "launches"), lines),

@@ -120,6 +120,35 @@ def test_an_option_that_is_typed_reaches_the_plan(name: str, command: str, made:
     assert found(made[0]) == expected
 
 
+@pytest.mark.parametrize(
+    ("words", "until", "launches"),
+    [
+        ([], "faster", 13),
+        (["--budget", "60s"], "faster", 13),
+        (["--precision", "2%"], "precision", 13),
+        (["--launches", "4"], "launches", 4),
+        (["--quick"], "launches", 3),
+        (["--until", "faster", "--launches", "20"], "faster", 20),
+        (["--until", "launches"], "launches", 5),
+        (["--until", "faster", "--quick"], "faster", 13),
+    ],
+)
+def test_a_comparison_ends_when_it_is_decided_unless_another_end_is_asked_for(
+    words: list[str], until: str, launches: int, made: list[Plan]
+) -> None:
+    assert main(["compare", "lenet5", "alexnet", *words]) == 2
+    assert (made[0].sampling.until, made[0].sampling.launches) == (until, launches)
+    assert main(["compare", "lenet5", "alexnet", "--until", "soon"]) == 2 and len(made) == 1, "no such end"
+
+
+def test_every_other_run_has_a_fixed_number_of_launches(made: list[Plan], tmp_path: Path) -> None:
+    study_file(tmp_path)
+    assert main(["run", "tiny.py", "--precision", "2%"]) == 2
+    with pytest.raises(EffbenchError, match="planned"):
+        effbench.measure(["lenet5", "alexnet"])
+    assert [item.sampling.until for item in made] == ["launches", "launches"]
+
+
 @pytest.mark.parametrize("name", ["device", "threads", "batch", "dtype", "allocator", "launches", "budget_s", "seed"])
 def test_a_gate_takes_it_from_the_file_and_from_what_is_typed(name: str, made: list[Plan], tmp_path: Path) -> None:
     value, words, found, expected = REACHES[name]
