@@ -104,9 +104,9 @@ def section(rows: list[Row]) -> Section:
     return Section(
         [
             f"{rows[0]['trials']} simulated comparisons for each true ratio and each scatter of launches; blocks "
-            f"within a launch scatter by {percent(BLOCK_SCATTER, 0)} with autocorrelation {AUTOCORRELATION:g}. A comparison "
-            f"is looked at after {', '.join(map(str, sequential.LOOKS))} launches and stops once it is decided. "
-            "*covered* says how often the interval that is printed then holds the true ratio.",
+            f"within a launch scatter by {percent(BLOCK_SCATTER, 0)} with autocorrelation {AUTOCORRELATION:g}. A "
+            f"comparison is looked at after {', '.join(map(str, sequential.LOOKS))} launches and stops once "
+            "it is decided. *covered* says how often the interval that is printed then holds the true ratio.",
             table(("truth", "launches scatter", "rule", "decided", "wrong", "covered", "launches"), lines),
         ],
         [

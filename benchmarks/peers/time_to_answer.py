@@ -128,14 +128,14 @@ def section(rows: list[Row]) -> Section:
     wrong = {tool: _wrong([row for row in rows if row["tool"] == tool]) for tool in TOOLS}
     return Section(
         [
-            "Two networks, the second with so many small additions in its forward pass that it takes the wanted "
-            "ratio of CPU time, calibrated before each question; at 1 the same network twice. Each tool is asked in a "
-            "process of its own which one is faster, as its users ask it: `effbench compare` with its defaults; "
+            "Two networks, the second with so many small additions in its forward pass that it takes the wanted ratio "
+            "of CPU time, calibrated before each question; at 1 the same network twice. Each tool is asked in a "
+            "process of its own which one is faster, as its users ask it. `effbench compare` has its defaults. "
             "hyperfine's documented procedure (at least 10 runs and 3 s of each, one after the other; the ratio of "
-            "means with its propagated standard deviation) applied to calls in one process; two benchmarks of one pytest-benchmark "
-            f"session, read by their medians (below {percent(NOTICED, 0)} no difference); `blocked_autorange` of each, "
-            "read as different where the interquartile ranges do not overlap. *same* is right up to 3 %. The time is "
-            "that of the whole process.",
+            "means with its propagated standard deviation) is applied to calls in one process. Two benchmarks of one "
+            f"pytest-benchmark session are read by their medians, below {percent(NOTICED, 0)} as no difference. "
+            "`blocked_autorange` of each is read as different where the interquartile ranges do not overlap. *same* is "
+            "right up to 3 %. The time is that of the whole process.",
             table(
                 (
                     "ratio",

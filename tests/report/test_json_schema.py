@@ -75,7 +75,7 @@ COMPARE = (
 )
 
 
-DECIDED = tuple(word for word in COMPARE[:-1] if word != "--quick") + ("decided",)
+DECIDED = (*(word for word in COMPARE[:-1] if word != "--quick"), "decided")
 """A comparison that stops by itself."""
 
 
