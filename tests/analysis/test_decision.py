@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from runs import CELLS, run_of, study
+from runs import CELLS, run_of, study, with_blocks
 
-from effbench.analysis import decision
+from effbench.analysis import decision, sequential
 from effbench.analysis.summary import summarise
+from effbench.core.estimate import Estimate
 from effbench.core.run import Run
 from effbench.core.study import Experiment
 
@@ -110,3 +111,23 @@ def test_what_sittings_differ_by_makes_more_launches_futile() -> None:
     assert found is not None and found.is_futile and found.answers[0].tau == 0.2
     one = decision.decide(run, {CELLS[1]: 0.2})
     assert one is not None and not one.is_futile, "the other may still be decided"
+
+
+def test_several_ratios_share_the_error_of_the_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Student's t of 3 degrees of freedom: 7.45 at 99.5 %, which decides one of two ratios, and 5.84 at 99 %."""
+    seen: list[Estimate] = []
+    monkeypatch.setattr(sequential, "verdict", lambda found: seen.append(found) or "undecided")  # type: ignore[func-returns-value]
+    found = decision.decide(stopped())
+    assert found is not None and len(seen) == 2
+    for item, judged in zip(found.answers, seen, strict=True):
+        assert item.estimate is not None and item.estimate.half_width is not None and judged.half_width is not None
+        assert judged.half_width / item.estimate.half_width == pytest.approx(7.453 / 5.841, rel=0.05)
+
+
+def test_two_clocks_that_disagree_decide_nothing() -> None:
+    """Slower by the wall clock, faster by CPU time: it waits for what another process does."""
+    run = stopped()
+    waits = with_blocks(run, CELLS[1], lambda timing: replace(timing, cpu_ns=timing.wall_ns // 2))
+    assert verdicts(run)[0] == "slower" and verdicts(waits)[0] == "undecided"
+    agrees = with_blocks(run, CELLS[1], lambda timing: replace(timing, cpu_ns=round(0.95 * timing.wall_ns)))
+    assert verdicts(agrees)[0] == "slower"
