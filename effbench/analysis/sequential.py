@@ -30,7 +30,7 @@ MAX_LAUNCHES = 13
 """Launches of a run that stops by itself, unless the user asks for more."""
 
 MAX_ROUNDS = 20
-ROUNDS_S = 2.0
+ROUNDS_S = 1.0
 """Most rounds of a launch where only the order of the networks is asked for, and most seconds of rounds in every run
 that stops by itself. Launches are the replicates, so the time goes into more of them."""
 

@@ -95,7 +95,7 @@ def test_the_budget_ends_a_run_that_has_no_time_for_another_launch() -> None:
 
 
 def test_a_launch_spends_its_time_on_few_rounds() -> None:
-    assert sequential.rounds_s(FASTER, 30.0) == 2.0 and sequential.rounds_s(FASTER, 0.5) == 0.5
+    assert sequential.rounds_s(FASTER, 30.0) == 1.0 and sequential.rounds_s(FASTER, 0.5) == 0.5
     assert sequential.rounds_s(Sampling(), 30.0) == 30.0
     assert sequential.least_launches(FASTER) == 3 and sequential.least_launches(Sampling(launches=7)) == 7
 

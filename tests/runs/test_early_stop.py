@@ -40,7 +40,7 @@ def test_a_comparison_ends_at_the_first_look_that_decides(tmp_path: Path) -> Non
     run = execute(tmp_path / "run", seen.append)
     assert len(run.launches) == 3 and run.complete and run.stop == Stop("decided", 3)
     assert run.sampling.launches == 13 and run.sampling.until == "faster"
-    assert {launch.budget_s for launch in run.launches} == {2.0}, "no launch has more time for rounds"
+    assert {launch.budget_s for launch in run.launches} == {1.0}, "no launch has more time for rounds"
     assert [record["kind"] for record in records(tmp_path / "run")][-2:] == ["stop", "complete"]
     told = run_decision_document(run)
     assert told is not None and told["decided"] and told["stopped"] == "decided" and told["after_launches"] == 3
