@@ -6,10 +6,10 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.peers.session import INSIDE, Part, Row, Section, Target, Task, process, shuffled
+from benchmarks.peers.session import INSIDE, Ended, Part, Row, Section, Target, Task, process, shuffled
 from benchmarks.peers.tables import table
 
 TARGET_NS = 100.0
@@ -65,16 +65,20 @@ def measure(task: Task, folder: Path) -> Iterator[Row]:
         yield json.loads(process(command).out.splitlines()[-1])
 
 
-def in_pytest(file: str, options: list[str], variables: dict[str, str]) -> list[Row]:
-    """Return the benchmarks in pytest-benchmark's JSON, from a pytest process without our configuration."""
+def in_pytest(
+    file: str, options: list[str], variables: dict[str, str], ended: Callable[[Ended], None] = lambda done: None
+) -> list[Row]:
+    """Return the benchmarks in pytest-benchmark's JSON, from a pytest process without our configuration.
+
+    `ended` is called with the process once it has ended.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         empty, out = Path(scratch) / "pytest.ini", Path(scratch) / "out.json"
         empty.write_text("[pytest]\n")
         command = [sys.executable, "-m", "pytest", "-q", "-c", empty, "-p", "no:cacheprovider"]
         # effbench's plugin is disabled: users of the peer do not have it.
-        process(
-            [*command, "-p", "no:effbench", INSIDE / file, f"--benchmark-json={out}", *options], variables=variables
-        )
+        command += ["-p", "no:effbench", INSIDE / file, f"--benchmark-json={out}", *options]
+        ended(process(command, variables=variables))
         return list(json.loads(out.read_text())["benchmarks"])
 
 

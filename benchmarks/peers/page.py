@@ -10,6 +10,7 @@ from benchmarks.peers import (
     alarm,
     gate_time,
     harness_cost,
+    honest_decisions,
     honest_precision,
     long_sequence,
     power,
@@ -18,6 +19,7 @@ from benchmarks.peers import (
     spread,
     start_up,
     static_profile,
+    time_to_answer,
 )
 from benchmarks.peers.session import RESULTS, ROOT, Ledger, Section, Target
 from benchmarks.peers.tables import table
@@ -28,8 +30,10 @@ PARTS = (
     spread.PART,
     sitting_coverage.PART,
     honest_precision.PART,
+    honest_decisions.PART,
     alarm.PART,
     power.PART,
+    time_to_answer.PART,
     gate_time.PART,
     start_up.PART,
     static_profile.PART,

@@ -49,7 +49,6 @@ def measure(task: Task, folder: Path) -> Iterator[Row]:
             value = _value(_launches(rng, task["tau"]))
             past.append(Sitting(1e3 * number, 1e3 * number + 30, "", {}, {key: {"ratio": value}}))
         now = _launches(rng, task["tau"])
-        past.append(Sitting(1e9, 1e9 + 30, "", {}, {"c": {"ratio": _value(now)}}))
         by_launch = dict(enumerate(now))
         found = Intervals({}, between_sittings.estimate(past, {"c": "c"}).of("c", "ratio")).over(by_launch)
         within = Intervals().over(by_launch)

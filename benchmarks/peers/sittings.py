@@ -85,12 +85,12 @@ def _quarter(at: str) -> int:
 
 
 def with_history(runs: Sequence[Run]) -> Iterator[Run]:
-    """Yield each run with the scatter between sittings as its machine's ledger showed it at its end."""
+    """Yield each run with the scatter between sittings as its machine's ledger showed it before."""
     ledger: list[Sitting] = []
     for run in runs:
         keys = {result.cell.id: result.cell.id for result in run.results}
-        ledger += sitting_ledger.sittings_of(_with_yardstick(run), keys, "")
         yield replace(run, between_sittings=between_sittings.estimate(ledger, keys))
+        ledger += sitting_ledger.sittings_of(_with_yardstick(run), keys, "")
 
 
 def _with_yardstick(run: Run) -> Run:

@@ -18,10 +18,10 @@ from __future__ import annotations
 import datetime
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 
-from effbench.analysis import stats
+from effbench.analysis import sequential, stats
 from effbench.core.estimate import Estimate
 from effbench.core.run import Launch, Run
 from effbench.core.sittings import FIGURES, BetweenSittings, Scatter
@@ -175,11 +175,13 @@ class Intervals:
     """Computes intervals over launches that include the scatter between sittings.
 
     `sitting_of` holds the number of the sitting of each launch. Without a `scatter`, intervals hold within the one
-    sitting in which the run was made.
+    sitting in which the run was made. `looks` is how often the run is judged until it stops; intervals hold at
+    whichever look it does (`analysis.sequential`).
     """
 
     sitting_of: Mapping[int, int] = field(default_factory=dict)
     scatter: Scatter | None = None
+    looks: int = 1
 
     def over(self, by_launch: Mapping[int, Sequence[float]], confidence: float = 0.95) -> Estimate | None:
         """Estimate a ratio or a time from the logarithms of each launch's rounds.
@@ -198,15 +200,18 @@ class Intervals:
             value.
         """
         if self.scatter is None:
-            return stats.ratio_over_launches(list(by_launch.values()), confidence)
+            found = stats.ratio_over_launches(list(by_launch.values()), 1 - (1 - confidence) / self.looks)
+            return None if found is None else replace(found, confidence=confidence)
         sittings: dict[int, list[float]] = {}
         for launch, values in by_launch.items():
             if values:
                 sittings.setdefault(self.sitting_of.get(launch, 0), []).append(stats.median(values))
-        return interval(list(sittings.values()), self.scatter, confidence) if sittings else None
+        return interval(list(sittings.values()), self.scatter, confidence, self.looks) if sittings else None
 
 
-def interval(sittings: Sequence[Sequence[float]], scatter: Scatter, confidence: float = 0.95) -> Estimate:
+def interval(
+    sittings: Sequence[Sequence[float]], scatter: Scatter, confidence: float = 0.95, looks: int = 1
+) -> Estimate:
     """Estimate a ratio or a time from the log launch medians of each sitting of a run.
 
     Parameters
@@ -217,6 +222,9 @@ def interval(sittings: Sequence[Sequence[float]], scatter: Scatter, confidence: 
         Scatter between sittings, from other sittings than these.
     confidence : float
         Confidence level.
+    looks : int
+        How often the run is judged until it stops. The looks share the error of what the launches add. The effect of a
+        sitting is the same at each look, so that it is no new chance to err.
 
     Returns
     -------
@@ -231,8 +239,10 @@ def interval(sittings: Sequence[Sequence[float]], scatter: Scatter, confidence: 
     if n < 3:
         return Estimate(math.exp(point), None, None, confidence, n)
     error, freedom = error_of_mean(sittings, scatter)
+    share = min(scatter.tau**2 / m / error**2, 1.0) if error else 0.0
+    held = 1 - (1 - confidence) / (1 + (looks - 1) * (1 - share))
     means = [math.fsum(values) / len(values) for values in sittings]
-    centre, half = math.fsum(means) / m, stats.t_quantile(0.5 + confidence / 2, freedom) * error
+    centre, half = math.fsum(means) / m, stats.t_quantile(0.5 + held / 2, freedom) * error
     low, high = min(centre - half, point), max(centre + half, point)
     return Estimate(math.exp(point), math.exp(low), math.exp(high), confidence, n)
 
@@ -310,7 +320,7 @@ def source(between: BetweenSittings) -> str:
     """Return where a scatter comes from: "9 sittings of this machine"."""
     if between.sittings > 1:
         return f"{between.sittings} sittings of this machine"
-    return f"that of reference machines, since {between.problem or 'this machine has no earlier sitting'}"
+    return f"that of reference machines, since {between.problem or 'this machine knows less than two earlier sittings'}"
 
 
 # --- the sittings of a run --------------------------------------------------------------------------------------------
@@ -318,25 +328,39 @@ def source(between: BetweenSittings) -> str:
 
 @dataclass(frozen=True)
 class RunSittings:
-    """The sittings of a run's launches, and the scatter that its intervals include; None where it has none."""
+    """The sittings of a run's launches, and the scatter that its intervals include; None where it has none.
+
+    `references` are the cells that ratios are to, and `looks` is how often the run is judged until it stops.
+    """
 
     between: BetweenSittings | None
     of_launch: Mapping[int, int]
+    references: Set[str] = frozenset()
+    looks: int = 1
 
     @staticmethod
     def of(run: Run) -> RunSittings:
         """Sort the launches of a run into sittings by the times at which they began and ended."""
-        return RunSittings(run.between_sittings, sitting_of_launches(run))
+        references = {
+            case.id for item in run.results if (case := run.experiment.reference_of(item.cell.case)) is not None
+        }
+        looks = 1 if run.sampling.until == "launches" else len(sequential.looks(run.sampling.launches))
+        return RunSittings(run.between_sittings, sitting_of_launches(run), references, looks)
 
     def ratio(self, *cells: str) -> Intervals:
-        """Return how to compute the interval of the ratio of these cells, with the larger of their scatters."""
+        """Return how to compute the interval of the ratio of these cells, with the larger of their scatters.
+
+        The scatter of a cell is that of its ratio to its reference. The reference has none of its own.
+        """
         if self.between is None:
-            return Intervals()
-        return Intervals(self.of_launch, max((self.between.of(cell, "ratio") for cell in cells), key=_width))
+            return Intervals(looks=self.looks)
+        found = [self.between.of(cell, "ratio") for cell in cells if cell not in self.references]
+        return Intervals(self.of_launch, max(found or [self.between.ratio], key=_width), self.looks)
 
     def time(self, cell: str, figure: str) -> Intervals:
         """Return how to compute the interval of a time of this cell; `figure` is "latency" or "busy"."""
-        return Intervals() if self.between is None else Intervals(self.of_launch, self.between.of(cell, figure))
+        scatter = None if self.between is None else self.between.of(cell, figure)
+        return Intervals(self.of_launch, scatter, self.looks)
 
 
 def _width(scatter: Scatter) -> float:

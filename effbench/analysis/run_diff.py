@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from effbench.analysis import between_sittings, stats
+from effbench.analysis import between_sittings, sequential, stats
 from effbench.analysis.summary import rounds_of, summarise
 from effbench.core import units
 from effbench.core.cost import Cost
@@ -19,8 +19,6 @@ from effbench.core.estimate import Comparison, Estimate
 from effbench.core.run import Run
 from effbench.host.emulation import EMULATED, is_emulated
 
-SMALLEST_EFFECT = 0.01
-TOLERANCE = 0.03
 _COUNTS = ("madds", "params", "memory_access")
 _LISTED = 4
 
@@ -113,10 +111,7 @@ def _classify(cell: str, change: Estimate, disturbed: list[str]) -> Comparison:
         return Comparison(cell, "unsure", change, f"{change.n} launch a side; an interval needs two")
     if disturbed:
         return Comparison(cell, "unsure", change, ", ".join(disturbed))
-    if change.low > 1 + SMALLEST_EFFECT:
-        return Comparison(cell, "slower", change)
-    if change.high < 1 / (1 + SMALLEST_EFFECT):
-        return Comparison(cell, "faster", change)
-    if change.low > 1 / (1 + TOLERANCE) and change.high < 1 + TOLERANCE:
-        return Comparison(cell, "same", change)
-    return Comparison(cell, "unsure", change, "the interval is too wide for a verdict")
+    verdict = sequential.verdict(change)
+    if verdict == "undecided":
+        return Comparison(cell, "unsure", change, "the interval is too wide for a verdict")
+    return Comparison(cell, verdict, change)

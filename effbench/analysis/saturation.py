@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from effbench.analysis.between_sittings import RunSittings
 from effbench.analysis.cell_summary import CellSummary
-from effbench.analysis.summary import paired_ratio, per_image, rounds_of
-from effbench.analysis.verdicts import CONFIDENCE, MIN_LAUNCHES
+from effbench.analysis.sequential import CONFIDENCE
+from effbench.analysis.summary import per_image, ratio_of, rounds_of
+from effbench.analysis.verdicts import MIN_LAUNCHES
 from effbench.core.estimate import Estimate
 from effbench.core.run import Run
 from effbench.core.study import Label
@@ -73,8 +73,7 @@ def _judge(run: Run, group: Mapping[str, Label], cells: Sequence[CellSummary]) -
     confidence = 1 - (1 - CONFIDENCE) / max(len(smaller), 1)
     losses = {}
     for cell in smaller:
-        intervals = RunSittings.of(run).ratio(cell.cell.id, best.cell.id)
-        found = paired_ratio(rounds[cell.cell.id], rounds[best.cell.id], clock, confidence, intervals)
+        found = ratio_of(run, rounds[cell.cell.id], rounds[best.cell.id], clock, confidence)
         losses[cell.cell.batch] = per_image(found, best.cell, cell.cell)
     batch = next((size for size, loss in losses.items() if loss and _is_within(loss)), best.cell.batch)
     doubts = [

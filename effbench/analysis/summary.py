@@ -57,8 +57,7 @@ Rounds = Mapping[tuple[int, int], Block]
 def summarise(run: Run) -> tuple[CellSummary, ...]:
     """Summarise every cell of the run, in the order of the study."""
     undisturbed = {result.cell.id: undisturbed_rounds(result) for result in run.results}
-    sittings = RunSittings.of(run)
-    cells = tuple(_summarise(run, result, undisturbed, sittings) for result in run.results)
+    cells = tuple(_summarise(run, result, undisturbed) for result in run.results)
     return tuple(map(_without_times, cells)) if is_emulated(run.environment) else cells
 
 
@@ -107,24 +106,56 @@ def paired_ratio(
     return (intervals or Intervals()).over(by_launch, confidence)
 
 
-def share_of(rounds: Rounds) -> CpuShare | None:
-    """Return CPU time over wall time of a cell, from its undisturbed blocks."""
-    by_launch: dict[int, list[Timing]] = {}
-    for (launch, _), block in rounds.items():
-        by_launch.setdefault(launch, []).append(block.timing)
-    return cpu_share.of_launches(by_launch.values())
+def ratio_of(run: Run, slower: Rounds, faster: Rounds, clock: str, confidence: float = 0.95) -> Estimate | None:
+    """Return `paired_ratio` with an interval that holds on other sittings, and whenever the run stopped."""
+    cells = [block.cell for rounds in (slower, faster) for block in [*rounds.values()][:1]]
+    return (
+        paired_ratio(slower, faster, clock, confidence, RunSittings.of(run).ratio(*cells)) if len(cells) == 2 else None
+    )
 
 
-def wall_ratio_to_show(
-    clock: str, slower: Rounds, faster: Rounds, confidence: float = 0.95, intervals: Intervals | None = None
-) -> Estimate | None:
+def wall_ratio_of(run: Run, clock: str, slower: Rounds, faster: Rounds, confidence: float = 0.95) -> Estimate | None:
     """Return the ratio of wall times where CPU time misses work of one of the two cells.
 
     None where the ratio is not of CPU time, or both clocks agree.
     """
     if clock != "cpu" or all(share is None or share.is_usual for share in map(share_of, (slower, faster))):
         return None
-    return paired_ratio(slower, faster, "wall", confidence, intervals)
+    return ratio_of(run, slower, faster, "wall", confidence)
+
+
+def ratios_to(
+    run: Run, cell: Cell, reference: Cell, undisturbed: Mapping[str, Rounds], confidence: float = 0.95
+) -> tuple[Estimate | None, Estimate | None]:
+    """Return the time of a cell over its reference's, per image: on the run's clock, and by the wall clock where CPU
+    time misses work of one of the two.
+    """
+    sides = undisturbed[cell.id], undisturbed[reference.id]
+    clock = clock_of(run.clock, *sides)
+    ratio = per_image(ratio_of(run, *sides, clock, confidence), reference, cell)
+    return ratio, per_image(wall_ratio_of(run, clock, *sides, confidence), reference, cell)
+
+
+def time_of(run: Run, rounds: Rounds, clock: str) -> Estimate | None:
+    """Return the seconds per call of a cell, with an interval that holds at 95 % on other sittings, whenever the run
+    stopped.
+    """
+    by_launch: dict[int, list[float]] = {}
+    for (launch, _), block in sorted(rounds.items()):
+        seconds = block.per_call_s(clock)
+        if seconds:
+            by_launch.setdefault(launch, []).append(math.log(seconds))
+    figure = "latency" if clock == "wall" else "busy"
+    cell = next((block.cell for block in rounds.values()), "")
+    return RunSittings.of(run).time(cell, figure).over(by_launch)
+
+
+def share_of(rounds: Rounds) -> CpuShare | None:
+    """Return CPU time over wall time of a cell, from its undisturbed blocks."""
+    by_launch: dict[int, list[Timing]] = {}
+    for (launch, _), block in rounds.items():
+        by_launch.setdefault(launch, []).append(block.timing)
+    return cpu_share.of_launches(by_launch.values())
 
 
 def clock_of(clock: str, *cells: Rounds) -> str:
@@ -137,11 +168,11 @@ def clock_of(clock: str, *cells: Rounds) -> str:
     return clock if all(2 * some >= len(rounds) for some, rounds in zip(timed, cells, strict=True)) else "wall"
 
 
-def _summarise(run: Run, result: Result, undisturbed: Mapping[str, Rounds], sittings: RunSittings) -> CellSummary:
+def _summarise(run: Run, result: Result, undisturbed: Mapping[str, Rounds]) -> CellSummary:
     cell, rounds = result.cell, undisturbed[result.cell.id]
     own_clock = clock = clock_of(run.clock, rounds)
-    latency = _time(rounds, "wall", sittings.time(cell.id, "latency"))
-    busy = _time(rounds, own_clock if run.clock == "device" else run.clock, sittings.time(cell.id, "busy"))
+    latency = time_of(run, rounds, "wall")
+    busy = time_of(run, rounds, own_clock if run.clock == "device" else run.clock)
     reference = run.experiment.reference_of(cell.case)
     share = share_of(rounds)
     ratio = wall = None
@@ -149,16 +180,13 @@ def _summarise(run: Run, result: Result, undisturbed: Mapping[str, Rounds], sitt
         ratio = Estimate(1.0, n=len({launch for launch, _ in rounds})) if rounds else None
     elif reference is not None and reference.id in undisturbed:
         clock = clock_of(run.clock, rounds, undisturbed[reference.id])
-        beside = run.result(reference.id).cell
-        pair, intervals = (rounds, undisturbed[reference.id]), sittings.ratio(cell.id)
-        ratio = per_image(paired_ratio(*pair, clock, intervals=intervals), beside, cell)
-        wall = per_image(wall_ratio_to_show(clock, *pair, intervals=intervals), beside, cell)
+        ratio, wall = ratios_to(run, cell, run.result(reference.id).cell, undisturbed)
     speed, reference_speed = _paper_speed(run, cell), None
     if reference is not None:
         reference_speed = _paper_speed(run, Cell(reference, cell.device))
     notes = () if wall is None or share is None or not share.is_usual else (REFERENCE_MISSES_CPU_TIME,)
     bound = _bound(run, cell.id)
-    speedup, speedup_wall = _speedup(run, cell, undisturbed, sittings)
+    speedup, speedup_wall = _speedup(run, cell, undisturbed)
     return CellSummary(
         cell=cell,
         cost=result.cost,
@@ -209,32 +237,21 @@ def _without_times(cell: CellSummary) -> CellSummary:
     return replace(bare, prepared=counted, flags=(EMULATED,) if cell.blocks else ())
 
 
-def _speedup(
-    run: Run, cell: Cell, undisturbed: Mapping[str, Rounds], sittings: RunSittings
-) -> tuple[Estimate | None, Estimate | None]:
+def _speedup(run: Run, cell: Cell, undisturbed: Mapping[str, Rounds]) -> tuple[Estimate | None, Estimate | None]:
     """Return the speed-up over eager on the run's clock, and on the wall clock where the two clocks disagree."""
     labels = {**cell.case.labels, "runtime": "eager"}
     twin = next((item.cell.id for item in run.results if item.cell.case.labels == labels), None)
     if twin in (None, cell.id):
         return None, None
     sides = undisturbed[str(twin)], undisturbed[cell.id]
-    clock, intervals = clock_of(run.clock, *sides), sittings.ratio(str(twin), cell.id)
-    return paired_ratio(*sides, clock, intervals=intervals), wall_ratio_to_show(clock, *sides, intervals=intervals)
+    clock = clock_of(run.clock, *sides)
+    return ratio_of(run, *sides, clock), wall_ratio_of(run, clock, *sides)
 
 
 def _prepared(run: Run, cell: str) -> dict[str, Any]:
     """Return the facts of the first launch, which is the one that exported and compiled."""
     probes = (launch.probes[cell] for launch in run.launches if cell in launch.probes)
     return {name: value for name, value in next(probes, {}).items() if name in PREPARED}
-
-
-def _time(rounds: Rounds, clock: str, intervals: Intervals) -> Estimate | None:
-    by_launch: dict[int, list[float]] = {}
-    for (launch, _), block in sorted(rounds.items()):
-        seconds = block.per_call_s(clock)
-        if seconds:
-            by_launch.setdefault(launch, []).append(math.log(seconds))
-    return intervals.over(by_launch)
 
 
 def _paper_speed(run: Run, cell: Cell) -> tuple[float, str] | None:

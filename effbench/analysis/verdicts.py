@@ -15,16 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from effbench.analysis.between_sittings import RunSittings
 from effbench.analysis.cell_summary import CellSummary
-from effbench.analysis.summary import Rounds, clock_of, paired_ratio, rounds_of, summarise, wall_ratio_to_show
+from effbench.analysis.sequential import CONFIDENCE, SMALLEST_EFFECT
+from effbench.analysis.summary import Rounds, clock_of, ratio_of, rounds_of, summarise, wall_ratio_of
 from effbench.core.estimate import Estimate, PairEvidence, Verdict
 from effbench.core.run import Run
 from effbench.core.study import Claim, Label
 from effbench.host.emulation import EMULATED
 
-SMALLEST_EFFECT = 0.01
-CONFIDENCE = 0.95
 MIN_LAUNCHES = 5
 """Fewest launches for a verdict. Launches are the replicates of the experiment, so few launches mean few samples."""
 
@@ -101,15 +99,14 @@ def _pair(
         paper_ratio = cells[1].paper_speed / cells[0].paper_speed
     sides = rounds[cells[0].cell.id], rounds[cells[1].cell.id]
     clock = clock_of(run.clock, *sides)
-    intervals = RunSittings.of(run).ratio(cells[0].cell.id, cells[1].cell.id)
-    ratio = paired_ratio(*sides, clock, confidence, intervals)
+    ratio = ratio_of(run, *sides, clock, confidence)
     skipped = [f"{cell.cell.id} skipped ({cell.skipped})" for cell in cells if cell.skipped]
     flagged = list(dict.fromkeys(flag for cell in cells for flag in cell.flags))
     if skipped or ratio is None:
         untimed = EMULATED if EMULATED in flagged else "no round measured both"
         return PairEvidence(slower, faster, ratio, "unsure", "; ".join(skipped) or untimed, paper_ratio)
     if flagged:
-        wall = wall_ratio_to_show(clock, *sides, confidence, intervals)
+        wall = wall_ratio_of(run, clock, *sides, confidence)
         return PairEvidence(slower, faster, ratio, "unsure", ", ".join(flagged), paper_ratio, wall)
     if ratio.n < MIN_LAUNCHES or ratio.low is None or ratio.high is None:
         reason = f"{ratio.n} of {MIN_LAUNCHES} launches that a verdict needs"
@@ -118,7 +115,7 @@ def _pair(
     threshold = 1 + SMALLEST_EFFECT
     wall_ratio = None
     if clock == "device" and any(cell.bound == "host" for cell in cells):
-        wall_ratio = paired_ratio(*sides, "wall", confidence, intervals)
+        wall_ratio = ratio_of(run, *sides, "wall", confidence)
     if ratio.low > threshold * max(1.0, costs):
         return PairEvidence(
             slower, faster, ratio, "holds", _reason_if_holds(wall_ratio, cells[0].cell.runtime), paper_ratio

@@ -143,14 +143,23 @@ def measure(
         On Ctrl-C. The message names the folder, and how to finish the run.
     """
     destination, given = split_keywords(options)
-    chosen = MeasureOptions.of(given)
+    passed_inputs = input_shape if inputs is None else inputs
+    return _measure_models(model, passed_inputs, select, destination, MeasureOptions.of(given))
+
+
+def _measure_models(
+    model: str | nn.Module | Sequence[str | nn.Module] | Mapping[str, str | nn.Module],
+    passed_inputs: InputsLike | None,
+    select: Mapping[str, Sequence[str]] | None,
+    destination: Destination,
+    chosen: MeasureOptions,
+) -> Results:
     if isinstance(model, Mapping) and all(hasattr(value, "dtype") for value in model.values()):
         check_model.require_model(model, "effbench.measure")  # a state dict, or empty
     named = model if isinstance(model, Mapping) else {}
     models = [model] if isinstance(model, str) or not isinstance(model, (Sequence, Mapping)) else list(model)
     models = list(named.values()) or models
     with temporary_folders.folder() as scratch, destination.progress_watch() as tell, helper_process.reuse_process():
-        passed_inputs = input_shape if inputs is None else inputs
         experiment = model_comparison.make_comparison(
             models, passed_inputs, chosen.dtype, scratch, names=tuple(named), batch=chosen.batch
         )
@@ -166,7 +175,10 @@ def compare(
     select: Mapping[str, Sequence[str]] | None = None,
     **options: Unpack[AllKeywords],
 ) -> Results:
-    """Measure models side by side: costs, speed, the paper's row. Same as `measure` with a list.
+    """Measure models side by side: costs, speed, the paper's row. Same as `measure` with a list, but stops early.
+
+    It ends once it is decided which model is faster than the first, or that both take the same time, unless `until`,
+    `launches`, `precision` or `quick` ask for another end.
 
     Parameters
     ----------
@@ -197,7 +209,9 @@ def compare(
     chosen: Any = models[0] if len(models) == 1 and isinstance(models[0], Mapping) else list(models)
     if len(chosen) < 2:
         raise InvalidValue(f"compare needs two models or more, and was given {len(chosen)}")
-    return measure(chosen, input_shape, inputs=inputs, select=select, **options)
+    destination, given = split_keywords(options)
+    asked = MeasureOptions.of(given).for_comparison
+    return _measure_models(chosen, input_shape if inputs is None else inputs, select, destination, asked)
 
 
 @document_options(AllKeywords, MeasureOptions, Destination)

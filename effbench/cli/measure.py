@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,7 +93,8 @@ def run(
         if as_json:
             output.print_json({**outcome.to_dict(), "files": {name: str(path) for name, path in files.items()}})
         else:
-            _show(outcome, files, as_json)
+            _show(outcome, as_json)
+            _show_places(files)
         return
     if scale:
         chosen["scale"] = scale.split(",")
@@ -167,18 +168,23 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
         _show_raw(results, as_json)
         _exit_unless_complete(results, bundle)
         return
+    # The answer first: drawing the figures takes seconds. It also stands where they cannot be written.
+    _show(results, as_json)
+    with suppress(OSError):  # `| head` has closed the pipe; the files are written all the same
+        sys.stdout.flush()
     try:
         files = results.write()
     except StorageError as error:
-        # The measurements are already on disk. So print the results before the error.
-        _show(results, {}, as_json, results.run.path)
+        if not as_json:
+            _show_places({}, results.run.path)
         raise StorageError(f"{error}; the measured blocks are kept in {results.run.path}") from error
     except KeyboardInterrupt:
         output.ignore_signals()
         again = _resume_command(results.directory or Path(), bundle)
         said = f"interrupted; the run is complete, this shows it: {again}"
         raise typer.Exit(output.report_interrupt(said)) from None
-    _show(results, files, as_json, results.run.path)
+    if not as_json:
+        _show_places(files, results.run.path)
     if (over := launch_history.overrun(results.run)) and not as_json:
         print(f"{'time':<8}{over}")
     if not optional_packages.has("matplotlib"):
@@ -194,8 +200,8 @@ def _exit_unless_complete(results: Results, bundle: Path | None) -> None:
     if run.complete:
         return
     stands = schedule.standing(run, bundle)
-    output.note(f"{run.early_stop}; {stands}" if run.early_stop else stands)
-    raise typer.Exit(DISTURBED if run.early_stop else MORE_TO_DO)
+    output.note(f"{run.disturbance}; {stands}" if run.disturbance else stands)
+    raise typer.Exit(DISTURBED if run.disturbance else MORE_TO_DO)
 
 
 def _show_raw(results: Results, as_json: bool) -> None:
@@ -215,11 +221,14 @@ def _resume_command(directory: Path, bundle: Path | None) -> str:
     return resume_command(directory, None if bundle is None else Bundled(str(bundle), ""))
 
 
-def _show(results: Results | Outcome, files: Mapping[str, Path], as_json: bool, raw: str | None = None) -> None:
+def _show(results: Results | Outcome, as_json: bool) -> None:
     if as_json:
         output.print_json(results.to_dict())
-        return
-    output.print_tables(results.tables())
+    else:
+        output.print_tables(results.tables())
+
+
+def _show_places(files: Mapping[str, Path], raw: str | None = None) -> None:
     places = {"table": files.get("table.md"), "figure": files.get("figure.png"), "raw": raw}
     print("\n" + "\n".join(f"{what:<8}{output.plain(str(path))}" for what, path in places.items() if path))
 

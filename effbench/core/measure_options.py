@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 from effbench.core import inputs, plugins
 from effbench.core.errors import InvalidValue, UnknownName
 from effbench.core.run import METRICS as METRICS
+from effbench.core.study import Until
 
 if TYPE_CHECKING:
     import torch
@@ -124,6 +125,16 @@ class MeasureOptions:
             "otherwise."
         ),
     )
+    until: Until | None = field(
+        default=None,
+        metadata=option_metadata(
+            "When the run ends: launches (after a fixed number), faster (once it is decided which network is faster), "
+            "or precision (once every ratio is known to --precision). Default: launches; of a comparison faster, "
+            "unless launches, precision or quick are given.",
+            error_name="end of a run",
+            choices=get_args(Until),
+        ),
+    )
     quick: bool = field(default=False, metadata=option_metadata("Short run of under a minute; gives no verdicts."))
     seed: int = field(default=0, metadata=option_metadata("Seed of weights, inputs and the order of rounds."))
     cuda_precision: CudaPrecision = field(
@@ -197,9 +208,16 @@ class MeasureOptions:
         return cls(**values) if base is None else replace(base, **values)
 
     @property
+    def for_comparison(self) -> MeasureOptions:
+        """The options for a comparison of models, which asks which is faster unless they say otherwise."""
+        if self.until is not None or self.launches is not None or self.quick:
+            return self
+        return replace(self, until="faster" if self.precision is None else "precision")
+
+    @property
     def sampling(self) -> dict[str, Any]:
         """The given options that are fields of `core.study.Sampling`."""
-        names = ("launches", "budget_s", "spread_s", "precision")
+        names = ("launches", "budget_s", "spread_s", "precision", "until")
         asked = {name: getattr(self, name) for name in names}
         return {name: value for name, value in asked.items() if value is not None}
 
@@ -238,6 +256,7 @@ class MeasureKeywords(BundleKeywords, total=False):
     dtype: str | torch.dtype | None
     memory_format: MemoryFormat
     mode: Mode
+    until: Until | None
     cuda_precision: CudaPrecision
     autotune: bool
     cache: Cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from effbench.core.cost import Cost
 from effbench.core.operator_times import Breakdown
@@ -315,6 +315,22 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Stop:
+    """Why a run ended before its last launch.
+
+    Attributes
+    ----------
+    reason
+        ``"decided"``, ``"futile"`` where more launches could not decide, or ``"budget"``.
+    launches
+        Number of launches that had ended.
+    """
+
+    reason: Literal["decided", "futile", "budget"]
+    launches: int
+
+
+@dataclass(frozen=True)
 class Run:
     """A study carried out once on one machine: what a run file stores. Iterating gives its results.
 
@@ -342,13 +358,15 @@ class Run:
         Path of its run file; None for a run that was not stored.
     complete
         Whether every launch of the plan was carried out.
-    early_stop
+    disturbance
         Why it stopped by itself before the last launch; ``""`` where it did not, or went on since.
     files
         Files that the networks consist of, with their SHA-256; empty in runs that did not record them.
     between_sittings
         Scatter between sittings that intervals include. None where they hold within the one sitting of the run: in
         runs before schema 4, and for a scripted clock.
+    stop
+        Why it ended before its last launch; None if it did not.
     """
 
     experiment: Experiment
@@ -362,9 +380,10 @@ class Run:
     command: str = ""
     path: str | None = None
     complete: bool = False
-    early_stop: str = ""
+    disturbance: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     between_sittings: BetweenSittings | None = None
+    stop: Stop | None = None
 
     def __iter__(self) -> Iterator[Result]:
         return iter(self.results)

@@ -10,6 +10,10 @@ from effbench.core import inputs as core_inputs
 from effbench.core.errors import InvalidValue
 from effbench.core.inputs import Input
 
+Until = Literal["launches", "faster", "precision"]
+"""When a run ends: after a number of launches, once it is decided which network is faster, or once every ratio is known
+to a precision."""
+
 Label = str | int | float | bool
 """The value of one label of a case, such as ``groups=8`` or ``scale="x2"``."""
 
@@ -150,6 +154,10 @@ class Sampling:
         Seconds without a message after which a worker counts as hung.
     spread_s
         Seconds from the begin of the first launch to that of the last; 0 for one after the other.
+    until
+        ``"launches"``: the run has exactly `launches` launches. ``"faster"`` or ``"precision"``: it has so many at
+        most, and stops at one of `analysis.sequential.looks` once the order of the networks is decided, or every ratio
+        is known to `precision`.
     """
 
     launches: int = 5
@@ -163,6 +171,7 @@ class Sampling:
     max_warmup_s: float = 1.5
     silence_s: float = 300.0
     spread_s: float = 0.0
+    until: Until = "launches"
 
 
 @dataclass(frozen=True)

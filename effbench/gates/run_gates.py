@@ -206,9 +206,11 @@ def _cells_to_measure(stored: Run, config: Config) -> tuple[list[Cell], list[Fin
 
 def _plan_for(stored: Run, cells: Sequence[Cell], config: Config) -> Plan:
     like, sampling = _plan_of(stored), stored.sampling
+    # A gate compares two runs of equal length, so it does not stop by itself where its baseline did.
     sampling = replace(
         sampling,
-        launches=config.launches or sampling.launches,
+        until="launches",
+        launches=config.launches or (stored.stop.launches if stored.stop else sampling.launches),
         budget_s=config.budget_s or sampling.budget_s,
     )
     return replace(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from effbench import report
-from effbench.analysis import saturation, time_shares
+from effbench.analysis import decision, saturation, sequential, time_shares
 from effbench.analysis.cell_summary import CellSummary
 from effbench.analysis.rank_agreement import Agreement
 from effbench.analysis.saturation import Saturation
@@ -39,7 +39,7 @@ def run_document(
         "launches_done": len(schedule.finished_slots(run)),
         "launches_planned": run.sampling.launches,
         "next_launch_at": schedule.next_launch_at(run),
-        "early_stop": run.early_stop or None,
+        "disturbance": run.disturbance or None,
         "clock": run.clock,
         "environment": dataclasses.asdict(run.environment),
         "sampling": dataclasses.asdict(run.sampling),
@@ -49,6 +49,7 @@ def run_document(
         "between_sittings": None if run.between_sittings is None else dataclasses.asdict(run.between_sittings),
         "cells": [cell_document(cell) for cell in cells],
         "verdicts": [verdict_document(verdict) for verdict in verdicts],
+        "decision": run_decision_document(run),
         "ranking": _ranking(report.agreements(run, cells) if agreed is None else agreed),
         "breakdown": [breakdown_document(item) for item in time_shares.split(run, depthwise=True)],
         "absent": dict(run.experiment.absent),
@@ -88,6 +89,30 @@ def cell_document(cell: CellSummary) -> dict[str, Any]:
         "notes": list(cell.notes),
         "disturbed": dict(cell.disturbed),
         **metric_columns.document(cell),
+    }
+
+
+def run_decision_document(run: Run) -> dict[str, Any] | None:
+    """What a run that stops by itself has decided; None for a run of a fixed number of launches."""
+    found = decision.decide(run)
+    if found is None:
+        return None
+    return {
+        "until": found.until,
+        "decided": run.complete and found.is_decided,
+        "after_launches": found.after_launches,
+        "looks": list(sequential.looks(run.sampling.launches)),
+        "seconds": round(launch_history.total_used_s(run), 3),
+        "stopped": run.stop.reason if run.stop is not None else "launches" if run.complete else None,
+        "answers": [
+            {
+                "cell": item.cell,
+                "reference": item.reference,
+                "verdict": item.verdict if run.complete else "undecided",
+                "ratio": _ratio(item.estimate if item.reference is not None else None),
+            }
+            for item in found.answers
+        ],
     }
 
 

@@ -188,7 +188,7 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
     lines += launch_history.remarks(run)
     if not run.complete:
         lines.append(f"The run is not complete: {schedule.standing(run)}.")
-        lines += [f"It {run.early_stop}."] if run.early_stop else []
+        lines += [f"It {run.disturbance}."] if run.disturbance else []
     return tuple(lines)
 
 

@@ -75,4 +75,11 @@ class LaunchProgress:
     def _report(self, share: float, doing: str, note: str = "") -> None:
         planned = self._sampling.launches
         done = (self._slot + min(share, 1.0)) / planned
-        self._watch(Progress(done, f"launch {self._slot + 1}/{planned}: {doing}", note))
+        self._watch(Progress(done, f"{launch_text(self._sampling, self._slot + 1)}: {doing}", note))
+
+
+def launch_text(sampling: Sampling, launch: int) -> str:
+    """Return a launch in the words of the progress bar: ``launch 3/5``, ``launch 3 (until decided, at most 13)``."""
+    if sampling.until == "launches":
+        return f"launch {launch}/{sampling.launches}"
+    return f"launch {launch} (until decided, at most {sampling.launches})"

@@ -50,6 +50,8 @@ class Recording:
     """Source files of the models with their SHA-256 (`user_code.file_hashes`). Later launches must match."""
     measured_metrics: set[tuple[str, str]] = field(default_factory=set)
     """Pairs (cell, secondary metric) that are already measured."""
+    has_scatter: bool = False
+    """Whether the scatter between sittings is recorded."""
     can_resume: bool = True
     matched: bool = False
     """Whether this machine was compared with the stored environment."""
@@ -204,15 +206,21 @@ class Recording:
         self.skipped[cell] = reason
         self.writer.append("skip", cell=cell, reason=reason)
 
+    def record_scatter(self) -> None:
+        """Record once how far this machine's results differ between sittings, after the first launch of a run."""
+        if self.has_scatter or self.plan.device == "fake" or self.stored is None or is_emulated(self.stored):
+            return
+        scatter = sitting_ledger.look_up(run_file.load(self.writer.path))
+        self.writer.append("between_sittings", **dataclasses.asdict(scatter))
+        self.has_scatter = True
+
     def complete(self) -> Run:
-        """Record how far this machine differs between sittings, and that the run is complete. Returns the run."""
-        run = run_file.load(self.writer.path)
-        if self.plan.device != "fake" and not is_emulated(run.environment):
-            scatter = sitting_ledger.update(run)
-            self.writer.append("between_sittings", **dataclasses.asdict(scatter))
-            run = replace(run, between_sittings=scatter)
+        """Record that the run is complete, and add its sittings to the machine's ledger. Returns the run."""
         self.writer.append("complete")
-        return replace(run, complete=True)
+        run = run_file.load(self.writer.path)
+        if self.has_scatter:
+            sitting_ledger.add(run)
+        return run
 
     def resume_advice(self) -> str:
         """Return the end of an error message, with the command to resume; "" if nothing is measured yet."""

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from effbench.analysis import sequential
 from effbench.core import inputs as core_inputs
 from effbench.core.cost import Cost
 from effbench.core.errors import EffbenchError, InvalidValue, NotComparable, StorageError
@@ -26,7 +27,7 @@ from effbench.host import facts, machine, temporary_folders
 from effbench.host.emulation import EMULATED, is_emulated
 from effbench.host.worker_process import Worker, WorkerEvents, worker_environment
 from effbench.metrics import base
-from effbench.runs import launch_history, run_file, schedule, schema
+from effbench.runs import early_stop, launch_history, run_file, schedule, schema
 from effbench.runs.progress import LaunchProgress
 from effbench.runs.progress import Progress as Progress
 from effbench.runs.progress import Watch as Watch
@@ -245,6 +246,7 @@ def _continue_run(
     record.skipped = {result.cell.id: result.skipped for result in run.results if result.skipped}
     record.calls = {result.cell.id: result.calls for result in run.results if result.calls}
     record.measured_metrics = {(result.cell.id, metric.what) for result in run.results for metric in result.metrics}
+    record.has_scatter = run.between_sittings is not None
     state = _State(used_s=launch_history.used_s_by_slot(run), after_s=launch_history.after_s(run))
     slots = {launch.number: launch.slot for launch in run.launches}
     state.next_launch = max(slots, default=-1) + 1
@@ -286,15 +288,18 @@ def _measure(record: Recording, state: _State, watch: Watch, times: Schedule) ->
     writer, sampling = record.writer, record.plan.sampling
     try:
         for slot in sorted(set(range(sampling.launches)) - state.finished):
+            if early_stop.ends_here(writer, sampling, len(state.finished), sum(state.used_s.values())):
+                break
             if times.is_over:
                 return run_file.load(writer.path)
             times.wait_for(slot, watch)
             while slot not in state.finished:
                 _raise_if_nothing_left(record)
                 _launch(record, state, slot, watch)
+            record.record_scatter()
             times.end_launch(slot, state.disturbance, watch, resume_command(writer.directory, record.plan.bundled))
             if times.stop_reason:
-                writer.append("early_stop", reason=times.stop_reason)
+                writer.append("disturbance", reason=times.stop_reason)
         _raise_if_nothing_left(record)
         _measure_metrics(record, watch)
         run = record.complete()
@@ -362,14 +367,15 @@ def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
     progress = LaunchProgress(state.next_launch, slot, sampling, watch)
     skipped_before = len(record.skipped)
     state.next_launch += 1
-    left = sampling.launches - len(state.finished)
+    left = early_stop.launches_left(sampling, len(state.finished))
     if state.forecast is None:
         cells = sum(cell.id not in record.skipped for cell in plan.cells)
         used_s = sum(state.used_s.values())
         state.forecast = Forecast(sampling, sampling.budget_s, cells=cells, launches_left=left, used_s=used_s)
         progress.forecast = state.forecast
     # The same share for each launch, however long the others took, and whenever they were carried out.
-    slice_s = max(0.0, sampling.budget_s / sampling.launches - state.used_s.get(slot, 0.0))
+    share_s = sampling.budget_s / sequential.least_launches(sampling)
+    slice_s = max(0.0, share_s - state.used_s.get(slot, 0.0))
     stopwatch = {"after_s": state.after_s, "begun_s": progress.begun_s}
     job = record.job(progress.number, state.rounds.get(slot, 0), slice_s, **stopwatch)
     is_recorded = False

@@ -5,7 +5,8 @@ Schema history
     2   2026-11: memory format and mode of a cell, batch of a case, metrics beside the rounds.
     3   2026-11: time since the launch began in its records (`at_s`); start, end, conditions and budget of launches;
         CPU time of the whole process beside that of the thread (`process_ns`).
-    4   2026-11: blocks of the yardstick; scatter between sittings.
+    4   2026-11: blocks of the yardstick; scatter between sittings; time that a run is spread over; when it ends
+        (`until`), and why it ended early (`stop`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from effbench.core import decoding
 from effbench.core.cost import LEVELS, Cost
 from effbench.core.errors import CorruptRun, InvalidValue, first_line
 from effbench.core.operator_times import Breakdown
-from effbench.core.run import CLOCKS, Block, Conditions, Environment, Launch, Metric, Result, Run, Timing, Warmup
+from effbench.core.run import CLOCKS, Block, Conditions, Environment, Launch, Metric, Result, Run, Stop, Timing, Warmup
 from effbench.core.sittings import BetweenSittings
 from effbench.core.study import Cell, Experiment, Sampling
 
@@ -155,8 +156,9 @@ class _Builder:
         self.used: dict[int, float] = {}
         self.blocks: dict[str, list[Block]] = {}
         self.files: dict[str, str] = {}
-        self.complete, self.early_stop = False, ""
+        self.complete, self.disturbance = False, ""
         self.between_sittings: BetweenSittings | None = None
+        self.stop: Stop | None = None
 
     def add(self, record: _Record) -> None:
         kind = record.values["kind"]
@@ -173,7 +175,7 @@ class _Builder:
         elif kind == "launch":
             launch = _decode_launch(record)
             self.launches[launch.number] = launch
-            self.early_stop = ""  # the run went on
+            self.disturbance = ""  # the run went on
         elif kind in ("warmup", "null", "probe", "end", "breakdown", "exit", "yardstick"):
             number = record.get("launch", int)
             self.launches[number] = _extend_launch(self.launches[number], kind, record)
@@ -184,10 +186,12 @@ class _Builder:
             self.blocks.setdefault(block.cell, []).append(block)
         elif kind == "between_sittings":
             self.between_sittings = record.decode_rest(BetweenSittings)
+        elif kind == "stop":
+            self.stop = record.decode_rest(Stop)
         elif kind == "complete":
             self.complete = True
-        elif kind == "early_stop":
-            self.early_stop = record.get("reason", str)
+        elif kind == "disturbance":
+            self.disturbance = record.get("reason", str)
         elif kind == "files":
             self.files = {**record.get("files", dict[str, str]), **self.files}
         # Written until 0.4.0. Verdicts follow from the blocks, and the header holds the facts.
@@ -207,9 +211,10 @@ class _Builder:
             ),
             launches=tuple(replace(each, used_s=self.used.get(each.number)) for each in self.launches.values()),
             complete=self.complete,
-            early_stop=self.early_stop,
+            disturbance=self.disturbance,
             files=self.files,
-            between_sittings=self._between_sittings(),
+            between_sittings=self.between_sittings,
+            stop=self.stop,
         )
 
     def _between_sittings(self) -> BetweenSittings | None:

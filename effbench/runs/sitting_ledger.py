@@ -17,6 +17,7 @@ import os
 import stat
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,31 +51,48 @@ class UnusableLedger(Exception):
     """The ledger cannot be trusted. The message says why."""
 
 
-def update(run: Run) -> BetweenSittings:
-    """Add the sittings of a run to the machine's ledger, and estimate the scatter between its sittings.
+def look_up(run: Run) -> BetweenSittings:
+    """Estimate the scatter between sittings from the machine's ledger, as it is before this run.
 
-    Never raises for a ledger that cannot be read or written: the scatter is then that of reference machines, and
-    `problem` says why.
+    Never raises for a ledger that cannot be read: the scatter is then that of reference machines, and `problem` says
+    why.
     """
-    machine = facts.machine_id()
-    path = cache_folder() / "sittings" / f"{facts.ledger_key(run.environment, machine)}.jsonl"
+    path, machine = _path(run)
     keys = {result.cell.id: cell_key(run, result) for result in run.results}
-    torch = _major_minor(run.environment.facts.get("torch.version"))
-    new = sittings_of(run, keys, torch)
+    ends = [span[1] for launch in run.launches if (span := span_s(launch)) is not None]
     try:
-        before = read(path, machine, now_s=max([time.time(), *(item.end_s for item in new)]))
-        _append(path, machine, new)
+        known = read(path, machine, now_s=max([time.time(), *ends]))
     except UnusableLedger as error:
         shown = f"effbench/sittings/{path.name} in your cache folder"
         return between_sittings.estimate((), keys, f"{error}; delete {shown} to begin anew")
     except OSError as error:
-        return between_sittings.estimate((), keys, f"the ledger of sittings cannot be used: {error.strerror or error}")
-    same = [item for item in before if item.torch == torch]
-    if before and not same:
-        other = ", ".join(dict.fromkeys(item.torch for item in before))
+        return between_sittings.estimate((), keys, f"the ledger of sittings cannot be read: {error.strerror or error}")
+    torch = _torch(run)
+    same = [item for item in known if item.torch == torch]
+    if known and not same:
+        other = ", ".join(dict.fromkeys(item.torch for item in known))
         problem = f"this machine's sittings were measured with torch {other}, not {torch}"
         return between_sittings.estimate((), keys, problem)
-    return between_sittings.estimate([*same, *new], keys)
+    return between_sittings.estimate(same, keys)
+
+
+def add(run: Run) -> None:
+    """Add the sittings of a run to the machine's ledger. Never raises: without a ledger, nothing measured is lost.
+
+    A ledger that cannot be trusted is left as it is.
+    """
+    path, machine = _path(run)
+    keys = {result.cell.id: cell_key(run, result) for result in run.results}
+    new = sittings_of(run, keys, _torch(run))
+    with suppress(UnusableLedger, OSError):
+        read(path, machine, now_s=math.inf)
+        _append(path, machine, new)
+
+
+def _path(run: Run) -> tuple[Path, str]:
+    """Return the path of the ledger for the machine, device and threads of a run, and the machine's id."""
+    machine = facts.machine_id()
+    return cache_folder() / "sittings" / f"{facts.ledger_key(run.environment, machine)}.jsonl", machine
 
 
 # --- reading and writing ---------------------------------------------------------------------------------------------
@@ -132,8 +150,9 @@ def _decode(record: Any) -> Sitting:
 
 
 def _append(path: Path, machine: str, sittings: Iterable[Sitting]) -> None:
-    """Append the sittings, and cut the file if it has grown too large. Raises OSError, and UnusableLedger if another
-    run holds it.
+    """Append the sittings, and cut the file if it has grown too large.
+
+    Raises OSError, and UnusableLedger if another run holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     header = _line({"effbench_sittings": FORMAT, "machine": machine})
@@ -268,5 +287,7 @@ def cell_key(run: Run, result: Result) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
-def _major_minor(version: Any) -> str:
+def _torch(run: Run) -> str:
+    """Return torch's version by major and minor number; "none" where the run did without."""
+    version = run.environment.facts.get("torch.version")
     return ".".join(str(version).split(".")[:2]) if version else "none"

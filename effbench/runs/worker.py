@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from effbench import devices, runtimes
 from effbench._version import __version__
+from effbench.analysis import sequential
 from effbench.core.errors import CannotStart, EffbenchError, first_line
 from effbench.core.operator_times import Breakdown
 from effbench.core.run import Block, Warmup
@@ -187,7 +188,7 @@ def _carry_out(
         device.expect_current_processes()
     block_sizes, warmups = _warm_up_all(job, device, guard, calls, frozen, emit)
     null_ns = block_loop.null_call_ns(device)
-    budget_s = None if obeys else stopwatch.rounds_s()
+    budget_s = None if obeys else sequential.rounds_s(sampling, stopwatch.rounds_s())
     emit("null", ns_per_call=null_ns, budget_s=budget_s)
     long = block_loop.cells_with_long_blocks(warmups, block_sizes, alone=len(calls) == 1 and not obeys)
     time_blocks: TimeBlocks

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from effbench import devices, runtimes
+from effbench.analysis import sequential
 from effbench.core import inputs
 from effbench.core.errors import InvalidValue, UnknownName
 from effbench.core.measure_options import MeasureKeywords, MeasureOptions
@@ -108,6 +109,10 @@ def make(
     if len(names) > 1:
         cases = tuple(replace(case, labels={"runtime": name, **case.labels}) for name in names for case in cases)
     merged = {**dataclasses.asdict(experiment.sampling), **(QUICK if options.quick else {}), **options.sampling}
+    if merged["until"] != "launches" and options.launches is None:
+        merged["launches"] = sequential.MAX_LAUNCHES
+    if merged["until"] == "faster":
+        merged["max_rounds"] = min(merged["max_rounds"], sequential.MAX_ROUNDS)
     return Plan(
         experiment=experiment.with_cases(cases),
         cells=tuple(
@@ -160,7 +165,7 @@ def checked_sampling(sampling: Sampling) -> Sampling:
         name: inputs.whole_number(getattr(sampling, name), name.replace("_", " "))
         for name in ("launches", "min_rounds", "max_rounds")
     }
-    sampling = replace(sampling, **counts)
+    sampling = replace(sampling, **counts)  # type: ignore[arg-type]
     for name in ("budget_s", "precision", "block_s"):
         value = getattr(sampling, name)
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)

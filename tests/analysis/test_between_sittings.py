@@ -254,7 +254,25 @@ def test_the_ratio_of_two_cells_takes_the_larger_scatter() -> None:
     assert sittings.ratio("a", "b").scatter == Scatter(0.04, 9.0)
     assert sittings.ratio("a").scatter == Scatter(0.01, 9.0)
     assert sittings.time("a", "latency").scatter == Scatter(0.03, 4.0)
+    assert sittings.ratio("a", "c").scatter == max(Scatter(0.01, 9.0), Scatter(0.02, 4.0), key=lambda found: found.tau)
+    of_reference = replace(sittings, references=frozenset({"c"}))
+    assert of_reference.ratio("a", "c").scatter == Scatter(0.01, 9.0), "the reference has no scatter of its own"
     assert RunSittings(None, {}).ratio("a").scatter is None
+
+
+def test_looks_widen_what_launches_add_and_not_what_a_sitting_adds() -> None:
+    launches = [0.01, 0.03, -0.01]
+    plain = interval([launches], NONE, 0.99)
+    assert interval([launches], NONE, 0.95, looks=5).low == pytest.approx(plain.low), "five looks at 95 % in all"
+    same = [0.01, 0.01, 0.01]
+    assert interval([same], Scatter(0.02, 6.0), 0.95, looks=5) == interval([same], Scatter(0.02, 6.0))
+
+
+def test_a_run_that_stops_by_itself_is_judged_at_every_look() -> None:
+    run = run_of({"scale=x1,groups=1": 0.01, "scale=x1,groups=2": 0.02})
+    stopping = replace(run, sampling=replace(run.sampling, until="faster", launches=13))
+    assert (RunSittings.of(run).looks, RunSittings.of(stopping).looks) == (1, 5)
+    assert RunSittings.of(run).references == {"scale=x1,groups=1"}
 
 
 def test_every_estimate_of_a_run_includes_the_scatter() -> None:

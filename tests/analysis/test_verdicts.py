@@ -211,3 +211,13 @@ def test_a_difference_that_the_costs_explain_decides_nothing() -> None:
     assert verdicts_of(slower)["slower"].verdict == "holds"
     dearer = verdicts_of(with_madds(slower, CELLS[1], 1060))["slower"]
     assert dearer.verdict == "unsure" and "6.0 % more" in dearer.reason
+
+
+def test_the_interval_of_a_run_that_stops_by_itself_pays_for_its_looks() -> None:
+    """Student's t of 8 degrees of freedom: 3.83 at 99.5 %, 2.75 at 97.5 %, which it holds at and is told as."""
+    fixed = run_of(ORDERED, launches=9)
+    stopped = replace(fixed, sampling=replace(fixed.sampling, until="faster", launches=13))
+    plain, wide = (verdicts_of(run)["slower"].headline.ratio for run in (fixed, stopped))
+    assert plain is not None and wide is not None and wide.confidence == plain.confidence == 0.975
+    assert plain.half_width and wide.half_width
+    assert wide.half_width / plain.half_width == pytest.approx(3.833 / 2.752, rel=0.1)

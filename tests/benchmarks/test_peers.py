@@ -25,6 +25,7 @@ if str(ROOT) not in sys.path:
 from benchmarks.peers import (  # noqa: E402
     alarm,
     harness_cost,
+    honest_decisions,
     honest_precision,
     long_sequence,
     page,
@@ -32,6 +33,7 @@ from benchmarks.peers import (  # noqa: E402
     repository,
     spread,
     static_profile,
+    time_to_answer,
 )
 from benchmarks.peers.__main__ import main  # noqa: E402
 from benchmarks.peers.session import Ledger, Part, Report, Row, Section, Task, carry_out  # noqa: E402
@@ -248,6 +250,62 @@ def test_power_counts_verdicts_of_the_slowed_cell() -> None:
     worse = power.section([*rows, gate_row(0.05, "PASS", 21)])
     assert worse.targets[1].is_met is False
     assert power.section([gate_row(0.1, "PASS", 0)]).targets[0].is_met is None
+
+
+def answer_row(tool: str, ratio: float, answer: str, wall_s: float, repeat: int) -> Row:
+    row = {"tool": tool, "ratio": ratio, "repeat": repeat, "answer": answer, "measured": ratio, "wall_s": wall_s}
+    return {**row, "judged": time_to_answer.judge(answer, ratio)}
+
+
+@pytest.mark.parametrize(
+    ("answer", "ratio", "judged"),
+    [
+        ("slower", 1.2, "right"),
+        ("slower", 1.02, "right"),
+        ("slower", 1.0, "wrong"),
+        ("faster", 1.0, "wrong"),
+        ("faster", 1.2, "wrong"),
+        ("same", 1.02, "right"),
+        ("same", 1.05, "wrong"),
+        ("none", 1.2, "none"),
+    ],
+)
+def test_an_answer_is_right_where_the_calibrated_ratio_says_so(answer: str, ratio: float, judged: str) -> None:
+    assert time_to_answer.judge(answer, ratio) == judged
+    assert [time_to_answer.by_points(value) for value in (0.98, 0.995, 1.005, 1.02)] == [
+        "faster",
+        "same",
+        "same",
+        "slower",
+    ]
+
+
+def test_the_time_to_an_answer_counts_right_answers_within_the_time() -> None:
+    rows = [answer_row("effbench", 1.2, "slower", wall_s, n) for n, wall_s in enumerate((12.0, 14.0, 30.0))]
+    rows += [answer_row("pytest-benchmark", 1.0, "faster", 5.0, 0), answer_row("torch Timer", 1.2, "none", 3.0, 0)]
+    section = time_to_answer.section(rows)
+    quick, wrong = section.targets
+    assert quick.found == "2 of 3, median 14.0 s" and quick.is_met is True
+    assert wrong.found == "0 of 3" and wrong.is_met is True and "pytest-benchmark 1 of 1" in wrong.peers
+    assert "| 1.2 | effbench | 3 | 14.0 [12.0, 30.0] | 3 | 0 | 0 |" in section.blocks[1]
+    late = [answer_row("effbench", 1.2, "slower", 20.0, 0)]
+    assert time_to_answer.section(late).targets[0].is_met is False
+    false = [answer_row("effbench", 1.0, "slower", 9.0, n) for n in range(8)]
+    assert time_to_answer.section(false).targets[1].is_met is False
+
+
+def test_a_simulated_comparison_stops_at_a_look_and_counts_what_it_missed() -> None:
+    (task,) = [
+        task
+        for task in honest_decisions.plan(True)
+        if (task["truth"], task["scatter"], task["tau"], task["rule"]) == (1.2, 0.005, 0.0, "effbench")
+    ]
+    (row,) = honest_decisions.measure(task, Path())
+    assert row == next(iter(honest_decisions.measure(task, Path()))), "seeded"
+    assert row["decided"] == 20 and row["wrong"] == 0 and row["launches"] <= 4
+    made = {"decided": 20, "wrong": 2, "covered": 18, "launches": 3.0}
+    wrong, covered = honest_decisions.section([{**task, **made}]).targets
+    assert (wrong.found, wrong.is_met) == ("10.0 %", False) and (covered.found, covered.is_met) == ("90.0 %", False)
 
 
 def test_one_real_alarm_misses_the_target() -> None:

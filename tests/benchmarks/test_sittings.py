@@ -38,9 +38,9 @@ def test_each_run_has_the_history_that_its_machine_had_then() -> None:
     runs = list(sittings.with_history([sitting(number, factor) for number, factor in enumerate((1.0, 1.2, 0.9, 1.1))]))
     cell = CASES[1].id
     told = [run.between_sittings for run in runs]
-    assert [between and between.sittings for between in told] == [0, 2, 3, 4]
+    assert [between and between.sittings for between in told] == [0, 0, 2, 3]
     taus = [between.of(cell, "ratio").tau for between in told if between]
-    assert taus[0] == 0.025 < min(taus[1:]), "the first knows reference machines alone"
+    assert taus[:2] == [0.025, 0.025] and min(taus[2:]) > 0.05, "two sittings show a scatter"
 
 
 def test_intervals_with_history_hold_where_those_within_a_sitting_do_not() -> None:
@@ -54,7 +54,7 @@ def test_intervals_with_history_hold_where_those_within_a_sitting_do_not() -> No
     covered = sittings._claims(mine)
     held = {(figure, name): (hold, every) for figure, name, hold, every, *_ in covered}
     assert held["ratio", "within the sitting"][0] <= 1
-    assert held["ratio", "with the scatter between sittings"][0] >= 4
+    assert held["ratio", "with the scatter between sittings"][0] >= 3
     section = sittings.section(rows)
     met = {target.what: target.is_met for target in section.targets}
     assert met["their median half width: ratio"] is not None

@@ -61,7 +61,7 @@ def test_a_number_of_launches_or_a_time_that_is_none_is_one_line(words: str, sai
 def test_the_exit_code_follows_the_recorded_reason(reason: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     import dataclasses
 
-    run = dataclasses.replace(run_of({}), complete=False, early_stop=reason, path="somewhere/run.jsonl")
+    run = dataclasses.replace(run_of({}), complete=False, disturbance=reason, path="somewhere/run.jsonl")
     with pytest.raises(typer.Exit) as ended:
         measure._exit_unless_complete(Results(run), None)
     assert ended.value.exit_code == code

@@ -46,6 +46,7 @@ REACHES: dict[str, tuple[Any, list[str], Callable[[Plan], Any], Any]] = {
     "budget_s": (90.0, ["--budget", "90s"], lambda made: made.sampling.budget_s, 90.0),
     "spread_s": (5400.0, ["--spread", "1.5h"], lambda made: made.sampling.spread_s, 5400.0),
     "precision": (0.05, ["--precision", "5%"], lambda made: made.sampling.precision, 0.05),
+    "until": ("precision", ["--until", "precision"], lambda made: made.sampling.until, "precision"),
     "quick": (True, ["--quick"], lambda made: made.sampling.min_rounds, plan.QUICK["min_rounds"]),
     "seed": (4, ["--seed", "4"], lambda made: made.seed, 4),
     "cuda_precision": ("tf32", ["--cuda-precision", "tf32"], lambda made: made.device_options["precision"], "tf32"),
@@ -118,6 +119,35 @@ def test_an_option_that_is_typed_reaches_the_plan(name: str, command: str, made:
     device = ["--device", "cuda:1"] if name in ON_CUDA else []
     assert main([*command.split(), *words, *device]) == 2
     assert found(made[0]) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "until", "launches"),
+    [
+        ([], "faster", 13),
+        (["--budget", "60s"], "faster", 13),
+        (["--precision", "2%"], "precision", 13),
+        (["--launches", "4"], "launches", 4),
+        (["--quick"], "launches", 3),
+        (["--until", "faster", "--launches", "20"], "faster", 20),
+        (["--until", "launches"], "launches", 5),
+        (["--until", "faster", "--quick"], "faster", 13),
+    ],
+)
+def test_a_comparison_ends_when_it_is_decided_unless_another_end_is_asked_for(
+    words: list[str], until: str, launches: int, made: list[Plan]
+) -> None:
+    assert main(["compare", "lenet5", "alexnet", *words]) == 2
+    assert (made[0].sampling.until, made[0].sampling.launches) == (until, launches)
+    assert main(["compare", "lenet5", "alexnet", "--until", "soon"]) == 2 and len(made) == 1, "no such end"
+
+
+def test_every_other_run_has_a_fixed_number_of_launches(made: list[Plan], tmp_path: Path) -> None:
+    study_file(tmp_path)
+    assert main(["run", "tiny.py", "--precision", "2%"]) == 2
+    with pytest.raises(EffbenchError, match="planned"):
+        effbench.measure(["lenet5", "alexnet"])
+    assert [item.sampling.until for item in made] == ["launches", "launches"]
 
 
 @pytest.mark.parametrize("name", ["device", "threads", "batch", "dtype", "allocator", "launches", "budget_s", "seed"])

@@ -252,3 +252,10 @@ def test_a_scripted_sweep_from_end_to_end(tmp_path: Path):
     assert 1 < said["losses"]["2"]["point"] < said["losses"]["1"]["point"]
     assert "| lenet5 |" in (tmp_path / "run" / "saturation.md").read_text()
     assert "Time ratios are per image." in (tmp_path / "run" / "table.md").read_text()
+
+
+def test_a_sweep_that_stops_by_itself_has_the_intervals_of_its_looks():
+    fixed = swept({1: 1e-3, 4: 0.5e-3}, launches=9)
+    stopped = replace(fixed, sampling=replace(fixed.sampling, until="faster", launches=13))
+    plain, wide = (judged(run).losses[1] for run in (fixed, stopped))
+    assert wide.half_width / plain.half_width == pytest.approx(3.355 / 2.306, rel=0.1)

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import run_of, with_blocks
 
-from effbench.core.run import Run, Timing
+from effbench.core.run import Run, Stop, Timing
 from effbench.core.study import Case, Experiment
-from effbench.gates import baseline
+from effbench.gates import baseline, run_gates
 from effbench.gates.baseline import LaunchTimes
+from effbench.gates.config import Config
 from effbench.gates.decision_rule import Rule
 from effbench.gates.result import Decision, Finding
 from effbench.host.facts import Difference
@@ -280,3 +281,11 @@ def test_names_are_those_that_people_gave() -> None:
 def stretched(timing: Timing, by: float) -> Timing:
     assert timing.cpu_ns is not None
     return dataclasses.replace(timing, wall_ns=round(timing.wall_ns * by), cpu_ns=round(timing.cpu_ns * by))
+
+
+def test_a_gate_measures_as_often_as_a_baseline_that_stopped_by_itself() -> None:
+    """It does not stop by itself, too: two runs are compared, and each would stop on its own luck."""
+    stored = run(facts={"run.allocator": "retain"})
+    stored = replace(stored, sampling=replace(stored.sampling, until="faster", launches=13), stop=Stop("decided", 4))
+    planned = run_gates._plan_for(stored, [result.cell for result in stored], Config())
+    assert (planned.sampling.until, planned.sampling.launches) == ("launches", 4)

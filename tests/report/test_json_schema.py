@@ -75,11 +75,16 @@ COMPARE = (
 )
 
 
+DECIDED = (*(word for word in COMPARE[:-1] if word != "--quick"), "decided")
+"""A comparison that stops by itself."""
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
         ("run", RUN),
         ("run", COMPARE),
+        ("run", DECIDED),
         ("profile", ("profile", "lenet5")),
         ("profile", ("profile", "nets.py:net", "--input", "3x8x8", "--layers", "--crosscheck")),
         ("check", ("check", "--save-costs", "costs.json")),
@@ -95,6 +100,13 @@ def test_what_a_command_prints_is_what_its_schema_says(name: str, words: tuple[s
     if name == "bundle":
         pytest.importorskip("onnxruntime")
     validate(told(*words), name)
+
+
+def test_only_a_run_that_stops_by_itself_has_a_decision(told: Any) -> None:
+    assert told(*RUN)["decision"] is None and told(*COMPARE)["decision"] is None
+    decision = told(*DECIDED)["decision"]
+    assert decision["until"] == "faster" and decision["looks"] == [3, 4, 6, 9, 13]
+    assert [item["reference"] for item in decision["answers"]] == ["model=nets.py:net"]
 
 
 @pytest.mark.parametrize(

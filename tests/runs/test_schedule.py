@@ -235,14 +235,14 @@ def test_a_run_stops_after_the_second_disturbed_launch_and_goes_on_when_told(
     assert re.fullmatch(
         r"stopped after launch 3 of 5, the second that was disturbed: "
         r"others disturbed 100 % of the blocks \(waited for a core\)",
-        run.early_stop,
+        run.disturbance,
     )
     (told,) = notes
     assert re.match(r"others disturbed 100 % of the blocks \(waited for a core\) in launch 1; the result will be", told)
     assert told.endswith(f"stop other work, or Ctrl-C and finish later with: effbench run --resume {folder}")
-    assert f"It {run.early_stop}." in text.notes(run, ())
+    assert f"It {run.disturbance}." in text.notes(run, ())
     again = resume(folder)
-    assert again.complete and again.early_stop == ""
+    assert again.complete and again.disturbance == ""
 
 
 def test_a_run_that_nobody_disturbs_or_that_may_not_stop_goes_on(
@@ -251,7 +251,7 @@ def test_a_run_that_nobody_disturbs_or_that_may_not_stop_goes_on(
     disturb({0, 1, 2})
     assert execute(tmp_path / "to the end", sampling=ROUNDS).complete
     last = execute(tmp_path / "last", sampling={**ROUNDS, "launches": 2}, stops_if_disturbed=True)
-    assert last.complete and not last.early_stop
+    assert last.complete and not last.disturbance
     disturb(set())
     assert execute(tmp_path / "quiet", sampling=ROUNDS, stops_if_disturbed=True).complete
 

@@ -81,6 +81,23 @@ def test_quick_and_single_fields_override_the_study() -> None:
     assert made(sampling={"min_rounds": 90}).sampling.max_rounds == 90
 
 
+@pytest.mark.parametrize(
+    ("options", "launches", "rounds"),
+    [
+        ({"until": "faster"}, 13, 20),
+        ({"until": "precision"}, 13, 60),
+        ({"until": "faster", "launches": 6}, 6, 20),
+        ({"until": "faster", "quick": True}, 13, plan.QUICK["max_rounds"]),
+        ({"until": "launches"}, 5, 60),
+    ],
+)
+def test_a_run_that_stops_by_itself_plans_more_launches_of_fewer_rounds(
+    options: dict[str, Any], launches: int, rounds: int
+) -> None:
+    found = made(**options).sampling
+    assert (found.launches, found.max_rounds, found.until) == (launches, rounds, options["until"])
+
+
 def test_the_catalog_finds_studies_and_names_what_is_wrong(tmp_path: Any) -> None:
     assert set(catalog.names()) >= {"g1_channel_ratio", "g2_groups", "g3_fragmentation", "g4_elementwise"}
     assert all(title.endswith("?") for title in catalog.titles().values()), "a study's first line is its question"

@@ -8,6 +8,7 @@ from effbench.analysis.cell_summary import CellSummary
 from effbench.core import units
 from effbench.core.cost import DEFAULT_LEVEL
 from effbench.core.run import Run
+from effbench.report import decisions
 from effbench.report import text as report_text
 from effbench.report.tables import metric_columns, values
 from effbench.report.tables.metric_columns import Field
@@ -18,7 +19,7 @@ def table_of(run: Run, cells: Sequence[CellSummary], fields: Sequence[Field]) ->
     """Build the table with one row per cell. Columns without any value are left out."""
     columns = tuple(column for column, _ in fields)
     rows = tuple(tuple(read(cell) for _, read in fields) for cell in cells)
-    notes = (*report_text.notes(run, cells), *metric_columns.notes(run, cells))
+    notes = (*decisions.sentences(run, cells), *report_text.notes(run, cells), *metric_columns.notes(run, cells))
     return drop_empty(Table(run.experiment.title, columns, rows, notes))
 
 

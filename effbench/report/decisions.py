@@ -1,0 +1,82 @@
+"""Sentences on what a run that stops by itself has decided: which network is faster, after how many launches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from effbench.analysis import decision, sequential
+from effbench.analysis.cell_summary import CellSummary
+from effbench.analysis.decision import Answer
+from effbench.core import units
+from effbench.core.run import Run
+from effbench.report import text as report_text
+from effbench.runs import launch_history
+from effbench.timing.least_duration import format_seconds
+
+
+def sentences(run: Run, cells: Sequence[CellSummary]) -> list[str]:
+    """Return a sentence for each cell that was judged, and when the intervals hold; none for a run of fixed launches.
+
+    Of a study, whose table has many rows, one sentence says how many are decided.
+    """
+    found = decision.decide(run)
+    if found is None or not run.complete:
+        return []
+    spent = f"after {_count(found.after_launches)} in {format_seconds(launch_history.total_used_s(run))}"
+    names = _names(cells)
+    if not found.answers:
+        said = [f"Stopped {spent}: there is nothing to decide."]
+    elif report_text.is_comparison(run):
+        said = [_sentence(run, item, names, spent) for item in found.answers]
+    else:
+        decided = sum(item.verdict != "undecided" for item in found.answers)
+        said = [
+            f"{decided} of {len(found.answers)} ratios are decided {spent}{'' if found.is_decided else _more(run)}."
+        ]
+    looks = ", ".join(map(str, sequential.looks(run.sampling.launches)))
+    return [*said, f"Intervals hold at 95 % whenever the run stops (looks after {looks} launches)."]
+
+
+def _names(cells: Sequence[CellSummary]) -> dict[str, str]:
+    """Return the name of each cell: that of its model, or its id where a model has several cells."""
+    short = {cell.cell.id: report_text.model_name(cell) for cell in cells}
+    return short if len(set(short.values())) == len(short) else {name: name for name in short}
+
+
+def _sentence(run: Run, item: Answer, names: Mapping[str, str], spent: str) -> str:
+    name = names.get(item.cell, item.cell)
+    other = "" if item.reference is None else names.get(item.reference, item.reference)
+    found = "not measured" if item.estimate is None else _estimate(item)
+    if item.verdict in ("faster", "slower"):
+        return f"{name} is {item.verdict} than {other}: {found}, decided {spent}."
+    if item.verdict == "same":
+        share = f"{100 * sequential.TOLERANCE:g} %"
+        return f"{name} and {other} take the same time to within ±{share}: {found}, decided {spent}."
+    pair = f"{name} against {other}" if other else name
+    if item.verdict == "precise":
+        return f"{pair} is known to within ±{100 * run.sampling.precision:g} %: {found}, {spent}."
+    return f"{pair}: undecided {spent}, {found}{_more(run, item)}."
+
+
+def _estimate(item: Answer) -> str:
+    assert item.estimate is not None
+    if item.reference is not None:
+        return f"×{item.estimate}"
+    return f"{units.digits(1e3 * item.estimate.point)} ms {units.plus_minus(item.estimate)}".rstrip()
+
+
+def _more(run: Run, item: Answer | None = None) -> str:
+    """Return what would decide it: another sitting, more time, or more launches."""
+    if item is not None and item.is_futile and item.between is not None:
+        return (
+            "; more launches in this sitting cannot decide it, since results differ by "
+            f"±{100 * item.between:.2g} % between sittings; spread the launches with --spread 2h"
+        )
+    if run.stop is not None and run.stop.reason == "budget":
+        return f"; ask for more time with --budget {2 * run.sampling.budget_s:.0f}s"
+    launches = run.sampling.launches
+    return f"; ask for more launches with --until {run.sampling.until} --launches {2 * launches}"
+
+
+def _count(launches: int) -> str:
+    return "1 launch" if launches == 1 else f"{launches} launches"
