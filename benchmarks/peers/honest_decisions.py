@@ -65,7 +65,7 @@ def _launch(centre: float, generator: np.random.Generator) -> list[float]:
 
 
 def plan(is_smoke: bool) -> list[Task]:
-    trials = 20 if is_smoke else 2000
+    trials = 20 if is_smoke else 1000
     return [
         {"rule": rule, "truth": truth, "scatter": scatter, "tau": tau, "trials": trials}
         for truth in TRUTHS

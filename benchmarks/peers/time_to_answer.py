@@ -18,7 +18,7 @@ from effbench.analysis import stats
 
 RATIOS = (1.0, 1.02, 1.05, 1.2)
 TOOLS = ("effbench", "hyperfine's procedure", "pytest-benchmark", "torch Timer")
-REPEATS = 8
+REPEATS = 6
 NET = "wide_a"
 WANTED_S = 15.0
 """Within this time a difference of 20 % shall be decided."""
