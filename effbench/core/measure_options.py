@@ -131,7 +131,7 @@ class MeasureOptions:
             "When the run ends: launches (after a fixed number), faster (once it is decided which network is faster), "
             "or precision (once every ratio is known to --precision). Default: launches; of a comparison faster, "
             "unless launches, precision or quick are given.",
-            error_name="end of a run",
+            error_name="stopping rule",
             choices=get_args(Until),
         ),
     )

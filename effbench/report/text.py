@@ -157,7 +157,7 @@ def notes(run: Run, cells: Sequence[CellSummary]) -> tuple[str, ...]:
         )
     residual = None if is_comparison(run) else residual_madds(cells)
     if residual is not None:
-        equal = "equal" if residual == 0 else f"within {100 * residual:.2g} % of the reference's"
+        equal = "equal" if residual == 0 else f"within {units.rounded(100 * residual)} % of the reference's"
         lines.append(f"Multiply-adds{_per_image(cells)} are {equal} in every row.")
     same = shared_labels(run, cells)
     everywhere = f" In every row: {group_text(same)}." if same else ""

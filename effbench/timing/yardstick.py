@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import Any
 
 from effbench.core.run import Timing
 from effbench.devices.base import Call, Device
@@ -68,9 +69,13 @@ def _convolution(device: Device, channels: int, size: int, groups: int) -> Call:
     import torch
     from torch.nn.functional import conv2d
 
-    generator = torch.Generator().manual_seed(0)
-    image = device.place(torch.randn(1, channels, 56, 56, generator=generator))
-    weights = device.place(torch.randn(channels, channels // groups, size, size, generator=generator))
+    generator = torch.Generator("cpu").manual_seed(0)
+
+    def normal(*shape: int) -> Any:
+        # Neither a seed nor a default dtype or device that a user's code has set changes the yardstick.
+        return device.place(torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu"))
+
+    image, weights = normal(1, channels, 56, 56), normal(channels, channels // groups, size, size)
     return lambda: conv2d(image, weights, padding=size // 2, groups=groups)
 
 

@@ -23,8 +23,7 @@ def test_its_rounds_end_with_its_share_of_the_launch_but_not_before_three() -> N
     assert torch.get_num_threads() == before
 
 
-def test_it_costs_the_same_arithmetic_whatever_the_seed() -> None:
-    """Its inputs are fixed: a launch with another seed must not see another yardstick."""
+def test_nothing_that_a_network_sets_changes_it() -> None:
     import torch
 
     found = []
@@ -34,6 +33,12 @@ def test_it_costs_the_same_arithmetic_whatever_the_seed() -> None:
         state = torch.initial_seed()
         assert state == seed, "the seed of the networks is untouched"
     assert torch.equal(*found)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found.append(yardstick._convolution(Cpu(), 64, 1, 1)())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found[2].dtype == torch.float32 and torch.equal(found[1], found[2])
     assert found[0].shape == (1, 64, 56, 56)
 
 
