@@ -24,12 +24,13 @@ KINDS = ("the same cell", "other cells")
 
 
 def plan(is_smoke: bool) -> list[Task]:
-    tasks = [
-        {"tau": tau, "history": history, "of": kind, "trials": 20 if is_smoke else TRIALS}
-        for tau in SCATTERS
-        for history in HISTORIES
-        for kind in (KINDS if history else KINDS[:1])
-    ]
+    trials = 20 if is_smoke else TRIALS
+    tasks: list[Task] = []
+    for tau in SCATTERS:
+        for history in HISTORIES:
+            for kind in KINDS if history else KINDS[:1]:
+                tasks.append({"tau": tau, "history": history, "of": kind, "spread": 1, "trials": trials})
+        tasks.append({"tau": tau, "history": 0, "of": KINDS[0], "spread": LAUNCHES, "trials": trials})
     return tasks[:2] if is_smoke else tasks
 
 
@@ -48,9 +49,9 @@ def measure(task: Task, folder: Path) -> Iterator[Row]:
             key = "c" if task["of"] == KINDS[0] else f"other{number % 3}"
             value = _value(_launches(rng, task["tau"]))
             past.append(Sitting(1e3 * number, 1e3 * number + 30, "", {}, {key: {"ratio": value}}))
-        now = _launches(rng, task["tau"])
-        by_launch = dict(enumerate(now))
-        found = Intervals({}, between_sittings.estimate(past, {"c": "c"}).of("c", "ratio")).over(by_launch)
+        by_launch = dict(enumerate(_launches(rng, task["tau"], task["spread"])))
+        scatter = between_sittings.estimate(past, {"c": "c"}).of("c", "ratio")
+        found = Intervals({launch: launch % task["spread"] for launch in by_launch}, scatter).over(by_launch)
         within = Intervals().over(by_launch)
         assert found is not None and within is not None
         held += found.low <= 1 <= found.high  # type: ignore[operator]
@@ -65,13 +66,13 @@ def measure(task: Task, folder: Path) -> Iterator[Row]:
     }
 
 
-def _launches(rng: random.Random, tau: float) -> list[list[float]]:
-    """Return the log values of the rounds of each launch of one sitting, around a truth of 0."""
-    sitting, found = rng.gauss(0, tau), []
-    for _ in range(LAUNCHES):
+def _launches(rng: random.Random, tau: float, sittings: int = 1) -> list[list[float]]:
+    """Return the log values of the rounds of each launch, in turn of one of these sittings, around a truth of 0."""
+    effects, found = [rng.gauss(0, tau) for _ in range(sittings)], []
+    for number in range(LAUNCHES):
         launch, block, values = rng.gauss(0, LAUNCH_SD), rng.gauss(0, BLOCK_SD), []
         for _ in range(ROUNDS):
-            values.append(sitting + launch + block)
+            values.append(effects[number % sittings] + launch + block)
             block = MEMORY * block + math.sqrt(1 - MEMORY**2) * rng.gauss(0, BLOCK_SD)
         found.append(values)
     return found
@@ -86,6 +87,8 @@ def section(rows: list[Row]) -> Section:
     lines = []
     for row in rows:
         history = f"{row['history']} of {row['of']}" if row["history"] else "none: reference machines"
+        if row["spread"] > 1:
+            history = f"none: launches spread over {row['spread']} sittings"
         shares = [percent(row[name] / row["trials"]) for name in ("held", "held_within")]
         widths = [f"±{percent(row[name])}" for name in ("half_width", "half_width_within")]
         lines.append((percent(row["tau"], 0), history, shares[0], widths[0], shares[1], widths[1]))

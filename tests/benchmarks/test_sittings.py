@@ -104,9 +104,12 @@ def test_a_sitting_waits_for_another_quarter_of_an_hour(tmp_path: Path, monkeypa
 def test_the_simulation_holds_its_confidence_with_a_history_and_not_without(tmp_path: Path) -> None:
     found = {}
     for history in (0, 6):
-        task = {"tau": 0.05, "history": history, "of": "the same cell", "trials": 150}
+        task = {"tau": 0.05, "history": history, "of": "the same cell", "spread": 1, "trials": 150}
         (found[history],) = sitting_coverage.measure(task, tmp_path)
         Ledger(tmp_path / "rows.jsonl").add(task, [found[history]], 1.0)
+    spread = {"tau": 0.05, "history": 0, "of": "the same cell", "spread": 5, "trials": 150}
+    (over,) = sitting_coverage.measure(spread, tmp_path)
+    assert over["held"] >= 0.92 * 150 and over["half_width"] < 0.7 * found[6]["half_width"]
     assert found[6]["held"] >= 0.92 * 150 > found[0]["held"] > found[0]["held_within"]
     text = "\n".join(sitting_coverage.section(Ledger(tmp_path / "rows.jsonl").rows()).blocks)
     assert "none: reference machines" in text and "6 of the same cell" in text
