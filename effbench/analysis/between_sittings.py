@@ -258,12 +258,12 @@ def error_of_mean(sittings: Sequence[Sequence[float]], scatter: Scatter) -> tupl
     squares = math.fsum((value - mean) ** 2 for values, mean in zip(sittings, means, strict=True) for value in values)
     launches = m / math.fsum(1 / len(values) for values in sittings)  # harmonic mean of their number
     of_launches, of_sittings = squares / (n - m) / launches, scatter.tau**2
-    variance, freedom = _sum_of_variances((of_launches, n - m), (of_sittings, scatter.freedom))
+    variance, freedom = sum_of_variances((of_launches, n - m), (of_sittings, scatter.freedom))
     pooled = (freedom * variance + (m - 1) * among) / (freedom + m - 1)
     return math.sqrt(pooled / m), freedom + m - 1
 
 
-def _sum_of_variances(*parts: tuple[float, float]) -> tuple[float, float]:
+def sum_of_variances(*parts: tuple[float, float]) -> tuple[float, float]:
     """Return the sum of independent variances, each with its freedom, and Satterthwaite's degrees of freedom."""
     total = math.fsum(variance for variance, _ in parts)
     if total == 0:
@@ -298,7 +298,7 @@ def variance_of_change(
     parts = [(stats.deviation(side) ** 2 / len(side), len(side) - 1.0) for side in (baseline, candidate)]
     if scatter is not None:
         parts.append((2 * scatter.tau**2, scatter.freedom))
-    return _sum_of_variances(*parts)
+    return sum_of_variances(*parts)
 
 
 def change_note(baseline: Run, candidate: Run, figure: str = "busy") -> str:

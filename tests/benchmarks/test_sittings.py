@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,11 @@ if not (ROOT / "benchmarks" / "peers").exists():  # as in an installed copy of t
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.peers import sitting_coverage, sittings  # noqa: E402
+from benchmarks.peers import recomputed_intervals, sitting_coverage, sittings  # noqa: E402
 from benchmarks.peers.session import Ledger, Row  # noqa: E402
 from benchmarks.peers.spread import CASES  # noqa: E402
+from effbench.analysis import stats  # noqa: E402
+from effbench.analysis.between_sittings import NO_HISTORY, interval  # noqa: E402
 from effbench.core.run import Run  # noqa: E402
 from effbench.core.study import Claim, Experiment  # noqa: E402
 
@@ -113,3 +116,32 @@ def test_the_simulation_holds_its_confidence_with_a_history_and_not_without(tmp_
     assert found[6]["held"] >= 0.92 * 150 > found[0]["held"] > found[0]["held_within"]
     text = "\n".join(sitting_coverage.section(Ledger(tmp_path / "rows.jsonl").rows()).blocks)
     assert "none: reference machines" in text and "6 of the same cell" in text
+
+
+def test_the_recomputed_coverage_that_the_method_page_quotes() -> None:
+    spread = ROOT / "results" / "benchmarks" / "amd-epyc-zen5-kvm-2-cores" / "spread.jsonl"
+    entries = [entry for entry in Ledger(spread).entries() if entry["task"]["tool"] == "effbench"]
+    found = recomputed_intervals.coverage(entries)
+    held = {key: f"{hold} of {every}" for key, (hold, every, _) in found.items()}
+    assert held["ratio", "within"] == "38 of 48" and held["latency", "within"] == "45 of 60"
+    assert held["ratio", "none"] == held["ratio", "history"] == "46 of 48"
+    assert held["latency", "none"] == held["latency", "history"] == "58 of 60"
+    widths = {key: round(100 * half, 1) for key, (_, _, half) in found.items()}
+    assert (widths["ratio", "within"], widths["latency", "within"]) == (2.5, 3.4)
+    assert 6.5 < widths["ratio", "none"] < widths["ratio", "history"] < 8.5
+    assert 9.5 < widths["latency", "none"] < 10.5 and 9.5 < widths["latency", "history"] < 10.5
+    page = (ROOT / "docs" / "measuring.md").read_text(encoding="utf-8").replace("\n", " ")
+    assert "46 of 48 intervals of ratios and 58 of 60 of times" in page and "38 of 48 and 45 of 60" in page
+
+
+def test_an_interval_that_is_computed_anew_is_that_of_a_run() -> None:
+    """The same launches give the same interval, by way of what 0.4 printed of them."""
+    medians = [0.01, 0.03, -0.01]
+    within = stats.t_interval(medians)
+    assert within.low is not None and within.high is not None
+    row = {"cell": "c", "ratio": math.exp(0.01), "low": math.exp(within.low), "high": math.exp(within.high)}
+    row |= {"latency_s": 1.0, "latency_low_s": None, "latency_high_s": None}
+    ((_, error),) = recomputed_intervals._values([row])["c"].values()
+    expected = interval([medians], NO_HISTORY.ratio)
+    assert expected.high is not None
+    assert recomputed_intervals._half(error, NO_HISTORY.ratio) == pytest.approx(math.log(expected.high) - 0.01)
