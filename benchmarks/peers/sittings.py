@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,12 +58,16 @@ def measure(task: Task, folder: Path) -> Iterator[Row]:
     name = str(study or "suite")
     out = folder / "sittings" / f"{name}_{task['run']:02}"
     words = [study or spread.SUITE, "--launches", LAUNCHES, "--budget", f"{BUDGET_S}s", "--json", "--out", out]
-    process([sys.executable, "-m", "effbench", "run", *words])
+    run = [sys.executable, "-m", "effbench", "run"]
+    done = None if out.exists() else process([*run, *words], codes=(0, 4))
+    if done is None or done.code:  # interrupted, or disturbed by others: it goes on regardless
+        process([*run, "--resume", out])
     for made in out.iterdir():
         if made.name != run_file.RUN_FILE:
             made.unlink()
-    runs = [run_file.load(path) for path in sorted(out.parent.glob(f"{name}_*"))]
-    yield from (rows_of_study(runs) if study else rows_of_suite(runs))[-1]
+    runs = with_history([run_file.load(path) for path in out.parent.iterdir()])
+    found = next(run for run in runs if run.path == str(out / run_file.RUN_FILE))
+    yield from rows_of_study(found) if study else rows_of_suite(found)
 
 
 def _wait_for_quarter(task: Task, folder: Path) -> None:
@@ -84,13 +88,15 @@ def _quarter(at: str) -> int:
 # --- what the runs say --------------------------------------------------------------------------------------------
 
 
-def with_history(runs: Sequence[Run]) -> Iterator[Run]:
-    """Yield each run with the scatter between sittings as its machine's ledger showed it before."""
+def with_history(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs of one machine in order of time, each with the scatter that its ledger showed before it."""
     ledger: list[Sitting] = []
-    for run in runs:
-        keys = {result.cell.id: result.cell.id for result in run.results}
-        yield replace(run, between_sittings=between_sittings.estimate(ledger, keys))
+    found = []
+    for run in sorted(runs, key=lambda run: run.launches[0].start):
+        keys = {result.cell.id: f"{run.experiment.name}: {result.cell.id}" for result in run.results}
+        found.append(replace(run, between_sittings=between_sittings.estimate(ledger, keys)))
         ledger += sitting_ledger.sittings_of(_with_yardstick(run), keys, "")
+    return found
 
 
 def _with_yardstick(run: Run) -> Run:
@@ -110,40 +116,37 @@ def _with_yardstick(run: Run) -> Run:
     return replace(run, launches=tuple(launches))
 
 
-def rows_of_suite(runs: Sequence[Run]) -> list[list[Row]]:
-    """Return a row per cell of each run: estimates with the interval of now, and with that within the sitting."""
-    found = []
-    for run in with_history(runs):
-        within = {cell.cell.id: cell for cell in summary.summarise(replace(run, between_sittings=None))}
-        rows = []
-        for cell in summary.summarise(run):
-            name, old = str(cell.cell.case.labels["cell"]), within[cell.cell.id]
-            if name.startswith("yard ") or cell.latency is None or cell.ratio is None:
-                continue
-            assert old.latency is not None and old.ratio is not None
-            rows.append(
-                {
-                    "cell": name,
-                    "latency_s": cell.latency.point,
-                    "latency_low_s": cell.latency.low,
-                    "latency_high_s": cell.latency.high,
-                    "latency_low_within_s": old.latency.low,
-                    "latency_high_within_s": old.latency.high,
-                    "ratio": cell.ratio.point,
-                    "low": cell.ratio.low,
-                    "high": cell.ratio.high,
-                    "low_within": old.ratio.low,
-                    "high_within": old.ratio.high,
-                    "flags": list(cell.flags),
-                    "began": run.launches[0].start,
-                    "commit": run.environment.facts.get("effbench.commit"),
-                    "load_1m": run.environment.facts.get("host.load_1m"),
-                    "other_cores": _other_cores(run),
-                    "wall_s": sum(launch.used_s or 0.0 for launch in run.launches),
-                }
-            )
-        found.append(rows)
-    return found
+def rows_of_suite(run: Run) -> list[Row]:
+    """Return a row per cell: estimates with the interval of now, and with that within the sitting."""
+    within = {cell.cell.id: cell for cell in summary.summarise(replace(run, between_sittings=None))}
+    rows = []
+    for cell in summary.summarise(run):
+        name, old = str(cell.cell.case.labels["cell"]), within[cell.cell.id]
+        if name.startswith("yard ") or cell.latency is None or cell.ratio is None:
+            continue
+        assert old.latency is not None and old.ratio is not None
+        rows.append(
+            {
+                "cell": name,
+                "latency_s": cell.latency.point,
+                "latency_low_s": cell.latency.low,
+                "latency_high_s": cell.latency.high,
+                "latency_low_within_s": old.latency.low,
+                "latency_high_within_s": old.latency.high,
+                "ratio": cell.ratio.point,
+                "low": cell.ratio.low,
+                "high": cell.ratio.high,
+                "low_within": old.ratio.low,
+                "high_within": old.ratio.high,
+                "flags": list(cell.flags),
+                "began": run.launches[0].start,
+                "commit": run.environment.facts.get("effbench.commit"),
+                "load_1m": run.environment.facts.get("host.load_1m"),
+                "other_cores": _other_cores(run),
+                "wall_s": sum(launch.used_s or 0.0 for launch in run.launches),
+            }
+        )
+    return rows
 
 
 def _other_cores(run: Run) -> float:
@@ -152,22 +155,18 @@ def _other_cores(run: Run) -> float:
     return round(statistics.fmean(found), 2) if found else 0.0
 
 
-def rows_of_study(runs: Sequence[Run]) -> list[list[Row]]:
-    """Return a row per verdict of each run."""
+def rows_of_study(run: Run) -> list[Row]:
+    """Return a row per verdict, with the one that intervals within the sitting would give."""
+    pairs = zip(verdicts.judge(run), verdicts.judge(replace(run, between_sittings=None)), strict=True)
     return [
-        [
-            {
-                "claim": verdict.claim,
-                "group": json.dumps(dict(verdict.group), sort_keys=True),
-                "verdict": verdict.verdict,
-                "within": within.verdict,
-                "ratio": None if verdict.headline.ratio is None else verdict.headline.ratio.point,
-            }
-            for verdict, within in zip(
-                verdicts.judge(run), verdicts.judge(replace(run, between_sittings=None)), strict=True
-            )
-        ]
-        for run in with_history(runs)
+        {
+            "claim": verdict.claim,
+            "group": json.dumps(dict(verdict.group), sort_keys=True),
+            "verdict": verdict.verdict,
+            "within": within.verdict,
+            "ratio": None if verdict.headline.ratio is None else verdict.headline.ratio.point,
+        }
+        for verdict, within in pairs
     ]
 
 

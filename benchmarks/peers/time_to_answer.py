@@ -16,9 +16,9 @@ from benchmarks.peers.session import INSIDE, Ended, Part, Row, Section, Target, 
 from benchmarks.peers.tables import percent, table
 from effbench.analysis import stats
 
-RATIOS = (1.0, 1.02, 1.05, 1.2)
+RATIOS = (1.02, 1.05, 1.2)
 TOOLS = ("effbench", "hyperfine's procedure", "pytest-benchmark", "torch Timer")
-REPEATS = 6
+REPEATS = 5
 NET = "wide_a"
 WANTED_S = 15.0
 """Within this time a difference of 20 % shall be decided."""
@@ -82,7 +82,7 @@ def _effbench(extra: int) -> tuple[Row, Ended]:
         (Path(scratch) / "pair.py").write_text(text)
         asked = ["compare", "pair.py:plain", "pair.py:slowed", "--input", f"{repository.NETS[NET]}x28x28"]
         command = [sys.executable, "-m", "effbench", *asked, "--json", "--out", "run"]
-        done = process(command, folder=Path(scratch))
+        done = process(command, folder=Path(scratch), codes=(0, 4))  # 4: others disturbed it, so it says nothing
     decision = json.loads(done.out)["decision"]
     (answer,) = decision["answers"]
     said = "none" if answer["verdict"] == "undecided" else answer["verdict"]

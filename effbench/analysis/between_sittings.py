@@ -26,9 +26,12 @@ from effbench.core.estimate import Estimate
 from effbench.core.run import Launch, Run
 from effbench.core.sittings import FIGURES, BetweenSittings, Scatter
 
-PAUSE_S, LONGEST_S = 60.0, 600.0
-"""A sitting ends with a pause of a minute, or after ten minutes. Runs that follow each other at 80 s scattered three
+PAUSE_S = 60.0
+"""A sitting ends with a pause of a minute. Runs that follow each other at 80 s scattered three
 times as far as their launches did (`docs/benchmarks.md`), so a minute is enough for another state of the machine."""
+
+LONGEST_S = 600.0
+"""Runs that follow each other without a pause are one sitting for so long, and then another."""
 
 REFERENCE = {"ratio": 0.025, "time": 0.035}
 """Scatter between sittings of our reference machines, for a machine without a history."""
@@ -37,7 +40,7 @@ REFERENCE_FREEDOM = 4.0
 """How much `REFERENCE` weighs, in sittings. It is also the freedom of a cell's scatter that the machine has not
 measured before: cells differ in it by a factor of about ten."""
 
-LEAST = 0.001
+LEAST_TAU = 0.001
 """The least scatter: no machine repeats itself to less than 0.1 %."""
 
 Value = tuple[float, float]
@@ -68,7 +71,7 @@ def estimate(sittings: Sequence[Sitting], keys: Mapping[str, str], problem: str 
     Parameters
     ----------
     sittings : sequence of Sitting
-        In any order. Of runs in the same sitting only the last one that has a figure counts for it.
+        In any order. Of runs in the same sitting only the one that began last and has a figure counts for it.
     keys : mapping
         Cell id to the cell's key in `Sitting.cells`, for the cells of the run.
     problem : str
@@ -79,7 +82,8 @@ def estimate(sittings: Sequence[Sitting], keys: Mapping[str, str], problem: str 
     BetweenSittings
         Without sittings, that of the reference machines.
     """
-    places = sitting_numbers([(item.start_s, item.end_s) for item in sittings])
+    sittings = sorted(sittings, key=lambda item: item.start_s)
+    places = sitting_numbers([(item.start_s, item.end_s) for item in sittings], LONGEST_S)
     number = len(set(places))
     yardstick = {name: _last_of_each(places, (item.yardstick.get(name) for item in sittings)) for name in _YARDSTICK}
     every = {key for item in sittings for key in item.cells}
@@ -117,12 +121,15 @@ def _kind(figure: str) -> str:
     return "ratio" if figure == "ratio" else "time"
 
 
-def sitting_numbers(spans: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the number of the sitting of each (start, end), in seconds. The order is arbitrary."""
+def sitting_numbers(spans: Sequence[tuple[float, float]], longest_s: float = math.inf) -> list[int]:
+    """Return the number of the sitting of each (start, end), in seconds. The order is arbitrary.
+
+    A sitting ends with a pause of `PAUSE_S`, or after `longest_s`.
+    """
     found, number, first_s, last_s = [0] * len(spans), -1, -math.inf, -math.inf
     for index in sorted(range(len(spans)), key=spans.__getitem__):
         start_s, end_s = spans[index]
-        if start_s - last_s >= PAUSE_S or start_s - first_s >= LONGEST_S:
+        if start_s - last_s >= PAUSE_S or start_s - first_s >= longest_s:
             number, first_s = number + 1, start_s
         last_s = max(end_s, last_s)
         found[index] = number
@@ -160,7 +167,7 @@ def _moderated(variance: float, sittings: int, prior: float) -> Scatter:
     freedom = max(sittings - 1, 0)
     prior_variance = max(prior**2, variance)
     mixed = (REFERENCE_FREEDOM * prior_variance + freedom * variance) / (REFERENCE_FREEDOM + freedom)
-    return Scatter(max(math.sqrt(mixed), LEAST), REFERENCE_FREEDOM + freedom, sittings)
+    return Scatter(max(math.sqrt(mixed), LEAST_TAU), REFERENCE_FREEDOM + freedom, sittings)
 
 
 NO_HISTORY = estimate((), {})
@@ -223,8 +230,10 @@ def interval(
     confidence : float
         Confidence level.
     looks : int
-        How often the run is judged until it stops. The looks share the error of what the launches add. The effect of a
-        sitting is the same at each look, so that it is no new chance to err.
+        How often the run is judged until it stops. The looks share the error (Bonferroni). In one sitting, its effect
+        is the same at each look and no new chance to err, so there are fewer looks in effect:
+        1 + (looks - 1) · sqrt(1 - r), where r is the share of the sitting in the variance. That is an interpolation
+        between the two extremes, checked by simulation (`benchmarks/peers/honest_decisions.py`).
 
     Returns
     -------
@@ -239,10 +248,11 @@ def interval(
     if n < 3:
         return Estimate(math.exp(point), None, None, confidence, n)
     error, freedom = error_of_mean(sittings, scatter)
-    share = min(scatter.tau**2 / m / error**2, 1.0) if error else 0.0
-    held = 1 - (1 - confidence) / (1 + (looks - 1) * (1 - share))
+    # Of one sitting, the effect is the same at each look. Several sittings bring new effects, as launches do.
+    share = min((scatter.tau / error) ** 2, 1.0) if m == 1 and error else 0.0
+    per_look = 1 - (1 - confidence) / (1 + (looks - 1) * math.sqrt(1 - share))
     means = [math.fsum(values) / len(values) for values in sittings]
-    centre, half = math.fsum(means) / m, stats.t_quantile(0.5 + held / 2, freedom) * error
+    centre, half = math.fsum(means) / m, stats.t_quantile(0.5 + per_look / 2, freedom) * error
     low, high = min(centre - half, point), max(centre + half, point)
     return Estimate(math.exp(point), math.exp(low), math.exp(high), confidence, n)
 
@@ -306,11 +316,12 @@ def change_note(baseline: Run, candidate: Run, figure: str = "busy") -> str:
 
     Changes are of times, or of ratios to a yardstick (`figure` "ratio").
     """
-    between = candidate.between_sittings
-    if between is None:
+    known = [run.between_sittings for run in (candidate, baseline) if run.between_sittings is not None]
+    if not known:
         return ""
     if share_sitting(baseline, candidate):
         return "Both runs were made in one sitting, so changes include no scatter between sittings."
+    between = max(known, key=lambda item: _width(item.ratio if figure == "ratio" else item.time))
     scatter = between.ratio if figure == "ratio" else between.time
     width = 100 * half_width(Scatter(scatter.tau * math.sqrt(2), scatter.freedom))
     return f"Changes include ±{width:.1f} % between sittings for a cell without a history: {source(between)}."
@@ -320,7 +331,7 @@ def source(between: BetweenSittings) -> str:
     """Return where a scatter comes from: "9 sittings of this machine"."""
     if between.sittings > 1:
         return f"{between.sittings} sittings of this machine"
-    return f"that of reference machines, since {between.problem or 'this machine knows less than two earlier sittings'}"
+    return f"that of reference machines, since {between.problem or 'this machine has fewer than two earlier sittings'}"
 
 
 # --- the sittings of a run --------------------------------------------------------------------------------------------
@@ -384,13 +395,17 @@ def sitting_of_launches(run: Run) -> dict[int, int]:
     return found
 
 
-def scatter_of(run: Run, cell: str, figure: str) -> Scatter | None:
-    """Return the scatter between sittings of one figure of a cell; None for a scripted clock."""
-    return None if run.between_sittings is None else run.between_sittings.of(cell, figure)
+def scatter_of(runs: Sequence[Run], cell: str, figure: str) -> Scatter | None:
+    """Return the scatter between sittings of one figure of a cell, the widest that one of the runs knows.
+
+    None where none knows any: for a scripted clock, and in runs of before schema 4.
+    """
+    found = [run.between_sittings.of(cell, figure) for run in runs if run.between_sittings is not None]
+    return max(found, key=_width, default=None)
 
 
 def share_sitting(*runs: Run) -> bool:
-    """Return whether runs were made in the same sitting: without a long pause between them, in a short time."""
+    """Return whether runs were made in the same sitting: without a long pause, and within ten minutes."""
     spans = sorted(span for run in runs for launch in run.launches if (span := span_s(launch)) is not None)
     timed = all(span_s(launch) is not None for run in runs for launch in run.launches)
     pauses = [after[0] - before[1] for before, after in itertools.pairwise(spans)]

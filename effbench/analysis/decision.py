@@ -6,12 +6,14 @@ The rules are in `analysis.sequential`; this module applies them to a run. No to
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from effbench.analysis import between_sittings, sequential, stats
-from effbench.analysis.summary import Rounds, ratios_to, rounds_of, time_of
+from effbench.analysis.between_sittings import RunSittings
+from effbench.analysis.cell_summary import CellSummary
+from effbench.analysis.summary import ratios_to, rounds_of, summarise
 from effbench.analysis.verdicts import MIN_LAUNCHES
 from effbench.core.estimate import Estimate
 from effbench.core.run import Run
@@ -36,6 +38,8 @@ class Answer:
         Half width of its interval after any number of launches in this sitting, as a share; None where it has no limit.
     is_futile
         Whether more launches in the same sitting could not decide, because of `between`.
+    flags
+        Why the cell or its reference can decide nothing, such as ``"contaminated"``; ``""`` where they can.
     """
 
     cell: str
@@ -44,6 +48,7 @@ class Answer:
     estimate: Estimate | None
     between: float | None = None
     is_futile: bool = False
+    flags: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,58 +99,63 @@ def finished_launches(run: Run) -> int:
 def _answers(run: Run, finished: int) -> tuple[Answer, ...]:
     if is_emulated(run.environment):  # it has costs, and no times
         return ()
-    rounds = rounds_of(run)
-    measured = {result.cell.id: result.cell for result in run.results if not result.skipped}
-    pairs = {}
-    for name, cell in measured.items():
-        reference = run.experiment.reference_of(cell.case)
-        if reference is not None and reference.id != name and reference.id in measured:
-            pairs[name] = reference.id
+    measured = {cell.cell.id: cell for cell in summarise(run) if not cell.skipped}
+    pairs = {
+        name: cell.reference
+        for name, cell in measured.items()
+        if cell.reference is not None and cell.reference != name and cell.reference in measured
+    }
     # A claim of a study needs more launches than an interval.
     is_early = bool(run.experiment.claims) and finished < MIN_LAUNCHES
-    if run.sampling.until == "faster":
-        return tuple(_order(run, pair, len(pairs), rounds, is_early) for pair in pairs.items())
+    if run.sampling.until == "precision":
+        return tuple(_precision(run, measured[name], bool(pairs), is_early) for name in pairs or measured)
+    rounds, sittings = rounds_of(run), RunSittings.of(run)
+    confidence = 1 - (1 - sequential.CONFIDENCE) / max(len(pairs), 1)
     found = []
-    for name in pairs or measured:
-        estimate = (
-            ratios_to(run, measured[name], measured[pairs[name]], rounds)[0]
-            if pairs
-            else time_of(run, rounds[name], "wall")
-        )
-        is_met = sequential.is_precise(estimate, run.sampling.precision) and not is_early
-        half = _least_half_width(run, name, "ratio" if pairs else "latency", sequential.CONFIDENCE)
-        point = None if estimate is None else estimate.point
-        futile = not is_met and sequential.is_futile(point, half, until="precision", precision=run.sampling.precision)
-        verdict: Literal["precise", "undecided"] = "precise" if is_met else "undecided"
-        found.append(Answer(name, pairs.get(name), verdict, estimate, _share(half), futile))
+    for name, reference in pairs.items():
+        sides = measured[name], measured[reference]
+        ratios = ratios_to(run, sittings, sides[0].cell, sides[1].cell, rounds, confidence)
+        found.append(_order(run, sides, [ratio for ratio in ratios if ratio is not None], confidence, is_early))
     return tuple(found)
 
 
+def _precision(run: Run, cell: CellSummary, is_ratio: bool, is_early: bool) -> Answer:
+    """Judge whether a ratio, or the time of a cell without a reference, is known to the wanted precision."""
+    estimate, figure = (cell.ratio, "ratio") if is_ratio else (cell.latency, "latency")
+    half = _least_half_width(run, cell.cell.id, figure, sequential.CONFIDENCE)
+    is_met = sequential.is_precise(estimate, run.sampling.precision) and not is_early
+    point = None if estimate is None else estimate.point
+    futile = not (is_met or is_early) and sequential.is_futile(
+        point, half, until="precision", precision=run.sampling.precision
+    )
+    verdict: Literal["precise", "undecided"] = "precise" if is_met else "undecided"
+    reference = cell.reference if is_ratio else None
+    return Answer(cell.cell.id, reference, verdict, estimate, _share(half), futile)
+
+
 def _order(
-    run: Run,
-    pair: tuple[str, str],
-    ratios: int,
-    rounds: Mapping[str, Rounds],
-    is_early: bool,
+    run: Run, sides: tuple[CellSummary, CellSummary], ratios: Sequence[Estimate], confidence: float, is_early: bool
 ) -> Answer:
-    """Judge which of two cells is faster. Where CPU time misses work, both clocks have to agree."""
-    cell, reference = (run.result(name).cell for name in pair)
-    held = 1 - (1 - sequential.CONFIDENCE) / ratios
-    found = [ratio for ratio in ratios_to(run, cell, reference, rounds, held) if ratio is not None]
-    said = {sequential.verdict(ratio) for ratio in found}
-    verdict = said.pop() if len(said) == 1 and not is_early else "undecided"
-    half = _least_half_width(run, cell.id, "ratio", held)
-    futile = verdict == "undecided" and any(sequential.is_futile(ratio.point, half) for ratio in found)
-    return Answer(cell.id, reference.id, verdict, ratios_to(run, cell, reference, rounds)[0], _share(half), futile)
+    """Judge which of two cells is faster. Where CPU time misses work, both clocks have to agree (`ratios`)."""
+    cell, reference = sides
+    # Where CPU time misses work of a cell, it is flagged for that, and the two clocks decide.
+    flags = dict.fromkeys(flag for side in sides for flag in side.flags if not side.cpu or flag != side.cpu.flag)
+    said = {sequential.verdict(ratio) for ratio in ratios}
+    verdict = said.pop() if len(said) == 1 and not (is_early or flags) else "undecided"
+    half = _least_half_width(run, cell.cell.id, "ratio", confidence)
+    futile = verdict == "undecided" and not (is_early or flags)
+    futile = futile and any(sequential.is_futile(ratio.point, half) for ratio in ratios)
+    return Answer(cell.cell.id, reference.cell.id, verdict, cell.ratio, _share(half), futile, ", ".join(flags))
 
 
 def _least_half_width(run: Run, cell: str, figure: str, confidence: float) -> float | None:
     """Return the half width, in logarithms, of the interval after any number of launches in this sitting.
 
-    None where it has no limit: on a scripted clock, and where further launches are spread over other sittings.
+    None where it has no limit: on a scripted clock, and where launches are spread over several sittings.
     """
-    scatter = between_sittings.scatter_of(run, cell, figure)
-    if scatter is None or run.sampling.spread_s:
+    scatter = between_sittings.scatter_of([run], cell, figure)
+    sittings = set(between_sittings.sitting_of_launches(run).values())
+    if scatter is None or run.sampling.spread_s or len(sittings) > 1:
         return None
     return scatter.tau * stats.t_quantile(0.5 + confidence / 2, scatter.freedom)
 

@@ -59,7 +59,7 @@ def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
             comparisons.append(Comparison(cell, "missing", None, str(reason)))
             continue
         disturbed = list(dict.fromkeys(flag for side in flags for flag in side[cell].flags))
-        scatter = None if is_one_sitting else between_sittings.scatter_of(candidate, cell, "busy")
+        scatter = None if is_one_sitting else between_sittings.scatter_of((baseline, candidate), cell, "busy")
         found = _classify(cell, between_sittings.change_between(medians[0], medians[1], scatter), disturbed)
         if any(side[cell].cpu_time_misses_work for side in flags):
             walls = [_launch_medians(run, cell, "wall") for run in (baseline, candidate)]

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from effbench.analysis.between_sittings import RunSittings
 from effbench.analysis.cell_summary import CellSummary
 from effbench.analysis.sequential import CONFIDENCE
 from effbench.analysis.summary import per_image, ratio_of, rounds_of
@@ -69,11 +70,11 @@ def _judge(run: Run, group: Mapping[str, Label], cells: Sequence[CellSummary]) -
     clock = "wall" if run.clock == "device" else run.clock
     best = min(measured, key=lambda cell: _seconds_per_image(cell, clock))
     smaller = [cell for cell in measured if cell.cell.batch < best.cell.batch]
-    rounds = rounds_of(run)
+    rounds, sittings = rounds_of(run), RunSittings.of(run)
     confidence = 1 - (1 - CONFIDENCE) / max(len(smaller), 1)
     losses = {}
     for cell in smaller:
-        found = ratio_of(run, rounds[cell.cell.id], rounds[best.cell.id], clock, confidence)
+        found = ratio_of(sittings, rounds[cell.cell.id], rounds[best.cell.id], clock, confidence)
         losses[cell.cell.batch] = per_image(found, best.cell, cell.cell)
     batch = next((size for size, loss in losses.items() if loss and _is_within(loss)), best.cell.batch)
     doubts = [

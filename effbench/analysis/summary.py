@@ -57,7 +57,8 @@ Rounds = Mapping[tuple[int, int], Block]
 def summarise(run: Run) -> tuple[CellSummary, ...]:
     """Summarise every cell of the run, in the order of the study."""
     undisturbed = {result.cell.id: undisturbed_rounds(result) for result in run.results}
-    cells = tuple(_summarise(run, result, undisturbed) for result in run.results)
+    sittings = RunSittings.of(run)
+    cells = tuple(_summarise(run, result, undisturbed, sittings) for result in run.results)
     return tuple(map(_without_times, cells)) if is_emulated(run.environment) else cells
 
 
@@ -106,37 +107,44 @@ def paired_ratio(
     return (intervals or Intervals()).over(by_launch, confidence)
 
 
-def ratio_of(run: Run, slower: Rounds, faster: Rounds, clock: str, confidence: float = 0.95) -> Estimate | None:
+def ratio_of(
+    sittings: RunSittings, slower: Rounds, faster: Rounds, clock: str, confidence: float = 0.95
+) -> Estimate | None:
     """Return `paired_ratio` with an interval that holds on other sittings, and whenever the run stopped."""
     cells = [block.cell for rounds in (slower, faster) for block in [*rounds.values()][:1]]
-    return (
-        paired_ratio(slower, faster, clock, confidence, RunSittings.of(run).ratio(*cells)) if len(cells) == 2 else None
-    )
+    return paired_ratio(slower, faster, clock, confidence, sittings.ratio(*cells)) if len(cells) == 2 else None
 
 
-def wall_ratio_of(run: Run, clock: str, slower: Rounds, faster: Rounds, confidence: float = 0.95) -> Estimate | None:
+def wall_ratio_of(
+    sittings: RunSittings, slower: Rounds, faster: Rounds, clock: str, confidence: float = 0.95
+) -> Estimate | None:
     """Return the ratio of wall times where CPU time misses work of one of the two cells.
 
     None where the ratio is not of CPU time, or both clocks agree.
     """
     if clock != "cpu" or all(share is None or share.is_usual for share in map(share_of, (slower, faster))):
         return None
-    return ratio_of(run, slower, faster, "wall", confidence)
+    return ratio_of(sittings, slower, faster, "wall", confidence)
 
 
 def ratios_to(
-    run: Run, cell: Cell, reference: Cell, undisturbed: Mapping[str, Rounds], confidence: float = 0.95
+    run: Run,
+    sittings: RunSittings,
+    cell: Cell,
+    reference: Cell,
+    undisturbed: Mapping[str, Rounds],
+    confidence: float = 0.95,
 ) -> tuple[Estimate | None, Estimate | None]:
     """Return the time of a cell over its reference's, per image: on the run's clock, and by the wall clock where CPU
     time misses work of one of the two.
     """
     sides = undisturbed[cell.id], undisturbed[reference.id]
     clock = clock_of(run.clock, *sides)
-    ratio = per_image(ratio_of(run, *sides, clock, confidence), reference, cell)
-    return ratio, per_image(wall_ratio_of(run, clock, *sides, confidence), reference, cell)
+    ratio = per_image(ratio_of(sittings, *sides, clock, confidence), reference, cell)
+    return ratio, per_image(wall_ratio_of(sittings, *sides, clock, confidence), reference, cell)
 
 
-def time_of(run: Run, rounds: Rounds, clock: str) -> Estimate | None:
+def time_of(sittings: RunSittings, rounds: Rounds, clock: str) -> Estimate | None:
     """Return the seconds per call of a cell, with an interval that holds at 95 % on other sittings, whenever the run
     stopped.
     """
@@ -147,7 +155,7 @@ def time_of(run: Run, rounds: Rounds, clock: str) -> Estimate | None:
             by_launch.setdefault(launch, []).append(math.log(seconds))
     figure = "latency" if clock == "wall" else "busy"
     cell = next((block.cell for block in rounds.values()), "")
-    return RunSittings.of(run).time(cell, figure).over(by_launch)
+    return sittings.time(cell, figure).over(by_launch)
 
 
 def share_of(rounds: Rounds) -> CpuShare | None:
@@ -168,11 +176,11 @@ def clock_of(clock: str, *cells: Rounds) -> str:
     return clock if all(2 * some >= len(rounds) for some, rounds in zip(timed, cells, strict=True)) else "wall"
 
 
-def _summarise(run: Run, result: Result, undisturbed: Mapping[str, Rounds]) -> CellSummary:
+def _summarise(run: Run, result: Result, undisturbed: Mapping[str, Rounds], sittings: RunSittings) -> CellSummary:
     cell, rounds = result.cell, undisturbed[result.cell.id]
     own_clock = clock = clock_of(run.clock, rounds)
-    latency = time_of(run, rounds, "wall")
-    busy = time_of(run, rounds, own_clock if run.clock == "device" else run.clock)
+    latency = time_of(sittings, rounds, "wall")
+    busy = time_of(sittings, rounds, own_clock if run.clock == "device" else run.clock)
     reference = run.experiment.reference_of(cell.case)
     share = share_of(rounds)
     ratio = wall = None
@@ -180,13 +188,13 @@ def _summarise(run: Run, result: Result, undisturbed: Mapping[str, Rounds]) -> C
         ratio = Estimate(1.0, n=len({launch for launch, _ in rounds})) if rounds else None
     elif reference is not None and reference.id in undisturbed:
         clock = clock_of(run.clock, rounds, undisturbed[reference.id])
-        ratio, wall = ratios_to(run, cell, run.result(reference.id).cell, undisturbed)
+        ratio, wall = ratios_to(run, sittings, cell, run.result(reference.id).cell, undisturbed)
     speed, reference_speed = _paper_speed(run, cell), None
     if reference is not None:
         reference_speed = _paper_speed(run, Cell(reference, cell.device))
     notes = () if wall is None or share is None or not share.is_usual else (REFERENCE_MISSES_CPU_TIME,)
     bound = _bound(run, cell.id)
-    speedup, speedup_wall = _speedup(run, cell, undisturbed)
+    speedup, speedup_wall = _speedup(run, cell, undisturbed, sittings)
     return CellSummary(
         cell=cell,
         cost=result.cost,
@@ -237,7 +245,9 @@ def _without_times(cell: CellSummary) -> CellSummary:
     return replace(bare, prepared=counted, flags=(EMULATED,) if cell.blocks else ())
 
 
-def _speedup(run: Run, cell: Cell, undisturbed: Mapping[str, Rounds]) -> tuple[Estimate | None, Estimate | None]:
+def _speedup(
+    run: Run, cell: Cell, undisturbed: Mapping[str, Rounds], sittings: RunSittings
+) -> tuple[Estimate | None, Estimate | None]:
     """Return the speed-up over eager on the run's clock, and on the wall clock where the two clocks disagree."""
     labels = {**cell.case.labels, "runtime": "eager"}
     twin = next((item.cell.id for item in run.results if item.cell.case.labels == labels), None)
@@ -245,7 +255,7 @@ def _speedup(run: Run, cell: Cell, undisturbed: Mapping[str, Rounds]) -> tuple[E
         return None, None
     sides = undisturbed[str(twin)], undisturbed[cell.id]
     clock = clock_of(run.clock, *sides)
-    return ratio_of(run, *sides, clock), wall_ratio_of(run, clock, *sides)
+    return ratio_of(sittings, *sides, clock), wall_ratio_of(sittings, *sides, clock)
 
 
 def _prepared(run: Run, cell: str) -> dict[str, Any]:

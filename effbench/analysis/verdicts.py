@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from effbench.analysis.between_sittings import RunSittings
 from effbench.analysis.cell_summary import CellSummary
 from effbench.analysis.sequential import CONFIDENCE, SMALLEST_EFFECT
 from effbench.analysis.summary import Rounds, clock_of, ratio_of, rounds_of, summarise, wall_ratio_of
@@ -30,7 +31,7 @@ MIN_LAUNCHES = 5
 def judge(run: Run, cells: tuple[CellSummary, ...] | None = None) -> tuple[Verdict, ...]:
     """Judge every claim of the study in every group (such as one scale of one channel set), in study order."""
     summaries = {cell.cell.id: cell for cell in cells or summarise(run)}
-    rounds = rounds_of(run)
+    rounds, sittings = rounds_of(run), RunSittings.of(run)
     groups: list[dict[str, Label]] = []
     for result in run.results:
         group = run.experiment.group_of(result.cell.case)
@@ -40,7 +41,7 @@ def judge(run: Run, cells: tuple[CellSummary, ...] | None = None) -> tuple[Verdi
         verdict
         for claim in run.experiment.claims
         for group in groups
-        if (verdict := _judge(run, claim, group, summaries, rounds)) is not None
+        if (verdict := _judge(run, claim, group, summaries, rounds, sittings)) is not None
     )
 
 
@@ -50,6 +51,7 @@ def _judge(
     group: Mapping[str, Label],
     summaries: Mapping[str, CellSummary],
     rounds: Mapping[str, Rounds],
+    sittings: RunSittings,
 ) -> Verdict | None:
     members = {
         result.cell.case.labels[run.experiment.factor]: summaries[result.cell.id]
@@ -59,11 +61,11 @@ def _judge(
     if not any(level in members for level in claim.headline):
         return None
     confidence = 1 - (1 - CONFIDENCE) / len(claim.pairs)
-    evidence = tuple(_pair(run, pair, members, rounds, confidence) for pair in claim.pairs)
+    evidence = tuple(_pair(run, pair, members, rounds, sittings, confidence) for pair in claim.pairs)
     headline = next(
         (item for item in evidence if (item.slower, item.faster) == claim.headline),
         None,
-    ) or _pair(run, claim.headline, members, rounds, CONFIDENCE)
+    ) or _pair(run, claim.headline, members, rounds, sittings, CONFIDENCE)
     failed = [item for item in evidence if item.verdict == "fails"]
     unsure = [item for item in evidence if item.verdict == "unsure"]
     if failed:
@@ -87,6 +89,7 @@ def _pair(
     pair: tuple[Label, Label],
     members: Mapping[Label, CellSummary],
     rounds: Mapping[str, Rounds],
+    sittings: RunSittings,
     confidence: float,
 ) -> PairEvidence:
     slower, faster = pair
@@ -99,14 +102,14 @@ def _pair(
         paper_ratio = cells[1].paper_speed / cells[0].paper_speed
     sides = rounds[cells[0].cell.id], rounds[cells[1].cell.id]
     clock = clock_of(run.clock, *sides)
-    ratio = ratio_of(run, *sides, clock, confidence)
+    ratio = ratio_of(sittings, *sides, clock, confidence)
     skipped = [f"{cell.cell.id} skipped ({cell.skipped})" for cell in cells if cell.skipped]
     flagged = list(dict.fromkeys(flag for cell in cells for flag in cell.flags))
     if skipped or ratio is None:
         untimed = EMULATED if EMULATED in flagged else "no round measured both"
         return PairEvidence(slower, faster, ratio, "unsure", "; ".join(skipped) or untimed, paper_ratio)
     if flagged:
-        wall = wall_ratio_of(run, clock, *sides, confidence)
+        wall = wall_ratio_of(sittings, *sides, clock, confidence)
         return PairEvidence(slower, faster, ratio, "unsure", ", ".join(flagged), paper_ratio, wall)
     if ratio.n < MIN_LAUNCHES or ratio.low is None or ratio.high is None:
         reason = f"{ratio.n} of {MIN_LAUNCHES} launches that a verdict needs"
@@ -115,7 +118,7 @@ def _pair(
     threshold = 1 + SMALLEST_EFFECT
     wall_ratio = None
     if clock == "device" and any(cell.bound == "host" for cell in cells):
-        wall_ratio = ratio_of(run, *sides, "wall", confidence)
+        wall_ratio = ratio_of(sittings, *sides, "wall", confidence)
     if ratio.low > threshold * max(1.0, costs):
         return PairEvidence(
             slower, faster, ratio, "holds", _reason_if_holds(wall_ratio, cells[0].cell.runtime), paper_ratio

@@ -358,7 +358,7 @@ def _why_clocks_differ(baseline: Run, candidate: Run, cell: str, yardstick: str 
 
 def _sides(baseline: Run, candidate: Run, cell: str, yardstick: str | None, clock: str) -> LaunchTimes:
     before, after = (_medians(run, cell, yardstick, clock) for run in (baseline, candidate))
-    scatter = between_sittings.scatter_of(candidate, cell, "ratio" if yardstick else "busy")
+    scatter = between_sittings.scatter_of((baseline, candidate), cell, "ratio" if yardstick else "busy")
     return LaunchTimes(before, after, None if between_sittings.share_sitting(baseline, candidate) else scatter)
 
 

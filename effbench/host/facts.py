@@ -233,15 +233,19 @@ _LEDGER_FACTS = (
     "cpu.cluster",
     "cpu.quota",
     "run.threads",
+    "run.allocator",
     "gpu.name",
     "gpu.mig",
+    "gpu.precision",
+    "gpu.autotune",
+    "gpu.cache",
 )
-"""Facts that must agree for the results of a machine to scatter alike: its hardware and the threads."""
+"""Facts that must agree for the results of a machine to be compared: its hardware, and settings of the yardstick."""
 
 
-def ledger_key(environment: Environment, machine_id: str) -> str:
-    """Return a stable anonymous id of a machine, a device and a thread count, whatever the versions of software."""
-    known = [environment.device, machine_id, *(environment.facts.get(name) for name in _LEDGER_FACTS)]
+def ledger_key(environment: Environment) -> str:
+    """Return a stable anonymous id of hardware, device and settings, whatever the versions of software."""
+    known = [environment.device, *(environment.facts.get(name) for name in _LEDGER_FACTS)]
     return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
 

@@ -55,7 +55,8 @@ def _sentence(run: Run, item: Answer, names: Mapping[str, str], spent: str) -> s
     pair = f"{name} against {other}" if other else name
     if item.verdict == "precise":
         return f"{pair} is known to within ±{100 * run.sampling.precision:g} %: {found}, {spent}."
-    return f"{pair}: undecided {spent}, {found}{_more(run, item)}."
+    doubt = f", since it is flagged ({item.flags})" if item.flags else ""
+    return f"{pair}: undecided {spent}{doubt}, {found}{_more(run, item)}."
 
 
 def _estimate(item: Answer) -> str:

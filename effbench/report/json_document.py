@@ -110,6 +110,7 @@ def run_decision_document(run: Run) -> dict[str, Any] | None:
                 "reference": item.reference,
                 "verdict": item.verdict if run.complete else "undecided",
                 "ratio": _ratio(item.estimate if item.reference is not None else None),
+                "flags": item.flags or None,
             }
             for item in found.answers
         ],

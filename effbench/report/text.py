@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from effbench.analysis.between_sittings import half_width, source
+from effbench.analysis.between_sittings import half_width, sitting_of_launches, source
 from effbench.analysis.cell_summary import CellSummary
 from effbench.core import units
 from effbench.core.cost import DEFAULT_LEVEL
@@ -273,6 +273,12 @@ def between_sittings_notes(run: Run, cells: Sequence[CellSummary]) -> list[str]:
         widths = [half_width(between.of(cell.cell.id, figure)) for cell in shown[figure]]
         if widths:
             parts.append(f"±{_percent_range(min(widths), max(widths))} ({name})")
+    sittings = len(set(sitting_of_launches(run).values()))
+    if sittings > 1:
+        return [
+            f"The launches are of {sittings} sittings, and intervals include what these differ by. In one sitting it "
+            f"would be {' and '.join(parts)}: {source(between)}."
+        ]
     return [f"Intervals include {' and '.join(parts)} between sittings: {source(between)}."]
 
 

@@ -12,13 +12,13 @@ Schema history
 from __future__ import annotations
 
 import datetime
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from effbench.analysis import between_sittings
 from effbench.core import decoding
 from effbench.core.cost import LEVELS, Cost
 from effbench.core.errors import CorruptRun, InvalidValue, first_line
@@ -150,7 +150,6 @@ class _Builder:
 
     def __init__(self) -> None:
         self.header: Run | None = None
-        self.schema = 0
         self.results: dict[str, Result] = {}
         self.launches: dict[int, Launch] = {}
         self.used: dict[int, float] = {}
@@ -163,7 +162,7 @@ class _Builder:
     def add(self, record: _Record) -> None:
         kind = record.values["kind"]
         if kind == "header":
-            self.header, self.schema = _decode_header(record), record.get("schema", int)
+            self.header = _decode_header(record)
         elif kind == "cell":
             found = _decode_result(record)
             if self.header is None or found.cell.case not in self.header.experiment.cases:
@@ -185,7 +184,7 @@ class _Builder:
                 raise ValueError("a block of an unknown cell or launch")
             self.blocks.setdefault(block.cell, []).append(block)
         elif kind == "between_sittings":
-            self.between_sittings = record.decode_rest(BetweenSittings)
+            self.between_sittings = _decode_scatter(record)
         elif kind == "stop":
             self.stop = record.decode_rest(Stop)
         elif kind == "complete":
@@ -217,13 +216,13 @@ class _Builder:
             stop=self.stop,
         )
 
-    def _between_sittings(self) -> BetweenSittings | None:
-        """Return the recorded scatter; that of reference machines for a run that is not complete yet."""
-        assert self.header is not None
-        is_unfinished = self.schema >= 4 and not self.complete and self.header.environment.device != "fake"
-        if self.between_sittings is None and is_unfinished:
-            return between_sittings.NO_HISTORY
-        return self.between_sittings
+
+def _decode_scatter(record: _Record) -> BetweenSittings:
+    found = record.decode_rest(BetweenSittings)
+    every = [found.ratio, found.time, *(each for cell in found.cells.values() for each in cell.values())]
+    if any(not (0 <= each.tau < math.inf and each.freedom > 0) for each in every):
+        raise ValueError("a scatter needs a standard deviation of 0 or more, and some degrees of freedom")
+    return found
 
 
 def _decode_header(record: _Record) -> Run:
@@ -298,7 +297,10 @@ def _extend_launch(launch: Launch, kind: str, record: _Record) -> Launch:
     if kind == "end":
         return replace(launch, stopped=record.get("stopped", str), seconds=record.get("seconds", float))
     if kind == "yardstick":
-        return replace(launch, yardstick=record.get("blocks", dict[str, tuple[Timing, ...]]))
+        blocks = record.get("blocks", dict[str, tuple[Timing, ...]])
+        if any(timing.calls < 1 for timings in blocks.values() for timing in timings):
+            raise ValueError("a block needs at least one call")
+        return replace(launch, yardstick=blocks)
     cell = record.get("cell", str)
     if kind == "probe":
         known = {**launch.probes.get(cell, {}), **check_probe(record.get("values", dict[str, Any]))}

@@ -67,6 +67,9 @@ def look_up(run: Run) -> BetweenSittings:
         return between_sittings.estimate((), keys, f"{error}; delete {shown} to begin anew")
     except OSError as error:
         return between_sittings.estimate((), keys, f"the ledger of sittings cannot be read: {error.strerror or error}")
+    if not known and any(other != path for other in path.parent.glob(f"{path.name.partition('-')[0]}-*.jsonl")):
+        # As in a copied cache, or a home folder that several machines share.
+        return between_sittings.estimate((), keys, "the ledgers of sittings in the cache are of other machines")
     torch = _torch(run)
     same = [item for item in known if item.torch == torch]
     if known and not same:
@@ -85,14 +88,14 @@ def add(run: Run) -> None:
     keys = {result.cell.id: cell_key(run, result) for result in run.results}
     new = sittings_of(run, keys, _torch(run))
     with suppress(UnusableLedger, OSError):
-        read(path, machine, now_s=math.inf)
+        read(path, machine, now_s=max([time.time(), *(item.end_s for item in new)]))
         _append(path, machine, new)
 
 
 def _path(run: Run) -> tuple[Path, str]:
     """Return the path of the ledger for the machine, device and threads of a run, and the machine's id."""
     machine = facts.machine_id()
-    return cache_folder() / "sittings" / f"{facts.ledger_key(run.environment, machine)}.jsonl", machine
+    return cache_folder() / "sittings" / f"{facts.ledger_key(run.environment)}-{machine}.jsonl", machine
 
 
 # --- reading and writing ---------------------------------------------------------------------------------------------
@@ -169,7 +172,7 @@ def _append(path: Path, machine: str, sittings: Iterable[Sitting]) -> None:
             every = [*data[:size].splitlines(keepends=True)[1:], *lines]
             sizes = itertools.accumulate(len(line) for line in reversed(every))
             kept = sum(held <= KEPT_BYTES for held in sizes)
-            half = path.with_suffix(f".{os.getpid()}")
+            half = path.with_suffix(".new")
             half.write_bytes(b"".join([header, *every[len(every) - max(kept, 1) :]]))
             half.replace(path)
     except Timeout:
@@ -197,7 +200,10 @@ def sittings_of(run: Run, keys: Mapping[str, str], torch: str) -> list[Sitting]:
         cells = {
             keys[result.cell.id]: values
             for result in run.results
-            if not is_contaminated(result) and (values := _cell_values(run, result, numbers))
+            # A module of a Python session has another path each time, so it would never be recognised.
+            if not is_contaminated(result)
+            and not result.cell.case.model.startswith("pickle:")
+            and (values := _cell_values(run, result, numbers))
         }
         found.append(
             Sitting(
@@ -236,7 +242,8 @@ def _yardstick_values(launches: Sequence[Launch], clock: str) -> dict[str, Value
     series: dict[str, dict[int, list[float]]] = {name: {} for name in YARDSTICK_FIGURES}
     for launch in launches:
         pairs = list(zip(*(launch.yardstick.get(name, ()) for name in ("dense", "depthwise")), strict=False))
-        pairs = [pair for pair in pairs if not any(timing.flags for timing in pair)] or pairs
+        # A block that others disturbed does not show the sitting.
+        pairs = [pair for pair in pairs if not any(timing.flags for timing in pair)]
         for timings in pairs:
             times = [_per_call_s(timing, "wall") for timing in timings]
             own = [_per_call_s(timing, clock) for timing in timings]
@@ -272,14 +279,17 @@ def _value(by_launch: _Series) -> Value | None:
 
 
 def cell_key(run: Run, result: Result) -> str:
-    """Return a hash of everything that defines a cell: network, files, input, setting, reference, clock, versions."""
+    """Return a hash of everything that defines a cell: network, files, input, setting, reference, clock, versions.
+
+    Files are those of the run's networks. A network of the zoo is defined by effbench's version.
+    """
     known = run.environment.facts
     reference = run.experiment.reference_of(result.cell.case)
     defined = {
         "cell": dataclasses.asdict(result.cell),
         "reference": None if reference is None else reference.id,
         "clock": run.clock,
-        "files": sorted(run.files.items()),
+        "files": sorted(run.files.items()) if ":" in result.cell.case.model else [],
         "environment": facts.fingerprint(run.environment),
         "effbench": known.get("effbench.version"),
     }

@@ -15,7 +15,7 @@ from scipy import stats as scipy_stats
 
 from effbench.analysis import between_sittings, run_diff, summary
 from effbench.analysis.between_sittings import (
-    LEAST,
+    LEAST_TAU,
     LONGEST_S,
     PAUSE_S,
     REFERENCE,
@@ -85,7 +85,7 @@ def test_one_sitting_tells_nothing_about_scatter() -> None:
 
 def test_a_variance_below_that_within_sittings_is_no_scatter_and_never_less_than_the_least() -> None:
     steady = estimate(history([0.0] * 400, 0.01), {"cell": "k"})
-    assert steady.of("cell", "ratio").tau == LEAST
+    assert steady.of("cell", "ratio").tau == LEAST_TAU
     assert steady.of("cell", "ratio").freedom == REFERENCE_FREEDOM + 399
 
 
@@ -93,7 +93,10 @@ def test_runs_of_one_sitting_count_once() -> None:
     """Else a job that measures ten times in a row would seem to know its machine."""
     close = history([0.0, 0.06, -0.03], apart_s=30.0)
     assert estimate(close, {"cell": "k"}) == estimate((), {})
-    assert estimate([*close, *history([0.04], apart_s=1.0)][1:], {"cell": "k"}).sittings < 3
+    later = replace(close[0], start_s=5000.0, end_s=5020.0)
+    assert estimate([*close, later], {"cell": "k"}).sittings == 2
+    # The run that began last counts, whichever stands last in the ledger.
+    assert estimate([later, *close], {"cell": "k"}) == estimate([close[2], later], {"cell": "k"})
 
 
 @given(st.permutations(history([0.01, 0.05, -0.02, 0.03])))
@@ -110,13 +113,17 @@ def test_the_order_of_the_ledger_does_not_matter(shuffled: list[Sitting]) -> Non
     [
         ([0, 20 + PAUSE_S - 1, 40 + 2 * PAUSE_S - 2], [0, 0, 0]),
         ([0, 20 + PAUSE_S], [0, 1]),
-        ([*range(0, 700, 25)], [0] * 24 + [1] * 4),
+        ([*range(0, 700, 25)], [0] * 28),
         ([500, 0], [1, 0]),
     ],
 )
-def test_a_sitting_ends_with_a_pause_or_after_ten_minutes(starts: list[float], numbers: list[int]) -> None:
-    assert LONGEST_S == 600
+def test_a_sitting_ends_with_a_pause(starts: list[float], numbers: list[int]) -> None:
     assert sitting_numbers([(start, start + 20) for start in starts]) == numbers
+
+
+def test_runs_that_follow_each_other_at_once_are_another_sitting_after_ten_minutes() -> None:
+    spans = [(start, start + 20.0) for start in range(0, 700, 25)]
+    assert sitting_numbers(spans, LONGEST_S) == [0] * 24 + [1] * 4
 
 
 # --- intervals --------------------------------------------------------------------------------------------------
@@ -241,6 +248,7 @@ def test_diff_adds_the_scatter_only_between_sittings() -> None:
     assert between_sittings.change_note(run, run) == "", "a run of before schema 4"
     assert between_sittings.change_note(run, slower).startswith("Changes include ±14.7 % between sittings for a cell")
     assert "±10.3 %" in between_sittings.change_note(run, slower, "ratio")
+    assert between_sittings.change_note(slower, run) == between_sittings.change_note(run, slower), "either side knows"
     assert compared("10:00:30", "10:00:50") == "slower"
     assert compared("12:00:00", "12:00:20") == "unsure"
 
@@ -264,6 +272,10 @@ def test_looks_widen_what_launches_add_and_not_what_a_sitting_adds() -> None:
     launches = [0.01, 0.03, -0.01]
     plain = interval([launches], NONE, 0.99)
     assert interval([launches], NONE, 0.95, looks=5).low == pytest.approx(plain.low), "five looks at 95 % in all"
+    spread = [[0.01, 0.02], [0.03, 0.05]]
+    assert interval(spread, Scatter(0.02, 6.0), 0.95, looks=5).low == pytest.approx(
+        interval(spread, Scatter(0.02, 6.0), 0.99).low
+    ), "each look brings new sittings, so all five count"
     same = [0.01, 0.01, 0.01]
     assert interval([same], Scatter(0.02, 6.0), 0.95, looks=5) == interval([same], Scatter(0.02, 6.0))
 

@@ -120,6 +120,22 @@ def test_what_sittings_differ_by_makes_more_launches_futile() -> None:
     assert spread is not None and not spread.is_futile, "further launches are of other sittings"
 
 
+def test_a_claim_of_a_study_is_not_futile_before_it_can_be_judged() -> None:
+    wide = Scatter(0.2, 1e9)
+    run = replace(stopped(launch_noise=0.2, experiment=study()), between_sittings=BetweenSittings(wide, wide))
+    found = decision.decide(run)
+    assert found is not None and found.after_launches < 5 and not found.is_futile
+
+
+def test_a_flagged_cell_decides_nothing() -> None:
+    run = stopped()
+    assert verdicts(run)[0] == "slower"
+    disturbed = with_blocks(run, CELLS[1], lambda timing: replace(timing, flags=("steal",)))
+    found = decision.decide(disturbed)
+    assert found is not None and found.answers[0].verdict == "undecided" and not found.is_decided
+    assert found.answers[0].flags == "contaminated" and not found.answers[0].is_futile
+
+
 def test_several_ratios_share_the_error_of_the_decision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Student's t of 3 degrees of freedom: 7.45 at 99.5 %, which decides one of two ratios, and 5.84 at 99 %."""
     seen: list[Estimate] = []

@@ -50,8 +50,8 @@ def test_intervals_with_history_hold_where_those_within_a_sitting_do_not() -> No
     runs = [sitting(number, factor) for number, factor in enumerate((1.0, 1.2, 0.9, 1.1, 0.95, 1.05))]
     rows = [
         {"run": number, "tool": "effbench", **row}
-        for number, found in enumerate(sittings.rows_of_suite(runs))
-        for row in found
+        for number, run in enumerate(sittings.with_history(runs))
+        for row in sittings.rows_of_suite(run)
     ]
     mine = [row for row in rows if row["cell"] == NAMES[1]]
     covered = sittings._claims(mine)
@@ -88,7 +88,7 @@ def test_verdicts_are_judged_with_and_without_the_scatter() -> None:
         run = run_of(times, seed=number)
         start = f"2026-11-28T{10 + number}:00:00+00:00"
         runs.append(replace(run, launches=tuple(replace(each, start=start, end=start) for each in run.launches)))
-    (first, *_), _ = sittings.rows_of_study(runs)
+    first, *_ = sittings.rows_of_study(sittings.with_history(runs)[0])
     assert isinstance(runs[0].experiment.claims[0], Claim)
     assert (first["verdict"], first["within"]) == ("unsure", "holds"), "5 % is less than reference machines scatter"
 

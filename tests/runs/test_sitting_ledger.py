@@ -110,15 +110,20 @@ def test_it_holds_no_name_and_no_path(cache: Path) -> None:
 
 def test_a_cell_is_the_same_only_with_the_same_files_setting_and_reference() -> None:
     run = run_of(TIMES)
+    cell = run.result(CELLS[1]).cell
+    of_file = replace(run.result(CELLS[1]), cell=replace(cell, case=replace(cell.case, model="net.py:build")))
     keys = {
         sitting_ledger.cell_key(run, run.result(CELLS[1])),
-        sitting_ledger.cell_key(replace(run, files={"net.py": "0" * 64}), run.result(CELLS[1])),
+        sitting_ledger.cell_key(run, of_file),
+        sitting_ledger.cell_key(replace(run, files={"net.py": "0" * 64}), of_file),
         sitting_ledger.cell_key(replace(run, clock="wall"), run.result(CELLS[1])),
         sitting_ledger.cell_key(run, run.result(CELLS[2])),
         sitting_ledger.cell_key(run_of(TIMES, facts={"cpu.governor": "powersave"}), run.result(CELLS[1])),
         sitting_ledger.cell_key(replace(run, experiment=replace(run.experiment, reference=4)), run.result(CELLS[1])),
     }
-    assert len(keys) == 6
+    assert len(keys) == 7
+    edited = sitting_ledger.cell_key(replace(run, files={"net.py": "0" * 64}), run.result(CELLS[1]))
+    assert edited in keys, "a network of the zoo has no file of the user's"
     assert sitting_ledger.cell_key(run_of(TIMES, seed=9), run.result(CELLS[1])) in keys, "not what was measured"
 
 
@@ -204,7 +209,7 @@ TROUBLE: dict[str, Callable[[Path], object]] = {
     "line 2 of the ledger of sittings is damaged ": _impossible,
     "line 1 of the ledger of sittings is damaged": lambda path: path.write_bytes(b"\xff\x00 no ledger\n"),
     "line 1 of the ledger of sittings is damaged ": lambda path: path.write_text("{}\n"),
-    "the ledger of sittings was copied from another machine": _rename_machine,
+    "the ledger of sittings was copied from another machine": _rename_machine,  # its content alone
     "the ledger of sittings was written by a newer effbench": _newer,
     "the ledger of sittings holds some of the future: the clock was changed": _set_clock_back,
     "the ledger of sittings is no plain file": _to_folder,
@@ -223,7 +228,49 @@ def test_a_ledger_that_cannot_be_trusted_is_said_in_one_sentence(
     found = update(timed(run_of(TIMES), 500))
     remedy = f"; delete effbench/sittings/{path.name} in your cache folder to begin anew"
     assert found == replace(NO_HISTORY, problem=problem.strip() + remedy)
-    assert not path.is_file() or path.read_bytes().startswith(kept), "it is left as it is"
+    assert not path.is_file() or path.read_bytes() == kept, "it is left as it is"
+
+
+def test_a_copied_cache_is_said_once_and_this_machine_begins_its_own(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured(3)
+    monkeypatch.setattr(facts, "machine_id", lambda: "0" * 16)
+    found = update(timed(run_of(TIMES), 500))
+    assert found == replace(NO_HISTORY, problem="the ledgers of sittings in the cache are of other machines")
+    assert update(timed(run_of(TIMES), 600)).problem == ""
+    assert len(list(cache.glob("*.jsonl"))) == 2
+    other = run_of(TIMES, facts={"cpu.model": "Another CPU"})
+    assert sitting_ledger.look_up(other).problem == "", "other hardware is no copy"
+
+
+def test_runs_with_another_allocator_or_precision_do_not_mix() -> None:
+    keys = {
+        facts.ledger_key(run_of(TIMES, facts=known).environment)
+        for known in ({}, {"run.allocator": "system"}, {"gpu.precision": "tf32"}, {"gpu.cache": "cold"})
+    }
+    assert len(keys) == 4
+    assert facts.ledger_key(run_of(TIMES, facts={"torch.version": "9"}).environment) in keys
+
+
+def test_a_yardstick_that_others_disturbed_adds_nothing(cache: Path) -> None:
+    run = timed(run_of(TIMES), 0)
+    flagged = Timing(1, 5_000_000, cpu_ns=5_000_000, flags=("waited for a core",))
+    launches = [replace(run.launches[0], yardstick={name: (flagged,) * 3 for name in ("dense", "depthwise")})]
+    sitting_ledger.add(replace(run, launches=(*launches, *run.launches[1:])))
+    (line,) = sitting_ledger.read(ledger(cache), facts.machine_id(), NOON.timestamp() + 3600)
+    assert line.yardstick["dense"] == (pytest.approx(math.log(0.001), abs=1e-4), pytest.approx(0.0, abs=1e-20))
+
+
+def test_a_module_of_a_session_adds_no_cell(cache: Path) -> None:
+    run = timed(run_of(TIMES), 0)
+    cases = tuple(replace(case, model="pickle:/tmp/a1b2") for case in run.experiment.cases)
+    results = tuple(
+        replace(each, cell=replace(each.cell, case=case)) for each, case in zip(run.results, cases, strict=True)
+    )
+    sitting_ledger.add(replace(run, experiment=replace(run.experiment, cases=cases), results=results))
+    (line,) = sitting_ledger.read(ledger(cache), facts.machine_id(), NOON.timestamp() + 3600)
+    assert line.cells == {} and line.yardstick
 
 
 def test_the_ledger_of_another_user_is_not_trusted(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,8 +324,8 @@ def test_a_run_says_what_its_intervals_include(tmp_path: Path, cache: Path) -> N
     words = ("compare", "nets.py:net", "nets.py:wide", "--input", "3x16x16", "--launches", "3", "--budget", "1s")
     variables = {"XDG_CACHE_HOME": str(tmp_path)}
     first = shell.effbench(*words, "--out", "a", cwd=tmp_path, variables=variables)
-    assert first.code == 0, first.err
-    reference = "between sittings: that of reference machines, since this machine knows less than two earlier sittings."
+    assert first.code == 0, first.err + first.out
+    reference = "between sittings: that of reference machines, since this machine has fewer than two earlier sittings."
     assert reference in first.out and "Intervals include ±7.2 % (ratios) and ±10.2 % (times)" in first.out
     ledger(cache).write_text("no ledger\n")
     second = shell.effbench(*words, "--out", "b", cwd=tmp_path, variables=variables)
