@@ -34,7 +34,7 @@ that stops by itself. Launches are the replicates, so the time goes into more of
 
 
 def looks(launches: int) -> tuple[int, ...]:
-    """The numbers of launches after which a run may stop.
+    """Return the numbers of launches after which a run may stop.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ LOOKS = looks(MAX_LAUNCHES)
 
 
 def verdict(interval: Estimate | None) -> Literal["faster", "slower", "same", "undecided"]:
-    """What the interval of a ratio decides about the network over its reference.
+    """Return what the interval of a ratio decides about the network over its reference.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def verdict(interval: Estimate | None) -> Literal["faster", "slower", "same", "u
 
 
 def is_precise(interval: Estimate | None, precision: float) -> bool:
-    """Whether half the interval's width is at most this share of the estimate.
+    """Return whether half the interval's width is at most this share of the estimate.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def is_precise(interval: Estimate | None, precision: float) -> bool:
 
 
 def is_futile(point: float | None, half: float | None, *, until: str = "faster", precision: float = 0.0) -> bool:
-    """Whether no number of further launches in this sitting could decide.
+    """Return whether no number of further launches in this sitting could decide.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def is_futile(point: float | None, half: float | None, *, until: str = "faster",
 
 
 def is_look(sampling: Sampling, finished: int) -> bool:
-    """Whether the run may be judged after this many finished launches.
+    """Return whether the run may be judged after this many finished launches.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def is_look(sampling: Sampling, finished: int) -> bool:
 
 
 def is_budget_used(sampling: Sampling, finished: int, used_s: float) -> bool:
-    """Whether the budget has no time for another launch, at the pace of those so far.
+    """Return whether the budget has no time for another launch, at the pace of those so far.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def is_budget_used(sampling: Sampling, finished: int, used_s: float) -> bool:
 
 
 def least_launches(sampling: Sampling) -> int:
-    """The fewest launches that the run can end with.
+    """Return the fewest launches that the run can end with.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def least_launches(sampling: Sampling) -> int:
 
 
 def rounds_s(sampling: Sampling, available_s: float) -> float:
-    """Seconds of rounds of one launch.
+    """Return the seconds of rounds of one launch.
 
     Parameters
     ----------

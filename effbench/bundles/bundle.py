@@ -151,7 +151,8 @@ def verify(bundle: Bundle, models: Mapping[str, Model]) -> None:
 def make_plan(bundle: Bundle, options: MeasureOptions | None = None) -> tuple[Plan, dict[str, Model]]:
     """The plan of a run of this bundle, and the model of each cell by id.
 
-    The option `runtime` selects from the bundle's runtimes. Default: all. Raises UnknownName, InvalidValue.
+    The option `runtime` selects from the bundle's runtimes. Default: all. The run has a fixed number of launches, even
+    where its study stops by itself: to decide that takes scipy. Raises UnknownName, InvalidValue.
     """
     asked = options or MeasureOptions()
     names = bundle.runtimes if asked.runtime is None else tuple(dict.fromkeys(asked.runtime.split(",")))
@@ -159,7 +160,9 @@ def make_plan(bundle: Bundle, options: MeasureOptions | None = None) -> tuple[Pl
         if name not in bundle.runtimes:
             raise UnknownName("runtime in this bundle", name, bundle.runtimes)
     without_torch = {**asked.device_options, "torch": False}
-    planned = plan.make(bundle.experiment, asked, runtime=",".join(names), device_options=without_torch)
+    planned = plan.make(
+        bundle.experiment, asked, runtime=",".join(names), device_options=without_torch, until="launches"
+    )
     found = [model for name in names for model in bundle.models if model.cell.runtime == name]
     cells = [replace(cell, batch=model.cell.batch) for cell, model in zip(planned.cells, found, strict=True)]
     models = {cell.id: model for cell, model in zip(cells, found, strict=True)}

@@ -18,6 +18,7 @@ from effbench.core.errors import InvalidValue, StorageError
 from effbench.host import optional_packages
 
 if TYPE_CHECKING:
+    from effbench.core.run import Run
     from effbench.report.analysis_outcome import Outcome
     from effbench.results import Results
 
@@ -180,9 +181,10 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
         raise StorageError(f"{error}; the measured blocks are kept in {results.run.path}") from error
     except KeyboardInterrupt:
         output.ignore_signals()
-        again = _resume_command(results.directory or Path(), bundle)
-        said = f"interrupted; the run is complete, this shows it: {again}"
-        raise typer.Exit(output.report_interrupt(said)) from None
+        said = _stands(results.run, bundle)
+        if results.run.complete:
+            said = f"the run is complete, this shows it: {_resume_command(results.directory or Path(), bundle)}"
+        raise typer.Exit(output.report_interrupt(f"interrupted; {said}")) from None
     if not as_json:
         _show_places(files, results.run.path)
     if (over := launch_history.overrun(results.run)) and not as_json:
@@ -194,14 +196,17 @@ def finish(work: Callable[[Any], Results], as_json: bool, bundle: Path | None = 
 
 def _exit_unless_complete(results: Results, bundle: Path | None) -> None:
     """Say where an incomplete run stands and how to go on, and raise typer.Exit with its code."""
+    if results.run.complete:
+        return
+    output.note(_stands(results.run, bundle))
+    raise typer.Exit(DISTURBED if results.run.disturbance else MORE_TO_DO)
+
+
+def _stands(run: Run, bundle: Path | None) -> str:
+    """Say why an incomplete run ended, how many launches are done, and how to go on."""
     from effbench.runs import schedule
 
-    run = results.run
-    if run.complete:
-        return
-    stands = schedule.standing(run, bundle)
-    output.note(f"{run.disturbance}; {stands}" if run.disturbance else stands)
-    raise typer.Exit(DISTURBED if run.disturbance else MORE_TO_DO)
+    return "; ".join(filter(None, (run.disturbance, schedule.standing(run, bundle))))
 
 
 def _show_raw(results: Results, as_json: bool) -> None:

@@ -40,13 +40,12 @@ def diff(
         except NotComparable as error:
             raise NotComparable(f"{error}, or compare them anyway with --ignore-environment") from None
     require_shared(*runs)
-    comparisons = compare_runs(*runs)
+    comparisons, note = compare_runs(*runs), between_sittings.change_note(runs[0], runs[1])
     if as_json:
-        output.print_json(
-            {"baseline": baseline, "candidate": candidate, "comparisons": json_document.diff_document(comparisons)}
-        )
+        cells = json_document.diff_document(comparisons)
+        output.print_json({"baseline": baseline, "candidate": candidate, "note": note, "comparisons": cells})
         return
-    output.print_tables([diff_table.diff_rows(comparisons, between_sittings.change_note(runs[0], runs[1]))])
+    output.print_tables([diff_table.diff_rows(comparisons, note)])
 
 
 def report(

@@ -119,7 +119,11 @@ def compare_with_run(
         cells = [stored.result(yardstick_id).cell, *cells]
     try:
         run = _measure(
-            _plan_for(stored, cells, config), directory, command, _watch_for_other_machine(stored, directory, watch)
+            _plan_for(stored, cells, config),
+            directory,
+            command,
+            _watch_for_other_machine(stored, directory, watch),
+            can_resume=False,
         )
     except NotComparable as error:
         differences = host_facts.differences(stored.environment, run_file.load(directory).environment)
@@ -158,10 +162,17 @@ def merge(decisions: Sequence[Decision]) -> Decision:
 # --- parts ------------------------------------------------------------------------------------------
 
 
-def _measure(chosen: Plan, directory: Path, command: str, watch: Watch | None) -> Run:
+def _measure(chosen: Plan, directory: Path, command: str, watch: Watch | None, *, can_resume: bool = True) -> Run:
     try:
         unwatched: Watch = lambda step: None  # noqa: E731
-        return runner.execute(chosen, directory, profile=CostsOf(chosen), command=command, watch=watch or unwatched)
+        return runner.execute(
+            chosen,
+            directory,
+            profile=CostsOf(chosen),
+            command=command,
+            watch=watch or unwatched,
+            can_resume=can_resume,
+        )
     except NotComparable:
         raise
     except EffbenchError:
@@ -206,12 +217,14 @@ def _cells_to_measure(stored: Run, config: Config) -> tuple[list[Cell], list[Fin
 
 def _plan_for(stored: Run, cells: Sequence[Cell], config: Config) -> Plan:
     like, sampling = _plan_of(stored), stored.sampling
-    # A gate compares two runs of equal length, so it does not stop by itself where its baseline did.
+    # A gate compares two runs of equal length, so it does not stop by itself where its baseline did. It measures at
+    # once, since CI waits for it, however long its baseline was spread.
     sampling = replace(
         sampling,
         until="launches",
         launches=config.launches or (stored.stop.launches if stored.stop else sampling.launches),
         budget_s=config.budget_s or sampling.budget_s,
+        spread_s=0.0,
     )
     return replace(
         like,

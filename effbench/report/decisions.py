@@ -29,10 +29,10 @@ def sentences(run: Run, cells: Sequence[CellSummary]) -> list[str]:
     elif report_text.is_comparison(run):
         said = [_sentence(run, item, names, spent) for item in found.answers]
     else:
-        decided = sum(item.verdict != "undecided" for item in found.answers)
-        said = [
-            f"{decided} of {len(found.answers)} ratios are decided {spent}{'' if found.is_decided else _more(run)}."
-        ]
+        undecided = [item for item in found.answers if item.verdict == "undecided"]
+        decided = len(found.answers) - len(undecided)
+        more = _more(run, undecided, "more") if undecided else ""
+        said = [f"{decided} of {len(found.answers)} ratios are decided {spent}{more}."]
     looks = ", ".join(map(str, sequential.looks(run.sampling.launches)))
     return [*said, f"Intervals hold at 95 % whenever the run stops (looks after {looks} launches)."]
 
@@ -56,7 +56,7 @@ def _sentence(run: Run, item: Answer, names: Mapping[str, str], spent: str) -> s
     if item.verdict == "precise":
         return f"{pair} is known to within ±{100 * run.sampling.precision:g} %: {found}, {spent}."
     doubt = f", since it is flagged ({item.flags})" if item.flags else ""
-    return f"{pair}: undecided {spent}{doubt}, {found}{_more(run, item)}."
+    return f"{pair}: undecided {spent}{doubt}, {found}{_more(run, [item])}."
 
 
 def _estimate(item: Answer) -> str:
@@ -66,12 +66,14 @@ def _estimate(item: Answer) -> str:
     return f"{units.digits(1e3 * item.estimate.point)} ms {units.plus_minus(item.estimate)}".rstrip()
 
 
-def _more(run: Run, item: Answer | None = None) -> str:
-    """Return what would decide it: another sitting, more time, or more launches."""
-    if item is not None and item.is_futile and item.between is not None:
+def _more(run: Run, undecided: Sequence[Answer], what: str = "it") -> str:
+    """Return what would decide them: another sitting, more time, or more launches. `what` stands for them."""
+    widths = {f"{100 * item.between:.2g}" for item in undecided if item.is_futile and item.between is not None}
+    if widths and all(item.is_futile for item in undecided):
+        widest = max(widths, key=float)
         return (
-            "; more launches in this sitting cannot decide it, since results differ by "
-            f"±{100 * item.between:.2g} % between sittings; spread the launches with --spread 2h"
+            f"; more launches in this sitting cannot decide {what}, since results differ by "
+            f"{'up to ' if len(widths) > 1 else ''}±{widest} % between sittings; spread the launches with --spread 2h"
         )
     if run.stop is not None and run.stop.reason == "budget":
         return f"; ask for more time with --budget {2 * run.sampling.budget_s:.0f}s"

@@ -22,6 +22,7 @@ from effbench.runs.runner import Watch
 class _Ending(TypedDict):
     launches_now: int | None
     stops_if_disturbed: bool
+    can_resume: bool
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,13 @@ class Destination:
 
     @property
     def ending(self) -> _Ending:
-        """The arguments of `runner.execute` that end a run before its last launch.
+        """The arguments of `runner.execute` that say whether a run may end before its last launch and go on later.
 
         A run that is not saved cannot go on later. Raises InvalidValue if `launches_now` contradicts that.
         """
         if self.launches_now is not None and not self.save:
             raise InvalidValue("save=False keeps no folder to go on with later; leave launches_now out")
-        return {"launches_now": self.launches_now, "stops_if_disturbed": self.save}
+        return {"launches_now": self.launches_now, "stops_if_disturbed": self.save, "can_resume": self.save}
 
     @contextmanager
     def folder(self, name: str, device: str) -> Iterator[Path]:

@@ -17,29 +17,33 @@ def ends_here(writer: RunWriter, sampling: Sampling, finished: int, used_s: floa
     A run of a fixed number of launches never does. The answer depends on the stored blocks only, so a run that is
     resumed stops where it would have stopped. Raises StorageError.
     """
-    if sampling.until == "launches" or finished < sequential.least_launches(sampling):
+    if not _is_judged(sampling, finished, used_s):
         return False
-    run = run_file.load(writer.path)
-    if run.stop is None:
-        if (found := find_stop(run, finished, used_s)) is None:
-            return False
-        writer.append("stop", **asdict(found))
+    if (found := find_stop(run_file.load(writer.path), finished, used_s)) is None:
+        return False
+    writer.append("stop", **asdict(found))
     return True
+
+
+def _is_judged(sampling: Sampling, finished: int, used_s: float) -> bool:
+    """Return whether the run may end after `finished` launches: at a look, or once its budget is used up."""
+    if finished >= sampling.launches:
+        return False
+    return sequential.is_look(sampling, finished) or sequential.is_budget_used(sampling, finished, used_s)
 
 
 def find_stop(run: Run, finished: int, used_s: float) -> Stop | None:
     """Return why the run ends after `finished` launches; None to go on. It is judged at looks only, and once more when
     its budget is used up.
     """
-    is_out = sequential.is_budget_used(run.sampling, finished, used_s)
-    if finished >= run.sampling.launches or not (is_out or sequential.is_look(run.sampling, finished)):
+    if not _is_judged(run.sampling, finished, used_s):
         return None
     found = decision.decide(run)
     if found is not None and found.is_decided:
         return Stop("decided", finished)
     if found is not None and found.is_futile and finished >= sequential.looks(run.sampling.launches)[1]:
         return Stop("futile", finished)
-    return Stop("budget", finished) if is_out else None
+    return Stop("budget", finished) if sequential.is_budget_used(run.sampling, finished, used_s) else None
 
 
 def launches_left(sampling: Sampling, finished: int) -> int:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from effbench.analysis import sequential
-from effbench.core import inputs as core_inputs
 from effbench.core.cost import Cost
 from effbench.core.errors import EffbenchError, InvalidValue, NotComparable, StorageError
 from effbench.core.peaks import Peaks
@@ -79,6 +78,8 @@ class _State:
     failed_starts: int = 0
     forecast: Forecast | None = None
     """Created for the first launch of this process."""
+    has_stopped: bool = False
+    """Whether the reason is recorded why the run ends before its last launch."""
 
 
 def execute(
@@ -91,6 +92,7 @@ def execute(
     watch: Watch = lambda progress: None,
     launches_now: int | None = None,
     stops_if_disturbed: bool = False,
+    can_resume: bool = True,
     timer: Timer | None = None,
 ) -> Run:
     """Measure every cell of the plan and return the stored run.
@@ -98,9 +100,10 @@ def execute(
     `profile` counts the cost of a cell; a cell that it cannot count is skipped with the reason. `bounds` computes the
     roofline bounds of a cell from the device's peaks; without it no peaks are measured. `launches_now`,
     `stops_if_disturbed` and `timer` are those of `Schedule`: the run is not complete where it ends before the last
-    launch. Raises InvalidValue, StorageError, EffbenchError when no cell could be measured, Interrupted on Ctrl-C.
+    launch. `can_resume` is False where nobody finishes the run later: it is not saved, or belongs to a gate. Raises
+    InvalidValue, StorageError, EffbenchError when no cell could be measured, Interrupted on Ctrl-C.
     """
-    why_no_resume = next(filter(None, (_why_no_resume(cell, plan.bundled) for cell in plan.cells)), "")
+    why_no_resume = schedule.why_no_resume(plan.cells, plan.bundled is not None)
     if launches_now is not None and why_no_resume:
         raise InvalidValue(
             f"{why_no_resume}, so no later process can carry out the other launches; leave launches_now out"
@@ -109,11 +112,11 @@ def execute(
         plan.sampling,
         timer or _timer_of(plan.device),
         launches_now=launches_now,
-        stops_if_disturbed=stops_if_disturbed and not why_no_resume,
+        stops_if_disturbed=stops_if_disturbed and can_resume and not why_no_resume,
     )
     with RunWriter(directory) as writer, temporary_folders.folder() as folder:
         watch(Progress(0.0, "counting costs"))
-        record = Recording(plan, writer, folder, command)
+        record = Recording(plan, writer, folder, command, can_resume=can_resume and not why_no_resume)
         record.skipped.update(plan.bundled.absent if plan.bundled else {})
         for cell in plan.cells:
             try:
@@ -213,14 +216,6 @@ def _timer_of(device: str) -> Timer:
     return scripted_timer() if device == "fake" else Timer()
 
 
-def _why_no_resume(cell: Cell, bundled: Bundled | None) -> str:
-    """Return why no later process can measure this cell; "" if it can."""
-    if cell.case.model.startswith("pickle:"):
-        return f"{cell.id} is a module of this Python session"
-    has_tensors = bundled is None and any(item.sha256 for item in cell.case.all_inputs)
-    return f"{cell.id} has tensors of this Python session as inputs" if has_tensors else ""
-
-
 def _continue_run(
     run: Run, writer: RunWriter, folder: Path, watch: Watch, bundled: Bundled | None, times: Schedule
 ) -> Run:
@@ -229,13 +224,8 @@ def _continue_run(
         raise EffbenchError(
             f"the run in {writer.directory} was stopped before anything was measured; delete it and begin again"
         )
-    for result in run.results:
-        if result.cell.case.model.startswith("pickle:"):
-            raise EffbenchError(
-                f"{result.cell.id} was a module of a Python session that has ended; measure it again there"
-            )
-        if bundled is None and (said := core_inputs.missing_values_reason(result.cell.case.all_inputs)):
-            raise EffbenchError(f"{result.cell.id}: {said}; measure it again there")
+    if why := schedule.why_no_resume((result.cell for result in run.results), bundled is not None):
+        raise EffbenchError(f"{why}, so this run cannot be finished later; measure it again there")
     try:
         file_hashes.require_unchanged(run.files)
     except NotComparable as error:
@@ -248,6 +238,7 @@ def _continue_run(
     record.measured_metrics = {(result.cell.id, metric.what) for result in run.results for metric in result.metrics}
     record.has_scatter = run.between_sittings is not None
     state = _State(used_s=launch_history.used_s_by_slot(run), after_s=launch_history.after_s(run))
+    state.has_stopped = run.stop is not None
     slots = {launch.number: launch.slot for launch in run.launches}
     state.next_launch = max(slots, default=-1) + 1
     state.finished = schedule.finished_slots(run)
@@ -286,9 +277,11 @@ def _raise_if_nothing_left(record: Recording) -> None:
 
 def _measure(record: Recording, state: _State, watch: Watch, times: Schedule) -> Run:
     writer, sampling = record.writer, record.plan.sampling
+    later = resume_command(writer.directory, record.plan.bundled) if record.can_resume else ""
     try:
         for slot in sorted(set(range(sampling.launches)) - state.finished):
-            if early_stop.ends_here(writer, sampling, len(state.finished), sum(state.used_s.values())):
+            used_s = sum(state.used_s.values())
+            if state.has_stopped or early_stop.ends_here(writer, sampling, len(state.finished), used_s):
                 break
             if times.is_over:
                 return run_file.load(writer.path)
@@ -297,27 +290,28 @@ def _measure(record: Recording, state: _State, watch: Watch, times: Schedule) ->
                 _raise_if_nothing_left(record)
                 _launch(record, state, slot, watch)
             record.record_scatter()
-            times.end_launch(slot, state.disturbance, watch, resume_command(writer.directory, record.plan.bundled))
+            times.end_launch(slot, state.disturbance, watch, later)
             if times.stop_reason:
                 writer.append("disturbance", reason=times.stop_reason)
         _raise_if_nothing_left(record)
         _measure_metrics(record, watch)
         run = record.complete()
     except KeyboardInterrupt:
-        raise Interrupted(writer.directory, _python_advice(record.plan, writer.directory)) from None
+        raise Interrupted(writer.directory, _python_advice(record)) from None
     except StorageError as error:
         raise StorageError(f"{error}; what was measured before is kept in {writer.directory}") from error
     watch(Progress(1.0, "done"))
     return run
 
 
-def _python_advice(plan: Plan, directory: Path) -> str:
-    """Return the Python call that finishes or reads an interrupted run."""
-    place = repr(str(directory))
+def _python_advice(record: Recording) -> str:
+    """Return the Python call that finishes an interrupted run, or reads one that cannot be finished."""
+    plan, place = record.plan, repr(str(record.writer.directory))
+    if not record.can_resume:
+        why = schedule.why_no_resume(plan.cells, plan.bundled is not None)
+        return f"effbench.load({place}) reads it" + (f" ({why}, so it cannot be finished later)" if why else "")
     if plan.bundled is not None:
         return f"finish it with effbench.run_bundle({plan.bundled.folder!r}, resume={place})"
-    if any(cell.case.model.startswith("pickle:") for cell in plan.cells):
-        return f"effbench.load({place}) reads it (a module in memory cannot be measured on after its session)"
     return f"finish it with effbench.resume({place})"
 
 

@@ -5,31 +5,34 @@ from __future__ import annotations
 import datetime
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from effbench.core.inputs import whole_number
 from effbench.core.run import Run
-from effbench.core.study import Sampling
-from effbench.runs.progress import Progress, Watch
+from effbench.core.study import Cell, Sampling
+from effbench.runs.progress import Progress, Watch, launch_text
 from effbench.runs.recorder import resume_command
 from effbench.studies.plan import Bundled
 
 DISTURBED_LAUNCHES = 2
 """A run stops after this many disturbed launches."""
 
-LOOK_S = 10.0
+WORTH_SAVING_S = 10.0
+"""With less than this left of its budget, a disturbed run goes on to its end."""
+
+POLL_S = 10.0
 """While waiting, look at the clock this often: it may be set, and the machine may have been suspended."""
 
 
 @dataclass(frozen=True)
 class Timer:
-    """Tells the time, in seconds since the epoch, and waits, at most `look_s` before the time is read again."""
+    """Tells the time, in seconds since the epoch, and waits, at most `poll_s` before the time is read again."""
 
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
-    look_s: float = LOOK_S
+    poll_s: float = POLL_S
 
 
 def scripted_timer() -> Timer:
@@ -88,12 +91,12 @@ class Schedule:
         at_s = planned_start_s(self._sampling, self._begun_s, slot)
         if self._now is not None or self._timer.now() >= at_s:
             return
-        doing = f"launch {slot + 1}/{self._sampling.launches} begins at {_clock_time(at_s, self._timer.now())}"
+        doing = f"{launch_text(self._sampling, slot + 1)} begins at {_clock_time(at_s, self._timer.now())}"
         note = doing
         while (left_s := at_s - self._timer.now()) > 0:
             watch(Progress(slot / self._sampling.launches, doing, note))
             note = ""
-            self._timer.sleep(min(left_s, self._timer.look_s))
+            self._timer.sleep(min(left_s, self._timer.poll_s))
 
     def end_launch(self, slot: int, disturbance: str, watch: Watch, resume: str) -> None:
         """Count a finished launch. `disturbance` says what disturbed it; "" if nothing did.
@@ -106,15 +109,16 @@ class Schedule:
         self._disturbed += 1
         launch, launches = slot + 1, self._sampling.launches
         is_last = launch == launches
-        if self._stops_if_disturbed and self._disturbed >= DISTURBED_LAUNCHES and not is_last:
+        left_s = self._sampling.budget_s * (launches - launch) / launches
+        if self._stops_if_disturbed and self._disturbed >= DISTURBED_LAUNCHES and left_s >= WORTH_SAVING_S:
             self.stop_reason = (
                 f"stopped after launch {launch} of {launches}, the second that was disturbed: {disturbance}"
             )
             return
         later = "" if is_last or not resume else f", or Ctrl-C and finish later with: {resume}"
         advice = "" if is_last else f"; stop other work{later}"
-        said = f"{disturbance} in launch {launch}; the result will be flagged contaminated{advice}"
-        watch(Progress(launch / launches, f"launch {launch}/{launches}: done", said))
+        said = f"{disturbance} in launch {launch}; the result may be flagged contaminated{advice}"
+        watch(Progress(launch / launches, f"{launch_text(self._sampling, launch)}: done", said))
 
 
 def require_launches_now(number: int, name: str = "launches_now") -> int:
@@ -134,6 +138,19 @@ def _clock_time(at_s: float, now_s: float) -> str:
 
 
 # --- stored runs --------------------------------------------------------------------------------------
+
+
+def why_no_resume(cells: Iterable[Cell], is_bundled: bool) -> str:
+    """Return why no later process can finish a run of these cells; "" where one can.
+
+    The run of a bundle (`is_bundled`) finds the values of inputs there.
+    """
+    for cell in cells:
+        if cell.case.model.startswith("pickle:"):
+            return f"{cell.id} is a module of a Python session"
+        if given := [] if is_bundled else [item for item in cell.case.all_inputs if item.sha256]:
+            return f"input {given[0]} of {cell.id} is a tensor of a Python session (SHA-256 {given[0].sha256[:12]}…)"
+    return ""
 
 
 def begun_s(run: Run) -> float | None:
@@ -169,9 +186,8 @@ def standing(run: Run, bundle: Path | None = None) -> str:
     if run.complete:
         return ""
     said = f"{len(finished_slots(run))} of {run.sampling.launches} launches done"
-    in_memory = any(result.cell.case.model.startswith("pickle:") for result in run.results)
-    if run.path is None or in_memory:
+    is_bundled = bundle is not None or bool(run.environment.facts.get("run.bundle"))
+    if run.path is None or why_no_resume((result.cell for result in run.results), is_bundled):
         return said
-    is_bundled = bundle is not None or run.environment.facts.get("run.bundle")
     bundled = Bundled(str(bundle or "BUNDLE"), "") if is_bundled else None
     return f"{said}; go on with: {resume_command(Path(run.path).parent, bundled)}"

@@ -188,7 +188,7 @@ class _Builder:
         elif kind == "stop":
             self.stop = record.decode_rest(Stop)
         elif kind == "complete":
-            self.complete = True
+            self.complete, self.disturbance = True, ""  # nothing was left to do
         elif kind == "disturbance":
             self.disturbance = record.get("reason", str)
         elif kind == "files":

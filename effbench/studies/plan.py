@@ -7,14 +7,14 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from effbench import devices, runtimes
 from effbench.analysis import sequential
 from effbench.core import inputs
 from effbench.core.errors import InvalidValue, UnknownName
 from effbench.core.measure_options import MeasureKeywords, MeasureOptions
-from effbench.core.study import Case, Cell, Experiment, Label, Sampling
+from effbench.core.study import Case, Cell, Experiment, Label, Sampling, Until
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -28,6 +28,9 @@ QUICK: Mapping[str, Any] = {
     "budget_s": 45.0,
 }
 """Sampling of ``--quick``, for a run of under a minute. Three launches give an interval, but no verdict."""
+
+MAX_SPREAD_S = 366 * 86400
+"""Longest time that a run may be spread over: a year, so that every launch has a date."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,9 @@ def clock_of(kind: str, threads: int) -> str:
 
 
 def checked_sampling(sampling: Sampling) -> Sampling:
-    """Validate the numbers of a sampling and return it with plain types. Raises InvalidValue."""
+    """Validate the values of a sampling and return it with plain types. Raises InvalidValue, UnknownName."""
+    if sampling.until not in get_args(Until):
+        raise UnknownName("stopping rule", str(sampling.until), get_args(Until))
     counts = {
         name: inputs.whole_number(getattr(sampling, name), name.replace("_", " "))
         for name in ("launches", "min_rounds", "max_rounds")
@@ -174,8 +179,8 @@ def checked_sampling(sampling: Sampling) -> Sampling:
             raise InvalidValue(f"{name.removesuffix('_s')} (={shown}) must be a positive number")
         sampling = replace(sampling, **{name: float(value)})  # type: ignore[arg-type]
     spread = sampling.spread_s
-    if not isinstance(spread, numbers.Real) or isinstance(spread, bool) or not 0 <= spread < math.inf:
-        raise InvalidValue(f"spread (={spread!r}) must be a number of seconds, 0 or more")
+    if not isinstance(spread, numbers.Real) or isinstance(spread, bool) or not 0 <= spread <= MAX_SPREAD_S:
+        raise InvalidValue(f"spread (={spread!r}) must be a number of seconds, from 0 to {MAX_SPREAD_S} (a year)")
     sampling = replace(sampling, spread_s=float(spread))
     if sampling.max_rounds < sampling.min_rounds:
         return replace(sampling, max_rounds=sampling.min_rounds)

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,13 @@ def test_without_scipy_it_is_measured_and_shown_elsewhere(
 
 
 # --- on any machine -----------------------------------------------------------------------------------
+
+
+def test_its_run_has_a_fixed_number_of_launches(made: bundle.Bundle) -> None:
+    """Even where its study stops by itself: the machine that measures it may lack scipy, which decides."""
+    sampling = replace(made.experiment.sampling, until="faster", launches=4)
+    planned, _ = bundle.make_plan(replace(made, experiment=replace(made.experiment, sampling=sampling)))
+    assert (planned.sampling.until, planned.sampling.launches) == ("launches", 4)
 
 
 def test_its_run_is_one_for_report_diff_and_export(

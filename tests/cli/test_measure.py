@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from runs import run_of
 from schemas import validate
 from shell import effbench, refusal, study_file
 
-from effbench.cli import measure
+from effbench.cli import measure, output
 from effbench.results import Results
 
 
@@ -50,6 +51,10 @@ def test_a_spread_run_says_when_the_next_launch_begins(home: Path) -> None:
         ("run --resume run --now -2", "--now -2: expected"),
         ("compare lenet5 nin_cifar --device fake --now 0", "--now 0: expected"),
         ("run tiny.py --device fake --spread soon", "--spread soon: expected a time above zero"),
+        (
+            "run tiny.py --device fake --spread 999999999h",
+            "spread (=3599999996400.0) must be a number of seconds, from",
+        ),
         ("run --resume run --spread 2h", "--resume goes on with the options of the stored run; leave out spread"),
     ],
 )
@@ -59,12 +64,34 @@ def test_a_number_of_launches_or_a_time_that_is_none_is_one_line(words: str, sai
 
 @pytest.mark.parametrize(("reason", "code"), [("", 5), ("stopped after launch 2 of 5: others disturbed it", 4)])
 def test_the_exit_code_follows_the_recorded_reason(reason: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
-    import dataclasses
-
-    run = dataclasses.replace(run_of({}), complete=False, disturbance=reason, path="somewhere/run.jsonl")
+    run = run_of({})
+    run = dataclasses.replace(
+        run, complete=False, disturbance=reason, path="somewhere/run.jsonl", launches=run.launches[:2]
+    )
     with pytest.raises(typer.Exit) as ended:
         measure._exit_unless_complete(Results(run), None)
     assert ended.value.exit_code == code
     told = capsys.readouterr().err
-    assert reason in told and told.endswith("5 of 5 launches done; go on with: effbench run --resume somewhere\n")
+    assert reason in told and told.endswith("2 of 5 launches done; go on with: effbench run --resume somewhere\n")
     measure._exit_unless_complete(Results(dataclasses.replace(run, complete=True)), None)
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_ctrl_c_while_figures_are_drawn_says_what_the_run_is(
+    is_complete: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """To resume a run with launches left would measure them all."""
+
+    def interrupted(self: Results) -> None:
+        raise KeyboardInterrupt
+
+    run = run_of({})
+    run = dataclasses.replace(run, complete=is_complete, path=f"{tmp_path}/run.jsonl", launches=run.launches[:2])
+    monkeypatch.setattr(Results, "write", interrupted)
+    monkeypatch.setattr(measure, "_show", lambda *_: None)
+    monkeypatch.setattr(output, "ignore_signals", lambda: None)
+    with pytest.raises(typer.Exit) as ended:
+        measure.finish(lambda watch: Results(run), as_json=False)
+    assert ended.value.exit_code == 130
+    stands = "the run is complete, this shows it:" if is_complete else "2 of 5 launches done; go on with:"
+    assert capsys.readouterr().err == f"effbench: interrupted; {stands} effbench run --resume {tmp_path}\n"

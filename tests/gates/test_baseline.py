@@ -7,17 +7,20 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import run_of, with_blocks
 
+from effbench.core.errors import NotComparable
 from effbench.core.run import Run, Stop, Timing
 from effbench.core.study import Case, Experiment
 from effbench.gates import baseline, run_gates
 from effbench.gates.baseline import LaunchTimes
-from effbench.gates.config import Config
+from effbench.gates.config import Config, Subject
 from effbench.gates.decision_rule import Rule
 from effbench.gates.result import Decision, Finding
 from effbench.host.facts import Difference
@@ -289,3 +292,27 @@ def test_a_gate_measures_as_often_as_a_baseline_that_stopped_by_itself() -> None
     stored = replace(stored, sampling=replace(stored.sampling, until="faster", launches=13), stop=Stop("decided", 4))
     planned = run_gates._plan_for(stored, [result.cell for result in stored], Config())
     assert (planned.sampling.until, planned.sampling.launches) == ("launches", 4)
+
+
+def test_a_gate_does_not_wait_where_its_baseline_was_spread() -> None:
+    stored = run(facts={"run.allocator": "retain"})
+    stored = replace(stored, sampling=replace(stored.sampling, spread_s=7200.0))
+    assert run_gates._plan_for(stored, [result.cell for result in stored], Config()).sampling.spread_s == 0
+
+
+def test_a_run_of_a_gate_is_not_one_to_go_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A baseline is: once it is complete, gates compare with it."""
+    seen: list[bool] = []
+
+    def execute(*_: Any, can_resume: bool, **options: Any) -> Run:
+        seen.append(can_resume)
+        raise NotComparable("elsewhere")
+
+    stored = run(facts={"run.allocator": "retain"})
+    monkeypatch.setattr(run_gates.run_file, "load", lambda path: stored)
+    monkeypatch.setattr(run_gates, "_known_differences", lambda run: ())
+    monkeypatch.setattr(run_gates.runner, "execute", execute)
+    run_gates.compare_with_run(Config(), tmp_path / "stored", tmp_path / "new")
+    with pytest.raises(NotComparable):
+        run_gates.save_baseline(Config((Subject("lenet5", "lenet5"),), device="fake"), tmp_path / "baseline")
+    assert seen == [False, True]

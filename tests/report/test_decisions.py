@@ -88,6 +88,39 @@ def test_a_study_is_told_in_one_sentence() -> None:
     assert said(run).startswith("2 of 2 ratios are decided after 6 launches in ")
 
 
+@pytest.mark.parametrize(
+    ("between", "much"), [((None, 0.03), "±3 %"), ((0.03, 0.03), "±3 %"), ((0.02, 0.1), "up to ±10 %")]
+)
+def test_a_study_that_sittings_keep_undecided_is_not_told_to_measure_longer(
+    between: tuple[float | None, float], much: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ratio = Estimate(1.02, 0.99, 1.05)
+    answers = tuple(
+        Answer(cell, CELLS[0], "slower" if width is None else "undecided", ratio, width, width is not None)
+        for cell, width in zip(CELLS[1:], between, strict=True)
+    )
+    monkeypatch.setattr(decision, "decide", lambda run: RunDecision("faster", 4, answers))
+    run = run_of(dict(zip(CELLS, (0.001, 0.002, 0.004), strict=True)), experiment=study(), launches=4)
+    run = replace(run, sampling=replace(run.sampling, launches=13, until="faster"), stop=Stop("futile", 4))
+    first = said(run).splitlines()[0]
+    assert first.startswith(f"{between.count(None)} of 2 ratios are decided after 4 launches in ")
+    assert first.endswith(
+        f"; more launches in this sitting cannot decide more, since results differ by {much} between sittings; spread "
+        "the launches with --spread 2h."
+    )
+
+
+def test_a_study_of_which_launches_could_decide_a_ratio_is_told_to_take_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = (
+        Answer(CELLS[1], CELLS[0], "undecided", Estimate(1.02, 0.99, 1.05), 0.03, is_futile=True),
+        Answer(CELLS[2], CELLS[0], "undecided", Estimate(1.2, 0.9, 1.5), 0.03),
+    )
+    monkeypatch.setattr(decision, "decide", lambda run: RunDecision("faster", 13, answers))
+    run = run_of(dict(zip(CELLS, (0.001, 0.002, 0.004), strict=True)), experiment=study(), launches=6)
+    run = replace(run, sampling=replace(run.sampling, launches=13, until="faster"))
+    assert said(run).splitlines()[0].endswith("; ask for more launches with --until faster --launches 26.")
+
+
 def test_nothing_is_said_of_other_runs() -> None:
     run = comparison()
     assert decisions.sentences(replace(run, complete=False), summarise(run)) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,6 +86,31 @@ def test_a_run_that_never_decides_has_all_its_launches_and_no_record(tmp_path: P
     assert len(run.launches) == 5 and run.stop is None and run.complete
     told = run_decision_document(run)
     assert told is not None and told["stopped"] == "launches" and told["looks"] == [3, 4, 5]
+
+
+def test_the_run_file_is_read_again_at_looks_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def load(path: Path) -> Run:
+        run = run_file.load(path)
+        read.append(len(run.launches))
+        return run
+
+    monkeypatch.setattr(early_stop, "run_file", SimpleNamespace(load=load))
+    run = execute(tmp_path / "run", until="precision", precision=1e-9, launches=8)
+    assert len(run.launches) == 8 and read == [3, 4, 6]
+
+
+def test_a_recorded_stop_holds_where_the_run_would_now_go_on(tmp_path: Path) -> None:
+    """Such as one whose budget is counted anew."""
+    folder = tmp_path / "run"
+    execute(folder, until="precision", precision=1e-9, budget_s=1e-3)
+    first, *rest = records(folder)
+    first["sampling"]["budget_s"] = 1e6
+    lines = (json.dumps(record) + "\n" for record in (first, *rest[:-1]))
+    (folder / run_file.RUN_FILE).write_text("".join(lines))
+    run = runner.resume(folder)
+    assert run.complete and run.stop == Stop("budget", 3) and len(run.launches) == 3
 
 
 def test_a_fixed_run_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

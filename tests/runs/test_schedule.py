@@ -16,8 +16,9 @@ from runs import run_of, study
 from scripted_runs import cost_of, in_process
 
 from effbench.core.errors import InvalidValue
-from effbench.core.run import Launch, Run, Timing
-from effbench.core.study import Sampling
+from effbench.core.inputs import Input
+from effbench.core.run import Launch, Result, Run, Stop, Timing
+from effbench.core.study import Cell, Sampling
 from effbench.devices.fake import Fake
 from effbench.report import text
 from effbench.runs import run_file, runner, schedule
@@ -117,10 +118,21 @@ def test_on_the_scripted_clock_waiting_takes_no_time(tmp_path: Path) -> None:
     assert execute(tmp_path / "run", sampling={"spread_s": 1000 * HOUR}).complete
 
 
-@pytest.mark.parametrize("spread", [-1.0, float("inf"), float("nan"), True, "2h"])
+@pytest.mark.parametrize("spread", [-1.0, float("inf"), float("nan"), True, "2h", 4e7, 10**400])
 def test_a_spread_that_is_no_time_is_refused(spread: Any) -> None:
     with pytest.raises(InvalidValue, match=r"^spread \(="):
         plan.make(study(), device="fake", sampling={"spread_s": spread})
+
+
+def test_a_launch_is_announced_in_the_words_of_the_progress_bar() -> None:
+    """Of a run that stops by itself, nobody knows how many launches there will be."""
+    clock, told = Clock(), list[str]()
+    times = Schedule(Sampling(launches=13, until="faster", spread_s=12 * HOUR), clock.timer, begun_s=clock.time)
+    times.wait_for(1, lambda step: told.append(step.doing))
+    assert told
+    assert all(line.startswith("launch 2 (until decided, at most 13) begins at ") for line in told)
+    times.end_launch(1, "others disturbed it", lambda step: told.append(step.doing), "")
+    assert told[-1] == "launch 2 (until decided, at most 13): done"
 
 
 def test_a_run_of_before_there_was_a_spread_is_read(tmp_path: Path) -> None:
@@ -197,6 +209,32 @@ def test_nothing_is_planned_for_a_run_without_a_spread_or_with_an_impossible_one
     assert schedule.next_launch_at(replace(run, sampling=Sampling(spread_s=4 * HOUR))) == "2026-01-01T01:00:00+00:00"
 
 
+def cells_in_memory(kind: str) -> tuple[Cell, ...]:
+    """Cells that only this session can measure: a module, or a tensor as input."""
+    case = study().cases[0]
+    given = Input((4, 8, 8), "x", sha256="0123456789abcdef")
+    case = replace(case, model="pickle:net") if kind == "module" else replace(case, inputs=(given,))
+    return (Cell(study().cases[1]), Cell(case))
+
+
+def test_what_cannot_be_resumed_says_why() -> None:
+    module, tensor = map(cells_in_memory, ("module", "tensor"))
+    name = module[1].id
+    assert schedule.why_no_resume(module[:1], False) == ""
+    assert schedule.why_no_resume(module, False) == f"{name} is a module of a Python session"
+    said = f"input x=4x8x8 of {name} is a tensor of a Python session (SHA-256 0123456789ab…)"
+    assert schedule.why_no_resume(tensor, False) == said
+    assert schedule.why_no_resume(tensor, True) == "", "a bundle holds the values"
+
+
+@pytest.mark.parametrize("kind", ["module", "tensor"])
+def test_a_run_of_what_was_in_memory_does_not_say_how_to_go_on(kind: str, tmp_path: Path) -> None:
+    run = replace(run_of({}), complete=False, path=str(tmp_path / "run.jsonl"))
+    assert "; go on with: " in schedule.standing(run)
+    run = replace(run, results=tuple(Result(cell, None) for cell in cells_in_memory(kind)))
+    assert schedule.standing(run) == "5 of 5 launches done"
+
+
 # --- disturbed by others ------------------------------------------------------------------------------
 
 
@@ -238,11 +276,65 @@ def test_a_run_stops_after_the_second_disturbed_launch_and_goes_on_when_told(
         run.disturbance,
     )
     (told,) = notes
-    assert re.match(r"others disturbed 100 % of the blocks \(waited for a core\) in launch 1; the result will be", told)
+    assert re.match(r"others disturbed 100 % of the blocks \(waited for a core\) in launch 1; the result may be", told)
     assert told.endswith(f"stop other work, or Ctrl-C and finish later with: effbench run --resume {folder}")
     assert f"It {run.disturbance}." in text.notes(run, ())
     again = resume(folder)
     assert again.complete and again.disturbance == ""
+
+
+@pytest.mark.parametrize("kind", ["module", "tensor", "not kept"])
+def test_a_disturbed_run_that_cannot_be_resumed_goes_on_and_does_not_say_how_to(
+    kind: str, tmp_path: Path, disturb: Callable[[set[int]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disturb({0, 2})
+    if kind != "not kept":
+        monkeypatch.setattr(schedule, "why_no_resume", lambda *_: f"it is a {kind}")
+    notes: list[str] = []
+    watch = lambda step: notes.append(step.note) if step.note else None  # noqa: E731
+    options = {"stops_if_disturbed": True, "can_resume": kind != "not kept"}
+    assert execute(tmp_path / "run", sampling=ROUNDS, watch=watch, **options).complete
+    assert len(notes) == 2
+    assert all(note.endswith("; the result may be flagged contaminated; stop other work") for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("why", "can_resume", "said"),
+    [
+        ("", False, "reads it"),
+        ("a is a module", True, "reads it (a is a module, so it cannot be finished later)"),
+    ],
+)
+def test_ctrl_c_in_a_run_that_cannot_be_resumed_says_what_reads_it(
+    why: str, can_resume: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(schedule, "why_no_resume", lambda *_: why)
+    timer = replace(Clock().timer, sleep=interrupted)
+    with pytest.raises(runner.Interrupted) as stopped:
+        execute(tmp_path / "run", sampling={"spread_s": HOUR}, timer=timer, can_resume=can_resume)
+    assert str(stopped.value).endswith(f"; effbench.load({str(tmp_path / 'run')!r}) {said}")
+
+
+def test_a_disturbed_run_with_little_left_to_do_goes_on(tmp_path: Path, disturb: Callable[[set[int]], None]) -> None:
+    disturb({0, 1})
+    assert execute(tmp_path / "little", sampling={**ROUNDS, "budget_s": 16.0}, stops_if_disturbed=True).complete
+    assert not execute(tmp_path / "much", sampling={**ROUNDS, "budget_s": 17.0}, stops_if_disturbed=True).complete
+
+
+def test_a_run_that_is_decided_where_others_disturb_it_is_complete(
+    tmp_path: Path, disturb: Callable[[set[int]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second launch that was disturbed used up the budget too: nothing is left to do."""
+    disturb({0, 2})
+    monkeypatch.setattr(schedule, "WORTH_SAVING_S", 0.0)
+    sampling = {**ROUNDS, "until": "precision", "precision": 1e-9, "budget_s": 1e-3, "launches": 13}
+    run = execute(tmp_path / "run", sampling=sampling, stops_if_disturbed=True)
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "run" / run_file.RUN_FILE).read_text().splitlines()]
+    assert kinds[-3:] == ["disturbance", "stop", "complete"]
+    assert run.complete and run.stop == Stop("budget", 3) and run.disturbance == ""
 
 
 def test_a_run_that_nobody_disturbs_or_that_may_not_stop_goes_on(
@@ -260,4 +352,4 @@ def test_the_last_launch_gives_no_advice_to_stop() -> None:
     notes: list[str] = []
     times = Schedule(Sampling(launches=1), Clock().timer, stops_if_disturbed=True)
     times.end_launch(0, "others disturbed 50 % of the blocks", lambda step: notes.append(step.note), "effbench run")
-    assert notes == ["others disturbed 50 % of the blocks in launch 1; the result will be flagged contaminated"]
+    assert notes == ["others disturbed 50 % of the blocks in launch 1; the result may be flagged contaminated"]

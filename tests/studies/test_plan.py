@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -96,6 +97,12 @@ def test_a_run_that_stops_by_itself_plans_more_launches_of_fewer_rounds(
 ) -> None:
     found = made(**options).sampling
     assert (found.launches, found.max_rounds, found.until) == (launches, rounds, options["until"])
+
+
+def test_a_study_with_an_unknown_stopping_rule_is_refused() -> None:
+    odd = replace(study(), sampling=Sampling(until="fastest"))  # type: ignore[arg-type]
+    with pytest.raises(UnknownName, match=r"stopping rule named 'fastest'.*launches, faster, precision"):
+        plan.make(odd, device="fake")
 
 
 def test_the_catalog_finds_studies_and_names_what_is_wrong(tmp_path: Any) -> None:
