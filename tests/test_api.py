@@ -15,7 +15,7 @@ from torch import nn
 
 import effbench
 from effbench.core.errors import EffbenchError, InvalidValue, ModelError, StorageError, UnknownName
-from effbench.runs import run_file
+from effbench.runs import run_file, runner
 
 pytestmark = pytest.mark.usefixtures("forked_launches")
 
@@ -193,6 +193,20 @@ def test_ctrl_c_names_the_folder_and_how_to_go_on(tmp_path: Path, monkeypatch: p
     )
     results = effbench.resume(folder)
     assert results.run.complete and results.cells[0].blocks > 5
+
+
+@pytest.mark.parametrize("save", [True, False])
+def test_only_a_run_that_is_saved_can_be_resumed(save: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    def execute(*_: Any, can_resume: bool, **options: Any) -> None:
+        seen.append(can_resume)
+        raise EffbenchError("enough")
+
+    monkeypatch.setattr(runner, "execute", execute)
+    with pytest.raises(EffbenchError, match="enough"):
+        effbench.measure("lenet5", device="fake", save=save, **({"out": tmp_path / "run"} if save else {}))
+    assert seen == [save]
 
 
 def test_ctrl_c_says_what_is_left_of_a_module_and_of_a_run_that_is_not_saved(
