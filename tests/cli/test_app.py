@@ -259,7 +259,7 @@ def test_profile_json_csv_and_layers_agree(home: Path) -> None:
 def test_diff_json_and_table(study_run: Done, home: Path) -> None:
     done = effbench("diff", "my run", "my run/run.jsonl", "--json", cwd=home)
     assert done.code == 0 and done.err == ""
-    assert done.json.keys() == {"baseline", "candidate", "comparisons"}
+    assert done.json.keys() == {"baseline", "candidate", "note", "comparisons"}
     assert [item["cell"] for item in done.json["comparisons"]] == ["groups=1", "groups=2"]
     for item in done.json["comparisons"]:
         assert item["change"]["point"] == 1.0 and item["verdict"] in ("same", "unsure")
