@@ -17,7 +17,7 @@ if not (ROOT / "benchmarks" / "peers").exists():  # as in an installed copy of t
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.peers import recomputed_intervals, sitting_coverage, sittings  # noqa: E402
+from benchmarks.peers import honest_decisions, recomputed_intervals, sitting_coverage, sittings  # noqa: E402
 from benchmarks.peers.session import Ledger, Row  # noqa: E402
 from benchmarks.peers.spread import CASES  # noqa: E402
 from effbench.analysis import stats  # noqa: E402
@@ -145,3 +145,24 @@ def test_an_interval_that_is_computed_anew_is_that_of_a_run() -> None:
     expected = interval([medians], NO_HISTORY.ratio)
     assert expected.high is not None
     assert recomputed_intervals._half(error, NO_HISTORY.ratio) == pytest.approx(math.log(expected.high) - 0.01)
+
+
+def test_the_simulated_figures_that_the_method_page_quotes() -> None:
+    folder = ROOT / "results" / "benchmarks" / "amd-epyc-zen3-kvm-2-cores"
+    text = " ".join((ROOT / "docs" / "measuring.md").read_text(encoding="utf-8").split())
+    wrong, covered = honest_decisions.section(Ledger(folder / "honest_decisions.jsonl").rows()).targets
+    assert f"at most {wrong.found} decided wrongly, and at least {covered.found} of the printed intervals" in text
+    plain = [target.peers.removeprefix("plain 95 % intervals ") for target in (wrong, covered)]
+    assert f"at every look it would be {plain[0]} and {plain[1]}." in text
+    held = {
+        (row["history"], row["of"], row["spread"]): row["held"] / row["trials"]
+        for row in Ledger(folder / "sitting_coverage.jsonl").rows()
+        if row["tau"] == 0.05
+    }
+    same = sitting_coverage.KINDS[0]
+    quoted = [held[0, same, 1], held[3, same, 1], held[11, same, 1], held[0, same, sitting_coverage.LAUNCHES]]
+    first, three, eleven, spread = (f"{100 * share:.0f} %" for share in quoted)
+    assert (
+        f"first intervals hold in {first} of cases" in text and f"same cell {three} hold, with eleven {eleven}" in text
+    )
+    assert f"over five sittings hold in {spread} of cases" in text
