@@ -18,8 +18,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 demo: $(VENV)/.installed
-	$(BIN)/effbench run g2_groups --device cpu
-	$(BIN)/effbench compare mobilenet_v2 shufflenet_v2 --device cpu
+	$(BIN)/effbench run g2_groups --device cpu || test $$? -eq 4  # 4: others disturbed it, and it says so
+	$(BIN)/effbench compare mobilenet_v2 shufflenet_v2 --device cpu || test $$? -eq 4
 
 test: $(VENV)/.installed
 	$(BIN)/ruff format --check .

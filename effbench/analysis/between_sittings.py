@@ -85,7 +85,9 @@ def estimate(sittings: Sequence[Sitting], keys: Mapping[str, str], problem: str 
     sittings = sorted(sittings, key=lambda item: item.start_s)
     places = sitting_numbers([(item.start_s, item.end_s) for item in sittings], LONGEST_S)
     number = len(set(places))
-    yardstick = {name: _last_of_each(places, (item.yardstick.get(name) for item in sittings)) for name in _YARDSTICK}
+    yardstick = {
+        name: _last_of_each(places, (item.yardstick.get(name) for item in sittings)) for name in YARDSTICK_FIGURES
+    }
     every = {key for item in sittings for key in item.cells}
     cells = {
         (key, figure): _last_of_each(places, (item.cells.get(key, {}).get(figure) for item in sittings))
@@ -112,9 +114,6 @@ def estimate(sittings: Sequence[Sitting], keys: Mapping[str, str], problem: str 
     return BetweenSittings(
         kinds["ratio"], kinds["time"], {cell: found for cell, found in known.items() if found}, used, problem
     )
-
-
-_YARDSTICK = tuple(YARDSTICK_FIGURES)
 
 
 def _kind(figure: str) -> str:
@@ -396,10 +395,7 @@ def sitting_of_launches(run: Run) -> dict[int, int]:
 
 
 def scatter_of(runs: Sequence[Run], cell: str, figure: str) -> Scatter | None:
-    """Return the scatter between sittings of one figure of a cell, the widest that one of the runs knows.
-
-    None where none knows any: for a scripted clock, and in runs of before schema 4.
-    """
+    """Return the widest scatter of one figure of a cell that one of the runs knows; None where none knows any."""
     found = [run.between_sittings.of(cell, figure) for run in runs if run.between_sittings is not None]
     return max(found, key=_width, default=None)
 

@@ -70,8 +70,8 @@ def _notes(run: Run, cells: Sequence[CellSummary], parts: Sequence[Split]) -> tu
     apart = "set apart from" if run.experiment.breakdown == "depthwise" else "among"
     lines = [
         f"Shares of the latency: {clock}, by torch.profiler, means over {text.launches_text(cells)}; ± are 95 % "
-        "intervals (Student's t). The latency is that of calls without the profiler, which alternate with profiled "
-        "calls.",
+        "intervals (Student's t) within this run. The latency is that of calls without the profiler, which alternate "
+        "with profiled calls.",
         "Unattributed is the latency minus the parts: Python, dispatch, waiting. The last column is the time of a call "
         "under the profiler over that without it. Part of this overhead falls inside the operators, so the parts are "
         "too large by up to the overhead. Where they exceed the latency, unattributed is below zero.",
