@@ -214,12 +214,15 @@ _VERDICTS = (
 def _about(ours: Sequence[Row]) -> str:
     runs = sorted({(row["run"], row["began"][11:16]) for row in ours})
     busy = [row["other_cores"] for row in ours]
+    commits = dict.fromkeys(str(row["commit"])[:7] for row in ours)
     flagged = sum("contaminated" in row["flags"] for row in ours)
     return (
         f"{len(runs)} sittings, which began at {', '.join(at for _, at in runs)} (UTC). Other processes kept "
         f"{min(busy):.1f} to {max(busy):.1f} cores busy meanwhile, {statistics.median(busy):.1f} in the median, and "
         f"{flagged} of {len(ours)} cells were flagged as contaminated. Each run of effbench has {LAUNCHES} launches in "
-        f"{BUDGET_S:.0f} s; the peers have {spread.RUN_S:.0f} s."
+        f"{BUDGET_S:.0f} s; the peers have {spread.RUN_S:.0f} s. The runs were measured by effbench "
+        f"{', '.join(commits)}. Their intervals are computed by the code of this page, each with the history that the "
+        "runs before it give."
     )
 
 
