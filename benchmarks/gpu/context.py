@@ -17,6 +17,9 @@ from benchmarks.gpu.outcome import Outcome
 Document = dict[str, Any]
 """What ``effbench run --json`` prints."""
 
+DISTURBED = 4
+"""The exit code of a run that stopped since others disturbed it."""
+
 WRITING_S = 3.0
 """Seconds of a step that are reserved for writing its results."""
 
@@ -101,6 +104,9 @@ class Context:
             command_line = [*arguments, "--device", self.device, *how, "--out", f"runs/{name}", "--json"]
         printed = runs / f".{name}.out"
         code, message = self.command(command_line, printed, limit_s=self.left_s() - (0 if self.is_tiny else WRITING_S))
+        if code == DISTURBED and "--resume" not in command_line:
+            # Others disturbed it. Time on a GPU is rare, so it goes on regardless, and flags tell.
+            return self.study(name, arguments, share=share, launches=launches, tiny=tiny)
         if code and "--resume" in command_line and self.left_s() > STARTING_S:
             # The run was started on another machine or its file is damaged. A run that cannot be resumed is started
             # again.

@@ -177,6 +177,25 @@ def test_a_run_that_was_cut_short_is_finished(fake: tuple[Path, str], tmp_path: 
     assert document["complete"] and all(cell["launches"] == 2 for cell in document["cells"])
 
 
+def test_a_run_that_others_disturb_goes_on_in_the_same_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time on a GPU is rare: the launches that are left are measured at once."""
+    context = Context(tmp_path, "cuda", 60.0, 60.0, False, Outcome(tmp_path, "first_command", "cuda"))
+    asked: list[Any] = []
+
+    def command(words: Any, out: Path, **how: Any) -> tuple[int, str]:
+        asked.append(words)
+        (tmp_path / "runs" / "g2_groups").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runs" / "g2_groups" / "run.jsonl").write_text('{"kind":"block"}\n')
+        out.write_text(json.dumps({"complete": len(asked) > 1, "cells": []}))
+        return (4, "stopped after launch 2 of 5") if len(asked) == 1 else (0, "")
+
+    monkeypatch.setattr(context, "command", command)
+    monkeypatch.setattr(context, "_known", lambda name, found: found)
+    assert context.study("g2_groups", studies.G2) == {"complete": True, "cells": []}
+    assert [words[:2] for words in asked] == [["run", "g2_groups"], ["run", "--resume"]]
+    assert not context.outcome.checks
+
+
 def test_what_the_scripted_device_has_not_is_carried_out_on_the_cpu(tmp_path: Path) -> None:
     """Other clocks, networks that fail, real memory: that all was done and gave numbers, not how fast anything was."""
     steps = ("agreement", "faults", "secondary_metrics")
