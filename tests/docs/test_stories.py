@@ -260,7 +260,7 @@ def test_every_command_of_the_bundle_page_runs(tmp_path: Path) -> None:
     net.parent.mkdir(parents=True)
     net.write_text("from torch import nn\n\ndef build():\n    return nn.Conv2d(3, 8, 3)\n")
     told = lines(BUNDLES)
-    assert len(told) == 21, "a command was added, or is not found any more"
+    assert len(told) == 22, "a command was added, or is not found any more"
     for line in told:
         if "another-day" in line:
             shutil.copytree(machines.with_torch / "g2-on-the-pi", machines.with_torch / "another-day")
