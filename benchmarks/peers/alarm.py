@@ -88,7 +88,7 @@ def section(rows: list[Row]) -> Section:
             "alarms per suite where nothing changed",
             f"≤ {percent(TARGET, 0)}, and no real gate",
             "; ".join(found),
-            "as their users run them: " + ", ".join(peers[:4]),
+            "as their users run them: " + ", ".join(peers[:4]) if peers else "–",
             is_met if found else None,
         )
     )

@@ -234,6 +234,16 @@ def test_two_runs_share_a_sitting_if_they_follow_each_other_at_once() -> None:
     assert sitting_of_launches(spread) == {0: 0, 1: 0, 2: 1}
 
 
+def test_of_two_runs_the_wider_scatter_counts_whichever_comes_first() -> None:
+    run = run_of({"scale=x1,groups=1": 0.01})
+    narrow, wide = (
+        replace(run, between_sittings=BetweenSittings(Scatter(tau, 4.0), Scatter(tau, 4.0))) for tau in (0.01, 0.04)
+    )
+    for pair in ((narrow, wide), (wide, narrow), (run, wide)):
+        assert between_sittings.scatter_of(pair, "scale=x1,groups=1", "busy") == Scatter(0.04, 4.0)
+    assert between_sittings.scatter_of((run, run), "scale=x1,groups=1", "busy") is None
+
+
 def test_diff_adds_the_scatter_only_between_sittings() -> None:
     cell = "scale=x1,groups=1"
     run = run_of({cell: 0.01})
