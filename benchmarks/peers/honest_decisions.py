@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.peers.session import Part, Row, Section, Target, Task
 from benchmarks.peers.tables import percent, table
 from effbench.analysis import sequential
-from effbench.analysis.between_sittings import Intervals
+from effbench.analysis.intervals import Intervals
 from effbench.core.estimate import Estimate
 from effbench.core.sittings import Scatter
 

@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from effbench.analysis import between_sittings, stats
+from effbench.analysis import between_sittings, intervals, stats
 from effbench.analysis.between_sittings import Sitting, Value
 from effbench.core.sittings import Scatter
 
@@ -67,5 +67,5 @@ def _values(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Value]]:
 
 
 def _half(error: float, scatter: Scatter) -> float:
-    variance, freedom = between_sittings.sum_of_variances((error, LAUNCHES - 1.0), (scatter.tau**2, scatter.freedom))
+    variance, freedom = intervals.sum_of_variances((error, LAUNCHES - 1.0), (scatter.tau**2, scatter.freedom))
     return stats.t_quantile(0.975, freedom) * math.sqrt(variance)

@@ -11,7 +11,8 @@ from pathlib import Path
 from benchmarks.peers.session import Part, Row, Section, Task
 from benchmarks.peers.tables import percent, table
 from effbench.analysis import between_sittings, stats
-from effbench.analysis.between_sittings import Intervals, Sitting, Value
+from effbench.analysis.between_sittings import Sitting, Value
+from effbench.analysis.intervals import Intervals
 
 TRIALS = 1000
 LAUNCHES, ROUNDS = 5, 15

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from effbench.analysis import between_sittings, sequential, stats
-from effbench.analysis.between_sittings import RunSittings
+from effbench.analysis import run_sittings, sequential, stats
 from effbench.analysis.cell_summary import CellSummary
+from effbench.analysis.run_sittings import RunSittings
 from effbench.analysis.summary import ratios_to, rounds_of, summarise
 from effbench.analysis.verdicts import MIN_LAUNCHES
 from effbench.core.estimate import Estimate
@@ -153,8 +153,8 @@ def _least_half_width(run: Run, cell: str, figure: str, confidence: float) -> fl
 
     None where it has no limit: on a scripted clock, and where launches are spread over several sittings.
     """
-    scatter = between_sittings.scatter_of([run], cell, figure)
-    sittings = set(between_sittings.sitting_of_launches(run).values())
+    scatter = run_sittings.scatter_of([run], cell, figure)
+    sittings = set(run_sittings.sitting_of_launches(run).values())
     if scatter is None or run.sampling.spread_s or len(sittings) > 1:
         return None
     return scatter.tau * stats.t_quantile(0.5 + confidence / 2, scatter.freedom)

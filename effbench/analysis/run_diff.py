@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from effbench.analysis import between_sittings, sequential, stats
+from effbench.analysis import intervals, run_sittings, sequential, stats
 from effbench.analysis.summary import rounds_of, summarise
 from effbench.core import units
 from effbench.core.cost import Cost
@@ -35,7 +35,7 @@ def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
     """
     sides = [{result.cell.id: result for result in run.results} for run in (baseline, candidate)]
     flags = [{cell.cell.id: cell for cell in summarise(run)} for run in (baseline, candidate)]
-    is_one_sitting = between_sittings.share_sitting(baseline, candidate)
+    is_one_sitting = run_sittings.share_sitting(baseline, candidate)
     comparisons = []
     for cell in dict.fromkeys([*sides[0], *sides[1]]):
         absent = [name for name, side in zip(("baseline", "candidate"), sides, strict=True) if cell not in side]
@@ -59,11 +59,11 @@ def compare_runs(baseline: Run, candidate: Run) -> tuple[Comparison, ...]:
             comparisons.append(Comparison(cell, "missing", None, str(reason)))
             continue
         disturbed = list(dict.fromkeys(flag for side in flags for flag in side[cell].flags))
-        scatter = None if is_one_sitting else between_sittings.scatter_of((baseline, candidate), cell, "busy")
-        found = _classify(cell, between_sittings.change_between(medians[0], medians[1], scatter), disturbed)
+        scatter = None if is_one_sitting else run_sittings.scatter_of((baseline, candidate), cell, "busy")
+        found = _classify(cell, intervals.change_between(medians[0], medians[1], scatter), disturbed)
         if any(side[cell].cpu_time_misses_work for side in flags):
             walls = [_launch_medians(run, cell, "wall") for run in (baseline, candidate)]
-            wall = between_sittings.change_between(walls[0], walls[1], scatter) if all(walls) else None
+            wall = intervals.change_between(walls[0], walls[1], scatter) if all(walls) else None
             found = replace(found, wall=wall)
         costs = _differing_costs(sides[0][cell].cost, sides[1][cell].cost)
         reasons = [text for text in (found.reason, _cost_changes(costs)) if text]

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from effbench.analysis.between_sittings import RunSittings
 from effbench.analysis.cell_summary import CellSummary
+from effbench.analysis.run_sittings import RunSittings
 from effbench.analysis.sequential import CONFIDENCE
 from effbench.analysis.summary import per_image, ratio_of, rounds_of
 from effbench.analysis.verdicts import MIN_LAUNCHES

@@ -10,9 +10,10 @@ from typing import Any
 
 from effbench import paper
 from effbench.analysis import cpu_share
-from effbench.analysis.between_sittings import Intervals, RunSittings
 from effbench.analysis.cell_summary import CellSummary
 from effbench.analysis.cpu_share import CpuShare
+from effbench.analysis.intervals import Intervals
+from effbench.analysis.run_sittings import RunSittings
 from effbench.core.estimate import Estimate
 from effbench.core.run import Block, Result, Run, Timing
 from effbench.core.study import Cell

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from effbench.analysis.between_sittings import RunSittings
 from effbench.analysis.cell_summary import CellSummary
+from effbench.analysis.run_sittings import RunSittings
 from effbench.analysis.sequential import CONFIDENCE, SMALLEST_EFFECT
 from effbench.analysis.summary import Rounds, clock_of, ratio_of, rounds_of, summarise, wall_ratio_of
 from effbench.core.estimate import Estimate, PairEvidence, Verdict

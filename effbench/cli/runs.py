@@ -26,7 +26,7 @@ def diff(
 
     Refuses runs under different conditions, and names those.
     """
-    from effbench.analysis import between_sittings
+    from effbench.analysis import run_sittings
     from effbench.analysis.run_diff import compare_runs, require_shared
     from effbench.host import facts
     from effbench.report import json_document
@@ -40,7 +40,7 @@ def diff(
         except NotComparable as error:
             raise NotComparable(f"{error}, or compare them anyway with --ignore-environment") from None
     require_shared(*runs)
-    comparisons, note = compare_runs(*runs), between_sittings.change_note(runs[0], runs[1])
+    comparisons, note = compare_runs(*runs), run_sittings.change_note(runs[0], runs[1])
     if as_json:
         cells = json_document.diff_document(comparisons)
         output.print_json({"baseline": baseline, "candidate": candidate, "note": note, "comparisons": cells})

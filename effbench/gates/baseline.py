@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy
 
-from effbench.analysis import between_sittings, stats
+from effbench.analysis import intervals, run_sittings, stats
 from effbench.analysis.summary import is_contaminated, share_of, undisturbed_rounds
 from effbench.core.estimate import Estimate
 from effbench.core.run import Result, Run
@@ -63,7 +63,7 @@ class LaunchTimes:
 
     def error(self) -> tuple[float, float]:
         """The standard error of `point` and its degrees of freedom (Welch, 1947). (0, 1) if the times do not vary."""
-        variance, freedom = between_sittings.variance_of_change(self.baseline, self.candidate, self.scatter)
+        variance, freedom = intervals.variance_of_change(self.baseline, self.candidate, self.scatter)
         return (math.sqrt(variance), freedom) if variance > 1e-24 else (0.0, 1.0)
 
     def p_above(self, share: float) -> float:
@@ -90,7 +90,7 @@ class LaunchTimes:
         """Candidate time over baseline time with its 95 % interval; None without a launch."""
         if not self.launches:
             return None
-        return between_sittings.change_between(self.baseline, self.candidate, self.scatter)
+        return intervals.change_between(self.baseline, self.candidate, self.scatter)
 
     def detectable(self, alpha: float, smallest_effect: float) -> float | None:
         """The smallest slowdown, as a share, that these launches detect with power `POWER`."""
@@ -285,7 +285,7 @@ def remarks(baseline: Run, candidate: Run, cells: Sequence[str], yardstick: str 
     change = _sides(baseline, candidate, yardstick, None, candidate.clock).change() if yardstick else None
     if change is not None:
         found.append(f"The yardstick itself took ×{change.point:.3f} of its time in the baseline.")
-    if note := between_sittings.change_note(baseline, candidate, "ratio" if yardstick else "busy"):
+    if note := run_sittings.change_note(baseline, candidate, "ratio" if yardstick else "busy"):
         found.append(note)
     for cell in cells:
         before, after = (_result(run, cell) for run in (baseline, candidate))
@@ -358,8 +358,8 @@ def _why_clocks_differ(baseline: Run, candidate: Run, cell: str, yardstick: str 
 
 def _sides(baseline: Run, candidate: Run, cell: str, yardstick: str | None, clock: str) -> LaunchTimes:
     before, after = (_medians(run, cell, yardstick, clock) for run in (baseline, candidate))
-    scatter = between_sittings.scatter_of((baseline, candidate), cell, "ratio" if yardstick else "busy")
-    return LaunchTimes(before, after, None if between_sittings.share_sitting(baseline, candidate) else scatter)
+    scatter = run_sittings.scatter_of((baseline, candidate), cell, "ratio" if yardstick else "busy")
+    return LaunchTimes(before, after, None if run_sittings.share_sitting(baseline, candidate) else scatter)
 
 
 def _medians(run: Run, cell: str, yardstick: str | None, clock: str) -> list[float]:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from effbench.analysis.between_sittings import half_width, sitting_of_launches, source
 from effbench.analysis.cell_summary import CellSummary
+from effbench.analysis.intervals import half_width
+from effbench.analysis.run_sittings import sitting_of_launches, source
 from effbench.core import units
 from effbench.core.cost import DEFAULT_LEVEL
 from effbench.core.estimate import PairEvidence, Verdict

@@ -23,8 +23,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from effbench.analysis import between_sittings, stats
-from effbench.analysis.between_sittings import YARDSTICK_FIGURES, Sitting, Value, span_s
+from effbench.analysis import between_sittings, run_sittings, stats
+from effbench.analysis.between_sittings import YARDSTICK_FIGURES, Sitting, Value
+from effbench.analysis.run_sittings import span_s
 from effbench.analysis.summary import clock_of, is_contaminated, undisturbed_rounds
 from effbench.core import decoding
 from effbench.core.cache_folder import cache_folder
@@ -188,7 +189,7 @@ def _line(record: Mapping[str, Any]) -> bytes:
 
 def sittings_of(run: Run, keys: Mapping[str, str], torch: str) -> list[Sitting]:
     """Return what a run measured in each of its sittings. A launch without recorded times is left out."""
-    of_launch = between_sittings.sitting_of_launches(run)
+    of_launch = run_sittings.sitting_of_launches(run)
     groups: dict[int, list[Launch]] = {}
     for launch in run.launches:
         if span_s(launch) is not None:

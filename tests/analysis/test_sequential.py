@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from effbench.analysis import sequential
-from effbench.analysis.between_sittings import Intervals
+from effbench.analysis.intervals import Intervals
 from effbench.core.estimate import Estimate
 from effbench.core.study import Sampling
 

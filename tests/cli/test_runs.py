@@ -9,7 +9,7 @@ import pytest
 from schemas import validate
 
 import effbench
-from effbench.analysis import between_sittings
+from effbench.analysis import run_sittings
 from effbench.cli import app
 
 
@@ -19,7 +19,7 @@ def test_diff_tells_scripts_what_its_table_notes_of_sittings(
     effbench.measure("lenet5", device="fake", launches=2, out=tmp_path / "run")
     words = ["diff", str(tmp_path / "run"), str(tmp_path / "run"), "--json"]
     for note in ("", "Changes include ±3.0 % between sittings."):
-        monkeypatch.setattr(between_sittings, "change_note", lambda *_, told=note: told)
+        monkeypatch.setattr(run_sittings, "change_note", lambda *_, told=note: told)
         capsys.readouterr()
         assert app.main(words) == 0
         document = json.loads(capsys.readouterr().out)
