@@ -21,8 +21,9 @@ from effbench.host import facts, temporary_folders
 from effbench.host.emulation import EMULATED, is_emulated
 from effbench.host.noise import Observation
 from effbench.host.worker_process import Site, Worker, WorkerFailed, worker_environment
+from effbench.runs.launch import MAX_FAILED_STARTS, UNRECORDED
 from effbench.runs.recorder import Recording
-from effbench.runs.runner import MAX_FAILED_STARTS, UNRECORDED, CostOf, Interrupted, Progress, Watch
+from effbench.runs.runner import CostOf, Interrupted, Progress, Watch
 from effbench.studies.plan import Plan
 from effbench.timing.least_duration import Forecast
 from effbench.timing.sampling import first_side, round_order

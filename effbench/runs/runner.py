@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from effbench.analysis import sequential
 from effbench.core.cost import Cost
 from effbench.core.errors import EffbenchError, InvalidValue, NotComparable, StorageError
 from effbench.core.peaks import Peaks
@@ -24,10 +20,10 @@ from effbench.core.study import Cell
 from effbench.cost import helper_process
 from effbench.host import facts, machine, temporary_folders
 from effbench.host.emulation import EMULATED, is_emulated
-from effbench.host.worker_process import Worker, WorkerEvents, worker_environment
+from effbench.host.worker_process import worker_environment
 from effbench.metrics import base
 from effbench.runs import early_stop, launch_history, run_file, schedule, schema
-from effbench.runs.progress import LaunchProgress
+from effbench.runs.launch import LaunchState, carry_out_launch
 from effbench.runs.progress import Progress as Progress
 from effbench.runs.progress import Watch as Watch
 from effbench.runs.recorder import Recording, require_same_bundle, resume_command
@@ -35,17 +31,10 @@ from effbench.runs.run_file import RunWriter
 from effbench.runs.schedule import Schedule, Timer, scripted_timer
 from effbench.studies.plan import Bundled, Plan
 from effbench.timing import peaks
-from effbench.timing.least_duration import Forecast
 from effbench.user_code import file_hashes
 
 CostOf = Callable[[Cell], Cost]
 BoundsOf = Callable[[Cell, Peaks], Mapping[str, float]]
-
-UNRECORDED = ("working", "call", "prepared", "facts")
-"""Events that report the progress of a worker and are not stored, since other records hold their content."""
-
-MAX_FAILED_STARTS = 2
-"""Give up after this many processes in a row that end before they start to work."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -60,26 +49,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, directory: Path, advice: str = "") -> None:
         super().__init__(f"interrupted; what was measured is in {directory}" + (f"; {advice}" if advice else ""))
         self.directory = directory
-
-
-@dataclass
-class _State:
-    """The progress of the launches of a plan."""
-
-    next_launch: int = 0
-    rounds: dict[int, int] = field(default_factory=dict)
-    finished: set[int] = field(default_factory=set)
-    used_s: dict[int, float] = field(default_factory=dict)
-    """Seconds of the budget that each slot has used, including launches before an interruption."""
-    after_s: float = 0.0
-    """Seconds that the last finished launch took after its rounds."""
-    disturbance: str = ""
-    """What disturbed the last finished launch; "" if nothing did."""
-    failed_starts: int = 0
-    forecast: Forecast | None = None
-    """Created for the first launch of this process."""
-    has_stopped: bool = False
-    """Whether the reason is recorded why the run ends before its last launch."""
 
 
 def execute(
@@ -114,7 +83,8 @@ def execute(
         launches_now=launches_now,
         stops_if_disturbed=stops_if_disturbed and can_resume and not why_no_resume,
     )
-    with RunWriter(directory) as writer, temporary_folders.folder() as folder:
+    state = LaunchState()
+    with RunWriter(directory) as writer, temporary_folders.folder() as folder, state.first_worker_early(plan):
         watch(Progress(0.0, "counting costs"))
         record = Recording(plan, writer, folder, command, can_resume=can_resume and not why_no_resume)
         record.skipped.update(plan.bundled.absent if plan.bundled else {})
@@ -130,7 +100,7 @@ def execute(
             _add_bounds(record, bounds)
         if plan.sampling.spread_s:
             helper_process.end_idle_process()  # it would hold memory until the last launch
-        return _measure(record, _State(), watch, times)
+        return _measure(record, state, watch, times)
 
 
 def find_peaks(plan: Plan, dtype: str, *, remeasure: bool = False) -> Peaks:
@@ -237,7 +207,7 @@ def _continue_run(
     record.calls = {result.cell.id: result.calls for result in run.results if result.calls}
     record.measured_metrics = {(result.cell.id, metric.what) for result in run.results for metric in result.metrics}
     record.has_scatter = run.between_sittings is not None
-    state = _State(used_s=launch_history.used_s_by_slot(run), after_s=launch_history.after_s(run))
+    state = LaunchState(used_s=launch_history.used_s_by_slot(run), after_s=launch_history.after_s(run))
     state.has_stopped = run.stop is not None
     slots = {launch.number: launch.slot for launch in run.launches}
     state.next_launch = max(slots, default=-1) + 1
@@ -275,7 +245,7 @@ def _raise_if_nothing_left(record: Recording) -> None:
         raise EffbenchError(reason if len(cells) == 1 else f"nothing could be measured; {cell}: {reason}")
 
 
-def _measure(record: Recording, state: _State, watch: Watch, times: Schedule) -> Run:
+def _measure(record: Recording, state: LaunchState, watch: Watch, times: Schedule) -> Run:
     writer, sampling = record.writer, record.plan.sampling
     later = resume_command(writer.directory, record.plan.bundled) if record.can_resume else ""
     try:
@@ -288,7 +258,7 @@ def _measure(record: Recording, state: _State, watch: Watch, times: Schedule) ->
             times.wait_for(slot, watch)
             while slot not in state.finished:
                 _raise_if_nothing_left(record)
-                _launch(record, state, slot, watch)
+                carry_out_launch(record, state, slot, watch)
             record.record_scatter()
             times.end_launch(slot, state.disturbance, watch, later)
             if times.stop_reason:
@@ -350,64 +320,3 @@ def _measure_metrics(record: Recording, watch: Watch) -> None:
 
 def _report_metric(watch: Watch, what: str, cell: str) -> None:
     watch(Progress(1.0, f"{what.replace('_', ' ')} of {cell}"))
-
-
-def _launch(record: Recording, state: _State, slot: int, watch: Watch) -> None:
-    """Run one worker process.
-
-    Marks the slot as finished, or skips the cell that ended the process, so that the next try leaves it out.
-    """
-    plan, sampling = record.plan, record.plan.sampling
-    progress = LaunchProgress(state.next_launch, slot, sampling, watch)
-    skipped_before = len(record.skipped)
-    state.next_launch += 1
-    left = early_stop.launches_left(sampling, len(state.finished))
-    if state.forecast is None:
-        cells = sum(cell.id not in record.skipped for cell in plan.cells)
-        used_s = sum(state.used_s.values())
-        state.forecast = Forecast(sampling, sampling.budget_s, cells=cells, launches_left=left, used_s=used_s)
-        progress.forecast = state.forecast
-    # The same share for each launch, however long the others took, and whenever they were carried out.
-    share_s = sampling.budget_s / sequential.least_launches(sampling)
-    slice_s = max(0.0, share_s - state.used_s.get(slot, 0.0))
-    stopwatch = {"after_s": state.after_s, "begun_s": progress.begun_s}
-    job = record.job(progress.number, state.rounds.get(slot, 0), slice_s, **stopwatch)
-    is_recorded = False
-    try:
-        with Worker(job, worker_environment(plan.threads, plan.allocator), sampling.silence_s) as worker:
-            events = WorkerEvents(worker)
-            for event in events:
-                kind = event["event"]
-                progress.handle_event(event)
-                if kind in UNRECORDED:
-                    state.failed_starts = 0
-                    continue
-                record.record_event(progress.number, event)
-                if kind == "ready":
-                    record.begin_launch(progress.number, slot, progress.observed)
-                    is_recorded = True
-                elif kind == "block":
-                    state.rounds[slot] = event["round"] + 1
-                elif kind == "end":
-                    state.finished.add(slot)
-    finally:
-        # Also after Ctrl-C. On a full disk the original error is the one to report.
-        used_s = progress.at_s if plan.device == "fake" else time.monotonic() - progress.begun_s
-        state.used_s[slot] = state.used_s.get(slot, 0.0) + used_s
-        conditions = None
-        if is_recorded:
-            with suppress(StorageError):
-                conditions = record.end_launch(progress.number, progress.observed, used_s)
-    if slot in state.finished:
-        state.after_s = used_s - progress.ended_s
-        state.disturbance = progress.disturbance.reason(None if plan.device == "fake" else conditions, plan.threads)
-    if slot in state.finished or len(record.skipped) > skipped_before:
-        return
-    ending = events.failure or "it ended the process without an error"
-    if progress.working:
-        # The next try leaves out the cell that the worker was at: it may have ended the process, or hung.
-        record.skip(progress.working, ending)
-        return
-    state.failed_starts += 1
-    if state.failed_starts >= MAX_FAILED_STARTS:
-        raise EffbenchError(f"the measuring process could not start: {ending}{record.resume_advice()}")

@@ -7,12 +7,14 @@ files. Output that the environment or the model prints goes to the standard stre
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TextIO
@@ -45,6 +47,10 @@ def main() -> int:
     """Carry out the job that the parent sends. Return 0 even if every cell was skipped, which the events report."""
     orders, events = _pipes()
     job = json.loads(orders.readline())
+    if ahead := job.get("imports"):  # the job itself follows
+        with suppress(Exception):  # whatever fails now fails again where it is needed, and is reported there
+            importlib.import_module(ahead)
+        job = json.loads(orders.readline())
     orders_read: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_read_orders, args=(orders, orders_read), daemon=True).start()
 

@@ -19,7 +19,7 @@ from effbench.core.errors import EffbenchError, ModelError, StorageError
 from effbench.core.run import Run
 from effbench.core.study import Cell, Experiment
 from effbench.host import worker_process
-from effbench.runs import launch_history, run_file, runner
+from effbench.runs import launch, launch_history, run_file, runner
 from effbench.studies import plan
 
 pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("forked_launches")]
@@ -149,7 +149,7 @@ def test_resuming_on_the_same_machine_in_other_conditions_says_so(finished: Run,
 def test_every_launch_says_when_it_was_however_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To its end, with a worker that dies, and through Ctrl-C."""
     before = datetime.now(timezone.utc).replace(microsecond=0)
-    monkeypatch.setattr(runner, "Worker", _Dying("scale=x1,groups=4"))
+    monkeypatch.setattr(launch, "Worker", _Dying("scale=x1,groups=4"))
     really = run_file.RunWriter.append
 
     def interrupted(self: run_file.RunWriter, kind: str, **values: Any) -> None:
@@ -229,7 +229,7 @@ class _Dying:
 
 
 def test_a_worker_that_dies_costs_its_cell_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "Worker", _Dying("scale=x1,groups=4"))
+    monkeypatch.setattr(launch, "Worker", _Dying("scale=x1,groups=4"))
     run = execute(tmp_path / "run")
     assert run.complete
     assert [result.skipped for result in run.results] == [None, None, "the process was ended by SIGSEGV"]

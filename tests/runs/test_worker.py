@@ -28,18 +28,48 @@ NOISE = {
 }
 
 
-def heard(folder: Path, start: str, silence_s: float = 60, job_bytes: int = 0) -> list[dict[str, Any]]:
+def heard(
+    folder: Path, start: str, silence_s: float = 60, job_bytes: int = 0, *, awaits_exit: bool = True
+) -> list[dict[str, Any]]:
     """What a worker says that is asked for the shapes of no networks, in an environment that does this at its start."""
     (folder / "sitecustomize.py").write_text(start)
     variables = worker_process.worker_environment(1, "system")
     variables["PYTHONPATH"] = os.pathsep.join([str(folder), variables["PYTHONPATH"]])
-    with Worker({"task": "shapes", "models": [], "padding": "x" * job_bytes}, variables, silence_s) as process:
+    job = {"task": "shapes", "models": [], "padding": "x" * job_bytes}
+    with Worker(job, variables, silence_s, awaits_exit=awaits_exit) as process:
         return list(process.events())
 
 
 @pytest.mark.parametrize("start", NOISE.values(), ids=NOISE)
 def test_what_runs_when_python_starts_does_not_disturb(tmp_path: Path, start: str) -> None:
     assert heard(tmp_path, start) == []
+
+
+@pytest.mark.parametrize("awaits_exit", [True, False])
+def test_a_process_may_be_killed_once_its_job_is_done(tmp_path: Path, awaits_exit: bool) -> None:
+    """An answer need not wait for the end of a process that has counted. A launch ends as it would by itself."""
+    ended = tmp_path / "ended"
+    at_exit = f"register(pathlib.Path({str(ended)!r}).touch); register(time.sleep, 1)"  # the last one comes first
+    start = f"import pathlib, time; from atexit import register; {at_exit}"
+    assert heard(tmp_path, start, awaits_exit=awaits_exit) == []
+    assert ended.exists() is awaits_exit
+
+
+@pytest.mark.parametrize(
+    ("module", "ready"),
+    [("open('ready', 'w').close()", True), ("raise OSError('a library is missing')", False), (None, False)],
+    ids=["imports", "fails", "missing"],
+)
+def test_a_job_may_come_after_an_import(tmp_path: Path, module: str | None, ready: bool) -> None:
+    """The first launch of a comparison imports torch before its job is known."""
+    if module is not None:
+        (tmp_path / "ahead.py").write_text(module.replace("'ready'", repr(str(tmp_path / "ready"))))
+    variables = worker_process.worker_environment(1, "system")
+    variables["PYTHONPATH"] = os.pathsep.join([str(tmp_path), variables["PYTHONPATH"]])
+    with Worker({"imports": "ahead"}, variables, 60) as process:
+        process.send({"task": "shapes", "models": []})
+        assert list(process.events()) == []
+    assert (tmp_path / "ready").exists() is ready
 
 
 HANGS = {

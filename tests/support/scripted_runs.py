@@ -15,7 +15,7 @@ from runs import COST
 
 from effbench.core.cost import LEVELS, Cost, Traffic
 from effbench.core.study import Cell
-from effbench.runs import run_file, runner, worker
+from effbench.runs import launch, run_file, worker
 
 
 def cost_of(cell: Cell) -> Cost:
@@ -63,7 +63,7 @@ class InProcess:
 def in_process(folder: Path) -> Iterator[InProcess]:
     with pytest.MonkeyPatch.context() as patch:
         stand_in = InProcess(folder)
-        patch.setattr(runner, "Worker", stand_in)
+        patch.setattr(launch, "Worker", stand_in)
         patch.setattr(worker, "_freeze_garbage", lambda: None)
         yield stand_in
 
