@@ -13,6 +13,8 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -190,13 +192,17 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class Ended:
-    """A finished process: exit code, output, and its wall and CPU time in seconds."""
+    """A finished process: exit code, output, and its wall and CPU time in seconds.
+
+    `answer_s` are the seconds until the last of its standard output; a tool may draw figures afterwards.
+    """
 
     code: int
     out: str
     err: str
     wall_s: float
     cpu_s: float
+    answer_s: float = 0.0
 
 
 def process(
@@ -211,17 +217,30 @@ def process(
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **(variables or {})}
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     arguments = [str(word) for word in command]
-    done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=limit_s)
-    wall = time.perf_counter() - started
+    parts, answer = [], 0.0
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(arguments, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=errors) as running,
+    ):
+        limit = threading.Timer(limit_s, running.kill)
+        limit.start()
+        assert running.stdout is not None
+        while part := os.read(running.stdout.fileno(), 1 << 16):
+            parts.append(part)
+            answer = time.perf_counter() - started
+        code = running.wait()
+        wall = time.perf_counter() - started
+        limit.cancel()
+        errors.seek(0)
+        out, err = b"".join(parts).decode(errors="replace"), errors.read().decode(errors="replace")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode not in codes:
-        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-12:]
+    if code not in codes:
+        last = (err.strip() or out.strip()).splitlines()[-12:]
         raise RuntimeError(
-            f"{Path(str(command[0])).name} {' '.join(map(str, command[1:4]))} ended with "
-            f"{done.returncode}: " + "\n".join(last)
+            f"{Path(str(command[0])).name} {' '.join(map(str, command[1:4]))} ended with {code}: " + "\n".join(last)
         )
     spent = (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
-    return Ended(done.returncode, done.stdout, done.stderr, wall, spent)
+    return Ended(code, out, err, wall, spent, answer)
 
 
 def beside_python(name: str) -> str:

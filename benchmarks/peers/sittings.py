@@ -2,7 +2,8 @@
 
 Every sitting begins in another quarter of an hour than the one before and runs effbench, its peers and the four
 guideline studies once. The machine is used for other work meanwhile, as it happens to be. Intervals are computed from
-the raw blocks in the order of the sittings, each with the history that the machine had then.
+the raw blocks in the order of the sittings, each with the history that the machine had then. The last task measures
+nothing: it takes launches of different sittings together, as `--spread` would have carried them out.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ QUARTER_S = 900.0
 LAUNCHES, BUDGET_S = 5, 30.0
 STUDIES = ("g1_channel_ratio", "g2_groups", "g3_fragmentation", "g4_elementwise")
 PEERS = ("torch Timer", "timm-style loop", "pytest-benchmark")
+SPREAD = 5
+"""Sittings over which the launches of a spread run are distributed, one launch each."""
 PRECISION = 0.01
 WANTED = {"coverage": 0.93, "half width": 0.02, "claims": 0.9}
 
@@ -41,15 +44,19 @@ def plan(is_smoke: bool) -> list[Task]:
         tools = [{"run": run, "tool": tool, "budget": "equal"} for tool in ("effbench", *PEERS)]
         studies = [{"run": run, "study": study} for study in STUDIES]
         tasks += tools[:2] if is_smoke else [*tools, *studies]
-    return tasks
+    return tasks if is_smoke else [*tasks, {"run": SITTINGS, "spread": SPREAD}]
 
 
 def seconds(task: Task) -> float:
-    return QUARTER_S / (1 + len(PEERS) + len(STUDIES))
+    return 10.0 if "spread" in task else QUARTER_S / (1 + len(PEERS) + len(STUDIES))
 
 
 def measure(task: Task, folder: Path) -> Iterator[Row]:
     """Yield a row per cell of a tool, or one per verdict of a study. Waits for another quarter of an hour first."""
+    if "spread" in task:
+        suites = [run_file.load(path) for path in (folder / "sittings").glob("suite_*")]
+        yield from rows_of_spread_runs(with_history(suites), task["spread"])
+        return
     _wait_for_quarter(task, folder)
     if task.get("tool") in PEERS:
         yield from spread.measure(task, folder)
@@ -149,6 +156,39 @@ def rows_of_suite(run: Run) -> list[Row]:
     return rows
 
 
+def rows_of_spread_runs(runs: Sequence[Run], number: int) -> list[Row]:
+    """Return the rows of runs whose launches lie in `number` sittings, one launch in each.
+
+    They are put together from runs of one sitting each, in order of time: the first launches of the first `number`
+    runs, then their second launches, and so on; then of the next `number` runs.
+    """
+    found = []
+    for first in range(0, len(runs) - number + 1, number):
+        group = runs[first : first + number]
+        for place in range(min(len(run.launches) for run in group)):
+            for row in rows_of_suite(_spread_run(group, place)):
+                found.append({**row, "sittings": [first, first + number - 1], "launch": place})
+    return found
+
+
+def _spread_run(runs: Sequence[Run], place: int) -> Run:
+    """Return a run made of one launch of each of these runs."""
+    launches = [replace(run.launches[place], number=number, slot=number) for number, run in enumerate(runs)]
+    results = [
+        replace(
+            result,
+            blocks=tuple(
+                replace(block, launch=number)
+                for number, run in enumerate(runs)
+                for block in run.result(result.cell.id).blocks
+                if block.launch == run.launches[place].number
+            ),
+        )
+        for result in runs[0]
+    ]
+    return replace(runs[0], launches=tuple(launches), results=tuple(results))
+
+
 def _other_cores(run: Run) -> float:
     """Return the mean number of cores that other processes kept busy during the launches."""
     found = [launch.at_end.other_cores or 0.0 for launch in run.launches if launch.at_end is not None]
@@ -184,7 +224,10 @@ def section(rows: list[Row]) -> Section:
     blocks, targets = [], []
     if ours:
         clean = [row for row in ours if "contaminated" not in row["flags"]]
+        spread_runs = [row for row in rows if "spread" in row]
         blocks += [_about(ours), _scatter_table(rows), _CLAIMS, _claims_table({"not flagged": clean, "all": ours})]
+        if spread_runs:
+            blocks += [_SPREAD, _spread_table(ours, spread_runs)]
         targets += _claims_targets(clean)
     if judged:
         text, flips = _verdicts_table(judged)
@@ -287,6 +330,30 @@ def _claims_table(groups: Mapping[str, Sequence[Row]]) -> str:
             for figure, name, held, every, width, true, claimed in _claims(rows)
         ],
     )
+
+
+_SPREAD = (
+    f"What `--spread` would have given: the first launches of {SPREAD} runs that follow each other are taken as one "
+    "run, their second launches as another, and so on. These runs share sittings, so they are not independent of each "
+    "other. An interval holds if it contains the median of the sittings in which the run has no launch. All cells "
+    "count, also flagged ones."
+)
+
+
+def _spread_table(ours: Sequence[Row], spread_runs: Sequence[Row]) -> str:
+    lines = []
+    for figure, (value, low, high, *_) in _FIGURES.items():
+        made = [row for row in spread_runs if row[low] is not None and row[low] < row[high]]
+        held = 0
+        for row in made:
+            first, last = row["sittings"]
+            others = [item[value] for item in ours if item["cell"] == row["cell"] and not first <= item["run"] <= last]
+            held += row[low] <= statistics.median(others) <= row[high]
+        widths = [(row[high] - row[low]) / 2 / row[value] for row in made]
+        lines.append(
+            (figure, f"{held} of {len(made)}", *share(held, len(made)), f"±{percent(statistics.median(widths))}")
+        )
+    return table(("figure", "hold", "share", "of the share", "median half width"), lines)
 
 
 def _claims_targets(ours: Sequence[Row]) -> list[Target]:

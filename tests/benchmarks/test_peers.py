@@ -36,7 +36,7 @@ from benchmarks.peers import (  # noqa: E402
     time_to_answer,
 )
 from benchmarks.peers.__main__ import main  # noqa: E402
-from benchmarks.peers.session import Ledger, Part, Report, Row, Section, Task, carry_out  # noqa: E402
+from benchmarks.peers.session import Ledger, Part, Report, Row, Section, Task, carry_out, process  # noqa: E402
 
 
 def test_the_page_says_what_the_rows_say() -> None:
@@ -290,8 +290,19 @@ def test_the_time_to_an_answer_counts_right_answers_within_the_time() -> None:
     assert "| 1.2 | effbench | 3 | 14.0 [12.0, 30.0] | 3 | 0 | 0 |" in section.blocks[1]
     late = [answer_row("effbench", 1.2, "slower", 20.0, 0)]
     assert time_to_answer.section(late).targets[0].is_met is False
+    drew_figures_afterwards = [{**late[0], "answer_s": 14.0}]
+    assert time_to_answer.section(drew_figures_afterwards).targets[0].is_met is True
     false = [answer_row("effbench", 1.0, "slower", 9.0, n) for n in range(8)]
     assert time_to_answer.section(false).targets[1].is_met is False
+
+
+def test_an_answer_is_there_before_a_process_ends() -> None:
+    script = "import sys, time; print('answer', flush=True); print('noise', file=sys.stderr); time.sleep(0.5)"
+    done = process([sys.executable, "-c", script])
+    assert (done.code, done.out, done.err) == (0, "answer\n", "noise\n")
+    assert 0 < done.answer_s < done.wall_s
+    with pytest.raises(RuntimeError, match="ended with 3: last words"):
+        process([sys.executable, "-c", "import sys; print('last words'); sys.exit(3)"])
 
 
 def test_a_simulated_comparison_stops_at_a_look_and_counts_what_it_missed() -> None:

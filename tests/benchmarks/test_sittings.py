@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from runs import run_of
+from scipy import stats as scipy_stats
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,7 +23,8 @@ from benchmarks.peers import honest_decisions, recomputed_intervals, sitting_cov
 from benchmarks.peers.session import Ledger, Row  # noqa: E402
 from benchmarks.peers.spread import CASES  # noqa: E402
 from effbench.analysis import stats  # noqa: E402
-from effbench.analysis.between_sittings import NO_HISTORY, interval  # noqa: E402
+from effbench.analysis.between_sittings import NO_HISTORY  # noqa: E402
+from effbench.analysis.intervals import interval  # noqa: E402
 from effbench.core.run import Run  # noqa: E402
 from effbench.core.study import Claim, Experiment  # noqa: E402
 
@@ -62,6 +65,34 @@ def test_intervals_with_history_hold_where_those_within_a_sitting_do_not() -> No
     met = {target.what: target.is_met for target in section.targets}
     assert met["their median half width: ratio"] is not None
     assert "6 sittings, which began at 10:00, 10:30, 11:00, 11:30, 12:00, 12:30 (UTC)" in section.blocks[0]
+
+
+def test_a_spread_run_has_one_launch_of_each_sitting_and_shows_their_scatter() -> None:
+    runs = [sitting(number, factor) for number, factor in enumerate((1.0, 1.2, 0.9, 1.1, 0.95, 1.05))]
+    rows = sittings.rows_of_spread_runs(sittings.with_history(runs), 3)
+    mine = [row for row in rows if row["cell"] == NAMES[1]]
+    launches = len(runs[0].launches)
+    assert [(row["sittings"], row["launch"]) for row in mine] == [
+        (pair, place) for pair in ([0, 2], [3, 5]) for place in range(launches)
+    ]
+    for row, factors in ((mine[0], (1.0, 1.2, 0.9)), (mine[-1], (1.1, 0.95, 1.05))):
+        assert row["ratio"] == pytest.approx(statistics.median(factors), rel=0.01)
+        low, high = scipy_stats.t.interval(
+            0.95, 2, loc=statistics.fmean(map(math.log, factors)), scale=scipy_stats.sem([math.log(x) for x in factors])
+        )
+        assert math.log(row["low"]) == pytest.approx(low, abs=0.02)
+        assert math.log(row["high"]) == pytest.approx(high, abs=0.02)
+
+
+def test_a_spread_interval_is_judged_by_the_sittings_that_it_has_no_launch_in() -> None:
+    def row(run: int, value: float, **more: object) -> Row:
+        figures = dict.fromkeys(("ratio", "latency_s"), value)
+        low, high = dict.fromkeys(("low", "latency_low_s"), 0.9), dict.fromkeys(("high", "latency_high_s"), 1.1)
+        return {"run": run, "cell": "a", **figures, **low, **high, **more}
+
+    ours = [row(run, value) for run, value in enumerate((1.0, 1.0, 1.0, 2.0, 2.0))]
+    within, without = row(5, 1.0, sittings=[3, 4]), row(5, 1.0, sittings=[0, 2])
+    assert "| ratio | 1 of 2 |" in sittings._spread_table(ours, [within, without])
 
 
 def verdict_row(run: int, verdict: str, group: str = "x1") -> Row:
