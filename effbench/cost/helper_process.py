@@ -65,8 +65,7 @@ def worker_for(
         worker.silence_s = silence_s
         worker.send(job)
     else:
-        # An interpreter with torch's compiler takes more than a second to end, and has nothing left to do.
-        worker, is_used = Worker(job, worker_environment(1, "system"), silence_s, site, awaits_exit=False), False
+        worker, is_used = Worker(job, worker_environment(1, "system"), silence_s, site), False
     try:
         yield worker, is_used
     finally:

@@ -136,23 +136,14 @@ def without_allocator_settings(variables: Mapping[str, str]) -> dict[str, str]:
 class Worker:
     """A running worker process. Use it as a context manager, which always ends the process.
 
-    Without `awaits_exit` its events end with its job, and the process is killed while it ends by itself.
-
     Commands and events have their own pipes, because code that an environment runs at start-up (sitecustomize, a .pth
     file) may read standard input or print.
     """
 
     def __init__(
-        self,
-        job: Mapping[str, Any],
-        environment: Mapping[str, str],
-        silence_s: float,
-        site: Site | None = None,
-        *,
-        awaits_exit: bool = True,
+        self, job: Mapping[str, Any], environment: Mapping[str, str], silence_s: float, site: Site | None = None
     ) -> None:
         site = site or Site()
-        self._awaits_exit = awaits_exit
         self.silence_s, self._is_own, self._is_unresponsive = silence_s, site.python is None, False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 closed by __exit__
         arguments = [*site.command_prefix, site.python or sys.executable, "-m", "effbench.runs.worker"]
@@ -254,9 +245,8 @@ class Worker:
                 continue  # killed while it wrote this line; the loop ends next
             if event["event"] == DONE:
                 # The job is complete. What a remaining thread of the network does from now on does not matter.
-                if self._awaits_exit:
-                    with suppress(subprocess.TimeoutExpired):
-                        self._process.wait(EXIT_TIMEOUT_S)
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(EXIT_TIMEOUT_S)
                 return
             yield event
         code = self._process.wait()

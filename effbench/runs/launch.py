@@ -50,9 +50,9 @@ class LaunchState:
         """Start the process of the first launch, which imports torch meanwhile. It ends with the block, if not before.
 
         Only a run that stops by itself does so, since its user waits for an answer. In other runs the import counts
-        against the launch's share of the budget, as in every launch.
+        against the launch's share of the budget, as in every launch. Neither a bundle nor a fake device needs torch.
         """
-        if plan.sampling.until != "launches" and plan.device != "fake":
+        if plan.sampling.until != "launches" and plan.device != "fake" and plan.bundled is None:
             self.early_worker = Worker({"imports": "torch"}, _environment(plan), plan.sampling.silence_s)
         try:
             yield

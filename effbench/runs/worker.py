@@ -6,6 +6,7 @@ files. Output that the environment or the model prints goes to the standard stre
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from effbench import devices, runtimes
 from effbench._version import __version__
@@ -361,5 +362,17 @@ def _prepare_all(job: Mapping[str, Any], device: Device, guard: SettingsGuard, e
     return calls
 
 
+def _end(code: int) -> NoReturn:
+    """End the process without dismantling the interpreter, which takes 0.3 s with torch and 1.7 s with its compiler.
+
+    What was registered with `atexit` runs. The children of `multiprocessing` end in the same way.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # the model may have closed or replaced it
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _end(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from runs import study
 from effbench.runs import launch
 from effbench.runs.launch import LaunchState
 from effbench.studies import plan
-from effbench.studies.plan import Plan
+from effbench.studies.plan import Bundled, Plan
 
 
 class _Told:
@@ -56,8 +57,13 @@ def test_an_early_process_without_a_launch_ends() -> None:
     assert isinstance(early, _Told) and early.has_ended
 
 
-@pytest.mark.parametrize(("until", "device"), [("launches", "cpu"), ("faster", "fake")])
-def test_no_process_is_early_where_none_waits_for_an_answer(until: str, device: str) -> None:
+@pytest.mark.parametrize(
+    "made",
+    [planned("launches"), planned("faster", "fake"), replace(planned("faster"), bundled=Bundled("phone", "sha256"))],
+    ids=["nobody waits", "fake", "bundle"],
+)
+def test_no_process_is_early_where_nobody_waits_for_an_answer_or_torch_is_not_needed(made: Plan) -> None:
+    """In a bundle's first launch torch would be loaded, and in the others not: their memory would differ."""
     state = LaunchState()
-    with state.first_worker_early(planned(until, device)):
+    with state.first_worker_early(made):
         assert state.early_worker is None
