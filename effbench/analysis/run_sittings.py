@@ -88,15 +88,17 @@ def span_s(launch: Launch) -> tuple[float, float] | None:
 
 
 def change_note(baseline: Run, candidate: Run, figure: str = "busy") -> str:
-    """Return a sentence on the scatter between sittings that the changes of two runs include; "" where they have none.
+    """Return a sentence on the scatter between sittings that the changes of two runs include; "" on a scripted clock.
 
     Changes are of times, or of ratios to a yardstick (`figure` "ratio").
     """
     known = [run.between_sittings for run in (candidate, baseline) if run.between_sittings is not None]
-    if not known:
+    if not known and "fake" in (baseline.environment.device, candidate.environment.device):
         return ""
     if share_sitting(baseline, candidate):
         return "Both runs were made in one sitting, so changes include no scatter between sittings."
+    if not known:
+        return "Neither run recorded how far sittings differ, so changes include no scatter between sittings."
     between = max(known, key=lambda item: intervals.width(item.ratio if figure == "ratio" else item.time))
     scatter = between.ratio if figure == "ratio" else between.time
     width = 100 * intervals.half_width(Scatter(scatter.tau * math.sqrt(2), scatter.freedom))

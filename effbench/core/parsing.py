@@ -22,7 +22,7 @@ def seconds(text: str, option: str = "--budget") -> float:
     """``60s``, ``5m`` or ``1h`` in seconds. Raises InvalidValue."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(s|m|min|h)?", text)
     if not match or float(match[1]) == 0:
-        raise InvalidValue(f"{option} {text}: expected a time above zero, such as 60s or 5m")
+        raise InvalidValue(f"{option} {text}: expected a time above zero, such as 60s, 5m or 2h")
     return float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600}[match[2] or "s"]
 
 

@@ -27,12 +27,15 @@ def sentences(run: Run, cells: Sequence[CellSummary]) -> list[str]:
     if not found.answers:
         said = [f"Stopped {spent}: there is nothing to decide."]
     elif report_text.is_comparison(run):
-        said = [_sentence(run, item, names, spent) for item in found.answers]
+        shared = f", at the confidence that {len(found.answers)} networks share" if len(found.answers) > 1 else ""
+        said = [_sentence(run, item, names, spent, shared) for item in found.answers]
     else:
         undecided = [item for item in found.answers if item.verdict == "undecided"]
         decided = len(found.answers) - len(undecided)
         more = _more(run, undecided, "more") if undecided else ""
         said = [f"{decided} of {len(found.answers)} ratios are decided {spent}{more}."]
+    if all(item.estimate is None or item.estimate.low is None for item in found.answers):
+        return said
     looks = ", ".join(map(str, sequential.looks(run.sampling.launches)))
     return [*said, f"Intervals hold at 95 % whenever the run stops (looks after {looks} launches)."]
 
@@ -43,7 +46,7 @@ def _names(cells: Sequence[CellSummary]) -> dict[str, str]:
     return short if len(set(short.values())) == len(short) else {name: name for name in short}
 
 
-def _sentence(run: Run, item: Answer, names: Mapping[str, str], spent: str) -> str:
+def _sentence(run: Run, item: Answer, names: Mapping[str, str], spent: str, shared: str) -> str:
     name = names.get(item.cell, item.cell)
     other = "" if item.reference is None else names.get(item.reference, item.reference)
     found = "not measured" if item.estimate is None else _estimate(item)
@@ -56,7 +59,7 @@ def _sentence(run: Run, item: Answer, names: Mapping[str, str], spent: str) -> s
     if item.verdict == "precise":
         return f"{pair} is known to within ±{100 * run.sampling.precision:g} %: {found}, {spent}."
     doubt = f", since it is flagged ({item.flags})" if item.flags else ""
-    return f"{pair}: undecided {spent}{doubt}, {found}{_more(run, [item])}."
+    return f"{pair}: undecided {spent}{doubt}, {found}{_more(run, [item], shared=shared)}."
 
 
 def _estimate(item: Answer) -> str:
@@ -66,19 +69,25 @@ def _estimate(item: Answer) -> str:
     return f"{units.digits(1e3 * item.estimate.point)} ms {units.plus_minus(item.estimate)}".rstrip()
 
 
-def _more(run: Run, undecided: Sequence[Answer], what: str = "it") -> str:
-    """Return what would decide them: another sitting, more time, or more launches. `what` stands for them."""
+def _more(run: Run, undecided: Sequence[Answer], what: str = "it", shared: str = "") -> str:
+    """Return what would decide them: a quiet machine, another sitting, more time, or more launches.
+
+    `what` stands for them, and `shared` says that the width is not that of the table.
+    """
+    if all("contaminated" in item.flags for item in undecided):
+        return "; stop other work on this machine and measure again"
     widths = {f"{100 * item.between:.2g}" for item in undecided if item.is_futile and item.between is not None}
     if widths and all(item.is_futile for item in undecided):
         widest = max(widths, key=float)
         return (
             f"; more launches in this sitting cannot decide {what}, since results differ by "
-            f"{'up to ' if len(widths) > 1 else ''}±{widest} % between sittings; spread the launches with --spread 2h"
+            f"{'up to ' if len(widths) > 1 else ''}±{widest} % between sittings{shared}; spread the launches with "
+            "--spread 2h"
         )
     if run.stop is not None and run.stop.reason == "budget":
         return f"; ask for more time with --budget {2 * run.sampling.budget_s:.0f}s"
-    launches = run.sampling.launches
-    return f"; ask for more launches with --until {run.sampling.until} --launches {2 * launches}"
+    launches = max(2 * run.sampling.launches, sequential.FIRST_LOOK)
+    return f"; ask for more launches with --until {run.sampling.until} --launches {launches}"
 
 
 def _count(launches: int) -> str:

@@ -41,6 +41,12 @@ MOST_BYTES, KEPT_BYTES = 64_000, 32_000
 LOCK_S = 5.0
 """Longest time to wait for another run that writes to the ledger."""
 
+TOO_LARGE_BYTES = 4 * MOST_BYTES
+"""No ledger of effbench grows so large, so one that has is not read."""
+
+LARGEST_LOG, LARGEST_VARIANCE = 30.0, 100.0
+"""No time or ratio of a network has a larger logarithm or variance: 30 is a factor of 10 billion."""
+
 CLOCK_S = 120.0
 """A sitting may lie this far in the future, as on a machine whose clock is being corrected."""
 
@@ -71,6 +77,8 @@ def look_up(run: Run) -> BetweenSittings:
     if not known and any(other != path for other in path.parent.glob(f"{path.name.partition('-')[0]}-*.jsonl")):
         # As in a copied cache, or a home folder that several machines share.
         return between_sittings.estimate((), keys, "the ledgers of sittings in the cache are of other machines")
+    if not known and (why := _why_not_writable(path.parent)):
+        return between_sittings.estimate((), keys, f"the ledger of sittings cannot be written: {why}")
     torch = _torch(run)
     same = [item for item in known if item.torch == torch]
     if known and not same:
@@ -116,6 +124,8 @@ def read(path: Path, machine: str, now_s: float) -> list[Sitting]:
         raise UnusableLedger("the ledger of sittings is no plain file")
     if hasattr(os, "geteuid") and about.st_uid != os.geteuid():
         raise UnusableLedger("the ledger of sittings belongs to another user")
+    if about.st_size > TOO_LARGE_BYTES:
+        raise UnusableLedger("the ledger of sittings is larger than effbench makes one")
     lines = path.read_bytes().split(b"\n")
     whole = lines[:-1]  # a process that was killed may leave half a line
     found = []
@@ -129,7 +139,7 @@ def read(path: Path, machine: str, now_s: float) -> list[Sitting]:
         except (ValueError, TypeError, LookupError, RecursionError):
             raise UnusableLedger(f"line {number} of the ledger of sittings is damaged") from None
     if any(item.end_s > now_s + CLOCK_S for item in found):
-        raise UnusableLedger("the ledger of sittings holds some of the future: the clock was changed")
+        raise UnusableLedger("the ledger of sittings holds sittings of the future, so the clock was changed")
     return found
 
 
@@ -147,10 +157,20 @@ def _decode(record: Any) -> Sitting:
     """Decode one line. Raises ValueError for impossible values."""
     found = decoding.decode(record, Sitting)
     values = [*found.yardstick.values(), *(value for each in found.cells.values() for value in each.values())]
-    numbers = [found.start_s, found.end_s, *(number for value in values for number in value)]
-    if not all(map(math.isfinite, numbers)) or found.end_s < found.start_s or any(error < 0 for _, error in values):
+    are_possible = all(abs(value) <= LARGEST_LOG and 0 <= error <= LARGEST_VARIANCE for value, error in values)
+    is_span = math.isfinite(found.start_s) and math.isfinite(found.end_s) and found.start_s <= found.end_s
+    if not are_possible or not is_span or len(found.torch) > 20 or not found.torch.isprintable():
         raise ValueError("impossible values")
     return found
+
+
+def _why_not_writable(folder: Path) -> str:
+    """Return why no ledger can be written into this folder; "" where one can."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return error.strerror or str(error)
+    return "" if os.access(folder, os.W_OK) else "its folder is read-only"
 
 
 def _append(path: Path, machine: str, sittings: Iterable[Sitting]) -> None:

@@ -52,7 +52,10 @@ def test_diff_adds_the_scatter_only_between_sittings() -> None:
         runs = replace(run, launches=tuple(at("10:00:00", "10:00:20", number) for number in range(5)))
         return run_diff.compare_runs(runs, replace(slower, launches=tuple(timed)))[0].verdict
 
-    assert run_sittings.change_note(run, run) == "", "a run of before schema 4"
+    scripted = replace(run, environment=replace(run.environment, device="fake"))
+    assert run_sittings.change_note(scripted, scripted) == ""
+    old = replace(run, environment=replace(run.environment, device="cpu"))
+    assert run_sittings.change_note(old, old).startswith("Neither run recorded how far sittings differ"), "schema 3"
     assert run_sittings.change_note(run, slower).startswith("Changes include ±14.7 % between sittings for a cell")
     assert "±10.3 %" in run_sittings.change_note(run, slower, "ratio")
     assert run_sittings.change_note(slower, run) == run_sittings.change_note(run, slower), "either side knows"

@@ -64,6 +64,26 @@ def test_an_undecided_run_says_what_to_ask_for(stop: Stop | None, advice: str) -
     assert text.splitlines()[0].endswith(advice)
 
 
+def test_the_advice_to_a_disturbed_run_is_a_quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = Answer(NAMES[1], NAMES[0], "undecided", Estimate(1.02, 0.9, 1.15), flags="contaminated")
+    monkeypatch.setattr(decision, "decide", lambda run: RunDecision("faster", 4, (answer,)))
+    text = said(replace(comparison(), stop=Stop("budget", 4)))
+    assert "since it is flagged (contaminated), ×1.02" in text
+    assert text.splitlines()[0].endswith("; stop other work on this machine and measure again.")
+
+
+def test_one_launch_has_no_interval_and_is_told_how_many_it_takes() -> None:
+    run = comparison(launches=1)
+    text = said(replace(run, sampling=replace(run.sampling, launches=1), stop=None))
+    assert text.endswith("; ask for more launches with --until faster --launches 3."), "and nothing of intervals"
+
+
+def test_several_networks_are_told_that_they_share_a_confidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = Answer(NAMES[1], NAMES[0], "undecided", Estimate(1.02, 0.99, 1.05), between=0.03, is_futile=True)
+    monkeypatch.setattr(decision, "decide", lambda run: RunDecision("faster", 4, (answer, answer)))
+    assert "±3 % between sittings, at the confidence that 2 networks share; spread" in said(comparison())
+
+
 def test_sittings_that_differ_are_told_by_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = Answer(NAMES[1], NAMES[0], "undecided", Estimate(1.02, 0.99, 1.05), between=0.03, is_futile=True)
     monkeypatch.setattr(decision, "decide", lambda run: RunDecision("faster", 4, (answer,)))

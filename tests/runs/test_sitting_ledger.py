@@ -178,6 +178,27 @@ def _impossible(path: Path) -> None:
     path.write_text("\n".join([path.read_text().splitlines()[0], json.dumps(record), ""]))
 
 
+def _absurd(place: int, value: float) -> Callable[[Path], None]:
+    """A number that JSON can hold, and no time or ratio can have."""
+
+    def change(path: Path) -> None:
+        header, line, *rest = path.read_text().splitlines()
+        record = json.loads(line)
+        record["yardstick"]["ratio"][place] = value
+        path.write_text("\n".join([header, json.dumps(record), *rest, ""]))
+
+    return change
+
+
+def _two_lines(path: Path) -> None:
+    header, line, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([header, json.dumps({**json.loads(line), "torch": "2.13\nbad"}), *rest, ""]))
+
+
+def _fill(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b" " * sitting_ledger.TOO_LARGE_BYTES)
+
+
 def _rename_machine(path: Path) -> None:
     path.write_text(path.read_text().replace(facts.machine_id(), "0" * 16))
 
@@ -207,11 +228,16 @@ def _to_link(path: Path) -> None:
 TROUBLE: dict[str, Callable[[Path], object]] = {
     "line 2 of the ledger of sittings is damaged": _damage,
     "line 2 of the ledger of sittings is damaged ": _impossible,
+    "line 2 of the ledger of sittings is damaged  ": _absurd(0, 700.0),
+    "line 2 of the ledger of sittings is damaged   ": _absurd(0, -1e200),
+    "line 2 of the ledger of sittings is damaged    ": _absurd(1, 1e200),
+    "line 2 of the ledger of sittings is damaged     ": _two_lines,
+    "the ledger of sittings is larger than effbench makes one": _fill,
     "line 1 of the ledger of sittings is damaged": lambda path: path.write_bytes(b"\xff\x00 no ledger\n"),
     "line 1 of the ledger of sittings is damaged ": lambda path: path.write_text("{}\n"),
     "the ledger of sittings was copied from another machine": _rename_machine,  # its content alone
     "the ledger of sittings was written by a newer effbench": _newer,
-    "the ledger of sittings holds some of the future: the clock was changed": _set_clock_back,
+    "the ledger of sittings holds sittings of the future, so the clock was changed": _set_clock_back,
     "the ledger of sittings is no plain file": _to_folder,
     "the ledger of sittings is no plain file ": _to_link,
 }
@@ -229,6 +255,22 @@ def test_a_ledger_that_cannot_be_trusted_is_said_in_one_sentence(
     remedy = f"; delete effbench/sittings/{path.name} in your cache folder to begin anew"
     assert found == replace(NO_HISTORY, problem=problem.strip() + remedy)
     assert not path.is_file() or path.read_bytes() == kept, "it is left as it is"
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_cache_that_cannot_be_written_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a machine would seem to be without a history for ever."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sitting_ledger.os, "access", lambda *_: False)
+        found = sitting_ledger.look_up(timed(run_of(TIMES), 0))
+    assert found == replace(NO_HISTORY, problem="the ledger of sittings cannot be written: its folder is read-only")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    found = sitting_ledger.look_up(timed(run_of(TIMES), 0))
+    assert found == replace(NO_HISTORY, problem="the ledger of sittings cannot be written: Permission denied")
 
 
 def test_a_copied_cache_is_said_once_and_this_machine_begins_its_own(
