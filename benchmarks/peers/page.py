@@ -41,7 +41,7 @@ PARTS = (
     sittings.PART,
 )
 NOTES = "notes.json"
-"""By target: why it was missed and what to try next. Written by hand and printed beside the target."""
+"""By target: why it was missed, what to try next, or how else it was measured. Written by hand, printed beside it."""
 
 HEAD = """# effbench compared with other tools
 
@@ -87,8 +87,8 @@ def _targets(targets: list[Target], notes: dict[str, str]) -> str:
     words = {True: "met", False: "**missed**", None: "not measured"}
     lines = [(item.what, item.wanted, item.found, item.peers, words[item.is_met]) for item in targets]
     text = table(("target", "wanted", "effbench", "peers", ""), lines).replace("---:", ":---")
-    missed = [f"- {item.what}: {notes[item.what]}" for item in targets if item.is_met is False and item.what in notes]
-    return "\n\n".join([text, "\n".join(missed)]) if missed else text
+    said = [f"- {item.what}: {notes[item.what]}" for item in targets if item.what in notes]
+    return "\n\n".join([text, "\n".join(said)]) if said else text
 
 
 def _about(sessions: list[dict[str, Any]]) -> str:

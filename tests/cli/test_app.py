@@ -83,7 +83,7 @@ WRONG = {
     f"{RUN} --threads 9999999": ["threads (=9999999)", "at most"],
     f"{RUN} --launches 0": ["launches (=0) must be 1 or more"],
     f"{RUN} --budget 0s": ["--budget 0s", "above zero"],
-    f"{RUN} --budget abc": ["--budget abc", "60s or 5m"],
+    f"{RUN} --budget abc": ["--budget abc", "60s, 5m or 2h"],
     f"{RUN} --budget -5s": ["--budget -5s", "above zero"],
     f"{RUN} --precision 0": ["--precision 0", "1% or 0.01"],
     f"{RUN} --precision 200%": ["--precision 200%"],
