@@ -26,8 +26,7 @@ test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST)
-	$(BIN)/python -m pytest -q -n 2 --nbmake notebooks
+	$(PYTEST) --nbmake tests notebooks
 	$(MAKE) docs
 
 # The pages under docs/ and the API reference, as a site: build/docs/index.html. A warning is an error.

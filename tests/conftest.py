@@ -54,7 +54,8 @@ LONG = """
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {Path(__file__).parent / f"{name}.py": number for number, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.path, len(LONG)))
+    # A notebook takes as long as the longest of these files.
+    items.sort(key=lambda item: -1 if item.path.suffix == ".ipynb" else place.get(item.path, len(LONG)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
