@@ -32,7 +32,7 @@ SILENCE_S = 1800.0
 """Seconds without an event after which an export counts as hung. Exporters may compute for long."""
 
 _README = """\
-A bundle of effbench {version}: {count} models for {runtimes}, made {created} with torch {torch}.
+A bundle of effbench {version}: {models} for {runtimes}, made {created} with torch {torch}.
 
 On the machine that is to be measured (Python 3.10 or newer, no torch):
 
@@ -222,7 +222,7 @@ def _write_description(
     count = sum(model.skipped is None for model in models)
     said = _README.format(
         version=__version__,
-        count=count,
+        models="1 model" if count == 1 else f"{count} models",
         runtimes=", ".join(adapter.name for adapter in adapters),
         created=created[:10],
         torch=versions["torch"],

@@ -130,7 +130,8 @@ def run_bundle(
 def _show(made: Bundle) -> None:
     whole = [model for model in made.models if model.skipped is None]
     left_out = [model for model in made.models if model.skipped is not None]
-    print(f"{len(whole)} models for {', '.join(made.runtimes)}, {units.size(_size(made))} in all")
+    models = "1 model" if len(whole) == 1 else f"{len(whole)} models"
+    print(f"{models} for {', '.join(made.runtimes)}, {units.size(_size(made))} in all")
     for model in left_out:
         print(output.plain(f"left out: {model.cell.id} for {model.cell.runtime}: {model.skipped}"))
     place = output.plain(str(made.directory))

@@ -22,7 +22,8 @@ def sentences(run: Run, cells: Sequence[CellSummary]) -> list[str]:
     found = decision.decide(run)
     if found is None or not run.complete:
         return []
-    spent = f"after {_count(found.after_launches)} in {format_seconds(launch_history.total_used_s(run))}"
+    launches = report_text.count_of_launches(found.after_launches)
+    spent = f"after {launches} in {format_seconds(launch_history.total_used_s(run))}"
     names = _names(cells)
     if not found.answers:
         said = [f"Stopped {spent}: there is nothing to decide."]
@@ -88,7 +89,3 @@ def _more(run: Run, undecided: Sequence[Answer], what: str = "it", shared: str =
         return f"; ask for more time with --budget {2 * run.sampling.budget_s:.0f}s"
     launches = max(2 * run.sampling.launches, sequential.FIRST_LOOK)
     return f"; ask for more launches with --until {run.sampling.until} --launches {launches}"
-
-
-def _count(launches: int) -> str:
-    return "1 launch" if launches == 1 else f"{launches} launches"

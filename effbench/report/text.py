@@ -87,7 +87,11 @@ def percent(share: float) -> str:
 
 def launches_text(cells: Sequence[CellSummary]) -> str:
     """Format the number of launches, the largest of any cell: ``5 launches``."""
-    number = max((cell.launches for cell in cells), default=0)
+    return count_of_launches(max((cell.launches for cell in cells), default=0))
+
+
+def count_of_launches(number: int) -> str:
+    """Format a number of launches: ``1 launch``, ``5 launches``."""
     return "1 launch" if number == 1 else f"{number} launches"
 
 

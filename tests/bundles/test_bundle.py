@@ -26,6 +26,7 @@ import effbench
 from effbench import api
 from effbench.bundles import bundle, export
 from effbench.cli import app
+from effbench.cli import bundle as cli_bundle
 from effbench.core.errors import EffbenchError, InvalidValue
 from effbench.core.measure_options import MeasureOptions
 from effbench.core.study import Analysis
@@ -126,6 +127,14 @@ def test_what_the_other_machine_needs_is_written_down(made: bundle.Bundle) -> No
     assert not any(line.startswith(("torch", "pandas", "matplotlib")) for line in packages)
     assert "effbench run-bundle ." in (made.directory / "README.txt").read_text()
     assert made.versions["torch"] and made.versions["effbench"] == effbench.__version__
+
+
+def test_one_model_is_not_many(made: bundle.Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    cli_bundle._show(made)
+    cli_bundle._show(replace(made, models=made.models[:1]))
+    first, *_, last = [line for line in capsys.readouterr().out.splitlines() if " for " in line]
+    assert first.startswith(f"{len(made.models)} models for ") and last.startswith("1 model for ")
+    assert f": {len(made.models)} models for" in (made.directory / "README.txt").read_text()
 
 
 def test_executorch_needs_torch_on_the_other_machine_too() -> None:
