@@ -62,6 +62,8 @@ def require_accepted(address: Address, certificates: Certificates | None = None,
                 answer = _first_answer(secured, time.monotonic() - begun + _SILENCE_S)
         except ssl.SSLCertVerificationError as error:
             raise NotTrusted(_why_not_trusted(error, address, certificates)) from error
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+            raise Unreachable(_closed(address)) from error
         except ssl.SSLError as error:
             raise NotTrusted(_why_refused(error, address, certificates)) from error
         except TimeoutError as error:
@@ -150,8 +152,6 @@ _REFUSALS = {
 def _why_refused(error: ssl.SSLError, address: Address, certificates: Certificates) -> str:
     reason = error.reason or str(error)
     if "ALERT" not in reason:
-        if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
-            return _closed(address)
         return f"{address} speaks no TLS ({reason}); is it `effbench fleet scheduler` with --certs?"
     meaning = next((text for part, text in _REFUSALS.items() if part in reason), reason)
     return f"{address} refuses {certificates.cert}: {meaning}"
