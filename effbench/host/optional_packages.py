@@ -27,7 +27,7 @@ _PYPI_NAMES = {
     "torch": "torch",
     "typer": "typer",
 }
-"""Modules that effbench imports, with their names on PyPI."""
+"""Modules that effbench imports, with what pip installs them by: their names on PyPI, or an extra of effbench."""
 
 
 class MissingPackage(EffbenchError):
