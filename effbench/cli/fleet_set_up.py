@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +43,7 @@ def certs(
     for item in made.issued:
         print(f"{output.plain(str(item.folder))}  expires {item.expires:%Y-%m-%d}")
     print(
-        f"\nca      {output.plain(str(made.ca))}  expires {made.ca_expires:%Y-%m-%d}; its key stays here and makes more\n"
+        f"\nca      {output.plain(str(made.ca))}  expires {made.ca_expires:%Y-%m-%d}; its key stays here, for more\n"
         "next    copy each folder to its machine, for instance with scp -r, and delete it here"
     )
 
@@ -141,7 +142,7 @@ def _require_port(port: int) -> int:
 
 def _arguments(*words: str, **given: object) -> list[str]:
     """The command line again, with paths that do not depend on the folder it is typed in."""
-    typed = ["fleet", *words]
+    typed = [sys.executable, "-m", "effbench", "fleet", *words]
     for name, value in given.items():
         for item in value if isinstance(value, list) else [value]:
             if item is not None:
