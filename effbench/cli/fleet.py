@@ -75,7 +75,7 @@ def run(
     config: Config = None,
     as_json: cli_options.Json = False,
 ) -> None:
-    """Carry out a study, or measure a bundle, on many machines at once.
+    """Measure a study or a bundle on many machines.
 
     Each machine keeps its run; DIR/MACHINE here is a copy that grows with every launch. Exit code: 0 complete
     everywhere, 2 a mistake, 3 a machine is missing or failed, 4 others use a machine or it is too hot, 130 interrupted.
@@ -114,7 +114,7 @@ def pull(
     config: Config = None,
     as_json: cli_options.Json = False,
 ) -> None:
-    """Copy what the machines have measured of a run, and measure nothing.
+    """Copy what machines have measured; measure nothing.
 
     Exit code: 0 copied, 2 a mistake, 3 a machine is missing.
     """
@@ -132,7 +132,7 @@ def pull(
 def status(
     scheduler: Scheduler = None, certs: Certs = None, config: Config = None, as_json: cli_options.Json = False
 ) -> None:
-    """Show the machines of a fleet: labels, what each does, what its doctor found."""
+    """Show the machines: labels, what each does, warnings."""
     require_packages()
     from effbench.fleet import session
     from effbench.report.tables import fleet as fleet_tables
@@ -155,8 +155,16 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "step": fleet_set_up.step,
 }
 
-fleet = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+fleet = typer.Typer(rich_markup_mode=None)
 """The group of commands."""
+
+
+@fleet.callback(invoke_without_command=True)
+def _without_command(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
 for _name, _command in COMMANDS.items():
     fleet.command(name=_name)(_command)
 

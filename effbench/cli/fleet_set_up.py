@@ -27,7 +27,7 @@ def certs(
     renew: Annotated[bool, typer.Option("--renew", help="Replace certificates that exist.")] = False,
     as_json: cli_options.Json = False,
 ) -> None:
-    """Make a certificate for each machine and person of a fleet.
+    """Make a certificate for each machine and person.
 
     Whoever holds one may run code on every machine: keys are readable by their owner only.
     """
@@ -54,7 +54,7 @@ def scheduler(
     certs: Certs = None,
     systemd: Systemd = False,
 ) -> None:
-    """Run the scheduler of a fleet, which machines and people connect to."""
+    """Run the scheduler, which machines and people connect to."""
     from effbench.fleet import addresses
 
     scheme = "tcp" if certs is None else "tls"
@@ -90,9 +90,9 @@ def worker(
     ] = None,
     systemd: Systemd = False,
 ) -> None:
-    """Make this machine part of a fleet: measure what others order, one launch at a time.
+    """Make this machine part of a fleet.
 
-    Waits for the scheduler, and connects again whenever it comes back.
+    It measures what others order, one launch at a time. Waits for the scheduler, and connects again whenever it comes back.
     """
     from effbench.fleet import addresses, labels, machine_folder, machine_lock
 
@@ -125,9 +125,9 @@ def worker(
 
 
 def step() -> None:
-    """Carry out one launch of an order on standard input: one line of JSON in, lines of JSON out.
+    """Carry out one launch of an order; for other engines.
 
-    For other engines. Ends when its input ends. Exit code: 0 complete, 2 a mistake, 4 not fit now, 5 launches are left.
+    Reads one line of JSON from standard input and writes lines of JSON. Ends when its input ends. Exit code: 0 complete, 2 a mistake, 4 not fit now, 5 launches are left.
     """
     from effbench.fleet import step as fleet_step
 
