@@ -92,7 +92,8 @@ def worker(
 ) -> None:
     """Make this machine part of a fleet.
 
-    It measures what others order, one launch at a time. Waits for the scheduler, and connects again whenever it comes back.
+    It measures what others order, one launch at a time. Waits for the scheduler, and connects again whenever that comes
+    back.
     """
     from effbench.fleet import addresses, labels, machine_folder, machine_lock
 
@@ -127,7 +128,8 @@ def worker(
 def step() -> None:
     """Carry out one launch of an order; for other engines.
 
-    Reads one line of JSON from standard input and writes lines of JSON. Ends when its input ends. Exit code: 0 complete, 2 a mistake, 4 not fit now, 5 launches are left.
+    Reads one line of JSON from standard input and writes lines of JSON. Ends when its input ends. Exit code: 0
+    complete, 2 a mistake, 4 not fit now, 5 launches are left.
     """
     from effbench.fleet import step as fleet_step
 
