@@ -125,7 +125,7 @@ def first_words(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def answer_of(said: str) -> Mapping[str, Any]:
+def answer_of(said: str | bytes) -> Mapping[str, Any]:
     """Decode the answer of a machine. Raises EffbenchError for one that is an error."""
     values: Mapping[str, Any] = json.loads(said)
     if "error" in values:

@@ -19,6 +19,7 @@ SETTINGS: dict[str, Any] = {
         # What wakes an idle process up.
         "admin.tick.interval": "5s",
         "admin.tick.limit": "60s",
+        "admin.tick.cycle": "60s",
         "admin.system-monitor.interval": "60s",
         "admin.system-monitor.disk": False,
         "admin.system-monitor.gil.enabled": False,
