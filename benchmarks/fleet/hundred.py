@@ -31,6 +31,7 @@ from effbench.fleet.machine import Machine
 from effbench.fleet.mirror import Mirror, StoredOrder
 from effbench.fleet.orders import Order
 from effbench.fleet.presence import Presence
+from effbench.runs import schema
 
 RUN = "20261129-101500-hundred-0a1b2c3d"
 BEYOND_S, CPU_MS, TASK_MS = 5.0, 20.0, 10.0
@@ -90,7 +91,7 @@ async def build(stack: AsyncExitStack, folder: Path, machines: int, pieces: list
     stack.push_async_callback(scheduler.close)
     scheduler.http_server.stop()
     address = Address("tls", "127.0.0.1", int(scheduler.address.rpartition(":")[2]))
-    facts = {**FACTS, "schema": serve.schema.SCHEMA}
+    facts = {**FACTS, "schema": schema.SCHEMA}
     launches, workers = {}, []
 
     async def start(number: int) -> None:
@@ -117,7 +118,9 @@ async def conduct(fleet: Fleet) -> Conducted:
     }
     mirror.store(out, orders)
     with ExitStack() as locks:
-        copies = [locks.enter_context(TimedMirror(out, stored)) for stored in orders.values()]
+        copies = [TimedMirror(out, stored) for stored in orders.values()]
+        for copy in copies:
+            locks.enter_context(copy)
         conductor = Conductor(fleet.connection, copies)
         cpu_s, wall_s = time.process_time(), time.monotonic()
         progress = await conductor.run()
