@@ -42,7 +42,8 @@ def main(arguments: list[str]) -> int:
         parser.error("--quick measures nothing worth keeping; give it a folder with --out")
     chosen = {key: value for key in ("windows", "window_s") if (value := getattr(options, key)) is not None}
     folder = options.out or record.default_folder()
-    command = " ".join(["python -m benchmarks.fleet", *(word for word in arguments if word != str(options.out))])
+    words = [*options.parts, *(f"--{key.replace('_', '-')} {value:g}" for key, value in chosen.items())]
+    command = " ".join(["python -m benchmarks.fleet", *words, *(["--quick"] if options.quick else [])])
     is_met = True
     for name in options.parts or PARTS:
         part, quick = PARTS[name]

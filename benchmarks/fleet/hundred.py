@@ -73,16 +73,28 @@ class Conducted:
     copied_bytes: int = 0
 
 
-async def build(stack: AsyncExitStack, folder: Path, machines: int, pieces: list[bytes], launch_s: float) -> Fleet:
+async def build(
+    stack: AsyncExitStack, folder: Path, machines: int, pieces: list[bytes], launch_s: float, *, is_secure: bool = True
+) -> Fleet:
     """Start a fleet, which is closed with `stack`."""
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # as the commands have it
-    certificates.create(folder / "certs", ["all"])
-    own: Certificates = certificates.load(folder / "certs" / "all")
+    own: Certificates | None = None
+    if is_secure:
+        certificates.create(folder / "certs", ["all"])
+        own = certificates.load(folder / "certs" / "all")
+    scheme = "tls" if is_secure else "tcp"
+    workers: list[Worker] = []
+
+    async def close_workers() -> None:
+        await asyncio.gather(*(worker.close() for worker in workers))
+
+    # After the scheduler: it would tell each of the others that one has gone.
+    stack.push_async_callback(close_workers)
     stack.enter_context(dask.config.set({**SETTINGS, "temporary-directory": str(folder / "scratch")}))
     scheduler = await Scheduler(
         host="127.0.0.1",
         port=0,
-        protocol="tls",
+        protocol=scheme,
         security=connection.security_of(own),
         dashboard=False,
         dashboard_address=NO_HTTP,
@@ -90,9 +102,9 @@ async def build(stack: AsyncExitStack, folder: Path, machines: int, pieces: list
     )
     stack.push_async_callback(scheduler.close)
     scheduler.http_server.stop()
-    address = Address("tls", "127.0.0.1", int(scheduler.address.rpartition(":")[2]))
+    address = Address(scheme, "127.0.0.1", int(scheduler.address.rpartition(":")[2]))
     facts = {**FACTS, "schema": schema.SCHEMA}
-    launches, workers = {}, []
+    launches: dict[str, RecordedLaunches] = {}
 
     async def start(number: int) -> None:
         name = f"m{number:03}"
@@ -102,7 +114,6 @@ async def build(stack: AsyncExitStack, folder: Path, machines: int, pieces: list
         machine: Any = worker.plugins[Machine.name]
         machine.launch = launches[name].launch
         workers.append(worker)
-        stack.push_async_callback(worker.close)
 
     await asyncio.gather(*map(start, range(machines)))
     client = await stack.enter_async_context(connection.connect(address, own))
