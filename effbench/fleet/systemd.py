@@ -11,7 +11,9 @@ measured.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from effbench.core.errors import InvalidValue
 
@@ -37,7 +39,7 @@ StartLimitIntervalSec=0
 ExecStart={command}
 User={user}
 WorkingDirectory=~
-# The process ends with code 0 where its peer is gone. So on-failure is not enough.
+# dask's processes may end with code 0 where their peer is gone. So on-failure is not enough.
 Restart=always
 RestartSec={restart_s}
 KillMode=mixed
@@ -69,16 +71,18 @@ RestrictNamespaces=yes
 """
 
 
-def worker_unit(arguments: Sequence[str], *, user: str = USER) -> str:
+def worker_unit(arguments: Sequence[str], *, user: str = USER, program: Sequence[str] | None = None) -> str:
     """Return the unit of a worker.
 
     Parameters
     ----------
     arguments
-        The command and its arguments, without ``--systemd``. The first is an absolute path. Folders in the others must
-        be absolute too, since the unit runs in the home folder of `user`.
+        What follows ``effbench``, without ``--systemd``. Paths must be absolute, since the unit runs in the home folder
+        of `user`.
     user
         The user to run as, who owns the key of the machine and the folder of its runs.
+    program
+        The command to start and its first arguments. Default: the effbench of this Python.
 
     Returns
     -------
@@ -88,12 +92,13 @@ def worker_unit(arguments: Sequence[str], *, user: str = USER) -> str:
     Raises
     ------
     InvalidValue
-        If the first argument is no absolute path, an argument holds a control character, or `user` is no user's name.
+        If the program is no absolute path, an argument holds a control character, or `user` is no user's name.
     """
-    return _unit("effbench fleet worker", WORKER_UNIT, arguments, user, restart_s=10, more=_OF_A_WORKER)
+    command = exec_start([*(program or own_program()), *arguments])
+    return _unit("effbench fleet worker", WORKER_UNIT, command, user, restart_s=10, more=_OF_A_WORKER)
 
 
-def scheduler_unit(arguments: Sequence[str], *, user: str = USER) -> str:
+def scheduler_unit(arguments: Sequence[str], *, user: str = USER, program: Sequence[str] | None = None) -> str:
     """Return the unit of a scheduler. It measures nothing, so it is shut in more than a worker.
 
     Parameters
@@ -102,6 +107,8 @@ def scheduler_unit(arguments: Sequence[str], *, user: str = USER) -> str:
         As for `worker_unit`.
     user
         The user to run as, who owns the key of the scheduler.
+    program
+        As for `worker_unit`.
 
     Returns
     -------
@@ -113,13 +120,21 @@ def scheduler_unit(arguments: Sequence[str], *, user: str = USER) -> str:
     InvalidValue
         As `worker_unit`.
     """
-    return _unit("effbench fleet scheduler", SCHEDULER_UNIT, arguments, user, restart_s=2, more=_OF_A_SCHEDULER)
+    command = exec_start([*(program or own_program()), *arguments])
+    return _unit("effbench fleet scheduler", SCHEDULER_UNIT, command, user, restart_s=2, more=_OF_A_SCHEDULER)
 
 
-def _unit(what: str, name: str, arguments: Sequence[str], user: str, *, restart_s: int, more: str) -> str:
+def own_program() -> list[str]:
+    """Return the absolute path of this Python's ``effbench``, or else how this Python starts it."""
+    # Not resolved: a virtual environment is known by the link that its Python is.
+    python = Path(sys.executable).absolute()
+    script = python.with_name("effbench")
+    return [str(script)] if script.is_file() else [str(python), "-m", "effbench"]
+
+
+def _unit(what: str, name: str, command: str, user: str, *, restart_s: int, more: str) -> str:
     if not _USER_NAME.fullmatch(user):
         raise InvalidValue(f"{user!r} is no name of a user: expected small letters, digits, _ and -")
-    command = exec_start(arguments)
     return _UNIT.format(what=what, name=name, command=command, user=user, restart_s=restart_s, more=more)
 
 
