@@ -11,9 +11,7 @@ measured.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from effbench.core.errors import InvalidValue
 
@@ -71,18 +69,16 @@ RestrictNamespaces=yes
 """
 
 
-def worker_unit(arguments: Sequence[str], *, user: str = USER, program: Sequence[str] | None = None) -> str:
+def worker_unit(arguments: Sequence[str], *, user: str = USER) -> str:
     """Return the unit of a worker.
 
     Parameters
     ----------
     arguments
-        What follows ``effbench``, without ``--systemd``. Paths must be absolute, since the unit runs in the home folder
-        of `user`.
+        The command and its arguments, without ``--systemd``. The first is an absolute path. Folders in the others must
+        be absolute too, since the unit runs in the home folder of `user`.
     user
         The user to run as, who owns the key of the machine and the folder of its runs.
-    program
-        The command to start and its first arguments. Default: the effbench of this Python.
 
     Returns
     -------
@@ -92,13 +88,12 @@ def worker_unit(arguments: Sequence[str], *, user: str = USER, program: Sequence
     Raises
     ------
     InvalidValue
-        If the program is no absolute path, an argument holds a control character, or `user` is no user's name.
+        If the first argument is no absolute path, an argument holds a control character, or `user` is no user's name.
     """
-    command = exec_start([*(program or own_program()), *arguments])
-    return _unit("effbench fleet worker", WORKER_UNIT, command, user, restart_s=10, more=_OF_A_WORKER)
+    return _unit("effbench fleet worker", WORKER_UNIT, arguments, user, restart_s=10, more=_OF_A_WORKER)
 
 
-def scheduler_unit(arguments: Sequence[str], *, user: str = USER, program: Sequence[str] | None = None) -> str:
+def scheduler_unit(arguments: Sequence[str], *, user: str = USER) -> str:
     """Return the unit of a scheduler. It measures nothing, so it is shut in more than a worker.
 
     Parameters
@@ -107,8 +102,6 @@ def scheduler_unit(arguments: Sequence[str], *, user: str = USER, program: Seque
         As for `worker_unit`.
     user
         The user to run as, who owns the key of the scheduler.
-    program
-        As for `worker_unit`.
 
     Returns
     -------
@@ -120,21 +113,13 @@ def scheduler_unit(arguments: Sequence[str], *, user: str = USER, program: Seque
     InvalidValue
         As `worker_unit`.
     """
-    command = exec_start([*(program or own_program()), *arguments])
-    return _unit("effbench fleet scheduler", SCHEDULER_UNIT, command, user, restart_s=2, more=_OF_A_SCHEDULER)
+    return _unit("effbench fleet scheduler", SCHEDULER_UNIT, arguments, user, restart_s=2, more=_OF_A_SCHEDULER)
 
 
-def own_program() -> list[str]:
-    """Return the absolute path of this Python's ``effbench``, or else how this Python starts it."""
-    # Not resolved: a virtual environment is known by the link that its Python is.
-    python = Path(sys.executable).absolute()
-    script = python.with_name("effbench")
-    return [str(script)] if script.is_file() else [str(python), "-m", "effbench"]
-
-
-def _unit(what: str, name: str, command: str, user: str, *, restart_s: int, more: str) -> str:
+def _unit(what: str, name: str, arguments: Sequence[str], user: str, *, restart_s: int, more: str) -> str:
     if not _USER_NAME.fullmatch(user):
         raise InvalidValue(f"{user!r} is no name of a user: expected small letters, digits, _ and -")
+    command = exec_start(arguments)
     return _UNIT.format(what=what, name=name, command=command, user=user, restart_s=restart_s, more=more)
 
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from effbench.core.errors import InvalidValue
 from effbench.fleet import systemd
 
-WORKER = systemd.worker_unit(["fleet", "worker", "tls://hub.lab:8786", "--name", "pi5-a"])
-SCHEDULER = systemd.scheduler_unit(["fleet", "scheduler"], user="hub", program=["/opt/env/bin/effbench"])
+WORKER = systemd.worker_unit(["/opt/env/bin/effbench", "fleet", "worker", "tls://hub.lab:8786", "--name", "pi5-a"])
+SCHEDULER = systemd.scheduler_unit(["/opt/env/bin/effbench", "fleet", "scheduler"], user="hub")
 
 
 def settings(unit: str) -> dict[str, list[str]]:
@@ -50,32 +50,19 @@ def test_every_argument_arrives_as_it_is(arguments: list[str], folder: str) -> N
     assert words_of(line) == command
 
 
-def test_a_unit_runs_the_effbench_that_printed_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its script, or its Python where there is none."""
-    (started,) = settings(WORKER)["ExecStart"]
-    program, *others = words_of(started)
-    assert Path(program).is_file() and Path(program).parent == Path(sys.executable).parent
-    assert others[-5:] == ["fleet", "worker", "tls://hub.lab:8786", "--name", "pi5-a"]
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    assert systemd.own_program() == [str(tmp_path / "python"), "-m", "effbench"]
-    (tmp_path / "effbench").touch()
-    assert systemd.own_program() == [str(tmp_path / "effbench")]
-    assert settings(SCHEDULER)["ExecStart"] == ["/opt/env/bin/effbench fleet scheduler"]
-
-
 @pytest.mark.parametrize(
-    ("program", "user", "said"),
+    ("arguments", "user", "said"),
     [
         (["effbench", "fleet"], "effbench", "a unit needs the absolute path of its program, not 'effbench'"),
-        ([""], "effbench", "absolute path"),
+        ([], "effbench", "absolute path"),
         (["/bin/effbench", "a\nExecStartPre=/bin/harm"], "effbench", "holds a control character"),
         (["/bin/effbench"], "root\nGroup=x", "is no name of a user"),
     ],
 )
-def test_what_a_unit_cannot_hold_is_refused(program: list[str], user: str, said: str) -> None:
+def test_what_a_unit_cannot_hold_is_refused(arguments: list[str], user: str, said: str) -> None:
     for make in (systemd.worker_unit, systemd.scheduler_unit):
         with pytest.raises(InvalidValue, match=re.escape(said)):
-            make([], user=user, program=program)
+            make(arguments, user=user)
 
 
 def test_a_unit_starts_again_whatever_the_exit_code_was() -> None:
@@ -104,7 +91,7 @@ def test_systemd_takes_the_unit(name: str, tmp_path: Path) -> None:
     if not shutil.which("systemd-analyze"):
         pytest.skip("systemd is not installed")
     make = systemd.worker_unit if name == systemd.WORKER_UNIT else systemd.scheduler_unit
-    unit = make(["50% $HOME", '"q"\\', "a'b", ";"], user="root", program=[sys.executable])
+    unit = make([sys.executable, "50% $HOME", '"q"\\', "a'b", ";"], user="root")
     assert f"systemctl enable --now {name}" in unit
     (tmp_path / name).write_text(unit)
     done = subprocess.run(
