@@ -39,8 +39,12 @@ def command_line(names: Sequence[str] = tuple(COMMANDS)) -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_effbench)
     for name in names:
-        module, function, _ = COMMANDS[name]
-        app.command(name=name)(getattr(import_module(f"effbench.cli.{module}"), function))
+        module, function, about = COMMANDS[name]
+        found = getattr(import_module(f"effbench.cli.{module}"), function)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name, help=about)
+        else:
+            app.command(name=name)(found)
     return app
 
 

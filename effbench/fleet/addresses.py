@@ -47,6 +47,8 @@ def parse(text: str, certs: Path | None) -> Address:
 def check(address: Address, certs: Path | None) -> Address:
     """Return the address if it is safe to listen at or to connect to. Raises InvalidValue."""
     remedy = "make certificates with `effbench fleet certs certs NAME…` and give one of their folders with --certs"
+    if certs is not None:
+        remedy = "write tls:// for the certificates of `effbench fleet certs`"
     if address.scheme == "tls":
         if certs is None:
             raise InvalidValue(f"{address} needs certificates; {remedy}")

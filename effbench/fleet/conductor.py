@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from effbench.bundles.bundle import Bundle
+from effbench.core import units
 from effbench.core.errors import EffbenchError
 from effbench.fleet import bundle_transfer, tasks
 from effbench.fleet.connection import Connection, MachineDied, SchedulerLost, answer_of
@@ -132,12 +133,13 @@ class Conductor:
         await self._look()
         looking = asyncio.create_task(self._keep_looking())
         working = [asyncio.create_task(self._guarded(work, mirror)) for mirror in self._mirrors]
-        everything = asyncio.gather(*working)
         try:
-            await asyncio.wait({looking, everything}, return_when=asyncio.FIRST_COMPLETED)
-            if looking.done():
-                looking.result()
-            await everything
+            left = set(working)
+            while left:
+                ended, _ = await asyncio.wait({looking, *left}, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    task.result()  # raises SchedulerLost
+                left -= ended
         finally:
             for task in (looking, *working):
                 task.cancel()
@@ -184,7 +186,7 @@ class Conductor:
                 now_s = time.monotonic()
                 unfit_since_s = unfit_since_s or now_s
                 if now_s - unfit_since_s >= self._timing.patience_s:
-                    raise _GivenUp("unfit", f"{why}, for {_duration(now_s - unfit_since_s)}")
+                    raise _GivenUp("unfit", f"{why}, for {units.duration(now_s - unfit_since_s)}")
                 self._tell(mirror, state="busy", why=why, doing="")
                 await asyncio.sleep(self._timing.busy_s)
             else:
@@ -206,8 +208,8 @@ class Conductor:
         values = dict(answer_of(await self._call(mirror, tasks.standing, order, mirror.size, mirror.sha256())))
         if not values.pop("has_prefix"):
             raise EffbenchError(
-                f"what {mirror.order.machine} has of this run differs from {mirror.path}: it was set up anew, or one of "
-                "the two was changed; move that folder away, and begin anew"
+                f"what {mirror.order.machine} has of this run differs from {mirror.path}: it was set up anew, or one "
+                "of the two was changed; move that folder away, and begin anew"
             )
         standing = Standing(**values)
         while mirror.size < standing.size:
@@ -263,7 +265,9 @@ class Conductor:
         name = mirror.order.machine
         while not self._is_present(name):
             self._require_patience(mirror)
-            self._tell(mirror, state="away", why=f"not there for {_duration(time.monotonic() - self._away_s[name])}")
+            self._tell(
+                mirror, state="away", why=f"not there for {units.duration(time.monotonic() - self._away_s[name])}"
+            )
             await asyncio.sleep(self._timing.look_s)
         facts = self._seen[name]["facts"]
         if facts and facts["schema"] != schema.SCHEMA:
@@ -285,7 +289,7 @@ class Conductor:
         """Raise _GivenUp if the machine has been away for too long."""
         gone_s = self._away_s.get(mirror.order.machine)
         if gone_s is not None and (away_s := time.monotonic() - gone_s) >= self._timing.patience_s:
-            raise _GivenUp("missing", f"not there for {_duration(away_s)}")
+            raise _GivenUp("missing", f"not there for {units.duration(away_s)}")
 
     def _is_present(self, name: str) -> bool:
         return bool(self._seen.get(name, {}).get("present"))
@@ -329,15 +333,6 @@ def _read(path: Path, offset: int, length: int) -> bytes:
         return file.read(length)
 
 
-def _duration(seconds: float) -> str:
-    """Return a time in words: 40 s, 4 min, 2 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"
-
-
-
-
 async def conduct(
     connect: Callable[[], AbstractAsyncContextManager[Connection]],
     begin: Callable[[Connection], Conductor],
@@ -364,12 +359,12 @@ async def conduct(
         except SchedulerLost:
             assert conductor is not None
             progress, lost_s = conductor.progress, time.monotonic()
-            lost(f"lost the scheduler; trying for {_duration(timing.patience_s)}")
+            lost(f"lost the scheduler; trying for {units.duration(timing.patience_s)}")
         except EffbenchError:
             if lost_s is None:
                 raise
         if time.monotonic() - lost_s >= timing.patience_s:
-            why = f"the scheduler was not there for {_duration(timing.patience_s)}"
+            why = f"the scheduler was not there for {units.duration(timing.patience_s)}"
             return {
                 name: item if item.is_over else dataclasses.replace(item, state="missing", why=why)
                 for name, item in progress.items()

@@ -40,7 +40,10 @@ class Connection:
         self._client, self.address = client, address
 
     async def machines(self) -> Snapshot:
-        """Return what the scheduler knows of every machine (`Presence.snapshot`). Raises SchedulerLost, EffbenchError."""
+        """Return what the scheduler knows of every machine (`Presence.snapshot`).
+
+        Raises SchedulerLost, EffbenchError.
+        """
         try:
             said = await asyncio.wait_for(self._client.run_on_scheduler(presence.snapshot), ANSWER_S)
         except (OSError, asyncio.TimeoutError, concurrent.futures.CancelledError, AttributeError) as error:

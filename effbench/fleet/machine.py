@@ -78,7 +78,7 @@ class Machine(WorkerPlugin):
         """Run the process of a launch, and pass its progress on."""
         line = {**asdict(order), "folder": str(self.folder.path), "lock": str(self.lock)}
         with subprocess.Popen(
-            [sys.executable, "-m", "effbench", "fleet", "step"],
+            [sys.executable, "-m", "effbench.fleet.step"],  # as `effbench fleet step`, without the command line
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -75,7 +75,7 @@ class MachineFolder:
         return standing_of(run, size) if is_begun(run) else Standing(launches=run.sampling.launches)
 
     def has_prefix(self, order: Order, size: int, sha256: str) -> bool:
-        """Whether the first `size` bytes of the run's file have this SHA-256, so that a copy of them can be added to."""
+        """Whether the first `size` bytes of the run's file have this SHA-256: a copy of them can then be added to."""
         if not size:
             return True
         digest, left = hashlib.sha256(), size
@@ -114,7 +114,9 @@ def standing_of(run: Run, size: int) -> Standing:
     done = len(schedule.finished_slots(run))
     wait_s, planned = 0.0, schedule.next_launch_at(run)
     if planned is not None:
-        wait_s = (datetime.datetime.fromisoformat(planned) - datetime.datetime.now(datetime.timezone.utc)).total_seconds()
+        wait_s = (
+            datetime.datetime.fromisoformat(planned) - datetime.datetime.now(datetime.timezone.utc)
+        ).total_seconds()
     return Standing(size, done, run.sampling.launches, run.complete, max(0.0, wait_s))
 
 

@@ -51,8 +51,8 @@ class Mirror:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise StorageError(
-                f"another effbench fleet conducts {self.order.machine} of {self.folder}; wait for it, or see how far it "
-                f"is: effbench fleet watch {self.folder}"
+                f"another effbench fleet conducts {self.order.machine} of {self.folder}; wait for it, or see how far "
+                f"it is: effbench fleet watch {self.folder}"
             ) from None
         except OSError as error:
             raise StorageError(f"cannot write to {self.folder}: {error.strerror or error}") from error
@@ -110,7 +110,10 @@ def store(folder: Path, orders: Mapping[str, StoredOrder]) -> None:
 
 
 def load(folder: Path) -> dict[str, StoredOrder]:
-    """Return the orders in a folder by machine. Raises StorageError if there are none, EffbenchError if one is damaged."""
+    """Return the orders in a folder by machine.
+
+    Raises StorageError if there are none, EffbenchError if one is damaged.
+    """
     paths = sorted((folder / ORDERS).glob("*.json"))
     if not paths:
         raise StorageError(f"{folder} holds no run of a fleet; begin one with: effbench fleet run … --out {folder}")

@@ -80,9 +80,7 @@ class WorkerPlace:
     @property
     def resources(self) -> dict[str, float]:
         """The labels as dask's resources, and the one launch at a time that the machine carries out."""
-        return {"bench": 1.0} | {
-            label.resource: MANY for label in (Label("machine", self.name), *self.labels)
-        }
+        return {"bench": 1.0} | {label.resource: MANY for label in (Label("machine", self.name), *self.labels)}
 
 
 async def serve_worker(
@@ -110,7 +108,7 @@ async def serve_worker(
                 say(f"connected to {address} as {place.name}; {_doctor_words(facts)}")
                 await worker.finished()
                 say(f"lost {address}; trying again every {retry_s:g} s")
-            except tls_check.Refused:
+            except tls_check.NotTrusted:
                 raise
             except (EffbenchError, OSError, asyncio.TimeoutError, ValueError, RuntimeError) as error:
                 say(_why_not_connected(error, place.name, address))
@@ -121,7 +119,8 @@ async def start_worker(
     place: WorkerPlace, address: Address, certificates: Certificates | None, facts: Mapping[str, Any]
 ) -> Worker:
     """Start dask's worker for this machine, and tell the scheduler what it is. dask's settings must be in force."""
-    worker = await Worker(
+    own = Machine(place.name, place.folder, place.lock)
+    worker: Worker = await Worker(
         str(address),
         name=place.name,
         nthreads=THREADS,
@@ -133,10 +132,10 @@ async def start_worker(
         dashboard=False,
         dashboard_address=NO_HTTP,
         memory_limit=0,
-        plugins=(Machine(place.name, place.folder, place.lock),),
+        plugins=(own,),
     )
     worker.http_server.stop()
-    worker.plugins[Machine.name].tell(event="hello", facts=dict(facts))
+    own.tell(event="hello", facts=dict(facts))
     return worker
 
 

@@ -1,8 +1,8 @@
 """Carry out one launch of a run that stays in a folder of this machine: ``effbench fleet step``.
 
-The step knows no engine. It reads one line of JSON, the order, and writes lines of JSON: ``progress`` while it measures,
-then one ``end``. It ends when its input ends, so a launch never outlives whoever ordered it. Any program that can start
-a process with two pipes can use it: a fleet's worker does, ssh can.
+The step knows no engine. It reads one line of JSON, the order, and writes lines of JSON: ``progress`` while it
+measures, then one ``end``. It ends when its input ends, so a launch never outlives whoever ordered it. Any program that
+can start a process with two pipes can use it: a fleet's worker does, ssh can.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -47,18 +46,18 @@ def carry_out(stdin: BinaryIO | None = None, stdout: TextIO | None = None) -> in
     """
     source = sys.stdin.buffer if stdin is None else stdin
     lines = _Lines(sys.stdout if stdout is None else stdout)
-    line = source.readline()
-    if stdin is None:
-        _end_with_input()
-    with redirect_stdout(sys.stderr):  # what a study prints is no line of ours
-        try:
-            order, folder, lock = _parse(line)
-            state, why = _measure(order, folder, lock, lines)
-        except EffbenchError as error:
-            state, why = "error", str(error)
-        standing: Mapping[str, Any] = {}
-        if state != "error" or line:
+    try:
+        line = source.readline()
+        if stdin is None:
+            _end_with_input()
+        with redirect_stdout(sys.stderr):  # what a study prints is no line of ours
+            try:
+                state, why = _measure(*_parse(line), lines)
+            except EffbenchError as error:
+                state, why = "error", str(error)
             standing = _standing(line)
+    except KeyboardInterrupt:  # also where the input has ended: nobody reads a last line
+        return INTERRUPTED
     lines.write(event="end", state=state, why=why, **standing)
     return CODES[state]
 
@@ -109,7 +108,9 @@ def _measure(order: Order, folder: MachineFolder, lock: Path, lines: _Lines) -> 
             results = api.resume(place, **how) if bundle is None else api.run_bundle(bundle, resume=place, **how)
         else:
             how |= {"out": place, "command": order.command, **order.options}
-            results = api.run(order.study, **order.arguments, **how) if bundle is None else api.run_bundle(bundle, **how)
+            results = (
+                api.run(order.study, **order.arguments, **how) if bundle is None else api.run_bundle(bundle, **how)
+            )
     return ("complete" if results.run.complete else "more"), results.run.disturbance or ""
 
 
@@ -158,3 +159,7 @@ def _end_with_input() -> None:
         os._exit(INTERRUPTED)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(carry_out())

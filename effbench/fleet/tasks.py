@@ -51,12 +51,22 @@ def missing_files(manifest: str) -> str:
 
 def put(manifest: str, name: str, offset: int, piece: bytes) -> str:
     """Write a piece of one file of a bundle."""
-    return _answer(lambda machine: bundle_transfer.put(machine.folder, manifest, name, offset, piece) or {})
+
+    def write(machine: Machine) -> Mapping[str, Any]:
+        bundle_transfer.put(machine.folder, manifest, name, offset, piece)
+        return {}
+
+    return _answer(write)
 
 
 def seal(manifest: str) -> str:
     """Check every file of a bundle against its SHA-256, and make the bundle usable."""
-    return _answer(lambda machine: bundle_transfer.seal(machine.folder, manifest) or {})
+
+    def check(machine: Machine) -> Mapping[str, Any]:
+        bundle_transfer.seal(machine.folder, manifest)
+        return {}
+
+    return _answer(check)
 
 
 FUNCTIONS: tuple[Callable[..., str | bytes], ...] = (step, standing, pull, missing_files, put, seal)
@@ -64,7 +74,8 @@ FUNCTIONS: tuple[Callable[..., str | bytes], ...] = (step, standing, pull, missi
 
 
 def _machine() -> Machine:
-    machine: Machine = get_worker().plugins[Machine.name]
+    machine: Any = get_worker().plugins[Machine.name]
+    assert isinstance(machine, Machine)
     return machine
 
 

@@ -13,9 +13,7 @@ from effbench.report.tables.table_model import Column, Table
 def status_rows(machines: Mapping[str, Mapping[str, Any]]) -> Table:
     """Build one row a machine from what the scheduler knows (`fleet.presence.Presence.snapshot`)."""
     names = ("machine", "labels", "doing", "processor", "effbench", "doctor", "last launch")
-    rows = tuple(
-        tuple(map(values.text, _status_row(name, machine))) for name, machine in machines.items()
-    )
+    rows = tuple(tuple(map(values.text, _status_row(name, machine))) for name, machine in machines.items())
     away = sum(not machine["present"] for machine in machines.values())
     notes = (f"{len(machines) - away} of {len(machines)} machines are there.",) if machines else ()
     if not machines:
