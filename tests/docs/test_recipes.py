@@ -150,11 +150,11 @@ def bench(tmp_path: Path, port: int) -> Bench:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    for needed in ("onnxruntime", "onnxscript"):
+    for needed in ("ncnn", "pnnx"):
         pytest.importorskip(needed)
     folder = tmp_path_factory.mktemp("bundle")
     (folder / "net.py").write_text("from torch import nn\n\ndef build():\n    return nn.Conv2d(3, 2, 3)\n")
-    words = ("bundle", "net.py:build", "--input", "3x8x8", "--runtime", "onnxruntime", "--out", "g2")
+    words = ("bundle", "net.py:build", "--input", "3x8x8", "--runtime", "ncnn", "--out", "g2")
     done = effbench(*words, cwd=folder, variables={measuring.UNTIMED_LAUNCHES: "1"})
     assert done.code == 0, done.err
     return folder / "g2"
