@@ -37,7 +37,7 @@ StartLimitIntervalSec=0
 ExecStart={command}
 User={user}
 WorkingDirectory=~
-# The process ends with code 0 where its peer is gone. So on-failure is not enough.
+# dask's processes may end with code 0 where their peer is gone. So on-failure is not enough.
 Restart=always
 RestartSec={restart_s}
 KillMode=mixed
