@@ -206,14 +206,14 @@ def _require_measurable(model: Model) -> Model:
     if model.skipped is not None:
         return Model(cell, model.cost, skipped=model.skipped)
     for name in (model.folder, *model.files):
-        _require_inside(name)
+        require_inside(name)
     for name in (FACTS_FILE, INPUTS_FILE, EXPECTED_FILE):
         if name not in model.files:
             raise ValueError(f"{model.folder} has no {name}")
     return model
 
 
-def _require_inside(name: str) -> None:
+def require_inside(name: str) -> None:
     """Raise ValueError for a path that may lead out of its folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or not path.parts or ".." in path.parts or "\\" in name or ":" in name or "\0" in name:

@@ -39,8 +39,12 @@ def command_line(names: Sequence[str] = tuple(COMMANDS)) -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_effbench)
     for name in names:
-        module, function, _ = COMMANDS[name]
-        app.command(name=name)(getattr(import_module(f"effbench.cli.{module}"), function))
+        module, function, about = COMMANDS[name]
+        found = getattr(import_module(f"effbench.cli.{module}"), function)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name, help=about)
+        else:
+            app.command(name=name)(found)
     return app
 
 
@@ -110,9 +114,15 @@ def _report_bug(error: Exception) -> int:
 
 def _report_usage_error(error: Any, typed: Sequence[str]) -> str:
     message = str(error.format_message())
+    words = [word for word in typed if not word.startswith("-")]
+    if words[:1] == ["fleet"]:
+        from effbench.cli.fleet import COMMANDS as OF_FLEET
+
+        known, before, words = tuple(OF_FLEET), ["fleet"], words[1:]
+    else:
+        known, before = tuple(COMMANDS), []
     if message.startswith("No such command"):
-        wrong = next((word for word in typed if not word.startswith("-")), "")
-        return str(UnknownName("command", wrong, COMMANDS))
-    command = next((word for word in typed if word in COMMANDS), "")
-    again = shlex.join(["effbench", *([command] if command else []), "--help"])
+        return str(UnknownName(" ".join([*before, "command"]), words[0] if words else "", known))
+    command = next((word for word in words if word in known), "")
+    again = shlex.join(["effbench", *before, *([command] if command else []), "--help"])
     return f"{message.partition(chr(10))[0].rstrip('.')}; see {again}"

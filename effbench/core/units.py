@@ -37,6 +37,15 @@ def seconds(value: float | None) -> str:
     return _scaled(value, _TIMES)
 
 
+def duration(seconds: float) -> str:
+    """A time in words for people who wait: ``45 s``, ``4 minutes``, ``2.5 hours``, ``3 days``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
+
+
 def count(value: float | None) -> str:
     """A count as ``145 M``."""
     return _scaled(value, _COUNTS)

@@ -34,7 +34,7 @@ class ScriptedCall:
 
 class Fake(Device):
     """The scripted device. `noise` is the standard deviation of the log of a block's time; `script` replaces the
-    roofline.
+    roofline. `torch` is that of the CPU, and changes nothing here: a bundle asks every device to do without.
     """
 
     kind = "fake"
@@ -45,6 +45,7 @@ class Fake(Device):
         seed: int = 0,
         noise: float = 0.005,
         script: Callable[[Mapping[str, Any]], float] | None = None,
+        torch: bool = True,
     ) -> None:
         self._random = random.Random(seed)
         self._noise = noise

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,15 +13,10 @@ import msgspec
 from msgspec import Meta
 
 from effbench.core import inputs as core_inputs
-from effbench.core import parsing, units
-from effbench.core.errors import EffbenchError, InvalidValue, StorageError, UnknownName, first_line
+from effbench.core import parsing, toml_file, units
+from effbench.core.errors import EffbenchError, InvalidValue, UnknownName
 from effbench.core.inputs import FLOATS, Input
 from effbench.core.measure_options import Allocator, MeasureOptions
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 FILE = "effbench.toml"
 
@@ -193,15 +186,7 @@ def find(path: Path | None = None, models: Sequence[str] = (), *, needs_models: 
 
 def load(path: Path) -> Config:
     """Read a configuration file. Raises StorageError, InvalidValue, UnknownName in one line that names the key."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StorageError(f"cannot read {path} ({error.strerror or error}); check the path") from error
-    try:
-        tables = tomllib.loads(_decoded(path, data))
-    except (ValueError, RecursionError) as error:  # a number may have too many digits
-        reason = first_line(error, 120)
-        raise InvalidValue(f"{path} is not TOML: {reason}; correct that place") from error
+    tables = toml_file.read(path)
     for key in tables:
         if key not in ("check", "models"):
             raise UnknownName(f"table in {path}", key, ("check", "models"))
@@ -213,21 +198,6 @@ def load(path: Path) -> Config:
         raise InvalidValue(f"{path}: check = {_shorten(whole)}: expected a table, [check]")
     subjects = tuple(_subject(path, name, table) for name, table in models.items())
     return replace(Config(**_read(path, "check", whole, _CHECK)), subjects=subjects, folder=path.parent)
-
-
-def _decoded(path: Path, data: bytes) -> str:
-    """Decode a file, with or without a byte order mark. Raises InvalidValue where it is not UTF-8."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
-        raise InvalidValue(f"{path} is UTF-16, as PowerShell's > writes it, or no text; save it as UTF-8")
-    try:
-        text = data.decode("utf-8-sig")  # Notepad and PowerShell write a byte order mark
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InvalidValue(
-            f"{path} is not UTF-8: byte {data[error.start]:#x} in line {line}; save it as UTF-8"
-        ) from None
-    # Paths in the file must match those of the locale, even if its encoding is ASCII.
-    return text if text.isascii() else os.fsdecode(text.encode())
 
 
 def choose_models(config: Config, models: Sequence[str]) -> Config:

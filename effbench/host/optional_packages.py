@@ -9,6 +9,8 @@ from effbench.core.errors import EffbenchError
 _PYPI_NAMES = {
     "cloudpickle": "cloudpickle",
     "cpuinfo": "py-cpuinfo",
+    "cryptography": "'effbench[fleet]'",
+    "distributed": "'effbench[fleet]'",
     "filelock": "filelock",
     "fvcore": "fvcore",
     "jinja2": "jinja2",
@@ -25,7 +27,7 @@ _PYPI_NAMES = {
     "torch": "torch",
     "typer": "typer",
 }
-"""Modules that effbench imports, with their names on PyPI."""
+"""Modules that effbench imports, with what pip installs them by: their names on PyPI, or an extra of effbench."""
 
 
 class MissingPackage(EffbenchError):

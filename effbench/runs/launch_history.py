@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from effbench.core import units
 from effbench.core.run import Block, Launch, Run
 from effbench.host.nvml import reason_names
 from effbench.timing.least_duration import format_seconds, is_overrun
@@ -193,7 +194,7 @@ def _pauses(run: Run, names: dict[int, str]) -> list[str]:
     planned_s = run.sampling.spread_s / max(run.sampling.launches - 1, 1)
     starts = [_parse_time(launch.start).timestamp() for launch in run.launches if launch.start]
     if planned_s and len(starts) > 1:
-        found.append(f"The launches were spread over {_duration(max(starts) - min(starts))}.")
+        found.append(f"The launches were spread over {units.duration(max(starts) - min(starts))}.")
     for before, after in zip(run.launches, run.launches[1:], strict=False):
         ended = _end_time(before)
         if ended is None or not after.start:
@@ -204,9 +205,9 @@ def _pauses(run: Run, names: dict[int, str]) -> list[str]:
         if gap_s < -1.0:
             found.append(f"The clock of the machine was set back {between}, so times of day are not in order.")
         elif up_s is not None and up_s < gap_s:
-            found.append(f"The machine was started anew {between}, {_duration(gap_s)} apart.")
+            found.append(f"The machine was started anew {between}, {units.duration(gap_s)} apart.")
         elif gap_s >= GAP_S + planned_s:
-            found.append(f"{_duration(gap_s)} passed {between}.")
+            found.append(f"{units.duration(gap_s)} passed {between}.")
     return found
 
 
@@ -290,11 +291,3 @@ def _launch_numbers(places: Sequence[str]) -> str:
     if len(places) == 1:
         return f"launch {places[0]}"
     return f"launches {', '.join(places[:-1])} and {places[-1]}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:.1f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"
