@@ -176,6 +176,15 @@ def find(reference: str | Path) -> Path:
     return path
 
 
+def has_begun(folder: str | Path) -> bool:
+    """Return whether the folder holds a run of which at least the header is stored. Raises StorageError."""
+    path = Path(folder) / RUN_FILE
+    try:
+        return os.path.isfile(path) and _size_of_whole_lines(path) > 0
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
 def load(reference: str | Path) -> Run:
     """Load the run stored in a folder or file. Raises StorageError, CorruptRun."""
     path = find(reference)
