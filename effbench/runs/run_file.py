@@ -30,6 +30,8 @@ from effbench.runs import schema
 
 RUN_FILE = "run.jsonl"
 RUNS = Path("results") / "runs"
+FLEET_ORDERS = ".fleet"
+"""Beside the copies of a fleet's runs: a folder with the order of each machine, ``NAME.json``."""
 _LOCK_FILE = ".lock"
 
 
@@ -146,6 +148,12 @@ class RunWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def is_fleet_copy(directory: Path) -> bool:
+    """Whether the run in this folder is a copy of one that a machine of a fleet holds."""
+    place = directory.absolute()
+    return (place.parent / FLEET_ORDERS / f"{place.name}.json").exists()
 
 
 def refuse_link(path: Path) -> None:
