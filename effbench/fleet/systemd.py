@@ -39,6 +39,7 @@ User={user}
 WorkingDirectory=~
 # dask's processes may end with code 0 where their peer is gone. So on-failure is not enough.
 Restart=always
+SuccessExitStatus=143
 RestartSec={restart_s}
 KillMode=mixed
 TimeoutStopSec=30
