@@ -10,7 +10,7 @@ from effbench.report.tables.table_model import render_markdown
 
 def machine(**changes: Any) -> dict[str, Any]:
     facts = {"effbench": "0.5.0", "schema": 4, "python": "3.11.2", "torch": False, "cpu": "ARM Cortex-A76"}
-    own = {"labels": {"board": "pi5", "arch": "arm64"}, "present": True, "since_s": 3600.0, "doing": None}
+    own = {"labels": {"board": "pi5", "arch": "arm64"}, "present": True, "since_s": 3600.0, "doing": None, "unfit": ""}
     return {**own, "facts": {**facts, "warnings": []}, "last_launch_s": None, **changes}
 
 
@@ -28,6 +28,7 @@ def test_each_machine_says_what_it_does_and_what_is_wrong_with_it() -> None:
             "pi5-b": machine(facts=warned, last_launch_s=7300.0),
             "pi5-c": machine(present=False, since_s=240.0, facts={}, last_launch_s=90_000.0),
             "pi5-d": machine(labels={}, facts={}),
+            "pi5-e": machine(unfit="too hot: 91 °C (soc)"),
         }
     )
     assert shown == [
@@ -46,6 +47,7 @@ def test_each_machine_says_what_it_does_and_what_is_wrong_with_it() -> None:
         ],
         ["pi5-c", "arch=arm64 board=pi5", "not there for 4 minutes", "–", "–", "–", "25.0 hours ago"],
         ["pi5-d", "–", "idle", "–", "–", "–", "–"],
+        ["pi5-e", "arch=arm64 board=pi5", "not fit: too hot: 91 °C (soc)", "ARM Cortex-A76", "0.5.0", "ok", "–"],
     ]
 
 
