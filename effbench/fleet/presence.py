@@ -33,6 +33,8 @@ class _Machine:
     """When it came, or went away."""
     facts: dict[str, Any] = field(default_factory=dict)
     doing: dict[str, Any] | None = None
+    unfit: str = ""
+    """Why it could not carry out its last order; "" if it could."""
     last_launch_s: float | None = None
 
 
@@ -78,11 +80,10 @@ class Presence(SchedulerPlugin):
             machine.facts = dict(msg["facts"])
         elif event == "begin":
             machine.doing = {key: msg[key] for key in ("run", "by", "subject")}
-            machine.last_launch_s = self._clock()
         elif event == "progress" and machine.doing and machine.doing["run"] == msg["run"]:
             machine.doing |= {"done": msg["done"], "doing": msg["doing"]}
         elif event == "end":
-            machine.doing, machine.last_launch_s = None, self._clock()
+            machine.doing, machine.unfit, machine.last_launch_s = None, msg["unfit"], self._clock()
 
     def snapshot(self) -> Snapshot:
         """Return what is known of every machine by name, in JSON-ready values; times as ages in seconds."""
@@ -97,6 +98,7 @@ class Presence(SchedulerPlugin):
                 "since_s": now_s - item.since_s,
                 "facts": item.facts,
                 "doing": item.doing,
+                "unfit": item.unfit,
                 "last_launch_s": None if item.last_launch_s is None else now_s - item.last_launch_s,
             }
             for name, item in sorted(self._machines.items())
