@@ -36,7 +36,7 @@ RETRY_S = 5.0
 THREADS = 2
 """Of dask's worker: one carries out a launch, the other answers meanwhile."""
 
-HEARTBEATS = 12
+HEARTBEATS = 6
 """Of a machine in the time after which a silent one counts as gone."""
 
 MANY = 1e6

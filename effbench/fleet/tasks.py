@@ -18,7 +18,7 @@ from effbench.fleet import bundle_transfer, orders
 from effbench.fleet.machine import Machine
 
 
-def step(order: str, offset: int, most: int) -> bytes:
+def step(order: str, offset: int = 0, most: int = 0) -> bytes:
     """Carry out one launch. Returns its ``end`` line, and after it what `pull` returns, which saves a second call."""
     end = _answer(lambda machine: machine.carry_out(orders.parse(order)))
     return end.encode() + b"\n" + pull(order, offset, most)
