@@ -2,7 +2,7 @@
 
 Measures what a fleet costs: an idle worker (idle), a hundred machines at once (hundred), a step beside its launch
 (step), a bundle on its way (bundle), and what a worker does to blocks measured beside it (disturbance, which needs a
-quiet machine and takes six minutes). Each part writes DIR/PART.json with every raw value.
+quiet machine and takes five minutes). Each part writes DIR/PART.json with every raw value.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}; default: all")
     parser.add_argument("--out", metavar="DIR", type=Path, help="folder of the results; default: after the processor")
-    parser.add_argument("--windows", metavar="N", type=int, help="disturbance: windows of each condition; default 16")
-    parser.add_argument("--window-s", metavar="S", type=float, help="disturbance: length of a window; default 3 s")
+    parser.add_argument("--windows", metavar="N", type=int, help="disturbance: windows of each condition; default 45")
+    parser.add_argument("--window-s", metavar="S", type=float, help="disturbance: length of a window; default 0.8 s")
     parser.add_argument("--quick", action="store_true", help="a second or so each, to see that it works; needs --out")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.parts if name not in PARTS]:

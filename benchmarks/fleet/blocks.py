@@ -46,8 +46,8 @@ def main() -> None:
                 for name in generator.sample(list(calls), len(calls)):
                     device.run_calls(calls[name], 1)  # as in a run: what ran before has filled the caches
                     timing = device.time_block(calls[name], sizes[name])
-                    per_call = (timing.wall_ns / timing.calls, (timing.cpu_ns or 0) / timing.calls)
-                    blocks.append([name, *per_call, bool(timing.flags)])
+                    wall, cpu = (round(spent / timing.calls, 2) for spent in (timing.wall_ns, timing.cpu_ns or 0))
+                    blocks.append([name, wall, cpu, int(bool(timing.flags))])
             print(json.dumps(blocks), flush=True)
 
 

@@ -33,11 +33,13 @@ Window = dict[str, Any]
 """One window: its round, its condition, and its blocks."""
 
 
-def measure(windows: int = 16, window_s: float = 3.0, settle_s: float = 0.4, placements: Sequence[str] = ()) -> Outcome:
+def measure(
+    windows: int = 45, window_s: float = 0.8, settle_s: float = 0.25, placements: Sequence[str] = ()
+) -> Outcome:
     """Time blocks beside no worker, ours, and one with dask's settings, in shuffled windows, `windows` of each.
 
     A worker that shall not be there is stopped by a signal, for a few windows at most: it may be silent for a minute.
-    Done twice: all on one core, the worst case; and on two.
+    Windows are short, since the speed of a machine drifts. Done twice: all on one core, the worst case; and on two.
     """
     usable = sorted(os.sched_getaffinity(0))
     cores = {"one core": usable[:1], "two cores": usable[:2]}

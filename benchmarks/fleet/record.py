@@ -55,9 +55,10 @@ def keep(folder: Path, part: str, command: str, begun: dict[str, Any], outcome: 
         "versions": _versions(),
         "settings": outcome.settings,
         "targets": [asdict(target) for target in outcome.targets],
-        "raw": outcome.raw,
     }
-    path.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
+    text = json.dumps(values, indent=1, allow_nan=False).removesuffix("\n}")
+    raw = json.dumps(outcome.raw, allow_nan=False, separators=(",", ":"))  # one long line: there may be many values
+    path.write_text(f'{text},\n "raw": {raw}\n}}\n')
     return path
 
 
