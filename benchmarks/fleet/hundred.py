@@ -23,7 +23,7 @@ from benchmarks.fleet.recorded import RecordedLaunches
 from effbench.fleet import certificates, connection, mirror, serve, tasks
 from effbench.fleet.addresses import Address
 from effbench.fleet.certificates import Certificates
-from effbench.fleet.conductor import Conductor, Progress
+from effbench.fleet.conductor import Conductor, Progress, Timing
 from effbench.fleet.connection import Connection
 from effbench.fleet.dask_settings import NO_HTTP, SETTINGS
 from effbench.fleet.labels import Label
@@ -120,7 +120,7 @@ async def build(
     return Fleet(scheduler, client, workers, dict(sorted(launches.items())), folder)
 
 
-async def conduct(fleet: Fleet) -> Conducted:
+async def conduct(fleet: Fleet, timing: Timing | None = None) -> Conducted:
     """Conduct a run on every machine of the fleet, into new copies."""
     out = fleet.folder / "out"
     orders = {
@@ -132,7 +132,7 @@ async def conduct(fleet: Fleet) -> Conducted:
         copies = [TimedMirror(out, stored) for stored in orders.values()]
         for copy in copies:
             locks.enter_context(copy)
-        conductor = Conductor(fleet.connection, copies)
+        conductor = Conductor(fleet.connection, copies, timing=timing)
         cpu_s, wall_s = time.process_time(), time.monotonic()
         progress = await conductor.run()
         found = Conducted(progress, time.monotonic() - wall_s, time.process_time() - cpu_s)
@@ -141,7 +141,9 @@ async def conduct(fleet: Fleet) -> Conducted:
         own = fleet.folder / copy.order.machine / "runs" / RUN / "run.jsonl"
         found.identical += own.exists() and _sha256(own) == _sha256(copy.path)
         found.copied_bytes += copy.size
-        found.delays_s += [copy.grown_s[size] - ended_s for size, ended_s in launches.ended_s.items()]
+        found.delays_s += [
+            copy.grown_s[size] - ended_s for size, ended_s in launches.ended_s.items() if size in copy.grown_s
+        ]
     return found
 
 
