@@ -34,7 +34,9 @@ MOST_DEATHS = 3
 """A machine whose worker or launch died so often in a row, without a launch that ended, is given up."""
 
 BUSY_S = 30.0
-"""Time until a machine that others use, or that is too hot, is asked again."""
+"""Longest time until a machine that others use, or that is too hot, is asked again; the first is `LOOK_S`, and each is
+twice the one before. A launch whose worker died takes a moment to end.
+"""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class Conductor:
     # --- one machine ----------------------------------------------------------------------------------
 
     async def _conduct(self, mirror: Mirror) -> None:
-        deaths, unfit_since_s = 0, None
+        deaths, unfit_since_s, busy_s = 0, None, self._timing.look_s
         order = mirror.order.to_json()
         while True:
             try:
@@ -188,9 +190,10 @@ class Conductor:
                 if now_s - unfit_since_s >= self._timing.patience_s:
                     raise _GivenUp("unfit", f"{why}, for {units.duration(now_s - unfit_since_s)}")
                 self._tell(mirror, state="busy", why=why, doing="")
-                await asyncio.sleep(self._timing.busy_s)
+                await asyncio.sleep(busy_s)
+                busy_s = min(2 * busy_s, self._timing.busy_s)
             else:
-                deaths, unfit_since_s = 0, None
+                deaths, unfit_since_s, busy_s = 0, None, self._timing.look_s
 
     async def _copy_only(self, mirror: Mirror) -> None:
         if not self._is_present(mirror.order.machine):
