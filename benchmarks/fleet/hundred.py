@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import statistics
 import tempfile
 import time
@@ -25,7 +24,7 @@ from effbench.fleet.addresses import Address
 from effbench.fleet.certificates import Certificates
 from effbench.fleet.conductor import Conductor, Progress, Timing
 from effbench.fleet.connection import Connection
-from effbench.fleet.dask_settings import NO_HTTP, SETTINGS
+from effbench.fleet.dask_settings import NO_HTTP, SETTINGS, quieten_dask
 from effbench.fleet.labels import Label
 from effbench.fleet.machine import Machine
 from effbench.fleet.mirror import Mirror, StoredOrder
@@ -77,7 +76,7 @@ async def build(
     stack: AsyncExitStack, folder: Path, machines: int, pieces: list[bytes], launch_s: float, *, is_secure: bool = True
 ) -> Fleet:
     """Start a fleet, which is closed with `stack`."""
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # as the commands have it
+    quieten_dask()
     own: Certificates | None = None
     if is_secure:
         certificates.create(folder / "certs", ["all"])

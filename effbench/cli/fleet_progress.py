@@ -25,7 +25,9 @@ def show_machines() -> Iterator[Watch]:
     def tell(progress: Progress) -> None:
         output.require_uninterrupted()
         is_new = progress.is_over or progress.state in ("away", "busy")
-        key = f"{progress.state if is_new else ''} {progress.launches_done}"
+        # While it waits, why is news: its worker died, or its next launch is planned for later.
+        why = progress.why if progress.state == "waiting" else ""
+        key = f"{progress.state if is_new else why} {progress.launches_done}"
         if told.get(progress.machine) != key:
             told[progress.machine] = key
             output.note(f"{progress.machine}: {words(progress)}")

@@ -47,16 +47,22 @@ def missing(folder: MachineFolder, manifest: str) -> list[str]:
 
 
 def put(folder: MachineFolder, manifest: str, name: str, offset: int, piece: bytes) -> None:
-    """Write a piece of a file; the piece at offset 0 begins the file anew. Raises InvalidValue, StorageError."""
+    """Write a piece of a file. Two clients may send the same bundle at once. Raises InvalidValue, StorageError."""
     digest, files = _parse(manifest)
     if name not in files or offset + len(piece) > files[name][1]:
         raise InvalidValue(f"{name[:60]!r} is no file of this bundle, or longer than it says")
+    if folder.bundle(digest).exists():
+        return
     path = _part(folder, digest) / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb" if offset == 0 else "r+b") as file:
+        # Not emptied first: another client may have written it, and be about to check it.
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600), "wb") as file:
             file.seek(offset)
             file.write(piece)
+            file.flush()
+            if offset + len(piece) == files[name][1]:
+                file.truncate()
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -69,6 +75,8 @@ def seal(folder: MachineFolder, manifest: str) -> None:
         return
     for name, (sha256, _) in files.items():
         if not _is_whole(part / name, sha256):
+            if place.exists():  # another client was faster
+                return
             (part / name).unlink(missing_ok=True)
             raise CorruptBundle(f"{name} of the bundle was damaged on the way: its SHA-256 differs")
     if stored_bundle.sha256(part / BUNDLE_FILE) != digest:

@@ -34,7 +34,9 @@ MOST_DEATHS = 3
 """A machine whose worker or launch died so often in a row, without a launch that ended, is given up."""
 
 BUSY_S = 30.0
-"""Time until a machine that others use, or that is too hot, is asked again."""
+"""Longest time until a machine that others use, or that is too hot, is asked again; the first is `LOOK_S`, and each is
+twice the one before. A launch whose worker died takes a moment to end.
+"""
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class Conductor:
     # --- one machine ----------------------------------------------------------------------------------
 
     async def _conduct(self, mirror: Mirror) -> None:
-        deaths, unfit_since_s = 0, None
+        deaths, unfit_since_s, busy_s = 0, None, self._timing.look_s
         order = mirror.order.to_json()
         standing: Standing | None = None  # None: ask the machine, at the beginning and wherever it may have changed
         while True:
@@ -202,9 +204,10 @@ class Conductor:
                 if now_s - unfit_since_s >= self._timing.patience_s:
                     raise _GivenUp("unfit", f"{why}, for {units.duration(now_s - unfit_since_s)}")
                 self._tell(mirror, state="busy", why=why, doing="")
-                await asyncio.sleep(self._timing.busy_s)
+                await asyncio.sleep(busy_s)
+                busy_s = min(2 * busy_s, self._timing.busy_s)
             else:
-                deaths, unfit_since_s = 0, None
+                deaths, unfit_since_s, busy_s = 0, None, self._timing.look_s
                 after = _standing_of(answer)
                 # A run that is no launch further was begun anew or finished by others: its prefix is to be checked.
                 if before and after and after.launches_done > before.launches_done:

@@ -17,10 +17,11 @@ from effbench.core.errors import EffbenchError
 from effbench.fleet import labels, presence, tasks, tls_check
 from effbench.fleet.addresses import Address
 from effbench.fleet.certificates import Certificates
-from effbench.fleet.dask_settings import SETTINGS
+from effbench.fleet.dask_settings import SETTINGS, quieten_dask
 from effbench.fleet.presence import Snapshot
 
 CONNECT_S = 10.0
+CLOSE_S = 5.0
 ANSWER_S = 20.0
 """A scheduler that takes longer to say which machines there are counts as lost."""
 
@@ -93,6 +94,7 @@ class Connection:
 @asynccontextmanager
 async def connect(address: Address, certificates: Certificates | None) -> AsyncIterator[Connection]:
     """Connect to a scheduler until the block ends. Raises EffbenchError with the reason in one line."""
+    quieten_dask()
     await asyncio.to_thread(tls_check.require_accepted, address, certificates)
     with dask.config.set(SETTINGS):
         security = security_of(certificates)
@@ -107,8 +109,9 @@ async def connect(address: Address, certificates: Certificates | None) -> AsyncI
         try:
             yield Connection(client, address)
         finally:
+            # `close` would wait for dask's own tries to reach a scheduler that is lost.
             with suppress(Exception):
-                await asyncio.wait_for(client.close(), 5)
+                await asyncio.wait_for(client._close(fast=True), CLOSE_S)
 
 
 def security_of(certificates: Certificates | None) -> Any:

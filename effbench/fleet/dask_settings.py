@@ -6,6 +6,7 @@ these, and the few heartbeats of `fleet.serve`, it wakes up once a second (`pyth
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 WORKER_TTL_S = 60
@@ -45,3 +46,10 @@ SETTINGS: dict[str, Any] = {
 }
 NO_HTTP = "127.0.0.1:0"
 """The address for dask's HTTP server, which cannot be left out. It is closed once it is there."""
+
+
+def quieten_dask() -> None:
+    """Keep dask's log, with its tracebacks, out of the terminal: what users need to know is told in our words."""
+    for name in ("asyncio", *logging.root.manager.loggerDict):  # dask sets the level of several of its own
+        if name.partition(".")[0] in ("asyncio", "distributed", "tornado"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)

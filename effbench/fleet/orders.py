@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from effbench.core import decoding
-from effbench.core.errors import InvalidValue
+from effbench.core.errors import EffbenchError, InvalidValue, UnknownName
+from effbench.core.measure_options import MeasureOptions
 
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
+ARGUMENTS = ("scale", "select", "models", "depthwise")
+"""What `effbench.run` takes beside a study and measuring options."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -43,6 +46,8 @@ class Order:
     ------
     InvalidValue
         If a name cannot be that of a folder, or not exactly one of `study` and `bundle` is given.
+    UnknownName
+        If there is no such argument or option, as where another version of effbench ordered.
     """
 
     run: str
@@ -59,6 +64,12 @@ class Order:
             raise InvalidValue(f"{self.run[:60]!r} cannot be the name of a run's folder: letters, digits and ._- only")
         if bool(self.study) == bool(self.bundle):
             raise InvalidValue("an order names a study or a bundle, one of the two")
+        for name in self.arguments:
+            if name not in ARGUMENTS:
+                raise UnknownName("argument of a study in an order", name, ARGUMENTS)
+        for name in self.options:
+            if name not in MeasureOptions.__dataclass_fields__:
+                raise UnknownName("option in an order", name, MeasureOptions.__dataclass_fields__)
         if self.bundle and not _DIGEST.fullmatch(self.bundle):
             raise InvalidValue(f"{self.bundle[:70]!r} is no SHA-256 of a bundle")
 
@@ -73,11 +84,11 @@ class Order:
 
 
 def parse(text: str | bytes) -> Order:
-    """Read an order from JSON. Raises InvalidValue with the field that is wrong."""
+    """Read an order from JSON. Raises InvalidValue, UnknownName with the field that is wrong."""
     data = text.encode() if isinstance(text, str) else text
     try:
         return decoding.decode(decoding.parse(data), Order)
-    except InvalidValue:
+    except EffbenchError:
         raise
     except (ValueError, RecursionError) as error:
         raise InvalidValue(f"this is no order: {str(error).splitlines()[0][:200]}") from None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import platform
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from effbench.fleet import tls_check
 from effbench.fleet.addresses import Address
 from effbench.fleet.certificates import Certificates
 from effbench.fleet.connection import first_words, security_of
-from effbench.fleet.dask_settings import NO_HTTP, SETTINGS
+from effbench.fleet.dask_settings import NO_HTTP, SETTINGS, quieten_dask
 from effbench.fleet.labels import Label
 from effbench.fleet.machine import Machine
 from effbench.fleet.presence import Presence
@@ -45,7 +45,7 @@ MANY = 1e6
 
 async def serve_scheduler(address: Address, certificates: Certificates | None, tell: Tell) -> None:
     """Run a scheduler until it is ended. Raises EffbenchError if it cannot listen there."""
-    _quiet()
+    quieten_dask()
     with dask.config.set(SETTINGS):
         try:
             scheduler = await Scheduler(
@@ -94,7 +94,7 @@ async def serve_worker(
 
     Raises EffbenchError where another try cannot help: the scheduler refuses the certificate.
     """
-    _quiet()
+    quieten_dask()
     facts = await asyncio.to_thread(machine_facts)
     said = ""
 
@@ -140,7 +140,7 @@ async def start_worker(
         nthreads=THREADS,
         resources=place.resources,
         security=security_of(certificates),
-        host=place.host,
+        host=place.host or await asyncio.to_thread(_own_host, address),
         port=place.port,
         protocol=address.scheme,
         dashboard=False,
@@ -151,6 +151,16 @@ async def start_worker(
     worker.http_server.stop()
     own.tell(event="hello", facts=dict(facts))
     return worker
+
+
+def _own_host(address: Address) -> str:
+    """Return the address of this machine that leads to the scheduler. Without one, dask listens at all of them.
+
+    Raises OSError.
+    """
+    with socket.create_connection((address.host, address.port), tls_check.TIMEOUT_S) as connected:
+        host: str = connected.getsockname()[0]
+    return host
 
 
 def machine_facts() -> dict[str, Any]:
@@ -182,8 +192,3 @@ def _why_not_connected(error: BaseException, name: str, address: Address) -> str
             "forgotten within two minutes; trying again"
         )
     return said if isinstance(error, EffbenchError) else f"cannot connect to {address}: {said}; trying again"
-
-
-def _quiet() -> None:
-    """Keep dask's log out of the terminal but for errors: what users need to know is told in our words."""
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)

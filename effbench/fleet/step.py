@@ -13,13 +13,14 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from effbench.core import decoding
-from effbench.core.errors import EffbenchError, InvalidValue, StorageError
+from effbench.core.errors import EffbenchError, InvalidValue, StorageError, first_line
 from effbench.core.run import Run
 from effbench.fleet import machine_lock, orders, readiness
 from effbench.fleet.machine_folder import MachineFolder, default_folder, is_begun
@@ -56,7 +57,12 @@ def carry_out(stdin: BinaryIO | None = None, stdout: TextIO | None = None) -> in
                 state, why, run = _measure(*_parse(line), lines)
             except EffbenchError as error:
                 state, why, run = "error", str(error), None
+            except Exception as error:  # such as an option of a wrong type: whoever ordered waits for a last line
+                traceback.print_exc()
+                state, why, run = "error", f"{type(error).__name__}: {first_line(error, 200)}", None
             standing = _standing(line, run)
+        if stdin is None:  # whoever has read the last line closes the input, and the exit code shall stay
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:  # also where the input has ended: nobody reads a last line
         return INTERRUPTED
     lines.write(event="end", state=state, why=why, **standing)
