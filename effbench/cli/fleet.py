@@ -231,11 +231,15 @@ def _conduct(place: Place, folder: Path, names: Sequence[str], patience_s: float
     from effbench.fleet import session
     from effbench.fleet.conductor import Timing
 
+    # A complete copy needs neither its machine nor the scheduler any more.
     orders = session.stored_orders(folder, names)
+    ended = {stored.order.machine: session.standing_of_copy(folder, stored) for stored in orders}
+    orders = [stored for stored in orders if not ended[stored.order.machine].is_over]
     again = shlex.join(["effbench", "fleet", "run", "--resume", str(folder)])
     try:
-        with session.open_mirrors(folder, orders) as mirrors, show_machines() as shown:
-            ended = session.conduct(place, mirrors, watch=shown, lost=output.note, timing=Timing(patience_s))
+        if orders:
+            with session.open_mirrors(folder, orders) as mirrors, show_machines() as shown:
+                ended |= session.conduct(place, mirrors, watch=shown, lost=output.note, timing=Timing(patience_s))
     except KeyboardInterrupt:
         said = f"interrupted; a launch that is under way ends and stays on its machine; go on with: {again}"
         raise typer.Exit(output.report_interrupt(said)) from None
