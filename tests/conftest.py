@@ -38,7 +38,7 @@ gc.set_threshold(50_000, 20, 50)
 
 LONG = """
     runtimes/test_contract gates/test_ab_gate docs/test_stories benchmarks/test_gpu zoo/test_every_network
-    gates/test_ab_run faults/test_early_ends docs/test_documentation faults/test_kill docs/test_workflow
+    fleet/test_kills fleet/test_acceptance gates/test_ab_run faults/test_early_ends docs/test_documentation faults/test_kill docs/test_workflow
     gates/test_wrong_code cli/test_app cost/test_published_counts faults/test_surroundings
     cost/test_equivalent_calls cost/test_layers faults/test_storage zoo/test_load_model bundles/test_bundle
     test_pytest_plugin timing/test_side_effects test_api runtimes/test_torch_compile report/test_page
