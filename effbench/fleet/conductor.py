@@ -118,6 +118,7 @@ class Conductor:
     ) -> None:
         self._connection, self._mirrors, self._bundles = connection, mirrors, bundles or {}
         self._watch, self._timing = watch, timing or Timing()
+        self._manifests: dict[str, str] = {}
         self._seen: Snapshot = {}
         self._away_s: dict[str, float] = {}
         """Since when a machine is away, on the monotonic clock."""
@@ -161,7 +162,7 @@ class Conductor:
 
     async def _conduct(self, mirror: Mirror) -> None:
         deaths, unfit_since_s, busy_s = 0, None, self._timing.look_s
-        order = mirror.order.to_json()
+        order, has_bundle = mirror.order.to_json(), False
         while True:
             try:
                 await self._until_present(mirror)
@@ -171,10 +172,13 @@ class Conductor:
                     return
                 if standing.wait_s:
                     await self._until_planned(mirror, standing.wait_s)
-                await self._send_bundle(mirror)
+                if not has_bundle:
+                    await self._send_bundle(mirror)
+                    has_bundle = True
                 self._tell(mirror, state="queued", why="", doing="")
                 answer = answer_of(await self._call(mirror, tasks.step, order, measures=True))
             except MachineDied:
+                has_bundle = False  # its disk may be another one when it comes back
                 answer = {"state": "died", "why": "the worker ended"}
             state, why = str(answer["state"]), str(answer.get("why", ""))
             if state == "error":
@@ -228,7 +232,9 @@ class Conductor:
         bundle = self._bundles.get(mirror.order.machine)
         if bundle is None:
             return
-        manifest = bundle_transfer.manifest_of(bundle)
+        if bundle.digest not in self._manifests:
+            self._manifests[bundle.digest] = await asyncio.to_thread(bundle_transfer.manifest_of, bundle)
+        manifest = self._manifests[bundle.digest]
         for is_last_try in (False, True):
             missing = answer_of(await self._call(mirror, tasks.missing_files, manifest))["missing"]
             for number, name in enumerate(missing):
