@@ -9,7 +9,7 @@
 # the exit code of `effbench run-bundle`: 0 the run is complete, 4 others disturbed it. 255 is a failure of ssh.
 #
 #     EFFBENCH=env/bin/effbench    the command there, relative to the home folder
-#     LOCK=FILE                    a file there that is locked during each launch, such as that of a fleet's worker
+#     LOCK=/tmp/effbench.lock      a file there that is locked during each launch: this is that of a fleet's worker
 set -eu
 
 usage() {
@@ -38,7 +38,11 @@ mkdir -p "$out"
 name=$(printf '%s:%s' "$(uname -n)" "$(cd "$out" && pwd)" | cksum | cut -d ' ' -f 1)
 folder=effbench-runs/$name
 effbench=$(quote "${EFFBENCH:-effbench}")
-[ -z "${LOCK:-}" ] || effbench="flock $(quote "$LOCK")$effbench"
+if [ -n "${LOCK:-}" ]; then
+    lock=$(quote "$LOCK")
+    # Opened for reading alone: in /tmp the kernel lets nobody open the file of another user with a wish to create it.
+    before="[ -e $lock ] || : > $lock; exec 9< $lock && flock 9 && "
+fi
 
 pull() { # append what the machine's file grew by, in whole lines
     touch "$out/run.jsonl"
@@ -73,7 +77,7 @@ while :; do
         words="--out $folder/run $(quote "$@")"
     fi
     ended=0
-    there "$effbench run-bundle $folder/bundle $words --now 1" || ended=$?
+    there "${before:-}$effbench run-bundle $folder/bundle $words --now 1" || ended=$?
     if there "test -s $folder/run/run.jsonl"; then pull; fi
     [ "$ended" = 5 ] || exit "$ended"
 done

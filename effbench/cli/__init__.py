@@ -24,9 +24,9 @@ COMMANDS = {
     "export": ("runs", "export", "Convert a stored run to another tool's format."),
     "bundle": ("bundle", "bundle", "Export models for a machine without torch."),
     "run-bundle": ("bundle", "run_bundle", "Measure a bundle on this machine, without torch."),
-    "fleet": ("fleet", "fleet", "Measure on many machines from one command."),
     "list": ("info", "list_names", "List the names that the other commands take."),
     "doctor": ("info", "doctor", "Find what makes timings noisy on this machine, and how to fix it."),
+    "fleet": ("fleet", "fleet", "Measure on many machines from one command."),
 }
 """Every command: its module in this package, its function there, and the first line of its help."""
 

@@ -31,7 +31,14 @@ UNFIT = 4
 
 Scheduler = Annotated[str | None, typer.Option(help="The scheduler, such as tls://hub.lab:8786. Default: fleet.toml.")]
 Config = Annotated[Path | None, typer.Option(help="A fleet.toml. Default: here, else in ~/.config/effbench.")]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `effbench fleet run --out` made.")]
+Folder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIR",
+        help="A folder that `effbench fleet run --out` made.",
+        autocompletion=cli_options.complete_fleet_run,
+    ),
+]
 
 
 @with_measure_options(*RUN_OPTIONS)
@@ -66,7 +73,10 @@ def run(
         bool, typer.Option("--depthwise", help="Show depthwise convolutions separately (runtime_breakdown).")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the copies, one a machine. Default: fleet/STUDY.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the run in this folder.", autocompletion=cli_options.complete_fleet_run),
+    ] = None,
     patience: Annotated[
         str | None, typer.Option(help="Give a machine up that is away or unfit for so long. Default: 10m.")
     ] = None,

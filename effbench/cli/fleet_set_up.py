@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -64,10 +63,10 @@ def scheduler(
 
         print(units.scheduler_unit(_arguments("scheduler", host=host, port=port, certs=certs)), end="")
         return
-    from effbench.fleet import certificates, serve
+    from effbench.fleet import certificates, event_loop, serve
 
     own = None if certs is None else certificates.load(certs)
-    asyncio.run(serve.serve_scheduler(address, own, output.note))
+    event_loop.run(serve.serve_scheduler(address, own, output.note))
 
 
 def worker(
@@ -116,13 +115,13 @@ def worker(
         }
         print(units.worker_unit(_arguments("worker", str(found), **given)), end="")
         return
-    from effbench.fleet import certificates, serve
+    from effbench.fleet import certificates, event_loop, serve
 
     place = serve.WorkerPlace(
         name, own_labels, folder or machine_folder.default_folder(), lock or machine_lock.default_path(), host, port
     )
     own = None if certs is None else certificates.load(certs)
-    asyncio.run(serve.serve_worker(place, found, own, output.note))
+    event_loop.run(serve.serve_worker(place, found, own, output.note))
 
 
 def step() -> None:

@@ -93,6 +93,15 @@ def complete_run(incomplete: str) -> list[str]:
     return sorted(path for path in found if path.startswith(incomplete))
 
 
+def complete_fleet_run(incomplete: str) -> list[str]:
+    """Complete the path of a folder with a fleet's run: in the current folder, in fleet/ or below what is typed."""
+    from effbench.runs import run_file
+
+    places = (Path(), Path("fleet"), Path(incomplete))
+    found = {str(path.parent) for place in places for path in place.glob(f"*/{run_file.FLEET_ORDERS}")}
+    return sorted(path for path in found if path.startswith(incomplete))
+
+
 def complete_format(incomplete: str) -> list[str]:
     """Complete the name of an export format."""
     from effbench import export

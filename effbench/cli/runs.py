@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from effbench.cli import options, output
 from effbench.core.errors import InvalidValue, NotComparable, StorageError, UnknownName
+
+if TYPE_CHECKING:
+    from effbench.results import Results
 
 
 def diff(
@@ -58,9 +62,9 @@ def report(
 ) -> None:
     """Write stored runs as one page of verdicts, tables and figures.
 
-    The page also describes the environment and the method. Several runs stand side by side.
+    The page also describes the environment and the method. Several runs stand side by side. Of several folders, those
+    without a run yet are named, and the others are shown.
     """
-    from effbench import api
     from effbench.report import page, write_text
 
     kind = format or ("md" if out is not None and out.suffix.lower() in (".md", ".markdown") else "html")
@@ -69,21 +73,44 @@ def report(
     printed = out == Path("-")
     if printed and as_json:
         raise InvalidValue("--out - prints the page and --json prints an object: leave one of them out")
-    found = [api.load(reference) for reference in runs]
+    found, waiting = _load_runs(runs)
     target = out or (found[0].directory or Path()) / f"report.{kind}"
     if not printed and target.is_dir():
         raise StorageError(
             f"cannot write {target}: it is a folder; name a file in it, such as {target / 'report'}.{kind}"
         )
-    text = page.html(found) if kind == "html" else page.markdown(found, Path() if printed else target.parent)
+    if waiting:
+        output.note(f"no run yet in {', '.join(waiting)}: not shown")
+    beside = Path() if printed else target.parent
+    text = page.html(found, waiting) if kind == "html" else page.markdown(found, beside, waiting)
     if printed:
         print(text)
         return
     written = write_text(target, text)
     if as_json:
-        output.print_json({"files": {kind: str(written)}})
+        output.print_json({"files": {kind: str(written)}, "without_run": waiting})
         return
     print(f"{kind:<8}{output.plain(str(written))}")
+
+
+def _load_runs(references: Sequence[str]) -> tuple[list[Results], list[str]]:
+    """Load the runs, and list the folders without one yet, such as those of a fleet's machines that have not begun.
+
+    A name that does not exist is a mistake. So is a folder without a run, unless another one has a run. Raises
+    StorageError, CorruptRun.
+    """
+    from effbench import api
+    from effbench.runs import run_file
+
+    # `FOLDER/*` also matches a page that an earlier call wrote there.
+    pages = [name for name in references if os.path.isfile(name) and name.lower().endswith((".html", ".md"))]
+    waiting = [name for name in references if os.path.isdir(name) and not run_file.has_begun(name)]
+    chosen = [name for name in references if name not in pages and name not in waiting]
+    if not chosen:
+        return [api.load(name) for name in references], []
+    for name in pages:
+        output.note(f"passed over {name}: a page, not a run")
+    return [api.load(name) for name in chosen], waiting
 
 
 def export(

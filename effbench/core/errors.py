@@ -50,7 +50,7 @@ class UnknownName(EffbenchError):
         The known names, or those of the family.
     """
 
-    LISTED = 12
+    LISTED = 16
     LONGEST_NAME = 100
     LONGEST_FAMILY = 700
     """Most characters of the listed names of a family, since families of timm have hundreds of names."""

@@ -162,25 +162,35 @@ class Conductor:
 
     async def _conduct(self, mirror: Mirror) -> None:
         deaths, unfit_since_s, busy_s = 0, None, self._timing.look_s
-        order, has_bundle = mirror.order.to_json(), False
+        order = mirror.order.to_json()
+        standing: Standing | None = None  # None: ask the machine, at the beginning and wherever it may have changed
         while True:
             try:
+                if not self._is_present(mirror.order.machine):
+                    standing = None
                 await self._until_present(mirror)
-                standing = await self._copy(mirror)
+                if standing is None or standing.size < mirror.size:
+                    standing = await self._ask(mirror)
+                    await self._copy(mirror, standing)
+                    if not standing.complete:
+                        await self._send_bundle(mirror)
+                else:
+                    await self._copy(mirror, standing)
                 if standing.complete:
                     self._tell(mirror, state="complete", why="", doing="", done=1.0)
                     return
                 if standing.wait_s:
                     await self._until_planned(mirror, standing.wait_s)
-                if not has_bundle:
-                    await self._send_bundle(mirror)
-                    has_bundle = True
+                    standing = None
+                    continue
                 self._tell(mirror, state="queued", why="", doing="")
-                answer = answer_of(await self._call(mirror, tasks.step, order, measures=True))
+                said = await self._call(mirror, tasks.step, order, mirror.size, PULL_BYTES, measures=True)
+                end, _, data = said.partition(b"\n")
+                answer = answer_of(end)
             except MachineDied:
-                has_bundle = False  # its disk may be another one when it comes back
                 answer = {"state": "died", "why": "the worker ended"}
             state, why = str(answer["state"]), str(answer.get("why", ""))
+            before, standing = standing, None
             if state == "error":
                 raise _GivenUp("failed", why)
             if state == "died":
@@ -198,18 +208,24 @@ class Conductor:
                 busy_s = min(2 * busy_s, self._timing.busy_s)
             else:
                 deaths, unfit_since_s, busy_s = 0, None, self._timing.look_s
+                after = _standing_of(answer)
+                # A run that is no launch further was begun anew or finished by others: its prefix is to be checked.
+                if before and after and after.launches_done > before.launches_done:
+                    mirror.append(data)
+                    standing = after
 
     async def _copy_only(self, mirror: Mirror) -> None:
         if not self._is_present(mirror.order.machine):
             raise _GivenUp("missing", "not there")
         try:
-            standing = await self._copy(mirror)
+            standing = await self._ask(mirror)
+            await self._copy(mirror, standing)
         except MachineDied:
             raise _GivenUp("missing", "the worker ended") from None
         self._tell(mirror, state="complete" if standing.complete else "waiting")
 
-    async def _copy(self, mirror: Mirror) -> Standing:
-        """Copy what the machine's file has grown by. Returns how far the run is. Raises EffbenchError."""
+    async def _ask(self, mirror: Mirror) -> Standing:
+        """Return how far the run is. Raises EffbenchError unless the copy is a prefix of the machine's file."""
         mirror.drop_incomplete_line()
         order = mirror.order.to_json()
         values = dict(answer_of(await self._call(mirror, tasks.standing, order, mirror.size, mirror.sha256())))
@@ -218,7 +234,11 @@ class Conductor:
                 f"what {mirror.order.machine} has of this run differs from {mirror.path}: it was set up anew, or one "
                 "of the two was changed; move that folder away, and begin anew"
             )
-        standing = Standing(**values)
+        return Standing(**values)
+
+    async def _copy(self, mirror: Mirror, standing: Standing) -> None:
+        """Copy what the machine's file has grown by. Raises EffbenchError."""
+        order = mirror.order.to_json()
         while mirror.size < standing.size:
             data = await self._call(mirror, tasks.pull, order, mirror.size, PULL_BYTES)
             if not data:
@@ -226,13 +246,12 @@ class Conductor:
             mirror.append(data)
         done, launches = standing.launches_done, standing.launches
         self._tell(mirror, launches_done=done, launches=launches, done=done / launches if launches else 0.0)
-        return standing
 
     async def _send_bundle(self, mirror: Mirror) -> None:
         bundle = self._bundles.get(mirror.order.machine)
         if bundle is None:
             return
-        if bundle.digest not in self._manifests:
+        if bundle.digest not in self._manifests:  # of a hundred machines, most are sent the same bundle
             self._manifests[bundle.digest] = await asyncio.to_thread(bundle_transfer.manifest_of, bundle)
         manifest = self._manifests[bundle.digest]
         for is_last_try in (False, True):
@@ -334,6 +353,12 @@ class Conductor:
         self.progress[name] = dataclasses.replace(before, **changes)
         if self.progress[name] != before:
             self._watch(self.progress[name])
+
+
+def _standing_of(answer: Mapping[str, Any]) -> Standing | None:
+    """Return how far the run is by the end of a step; None where it could not tell."""
+    values: dict[str, Any] = {field.name: answer.get(field.name) for field in dataclasses.fields(Standing)}
+    return None if None in values.values() else Standing(**values)
 
 
 def _read(path: Path, offset: int, length: int) -> bytes:

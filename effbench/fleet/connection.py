@@ -17,7 +17,7 @@ from effbench.core.errors import EffbenchError
 from effbench.fleet import labels, presence, tasks, tls_check
 from effbench.fleet.addresses import Address
 from effbench.fleet.certificates import Certificates
-from effbench.fleet.dask_settings import SETTINGS, quieten_dask
+from effbench.fleet.dask_settings import SETTINGS
 from effbench.fleet.presence import Snapshot
 
 CONNECT_S = 10.0
@@ -94,7 +94,6 @@ class Connection:
 @asynccontextmanager
 async def connect(address: Address, certificates: Certificates | None) -> AsyncIterator[Connection]:
     """Connect to a scheduler until the block ends. Raises EffbenchError with the reason in one line."""
-    quieten_dask()
     await asyncio.to_thread(tls_check.require_accepted, address, certificates)
     with dask.config.set(SETTINGS):
         security = security_of(certificates)
@@ -128,7 +127,7 @@ def first_words(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def answer_of(said: str) -> Mapping[str, Any]:
+def answer_of(said: str | bytes) -> Mapping[str, Any]:
     """Decode the answer of a machine. Raises EffbenchError for one that is an error."""
     values: Mapping[str, Any] = json.loads(said)
     if "error" in values:

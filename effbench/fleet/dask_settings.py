@@ -1,7 +1,7 @@
 """The settings of dask under which a fleet runs. They are set in code, so that a user's own dask.yaml cannot undo them.
 
-With dask's defaults an idle worker takes 2 % of a core and makes measured blocks 3 to 5 % slower. With these it takes
-0.25 %, and no effect on times is seen.
+With dask's defaults an idle worker wakes up a hundred times a second, and makes measured blocks 3 to 5 % slower. With
+these, and the few heartbeats of `fleet.serve`, it wakes up once a second (`python -m benchmarks.fleet idle`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ SETTINGS: dict[str, Any] = {
         # What wakes an idle process up.
         "admin.tick.interval": "5s",
         "admin.tick.limit": "60s",
+        "admin.tick.cycle": "60s",
         "admin.system-monitor.interval": "60s",
         "admin.system-monitor.disk": False,
         "admin.system-monitor.gil.enabled": False,

@@ -68,10 +68,12 @@ class Machine(WorkerPlugin):
         """Carry out one launch in a process of its own. Returns its ``end`` line."""
         began = {"run": order.run, "by": order.by, "subject": order.subject}
         self.tell(event="begin", **began)
+        answer: Mapping[str, Any] = {}
         try:
             answer = self.launch(order)
         finally:
-            self.tell(event="end", run=order.run)
+            is_unfit = answer.get("state") in ("busy", "unfit")
+            self.tell(event="end", run=order.run, unfit=answer["why"] if is_unfit else "")
         return answer
 
     def launch(self, order: Order) -> Mapping[str, Any]:

@@ -66,12 +66,12 @@ class MachineFolder:
             raise InvalidValue(f"{digest[:70]!r} is no SHA-256 of a bundle")
         return self.path / "bundles" / digest
 
-    def standing(self, order: Order) -> Standing:
-        """Return how far the run is. Raises CorruptRun, StorageError."""
+    def standing(self, order: Order, run: Run | None = None) -> Standing:
+        """Return how far the run is. `run` is what its file holds, if it is loaded. Raises CorruptRun, StorageError."""
         path = self.run(order) / run_file.RUN_FILE
         if not path.exists() or not (size := whole_lines(path)):
             return Standing()
-        run = run_file.load(path)
+        run = run or run_file.load(path)
         return standing_of(run, size) if is_begun(run) else Standing(launches=run.sampling.launches)
 
     def has_prefix(self, order: Order, size: int, sha256: str) -> bool:

@@ -22,7 +22,7 @@ from effbench.core.errors import EffbenchError, StorageError
 from effbench.fleet.orders import Order
 from effbench.runs import run_file
 
-ORDERS = ".fleet"
+ORDERS = run_file.FLEET_ORDERS
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ class _Machine:
     """When it came, or went away."""
     facts: dict[str, Any] = field(default_factory=dict)
     doing: dict[str, Any] | None = None
+    unfit: str = ""
+    """Why it could not carry out its last order; "" if it could."""
     last_launch_s: float | None = None
 
 
@@ -73,16 +76,18 @@ class Presence(SchedulerPlugin):
         machine = self._machines.get(msg.get("machine", "")) if topic == TOPIC and isinstance(msg, dict) else None
         if machine is None or not machine.is_present:
             return
-        event = msg.get("event")
+        with suppress(KeyError, TypeError):  # a machine with another version of effbench may tell other things
+            self._take(machine, msg.get("event"), msg)
+
+    def _take(self, machine: _Machine, event: Any, msg: Mapping[str, Any]) -> None:
         if event == "hello":
             machine.facts = dict(msg["facts"])
         elif event == "begin":
             machine.doing = {key: msg[key] for key in ("run", "by", "subject")}
-            machine.last_launch_s = self._clock()
         elif event == "progress" and machine.doing and machine.doing["run"] == msg["run"]:
             machine.doing |= {"done": msg["done"], "doing": msg["doing"]}
         elif event == "end":
-            machine.doing, machine.last_launch_s = None, self._clock()
+            machine.doing, machine.unfit, machine.last_launch_s = None, msg["unfit"], self._clock()
 
     def snapshot(self) -> Snapshot:
         """Return what is known of every machine by name, in JSON-ready values; times as ages in seconds."""
@@ -97,6 +102,7 @@ class Presence(SchedulerPlugin):
                 "since_s": now_s - item.since_s,
                 "facts": item.facts,
                 "doing": item.doing,
+                "unfit": item.unfit,
                 "last_launch_s": None if item.last_launch_s is None else now_s - item.last_launch_s,
             }
             for name, item in sorted(self._machines.items())

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dask
+import dask.config
+import dask.utils
 from distributed import Scheduler, Worker
 
 from effbench import doctor
@@ -20,7 +21,7 @@ from effbench.fleet import tls_check
 from effbench.fleet.addresses import Address
 from effbench.fleet.certificates import Certificates
 from effbench.fleet.connection import first_words, security_of
-from effbench.fleet.dask_settings import NO_HTTP, SETTINGS, quieten_dask
+from effbench.fleet.dask_settings import NO_HTTP, SETTINGS
 from effbench.fleet.labels import Label
 from effbench.fleet.machine import Machine
 from effbench.fleet.presence import Presence
@@ -35,13 +36,15 @@ RETRY_S = 5.0
 THREADS = 2
 """Of dask's worker: one carries out a launch, the other answers meanwhile."""
 
+HEARTBEATS = 6
+"""Of a machine in the time after which a silent one counts as gone."""
+
 MANY = 1e6
 """How many tasks may ask for a label at once."""
 
 
 async def serve_scheduler(address: Address, certificates: Certificates | None, tell: Tell) -> None:
     """Run a scheduler until it is ended. Raises EffbenchError if it cannot listen there."""
-    quieten_dask()
     with dask.config.set(SETTINGS):
         try:
             scheduler = await Scheduler(
@@ -90,7 +93,6 @@ async def serve_worker(
 
     Raises EffbenchError where another try cannot help: the scheduler refuses the certificate.
     """
-    quieten_dask()
     facts = await asyncio.to_thread(machine_facts)
     said = ""
 
@@ -115,12 +117,22 @@ async def serve_worker(
             await asyncio.sleep(retry_s)
 
 
+class _Worker(Worker):
+    """dask's worker with few heartbeats. dask has up to two a second, each of which wakes a machine that measures."""
+
+    async def heartbeat(self) -> None:
+        """Tell the scheduler that this machine is there, which overwrites the interval."""
+        await super().heartbeat()
+        silent_s = dask.utils.parse_timedelta(dask.config.get("distributed.scheduler.worker-ttl"))
+        self.periodic_callbacks["heartbeat"].callback_time = silent_s / HEARTBEATS * 1e3
+
+
 async def start_worker(
     place: WorkerPlace, address: Address, certificates: Certificates | None, facts: Mapping[str, Any]
 ) -> Worker:
     """Start dask's worker for this machine, and tell the scheduler what it is. dask's settings must be in force."""
     own = Machine(place.name, place.folder, place.lock)
-    worker: Worker = await Worker(
+    worker: Worker = await _Worker(
         str(address),
         name=place.name,
         nthreads=THREADS,

@@ -16,7 +16,7 @@ from effbench.bundles import bundle as stored_bundle
 from effbench.bundles.bundle import Bundle
 from effbench.core.errors import EffbenchError, InvalidValue, UnknownName
 from effbench.core.measure_options import BUNDLE_OPTIONS
-from effbench.fleet import addresses, certificates, conductor, labels, mirror, presence
+from effbench.fleet import addresses, certificates, conductor, event_loop, labels, mirror, presence
 from effbench.fleet import config as fleet_config
 from effbench.fleet import connection as fleet_connection
 from effbench.fleet.addresses import Address
@@ -70,7 +70,7 @@ def machines(place: Place) -> Snapshot:
             return await connection.machines()
 
     try:
-        return asyncio.run(ask())
+        return event_loop.run(ask())
     except SchedulerLost as error:
         raise EffbenchError(f"lost the scheduler at {place.address}: {error}; see whether it runs") from None
 
@@ -180,7 +180,7 @@ def conduct(
     def begin(connection: Connection) -> Conductor:
         return Conductor(connection, mirrors, bundles, watch=watch, timing=timing)
 
-    return asyncio.run(conductor.conduct(place.connect, begin, lost=lost, timing=timing))
+    return event_loop.run(conductor.conduct(place.connect, begin, lost=lost, timing=timing))
 
 
 def pull(place: Place, mirrors: Sequence[Mirror]) -> dict[str, Progress]:
@@ -191,7 +191,7 @@ def pull(place: Place, mirrors: Sequence[Mirror]) -> dict[str, Progress]:
             return await Conductor(connection, mirrors).pull()
 
     try:
-        return asyncio.run(copy())
+        return event_loop.run(copy())
     except SchedulerLost as error:
         raise EffbenchError(f"lost the scheduler at {place.address}: {error}; see whether it runs") from None
 
@@ -212,7 +212,7 @@ def watch(place: Place, folder: Path, tell: conductor.Watch, *, look_s: float = 
                 await asyncio.sleep(look_s)
 
     try:
-        asyncio.run(look())
+        event_loop.run(look())
     except SchedulerLost as error:
         raise EffbenchError(f"lost the scheduler at {place.address}: {error}; see whether it runs") from None
 

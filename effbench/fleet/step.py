@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, TextIO
 
 from effbench.core import decoding
 from effbench.core.errors import EffbenchError, InvalidValue, StorageError, first_line
+from effbench.core.run import Run
 from effbench.fleet import machine_lock, orders, readiness
 from effbench.fleet.machine_folder import MachineFolder, default_folder, is_begun
 from effbench.fleet.orders import Order
@@ -53,13 +54,13 @@ def carry_out(stdin: BinaryIO | None = None, stdout: TextIO | None = None) -> in
             _end_with_input()
         with redirect_stdout(sys.stderr):  # what a study prints is no line of ours
             try:
-                state, why = _measure(*_parse(line), lines)
+                state, why, run = _measure(*_parse(line), lines)
             except EffbenchError as error:
-                state, why = "error", str(error)
+                state, why, run = "error", str(error), None
             except Exception as error:  # such as an option of a wrong type: whoever ordered waits for a last line
                 traceback.print_exc()
-                state, why = "error", f"{type(error).__name__}: {first_line(error, 200)}"
-            standing = _standing(line)
+                state, why, run = "error", f"{type(error).__name__}: {first_line(error, 200)}", None
+            standing = _standing(line, run)
         if stdin is None:  # whoever has read the last line closes the input, and the exit code shall stay
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:  # also where the input has ended: nobody reads a last line
@@ -83,31 +84,32 @@ def _parse(line: bytes) -> tuple[Order, MachineFolder, Path]:
     )
 
 
-def _standing(line: bytes) -> dict[str, Any]:
-    """Return how far the run is; nothing where that cannot be read."""
+def _standing(line: bytes, run: Run | None) -> dict[str, Any]:
+    """Return how far the run is, which is known where it was just loaded; nothing where it cannot be read."""
     try:
         order, folder, _ = _parse(line)
-        return asdict(folder.standing(order))
+        return asdict(folder.standing(order, run))
     except EffbenchError:
         return {}
 
 
-def _measure(order: Order, folder: MachineFolder, lock: Path, lines: _Lines) -> tuple[str, str]:
-    """Carry out one launch if the machine is fit for it now. Returns the state and why."""
+def _measure(order: Order, folder: MachineFolder, lock: Path, lines: _Lines) -> tuple[str, str, Run | None]:
+    """Carry out one launch if the machine is fit for it now. Returns the state, why, and the run if it was measured."""
     from effbench import api
 
     place = folder.run(order)
-    if folder.standing(order).complete:
-        return "complete", ""
+    before = folder.standing(order)
+    if before.complete:
+        return "complete", "", None
     with machine_lock.try_lock(lock) as is_free:
         if not is_free:
-            return "busy", f"another launch holds {lock}"
+            return "busy", f"another launch holds {lock}", None
         if order.options.get("device") != "fake":
             if why := readiness.why_unfit():
-                return "unfit", why
+                return "unfit", why, None
             if why := readiness.why_busy():
-                return "busy", why
-        begun = _begun(place)
+                return "busy", why, None
+        begun = before.size > 0 or _begun(place)  # a file only grows, and loading one takes a slow board long
         how: dict[str, Any] = {"watch": lines.watch, "launches_now": 1}
         bundle = folder.bundle(order.bundle) if order.bundle else None
         if begun:
@@ -117,7 +119,8 @@ def _measure(order: Order, folder: MachineFolder, lock: Path, lines: _Lines) -> 
             results = (
                 api.run(order.study, **order.arguments, **how) if bundle is None else api.run_bundle(bundle, **how)
             )
-    return ("complete" if results.run.complete else "more"), results.run.disturbance or ""
+    run = results.run
+    return ("complete" if run.complete else "more"), run.disturbance or "", run
 
 
 def _begun(place: Path) -> bool:

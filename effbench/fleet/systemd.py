@@ -37,8 +37,9 @@ StartLimitIntervalSec=0
 ExecStart={command}
 User={user}
 WorkingDirectory=~
-# The process ends with code 0 where its peer is gone. So on-failure is not enough.
+# dask's processes may end with code 0 where their peer is gone. So on-failure is not enough.
 Restart=always
+SuccessExitStatus=143
 RestartSec={restart_s}
 KillMode=mixed
 TimeoutStopSec=30

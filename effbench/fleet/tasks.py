@@ -18,9 +18,10 @@ from effbench.fleet import bundle_transfer, orders
 from effbench.fleet.machine import Machine
 
 
-def step(order: str) -> str:
-    """Carry out one launch; returns its ``end`` line."""
-    return _answer(lambda machine: machine.carry_out(orders.parse(order)))
+def step(order: str, offset: int = 0, most: int = 0) -> bytes:
+    """Carry out one launch. Returns its ``end`` line, and after it what `pull` returns, which saves a second call."""
+    end = _answer(lambda machine: machine.carry_out(orders.parse(order)))
+    return end.encode() + b"\n" + pull(order, offset, most)
 
 
 def standing(order: str, size: int, sha256: str) -> str:

@@ -9,8 +9,8 @@ from effbench.core.errors import EffbenchError
 _PYPI_NAMES = {
     "cloudpickle": "cloudpickle",
     "cpuinfo": "py-cpuinfo",
-    "cryptography": "'effbench[fleet]'",
-    "distributed": "'effbench[fleet]'",
+    "cryptography": "cryptography",
+    "distributed": "distributed",
     "filelock": "filelock",
     "fvcore": "fvcore",
     "jinja2": "jinja2",

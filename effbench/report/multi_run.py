@@ -1,11 +1,9 @@
-"""Compare several runs in one report: names of the runs, tables of shared cells, differing conditions. No torch."""
+"""Compare several runs in one report: tables of shared cells, differing conditions. No torch."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from effbench.analysis.cell_summary import CellSummary
@@ -14,6 +12,7 @@ from effbench.core.run import Environment, Run
 from effbench.core.study import Experiment, Label
 from effbench.host import facts
 from effbench.report import text as report_text
+from effbench.report.run_names import run_names
 from effbench.report.tables import values
 from effbench.report.tables.table_model import NOTHING, Column, Table, Value
 
@@ -45,25 +44,6 @@ class Condition:
     name: str
     values: tuple[str | None, ...]
     mark: Literal["", "varies", "unlike"] = ""
-
-
-def names(runs: Mapping[int, SummarisedRun]) -> dict[int, str]:
-    """Return a name for each run, by number: the facts in which it differs from the others, else its folder."""
-    facets = {number: _setting_facts(item.run, item.cells) for number, item in runs.items()}
-    found = {}
-    for number, item in runs.items():
-        # Labels of other studies are not comparable.
-        peers = [each for each, other in runs.items() if other.run.experiment.name == item.run.experiment.name]
-        labels = {each: report_text.shared_labels(runs[each].run, runs[each].cells) for each in peers}
-        telling = [text for key, text in facets[number].items() if len({each[key] for each in facets.values()}) > 1]
-        varying = report_text.varying_labels(labels.values())
-        own = {key: value for key, value in labels[number].items() if key in varying}
-        found[number] = ", ".join(filter(None, [*telling, report_text.group_text(own)]))
-    alike = Counter(found.values())
-    for number, name in found.items():
-        if not name or alike[name] > 1:
-            found[number] = ", ".join(filter(None, [name, _folder(runs[number].run)]))
-    return {number: f"{number}: {name}" if name else str(number) for number, name in found.items()}
 
 
 def tables(runs: Mapping[int, SummarisedRun]) -> tuple[Table, ...]:
@@ -98,33 +78,16 @@ def conditions(environments: Sequence[Environment]) -> tuple[Condition, ...]:
     return tuple(found)
 
 
-def _setting_facts(run: Run, cells: Sequence[CellSummary]) -> dict[str, str]:
-    threads = sorted({cell.cell.threads for cell in cells} - {0})
-    batches = sorted({cell.cell.batch for cell in cells})
-    return {
-        "study": run.experiment.title,
-        "hardware": report_text.hardware(run, cells),
-        "threads": f"{'/'.join(map(str, threads))} thread{'' if threads == [1] else 's'}" if threads else "",
-        "runtime": "/".join(dict.fromkeys(cell.cell.runtime for cell in cells)) or run.environment.runtime,
-        "batch": "batch " + "/".join(map(str, batches)) if batches else "",
-        "dtype": "/".join(dict.fromkeys(cell.cell.case.dtype for cell in cells)),
-        "memory format": "/".join(dict.fromkeys(cell.cell.memory_format for cell in cells)),
-        "mode": "/".join(dict.fromkeys(cell.cell.mode for cell in cells)),
-        "allocator": f"allocator {run.environment.facts.get('run.allocator')}",
-    }
-
-
-def _folder(run: Run) -> str:
-    return Path(run.path).parent.name if run.path else run.created
-
-
 def _of_study(group: Mapping[int, SummarisedRun]) -> list[Table]:
     experiment = next(iter(group.values())).run.experiment
-    called = tuple(names(group).values())
+    unfinished = _unfinished(group)
+    called = tuple(map(str, run_names(group).values()))
     keys = _keys(group.values(), experiment)
     labels = tuple(Column(key, align="left") for key in keys)
     notes = _notes(group, keys)
-    found = [_verdicts(group.values(), called, keys, experiment)] if any(i.verdicts for i in group.values()) else []
+    found = []
+    if any(item.verdicts for item in group.values()):
+        found.append(replace(_verdicts(group.values(), called, keys, experiment), notes=unfinished))
     for heading, title in (("time ratio", "time ratio"), ("latency", "latency in ms")):
         columns = [_column(item, heading, keys) for item in group.values()]
         rows = dict.fromkeys(key for column in columns for key in column)
@@ -133,7 +96,7 @@ def _of_study(group: Mapping[int, SummarisedRun]) -> list[Table]:
                 f"{experiment.title}: {title} by run",
                 (*labels, *(Column(name) for name in called)),
                 tuple((*map(values.label, key), *(column.get(key, NOTHING) for column in columns)) for key in rows),
-                notes if heading == "time ratio" else notes[1:],
+                (*(notes if heading == "time ratio" else notes[1:]), *unfinished),
             )
         )
     return found
@@ -158,10 +121,12 @@ def _key(labels: Mapping[str, Label], keys: Sequence[str]) -> _Key:
 
 
 def _verdicts(
-    runs: Iterable[SummarisedRun], called: Sequence[str], keys: Sequence[str], experiment: Experiment
+    runs: Collection[SummarisedRun], called: Sequence[str], keys: Sequence[str], experiment: Experiment
 ) -> Table:
-    columns = [{(each.claim, _key(each.group, keys[:-1])): each.verdict for each in item.verdicts} for item in runs]
-    rows = dict.fromkeys(key for column in columns for key in column)
+    judged = [{(each.claim, _key(each.group, keys[:-1])): each.verdict for each in item.verdicts} for item in runs]
+    rows = dict.fromkeys(key for column in judged for key in column)
+    # Nothing is unsure before anything was measured.
+    columns = [column if item.run.launches else {} for column, item in zip(judged, runs, strict=True)]
     return Table(
         f"{experiment.title}: verdicts by run",
         tuple(Column(name, align="left") for name in ("claim", *keys[:-1], *called)),
@@ -187,6 +152,17 @@ def _notes(group: Mapping[int, SummarisedRun], keys: Sequence[str]) -> tuple[str
             texts = {number: report_text.label_text(each.get(label, "absent")) for number, each in fixed.items()}
             notes.append(f"{label} is {_by_run(texts)}: a row holds unlike networks, so read ratios and not latencies.")
     return tuple(notes)
+
+
+def _unfinished(group: Mapping[int, SummarisedRun]) -> tuple[str, ...]:
+    """A note on each run that is not complete: its verdicts may change."""
+    names = run_names(group)
+    found = []
+    for number, item in group.items():
+        if said := report_text.unfinished(item.run):
+            how = f"is not complete: {said}" if item.run.launches else "has not begun"
+            found.append(f"{names[number].title} {how}.")
+    return tuple(found)
 
 
 def _by_run(texts: Mapping[int, str]) -> str:

@@ -24,6 +24,7 @@ from effbench.host.emulation import is_emulated
 from effbench.report import multi_run, text
 from effbench.report.figures import failures
 from effbench.report.multi_run import SummarisedRun
+from effbench.report.run_names import RunName, run_names
 from effbench.report.tables import launches as launches_table
 from effbench.report.tables.table_model import Table, Value, escape_markdown, one_line, render_markdown
 
@@ -49,10 +50,14 @@ _ALLOCATORS = {
 
 @dataclass(frozen=True)
 class Section:
-    """One run on the page. `figures` are SVG elements in HTML, and URLs of images in Markdown."""
+    """One run on the page, by its name and, in captions, by the shorter `title`.
+
+    `figures` are SVG elements in HTML, and URLs of images in Markdown.
+    """
 
     number: int
     name: str
+    title: str
     measured: SummarisedRun
     sentences: tuple[tuple[str, str], ...]
     tables: Mapping[str, Table]
@@ -64,9 +69,13 @@ class Section:
     def setting(self) -> str:
         return text.subtitle(self.measured.run, self.measured.cells)
 
+    @property
+    def unfinished(self) -> str:
+        return text.unfinished(self.measured.run)
 
-def html(runs: Sequence[SummarisedRun]) -> str:
-    """Render the runs as one self-contained HTML page."""
+
+def html(runs: Sequence[SummarisedRun], waiting: Sequence[str] = ()) -> str:
+    """Render the runs as one self-contained HTML page, which also names folders that wait for a run of theirs."""
     from effbench.report.figures import inline_svg
 
     figures = [failures.draw_or_warn(partial(_drawings, number, item)) for number, item in enumerate(runs, start=1)]
@@ -76,17 +85,18 @@ def html(runs: Sequence[SummarisedRun]) -> str:
     matrices = failures.draw_or_warn(partial(_matrices, runs))
     dark = inline_svg.dark_colours([found for each in (*figures, matrices) for found in each.values()])
     return environment.get_template("page.html.j2").render(
-        **_content(runs, figures), matrices=matrices, dark=dark, script=script, digest=digest
+        **_content(runs, figures, waiting), matrices=matrices, dark=dark, script=script, digest=digest
     )
 
 
-def markdown(runs: Sequence[SummarisedRun], folder: Path) -> str:
+def markdown(runs: Sequence[SummarisedRun], folder: Path, waiting: Sequence[str] = ()) -> str:
     """Render the runs as GitHub-flavoured Markdown for a file in `folder`.
 
-    Figures are links to the images in each run's folder, if there are any.
+    Figures are links to the images in each run's folder, if there are any. The page also names folders that wait for a
+    run of theirs.
     """
     figures = [_images(item, folder) for item in runs]
-    return _templates().get_template("page.md.j2").render(**_content(runs, figures))
+    return _templates().get_template("page.md.j2").render(**_content(runs, figures, waiting))
 
 
 def _templates() -> jinja2.Environment:
@@ -113,9 +123,11 @@ def _printable(value: Any) -> Any:
     return value
 
 
-def _content(runs: Sequence[SummarisedRun], figures: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def _content(
+    runs: Sequence[SummarisedRun], figures: Sequence[Mapping[str, str]], waiting: Sequence[str]
+) -> dict[str, Any]:
     numbered = dict(enumerate(runs, start=1))
-    names = multi_run.names(numbered)
+    names = run_names(numbered)
     titles = list(dict.fromkeys(item.run.experiment.title for item in runs))
     conditions = multi_run.conditions([item.run.environment for item in runs])
     return {
@@ -126,17 +138,19 @@ def _content(runs: Sequence[SummarisedRun], figures: Sequence[Mapping[str, str]]
         ],
         "shared": multi_run.tables(numbered),
         "conditions": conditions,
+        "waiting": waiting,
         "unlike": [item.name for item in conditions if item.mark == "unlike"],
     }
 
 
-def _section(number: int, name: str, measured: SummarisedRun, figures: Mapping[str, str]) -> Section:
+def _section(number: int, name: RunName, measured: SummarisedRun, figures: Mapping[str, str]) -> Section:
     run, verdicts = measured.run, measured.verdicts
     sentences = text.verdict_sentences(verdicts, factor=run.experiment.factor)
     tables, launches = measured.named_tables, launches_table.launch_rows(run)
     return Section(
         number,
-        name,
+        str(name),
+        name.title,
         measured,
         tuple(zip((item.verdict for item in verdicts), sentences, strict=True)),
         tables if launches is None else {**tables, "launches": launches},
@@ -163,12 +177,16 @@ def _matrices(runs: Sequence[SummarisedRun]) -> dict[str, str]:
     from effbench.report.figures import inline_svg, matrix
 
     found = {}
-    for number, group in enumerate(multi_run.of_one_study(dict(enumerate(runs)))):
-        seen = [matrix.RunColumns(item.run, item.cells, item.verdicts) for item in group.values() if item.verdicts]
-        if len(seen) > 1:
+    for place, group in enumerate(multi_run.of_one_study(dict(enumerate(runs, start=1)))):
+        names = run_names(group)
+        seen = [
+            matrix.RunColumns(item.run, item.cells, item.verdicts, names[number].title, names[number].setting)
+            for number, item in group.items()
+        ]
+        if any(item.verdicts for item in seen):
             title = one_line(seen[0].run.experiment.title)
             figure = matrix.matrix_figure(seen)
-            found[title] = inline_svg.inline(figure, f"m{number}-", f"{title}: verdicts; the tables hold its numbers")
+            found[title] = inline_svg.inline(figure, f"m{place}-", f"{title}: verdicts; the tables hold its numbers")
     return found
 
 

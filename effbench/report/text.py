@@ -95,6 +95,15 @@ def count_of_launches(number: int) -> str:
     return "1 launch" if number == 1 else f"{number} launches"
 
 
+def unfinished(run: Run) -> str:
+    """Return how far an incomplete run is, ``2 of 5 launches done`` or ``not begun``; "" for a complete one."""
+    if run.complete:
+        return ""
+    return (
+        f"{len(schedule.finished_slots(run))} of {run.sampling.launches} launches done" if run.launches else "not begun"
+    )
+
+
 def hardware(run: Run, cells: Sequence[CellSummary]) -> str:
     """Return the hardware of the run: ``AMD EPYC (cpu)``; the kind of device alone if its name is not known."""
     device = cells[0].cell.device if cells else run.environment.device

@@ -247,7 +247,9 @@ def cell_description(cell: Cell, folder: str) -> dict[str, Any]:
 
 
 def resume_command(directory: Path, bundled: Bundled | None = None) -> str:
-    """Return the command that finishes the run in this folder."""
+    """Return the command that finishes the run in this folder. A machine of a fleet finishes its run there."""
+    if run_file.is_fleet_copy(directory):
+        return shlex.join(["effbench", "fleet", "run", "--resume", str(directory.parent)])
     first = ["run"] if bundled is None else ["run-bundle", bundled.folder]
     return shlex.join(["effbench", *first, "--resume", str(directory)])
 

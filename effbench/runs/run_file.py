@@ -30,6 +30,8 @@ from effbench.runs import schema
 
 RUN_FILE = "run.jsonl"
 RUNS = Path("results") / "runs"
+FLEET_ORDERS = ".fleet"
+"""Beside the copies of a fleet's runs: a folder with the order of each machine, ``NAME.json``."""
 _LOCK_FILE = ".lock"
 
 
@@ -148,6 +150,12 @@ class RunWriter:
         self.close()
 
 
+def is_fleet_copy(directory: Path) -> bool:
+    """Whether the run in this folder is a copy of one that a machine of a fleet holds."""
+    place = directory.absolute()
+    return (place.parent / FLEET_ORDERS / f"{place.name}.json").exists()
+
+
 def refuse_link(path: Path) -> None:
     """Raise StorageError if `path`, a file to be written, is a symbolic link.
 
@@ -174,6 +182,15 @@ def find(reference: str | Path) -> Path:
     if not os.path.isfile(path):
         raise StorageError(f"there is no run at {reference}: expected a folder that holds {RUN_FILE}, or such a file")
     return path
+
+
+def has_begun(folder: str | Path) -> bool:
+    """Return whether the folder holds a run of which at least the header is stored. Raises StorageError."""
+    path = Path(folder) / RUN_FILE
+    try:
+        return os.path.isfile(path) and _size_of_whole_lines(path) > 0
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def load(reference: str | Path) -> Run:

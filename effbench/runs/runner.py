@@ -159,6 +159,10 @@ def resume(
         schedule.require_launches_now(launches_now)
     if (run := run_file.load(directory)).complete:
         return _complete_run(run, directory, watch)
+    if run_file.is_fleet_copy(directory):
+        raise EffbenchError(
+            f"{directory} is a copy of a run that a machine of a fleet holds; go on with: {resume_command(directory)}"
+        )
     with RunWriter(directory, resume=True) as writer, temporary_folders.folder() as folder:
         # Read again under the lock: another process may have written more until now.
         run = run_file.load(directory)

@@ -124,7 +124,7 @@ def test_the_listed_commands_are_the_real_ones() -> None:
     import typer
 
     group = typer.main.get_command(command_line())
-    assert set(group.commands) == set(COMMANDS)  # type: ignore[attr-defined]
+    assert tuple(group.commands) == tuple(COMMANDS)  # type: ignore[attr-defined]
 
 
 def test_importing_costs_no_torch() -> None:

@@ -211,12 +211,12 @@ def test_identical_orders_are_two_launches(fleet: Fleet, bundle: Path) -> None: 
     fleet.conduct(fleet.order(bundle, "pi5-a", launches=1))  # the bundle is there
     order = json.dumps(fleet.stored(out, "pi5-a")["order"])
 
-    async def twice() -> list[str]:
+    async def twice() -> list[bytes]:
         async with fleet.place.connect() as connection:
-            calls = (connection.call(tasks.step, order, machine="pi5-a", measures=True) for _ in range(2))
+            calls = (connection.call(tasks.step, order, 0, 0, machine="pi5-a", measures=True) for _ in range(2))
             return list(await asyncio.gather(*calls))
 
-    said = [json.loads(answer) for answer in asyncio.run(twice())]
+    said = [json.loads(answer.partition(b"\n")[0]) for answer in asyncio.run(twice())]
     assert sorted(answer["launches_done"] for answer in said) == [1, 2]
     assert launches(fleet.on_machine(out, "pi5-a")) == [(0, 0), (1, 1)]
 

@@ -56,7 +56,7 @@ def test_a_damaged_file_is_sent_once_more(made: Bundle, machine: MachineFolder) 
     manifest = bundle_transfer.manifest_of(made)
     send(made, machine, bundle_transfer.missing(machine, manifest))
     bundle_transfer.put(machine, manifest, "1/model.onnx", 64, b"x" * 64)
-    with pytest.raises(CorruptBundle, match="1/model.onnx of the bundle was damaged on the way"):
+    with pytest.raises(CorruptBundle, match=r"1/model.onnx of the bundle was damaged on the way"):
         bundle_transfer.seal(machine, manifest)
     assert bundle_transfer.missing(machine, manifest) == ["1/model.onnx"]
     send(made, machine, ["1/model.onnx"])

@@ -23,7 +23,7 @@ from shell import Done, refusal
 from effbench import report
 from effbench.cli import app
 from effbench.core.estimate import Estimate
-from effbench.core.run import Conditions, Environment
+from effbench.core.run import Conditions, Environment, Run
 from effbench.host import facts as host_facts
 from effbench.report import multi_run, page
 from effbench.report import text as report_text
@@ -207,7 +207,6 @@ def test_markdown_holds_the_same_tables(several: bool, tmp_path: Path) -> None:
 def test_the_same_cells_stand_side_by_side() -> None:
     fewer = {name: time / 2 for name, time in G2.items() if not name.endswith("=2")}
     first, second = made_up(1), made_up(2, fewer)
-    assert multi_run.names({1: first, 2: second}) == {1: "1: 1 thread", 2: "2: 2 threads"}
     verdicts, ratios, latencies = multi_run.tables({1: first, 2: second})
     assert [column.heading for column in ratios.columns] == ["groups", "1: 1 thread", "2: 2 threads"]
     assert [row[0].raw for row in ratios.rows] == [1, 2, 4]
@@ -235,14 +234,7 @@ def test_labels_that_go_with_the_device_do_not_keep_cells_apart() -> None:
     assert len(ratios.rows) == 3 and all(value.raw is not None for row in ratios.rows for value in row)
     assert "channels is ARM in run 1, GPU in run 4" in " ".join(ratios.notes)
     assert "unlike networks" in " ".join(latencies.notes)
-    assert multi_run.names({1: arm, 4: gpu}) == {1: "1: channels ARM", 4: "4: channels GPU"}
-
-
-def test_runs_alike_in_everything_are_told_apart_by_their_folders() -> None:
-    names = multi_run.names({1: reference("g2_groups"), 2: reference("g2_groups_again")})
-    assert names == {1: "1: g2_groups", 2: "2: g2_groups_again"}
-    widths = multi_run.names({n: reference(f"g1_channel_ratio{end}") for n, end in ((1, ""), (2, "_equal"))})
-    assert widths == {1: "1: widths paper", 2: "2: widths equal"}
+    assert [column.heading for column in ratios.columns[-2:]] == ["1: channels ARM", "4: channels GPU"]
 
 
 def test_unlike_clocks_are_named() -> None:
@@ -340,10 +332,13 @@ def say(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two runs, one of them a copy with other conditions."""
+    """A folder with two runs, one of them a copy with other conditions, and two folders without one yet."""
     folder = tmp_path_factory.mktemp("home")
     store(runs.run_of(G2), folder / "one")
     store(runs.run_of(G2, facts={"run.threads": 2}), folder / "two")
+    (folder / "empty").mkdir()
+    (folder / "stopped").mkdir()
+    (folder / "stopped" / "run.jsonl").write_text('{"kind":"header","sch')
     return folder
 
 
@@ -354,7 +349,10 @@ def test_the_page_is_written_beside_the_first_run(home: Path, say: Callable[...,
 
 
 def test_out_decides_the_format_and_json_names_the_files(home: Path, say: Callable[..., Done]) -> None:
-    assert say("report", "one", "--out", "new/page.md", "--json").json == {"files": {"md": "new/page.md"}}
+    assert say("report", "one", "--out", "new/page.md", "--json").json == {
+        "files": {"md": "new/page.md"},
+        "without_run": [],
+    }
     assert (home / "new" / "page.md").read_text().startswith("# Made up\n")
     printed = say("report", "one/run.jsonl", "--out", "-")
     assert (printed.code, printed.err) == (0, "") and Page(printed.out).all("main")
@@ -362,10 +360,30 @@ def test_out_decides_the_format_and_json_names_the_files(home: Path, say: Callab
     assert markdown.out.startswith("# Made up\n")
 
 
+def test_folders_without_a_run_yet_are_named_and_the_others_shown(home: Path, say: Callable[..., Done]) -> None:
+    """As of a fleet whose machines have not all begun, reported a second time into its folder."""
+    (home / "fleet.html").write_text("<!doctype html>")
+    done = say("report", "empty", "fleet.html", "one", "stopped", "two", "--out", "fleet.html")
+    assert (done.code, done.out) == (0, "html    fleet.html\n")
+    assert "no run yet in empty, stopped" in done.err and "passed over fleet.html" in done.err
+    page = Page((home / "fleet.html").read_text(encoding="utf-8"))
+    assert [item.text for item in page.all("p") if "no run yet" in item.text] == ["no run yet empty, stopped"]
+    assert [item.text for item in page.all("nav")[0].all("a")] == ["1: one", "2: two"]
+    alone = say("report", "one", "empty", "--out", "-", "--format", "md")
+    assert alone.code == 0 and "**No run yet**: empty\n" in alone.out and "# Made up\n" in alone.out
+    told = say("report", "one", "empty", "--out", "new/one.html", "--json")
+    assert told.json["without_run"] == ["empty"]
+
+
 WRONG: dict[str, tuple[str, ...]] = {
     "report": ("effbench report --help",),
     "report nowhere": ("no run at nowhere", "run.jsonl"),
     "report one nowhere": ("no run at nowhere",),
+    "report empty": ("no run at empty", "run.jsonl"),
+    "report empty stopped": ("no run at empty",),
+    "report stopped": ("is empty", "begin it again"),
+    "report empty one nowhere": ("no run at nowhere",),
+    "report one broken": ("line 2", "restore the file"),
     "report broken": ("line 2", "restore the file"),
     "report one --format htm": ("no format named 'htm'", "Did you mean 'html'"),
     "report one --out two": ("it is a folder", "two/report.html"),
@@ -405,10 +423,54 @@ def _without_path(write: Callable[[list[Results]], str]) -> str:
     return write([Results(runs.run_of(G2))])
 
 
-def test_verdicts_stand_by_device_above_the_tables_of_several_runs() -> None:
+def test_verdicts_stand_by_machine_above_the_tables_of_several_runs(tmp_path: Path) -> None:
     once = reference("g2_groups")
     other = replace(once.run.environment, facts={**once.run.environment.facts, "cpu.model": "Another CPU"})
-    shown = page.html([once, Results(replace(once.run, environment=other))])
+    boards = [stored_as(tmp_path / name, replace(once.run, environment=other)) for name in ("pi5-a", "pi5-b")]
+    shown = page.html([once, *boards])
     drawn = shown.partition('id="side-by-side"')[2].partition("</figure>")[0]
-    assert "<svg" in drawn and "Another CPU (cpu)" in drawn and drawn.count(">holds<") == 12
+    assert "<svg" in drawn and drawn.count(">Another CPU (cpu)<") == 2 and drawn.count(">holds<") == 18
+    assert all(f">{name}<" in drawn for name in ("1: g2_groups", "2: pi5-a", "3: pi5-b"))
     assert 'aria-label="Verdicts:' not in page.html([once]), "one run has its figure in its own section"
+
+
+def stored_as(folder: Path, run: Run) -> Results:
+    return Results(replace(run, path=str(folder / "run.jsonl")))
+
+
+def test_two_boards_of_one_model_differ_wherever_the_page_names_them(tmp_path: Path) -> None:
+    run = runs.run_of(G2)
+    boards = [stored_as(tmp_path / name, run) for name in ("pi5-a", "pi5-b")]
+    read = Page(page.html(boards))
+    for tag in ("a", "h2", "figcaption"):
+        said = [item.text for item in read.all(tag)]
+        assert all(said.count(name) == 1 for name in ("1: pi5-a", "2: pi5-b")), tag
+    named = [item.attributes.get("aria-label") for item in read.all() if item.attributes.get("role") == "region"]
+    own = [name for name in named if name and name.endswith((" of 1: pi5-a", " of 2: pi5-b"))]
+    assert len(own) == len(set(own)) >= 4, "captions of tables and figures of each run"
+    headings = [[cell.text for cell in table.all("th")] for table in read.all("table")]
+    beside = [row for row in headings if "1: pi5-a" in row]
+    assert len(beside) == 4 and all("2: pi5-b" in row for row in beside), "verdicts, ratios, latencies, environment"
+    for heading in ("## 1: pi5-a\n", "## 2: pi5-b\n"):
+        assert heading in page.markdown(boards, tmp_path)
+
+
+def test_a_page_says_how_far_each_run_is(tmp_path: Path) -> None:
+    whole, part = runs.run_of(G2), runs.run_of(G2, launches=2)
+    part = replace(part, sampling=whole.sampling, complete=False)
+    empty = replace(whole, results=tuple(replace(item, blocks=()) for item in whole.results), launches=())
+    empty = replace(empty, complete=False, environment=replace(empty.environment, facts={"effbench.version": "9.9"}))
+    names = ("pi5-a", "pi5-b", "pi5-c")
+    found = [stored_as(tmp_path / name, run) for name, run in zip(names, (whole, part, empty), strict=True)]
+    read = Page(page.html(found))
+    assert [item.text for item in read.all("nav")[0].all("b")] == ["2 of 5 launches done", "not begun"]
+    warnings = [item.text for item in read.all("p") if item.attributes.get("class") == "warning"]
+    assert [text.partition(".")[0] for text in warnings] == [
+        "not complete 2 of 5 launches done",
+        "not complete Not begun",
+    ]
+    verdicts, *_ = multi_run.tables(dict(enumerate(found, start=1)))
+    assert {row[-1].raw for row in verdicts.rows} == {None} and {row[-2].text for row in verdicts.rows} == {"unsure"}
+    assert verdicts.notes == ("2: pi5-b is not complete: 2 of 5 launches done.", "3: pi5-c has not begun.")
+    text = page.markdown(found, tmp_path)
+    assert "(**2 of 5 launches done**)" in text and "(**not begun**)" in text

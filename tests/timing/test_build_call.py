@@ -20,7 +20,7 @@ from effbench.core.study import Case, Cell, Experiment
 from effbench.cost import count_in_subprocess
 from effbench.cost.count_in_subprocess import CellCosts
 from effbench.devices.cpu import Cpu
-from effbench.report import multi_run
+from effbench.report.run_names import run_names
 from effbench.report.tables.table_model import render_markdown
 from effbench.results import Results
 from effbench.runtimes import Setting, Unsupported, eager, training_step
@@ -125,7 +125,7 @@ def test_runs_are_told_apart_by_layout_and_mode():
         return Results(replace(run, results=tuple(replace(r, cell=replace(r.cell, **how)) for r in run.results)))
 
     several = {1: Results(run), 2: changed(memory_format="channels_last"), 3: changed(mode="train")}
-    assert list(multi_run.names(several).values()) == [
+    assert list(map(str, run_names(several).values())) == [
         "1: contiguous, infer",
         "2: channels_last, infer",
         "3: contiguous, train",

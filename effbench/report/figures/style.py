@@ -164,6 +164,30 @@ def wrap_text(text: str, room_in: float, points: float) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def fit_text(text: str, room_in: float, points: float) -> str:
+    """Break the text like `wrap_text`, and a piece that is too long for the room after a dot or anywhere."""
+    pieces = []
+    for piece in wrap_text(text, 0.0, points).split("\n"):
+        while width_in(piece, points) > room_in and len(piece) > 1:
+            most = next((n for n in range(len(piece) - 1, 1, -1) if width_in(piece[:n], points) <= room_in), 1)
+            dot = piece.rfind(".", 1, most) + 1
+            pieces.append(piece[: dot or most])
+            piece = piece[dot or most :]
+        pieces.append(piece)
+    lines = [""]
+    left = text
+    for piece in pieces:
+        # Between two pieces there is what the text has there: a space or nothing.
+        gap = left[: left.index(piece)]
+        left = left[len(gap) + len(piece) :]
+        joined = lines[-1] + gap + piece
+        if lines[-1] and width_in(joined, points) > room_in:
+            lines.append(piece)
+        else:
+            lines[-1] = joined.lstrip()
+    return "\n".join(lines)
+
+
 def shorten(text: str, most: int) -> str:
     """Shorten the text to at most this many characters. More of the end is kept, since names differ there."""
     if len(text) <= most:

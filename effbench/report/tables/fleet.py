@@ -30,7 +30,10 @@ def _status_row(name: str, machine: Mapping[str, Any]) -> tuple[str, ...]:
     warnings = facts.get("warnings", ())
     found = "–" if not facts else "ok" if not warnings else f"{len(warnings)} to do: {', '.join(warnings)}"
     processor, version = str(facts.get("cpu") or "–"), str(facts.get("effbench", "–"))
-    return (name, labels, doing_text(machine["doing"]), processor, version, found, ago)
+    doing = doing_text(machine["doing"])
+    if machine["unfit"] and not machine["doing"]:
+        doing = f"not fit: {machine['unfit']}"
+    return (name, labels, doing, processor, version, found, ago)
 
 
 def doing_text(doing: Mapping[str, Any] | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import subprocess
 import sys
@@ -13,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import report_examples as examples
+from figure_texts import require_room, texts_of
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.transforms import Bbox
 
 from effbench.core.errors import StorageError
 from effbench.core.estimate import Estimate
@@ -110,36 +109,9 @@ def drawn() -> dict[str, Figure]:
     return figures
 
 
-def texts_of(figure: Figure) -> list[tuple[str, Bbox]]:
-    """Every visible text with the box that Agg gives it."""
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    found = []
-    for axes in figure.axes:
-        # Ticks outside the limits are kept by matplotlib but not drawn.
-        for axis in (axes.xaxis, axes.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
-                tick.label1.set_visible(tick.label1.get_visible() and low <= tick.get_loc() <= high)
-    for text in figure.findobj(Text):
-        assert isinstance(text, Text)
-        if text.get_visible() and text.get_text().strip():
-            found.append((text.get_text(), Text.get_window_extent(text, renderer)))
-    return found
-
-
 @pytest.mark.parametrize("name", FIGURES)
 def test_no_text_overlaps_another_or_leaves_the_figure(name: str, drawn: dict[str, Figure]) -> None:
-    texts = texts_of(drawn[name])
-    frame = drawn[name].bbox
-    outside = [text for text, box in texts if box.x0 < 0 or box.y0 < 0 or box.x1 > frame.width or box.y1 > frame.height]
-    assert outside == []
-    touching = [
-        (one, other)
-        for (one, first), (other, second) in itertools.combinations(texts, 2)
-        if min(first.x1, second.x1) - max(first.x0, second.x0) > 0.5
-        and min(first.y1, second.y1) - max(first.y0, second.y0) > 0.5
-    ]
-    assert touching == []
+    require_room(drawn[name])
 
 
 @pytest.mark.parametrize("name", FIGURES)
