@@ -6,9 +6,9 @@ import asyncio
 import concurrent.futures
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import dask
 from distributed import Client, KilledWorker
@@ -19,6 +19,8 @@ from effbench.fleet.addresses import Address
 from effbench.fleet.certificates import Certificates
 from effbench.fleet.dask_settings import SETTINGS
 from effbench.fleet.presence import Snapshot
+
+T = TypeVar("T")
 
 CONNECT_S = 10.0
 CLOSE_S = 5.0
@@ -46,7 +48,7 @@ class Connection:
         Raises SchedulerLost, EffbenchError.
         """
         try:
-            said = await asyncio.wait_for(self._client.run_on_scheduler(presence.snapshot), ANSWER_S)
+            said = await within(ANSWER_S, self._client.run_on_scheduler(presence.snapshot))
         except (OSError, asyncio.TimeoutError, concurrent.futures.CancelledError, AttributeError) as error:
             raise SchedulerLost(str(error)) from error
         if not said:
@@ -91,6 +93,22 @@ class Connection:
             raise SchedulerLost(str(error)) from error
 
 
+async def within(seconds: float, work: Awaitable[T]) -> T:
+    """Return what dask's work returns. Raises asyncio.TimeoutError if it takes longer.
+
+    Loses no cancellation. dask, and `asyncio.wait_for` before Python 3.12, drop one that comes just as the work ends,
+    and then whoever cancelled would wait for ever.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+        if not task.done():
+            raise asyncio.TimeoutError(f"no answer within {seconds:g} s")
+        return task.result()
+    finally:
+        task.cancel()
+
+
 @asynccontextmanager
 async def connect(address: Address, certificates: Certificates | None) -> AsyncIterator[Connection]:
     """Connect to a scheduler until the block ends. Raises EffbenchError with the reason in one line."""
@@ -110,7 +128,7 @@ async def connect(address: Address, certificates: Certificates | None) -> AsyncI
         finally:
             # `close` would wait for dask's own tries to reach a scheduler that is lost.
             with suppress(Exception):
-                await asyncio.wait_for(client._close(fast=True), CLOSE_S)
+                await within(CLOSE_S, client._close(fast=True))
 
 
 def security_of(certificates: Certificates | None) -> Any:

@@ -1,4 +1,4 @@
-"""A machine with another Python than whoever orders, and without torch. Nothing of it is a fork: all is as users have it."""
+"""A machine with another Python than whoever orders, and without torch. Nothing of it is a fork."""
 
 # ruff: noqa: E402 - what these import may be missing
 
