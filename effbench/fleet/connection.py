@@ -116,9 +116,7 @@ async def connect(address: Address, certificates: Certificates | None) -> AsyncI
     with dask.config.set(SETTINGS):
         security = security_of(certificates)
         try:
-            client = await Client(
-                str(address), security=security, asynchronous=True, set_as_default=False, timeout=CONNECT_S
-            )
+            client = await within(2 * CONNECT_S, _open(str(address), security))
         except (OSError, asyncio.TimeoutError) as error:
             raise EffbenchError(
                 f"the scheduler at {address} does not answer: {first_words(error)}; is it a scheduler of effbench?"
@@ -129,6 +127,13 @@ async def connect(address: Address, certificates: Certificates | None) -> AsyncI
             # `close` would wait for dask's own tries to reach a scheduler that is lost.
             with suppress(Exception):
                 await within(CLOSE_S, client._close(fast=True))
+
+
+async def _open(address: str, security: Any) -> Client:
+    opened: Client = await Client(
+        address, security=security, asynchronous=True, set_as_default=False, timeout=CONNECT_S
+    )
+    return opened
 
 
 def security_of(certificates: Certificates | None) -> Any:
