@@ -49,7 +49,7 @@ def missing(folder: MachineFolder, manifest: str) -> list[str]:
 def put(folder: MachineFolder, manifest: str, name: str, offset: int, piece: bytes) -> None:
     """Write a piece of a file. Two clients may send the same bundle at once. Raises InvalidValue, StorageError."""
     digest, files = _parse(manifest)
-    if name not in files or offset + len(piece) > files[name][1]:
+    if name not in files or not 0 <= offset <= files[name][1] - len(piece):
         raise InvalidValue(f"{name[:60]!r} is no file of this bundle, or longer than it says")
     if folder.bundle(digest).exists():
         return

@@ -81,6 +81,11 @@ class Timing:
     busy_s: float = BUSY_S
     look_s: float = LOOK_S
 
+    @property
+    def first_busy_s(self) -> float:
+        """Time until a busy machine is asked again for the first time."""
+        return min(self.look_s, self.busy_s)
+
 
 class _GivenUp(Exception):
     """A machine is given up for now."""
@@ -161,7 +166,7 @@ class Conductor:
     # --- one machine ----------------------------------------------------------------------------------
 
     async def _conduct(self, mirror: Mirror) -> None:
-        deaths, unfit_since_s, busy_s = 0, None, self._timing.look_s
+        deaths, unfit_since_s, busy_s = 0, None, self._timing.first_busy_s
         order = mirror.order.to_json()
         standing: Standing | None = None  # None: ask the machine, at the beginning and wherever it may have changed
         while True:
@@ -207,7 +212,7 @@ class Conductor:
                 await asyncio.sleep(busy_s)
                 busy_s = min(2 * busy_s, self._timing.busy_s)
             else:
-                deaths, unfit_since_s, busy_s = 0, None, self._timing.look_s
+                deaths, unfit_since_s, busy_s = 0, None, self._timing.first_busy_s
                 after = _standing_of(answer)
                 # A run that is no launch further was begun anew or finished by others: its prefix is to be checked.
                 if before and after and after.launches_done > before.launches_done:

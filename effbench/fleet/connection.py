@@ -6,9 +6,9 @@ import asyncio
 import concurrent.futures
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import dask
 from distributed import Client, KilledWorker
@@ -17,8 +17,10 @@ from effbench.core.errors import EffbenchError
 from effbench.fleet import labels, presence, tasks, tls_check
 from effbench.fleet.addresses import Address
 from effbench.fleet.certificates import Certificates
-from effbench.fleet.dask_settings import SETTINGS, quieten_dask
+from effbench.fleet.dask_settings import SETTINGS
 from effbench.fleet.presence import Snapshot
+
+T = TypeVar("T")
 
 CONNECT_S = 10.0
 CLOSE_S = 5.0
@@ -46,7 +48,7 @@ class Connection:
         Raises SchedulerLost, EffbenchError.
         """
         try:
-            said = await asyncio.wait_for(self._client.run_on_scheduler(presence.snapshot), ANSWER_S)
+            said = await within(ANSWER_S, self._client.run_on_scheduler(presence.snapshot))
         except (OSError, asyncio.TimeoutError, concurrent.futures.CancelledError, AttributeError) as error:
             raise SchedulerLost(str(error)) from error
         if not said:
@@ -91,17 +93,30 @@ class Connection:
             raise SchedulerLost(str(error)) from error
 
 
+async def within(seconds: float, work: Awaitable[T]) -> T:
+    """Return what dask's work returns. Raises asyncio.TimeoutError if it takes longer.
+
+    Loses no cancellation. dask, and `asyncio.wait_for` before Python 3.12, drop one that comes just as the work ends,
+    and then whoever cancelled would wait for ever.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+        if not task.done():
+            raise asyncio.TimeoutError(f"no answer within {seconds:g} s")
+        return task.result()
+    finally:
+        task.cancel()
+
+
 @asynccontextmanager
 async def connect(address: Address, certificates: Certificates | None) -> AsyncIterator[Connection]:
     """Connect to a scheduler until the block ends. Raises EffbenchError with the reason in one line."""
-    quieten_dask()
     await asyncio.to_thread(tls_check.require_accepted, address, certificates)
     with dask.config.set(SETTINGS):
         security = security_of(certificates)
         try:
-            client = await Client(
-                str(address), security=security, asynchronous=True, set_as_default=False, timeout=CONNECT_S
-            )
+            client = await within(2 * CONNECT_S, _open(str(address), security))
         except (OSError, asyncio.TimeoutError) as error:
             raise EffbenchError(
                 f"the scheduler at {address} does not answer: {first_words(error)}; is it a scheduler of effbench?"
@@ -111,7 +126,14 @@ async def connect(address: Address, certificates: Certificates | None) -> AsyncI
         finally:
             # `close` would wait for dask's own tries to reach a scheduler that is lost.
             with suppress(Exception):
-                await asyncio.wait_for(client._close(fast=True), CLOSE_S)
+                await within(CLOSE_S, client._close(fast=True))
+
+
+async def _open(address: str, security: Any) -> Client:
+    opened: Client = await Client(
+        address, security=security, asynchronous=True, set_as_default=False, timeout=CONNECT_S
+    )
+    return opened
 
 
 def security_of(certificates: Certificates | None) -> Any:

@@ -7,6 +7,7 @@ these, and the few heartbeats of `fleet.serve`, it wakes up once a second (`pyth
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Any
 
 WORKER_TTL_S = 60
@@ -49,7 +50,13 @@ NO_HTTP = "127.0.0.1:0"
 
 
 def quieten_dask() -> None:
-    """Keep dask's log, with its tracebacks, out of the terminal: what users need to know is told in our words."""
+    """Keep dask's log and warnings out of the terminal: what users need to know is told in our words.
+
+    Machines may have other versions of Python and of dask: they are called by names, with text and bytes.
+    """
+    from distributed.versions import VersionMismatchWarning
+
+    warnings.filterwarnings("ignore", category=VersionMismatchWarning)
     for name in ("asyncio", *logging.root.manager.loggerDict):  # dask sets the level of several of its own
         if name.partition(".")[0] in ("asyncio", "distributed", "tornado"):
             logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 from collections.abc import Coroutine
 from types import FrameType
 from typing import Any, TypeVar
+
+from effbench.fleet.dask_settings import quieten_dask
 
 T = TypeVar("T")
 
@@ -19,8 +20,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
     Such a signal cancels the work, and is handled as before once the work has ended. A second one changes nothing.
     """
-    for name in ("distributed", "tornado", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # users are told in our words
+    quieten_dask()
     received: list[int] = []
     before: dict[int, Any] = {}
 

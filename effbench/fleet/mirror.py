@@ -122,7 +122,7 @@ def load(folder: Path) -> dict[str, StoredOrder]:
         try:
             values: Any = decoding.parse(path.read_bytes())
             stored = decoding.decode(values, StoredOrder)
-        except (ValueError, RecursionError, OSError) as error:
+        except (ValueError, RecursionError, OSError, EffbenchError) as error:
             raise EffbenchError(f"{path} is damaged: {str(error).splitlines()[0][:200]}; restore it") from None
         if stored.order.machine != path.stem:
             raise EffbenchError(f"{path} is an order for {stored.order.machine[:60]!r}; restore it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,10 @@ class Presence(SchedulerPlugin):
         machine = self._machines.get(msg.get("machine", "")) if topic == TOPIC and isinstance(msg, dict) else None
         if machine is None or not machine.is_present:
             return
-        event = msg.get("event")
+        with suppress(KeyError, TypeError):  # a machine with another version of effbench may tell other things
+            self._take(machine, msg.get("event"), msg)
+
+    def _take(self, machine: _Machine, event: Any, msg: Mapping[str, Any]) -> None:
         if event == "hello":
             machine.facts = dict(msg["facts"])
         elif event == "begin":

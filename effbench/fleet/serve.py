@@ -21,7 +21,7 @@ from effbench.fleet import tls_check
 from effbench.fleet.addresses import Address
 from effbench.fleet.certificates import Certificates
 from effbench.fleet.connection import first_words, security_of
-from effbench.fleet.dask_settings import NO_HTTP, SETTINGS, quieten_dask
+from effbench.fleet.dask_settings import NO_HTTP, SETTINGS
 from effbench.fleet.labels import Label
 from effbench.fleet.machine import Machine
 from effbench.fleet.presence import Presence
@@ -45,7 +45,6 @@ MANY = 1e6
 
 async def serve_scheduler(address: Address, certificates: Certificates | None, tell: Tell) -> None:
     """Run a scheduler until it is ended. Raises EffbenchError if it cannot listen there."""
-    quieten_dask()
     with dask.config.set(SETTINGS):
         try:
             scheduler = await Scheduler(
@@ -94,7 +93,6 @@ async def serve_worker(
 
     Raises EffbenchError where another try cannot help: the scheduler refuses the certificate.
     """
-    quieten_dask()
     facts = await asyncio.to_thread(machine_facts)
     said = ""
 

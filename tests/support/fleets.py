@@ -86,7 +86,7 @@ class Fleet:
         words += ["--folder", self.folder(name), "--lock", self.lock(name)]
         for label in LABELS.get(name, ()):
             words += ["--label", label]
-        made = self.forks.start("worker", *words, *more, cwd=self.home)
+        made = self.forks.start("worker", *words, *more, cwd=self.home, ttl=self.ttl)
         self.workers[name] = made
         return made
 
