@@ -38,16 +38,16 @@ gc.set_threshold(50_000, 20, 50)
 
 LONG = """
     runtimes/test_contract gates/test_ab_gate docs/test_stories benchmarks/test_gpu zoo/test_every_network
-    fleet/test_kills fleet/test_acceptance gates/test_ab_run faults/test_early_ends docs/test_documentation faults/test_kill docs/test_workflow
-    gates/test_wrong_code cli/test_app cost/test_published_counts faults/test_surroundings
-    cost/test_equivalent_calls cost/test_layers faults/test_storage zoo/test_load_model bundles/test_bundle
-    test_pytest_plugin timing/test_side_effects test_api runtimes/test_torch_compile report/test_page
-    cost/test_operators report/test_page_browser report/figures/test_figures faults/test_machine faults/test_files
-    analysis/test_time_shares experiments/test_metric_predicts_speed cost/test_profile core/test_inputs
-    core/test_plugins cost/test_memory_access faults/test_text cost/test_network_builds timing/test_slow_networks
-    zoo/test_modern cost/test_roofline cost/test_example_inputs analysis/test_stats_on_clocks export/test_export
-    zoo/test_shuffled runtimes/test_executorch benchmarks/test_decision_rules cost/test_unusual_networks
-    timing/test_build_call
+    fleet/test_kills fleet/test_acceptance gates/test_ab_run faults/test_early_ends docs/test_documentation
+    faults/test_kill docs/test_workflow gates/test_wrong_code cli/test_app cost/test_published_counts
+    faults/test_surroundings cost/test_equivalent_calls cost/test_layers faults/test_storage zoo/test_load_model
+    bundles/test_bundle test_pytest_plugin timing/test_side_effects test_api runtimes/test_torch_compile
+    report/test_page cost/test_operators report/test_page_browser report/figures/test_figures faults/test_machine
+    faults/test_files analysis/test_time_shares experiments/test_metric_predicts_speed cost/test_profile
+    core/test_inputs core/test_plugins cost/test_memory_access faults/test_text cost/test_network_builds
+    timing/test_slow_networks zoo/test_modern cost/test_roofline cost/test_example_inputs
+    analysis/test_stats_on_clocks export/test_export zoo/test_shuffled runtimes/test_executorch
+    benchmarks/test_decision_rules cost/test_unusual_networks timing/test_build_call
 """.split()  # noqa: SIM905
 """The files that take longest, longest first: what begins last must not be what ends last."""
 
