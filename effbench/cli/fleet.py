@@ -93,11 +93,12 @@ def run(
     require_packages()
     from effbench.fleet import session
 
-    place = session.find_place(scheduler, certs, config, resume)
-    patience_s = place.config.patience_s if patience is None else cli_options.seconds(patience, "--patience")
     if resume is not None:
         taken = ("resume", "on", "patience", "scheduler", "certs", "config")
         cli_options.refuse_others(context, taken, "--resume goes on with the stored orders")
+    place = session.find_place(scheduler, certs, config, resume)
+    patience_s = place.config.patience_s if patience is None else cli_options.seconds(patience, "--patience")
+    if resume is not None:
         _conduct(place, resume, list(on or ()), patience_s, as_json)
         return
     arguments = _study_arguments(study, bundle, scale, select, model, depthwise, options)
@@ -217,9 +218,10 @@ def _study_arguments(
             if name not in BUNDLE_OPTIONS:
                 raise InvalidValue(f"{name.replace('_', '-')} is decided where the bundle is made; leave it out")
         return {}
-    session.require_known(str(study), model or ())
     chosen = cli_options.parse_selection(select or [])
-    return {"scale": scale, "select": chosen, "models": list(model or ()), "depthwise": depthwise}
+    arguments = {"scale": scale, "select": chosen, "models": list(model or ()), "depthwise": depthwise}
+    session.require_possible(str(study), arguments, options)
+    return arguments
 
 
 def _conduct(place: Place, folder: Path, names: Sequence[str], patience_s: float, as_json: bool) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
+import time
 from collections.abc import Coroutine
 from types import FrameType
 from typing import Any, TypeVar
@@ -12,25 +14,31 @@ from effbench.fleet.dask_settings import quieten_dask
 
 T = TypeVar("T")
 
+AGAIN_S = 5.0
+
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Carry out the work as `asyncio.run` does. Raises KeyboardInterrupt after Ctrl-C, SIGTERM or SIGHUP.
 
-    Such a signal cancels the work, and is handled as before once the work has ended. A second one changes nothing.
+    Such a signal cancels the work, and is handled as before once the work has ended. Another one within `AGAIN_S`
+    changes nothing: connections are being closed.
     """
     quieten_dask()
     received: list[int] = []
     before: dict[int, Any] = {}
+    cancelled_s = -math.inf
 
     async def interruptible() -> T:
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task is not None
 
         def cancel(number: int) -> None:
+            nonlocal cancelled_s
             received.append(number)
-            if len(received) == 1:
+            if time.monotonic() - cancelled_s >= AGAIN_S:
+                cancelled_s = time.monotonic()
                 task.cancel()
 
         for name in _NAMES:

@@ -20,7 +20,7 @@ from effbench.core.errors import EffbenchError
 from effbench.fleet import tls_check
 from effbench.fleet.addresses import Address
 from effbench.fleet.certificates import Certificates
-from effbench.fleet.connection import first_words, security_of
+from effbench.fleet.connection import first_words, security_of, within
 from effbench.fleet.dask_settings import NO_HTTP, SETTINGS
 from effbench.fleet.labels import Label
 from effbench.fleet.machine import Machine
@@ -32,6 +32,8 @@ Tell = Callable[[str], None]
 
 RETRY_S = 5.0
 """Time between two tries to reach a scheduler."""
+
+START_S = 60.0
 
 THREADS = 2
 """Of dask's worker: one carries out a launch, the other answers meanwhile."""
@@ -106,7 +108,7 @@ async def serve_worker(
         while True:
             try:
                 await asyncio.to_thread(tls_check.require_accepted, address, certificates)
-                worker = await start_worker(place, address, certificates, facts)
+                worker = await within(START_S, start_worker(place, address, certificates, facts))
                 say(f"connected to {address} as {place.name}; {_doctor_words(facts)}")
                 await worker.finished()
                 say(f"lost {address}; trying again every {retry_s:g} s")

@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from effbench import runtimes
 from effbench.bundles import bundle as stored_bundle
 from effbench.bundles.bundle import Bundle
 from effbench.core.errors import EffbenchError, InvalidValue, UnknownName
-from effbench.core.measure_options import BUNDLE_OPTIONS
+from effbench.core.measure_options import BUNDLE_OPTIONS, MeasureOptions
+from effbench.core.study import Analysis
 from effbench.fleet import addresses, certificates, conductor, event_loop, labels, mirror, presence
 from effbench.fleet import config as fleet_config
 from effbench.fleet import connection as fleet_connection
@@ -28,7 +30,7 @@ from effbench.fleet.mirror import Mirror, StoredOrder
 from effbench.fleet.orders import Order
 from effbench.fleet.presence import Snapshot
 from effbench.runs import run_file
-from effbench.studies import catalog
+from effbench.studies import catalog, model_comparison, plan
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,31 @@ def machines(place: Place) -> Snapshot:
         raise EffbenchError(f"lost the scheduler at {place.address}: {error}; see whether it runs") from None
 
 
-def require_known(study: str, models: Sequence[str]) -> None:
-    """Raise InvalidValue for a study or model of a file here, which no machine has; UnknownName for a wrong study."""
+def require_possible(study: str, arguments: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Raise EffbenchError for an order that no machine could carry out, so that it is said once and at once.
+
+    A wrong name or value is one, and a study or a model in a file here, which the machines do not have. What depends on
+    the machine (threads, installed runtimes and packages) is left to it.
+    """
+    models, select = arguments["models"], dict(arguments["select"])
     files = [name for name in (study, *models) if "/" in name or name.partition(":")[0].endswith(".py")]
     if files:
         raise InvalidValue(
             f"{files[0]} is a file of this machine, and the others do not have it; bundle it with `effbench bundle`, "
             "and measure that with --bundle DIR"
         )
-    if study not in catalog.names():
-        raise UnknownName("study", study, catalog.names())
+    found = catalog.load(study)
+    if isinstance(found, Analysis):
+        raise InvalidValue(f"{study} measures nothing, so no machine is needed for it: effbench run {study}")
+    for name in str(options.get("runtime") or "all").split(","):
+        if name != "all" and not runtimes.exists(name):
+            raise UnknownName("runtime", name, runtimes.names())
+    if models:
+        found = model_comparison.with_models(found, models)
+    if arguments["scale"]:
+        select["scale"] = arguments["scale"].split(",")
+    here = {name: value for name, value in options.items() if name not in ("threads", "cluster", "runtime")}
+    plan.make(found, MeasureOptions.of(here), runtime="eager", select=select)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,26 @@ def test_a_signal_ends_the_work_in_order_and_is_handled_as_before(number: signal
         signal.signal(number, before)
 
 
+def test_a_signal_that_the_work_has_lost_can_be_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries drop a cancellation now and then."""
+    seen: list[str] = []
+
+    async def deaf() -> None:
+        for _ in range(2):
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                seen.append("cancelled")
+                if len(seen) == 2:
+                    raise
+
+    monkeypatch.setattr(event_loop, "AGAIN_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        event_loop.run(deaf())
+    assert seen == ["cancelled", "cancelled"]
+
+
 def test_an_ignored_signal_stays_ignored() -> None:
     """As under nohup."""
 
