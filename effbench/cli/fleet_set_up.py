@@ -97,8 +97,9 @@ def worker(
     from effbench.fleet import addresses, labels, machine_folder, machine_lock
 
     found = addresses.parse(address, certs)
+    _require_port(port)
     if host is not None:
-        addresses.check(addresses.Address(found.scheme, host, _require_port(port)), certs)
+        addresses.check(addresses.Address(found.scheme, host, port), certs)
     own_labels = [labels.Label.of_machine(text) for text in label or ()]
     labels.check_name(name, "--name")
     if systemd:

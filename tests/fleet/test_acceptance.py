@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -181,11 +182,11 @@ def test_two_people_take_turns_on_a_board(fleet: Fleet, bundle: Path) -> None:  
     assert [client.wait() for client in clients] == [0, 0], [client.err for client in clients]
     assert all(fleet.is_mirrored(out, "pi5-a") for out in outs)
     times = sorted((*span, number) for number, out in enumerate(outs) for span in spans(out / "pi5-a"))
-    assert all(before[1] <= after[0] for before, after in zip(times, times[1:], strict=False)), "launches overlap"
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(times)), "launches overlap"
     whose = [number for *_, number in times]
     both = whose[max(whose.index(0), whose.index(1)) - 1 :]  # from when both were there
     rest = both[: len(both) - next(i for i, one in enumerate(reversed(both)) if one != both[-1])]
-    assert all(one != other for one, other in zip(rest, rest[1:], strict=False)), whose
+    assert all(one != other for one, other in itertools.pairwise(rest)), whose
 
 
 def test_whoever_holds_the_lock_of_a_machine_is_waited_for(fleet: Fleet, bundle: Path) -> None:  # 14
@@ -356,8 +357,8 @@ def test_ctrl_c_says_how_to_go_on(fleet: Fleet, slow_bundle: Path) -> None:
     client.signal(signal.SIGINT)
     assert client.wait() == 130, client.err
     assert client.err.splitlines()[-1] == (
-        "effbench: interrupted; a launch that is under way ends and stays on its machine; go on with: effbench fleet run "
-        f"--resume {out}"
+        "effbench: interrupted; a launch that is under way ends and stays on its machine; go on with: effbench "
+        f"fleet run --resume {out}"
     )
     assert "Traceback" not in client.err and not (out / "gpu-1").exists()
     until(lambda: "exit" in {item["kind"] for item in records(run)}, "the launch has ended")
@@ -397,7 +398,7 @@ def test_a_full_disk_of_the_client(fleet: Fleet, bundle: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(fleet: Fleet, bundle: Path) -> None:
     (fleet.home / "file").touch()
-    with pytest.raises(EffbenchError, match="^cannot write to .*Not a directory; choose another --out$"):
+    with pytest.raises(EffbenchError, match=r"^cannot write to .*Not a directory; choose another --out$"):
         fleet.order(bundle, "pi5-a", out=fleet.home / "file" / "out")
 
 
