@@ -55,7 +55,7 @@ def run(
         list[str] | None,
         typer.Option(
             help="Machines with this label or name, such as board=pi5; repeatable. A comma joins labels that a machine "
-            "must all have. Default: every machine."
+            "must all have. Default: every machine that is there."
         ),
     ] = None,
     scale: Annotated[str | None, typer.Option(help="Scales to run, such as x1,x4.")] = None,

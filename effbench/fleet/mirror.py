@@ -84,8 +84,10 @@ class Mirror:
             with self.path.open("ab") as file:
                 file.write(data)
         except OSError as error:
-            if self.path.exists():
+            if size:
                 os.truncate(self.path, size)
+            else:
+                self.path.unlink(missing_ok=True)
             raise StorageError(f"cannot write to {self.path}: {error.strerror or error}") from error
 
 

@@ -16,7 +16,7 @@ from distributed import Scheduler, Worker
 
 from effbench import doctor
 from effbench._version import __version__
-from effbench.core.errors import EffbenchError
+from effbench.core.errors import EffbenchError, StorageError
 from effbench.fleet import tls_check
 from effbench.fleet.addresses import Address
 from effbench.fleet.certificates import Certificates
@@ -58,8 +58,10 @@ async def serve_scheduler(address: Address, certificates: Certificates | None, t
                 dashboard_address=NO_HTTP,
                 plugins=[Presence()],
             )
-        except OSError as error:
-            raise EffbenchError(f"cannot listen at {address}: {first_words(error)}; choose another --port") from error
+        except (OSError, RuntimeError) as error:
+            raise EffbenchError(
+                f"cannot listen at {address}: {_words_of_cause(error)}; choose another --host or --port"
+            ) from error
         scheduler.http_server.stop()
         tell(f"the fleet's scheduler listens at {scheduler.address}")
         try:
@@ -93,8 +95,10 @@ async def serve_worker(
 ) -> None:
     """Run the worker of this machine. When the scheduler goes away, wait for it and connect again.
 
-    Raises EffbenchError where another try cannot help: the scheduler refuses the certificate.
+    Raises EffbenchError where another try cannot help: the scheduler refuses the certificate, or the folder cannot be
+    written.
     """
+    scratch = _make_scratch(place.folder)
     facts = await asyncio.to_thread(machine_facts)
     said = ""
 
@@ -104,7 +108,7 @@ async def serve_worker(
             tell(text)
         said = text
 
-    with dask.config.set({**SETTINGS, "temporary-directory": str(place.folder / "scratch")}):
+    with dask.config.set({**SETTINGS, "temporary-directory": str(scratch)}):
         while True:
             try:
                 await asyncio.to_thread(tls_check.require_accepted, address, certificates)
@@ -184,11 +188,29 @@ def _doctor_words(facts: Mapping[str, Any]) -> str:
     return f"doctor: {many} ({', '.join(warned)}), `effbench doctor` has the remedies"
 
 
+def _make_scratch(folder: Path) -> Path:
+    """Make the folder of dask's own files. Raises StorageError."""
+    scratch = folder / "scratch"
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot write to {folder}: {error.strerror or error}; choose another --folder") from error
+    return scratch
+
+
+def _words_of_cause(error: BaseException) -> str:
+    """Return what went wrong first. dask puts "failed to start" in front of it."""
+    cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
+    return cause.strerror if isinstance(cause, OSError) and cause.strerror else first_words(cause)
+
+
 def _why_not_connected(error: BaseException, name: str, address: Address) -> str:
-    said = first_words(error)
+    said = _words_of_cause(error)
     if "name taken" in said:
         return (
             f"the scheduler has a machine named {name} already; if that is this one before it was started again, it is "
             "forgotten within two minutes; trying again"
         )
-    return said if isinstance(error, EffbenchError) else f"cannot connect to {address}: {said}; trying again"
+    if isinstance(error, EffbenchError):
+        return said
+    return f"cannot connect to {address}, or listen at this machine's --host and --port: {said}; trying again"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from effbench import runtimes
+from effbench import devices, runtimes
 from effbench.bundles import bundle as stored_bundle
 from effbench.bundles.bundle import Bundle
 from effbench.core.errors import EffbenchError, InvalidValue, UnknownName
@@ -119,6 +119,9 @@ class Wanted:
 def order(place: Place, folder: Path, on: Sequence[str], wanted: Wanted) -> list[str]:
     """Choose machines by their labels, and store an order for each in `folder`. Returns their names.
 
+    Without labels these are the machines that are there now; a label also chooses one that is away, and will be waited
+    for.
+
     Raises EffbenchError if no such machine is known, or the folder has a run of one of them.
     """
     bundle = None if wanted.bundle is None else _load_bundle(wanted.bundle)
@@ -126,7 +129,9 @@ def order(place: Place, folder: Path, on: Sequence[str], wanted: Wanted) -> list
     if not known:
         raise EffbenchError(f"no machine is connected to {place.address}; start one there with: effbench fleet worker")
     of_machine = presence.labels_of(known)
-    chosen = labels.select(on, of_machine)
+    chosen = labels.select(on, of_machine) if on else [name for name in known if known[name]["present"]]
+    if not chosen:
+        raise EffbenchError("no machine is there now; name one with --on to wait for it")
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     name = re.sub(r"[^A-Za-z0-9_]+", "-", wanted.study or (bundle.experiment.name if bundle else ""))[:60]
     run = f"{stamp}-{name}-{uuid.uuid4().hex[:8]}"
@@ -136,6 +141,7 @@ def order(place: Place, folder: Path, on: Sequence[str], wanted: Wanted) -> list
         if bundle is not None:  # its device is the machine's processor, whatever else the machine has
             of_labels = {name: value for name, value in of_labels.items() if name in BUNDLE_OPTIONS}
         options = {**of_labels, **(wanted.options or {})}
+        devices.kind_of(str(options.get("device", "cpu")))  # fleet.toml may name one that there is not
         made = Order(
             run=run,
             machine=machine,

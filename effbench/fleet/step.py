@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -77,6 +78,9 @@ def _parse(line: bytes) -> tuple[Order, MachineFolder, Path]:
     if not isinstance(values, dict):
         raise InvalidValue("the first line of standard input must be an order: one object of JSON")
     folder, lock = values.pop("folder", None), values.pop("lock", None)
+    for name, path in (("folder", folder), ("lock", lock)):
+        if path is not None and (not isinstance(path, str) or "\0" in path):
+            raise InvalidValue(f"{name} = {str(path)[:60]!r}: expected a path")
     return (
         orders.parse(json.dumps(values)),
         MachineFolder(Path(folder) if folder else default_folder()),
@@ -158,7 +162,12 @@ class _Lines:
 
 
 def _end_with_input() -> None:
-    """From now on, end this process when its standard input ends: in order if it can, at once if not."""
+    """From now on, end this process when its standard input ends: in order if it can, at once if not.
+
+    The end of a file says nothing of whoever ordered, so that ``effbench fleet step < order.json`` measures too.
+    """
+    if stat.S_ISREG(os.fstat(0).st_mode):
+        return
 
     def wait() -> None:
         while os.read(0, 4096):

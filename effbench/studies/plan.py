@@ -29,6 +29,7 @@ QUICK: Mapping[str, Any] = {
 }
 """Sampling of ``--quick``, for a run of under a minute. Three launches give an interval, but no verdict."""
 
+MAX_LAUNCHES = 10_000
 MAX_SPREAD_S = 366 * 86400
 """Longest time that a run may be spread over: a year, so that every launch has a date."""
 
@@ -171,6 +172,8 @@ def checked_sampling(sampling: Sampling) -> Sampling:
         for name in ("launches", "min_rounds", "max_rounds")
     }
     sampling = replace(sampling, **counts)  # type: ignore[arg-type]
+    if sampling.launches > MAX_LAUNCHES:
+        raise InvalidValue(f"launches (={sampling.launches}) must be at most {MAX_LAUNCHES}")
     for name in ("budget_s", "precision", "block_s"):
         value = getattr(sampling, name)
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
