@@ -221,10 +221,6 @@ def _as_a_new_interpreter(
 
 
 def _finds_the_same_effbench() -> bool:
-    """Would an import find the effbench that is imported?
-
-    A folder without __init__.py, as an installation of data leaves it, is passed over by an import too.
-    """
-    names = (os.path.join("effbench", "__init__.py"), "effbench.py")
-    places = (os.path.join(path, name) for path in sys.path for name in names)
-    return next(filter(os.path.exists, places), "") == sys.modules["effbench"].__file__
+    """Would an import find the effbench that is imported?"""
+    places = (os.path.join(path, name) for path in sys.path for name in ("effbench", "effbench.py"))
+    return next(filter(os.path.exists, places), "") == os.path.dirname(str(sys.modules["effbench"].__file__))
