@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import importlib
 import os
 import pkgutil
@@ -28,6 +29,9 @@ def load_effbench() -> None:
                 importlib.import_module(found.name)
             except ImportError:
                 continue
+    # dask changes how every exception is pickled, and a SystemExit loses its code so. Only a fleet's commands import it.
+    for kind in [each for each in copyreg.dispatch_table if issubclass(each, BaseException)]:
+        del copyreg.dispatch_table[kind]
 
 
 def begin(*, afresh: bool, figures: bool) -> None:
