@@ -29,7 +29,7 @@ def load_effbench() -> None:
                 importlib.import_module(found.name)
             except ImportError:
                 continue
-    # dask changes how every exception is pickled, and a SystemExit loses its code so. Only a fleet's commands import it.
+    # dask changes how every exception is pickled, and SystemExit loses its code so. Few commands import dask.
     for kind in [each for each in copyreg.dispatch_table if issubclass(each, BaseException)]:
         del copyreg.dispatch_table[kind]
 
