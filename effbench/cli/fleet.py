@@ -58,20 +58,10 @@ def run(
             "must all have. Default: every machine that is there."
         ),
     ] = None,
-    scale: Annotated[str | None, typer.Option(help="Scales to run, such as x1,x4.")] = None,
-    select: Annotated[
-        list[str] | None, typer.Option(help="LABEL=VALUE[,VALUE]: run only these values of a label; repeatable.")
-    ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Measure this model instead of those of a study that compares models; repeatable.",
-            autocompletion=cli_options.complete_model,
-        ),
-    ] = None,
-    depthwise: Annotated[
-        bool, typer.Option("--depthwise", help="Show depthwise convolutions separately (runtime_breakdown).")
-    ] = False,
+    scale: cli_options.Scale = None,
+    select: cli_options.Select = None,
+    model: cli_options.Models = None,
+    depthwise: cli_options.Depthwise = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the copies, one a machine. Default: fleet/STUDY.")] = None,
     resume: Annotated[
         Path | None,

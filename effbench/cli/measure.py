@@ -37,20 +37,10 @@ def run(
         str | None,
         typer.Argument(help="A study's name, or a file of your own.", autocompletion=cli_options.complete_study),
     ] = None,
-    scale: Annotated[str | None, typer.Option(help="Scales to run, such as x1,x4.")] = None,
-    select: Annotated[
-        list[str] | None, typer.Option(help="LABEL=VALUE[,VALUE]: run only these values of a label; repeatable.")
-    ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Measure this model instead of those of a study that compares models; repeatable.",
-            autocompletion=cli_options.complete_model,
-        ),
-    ] = None,
-    depthwise: Annotated[
-        bool, typer.Option("--depthwise", help="Show depthwise convolutions separately (runtime_breakdown).")
-    ] = False,
+    scale: cli_options.Scale = None,
+    select: cli_options.Select = None,
+    model: cli_options.Models = None,
+    depthwise: cli_options.Depthwise = False,
     out: cli_options.Out = None,
     resume: Annotated[
         Path | None,

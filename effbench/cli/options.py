@@ -245,6 +245,20 @@ Inputs = Annotated[
         help="Input without the batch, such as 3x224x224, mask=1x224x224 or ids=128:int64; repeatable.",
     ),
 ]
+Scale = Annotated[str | None, typer.Option(help="Scales to run, such as x1,x4.")]
+Select = Annotated[
+    list[str] | None, typer.Option(help="LABEL=VALUE[,VALUE]: run only these values of a label; repeatable.")
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Measure this model instead of those of a study that compares models; repeatable.",
+        autocompletion=complete_model,
+    ),
+]
+Depthwise = Annotated[
+    bool, typer.Option("--depthwise", help="Show depthwise convolutions separately (runtime_breakdown).")
+]
 Out = Annotated[Path | None, typer.Option(help="Folder of the run. Default: a new one under results/runs/.")]
 Now = Annotated[
     int | None,
