@@ -19,7 +19,7 @@ from distributed import Scheduler, Worker
 from benchmarks.fleet import recorded
 from benchmarks.fleet.record import Outcome, Target, quantile
 from benchmarks.fleet.recorded import RecordedLaunches
-from effbench.fleet import certificates, connection, mirror, serve, tasks
+from effbench.fleet import authority, certificates, connection, mirror, serve, tasks
 from effbench.fleet.addresses import Address
 from effbench.fleet.certificates import Certificates
 from effbench.fleet.conductor import Conductor, Progress, Timing
@@ -79,7 +79,7 @@ async def build(
     quieten_dask()
     own: Certificates | None = None
     if is_secure:
-        certificates.create(folder / "certs", ["all"])
+        authority.create(folder / "certs", ["all"])
         own = certificates.load(folder / "certs" / "all")
     scheme = "tls" if is_secure else "tcp"
     workers: list[Worker] = []

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.peers.session import ROOT
 from effbench.core.errors import EffbenchError
-from effbench.fleet import certificates, session
+from effbench.fleet import authority, session
 from effbench.fleet.addresses import Address
 from effbench.fleet.config import FleetConfig
 from effbench.fleet.session import Place
@@ -55,7 +55,7 @@ class LocalFleet:
         self._folder = folder
         self._pinned = ["taskset", "--cpu-list", ",".join(map(str, cores))] if cores else []
         self._started: list[subprocess.Popen[bytes]] = []
-        certificates.create(folder / "certs", ["all"])
+        authority.create(folder / "certs", ["all"])
         self._certs = folder / "certs" / "all"
         self.address = Address("tls", "127.0.0.1", _free_port())
         own = certificates.load(self._certs)

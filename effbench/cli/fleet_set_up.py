@@ -30,9 +30,9 @@ def certs(
 
     Whoever holds one may run code on every machine: keys are readable by their owner only.
     """
-    from effbench.fleet import certificates
+    from effbench.fleet import authority
 
-    made = certificates.create(folder, names, days=days, renew=renew)
+    made = authority.create(folder, names, days=days, renew=renew)
     if as_json:
         issued = [
             {"name": item.name, "folder": str(item.folder), "expires": item.expires.isoformat()} for item in made.issued

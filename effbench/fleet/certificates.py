@@ -1,63 +1,32 @@
-"""Certificates of a fleet: make an authority and a folder for each machine or person, and check a folder before use.
+"""Check the certificate of a machine or person before it is used (`fleet.authority` makes them).
 
-Each certificate serves as server and as client, since dask's schedulers, workers and clients are both. Only `create`
-needs the package cryptography: the standard library can check certificates, and a board may have nothing else.
+Each certificate serves as server and as client, since dask's schedulers, workers and clients are both. The standard
+library can check certificates, so a board needs no further package.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import ssl
 import stat
-import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effbench.core.errors import InvalidValue, StorageError, first_line
-from effbench.fleet import labels
-from effbench.host import optional_packages
+from effbench.core.errors import InvalidValue, StorageError
 
 if TYPE_CHECKING:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric import ec
+    pass
 
 CA, CA_KEY = "ca.pem", "ca-key.pem"
 CERT, KEY = "cert.pem", "key.pem"
 FILES = (CA, CERT, KEY)
 """The files in the folder of a machine or person."""
 
-DAYS = 90
-CA_DAYS = 365
-
-_EARLIER = timedelta(days=1)
-"""Certificates are valid from a day before they are made: boards without a battery have clocks that are late."""
-
 _NO_CHECK_TIME = 0x200000
 """OpenSSL's X509_V_FLAG_NO_CHECK_TIME, for which Python has no name."""
-
-
-@dataclass(frozen=True)
-class Issued:
-    """A certificate that was made, with its folder and the time at which it expires."""
-
-    name: str
-    folder: Path
-    expires: datetime
-
-
-@dataclass(frozen=True)
-class Created:
-    """What `create` made: the certificates, and the authority that signed them, which may have been there before."""
-
-    ca: Path
-    ca_is_new: bool
-    ca_expires: datetime
-    issued: tuple[Issued, ...]
 
 
 @dataclass(frozen=True)
@@ -97,196 +66,6 @@ class Certificates:
         return context
 
 
-# --- make ---------------------------------------------------------------------------------------------
-
-
-def create(folder: Path, names: Sequence[str], days: int = DAYS, renew: bool = False) -> Created:
-    """Make a folder in `folder` for each name, with a certificate for `days` and its key.
-
-    The authority is made too if `folder` has none. No certificate outlives its authority. A name that has a folder
-    is refused unless `renew`, which replaces it. Raises MissingPackage, InvalidValue, StorageError, and then no folder
-    is half made.
-    """
-    optional_packages.require("cryptography")
-    if not 1 <= days <= CA_DAYS:
-        raise InvalidValue(f"--days {days}: expected 1 to {CA_DAYS}, for which an authority is valid")
-    for name in names:
-        if labels.check_name(name) in (CA, CA_KEY):
-            raise InvalidValue(f"'{name}' is a file of the authority; choose another name")
-        if names.count(name) > 1:
-            raise InvalidValue(f"'{name}' is given twice; name each machine or person once")
-    try:
-        for name in names:
-            _refuse_what_is_there(folder / name, renew)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = not (os.path.lexists(folder / CA) or os.path.lexists(folder / CA_KEY))
-        if new:
-            _make_ca(folder)
-        ca, key = _read_ca(folder)
-        expires = ca.not_valid_after_utc
-        issued = tuple(_issue(folder, name, ca, key, min(_now() + timedelta(days=days), expires)) for name in names)
-    except OSError as error:
-        raise StorageError(
-            f"cannot write certificates to {folder} ({error.strerror or error}); choose another folder"
-        ) from error
-    return Created(folder / CA, new, expires, issued)
-
-
-def _refuse_what_is_there(place: Path, renew: bool) -> None:
-    if not os.path.lexists(place):
-        return
-    if not renew:
-        raise StorageError(f"{place} exists; replace its certificate with --renew, or choose another name")
-    # What is replaced is removed, so it must be nothing but what was made here.
-    if place.is_symlink() or not place.is_dir() or {*os.listdir(place)} - {*FILES}:
-        raise StorageError(f"{place} holds other files than {', '.join(FILES)}; move them away, or use another name")
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc).replace(microsecond=0)
-
-
-def _make_ca(folder: Path) -> None:
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    # Two authorities of one name could not be told apart by those who refuse one of them.
-    name = f"effbench fleet CA {os.urandom(4).hex()}"
-    ca = _sign(name, key, None, key, _now() + timedelta(days=CA_DAYS))
-    _write(folder / CA_KEY, _private_pem(key), 0o600)
-    try:
-        _write(folder / CA, _pem(ca), 0o644)
-    except BaseException:
-        (folder / CA_KEY).unlink()
-        raise
-
-
-def _read_ca(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    for path, other in ((folder / CA, CA_KEY), (folder / CA_KEY, CA)):
-        if not path.is_file():
-            raise StorageError(
-                f"{path} is missing beside {other}; put it back, or make a new authority in another folder"
-            )
-    _refuse_open_key(folder / CA_KEY)
-    try:
-        ca = x509.load_pem_x509_certificate((folder / CA).read_bytes())
-        key = load_pem_private_key((folder / CA_KEY).read_bytes(), None)
-    except (ValueError, TypeError) as error:  # TypeError for an encrypted key
-        raise InvalidValue(
-            f"{folder / CA} or {folder / CA_KEY} cannot be read ({first_line(error, 80)}); put both back"
-        ) from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != ca.public_key():
-        raise InvalidValue(f"{folder / CA_KEY} is not the key of {folder / CA}; put the two back that belong together")
-    _refuse_times(
-        folder / CA, ca.not_valid_before_utc, ca.not_valid_after_utc, "make a new authority in another folder"
-    )
-    return ca, key
-
-
-def _issue(
-    folder: Path, name: str, ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey, expires: datetime
-) -> Issued:
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    place = folder / name
-    made = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder))
-    try:
-        made.chmod(0o700)
-        _write(made / KEY, _private_pem(key), 0o600)
-        _write(made / CERT, _pem(_sign(name, key, ca, ca_key, expires)), 0o644)
-        _write(made / CA, _pem(ca), 0o644)
-        if place.exists():
-            old = made.with_name(f"{made.name}-old")
-            place.rename(old)
-            try:
-                made.rename(place)
-            except BaseException:
-                old.rename(place)
-                raise
-            shutil.rmtree(old)
-        else:
-            made.rename(place)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-    return Issued(name, place, expires)
-
-
-def _sign(
-    name: str,
-    key: ec.EllipticCurvePrivateKey,
-    ca: x509.Certificate | None,
-    ca_key: ec.EllipticCurvePrivateKey,
-    expires: datetime,
-) -> x509.Certificate:
-    """The certificate of `name`, signed by `ca`; that of an authority, signed by itself, where `ca` is None."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    unused = dict.fromkeys(
-        (
-            "content_commitment",
-            "key_encipherment",
-            "data_encipherment",
-            "key_agreement",
-            "encipher_only",
-            "decipher_only",
-        ),
-        False,
-    )
-    usage = x509.KeyUsage(digital_signature=ca is not None, key_cert_sign=ca is None, crl_sign=ca is None, **unused)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject if ca is None else ca.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(_now() - _EARLIER)
-        .not_valid_after(expires)
-        .add_extension(x509.BasicConstraints(ca=ca is None, path_length=0 if ca is None else None), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
-    )
-    if ca is not None:
-        both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        builder = builder.add_extension(x509.ExtendedKeyUsage(both), critical=False)
-    return builder.sign(ca_key, hashes.SHA256())
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    return certificate.public_bytes(Encoding.PEM)
-
-
-def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    """Write a new file that has its mode before its first byte, whatever the umask."""
-    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(opened, "wb") as file:
-        if hasattr(os, "fchmod"):
-            os.fchmod(opened, mode)
-        file.write(data)
-        file.flush()
-        os.fsync(opened)
-
-
-# --- check --------------------------------------------------------------------------------------------
-
-
 def load(folder: Path) -> Certificates:
     """Check the folder of a machine or person. Raises InvalidValue, StorageError in one line that names the file."""
     again = "copy the folder again from where `effbench fleet certs` made it"
@@ -301,8 +80,8 @@ def load(folder: Path) -> Certificates:
             raise StorageError(f"there is no {path}; {again}") from None
         except OSError as error:
             raise StorageError(f"cannot read {path} ({error.strerror or error}); {again}") from error
-    found = Certificates(folder, folder.name, _now())
-    _refuse_open_key(found.key)
+    found = Certificates(folder, folder.name, now())
+    refuse_open_key(found.key)
     for path in (found.ca, found.cert):
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
@@ -352,24 +131,31 @@ def _refuse_stated_times(path: Path, stated: dict[str, Any], remedy: str) -> dat
     first, last = (
         datetime.fromtimestamp(ssl.cert_time_to_seconds(stated[key]), timezone.utc) for key in ("notBefore", "notAfter")
     )
-    _refuse_times(path, first, last, remedy)
+    refuse_times(path, first, last, remedy)
     return last
 
 
-def _refuse_times(path: Path, first: datetime, last: datetime, remedy: str) -> None:
-    now = _now()
-    if now > last:
+def refuse_times(path: Path, first: datetime, last: datetime, remedy: str) -> None:
+    """Raise InvalidValue, with the remedy, for a certificate that has expired or is not valid yet."""
+    today = now()
+    if today > last:
         raise InvalidValue(f"{path} expired on {last:%Y-%m-%d}; {remedy}")
-    if now < first:
+    if today < first:
         raise InvalidValue(
-            f"{path} is not valid before {first:%Y-%m-%d}, and this machine's clock says {now:%Y-%m-%d %H:%M} UTC; set "
+            f"{path} is not valid before {first:%Y-%m-%d}, and this machine's clock says {today:%Y-%m-%d %H:%M} UTC; set "
             "the clock, such as with: sudo timedatectl set-ntp true"
         )
 
 
-def _refuse_open_key(path: Path) -> None:
+def refuse_open_key(path: Path) -> None:
+    """Raise InvalidValue for a key that others than its owner may read."""
     mode = stat.S_IMODE(path.stat().st_mode)
     if os.name == "posix" and mode & 0o077:
         raise InvalidValue(
             f"{path} is open to others than its owner (mode {mode:03o}); chmod 600 {shlex.quote(str(path))}"
         )
+
+
+def now() -> datetime:
+    """Return the time in UTC, to the second."""
+    return datetime.now(timezone.utc).replace(microsecond=0)

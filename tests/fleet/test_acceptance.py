@@ -33,7 +33,7 @@ from shell import records
 from effbench.api import run_bundle
 from effbench.cli import app
 from effbench.core.errors import EffbenchError, UnknownName
-from effbench.fleet import certificates, session, tasks
+from effbench.fleet import authority, certificates, session, tasks
 from effbench.fleet.conductor import Progress
 from effbench.runs import run_file
 
@@ -295,16 +295,15 @@ def test_plain_tcp_is_for_loopback(
 def strangers(fleet: Fleet) -> Path:
     """Certificates of another authority, and one of ours that has expired."""
     folder = fleet.home / "strangers"
-    certificates.create(folder / "others", ["alice"])
+    authority.create(folder / "others", ["alice"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certificates, "DAYS", 1)
-        long_ago = certificates._now() - certificates.timedelta(days=2)
+        long_ago = certificates.now() - authority.timedelta(days=2)
         shutil.copytree(fleet.certs, folder / "ours", ignore=lambda at, names: [n for n in names if n in NAMES])
-        patch.setattr(certificates, "_EARLIER", certificates.timedelta(days=3))
+        patch.setattr(authority, "_EARLIER", authority.timedelta(days=3))
         shutil.rmtree(folder / "ours" / "alice")
-        really = certificates._sign
-        patch.setattr(certificates, "_sign", lambda *given: really(*given[:4], long_ago))
-        certificates.create(folder / "ours", ["alice"])
+        really = authority._sign
+        patch.setattr(authority, "_sign", lambda *given: really(*given[:4], long_ago))
+        authority.create(folder / "ours", ["alice"])
     return folder
 
 

@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization import load_pem_private_key as read_key
 
 from effbench.core.errors import EffbenchError, InvalidValue, StorageError
-from effbench.fleet import certificates
-from effbench.fleet.certificates import create, load
+from effbench.fleet import authority, certificates
+from effbench.fleet.authority import create
+from effbench.fleet.certificates import load
 from effbench.host import optional_packages
 from effbench.host.optional_packages import MissingPackage
 
@@ -25,7 +26,7 @@ TODAY = datetime.now(timezone.utc)
 
 def at(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
     """Let the clock be this many days from now."""
-    monkeypatch.setattr(certificates, "_now", lambda: TODAY.replace(microsecond=0) + timedelta(days=days))
+    monkeypatch.setattr(certificates, "now", lambda: TODAY.replace(microsecond=0) + timedelta(days=days))
 
 
 def refused(folder: Path, kind: type[EffbenchError], *parts: str) -> None:
@@ -166,7 +167,7 @@ def test_a_full_disk_leaves_no_half_made_folder(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    real, moved = certificates._write, Path.rename
+    real, moved = authority._write, Path.rename
 
     def write(path: Path, data: bytes, mode: int) -> None:
         if path.name == name:
@@ -177,7 +178,7 @@ def test_a_full_disk_leaves_no_half_made_folder(
     def rename(path: Path, to: Path) -> Path:
         return full() if name == "rename" and to.name in ("hub", "bob") and "old" not in path.name else moved(path, to)
 
-    monkeypatch.setattr(certificates, "_write", write)
+    monkeypatch.setattr(authority, "_write", write)
     monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(StorageError, match=r"cannot write certificates to .*No space left on device"):
         create(fleet, ["hub" if renew else "bob"], renew=renew)
@@ -186,14 +187,14 @@ def test_a_full_disk_leaves_no_half_made_folder(
 
 
 def test_an_authority_that_cannot_be_written_leaves_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = certificates._write
+    real = authority._write
 
     def write(path: Path, data: bytes, mode: int) -> None:
         if path.name == "ca.pem":
             raise OSError(28, "No space left on device")
         real(path, data, mode)
 
-    monkeypatch.setattr(certificates, "_write", write)
+    monkeypatch.setattr(authority, "_write", write)
     with pytest.raises(StorageError, match="No space left"):
         create(tmp_path, ["alice"])
     assert not os.listdir(tmp_path)
@@ -307,7 +308,7 @@ def test_an_expired_authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ca = x509.load_pem_x509_certificate((tmp_path / "ca.pem").read_bytes())
     key = read_key((tmp_path / "ca-key.pem").read_bytes(), None)
     at(monkeypatch, 0)
-    certificates._issue(tmp_path, "hub", ca, key, TODAY + timedelta(days=9))  # type: ignore[arg-type]
+    authority._issue(tmp_path, "hub", ca, key, TODAY + timedelta(days=9))  # type: ignore[arg-type]
     refused(tmp_path / "hub", InvalidValue, f"{tmp_path / 'hub' / 'ca.pem'} expired on", "new authority")
 
 

@@ -17,7 +17,8 @@ import pytest
 from effbench.core.errors import EffbenchError, InvalidValue
 from effbench.fleet import certificates, tls_check
 from effbench.fleet.addresses import Address
-from effbench.fleet.certificates import Certificates, create, load
+from effbench.fleet.authority import create
+from effbench.fleet.certificates import Certificates, load
 from effbench.fleet.tls_check import NotTrusted, Unreachable, require_accepted
 
 pytestmark = pytest.mark.timeout(60)
@@ -32,9 +33,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("certs")
     now = datetime.now(timezone.utc).replace(microsecond=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certificates, "_now", lambda: now - timedelta(days=100))
+        patch.setattr(certificates, "now", lambda: now - timedelta(days=100))
         create(folder, ["old"])
-        patch.setattr(certificates, "_now", lambda: now + timedelta(days=100))
+        patch.setattr(certificates, "now", lambda: now + timedelta(days=100))
         create(folder, ["early"])
     create(folder, ["hub", "alice"])
     create(folder / "other", ["bob"])

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 from fleet_forks import Forks, Process
 
-from effbench.fleet import certificates, session
+from effbench.fleet import authority, session
 from effbench.fleet.conductor import Progress, Timing
 from effbench.fleet.session import Place, Wanted
 
@@ -164,5 +164,5 @@ class Fleet:
 
 
 def make_certificates(folder: Path) -> Path:
-    certificates.create(folder, ["hub", "alice", "bob", *NAMES, "other"])
+    authority.create(folder, ["hub", "alice", "bob", *NAMES, "other"])
     return folder
