@@ -70,9 +70,8 @@ def create(folder: Path, names: Sequence[str], days: int = DAYS, renew: bool = F
             _make_ca(folder)
         ca, key = _read_ca(folder)
         expires = ca.not_valid_after_utc
-        issued = tuple(
-            _issue(folder, name, ca, key, min(certificates.now() + timedelta(days=days), expires)) for name in names
-        )
+        until = min(certificates.now() + timedelta(days=days), expires)
+        issued = tuple(_issue(folder, name, ca, key, until) for name in names)
     except OSError as error:
         raise StorageError(
             f"cannot write certificates to {folder} ({error.strerror or error}); choose another folder"

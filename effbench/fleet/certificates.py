@@ -142,8 +142,8 @@ def refuse_times(path: Path, first: datetime, last: datetime, remedy: str) -> No
         raise InvalidValue(f"{path} expired on {last:%Y-%m-%d}; {remedy}")
     if today < first:
         raise InvalidValue(
-            f"{path} is not valid before {first:%Y-%m-%d}, and this machine's clock says {today:%Y-%m-%d %H:%M} UTC; set "
-            "the clock, such as with: sudo timedatectl set-ntp true"
+            f"{path} is not valid before {first:%Y-%m-%d}, and this machine's clock says {today:%Y-%m-%d %H:%M} UTC; "
+            "set the clock, such as with: sudo timedatectl set-ntp true"
         )
 
 
