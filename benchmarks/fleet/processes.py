@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.peers.session import ROOT
 from effbench.core.errors import EffbenchError
-from effbench.fleet import authority, session
+from effbench.fleet import authority, certificates, session
 from effbench.fleet.addresses import Address
 from effbench.fleet.config import FleetConfig
 from effbench.fleet.session import Place
